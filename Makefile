@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test serve check venv format clean
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+help: ## List what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed-demo ## Watch a laboratory at work, on real images
+	@$(BIN)/broker demo
+
+test: $(VENV)/.installed-test ## Run the tests
+	@$(BIN)/pytest
+
+serve: $(VENV)/.installed-demo ## Run the service, with a database of its own
+	@$(BIN)/broker serve
+
+check: $(VENV)/.installed-test ## Look for what the tests do not see: style, types, imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test ## Put the code into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+venv: $(VENV)/.installed-test ## Install everything that work on the project needs
+
+clean: ## Remove what was installed and made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "broker needs Python 3.11 or later; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml requirements.lock | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml requirements.lock | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[demo,test,check]'
+	@touch $@ $(VENV)/.installed-demo

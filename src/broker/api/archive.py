@@ -1,0 +1,45 @@
+"""/v1/archive: how everything ended."""
+
+from typing import Annotated
+
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, QueryParameter
+
+from broker.api.service import After, Limit, Service, time_parameter, work_id_of
+from broker.errors import WorkNotFound
+from broker.schemas import ArchivePage, ArchiveRecord, Outcome
+from broker.store import archive
+
+
+class Archive(Controller):
+    """The archive: every attempt, with all that was reported on it."""
+
+    path = "/v1/archive"
+    tags = ("Archive",)
+
+    @get()
+    async def list(
+        self,
+        service: NamedDependency[Service],
+        task_id: FromQuery[str | None] = None,
+        tool_id: FromQuery[str | None] = None,
+        outcome: FromQuery[Outcome | None] = None,
+        since: Annotated[str | None, QueryParameter(description="RFC 3339: ended then or later.")] = None,
+        until: Annotated[str | None, QueryParameter(description="RFC 3339: ended before.")] = None,
+        limit: Limit = 100,
+        after: After = None,
+    ) -> ArchivePage:
+        """List the archive, the newest first."""
+        which = archive.ArchiveFilter(
+            task_id, tool_id, outcome, time_parameter(since, "since"), time_parameter(until, "until")
+        )
+        return await service.store.run(archive.page, which, limit=limit, after=after)
+
+    @get("/{work_id:str}")
+    async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
+        """Read one record."""
+        records = await service.store.run(archive.by_ids, [work_id_of(work_id)])
+        if not records:
+            raise WorkNotFound
+        return records[0]

@@ -1,0 +1,42 @@
+"""/v1/candidates: what an assigner looks at. It makes work by `POST /v1/work`."""
+
+from typing import Annotated, Any
+
+from litestar import Controller, Request, get
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
+
+from broker.api.service import Service, Wait, park
+from broker.schemas import Candidates as Page
+from broker.store import candidates
+from broker.wake.listener import CANDIDATES
+
+
+class Candidates(Controller):
+    """What an assigner looks at."""
+
+    path = "/v1/candidates"
+    tags = ("The assigner",)
+
+    @get()
+    async def read(
+        self,
+        request: Request[Any, Any, Any],
+        service: NamedDependency[Service],
+        wait: Wait = None,
+        cursor: Annotated[
+            str | None, QueryParameter(description="The last answer's cursor: only what is new since.")
+        ] = None,
+        limit: Annotated[
+            int, QueryParameter(ge=1, le=1000, description="For each of tasks and tools.")
+        ] = 1000,
+    ) -> Page:
+        """The available tasks and tools; with a cursor, those that became available or changed since."""
+
+        async def look() -> Page:
+            return await service.store.run(candidates.candidates, cursor=cursor, limit=limit)
+
+        def some(found: Page) -> bool:
+            return bool(found.tasks or found.tools or found.more)
+
+        return await park(request, service, look, until=some, wait=wait, topic=CANDIDATES)

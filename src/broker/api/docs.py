@@ -1,0 +1,100 @@
+"""/docs and /openapi.json: the API's page, all of it served from here, so that it needs no internet."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from litestar import Controller, Litestar, MediaType, Request, Response, get
+from litestar.exceptions import NotFoundException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.openapi.spec import Schema
+from litestar.params import FromPath
+from litestar.plugins import OpenAPISchemaPlugin
+from litestar.typing import FieldDefinition
+from msgspec import Raw
+
+from broker.api import problems
+from broker.schemas import Problem
+
+_MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
+_ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "start.js")
+
+
+class Docs(Controller):
+    """The description of the API for programs, and what the page for people loads."""
+
+    include_in_schema = False
+
+    @get("/openapi.json")
+    async def openapi(self, request: Request[Any, Any, Any]) -> Response[bytes]:
+        """The description as OpenAPI 3.1."""
+        return Response(_described(request.app), media_type="application/json")
+
+    @get("/docs/assets/{name:str}")
+    async def asset(self, name: FromPath[str]) -> Response[bytes]:
+        """A part of the page."""
+        if name not in _ASSETS:
+            raise NotFoundException
+        return Response(_asset(name), media_type=_MEDIA_TYPES[name.rpartition(".")[2]])
+
+
+class Page(OpenAPIRenderPlugin):
+    """The page for people; Litestar's own load from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/", media_type=MediaType.HTML)
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The page; it reads the description by itself."""
+        return _asset("index.html")
+
+
+class JsonValues(OpenAPISchemaPlugin):
+    """What the broker passes through is any JSON value."""
+
+    @staticmethod
+    def is_plugin_supported_type(value: Any) -> bool:
+        """Whether this is such a value."""
+        return value is Raw
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
+        """A schema that everything fits."""
+        return Schema(description="Any JSON value; it comes back equal.")
+
+
+def config(version: str) -> OpenAPIConfig:
+    """What Litestar has to know to describe the API."""
+    return OpenAPIConfig(
+        title="broker",
+        version=version,
+        description="Brings work together with the programs that can do it.",
+        use_handler_docstrings=True,
+        path="/docs",
+        render_plugins=[Page()],
+    )
+
+
+@cache
+def _described(app: Litestar) -> bytes:
+    description = app.openapi_schema.to_schema()
+    [problem], components = msgspec.json.schema_components(
+        [Problem], ref_template="#/components/schemas/{name}"
+    )
+    description["components"]["schemas"].update(components)
+    # Litestar describes its own shape of errors; ours is one and the same everywhere.
+    answer = {
+        "description": "A problem, as RFC 9457 has it; `code` is the word for programs.",
+        "content": {problems.MEDIA_TYPE: {"schema": problem}},
+    }
+    for path in description["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("400", None)
+            operation["responses"]["default"] = answer
+    return msgspec.json.encode(description)
+
+
+@cache
+def _asset(name: str) -> bytes:
+    return (files("broker") / "web" / "docs" / name).read_bytes()

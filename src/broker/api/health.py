@@ -1,0 +1,43 @@
+"""/health: whether the process lives, and whether the service can do its job."""
+
+from litestar import Controller, Response, get
+from litestar.di import NamedDependency
+from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
+
+from broker.api.service import Service
+from broker.errors import BrokerError
+from broker.schemas import Alive, Ready
+from broker.store import schema
+
+
+class Health(Controller):
+    """For load balancers, containers and people."""
+
+    path = "/health"
+    tags = ("Health",)
+
+    @get("/live")
+    async def live(self) -> Alive:
+        """The process answers."""
+        return Alive()
+
+    @get("/ready")
+    async def ready(self, service: NamedDependency[Service]) -> Response[Ready]:
+        """Ready: the database is reached, its schema is current, the listener is connected; else 503."""
+        checks = {"database": "ok", "schema": "ok", "listener": "ok"}
+        try:
+            current = await service.store.run(schema.current)
+            if current != schema.needed():
+                checks["schema"] = (
+                    f"is at {current or 'nothing'}, needs {schema.needed()}: run `broker migrate`"
+                )
+        except BrokerError:
+            checks["database"] = "does not answer"
+            checks["schema"] = "unknown"
+        if not service.listener.connected.is_set():
+            checks["listener"] = "is not connected; waiting requests look once a second meanwhile"
+        ready = all(state == "ok" for state in checks.values())
+        return Response(
+            Ready(status="ready" if ready else "unready", checks=checks),
+            status_code=HTTP_200_OK if ready else HTTP_503_SERVICE_UNAVAILABLE,
+        )

@@ -1,0 +1,82 @@
+"""Errors on their way out: every one of them is `application/problem+json` (RFC 9457)."""
+
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
+from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
+from msgspec import UNSET
+
+from broker.errors import (
+    BadRequest,
+    BrokerError,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Unavailable,
+    ValidationFailed,
+    WorkEnded,
+)
+from broker.schemas import FieldError, Problem
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+# RFC 9457: about:blank where the status says it all; our `code` is what programs look at.
+_TYPE = "about:blank"
+
+
+def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """The problem that tells of an error.
+
+    Args:
+        request: What was asked.
+        error: What went wrong.
+    """
+    known = error if isinstance(error, BrokerError) else _translate(error)
+    if known.status >= 500 and not isinstance(known, Unavailable):
+        log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+    problem = Problem(
+        type=_TYPE,
+        title=known.title,
+        status=known.status,
+        detail=known.detail,
+        instance=request.url.path,
+        code=known.code,
+        errors=known.errors if isinstance(known, ValidationFailed) else UNSET,
+        outcome=known.outcome if isinstance(known, WorkEnded) else UNSET,
+    )
+    headers = dict(getattr(error, "headers", None) or {})
+    if isinstance(known, Unavailable):
+        headers["Retry-After"] = str(known.retry_after_seconds)
+    return Response(
+        content=msgspec.json.encode(problem), status_code=known.status, media_type=MEDIA_TYPE, headers=headers
+    )
+
+
+def _translate(error: Exception) -> BrokerError:
+    """Litestar's own errors in our words; whatever else it is stays inside."""
+    match error:
+        case ValidationException():
+            return ValidationFailed([_field_error(each) for each in error.extra or []])
+        case NotFoundException():
+            return NotFound()
+        case MethodNotAllowedException():
+            return MethodNotAllowed()
+        case HTTPException(status_code=status) if status == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
+            return PayloadTooLarge()
+        case HTTPException(status_code=status) if 400 <= status < 500:
+            return BadRequest(error.detail)
+    return BrokerError()
+
+
+def _field_error(extra: Any) -> FieldError:
+    return FieldError(field=extra.get("key", "query"), message=extra.get("message", "is not valid"))

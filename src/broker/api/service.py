@@ -1,0 +1,162 @@
+"""What every handler works with, and the few things they share."""
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import cache
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import msgspec
+from litestar import Request
+from litestar.handlers import BaseRouteHandler
+from litestar.params import QueryParameter
+from msgspec import Struct
+
+from broker.api import limits
+from broker.errors import NotFound, ValidationFailed, WorkNotFound
+from broker.schemas import ID_PATTERN, FieldError, Time
+from broker.settings import Settings
+from broker.store import Store
+from broker.wake.listener import Listener
+from broker.wake.longpoll import LongPoll
+from broker.wake.waiters import Waiters
+
+Answer = TypeVar("Answer")
+
+MAX_WAIT_SECONDS = 60.0
+
+_ID = re.compile(ID_PATTERN)
+
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most items to answer.")]
+After = Annotated[str | None, QueryParameter(description="The last answer's `next`, to go on from there.")]
+Wait = Annotated[
+    float | None,
+    QueryParameter(
+        ge=0,
+        le=MAX_WAIT_SECONDS,
+        description="Wait up to this many seconds for something to say. `Prefer: wait=N` means the same.",
+    ),
+]
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """The parts of a running broker."""
+
+    settings: Settings
+    store: Store
+    waiters: Waiters
+    listener: Listener
+    poll: LongPoll
+
+
+async def park(
+    request: Request[Any, Any, Any],
+    service: Service,
+    look: Callable[[], Awaitable[Answer]],
+    *,
+    until: Callable[[Answer], bool],
+    wait: float | None,
+    topic: str,
+    key: str = "",
+) -> Answer:
+    """Answer as soon as there is something to say, else when the time is up; see `LongPoll.wait`."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    seconds = wait_seconds(request, wait)
+    return await service.poll.wait(look, until=until, seconds=seconds, topic=topic, key=key, gone=gone)
+
+
+def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:
+    """How long a request may wait: `?wait=`, else `Prefer: wait=` (RFC 7240) cut to the range."""
+    if wait is not None:
+        return wait
+    for preference in request.headers.get("prefer", "").split(","):
+        name, _, value = preference.partition("=")
+        if name.strip().lower() == "wait":
+            try:
+                return min(max(float(value.split(";")[0].strip(' "')), 0.0), MAX_WAIT_SECONDS)
+            except ValueError:
+                return 0.0
+    return 0.0
+
+
+def work_id_of(text: str) -> UUID:
+    """A work's id from the path; what is no UUID is nobody's.
+
+    Raises:
+        WorkNotFound: It is no UUID.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise WorkNotFound from None
+
+
+def id_of(text: str, otherwise: type[NotFound]) -> str:
+    """A task's or tool's id from the path; what cannot be an id is nobody's.
+
+    Raises:
+        NotFound: It cannot be an id; of the kind in `otherwise`.
+    """
+    if _ID.match(text) is None:
+        raise otherwise
+    return text
+
+
+def json_parameter(text: str | None, field: str, settings: Settings) -> str | None:
+    """A JSON value from the query.
+
+    Raises:
+        ValidationFailed: It is not JSON that PostgreSQL can hold.
+    """
+    if text is None:
+        return None
+    try:
+        value = msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise ValidationFailed([FieldError(field=field, message="is not JSON")]) from None
+    if problem := limits.json_problem(bytes(value), settings, matched=True):
+        raise ValidationFailed([FieldError(field=field, message=problem)])
+    return text
+
+
+def time_parameter(text: str | None, field: str) -> datetime | None:
+    """A time from the query.
+
+    Raises:
+        ValidationFailed: It is no time, or has no offset.
+    """
+    if text is None:
+        return None
+    try:
+        # A plus sign that was not escaped arrives as a space.
+        return msgspec.convert(text.replace(" ", "+"), Time).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        message = "is no time with an offset (RFC 3339), such as 2026-07-02T09:30:00Z"
+        raise ValidationFailed([FieldError(field=field, message=message)]) from None
+
+
+async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
+    """A misspelt `?wiat=30` is an error, not ignored.
+
+    Raises:
+        ValidationFailed: The query has a parameter that the handler does not take.
+    """
+    if not request.url.query:
+        return
+    unknown = request.query_params.keys() - _parameters(request.route_handler)
+    if unknown:
+        raise ValidationFailed(
+            [FieldError(field=name, message="is no parameter of this call") for name in unknown]
+        )
+
+
+@cache
+def _parameters(handler: BaseRouteHandler) -> frozenset[str]:
+    """What a handler takes from the query."""
+    fields = handler.parsed_fn_signature.parameters
+    return frozenset(getattr(field.kwarg_definition, "name", None) or name for name, field in fields.items())

@@ -1,0 +1,166 @@
+"""/v1/tasks: what needs doing."""
+
+from typing import Annotated, Any
+
+from litestar import Controller, Request, Response, delete, get, post, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
+
+from broker.api.service import After, Limit, Service, Wait, id_of, json_parameter, park
+from broker.errors import TaskNotFound
+from broker.schemas import (
+    LiveTaskState,
+    NewRemark,
+    NewTask,
+    NewTasks,
+    Remarked,
+    RemarkedTasks,
+    SubmittedTask,
+    SubmittedTasks,
+    Task,
+    TaskPage,
+    TaskRemark,
+    TaskRemarks,
+)
+from broker.store import deletion, tasks
+from broker.wake.listener import TASK
+
+_OVER = ("succeeded", "cancelled", "failed")
+
+# Ids that a client may choose, and paths that have another meaning for another method.
+_ALSO_PATHS = ["/batch", "/remarks"]
+
+
+class Tasks(Controller):
+    """Tasks: things that need doing."""
+
+    path = "/v1/tasks"
+    tags = ("Tasks",)
+
+    @post()
+    async def submit(self, data: JSONBody[NewTask], service: NamedDependency[Service]) -> Response[Task]:
+        """Submit a task. One whose id is known already, live or archived, is answered as it is: 200."""
+        submitted = await service.store.one(tasks.submit, data)
+        status = HTTP_201_CREATED if submitted.created else HTTP_200_OK
+        return Response(submitted.task, status_code=status)
+
+    @post("/batch", status_code=HTTP_200_OK)
+    async def submit_many(
+        self, data: JSONBody[NewTasks], service: NamedDependency[Service]
+    ) -> SubmittedTasks:
+        """Submit up to 10,000 tasks: all of them are written, or none."""
+        answers = await service.store.many(tasks.submit, data.items)
+        return SubmittedTasks(
+            items=[
+                SubmittedTask(id=task.id, status="created" if created else "exists")
+                for task, created in answers
+            ]
+        )
+
+    @get()
+    async def list(
+        self,
+        service: NamedDependency[Service],
+        in_state: Annotated[LiveTaskState | None, QueryParameter(name="state")] = None,
+        needs: Annotated[
+            str | None, QueryParameter(description="A JSON value that their needs contain.")
+        ] = None,
+        older_than_seconds: Annotated[float | None, QueryParameter(ge=0, le=1e9)] = None,
+        limit: Limit = 100,
+        after: After = None,
+    ) -> TaskPage:
+        """List the live tasks, in the order of their submission."""
+        which = tasks.TaskFilter(
+            in_state, json_parameter(needs, "needs", service.settings), older_than_seconds
+        )
+        return await service.store.run(tasks.page, which, limit=limit, after=after)
+
+    @get("/{task_id:str}")
+    async def read(
+        self,
+        request: Request[Any, Any, Any],
+        task_id: FromPath[str],
+        service: NamedDependency[Service],
+        wait: Wait = None,
+    ) -> Task:
+        """Read a task, live or ended; with `wait`, as soon as it has ended or failed for good."""
+        return await _read(request, task_id, service, wait)
+
+    @delete("/{task_id:str}", status_code=HTTP_204_NO_CONTENT)
+    async def remove(
+        self, task_id: FromPath[str], service: NamedDependency[Service], force: FromQuery[bool] = False
+    ) -> Response[None]:
+        """Delete a task: 204, or 202 where its tool is asked to stop first."""
+        return await _remove(task_id, service, force=force)
+
+    @get(_ALSO_PATHS, include_in_schema=False)
+    async def read_by_odd_id(
+        self, request: Request[Any, Any, Any], service: NamedDependency[Service], wait: Wait = None
+    ) -> Task:
+        """Read a task that is called like one of our paths."""
+        return await _read(request, _last_segment(request), service, wait)
+
+    @delete(_ALSO_PATHS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False)
+    async def remove_by_odd_id(
+        self,
+        request: Request[Any, Any, Any],
+        service: NamedDependency[Service],
+        force: FromQuery[bool] = False,
+    ) -> Response[None]:
+        """Delete a task that is called like one of our paths."""
+        return await _remove(_last_segment(request), service, force=force)
+
+    @put("/{task_id:str}/remark", tags=["The assigner"])
+    async def remark(
+        self, task_id: FromPath[str], data: JSONBody[NewRemark], service: NamedDependency[Service]
+    ) -> Task:
+        """Say why a task still waits. It stays until the task is assigned."""
+        await service.store.one(
+            tasks.remark, TaskRemark(task_id=id_of(task_id, TaskNotFound), text=data.text)
+        )
+        return _known(await service.store.run(tasks.by_ids, [task_id]))
+
+    @post("/remarks", status_code=HTTP_200_OK, tags=["The assigner"])
+    async def remark_many(
+        self, data: JSONBody[TaskRemarks], service: NamedDependency[Service]
+    ) -> RemarkedTasks:
+        """Say of up to 10,000 tasks why they still wait."""
+        known = await service.store.many(tasks.remark, data.items)
+        return RemarkedTasks(
+            items=[
+                Remarked(task_id=remark.task_id, status="ok" if found else "task_not_found")
+                for remark, found in zip(data.items, known, strict=True)
+            ]
+        )
+
+
+async def _read(request: Request[Any, Any, Any], task_id: str, service: Service, wait: float | None) -> Task:
+    id_of(task_id, TaskNotFound)
+
+    async def look() -> Task:
+        return _known(await service.store.run(tasks.by_ids, [task_id]))
+
+    def over(task: Task) -> bool:
+        return task.state in _OVER
+
+    return await park(request, service, look, until=over, wait=wait, topic=TASK, key=task_id)
+
+
+async def _remove(task_id: str, service: Service, *, force: bool) -> Response[None]:
+    match await service.store.one(deletion.delete, deletion.Deletion(id_of(task_id, TaskNotFound), force)):
+        case "unknown":
+            raise TaskNotFound
+        case "asked":
+            return Response(None, status_code=HTTP_202_ACCEPTED)
+    return Response(None, status_code=HTTP_204_NO_CONTENT)
+
+
+def _last_segment(request: Request[Any, Any, Any]) -> str:
+    return request.url.path.rstrip("/").rpartition("/")[2]
+
+
+def _known(found: "list[Task]") -> Task:
+    if not found:
+        raise TaskNotFound
+    return found[0]

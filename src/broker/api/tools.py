@@ -1,0 +1,111 @@
+"""/v1/tools: who can do work."""
+
+from secrets import token_urlsafe
+from typing import Annotated, Any
+
+from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
+from msgspec.structs import asdict
+
+from broker.api.service import After, Limit, Service, Wait, id_of, park
+from broker.errors import ToolBusy, ToolNotFound
+from broker.schemas import (
+    Heartbeat,
+    NewTool,
+    RegisteredTool,
+    Tool,
+    ToolChange,
+    ToolPage,
+    ToolState,
+    WorkItems,
+)
+from broker.store import tools, work
+from broker.wake.listener import TOOL
+
+
+class Tools(Controller):
+    """Tools: programs, instruments and machines that do work."""
+
+    path = "/v1/tools"
+    tags = ("Tools",)
+
+    @post()
+    async def register(
+        self, data: JSONBody[NewTool], service: NamedDependency[Service]
+    ) -> Response[RegisteredTool]:
+        """Register a tool; the `token` in the answer is shown this once.
+
+        Again with the same id (the program restarted) the entry is updated, and the old token void: 200.
+        """
+        token = token_urlsafe(32)
+        entered = await service.store.one(tools.register, tools.Registration(data, token))
+        answer = RegisteredTool(**asdict(entered.tool), token=token)
+        return Response(answer, status_code=HTTP_201_CREATED if entered.created else HTTP_200_OK)
+
+    @get()
+    async def list(
+        self,
+        service: NamedDependency[Service],
+        in_state: Annotated[ToolState | None, QueryParameter(name="state")] = None,
+        limit: Limit = 100,
+        after: After = None,
+    ) -> ToolPage:
+        """List the tools, in the order of their ids."""
+        return await service.store.run(tools.page, state=in_state, limit=limit, after=after)
+
+    @get("/{tool_id:str}")
+    async def read(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> Tool:
+        """Read a tool."""
+        return _known(await service.store.run(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
+
+    @patch("/{tool_id:str}")
+    async def change(
+        self, tool_id: FromPath[str], data: JSONBody[ToolChange], service: NamedDependency[Service]
+    ) -> Tool:
+        """Change a tool. `draining`: it finishes what it has, and gets no more."""
+        changed = await service.store.one(tools.change, tools.Change(id_of(tool_id, ToolNotFound), data))
+        if changed is None:
+            raise ToolNotFound
+        return changed
+
+    @delete("/{tool_id:str}")
+    async def remove(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> None:
+        """Delete a tool that has no unfinished work."""
+        match await service.store.one(tools.delete, id_of(tool_id, ToolNotFound)):
+            case "busy":
+                raise ToolBusy
+            case "unknown":
+                raise ToolNotFound
+
+    @post("/{tool_id:str}/heartbeat", status_code=HTTP_200_OK)
+    async def heartbeat(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> Heartbeat:
+        """Renew the tool's lease, and hear which of its work should stop."""
+        heard = await service.store.one(tools.heartbeat, id_of(tool_id, ToolNotFound))
+        if heard is None:
+            raise ToolNotFound
+        return heard
+
+    @get("/{tool_id:str}/work")
+    async def work(
+        self,
+        request: Request[Any, Any, Any],
+        tool_id: FromPath[str],
+        service: NamedDependency[Service],
+        wait: Wait = None,
+    ) -> WorkItems:
+        """The work assigned to the tool and not yet started; with `wait`, as soon as there is some."""
+        _known(await service.store.run(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
+
+        async def look() -> list[Any]:
+            return await service.store.run(work.assigned_to, [tool_id])
+
+        items = await park(request, service, look, until=bool, wait=wait, topic=TOOL, key=tool_id)
+        return WorkItems(items=items)
+
+
+def _known(found: "list[Tool]") -> Tool:
+    if not found:
+        raise ToolNotFound
+    return found[0]

@@ -1,0 +1,227 @@
+"""/v1/work: what tools do."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from litestar import Controller, Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
+
+from broker.api.service import After, Limit, Service, Wait, park, work_id_of
+from broker.errors import (
+    BrokerError,
+    TaskNotFound,
+    TaskUnavailable,
+    ToolNotFound,
+    ToolUnavailable,
+    WorkEnded,
+    WorkNotFound,
+)
+from broker.schemas import (
+    ArchiveRecord,
+    AssignedPair,
+    AssignedPairs,
+    Completed,
+    CompletedBatch,
+    CompletedStatus,
+    CompletedWork,
+    Completion,
+    NewReport,
+    Pair,
+    Pairs,
+    PairStatus,
+    Reported,
+    ReportPage,
+    WorkCompletions,
+    WorkPage,
+    WorkState,
+    WorkWithReports,
+)
+from broker.schemas import Work as WorkItem
+from broker.store import archive, assignment, completion, work
+from broker.wake.listener import TOOL
+from broker.wake.listener import WORK as WORK_CHANNEL
+
+_STATUS: dict[str, CompletedStatus] = {
+    "ended": "archived",
+    "same": "exists",
+    "other": "work_ended",
+    "unknown": "work_not_found",
+}
+
+
+_REFUSALS: dict[PairStatus, type[BrokerError]] = {
+    "task_not_found": TaskNotFound,
+    "task_unavailable": TaskUnavailable,
+    "tool_not_found": ToolNotFound,
+    "tool_unavailable": ToolUnavailable,
+}
+
+
+class Work(Controller):
+    """Work: one attempt of one tool at one task."""
+
+    path = "/v1/work"
+    tags = ("Work",)
+
+    @get()
+    async def list(
+        self,
+        service: NamedDependency[Service],
+        tool_id: FromQuery[str | None] = None,
+        task_id: FromQuery[str | None] = None,
+        in_state: Annotated[WorkState | None, QueryParameter(name="state")] = None,
+        limit: Limit = 100,
+        after: After = None,
+    ) -> WorkPage:
+        """List the work under way, in the order of its assignment."""
+        which = work.WorkFilter(tool_id, task_id, in_state)
+        return await service.store.run(work.page, which, limit=limit, after=after)
+
+    @post(tags=["The assigner"])
+    async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[WorkItem]:
+        """Give a task to a tool. The same pair again is answered with the same work: 200."""
+        assigned = await service.store.one(assignment.assign, data)
+        if assigned.work is None:
+            raise _REFUSALS[assigned.status]
+        status = HTTP_201_CREATED if assigned.status == "assigned" else HTTP_200_OK
+        return Response(assigned.work, status_code=status)
+
+    @post("/batch", status_code=HTTP_200_OK, tags=["The assigner"])
+    async def assign_many(self, data: JSONBody[Pairs], service: NamedDependency[Service]) -> AssignedPairs:
+        """Give up to 10,000 tasks to tools, each pair for itself; an earlier pair wins over a later one."""
+        answers = await service.store.many(assignment.assign, data.items)
+        return AssignedPairs(
+            items=[
+                AssignedPair(
+                    task_id=pair.task_id,
+                    tool_id=pair.tool_id,
+                    status=status,
+                    work_id=assigned.id if assigned else None,
+                )
+                for pair, (status, assigned) in zip(data.items, answers, strict=True)
+            ]
+        )
+
+    @get("/{work_id:str}")
+    async def read(
+        self,
+        request: Request[Any, Any, Any],
+        work_id: FromPath[str],
+        service: NamedDependency[Service],
+        wait: Wait = None,
+        after_version: Annotated[
+            int | None,
+            QueryParameter(ge=0, le=2**31 - 1, description="Answer once the version is above this."),
+        ] = None,
+    ) -> WorkWithReports:
+        """Read work with its reports; with `wait`, as soon as its version is above `after_version`."""
+        id_ = work_id_of(work_id)
+        first: int | None = after_version
+
+        async def look() -> WorkWithReports:
+            if (found := await service.store.run(work.with_reports, id_)) is None:
+                raise WorkNotFound
+            return found
+
+        def moved(seen: WorkWithReports) -> bool:
+            nonlocal first
+            first = seen.version if first is None else first
+            return seen.version > first or seen.state not in ("assigned", "running")
+
+        return await park(request, service, look, until=moved, wait=wait, topic=WORK_CHANNEL, key=str(id_))
+
+    @post("/{work_id:str}/start", status_code=HTTP_200_OK)
+    async def start(self, work_id: FromPath[str], service: NamedDependency[Service]) -> WorkItem:
+        """Say that the tool has begun."""
+        started = await service.store.one(work.start, work_id_of(work_id))
+        if started is None:
+            raise await _no_longer(service, work_id_of(work_id))
+        return started
+
+    @post("/{work_id:str}/reports")
+    async def report(
+        self, work_id: FromPath[str], data: JSONBody[NewReport], service: NamedDependency[Service]
+    ) -> Response[Reported]:
+        """Report progress. The same `id` again is not written twice: 200."""
+        id_ = work_id_of(work_id)
+        taken = await service.store.one(work.report, work.ReportOf(id_, data))
+        if taken is None:
+            raise await _no_longer(service, id_)
+        answer = Reported(
+            id=taken.id, cancel_requested=taken.cancel_requested, lease_expires_at=taken.lease_expires_at
+        )
+        return Response(answer, status_code=HTTP_201_CREATED if taken.created else HTTP_200_OK)
+
+    @get("/{work_id:str}/reports")
+    async def reports(
+        self,
+        work_id: FromPath[str],
+        service: NamedDependency[Service],
+        limit: Limit = 100,
+        after: After = None,
+    ) -> ReportPage:
+        """The reports on work, in order; on ended work, those in the archive."""
+        page = await service.store.run(work.reports, work_id_of(work_id), limit=limit, after=after)
+        if page is None:
+            raise WorkNotFound
+        return page
+
+    @post("/{work_id:str}/complete", status_code=HTTP_200_OK)
+    async def complete(
+        self,
+        request: Request[Any, Any, Any],
+        work_id: FromPath[str],
+        data: JSONBody[Completion],
+        service: NamedDependency[Service],
+    ) -> Completed:
+        """End work: all of it is copied to the archive, and the tool has room again.
+
+        The same outcome again is answered with the same record. With `next_wait_seconds` the call waits for
+        the tool's next work.
+        """
+        id_ = work_id_of(work_id)
+        ending = completion.Ending(id_, data.outcome, data.result, data.error, data.retry)
+        ended = await service.store.one(completion.complete, ending)
+        if (record := ended.record) is None:
+            raise WorkNotFound
+        if ended.status == "other":
+            raise WorkEnded(record.outcome)
+        return Completed(archived=record, next=await _next(request, service, record, data.next_wait_seconds))
+
+    @post("/complete", status_code=HTTP_200_OK)
+    async def complete_many(
+        self, data: JSONBody[WorkCompletions], service: NamedDependency[Service]
+    ) -> CompletedBatch:
+        """End up to 1,000 pieces of work, each for itself."""
+        endings = [
+            completion.Ending(item.work_id, item.outcome, item.result, item.error, item.retry)
+            for item in data.items
+        ]
+        answers = await service.store.many(completion.complete, endings)
+        return CompletedBatch(
+            items=[
+                CompletedWork(work_id=ending.work_id, status=_STATUS[answer.status])
+                for ending, answer in zip(endings, answers, strict=True)
+            ]
+        )
+
+
+async def _no_longer(service: Service, id_: UUID) -> WorkEnded | WorkNotFound:
+    """Why work is not under way."""
+    records = await service.store.run(archive.by_ids, [id_])
+    return WorkEnded(records[0].outcome) if records else WorkNotFound()
+
+
+async def _next(
+    request: Request[Any, Any, Any], service: Service, record: ArchiveRecord, seconds: float
+) -> "list[WorkItem]":
+    tool_id = record.tool_id
+    if seconds <= 0 or tool_id is None:
+        return []
+
+    async def look() -> list[WorkItem]:
+        return await service.store.run(work.assigned_to, [tool_id])
+
+    return await park(request, service, look, until=bool, wait=seconds, topic=TOOL, key=tool_id)

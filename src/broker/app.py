@@ -1,0 +1,77 @@
+"""The wiring: from settings to an ASGI application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+
+from broker.api import docs, problems
+from broker.api.archive import Archive
+from broker.api.body import BodyOrNothing, JsonBodies
+from broker.api.candidates import Candidates
+from broker.api.health import Health
+from broker.api.service import Service, refuse_unknown_parameters
+from broker.api.tasks import Tasks
+from broker.api.tools import Tools
+from broker.api.work import Work
+from broker.settings import Settings
+from broker.store import Store
+from broker.store.engine import libpq_url
+from broker.upkeep import Upkeep
+from broker.wake.listener import Listener
+from broker.wake.longpoll import LongPoll
+from broker.wake.waiters import Waiters
+
+
+def create_service(settings: Settings) -> Service:
+    """The parts of a broker, not yet running."""
+    if settings.database_url is None:
+        raise ValueError("a service needs a database_url")
+    waiters = Waiters()
+    listener = Listener(waiters, libpq_url(settings.listen_url or settings.database_url))
+    return Service(
+        settings=settings,
+        store=Store(settings.database_url, pool_size=settings.pool_size),
+        waiters=waiters,
+        listener=listener,
+        poll=LongPoll(waiters, listener, fallback_seconds=settings.fallback_seconds),
+    )
+
+
+def create_app(service: Service) -> Litestar:
+    """The application; its lifespan runs the listener and the upkeep.
+
+    Args:
+        service: The parts that it works with.
+    """
+
+    @asynccontextmanager
+    async def running(_: Litestar) -> AsyncIterator[None]:
+        upkeep = Upkeep(service.store, service.waiters)
+        await service.listener.start()
+        upkeep.start()
+        try:
+            yield
+        finally:
+            await upkeep.stop()
+            await service.listener.stop()
+            await service.store.close()
+
+    return Litestar(
+        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Health, docs.Docs],
+        lifespan=[running],
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        exception_handlers={HTTPException: problems.answer, Exception: problems.answer},
+        before_request=refuse_unknown_parameters,
+        request_class=BodyOrNothing,
+        request_max_body_size=service.settings.max_body_bytes,
+        plugins=[JsonBodies(), docs.JsonValues()],
+        openapi_config=docs.config(version("broker")),
+        state=State({"settings": service.settings}),
+        # structlog does the logging; Litestar's default costs a thread that wakes all the time.
+        logging_config=None,
+    )

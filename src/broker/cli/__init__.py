@@ -1,0 +1,38 @@
+"""The `broker` command: a module for each of its subcommands, loaded when it is used."""
+
+from importlib import import_module
+
+import click
+
+_COMMANDS = {
+    "serve": "Run the service.",
+    "migrate": "Bring a database's schema up to date.",
+    "demo": "Watch a laboratory at work, on real images.",
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported one by one, so that `--help` is there at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"broker.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="broker", prog_name="broker")
+def main() -> None:
+    """Bring work together with the programs that can do it.
+
+    Clients submit tasks that say what they need, tools say what skills they have, an assigner pairs them,
+    and each tool gets its work without polling.
+    """

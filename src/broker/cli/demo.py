@@ -1,0 +1,86 @@
+"""`broker demo`: a laboratory at work, on real images."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from broker.cli.serve import default_data_dir
+from broker.schemas import ArchiveRecord
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the service up afterwards, to look around; Ctrl-C ends it.")
+@click.option(
+    "--port", default=0, type=click.IntRange(0, 65535), help="The service's port.  [default: a free one]"
+)
+def demo(keep: bool, port: int) -> None:
+    """Watch a laboratory at work, on real images.
+
+    Instruments submit pictures (of cells, eyes, the sky, pages, coins), an assigner pairs them with the tools
+    that can analyse them, and five tools do: each a process of its own, parked in a long poll until there is
+    something to do.
+    """
+    if find_spec("skimage") is None:
+        raise click.ClickException("The demo needs its images: pip install 'broker[demo]'")
+    # Told to stop, it stops what it has started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        succeeded = _run(Console(), default_data_dir().with_name("broker-demo"), keep=keep, port=port)
+    except (TimeoutError, RuntimeError) as error:
+        raise click.ClickException(
+            f"The demo's service did not start; what it said stands above. {error}"
+        ) from error
+    sys.exit(0 if succeeded else 1)
+
+
+def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
+    from broker.demo import display, laboratory  # noqa: PLC0415 - needs the extra
+
+    began = time.monotonic()
+    console.print("Starting the service, its database, and five tools …")
+    with laboratory.service(data_dir, port) as url:
+        asyncio.run(laboratory.until_ready(url))
+        console.print(f"The service is up: {url} (the API's page: {url}/docs)\n", soft_wrap=True)
+        with laboratory.tools(url):
+            records = asyncio.run(_watch(console, url))
+        console.print(display.results(records))
+        succeeded = sum(record.outcome == "succeeded" for record in records)
+        console.print(
+            f"{succeeded} of {len(records)} tasks succeeded, in {time.monotonic() - began:.0f} s.\n"
+        )
+        if keep:
+            console.print(
+                f"The service stays up: curl -s {url}/v1/archive?limit=1\nCtrl-C ends it.", soft_wrap=True
+            )
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+    console.print(
+        "The whole story is kept in the archive. To read it:\n"
+        f"  BROKER_DATA_DIR={data_dir} {sys.executable} -m broker.cli serve\n"
+        "  curl -s http://127.0.0.1:8000/v1/archive",
+        soft_wrap=True,
+    )
+    return succeeded == len(records)
+
+
+async def _watch(console: Console, url: str) -> list[ArchiveRecord]:
+    from broker.demo import display, laboratory  # noqa: PLC0415 - needs the extra
+
+    if not console.is_terminal:
+        return await laboratory.work(url, lambda step: console.print(display.line(step), soft_wrap=True))
+    steps: dict[int, laboratory.Step] = {}
+    with Live(console=console, refresh_per_second=12) as live:
+
+        def tell(step: laboratory.Step) -> None:
+            steps[id(step.picture)] = step
+            live.update(display.progress(steps.values()))
+
+        return await laboratory.work(url, tell)

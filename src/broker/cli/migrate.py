@@ -1,0 +1,26 @@
+"""`broker migrate`: the schema of a database of one's own."""
+
+import asyncio
+
+import click
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker.settings import Settings
+from broker.store import schema
+
+
+@click.command()
+@click.option("--to", "revision", default="head", show_default=True, help="The revision to go to.")
+def migrate(revision: str) -> None:
+    """Bring the schema of BROKER_DATABASE_URL up to date.
+
+    The embedded PostgreSQL needs no such call: `broker serve` sees to it.
+    """
+    url = Settings.from_environment().database_url
+    if url is None:
+        raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
+    try:
+        asyncio.run(schema.migrate(url, revision))
+    except (SQLAlchemyError, OSError) as error:
+        raise click.ClickException(f"The database cannot be migrated: {error}") from error
+    click.echo(f"The schema is at version {schema.needed() if revision == 'head' else revision}.")

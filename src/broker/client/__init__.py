@@ -1,0 +1,44 @@
+"""What programs use to work with a broker: `Tool` does work, `Assigner` pairs, `Broker` submits.
+
+    from broker.client import Tool
+
+    tool = Tool("xrd-1", skills={"format": ["raw"]})
+
+    @tool.handler
+    def process(work):
+        work.report(0.5, "half way")
+        return {"peaks": 3}
+
+    tool.run()
+
+Where the broker is, and the key to it, come from `BROKER_URL` and `BROKER_KEY` where they are not given.
+"""
+
+from broker.client.assigner import Assigner, contains
+from broker.client.connection import Connection, ProblemError
+from broker.client.submitter import (
+    AsyncBroker,
+    AsyncHandle,
+    Broker,
+    Handle,
+    TaskCancelledError,
+    TaskFailedError,
+)
+from broker.client.tool import AsyncWork, FailedError, Tool, Work
+
+__all__ = [
+    "Assigner",
+    "AsyncBroker",
+    "AsyncHandle",
+    "AsyncWork",
+    "Broker",
+    "Connection",
+    "FailedError",
+    "Handle",
+    "ProblemError",
+    "TaskCancelledError",
+    "TaskFailedError",
+    "Tool",
+    "Work",
+    "contains",
+]

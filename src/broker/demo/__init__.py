@@ -1,0 +1,1 @@
+"""A laboratory to look at: real images, the instruments that send them, the programs that measure them."""

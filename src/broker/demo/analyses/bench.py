@@ -1,0 +1,174 @@
+"""The photo bench: coins, gravel, surfaces, silhouettes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage as ndi
+from skimage import feature, filters, measure, morphology, segmentation
+
+from broker.demo.analyses.picture import counted, finish, foreground, gray, number, split_touching
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from broker.demo.analyses.picture import Image, Report, Result
+
+    Floats = NDArray[np.float64]
+
+
+def count_coins(image: Image, report: Report) -> Result:
+    """Count round things on a table under uneven light and measure their diameters.
+
+    The picture less a wide Gaussian of itself, Otsu's threshold (1979), holes filled and edges smoothed;
+    touching coins parted by a watershed. A coin has a solidity above 0.9 and axes within a third of each
+    other; anything else, such as the edge of the table, is counted apart. Diameters are those of a circle of
+    equal area.
+    """
+    values = gray(image)
+    labels = _round_things(values)
+    report(0.6, f"{counted(labels.max(), 'object')} found")
+    things = measure.regionprops(labels)
+    coins = [
+        thing
+        for thing in things
+        if thing.solidity > 0.9 and thing.axis_minor_length > 0.67 * thing.axis_major_length
+    ]
+    report(0.8, f"{len(coins)} of them are round")
+    if not coins:
+        raise ValueError("nothing round was found")
+    diameters = sorted(coin.equivalent_diameter_area for coin in coins)
+    return finish(
+        report,
+        f"{counted(len(coins), 'coin')}, median diameter {np.median(diameters):.0f} px",
+        count=len(coins),
+        other_objects=len(things) - len(coins),
+        median_diameter_px=number(np.median(diameters)),
+        smallest_diameter_px=number(diameters[0]),
+        largest_diameter_px=number(diameters[-1]),
+        diameters_px=[number(diameter) for diameter in diameters[:100]],
+    )
+
+
+def _round_things(values: Floats) -> NDArray[np.int32]:
+    local = filters.gaussian(values, 1) - filters.gaussian(values, max(values.shape) / 20, mode="nearest")
+    mask = ndi.binary_fill_holes(foreground(local))
+    mask = morphology.opening(mask, morphology.disk(3))
+    areas = np.bincount(measure.label(mask).ravel())[1:]
+    if len(areas):
+        mask = morphology.remove_small_objects(mask, max_size=int(0.2 * np.median(areas)))
+    return split_touching(mask, min_distance=max(5, round(0.02 * max(values.shape))), smoothing=2)
+
+
+def measure_grains(image: Image, report: Report) -> Result:
+    """Measure the grain sizes of gravel or sand seen from above.
+
+    Grains are brighter than the shade between them: above the local mean, then a watershed of the distance
+    transform. Sizes are diameters of a circle of equal area; D10, D50 and D90 are the usual percentiles, by
+    the area that grains take and not by their number. Grains cut by the border are left out of the sizes.
+    """
+    values = gray(image)
+    smooth = filters.gaussian(values, 1.5)
+    report(0.2, "smoothed")
+    labels = _grains(smooth)
+    report(0.6, f"{labels.max()} grains found")
+    whole = segmentation.clear_border(labels)
+    areas = np.bincount(whole.ravel())[1:]
+    areas = np.sort(areas[areas > 0])
+    if len(areas) < 20:
+        raise ValueError(f"{len(areas)} grains are too few for a distribution")
+    sizes = np.sqrt(4 * areas / np.pi)
+    share = np.cumsum(areas) / areas.sum()
+    d10, d50, d90 = (sizes[np.searchsorted(share, part)] for part in (0.1, 0.5, 0.9))
+    report(0.8, "sizes sorted")
+    return finish(
+        report,
+        f"{labels.max()} grains, D50 {d50:.0f} px",
+        count=int(labels.max()),
+        d10_px=number(d10),
+        d50_px=number(d50),
+        d90_px=number(d90),
+        uniformity_d90_to_d10=number(d90 / d10, 2),
+        covered_fraction=number((labels > 0).mean(), 4),
+    )
+
+
+def _grains(smooth: Floats) -> NDArray[np.int32]:
+    mask = smooth > filters.threshold_local(smooth, 51, "gaussian")
+    mask = morphology.opening(morphology.remove_small_holes(mask, max_size=30), morphology.disk(2))
+    mask = morphology.remove_small_objects(mask, max_size=30)
+    return split_touching(mask, min_distance=5, smoothing=1.5)
+
+
+def measure_texture(image: Image, report: Report) -> Result:
+    """Describe a surface: contrast, regularity, grain and direction of its texture.
+
+    Haralick's features (1973) of the co-occurrence matrix, 32 gray levels, neighbours in four directions;
+    entropy of the uniform local binary patterns (Ojala 2002); direction and coherence (0 for none, 1 for one
+    direction only) from the structure tensor (Bigün & Granlund 1987). Directions are those along the
+    structure, anticlockwise from the horizontal.
+    """
+    values = gray(image)
+    low, high = np.percentile(values, [1, 99])
+    if high == low:
+        raise ValueError("the picture is empty: all but a few pixels have the same value")
+    levels = (np.clip((values - low) / (high - low), 0, 1) * 31).astype(np.uint8)
+    angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
+    matrix = feature.graycomatrix(levels, [1, 4], angles, levels=32, symmetric=True, normed=True)
+    haralick = {
+        name: float(feature.graycoprops(matrix, name)[0].mean())
+        for name in ("contrast", "homogeneity", "energy", "correlation")
+    }
+    report(0.4, "neighbours counted")
+    patterns = feature.local_binary_pattern(levels, 16, 2, method="uniform")
+    shares = np.bincount(patterns.astype(int).ravel()) / patterns.size
+    entropy = float(-(shares[shares > 0] * np.log2(shares[shares > 0])).sum())
+    report(0.7, "patterns counted")
+    rows, both, columns = (
+        float(part.mean()) for part in feature.structure_tensor(values, sigma=2, order="rc")
+    )
+    across = 0.5 * np.arctan2(2 * both, columns - rows)  # of the gradient, clockwise as rows go down
+    direction = (90 - np.degrees(across)) % 180
+    coherence = np.hypot(columns - rows, 2 * both) / max(rows + columns, 1e-12)
+    return finish(
+        report,
+        f"contrast {haralick['contrast']:.0f}, homogeneity {haralick['homogeneity']:.2f}, "
+        f"direction {direction:.0f}° (coherence {coherence:.2f})",
+        **{name: number(value, 4) for name, value in haralick.items()},
+        pattern_entropy_bits=number(entropy, 3),
+        direction_degrees=number(direction),
+        coherence=number(coherence, 3),
+    )
+
+
+def measure_outline(image: Image, report: Report) -> Result:
+    """Measure the shape of the one large object before an even ground.
+
+    Otsu's threshold (1979), the largest piece, its holes counted and kept. Perimeter by Crofton's formula;
+    solidity is its share of its convex hull; the skeleton (Zhang & Suen 1984) tells how many limbs it has.
+    """
+    values = gray(image)
+    labels = measure.label(foreground(values))
+    report(0.3, counted(labels.max(), "piece"))
+    pieces = measure.regionprops(labels)
+    thing = max(pieces, key=lambda piece: piece.area, default=None)
+    if thing is None or thing.area < 0.01 * values.size:
+        raise ValueError("no large object was found")
+    report(0.6, f"the largest has {thing.area:.0f} px")
+    skeleton = morphology.skeletonize(thing.image)
+    holes = 1 - int(measure.euler_number(thing.image, connectivity=2))
+    report(0.8, "skeleton found")
+    height, width = thing.image.shape
+    return finish(
+        report,
+        f"{width} × {height} px, area {thing.area:.0f} px, solidity {thing.solidity:.2f}",
+        width_px=width,
+        height_px=height,
+        area_px=int(thing.area),
+        perimeter_px=number(thing.perimeter_crofton),
+        solidity=number(thing.solidity, 3),
+        holes=holes,
+        skeleton_length_px=int(skeleton.sum()),
+        pieces=len(pieces),
+    )

@@ -1,0 +1,124 @@
+"""What every analysis begins and ends with: a picture in a known form, objects told apart, an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as pil  # noqa: N813 - "Image" is what an analysis gets
+from scipy import ndimage as ndi
+from skimage import color, feature, filters, measure, segmentation, util
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Image: TypeAlias = NDArray[Any]
+Report: TypeAlias = Callable[[float, str], None]
+"""Called with the progress, 0 to 1, and what has been found so far."""
+Result: TypeAlias = dict[str, Any]
+Analysis: TypeAlias = Callable[[Image, Report], Result]
+
+SMALLEST_SIDE_PX = 32
+AS_IT_IS = {"1", "L", "LA", "I;16", "F", "RGB", "RGBA"}
+"""Pillow's modes whose arrays an analysis can take; palettes and CMYK become RGB."""
+
+
+SOLID = 0.95
+
+
+def load_image(path: Path) -> Image:
+    """The picture in a file, as it was stored: gray, RGB or RGBA, 8 or 16 bit."""
+    try:
+        with pil.open(path) as picture:
+            plain = picture if picture.mode in AS_IT_IS else picture.convert("RGB")
+            return np.asarray(plain)
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
+        raise ValueError(f"{path.name} is not a picture that can be read: {error}") from error
+
+
+def colour(image: Image) -> NDArray[np.float64]:
+    """RGB from 0 to 1; transparency becomes white paper."""
+    if image.ndim != 3 or image.shape[2] not in {3, 4}:
+        raise ValueError(f"a colour picture is needed, this one has the shape {image.shape}")
+    pixels = _unit(image)
+    return np.asarray(color.rgba2rgb(pixels) if pixels.shape[2] == 4 else pixels)
+
+
+def gray(image: Image) -> NDArray[np.float64]:
+    """Luminance from 0 to 1, whatever the picture was."""
+    if image.ndim == 3 and image.shape[2] in {3, 4}:
+        return np.asarray(color.rgb2gray(colour(image)))
+    if image.ndim == 3 and image.shape[2] in {1, 2}:  # gray, perhaps with an alpha channel
+        image = image[..., 0]
+    if image.ndim != 2:
+        raise ValueError(f"one picture is needed, this array has the shape {image.shape}")
+    return _unit(image)
+
+
+def _unit(image: Image) -> NDArray[np.float64]:
+    if min(image.shape[:2]) < SMALLEST_SIDE_PX:
+        raise ValueError(f"the picture is too small: {image.shape[1]} × {image.shape[0]} px")
+    if image.dtype.kind == "f":
+        if not np.isfinite(image).all():
+            raise ValueError("the picture holds values that are not finite numbers")
+        if image.min() < 0 or image.max() > 1:
+            image = (image - image.min()) / (image.max() - image.min())
+    elif image.dtype.kind not in "bui":
+        raise ValueError(f"pixels of type {image.dtype} are not a picture")
+    if image.min() == image.max():
+        raise ValueError("the picture is empty: every pixel has the same value")
+    return np.asarray(util.img_as_float64(image))
+
+
+def foreground(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """The objects, bright or dark, by Otsu's threshold (1979); the background is what the border shows.
+
+    Refuses a picture whose two classes do not stand apart. Ashman's D (1994) tells: pure noise cut in two
+    gives 2.6 and a plain slope 3.5, which is why the demand is above that.
+    """
+    bright = values > filters.threshold_otsu(values)
+    high, low = values[bright], values[~bright]
+    spread = np.hypot(high.std(), low.std())
+    if np.sqrt(2) * (high.mean() - low.mean()) < 3.6 * spread:
+        raise ValueError("no object stands out from the background")
+    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    return np.asarray(~bright if border.mean() > 0.5 else bright)
+
+
+def split_touching(mask: NDArray[np.bool_], min_distance: int, smoothing: float = 1.0) -> NDArray[np.int32]:
+    """Labels for the objects in a mask, cut where they touch: watershed of the distance to the outside.
+
+    What fills its convex hull is one object, however long it is.
+
+    Args:
+        mask: What belongs to an object.
+        min_distance: How far apart the centres of two objects are at least, in pixels.
+        smoothing: Sigma in pixels that evens out ragged outlines, which would make two objects of one.
+    """
+    pieces = measure.label(mask)
+    single = [piece.label for piece in measure.regionprops(pieces) if piece.solidity > SOLID]
+    clumps = np.where(np.isin(pieces, single), 0, pieces)
+    distance = filters.gaussian(ndi.distance_transform_edt(mask), smoothing)
+    peaks = feature.peak_local_max(distance, min_distance=min_distance, labels=clumps, exclude_border=False)
+    markers = np.where(clumps, 0, pieces).astype(np.int32)
+    markers[tuple(peaks.T)] = pieces.max() + np.arange(1, len(peaks) + 1)
+    markers = segmentation.relabel_sequential(markers)[0]
+    return np.asarray(segmentation.watershed(-distance, markers, mask=mask), dtype=np.int32)
+
+
+def number(value: float, digits: int = 1) -> float:
+    """A plain Python float of so many digits after the point, as JSON takes it."""
+    return round(float(value), digits)
+
+
+def counted(count: int, noun: str) -> str:
+    """The words for so many: 1 coin, 24 coins."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def finish(report: Report, summary: str, **values: Any) -> Result:
+    """Say that all is done, and give the result: its one-line summary first."""
+    report(1.0, summary)
+    return {"summary": summary, **values}

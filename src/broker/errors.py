@@ -1,0 +1,181 @@
+"""The tree of errors a caller can meet; each knows its HTTP status, its stable code and its title.
+
+BrokerError
+├── BadRequest                  400
+│   ├── MalformedJson
+│   └── ValidationFailed        names every offending field
+├── NotFound                    404
+│   ├── TaskNotFound
+│   ├── ToolNotFound
+│   └── WorkNotFound
+├── MethodNotAllowed            405
+├── Conflict                    409
+│   ├── TaskUnavailable
+│   ├── ToolUnavailable
+│   ├── ToolBusy
+│   ├── WorkEnded               carries the outcome
+│   └── TaskEnded
+├── CursorExpired               410
+├── PayloadTooLarge             413
+├── UnsupportedMediaType        415
+└── Unavailable                 503, with Retry-After
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from broker.schemas import FieldError
+
+
+class BrokerError(Exception):
+    """Something unexpected went wrong in the broker; the request may be sent again."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or (type(self).__doc__ or "").split("\n", 1)[0]
+        super().__init__(self.detail)
+
+
+class BadRequest(BrokerError):
+    """The request cannot be understood."""
+
+    status = 400
+    code = "validation_failed"
+    title = "Bad request"
+
+
+class MalformedJson(BadRequest):
+    """The body is not valid JSON."""
+
+    code = "malformed_json"
+    title = "Malformed JSON"
+
+
+class ValidationFailed(BadRequest):
+    """Some fields of the request are not as they should be; `errors` names each."""
+
+    title = "Validation failed"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = list(errors)
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in self.errors[:3]))
+
+
+class NotFound(BrokerError):
+    """There is nothing at this address."""
+
+    status = 404
+    code = "not_found"
+    title = "Not found"
+
+
+class TaskNotFound(NotFound):
+    """There is no such task, neither live nor in the archive."""
+
+    code = "task_not_found"
+    title = "Task not found"
+
+
+class ToolNotFound(NotFound):
+    """There is no such tool; it may have to register first."""
+
+    code = "tool_not_found"
+    title = "Tool not found"
+
+
+class WorkNotFound(NotFound):
+    """There is no such work, neither under way nor in the archive."""
+
+    code = "work_not_found"
+    title = "Work not found"
+
+
+class MethodNotAllowed(BrokerError):
+    """This address does not take this method."""
+
+    status = 405
+    code = "method_not_allowed"
+    title = "Method not allowed"
+
+
+class Conflict(BrokerError):
+    """The request does not fit what is the case."""
+
+    status = 409
+    code = "conflict"
+    title = "Conflict"
+
+
+class TaskUnavailable(Conflict):
+    """The task is not available: it is assigned, ended, failed or not yet due."""
+
+    code = "task_unavailable"
+    title = "Task unavailable"
+
+
+class ToolUnavailable(Conflict):
+    """The tool is not available: it has no room, is draining or offline."""
+
+    code = "tool_unavailable"
+    title = "Tool unavailable"
+
+
+class ToolBusy(Conflict):
+    """The tool has unfinished work; `?force=true` gives that up as lost."""
+
+    code = "tool_busy"
+    title = "Tool busy"
+
+
+class WorkEnded(Conflict):
+    """The work has already ended."""
+
+    code = "work_ended"
+    title = "Work ended"
+
+    def __init__(self, outcome: str) -> None:
+        self.outcome = outcome
+        super().__init__(f"The work has already ended: {outcome}.")
+
+
+class TaskEnded(Conflict):
+    """The task has already ended."""
+
+    code = "task_ended"
+    title = "Task ended"
+
+
+class CursorExpired(BrokerError):
+    """The cursor is of another database or another time; start again without one."""
+
+    status = 410
+    code = "cursor_expired"
+    title = "Cursor expired"
+
+
+class PayloadTooLarge(BrokerError):
+    """The body is larger than this service takes."""
+
+    status = 413
+    code = "payload_too_large"
+    title = "Payload too large"
+
+
+class UnsupportedMediaType(BrokerError):
+    """Send JSON, with `Content-Type: application/json` (curl does both with --json)."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+
+
+class Unavailable(BrokerError):
+    """The database cannot be reached just now; the request can safely be sent again."""
+
+    status = 503
+    code = "unavailable"
+    title = "Service unavailable"
+    retry_after_seconds = 1

@@ -1,0 +1,448 @@
+"""Every request and response of the HTTP API, for the server and its clients alike.
+
+What the broker never looks inside (needs, skills, payload, data, result) is `JSON`: the text as it came,
+checked to be JSON and otherwise untouched, so that `1.10` and a 30-digit integer come back as they were.
+Requests refuse fields they do not know; answers may grow new ones, so the classes for them do not.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+from msgspec.json import decode
+
+JSON = Raw
+NULL = Raw(b"null")
+# A factory, for what describes the API hashes plain defaults, and a Raw has no hash.
+_NULL = field(default_factory=lambda: NULL)
+
+# The lookahead refuses the newline at the end that Python's `$` lets through.
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~:-]{0,127}(?!\n)$"
+
+Id = Annotated[
+    str,
+    Meta(
+        pattern=ID_PATTERN,
+        description="1 to 128 characters of A-Z a-z 0-9 . _ ~ : - beginning with a letter or digit.",
+        examples=["xrd-1"],
+    ),
+]
+Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset.")]
+Priority = Annotated[int, Meta(ge=-32768, le=32767, description="Higher is offered first.")]
+Capacity = Annotated[int, Meta(ge=1, le=10_000, description="How much work the tool takes at once.")]
+MaxAttempts = Annotated[int, Meta(ge=1, le=1_000)]
+LeaseSeconds = Annotated[float, Meta(ge=5, le=86_400, description="Silent for longer, a tool is offline.")]
+TimeoutSeconds = Annotated[float, Meta(gt=0, le=31_536_000, description="The longest an attempt may run.")]
+BackoffSeconds = Annotated[float, Meta(ge=0, le=86_400, description="The wait before the second attempt.")]
+Progress = Annotated[float, Meta(ge=0, le=1)]
+NextWaitSeconds = Annotated[
+    float, Meta(ge=0, le=60, description="Wait this long, in the same call, for this tool's next work.")
+]
+
+ToolState = Literal["idle", "busy", "draining", "offline"]
+TaskState = Literal["scheduled", "available", "assigned", "running", "failed", "succeeded", "cancelled"]
+LiveTaskState = Literal["scheduled", "available", "assigned", "running", "failed"]
+WorkState = Literal["assigned", "running"]
+ChosenOutcome = Literal["succeeded", "failed", "cancelled", "released"]
+Outcome = Literal["succeeded", "failed", "cancelled", "released", "lost", "timed_out"]
+
+
+class Request(Struct, forbid_unknown_fields=True):
+    """What a client sends: an unknown field is an error, never ignored."""
+
+
+# Tools
+
+
+class NewTool(Request, kw_only=True):
+    """A tool that registers."""
+
+    skills: JSON
+    id: Id | None = None
+    capacity: Capacity = 1
+    lease_seconds: LeaseSeconds = 60.0
+    resume: bool = False
+
+
+class ToolChange(Request, kw_only=True):
+    """What may be changed of a tool; what is left out stays."""
+
+    skills: JSON | UnsetType = UNSET
+    capacity: Capacity | UnsetType = UNSET
+    lease_seconds: LeaseSeconds | UnsetType = UNSET
+    draining: bool | UnsetType = UNSET
+
+
+class Tool(Struct, kw_only=True):
+    """A program, an instrument, a machine: anything that does work."""
+
+    id: str
+    skills: JSON
+    capacity: int
+    load: int
+    state: ToolState
+    lease_seconds: float
+    lease_expires_at: datetime
+    registered_at: datetime
+    seen_at: datetime
+
+
+class RegisteredTool(Tool, kw_only=True):
+    """A tool, with the token that is shown this once."""
+
+    token: str
+
+
+class Heartbeat(Struct, kw_only=True):
+    """Until when the tool's lease runs, and which of its work should stop."""
+
+    lease_expires_at: datetime
+    cancel: list[UUID]
+
+
+class ToolPage(Struct, kw_only=True):
+    """Some of the tools; `next` goes into `?after=`, null at the end."""
+
+    items: list[Tool]
+    next: str | None
+
+
+# Tasks
+
+
+class NewTask(Request, kw_only=True):
+    """Something that needs doing."""
+
+    needs: JSON
+    id: Id | None = None
+    payload: JSON = _NULL
+    priority: Priority = 0
+    not_before: Time | None = None
+    timeout_seconds: TimeoutSeconds | None = None
+    max_attempts: MaxAttempts = 3
+    retry_backoff_seconds: BackoffSeconds = 1.0
+
+
+class NewTasks(Request, kw_only=True):
+    """Many tasks in one call: all of them are written, or none."""
+
+    items: Annotated[list[NewTask], Meta(min_length=1, max_length=10_000)]
+
+
+class Task(Struct, kw_only=True):
+    """A task, live or ended."""
+
+    id: str
+    needs: JSON
+    payload: JSON
+    priority: int
+    state: TaskState
+    attempt: int
+    max_attempts: int
+    retry_backoff_seconds: float
+    timeout_seconds: float | None
+    not_before: datetime | None
+    created_at: datetime
+    work_id: UUID | None
+    remark: str | None
+    result: JSON
+    error: str | None
+    ended_at: datetime | None
+
+
+class TaskPage(Struct, kw_only=True):
+    """Some of the live tasks; `next` goes into `?after=`, null at the end."""
+
+    items: list[Task]
+    next: str | None
+
+
+class SubmittedTask(Struct, kw_only=True):
+    """What became of one task of a batch."""
+
+    id: str
+    status: Literal["created", "exists"]
+
+
+class SubmittedTasks(Struct, kw_only=True):
+    """What became of each task of a batch, in its order."""
+
+    items: list[SubmittedTask]
+
+
+class NewRemark(Request, kw_only=True):
+    """The assigner's word on why a task still waits."""
+
+    text: str
+
+
+class TaskRemark(Request, kw_only=True):
+    """A remark, and the task it is about."""
+
+    task_id: Id
+    text: str
+
+
+class TaskRemarks(Request, kw_only=True):
+    """Many remarks in one call."""
+
+    items: Annotated[list[TaskRemark], Meta(min_length=1, max_length=10_000)]
+
+
+class Remarked(Struct, kw_only=True):
+    """What became of one remark."""
+
+    task_id: str
+    status: Literal["ok", "task_not_found"]
+
+
+class RemarkedTasks(Struct, kw_only=True):
+    """What became of each remark, in their order."""
+
+    items: list[Remarked]
+
+
+# The assigner
+
+
+class Candidates(Struct, kw_only=True):
+    """Tasks and tools that are available, and the cursor to go on from."""
+
+    cursor: str
+    tasks: list[Task]
+    tools: list[Tool]
+    more: bool
+
+
+class Pair(Request, kw_only=True):
+    """A task, and the tool that shall do it."""
+
+    task_id: Id
+    tool_id: Id
+
+
+class Pairs(Request, kw_only=True):
+    """Many pairs in one call, each for itself."""
+
+    items: Annotated[list[Pair], Meta(min_length=1, max_length=10_000)]
+
+
+PairStatus = Literal[
+    "assigned", "exists", "task_unavailable", "tool_unavailable", "task_not_found", "tool_not_found"
+]
+
+
+class AssignedPair(Struct, kw_only=True):
+    """What became of one pair."""
+
+    task_id: str
+    tool_id: str
+    status: PairStatus
+    work_id: UUID | None
+
+
+class AssignedPairs(Struct, kw_only=True):
+    """What became of each pair, in their order."""
+
+    items: list[AssignedPair]
+
+
+# Work
+
+
+class Work(Struct, kw_only=True):
+    """One attempt of one tool at one task; its id is the fencing token."""
+
+    id: UUID
+    task_id: str
+    tool_id: str
+    attempt: int
+    state: WorkState | Outcome
+    needs: JSON
+    payload: JSON
+    progress: float | None
+    cancel_requested: bool
+    version: int
+    assigned_at: datetime
+    started_at: datetime | None
+    deadline_at: datetime | None
+
+
+class NewReport(Request, kw_only=True):
+    """How far the work is, in a number, in words, in data."""
+
+    id: UUID | None = None
+    progress: Progress | None = None
+    message: str | None = None
+    data: JSON = _NULL
+
+
+class Report(Struct, kw_only=True):
+    """A report as it was taken."""
+
+    id: UUID
+    at: datetime
+    progress: float | None
+    message: str | None
+    data: JSON
+
+
+class ReportPage(Struct, kw_only=True):
+    """Some of a work's reports, in order; `next` goes into `?after=`, null at the end."""
+
+    items: list[Report]
+    next: str | None
+
+
+class Reported(Struct, kw_only=True):
+    """The answer to a report: whether the work should stop, and until when the lease runs."""
+
+    id: UUID
+    cancel_requested: bool
+    lease_expires_at: datetime
+
+
+class WorkWithReports(Work, kw_only=True):
+    """Work, with what was reported on it so far."""
+
+    reports: Sequence[Report]
+
+
+class WorkPage(Struct, kw_only=True):
+    """Some of the work under way; `next` goes into `?after=`, null at the end."""
+
+    items: list[Work]
+    next: str | None
+
+
+class WorkItems(Struct, kw_only=True):
+    """The work that waits for a tool to start it."""
+
+    items: list[Work]
+
+
+class Completion(Request, kw_only=True):
+    """How the work ended."""
+
+    outcome: ChosenOutcome
+    result: JSON = _NULL
+    error: str | None = None
+    retry: bool = True
+    next_wait_seconds: NextWaitSeconds = 0.0
+
+
+class WorkCompletion(Request, kw_only=True):
+    """How one piece of work of a batch ended."""
+
+    work_id: UUID
+    outcome: ChosenOutcome
+    result: JSON = _NULL
+    error: str | None = None
+    retry: bool = True
+
+
+class WorkCompletions(Request, kw_only=True):
+    """How many pieces of work ended, each for itself."""
+
+    items: Annotated[list[WorkCompletion], Meta(min_length=1, max_length=1_000)]
+
+
+class LateResult(Struct, kw_only=True):
+    """What a tool said after its work had ended without it."""
+
+    outcome: str
+    result: JSON
+    error: str | None
+    at: datetime
+
+
+class ArchiveRecord(Struct, kw_only=True):
+    """The whole story of one attempt."""
+
+    work_id: UUID
+    task_id: str
+    tool_id: str | None
+    task: Task
+    tool: Tool | None
+    attempt: int
+    outcome: Outcome
+    result: JSON
+    error: str | None
+    late: LateResult | None
+    reports: list[Report]
+    assigned_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime
+
+
+class ArchivePage(Struct, kw_only=True):
+    """Some of the archive, newest first; `next` goes into `?after=`, null at the end."""
+
+    items: list[ArchiveRecord]
+    next: str | None
+
+
+class Completed(Struct, kw_only=True):
+    """The record that went to the archive, and the tool's next work where it asked to wait for it."""
+
+    archived: ArchiveRecord
+    next: list[Work]
+
+
+CompletedStatus = Literal["archived", "exists", "work_ended", "work_not_found", "forbidden"]
+
+
+class CompletedWork(Struct, kw_only=True):
+    """What became of one completion of a batch."""
+
+    work_id: UUID
+    status: CompletedStatus
+
+
+class CompletedBatch(Struct, kw_only=True):
+    """What became of each completion, in their order."""
+
+    items: list[CompletedWork]
+
+
+# The rest
+
+
+class FieldError(Struct, kw_only=True):
+    """One field that was refused, and why."""
+
+    field: str
+    message: str
+
+
+class Problem(Struct, kw_only=True, omit_defaults=True):
+    """An error, as RFC 9457 has it, with a stable word for programs in `code`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    errors: list[FieldError] | UnsetType = UNSET
+    outcome: str | UnsetType = UNSET
+
+
+class Alive(Struct, kw_only=True):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(Struct, kw_only=True):
+    """Whether the service can do its job; where not, the check that failed says why."""
+
+    status: Literal["ready", "unready"]
+    checks: dict[str, str]
+
+
+def plain(value: JSON) -> Any:
+    """The Python value of a JSON text that was passed through."""
+    return decode(value)

@@ -1,0 +1,57 @@
+"""The uvicorn server that lets go of parked requests before it waits for them to end."""
+
+import socket
+
+import uvicorn
+
+from broker.app import create_app, create_service
+from broker.settings import Settings
+from broker.wake.waiters import Waiters
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server whose parked requests are answered when it is told to stop.
+
+    uvicorn waits for every request to end before it runs the application's shutdown, so that would
+    be too late.
+
+    Args:
+        config: uvicorn's configuration.
+        waiters: The register of the parked requests.
+    """
+
+    def __init__(self, config: uvicorn.Config, waiters: Waiters) -> None:
+        super().__init__(config)
+        self.waiters = waiters
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer who waits, let writes under way finish, and go."""
+        self.waiters.release()
+        await super().shutdown(sockets)
+
+
+def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> Server:
+    """A server of the broker.
+
+    Args:
+        settings: The settings; `database_url` is given.
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+    """
+    service = create_service(settings)
+    config = uvicorn.Config(
+        create_app(service),
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    return Server(config, service.waiters)

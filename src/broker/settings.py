@@ -1,0 +1,87 @@
+"""What can be set, from environment variables that begin with BROKER_."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The settings of the service, each with its default.
+
+    Args:
+        database_url: `postgresql://user:password@host/name`; none: the embedded Postgres.
+        listen_url: Where to LISTEN, when a pooler stands in front of `database_url`.
+        data_dir: Where the embedded Postgres keeps its data.
+        pool_size: Database connections for requests, in one process.
+        max_body_bytes: The largest request body.
+        max_depth: How deep a JSON value may nest; the value itself counts.
+        max_match_bytes: The largest `needs` or `skills`, each.
+        max_text_chars: The longest text (message, error, remark).
+        fallback_seconds: How long a parked request waits at most before it looks again by itself;
+            jitter takes up to half of it off.
+        shutdown_seconds: How long the server gives writes under way when it is told to stop.
+    """
+
+    database_url: str | None = None
+    listen_url: str | None = None
+    data_dir: Path | None = None
+    pool_size: Annotated[int, Meta(ge=1, le=100)] = 8
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 2**20)] = 32 * 2**20
+    max_depth: Annotated[int, Meta(ge=1, le=900)] = 200
+    max_match_bytes: Annotated[int, Meta(ge=16)] = 64 * 2**10
+    max_text_chars: Annotated[int, Meta(ge=16)] = 10_000
+    fallback_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
+    shutdown_seconds: Annotated[int, Meta(ge=0, le=60)] = 1
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> "Settings":
+        """The settings that the environment gives, and over them those in `given` that are not None.
+
+        Raises:
+            SettingsError: A value cannot be used; the message names the variable and says why.
+        """
+        types = get_type_hints(cls, include_extras=True)
+        values: dict[str, Any] = {}
+        for name in cls.__struct_fields__:
+            variable = variable_of(name)
+            if variable in environment:
+                try:
+                    values[name] = msgspec.convert(
+                        environment[variable], types[name], strict=False, dec_hook=_path
+                    )
+                except msgspec.ValidationError as error:
+                    raise SettingsError(f"{variable}={environment[variable]!r}: {error}") from None
+        values.update((name, value) for name, value in given.items() if value is not None)
+        return cls(**values)
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"BROKER_{name.upper()}"
+
+
+def describe() -> str:
+    """Every setting with its variable, its meaning and its default, for `--help`."""
+    documented = re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", Settings.__doc__ or "", re.MULTILINE)
+    defaults = Settings()
+    lines = []
+    for name, meaning in documented:
+        default = getattr(defaults, name)
+        lines.append(f"  {variable_of(name)}  [{'not set' if default is None else default}]")
+        lines.append(f"      {' '.join(meaning.split())}")
+    return "\n".join(lines)
+
+
+def _path(wanted: type, value: Any) -> Any:
+    if wanted is Path:
+        return Path(value)
+    raise NotImplementedError(wanted)

@@ -1,0 +1,170 @@
+"""The archive: how every attempt ended, with all that was said about it."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from msgspec.json import decode
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.schemas import ArchivePage, ArchiveRecord, LateResult, Report, Task, Tool, WorkWithReports
+from broker.store import rows
+from broker.store.pages import cut, unseal
+
+_RECORD = """
+    a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
+    a.reports, a.assigned_at, a.started_at, a.ended_at"""
+
+BY_IDS = text(f"""
+select {_RECORD}
+from work_archive a
+where a.work_id = any(cast(:ids as uuid[]))
+""")
+
+LIST = text(f"""
+select {_RECORD}
+from work_archive a
+where (a.ended_at, a.work_id) < (:before_at, :before_id)
+  and (cast(:task_id as text) is null or a.task_id = :task_id)
+  and (cast(:tool_id as text) is null or a.tool_id = :tool_id)
+  and (cast(:outcome as text) is null or a.outcome = :outcome)
+  and (cast(:since as timestamptz) is null or a.ended_at >= :since)
+  and (cast(:until as timestamptz) is null or a.ended_at < :until)
+order by a.ended_at desc, a.work_id desc
+limit :limit
+""")
+
+AS_WORK = text("""
+select work_id, task_id, tool_id, attempt, outcome, task, reports, cancel_requested, version,
+       assigned_at, started_at, deadline_at
+from work_archive
+where work_id = :work_id and tool_id is not null
+""")
+
+HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
+
+ENDED_TASKS = text("""
+select e.task_id, a.task, a.outcome, a.attempt, a.result, a.error, a.ended_at, a.work_id
+from ended_tasks e
+join work_archive a on a.work_id = e.work_id
+where e.task_id = any(cast(:ids as text[]))
+""")
+
+# A task that had no work leaves a record all the same, with a work id of its own.
+RECORD_DELETED = text(f"""
+with ending as materialized (
+    select *, uuid7() as record_id
+    from tasks
+    where id = any(cast(:ids as text[])) and state <> 'assigned'
+    order by id
+    for update
+),
+archived as (
+    insert into work_archive (work_id, task_id, task, attempt, outcome, result, error, reports, created_by)
+    select t.record_id, t.id,
+           {rows.TASK_JSON},
+           t.attempt, 'cancelled', 'null', null, '[]', t.created_by
+    from ending t
+    left join work w on false
+),
+ended as (
+    insert into ended_tasks (task_id, work_id) select id, record_id from ending order by id
+)
+delete from tasks t using ending where t.id = ending.id
+returning t.id
+""")
+
+# What a page that begins at the newest begins before.
+_END_OF_TIME = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+
+
+class ArchiveFilter(NamedTuple):
+    """Which records are asked for; none of it: all. `since` belongs to the range, `until` does not."""
+
+    task_id: str | None = None
+    tool_id: str | None = None
+    outcome: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+async def by_ids(session: AsyncSession, work_ids: Collection[UUID]) -> list[ArchiveRecord]:
+    """The records of these works, in no particular order; the unknown are left out."""
+    return [_record(row) for row in await session.execute(BY_IDS, {"ids": list(work_ids)})]
+
+
+async def page(session: AsyncSession, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:
+    """Some of the records, the newest first."""
+    at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after else _END_OF_TIME
+    values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
+    found = (await session.execute(LIST, values)).all()
+    items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))
+    return ArchivePage(items=[_record(row) for row in items], next=onward)
+
+
+async def as_work(session: AsyncSession, work_id: UUID) -> WorkWithReports | None:
+    """Ended work, told like work under way: its state is the outcome."""
+    row = (await session.execute(AS_WORK, {"work_id": work_id})).one_or_none()
+    if row is None:
+        return None
+    task, reports = decode(row.task, type=Task), decode(row.reports, type=list[Report])
+    told = [report.progress for report in reports if report.progress is not None]
+    return WorkWithReports(
+        id=row.work_id,
+        task_id=row.task_id,
+        tool_id=row.tool_id,
+        attempt=row.attempt,
+        state=row.outcome,
+        needs=task.needs,
+        payload=task.payload,
+        progress=told[-1] if told else None,
+        cancel_requested=row.cancel_requested,
+        version=row.version,
+        assigned_at=row.assigned_at,
+        started_at=row.started_at,
+        deadline_at=row.deadline_at,
+        reports=reports,
+    )
+
+
+async def has_ended(session: AsyncSession, task_ids: Collection[str]) -> set[str]:
+    """Those of the tasks that have ended."""
+    return {row[0] for row in await session.execute(HAS_ENDED, {"ids": list(task_ids)})}
+
+
+async def ended_tasks(session: AsyncSession, task_ids: Collection[str]) -> list[Task]:
+    """Those of the tasks that have ended, as the record of their end tells it."""
+    return [_ended_task(row) for row in await session.execute(ENDED_TASKS, {"ids": list(task_ids)})]
+
+
+async def record_deleted(session: AsyncSession, task_ids: Collection[str]) -> set[str]:
+    """Delete those of the tasks that have no work, and record that; the ids of the deleted."""
+    return {row[0] for row in await session.execute(RECORD_DELETED, {"ids": list(task_ids)})}
+
+
+def _record(row: rows.AnyRow) -> ArchiveRecord:
+    return ArchiveRecord(
+        work_id=row[0],
+        task_id=row[1],
+        tool_id=row[2],
+        task=decode(row[3], type=Task),
+        tool=decode(row[4], type=Tool) if row[4] is not None else None,
+        attempt=row[5],
+        outcome=row[6],
+        result=rows.raw(row[7]),
+        error=row[8],
+        late=decode(row[9], type=LateResult) if row[9] is not None else None,
+        reports=decode(row[10], type=list[Report]),
+        assigned_at=row[11],
+        started_at=row[12],
+        ended_at=row[13],
+    )
+
+
+def _ended_task(row: rows.AnyRow) -> Task:
+    task = decode(row[1], type=Task)
+    task.state, task.attempt, task.error, task.ended_at, task.work_id = row[2], row[3], row[5], row[6], row[7]
+    task.result = rows.raw(row[4])
+    return task

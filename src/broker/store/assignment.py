@@ -1,0 +1,142 @@
+"""Assignment: making work of pairs of a task and a tool."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.schemas import Pair, PairStatus, Work
+from broker.store import archive, rows
+
+# Everyone who locks more than one kind of row locks work first, then tasks, then tools, each in
+# the order of their ids: so nobody waits in a circle.
+LOCK_TASKS = text("select id, state from tasks where id = any(cast(:ids as text[])) order by id for update")
+LOCK_TOOLS = text("""
+select id, case when draining or offline then 0 else capacity - load end as room
+from tools
+where id = any(cast(:ids as text[]))
+order by id
+for no key update
+""")
+
+ASSIGN = text(f"""
+with pair as (
+    select * from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) as p (task_id, tool_id)
+),
+taken as (
+    update tasks t
+    set state = 'assigned', work_id = uuid7(), remark = null, remark_at = null, changed = pg_current_xact_id()
+    from pair p
+    where t.id = p.task_id and t.state = 'available'
+    returning t.*, p.tool_id
+),
+loaded as (
+    update tools t
+    set load = t.load + n.works, changed = pg_current_xact_id()
+    from (select tool_id, cast(count(*) as integer) as works from taken group by tool_id) n
+    where t.id = n.tool_id
+),
+assigned as (
+    insert into work (id, task_id, tool_id, attempt, deadline_at)
+    select taken.work_id, taken.id, taken.tool_id, taken.attempt + 1,
+           now() + make_interval(secs => t.lease_seconds)
+    from taken join tools t on t.id = taken.tool_id
+    returning *
+)
+select {rows.WORK}
+from assigned w
+join taken t on t.id = w.task_id
+""")
+
+OF_PAIRS = text(f"""
+select {rows.WORK}
+from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) as p (task_id, tool_id)
+join work w on w.task_id = p.task_id and w.tool_id = p.tool_id
+join tasks t on t.id = w.task_id
+""")
+
+Key = tuple[str, str]
+
+
+class Assigned(NamedTuple):
+    """What became of a pair, and its work where it has some."""
+
+    status: PairStatus
+    work: Work | None
+
+
+async def assign(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned]:
+    """Make work of pairs, each for itself; an earlier pair wins over a later one.
+
+    Args:
+        session: An open transaction.
+        pairs: Tasks and tools.
+
+    Returns:
+        For each pair what became of it.
+    """
+    keys = [(pair.task_id, pair.tool_id) for pair in pairs]
+    task_ids, tool_ids = [key[0] for key in keys], [key[1] for key in keys]
+    states = {row[0]: row[1] for row in await session.execute(LOCK_TASKS, {"ids": task_ids})}
+    room = {row[0]: row[1] for row in await session.execute(LOCK_TOOLS, {"ids": tool_ids})}
+    # What is locked stays as it is: the pairs are gone through one by one, and written as a set.
+    statuses = decide(keys, states, room)
+    made = await _work(session, ASSIGN, [key for key in keys if statuses[key] == "assigned"])
+
+    refused = [key for key in keys if statuses[key] == "task_unavailable"]
+    there = await _work(session, OF_PAIRS, refused)
+    missing = [key[0] for key in keys if statuses[key] == "task_not_found"]
+    ended = await archive.has_ended(session, missing) if missing else set()
+
+    answers: list[Assigned] = []
+    answered: set[Key] = set()
+    for key in keys:
+        if key in there or (key in made and key in answered):
+            answers.append(Assigned("exists", there.get(key) or made.get(key)))
+        elif key[0] in ended:
+            answers.append(Assigned("task_unavailable", None))
+        else:
+            answers.append(Assigned(statuses[key], made.get(key)))
+        answered.add(key)
+    return answers
+
+
+def decide(keys: Sequence[Key], states: Mapping[str, str], room: Mapping[str, int]) -> dict[Key, PairStatus]:
+    """What becomes of each pair, taken one after the other.
+
+    Args:
+        keys: Pairs of a task's and a tool's id; a pair that comes again is the same pair.
+        states: The states of the tasks that there are.
+        room: How much more work the tools that there are can take.
+    """
+    left = dict(room)
+    taken: set[str] = set()
+    statuses: dict[Key, PairStatus] = {}
+    for task_id, tool_id in keys:
+        if statuses.get((task_id, tool_id)) == "assigned":
+            continue
+        status: PairStatus = "assigned"
+        if task_id not in states:
+            status = "task_not_found"
+        elif states[task_id] != "available" or task_id in taken:
+            status = "task_unavailable"
+        elif tool_id not in left:
+            status = "tool_not_found"
+        elif left[tool_id] < 1:
+            status = "tool_unavailable"
+        else:
+            taken.add(task_id)
+            left[tool_id] -= 1
+        statuses[task_id, tool_id] = status
+    return statuses
+
+
+async def _work(session: AsyncSession, statement: TextClause, keys: Sequence[Key]) -> dict[Key, Work]:
+    """The work of these pairs, by a statement that makes it or finds it."""
+    if not keys:
+        return {}
+    unique = list(dict.fromkeys(keys))
+    values = {"task_ids": [key[0] for key in unique], "tool_ids": [key[1] for key in unique]}
+    works = [rows.work(row) for row in await session.execute(statement, values)]
+    return {(work.task_id, work.tool_id): work for work in works}

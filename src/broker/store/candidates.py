@@ -1,0 +1,151 @@
+"""What an assigner looks at: the available tasks and tools, and what is new among them.
+
+The cursor is exact whatever order transactions commit in. A row carries the transaction that last
+changed its availability; the cursor carries the snapshot that the last reading saw (PostgreSQL's own
+`pg_snapshot`). New is what that snapshot did not see: also what was written before the reading, but
+committed after it. A long transaction elsewhere neither hides a row nor makes anyone spin.
+
+A reading that does not fit on a page goes on in the order of the offer, from where the last page
+ended. Its cursor keeps the snapshot from before its first page, so that whatever changes meanwhile,
+behind the reader's back, is new to the next reading.
+"""
+
+from msgspec import Struct
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.errors import CursorExpired
+from broker.schemas import Candidates, Task, Tool
+from broker.store import rows
+from broker.store.pages import seal, unseal
+
+# The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this
+# database, and these tables (a dump that is read in again makes new ones).
+SNAPSHOT = text("""
+select cast(pg_current_snapshot() as text),
+       md5(concat_ws('/', (select system_identifier from pg_control_system()),
+                     substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+                     (select oid from pg_database where datname = current_database()),
+                     pg_relation_filenode('tasks'), pg_relation_filenode('tools')))
+""")
+
+_NEW = """
+    changed >= pg_snapshot_xmin(cast(cast(:seen as text) as pg_snapshot))
+    and not pg_visible_in_snapshot(changed, cast(cast(:seen as text) as pg_snapshot))"""
+
+NEW_TASKS = text(f"""
+select {rows.TASK}
+from (select * from tasks where state = 'available' and {_NEW} order by changed limit :limit) t
+left join work w on false
+order by -cast(t.priority as integer), t.seq
+""")
+
+NEW_TOOLS = text(f"""
+select {rows.TOOL}
+from (select * from tools where available and {_NEW} order by changed limit :limit) t
+join tool_leases l on l.tool_id = t.id
+order by t.id
+""")
+
+_UNSEEN = """
+    (cast(:seen as text) is null
+     or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot)))"""
+
+WALK_TASKS = text(f"""
+select {rows.TASK}, t.seq
+from tasks t
+left join work w on false
+where t.state = 'available' and (-cast(t.priority as integer), t.seq) > (:rank, :seq) and {_UNSEEN}
+order by -cast(t.priority as integer), t.seq
+limit :limit
+""")
+
+WALK_TOOLS = text(f"""
+select {rows.TOOL}
+from tools t
+join tool_leases l on l.tool_id = t.id
+where t.available and t.id > :id and {_UNSEEN}
+order by t.id
+limit :limit
+""")
+
+_FIRST_TASK = (-(2**15) - 1, -1)
+_FIRST_TOOL = ""
+
+
+class Cursor(Struct, array_like=True, kw_only=True):
+    """Where a reading of the candidates goes on.
+
+    Args:
+        home: The database that the snapshots are of.
+        seen: The snapshot whose rows the client has; none: it has none.
+        reading: In the middle of a reading: the snapshot from before its first page.
+        task: In the middle of a reading: the rank and number of the last task; none: it had them all.
+        tool: The same for tools: the last one's id.
+    """
+
+    home: str
+    seen: str | None = None
+    reading: str | None = None
+    task: tuple[int, int] | None = None
+    tool: str | None = None
+
+
+async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -> Candidates:
+    """The available tasks and tools; with a cursor, those that are new since.
+
+    Args:
+        session: An open transaction.
+        cursor: The last answer's cursor, to go on from.
+        limit: At most this many tasks, and this many tools.
+
+    Raises:
+        ValidationFailed: The cursor is garbled.
+        CursorExpired: The cursor is of another database.
+    """
+    given = unseal(cursor, Cursor, field="cursor") if cursor else None
+    # Read before anything else: what changes after this may come twice, but is never missed.
+    snapshot, home = (await session.execute(SNAPSHOT)).one()
+    if given is not None and given.home != home:
+        raise CursorExpired
+    here = given or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)
+
+    tasks: list[Task] = []
+    tools: list[Tool] = []
+    if here.reading is None:
+        here = Cursor(home=home, seen=here.seen, reading=snapshot)
+        tasks = [rows.task(row) for row in await _new(session, NEW_TASKS, here, limit)]
+        tools = [rows.tool(row) for row in await _new(session, NEW_TOOLS, here, limit)]
+        # More than a page of them: they are read page by page, in the order of the offer.
+        here.task = _FIRST_TASK if len(tasks) > limit else None
+        here.tool = _FIRST_TOOL if len(tools) > limit else None
+    if here.task is not None:
+        tasks, here.task = await _walk_tasks(session, here.task, here.seen, limit)
+    if here.tool is not None:
+        tools, here.tool = await _walk_tools(session, here.tool, here.seen, limit)
+
+    more = here.task is not None or here.tool is not None
+    onward = here if more else Cursor(home=home, seen=here.reading)
+    return Candidates(cursor=seal(onward), tasks=tasks, tools=tools, more=more)
+
+
+async def _new(session: AsyncSession, statement: TextClause, here: Cursor, limit: int) -> list[rows.AnyRow]:
+    return list((await session.execute(statement, {"seen": here.seen, "limit": limit + 1})).all())
+
+
+async def _walk_tasks(
+    session: AsyncSession, after: tuple[int, int], seen: str | None, limit: int
+) -> tuple[list[Task], tuple[int, int] | None]:
+    rank, seq = after
+    values = {"rank": rank, "seq": seq, "seen": seen, "limit": limit + 1}
+    found = (await session.execute(WALK_TASKS, values)).all()
+    page = [rows.task(row) for row in found[:limit]]
+    return page, (-page[-1].priority, found[limit - 1][rows.TASK_WIDTH]) if len(found) > limit else None
+
+
+async def _walk_tools(
+    session: AsyncSession, after: str, seen: str | None, limit: int
+) -> tuple[list[Tool], str | None]:
+    found = (await session.execute(WALK_TOOLS, {"id": after, "seen": seen, "limit": limit + 1})).all()
+    page = [rows.tool(row) for row in found[:limit]]
+    return page, page[-1].id if len(found) > limit else None

@@ -1,0 +1,170 @@
+"""Completion: however work ends, the whole story goes to the archive in one transaction.
+
+Work and reports are copied there and deleted; the task is deleted as well (succeeded, cancelled),
+goes back (available, or scheduled after a backoff) or is held as failed; the tool has room again.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from msgspec import Raw
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.schemas import ArchiveRecord, Outcome
+from broker.store import archive, rows, tools
+
+# Work, then tasks, then tools, each in the order of their ids, as everywhere. It is a statement of
+# its own because the next one has to see what was written while this one waited.
+LOCK = text("""
+with locked_work as materialized (
+    select id, task_id, tool_id from work where id = any(cast(:ids as uuid[])) order by id for update
+),
+locked_tasks as materialized (
+    select id from tasks where id in (select task_id from locked_work) order by id for update
+)
+select id
+from tools
+where id in (select tool_id from locked_work) and (select count(*) from locked_tasks) > 0
+order by id
+for no key update
+""")
+
+# An attempt counts when it was the tool's: work that it gave back, or never began, was none.
+# The backoff doubles with every attempt, up to a day, and takes 50 to 100 % of that by chance, so
+# that what failed together does not come back together.
+END = text(f"""
+with asked as (
+    select *
+    from unnest(cast(:work_id as uuid[]), cast(:outcome as text[]), cast(:result as jsonb[]),
+                cast(:error as text[]), cast(:retry as boolean[]))
+         as u (work_id, outcome, result, error, retry)
+),
+ending as materialized (
+    select w.*, asked.result, asked.error, asked.retry, final.outcome,
+           t.attempt + cast(counting.counts as integer) as attempts,
+           final.outcome in ('succeeded', 'cancelled') as ends_task,
+           counting.counts and (not asked.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
+           case when final.outcome in ('failed', 'timed_out')
+                then now() + make_interval(secs => (0.5 + random() / 2)
+                     * least(t.retry_backoff_seconds * power(2, least(t.attempt, 30)), 86400)) end as due_at
+    from asked
+    join work w on w.id = asked.work_id
+    join tasks t on t.id = w.task_id
+    cross join lateral (
+        select case when not w.cancel_requested or asked.outcome = 'succeeded' then asked.outcome
+                    when w.cancel_requeue then 'released'
+                    else 'cancelled' end as outcome
+    ) final
+    cross join lateral (
+        select final.outcome in ('succeeded', 'failed', 'timed_out')
+               or final.outcome = 'lost' and w.state = 'running' as counts
+    ) counting
+),
+archived as (
+    insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, error, reports,
+                              version, cancel_requested, assigned_at, started_at, deadline_at,
+                              created_by, registered_by)
+    select w.id, w.task_id, w.tool_id, {rows.TASK_JSON}, {rows.TOOL_JSON},
+           w.attempt, w.outcome, w.result, w.error,
+           (select coalesce(jsonb_agg(jsonb_build_object('id', r.id, 'at', r.at, 'progress', r.progress,
+                                                         'message', r.message, 'data', r.data)
+                                      order by r.seq), '[]')
+            from work_reports r
+            where r.work_id = w.id),
+           w.version + 1, w.cancel_requested, w.assigned_at, w.started_at, w.deadline_at,
+           t.created_by, o.registered_by
+    from ending w
+    join tasks t on t.id = w.task_id
+    join tools o on o.id = w.tool_id
+    join tool_leases l on l.tool_id = o.id
+    returning work_id
+),
+reports_gone as (
+    delete from work_reports r using ending e where r.work_id = e.id
+),
+work_gone as (
+    delete from work w using ending e where w.id = e.id
+),
+tasks_gone as (
+    delete from tasks t using ending e where t.id = e.task_id and e.ends_task
+    returning t.id
+),
+ended as (
+    insert into ended_tasks (task_id, work_id)
+    select task_id, id from ending where ends_task order by task_id
+),
+tasks_back as (
+    update tasks t
+    set state = case when e.fails_task then 'failed' when e.due_at > now() then 'scheduled'
+                     else 'available' end,
+        due_at = case when not e.fails_task and e.due_at > now() then e.due_at end,
+        ended_at = case when e.fails_task then now() end,
+        result = case when e.fails_task then e.result end,
+        error = e.error, attempt = e.attempts, work_id = null, changed = pg_current_xact_id()
+    from ending e
+    where t.id = e.task_id and not e.ends_task
+),
+tools_have_room as (
+    update tools t
+    set load = t.load - n.works, changed = pg_current_xact_id()
+    from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
+    where t.id = n.tool_id
+)
+select e.id, e.tool_id from ending e join archived on archived.work_id = e.id
+""")
+
+
+class Ending(NamedTuple):
+    """How a piece of work ends."""
+
+    work_id: UUID
+    outcome: Outcome
+    result: Raw
+    error: str | None
+    retry: bool = True
+
+
+class Ended(NamedTuple):
+    """What became of an ending: `ended` by it, or already `same` or `other`, or `unknown`.
+
+    The record is the archive's, None for `unknown`.
+    """
+
+    status: Literal["ended", "same", "other", "unknown"]
+    record: ArchiveRecord | None
+
+
+async def complete(session: AsyncSession, endings: Sequence[Ending]) -> list[Ended]:
+    """End work, as its tool says it; a first ending wins over a later one.
+
+    Args:
+        session: An open transaction.
+        endings: Which work, and how it ended.
+
+    Returns:
+        For each what became of it.
+    """
+    first = {ending.work_id: ending for ending in reversed(endings)}
+    ended = await end(session, list(first.values()))
+    await tools.renew(session, list(ended.values()))
+    records = {record.work_id: record for record in await archive.by_ids(session, list(first))}
+
+    def answer(ending: Ending) -> Ended:
+        record = records.get(ending.work_id)
+        if record is None:
+            return Ended("unknown", None)
+        if ending.work_id in ended and first[ending.work_id] is ending:
+            return Ended("ended", record)
+        return Ended("same" if record.outcome == ending.outcome else "other", record)
+
+    return [answer(ending) for ending in endings]
+
+
+async def end(session: AsyncSession, endings: Sequence[Ending]) -> dict[UUID, str]:
+    """End the work that is under way; its id and tool for each that this ended. The ids differ."""
+    await session.execute(LOCK, {"ids": [ending.work_id for ending in endings]})
+    values = rows.columns(endings, "work_id", "outcome", "error", "retry")
+    values["result"] = [rows.given(ending.result) for ending in endings]
+    return {row[0]: row[1] for row in await session.execute(END, values)}

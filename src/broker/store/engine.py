@@ -1,0 +1,111 @@
+"""The way to the database: one engine, short transactions, and errors in the broker's own words."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Concatenate, ParamSpec, TypeVar
+
+import asyncpg
+from msgspec import Raw
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+from broker.errors import BadRequest, Unavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Given = ParamSpec("Given")
+
+# A step of the life cycle takes a set of items and answers for each of them, in order.
+Step = Callable[[AsyncSession, Sequence[Item]], Awaitable[list[Answer]]]
+Do = Callable[Concatenate[AsyncSession, Given], Awaitable[Answer]]
+
+# asyncpg's internal error is what a connection that dies between two operations can raise.
+_LOST = (
+    InterfaceError,
+    OperationalError,
+    PoolTimeoutError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+_DATA_EXCEPTION = "22"  # the class of SQLSTATEs that says: this value cannot be stored
+
+
+class Store:
+    """The database, as the rest of the broker sees it.
+
+    Args:
+        url: Where it is; `postgresql://` and `postgresql+asyncpg://` mean the same here.
+        pool_size: How many connections to keep at most.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self.engine = create_async_engine(
+            async_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=5,
+            # JSON passes through as text.
+            json_deserializer=Raw,
+            connect_args={"timeout": 5, "server_settings": {"application_name": "broker", "TimeZone": "UTC"}},
+        )
+        self._session = async_sessionmaker(self.engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """One short transaction, committed at the end of the block.
+
+        Raises:
+            Unavailable: The database did not answer.
+            BadRequest: PostgreSQL refuses a value.
+        """
+        try:
+            async with self._session() as session, session.begin():
+                yield session
+        except (SQLAlchemyError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+            raise _in_our_words(error) from error
+
+    async def one(self, step: Step[Item, Answer], item: Item) -> Answer:
+        """Take a step with one item, and its answer once that is committed."""
+        [answer] = await self.many(step, [item])
+        return answer
+
+    async def many(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+        """Take a step with many items in one transaction; the answers are in their order."""
+        async with self.transaction() as session:
+            return await step(session, items)
+
+    async def run(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Run something else in a transaction of its own: a read, or upkeep."""
+        async with self.transaction() as session:
+            return await do(session, *args, **kwargs)
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        await self.engine.dispose()
+
+
+def async_url(url: str) -> URL:
+    """The URL with the driver that the broker uses."""
+    return make_url(url).set(drivername="postgresql+asyncpg")
+
+
+def libpq_url(url: str) -> str:
+    """The URL as PostgreSQL's own libraries and asyncpg read it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _in_our_words(error: Exception) -> Exception:
+    if isinstance(error, DBAPIError):
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        if state.startswith(_DATA_EXCEPTION):
+            return BadRequest("PostgreSQL cannot hold a value of this request.")
+        # Insufficient resources, operator intervention, transaction rollback, connection, read-only.
+        if error.connection_invalidated or state[:2] in {"53", "57", "40", "08", "25", ""}:
+            return Unavailable()
+    if isinstance(error, _LOST):
+        return Unavailable()
+    return error

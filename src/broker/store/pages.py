@@ -1,0 +1,55 @@
+"""Pages by keyset: where a list goes on is said by its last row, so rows may come and go."""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import crc32
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from broker.errors import ValidationFailed
+from broker.schemas import FieldError
+
+Key = TypeVar("Key")
+Found = TypeVar("Found")
+
+
+def cut(
+    found: Sequence[Found], limit: int, key: Callable[[Found], object]
+) -> tuple[Sequence[Found], str | None]:
+    """A page of what was found, and where the next one begins.
+
+    Args:
+        found: What was asked for, up to one more than the page holds: that there is one says there is more.
+        limit: How much the page holds.
+        key: What says where to go on, of the last one on the page.
+    """
+    if len(found) <= limit:
+        return found, None
+    return found[:limit], seal(key(found[limit - 1]))
+
+
+def seal(key: object) -> str:
+    """An opaque text that says where to go on; a checksum tells it from a garbled one."""
+    body = msgspec.msgpack.encode(key)
+    return urlsafe_b64encode(crc32(body).to_bytes(4, "big") + body).decode().rstrip("=")
+
+
+def unseal(text: str, form: type[Key], *, field: str) -> Key:
+    """What `seal` was given.
+
+    Args:
+        text: The opaque text.
+        form: The type of the key.
+        field: The parameter that the text came in, for the error.
+
+    Raises:
+        ValidationFailed: The text is not one of ours.
+    """
+    try:
+        sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        if crc32(sealed[4:]).to_bytes(4, "big") == sealed[:4]:
+            return msgspec.msgpack.decode(sealed[4:], type=form)
+    except (ValueError, msgspec.MsgspecError):
+        pass
+    raise ValidationFailed([FieldError(field=field, message="is garbled: give it back as it was answered")])

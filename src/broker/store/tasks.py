@@ -1,0 +1,173 @@
+"""Tasks: submitting, reading, remarks, and deleting what does not run."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.schemas import NewTask, Task, TaskPage, TaskRemark
+from broker.store import archive, rows
+from broker.store.pages import cut, unseal
+
+# Ranks are given in the order of submission, rows are written in the order of their ids: two
+# submissions that share ids then wait for each other in one direction only.
+SUBMIT = text(f"""
+with asked as materialized (
+    select a.place, nextval('tasks_seq_seq') as seq,
+           coalesce(a.id, cast(uuid7() as text)) as id, a.needs, a.payload, a.priority,
+           a.not_before, a.timeout_seconds, a.max_attempts, a.retry_backoff_seconds
+    from (select *
+          from unnest(cast(:id as text[]), cast(:needs as jsonb[]), cast(:payload as jsonb[]),
+                      cast(:priority as smallint[]), cast(:not_before as timestamptz[]),
+                      cast(:timeout_seconds as double precision[]), cast(:max_attempts as integer[]),
+                      cast(:retry_backoff_seconds as double precision[]))
+               with ordinality
+               as u (id, needs, payload, priority, not_before, timeout_seconds, max_attempts,
+                     retry_backoff_seconds, place)
+          order by place) a
+),
+created as (
+    insert into tasks as t (id, seq, needs, payload, priority, state, due_at, not_before, timeout_seconds,
+                            max_attempts, retry_backoff_seconds)
+    overriding system value
+    select id, seq, needs, payload, priority,
+           case when not_before > now() then 'scheduled' else 'available' end,
+           case when not_before > now() then not_before end,
+           not_before, timeout_seconds, max_attempts, retry_backoff_seconds
+    from asked
+    order by id
+    on conflict (id) do nothing
+    returning t.*
+)
+select {rows.TASK}
+from asked
+left join created t on t.seq = asked.seq
+left join work w on false
+order by asked.place
+""")
+
+# A task that ended while it was submitted once more: the insert waited for it to be deleted,
+# and found the id free. Only a statement that begins after that can see it in the archive.
+TAKE_BACK_ENDED = text("""
+delete from tasks
+where id in (select task_id from ended_tasks where task_id = any(cast(:ids as text[])))
+returning id
+""")
+
+BY_IDS = text(f"""
+select {rows.TASK}
+from tasks t
+left join work w on w.id = t.work_id
+where t.id = any(cast(:ids as text[]))
+""")
+
+LIST = text(f"""
+select {rows.TASK}, t.seq
+from tasks t
+left join work w on w.id = t.work_id
+where t.seq > :after
+  and (cast(:state as text) is null or coalesce(w.state, t.state) = :state)
+  and (cast(:needs as jsonb) is null or t.needs @> cast(:needs as jsonb))
+  and (cast(:older_than as double precision) is null
+       or t.created_at < now() - make_interval(secs => cast(:older_than as double precision)))
+order by t.seq
+limit :limit
+""")
+
+REMARK = text("""
+with asked as (
+    select distinct on (u.task_id) u.task_id, u.remark
+    from unnest(cast(:task_id as text[]), cast(:text as text[])) with ordinality as u (task_id, remark, place)
+    order by u.task_id, u.place desc
+),
+locked as materialized (
+    select id from tasks where id in (select task_id from asked) order by id for no key update
+),
+-- Assigned, it waits no more: the remark has nothing left to say.
+remarked as (
+    update tasks t set remark = asked.remark, remark_at = now()
+    from asked join locked on locked.id = asked.task_id
+    where t.id = asked.task_id and t.state <> 'assigned'
+)
+select id from locked
+""")
+
+
+class Submitted(NamedTuple):
+    """A task, and whether this submission made it."""
+
+    task: Task
+    created: bool
+
+
+class TaskFilter(NamedTuple):
+    """Which of the live tasks are asked for; none of it: all of them."""
+
+    state: str | None = None
+    needs: str | None = None
+    older_than_seconds: float | None = None
+
+
+async def submit(session: AsyncSession, new: Sequence[NewTask]) -> list[Submitted]:
+    """Write new tasks; one whose id is known already, live or ended, is answered as it is.
+
+    Args:
+        session: An open transaction.
+        new: The tasks, in the order in which they shall be offered.
+
+    Returns:
+        For each of them the task, and whether it was created.
+    """
+    values = rows.columns(
+        new, "id", "priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds"
+    )
+    values["needs"] = [rows.given(task.needs) for task in new]
+    values["payload"] = [rows.given(task.payload) for task in new]
+    answers = (await session.execute(SUBMIT, values)).all()
+    tasks = [rows.task(row) if row[0] is not None else None for row in answers]
+
+    chosen = [task.id for task, asked in zip(tasks, new, strict=True) if task and asked.id is not None]
+    ended: set[str] = set()
+    if chosen:
+        ended = {row[0] for row in await session.execute(TAKE_BACK_ENDED, {"ids": chosen})}
+    created = [task if task and task.id not in ended else None for task in tasks]
+
+    known_ids = {asked.id for task, asked in zip(created, new, strict=True) if task is None and asked.id}
+    known = {task.id: task for task in await by_ids(session, known_ids)} if known_ids else {}
+    return [
+        Submitted(task, created=True) if task else Submitted(known[str(asked.id)], created=False)
+        for task, asked in zip(created, new, strict=True)
+    ]
+
+
+async def by_ids(session: AsyncSession, ids: Sequence[str] | set[str]) -> list[Task]:
+    """The tasks of these ids, live or ended, in no particular order; the unknown are left out."""
+    live = [rows.task(row) for row in await session.execute(BY_IDS, {"ids": list(ids)})]
+    missing = set(ids) - {task.id for task in live}
+    return live + await archive.ended_tasks(session, missing) if missing else live
+
+
+async def page(session: AsyncSession, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
+    """Some of the live tasks, in the order of their submission."""
+    found = (
+        await session.execute(
+            LIST,
+            {
+                "after": unseal(after, int, field="after") if after else -1,
+                "state": which.state,
+                "needs": which.needs,
+                "older_than": which.older_than_seconds,
+                "limit": limit + 1,
+            },
+        )
+    ).all()
+    items, onward = cut(found, limit, key=lambda row: row[rows.TASK_WIDTH])
+    return TaskPage(items=[rows.task(row) for row in items], next=onward)
+
+
+async def remark(session: AsyncSession, remarks: Sequence[TaskRemark]) -> list[bool]:
+    """Write the assigner's remarks; for each whether there is such a live task."""
+    found = await session.execute(REMARK, rows.columns(remarks, "task_id", "text"))
+    known = {row[0] for row in found}
+    return [remark.task_id in known for remark in remarks]

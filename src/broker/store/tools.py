@@ -1,0 +1,192 @@
+"""Tools: registering, reading, changing, deleting, and their leases."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple
+
+from msgspec import UNSET
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.schemas import Heartbeat, NewTool, Tool, ToolChange, ToolPage
+from broker.store import rows
+from broker.store.pages import cut, unseal
+
+REGISTER = text("""
+insert into tools as t (id, skills, capacity, lease_seconds, token_hash)
+select coalesce(u.id, cast(uuid7() as text)), u.skills, u.capacity, u.lease_seconds, u.token_hash
+from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
+            cast(:lease_seconds as double precision[]), cast(:token_hash as bytea[]))
+     as u (id, skills, capacity, lease_seconds, token_hash)
+order by 1
+on conflict (id) do update
+set skills = excluded.skills, capacity = excluded.capacity, lease_seconds = excluded.lease_seconds,
+    token_hash = excluded.token_hash, draining = false, offline = false, changed = pg_current_xact_id()
+returning t.id, t.token_hash, t.xmax = 0 as created
+""")
+
+BEGIN_LEASES = text("""
+insert into tool_leases as l (tool_id, expires_at)
+select t.id, now() + make_interval(secs => t.lease_seconds)
+from tools t
+where t.id = any(cast(:ids as text[]))
+order by t.id
+on conflict (tool_id) do update set seen_at = excluded.seen_at, expires_at = excluded.expires_at
+""")
+
+BY_IDS = text(f"""
+select {rows.TOOL}
+from tools t
+join tool_leases l on l.tool_id = t.id
+where t.id = any(cast(:ids as text[]))
+""")
+
+LIST = text(f"""
+select *
+from (select {rows.TOOL} from tools t join tool_leases l on l.tool_id = t.id where t.id > :after) t
+where cast(:state as text) is null or t.state = :state
+order by t.id
+limit :limit
+""")
+
+CHANGE = text("""
+with asked as (
+    select *
+    from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
+                cast(:lease_seconds as double precision[]), cast(:draining as boolean[]))
+         as u (id, skills, capacity, lease_seconds, draining)
+),
+locked as materialized (
+    select id from tools where id in (select id from asked) order by id for no key update
+)
+update tools t
+set skills = coalesce(a.skills, t.skills), capacity = coalesce(a.capacity, t.capacity),
+    lease_seconds = coalesce(a.lease_seconds, t.lease_seconds), draining = coalesce(a.draining, t.draining),
+    changed = pg_current_xact_id()
+from asked a join locked on locked.id = a.id
+where t.id = a.id
+""")
+
+LOCK = text("select id, load from tools where id = any(cast(:ids as text[])) order by id for update")
+
+DELETE = text("delete from tools where id = any(cast(:ids as text[])) and load = 0 returning id")
+
+# In the order of their ids, and in place: no index has what changes here.
+RENEW = text("""
+with locked as materialized (
+    select tool_id from tool_leases where tool_id = any(cast(:ids as text[]))
+    order by tool_id for no key update
+)
+update tool_leases l
+set seen_at = now(), expires_at = now() + make_interval(secs => t.lease_seconds)
+from locked, tools t
+where l.tool_id = locked.tool_id and t.id = locked.tool_id
+returning l.tool_id, l.expires_at
+""")
+
+
+TO_CANCEL = text("""
+select tool_id, id
+from work
+where tool_id = any(cast(:ids as text[])) and cancel_requested
+order by assigned_at, id
+""")
+
+
+class Registration(NamedTuple):
+    """A tool that registers, and the token it will be known by."""
+
+    tool: NewTool
+    token: str
+
+
+class Registered(NamedTuple):
+    """A tool, and whether this registration made it."""
+
+    tool: Tool
+    created: bool
+
+
+class Change(NamedTuple):
+    """A tool's id, and what to change of it."""
+
+    id: str
+    change: ToolChange
+
+
+def hashed(token: str) -> bytes:
+    """A token as it is kept: it is long and random, so a plain hash is as hard to undo as it is."""
+    return sha256(token.encode()).digest()
+
+
+async def register(session: AsyncSession, new: Sequence[Registration]) -> list[Registered]:
+    """Enter tools; one that is there already is updated, its old token void.
+
+    The ids in one call differ.
+    """
+    tokens = [hashed(registration.token) for registration in new]
+    values = rows.columns((registration.tool for registration in new), "id", "capacity", "lease_seconds")
+    values["skills"] = [rows.given(registration.tool.skills) for registration in new]
+    values["token_hash"] = tokens
+    entered = {row[1]: (row[0], row[2]) for row in await session.execute(REGISTER, values)}
+    ids = [entered[token][0] for token in tokens]
+    await session.execute(BEGIN_LEASES, {"ids": ids})
+    known = {tool.id: tool for tool in await by_ids(session, ids)}
+    return [Registered(known[entered[token][0]], entered[token][1]) for token in tokens]
+
+
+async def by_ids(session: AsyncSession, ids: Sequence[str]) -> list[Tool]:
+    """The tools of these ids, in no particular order; the unknown are left out."""
+    return [rows.tool(row) for row in await session.execute(BY_IDS, {"ids": ids})]
+
+
+async def page(session: AsyncSession, *, state: str | None, limit: int, after: str | None) -> ToolPage:
+    """Some of the tools, in the order of their ids."""
+    values = {"after": unseal(after, str, field="after") if after else "", "state": state, "limit": limit + 1}
+    found = (await session.execute(LIST, values)).all()
+    items, onward = cut(found, limit, key=lambda row: row[0])
+    return ToolPage(items=[rows.tool(row) for row in items], next=onward)
+
+
+async def change(session: AsyncSession, changes: Sequence[Change]) -> list[Tool | None]:
+    """Change tools; for each the tool as it is now, None where there is none. The ids differ."""
+
+    def of(name: str) -> list[object]:
+        values = [getattr(change.change, name) for change in changes]
+        return [None if value is UNSET else value for value in values]
+
+    ids = [change.id for change in changes]
+    skills = [
+        None if change.change.skills is UNSET else rows.given(change.change.skills) for change in changes
+    ]
+    values = {"id": ids, "skills": skills} | {
+        name: of(name) for name in ("capacity", "lease_seconds", "draining")
+    }
+    await session.execute(CHANGE, values)
+    known = {tool.id: tool for tool in await by_ids(session, ids)}
+    return [known.get(id_) for id_ in ids]
+
+
+async def delete(session: AsyncSession, ids: Sequence[str]) -> list[str]:
+    """Delete tools that have no work; for each `deleted`, `busy` or `unknown`."""
+    loads = {row[0]: row[1] for row in await session.execute(LOCK, {"ids": ids})}
+    deleted = {row[0] for row in await session.execute(DELETE, {"ids": list(loads)})}
+    return ["deleted" if id_ in deleted else "busy" if id_ in loads else "unknown" for id_ in ids]
+
+
+async def heartbeat(session: AsyncSession, ids: Sequence[str]) -> list[Heartbeat | None]:
+    """Renew leases; for each tool until when, and which of its work should stop. None: unknown."""
+    leases = await renew(session, ids)
+    cancel = defaultdict(list)
+    for tool_id, work_id in await session.execute(TO_CANCEL, {"ids": list(leases)}):
+        cancel[tool_id].append(work_id)
+    return [
+        Heartbeat(lease_expires_at=leases[id_], cancel=cancel[id_]) if id_ in leases else None for id_ in ids
+    ]
+
+
+async def renew(session: AsyncSession, ids: Sequence[str]) -> dict[str, datetime]:
+    """Renew the leases of these tools; when each ends now, the unknown left out."""
+    return {row[0]: row[1] for row in await session.execute(RENEW, {"ids": ids})}

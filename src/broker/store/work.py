@@ -1,0 +1,210 @@
+"""Work: starting, reporting, reading."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from msgspec.structs import asdict
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.schemas import (
+    NewReport,
+    Report,
+    ReportPage,
+    Work,
+    WorkPage,
+    WorkWithReports,
+)
+from broker.store import archive, rows, tools
+from broker.store.pages import cut, unseal
+
+BY_IDS = text(f"""
+select {rows.WORK}
+from work w
+join tasks t on t.id = w.task_id
+where w.id = any(cast(:ids as uuid[]))
+""")
+
+ASSIGNED_TO = text(f"""
+select {rows.WORK}
+from work w
+join tasks t on t.id = w.task_id
+where w.tool_id = any(cast(:tool_ids as text[])) and w.state = 'assigned'
+order by w.assigned_at, w.id
+""")
+
+LIST = text(f"""
+select {rows.WORK}
+from work w
+join tasks t on t.id = w.task_id
+where w.id > :after
+  and (cast(:tool_id as text) is null or w.tool_id = :tool_id)
+  and (cast(:task_id as text) is null or w.task_id = :task_id)
+  and (cast(:state as text) is null or w.state = :state)
+order by w.id
+limit :limit
+""")
+
+LOCK_WORK = text("""
+select id, tool_id, cancel_requested
+from work
+where id = any(cast(:ids as uuid[]))
+order by id
+for no key update
+""")
+
+START = text("""
+update work w
+set state = 'running', started_at = now(), version = w.version + 1,
+    deadline_at = now() + make_interval(secs => t.timeout_seconds)
+from tasks t
+where w.id = any(cast(:ids as uuid[])) and w.state = 'assigned' and t.id = w.task_id
+""")
+
+REPORT = text("""
+with asked as materialized (
+    select u.place, u.work_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data
+    from unnest(cast(:work_id as uuid[]), cast(:id as uuid[]), cast(:progress as double precision[]),
+                cast(:message as text[]), cast(:data as jsonb[])) with ordinality
+         as u (work_id, id, progress, message, data, place)
+),
+written as (
+    insert into work_reports (work_id, id, progress, message, data)
+    select work_id, id, progress, message, data from asked order by place
+    on conflict (work_id, id) do nothing
+    returning work_id, seq, id, progress
+),
+latest as (
+    select work_id, cast(count(*) as integer) as reports,
+           (array_agg(progress order by seq desc) filter (where progress is not null))[1] as progress
+    from written
+    group by work_id
+),
+told as (
+    update work w
+    set version = w.version + latest.reports, progress = coalesce(latest.progress, w.progress)
+    from latest
+    where w.id = latest.work_id
+)
+select asked.id, written.id is not null as created
+from asked
+left join written on written.work_id = asked.work_id and written.id = asked.id
+order by asked.place
+""")
+
+# Reports are only ever added, under the lock of their work: so a page can go on by counting.
+REPORTS = text("""
+select id, at, progress, message, data
+from work_reports
+where work_id = :work_id
+order by seq
+limit cast(:limit as integer) offset :after
+""")
+
+_FIRST = UUID(int=0)
+
+
+class ReportOf(NamedTuple):
+    """A report, and the work it is about."""
+
+    work_id: UUID
+    report: NewReport
+
+
+class ReportTaken(NamedTuple):
+    """What became of a report."""
+
+    id: UUID
+    created: bool
+    cancel_requested: bool
+    lease_expires_at: datetime
+
+
+class WorkFilter(NamedTuple):
+    """Which of the work under way is asked for; none of it: all."""
+
+    tool_id: str | None = None
+    task_id: str | None = None
+    state: str | None = None
+
+
+async def start(session: AsyncSession, ids: Sequence[UUID]) -> list[Work | None]:
+    """Start work; for each the work as it is now, None where it is not under way."""
+    await session.execute(LOCK_WORK, {"ids": ids})
+    await session.execute(START, {"ids": ids})
+    found = {work.id: work for work in await by_ids(session, ids)}
+    await tools.renew(session, [work.tool_id for work in found.values()])
+    return [found.get(id_) for id_ in ids]
+
+
+async def report(session: AsyncSession, reports: Sequence[ReportOf]) -> list[ReportTaken | None]:
+    """Take reports, in their order; for each what became of it, None where its work is not under way.
+
+    Work that was not started yet starts by its first report. A report that is there already, by its
+    id, is answered and not written again.
+    """
+    locked = await session.execute(LOCK_WORK, {"ids": [report.work_id for report in reports]})
+    under_way = {row[0]: row for row in locked}
+    taken = [report for report in reports if report.work_id in under_way]
+    if not taken:
+        return [None] * len(reports)
+    await session.execute(START, {"ids": list(under_way)})
+    values = rows.columns((report.report for report in taken), "id", "progress", "message") | {
+        "work_id": [report.work_id for report in taken],
+        "data": [rows.given(report.report.data) for report in taken],
+    }
+    written = iter((await session.execute(REPORT, values)).all())
+    leases = await tools.renew(session, [row[1] for row in under_way.values()])
+
+    def answer(work_id: UUID) -> ReportTaken:
+        (id_, created), (_, tool_id, cancel_requested) = next(written), under_way[work_id]
+        return ReportTaken(id_, created, cancel_requested, leases[tool_id])
+
+    return [answer(report.work_id) if report.work_id in under_way else None for report in reports]
+
+
+async def by_ids(session: AsyncSession, ids: Sequence[UUID]) -> list[Work]:
+    """The work of these ids that is under way, in no particular order."""
+    return [rows.work(row) for row in await session.execute(BY_IDS, {"ids": ids})]
+
+
+async def assigned_to(session: AsyncSession, tool_ids: Sequence[str]) -> list[Work]:
+    """The work that these tools have and did not start yet, the oldest first."""
+    return [rows.work(row) for row in await session.execute(ASSIGNED_TO, {"tool_ids": tool_ids})]
+
+
+async def page(session: AsyncSession, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
+    """Some of the work under way, in the order of its assignment."""
+    begin = unseal(after, UUID, field="after") if after else _FIRST
+    values = which._asdict() | {"after": begin, "limit": limit + 1}
+    found = (await session.execute(LIST, values)).all()
+    items, onward = cut(found, limit, key=lambda row: row[0])
+    return WorkPage(items=[rows.work(row) for row in items], next=onward)
+
+
+async def with_reports(session: AsyncSession, work_id: UUID) -> WorkWithReports | None:
+    """Work with all of its reports, under way or ended (its state is the outcome then)."""
+    found = await by_ids(session, [work_id])
+    if not found:
+        return await archive.as_work(session, work_id)
+    reports = await session.execute(REPORTS, {"work_id": work_id, "limit": None, "after": 0})
+    return WorkWithReports(**asdict(found[0]), reports=[rows.report(row) for row in reports])
+
+
+async def reports(
+    session: AsyncSession, work_id: UUID, *, limit: int, after: str | None
+) -> ReportPage | None:
+    """Some of the reports on work, under way or ended, in order; None where there is no such work."""
+    begin = unseal(after, int, field="after") if after else 0
+    found: Sequence[Report]
+    if await by_ids(session, [work_id]):
+        values = {"work_id": work_id, "limit": limit + 1, "after": begin}
+        found = [rows.report(row) for row in await session.execute(REPORTS, values)]
+    elif ended := await archive.by_ids(session, [work_id]):
+        found = ended[0].reports[begin : begin + limit + 1]
+    else:
+        return None
+    items, onward = cut(found, limit, key=lambda _: begin + limit)
+    return ReportPage(items=list(items), next=onward)

