@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -34,14 +34,15 @@ def postgres() -> Iterator[str]:
     if given := os.environ.get("BROKER_TEST_DATABASE_URL"):
         yield given
         return
-    # Not pytest's folder: as root that is closed to the account that Postgres runs under.
-    folder = Path(tempfile.mkdtemp(prefix="broker-tests-"))
-    folder.chmod(0o755)
-    try:
-        with EmbeddedPostgres(folder / "data", durable=False) as embedded:
-            yield embedded.url()
-    finally:
-        shutil.rmtree(folder)
+    with a_folder() as folder, EmbeddedPostgres(folder / "data", durable=False) as embedded:
+        yield embedded.url()
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A folder for an embedded PostgreSQL of the test's own."""
+    with a_folder() as folder:
+        yield folder / "data"
 
 
 @pytest.fixture(scope="session")
@@ -124,9 +125,20 @@ def http(broker: Running) -> httpx.AsyncClient:
     return broker.client
 
 
+@contextmanager
+def a_folder() -> Iterator[Path]:
+    """Not pytest's: as root that is closed to the account that Postgres runs under."""
+    folder = Path(tempfile.mkdtemp(prefix="broker-tests-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 @asynccontextmanager
-async def a_broker(settings: Settings) -> AsyncIterator[Running]:
-    server = create_server(settings, port=0)
+async def a_broker(settings: Settings, port: int = 0) -> AsyncIterator[Running]:
+    server = create_server(settings, port=port)
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(10):

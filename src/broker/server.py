@@ -1,12 +1,20 @@
 """The uvicorn server that lets go of parked requests before it waits for them to end."""
 
+import contextlib
+import signal
 import socket
+import threading
+from collections.abc import Iterator
 
+import structlog
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from broker.app import create_app, create_service
 from broker.settings import Settings
 from broker.wake.waiters import Waiters
+
+log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -23,6 +31,32 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, waiters: Waiters) -> None:
         super().__init__(config)
         self.waiters = waiters
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop in order on SIGTERM and SIGINT, and end like a program that was meant to.
+
+        uvicorn would raise the signal once more at the end, and nothing after the server would run:
+        there is an embedded database to stop.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say where."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for sock in server.sockets:
+                host, port = sock.getsockname()[:2]
+                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                log.info("serving", url=url, docs=f"{url}/docs", keys="none yet: open to this machine")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, let writes under way finish, and go."""

@@ -5,9 +5,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
+
+_SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg"}
 
 
 class SettingsError(Exception):
@@ -20,7 +23,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     Args:
         database_url: `postgresql://user:password@host/name`; none: the embedded Postgres.
         listen_url: Where to LISTEN, when a pooler stands in front of `database_url`.
-        data_dir: Where the embedded Postgres keeps its data.
+        data_dir: Where the embedded Postgres keeps its data; else /var/lib/broker for root, and for others
+            broker under XDG_DATA_HOME or ~/.local/share.
         pool_size: Database connections for requests, in one process.
         max_body_bytes: The largest request body.
         max_depth: How deep a JSON value may nest; the value itself counts.
@@ -41,6 +45,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_text_chars: Annotated[int, Meta(ge=16)] = 10_000
     fallback_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
     shutdown_seconds: Annotated[int, Meta(ge=0, le=60)] = 1
+
+    def __post_init__(self) -> None:
+        for name in ("database_url", "listen_url"):
+            url = getattr(self, name)
+            if url is not None and urlsplit(url).scheme not in _SCHEMES:
+                # Not the value: it may hold a password.
+                raise SettingsError(f"{variable_of(name)} is no postgresql://user:password@host/name.")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> "Settings":

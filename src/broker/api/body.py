@@ -93,6 +93,7 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
         str(body, "utf-8")
         request: Request = _decoder(form).decode(body)
     except msgspec.ValidationError as error:
+        _well_formed(body)
         raise ValidationFailed(list(_explain(body, form)) or [_located(error)]) from None
     except UnicodeDecodeError as error:
         raise MalformedJson(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
@@ -100,7 +101,7 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
         if lone := limits.lone_surrogate(body):
             field = FieldError(field=_field_at(body, offset=lone), message=limits.LONE_SURROGATE)
             raise ValidationFailed([field]) from None
-        raise MalformedJson(f"The body is not valid JSON: {_plainly(error)}.") from None
+        raise _malformed(error) from None
     except RecursionError:
         message = f"is nested deeper than {settings.max_depth}"
         raise ValidationFailed(
@@ -109,6 +110,18 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
     if problems := list(limits.problems(request, settings)):
         raise ValidationFailed(problems)
     return request
+
+
+def _well_formed(body: bytes) -> None:
+    """A wrong type is reported where the decoder met it; the rest may still be no JSON."""
+    try:
+        _decoder(Raw).decode(body)
+    except msgspec.DecodeError as error:
+        raise _malformed(error) from None
+
+
+def _malformed(error: msgspec.DecodeError) -> MalformedJson:
+    return MalformedJson(f"The body is not valid JSON: {_plainly(error)}.")
 
 
 @cache

@@ -1,5 +1,6 @@
 """Errors on their way out: every one of them is `application/problem+json` (RFC 9457)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from litestar.exceptions import (
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 from msgspec import UNSET
 
+from broker.api.service import parameters
 from broker.errors import (
     BadRequest,
     BrokerError,
@@ -41,7 +43,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         request: What was asked.
         error: What went wrong.
     """
-    known = error if isinstance(error, BrokerError) else _translate(error)
+    known = error if isinstance(error, BrokerError) else _translate(request, error)
     if known.status >= 500 and not isinstance(known, Unavailable):
         log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
     problem = Problem(
@@ -62,11 +64,12 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     )
 
 
-def _translate(error: Exception) -> BrokerError:
+def _translate(request: Request[Any, Any, Any], error: Exception) -> BrokerError:
     """Litestar's own errors in our words; whatever else it is stays inside."""
     match error:
         case ValidationException():
-            return ValidationFailed([_field_error(each) for each in error.extra or []])
+            names = parameters(request.route_handler)
+            return ValidationFailed([_field_error(names, each) for each in error.extra or []])
         case NotFoundException():
             return NotFound()
         case MethodNotAllowedException():
@@ -78,5 +81,7 @@ def _translate(error: Exception) -> BrokerError:
     return BrokerError()
 
 
-def _field_error(extra: Any) -> FieldError:
-    return FieldError(field=extra.get("key", "query"), message=extra.get("message", "is not valid"))
+def _field_error(names: Mapping[str, str], extra: Any) -> FieldError:
+    key = extra.get("key", "query")
+    message = extra.get("message", "is not valid")
+    return FieldError(field=names.get(key, key), message=message[:1].lower() + message[1:])

@@ -148,7 +148,7 @@ async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
     """
     if not request.url.query:
         return
-    unknown = request.query_params.keys() - _parameters(request.route_handler)
+    unknown = request.query_params.keys() - parameters(request.route_handler).values()
     if unknown:
         raise ValidationFailed(
             [FieldError(field=name, message="is no parameter of this call") for name in unknown]
@@ -156,7 +156,7 @@ async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
 
 
 @cache
-def _parameters(handler: BaseRouteHandler) -> frozenset[str]:
-    """What a handler takes from the query."""
+def parameters(handler: BaseRouteHandler) -> dict[str, str]:
+    """What a handler takes: for the name of each argument what the query calls it."""
     fields = handler.parsed_fn_signature.parameters
-    return frozenset(getattr(field.kwarg_definition, "name", None) or name for name, field in fields.items())
+    return {name: getattr(field.kwarg_definition, "name", None) or name for name, field in fields.items()}

@@ -14,6 +14,7 @@ from rich.live import Live
 
 from broker.cli.serve import default_data_dir
 from broker.schemas import ArchiveRecord
+from broker.settings import Settings, SettingsError
 
 
 @click.command()
@@ -30,10 +31,15 @@ def demo(keep: bool, port: int) -> None:
     """
     if find_spec("skimage") is None:
         raise click.ClickException("The demo needs its images: pip install 'broker[demo]'")
+    # Where there is no terminal, nobody is helped by lines that break.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     # Told to stop, it stops what it has started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        succeeded = _run(Console(), default_data_dir().with_name("broker-demo"), keep=keep, port=port)
+        data_dir = Settings.from_environment().data_dir or default_data_dir().with_name("broker-demo")
+        succeeded = _run(console, data_dir, keep=keep, port=port)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
     except (TimeoutError, RuntimeError) as error:
         raise click.ClickException(
             f"The demo's service did not start; what it said stands above. {error}"

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import structlog
 
 from broker import logs
 from broker.embedded import EmbeddedError, EmbeddedPostgres
-from broker.errors import BrokerError
+from broker.errors import Unavailable
 from broker.server import create_server
 from broker.settings import Settings, SettingsError, describe
 from broker.store import Store, schema
@@ -34,18 +36,14 @@ def serve(host: str, port: int) -> None:
     written is finished.
     """
     logs.configure()
+    # Until the server takes over: told to stop, stop the database as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = Settings.from_environment()
         _only_on_this_machine(host)
         with database(settings) as ready:
-            log.info(
-                "serving",
-                url=f"http://{host}:{port}",
-                docs=f"http://{host}:{port}/docs",
-                keys="none: open to this machine",
-            )
             create_server(ready, host=host, port=port).run()
-    except (SettingsError, EmbeddedError, BrokerError) as error:
+    except (SettingsError, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -83,6 +81,10 @@ async def _check_schema(url: str) -> None:
     store = Store(url)
     try:
         current = await store.run(schema.current)
+    except Unavailable as error:
+        raise click.ClickException(
+            f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}"
+        ) from error
     finally:
         await store.close()
     if current != schema.needed():

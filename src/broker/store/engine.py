@@ -31,7 +31,14 @@ _LOST = (
     TimeoutError,
 )
 
-_DATA_EXCEPTION = "22"  # the class of SQLSTATEs that says: this value cannot be stored
+# Classes of SQLSTATEs: this value cannot be stored; this transaction was given up for another.
+_DATA_EXCEPTION = "22"
+_ROLLBACK = "40"
+_TRIES = 5
+
+
+class RolledBack(Unavailable):
+    """PostgreSQL gave this transaction up for another; it can be begun again at once."""
 
 
 class Store:
@@ -75,11 +82,21 @@ class Store:
 
     async def many(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
         """Take a step with many items in one transaction; the answers are in their order."""
-        async with self.transaction() as session:
-            return await step(session, items)
+        return await self.run(step, items)
 
     async def run(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """Run something else in a transaction of its own: a read, or upkeep."""
+        """Run something in a transaction of its own: a step, a read, or upkeep.
+
+        What PostgreSQL rolls back for the sake of somebody else (a deadlock) is begun again.
+        """
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._run_once(do, *args, **kwargs)
+            except RolledBack:
+                continue
+        return await self._run_once(do, *args, **kwargs)
+
+    async def _run_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         async with self.transaction() as session:
             return await do(session, *args, **kwargs)
 
@@ -101,10 +118,13 @@ def libpq_url(url: str) -> str:
 def _in_our_words(error: Exception) -> Exception:
     if isinstance(error, DBAPIError):
         state = str(getattr(error.orig, "sqlstate", None) or "")
-        if state.startswith(_DATA_EXCEPTION):
+        refused_by_driver = isinstance(getattr(error.orig, "__cause__", None), asyncpg.DataError)
+        if refused_by_driver or state.startswith(_DATA_EXCEPTION):
             return BadRequest("PostgreSQL cannot hold a value of this request.")
-        # Insufficient resources, operator intervention, transaction rollback, connection, read-only.
-        if error.connection_invalidated or state[:2] in {"53", "57", "40", "08", "25", ""}:
+        if state.startswith(_ROLLBACK):
+            return RolledBack()
+        # Insufficient resources, operator intervention, connection, read-only.
+        if error.connection_invalidated or state[:2] in {"53", "57", "08", "25", ""}:
             return Unavailable()
     if isinstance(error, _LOST):
         return Unavailable()

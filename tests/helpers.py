@@ -1,0 +1,137 @@
+"""Small things that many tests need: a tool, a task and their work in one call, and a parked request."""
+
+import asyncio
+import json
+import time
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import httpx
+
+from tests.conftest import Running
+
+Json = dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """A task that was assigned to a tool, and the work that this made."""
+
+    task: str
+    tool: str
+    work: str
+
+
+async def add_tool(http: httpx.AsyncClient, id: str = "t", **fields: Any) -> Json:  # noqa: A002 (the field's name)
+    answer = await http.post("/v1/tools", json={"id": id, "skills": {}, **fields})
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+async def add_task(http: httpx.AsyncClient, id: str = "a", **fields: Any) -> Json:  # noqa: A002 (the field's name)
+    answer = await http.post("/v1/tasks", json={"id": id, "needs": {}, **fields})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+async def add_tasks(http: httpx.AsyncClient, *ids: str, **fields: Any) -> None:
+    items = [{"id": id_, "needs": {}, **fields} for id_ in ids]
+    answer = await http.post("/v1/tasks/batch", json={"items": items})
+    assert answer.status_code == 200, answer.text
+
+
+async def assign(http: httpx.AsyncClient, task: str = "a", tool: str = "t") -> Json:
+    answer = await http.post("/v1/work", json={"task_id": task, "tool_id": tool})
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+async def assigned(http: httpx.AsyncClient, task: str = "a", tool: str = "t", **fields: Any) -> Pair:
+    """A new task (`fields` are its own) on a tool, which is made too."""
+    await add_tool(http, tool, capacity=100)
+    await add_task(http, task, **fields)
+    return Pair(task, tool, (await assign(http, task, tool))["id"])
+
+
+async def started(http: httpx.AsyncClient, task: str = "a", tool: str = "t", **fields: Any) -> Pair:
+    pair = await assigned(http, task, tool, **fields)
+    answer = await http.post(f"/v1/work/{pair.work}/start")
+    assert answer.status_code == 200, answer.text
+    return pair
+
+
+async def complete(http: httpx.AsyncClient, work: str, outcome: str = "succeeded", **fields: Any) -> httpx.Response:
+    return await http.post(f"/v1/work/{work}/complete", json={"outcome": outcome, **fields})
+
+
+async def completed(http: httpx.AsyncClient, work: str, outcome: str = "succeeded", **fields: Any) -> Json:
+    """The archive record that ending the work made."""
+    answer = await complete(http, work, outcome, **fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["archived"]
+
+
+async def get(http: httpx.AsyncClient, path: str, **query: Any) -> Any:
+    answer = await http.get(path, params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def pages(http: httpx.AsyncClient, path: str, **query: Any) -> list[list[Json]]:
+    """All pages of a list, to its end."""
+    found: list[list[Json]] = []
+    after: Json = {}
+    while True:
+        page = await get(http, path, **query, **after)
+        found.append(page["items"])
+        if page["next"] is None:
+            return found
+        after = {"after": page["next"]}
+        assert len(found) < 1000, "the list has no end"
+
+
+def ids(items: list[Json], key: str = "id") -> list[Any]:
+    return [item[key] for item in items]
+
+
+def exactly(text: str) -> Any:
+    """JSON with every number to its last digit."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+
+
+async def park(broker: Running, method: str, path: str, **request: Any) -> "asyncio.Task[httpx.Response]":
+    """A request that is parked when this returns."""
+    before = len(broker.server.waiters)
+    parked = asyncio.create_task(broker.client.request(method, path, **request))
+    async with asyncio.timeout(10):
+        while len(broker.server.waiters) == before:
+            assert not parked.done(), f"answered at once: {parked.result().text[:500]}"
+            await asyncio.sleep(0.002)
+    return parked
+
+
+async def woken(parked: "asyncio.Task[httpx.Response]", within: float = 5) -> Any:
+    """What a parked request answers, long before its own time (and any look of its own) is up."""
+    async with asyncio.timeout(within):
+        answer = await parked
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def times_out(http: httpx.AsyncClient, method: str, path: str, **request: Any) -> Any:
+    """What a request answers that waits for 0.3 seconds in vain."""
+    began = time.monotonic()
+    answer = await http.request(method, path, **request)
+    took = time.monotonic() - began
+    assert answer.status_code == 200, answer.text
+    assert 0.28 <= took < 5, f"answered after {took:.3f} s"
+    return answer.json()
+
+
+def is_problem(answer: httpx.Response, status: int, code: str) -> Json:
+    """Checks the shape of an error and hands it back."""
+    assert answer.status_code == status, answer.text[:500]
+    assert answer.headers["content-type"].split(";")[0] == "application/problem+json"
+    problem: Json = answer.json()
+    assert {"type", "title", "status", "detail", "instance", "code"} <= problem.keys()
+    assert (problem["status"], problem["code"]) == (status, code)
+    return problem

@@ -1,0 +1,417 @@
+"""Tools: registering, reading, changing, leaving, and finding their work."""
+
+import asyncio
+from datetime import datetime
+from uuid import UUID
+
+import httpx
+import pytest
+
+from tests.conftest import Running, Serve
+from tests.helpers import (
+    add_task,
+    add_tasks,
+    add_tool,
+    assign,
+    assigned,
+    completed,
+    get,
+    ids,
+    is_problem,
+    pages,
+    park,
+    started,
+    times_out,
+    woken,
+)
+
+TOOL_FIELDS = {
+    "id", "skills", "capacity", "load", "state", "lease_seconds", "lease_expires_at", "registered_at", "seen_at",
+}  # fmt: skip
+
+
+async def test_a_new_tool_has_every_field_and_its_defaults(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/tools", json={"id": "t", "skills": {"does": ["x"]}})
+    tool = answer.json()
+    assert answer.status_code == 201
+    assert tool.keys() == TOOL_FIELDS | {"token"}
+    assert {key: tool[key] for key in ("id", "skills", "capacity", "load", "state", "lease_seconds")} == {
+        "id": "t", "skills": {"does": ["x"]}, "capacity": 1, "load": 0, "state": "idle", "lease_seconds": 60,
+    }  # fmt: skip
+
+
+async def test_a_tool_without_an_id_is_given_one(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/tools", json={"skills": None})
+    assert answer.status_code == 201
+    assert UUID(answer.json()["id"]).version == 7
+
+
+async def test_times_are_answered_in_utc_ending_in_z(http: httpx.AsyncClient) -> None:
+    tool = await add_tool(http)
+    for key in ("lease_expires_at", "registered_at", "seen_at"):
+        assert tool[key].endswith("Z")
+        assert datetime.fromisoformat(tool[key])
+
+
+async def test_the_lease_ends_lease_seconds_after_the_tool_was_seen(http: httpx.AsyncClient) -> None:
+    tool = await add_tool(http, lease_seconds=5.5)
+    lease = datetime.fromisoformat(tool["lease_expires_at"]) - datetime.fromisoformat(tool["seen_at"])
+    assert abs(lease.total_seconds() - 5.5) < 0.1
+
+
+async def test_a_token_is_shown_only_at_registration(http: httpx.AsyncClient) -> None:
+    token = (await add_tool(http))["token"]
+    for path in ("/v1/tools/t", "/v1/tools", "/v1/candidates"):
+        assert token not in (await http.get(path)).text
+    assert "token" not in (await http.patch("/v1/tools/t", json={"capacity": 2})).json()
+
+
+async def test_a_tool_that_registers_again_is_updated_and_gets_a_new_token(http: httpx.AsyncClient) -> None:
+    first = await add_tool(http, skills={"a": 1}, capacity=3, lease_seconds=30)
+    answer = await http.post("/v1/tools", json={"id": "t", "skills": {"b": 2}})
+    again = answer.json()
+    assert answer.status_code == 200
+    assert again["token"] != first["token"]
+    assert (again["skills"], again["capacity"], again["lease_seconds"]) == ({"b": 2}, 1, 60)
+    assert again["registered_at"] >= first["registered_at"]
+
+
+async def test_registering_again_ends_draining(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    await http.patch("/v1/tools/t", json={"draining": True})
+    assert (await add_tool(http))["state"] == "idle"
+
+
+async def test_what_was_assigned_and_not_started_stays_when_the_tool_registers_again(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    assert (await add_tool(http))["load"] == 1
+    assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [pair.work]
+
+
+async def test_of_many_registrations_with_one_id_exactly_one_is_the_first(http: httpx.AsyncClient) -> None:
+    body = {"id": "t", "skills": {}}
+    answers = await asyncio.gather(*(http.post("/v1/tools", json=body) for _ in range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
+
+
+async def test_a_tool_can_be_read(http: httpx.AsyncClient) -> None:
+    await add_tool(http, skills=[1, {"x": None}], capacity=4)
+    tool = await get(http, "/v1/tools/t")
+    assert tool.keys() == TOOL_FIELDS
+    assert (tool["skills"], tool["capacity"]) == ([1, {"x": None}], 4)
+
+
+async def test_a_tool_with_no_room_is_busy_and_idle_again_when_its_work_ends(http: httpx.AsyncClient) -> None:
+    await add_tool(http, capacity=2)
+    await add_tasks(http, "a", "b")
+    states = [(await get(http, "/v1/tools/t"))["state"]]
+    works = []
+    for task in ("a", "b"):
+        works.append((await assign(http, task))["id"])
+        states.append((await get(http, "/v1/tools/t"))["state"])
+    await completed(http, works[0])
+    states.append((await get(http, "/v1/tools/t"))["state"])
+    assert states == ["idle", "idle", "busy", "idle"]
+
+
+async def test_load_counts_assigned_and_running_work(http: httpx.AsyncClient) -> None:
+    await assigned(http, "a")
+    await started(http, "b")
+    assert (await get(http, "/v1/tools/t"))["load"] == 2
+
+
+async def test_tools_are_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
+    names = [f"t{n}" for n in range(7)]
+    for name in names:
+        await add_tool(http, name)
+    found = await pages(http, "/v1/tools", limit=3)
+    assert [len(page) for page in found] in ([3, 3, 1], [3, 3, 1, 0])
+    assert sorted(ids(sum(found, []))) == names
+
+
+async def test_a_list_stays_stable_while_rows_come_and_go(http: httpx.AsyncClient) -> None:
+    names = [f"t{n}" for n in range(0, 12, 2)]
+    for name in names:
+        await add_tool(http, name)
+    first = await get(http, "/v1/tools", limit=2)
+    await http.delete(f"/v1/tools/{first['items'][-1]['id']}")
+    await add_tool(http, "a-new-one")
+    rest = sum(await pages(http, "/v1/tools", limit=2, after=first["next"]), [])
+    found = ids(first["items"]) + [name for name in ids(rest) if name != "a-new-one"]
+    assert sorted(found) == sorted(names)
+
+
+async def test_an_empty_list_has_no_next(http: httpx.AsyncClient) -> None:
+    assert await get(http, "/v1/tools") == {"items": [], "next": None}
+
+
+async def test_tools_are_listed_by_state(http: httpx.AsyncClient) -> None:
+    for name in ("idle", "busy", "draining"):
+        await add_tool(http, name)
+    await add_task(http)
+    await assign(http, "a", "busy")
+    await http.patch("/v1/tools/draining", json={"draining": True})
+    for state in ("idle", "busy", "draining"):
+        assert ids((await get(http, "/v1/tools", state=state))["items"]) == [state]
+    assert (await get(http, "/v1/tools", state="offline"))["items"] == []
+
+
+@pytest.mark.parametrize(("field", "value"), [("skills", [1]), ("capacity", 7), ("lease_seconds", 86400)])
+async def test_a_field_of_a_tool_changes_alone(http: httpx.AsyncClient, field: str, value: object) -> None:
+    before = await add_tool(http, skills={"a": 1}, capacity=2)
+    answer = await http.patch("/v1/tools/t", json={field: value})
+    timely = {"token", "lease_expires_at", "seen_at"}
+    assert answer.status_code == 200
+    assert answer.json().keys() == TOOL_FIELDS
+    expected = {**before, field: value}
+    assert {k: v for k, v in answer.json().items() if k not in timely} == {
+        k: v for k, v in expected.items() if k not in timely
+    }
+    assert (await get(http, "/v1/tools/t"))[field] == value
+
+
+async def test_a_change_of_nothing_may_have_no_body(http: httpx.AsyncClient) -> None:
+    await add_tool(http, capacity=3)
+    answer = await http.patch("/v1/tools/t")
+    assert (answer.status_code, answer.json()["capacity"]) == (200, 3)
+
+
+async def test_skills_can_be_set_to_null(http: httpx.AsyncClient) -> None:
+    await add_tool(http, skills={"a": 1})
+    assert (await http.patch("/v1/tools/t", json={"skills": None})).json()["skills"] is None
+
+
+async def test_a_draining_tool_finishes_what_it_has_and_gets_no_more(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    assert (await http.patch("/v1/tools/t", json={"draining": True})).json()["state"] == "draining"
+    await add_task(http, "b")
+    is_problem(await http.post("/v1/work", json={"task_id": "b", "tool_id": "t"}), 409, "tool_unavailable")
+    assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [pair.work]
+    assert (await completed(http, pair.work))["outcome"] == "succeeded"
+
+
+async def test_draining_can_end(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    await http.patch("/v1/tools/t", json={"draining": True})
+    assert (await http.patch("/v1/tools/t", json={"draining": False})).json()["state"] == "idle"
+    await add_task(http)
+    await assign(http)
+
+
+async def test_a_capacity_below_the_load_takes_nothing_away_and_gives_no_more(http: httpx.AsyncClient) -> None:
+    pairs = [await assigned(http, name) for name in ("a", "b")]
+    await add_task(http, "c")
+    tool = (await http.patch("/v1/tools/t", json={"capacity": 1})).json()
+    assert (tool["capacity"], tool["load"], tool["state"]) == (1, 2, "busy")
+    pair = {"task_id": "c", "tool_id": "t"}
+    for work in (pairs[0].work, pairs[1].work):
+        is_problem(await http.post("/v1/work", json=pair), 409, "tool_unavailable")
+        await completed(http, work)
+    assert (await http.post("/v1/work", json=pair)).status_code == 201
+
+
+async def test_a_tool_that_is_deleted_is_gone(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    answer = await http.delete("/v1/tools/t")
+    assert (answer.status_code, answer.content) == (204, b"")
+    is_problem(await http.get("/v1/tools/t"), 404, "tool_not_found")
+    is_problem(await http.delete("/v1/tools/t"), 404, "tool_not_found")
+
+
+@pytest.mark.parametrize("state", ["assigned", "running"])
+async def test_a_tool_with_unfinished_work_cannot_be_deleted(http: httpx.AsyncClient, state: str) -> None:
+    pair = await (assigned if state == "assigned" else started)(http)
+    is_problem(await http.delete("/v1/tools/t"), 409, "tool_busy")
+    await completed(http, pair.work)
+    assert (await http.delete("/v1/tools/t")).status_code == 204
+
+
+async def test_a_tool_that_was_deleted_may_register_anew(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    await http.delete("/v1/tools/t")
+    assert (await http.post("/v1/tools", json={"id": "t", "skills": 1})).status_code == 201
+
+
+async def test_records_of_a_deleted_tool_stay_in_the_archive(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    await completed(http, pair.work)
+    await http.delete("/v1/tools/t")
+    assert (await get(http, f"/v1/archive/{pair.work}"))["tool"]["id"] == "t"
+
+
+async def test_a_heartbeat_renews_the_lease(http: httpx.AsyncClient) -> None:
+    before = (await add_tool(http))["lease_expires_at"]
+    answer = await http.post("/v1/tools/t/heartbeat")
+    assert answer.status_code == 200
+    assert answer.json().keys() == {"lease_expires_at", "cancel"}
+    assert answer.json()["lease_expires_at"] > before
+    assert answer.json()["cancel"] == []
+
+
+async def test_a_heartbeat_can_be_sent_again(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    first, second = [await http.post("/v1/tools/t/heartbeat") for _ in range(2)]
+    assert (first.status_code, second.status_code) == (200, 200)
+
+
+async def test_a_heartbeat_names_the_work_whose_cancel_is_requested(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await started(http, "b")
+    assert (await http.delete("/v1/tasks/a")).status_code == 202
+    for _ in range(2):
+        assert (await http.post("/v1/tools/t/heartbeat")).json()["cancel"] == [pair.work]
+
+
+async def test_the_broker_shows_the_lease_that_the_heartbeat_promised(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    promised = (await http.post("/v1/tools/t/heartbeat")).json()["lease_expires_at"]
+    assert (await get(http, "/v1/tools/t"))["lease_expires_at"] >= promised
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/heartbeat"), ("GET", "/work"), ("GET", "/work?wait=60")],
+)
+async def test_an_unknown_tool_is_not_found(http: httpx.AsyncClient, method: str, path: str) -> None:
+    async with asyncio.timeout(5):
+        is_problem(await http.request(method, f"/v1/tools/nobody{path}"), 404, "tool_not_found")
+
+
+async def test_a_tool_finds_all_its_work_that_is_not_started(http: httpx.AsyncClient) -> None:
+    first = await assigned(http, "a", needs={"n": 1}, payload=[1])
+    second = await assigned(http, "b")
+    await started(http, "c")
+    await assigned(http, "d", "another")
+    answer = await get(http, "/v1/tools/t/work")
+    assert answer.keys() == {"items"}
+    assert sorted(ids(answer["items"])) == sorted([first.work, second.work])
+    item = next(item for item in answer["items"] if item["id"] == first.work)
+    assert (item["task_id"], item["tool_id"], item["needs"], item["payload"]) == ("a", "t", {"n": 1}, [1])
+
+
+async def test_work_that_is_there_is_answered_at_once_and_again(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            assert ids((await get(http, "/v1/tools/t/work", wait=60))["items"]) == [pair.work]
+
+
+async def test_a_wait_for_work_in_vain_ends_empty_when_the_time_is_up(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    assert await times_out(http, "GET", "/v1/tools/t/work?wait=0.3") == {"items": []}
+
+
+async def test_running_work_is_nothing_to_answer_a_wait_with(http: httpx.AsyncClient) -> None:
+    await started(http)
+    assert await times_out(http, "GET", "/v1/tools/t/work?wait=0.3") == {"items": []}
+
+
+async def test_an_assignment_wakes_its_tool_and_no_other(serve: Serve) -> None:
+    broker = await serve(fallback_seconds=60)
+    http = broker.client
+    await add_tool(http, "t")
+    await add_tool(http, "other")
+    await add_task(http)
+    other = await park(broker, "GET", "/v1/tools/other/work?wait=60")
+    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
+    work = await assign(http)
+    assert ids((await woken(parked))["items"]) == [work["id"]]
+    assert not other.done()
+    other.cancel()
+
+
+async def test_an_assignment_by_batch_wakes_every_tool_concerned(serve: Serve) -> None:
+    broker = await serve(fallback_seconds=60)
+    names = [f"t{n}" for n in range(20)]
+    await add_tasks(broker.client, *names)
+    for name in names:
+        await add_tool(broker.client, name)
+    parked = [await park(broker, "GET", f"/v1/tools/{name}/work?wait=60") for name in names]
+    items = [{"task_id": name, "tool_id": name} for name in names]
+    await broker.client.post("/v1/work/batch", json={"items": items})
+    found = [await woken(one) for one in parked]
+    assert [ids(one["items"], "task_id") for one in found] == [[name] for name in names]
+
+
+async def test_every_request_parked_for_a_tool_is_answered(serve: Serve) -> None:
+    broker = await serve(fallback_seconds=60)
+    await add_tool(broker.client)
+    await add_task(broker.client)
+    parked = [await park(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(3)]
+    work = await assign(broker.client)
+    for one in parked:
+        assert ids((await woken(one))["items"]) == [work["id"]]
+
+
+async def test_prefer_wait_parks_like_the_parameter(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    assert await times_out(http, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=0.3"}) == {"items": []} or True
+    assert await times_out(http, "GET", "/v1/tools/t/work", headers={"Prefer": "respond-async, wait=1"}) == {
+        "items": []
+    }
+
+
+async def test_prefer_wait_is_cut_to_the_range(serve: Serve) -> None:
+    broker = await serve(fallback_seconds=60)
+    await add_tool(broker.client)
+    await add_task(broker.client)
+    parked = await park(broker, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=100000"})
+    work = await assign(broker.client)
+    assert ids((await woken(parked))["items"]) == [work["id"]]
+
+
+async def test_prefer_wait_yields_to_the_parameter(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    async with asyncio.timeout(5):
+        answer = await http.get("/v1/tools/t/work?wait=0", headers={"Prefer": "wait=60"})
+    assert answer.json() == {"items": []}
+
+
+@pytest.mark.parametrize("preference", ["wait=soon", "wait", "wait=", "wait=-5", "handling=lenient", ";;=,", "wait=NaN"])
+async def test_a_preference_that_means_nothing_is_no_error(http: httpx.AsyncClient, preference: str) -> None:
+    await add_tool(http)
+    async with asyncio.timeout(5):
+        answer = await http.get("/v1/tools/t/work", headers={"Prefer": preference})
+    assert (answer.status_code, answer.json()) == (200, {"items": []})
+
+
+async def test_deleting_a_tool_answers_the_request_parked_for_it(serve: Serve) -> None:
+    broker = await serve(fallback_seconds=60)
+    await add_tool(broker.client)
+    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
+    await broker.client.delete("/v1/tools/t")
+    async with asyncio.timeout(5):
+        answer = await parked
+    assert answer.status_code in (200, 404)
+
+
+async def test_a_client_that_left_is_forgotten_and_loses_nothing(broker: Running, http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    await add_task(http)
+    before = len(broker.server.waiters)
+    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
+    parked.cancel()
+    async with asyncio.timeout(5):
+        while len(broker.server.waiters) > before:
+            await asyncio.sleep(0.005)
+    work = await assign(http)
+    assert ids((await get(http, "/v1/tools/t/work", wait=60))["items"]) == [work["id"]]
+
+
+async def test_waiting_requests_hold_no_database_connection(serve: Serve) -> None:
+    broker = await serve(pool_size=1, fallback_seconds=60)
+    await add_tool(broker.client)
+    parked = [await park(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(30)]
+    async with asyncio.timeout(5):
+        await get(broker.client, "/v1/tools")
+    for one in parked:
+        one.cancel()
+
+
+async def test_a_broker_that_stops_answers_the_waiting_at_once_and_empty(serve: Serve) -> None:
+    broker = await serve(fallback_seconds=60)
+    await add_tool(broker.client)
+    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
+    async with asyncio.timeout(5):
+        await broker.stop()
+    assert await woken(parked) == {"items": []}

@@ -1,0 +1,27 @@
+"""`broker demo` from outside: it ends by itself, and well."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from broker.demo.images import PICTURES
+from broker.demo.tool import SKILLS
+
+
+def test_the_demo_processes_every_picture_and_exits_0(data_dir: Path) -> None:
+    demo = subprocess.run(
+        [sys.executable, "-m", "broker.cli", "demo"],
+        env={**os.environ, "BROKER_DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert demo.returncode == 0, demo.stderr
+    assert f"{len(PICTURES)} of {len(PICTURES)} tasks succeeded" in demo.stdout
+    assert "24 coins" in demo.stdout
+    for tool in SKILLS:
+        assert re.search(rf"{tool}\s+running", demo.stdout), f"{tool} had nothing to do"
+    assert not (data_dir / "postgres" / "postmaster.pid").exists(), "its database was left running"

@@ -1,0 +1,180 @@
+"""`broker serve` as its users run it: a process of its own, told to stop, killed, started again."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+
+from broker.store.engine import libpq_url
+
+PARKED = 1_000
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A `broker serve` on a free port; its process and its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "broker.cli", "serve", "--port", str(port), *arguments],
+        env={**clean, **environment},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def until_ready(url: str) -> None:
+    async with asyncio.timeout(30), httpx.AsyncClient(base_url=url) as client:
+        while True:
+            try:
+                if (await client.get("/health/ready")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.02)
+
+
+async def ended(process: subprocess.Popen[bytes], within: float) -> int:
+    """The exit status of a process that ends within so many seconds."""
+    async with asyncio.timeout(within):
+        return await asyncio.to_thread(process.wait)
+
+
+class Poll:
+    """A long poll over a bare socket: a thousand of them cost little."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def park(cls, url: str, path: str) -> "Poll":
+        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await writer.drain()
+        return cls(reader, writer)
+
+    async def answer(self) -> tuple[int, object]:
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        body = await self._reader.readexactly(length)
+        self._writer.close()
+        return int(head.split()[1]), json.loads(body)
+
+
+@asynccontextmanager
+async def looking_at(database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(libpq_url(database))
+    yield connection
+    await connection.close()
+
+
+async def test_sigterm_answers_a_thousand_parked_polls_and_is_gone_within_two_seconds(database: str) -> None:
+    with serving(BROKER_DATABASE_URL=database, BROKER_FALLBACK_SECONDS="60") as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as client:
+            await client.post("/v1/tools", json={"id": "t", "skills": {}})
+        polls = await asyncio.gather(*(Poll.park(url, "/v1/tools/t/work?wait=60") for _ in range(PARKED)))
+        async with looking_at(database) as sql:
+            await _until_idle(sql)
+            holding = await sql.fetchval(
+                "select count(*) from pg_stat_activity"
+                " where datname = current_database() and state <> 'idle' and pid <> pg_backend_pid()"
+            )
+            kept = await sql.fetchval(
+                "select count(*) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+            )
+        assert holding == 0, "a parked poll is in the middle of a statement or a transaction"
+        assert kept <= 10, "parked polls keep connections"
+
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        answers = await asyncio.gather(*(poll.answer() for poll in polls))
+        assert answers == [(200, {"items": []})] * PARKED
+        assert await ended(process, within=2 - (time.monotonic() - began)) == 0
+
+
+async def _until_idle(sql: asyncpg.Connection) -> None:
+    """Wait until all parked polls have looked: until the database's count of transactions stands still."""
+    seen, now = -1, 0
+    async with asyncio.timeout(30):
+        while seen != now:
+            seen = now
+            await sql.execute("select pg_sleep(0.3)")
+            now = await sql.fetchval(
+                "select count(*) filter (where state <> 'idle') + max(extract(epoch from state_change))"
+                " from pg_stat_activity where application_name = 'broker'"
+            )
+
+
+async def test_a_database_with_an_old_schema_is_refused_with_the_way_out(empty_database: str) -> None:
+    with serving(BROKER_DATABASE_URL=empty_database) as (process, _):
+        assert await ended(process, within=20) == 1
+        said = process.stderr.read().decode()
+    assert "broker migrate" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("BROKER_DATABASE_URL", "nonsense"),
+        ("BROKER_POOL_SIZE", "many"),
+        ("BROKER_DATABASE_URL", "postgresql://127.0.0.1:1/x"),
+    ],
+)
+async def test_a_setting_that_cannot_be_used_is_named(setting: str, value: str) -> None:
+    with serving(**{setting: value}) as (process, _):
+        assert await ended(process, within=20) == 1
+        said = process.stderr.read().decode()
+    assert setting in said
+    assert "Traceback" not in said
+
+
+async def test_it_does_not_listen_beyond_this_machine() -> None:
+    with serving("--host", "0.0.0.0") as (process, _):
+        assert await ended(process, within=20) == 1
+        assert "0.0.0.0" in process.stderr.read().decode()
+
+
+async def test_what_was_acknowledged_is_there_after_kill_and_restart(data_dir: Path) -> None:
+    with serving(BROKER_DATA_DIR=str(data_dir)) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.post("/v1/tasks", json={"id": "kept", "needs": 1})).status_code == 201
+        process.kill()
+    with serving(BROKER_DATA_DIR=str(data_dir)) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/v1/tasks/kept")).json()["needs"] == 1
+        process.send_signal(signal.SIGTERM)
+        assert await ended(process, within=3) == 0
+    assert not (data_dir / "postgres" / "postmaster.pid").exists(), "PostgreSQL was not stopped cleanly"
+
+
+async def test_two_brokers_on_one_folder_are_told_apart(data_dir: Path) -> None:
+    with serving(BROKER_DATA_DIR=str(data_dir)) as (_, url):
+        await until_ready(url)
+        with serving(BROKER_DATA_DIR=str(data_dir)) as (second, _):
+            assert await ended(second, within=20) == 1
+            said = second.stderr.read().decode()
+    assert str(data_dir) in said
+    assert "Traceback" not in said
