@@ -1,16 +1,65 @@
-"""Small things that many tests need: a tool, a task and their work in one call, and a parked request."""
+"""Small things that many tests need: a tool, a task and their work in one call, and a parked request.
+
+A module of many short tests shares one broker among them, emptied before each:
+
+    pytestmark = pytest.mark.asyncio(loop_scope="module")
+    database = helpers.shared_database
+    broker = helpers.shared_broker
+    sql = helpers.shared_sql
+    http = helpers.shared_http
+
+Its parked requests look again by themselves only every minute: what wakes them sooner is a notification.
+"""
 
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import asyncpg
 import httpx
+import pytest_asyncio
 
-from tests.conftest import Running
+from broker.settings import Settings
+from broker.store.engine import libpq_url
+from tests.conftest import Running, a_broker, a_database
 
 Json = dict[str, Any]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_database(postgres: str, template: str) -> AsyncIterator[str]:
+    """The URL of a database for all tests of a module."""
+    async with a_database(postgres, template) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_broker(database: str) -> AsyncIterator[Running]:
+    """A broker for all tests of a module."""
+    async with a_broker(Settings(database_url=database, fallback_seconds=60)) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_sql(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection beside the shared broker's."""
+    connection = await asyncpg.connect(libpq_url(database))
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_http(broker: Running, sql: asyncpg.Connection) -> httpx.AsyncClient:
+    """A client of the shared broker, which holds nothing yet."""
+    tables = await sql.fetchval(
+        "select string_agg(quote_ident(tablename), ', ') from pg_tables"
+        " where schemaname = 'public' and tablename <> 'alembic_version'"
+    )
+    await sql.execute(f"truncate {tables}")
+    return broker.client
 
 
 class Pair(NamedTuple):

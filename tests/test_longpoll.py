@@ -1,28 +1,118 @@
-"""The long poll, from outside: parked requests are woken by what concerns them, and cost nothing."""
+"""The long poll, from outside: a parked request is woken by what concerns it, and by nothing else."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import asyncpg
 import httpx
+from sqlalchemy import event
 
-from tests.conftest import Running
+from broker.client import Assigner, AsyncBroker, Tool, Work
+from tests.conftest import Running, Serve
+
+Parked = asyncio.Task[httpx.Response]
 
 
-async def park(client: httpx.AsyncClient, broker: Running, path: str, **query: Any) -> "asyncio.Task[Any]":
-    """A request that is parked when this returns."""
-    before = len(broker.server.waiters)
-    parked = asyncio.create_task(client.get(path, params={"wait": 60, **query}))
-    async with asyncio.timeout(10):
-        while len(broker.server.waiters) == before and not parked.done():
-            await asyncio.sleep(0.002)
+async def park(broker: Running, *paths: str) -> list[Parked]:
+    """Requests that have looked and are parked when this returns; the upkeep is one more that waits."""
+    parked = [asyncio.create_task(broker.client.get(path, params={"wait": 60})) for path in paths]
+    service = broker.server.service
+    async with asyncio.timeout(20):
+        while len(service.waiters) <= len(paths) or service.store.engine.pool.checkedout():
+            await asyncio.sleep(0.01)
     return parked
 
 
-async def test_an_assignment_wakes_the_tool_at_once(broker: Running, http: httpx.AsyncClient) -> None:
-    await http.post("/v1/tools", json={"id": "t", "skills": {}})
-    await http.post("/v1/tasks", json={"id": "a", "needs": {}})
-    parked = await park(http, broker, "/v1/tools/t/work")
-    work = (await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})).json()
-    async with asyncio.timeout(5):
-        answer = await parked
+@contextmanager
+def statements(broker: Running) -> Iterator[list[str]]:
+    """The statements that reach the database within the block."""
+    seen: list[str] = []
+    engine = broker.server.service.store.engine.sync_engine
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(engine, "before_cursor_execute", note)
+
+
+async def test_an_assignment_wakes_its_tool_and_no_other_request_looks(serve: Serve) -> None:
+    broker = await serve(fallback_seconds=60)
+    for name in ("a", "b", "c"):
+        await broker.client.post("/v1/tools", json={"id": name, "skills": {}})
+    await broker.client.post("/v1/tasks", json={"id": "job", "needs": {}})
+    woken, *others = await park(broker, *(f"/v1/tools/{name}/work" for name in ("a", "b", "c")))
+
+    with statements(broker) as seen:
+        work = (await broker.client.post("/v1/work", json={"task_id": "job", "tool_id": "a"})).json()
+        async with asyncio.timeout(5):
+            answer = await woken
+        looks = [statement for statement in seen if "w.tool_id = any" in statement]
+
     assert [item["id"] for item in answer.json()["items"]] == [work["id"]]
+    assert len(looks) == 1, "somebody else looked, too"
+    assert not any(other.done() for other in others)
+    for other in others:
+        other.cancel()
+
+
+async def test_parked_requests_hold_no_connection(broker: Running) -> None:
+    await broker.client.post("/v1/tools", json={"id": "t", "skills": {}})
+    parked = await park(broker, *["/v1/tools/t/work"] * 200)
+    assert broker.server.service.store.engine.pool.checkedout() == 0
+    await broker.stop()
+    answers = await asyncio.gather(*parked)
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, '{"items":[]}')}
+
+
+async def test_a_client_that_leaves_costs_nothing_more(broker: Running) -> None:
+    await broker.client.post("/v1/tools", json={"id": "t", "skills": {}})
+    [parked] = await park(broker, "/v1/tools/t/work")
+    parked.cancel()
+    async with asyncio.timeout(5):
+        while len(broker.server.service.waiters) > 1:  # the upkeep's stays
+            await asyncio.sleep(0.01)
+
+
+async def test_without_any_notification_everything_still_completes(
+    serve: Serve, sql: asyncpg.Connection
+) -> None:
+    for table in ("tasks", "tools", "work", "work_archive"):
+        await sql.execute(f"alter table {table} disable trigger user")
+    broker = await serve(fallback_seconds=0.4)
+    tool = Tool("t", {}, url=broker.url)
+
+    @tool.handler
+    def work(work: Work) -> int:
+        work.report(0.5)
+        return work.payload + 1
+
+    doing = [asyncio.create_task(tool.work()), asyncio.create_task(Assigner(url=broker.url).assign())]
+    async with AsyncBroker(broker.url) as submitter:
+        handles = [await submitter.submit({}, number) for number in range(3)]
+        assert [await handle.result(timeout=30) for handle in handles] == [1, 2, 3]
+    for task in doing:
+        task.cancel()
+    await asyncio.gather(*doing, return_exceptions=True)
+
+
+async def test_a_lost_listener_is_found_again_and_hints_that_were_missed_are_made_up_for(
+    serve: Serve, sql: asyncpg.Connection
+) -> None:
+    broker = await serve(fallback_seconds=60)
+    await broker.client.post("/v1/tools", json={"id": "t", "skills": {}})
+    await broker.client.post("/v1/tasks", json={"id": "job", "needs": {}})
+    [parked] = await park(broker, "/v1/tools/t/work")
+    killed = await sql.fetchval(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+        " where application_name = 'broker listener' and datname = current_database()"
+    )
+    assert killed == 1
+    await broker.client.post("/v1/work", json={"task_id": "job", "tool_id": "t"})
+    async with asyncio.timeout(10):
+        assert len((await parked).json()["items"]) == 1
+        while (await broker.client.get("/health/ready")).status_code != 200:
+            await asyncio.sleep(0.02)

@@ -10,9 +10,9 @@ import structlog
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
+from broker.api.service import Service
 from broker.app import create_app, create_service
 from broker.settings import Settings
-from broker.wake.waiters import Waiters
 
 log = structlog.get_logger(__name__)
 
@@ -25,12 +25,12 @@ class Server(uvicorn.Server):
 
     Args:
         config: uvicorn's configuration.
-        waiters: The register of the parked requests.
+        service: The broker that it serves.
     """
 
-    def __init__(self, config: uvicorn.Config, waiters: Waiters) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self.waiters = waiters
+        self.service = service
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, let writes under way finish, and go."""
-        self.waiters.release()
+        self.service.waiters.release()
         await super().shutdown(sockets)
 
 
@@ -88,4 +88,4 @@ def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 80
         date_header=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    return Server(config, service.waiters)
+    return Server(config, service)

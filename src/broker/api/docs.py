@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Litestar, MediaType, Request, Response, get
 from litestar.exceptions import NotFoundException
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import Schema
@@ -71,9 +72,15 @@ def config(version: str) -> OpenAPIConfig:
         version=version,
         description="Brings work together with the programs that can do it.",
         use_handler_docstrings=True,
+        operation_id_creator=_operation_id,
         path="/docs",
         render_plugins=[Page()],
     )
+
+
+def _operation_id(handler: HTTPRouteHandler, _method: Any, _path: Any) -> str:
+    """Like `tools_register`: what generated clients call it."""
+    return f"{type(handler.owner).__name__.lower()}_{handler.handler_name}"
 
 
 @cache
@@ -90,6 +97,8 @@ def _described(app: Litestar) -> bytes:
     }
     for path in description["paths"].values():
         for operation in path.values():
+            operation["summary"], _, rest = operation["description"].partition("\n")
+            operation["description"] = rest.strip()
             operation["responses"].pop("400", None)
             operation["responses"]["default"] = answer
     return msgspec.json.encode(description)
