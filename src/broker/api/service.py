@@ -15,10 +15,10 @@ from msgspec import Struct
 
 from broker.api import limits
 from broker.errors import NotFound, ValidationFailed, WorkNotFound
-from broker.schemas import ID_PATTERN, FieldError, Time
+from broker.schemas import ID_PATTERN, FieldError, Time, Work
 from broker.settings import Settings
-from broker.store import Store
-from broker.wake.listener import Listener
+from broker.store import Store, work
+from broker.wake.listener import TOOL, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.waiters import Waiters
 
@@ -68,6 +68,20 @@ async def park(
 
     seconds = wait_seconds(request, wait)
     return await service.poll.wait(look, until=until, seconds=seconds, topic=topic, key=key, gone=gone)
+
+
+async def next_work(
+    request: Request[Any, Any, Any], service: Service, tool_id: str, wait: float | None
+) -> list[Work] | None:
+    """The work that a tool has not started yet, as soon as there is some; None: there is no such tool."""
+
+    async def look() -> list[Work] | None:
+        return await service.store.one(work.assigned_to, tool_id)
+
+    def some(found: list[Work] | None) -> bool:
+        return found is None or bool(found)
+
+    return await park(request, service, look, until=some, wait=wait, topic=TOOL, key=tool_id)
 
 
 def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:

@@ -9,7 +9,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from msgspec.structs import asdict
 
-from broker.api.service import After, Limit, Service, Wait, id_of, park
+from broker.api.service import After, Limit, Service, Wait, id_of, next_work
 from broker.errors import ToolBusy, ToolNotFound
 from broker.schemas import (
     Heartbeat,
@@ -21,8 +21,7 @@ from broker.schemas import (
     ToolState,
     WorkItems,
 )
-from broker.store import tools, work
-from broker.wake.listener import TOOL
+from broker.store import tools
 
 
 class Tools(Controller):
@@ -96,12 +95,9 @@ class Tools(Controller):
         wait: Wait = None,
     ) -> WorkItems:
         """The work assigned to the tool and not yet started; with `wait`, as soon as there is some."""
-        _known(await service.store.run(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
-
-        async def look() -> list[Any]:
-            return await service.store.run(work.assigned_to, [tool_id])
-
-        items = await park(request, service, look, until=bool, wait=wait, topic=TOOL, key=tool_id)
+        items = await next_work(request, service, id_of(tool_id, ToolNotFound), wait)
+        if items is None:
+            raise ToolNotFound
         return WorkItems(items=items)
 
 

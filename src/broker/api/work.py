@@ -8,7 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 
-from broker.api.service import After, Limit, Service, Wait, park, work_id_of
+from broker.api.service import After, Limit, Service, Wait, next_work, park, work_id_of
 from broker.errors import (
     BrokerError,
     TaskNotFound,
@@ -19,7 +19,6 @@ from broker.errors import (
     WorkNotFound,
 )
 from broker.schemas import (
-    ArchiveRecord,
     AssignedPair,
     AssignedPairs,
     Completed,
@@ -40,7 +39,6 @@ from broker.schemas import (
 )
 from broker.schemas import Work as WorkItem
 from broker.store import archive, assignment, completion, work
-from broker.wake.listener import TOOL
 from broker.wake.listener import WORK as WORK_CHANNEL
 
 _STATUS: dict[str, CompletedStatus] = {
@@ -188,7 +186,10 @@ class Work(Controller):
             raise WorkNotFound
         if ended.status == "other":
             raise WorkEnded(record.outcome)
-        return Completed(archived=record, next=await _next(request, service, record, data.next_wait_seconds))
+        following: list[WorkItem] | None = None
+        if data.next_wait_seconds > 0 and record.tool_id is not None:
+            following = await next_work(request, service, record.tool_id, data.next_wait_seconds)
+        return Completed(archived=record, next=following or [])
 
     @post("/complete", status_code=HTTP_200_OK)
     async def complete_many(
@@ -212,16 +213,3 @@ async def _no_longer(service: Service, id_: UUID) -> WorkEnded | WorkNotFound:
     """Why work is not under way."""
     records = await service.store.run(archive.by_ids, [id_])
     return WorkEnded(records[0].outcome) if records else WorkNotFound()
-
-
-async def _next(
-    request: Request[Any, Any, Any], service: Service, record: ArchiveRecord, seconds: float
-) -> "list[WorkItem]":
-    tool_id = record.tool_id
-    if seconds <= 0 or tool_id is None:
-        return []
-
-    async def look() -> list[WorkItem]:
-        return await service.store.run(work.assigned_to, [tool_id])
-
-    return await park(request, service, look, until=bool, wait=seconds, topic=TOOL, key=tool_id)

@@ -1,11 +1,9 @@
 """An assigner: looks at the available tasks and tools, and pairs them."""
 
-import asyncio
-import contextlib
-import signal
 from collections.abc import Callable
 from typing import Any
 
+from broker.client import running
 from broker.client.connection import Connection, ProblemError
 from broker.schemas import AssignedPair, AssignedPairs, Candidates, Pair, Task, Tool, plain
 
@@ -58,14 +56,7 @@ class Assigner:
 
     def run(self) -> None:
         """Pair until the process is told to stop (SIGTERM, Ctrl-C)."""
-        asyncio.run(self._until_signalled())
-
-    async def _until_signalled(self) -> None:
-        loop, assigning = asyncio.get_running_loop(), asyncio.create_task(self.assign())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, assigning.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await assigning
+        running.run(self.assign())
 
     async def assign(self) -> None:
         """Pair until cancelled."""

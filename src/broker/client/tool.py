@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import signal
 import traceback
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
 from broker import schemas
+from broker.client import running
 from broker.client.connection import Connection, ProblemError, in_path
 from broker.schemas import Completed, Heartbeat, RegisteredTool, Reported, WorkItems, plain
 
@@ -138,6 +139,7 @@ class Tool:
             "lease_seconds": lease_seconds,
         }
         self._lease_seconds = lease_seconds
+        self._threads = ThreadPoolExecutor(capacity, thread_name_prefix=id)
         self._url = url
         self._key = key
         self._handler: Handler | None = None
@@ -154,14 +156,7 @@ class Tool:
 
     def run(self) -> None:
         """Work until the process is told to stop (SIGTERM, Ctrl-C); then finish what is in hand."""
-        asyncio.run(self._until_signalled())
-
-    async def _until_signalled(self) -> None:
-        loop, working = asyncio.get_running_loop(), asyncio.create_task(self.work())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, working.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
+        running.run(self.work())
 
     async def work(self) -> None:
         """Register, and work until cancelled; then finish what is in hand.
@@ -175,17 +170,17 @@ class Tool:
             registered = await connection.call("POST", "/v1/tools", RegisteredTool, json=self._registration)
             connection.use(registered.token)
             log.info("registered as %s at %s", self.id, connection.url)
-            running: set[asyncio.Task[None]] = set()
+            doing: set[asyncio.Task[None]] = set()
             beating = asyncio.create_task(self._beat(connection))
             try:
                 while True:
                     for work in await self._assigned(connection):
                         task = asyncio.create_task(self._do(connection, work))
-                        running.add(task)
-                        task.add_done_callback(running.discard)
+                        doing.add(task)
+                        task.add_done_callback(doing.discard)
             finally:
-                if running:
-                    await asyncio.wait(running)
+                if doing:
+                    await asyncio.wait(doing)
                 beating.cancel()
 
     async def _assigned(self, connection: Connection) -> list[schemas.Work]:
@@ -208,7 +203,9 @@ class Tool:
             if asynchronous:
                 result = await self._handler(handed)
             else:
-                result = await asyncio.to_thread(self._handler, handed)
+                result = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._handler, handed
+                )
             completion = {"outcome": "succeeded", "result": result}
         except FailedError as error:
             completion = {"outcome": "failed", "error": str(error)[-_MAX_ERROR_CHARS:], "retry": error.retry}

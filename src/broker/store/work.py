@@ -27,11 +27,13 @@ join tasks t on t.id = w.task_id
 where w.id = any(cast(:ids as uuid[]))
 """)
 
+# A tool that has none comes with nulls, one that is unknown not at all.
 ASSIGNED_TO = text(f"""
-select {rows.WORK}
-from work w
-join tasks t on t.id = w.task_id
-where w.tool_id = any(cast(:tool_ids as text[])) and w.state = 'assigned'
+select {rows.WORK}, o.id
+from tools o
+left join work w on w.tool_id = o.id and w.state = 'assigned'
+left join tasks t on t.id = w.task_id
+where o.id = any(cast(:tool_ids as text[]))
 order by w.assigned_at, w.id
 """)
 
@@ -170,9 +172,14 @@ async def by_ids(session: AsyncSession, ids: Sequence[UUID]) -> list[Work]:
     return [rows.work(row) for row in await session.execute(BY_IDS, {"ids": ids})]
 
 
-async def assigned_to(session: AsyncSession, tool_ids: Sequence[str]) -> list[Work]:
-    """The work that these tools have and did not start yet, the oldest first."""
-    return [rows.work(row) for row in await session.execute(ASSIGNED_TO, {"tool_ids": tool_ids})]
+async def assigned_to(session: AsyncSession, tool_ids: Sequence[str]) -> list[list[Work] | None]:
+    """For each tool the work that it did not start yet, the oldest first; None: unknown."""
+    found: dict[str, list[Work]] = {}
+    for row in await session.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
+        works = found.setdefault(row[rows.WORK_WIDTH], [])
+        if row[0] is not None:
+            works.append(rows.work(row))
+    return [found.get(tool_id) for tool_id in tool_ids]
 
 
 async def page(session: AsyncSession, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
