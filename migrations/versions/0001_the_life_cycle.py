@@ -140,6 +140,8 @@ create table work_archive (
     attempt integer not null,
     outcome text not null
         check (outcome in ('succeeded', 'failed', 'cancelled', 'released', 'lost', 'timed_out')),
+    -- What its tool said, where that was not the outcome: asked to cancel, a failure counts as cancelled.
+    said text,
     result jsonb not null,
     error text,
     late jsonb,
@@ -167,16 +169,24 @@ create table ended_tasks (
 )
 """
 
+# Records of that month may be there already, in the default partition: they move. One at a time, as
+# two that make the same table would fail.
 ARCHIVE_PARTITION = """
 create function create_archive_partition(month date) returns void language plpgsql as $$
     declare
         name text := 'work_archive_' || to_char(month, 'YYYY_MM');
-        first timestamptz := date_trunc('month', month) at time zone 'UTC';
-        next timestamptz := (date_trunc('month', month) + interval '1 month') at time zone 'UTC';
+        first timestamp := date_trunc('month', cast(month as timestamp));
+        least uuid := uuid7_floor(first at time zone 'UTC');
+        beyond uuid := uuid7_floor((first + interval '1 month') at time zone 'UTC');
     begin
+        perform pg_advisory_xact_lock(7022026);
         if to_regclass(name) is null then
-            execute format('create table %I partition of work_archive for values from (%L) to (%L)',
-                name, uuid7_floor(first), uuid7_floor(next));
+            execute format('create table %I (like work_archive including all)', name);
+            execute format('with moved as (delete from work_archive_rest'
+                ' where work_id >= %L and work_id < %L returning *) insert into %I select * from moved',
+                least, beyond, name);
+            execute format('alter table work_archive attach partition %I for values from (%L) to (%L)',
+                name, least, beyond);
         end if;
     end
 $$
@@ -251,6 +261,14 @@ create function notify_tools_changed() returns trigger language plpgsql as $$
     end
 $$
 """
+NOTIFY_TOOLS_GONE = """
+create function notify_tools_gone() returns trigger language plpgsql as $$
+    begin
+        perform notify_ids('broker_tool', array(select id from old_rows));
+        return null;
+    end
+$$
+"""
 NOTIFY_WORK = """
 create function notify_work() returns trigger language plpgsql as $$
     begin
@@ -289,12 +307,15 @@ create trigger {name} after {event} on {table} referencing {transition}
 for each statement execute function {name}()"""
 
 
-NEW, BOTH = "new table as new_rows", "old table as old_rows new table as new_rows"
+NEW = "new table as new_rows"
+OLD = "old table as old_rows"
+BOTH = f"{OLD} {NEW}"
 TRIGGERS = [
     trigger("notify_tasks", "insert", "tasks", NEW),
     trigger("notify_tasks_changed", "update", "tasks", BOTH),
     trigger("notify_tools", "insert", "tools", NEW),
     trigger("notify_tools_changed", "update", "tools", BOTH),
+    trigger("notify_tools_gone", "delete", "tools", OLD),
     trigger("notify_work", "insert", "work", NEW),
     trigger("notify_work_changed", "update", "work", BOTH),
     trigger("notify_archive", "insert", "work_archive", NEW),
@@ -307,15 +328,17 @@ UP = [
     *(WORK, WORK_OF_TOOL, WORK_REPORTS),
     *(WORK_ARCHIVE, WORK_ARCHIVE_REST, ARCHIVE_BY_TIME, ARCHIVE_BY_TASK, ARCHIVE_BY_TOOL, ENDED_TASKS),
     ARCHIVE_PARTITION,
-    *(NOTIFY_IDS, NOTIFY_TASKS, NOTIFY_TASKS_CHANGED, NOTIFY_TOOLS, NOTIFY_TOOLS_CHANGED),
+    *(NOTIFY_IDS, NOTIFY_TASKS, NOTIFY_TASKS_CHANGED),
+    *(NOTIFY_TOOLS, NOTIFY_TOOLS_CHANGED, NOTIFY_TOOLS_GONE),
     *(NOTIFY_WORK, NOTIFY_WORK_CHANGED, NOTIFY_ARCHIVE),
     *TRIGGERS,
 ]
 
 DOWN = [
     "drop table ended_tasks, work_archive, work_reports, work, tasks, tool_leases, tools",
-    """drop function notify_archive, notify_work_changed, notify_work, notify_tools_changed, notify_tools,
-        notify_tasks_changed, notify_tasks, notify_ids, create_archive_partition, uuid7_floor, uuid7""",
+    """drop function notify_archive, notify_work_changed, notify_work, notify_tools_gone,
+        notify_tools_changed, notify_tools, notify_tasks_changed, notify_tasks, notify_ids""",
+    "drop function create_archive_partition, uuid7_floor, uuid7",
 ]
 
 

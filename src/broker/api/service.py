@@ -1,5 +1,6 @@
 """What every handler works with, and the few things they share."""
 
+import math
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -91,11 +92,17 @@ def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:
     for preference in request.headers.get("prefer", "").split(","):
         name, _, value = preference.partition("=")
         if name.strip().lower() == "wait":
-            try:
-                return min(max(float(value.split(";")[0].strip(' "')), 0.0), MAX_WAIT_SECONDS)
-            except ValueError:
-                return 0.0
+            return _cut(value.split(";")[0].strip(' "'))
     return 0.0
+
+
+def _cut(seconds: str) -> float:
+    """A preferred wait, cut to the range; one that means nothing is none."""
+    try:
+        wanted = float(seconds)
+    except ValueError:
+        return 0.0
+    return min(max(wanted, 0.0), MAX_WAIT_SECONDS) if math.isfinite(wanted) else 0.0
 
 
 def work_id_of(text: str) -> UUID:

@@ -23,6 +23,8 @@ from work_archive a
 where a.work_id = any(cast(:ids as uuid[]))
 """)
 
+SAID = text("select work_id, said from work_archive where work_id = any(cast(:ids as uuid[]))")
+
 LIST = text(f"""
 select {_RECORD}
 from work_archive a
@@ -93,6 +95,11 @@ class ArchiveFilter(NamedTuple):
 async def by_ids(session: AsyncSession, work_ids: Collection[UUID]) -> list[ArchiveRecord]:
     """The records of these works, in no particular order; the unknown are left out."""
     return [_record(row) for row in await session.execute(BY_IDS, {"ids": list(work_ids)})]
+
+
+async def said(session: AsyncSession, work_ids: Collection[UUID]) -> dict[UUID, str | None]:
+    """For each of these works what its tool said, where that was not the outcome."""
+    return {row[0]: row[1] for row in await session.execute(SAID, {"ids": list(work_ids)})}
 
 
 async def page(session: AsyncSession, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:

@@ -11,7 +11,9 @@ from broker.store import archive, rows
 
 # Everyone who locks more than one kind of row locks work first, then tasks, then tools, each in
 # the order of their ids: so nobody waits in a circle.
-LOCK_TASKS = text("select id, state from tasks where id = any(cast(:ids as text[])) order by id for update")
+LOCK_TASKS = text("""
+select id, state from tasks where id = any(cast(:ids as text[])) order by id for no key update
+""")
 LOCK_TOOLS = text("""
 select id, case when draining or offline then 0 else capacity - load end as room
 from tools
@@ -82,42 +84,41 @@ async def assign(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned]
     room = {row[0]: row[1] for row in await session.execute(LOCK_TOOLS, {"ids": tool_ids})}
     # What is locked stays as it is: the pairs are gone through one by one, and written as a set.
     statuses = decide(keys, states, room)
-    made = await _work(session, ASSIGN, [key for key in keys if statuses[key] == "assigned"])
 
-    refused = [key for key in keys if statuses[key] == "task_unavailable"]
-    there = await _work(session, OF_PAIRS, refused)
-    missing = [key[0] for key in keys if statuses[key] == "task_not_found"]
-    ended = await archive.has_ended(session, missing) if missing else set()
+    def those(wanted: PairStatus) -> list[Key]:
+        return [key for key, status in zip(keys, statuses, strict=True) if status == wanted]
 
-    answers: list[Assigned] = []
-    answered: set[Key] = set()
-    for key in keys:
-        if key in there or (key in made and key in answered):
-            answers.append(Assigned("exists", there.get(key) or made.get(key)))
-        elif key[0] in ended:
-            answers.append(Assigned("task_unavailable", None))
-        else:
-            answers.append(Assigned(statuses[key], made.get(key)))
-        answered.add(key)
-    return answers
+    works = await _work(session, ASSIGN, those("assigned"))
+    there = await _work(session, OF_PAIRS, those("task_unavailable"))
+    missing = those("task_not_found")
+    ended = await archive.has_ended(session, [key[0] for key in missing]) if missing else set()
+
+    def answer(key: Key, status: PairStatus) -> Assigned:
+        if key in there:
+            return Assigned("exists", there[key])
+        if status in ("assigned", "exists"):
+            return Assigned(status, works[key])
+        return Assigned("task_unavailable" if key[0] in ended else status, None)
+
+    return [answer(key, status) for key, status in zip(keys, statuses, strict=True)]
 
 
-def decide(keys: Sequence[Key], states: Mapping[str, str], room: Mapping[str, int]) -> dict[Key, PairStatus]:
+def decide(keys: Sequence[Key], states: Mapping[str, str], room: Mapping[str, int]) -> list[PairStatus]:
     """What becomes of each pair, taken one after the other.
 
     Args:
-        keys: Pairs of a task's and a tool's id; a pair that comes again is the same pair.
+        keys: Pairs of a task's and a tool's id; one that was assigned before in the same set `exists`.
         states: The states of the tasks that there are.
         room: How much more work the tools that there are can take.
     """
     left = dict(room)
-    taken: set[str] = set()
-    statuses: dict[Key, PairStatus] = {}
+    taken: dict[str, str] = {}
+    statuses: list[PairStatus] = []
     for task_id, tool_id in keys:
-        if statuses.get((task_id, tool_id)) == "assigned":
-            continue
         status: PairStatus = "assigned"
-        if task_id not in states:
+        if taken.get(task_id) == tool_id:
+            status = "exists"
+        elif task_id not in states:
             status = "task_not_found"
         elif states[task_id] != "available" or task_id in taken:
             status = "task_unavailable"
@@ -126,9 +127,9 @@ def decide(keys: Sequence[Key], states: Mapping[str, str], room: Mapping[str, in
         elif left[tool_id] < 1:
             status = "tool_unavailable"
         else:
-            taken.add(task_id)
+            taken[task_id] = tool_id
             left[tool_id] -= 1
-        statuses[task_id, tool_id] = status
+        statuses.append(status)
     return statuses
 
 

@@ -29,9 +29,12 @@ select cast(pg_current_snapshot() as text),
                      pg_relation_filenode('tasks'), pg_relation_filenode('tools')))
 """)
 
+# A transaction that is still to come has changed nothing: such a row was read in from the dump of a
+# database with more history. It would be new for ever.
 _NEW = """
     changed >= pg_snapshot_xmin(cast(cast(:seen as text) as pg_snapshot))
-    and not pg_visible_in_snapshot(changed, cast(cast(:seen as text) as pg_snapshot))"""
+    and not pg_visible_in_snapshot(changed, cast(cast(:seen as text) as pg_snapshot))
+    and changed < pg_snapshot_xmax(pg_current_snapshot())"""
 
 NEW_TASKS = text(f"""
 select {rows.TASK}
@@ -49,7 +52,8 @@ order by t.id
 
 _UNSEEN = """
     (cast(:seen as text) is null
-     or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot)))"""
+     or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot))
+     and t.changed < pg_snapshot_xmax(pg_current_snapshot()))"""
 
 WALK_TASKS = text(f"""
 select {rows.TASK}, t.seq
@@ -126,6 +130,9 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
 
     more = here.task is not None or here.tool is not None
     onward = here if more else Cursor(home=home, seen=here.reading)
+    if given is not None and given.reading is not None and not (tasks or tools or more):
+        # What was left of a reading is gone; who waits, waits for what is new since it began.
+        return await candidates(session, cursor=seal(onward), limit=limit)
     return Candidates(cursor=seal(onward), tasks=tasks, tools=tools, more=more)
 
 

@@ -22,11 +22,15 @@ with locked_work as materialized (
     select id, task_id, tool_id from work where id = any(cast(:ids as uuid[])) order by id for update
 ),
 locked_tasks as materialized (
-    select id from tasks where id in (select task_id from locked_work) order by id for update
+    select id
+    from tasks
+    where id in (select task_id from locked_work union all select unnest(cast(:task_ids as text[])))
+    order by id
+    for update
 )
 select id
 from tools
-where id in (select tool_id from locked_work) and (select count(*) from locked_tasks) > 0
+where id in (select tool_id from locked_work) and (select count(*) from locked_tasks) >= 0
 order by id
 for no key update
 """)
@@ -42,7 +46,7 @@ with asked as (
          as u (work_id, outcome, result, error, retry)
 ),
 ending as materialized (
-    select w.*, asked.result, asked.error, asked.retry, final.outcome,
+    select w.*, asked.result, asked.error, asked.retry, asked.outcome as said, final.outcome,
            t.attempt + cast(counting.counts as integer) as attempts,
            final.outcome in ('succeeded', 'cancelled') as ends_task,
            counting.counts and (not asked.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
@@ -63,11 +67,11 @@ ending as materialized (
     ) counting
 ),
 archived as (
-    insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, error, reports,
-                              version, cancel_requested, assigned_at, started_at, deadline_at,
+    insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, said, result, error,
+                              reports, version, cancel_requested, assigned_at, started_at, deadline_at,
                               created_by, registered_by)
     select w.id, w.task_id, w.tool_id, {rows.TASK_JSON}, {rows.TOOL_JSON},
-           w.attempt, w.outcome, w.result, w.error,
+           w.attempt, w.outcome, nullif(w.said, w.outcome), w.result, w.error,
            (select coalesce(jsonb_agg(jsonb_build_object('id', r.id, 'at', r.at, 'progress', r.progress,
                                                          'message', r.message, 'data', r.data)
                                       order by r.seq), '[]')
@@ -149,6 +153,8 @@ async def complete(session: AsyncSession, endings: Sequence[Ending]) -> list[End
     first = {ending.work_id: ending for ending in reversed(endings)}
     ended = await end(session, list(first.values()))
     await tools.renew(session, list(ended.values()))
+    again = [ending.work_id for ending in endings if ending.work_id not in ended]
+    said = await archive.said(session, again) if again else {}
     records = {record.work_id: record for record in await archive.by_ids(session, list(first))}
 
     def answer(ending: Ending) -> Ended:
@@ -157,14 +163,20 @@ async def complete(session: AsyncSession, endings: Sequence[Ending]) -> list[End
             return Ended("unknown", None)
         if ending.work_id in ended and first[ending.work_id] is ending:
             return Ended("ended", record)
-        return Ended("same" if record.outcome == ending.outcome else "other", record)
+        same = ending.outcome in (record.outcome, said.get(ending.work_id))
+        return Ended("same" if same else "other", record)
 
     return [answer(ending) for ending in endings]
 
 
 async def end(session: AsyncSession, endings: Sequence[Ending]) -> dict[UUID, str]:
     """End the work that is under way; its id and tool for each that this ended. The ids differ."""
-    await session.execute(LOCK, {"ids": [ending.work_id for ending in endings]})
+    await lock(session, [ending.work_id for ending in endings])
     values = rows.columns(endings, "work_id", "outcome", "error", "retry")
     values["result"] = [rows.given(ending.result) for ending in endings]
     return {row[0]: row[1] for row in await session.execute(END, values)}
+
+
+async def lock(session: AsyncSession, work_ids: Sequence[UUID], task_ids: Sequence[str] = ()) -> None:
+    """Lock work with its tasks and tools, and other tasks, in the order that all share."""
+    await session.execute(LOCK, {"ids": list(work_ids), "task_ids": list(task_ids)})

@@ -20,7 +20,7 @@ where t.id = any(cast(:ids as text[]))
 ASK = text("""
 update work w
 set cancel_requested = true, cancel_requeue = false, version = w.version + 1
-where w.id = any(cast(:ids as uuid[])) and not w.cancel_requested
+where w.id = any(cast(:ids as uuid[])) and (w.cancel_requeue or not w.cancel_requested)
 """)
 
 _TRIES = 10
@@ -60,8 +60,8 @@ async def delete(session: AsyncSession, deletions: Sequence[Deletion]) -> list[D
 async def _delete_once(session: AsyncSession, pending: Sequence[Deletion]) -> dict[str, Deleted]:
     ids = {"ids": [deletion.id for deletion in pending]}
     seen = (await session.execute(WORK_OF, ids)).all()
-    await session.execute(completion.LOCK, {"ids": [row[1] for row in seen if row[1]]})
     locked = {row[1] for row in seen if row[1]}
+    await completion.lock(session, list(locked), ids["ids"])
     states = {row[0]: (row[1], row[2]) for row in await session.execute(WORK_OF, ids)}
 
     stopped: dict[str, Ending] = {}
@@ -72,10 +72,12 @@ async def _delete_once(session: AsyncSession, pending: Sequence[Deletion]) -> di
             stopped[id_] = Ending(work_id, "cancelled", NULL, None)
         elif work_id in locked:
             asked[id_] = work_id
+    # Before it is stopped, too: a cancel that asked for another attempt is overruled.
+    work_ids = [*asked.values(), *(ending.work_id for ending in stopped.values())]
+    if work_ids:
+        await session.execute(ASK, {"ids": work_ids})
     if stopped:
         await completion.end(session, list(stopped.values()))
-    if asked:
-        await session.execute(ASK, {"ids": list(asked.values())})
     gone = await archive.record_deleted(session, [id_ for id_, (work_id, _) in states.items() if not work_id])
     unknown = [id_ for id_, _ in pending if id_ not in states]
     ended = await archive.has_ended(session, unknown) if unknown else set()

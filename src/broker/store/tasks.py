@@ -36,7 +36,7 @@ created as (
            case when not_before > now() then not_before end,
            not_before, timeout_seconds, max_attempts, retry_backoff_seconds
     from asked
-    order by id
+    order by id collate "C", seq
     on conflict (id) do nothing
     returning t.*
 )
@@ -48,11 +48,20 @@ order by asked.place
 """)
 
 # A task that ended while it was submitted once more: the insert waited for it to be deleted,
-# and found the id free. Only a statement that begins after that can see it in the archive.
+# and found the id free. Only a statement that begins after that can see it in the archive. Where its
+# record has been deleted since, the id is free indeed.
 TAKE_BACK_ENDED = text("""
-delete from tasks
-where id in (select task_id from ended_tasks where task_id = any(cast(:ids as text[])))
-returning id
+with ended as materialized (
+    select e.task_id, a.work_id is not null as recorded
+    from ended_tasks e
+    left join work_archive a on a.work_id = e.work_id
+    where e.task_id = any(cast(:ids as text[]))
+),
+forgotten as (
+    delete from ended_tasks e using ended where e.task_id = ended.task_id and not ended.recorded
+)
+delete from tasks t using ended where t.id = ended.task_id and ended.recorded
+returning t.id
 """)
 
 BY_IDS = text(f"""

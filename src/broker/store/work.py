@@ -84,11 +84,16 @@ latest as (
     from written
     group by work_id
 ),
+-- One update for both, the report and the start: a second one in this transaction would have the
+-- foreign key lock the task, which is no part of the order of locks.
 told as (
     update work w
-    set version = w.version + latest.reports, progress = coalesce(latest.progress, w.progress)
-    from latest
-    where w.id = latest.work_id
+    set version = w.version + latest.reports, progress = coalesce(latest.progress, w.progress),
+        state = 'running', started_at = coalesce(w.started_at, now()),
+        deadline_at = case when w.state = 'running' then w.deadline_at
+                           else now() + make_interval(secs => t.timeout_seconds) end
+    from latest, tasks t
+    where w.id = latest.work_id and t.id = w.task_id
 )
 select asked.id, written.id is not null as created
 from asked
@@ -152,7 +157,6 @@ async def report(session: AsyncSession, reports: Sequence[ReportOf]) -> list[Rep
     taken = [report for report in reports if report.work_id in under_way]
     if not taken:
         return [None] * len(reports)
-    await session.execute(START, {"ids": list(under_way)})
     values = rows.columns((report.report for report in taken), "id", "progress", "message") | {
         "work_id": [report.work_id for report in taken],
         "data": [rows.given(report.report.data) for report in taken],
