@@ -54,11 +54,8 @@ async def shared_sql(database: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def shared_http(broker: Running, sql: asyncpg.Connection) -> httpx.AsyncClient:
     """A client of the shared broker, which holds nothing yet."""
-    tables = await sql.fetchval(
-        "select string_agg(quote_ident(tablename), ', ') from pg_tables"
-        " where schemaname = 'public' and tablename <> 'alembic_version'"
-    )
-    await sql.execute(f"truncate {tables}")
+    for table in ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive"):
+        await sql.execute(f"delete from {table}")  # 25 times as fast as a truncate
     return broker.client
 
 
@@ -108,7 +105,9 @@ async def started(http: httpx.AsyncClient, task: str = "a", tool: str = "t", **f
     return pair
 
 
-async def complete(http: httpx.AsyncClient, work: str, outcome: str = "succeeded", **fields: Any) -> httpx.Response:
+async def complete(
+    http: httpx.AsyncClient, work: str, outcome: str = "succeeded", **fields: Any
+) -> httpx.Response:
     return await http.post(f"/v1/work/{work}/complete", json={"outcome": outcome, **fields})
 
 
@@ -120,7 +119,7 @@ async def completed(http: httpx.AsyncClient, work: str, outcome: str = "succeede
 
 
 async def get(http: httpx.AsyncClient, path: str, **query: Any) -> Any:
-    answer = await http.get(path, params=query)
+    answer = await http.get(path, params=query or None)  # httpx: {} would drop the query that is there
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -128,14 +127,17 @@ async def get(http: httpx.AsyncClient, path: str, **query: Any) -> Any:
 async def pages(http: httpx.AsyncClient, path: str, **query: Any) -> list[list[Json]]:
     """All pages of a list, to its end."""
     found: list[list[Json]] = []
-    after: Json = {}
     while True:
-        page = await get(http, path, **query, **after)
+        page = await get(http, path, **query)
         found.append(page["items"])
         if page["next"] is None:
             return found
-        after = {"after": page["next"]}
+        query["after"] = page["next"]
         assert len(found) < 1000, "the list has no end"
+
+
+def joined(found: list[list[Json]]) -> list[Json]:
+    return [item for page in found for item in page]
 
 
 def ids(items: list[Json], key: str = "id") -> list[Any]:
@@ -147,14 +149,22 @@ def exactly(text: str) -> Any:
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
+def waiting(broker: Running) -> int:
+    """How many are registered to be woken (the upkeep may be one of them)."""
+    return len(broker.server.service.waiters)
+
+
 async def park(broker: Running, method: str, path: str, **request: Any) -> "asyncio.Task[httpx.Response]":
-    """A request that is parked when this returns."""
-    before = len(broker.server.waiters)
+    """A request that has looked and is parked when this returns."""
+    before = waiting(broker)
     parked = asyncio.create_task(broker.client.request(method, path, **request))
+    calm = 0
     async with asyncio.timeout(10):
-        while len(broker.server.waiters) == before:
+        while calm < 3:
+            await asyncio.sleep(0.003)
             assert not parked.done(), f"answered at once: {parked.result().text[:500]}"
-            await asyncio.sleep(0.002)
+            looking = waiting(broker) <= before or broker.server.service.store.engine.pool.checkedout()
+            calm = 0 if looking else calm + 1
     return parked
 
 

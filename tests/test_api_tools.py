@@ -21,10 +21,12 @@ from tests.helpers import (
     get,
     ids,
     is_problem,
+    joined,
     pages,
     park,
     started,
     times_out,
+    waiting,
     woken,
 )
 
@@ -35,7 +37,8 @@ sql = helpers.shared_sql
 http = helpers.shared_http
 
 TOOL_FIELDS = {
-    "id", "skills", "capacity", "load", "state", "lease_seconds", "lease_expires_at", "registered_at", "seen_at",
+    "id", "skills", "capacity", "load", "state", "lease_seconds", "lease_expires_at", "registered_at",
+    "seen_at",
 }  # fmt: skip
 
 
@@ -91,7 +94,9 @@ async def test_registering_again_ends_draining(http: httpx.AsyncClient) -> None:
     assert (await add_tool(http))["state"] == "idle"
 
 
-async def test_what_was_assigned_and_not_started_stays_when_the_tool_registers_again(http: httpx.AsyncClient) -> None:
+async def test_what_was_assigned_and_not_started_stays_when_the_tool_registers_again(
+    http: httpx.AsyncClient,
+) -> None:
     pair = await assigned(http)
     assert (await add_tool(http))["load"] == 1
     assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [pair.work]
@@ -135,7 +140,7 @@ async def test_tools_are_listed_page_by_page_each_once(http: httpx.AsyncClient) 
         await add_tool(http, name)
     found = await pages(http, "/v1/tools", limit=3)
     assert [len(page) for page in found] in ([3, 3, 1], [3, 3, 1, 0])
-    assert sorted(ids(sum(found, []))) == names
+    assert sorted(ids(joined(found))) == names
 
 
 async def test_a_list_stays_stable_while_rows_come_and_go(http: httpx.AsyncClient) -> None:
@@ -145,7 +150,7 @@ async def test_a_list_stays_stable_while_rows_come_and_go(http: httpx.AsyncClien
     first = await get(http, "/v1/tools", limit=2)
     await http.delete(f"/v1/tools/{first['items'][-1]['id']}")
     await add_tool(http, "a-new-one")
-    rest = sum(await pages(http, "/v1/tools", limit=2, after=first["next"]), [])
+    rest = joined(await pages(http, "/v1/tools", limit=2, after=first["next"]))
     found = ids(first["items"]) + [name for name in ids(rest) if name != "a-new-one"]
     assert sorted(found) == sorted(names)
 
@@ -207,7 +212,9 @@ async def test_draining_can_end(http: httpx.AsyncClient) -> None:
     await assign(http)
 
 
-async def test_a_capacity_below_the_load_takes_nothing_away_and_gives_no_more(http: httpx.AsyncClient) -> None:
+async def test_a_capacity_below_the_load_takes_nothing_away_and_gives_no_more(
+    http: httpx.AsyncClient,
+) -> None:
     pairs = [await assigned(http, name) for name in ("a", "b")]
     await add_task(http, "c")
     tool = (await http.patch("/v1/tools/t", json={"capacity": 1})).json()
@@ -279,7 +286,14 @@ async def test_the_broker_shows_the_lease_that_the_heartbeat_promised(http: http
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/heartbeat"), ("GET", "/work"), ("GET", "/work?wait=60")],
+    [
+        ("GET", ""),
+        ("PATCH", ""),
+        ("DELETE", ""),
+        ("POST", "/heartbeat"),
+        ("GET", "/work"),
+        ("GET", "/work?wait=60"),
+    ],
 )
 async def test_an_unknown_tool_is_not_found(http: httpx.AsyncClient, method: str, path: str) -> None:
     async with asyncio.timeout(5):
@@ -316,7 +330,6 @@ async def test_running_work_is_nothing_to_answer_a_wait_with(http: httpx.AsyncCl
 
 
 async def test_an_assignment_wakes_its_tool_and_no_other(broker: Running, http: httpx.AsyncClient) -> None:
-    http = http
     await add_tool(http, "t")
     await add_tool(http, "other")
     await add_task(http)
@@ -328,7 +341,9 @@ async def test_an_assignment_wakes_its_tool_and_no_other(broker: Running, http: 
     other.cancel()
 
 
-async def test_an_assignment_by_batch_wakes_every_tool_concerned(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_an_assignment_by_batch_wakes_every_tool_concerned(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     names = [f"t{n}" for n in range(20)]
     await add_tasks(http, *names)
     for name in names:
@@ -372,7 +387,9 @@ async def test_prefer_wait_yields_to_the_parameter(http: httpx.AsyncClient) -> N
     assert answer.json() == {"items": []}
 
 
-@pytest.mark.parametrize("preference", ["wait=soon", "wait", "wait=", "wait=-5", "handling=lenient", ";;=,", "wait=NaN"])
+@pytest.mark.parametrize(
+    "preference", ["wait=soon", "wait", "wait=", "wait=-5", "handling=lenient", ";;=,", "wait=NaN"]
+)
 async def test_a_preference_that_means_nothing_is_no_error(http: httpx.AsyncClient, preference: str) -> None:
     await add_tool(http)
     async with asyncio.timeout(5):
@@ -380,7 +397,9 @@ async def test_a_preference_that_means_nothing_is_no_error(http: httpx.AsyncClie
     assert (answer.status_code, answer.json()) == (200, {"items": []})
 
 
-async def test_deleting_a_tool_answers_the_request_parked_for_it(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_deleting_a_tool_answers_the_request_parked_for_it(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     await add_tool(http)
     parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
     await http.delete("/v1/tools/t")
@@ -389,14 +408,16 @@ async def test_deleting_a_tool_answers_the_request_parked_for_it(broker: Running
     assert answer.status_code in (200, 404)
 
 
-async def test_a_client_that_left_is_forgotten_and_loses_nothing(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_a_client_that_left_is_forgotten_and_loses_nothing(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     await add_tool(http)
     await add_task(http)
-    before = len(broker.server.waiters)
+    before = waiting(broker)
     parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
     parked.cancel()
     async with asyncio.timeout(5):
-        while len(broker.server.waiters) > before:
+        while waiting(broker) > before:
             await asyncio.sleep(0.005)
     work = await assign(http)
     assert ids((await get(http, "/v1/tools/t/work", wait=60))["items"]) == [work["id"]]
@@ -407,7 +428,9 @@ async def test_waiting_requests_hold_no_database_connection_and_no_transaction(
 ) -> None:
     await add_tool(http)
     parked = [await park(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(30)]
-    others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    others = (
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    )
     async with asyncio.timeout(5):
         await get(http, "/v1/tools")
         while await sql.fetchval(f"{others} and state <> 'idle'"):  # the heartbeats of the broker itself
@@ -417,7 +440,9 @@ async def test_waiting_requests_hold_no_database_connection_and_no_transaction(
         one.cancel()
 
 
-async def test_a_broker_that_stops_answers_the_waiting_at_once_and_empty(database: str, http: httpx.AsyncClient) -> None:
+async def test_a_broker_that_stops_answers_the_waiting_at_once_and_empty(
+    database: str, http: httpx.AsyncClient
+) -> None:
     await add_tool(http)
     async with a_broker(Settings(database_url=database, fallback_seconds=60)) as other:
         parked = await park(other, "GET", "/v1/tools/t/work?wait=60")

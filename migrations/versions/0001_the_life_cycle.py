@@ -181,6 +181,7 @@ create function create_archive_partition(month date) returns void language plpgs
     begin
         perform pg_advisory_xact_lock(7022026);
         if to_regclass(name) is null then
+            lock table work_archive_rest in access exclusive mode;
             execute format('create table %I (like work_archive including all)', name);
             execute format('with moved as (delete from work_archive_rest'
                 ' where work_id >= %L and work_id < %L returning *) insert into %I select * from moved',

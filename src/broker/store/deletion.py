@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -9,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.schemas import NULL
 from broker.store import archive, completion
 from broker.store.completion import Ending
+from broker.store.engine import BeginAgain
 
 WORK_OF = text("""
 select t.id, t.work_id, w.state
@@ -22,8 +24,6 @@ update work w
 set cancel_requested = true, cancel_requeue = false, version = w.version + 1
 where w.id = any(cast(:ids as uuid[])) and (w.cancel_requeue or not w.cancel_requested)
 """)
-
-_TRIES = 10
 
 
 class Deletion(NamedTuple):
@@ -45,32 +45,25 @@ async def delete(session: AsyncSession, deletions: Sequence[Deletion]) -> list[D
 
     Returns:
         For each `deleted` (an ended one, too), `asked` where its tool is asked to stop, or `unknown`.
+
+    Raises:
+        BeginAgain: A task got work between the look and the lock, and work comes first in the order of locks.
     """
-    answers: dict[str, Deleted] = {}
-    wanted = {deletion.id: deletion for deletion in deletions}
-    # A task may get work, or its work may start or end, between the look and the lock: look again.
-    for _ in range(_TRIES):
-        pending = [deletion for deletion in wanted.values() if deletion.id not in answers]
-        if not pending:
-            break
-        answers |= await _delete_once(session, pending)
-    return [answers.get(deletion.id, "asked") for deletion in deletions]
-
-
-async def _delete_once(session: AsyncSession, pending: Sequence[Deletion]) -> dict[str, Deleted]:
-    ids = {"ids": [deletion.id for deletion in pending]}
-    seen = (await session.execute(WORK_OF, ids)).all()
-    locked = {row[1] for row in seen if row[1]}
-    await completion.lock(session, list(locked), ids["ids"])
-    states = {row[0]: (row[1], row[2]) for row in await session.execute(WORK_OF, ids)}
+    wanted = {deletion.id: deletion.force for deletion in reversed(deletions)}
+    ids = list(wanted)
+    seen = await _work_of(session, ids)
+    locked = {work_id for work_id, _ in seen.values() if work_id}
+    await completion.lock(session, list(locked), ids)
+    states = await _work_of(session, ids)
+    if any(work_id and work_id not in locked for work_id, _ in states.values()):
+        raise BeginAgain
 
     stopped: dict[str, Ending] = {}
-    asked: dict[str, object] = {}
-    for id_, force in pending:
-        work_id, state = states.get(id_, (None, None))
-        if work_id in locked and (force or state == "assigned"):
+    asked: dict[str, UUID] = {}
+    for id_, (work_id, state) in states.items():
+        if work_id and (wanted[id_] or state == "assigned"):
             stopped[id_] = Ending(work_id, "cancelled", NULL, None)
-        elif work_id in locked:
+        elif work_id:
             asked[id_] = work_id
     # Before it is stopped, too: a cancel that asked for another attempt is overruled.
     work_ids = [*asked.values(), *(ending.work_id for ending in stopped.values())]
@@ -78,12 +71,17 @@ async def _delete_once(session: AsyncSession, pending: Sequence[Deletion]) -> di
         await session.execute(ASK, {"ids": work_ids})
     if stopped:
         await completion.end(session, list(stopped.values()))
-    gone = await archive.record_deleted(session, [id_ for id_, (work_id, _) in states.items() if not work_id])
-    unknown = [id_ for id_, _ in pending if id_ not in states]
+    idle = [id_ for id_, (work_id, _) in states.items() if not work_id]
+    gone = await archive.record_deleted(session, idle) if idle else set()
+    unknown = [id_ for id_ in ids if id_ not in states]
     ended = await archive.has_ended(session, unknown) if unknown else set()
 
-    answers: dict[str, Deleted] = {}
+    answers: dict[str, Deleted] = dict.fromkeys(unknown, "unknown")
     answers |= dict.fromkeys([*stopped, *gone, *ended], "deleted")
     answers |= dict.fromkeys(asked, "asked")
-    answers |= dict.fromkeys((id_ for id_ in unknown if id_ not in ended), "unknown")
-    return answers
+    return [answers[deletion.id] for deletion in deletions]
+
+
+async def _work_of(session: AsyncSession, ids: Sequence[str]) -> dict[str, tuple[UUID | None, str | None]]:
+    """For each of the tasks that is live, its work and that work's state."""
+    return {row[0]: (row[1], row[2]) for row in await session.execute(WORK_OF, {"ids": ids})}

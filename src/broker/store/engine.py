@@ -37,8 +37,8 @@ _ROLLBACK = "40"
 _TRIES = 5
 
 
-class RolledBack(Unavailable):
-    """PostgreSQL gave this transaction up for another; it can be begun again at once."""
+class BeginAgain(Unavailable):
+    """This transaction was given up for another; it can be begun again at once."""
 
 
 class Store:
@@ -87,12 +87,12 @@ class Store:
     async def run(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         """Run something in a transaction of its own: a step, a read, or upkeep.
 
-        What PostgreSQL rolls back for the sake of somebody else (a deadlock) is begun again.
+        What is given up for the sake of somebody else (by PostgreSQL: a deadlock) is begun again.
         """
         for _ in range(_TRIES - 1):
             try:
                 return await self._run_once(do, *args, **kwargs)
-            except RolledBack:
+            except BeginAgain:
                 continue
         return await self._run_once(do, *args, **kwargs)
 
@@ -122,7 +122,7 @@ def _in_our_words(error: Exception) -> Exception:
         if refused_by_driver or state.startswith(_DATA_EXCEPTION):
             return BadRequest("PostgreSQL cannot hold a value of this request.")
         if state.startswith(_ROLLBACK):
-            return RolledBack()
+            return BeginAgain()
         # Insufficient resources, operator intervention, connection, read-only.
         if error.connection_invalidated or state[:2] in {"53", "57", "08", "25", ""}:
             return Unavailable()

@@ -1,0 +1,229 @@
+"""What the tests of the store share: short ways to bring about a state, and an audit of what must hold."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Self
+from uuid import UUID
+
+import asyncpg
+from msgspec import Raw
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Outcome, Pair, Task, Tool, Work
+from broker.store import Store, archive, assignment, completion, deletion, tasks, tools, work
+from broker.store.completion import Ending
+from broker.store.engine import Answer, BeginAgain, Item, Step
+from tests.conftest import Running
+
+PATIENCE_SECONDS = 10
+
+# What must hold of the whole database at every moment: each query finds the rows that break it.
+INVARIANTS = {
+    "a tool's load is its number of work rows": """
+        select t.id, t.load, count(w.id) from tools t left join work w on w.tool_id = t.id
+        group by t.id having t.load <> count(w.id)""",
+    "no tool that nobody resized is over its capacity": "select id from tools where load > capacity",
+    "every tool has a lease": """
+        select t.id from tools t left join tool_leases l on l.tool_id = t.id where l.tool_id is null""",
+    "a task is assigned exactly when it has work, and to that work": """
+        select t.id, t.state, t.work_id, w.id from tasks t full join work w on w.task_id = t.id
+        where t.id is null or (t.state = 'assigned') <> (w.id is not null)
+           or t.work_id is distinct from w.id""",
+    "a task is live or ended, never both": "select id from tasks join ended_tasks on task_id = id",
+    "an ended task has a last record that says how": """
+        select e.task_id, a.outcome from ended_tasks e left join work_archive a on a.work_id = e.work_id
+        where a.work_id is null or a.task_id <> e.task_id or a.outcome not in ('succeeded', 'cancelled')""",
+    "a task ends once": """
+        select task_id from work_archive where outcome in ('succeeded', 'cancelled')
+        group by task_id having count(*) > 1""",
+    "a task whose record says that it ended has ended": """
+        select a.task_id from work_archive a left join ended_tasks e on e.work_id = a.work_id
+        where a.outcome in ('succeeded', 'cancelled') and e.task_id is null""",
+    "work is under way or in the archive, never both": """
+        select w.id from work w join work_archive a on a.work_id = w.id""",
+    "each work_id is in the archive once": """
+        select work_id from work_archive group by work_id having count(*) > 1""",
+    "a report belongs to work under way": """
+        select r.id from work_reports r left join work w on w.id = r.work_id where w.id is null""",
+    "attempts in the archive are those counted": """
+        select t.id, t.attempt from tasks t
+        where t.attempt <> (select count(*) from work_archive a where a.task_id = t.id
+                            and (a.outcome in ('succeeded', 'failed', 'timed_out')
+                                 or a.outcome = 'lost' and a.started_at is not null))""",
+}
+
+
+async def audit(sql: asyncpg.Connection) -> None:
+    """Check the whole database."""
+    broken = {name: rows for name, query in INVARIANTS.items() if (rows := await sql.fetch(query))}
+    assert broken == {}
+
+
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Ask until it holds; each asking is a round trip, so this needs no sleep of its own."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await condition():
+            await asyncio.sleep(0)
+
+
+async def blocked(sql: asyncpg.Connection, count: int = 1) -> None:
+    """Return when so many transactions wait for a lock."""
+    await until(lambda: is_blocked(sql, count))
+
+
+async def is_blocked(sql: asyncpg.Connection, count: int) -> bool:
+    return await sql.fetchval("select count(distinct pid) from pg_locks where not granted") >= count
+
+
+async def parked(broker: Running, count: int) -> None:
+    """Return when so many requests have looked and wait; the upkeep is one more that waits."""
+    service = broker.server.service
+
+    async def all_wait() -> bool:
+        return len(service.waiters) > count and not service.store.engine.pool.checkedout()
+
+    await until(all_wait)
+
+
+async def waits_for(sql: asyncpg.Connection, pid: int) -> bool:
+    """Whether some transaction waits for what this one has locked."""
+    return bool(
+        await sql.fetchval(
+            "select exists (select from pg_locks where not granted and $1 = any(pg_blocking_pids(pid)))", pid
+        )
+    )
+
+
+async def done_or_blocked(task: "asyncio.Task[Any]", sql: asyncpg.Connection, count: int = 1) -> None:
+    """Return when the task is done, or when so many transactions wait for a lock."""
+
+    async def either() -> bool:
+        return task.done() or await is_blocked(sql, count)
+
+    await until(either)
+
+
+class Held:
+    """A transaction that stays open until it is told to commit or to roll back."""
+
+    def __init__(self, store: Store) -> None:
+        self._transaction: AbstractAsyncContextManager[AsyncSession] = store.transaction()
+        self.session: AsyncSession
+
+    async def __aenter__(self) -> Self:
+        self.session = await self._transaction.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._transaction.__aexit__(*error)  # type: ignore[arg-type]
+
+    async def begin(self) -> AsyncSession:
+        return (await self.__aenter__()).session
+
+    async def commit(self) -> None:
+        await self.__aexit__(None, None, None)
+
+    async def roll_back(self) -> None:
+        with contextlib.suppress(GivenUp):
+            await self.__aexit__(GivenUp, GivenUp(), None)
+
+
+class GivenUp(Exception):
+    """Rolls a transaction back."""
+
+
+async def many(store: Store, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+    """A step that begins again where it asks for that, but never after a deadlock: that shows."""
+    while True:
+        try:
+            async with store.transaction() as session:
+                return await step(session, items)
+        except BeginAgain as again:
+            if again.__cause__ is not None:
+                raise
+
+
+def new_task(id_: str | None = None, **fields: Any) -> NewTask:
+    return NewTask(**{"needs": Raw(b"{}"), "id": id_} | fields)
+
+
+async def submit(store: Store, *ids: str, **fields: Any) -> list[Task]:
+    """Tasks of these ids, all alike."""
+    submitted = await many(store, tasks.submit, [new_task(id_, **fields) for id_ in ids])
+    return [task for task, _ in submitted]
+
+
+async def register(store: Store, *ids: str, **fields: Any) -> list[Tool]:
+    """Tools of these ids, all alike."""
+    new = [
+        tools.Registration(NewTool(**{"skills": Raw(b"{}"), "id": id_} | fields), token=id_) for id_ in ids
+    ]
+    return [tool for tool, _ in await many(store, tools.register, new)]
+
+
+async def assign(store: Store, *pairs: tuple[str, str]) -> list[assignment.Assigned]:
+    return await many(store, assignment.assign, [Pair(task_id=task, tool_id=tool) for task, tool in pairs])
+
+
+async def assigned(store: Store, *pairs: tuple[str, str]) -> list[Work]:
+    """The work that these pairs become; every one of them has to."""
+    found = [answer.work for answer in await assign(store, *pairs) if answer.status == "assigned"]
+    assert len(found) == len(pairs)
+    return found
+
+
+async def some_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
+    """A new task, assigned to a new tool."""
+    await submit(store, task, **fields)
+    await register(store, tool)
+    [work] = await assigned(store, (task, tool))
+    return work
+
+
+async def running_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
+    """The same, started."""
+    made = await some_work(store, task, tool, **fields)
+    started = await store.one(work.start, made.id)
+    assert started is not None
+    return started
+
+
+def ending(
+    work_id: UUID, outcome: Outcome = "succeeded", result: Raw = NULL, error: str | None = None, **fields: Any
+) -> Ending:
+    return Ending(work_id, outcome, result, error, **fields)
+
+
+async def complete(
+    store: Store, work_id: UUID, outcome: Outcome = "succeeded", **fields: Any
+) -> completion.Ended:
+    [answer] = await many(store, completion.complete, [ending(work_id, outcome, **fields)])
+    return answer
+
+
+async def report(store: Store, work_id: UUID, **fields: Any) -> work.ReportTaken | None:
+    [answer] = await many(store, work.report, [work.ReportOf(work_id, NewReport(**fields))])
+    return answer
+
+
+async def delete(store: Store, task: str, *, force: bool = False) -> str:
+    [answer] = await many(store, deletion.delete, [deletion.Deletion(task, force)])
+    return answer
+
+
+async def the_task(store: Store, id_: str) -> Task:
+    [found] = await store.run(tasks.by_ids, [id_])
+    return found
+
+
+async def the_tool(store: Store, id_: str) -> Tool:
+    [found] = await store.run(tools.by_ids, [id_])
+    return found
+
+
+async def archived(store: Store, **which: str) -> Sequence[ArchiveRecord]:
+    """The newest records."""
+    page = await store.run(archive.page, archive.ArchiveFilter(**which), limit=1000, after=None)
+    return page.items

@@ -1,0 +1,164 @@
+"""The archive: a record of everything that ended."""
+
+from datetime import datetime, timedelta
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests import helpers
+from tests.helpers import (
+    add_task,
+    add_tool,
+    assign,
+    assigned,
+    completed,
+    get,
+    ids,
+    is_problem,
+    joined,
+    pages,
+    started,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+UNKNOWN = "01920000-0000-7000-8000-000000000000"
+
+
+async def ended(http: httpx.AsyncClient, task: str, tool: str = "t", outcome: str = "succeeded") -> str:
+    """The id of work that has ended."""
+    pair = await assigned(http, task, tool)
+    await completed(http, pair.work, outcome)
+    return pair.work
+
+
+async def test_a_record_tells_all_about_task_tool_and_work(http: httpx.AsyncClient) -> None:
+    await add_tool(http, skills={"s": 1})
+    await add_task(http, needs={"n": 1}, payload="p", priority=4)
+    work = await assign(http)
+    await http.post(f"/v1/work/{work['id']}/start")
+    await http.post(f"/v1/work/{work['id']}/reports", json={"progress": 0.5, "message": "m", "data": [1]})
+    live = await get(http, f"/v1/work/{work['id']}")
+    archived = await completed(http, work["id"], result={"r": 1}, error="a warning")
+    record = await get(http, f"/v1/archive/{work['id']}")
+    assert record == archived
+    assert (record["task"]["id"], record["task"]["needs"], record["task"]["payload"]) == ("a", {"n": 1}, "p")
+    assert (record["task"]["priority"], record["tool"]["id"], record["tool"]["skills"]) == (4, "t", {"s": 1})
+    assert record["reports"] == live["reports"]
+    assert (record["assigned_at"], record["started_at"]) == (live["assigned_at"], live["started_at"])
+    assert (record["outcome"], record["result"], record["error"]) == ("succeeded", {"r": 1}, "a warning")
+    assert record["late"] is None
+    assert record["started_at"] <= record["ended_at"]
+
+
+async def test_a_record_shows_the_tool_as_it_was_and_no_token(http: httpx.AsyncClient) -> None:
+    work = await ended(http, "a")
+    await http.patch("/v1/tools/t", json={"skills": "changed"})
+    record = await get(http, f"/v1/archive/{work}")
+    assert record["tool"]["skills"] == {}
+    assert "token" not in record["tool"]
+
+
+async def test_an_empty_archive_is_an_empty_list(http: httpx.AsyncClient) -> None:
+    assert await get(http, "/v1/archive") == {"items": [], "next": None}
+
+
+async def test_the_list_shows_the_record_that_is_read_alone(http: httpx.AsyncClient) -> None:
+    work = await ended(http, "a")
+    assert (await get(http, "/v1/archive"))["items"] == [await get(http, f"/v1/archive/{work}")]
+
+
+async def test_records_are_listed_newest_first(http: httpx.AsyncClient) -> None:
+    works = [await ended(http, f"x{n}") for n in range(5)]
+    records = (await get(http, "/v1/archive"))["items"]
+    assert ids(records, "work_id") == works[::-1]
+    assert [r["ended_at"] for r in records] == sorted((r["ended_at"] for r in records), reverse=True)
+
+
+async def test_records_are_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
+    works = [await ended(http, f"x{n}") for n in range(7)]
+    found = await pages(http, "/v1/archive", limit=3)
+    assert [len(page) for page in found if page] == [3, 3, 1]
+    assert ids(joined(found), "work_id") == works[::-1]
+
+
+async def test_records_that_ended_in_one_moment_are_paged_each_once(http: httpx.AsyncClient) -> None:
+    works = [(await assigned(http, f"x{n}")).work for n in range(9)]
+    items = [{"work_id": work, "outcome": "succeeded"} for work in works]
+    await http.post("/v1/work/complete", json={"items": items})
+    found = joined(await pages(http, "/v1/archive", limit=2))
+    assert sorted(ids(found, "work_id")) == sorted(works)
+
+
+async def test_records_that_come_while_paging_do_not_disturb(http: httpx.AsyncClient) -> None:
+    works = [await ended(http, f"x{n}") for n in range(6)]
+    first = await get(http, "/v1/archive", limit=2)
+    await ended(http, "new")
+    rest = joined(await pages(http, "/v1/archive", limit=2, after=first["next"]))
+    assert ids(first["items"] + rest, "work_id") == works[::-1]
+
+
+async def test_records_are_found_by_task_tool_and_outcome(http: httpx.AsyncClient) -> None:
+    works = {
+        "a": await ended(http, "a", "t"),
+        "b": await ended(http, "b", "t", "failed"),
+        "c": await ended(http, "c", "u", "released"),
+    }
+    cases: list[tuple[dict[str, str], str]] = [
+        ({}, "cba"), ({"tool_id": "t"}, "ba"), ({"task_id": "c"}, "c"), ({"outcome": "failed"}, "b"),
+        ({"tool_id": "t", "outcome": "succeeded"}, "a"), ({"outcome": "timed_out"}, ""),
+        ({"task_id": "nobody"}, ""),
+        ({"outcome": "lost"}, ""), ({"outcome": "cancelled"}, ""), ({"tool_id": "u", "task_id": "a"}, ""),
+    ]  # fmt: skip
+    for query, expected in cases:
+        found = ids((await get(http, "/v1/archive", **query))["items"], "work_id")
+        assert found == [works[name] for name in expected], query
+
+
+async def test_every_attempt_of_a_task_has_its_record(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await completed(http, pair.work, "released")
+    again = (await assign(http))["id"]
+    await completed(http, again)
+    records = (await get(http, "/v1/archive", task_id="a"))["items"]
+    assert [(r["work_id"], r["outcome"]) for r in records] == [(again, "succeeded"), (pair.work, "released")]
+
+
+async def test_records_are_found_by_when_they_ended(http: httpx.AsyncClient) -> None:
+    works = [await ended(http, f"x{n}") for n in range(3)]
+    times = [(await get(http, f"/v1/archive/{work}"))["ended_at"] for work in works]
+    found = (await get(http, "/v1/archive", since=times[1]))["items"]
+    assert ids(found, "work_id") == [works[2], works[1]]
+    just_after = (datetime.fromisoformat(times[1]) + timedelta(microseconds=1)).isoformat()
+    found = (await get(http, "/v1/archive", until=just_after))["items"]
+    assert ids(found, "work_id") == [works[1], works[0]]
+    found = (await get(http, "/v1/archive", since=times[1], until=just_after))["items"]
+    assert ids(found, "work_id") == [works[1]]
+
+
+async def test_since_and_until_take_any_offset(http: httpx.AsyncClient) -> None:
+    await ended(http, "a")
+    for since, count in (("2001-01-01T00:00:00-11:30", 1), ("2999-01-01T00:00:00+14:00", 0)):
+        assert len((await get(http, f"/v1/archive?since={quote(since)}"))["items"]) == count
+        assert len((await get(http, f"/v1/archive?until={quote(since)}"))["items"]) == 1 - count
+
+
+async def test_filters_hold_across_pages(http: httpx.AsyncClient) -> None:
+    works = [await ended(http, f"x{n}", f"t{n % 2}") for n in range(8)]
+    found = joined(await pages(http, "/v1/archive", tool_id="t1", outcome="succeeded", limit=3))
+    assert ids(found, "work_id") == works[::-1][::2]
+
+
+async def test_an_unknown_record_is_not_found(http: httpx.AsyncClient) -> None:
+    is_problem(await http.get(f"/v1/archive/{UNKNOWN}"), 404, "work_not_found")
+
+
+async def test_work_under_way_is_not_in_the_archive(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    is_problem(await http.get(f"/v1/archive/{pair.work}"), 404, "work_not_found")
+    assert (await get(http, "/v1/archive"))["items"] == []

@@ -1,0 +1,662 @@
+"""Tasks: submitting, reading, waiting for their end, deleting, and the assigner's remarks."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+
+from tests import helpers
+from tests.conftest import Running
+from tests.helpers import (
+    add_task,
+    add_tasks,
+    add_tool,
+    assign,
+    assigned,
+    complete,
+    completed,
+    get,
+    ids,
+    is_problem,
+    joined,
+    pages,
+    park,
+    started,
+    times_out,
+    woken,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+TOMORROW = datetime.now(UTC) + timedelta(days=1)
+UNKNOWN = "00000000-0000-7000-8000-000000000000"
+ONE_ATTEMPT = {"max_attempts": 1}
+
+
+# Submitting
+
+
+async def test_a_new_task_has_every_field_and_its_defaults(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/tasks", json={"id": "a", "needs": {"x": 1}})
+    task = answer.json()
+    assert answer.status_code == 201
+    assert datetime.fromisoformat(task.pop("created_at")).utcoffset() == timedelta(0)
+    assert task == {
+        "id": "a", "needs": {"x": 1}, "payload": None, "priority": 0, "state": "available", "attempt": 0,
+        "max_attempts": 3, "retry_backoff_seconds": 1, "timeout_seconds": None, "not_before": None,
+        "work_id": None, "remark": None, "result": None, "error": None, "ended_at": None,
+    }  # fmt: skip
+
+
+async def test_a_task_keeps_what_it_was_given(http: httpx.AsyncClient) -> None:
+    given = {
+        "id": "a", "needs": ["x"], "payload": {"y": 1.5}, "priority": -32768, "max_attempts": 1000,
+        "retry_backoff_seconds": 86400, "timeout_seconds": 0.25,
+    }  # fmt: skip
+    await http.post("/v1/tasks", json=given)
+    task = await get(http, "/v1/tasks/a")
+    assert {key: task[key] for key in given} == given
+
+
+async def test_a_task_without_an_id_is_given_one(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/tasks", json={"needs": 1})
+    assert answer.status_code == 201
+    assert UUID(answer.json()["id"]).version == 7
+
+
+@pytest.mark.parametrize("name", ["a", "7", "A.b_c~d:e-f", "x" * 128, "0-", "018f-A~"])
+async def test_a_valid_id_works_in_bodies_and_paths(http: httpx.AsyncClient, name: str) -> None:
+    assert (await http.post("/v1/tasks", json={"id": name, "needs": 1})).status_code == 201
+    assert (await get(http, f"/v1/tasks/{name}"))["id"] == name
+
+
+async def test_a_task_known_already_is_answered_as_it_is(http: httpx.AsyncClient) -> None:
+    first = await add_task(http, needs={"x": 1}, priority=5)
+    answer = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}, "priority": 9})
+    assert (answer.status_code, answer.json()) == (200, first)
+    assert await get(http, "/v1/tasks/a") == first
+
+
+async def test_a_task_that_ended_is_known_still(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    await completed(http, pair.work, result={"r": 1})
+    answer = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}})
+    assert answer.status_code == 200
+    assert (answer.json()["state"], answer.json()["result"], answer.json()["needs"]) == (
+        "succeeded",
+        {"r": 1},
+        {},
+    )
+    assert (await get(http, "/v1/tasks"))["items"] == []
+
+
+async def test_a_task_that_was_deleted_is_known_still(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    await http.delete("/v1/tasks/a")
+    answer = await http.post("/v1/tasks", json={"id": "a", "needs": {}})
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+
+
+async def test_of_many_submissions_with_one_id_exactly_one_makes_the_task(http: httpx.AsyncClient) -> None:
+    bodies = [{"id": "a", "needs": number} for number in range(30)]
+    answers = await asyncio.gather(*(http.post("/v1/tasks", json=body) for body in bodies))
+    assert sorted(answer.status_code for answer in answers) == [200] * 29 + [201]
+    assert len({answer.text for answer in answers}) == 1
+
+
+async def test_a_task_may_be_submitted_without_waiting_for_its_time(http: httpx.AsyncClient) -> None:
+    task = await add_task(http, not_before=TOMORROW.isoformat())
+    assert task["state"] == "scheduled"
+    assert datetime.fromisoformat(task["not_before"]) == TOMORROW
+
+
+async def test_a_time_in_any_offset_is_answered_in_utc(http: httpx.AsyncClient) -> None:
+    task = await add_task(http, not_before="2999-12-31T23:30:00.25+05:30")
+    assert task["not_before"].startswith("2999-12-31T18:00:00.25")
+    assert task["not_before"].endswith("Z")
+
+
+async def test_a_time_that_has_passed_delays_nothing(http: httpx.AsyncClient) -> None:
+    assert (await add_task(http, not_before="2001-01-01T00:00:00Z"))["state"] == "available"
+
+
+async def test_a_scheduled_task_is_available_when_its_time_has_come(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    cursor = (await get(http, "/v1/candidates"))["cursor"]
+    parked = await park(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}")
+    due = datetime.now(UTC) + timedelta(seconds=0.4)
+    assert (await add_task(http, not_before=due.isoformat()))["state"] == "scheduled"
+    assert ids((await woken(parked))["tasks"]) == ["a"]
+    assert (await get(http, "/v1/tasks/a"))["state"] == "available"
+
+
+@pytest.mark.parametrize("depth", [1, 199, 200])
+async def test_json_may_nest_200_deep(http: httpx.AsyncClient, depth: int) -> None:
+    value = json.loads("[" * depth + "]" * depth)
+    await add_task(http, needs=value, payload=value)
+    task = await get(http, "/v1/tasks/a")
+    assert (task["needs"], task["payload"]) == (value, value)
+
+
+async def test_a_payload_may_be_large(http: httpx.AsyncClient) -> None:
+    payload = "x" * (31 * 2**20)
+    await add_task(http, payload=payload)
+    assert (await get(http, "/v1/tasks/a"))["payload"] == payload
+
+
+# In batches
+
+
+async def test_a_batch_answers_in_order_what_was_created_and_what_exists(http: httpx.AsyncClient) -> None:
+    await add_task(http, "b")
+    items = [{"id": name, "needs": {}} for name in ("c", "b", "a")] + [{"needs": 1}]
+    answer = await http.post("/v1/tasks/batch", json={"items": items})
+    found = answer.json()["items"]
+    assert answer.status_code == 200
+    assert [(item["id"], item["status"]) for item in found[:3]] == [
+        ("c", "created"),
+        ("b", "exists"),
+        ("a", "created"),
+    ]
+    assert UUID(found[3]["id"]).version == 7
+    assert found[3]["status"] == "created"
+
+
+async def test_a_batch_sent_again_creates_nothing(http: httpx.AsyncClient) -> None:
+    items = [{"id": f"x{n}", "needs": n} for n in range(20)]
+    await http.post("/v1/tasks/batch", json={"items": items})
+    again = (await http.post("/v1/tasks/batch", json={"items": items})).json()["items"]
+    assert again == [{"id": item["id"], "status": "exists"} for item in items]
+
+
+async def test_in_a_batch_the_first_of_two_with_one_id_makes_the_task(http: httpx.AsyncClient) -> None:
+    items = [{"id": "a", "needs": 1}, {"id": "a", "needs": 2}]
+    answer = await http.post("/v1/tasks/batch", json={"items": items})
+    assert [item["status"] for item in answer.json()["items"]] == ["created", "exists"]
+    assert (await get(http, "/v1/tasks/a"))["needs"] == 1
+
+
+async def test_a_batch_knows_tasks_that_have_ended(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    await completed(http, pair.work)
+    answer = await http.post("/v1/tasks/batch", json={"items": [{"id": "a", "needs": 1}]})
+    assert answer.json()["items"] == [{"id": "a", "status": "exists"}]
+
+
+async def test_a_batch_with_a_bad_item_names_it_and_writes_nothing(http: httpx.AsyncClient) -> None:
+    items: list[dict[str, Any]] = [{"id": f"x{n}", "needs": n} for n in range(20)]
+    del items[13]["needs"]
+    problem = is_problem(await http.post("/v1/tasks/batch", json={"items": items}), 400, "validation_failed")
+    assert [error["field"] for error in problem["errors"]] == ["items[13].needs"]
+    assert (await get(http, "/v1/tasks"))["items"] == []
+
+
+async def test_a_value_that_only_the_database_refuses_spoils_its_batch_and_writes_nothing(
+    http: httpx.AsyncClient,
+) -> None:
+    items = ",".join(f'{{"id": "x{n}", "needs": {"1e400000" if n == 13 else n}}}' for n in range(20))
+    answer = await http.post(
+        "/v1/tasks/batch", content=f'{{"items": [{items}]}}', headers={"content-type": "application/json"}
+    )
+    problem = is_problem(answer, 400, "validation_failed")
+    assert [error["field"] for error in problem["errors"]] == ["items[13].needs"]
+    assert (await get(http, "/v1/tasks"))["items"] == []
+
+
+async def test_ten_thousand_tasks_fit_in_a_batch(http: httpx.AsyncClient) -> None:
+    items = ",".join(f'{{"id":"t{n}","needs":0}}' for n in range(10_000))
+    answer = await http.post(
+        "/v1/tasks/batch", content=f'{{"items":[{items}]}}', headers={"content-type": "application/json"}
+    )
+    found = answer.json()["items"]
+    assert answer.status_code == 200
+    assert ids(found) == [f"t{n}" for n in range(10_000)]
+    assert {item["status"] for item in found} == {"created"}
+
+
+async def test_batches_stay_quick_when_the_statistics_say_that_the_tables_are_empty(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("analyze")  # what autovacuum does with a queue that has run dry
+    items = [{"id": f"x{n}", "needs": 0} for n in range(4000)]
+    pairs = [{"task_id": item["id"], "tool_id": "t"} for item in items]
+    await add_tool(http, capacity=4000)
+    async with asyncio.timeout(4):
+        await http.post("/v1/tasks/batch", json={"items": items})
+        made = (await http.post("/v1/work/batch", json={"items": pairs})).json()["items"]
+        ends = [{"work_id": item["work_id"], "outcome": "succeeded"} for item in made[:1000]]
+        await http.post("/v1/work/complete", json={"items": ends})
+    assert (await get(http, "/v1/tools/t"))["load"] == 3000
+
+
+async def test_batches_that_share_ids_create_each_task_once(http: httpx.AsyncClient) -> None:
+    names = [f"x{n}" for n in range(50)]
+    orders = [names[k:] + names[:k] for k in range(0, 50, 5)]
+    bodies = [{"items": [{"id": name, "needs": 0} for name in order]} for order in orders]
+    answers = await asyncio.gather(*(http.post("/v1/tasks/batch", json=body) for body in bodies))
+    assert {answer.status_code for answer in answers} == {200}
+    created = [
+        item["id"] for answer in answers for item in answer.json()["items"] if item["status"] == "created"
+    ]
+    assert sorted(created) == sorted(names)
+
+
+# Lists
+
+
+async def test_tasks_are_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
+    names = [f"x{n}" for n in range(11)]
+    await add_tasks(http, *names)
+    found = await pages(http, "/v1/tasks", limit=4)
+    assert [len(page) for page in found if page] == [4, 4, 3]
+    assert sorted(ids(joined(found))) == sorted(names)
+
+
+async def test_a_page_holds_100_if_nothing_else_is_said(http: httpx.AsyncClient) -> None:
+    await add_tasks(http, *(f"x{n}" for n in range(101)))
+    assert [len(page) for page in await pages(http, "/v1/tasks")] == [100, 1]
+
+
+async def test_a_list_of_tasks_is_stable_while_rows_come_and_go(http: httpx.AsyncClient) -> None:
+    names = [f"x{n}" for n in range(20)]
+    await add_tasks(http, *names)
+    first = await get(http, "/v1/tasks", limit=5)
+    await http.delete(f"/v1/tasks/{first['items'][0]['id']}")
+    await http.delete(f"/v1/tasks/{first['items'][-1]['id']}")
+    await add_tasks(http, "new-1", "new-2")
+    rest = ids(joined(await pages(http, "/v1/tasks", limit=5, after=first["next"])))
+    assert sorted(ids(first["items"]) + [name for name in rest if name in names]) == sorted(names)
+
+
+async def test_only_live_tasks_are_listed(http: httpx.AsyncClient) -> None:
+    done = await assigned(http, "done")
+    await completed(http, done.work)
+    failed = await assigned(http, "failed", **ONE_ATTEMPT)
+    await completed(http, failed.work, "failed")
+    await add_task(http, "deleted")
+    await http.delete("/v1/tasks/deleted")
+    assert ids((await get(http, "/v1/tasks"))["items"]) == ["failed"]
+
+
+async def test_tasks_are_listed_by_state(http: httpx.AsyncClient) -> None:
+    await add_task(http, "scheduled", not_before=TOMORROW.isoformat())
+    await add_task(http, "available")
+    await assigned(http, "assigned")
+    await started(http, "running")
+    failed = await assigned(http, "failed", **ONE_ATTEMPT)
+    await completed(http, failed.work, "failed")
+    for state in ("scheduled", "available", "assigned", "running", "failed"):
+        items = (await get(http, "/v1/tasks", state=state))["items"]
+        assert [(item["id"], item["state"]) for item in items] == [(state, state)]
+
+
+@pytest.mark.parametrize(
+    ("needs", "found"),
+    [
+        ({"kind": "image"}, ["image", "both"]),
+        ({"opts": {"deep": True}}, ["both"]),
+        ({"tags": ["b"]}, ["tags"]),
+        ({"kind": "none"}, []),
+        ({}, ["both", "image", "tags"]),
+        ("scalar", ["scalar"]),
+        (None, ["null"]),
+    ],
+)
+async def test_tasks_are_found_by_what_their_needs_contain(
+    http: httpx.AsyncClient, needs: Any, found: list[str]
+) -> None:
+    await add_task(http, "image", needs={"kind": "image"})
+    await add_task(http, "both", needs={"kind": "image", "opts": {"deep": True, "x": 1}})
+    await add_task(http, "tags", needs={"tags": ["a", "b"]})
+    await add_task(http, "scalar", needs="scalar")
+    await add_task(http, "null", needs=None)
+    assert sorted(ids((await get(http, "/v1/tasks", needs=json.dumps(needs)))["items"])) == sorted(found)
+
+
+async def test_tasks_are_found_by_their_age(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    assert (await get(http, "/v1/tasks", older_than_seconds=60))["items"] == []
+    assert ids((await get(http, "/v1/tasks", older_than_seconds=0))["items"]) == ["a"]
+
+
+async def test_filters_hold_together_and_across_pages(http: httpx.AsyncClient) -> None:
+    for n in range(5):
+        await add_task(http, f"x{n}", needs={"odd": bool(n % 2)})
+    await assign_to_new_tool(http, "x1")
+    found = await pages(http, "/v1/tasks", needs='{"odd":false}', state="available", limit=2)
+    assert sorted(ids(joined(found))) == ["x0", "x2", "x4"]
+
+
+async def assign_to_new_tool(http: httpx.AsyncClient, task: str) -> None:
+    await add_tool(http)
+    await assign(http, task)
+
+
+# Reading and waiting
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "?wait=60"), ("DELETE", "")])
+async def test_an_unknown_task_is_not_found(http: httpx.AsyncClient, method: str, path: str) -> None:
+    async with asyncio.timeout(5):
+        is_problem(await http.request(method, f"/v1/tasks/nobody{path}"), 404, "task_not_found")
+
+
+async def test_a_task_shows_its_way_to_the_end(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    await add_tool(http)
+    seen = [await get(http, "/v1/tasks/a")]
+    work = (await assign(http))["id"]
+    seen.append(await get(http, "/v1/tasks/a"))
+    await http.post(f"/v1/work/{work}/start")
+    seen.append(await get(http, "/v1/tasks/a"))
+    await completed(http, work, result=[1])
+    seen.append(await get(http, "/v1/tasks/a"))
+    assert [task["state"] for task in seen] == ["available", "assigned", "running", "succeeded"]
+    assert [task["work_id"] for task in seen[:3]] == [None, work, work]
+    assert [task["result"] for task in seen] == [None, None, None, [1]]
+    assert [task["ended_at"] is None for task in seen] == [True, True, True, False]
+
+
+async def test_an_ended_task_has_every_field_of_a_live_one(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http, needs={"n": 1}, payload="p", priority=3)
+    live = await get(http, "/v1/tasks/a")
+    await completed(http, pair.work)
+    ended = await get(http, "/v1/tasks/a")
+    assert ended.keys() == live.keys()
+    for key in ("id", "needs", "payload", "priority", "max_attempts", "created_at"):
+        assert ended[key] == live[key]
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "cancelled"])
+async def test_a_wait_for_a_task_is_answered_when_it_ends(
+    broker: Running, http: httpx.AsyncClient, outcome: str
+) -> None:
+    pair = await started(http)
+    parked = await park(broker, "GET", "/v1/tasks/a?wait=60")
+    await completed(http, pair.work, outcome)
+    assert (await woken(parked))["state"] == outcome
+
+
+async def test_a_wait_for_a_task_is_answered_when_it_has_failed(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pair = await started(http, **ONE_ATTEMPT)
+    parked = await park(broker, "GET", "/v1/tasks/a?wait=60")
+    await completed(http, pair.work, "failed", error="broken")
+    task = await woken(parked)
+    assert (task["state"], task["error"]) == ("failed", "broken")
+
+
+async def test_a_wait_for_a_task_is_answered_when_it_is_deleted(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    await add_task(http)
+    parked = await park(broker, "GET", "/v1/tasks/a?wait=60")
+    await http.delete("/v1/tasks/a")
+    assert (await woken(parked))["state"] == "cancelled"
+
+
+async def test_a_wait_for_a_task_is_answered_when_a_batch_ends_it(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pairs = [await started(http, name) for name in ("a", "b", "c")]
+    parked = [await park(broker, "GET", f"/v1/tasks/{pair.task}?wait=60") for pair in pairs]
+    items = [{"work_id": pair.work, "outcome": "succeeded", "result": pair.task} for pair in pairs]
+    await http.post("/v1/work/complete", json={"items": items})
+    assert [(await woken(one))["result"] for one in parked] == ["a", "b", "c"]
+
+
+async def test_a_wait_outlasts_everything_but_the_end(broker: Running, http: httpx.AsyncClient) -> None:
+    await add_task(http, retry_backoff_seconds=0)
+    await add_tool(http)
+    parked = await park(broker, "GET", "/v1/tasks/a?wait=60")
+    work = (await assign(http))["id"]
+    await http.post(f"/v1/work/{work}/start")
+    await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5})
+    await completed(http, work, "released")
+    await http.put("/v1/tasks/a/remark", json={"text": "hm"})
+    assert not parked.done()
+    await http.delete("/v1/tasks/a")
+    assert (await woken(parked))["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed"])
+async def test_a_wait_for_a_task_that_ended_is_answered_at_once(
+    http: httpx.AsyncClient, outcome: str
+) -> None:
+    pair = await assigned(http, **ONE_ATTEMPT)
+    await completed(http, pair.work, outcome)
+    async with asyncio.timeout(5):
+        assert (await get(http, "/v1/tasks/a", wait=60))["state"] == outcome
+
+
+async def test_a_wait_for_a_task_in_vain_answers_its_present_state(http: httpx.AsyncClient) -> None:
+    await started(http)
+    assert (await times_out(http, "GET", "/v1/tasks/a?wait=0.3"))["state"] == "running"
+
+
+async def test_prefer_wait_parks_a_request_for_a_task(broker: Running, http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    parked = await park(broker, "GET", "/v1/tasks/a", headers={"Prefer": "wait=60"})
+    await completed(http, pair.work)
+    assert (await woken(parked))["state"] == "succeeded"
+
+
+# Attempts
+
+
+async def test_a_failed_attempt_sends_the_task_back_after_its_backoff(http: httpx.AsyncClient) -> None:
+    pair = await started(http, retry_backoff_seconds=3600)
+    await completed(http, pair.work, "failed", error="no")
+    task = await get(http, "/v1/tasks/a")
+    assert (task["state"], task["attempt"], task["work_id"], task["ended_at"]) == ("scheduled", 1, None, None)
+    is_problem(await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"}), 409, "task_unavailable")
+
+
+async def test_without_a_backoff_a_failed_task_is_available_at_once(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pair = await started(http, retry_backoff_seconds=0)
+    cursor = (await get(http, "/v1/candidates"))["cursor"]
+    parked = await park(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}&limit=1000")
+    await completed(http, pair.work, "failed")
+    found = await woken(parked)
+    while "a" not in ids(found["tasks"]):
+        async with asyncio.timeout(5):
+            found = await get(http, "/v1/candidates", wait=60, cursor=found["cursor"])
+    assert (await assign(http))["attempt"] == 2
+
+
+async def test_after_its_last_attempt_a_task_is_held_as_failed(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    await add_task(http, max_attempts=2, retry_backoff_seconds=0)
+    for attempt in (1, 2):
+        async with asyncio.timeout(5):
+            while (await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})).status_code != 201:
+                await get(http, "/v1/candidates", wait=1)
+        work = await get(http, "/v1/tools/t/work")
+        assert work["items"][0]["attempt"] == attempt
+        await completed(http, work["items"][0]["id"], "failed", error=f"attempt {attempt}")
+    task = await get(http, "/v1/tasks/a")
+    assert (task["state"], task["attempt"], task["error"]) == ("failed", 2, "attempt 2")
+    assert task["ended_at"] is not None
+
+
+async def test_released_work_counts_as_no_attempt(http: httpx.AsyncClient) -> None:
+    pair = await started(http, **ONE_ATTEMPT)
+    await completed(http, pair.work, "released")
+    task = await get(http, "/v1/tasks/a")
+    assert (task["state"], task["attempt"]) == ("available", 0)
+    assert (await assign(http))["attempt"] == 1
+
+
+async def test_a_failure_that_says_so_is_the_last(http: httpx.AsyncClient) -> None:
+    pair = await started(http, max_attempts=10)
+    await completed(http, pair.work, "failed", retry=False, error="never")
+    task = await get(http, "/v1/tasks/a")
+    assert (task["state"], task["attempt"], task["error"]) == ("failed", 1, "never")
+
+
+# Deleting
+
+
+@pytest.mark.parametrize("state", ["available", "scheduled", "assigned", "failed"])
+async def test_a_task_that_is_not_running_is_deleted_at_once(http: httpx.AsyncClient, state: str) -> None:
+    if state == "assigned":
+        await assigned(http)
+    elif state == "failed":
+        await completed(http, (await assigned(http, **ONE_ATTEMPT)).work, "failed")
+    else:
+        await add_task(http, not_before=TOMORROW.isoformat() if state == "scheduled" else None)
+    assert (await get(http, "/v1/tasks/a"))["state"] == state
+    answer = await http.delete("/v1/tasks/a")
+    assert (answer.status_code, answer.content) == (204, b"")
+    task = await get(http, "/v1/tasks/a")
+    assert task["state"] == "cancelled"
+    assert task["ended_at"] is not None
+
+
+async def test_deleting_twice_is_the_same_as_once(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    assert [(await http.delete("/v1/tasks/a")).status_code for _ in range(2)] == [204, 204]
+    assert len((await get(http, "/v1/archive", task_id="a"))["items"]) == 1
+
+
+async def test_a_task_that_succeeded_is_left_alone_by_a_delete(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    await completed(http, pair.work, result=1)
+    assert (await http.delete("/v1/tasks/a")).status_code == 204
+    assert (await get(http, "/v1/tasks/a"))["state"] == "succeeded"
+
+
+async def test_a_deleted_task_gives_its_tool_room_and_leaves_a_record(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    await http.delete("/v1/tasks/a")
+    assert (await get(http, "/v1/tools/t"))["load"] == 0
+    assert (await get(http, "/v1/tools/t/work"))["items"] == []
+    record = await get(http, f"/v1/archive/{pair.work}")
+    assert (record["outcome"], record["tool_id"], record["started_at"]) == ("cancelled", "t", None)
+
+
+@pytest.mark.parametrize("state", ["available", "scheduled", "failed"])
+async def test_a_task_deleted_while_it_had_no_work_leaves_a_record_of_its_own(
+    http: httpx.AsyncClient, state: str
+) -> None:
+    if state == "failed":
+        await completed(http, (await assigned(http, **ONE_ATTEMPT)).work, "failed")
+    else:
+        await add_task(http, not_before=TOMORROW.isoformat() if state == "scheduled" else None)
+    await http.delete("/v1/tasks/a")
+    record = (await get(http, "/v1/archive", task_id="a", outcome="cancelled"))["items"][0]
+    assert (record["tool"], record["tool_id"], record["assigned_at"]) == (None, None, None)
+    assert (await get(http, f"/v1/archive/{record['work_id']}")) == record
+    assert record["task"]["state"] == state
+
+
+async def test_deleting_a_running_task_asks_its_work_to_cancel(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    assert [(await http.delete("/v1/tasks/a")).status_code for _ in range(2)] == [202, 202]
+    work = await get(http, f"/v1/work/{pair.work}")
+    assert (work["state"], work["cancel_requested"]) == ("running", True)
+    report = await http.post(f"/v1/work/{pair.work}/reports", json={})
+    assert report.json()["cancel_requested"] is True
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "failed", "released"])
+async def test_work_asked_to_cancel_ends_cancelled_whatever_the_tool_says(
+    http: httpx.AsyncClient, outcome: str
+) -> None:
+    pair = await started(http)
+    await http.delete("/v1/tasks/a")
+    assert (await completed(http, pair.work, outcome))["outcome"] == "cancelled"
+    assert (await get(http, "/v1/tasks/a"))["state"] == "cancelled"
+
+
+async def test_a_success_that_comes_before_the_cancel_stands(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await http.delete("/v1/tasks/a")
+    assert (await completed(http, pair.work, result=1))["outcome"] == "succeeded"
+    assert (await get(http, "/v1/tasks/a"))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "failed", "released"])
+async def test_the_end_of_work_asked_to_cancel_can_be_sent_again(
+    http: httpx.AsyncClient, outcome: str
+) -> None:
+    pair = await started(http)
+    await http.delete("/v1/tasks/a")
+    record = await completed(http, pair.work, outcome, error="stopped")
+    assert await completed(http, pair.work, outcome, error="stopped") == record
+
+
+async def test_force_deletes_a_running_task_at_once(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    assert (await http.delete("/v1/tasks/a?force=true")).status_code == 204
+    assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "cancelled"
+    assert (await get(http, "/v1/tasks/a"))["state"] == "cancelled"
+    assert (await get(http, "/v1/tools/t"))["load"] == 0
+    is_problem(await http.post(f"/v1/work/{pair.work}/reports", json={}), 409, "work_ended")
+    assert is_problem(await complete(http, pair.work), 409, "work_ended")["outcome"] == "cancelled"
+
+
+# Remarks
+
+
+async def test_a_remark_is_shown_until_the_task_is_assigned(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    answer = await http.put("/v1/tasks/a/remark", json={"text": "no microscope is free"})
+    assert (answer.status_code, answer.json()["remark"]) == (200, "no microscope is free")
+    assert (await get(http, "/v1/tasks/a"))["remark"] == "no microscope is free"
+    await assign_to_new_tool(http, "a")
+    assert (await get(http, "/v1/tasks/a"))["remark"] is None
+
+
+async def test_a_remark_takes_the_place_of_the_one_before(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    for text in ("one", "two", "two"):
+        answer = await http.put("/v1/tasks/a/remark", json={"text": text})
+        assert (answer.status_code, answer.json()["remark"]) == (200, text)
+
+
+async def test_a_remark_on_an_unknown_task_is_not_found(http: httpx.AsyncClient) -> None:
+    is_problem(await http.put("/v1/tasks/nobody/remark", json={"text": "x"}), 404, "task_not_found")
+
+
+async def test_a_text_may_have_10000_characters_of_any_size(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    text = "\U0001f52c" * 10_000
+    assert (await http.put("/v1/tasks/a/remark", json={"text": text})).json()["remark"] == text
+
+
+async def test_remarks_in_a_batch_say_of_each_whether_its_task_was_found(http: httpx.AsyncClient) -> None:
+    await add_tasks(http, "a", "b")
+    items = [{"task_id": name, "text": f"about {name}"} for name in ("b", "nobody", "a")]
+    for _ in range(2):
+        answer = await http.post("/v1/tasks/remarks", json={"items": items})
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "items": [
+                {"task_id": "b", "status": "ok"},
+                {"task_id": "nobody", "status": "task_not_found"},
+                {"task_id": "a", "status": "ok"},
+            ]
+        }
+    assert [(await get(http, f"/v1/tasks/{name}"))["remark"] for name in ("a", "b")] == ["about a", "about b"]
+
+
+async def test_of_two_remarks_on_one_task_in_a_batch_the_last_stays(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    items = [{"task_id": "a", "text": text} for text in ("first", "last")]
+    answer = await http.post("/v1/tasks/remarks", json={"items": items})
+    assert [item["status"] for item in answer.json()["items"]] == ["ok", "ok"]
+    assert (await get(http, "/v1/tasks/a"))["remark"] == "last"

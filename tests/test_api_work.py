@@ -1,0 +1,611 @@
+"""Work: from its start to its end, the reports on the way, and who waits for what."""
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from tests import helpers
+from tests.conftest import Running
+from tests.helpers import (
+    Json,
+    add_task,
+    add_tasks,
+    add_tool,
+    assign,
+    assigned,
+    complete,
+    completed,
+    get,
+    ids,
+    is_problem,
+    joined,
+    pages,
+    park,
+    started,
+    times_out,
+    woken,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+UNKNOWN = "01920000-0000-7000-8000-000000000000"
+RECORD_FIELDS = {
+    "work_id", "task_id", "tool_id", "task", "tool", "attempt", "outcome", "result", "error", "late",
+    "reports",
+    "assigned_at", "started_at", "ended_at",
+}  # fmt: skip
+
+
+async def report(http: httpx.AsyncClient, work: str, **fields: Any) -> Json:
+    answer = await http.post(f"/v1/work/{work}/reports", json=fields)
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+# Reading
+
+
+async def test_new_work_has_every_field(http: httpx.AsyncClient) -> None:
+    await add_tool(http, lease_seconds=30)
+    await add_task(http, needs={"n": 1}, payload=[2])
+    work = await assign(http)
+    assert UUID(work["id"])
+    waits = datetime.fromisoformat(work.pop("deadline_at")) - datetime.fromisoformat(work.pop("assigned_at"))
+    assert waits == timedelta(seconds=30)
+    assert isinstance(work.pop("version"), int)
+    assert work == {
+        "id": work["id"], "task_id": "a", "tool_id": "t", "attempt": 1, "state": "assigned",
+        "needs": {"n": 1},
+        "payload": [2], "progress": None, "cancel_requested": False, "started_at": None,
+    }  # fmt: skip
+
+
+async def test_work_is_read_with_its_reports(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    listed = (await get(http, "/v1/work"))["items"][0]
+    work = await get(http, f"/v1/work/{pair.work}")
+    assert work == {**listed, "reports": []}
+
+
+async def test_work_is_listed_by_tool_task_and_state(http: httpx.AsyncClient) -> None:
+    works = {
+        "a": (await assigned(http, "a", "t")).work,
+        "b": (await started(http, "b", "t")).work,
+        "c": (await assigned(http, "c", "u")).work,
+    }
+    cases: list[tuple[dict[str, str], str]] = [
+        ({}, "abc"), ({"tool_id": "t"}, "ab"), ({"task_id": "c"}, "c"), ({"state": "running"}, "b"),
+        ({"state": "assigned"}, "ac"), ({"state": "assigned", "tool_id": "t"}, "a"),
+        ({"tool_id": "nobody"}, ""),
+    ]  # fmt: skip
+    for query, expected in cases:
+        found = ids((await get(http, "/v1/work", **query))["items"])
+        assert sorted(found) == sorted(works[name] for name in expected), query
+
+
+async def test_work_is_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
+    works = [(await assigned(http, f"x{n}")).work for n in range(7)]
+    found = await pages(http, "/v1/work", limit=3, tool_id="t")
+    assert [len(page) for page in found if page] == [3, 3, 1]
+    assert sorted(ids(joined(found))) == sorted(works)
+
+
+async def test_ended_work_is_answered_from_the_archive_its_state_the_outcome(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await report(http, pair.work, message="half")
+    live = await get(http, f"/v1/work/{pair.work}")
+    await completed(http, pair.work)
+    ended = await get(http, f"/v1/work/{pair.work}")
+    assert ended.keys() == live.keys()
+    assert (ended["state"], ended["reports"]) == ("succeeded", live["reports"])
+    assert ended["version"] > live["version"]
+    assert (await get(http, "/v1/work"))["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "", None),
+        ("GET", "?wait=60", None),
+        ("GET", "?wait=60&after_version=3", None),
+        ("GET", "/reports", None),
+        ("POST", "/start", None),
+        ("POST", "/reports", {}),
+        ("POST", "/complete", {"outcome": "succeeded"}),
+        ("POST", "/complete", {"outcome": "succeeded", "next_wait_seconds": 60}),
+    ],
+)
+async def test_unknown_work_is_not_found(http: httpx.AsyncClient, method: str, path: str, body: Any) -> None:
+    async with asyncio.timeout(5):
+        answer = await http.request(method, f"/v1/work/{UNKNOWN}{path}", json=body)
+    is_problem(answer, 404, "work_not_found")
+
+
+async def test_a_work_id_is_taken_in_capitals_too(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    assert (await get(http, f"/v1/work/{pair.work.upper()}"))["id"] == pair.work
+
+
+# Start
+
+
+async def test_started_work_runs(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    answer = await http.post(f"/v1/work/{pair.work}/start")
+    assert (answer.status_code, answer.json()["state"]) == (200, "running")
+    assert answer.json()["started_at"] is not None
+
+
+async def test_work_started_again_is_as_it_was(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    first, second = [await http.post(f"/v1/work/{pair.work}/start") for _ in range(2)]
+    assert (second.status_code, second.json()) == (200, first.json())
+
+
+async def test_of_many_starts_all_are_answered_alike(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    answers = await asyncio.gather(*(http.post(f"/v1/work/{pair.work}/start") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) == 1
+
+
+async def test_a_call_about_its_work_renews_the_lease_of_the_tool(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    leases = []
+    for path, body in (("start", None), ("reports", {})):
+        leases.append((await get(http, "/v1/tools/t"))["lease_expires_at"])
+        await http.post(f"/v1/work/{pair.work}/{path}", json=body)
+    leases.append((await get(http, "/v1/tools/t"))["lease_expires_at"])
+    assert leases == sorted(leases)
+    assert leases[0] < leases[-1]
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled", "released"])
+@pytest.mark.parametrize(("path", "body"), [("start", None), ("reports", {})])
+async def test_ended_work_takes_no_start_and_no_report(
+    http: httpx.AsyncClient, outcome: str, path: str, body: Any
+) -> None:
+    pair = await started(http)
+    await completed(http, pair.work, outcome)
+    is_problem(await http.post(f"/v1/work/{pair.work}/{path}", json=body), 409, "work_ended")
+
+
+# Reports
+
+
+async def test_a_report_is_kept_as_it_was_sent(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    name = str(uuid4())
+    sent = {"id": name, "progress": 0.25, "message": "läuft ✓", "data": {"t": [1, None]}}
+    answer = await http.post(f"/v1/work/{pair.work}/reports", json=sent)
+    assert answer.status_code == 201
+    assert answer.json().keys() == {"id", "cancel_requested", "lease_expires_at"}
+    assert (answer.json()["id"], answer.json()["cancel_requested"]) == (name, False)
+    work = await get(http, f"/v1/work/{pair.work}")
+    kept = dict(work["reports"][0])
+    assert datetime.fromisoformat(kept.pop("at")).utcoffset() == timedelta(0)
+    assert kept == sent
+    assert work["progress"] == 0.25
+
+
+async def test_a_report_may_have_no_body(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    answer = await http.post(f"/v1/work/{pair.work}/reports")
+    assert answer.status_code == 201
+    assert UUID(answer.json()["id"])
+
+
+async def test_a_report_sent_again_is_kept_once(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    name = str(uuid4())
+    answers = [
+        await http.post(f"/v1/work/{pair.work}/reports", json={"id": name, "message": text})
+        for text in ("one", "two")
+    ]
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert [answer.json()["id"] for answer in answers] == [name, name]
+    reports = (await get(http, f"/v1/work/{pair.work}/reports"))["items"]
+    assert [item["message"] for item in reports] == ["one"]
+
+
+async def test_of_many_reports_with_one_id_one_is_kept(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    body = {"id": str(uuid4())}
+    answers = await asyncio.gather(
+        *(http.post(f"/v1/work/{pair.work}/reports", json=body) for _ in range(20))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
+    assert len((await get(http, f"/v1/work/{pair.work}/reports"))["items"]) == 1
+
+
+async def test_a_report_sent_again_after_the_end_is_told_of_the_end(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    name = str(uuid4())
+    await report(http, pair.work, id=name)
+    await completed(http, pair.work)
+    answer = await http.post(f"/v1/work/{pair.work}/reports", json={"id": name})
+    assert answer.status_code in (200, 409)
+
+
+async def test_two_works_may_have_reports_with_one_id(http: httpx.AsyncClient) -> None:
+    name = str(uuid4())
+    for task in ("a", "b"):
+        pair = await started(http, task)
+        await report(http, pair.work, id=name, message=task)
+        assert [r["message"] for r in (await get(http, f"/v1/work/{pair.work}"))["reports"]] == [task]
+
+
+async def test_a_report_on_work_not_started_starts_it(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    await report(http, pair.work, progress=0)
+    work = await get(http, f"/v1/work/{pair.work}")
+    assert (work["state"], work["progress"]) == ("running", 0)
+    assert work["started_at"] is not None
+    assert (await get(http, "/v1/tools/t/work"))["items"] == []
+    assert (await get(http, "/v1/tasks/a"))["state"] == "running"
+
+
+async def test_reports_are_listed_in_order_page_by_page(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    for n in range(7):
+        await report(http, pair.work, message=str(n))
+    found = await pages(http, f"/v1/work/{pair.work}/reports", limit=3)
+    assert [len(page) for page in found if page] == [3, 3, 1]
+    assert [item["message"] for item in joined(found)] == list("0123456")
+    work = await get(http, f"/v1/work/{pair.work}")
+    assert work["reports"] == joined(found)
+
+
+async def test_a_report_with_a_progress_moves_that_of_the_work_and_one_without_does_not(
+    http: httpx.AsyncClient,
+) -> None:
+    pair = await started(http)
+    seen = []
+    for fields in ({"progress": 1}, {"message": "hm"}, {"progress": 0.5}):
+        await report(http, pair.work, **fields)
+        seen.append((await get(http, f"/v1/work/{pair.work}"))["progress"])
+    assert seen == [1, 1, 0.5]
+
+
+# Waiting for work to change
+
+
+async def test_the_version_grows_with_every_change(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    versions = []
+
+    async def look() -> None:
+        versions.append((await get(http, f"/v1/work/{pair.work}"))["version"])
+
+    await look()
+    await http.post(f"/v1/work/{pair.work}/start")
+    await look()
+    await report(http, pair.work)
+    await look()
+    await http.delete("/v1/tasks/a")
+    await look()
+    await completed(http, pair.work, "cancelled")
+    await look()
+    assert versions == sorted(set(versions))
+
+
+async def test_what_changes_nothing_leaves_the_version(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    name = str(uuid4())
+    await report(http, pair.work, id=name)
+    await http.delete("/v1/tasks/a")
+    version = (await get(http, f"/v1/work/{pair.work}"))["version"]
+    await http.post(f"/v1/work/{pair.work}/start")
+    await report(http, pair.work, id=name)
+    await http.delete("/v1/tasks/a")
+    await http.post("/v1/tools/t/heartbeat")
+    assert (await get(http, f"/v1/work/{pair.work}"))["version"] == version
+
+
+@pytest.mark.parametrize("change", ["start", "report", "cancel", "complete", "complete in a batch"])
+async def test_a_wait_on_work_is_answered_by_each_change(
+    broker: Running, http: httpx.AsyncClient, change: str
+) -> None:
+    pair = await (assigned if change == "start" else started)(http)
+    before = await get(http, f"/v1/work/{pair.work}")
+    parked = await park(broker, "GET", f"/v1/work/{pair.work}?wait=60")
+    if change == "start":
+        await http.post(f"/v1/work/{pair.work}/start")
+    elif change == "report":
+        await report(http, pair.work, message="news")
+    elif change == "cancel":
+        await http.delete("/v1/tasks/a")
+    elif change == "complete":
+        await completed(http, pair.work)
+    else:
+        items = [{"work_id": pair.work, "outcome": "failed"}]
+        await http.post("/v1/work/complete", json={"items": items})
+    after = await woken(parked)
+    assert after["version"] > before["version"]
+    assert after == await get(http, f"/v1/work/{pair.work}")
+
+
+async def test_a_wait_after_an_older_version_is_answered_at_once(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    version = (await get(http, f"/v1/work/{pair.work}"))["version"]
+    async with asyncio.timeout(5):
+        for after in (version - 1, 0):
+            assert (await get(http, f"/v1/work/{pair.work}", wait=60, after_version=after))[
+                "version"
+            ] == version
+
+
+async def test_a_wait_after_the_present_version_parks_until_the_next(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pair = await started(http)
+    version = (await get(http, f"/v1/work/{pair.work}"))["version"]
+    parked = await park(broker, "GET", f"/v1/work/{pair.work}?wait=60&after_version={version}")
+    await report(http, pair.work)
+    assert (await woken(parked))["version"] > version
+
+
+async def test_a_wait_after_a_version_to_come_is_not_answered_before_it(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    version = (await get(http, f"/v1/work/{pair.work}"))["version"]
+    path = f"/v1/work/{pair.work}?wait=0.3&after_version={version + 1}"
+    assert (await times_out(http, "GET", path))["version"] == version
+
+
+async def test_a_wait_on_work_in_vain_answers_its_present_state(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    present = await get(http, f"/v1/work/{pair.work}")
+    assert await times_out(http, "GET", f"/v1/work/{pair.work}?wait=0.3") == present
+
+
+async def test_a_wait_on_ended_work_is_answered_at_once(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await completed(http, pair.work)
+    version = (await get(http, f"/v1/work/{pair.work}"))["version"]
+    async with asyncio.timeout(5):
+        for query in ({"wait": 60}, {"wait": 60, "after_version": version + 10}):
+            assert (await get(http, f"/v1/work/{pair.work}", **query))["state"] == "succeeded"
+
+
+async def test_prefer_wait_parks_a_request_for_work(broker: Running, http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    parked = await park(broker, "GET", f"/v1/work/{pair.work}", headers={"Prefer": "wait=60"})
+    await report(http, pair.work)
+    assert len((await woken(parked))["reports"]) == 1
+
+
+# Completing
+
+
+async def test_completing_archives_the_work_and_ends_the_task(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await report(http, pair.work, message="m")
+    answer = await complete(http, pair.work, result={"r": [1]})
+    assert answer.status_code == 200
+    assert answer.json().keys() == {"archived", "next"}
+    record = answer.json()["archived"]
+    assert answer.json()["next"] == []
+    assert record.keys() == RECORD_FIELDS
+    assert (record["work_id"], record["task_id"], record["tool_id"]) == (pair.work, "a", "t")
+    assert (record["attempt"], record["outcome"], record["result"]) == (1, "succeeded", {"r": [1]})
+    assert [item["message"] for item in record["reports"]] == ["m"]
+    assert (await get(http, "/v1/tasks/a"))["result"] == {"r": [1]}
+    assert (await get(http, "/v1/tools/t"))["load"] == 0
+
+
+async def test_work_that_was_never_started_can_be_completed(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    record = await completed(http, pair.work)
+    assert (record["outcome"], record["started_at"]) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled", "released"])
+async def test_completing_again_answers_the_same_record(http: httpx.AsyncClient, outcome: str) -> None:
+    pair = await started(http)
+    record = await completed(http, pair.work, outcome, result=1, error="e")
+    assert record["outcome"] == outcome
+    assert await completed(http, pair.work, outcome, result=2, error="f") == record
+    assert len((await get(http, "/v1/archive", tool_id="t"))["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("succeeded", "failed"), ("succeeded", "cancelled"), ("failed", "released"), ("released", "cancelled")],
+)
+async def test_completing_in_another_way_is_told_how_the_work_ended(
+    http: httpx.AsyncClient, first: str, second: str
+) -> None:
+    pair = await started(http)
+    await completed(http, pair.work, first)
+    problem = is_problem(await complete(http, pair.work, second), 409, "work_ended")
+    assert problem["outcome"] == first
+
+
+async def test_of_completions_that_race_one_outcome_wins(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    outcomes = ["succeeded", "failed", "cancelled", "released"] * 5
+    answers = await asyncio.gather(*(complete(http, pair.work, outcome) for outcome in outcomes))
+    [record] = (await get(http, "/v1/archive", task_id="a"))["items"]
+    for outcome, answer in zip(outcomes, answers, strict=True):
+        assert answer.status_code == (200 if outcome == record["outcome"] else 409)
+    assert (await get(http, "/v1/tools/t"))["load"] == 0
+
+
+async def test_a_task_whose_attempt_was_cancelled_by_its_tool_is_cancelled(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await completed(http, pair.work, "cancelled", error="stopped by hand")
+    task = await get(http, "/v1/tasks/a")
+    assert (task["state"], task["error"]) == ("cancelled", "stopped by hand")
+
+
+async def test_a_tool_that_comes_back_late_cannot_touch_the_next_attempt(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await completed(http, pair.work, "released")
+    again = (await assign(http))["id"]
+    assert again != pair.work
+    for path, body in (("start", None), ("reports", {}), ("complete", {"outcome": "succeeded"})):
+        is_problem(await http.post(f"/v1/work/{pair.work}/{path}", json=body), 409, "work_ended")
+    assert (await get(http, f"/v1/work/{again}"))["state"] == "assigned"
+
+
+async def test_a_completion_can_wait_for_the_next_work(broker: Running, http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await add_task(http, "b")
+    body = {"outcome": "succeeded", "next_wait_seconds": 60}
+    parked = await park(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    assert (await get(http, "/v1/tasks/a"))["state"] == "succeeded"
+    work = await assign(http, "b")
+    answer = await woken(parked)
+    assert answer["archived"]["work_id"] == pair.work
+    assert answer["next"] == [work]
+
+
+async def test_work_that_is_there_is_handed_out_with_the_completion_at_once(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    following = await assigned(http, "b")
+    async with asyncio.timeout(5):
+        answer = await complete(http, pair.work, next_wait_seconds=60)
+    assert ids(answer.json()["next"]) == [following.work]
+    assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [following.work]
+
+
+async def test_a_completion_waits_for_the_next_work_when_sent_again_too(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pair = await started(http)
+    await completed(http, pair.work)
+    await add_task(http, "b")
+    body = {"outcome": "succeeded", "next_wait_seconds": 60}
+    parked = await park(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    work = await assign(http, "b")
+    assert ids((await woken(parked))["next"]) == [work["id"]]
+
+
+async def test_a_completion_that_waits_in_vain_is_answered_with_no_next(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    body = {"outcome": "succeeded", "next_wait_seconds": 0.3}
+    answer = await times_out(http, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    assert (answer["archived"]["outcome"], answer["next"]) == ("succeeded", [])
+
+
+async def test_a_refused_completion_does_not_wait(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await completed(http, pair.work)
+    async with asyncio.timeout(5):
+        is_problem(await complete(http, pair.work, "failed", next_wait_seconds=60), 409, "work_ended")
+
+
+# Completing in batches
+
+
+async def test_a_batch_of_completions_answers_for_each_in_order(http: httpx.AsyncClient) -> None:
+    pairs = [await started(http, name) for name in ("new", "same", "other")]
+    await completed(http, pairs[1].work)
+    await completed(http, pairs[2].work, "failed")
+    works = [pairs[2].work, pairs[0].work, UNKNOWN, pairs[1].work]
+    items = [{"work_id": work, "outcome": "succeeded", "result": work} for work in works]
+    answer = await http.post("/v1/work/complete", json={"items": items})
+    assert answer.status_code == 200
+    statuses = ["work_ended", "archived", "work_not_found", "exists"]
+    assert answer.json() == {
+        "items": [{"work_id": work, "status": status} for work, status in zip(works, statuses, strict=True)]
+    }
+    assert (await get(http, "/v1/tasks/new"))["result"] == pairs[0].work
+
+
+async def test_a_batch_of_completions_can_be_sent_again(http: httpx.AsyncClient) -> None:
+    pairs = [await started(http, f"x{n}") for n in range(10)]
+    outcomes = ["succeeded", "failed", "cancelled", "released"] * 3
+    items = [{"work_id": p.work, "outcome": o} for p, o in zip(pairs, outcomes, strict=False)]
+    for status in ("archived", "exists"):
+        answer = await http.post("/v1/work/complete", json={"items": items})
+        assert {item["status"] for item in answer.json()["items"]} == {status}
+    assert (await get(http, "/v1/tools/t"))["load"] == 0
+    assert len((await get(http, "/v1/archive"))["items"]) == 10
+
+
+async def test_in_a_batch_the_first_completion_of_a_work_wins(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    items = [{"work_id": pair.work, "outcome": outcome} for outcome in ("failed", "succeeded", "failed")]
+    answer = await http.post("/v1/work/complete", json={"items": items})
+    assert [item["status"] for item in answer.json()["items"]] == ["archived", "work_ended", "exists"]
+    assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "failed"
+
+
+async def test_a_failure_in_a_batch_may_be_the_last(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    items = [{"work_id": pair.work, "outcome": "failed", "error": "never", "retry": False}]
+    await http.post("/v1/work/complete", json={"items": items})
+    task = await get(http, "/v1/tasks/a")
+    assert (task["state"], task["error"]) == ("failed", "never")
+
+
+async def test_a_value_that_only_the_database_refuses_spoils_a_batch_and_nothing_is_written(
+    http: httpx.AsyncClient,
+) -> None:
+    pairs = [await started(http, name) for name in ("a", "b")]
+    items = ",".join(
+        f'{{"work_id": "{pair.work}", "outcome": "succeeded", "result": {result}}}'
+        for pair, result in zip(pairs, ("1", "1e400000"), strict=True)
+    )
+    answer = await http.post(
+        "/v1/work/complete", content=f'{{"items": [{items}]}}', headers={"content-type": "application/json"}
+    )
+    problem = is_problem(answer, 400, "validation_failed")
+    assert [error["field"] for error in problem["errors"]] == ["items[1].result"]
+    assert (await get(http, "/v1/tasks/b"))["state"] == "running"
+
+
+async def test_a_thousand_works_complete_in_a_batch(http: httpx.AsyncClient) -> None:
+    names = [f"x{n}" for n in range(1000)]
+    await add_tasks(http, *names)
+    await add_tool(http, capacity=1000)
+    pairs = [{"task_id": name, "tool_id": "t"} for name in names]
+    made = (await http.post("/v1/work/batch", json={"items": pairs})).json()["items"]
+    items = [{"work_id": item["work_id"], "outcome": "succeeded"} for item in made]
+    answer = await http.post("/v1/work/complete", json={"items": items})
+    assert {item["status"] for item in answer.json()["items"]} == {"archived"}
+    assert (await get(http, "/v1/tools/t"))["load"] == 0
+
+
+# Many at once
+
+
+async def test_a_crowd_of_tools_and_assigners_does_every_task_exactly_once(http: httpx.AsyncClient) -> None:
+    names = [f"x{n}" for n in range(60)]
+    tools = [f"t{n}" for n in range(4)]
+    await add_tasks(http, *names)
+    for tool in tools:
+        await add_tool(http, tool, capacity=2)
+
+    async def work_on(tool: str) -> None:
+        while (await get(http, "/v1/tasks", limit=1))["items"]:
+            for item in (await get(http, f"/v1/tools/{tool}/work", wait=0.2))["items"]:
+                await http.post(f"/v1/work/{item['id']}/start")
+                await completed(http, item["id"], result=item["task_id"])
+
+    async def hand_out() -> None:
+        while (await get(http, "/v1/tasks", limit=1))["items"]:
+            found = await get(http, "/v1/candidates", wait=0.2, limit=20)
+            items = [
+                {"task_id": task["id"], "tool_id": tool["id"]}
+                for task in found["tasks"]
+                for tool in found["tools"]
+            ]
+            if items:
+                await http.post("/v1/work/batch", json={"items": items})
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(work_on(tool) for tool in tools), *(hand_out() for _ in range(3)))
+    records = (await get(http, "/v1/archive", limit=1000))["items"]
+    assert sorted(ids(records, "task_id")) == sorted(names)
+    assert {record["outcome"] for record in records} == {"succeeded"}
+    assert {tool["load"] for tool in (await get(http, "/v1/tools"))["items"]} == {0}

@@ -1,0 +1,208 @@
+"""The way of the schema: up, down, up again; by many at once; from wherever the package is installed."""
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+import broker
+from broker.store import Store, completion, schema
+from broker.store.engine import libpq_url
+from tests import store_helpers as steps
+from tests.conftest import run_sql
+
+ROOT = Path(__file__).parents[1]
+HERE = "select version_num from alembic_version"
+
+# Everything in our schema but Alembic's own table and what belongs to it.
+OBJECTS = """
+select pg_describe_object(d.classid, d.objid, 0)
+from (select cast('pg_class' as regclass) as classid, oid as objid from pg_class
+      where relnamespace = cast('public' as regnamespace)
+      union select 'pg_proc'::regclass, oid from pg_proc where pronamespace = cast('public' as regnamespace)
+      union select 'pg_type'::regclass, oid from pg_type where typnamespace = cast('public' as regnamespace)
+      union select 'pg_trigger'::regclass, oid from pg_trigger where not tgisinternal) d
+where pg_describe_object(d.classid, d.objid, 0) not like '%alembic_version%'
+order by 1
+"""
+
+PARTITIONS = """
+select c.relname, pg_get_expr(c.relpartbound, c.oid) as bounds
+from pg_inherits i join pg_class c on c.oid = i.inhrelid
+where i.inhparent = cast('work_archive' as regclass) order by 1
+"""
+
+NEXT_MONTHS = """
+select 'work_archive_' || to_char(month, 'YYYY_MM') as name,
+       format('FOR VALUES FROM (''%s'') TO (''%s'')', uuid7_floor(month at time zone 'UTC'),
+              uuid7_floor((month + interval '1 month') at time zone 'UTC')) as bounds
+from (select date_trunc('month', now() at time zone 'UTC') + n * interval '1 month' as month
+      from generate_series(0, 3) as n) months
+order by 1
+"""
+
+
+async def fetch(url: str, query: str) -> list[tuple[object, ...]]:
+    connection = await asyncpg.connect(libpq_url(url))
+    try:
+        return [tuple(row) for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
+
+
+async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_database: str) -> None:
+    await schema.migrate(empty_database)
+    first = await fetch(empty_database, OBJECTS)
+    await schema.migrate(empty_database, "base")
+    assert await fetch(empty_database, OBJECTS) == []
+    await schema.migrate(empty_database)
+    assert await fetch(empty_database, OBJECTS) == first
+    assert any("work_archive" in str(row) for row in first)
+
+
+async def test_it_goes_down_over_data(empty_database: str) -> None:
+    await schema.migrate(empty_database)
+    store = Store(empty_database)
+    await steps.running_work(store)
+    await store.close()
+    await schema.migrate(empty_database, "base")
+    assert await fetch(empty_database, OBJECTS) == []
+
+
+async def test_the_revision_it_ends_at_is_the_one_this_program_needs(empty_database: str) -> None:
+    store = Store(empty_database)
+    assert await store.run(schema.current) is None
+    await schema.migrate(empty_database)
+    assert await store.run(schema.current) == schema.needed()
+    await schema.migrate(empty_database, "base")
+    assert await store.run(schema.current) is None
+    await store.close()
+
+
+async def test_migrating_what_is_current_changes_nothing(empty_database: str) -> None:
+    await schema.migrate(empty_database)
+    first = await fetch(empty_database, OBJECTS)
+    await schema.migrate(empty_database)
+    assert await fetch(empty_database, OBJECTS) == first
+
+
+async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str) -> None:
+    program = "import asyncio, sys; from broker.store import schema; asyncio.run(schema.migrate(sys.argv[1]))"
+    gate = await asyncpg.connect(libpq_url(empty_database))
+    await gate.execute("select pg_advisory_lock(7022026)")
+    both = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", program, empty_database) for _ in range(2)
+    ]
+    # Both stand at the door now, none is through it.
+    await steps.blocked(gate, 2)
+    await gate.close()
+    assert [await process.wait() for process in both] == [0, 0]
+    assert await fetch(empty_database, HERE) == [(schema.needed(),)]
+
+
+async def test_it_works_from_an_installed_package(empty_database: str, tmp_path: Path) -> None:
+    installed = tmp_path / "site" / "broker"
+    shutil.copytree(Path(broker.__file__).parent, installed)
+    # As pyproject.toml puts them into the wheel.
+    shutil.copytree(ROOT / "migrations", installed / "migrations")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "broker.cli", "migrate"),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed.parent), "BROKER_DATABASE_URL": empty_database},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    assert schema.needed() in told.decode()
+    assert await fetch(empty_database, HERE) == [(schema.needed(),)]
+
+
+async def test_the_archive_has_partitions_for_this_month_and_the_next_three(database: str) -> None:
+    wanted = await fetch(database, NEXT_MONTHS)
+    assert await fetch(database, PARTITIONS) == [*wanted, ("work_archive_rest", "DEFAULT")]
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Asia/Kolkata"])
+async def test_months_are_those_of_utc_wherever_the_server_stands(empty_database: str, zone: str) -> None:
+    name = empty_database.rpartition("/")[2]
+    await run_sql(empty_database, f"alter database {name.partition('?')[0]} set timezone to '{zone}'")
+    await schema.migrate(empty_database)
+    wanted = await fetch(empty_database, NEXT_MONTHS)
+    assert await fetch(empty_database, PARTITIONS) == [*wanted, ("work_archive_rest", "DEFAULT")]
+
+
+async def test_partitions_that_are_missing_are_made_by_the_next_call(store: Store, database: str) -> None:
+    first = await fetch(database, PARTITIONS)
+    await run_sql(database, f"drop table {first[0][0]}, {first[2][0]}")
+    await store.run(schema.create_partitions)
+    assert await fetch(database, PARTITIONS) == first
+
+
+async def test_two_that_make_partitions_at_once_do_not_fail(
+    store: Store, sql: asyncpg.Connection, database: str
+) -> None:
+    first = await fetch(database, PARTITIONS)
+    await run_sql(database, f"drop table {first[0][0]}")
+    async with steps.Held(store) as other:
+        await schema.create_partitions(other.session)
+        too = asyncio.create_task(store.run(schema.create_partitions))
+        await steps.blocked(sql)
+    await too
+    assert await fetch(database, PARTITIONS) == first
+
+
+async def test_a_record_whose_month_has_no_partition_still_lands(store: Store, database: str) -> None:
+    [(this_month, _), *_] = await fetch(database, PARTITIONS)
+    await run_sql(database, f"drop table {this_month}")
+    work = await steps.running_work(store)
+    ended = await steps.complete(store, work.id)
+    assert ended.status == "ended"
+    assert [record.work_id for record in await steps.archived(store, task_id="task")] == [work.id]
+    assert await fetch(database, "select work_id from work_archive_rest") == [(work.id,)]
+
+
+async def test_a_month_gets_its_partition_even_when_records_came_before_it(
+    store: Store, database: str
+) -> None:
+    first = await fetch(database, PARTITIONS)
+    await run_sql(database, f"drop table {first[0][0]}")
+    work = await steps.running_work(store)
+    await steps.complete(store, work.id)
+    # What every start of the embedded database, and `broker migrate`, does.
+    await schema.migrate(database)
+    assert await fetch(database, PARTITIONS) == first
+    assert [record.work_id for record in await steps.archived(store, task_id="task")] == [work.id]
+
+
+async def test_a_record_that_lands_while_its_month_gets_a_partition_is_no_obstacle(
+    store: Store, sql: asyncpg.Connection, database: str
+) -> None:
+    first = await fetch(database, PARTITIONS)
+    await run_sql(database, f"drop table {first[0][0]}")
+    work = await steps.running_work(store)
+    async with steps.Held(store) as completing:
+        await completion.complete(completing.session, [steps.ending(work.id)])
+        making = asyncio.create_task(store.run(schema.create_partitions))
+        await steps.blocked(sql)
+    await making
+    assert await fetch(database, PARTITIONS) == first
+    assert [record.work_id for record in await steps.archived(store, task_id="task")] == [work.id]
+
+
+async def test_partitions_made_later_have_the_indexes_of_those_made_first(
+    store: Store, database: str
+) -> None:
+    described = """
+        select c.relname, count(*), count(*) filter (where i.indisprimary)
+        from pg_inherits h join pg_class c on c.oid = h.inhrelid join pg_index i on i.indrelid = c.oid
+        where h.inhparent = cast('work_archive' as regclass) group by 1 order by 1"""
+    first = await fetch(database, described)
+    await run_sql(database, f"drop table {first[0][0]}")
+    await store.run(schema.create_partitions)
+    assert await fetch(database, described) == first
+    assert {row[1:] for row in first} == {(4, 1)}

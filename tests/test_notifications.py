@@ -1,0 +1,310 @@
+"""Notifications: who is told of what, and that a hint which cannot be given never fails a write."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from broker.schemas import TaskRemark, ToolChange
+from broker.store import Store, assignment, completion, deletion, due, tasks, tools, work
+from broker.store.engine import libpq_url
+from broker.wake.listener import CANDIDATES, CHANNELS, TASK, TOOL, UPKEEP, WORK
+from tests import store_helpers as steps
+from tests.conftest import run_sql
+
+FENCE = "broker_test_fence"
+IN_AN_HOUR = timedelta(hours=1)
+
+
+class Heard:
+    """What a listener hears."""
+
+    def __init__(self, database: str, listener: asyncpg.Connection, sql: asyncpg.Connection) -> None:
+        self.database = database
+        self._listener = listener
+        self._sql = sql
+        self._all: list[tuple[str, str]] = []
+        self._numbers = count()
+
+    async def listen(self) -> None:
+        for channel in (*CHANNELS, FENCE):
+            await self._listener.add_listener(channel, self._hear)
+
+    def _hear(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
+        self._all.append((channel, payload))
+
+    async def since(self) -> list[tuple[str, str]]:
+        """What was heard since the last call, sorted: notifications come in the order of their commits."""
+        fence = (FENCE, str(next(self._numbers)))
+        await self._sql.execute("select pg_notify($1, $2)", *fence)
+
+        async def passed() -> bool:
+            await self._listener.execute("select")
+            return fence in self._all
+
+        await steps.until(passed)
+        heard, self._all = self._all, []
+        assert heard.pop() == fence
+        return sorted((channel, ",".join(sorted(payload.split(",")))) for channel, payload in heard)
+
+
+@pytest.fixture
+async def heard(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
+    listener = await asyncpg.connect(libpq_url(database))
+    heard = Heard(database, listener, sql)
+    await heard.listen()
+    yield heard
+    await listener.close()
+
+
+async def test_new_tasks_are_for_the_assigner(store: Store, heard: Heard) -> None:
+    await steps.submit(store, "a", "b", "c")
+    assert await heard.since() == [(CANDIDATES, "*")]
+
+
+async def test_new_scheduled_tasks_are_for_upkeep(store: Store, heard: Heard) -> None:
+    await steps.submit(store, "a", not_before=datetime.now(UTC) + IN_AN_HOUR)
+    assert await heard.since() == [(UPKEEP, "*")]
+
+
+async def test_a_known_task_is_no_news(store: Store, heard: Heard) -> None:
+    await steps.submit(store, "a")
+    await heard.since()
+    await steps.submit(store, "a")
+    assert await heard.since() == []
+
+
+async def test_a_new_tool_is_for_the_assigner_and_so_is_one_that_comes_back(
+    store: Store, heard: Heard
+) -> None:
+    await steps.register(store, "t")
+    assert await heard.since() == [(CANDIDATES, "*")]
+    await steps.register(store, "t")
+    assert await heard.since() == [(CANDIDATES, "*")]
+
+
+async def test_a_tool_that_changes_is_news_while_it_is_available(store: Store, heard: Heard) -> None:
+    await steps.register(store, "t")
+    await heard.since()
+    await store.one(tools.change, tools.Change("t", ToolChange(capacity=2)))
+    assert await heard.since() == [(CANDIDATES, "*")]
+    await store.one(tools.change, tools.Change("t", ToolChange(draining=True)))
+    assert await heard.since() == []
+    await store.one(tools.change, tools.Change("t", ToolChange(draining=False)))
+    assert await heard.since() == [(CANDIDATES, "*")]
+
+
+async def test_an_assignment_is_for_its_tools_and_for_no_other(store: Store, heard: Heard) -> None:
+    await steps.submit(store, "a", "b", "c")
+    await steps.register(store, "t", "u", "v", capacity=2)
+    await steps.assign(store, ("c", "v"), ("a", "t"), ("b", "t"))
+    await steps.register(store, "full")
+    await heard.since()
+    await steps.submit(store, "d", "e")
+    assert await heard.since() == [(CANDIDATES, "*")]
+    await steps.assign(store, ("d", "full"), ("e", "v"))
+    assert await heard.since() == [(TOOL, "full,v")]
+    await steps.assign(store, ("d", "full"), ("nothing", "t"))
+    assert await heard.since() == []
+
+
+async def test_a_tool_with_room_left_is_news_to_the_assigner(store: Store, heard: Heard) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t", capacity=2)
+    await heard.since()
+    await steps.assign(store, ("a", "t"))
+    assert await heard.since() == [(CANDIDATES, "*"), (TOOL, "t")]
+
+
+async def test_starting_and_reporting_are_for_who_watches_the_work(store: Store, heard: Heard) -> None:
+    made = await steps.some_work(store)
+    await heard.since()
+    await store.one(work.start, made.id)
+    assert await heard.since() == [(WORK, f"{made.id}")]
+    await store.one(work.start, made.id)
+    assert await heard.since() == []
+    await steps.report(store, made.id, progress=0.5)
+    assert await heard.since() == [(WORK, f"{made.id}")]
+
+
+async def test_a_report_that_is_there_already_is_no_news(store: Store, heard: Heard) -> None:
+    made = await steps.running_work(store)
+    id_ = uuid4()
+    await steps.report(store, made.id, id=id_)
+    await heard.since()
+    await steps.report(store, made.id, id=id_)
+    assert await heard.since() == []
+
+
+async def test_a_cancel_that_is_asked_for_is_for_who_watches_the_work(store: Store, heard: Heard) -> None:
+    made = await steps.running_work(store, "a")
+    await heard.since()
+    await steps.delete(store, "a")
+    assert await heard.since() == [(WORK, f"{made.id}")]
+    await steps.delete(store, "a")
+    assert await heard.since() == []
+
+
+async def test_success_is_for_who_waits_for_the_task_and_for_the_assigner_a_tool_with_room(
+    store: Store, heard: Heard
+) -> None:
+    made = await steps.running_work(store, "a")
+    await heard.since()
+    await steps.complete(store, made.id)
+    assert await heard.since() == [(CANDIDATES, "*"), (TASK, "a"), (WORK, f"{made.id}")]
+    await steps.complete(store, made.id)
+    assert await heard.since() == []
+
+
+async def test_a_failure_with_a_backoff_is_for_upkeep_and_not_for_who_waits_for_the_task(
+    store: Store, heard: Heard
+) -> None:
+    made = await steps.running_work(store, "a")
+    await heard.since()
+    await steps.complete(store, made.id, "failed")
+    assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "*"), (WORK, f"{made.id}")]
+
+
+async def test_the_last_failure_is_for_who_waits_for_the_task(store: Store, heard: Heard) -> None:
+    made = await steps.running_work(store, "a", max_attempts=1)
+    await heard.since()
+    await steps.complete(store, made.id, "failed")
+    assert await heard.since() == [(CANDIDATES, "*"), (TASK, "a"), (WORK, f"{made.id}")]
+
+
+async def test_a_deletion_is_for_who_waits_for_the_task(store: Store, heard: Heard) -> None:
+    await steps.submit(store, "a", "b")
+    await heard.since()
+    await store.many(deletion.delete, [deletion.Deletion("a"), deletion.Deletion("b")])
+    assert await heard.since() == [(TASK, "a,b")]
+
+
+async def test_a_task_that_comes_due_is_for_the_assigner(
+    store: Store, heard: Heard, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a", not_before=datetime.now(UTC) + IN_AN_HOUR)
+    await sql.execute("update tasks set due_at = now()")
+    await heard.since()
+    assert await store.run(due.make_available, batch=10) == 1
+    assert await heard.since() == [(CANDIDATES, "*")]
+
+
+async def test_a_tool_that_is_deleted_is_for_who_waits_for_its_work(store: Store, heard: Heard) -> None:
+    await steps.register(store, "t", "u")
+    await heard.since()
+    await store.many(tools.delete, ["t", "nothing"])
+    assert await heard.since() == [(TOOL, "t")]
+
+
+async def test_renewals_and_remarks_are_no_news(store: Store, heard: Heard) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t", "u")
+    await heard.since()
+    await store.many(tools.heartbeat, ["t", "u"])
+    await store.many(tasks.remark, [TaskRemark(task_id="a", text="why")])
+    assert await heard.since() == []
+
+
+async def test_steps_over_nothing_are_no_news(store: Store, heard: Heard) -> None:
+    await steps.assign(store, ("nothing", "nowhere"))
+    await steps.complete(store, uuid4())
+    await store.one(work.start, uuid4())
+    await steps.delete(store, "nothing")
+    await store.run(due.make_available, batch=10)
+    await store.many(tasks.remark, [TaskRemark(task_id="nothing", text="why")])
+    await store.one(tools.change, tools.Change("nowhere", ToolChange(capacity=1)))
+    assert await heard.since() == []
+
+
+async def test_what_is_rolled_back_is_no_news(store: Store, heard: Heard) -> None:
+    given_up = steps.Held(store)
+    await tasks.submit(await given_up.begin(), [steps.new_task("a")])
+    await given_up.roll_back()
+    assert await heard.since() == []
+
+
+async def test_a_set_is_one_notification_on_each_channel(store: Store, heard: Heard) -> None:
+    ids = [f"{number:03}" for number in range(50)]
+    await steps.submit(store, *ids)
+    assert await heard.since() == [(CANDIDATES, "*")]
+    await steps.register(store, "t", capacity=50)
+    await heard.since()
+    made = await steps.assigned(store, *((id_, "t") for id_ in ids))
+    assert await heard.since() == [(TOOL, "t")]
+    works = ",".join(sorted(f"{item.id}" for item in made))
+    await store.many(work.start, [item.id for item in made])
+    assert await heard.since() == [(WORK, works)]
+    await store.many(completion.complete, [steps.ending(item.id) for item in made])
+    assert await heard.since() == [(CANDIDATES, "*"), (TASK, ",".join(ids)), (WORK, works)]
+
+
+async def test_a_transaction_of_many_steps_is_one_notification_on_the_assigners_channel(
+    store: Store, heard: Heard
+) -> None:
+    async with store.transaction() as session:
+        for number in range(20):
+            await tasks.submit(session, [steps.new_task(f"{number}")])
+    assert await heard.since() == [(CANDIDATES, "*")]
+
+
+@pytest.mark.parametrize(("length", "told"), [(139, None), (140, "*")])
+async def test_more_ids_than_fit_are_a_star(
+    store: Store, heard: Heard, sql: asyncpg.Connection, length: int, told: str | None
+) -> None:
+    # 50 ids and the commas between them: 6,999 bytes, and 7,049.
+    ids = [f"{number:02}{'x' * (length - 2)}" for number in range(50)]
+    await sql.execute("alter table tools disable trigger user")
+    await sql.execute(
+        """insert into tools (id, skills, capacity, lease_seconds)
+        select id, '{}', 1, 60 from unnest(cast($1 as text[])) as id""",
+        ids,
+    )
+    await sql.execute("insert into tool_leases (tool_id, expires_at) select id, now() from tools")
+    await steps.submit(store, *(f"{number}" for number in range(50)))
+    await heard.since()
+    await steps.assigned(store, *((f"{number}", id_) for number, id_ in enumerate(ids)))
+    assert await heard.since() == [(TOOL, told or ",".join(ids))]
+
+
+RAISES = """
+create function public.pg_notify(text, text) returns void language plpgsql as $$
+    begin raise exception 'no notification today'; end $$
+"""
+EXCEEDS = """
+create function public.pg_notify(text, text) returns void language sql as $$
+    select pg_catalog.pg_notify($1, repeat('x', 9000)) $$
+"""
+
+
+@pytest.mark.parametrize("broken", [RAISES, EXCEEDS], ids=["it raises", "it exceeds"])
+async def test_a_hint_that_cannot_be_given_never_fails_the_write(
+    store: Store, heard: Heard, sql: asyncpg.Connection, broken: str
+) -> None:
+    await sql.execute(broken)
+    # Ours is found before PostgreSQL's now, in every connection that begins after this.
+    name = await sql.fetchval("select current_database()")
+    await run_sql(heard.database, f"alter database {name} set search_path = public, pg_catalog")
+    made = await steps.running_work(store, "a", max_attempts=1)
+    await steps.report(store, made.id, progress=1)
+    await steps.complete(store, made.id, "failed")
+    await steps.submit(store, "b", not_before=datetime.now(UTC) + IN_AN_HOUR)
+    await steps.delete(store, "b")
+    assert await heard.since() == []
+    assert (await steps.the_task(store, "a")).state == "failed"
+    await steps.audit(sql)
+
+
+async def test_without_any_trigger_every_step_answers_the_same(
+    store: Store, heard: Heard, sql: asyncpg.Connection
+) -> None:
+    for table in ("tasks", "tools", "work", "work_archive"):
+        await sql.execute(f"alter table {table} disable trigger user")
+    made = await steps.running_work(store, "a")
+    assert (await steps.assign(store, ("a", "tool")))[0] == assignment.Assigned("exists", made)
+    assert (await steps.complete(store, made.id)).status == "ended"
+    assert await heard.since() == []
+    await steps.audit(sql)

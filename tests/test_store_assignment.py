@@ -1,0 +1,302 @@
+"""Assigning: a task has at most one work, a tool never more than it can take, whoever asks."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from broker.schemas import NULL, NewReport, Pair, ToolChange
+from broker.store import Store, assignment, completion, deletion, tools, work
+from broker.store.assignment import Key, decide
+from tests import store_helpers as steps
+
+STATES = ["available", "scheduled", "assigned", "failed"]
+
+
+def one_after_the_other(keys: Sequence[Key], states: Mapping[str, str], room: Mapping[str, int]) -> list[str]:
+    """What the contract says, as slowly as it says it: each pair for itself, in order."""
+    states, room = dict(states), dict(room)
+    done: set[Key] = set()
+    answers = []
+    for key in keys:
+        task_id, tool_id = key
+        if key in done:
+            answer = "exists"
+        elif task_id not in states:
+            answer = "task_not_found"
+        elif states[task_id] != "available":
+            answer = "task_unavailable"
+        elif tool_id not in room:
+            answer = "tool_not_found"
+        elif room[tool_id] <= 0:
+            answer = "tool_unavailable"
+        else:
+            answer = "assigned"
+            states[task_id] = "assigned"
+            room[tool_id] -= 1
+            done.add(key)
+        answers.append(answer)
+    return answers
+
+
+@given(
+    keys=st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("tuvw")), max_size=30),
+    states=st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(STATES)),
+    room=st.dictionaries(st.sampled_from("tuvw"), st.integers(-1, 3)),
+)
+# Refused for its tool's sake, and again for its own, which another tool has taken meanwhile.
+@example(
+    keys=[("a", "full"), ("a", "free"), ("a", "full")], states={"a": "available"}, room={"full": 0, "free": 1}
+)
+@settings(max_examples=300, deadline=None)
+def test_deciding_a_set_is_deciding_one_after_the_other(
+    keys: list[Key], states: dict[str, str], room: dict[str, int]
+) -> None:
+    before = dict(room)
+    assert decide(keys, states, room) == one_after_the_other(keys, states, room)
+    assert room == before
+
+
+@given(
+    keys=st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("tuvw")), max_size=30),
+    room=st.dictionaries(st.sampled_from("tuvw"), st.integers(0, 3)),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_decision_takes_a_task_twice_or_a_tool_beyond_its_room(
+    keys: list[Key], room: dict[str, int]
+) -> None:
+    statuses = decide(keys, dict.fromkeys("abcdef", "available"), room)
+    made = [key for key, status in zip(keys, statuses, strict=True) if status == "assigned"]
+    assert max(Counter(task for task, _ in made).values(), default=0) <= 1
+    assert all(count <= room[tool] for tool, count in Counter(tool for _, tool in made).items())
+
+
+async def test_a_pair_becomes_work(store: Store, sql: asyncpg.Connection) -> None:
+    [task] = await steps.submit(store, "a", needs=Raw(b"[1.10]"), payload=Raw(b'"p"'))
+    [tool] = await steps.register(store, "t", capacity=2, lease_seconds=30)
+    [made] = await steps.assigned(store, ("a", "t"))
+    assert (made.task_id, made.tool_id, made.attempt, made.state, made.version) == (
+        "a",
+        "t",
+        1,
+        "assigned",
+        1,
+    )
+    assert (bytes(made.needs), bytes(made.payload)) == (b"[1.10]", b'"p"')
+    assert made.id.version == 7
+    assert (made.deadline_at - made.assigned_at).total_seconds() == 30
+    now = await steps.the_task(store, "a")
+    assert (now.state, now.work_id, now.attempt) == ("assigned", made.id, 0)
+    assert ((await steps.the_tool(store, "t")).load, tool.load) == (1, 0)
+    assert task.work_id is None
+    await steps.audit(sql)
+
+
+async def test_each_pair_of_a_batch_is_answered_in_order(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a", "b", "c", "d")
+    await steps.register(store, "one", "draining", "offline")
+    await steps.register(store, "two", capacity=2)
+    await store.one(tools.change, tools.Change("draining", ToolChange(draining=True)))
+    await sql.execute("update tools set offline = true where id = 'offline'")
+    work = await steps.some_work(store, "ended", "other")
+    await steps.complete(store, work.id)
+    pairs = {
+        ("a", "one"): "assigned",
+        ("a", "two"): "task_unavailable",
+        ("b", "one"): "tool_unavailable",
+        ("b", "draining"): "tool_unavailable",
+        ("b", "offline"): "tool_unavailable",
+        ("b", "nowhere"): "tool_not_found",
+        ("nothing", "nowhere"): "task_not_found",
+        ("ended", "two"): "task_unavailable",
+        ("ended", "nowhere"): "task_unavailable",
+        ("c", "two"): "assigned",
+        ("d", "two"): "assigned",
+        ("b", "two"): "tool_unavailable",
+    }
+    answers = await steps.assign(store, *pairs)
+    assert [answer.status for answer in answers] == list(pairs.values())
+    assert [answer.work is not None for answer in answers] == [s == "assigned" for s in pairs.values()]
+    await steps.audit(sql)
+
+
+async def test_the_same_pair_again_is_the_same_work(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t", "u", capacity=5)
+    first, second = await steps.assign(store, ("a", "t"), ("a", "t"))
+    [third] = await steps.assign(store, ("a", "t"))
+    assert [answer.status for answer in (first, second, third)] == ["assigned", "exists", "exists"]
+    assert first.work == second.work == third.work
+    assert [answer.status for answer in await steps.assign(store, ("a", "u"))] == ["task_unavailable"]
+    assert (await steps.the_tool(store, "t")).load == 1
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_batch_is_answered_as_the_same_pairs_one_by_one(
+    store: Store, sql: asyncpg.Connection, seed: int
+) -> None:
+    chance = random.Random(seed)
+    for side in ("batch", "single"):
+        await steps.submit(store, *(f"{side}-{number}" for number in range(8)))
+        for number in range(3):
+            await steps.register(store, f"{side}-tool-{number}", capacity=number + 1)
+    pairs = [(chance.randrange(10), chance.randrange(4)) for _ in range(40)]
+
+    def on(side: str) -> list[tuple[str, str]]:
+        return [(f"{side}-{task}", f"{side}-tool-{tool}") for task, tool in pairs]
+
+    together = [answer.status for answer in await steps.assign(store, *on("batch"))]
+    apart = [(await steps.assign(store, pair))[0].status for pair in on("single")]
+    assert together == apart
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_assigners_at_once_over_the_same_tasks_and_tools(
+    store: Store, sql: asyncpg.Connection, seed: int
+) -> None:
+    chance = random.Random(seed)
+    ids = [f"task-{number}" for number in range(60)]
+    homes = [f"tool-{number}" for number in range(8)]
+    await steps.submit(store, *ids)
+    for number, home in enumerate(homes):
+        await steps.register(store, home, capacity=1 + number % 4)
+    batches = [[(chance.choice(ids), chance.choice(homes)) for _ in range(80)] for _ in range(8)]
+    answers = await asyncio.gather(*(steps.assign(store, *batch) for batch in batches))
+    made = [answer.work for batch in answers for answer in batch if answer.status == "assigned"]
+    assert len(made) == sum(1 + number % 4 for number in range(8))
+    assert len({work.task_id for work in made}) == len(made)
+    assert {work.id for work in made} == {row["id"] for row in await sql.fetch("select id from work")}
+    await steps.audit(sql)
+
+
+async def test_assigners_that_come_from_opposite_ends_do_not_wait_in_a_circle(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    ids = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    await steps.submit(store, *ids)
+    await steps.register(store, "t", "u", capacity=100)
+    async with steps.Held(store) as first:
+        await assignment.assign(first.session, [Pair(task_id="m", tool_id="t")])
+        up = asyncio.create_task(steps.assign(store, *((id_, "t") for id_ in ids)))
+        await steps.blocked(sql, 1)
+        down = asyncio.create_task(steps.assign(store, *((id_, "u") for id_ in reversed(ids))))
+        await steps.blocked(sql, 2)
+    told = Counter(answer.status for answer in [*await up, *await down])
+    assert told == {"assigned": 25, "exists": 1, "task_unavailable": 26}
+    await steps.audit(sql)
+
+
+async def test_what_another_transaction_took_while_this_one_waited_is_not_taken_again(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a", "b")
+    await steps.register(store, "t", "u")
+    async with steps.Held(store) as first:
+        await assignment.assign(first.session, [Pair(task_id="a", tool_id="t")])
+        late = asyncio.create_task(steps.assign(store, ("a", "u"), ("b", "t"), ("b", "u")))
+        await steps.blocked(sql)
+    assert [answer.status for answer in await late] == ["task_unavailable", "tool_unavailable", "assigned"]
+    await steps.audit(sql)
+
+
+async def test_a_task_that_ends_while_an_assigner_waits_for_it_is_unavailable(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store, "a", "t")
+    await steps.register(store, "u")
+    async with steps.Held(store) as completing:
+        await completion.complete(completing.session, [steps.ending(made.id)])
+        late = asyncio.create_task(steps.assign(store, ("a", "u")))
+        await steps.blocked(sql)
+    assert [answer.status for answer in await late] == ["task_unavailable"]
+    await steps.audit(sql)
+
+
+async def test_a_tool_deleted_while_an_assigner_waits_for_it_is_not_found(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t")
+    async with steps.Held(store) as deleting:
+        assert await tools.delete(deleting.session, ["t"]) == ["deleted"]
+        late = asyncio.create_task(steps.assign(store, ("a", "t")))
+        await steps.blocked(sql)
+    assert [answer.status for answer in await late] == ["tool_not_found"]
+    await steps.audit(sql)
+
+
+async def test_a_tool_that_gets_work_while_it_is_deleted_is_busy(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t")
+    async with steps.Held(store) as assigning:
+        await assignment.assign(assigning.session, [Pair(task_id="a", tool_id="t")])
+        deleting = asyncio.create_task(steps.many(store, tools.delete, ["t"]))
+        await steps.blocked(sql)
+    assert await deleting == ["busy"]
+    await steps.audit(sql)
+
+
+async def test_an_assigner_that_has_locked_tasks_holds_up_no_report_on_their_work(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.some_work(store, "a", "t")
+    async with steps.Held(store) as assigning:
+        await assignment.assign(assigning.session, [Pair(task_id="a", tool_id="t")])
+        # The first report starts the work, too.
+        reporting = asyncio.create_task(steps.report(store, made.id, progress=0.5))
+        await steps.done_or_blocked(reporting, sql)
+        assert reporting.done(), "a report waits for a task's lock, which is no part of the order of locks"
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_everything_at_once_keeps_its_accounts(
+    store: Store, sql: asyncpg.Connection, seed: int
+) -> None:
+    ids = [f"task-{number}" for number in range(25)]
+    homes = [f"tool-{number}" for number in range(5)]
+    await steps.register(store, *homes, capacity=3)
+
+    async def work_ids(chance: random.Random) -> list[object]:
+        page = await store.run(work.page, work.WorkFilter(), limit=50, after=None)
+        return chance.sample([item.id for item in page.items], min(6, len(page.items)))
+
+    async def play(player: int) -> None:
+        chance = random.Random(seed * 100 + player)
+        for _ in range(25):
+            match chance.randrange(7):
+                case 0:
+                    await steps.submit(store, *chance.sample(ids, 8), max_attempts=50)
+                case 1 | 2:
+                    pairs = [(chance.choice(ids), chance.choice(homes)) for _ in range(12)]
+                    await steps.assign(store, *pairs)
+                case 3:
+                    endings = [
+                        completion.Ending(
+                            id_, chance.choice(["succeeded", "failed", "released", "cancelled"]), NULL, None
+                        )
+                        for id_ in await work_ids(chance)
+                    ]
+                    await steps.many(store, completion.complete, endings)
+                case 4:
+                    said = [work.ReportOf(id_, NewReport(progress=0.5)) for id_ in await work_ids(chance)]
+                    await steps.many(store, work.report, said)
+                case 5:
+                    deletions = [deletion.Deletion(chance.choice(ids), chance.random() < 0.5)]
+                    await steps.many(store, deletion.delete, deletions)
+                case 6:
+                    await steps.many(store, tools.heartbeat, sorted(chance.sample(homes, 3)))
+
+    await asyncio.gather(*(play(player) for player in range(8)))
+    await steps.audit(sql)
+    assert await sql.fetchval("select count(*) from work_archive") > 0

@@ -1,0 +1,414 @@
+"""The candidates cursor: whatever order transactions commit in, nothing is missed and nobody spins."""
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+from msgspec import Raw
+
+from broker.errors import CursorExpired, ValidationFailed
+from broker.schemas import Candidates, TaskRemark, ToolChange
+from broker.store import Store, candidates, due, tasks, tools
+from broker.store.pages import seal
+from tests import store_helpers as steps
+from tests.conftest import Serve, a_database
+
+
+class Reader:
+    """An assigner that follows the cursor."""
+
+    def __init__(self, store: Store, limit: int = 1000) -> None:
+        self.store = store
+        self.limit = limit
+        self.cursor: str | None = None
+        self.tasks: list[str] = []
+        self.tools: list[str] = []
+
+    async def read(self) -> Candidates:
+        """One answer."""
+        page = await self.store.run(candidates.candidates, cursor=self.cursor, limit=self.limit)
+        self.cursor = page.cursor
+        self.tasks += [task.id for task in page.tasks]
+        self.tools += [tool.id for tool in page.tools]
+        return page
+
+    async def news(self) -> tuple[list[str], list[str]]:
+        """One reading to its end, on as many pages as that takes; the ids of the tasks and the tools."""
+        found: tuple[list[str], list[str]] = ([], [])
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            while True:
+                page = await self.read()
+                assert max(len(page.tasks), len(page.tools)) <= self.limit
+                found[0].extend(task.id for task in page.tasks)
+                found[1].extend(tool.id for tool in page.tools)
+                if not page.more:
+                    return found
+
+
+@pytest.fixture
+def reader(store: Store) -> Reader:
+    return Reader(store)
+
+
+NOTHING: tuple[list[str], list[str]] = ([], [])
+
+
+async def test_without_a_cursor_all_that_is_available_is_told(store: Store, reader: Reader) -> None:
+    await steps.submit(store, "a", "b")
+    await steps.submit(store, "later", not_before=datetime.now(UTC) + timedelta(hours=1))
+    await steps.register(store, "t", "u", "full", "draining")
+    await steps.some_work(store, "assigned", "full")
+    await store.one(tools.change, tools.Change("draining", ToolChange(draining=True)))
+    assert await reader.news() == (["a", "b"], ["t", "u"])
+
+
+async def test_the_offer_is_by_priority_and_then_by_age(store: Store, reader: Reader) -> None:
+    for number, priority in enumerate([0, 5, -32768, 32767, 5, 0]):
+        await steps.submit(store, f"{number}", priority=priority)
+    assert await reader.news() == (["3", "1", "4", "0", "5", "2"], [])
+
+
+async def test_with_a_cursor_only_what_is_new_is_told(store: Store, reader: Reader) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t")
+    await reader.news()
+    assert await reader.news() == NOTHING
+    await steps.submit(store, "c", "b")
+    assert await reader.news() == (["c", "b"], [])
+    await steps.register(store, "u")
+    assert await reader.news() == ([], ["u"])
+    assert await reader.news() == NOTHING
+
+
+async def test_the_same_cursor_can_be_read_again(store: Store, reader: Reader) -> None:
+    await reader.news()
+    cursor = reader.cursor
+    await steps.submit(store, "a")
+    first = await reader.news()
+    reader.cursor = cursor
+    assert await reader.news() == first == (["a"], [])
+
+
+async def test_a_page_cut_by_the_limit_goes_on_where_it_was_cut(store: Store) -> None:
+    chance = random.Random(1)
+    ranks = {f"{number:03}": chance.randrange(-3, 3) for number in range(47)}
+    for id_, rank in ranks.items():
+        await steps.submit(store, id_, priority=rank)
+    homes = [f"tool-{number:03}" for number in range(23)]
+    await steps.register(store, *homes)
+    in_order = sorted(ranks, key=lambda id_: (-ranks[id_], id_))
+    assert await Reader(store, limit=10).news() == (in_order, homes)
+    assert await Reader(store, limit=47).news() == (in_order, homes)
+
+
+async def test_news_beyond_a_page_comes_in_the_order_of_the_offer_too(store: Store) -> None:
+    reader = Reader(store, limit=10)
+    await steps.submit(store, *(f"old-{number}" for number in range(15)), priority=3)
+    await reader.news()
+    for rank in (1, 5, 3):
+        await steps.submit(store, *(f"{rank}-{number:02}" for number in range(12)), priority=rank)
+    found, _ = await reader.news()
+    assert found == [f"{rank}-{number:02}" for rank in (5, 3, 1) for number in range(12)]
+    assert await reader.news() == NOTHING
+
+
+@pytest.mark.parametrize("count", [9, 10, 11, 20, 21])
+@pytest.mark.parametrize("new", [True, False])
+async def test_pages_end_exactly(store: Store, count: int, new: bool) -> None:
+    reader = Reader(store, limit=10)
+    if new:
+        await reader.news()
+    ids = [f"{number:02}" for number in range(count)]
+    await steps.submit(store, *ids)
+    assert await reader.news() == (ids, [])
+    assert await reader.news() == NOTHING
+
+
+async def test_what_changes_behind_the_readers_back_comes_in_the_next_reading(store: Store) -> None:
+    reader = Reader(store, limit=10)
+    await steps.submit(store, *(f"{number:02}" for number in range(25)))
+    await reader.read()
+    await steps.submit(store, "urgent", priority=1)
+    rest = (await reader.news())[0]
+    assert "urgent" not in rest
+    assert await reader.news() == (["urgent"], [])
+
+
+async def test_a_task_that_becomes_available_again_comes_again(
+    store: Store, reader: Reader, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "t")
+    await steps.submit(store, "a", retry_backoff_seconds=100)
+    await reader.news()
+    for outcome in ("released", "failed"):
+        [made] = await steps.assigned(store, ("a", "t"))
+        assert await reader.news() == NOTHING
+        await steps.complete(store, made.id, outcome)
+        if outcome == "failed":
+            assert await reader.news() == ([], ["t"])
+            await sql.execute("update tasks set due_at = now()")
+            await store.run(due.make_available, batch=10)
+            assert await reader.news() == (["a"], [])
+        else:
+            assert await reader.news() == (["a"], ["t"])
+    assert await reader.news() == NOTHING
+
+
+async def test_a_tool_that_changes_while_it_is_available_comes_again(store: Store, reader: Reader) -> None:
+    await steps.register(store, "t", capacity=2)
+    await reader.news()
+    for change in (
+        ToolChange(skills=Raw(b"[1]")),
+        ToolChange(capacity=3),
+        ToolChange(draining=False),
+    ):
+        await store.one(tools.change, tools.Change("t", change))
+        assert await reader.news() == ([], ["t"])
+    await steps.submit(store, "a")
+    await steps.assigned(store, ("a", "t"))
+    assert (await reader.news())[1] == ["t"]
+    await store.one(tools.change, tools.Change("t", ToolChange(draining=True)))
+    assert await reader.news() == NOTHING
+    await store.one(tools.change, tools.Change("t", ToolChange(draining=False)))
+    assert await reader.news() == ([], ["t"])
+
+
+async def test_remarks_and_lease_renewals_are_no_change(store: Store, reader: Reader) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t")
+    await reader.news()
+    await store.many(tasks.remark, [TaskRemark(task_id="a", text="no room")])
+    await store.many(tools.heartbeat, ["t"])
+    assert await reader.news() == NOTHING
+
+
+async def test_what_commits_late_is_told_late_and_only_then(store: Store, reader: Reader) -> None:
+    async with steps.Held(store) as late:
+        await tasks.submit(late.session, [steps.new_task("late")])
+        await steps.submit(store, "early")
+        assert await reader.news() == (["early"], [])
+        for _ in range(10):
+            assert await reader.news() == NOTHING
+        await steps.submit(store, "between")
+        assert await reader.news() == (["between"], [])
+    assert await reader.news() == (["late"], [])
+    assert await reader.news() == NOTHING
+
+
+async def test_what_is_rolled_back_is_never_told(store: Store, reader: Reader) -> None:
+    given_up = steps.Held(store)
+    await tasks.submit(await given_up.begin(), [steps.new_task("never")])
+    assert await reader.news() == NOTHING
+    await given_up.roll_back()
+    assert await reader.news() == NOTHING
+
+
+async def test_what_commits_while_a_reading_is_under_way_is_not_missed(store: Store) -> None:
+    reader = Reader(store, limit=10)
+    await reader.news()
+    async with steps.Held(store) as late:
+        await tasks.submit(late.session, [steps.new_task("late", priority=9)])
+        await steps.submit(store, *(f"{number:02}" for number in range(25)))
+        await reader.read()
+    await reader.news()
+    assert "late" not in reader.tasks
+    assert await reader.news() == (["late"], [])
+    assert await reader.news() == NOTHING
+
+
+async def test_a_transaction_elsewhere_hides_nothing_and_makes_nobody_spin(
+    store: Store, reader: Reader, sql: asyncpg.Connection
+) -> None:
+    async with sql.transaction():
+        await sql.execute("select pg_current_xact_id()")
+        for number in range(5):
+            await steps.submit(store, f"{number}")
+            assert await reader.news() == ([f"{number}"], [])
+            assert await reader.news() == NOTHING
+
+
+@pytest.mark.parametrize("limit", [1000, 7])
+async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
+    database: str, sql: asyncpg.Connection, limit: int
+) -> None:
+    store = Store(database, pool_size=12)
+    reader = Reader(store, limit)
+    commits = 0
+    readings = 0
+    news = 0
+
+    async def write(writer: int) -> None:
+        nonlocal commits
+        for number in range(25):
+            await steps.submit(store, *(f"{writer}-{number}-{part}" for part in range(4)), priority=writer)
+            commits += 1
+
+    async def follow(writers: "asyncio.Future[object]") -> None:
+        nonlocal readings, news
+        while not writers.done():
+            readings += 1
+            news += bool((await reader.news())[0])
+
+    async with steps.Held(store) as late:
+        await tasks.submit(late.session, [steps.new_task("late-1"), steps.new_task("late-2")])
+        writers = asyncio.gather(*(write(writer) for writer in range(8)))
+        await follow(writers)
+        await writers
+        await reader.news()
+        # Only the long transaction is open now.
+        for _ in range(10):
+            assert await reader.news() == NOTHING
+    assert sorted((await reader.news())[0]) == ["late-1", "late-2"]
+    assert await reader.news() == NOTHING
+    everything = {row["id"] for row in await sql.fetch("select id from tasks")}
+    assert set(reader.tasks) == everything
+    assert commits == 200
+    # What commits while a reading looks may come twice, never more.
+    assert news <= 2 * commits
+    assert max(reader.tasks.count(id_) for id_ in everything) <= 2
+    assert readings > 1
+    await steps.audit(sql)
+    await store.close()
+
+
+class Interleaving:
+    """Transactions that begin and end in any order beside a reader, and what it still has to tell."""
+
+    def __init__(self, store: Store, seed: int) -> None:
+        self.store = store
+        self.chance = random.Random(seed)
+        self.reader = Reader(store, limit=self.chance.choice([1, 2, 3, 5, 1000]))
+        self.writers: list[tuple[steps.Held, set[str]]] = []
+        self.at_work: dict[str, UUID] = {}
+        self.available: set[str] = set()
+        self.owed: set[str] = set()
+        self.moves = [self.begin, self.begin, self.commit, self.roll_back, self.assign, self.release]
+        self.moves += [self.look, self.look]
+
+    async def move(self) -> None:
+        await self.chance.choice(self.moves)()
+
+    async def begin(self) -> None:
+        if len(self.writers) < 5:
+            writer = steps.Held(self.store)
+            new = [
+                steps.new_task(priority=self.chance.randrange(-2, 3))
+                for _ in range(self.chance.randrange(1, 4))
+            ]
+            written = await tasks.submit(await writer.begin(), new)
+            self.writers.append((writer, {task.id for task, _ in written}))
+
+    async def commit(self) -> None:
+        if self.writers:
+            writer, new = self.writers.pop(self.chance.randrange(len(self.writers)))
+            await writer.commit()
+            self.available |= new
+            self.owed |= new
+
+    async def roll_back(self) -> None:
+        if self.writers:
+            writer, _ = self.writers.pop(self.chance.randrange(len(self.writers)))
+            await writer.roll_back()
+
+    async def assign(self) -> None:
+        if self.available:
+            id_ = self.chance.choice(sorted(self.available))
+            [made] = await steps.assigned(self.store, (id_, "t"))
+            self.at_work[id_] = made.id
+            self.available.discard(id_)
+            self.owed.discard(id_)
+
+    async def release(self) -> None:
+        if self.at_work:
+            id_, work_id = self.at_work.popitem()
+            await steps.complete(self.store, work_id, "released")
+            self.available.add(id_)
+            self.owed.add(id_)
+
+    async def look(self) -> bool:
+        page = await self.reader.read()
+        told = {task.id for task in page.tasks}
+        assert told <= self.available
+        self.owed -= told
+        return page.more
+
+    async def end(self) -> None:
+        while self.writers:
+            await self.commit()
+        # The reading under way to its end, then one more: that has to tell all that is left.
+        for _ in range(2):
+            while await self.look():
+                pass
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_no_interleaving_hides_what_became_available(
+    store: Store, sql: asyncpg.Connection, seed: int
+) -> None:
+    await steps.register(store, "t", capacity=1000)
+    interleaving = Interleaving(store, seed)
+    for _ in range(120):
+        await interleaving.move()
+    await interleaving.end()
+    assert interleaving.owed == set()
+    assert await interleaving.reader.news() == NOTHING
+    assert set((await Reader(store).news())[0]) == interleaving.available
+    await steps.audit(sql)
+
+
+async def test_the_cursor_of_another_database_is_expired(store: Store, postgres: str, template: str) -> None:
+    async with a_database(postgres, template) as url:
+        elsewhere = Store(url)
+        page = await elsewhere.run(candidates.candidates, cursor=None, limit=10)
+        await elsewhere.close()
+    with pytest.raises(CursorExpired):
+        await store.run(candidates.candidates, cursor=page.cursor, limit=10)
+
+
+async def test_a_cursor_is_still_good_after_the_tables_were_vacuumed(
+    reader: Reader, store: Store, sql: asyncpg.Connection
+) -> None:
+    await reader.news()
+    await sql.execute("vacuum analyze tasks, tools")
+    await steps.submit(store, "a")
+    assert await reader.news() == (["a"], [])
+
+
+@pytest.mark.parametrize("cursor", ["x", "!!!!", "AAAA", seal(17), seal(["home", 1]), "é", "a" * 500])
+async def test_a_garbled_cursor_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(ValidationFailed):
+        await store.run(candidates.candidates, cursor=cursor, limit=10)
+
+
+async def test_rows_from_a_dump_of_a_database_with_more_history_do_not_make_anyone_spin(
+    reader: Reader, store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t")
+    # pg_dump copies the columns as they are; a new cluster begins to count its transactions anew.
+    await sql.execute("update tasks set changed = cast('99999999' as xid8)")
+    await sql.execute("update tools set changed = cast('99999999' as xid8)")
+    assert await reader.news() == (["a"], ["t"])
+    assert await reader.news() == NOTHING
+
+
+async def test_a_parked_reader_on_its_last_page_hears_of_what_comes_before_its_place(
+    serve: Serve, store: Store
+) -> None:
+    broker = await serve()
+    await steps.submit(store, "a", "b", "c")
+    await steps.register(store, "t")
+    first = (await broker.client.get("/v1/candidates", params={"limit": 2})).json()
+    assert (len(first["tasks"]), first["more"]) == (2, True)
+    # The one task that the second page would have had goes to another assigner.
+    await steps.assigned(store, ("c", "t"))
+    parked = asyncio.create_task(
+        broker.client.get("/v1/candidates", params={"cursor": first["cursor"], "limit": 2, "wait": 5})
+    )
+    await steps.parked(broker, 1)
+    await steps.submit(store, "urgent", priority=1)
+    answer = (await parked).json()
+    assert [task["id"] for task in answer["tasks"]] == ["urgent"]

@@ -1,0 +1,430 @@
+"""Completion: the whole story goes to the archive at once, and the task where it belongs."""
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from msgspec import Raw
+
+from broker.errors import BadRequest
+from broker.schemas import NULL, Outcome, Task
+from broker.store import Store, completion, due, tools, work
+from broker.store.work import ReportOf
+from tests import store_helpers as steps
+from tests.store_helpers import ending
+
+DIGITS = Raw(
+    b'{"a": 1.10, "b": 123456789012345678901234567890, "c": {"d": [1e2, -0.0, 0.30000000000000004]}}'
+)
+
+
+def exact(value: Raw | bytes) -> Any:
+    """A JSON value, whose numbers are the digits they are written with."""
+    return json.loads(bytes(value), parse_float=str, parse_int=str)
+
+
+async def attempt(store: Store, task: str, outcome: Outcome, **fields: Any) -> Task:
+    """Another attempt at a task, and the task after it has ended in that way."""
+    [made] = await steps.assigned(store, (task, "tool"))
+    await steps.complete(store, made.id, outcome, **fields)
+    return await steps.the_task(store, task)
+
+
+async def bring_forward(store: Store, sql: asyncpg.Connection) -> None:
+    """Let the backoff of every task be over."""
+    await sql.execute("update tasks set due_at = now() where state = 'scheduled'")
+    await store.run(due.make_available, batch=100)
+
+
+async def test_the_record_tells_everything_as_it_was(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a", needs=DIGITS, payload=DIGITS, priority=-7, timeout_seconds=0.1)
+    await steps.register(store, "t", skills=DIGITS, capacity=3, lease_seconds=77.7)
+    [made] = await steps.assigned(store, ("a", "t"))
+    for number in range(20):
+        await steps.report(store, made.id, progress=number / 20, message=f"{number} é", data=DIGITS)
+    running = await store.run(work.with_reports, made.id)
+    task, tool = await steps.the_task(store, "a"), await steps.the_tool(store, "t")
+
+    ended = await steps.complete(store, made.id, result=DIGITS, error="none")
+
+    assert ended.status == "ended"
+    assert ended.record is not None
+    assert running is not None
+    record = ended.record
+    assert record.task == task
+    assert record.tool == tool
+    assert record.reports == running.reports
+    assert [report.message for report in record.reports] == [f"{number} é" for number in range(20)]
+    values = [record.result, record.task.needs, record.task.payload, tool.skills, record.reports[0].data]
+    assert [exact(value) for value in values] == [
+        {
+            "a": "1.10",
+            "b": "123456789012345678901234567890",
+            "c": {"d": ["100", "0.0", "0.30000000000000004"]},
+        }
+    ] * 5
+    assert (record.work_id, record.task_id, record.tool_id) == (made.id, "a", "t")
+    assert (record.attempt, record.outcome, record.error, record.late) == (1, "succeeded", "none", None)
+    assert (record.assigned_at, record.started_at) == (running.assigned_at, running.started_at)
+    assert record.ended_at >= record.reports[-1].at
+    assert await steps.archived(store, task_id="a") == [record]
+    await steps.audit(sql)
+
+
+async def test_success_ends_the_task_and_leaves_nothing_in_the_hot_tables(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store, "a", "t")
+    await steps.report(store, made.id, progress=0.5)
+    await steps.complete(store, made.id, result=Raw(b"[1.10]"))
+    for table in ("tasks", "work", "work_reports"):
+        assert await sql.fetchval(f"select count(*) from {table}") == 0
+    task = await steps.the_task(store, "a")
+    assert (task.state, task.attempt, bytes(task.result), task.work_id) == (
+        "succeeded",
+        1,
+        b"[1.10]",
+        made.id,
+    )
+    assert task.ended_at is not None
+    assert (await steps.the_tool(store, "t")).load == 0
+    await steps.audit(sql)
+
+
+async def test_ended_work_is_told_like_work_with_a_version_above_its_last(store: Store) -> None:
+    made = await steps.running_work(store)
+    await steps.report(store, made.id, progress=0.25)
+    await steps.report(store, made.id, message="no number")
+    before = await store.run(work.with_reports, made.id)
+    await steps.complete(store, made.id, "failed")
+    after = await store.run(work.with_reports, made.id)
+    assert before is not None
+    assert after is not None
+    assert after.version > before.version
+    assert (after.state, after.progress, after.reports) == ("failed", 0.25, before.reports)
+    assert (after.started_at, after.deadline_at) == (before.started_at, before.deadline_at)
+
+
+async def test_work_that_was_never_started_can_be_completed(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.some_work(store)
+    ended = await steps.complete(store, made.id)
+    assert ended.record is not None
+    assert (ended.record.started_at, ended.record.task.state) == (None, "assigned")
+    await steps.audit(sql)
+
+
+async def test_a_batch_frees_as_much_room_as_it_ends_work(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a", "b", "c", "d")
+    await steps.register(store, "t", "u", capacity=3)
+    made = await steps.assigned(store, ("a", "t"), ("b", "t"), ("c", "t"), ("d", "u"))
+    await steps.many(store, completion.complete, [ending(item.id) for item in made[1:]])
+    assert [(await steps.the_tool(store, id_)).load for id_ in ("t", "u")] == [1, 0]
+    await steps.audit(sql)
+
+
+async def test_a_failed_attempt_goes_back_after_a_backoff_that_doubles(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a", max_attempts=6, retry_backoff_seconds=10)
+    await steps.register(store, "tool")
+    for number in range(5):
+        task = await attempt(store, "a", "failed", error=f"no {number}")
+        [record] = [found for found in await steps.archived(store) if found.attempt == number + 1]
+        wait = await sql.fetchval("select due_at from tasks") - record.ended_at
+        assert timedelta(seconds=5) * 2**number <= wait <= timedelta(seconds=10) * 2**number
+        assert (task.state, task.attempt, task.error) == ("scheduled", number + 1, f"no {number}")
+        assert (task.work_id, task.ended_at) == (None, None)
+        await bring_forward(store, sql)
+    await steps.audit(sql)
+
+
+async def test_tasks_that_fail_together_do_not_come_back_together(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    ids = [f"{number:03}" for number in range(100)]
+    await steps.submit(store, *ids, retry_backoff_seconds=100)
+    await steps.register(store, "t", capacity=100)
+    made = await steps.assigned(store, *((id_, "t") for id_ in ids))
+    await steps.many(store, completion.complete, [ending(item.id, "failed") for item in made])
+    waits = [row[0] for row in await sql.fetch("select extract(epoch from due_at - now()) from tasks")]
+    assert len(set(waits)) > 90
+    assert min(waits) < 65
+    assert max(waits) > 85
+
+
+async def test_the_backoff_ends_at_a_day(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a", max_attempts=1000, retry_backoff_seconds=86_400)
+    await steps.register(store, "tool")
+    await sql.execute("update tasks set attempt = 900")
+    await attempt(store, "a", "failed")
+    assert await sql.fetchval("select due_at <= now() + interval '1 day' from tasks")
+
+
+async def test_without_a_backoff_a_failed_attempt_goes_back_at_once(store: Store) -> None:
+    await steps.submit(store, "a", retry_backoff_seconds=0)
+    await steps.register(store, "tool")
+    assert (await attempt(store, "a", "failed")).state == "available"
+
+
+async def test_after_its_last_attempt_a_task_is_held_as_failed(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a", max_attempts=2, retry_backoff_seconds=0)
+    await steps.register(store, "tool")
+    assert (await attempt(store, "a", "failed")).state == "available"
+    task = await attempt(store, "a", "failed", error="broken", result=Raw(b"[1.10]"))
+    assert (task.state, task.attempt, task.error, bytes(task.result)) == ("failed", 2, "broken", b"[1.10]")
+    assert task.ended_at is not None
+    assert task.work_id is None
+    assert [status for status, _ in await steps.assign(store, ("a", "tool"))] == ["task_unavailable"]
+    await steps.audit(sql)
+
+
+async def test_a_failure_that_says_so_is_the_last(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a", max_attempts=10)
+    await steps.register(store, "tool")
+    task = await attempt(store, "a", "failed", retry=False)
+    assert (task.state, task.attempt) == ("failed", 1)
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("retry", [True, False])
+async def test_work_given_back_counts_as_no_attempt(
+    store: Store, sql: asyncpg.Connection, retry: bool
+) -> None:
+    await steps.submit(store, "a", max_attempts=1)
+    await steps.register(store, "tool")
+    for _ in range(3):
+        task = await attempt(store, "a", "released", retry=retry)
+        assert (task.state, task.attempt) == ("available", 0)
+    assert {record.attempt for record in await steps.archived(store)} == {1}
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize(("started", "counted"), [(True, 1), (False, 0)])
+async def test_lost_work_counts_only_when_it_was_started(
+    store: Store, sql: asyncpg.Connection, started: bool, counted: int
+) -> None:
+    made = await (steps.running_work if started else steps.some_work)(store, "a")
+    await store.run(completion.end, [ending(made.id, "lost")])
+    task = await steps.the_task(store, "a")
+    assert (task.state, task.attempt) == ("available", counted)
+    await steps.audit(sql)
+
+
+async def test_a_cancelled_attempt_ends_the_task(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store, "a")
+    await steps.complete(store, made.id, "cancelled")
+    assert (await steps.the_task(store, "a")).state == "cancelled"
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "released", "cancelled", "lost", "timed_out", "succeeded"])
+@pytest.mark.parametrize("requeue", [False, True])
+async def test_once_a_cancel_was_asked_for_only_success_stands(
+    store: Store, sql: asyncpg.Connection, outcome: Outcome, requeue: bool
+) -> None:
+    made = await steps.running_work(store, "a", max_attempts=1)
+    await sql.execute("update work set cancel_requested = true, cancel_requeue = $1", requeue)
+    await store.run(completion.end, [ending(made.id, outcome)])
+    [record] = await steps.archived(store, task_id="a")
+    task = await steps.the_task(store, "a")
+    if outcome == "succeeded":
+        assert (record.outcome, task.state) == ("succeeded", "succeeded")
+    elif requeue:
+        assert (record.outcome, task.state, task.attempt) == ("released", "available", 0)
+    else:
+        assert (record.outcome, task.state) == ("cancelled", "cancelled")
+    await steps.audit(sql)
+
+
+async def test_the_next_attempt_has_an_id_of_its_own_and_the_late_one_cannot_touch_it(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a", retry_backoff_seconds=0)
+    await steps.register(store, "tool")
+    [first] = await steps.assigned(store, ("a", "tool"))
+    await steps.complete(store, first.id, "failed")
+    [second] = await steps.assigned(store, ("a", "tool"))
+    assert second.id != first.id
+    assert second.attempt == 2
+    assert (await steps.complete(store, first.id)).status == "other"
+    assert await steps.report(store, first.id) is None
+    assert (await steps.the_task(store, "a")).work_id == second.id
+    await steps.audit(sql)
+
+
+async def test_completed_again_it_is_the_same_record(store: Store) -> None:
+    made = await steps.running_work(store)
+    first = await steps.complete(store, made.id, result=Raw(b"1"))
+    again = await steps.complete(store, made.id, result=Raw(b"2"))
+    other = await steps.complete(store, made.id, "failed")
+    assert (again.status, again.record) == ("same", first.record)
+    assert (other.status, other.record) == ("other", first.record)
+
+
+async def test_unknown_work_is_answered_and_holds_up_nothing(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store)
+    unknown = uuid4()
+    answers = await steps.many(
+        store, completion.complete, [ending(unknown), ending(made.id), ending(unknown)]
+    )
+    assert [answer.status for answer in answers] == ["unknown", "ended", "unknown"]
+    assert [answer.record is None for answer in answers] == [True, False, True]
+    await steps.audit(sql)
+
+
+async def test_in_a_batch_the_first_ending_of_work_wins(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store)
+    endings = [ending(made.id, "failed", error="first"), ending(made.id), ending(made.id, "failed")]
+    answers = await steps.many(store, completion.complete, endings)
+    assert [answer.status for answer in answers] == ["ended", "other", "same"]
+    assert {answer.record.error for answer in answers if answer.record} == {"first"}
+    await steps.audit(sql)
+
+
+async def test_a_batch_ends_work_in_many_ways(store: Store, sql: asyncpg.Connection) -> None:
+    ids = ["a", "b", "c", "d", "e"]
+    await steps.submit(store, *ids)
+    await steps.register(store, "t", capacity=5)
+    made = await steps.assigned(store, *((id_, "t") for id_ in ids))
+    outcomes: list[Outcome] = ["succeeded", "failed", "cancelled", "released", "failed"]
+    endings = [ending(item.id, how) for item, how in zip(made, outcomes, strict=True)]
+    endings[4] = endings[4]._replace(retry=False)
+    answers = await steps.many(store, completion.complete, endings)
+    assert [answer.record.outcome for answer in answers if answer.record] == outcomes
+    states = [(await steps.the_task(store, id_)).state for id_ in ids]
+    assert states == ["succeeded", "scheduled", "cancelled", "available", "failed"]
+    await steps.audit(sql)
+
+
+async def test_a_report_that_commits_while_completion_waits_is_in_the_record(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store)
+    async with steps.Held(store) as reporting:
+        said = steps.NewReport(message="the last word")
+        [taken] = await work.report(reporting.session, [ReportOf(made.id, said)])
+        completing = asyncio.create_task(steps.complete(store, made.id))
+        await steps.blocked(sql)
+    record = (await completing).record
+    assert record is not None
+    assert taken is not None
+    assert [(found.id, found.message) for found in record.reports] == [(taken.id, "the last word")]
+    assert await sql.fetchval("select count(*) from work_reports") == 0
+    await steps.audit(sql)
+
+
+async def test_a_report_that_comes_while_work_ends_is_refused_and_leaves_no_row(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store)
+    async with steps.Held(store) as completing:
+        await completion.complete(completing.session, [ending(made.id)])
+        reporting = asyncio.create_task(steps.report(store, made.id, message="too late"))
+        await steps.blocked(sql)
+    assert await reporting is None
+    assert await sql.fetchval("select count(*) from work_reports") == 0
+    await steps.audit(sql)
+
+
+async def test_a_start_that_comes_while_work_ends_is_refused(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.some_work(store)
+    async with steps.Held(store) as completing:
+        await completion.complete(completing.session, [ending(made.id, "released")])
+        starting = asyncio.create_task(store.one(work.start, made.id))
+        await steps.blocked(sql)
+    assert await starting is None
+    await steps.audit(sql)
+
+
+async def test_work_started_while_its_loss_waits_is_lost_as_started(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.some_work(store, "a")
+    async with steps.Held(store) as starting:
+        await work.start(starting.session, [made.id])
+        losing = asyncio.create_task(store.run(completion.end, [ending(made.id, "lost")]))
+        await steps.blocked(sql)
+    await losing
+    assert (await steps.the_task(store, "a")).attempt == 1
+    await steps.audit(sql)
+
+
+async def test_of_two_completions_at_once_exactly_one_wins(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store, "a")
+    async with steps.Held(store) as gate:
+        # Both wait for the same row.
+        await gate.session.execute(work.LOCK_WORK, {"ids": [made.id]})
+        both = [
+            asyncio.create_task(steps.complete(store, made.id, how, error=how))
+            for how in ("succeeded", "failed")
+        ]
+        await steps.blocked(sql, 2)
+    answers = await asyncio.gather(*both)
+    assert sorted(answer.status for answer in answers) == ["ended", "other"]
+    assert len({answer.record.error for answer in answers if answer.record}) == 1
+    assert len(await steps.archived(store)) == 1
+    await steps.audit(sql)
+
+
+async def test_completions_of_the_same_work_in_opposite_order_do_not_wait_in_a_circle(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    ids = [f"{number:02}" for number in range(30)]
+    await steps.submit(store, *ids)
+    await steps.register(store, *(f"t{number}" for number in range(10)), capacity=3)
+    made = await steps.assigned(store, *((id_, f"t{number % 10}") for number, id_ in enumerate(ids)))
+    outcomes: list[Outcome] = ["succeeded", "failed", "released", "cancelled"]
+    batches = [
+        [ending(item.id, outcomes[number]) for item in (made if number % 2 else made[::-1])]
+        for number in range(4)
+    ]
+    answers = await asyncio.gather(*(steps.many(store, completion.complete, batch) for batch in batches))
+    ended = [answer.record for batch in answers for answer in batch if answer.status == "ended"]
+    assert sorted(record.work_id for record in ended if record) == sorted(item.id for item in made)
+    await steps.audit(sql)
+
+
+async def test_completing_renews_the_tools_lease_and_the_record_has_the_one_before(store: Store) -> None:
+    made = await steps.running_work(store, tool="t")
+    before = await steps.the_tool(store, "t")
+    ended = await steps.complete(store, made.id)
+    assert ended.record is not None
+    assert ended.record.tool == before
+    assert (await steps.the_tool(store, "t")).lease_expires_at > before.lease_expires_at
+
+
+async def test_a_tool_keeps_its_other_work_and_its_state_is_told_as_it_was(store: Store) -> None:
+    await steps.submit(store, "a", "b")
+    await steps.register(store, "t", capacity=2)
+    first, _ = await steps.assigned(store, ("a", "t"), ("b", "t"))
+    ended = await steps.complete(store, first.id)
+    assert ended.record is not None
+    assert ended.record.tool is not None
+    assert (ended.record.tool.state, ended.record.tool.load) == ("busy", 2)
+    now = await steps.the_tool(store, "t")
+    assert (now.state, now.load) == ("idle", 1)
+
+
+async def test_an_error_that_cannot_be_stored_ends_nothing(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store)
+    with pytest.raises(BadRequest):
+        await steps.complete(store, made.id, error="\0")
+    assert await sql.fetchval("select id from work") == made.id
+    await steps.audit(sql)
+
+
+async def test_lease_and_accounts_survive_a_tool_with_many_works_that_all_end(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    ids = [f"{number:04}" for number in range(1000)]
+    await steps.submit(store, *ids)
+    await steps.register(store, "t", capacity=1000)
+    made = await steps.assigned(store, *((id_, "t") for id_ in ids))
+    answers = await steps.many(store, completion.complete, [ending(item.id, result=NULL) for item in made])
+    assert {answer.status for answer in answers} == {"ended"}
+    assert (await steps.many(store, tools.heartbeat, ["t"]))[0] is not None
+    await steps.audit(sql)

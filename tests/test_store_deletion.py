@@ -1,0 +1,280 @@
+"""Deleting: at once where nothing runs, by asking where something does, whatever comes in between."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from msgspec import Raw
+from sqlalchemy import text
+
+from broker.schemas import Pair, ToolChange
+from broker.store import Store, archive, assignment, completion, deletion, tools, work
+from tests import store_helpers as steps
+
+
+async def test_a_task_that_waits_is_gone_and_its_record_says_so(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    [task] = await steps.submit(store, "a", needs=Raw(b"[1.10]"), priority=3)
+    assert await steps.delete(store, "a") == "deleted"
+    [record] = await steps.archived(store, task_id="a")
+    assert record.task == task
+    assert (record.outcome, record.tool, record.tool_id, record.assigned_at) == (
+        "cancelled",
+        None,
+        None,
+        None,
+    )
+    assert (record.reports, record.started_at, record.error) == ([], None, None)
+    assert record.work_id.version == 7
+    assert (await steps.the_task(store, "a")).state == "cancelled"
+    await steps.audit(sql)
+
+
+async def test_a_scheduled_task_is_gone(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a", not_before=datetime.now(UTC) + timedelta(hours=1))
+    assert await steps.delete(store, "a") == "deleted"
+    [record] = await steps.archived(store, task_id="a")
+    assert (record.task.state, record.outcome) == ("scheduled", "cancelled")
+    await steps.audit(sql)
+
+
+async def test_a_task_that_backs_off_is_gone(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store, "a")
+    await steps.complete(store, made.id, "failed", error="broken")
+    assert await steps.delete(store, "a") == "deleted"
+    newest, first = await steps.archived(store, task_id="a")
+    assert (newest.outcome, newest.task.error, newest.tool) == ("cancelled", "broken", None)
+    assert (first.outcome, first.work_id) == ("failed", made.id)
+    await steps.audit(sql)
+
+
+async def test_a_failed_task_is_gone(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store, "a", max_attempts=1)
+    await steps.complete(store, made.id, "failed", error="broken")
+    assert await steps.delete(store, "a") == "deleted"
+    newest, _ = await steps.archived(store, task_id="a")
+    assert (newest.outcome, newest.task.state, newest.task.error) == ("cancelled", "failed", "broken")
+    await steps.audit(sql)
+
+
+async def test_work_not_started_is_cancelled_and_the_tool_has_room(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.some_work(store, "a", "t")
+    assert await steps.delete(store, "a") == "deleted"
+    [record] = await steps.archived(store, task_id="a")
+    assert (record.work_id, record.outcome, record.tool_id) == (made.id, "cancelled", "t")
+    assert (await steps.the_tool(store, "t")).load == 0
+    await steps.audit(sql)
+
+
+async def test_running_work_is_asked_to_stop_and_asked_once(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store, "a", "t")
+    assert await steps.delete(store, "a") == "asked"
+    first = await store.run(work.with_reports, made.id)
+    assert await steps.delete(store, "a") == "asked"
+    assert await store.run(work.with_reports, made.id) == first
+    assert first is not None
+    assert (first.cancel_requested, first.version) == (True, made.version + 1)
+    [heartbeat] = await steps.many(store, tools.heartbeat, ["t"])
+    assert heartbeat is not None
+    assert heartbeat.cancel == [made.id]
+    await steps.complete(store, made.id, "failed")
+    assert (await steps.the_task(store, "a")).state == "cancelled"
+    await steps.audit(sql)
+
+
+async def test_by_force_running_work_is_cancelled_at_once(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store, "a", "t")
+    await steps.report(store, made.id, message="half way")
+    assert await steps.delete(store, "a", force=True) == "deleted"
+    [record] = await steps.archived(store, task_id="a")
+    assert (record.work_id, record.outcome, len(record.reports)) == (made.id, "cancelled", 1)
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_deleted_task_does_not_go_back_because_a_requeue_was_asked_for_before(
+    store: Store, sql: asyncpg.Connection, started: bool
+) -> None:
+    make = steps.running_work if started else steps.some_work
+    await make(store, "a")
+    # What `POST /v1/work/{id}/cancel {"requeue": true}` leaves.
+    await sql.execute("update work set cancel_requested = true, cancel_requeue = true")
+    assert await steps.delete(store, "a", force=True) == "deleted"
+    assert (await steps.the_task(store, "a")).state == "cancelled"
+    await steps.audit(sql)
+
+
+async def test_asking_for_deletion_overrules_a_requeue_asked_for_before(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store, "a")
+    await sql.execute("update work set cancel_requested = true, cancel_requeue = true")
+    assert await steps.delete(store, "a") == "asked"
+    await steps.complete(store, made.id, "cancelled")
+    assert (await steps.the_task(store, "a")).state == "cancelled"
+    await steps.audit(sql)
+
+
+async def test_an_ended_task_is_deleted_already(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store, "a")
+    await steps.complete(store, made.id)
+    await steps.submit(store, "b")
+    assert [await steps.delete(store, id_) for id_ in ("a", "b", "b")] == ["deleted"] * 3
+    assert (await steps.the_task(store, "a")).state == "succeeded"
+    assert len(await steps.archived(store)) == 2
+    await steps.audit(sql)
+
+
+async def test_what_never_was_is_unknown(store: Store) -> None:
+    assert await steps.delete(store, "a") == "unknown"
+
+
+async def test_each_of_a_batch_is_answered_in_order(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "waits", "waits-too")
+    await steps.some_work(store, "assigned", "t")
+    await steps.running_work(store, "running", "u")
+    await steps.running_work(store, "forced", "v")
+    ids = ["running", "nothing", "waits", "forced", "assigned", "waits-too", "waits"]
+    answers = await steps.many(
+        store, deletion.delete, [deletion.Deletion(id_, id_ == "forced") for id_ in ids]
+    )
+    assert answers == ["asked", "unknown", "deleted", "deleted", "deleted", "deleted", "deleted"]
+    await steps.audit(sql)
+
+
+async def test_a_task_assigned_between_the_look_and_the_lock_is_taken_from_its_tool(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t")
+    async with steps.Held(store) as assigning:
+        await assignment.assign(assigning.session, [Pair(task_id="a", tool_id="t")])
+        deleting = asyncio.create_task(steps.delete(store, "a"))
+        await steps.blocked(sql)
+    assert await deleting == "deleted"
+    [record] = await steps.archived(store, task_id="a")
+    assert (record.outcome, record.tool_id) == ("cancelled", "t")
+    await steps.audit(sql)
+
+
+async def test_work_started_between_the_look_and_the_lock_is_asked_to_stop(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.some_work(store, "a")
+    async with steps.Held(store) as starting:
+        await work.start(starting.session, [made.id])
+        deleting = asyncio.create_task(steps.delete(store, "a"))
+        await steps.blocked(sql)
+    assert await deleting == "asked"
+    seen = await store.run(work.with_reports, made.id)
+    assert seen is not None
+    assert (seen.state, seen.cancel_requested) == ("running", True)
+    await steps.audit(sql)
+
+
+async def test_a_success_that_comes_first_stands(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store, "a")
+    async with steps.Held(store) as completing:
+        await completion.complete(completing.session, [steps.ending(made.id)])
+        deleting = asyncio.create_task(steps.delete(store, "a", force=True))
+        await steps.blocked(sql)
+    assert await deleting == "deleted"
+    assert (await steps.the_task(store, "a")).state == "succeeded"
+    await steps.audit(sql)
+
+
+async def test_a_task_that_goes_back_between_the_look_and_the_lock_is_gone(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store, "a")
+    async with steps.Held(store) as completing:
+        await completion.complete(completing.session, [steps.ending(made.id, "released")])
+        deleting = asyncio.create_task(steps.delete(store, "a"))
+        await steps.blocked(sql)
+    assert await deleting == "deleted"
+    newest, first = await steps.archived(store, task_id="a")
+    assert (newest.outcome, newest.tool, first.outcome) == ("cancelled", None, "released")
+    await steps.audit(sql)
+
+
+async def test_a_task_given_to_another_tool_between_the_look_and_the_lock_is_taken_from_that(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store, "a", "t")
+    await steps.register(store, "u")
+    async with steps.Held(store) as moving:
+        await completion.complete(moving.session, [steps.ending(made.id, "released")])
+        await assignment.assign(moving.session, [Pair(task_id="a", tool_id="u")])
+        deleting = asyncio.create_task(steps.delete(store, "a"))
+        await steps.blocked(sql)
+    assert await deleting == "deleted"
+    newest, _ = await steps.archived(store, task_id="a")
+    assert (newest.outcome, newest.tool_id) == ("cancelled", "u")
+    await steps.audit(sql)
+
+
+async def test_two_that_delete_the_same_task_leave_one_record(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a")
+    async with steps.Held(store) as first:
+        assert await deletion.delete(first.session, [deletion.Deletion("a")]) == ["deleted"]
+        second = asyncio.create_task(steps.delete(store, "a"))
+        await steps.blocked(sql)
+    assert await second == "deleted"
+    assert len(await steps.archived(store)) == 1
+    await steps.audit(sql)
+
+
+async def test_a_deletion_that_is_rolled_back_leaves_the_task(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "a")
+    given_up = steps.Held(store)
+    await archive.record_deleted(await given_up.begin(), ["a"])
+    await given_up.roll_back()
+    assert (await steps.the_task(store, "a")).state == "available"
+    await steps.audit(sql)
+
+
+async def test_a_batch_of_deletions_and_an_assignment_do_not_wait_in_a_circle(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.some_work(store, "with-work", "t")
+    await store.one(tools.change, tools.Change("t", ToolChange(capacity=5)))
+    await steps.submit(store, "without")
+    async with steps.Held(store) as gate:
+        await gate.session.execute(assignment.LOCK_TOOLS, {"ids": ["t"]})
+        both = [deletion.Deletion("with-work"), deletion.Deletion("without")]
+        deleting = asyncio.create_task(steps.many(store, deletion.delete, both))
+        await steps.blocked(sql, 1)
+        assigning = asyncio.create_task(steps.assign(store, ("without", "t")))
+        await steps.blocked(sql, 2)
+    assert await deleting == ["deleted", "deleted"]
+    assert [answer.status for answer in await assigning] in (["assigned"], ["task_unavailable"])
+    await steps.audit(sql)
+
+
+async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a", "z")
+    await steps.register(store, "t")
+    gate, assigning = steps.Held(store), steps.Held(store)
+    session = await gate.begin()
+    gate_pid = (await session.execute(text("select pg_backend_pid()"))).scalar_one()
+    await session.execute(assignment.LOCK_TASKS, {"ids": ["z"]})
+    [given] = await assignment.assign(await assigning.begin(), [Pair(task_id="a", tool_id="t")])
+    assert given.work is not None
+    both = [deletion.Deletion("a"), deletion.Deletion("z")]
+    deleting = asyncio.create_task(steps.many(store, deletion.delete, both))
+    await steps.blocked(sql, 1)
+    # "a" has work now that the deletion has not seen, and waits for "z" meanwhile.
+    await assigning.commit()
+    await steps.until(lambda: steps.waits_for(sql, gate_pid))
+    completing = asyncio.create_task(steps.complete(store, given.work.id))
+    await steps.done_or_blocked(completing, sql, 2)
+    await gate.commit()
+    assert await deleting == ["deleted", "deleted"]
+    await completing
+    await steps.audit(sql)

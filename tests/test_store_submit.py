@@ -1,0 +1,243 @@
+"""Submitting: whatever is sent twice, at once or too late, a task is there once."""
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from uuid import RFC_4122, UUID
+
+import asyncpg
+import pytest
+from msgspec import Raw
+
+from broker.errors import BadRequest
+from broker.schemas import JSON, NewTask
+from broker.store import Store, archive, completion, tasks
+from tests import store_helpers as steps
+
+IN_AN_HOUR = timedelta(hours=1)
+
+
+async def seqs(sql: asyncpg.Connection) -> list[str]:
+    return [row["id"] for row in await sql.fetch("select id from tasks order by seq")]
+
+
+async def test_a_task_without_an_id_gets_a_uuid7_of_its_moment(store: Store) -> None:
+    submitted = await steps.many(store, tasks.submit, [steps.new_task() for _ in range(100)])
+    ids = [UUID(task.id) for task, _ in submitted]
+    assert len(set(ids)) == 100
+    assert {(id_.version, id_.variant) for id_ in ids} == {(7, RFC_4122)}
+    for id_, (task, created) in zip(ids, submitted, strict=True):
+        said = datetime.fromtimestamp((id_.int >> 80) / 1000, tz=UTC)
+        assert created
+        assert abs(said - task.created_at) < timedelta(seconds=5)
+
+
+async def test_the_order_of_the_batch_is_the_order_of_the_offer(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    ids = [f"{number:04}" for number in range(500)]
+    random.Random(1).shuffle(ids)
+    answers = await steps.many(
+        store, tasks.submit, [steps.new_task(id_ if n % 3 else None) for n, id_ in enumerate(ids)]
+    )
+    assert await seqs(sql) == [task.id for task, _ in answers]
+    assert [task.id for task, _ in answers if "-" not in task.id] == [
+        id_ for n, id_ in enumerate(ids) if n % 3
+    ]
+
+
+async def test_what_is_opaque_comes_back_to_the_last_digit(store: Store) -> None:
+    needs = Raw(b'{"a": 1.10, "b": 123456789012345678901234567890, "c": [null, true, "\\u00e9"], "d": 1e2}')
+    [task] = await steps.submit(store, "a", needs=needs, payload=Raw(b"-0.000"), priority=-32768)
+    assert bytes(task.needs) == (
+        b'{"a": 1.10, "b": 123456789012345678901234567890, "c": [null, true, "\xc3\xa9"], "d": 100}'
+    )
+    assert bytes(task.payload) == b"0.000"
+    assert await steps.the_task(store, "a") == task
+
+
+async def test_a_task_of_the_future_is_scheduled_and_one_of_the_past_is_available(store: Store) -> None:
+    now = datetime.now(UTC)
+    [later] = await steps.submit(store, "later", not_before=now + IN_AN_HOUR)
+    [past] = await steps.submit(store, "past", not_before=now - IN_AN_HOUR)
+    assert (later.state, past.state) == ("scheduled", "available")
+    assert (later.not_before, past.not_before) == (now + IN_AN_HOUR, now - IN_AN_HOUR)
+
+
+async def test_a_known_id_is_answered_with_the_task_as_it_is_and_nothing_changes(store: Store) -> None:
+    [first] = await steps.submit(store, "a", priority=1)
+    [(task, created)] = await steps.many(store, tasks.submit, [steps.new_task("a", priority=2)])
+    assert (task, created) == (first, False)
+    assert await steps.the_task(store, "a") == first
+
+
+async def test_of_two_with_the_same_id_in_a_batch_the_first_is_written(store: Store) -> None:
+    answers = await steps.many(
+        store, tasks.submit, [steps.new_task("a", priority=1), steps.new_task("a", priority=2)]
+    )
+    assert [(task.priority, created) for task, created in answers] == [(1, True), (1, False)]
+
+
+async def test_of_many_with_the_same_ids_in_a_batch_the_first_of_each_are_written(store: Store) -> None:
+    ids = [f"{number:02}" for number in range(20)] * 10
+    random.Random(2).shuffle(ids)
+    answers = await steps.many(
+        store, tasks.submit, [steps.new_task(id_, priority=place) for place, id_ in enumerate(ids)]
+    )
+    assert [task.priority for task, _ in answers] == [ids.index(id_) for id_ in ids]
+    assert [created for _, created in answers] == [ids.index(id_) == place for place, id_ in enumerate(ids)]
+
+
+async def test_batches_that_share_ids_in_opposite_order_wait_in_one_direction(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    ids = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    async with steps.Held(store) as first:
+        await tasks.submit(first.session, [steps.new_task("m")])
+        # One is in the middle of its way when the other sets out from the far end.
+        up = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task(id_) for id_ in ids]))
+        await steps.blocked(sql, 1)
+        down = asyncio.create_task(
+            steps.many(store, tasks.submit, [steps.new_task(id_) for id_ in reversed(ids)])
+        )
+        await steps.blocked(sql, 2)
+    assert sum(created for _, created in await up) == len(ids) - 1
+    assert sum(created for _, created in await down) == 0
+    assert sorted(await seqs(sql)) == ids
+
+
+async def test_many_submitters_of_the_same_ids_write_each_once(store: Store, sql: asyncpg.Connection) -> None:
+    chance = random.Random(3)
+    batches = []
+    for submitter in range(8):
+        ids = [f"{number:03}" for number in range(200)]
+        chance.shuffle(ids)
+        batches.append([steps.new_task(id_, priority=submitter) for id_ in ids])
+    answers = await asyncio.gather(*(steps.many(store, tasks.submit, batch) for batch in batches))
+    created = [task.id for batch in answers for task, made in batch if made]
+    assert len(created) == len(set(created)) == 200
+    known = {task.id: task for task in await store.run(tasks.by_ids, created)}
+    assert all(task == known[task.id] for batch in answers for task, _ in batch)
+    await steps.audit(sql)
+
+
+async def test_when_the_first_submission_is_rolled_back_the_second_one_counts(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    first = steps.Held(store)
+    await tasks.submit(await first.begin(), [steps.new_task("a", priority=1)])
+    second = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a", priority=2)]))
+    await steps.blocked(sql)
+    await first.roll_back()
+    [(task, created)] = await second
+    assert (task.priority, created) == (2, True)
+
+
+async def test_an_ended_id_is_answered_from_the_archive_and_not_live_again(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    work = await steps.running_work(store, "a")
+    await steps.complete(store, work.id, result=Raw(b"1.10"))
+    [(a, a_created), (b, b_created)] = await steps.many(
+        store, tasks.submit, [steps.new_task("a"), steps.new_task("b")]
+    )
+    assert (a.state, bytes(a.result), a_created) == ("succeeded", b"1.10", False)
+    assert (b.state, b_created) == ("available", True)
+    assert await seqs(sql) == ["b"]
+    await steps.audit(sql)
+
+
+async def test_an_id_whose_record_was_deleted_is_free_again(store: Store, sql: asyncpg.Connection) -> None:
+    work = await steps.running_work(store, "a")
+    await steps.complete(store, work.id)
+    # An operator's `DELETE /v1/archive/…`, or retention that drops the partition.
+    await sql.execute("delete from work_archive where work_id = $1", work.id)
+    for first in (True, False):
+        [(task, created)] = await steps.many(store, tasks.submit, [steps.new_task("a")])
+        assert (task.id, task.state, created) == ("a", "available", first)
+    await steps.audit(sql)
+
+
+async def test_a_task_completed_while_it_is_submitted_again_stays_ended(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    work = await steps.running_work(store, "a")
+    async with steps.Held(store) as completing:
+        await completion.complete(completing.session, [steps.ending(work.id, result=Raw(b"1"))])
+        again = asyncio.create_task(
+            steps.many(store, tasks.submit, [steps.new_task("a"), steps.new_task("b"), steps.new_task("a")])
+        )
+        await steps.blocked(sql)
+    answers = [(task.id, task.state, created) for task, created in await again]
+    assert answers == [("a", "succeeded", False), ("b", "available", True), ("a", "succeeded", False)]
+    assert await seqs(sql) == ["b"]
+    await steps.audit(sql)
+
+
+async def test_two_submissions_that_wait_for_the_same_completion_both_find_it_ended(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    work = await steps.running_work(store, "a")
+    async with steps.Held(store) as completing:
+        await completion.complete(completing.session, [steps.ending(work.id)])
+        again = [
+            asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")])) for _ in range(3)
+        ]
+        await steps.blocked(sql, 3)
+    assert [(task.state, created) for [(task, created)] in await asyncio.gather(*again)] == [
+        ("succeeded", False)
+    ] * 3
+    assert await seqs(sql) == []
+    await steps.audit(sql)
+
+
+async def test_a_task_deleted_while_it_is_submitted_again_stays_ended(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a")
+    async with steps.Held(store) as deleting:
+        await archive.record_deleted(deleting.session, ["a"])
+        again = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")]))
+        await steps.blocked(sql)
+    [(task, created)] = await again
+    assert (task.state, created) == ("cancelled", False)
+    await steps.audit(sql)
+
+
+async def test_a_completion_that_is_rolled_back_leaves_the_task_live(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    work = await steps.running_work(store, "a")
+    completing = steps.Held(store)
+    await completion.complete(await completing.begin(), [steps.ending(work.id)])
+    again = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")]))
+    await steps.blocked(sql)
+    await completing.roll_back()
+    [(task, created)] = await again
+    assert (task.state, task.work_id, created) == ("running", work.id, False)
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        NewTask(needs=Raw(b'"\\u0000"'), id="b"),
+        NewTask(needs=Raw(b"1e999999"), id="b"),
+        NewTask(needs=Raw(b"{}"), id="b", not_before=datetime.max.replace(tzinfo=UTC), payload=Raw(b"nope")),
+    ],
+    ids=["a zero byte", "a number out of range", "no JSON"],
+)
+async def test_a_value_that_postgres_refuses_is_the_callers_error_and_writes_nothing(
+    store: Store, sql: asyncpg.Connection, refused: NewTask
+) -> None:
+    with pytest.raises(BadRequest):
+        await steps.many(store, tasks.submit, [steps.new_task("a"), refused, steps.new_task("c")])
+    assert await seqs(sql) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "field"), [(Raw(b"[1.10]"), "needs"), (Raw(b'"1"'), "payload"), (Raw(b"null"), "needs")]
+)
+async def test_any_json_value_is_taken(store: Store, given: JSON, field: str) -> None:
+    [task] = await steps.submit(store, "a", **{field: given})
+    assert bytes(getattr(task, field)) == bytes(given)

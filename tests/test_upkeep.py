@@ -1,0 +1,208 @@
+"""Upkeep: what is due comes when it is due, though nobody asks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from broker.store import Store, due, schema
+from broker.store.engine import libpq_url
+from broker.upkeep import Upkeep
+from broker.wake.listener import Listener
+from broker.wake.waiters import Waiters
+from tests import store_helpers as steps
+
+AVAILABLE = "select id from tasks where state = 'available' order by id"
+
+
+def in_seconds(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+async def start(store: Store, database: str) -> AsyncIterator[Callable[[], None]]:
+    """Starts upkeeps, each as in a process of its own; they share a listener that listens."""
+    waiters = Waiters()
+    listener = Listener(waiters, libpq_url(database))
+    await listener.start()
+    async with asyncio.timeout(steps.PATIENCE_SECONDS):
+        await listener.connected.wait()
+    running: list[Upkeep] = []
+
+    def begin() -> None:
+        running.append(Upkeep(store, waiters))
+        running[-1].start()
+
+    yield begin
+    for upkeep in running:
+        await upkeep.stop()
+    await listener.stop()
+    assert len(waiters) == 0
+
+
+async def available(sql: asyncpg.Connection, *ids: str) -> None:
+    """Return when these tasks are available, and no other is."""
+
+    async def they_are() -> bool:
+        return [row["id"] for row in await sql.fetch(AVAILABLE)] == list(ids)
+
+    await steps.until(they_are)
+
+
+async def test_a_task_becomes_available_when_it_is_due(
+    store: Store, sql: asyncpg.Connection, start: Callable[[], None]
+) -> None:
+    start()
+    [task] = await steps.submit(store, "a", not_before=in_seconds(0.3))
+    assert task.state == "scheduled"
+    await available(sql, "a")
+    assert await sql.fetchval("select not_before <= now() and due_at is null from tasks")
+
+
+async def test_what_is_due_sooner_wakes_it_early(
+    store: Store, sql: asyncpg.Connection, start: Callable[[], None]
+) -> None:
+    await steps.submit(store, "far", not_before=in_seconds(3600))
+    start()
+    await steps.submit(store, "near", not_before=in_seconds(0.2))
+    await available(sql, "near")
+    await steps.submit(store, "nearer", not_before=in_seconds(0.1))
+    await available(sql, "near", "nearer")
+
+
+async def test_a_backoff_ends_by_itself(
+    store: Store, sql: asyncpg.Connection, start: Callable[[], None]
+) -> None:
+    start()
+    made = await steps.running_work(store, "a", retry_backoff_seconds=0.3)
+    await steps.complete(store, made.id, "failed")
+    await available(sql, "a")
+    assert (await steps.the_task(store, "a")).attempt == 1
+
+
+async def test_what_came_due_while_nothing_ran_is_made_up_for_in_batches(
+    store: Store, sql: asyncpg.Connection, start: Callable[[], None]
+) -> None:
+    ids = [f"{number:04}" for number in range(2500)]
+    await steps.submit(store, *ids, not_before=in_seconds(3600))
+    await sql.execute("update tasks set due_at = now()")
+    start()
+    await available(sql, *ids)
+
+
+async def test_two_of_them_share_the_work_and_a_row_in_other_hands_is_left_alone(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a", "b", "c", not_before=in_seconds(3600))
+    await sql.execute("update tasks set due_at = now()")
+    async with steps.Held(store) as other:
+        assert await due.make_available(other.session, batch=1) == 1
+        assert await store.run(due.make_available, batch=10) == 2
+    assert await store.run(due.make_available, batch=10) == 0
+    await available(sql, "a", "b", "c")
+
+
+async def test_a_batch_is_bounded_and_takes_the_longest_due_first(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a", "b", "c", not_before=in_seconds(3600))
+    await sql.execute(
+        "update tasks set due_at = now() - make_interval(secs => case id when 'b' then 2 else 1 end)"
+    )
+    assert await store.run(due.make_available, batch=1) == 1
+    await available(sql, "b")
+
+
+async def test_nothing_comes_before_its_time(store: Store) -> None:
+    await steps.submit(store, "a", not_before=in_seconds(3600))
+    assert await store.run(due.make_available, batch=10) == 0
+    seconds = await store.run(due.seconds_to_next)
+    assert seconds is not None
+    assert 3590 < seconds <= 3600
+
+
+async def test_with_nothing_scheduled_there_is_no_next(store: Store) -> None:
+    await steps.submit(store, "a")
+    assert await store.run(due.seconds_to_next) is None
+
+
+class Counted(Store):
+    """A store that says how often it was used."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.count = 0
+        self.used_up = asyncio.Event()
+
+    async def run(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+        self.count += 1
+        if self.count > 50:
+            self.used_up.set()
+        return await super().run(*args, **kwargs)  # type: ignore[arg-type]
+
+
+async def test_a_due_task_in_other_hands_does_not_make_it_spin(
+    store: Store, sql: asyncpg.Connection, database: str
+) -> None:
+    await steps.submit(store, "a", not_before=in_seconds(3600))
+    await sql.execute("update tasks set due_at = now()")
+    counted = Counted(database)
+    upkeep = Upkeep(counted, Waiters())
+    async with sql.transaction():
+        await sql.execute("select from tasks for update")
+        upkeep.start()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(counted.used_up.wait(), 0.5)
+    await upkeep.stop()
+    await counted.close()
+
+
+async def test_while_nothing_is_due_it_asks_once(store: Store, database: str) -> None:
+    await steps.submit(store, "a", not_before=in_seconds(3600))
+    counted = Counted(database)
+    upkeep = Upkeep(counted, Waiters())
+    upkeep.start()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(counted.used_up.wait(), 0.3)
+    assert counted.count <= 4
+    await upkeep.stop()
+    await counted.close()
+
+
+async def test_it_goes_on_after_it_lost_its_connections(store: Store, sql: asyncpg.Connection) -> None:
+    waiters = Waiters()
+    upkeep = Upkeep(store, waiters)
+    await steps.submit(store, "a", not_before=in_seconds(3600))
+    upkeep.start()
+    await sql.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'broker'"
+    )
+    await sql.execute("update tasks set due_at = now()")
+    waiters.wake_all()
+    await available(sql, "a")
+    await upkeep.stop()
+
+
+async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: str) -> None:
+    store = Counted(empty_database)
+    waiters = Waiters()
+    upkeep = Upkeep(store, waiters)
+    upkeep.start()
+
+    async def tried() -> bool:
+        return store.count > 0 and store.engine.pool.checkedout() == 0
+
+    await steps.until(tried)
+    await schema.migrate(empty_database)
+    await steps.submit(store, "a", not_before=in_seconds(3600))
+    sql = await asyncpg.connect(libpq_url(empty_database))
+    try:
+        await sql.execute("update tasks set due_at = now()")
+        waiters.wake_all()
+        await available(sql, "a")
+    finally:
+        await sql.close()
+        await upkeep.stop()
+        await store.close()

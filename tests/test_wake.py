@@ -1,0 +1,418 @@
+"""Waking: the register of waiters, the long poll over it, and the listener that feeds them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from broker.schemas import Work
+from broker.store import Store, work
+from broker.store.engine import libpq_url
+from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, Listener
+from broker.wake.longpoll import LongPoll
+from broker.wake.waiters import Waiters
+from tests import store_helpers as steps
+from tests.conftest import Serve
+
+# Longer than any test has patience for: who is answered sooner was woken.
+LONG = 60.0
+LISTENERS = "select pid from pg_stat_activity where application_name = 'broker listener'"
+
+
+@pytest.fixture
+def waiters() -> Waiters:
+    return Waiters()
+
+
+@pytest.fixture
+async def listener(waiters: Waiters, database: str) -> AsyncIterator[Listener]:
+    """A listener that listens."""
+    listener = Listener(waiters, libpq_url(database))
+    await listener.start()
+    async with asyncio.timeout(steps.PATIENCE_SECONDS):
+        await listener.connected.wait()
+    yield listener
+    await listener.stop()
+
+
+class Look:
+    """Something to look at, that says when it was looked at."""
+
+    def __init__(self) -> None:
+        self.answer = ""
+        self.count = 0
+        self._looked = asyncio.Condition()
+
+    async def __call__(self) -> str:
+        self.count += 1
+        async with self._looked:
+            self._looked.notify_all()
+        return self.answer
+
+    async def times(self, count: int) -> None:
+        """Return when it was looked at so often."""
+        async with asyncio.timeout(steps.PATIENCE_SECONDS), self._looked:
+            await self._looked.wait_for(lambda: self.count >= count)
+
+
+@pytest.fixture
+def look() -> Look:
+    return Look()
+
+
+Wait = Callable[..., "asyncio.Task[str]"]
+
+
+@pytest.fixture
+async def poll(waiters: Waiters, look: Look) -> AsyncIterator[Wait]:
+    """Begins long polls; no listener listens, but hints are relied on all the same."""
+    deaf = Listener(waiters, "")
+    deaf.connected.set()
+    begun = []
+
+    def begin(
+        seconds: float = LONG, key: str = "a", fallback_seconds: float = LONG, **given: object
+    ) -> "asyncio.Task[str]":
+        longpoll = LongPoll(waiters, deaf, fallback_seconds=fallback_seconds)
+        waiting = longpoll.wait(look, until=bool, seconds=seconds, topic=TOOL, key=key, **given)
+        begun.append(asyncio.create_task(waiting))
+        return begun[-1]
+
+    yield begin
+    for task in begun:
+        task.cancel()
+    await asyncio.gather(*begun, return_exceptions=True)
+
+
+async def within_patience(task: Awaitable[str]) -> str:
+    async with asyncio.timeout(steps.PATIENCE_SECONDS):
+        return await task
+
+
+# The register
+
+
+async def test_a_waiter_woken_before_it_waits_does_not_sleep(waiters: Waiters) -> None:
+    with waiters.parked(TOOL, "a") as waiter:
+        waiters.wake(TOOL, ["a"])
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            await waiter.wait(LONG)
+
+
+async def test_a_hint_is_used_up_by_the_wait_that_it_ended(waiters: Waiters) -> None:
+    with waiters.parked(TOOL, "a") as waiter:
+        waiters.wake(TOOL, ["a"])
+        await waiter.wait(LONG)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await waiter.wait(0.05)
+        assert loop.time() - began > 0.04
+
+
+async def test_only_the_key_that_is_concerned_is_woken(waiters: Waiters) -> None:
+    with waiters.parked(TOOL, "a") as a, waiters.parked(TOOL, "b") as b, waiters.parked(CANDIDATES, "a") as c:
+        waits = [asyncio.create_task(waiter.wait(LONG)) for waiter in (a, b, c)]
+        await asyncio.sleep(0)
+        waiters.wake(TOOL, ["a", "nobody"])
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        assert (done, pending) == ({waits[0]}, {waits[1], waits[2]})
+        waiters.wake_topic(TOOL)
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        assert (done, pending) == ({waits[1]}, {waits[2]})
+        waiters.wake_all()
+        await waits[2]
+
+
+async def test_everyone_who_waits_for_the_same_key_is_woken(waiters: Waiters) -> None:
+    with waiters.parked(TOOL, "a") as first, waiters.parked(TOOL, "a") as second:
+        waits = [asyncio.create_task(waiter.wait(LONG)) for waiter in (first, second)]
+        await asyncio.sleep(0)
+        waiters.wake(TOOL, ["a"])
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            await asyncio.gather(*waits)
+
+
+async def test_the_register_keeps_nobody_who_left(waiters: Waiters) -> None:
+    with waiters.parked(TOOL, "a"), waiters.parked(TOOL, "a"), waiters.parked(TOOL, "b"):
+        assert len(waiters) == 3
+    with pytest.raises(ZeroDivisionError), waiters.parked(TOOL, "a"):
+        _ = 1 / 0
+    assert len(waiters) == 0
+    assert not waiters._parked
+
+
+# The long poll
+
+
+async def test_without_a_time_to_wait_it_looks_once(poll: Wait, look: Look, waiters: Waiters) -> None:
+    assert await poll(0) == ""
+    assert (look.count, len(waiters)) == (1, 0)
+
+
+async def test_what_is_there_already_is_answered_at_once(poll: Wait, look: Look) -> None:
+    look.answer = "work"
+    assert await within_patience(poll()) == "work"
+    assert look.count == 1
+
+
+async def test_a_hint_lets_it_look_again(poll: Wait, look: Look, waiters: Waiters) -> None:
+    parked = poll()
+    await look.times(1)
+    waiters.wake(TOOL, ["a"])
+    await look.times(2)
+    look.answer = "work"
+    waiters.wake(TOOL, ["a"])
+    assert await within_patience(parked) == "work"
+    assert look.count == 3
+
+
+async def test_what_comes_while_it_looks_is_not_slept_through(waiters: Waiters, poll: Wait) -> None:
+    looks = []
+
+    async def look() -> str:
+        looks.append("work" if looks else "")
+        if len(looks) == 1:
+            # Written and notified after this look has read, before it has returned.
+            waiters.wake(TOOL, ["a"])
+        return looks[-1]
+
+    longpoll = LongPoll(waiters, Listener(waiters, ""), fallback_seconds=LONG)
+    waiting = longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, key="a")
+    assert await within_patience(waiting) == "work"
+    assert len(looks) == 2
+
+
+async def test_when_the_time_is_up_it_looks_once_more(poll: Wait, look: Look) -> None:
+    parked = poll(0.05)
+    await look.times(1)
+    look.answer = "just in time"
+    assert await within_patience(parked) == "just in time"
+
+
+async def test_without_hints_it_looks_again_by_itself(poll: Wait, look: Look) -> None:
+    parked = poll(fallback_seconds=0.02)
+    await look.times(3)
+    look.answer = "work"
+    assert await within_patience(parked) == "work"
+
+
+async def test_while_the_listener_is_down_it_looks_every_second(waiters: Waiters, look: Look) -> None:
+    longpoll = LongPoll(waiters, Listener(waiters, ""), fallback_seconds=LONG)
+    parked = asyncio.create_task(longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL))
+    await look.times(2)
+    look.answer = "work"
+    assert await within_patience(parked) == "work"
+
+
+async def test_looks_are_spread_over_half_of_the_fallback(waiters: Waiters) -> None:
+    hearing = Listener(waiters, "")
+    hearing.connected.set()
+    longpoll = LongPoll(waiters, hearing, fallback_seconds=30)
+    chosen = [longpoll._patience() for _ in range(1000)]
+    assert min(chosen) >= 15
+    assert max(chosen) <= 30
+    assert max(chosen) - min(chosen) > 13
+
+
+async def test_a_release_answers_everyone_at_once_and_nobody_waits_after_it(
+    poll: Wait, look: Look, waiters: Waiters
+) -> None:
+    parked = [poll(key=str(number)) for number in range(50)]
+    await look.times(50)
+    waiters.release()
+    assert await within_patience(asyncio.gather(*parked)) == [""] * 50
+    assert await within_patience(poll()) == ""
+    assert len(waiters) == 0
+
+
+async def test_a_client_that_is_gone_stops_its_wait(poll: Wait, look: Look, waiters: Waiters) -> None:
+    left = asyncio.Event()
+    parked = poll(gone=left.wait)
+    await look.times(1)
+    left.set()
+    assert await within_patience(parked) == ""
+    assert (look.count, len(waiters)) == (1, 0)
+
+
+async def test_who_is_answered_leaves_nothing_behind(poll: Wait, look: Look, waiters: Waiters) -> None:
+    before = asyncio.all_tasks()
+    look.answer = "work"
+    parked = poll(gone=asyncio.Event().wait)
+    await within_patience(parked)
+    await steps.until(lambda: nothing_but(before))
+    assert len(waiters) == 0
+
+
+async def nothing_but(tasks: "set[asyncio.Task[object]]") -> bool:
+    return asyncio.all_tasks() <= tasks
+
+
+async def test_a_look_that_fails_ends_the_wait(waiters: Waiters) -> None:
+    async def look() -> str:
+        raise LookupError("no such tool")
+
+    longpoll = LongPoll(waiters, Listener(waiters, ""), fallback_seconds=LONG)
+    with pytest.raises(LookupError):
+        await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, gone=asyncio.Event().wait)
+    assert len(waiters) == 0
+
+
+# The listener
+
+
+@asynccontextmanager
+async def parked_on(waiters: Waiters, *keys: tuple[str, str]) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """Waits for each of these topics and keys, under way."""
+
+    async def wait(topic: str, key: str) -> None:
+        with waiters.parked(topic, key) as waiter:
+            await waiter.wait(LONG)
+
+    waits = [asyncio.create_task(wait(*key)) for key in keys]
+    before = len(waiters)
+    while len(waiters) < before + len(keys):
+        await asyncio.sleep(0)
+    yield waits
+    for task in waits:
+        task.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+async def test_a_notification_wakes_those_it_names_on_its_channel(
+    listener: Listener, waiters: Waiters, sql: asyncpg.Connection, channel: str
+) -> None:
+    other = CHANNELS[CHANNELS.index(channel) - 1]
+    keys = [(channel, "a"), (channel, "b"), (channel, "c"), (other, "a")]
+    async with parked_on(waiters, *keys) as waits:
+        await sql.execute("select pg_notify($1, 'a,c')", channel)
+        done, _ = await asyncio.wait(waits[:1])
+        done, pending = await asyncio.wait(waits, timeout=0)
+        assert (done, pending) == ({waits[0], waits[2]}, {waits[1], waits[3]})
+        await sql.execute("select pg_notify($1, '*')", channel)
+        await waits[1]
+        assert not waits[3].done()
+
+
+async def test_a_lost_listener_connects_again_and_everyone_looks_again(
+    listener: Listener, waiters: Waiters, sql: asyncpg.Connection
+) -> None:
+    async with parked_on(waiters, (TOOL, "a"), (CANDIDATES, "")) as waits:
+        [lost] = await sql.fetch(LISTENERS)
+        assert await sql.fetchval("select pg_terminate_backend($1)", lost["pid"])
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            await asyncio.gather(*waits)
+    assert not listener.connected.is_set()
+    async with parked_on(waiters, (TOOL, "a")) as waits:
+        # Whatever was notified while nobody listened is made up for when somebody does.
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            await asyncio.gather(*waits)
+    assert listener.connected.is_set()
+    async with parked_on(waiters, (TOOL, "a")) as waits:
+        await sql.execute("select pg_notify($1, 'a')", TOOL)
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            await asyncio.gather(*waits)
+
+
+async def test_a_listener_that_finds_no_database_tries_again(waiters: Waiters, postgres: str) -> None:
+    listener = Listener(waiters, libpq_url(postgres).replace("/broker?", "/nowhere?"))
+    await listener.start()
+    try:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(listener.connected.wait(), 0.5)
+        assert listener._task is not None
+        assert not listener._task.done()
+    finally:
+        await listener.stop()
+
+
+async def test_a_listener_that_is_stopped_lets_go_of_its_connection(
+    waiters: Waiters, database: str, sql: asyncpg.Connection
+) -> None:
+    listener = Listener(waiters, libpq_url(database))
+    await listener.start()
+    async with asyncio.timeout(steps.PATIENCE_SECONDS):
+        await listener.connected.wait()
+    await listener.stop()
+    assert not listener.connected.is_set()
+
+    async def gone() -> bool:
+        return not await sql.fetch(LISTENERS)
+
+    await steps.until(gone)
+
+
+# All of it
+
+
+async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_looks(
+    database: str, listener: Listener, waiters: Waiters
+) -> None:
+    store = Store(database)
+    ids = [f"{number:02}" for number in range(40)]
+    await steps.register(store, *ids)
+    await steps.submit(store, "a")
+    looks: list[str] = []
+    longpoll = LongPoll(waiters, listener, fallback_seconds=LONG)
+
+    async def work_of(tool: str) -> list[Work] | None:
+        async def look() -> list[Work] | None:
+            looks.append(tool)
+            return await store.one(work.assigned_to, tool)
+
+        return await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, key=tool)
+
+    async def all_parked() -> bool:
+        return len(looks) == len(waiters) == 40 and store.engine.pool.checkedout() == 0
+
+    parked = {tool: asyncio.create_task(work_of(tool)) for tool in ids}
+    await steps.until(all_parked)
+    [made] = await steps.assigned(store, ("a", "17"))
+    async with asyncio.timeout(steps.PATIENCE_SECONDS):
+        assert await parked["17"] == [made]
+    assert looks[40:] == ["17"]
+    assert store.engine.pool.checkedout() == 0
+    waiters.release()
+    await asyncio.gather(*parked.values())
+    await store.close()
+
+
+async def test_without_triggers_a_parked_request_still_ends(
+    serve: Serve, store: Store, sql: asyncpg.Connection
+) -> None:
+    for table in ("tasks", "tools", "work", "work_archive"):
+        await sql.execute(f"alter table {table} disable trigger user")
+    broker = await serve(fallback_seconds=0.1)
+    await steps.register(store, "t")
+    paths = ["/v1/candidates?cursor=", "/v1/tools/t/work", "/v1/tasks/a"]
+    await steps.submit(store, "a")
+    first = (await broker.client.get("/v1/candidates")).json()
+    paths[0] += first["cursor"]
+    waits = [asyncio.create_task(broker.client.get(path, params={"wait": 60})) for path in paths[1:]]
+    await steps.parked(broker, 2)
+    [made] = await steps.assigned(store, ("a", "t"))
+    async with asyncio.timeout(steps.PATIENCE_SECONDS):
+        assert [item["id"] for item in (await waits[0]).json()["items"]] == [str(made.id)]
+        await steps.complete(store, made.id)
+        assert (await waits[1]).json()["state"] == "succeeded"
+        news = (await broker.client.get(paths[0], params={"wait": 60})).json()
+    assert [tool["id"] for tool in news["tools"]] == ["t"]
+
+
+async def test_a_client_that_hangs_up_leaves_the_register(serve: Serve, store: Store) -> None:
+    broker = await serve()
+    await steps.register(store, "t")
+    parked = [
+        asyncio.create_task(broker.client.get("/v1/tools/t/work", params={"wait": 60})) for _ in range(5)
+    ]
+    await steps.parked(broker, 5)
+    for request in parked:
+        request.cancel()
+    await asyncio.gather(*parked, return_exceptions=True)
+
+    async def only_upkeep_waits() -> bool:
+        return len(broker.server.service.waiters) == 1
+
+    await steps.until(only_upkeep_waits)
