@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Self
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Outcome, Pair, Task, Tool, Work
 from broker.store import Store, archive, assignment, completion, deletion, tasks, tools, work
 from broker.store.completion import Ending
-from broker.store.engine import Answer, BeginAgain, Item, Step
+from broker.store.engine import Answer, BeginAgain, Item, Step, libpq_url
 from tests.conftest import Running
 
 PATIENCE_SECONDS = 10
@@ -53,6 +53,26 @@ INVARIANTS = {
                             and (a.outcome in ('succeeded', 'failed', 'timed_out')
                                  or a.outcome = 'lost' and a.started_at is not null))""",
 }
+
+
+@asynccontextmanager
+async def a_store(url: str, **given: Any) -> AsyncIterator[Store]:
+    """A store beside the test's own."""
+    store = Store(url, **given)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def a_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection beside the test's own."""
+    connection = await asyncpg.connect(libpq_url(url))
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def audit(sql: asyncpg.Connection) -> None:
@@ -135,12 +155,13 @@ class GivenUp(Exception):
 
 
 async def many(store: Store, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
-    """A step that begins again where it asks for that, but never after a deadlock: that shows."""
+    """`Store.many`, but for this: what PostgreSQL gives up, a deadlock above all, shows."""
     while True:
         try:
             async with store.transaction() as session:
                 return await step(session, items)
         except BeginAgain as again:
+            # Asked for by the step itself it is no error.
             if again.__cause__ is not None:
                 raise
 

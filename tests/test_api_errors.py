@@ -150,8 +150,7 @@ def bad_texts() -> Iterator[Bad]:
     texts: list[Any] = [json.dumps("x" * 10_001), r'"\u0000"', r'"\ud800"', "5", "[]", "{}", "true"]
     places = [
         ("PUT", REMARK, '{"text": %s}', "text"),
-        ("POST", f"{TASKS}/remarks", '{"items": [{"task_id": "x", "text": "ok"}, {"task_id": "x",
-        "text": %s}]}',
+        ("POST", f"{TASKS}/remarks", '{"items": [{"task_id": "x", "text": ""}, {"task_id":"y", "text": %s}]}',
          "items[1].text"),
         ("POST", REPORTS, '{"message": %s}', "message"),
         ("POST", COMPLETE, '{"outcome": "failed", "error": %s}', "error"),

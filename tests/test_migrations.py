@@ -11,7 +11,6 @@ import pytest
 
 import broker
 from broker.store import Store, completion, schema
-from broker.store.engine import libpq_url
 from tests import store_helpers as steps
 from tests.conftest import run_sql
 
@@ -47,11 +46,8 @@ order by 1
 
 
 async def fetch(url: str, query: str) -> list[tuple[object, ...]]:
-    connection = await asyncpg.connect(libpq_url(url))
-    try:
+    async with steps.a_connection(url) as connection:
         return [tuple(row) for row in await connection.fetch(query)]
-    finally:
-        await connection.close()
 
 
 async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_database: str) -> None:
@@ -66,21 +62,19 @@ async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_
 
 async def test_it_goes_down_over_data(empty_database: str) -> None:
     await schema.migrate(empty_database)
-    store = Store(empty_database)
-    await steps.running_work(store)
-    await store.close()
+    async with steps.a_store(empty_database) as store:
+        await steps.running_work(store)
     await schema.migrate(empty_database, "base")
     assert await fetch(empty_database, OBJECTS) == []
 
 
 async def test_the_revision_it_ends_at_is_the_one_this_program_needs(empty_database: str) -> None:
-    store = Store(empty_database)
-    assert await store.run(schema.current) is None
-    await schema.migrate(empty_database)
-    assert await store.run(schema.current) == schema.needed()
-    await schema.migrate(empty_database, "base")
-    assert await store.run(schema.current) is None
-    await store.close()
+    async with steps.a_store(empty_database) as store:
+        assert await store.run(schema.current) is None
+        await schema.migrate(empty_database)
+        assert await store.run(schema.current) == schema.needed()
+        await schema.migrate(empty_database, "base")
+        assert await store.run(schema.current) is None
 
 
 async def test_migrating_what_is_current_changes_nothing(empty_database: str) -> None:
@@ -92,14 +86,14 @@ async def test_migrating_what_is_current_changes_nothing(empty_database: str) ->
 
 async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str) -> None:
     program = "import asyncio, sys; from broker.store import schema; asyncio.run(schema.migrate(sys.argv[1]))"
-    gate = await asyncpg.connect(libpq_url(empty_database))
-    await gate.execute("select pg_advisory_lock(7022026)")
-    both = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", program, empty_database) for _ in range(2)
-    ]
-    # Both stand at the door now, none is through it.
-    await steps.blocked(gate, 2)
-    await gate.close()
+    async with steps.a_connection(empty_database) as gate:
+        await gate.execute("select pg_advisory_lock(7022026)")
+        both = [
+            await asyncio.create_subprocess_exec(sys.executable, "-c", program, empty_database)
+            for _ in range(2)
+        ]
+        # Both stand at the door now, none is through it.
+        await steps.blocked(gate, 2)
     assert [await process.wait() for process in both] == [0, 0]
     assert await fetch(empty_database, HERE) == [(schema.needed(),)]
 

@@ -1,6 +1,7 @@
 """Notifications: who is told of what, and that a hint which cannot be given never fails a write."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -9,12 +10,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from broker.embedded import EmbeddedPostgres
 from broker.schemas import TaskRemark, ToolChange
-from broker.store import Store, assignment, completion, deletion, due, tasks, tools, work
-from broker.store.engine import libpq_url
+from broker.store import Store, assignment, completion, deletion, due, schema, tasks, tools, work
 from broker.wake.listener import CANDIDATES, CHANNELS, TASK, TOOL, UPKEEP, WORK
 from tests import store_helpers as steps
-from tests.conftest import run_sql
+from tests.conftest import a_folder, run_sql
 
 FENCE = "broker_test_fence"
 IN_AN_HOUR = timedelta(hours=1)
@@ -54,11 +55,10 @@ class Heard:
 
 @pytest.fixture
 async def heard(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
-    listener = await asyncpg.connect(libpq_url(database))
-    heard = Heard(database, listener, sql)
-    await heard.listen()
-    yield heard
-    await listener.close()
+    async with steps.a_connection(database) as listener:
+        heard = Heard(database, listener, sql)
+        await heard.listen()
+        yield heard
 
 
 async def test_new_tasks_are_for_the_assigner(store: Store, heard: Heard) -> None:
@@ -308,3 +308,32 @@ async def test_without_any_trigger_every_step_answers_the_same(
     assert (await steps.complete(store, made.id)).status == "ended"
     assert await heard.since() == []
     await steps.audit(sql)
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Iterator[str]:
+    """The URL of a server whose queue of notifications is soon full."""
+    with a_folder() as folder:
+        with EmbeddedPostgres(folder / "data", durable=False) as embedded:
+            asyncio.run(run_sql(embedded.url(), "alter system set max_notify_queue_pages = 64"))
+        with EmbeddedPostgres(folder / "data", durable=False) as embedded:
+            yield embedded.url()
+
+
+async def test_a_listener_that_is_stuck_and_lets_the_queue_fill_up_never_fails_the_write(
+    crowded: str,
+) -> None:
+    await schema.migrate(crowded)
+    async with (
+        steps.a_connection(crowded) as stuck,
+        steps.a_connection(crowded) as other,
+        steps.a_store(crowded) as store,
+    ):
+        await stuck.execute(f"listen {FENCE}")
+        await stuck.execute("begin")
+        await stuck.execute("select")
+        while await other.fetchval("select pg_notification_queue_usage()") < 0.95:
+            await other.execute(f"select pg_notify('{FENCE}', gen_random_uuid() || repeat('x', 7000))")
+        made = await steps.running_work(store, "a")
+        await steps.complete(store, made.id)
+        assert (await steps.the_task(store, "a")).state == "succeeded"

@@ -234,44 +234,45 @@ async def test_a_transaction_elsewhere_hides_nothing_and_makes_nobody_spin(
 async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
     database: str, sql: asyncpg.Connection, limit: int
 ) -> None:
-    store = Store(database, pool_size=12)
-    reader = Reader(store, limit)
-    commits = 0
-    readings = 0
-    news = 0
+    async with steps.a_store(database, pool_size=12) as store:
+        reader = Reader(store, limit)
+        commits = 0
+        readings = 0
+        news = 0
 
-    async def write(writer: int) -> None:
-        nonlocal commits
-        for number in range(25):
-            await steps.submit(store, *(f"{writer}-{number}-{part}" for part in range(4)), priority=writer)
-            commits += 1
+        async def write(writer: int) -> None:
+            nonlocal commits
+            for number in range(25):
+                await steps.submit(
+                    store, *(f"{writer}-{number}-{part}" for part in range(4)), priority=writer
+                )
+                commits += 1
 
-    async def follow(writers: "asyncio.Future[object]") -> None:
-        nonlocal readings, news
-        while not writers.done():
-            readings += 1
-            news += bool((await reader.news())[0])
+        async def follow(writers: "asyncio.Future[object]") -> None:
+            nonlocal readings, news
+            while not writers.done():
+                readings += 1
+                news += bool((await reader.news())[0])
 
-    async with steps.Held(store) as late:
-        await tasks.submit(late.session, [steps.new_task("late-1"), steps.new_task("late-2")])
-        writers = asyncio.gather(*(write(writer) for writer in range(8)))
-        await follow(writers)
-        await writers
-        await reader.news()
-        # Only the long transaction is open now.
-        for _ in range(10):
-            assert await reader.news() == NOTHING
-    assert sorted((await reader.news())[0]) == ["late-1", "late-2"]
-    assert await reader.news() == NOTHING
-    everything = {row["id"] for row in await sql.fetch("select id from tasks")}
-    assert set(reader.tasks) == everything
-    assert commits == 200
-    # What commits while a reading looks may come twice, never more.
-    assert news <= 2 * commits
-    assert max(reader.tasks.count(id_) for id_ in everything) <= 2
-    assert readings > 1
-    await steps.audit(sql)
-    await store.close()
+        async with steps.Held(store) as late:
+            await tasks.submit(late.session, [steps.new_task("late-1"), steps.new_task("late-2")])
+            writers = asyncio.gather(*(write(writer) for writer in range(8)))
+            await follow(writers)
+            await writers
+            await reader.news()
+            # Only the long transaction is open now.
+            for _ in range(10):
+                assert await reader.news() == NOTHING
+        assert sorted((await reader.news())[0]) == ["late-1", "late-2"]
+        assert await reader.news() == NOTHING
+        everything = {row["id"] for row in await sql.fetch("select id from tasks")}
+        assert set(reader.tasks) == everything
+        assert commits == 200
+        # What commits while a reading looks may come twice, never more.
+        assert news <= 2 * commits
+        assert max(reader.tasks.count(id_) for id_ in everything) <= 2
+        assert readings > 1
+        await steps.audit(sql)
 
 
 class Interleaving:
@@ -360,10 +361,8 @@ async def test_no_interleaving_hides_what_became_available(
 
 
 async def test_the_cursor_of_another_database_is_expired(store: Store, postgres: str, template: str) -> None:
-    async with a_database(postgres, template) as url:
-        elsewhere = Store(url)
+    async with a_database(postgres, template) as url, steps.a_store(url) as elsewhere:
         page = await elsewhere.run(candidates.candidates, cursor=None, limit=10)
-        await elsewhere.close()
     with pytest.raises(CursorExpired):
         await store.run(candidates.candidates, cursor=page.cursor, limit=10)
 

@@ -143,12 +143,18 @@ class Counted(Store):
         return await super().run(*args, **kwargs)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+async def counted(database: str) -> AsyncIterator[Counted]:
+    counted = Counted(database)
+    yield counted
+    await counted.close()
+
+
 async def test_a_due_task_in_other_hands_does_not_make_it_spin(
-    store: Store, sql: asyncpg.Connection, database: str
+    store: Store, sql: asyncpg.Connection, counted: Counted
 ) -> None:
     await steps.submit(store, "a", not_before=in_seconds(3600))
     await sql.execute("update tasks set due_at = now()")
-    counted = Counted(database)
     upkeep = Upkeep(counted, Waiters())
     async with sql.transaction():
         await sql.execute("select from tasks for update")
@@ -156,19 +162,16 @@ async def test_a_due_task_in_other_hands_does_not_make_it_spin(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(counted.used_up.wait(), 0.5)
     await upkeep.stop()
-    await counted.close()
 
 
-async def test_while_nothing_is_due_it_asks_once(store: Store, database: str) -> None:
+async def test_while_nothing_is_due_it_asks_once(store: Store, counted: Counted) -> None:
     await steps.submit(store, "a", not_before=in_seconds(3600))
-    counted = Counted(database)
     upkeep = Upkeep(counted, Waiters())
     upkeep.start()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(counted.used_up.wait(), 0.3)
     assert counted.count <= 4
     await upkeep.stop()
-    await counted.close()
 
 
 async def test_it_goes_on_after_it_lost_its_connections(store: Store, sql: asyncpg.Connection) -> None:
@@ -186,23 +189,20 @@ async def test_it_goes_on_after_it_lost_its_connections(store: Store, sql: async
 
 
 async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: str) -> None:
-    store = Counted(empty_database)
-    waiters = Waiters()
-    upkeep = Upkeep(store, waiters)
-    upkeep.start()
+    async with steps.a_store(empty_database) as store, steps.a_connection(empty_database) as sql:
+        waiters = Waiters()
+        upkeep = Upkeep(store, waiters)
+        upkeep.start()
 
-    async def tried() -> bool:
-        return store.count > 0 and store.engine.pool.checkedout() == 0
+        async def tried() -> bool:
+            return store.engine.pool.checkedin() > 0
 
-    await steps.until(tried)
-    await schema.migrate(empty_database)
-    await steps.submit(store, "a", not_before=in_seconds(3600))
-    sql = await asyncpg.connect(libpq_url(empty_database))
-    try:
+        await steps.until(tried)
+        await schema.migrate(empty_database)
+        await steps.submit(store, "a", not_before=in_seconds(3600))
         await sql.execute("update tasks set due_at = now()")
         waiters.wake_all()
-        await available(sql, "a")
-    finally:
-        await sql.close()
-        await upkeep.stop()
-        await store.close()
+        try:
+            await available(sql, "a")
+        finally:
+            await upkeep.stop()

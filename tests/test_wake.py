@@ -348,9 +348,8 @@ async def test_a_listener_that_is_stopped_lets_go_of_its_connection(
 
 
 async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_looks(
-    database: str, listener: Listener, waiters: Waiters
+    store: Store, listener: Listener, waiters: Waiters
 ) -> None:
-    store = Store(database)
     ids = [f"{number:02}" for number in range(40)]
     await steps.register(store, *ids)
     await steps.submit(store, "a")
@@ -376,7 +375,6 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
     assert store.engine.pool.checkedout() == 0
     waiters.release()
     await asyncio.gather(*parked.values())
-    await store.close()
 
 
 async def test_without_triggers_a_parked_request_still_ends(

@@ -53,6 +53,10 @@ class Request(Struct, forbid_unknown_fields=True):
     """What a client sends: an unknown field is an error, never ignored."""
 
 
+class Nothing(Request, kw_only=True):
+    """A request that says all in its path."""
+
+
 # Tools
 
 

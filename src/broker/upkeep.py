@@ -60,4 +60,7 @@ class Upkeep:
         while await self._store.run(due.make_available, batch=_BATCH) == _BATCH:
             pass
         seconds = await self._store.run(due.seconds_to_next)
-        return _LONGEST_SLEEP_SECONDS if seconds is None else min(max(seconds, 0), _LONGEST_SLEEP_SECONDS)
+        if seconds is None:
+            return _LONGEST_SLEEP_SECONDS
+        # Due, and still there: somebody else has locked it, and may roll back.
+        return min(seconds, _LONGEST_SLEEP_SECONDS) if seconds > 0 else _RETRY_SECONDS

@@ -6,7 +6,7 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from broker.api.service import After, Limit, Service, time_parameter, work_id_of
+from broker.api.service import After, IdFilter, Limit, Service, time_parameter, work_id_of
 from broker.errors import WorkNotFound
 from broker.schemas import ArchivePage, ArchiveRecord, Outcome
 from broker.store import archive
@@ -22,8 +22,8 @@ class Archive(Controller):
     async def list(
         self,
         service: NamedDependency[Service],
-        task_id: FromQuery[str | None] = None,
-        tool_id: FromQuery[str | None] = None,
+        task_id: IdFilter = None,
+        tool_id: IdFilter = None,
         outcome: FromQuery[Outcome | None] = None,
         since: Annotated[str | None, QueryParameter(description="RFC 3339: ended then or later.")] = None,
         until: Annotated[str | None, QueryParameter(description="RFC 3339: ended before.")] = None,

@@ -23,6 +23,26 @@ _MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "start.js")
 
 
+_TASK = {"id": "job-1", "needs": {"can": "count"}, "payload": "three small words", "priority": 5}
+_PAIR = {"task_id": "job-1", "tool_id": "counter"}
+_WORK_ID = "019f2f6c-5d3c-7a10-8c62-9a2c5e6f7a81"
+
+EXAMPLES: dict[str, Any] = {
+    "NewTool": {"id": "counter", "skills": {"can": ["count"]}, "capacity": 2},
+    "ToolChange": {"draining": True},
+    "Nothing": {},
+    "NewTask": _TASK,
+    "NewTasks": {"items": [_TASK, {"needs": {"can": "count"}}]},
+    "NewRemark": {"text": "no tool can count"},
+    "TaskRemarks": {"items": [{"task_id": "job-1", "text": "no tool can count"}]},
+    "Pair": _PAIR,
+    "Pairs": {"items": [_PAIR]},
+    "NewReport": {"progress": 0.5, "message": "half way", "data": {"seen": 2}},
+    "Completion": {"outcome": "succeeded", "result": {"words": 3}, "next_wait_seconds": 30},
+    "WorkCompletions": {"items": [{"work_id": _WORK_ID, "outcome": "succeeded", "result": {"words": 3}}]},
+}
+
+
 class Docs(Controller):
     """The description of the API for programs, and what the page for people loads."""
 
@@ -80,7 +100,7 @@ def config(version: str) -> OpenAPIConfig:
 
 def _operation_id(handler: HTTPRouteHandler, _method: Any, _path: Any) -> str:
     """Like `tools_register`: what generated clients call it."""
-    return f"{type(handler.owner).__name__.lower()}_{handler.handler_name}"
+    return f"{handler.fn.__qualname__.partition('.')[0].lower()}_{handler.handler_name}"
 
 
 @cache
@@ -99,9 +119,20 @@ def _described(app: Litestar) -> bytes:
         for operation in path.values():
             operation["summary"], _, rest = operation["description"].partition("\n")
             operation["description"] = rest.strip()
+            _complete(operation, description["components"]["schemas"])
             operation["responses"].pop("400", None)
             operation["responses"]["default"] = answer
     return msgspec.json.encode(description)
+
+
+def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Say of a request's body whether it may be left out, and show one."""
+    if (body := operation.get("requestBody")) is None:
+        return
+    [content] = body["content"].values()
+    name = content["schema"]["$ref"].rpartition("/")[2]
+    body["required"] = bool(schemas[name].get("required"))
+    content["example"] = EXAMPLES[name]
 
 
 @cache

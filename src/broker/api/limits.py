@@ -7,7 +7,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from itertools import accumulate
 from typing import get_args, get_origin, get_type_hints
@@ -113,7 +113,10 @@ def _depth(value: bytes) -> int:
 def _numbers_fit(value: bytes) -> bool:
     in_all = 0
     for found in _BIG_NUMBER.findall(_STRING.sub(b"", value)):
-        number = Decimal(found.decode())
+        try:
+            number = Decimal(found.decode())
+        except InvalidOperation:  # out of Decimal's own range, which is larger
+            return False
         before, after = number.adjusted() + 1, -int(number.as_tuple().exponent)
         if before > _DIGITS_BEFORE or after > _DIGITS_AFTER:
             return False

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 from litestar import Request
 from litestar.handlers import BaseRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
 from msgspec import Struct
 
@@ -41,6 +42,9 @@ Wait = Annotated[
 ]
 
 
+IdFilter = Annotated[str | None, QueryParameter(pattern=ID_PATTERN)]
+
+
 class Service(Struct, frozen=True, kw_only=True):
     """The parts of a running broker."""
 
@@ -49,6 +53,11 @@ class Service(Struct, frozen=True, kw_only=True):
     waiters: Waiters
     listener: Listener
     poll: LongPoll
+
+
+def also(answer: type | None, description: str) -> ResponseSpec:
+    """A second answer of a call, for its description."""
+    return ResponseSpec(answer, description=description, generate_examples=False)
 
 
 async def park(
@@ -136,10 +145,13 @@ def json_parameter(text: str | None, field: str, settings: Settings) -> str | No
     """
     if text is None:
         return None
+    not_json = ValidationFailed([FieldError(field=field, message="is not JSON in UTF-8")])
+    if "\ufffd" in text:  # what an address turns into that is not UTF-8
+        raise not_json
     try:
         value = msgspec.json.decode(text, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise ValidationFailed([FieldError(field=field, message="is not JSON")]) from None
+        raise not_json from None
     if problem := limits.json_problem(bytes(value), settings, matched=True):
         raise ValidationFailed([FieldError(field=field, message=problem)])
     return text

@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
-from broker.api.service import After, Limit, Service, Wait, id_of, json_parameter, park
+from broker.api.service import After, Limit, Service, Wait, also, id_of, json_parameter, park
 from broker.errors import TaskNotFound
 from broker.schemas import (
     LiveTaskState,
@@ -38,7 +38,7 @@ class Tasks(Controller):
     path = "/v1/tasks"
     tags = ("Tasks",)
 
-    @post()
+    @post(responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")})
     async def submit(self, data: JSONBody[NewTask], service: NamedDependency[Service]) -> Response[Task]:
         """Submit a task. One whose id is known already, live or archived, is answered as it is: 200."""
         submitted = await service.store.one(tasks.submit, data)
@@ -87,7 +87,11 @@ class Tasks(Controller):
         """Read a task, live or ended; with `wait`, as soon as it has ended or failed for good."""
         return await _read(request, task_id, service, wait)
 
-    @delete("/{task_id:str}", status_code=HTTP_204_NO_CONTENT)
+    @delete(
+        "/{task_id:str}",
+        status_code=HTTP_204_NO_CONTENT,
+        responses={HTTP_202_ACCEPTED: also(None, "It runs: its tool is asked to stop.")},
+    )
     async def remove(
         self, task_id: FromPath[str], service: NamedDependency[Service], force: FromQuery[bool] = False
     ) -> Response[None]:

@@ -9,11 +9,12 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from msgspec.structs import asdict
 
-from broker.api.service import After, Limit, Service, Wait, id_of, next_work
+from broker.api.service import After, Limit, Service, Wait, also, id_of, next_work
 from broker.errors import ToolBusy, ToolNotFound
 from broker.schemas import (
     Heartbeat,
     NewTool,
+    Nothing,
     RegisteredTool,
     Tool,
     ToolChange,
@@ -30,7 +31,7 @@ class Tools(Controller):
     path = "/v1/tools"
     tags = ("Tools",)
 
-    @post()
+    @post(responses={HTTP_200_OK: also(RegisteredTool, "It was there; its old token is void.")})
     async def register(
         self, data: JSONBody[NewTool], service: NamedDependency[Service]
     ) -> Response[RegisteredTool]:
@@ -79,7 +80,9 @@ class Tools(Controller):
                 raise ToolNotFound
 
     @post("/{tool_id:str}/heartbeat", status_code=HTTP_200_OK)
-    async def heartbeat(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> Heartbeat:
+    async def heartbeat(
+        self, tool_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
+    ) -> Heartbeat:
         """Renew the tool's lease, and hear which of its work should stop."""
         heard = await service.store.one(tools.heartbeat, id_of(tool_id, ToolNotFound))
         if heard is None:

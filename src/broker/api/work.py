@@ -5,10 +5,10 @@ from uuid import UUID
 
 from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 
-from broker.api.service import After, Limit, Service, Wait, next_work, park, work_id_of
+from broker.api.service import After, IdFilter, Limit, Service, Wait, also, next_work, park, work_id_of
 from broker.errors import (
     BrokerError,
     TaskNotFound,
@@ -27,6 +27,7 @@ from broker.schemas import (
     CompletedWork,
     Completion,
     NewReport,
+    Nothing,
     Pair,
     Pairs,
     PairStatus,
@@ -67,8 +68,8 @@ class Work(Controller):
     async def list(
         self,
         service: NamedDependency[Service],
-        tool_id: FromQuery[str | None] = None,
-        task_id: FromQuery[str | None] = None,
+        tool_id: IdFilter = None,
+        task_id: IdFilter = None,
         in_state: Annotated[WorkState | None, QueryParameter(name="state")] = None,
         limit: Limit = 100,
         after: After = None,
@@ -77,7 +78,7 @@ class Work(Controller):
         which = work.WorkFilter(tool_id, task_id, in_state)
         return await service.store.run(work.page, which, limit=limit, after=after)
 
-    @post(tags=["The assigner"])
+    @post(tags=["The assigner"], responses={HTTP_200_OK: also(WorkItem, "The same pair again.")})
     async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[WorkItem]:
         """Give a task to a tool. The same pair again is answered with the same work: 200."""
         assigned = await service.store.one(assignment.assign, data)
@@ -131,14 +132,16 @@ class Work(Controller):
         return await park(request, service, look, until=moved, wait=wait, topic=WORK_CHANNEL, key=str(id_))
 
     @post("/{work_id:str}/start", status_code=HTTP_200_OK)
-    async def start(self, work_id: FromPath[str], service: NamedDependency[Service]) -> WorkItem:
+    async def start(
+        self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
+    ) -> WorkItem:
         """Say that the tool has begun."""
         started = await service.store.one(work.start, work_id_of(work_id))
         if started is None:
             raise await _no_longer(service, work_id_of(work_id))
         return started
 
-    @post("/{work_id:str}/reports")
+    @post("/{work_id:str}/reports", responses={HTTP_200_OK: also(Reported, "The same report again.")})
     async def report(
         self, work_id: FromPath[str], data: JSONBody[NewReport], service: NamedDependency[Service]
     ) -> Response[Reported]:

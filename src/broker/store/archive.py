@@ -50,7 +50,9 @@ HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids 
 ENDED_TASKS = text("""
 select e.task_id, a.task, a.outcome, a.attempt, a.result, a.error, a.ended_at, a.work_id
 from ended_tasks e
-join work_archive a on a.work_id = e.work_id
+join work_archive a
+  on a.work_id = e.work_id
+ and a.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
 where e.task_id = any(cast(:ids as text[]))
 """)
 
@@ -104,7 +106,7 @@ async def said(session: AsyncSession, work_ids: Collection[UUID]) -> dict[UUID, 
 
 async def page(session: AsyncSession, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:
     """Some of the records, the newest first."""
-    at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after else _END_OF_TIME
+    at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
     values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
     found = (await session.execute(LIST, values)).all()
     items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))

@@ -30,20 +30,21 @@ taken as (
     update tasks t
     set state = 'assigned', work_id = uuid7(), remark = null, remark_at = null, changed = pg_current_xact_id()
     from pair p
-    where t.id = p.task_id and t.state = 'available'
+    where t.id = p.task_id and t.id = any(cast(:task_ids as text[])) and t.state = 'available'
     returning t.*, p.tool_id
 ),
 loaded as (
     update tools t
     set load = t.load + n.works, changed = pg_current_xact_id()
     from (select tool_id, cast(count(*) as integer) as works from taken group by tool_id) n
-    where t.id = n.tool_id
+    where t.id = n.tool_id and t.id = any(cast(:tool_ids as text[]))
 ),
 assigned as (
     insert into work (id, task_id, tool_id, attempt, deadline_at)
     select taken.work_id, taken.id, taken.tool_id, taken.attempt + 1,
            now() + make_interval(secs => t.lease_seconds)
-    from taken join tools t on t.id = taken.tool_id
+    from taken
+    join tools t on t.id = taken.tool_id and t.id = any(cast(:tool_ids as text[]))
     returning *
 )
 select {rows.WORK}
@@ -54,8 +55,9 @@ join taken t on t.id = w.task_id
 OF_PAIRS = text(f"""
 select {rows.WORK}
 from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) as p (task_id, tool_id)
-join work w on w.task_id = p.task_id and w.tool_id = p.tool_id
-join tasks t on t.id = w.task_id
+join work w
+  on w.task_id = p.task_id and w.tool_id = p.tool_id and w.task_id = any(cast(:task_ids as text[]))
+join tasks t on t.id = w.task_id and t.id = any(cast(:task_ids as text[]))
 """)
 
 Key = tuple[str, str]

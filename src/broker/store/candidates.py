@@ -107,7 +107,7 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
         ValidationFailed: The cursor is garbled.
         CursorExpired: The cursor is of another database.
     """
-    given = unseal(cursor, Cursor, field="cursor") if cursor else None
+    given = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
     # Read before anything else: what changes after this may come twice, but is never missed.
     snapshot, home = (await session.execute(SNAPSHOT)).one()
     if given is not None and given.home != home:

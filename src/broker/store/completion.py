@@ -24,13 +24,13 @@ with locked_work as materialized (
 locked_tasks as materialized (
     select id
     from tasks
-    where id in (select task_id from locked_work union all select unnest(cast(:task_ids as text[])))
+    where id = any(cast(:task_ids as text[]) || array(select task_id from locked_work))
     order by id
     for update
 )
 select id
 from tools
-where id in (select tool_id from locked_work) and (select count(*) from locked_tasks) >= 0
+where id = any(array(select tool_id from locked_work)) and (select count(*) from locked_tasks) >= 0
 order by id
 for no key update
 """)
@@ -45,8 +45,12 @@ with asked as (
                 cast(:error as text[]), cast(:retry as boolean[]))
          as u (work_id, outcome, result, error, retry)
 ),
+concerned as materialized (
+    select * from work where id = any(cast(:work_id as uuid[]))
+),
 ending as materialized (
-    select w.*, asked.result, asked.error, asked.retry, asked.outcome as said, final.outcome,
+    select w.*, asked.result, asked.error, final.outcome, nullif(asked.outcome, final.outcome) as said,
+           {rows.TASK_JSON} as task, {rows.TOOL_JSON} as tool, t.created_by, o.registered_by,
            t.attempt + cast(counting.counts as integer) as attempts,
            final.outcome in ('succeeded', 'cancelled') as ends_task,
            counting.counts and (not asked.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
@@ -54,8 +58,10 @@ ending as materialized (
                 then now() + make_interval(secs => (0.5 + random() / 2)
                      * least(t.retry_backoff_seconds * power(2, least(t.attempt, 30)), 86400)) end as due_at
     from asked
-    join work w on w.id = asked.work_id
-    join tasks t on t.id = w.task_id
+    join concerned w on w.id = asked.work_id
+    join tasks t on t.id = w.task_id and t.id = any(array(select task_id from concerned))
+    join tools o on o.id = w.tool_id and o.id = any(array(select tool_id from concerned))
+    join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select tool_id from concerned))
     cross join lateral (
         select case when not w.cancel_requested or asked.outcome = 'succeeded' then asked.outcome
                     when w.cancel_requeue then 'released'
@@ -70,30 +76,24 @@ archived as (
     insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, said, result, error,
                               reports, version, cancel_requested, assigned_at, started_at, deadline_at,
                               created_by, registered_by)
-    select w.id, w.task_id, w.tool_id, {rows.TASK_JSON}, {rows.TOOL_JSON},
-           w.attempt, w.outcome, nullif(w.said, w.outcome), w.result, w.error,
+    select e.id, e.task_id, e.tool_id, e.task, e.tool, e.attempt, e.outcome, e.said, e.result, e.error,
            (select coalesce(jsonb_agg(jsonb_build_object('id', r.id, 'at', r.at, 'progress', r.progress,
                                                          'message', r.message, 'data', r.data)
                                       order by r.seq), '[]')
             from work_reports r
-            where r.work_id = w.id),
-           w.version + 1, w.cancel_requested, w.assigned_at, w.started_at, w.deadline_at,
-           t.created_by, o.registered_by
-    from ending w
-    join tasks t on t.id = w.task_id
-    join tools o on o.id = w.tool_id
-    join tool_leases l on l.tool_id = o.id
-    returning work_id
+            where r.work_id = e.id),
+           e.version + 1, e.cancel_requested, e.assigned_at, e.started_at, e.deadline_at,
+           e.created_by, e.registered_by
+    from ending e
 ),
 reports_gone as (
-    delete from work_reports r using ending e where r.work_id = e.id
+    delete from work_reports where work_id = any(array(select id from ending))
 ),
 work_gone as (
-    delete from work w using ending e where w.id = e.id
+    delete from work where id = any(array(select id from ending))
 ),
 tasks_gone as (
-    delete from tasks t using ending e where t.id = e.task_id and e.ends_task
-    returning t.id
+    delete from tasks where id = any(array(select task_id from ending where ends_task))
 ),
 ended as (
     insert into ended_tasks (task_id, work_id)
@@ -109,14 +109,15 @@ tasks_back as (
         error = e.error, attempt = e.attempts, work_id = null, changed = pg_current_xact_id()
     from ending e
     where t.id = e.task_id and not e.ends_task
+      and t.id = any(array(select task_id from ending where not ends_task))
 ),
 tools_have_room as (
     update tools t
     set load = t.load - n.works, changed = pg_current_xact_id()
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
-    where t.id = n.tool_id
+    where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
 )
-select e.id, e.tool_id from ending e join archived on archived.work_id = e.id
+select id, tool_id from ending
 """)
 
 

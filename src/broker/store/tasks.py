@@ -54,14 +54,16 @@ TAKE_BACK_ENDED = text("""
 with ended as materialized (
     select e.task_id, a.work_id is not null as recorded
     from ended_tasks e
-    left join work_archive a on a.work_id = e.work_id
+    left join work_archive a
+      on a.work_id = e.work_id
+     and a.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
     where e.task_id = any(cast(:ids as text[]))
 ),
 forgotten as (
-    delete from ended_tasks e using ended where e.task_id = ended.task_id and not ended.recorded
+    delete from ended_tasks where task_id = any(array(select task_id from ended where not recorded))
 )
-delete from tasks t using ended where t.id = ended.task_id and ended.recorded
-returning t.id
+delete from tasks where id = any(array(select task_id from ended where recorded))
+returning id
 """)
 
 BY_IDS = text(f"""
@@ -97,7 +99,7 @@ locked as materialized (
 remarked as (
     update tasks t set remark = asked.remark, remark_at = now()
     from asked join locked on locked.id = asked.task_id
-    where t.id = asked.task_id and t.state <> 'assigned'
+    where t.id = asked.task_id and t.id = any(cast(:task_id as text[])) and t.state <> 'assigned'
 )
 select id from locked
 """)
@@ -163,7 +165,7 @@ async def page(session: AsyncSession, which: TaskFilter, *, limit: int, after: s
         await session.execute(
             LIST,
             {
-                "after": unseal(after, int, field="after") if after else -1,
+                "after": unseal(after, int, field="after") if after is not None else -1,
                 "state": which.state,
                 "needs": which.needs,
                 "older_than": which.older_than_seconds,

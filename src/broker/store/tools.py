@@ -39,7 +39,7 @@ on conflict (tool_id) do update set seen_at = excluded.seen_at, expires_at = exc
 BY_IDS = text(f"""
 select {rows.TOOL}
 from tools t
-join tool_leases l on l.tool_id = t.id
+join tool_leases l on l.tool_id = t.id and l.tool_id = any(cast(:ids as text[]))
 where t.id = any(cast(:ids as text[]))
 """)
 
@@ -82,7 +82,8 @@ with locked as materialized (
 update tool_leases l
 set seen_at = now(), expires_at = now() + make_interval(secs => t.lease_seconds)
 from locked, tools t
-where l.tool_id = locked.tool_id and t.id = locked.tool_id
+where l.tool_id = locked.tool_id and l.tool_id = any(cast(:ids as text[]))
+  and t.id = locked.tool_id and t.id = any(cast(:ids as text[]))
 returning l.tool_id, l.expires_at
 """)
 
@@ -144,7 +145,11 @@ async def by_ids(session: AsyncSession, ids: Sequence[str]) -> list[Tool]:
 
 async def page(session: AsyncSession, *, state: str | None, limit: int, after: str | None) -> ToolPage:
     """Some of the tools, in the order of their ids."""
-    values = {"after": unseal(after, str, field="after") if after else "", "state": state, "limit": limit + 1}
+    values = {
+        "after": unseal(after, str, field="after") if after is not None else "",
+        "state": state,
+        "limit": limit + 1,
+    }
     found = (await session.execute(LIST, values)).all()
     items, onward = cut(found, limit, key=lambda row: row[0])
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)

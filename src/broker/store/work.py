@@ -23,7 +23,8 @@ from broker.store.pages import cut, unseal
 BY_IDS = text(f"""
 select {rows.WORK}
 from work w
-join tasks t on t.id = w.task_id
+join tasks t
+  on t.id = w.task_id and t.id = any(array(select task_id from work where id = any(cast(:ids as uuid[]))))
 where w.id = any(cast(:ids as uuid[]))
 """)
 
@@ -63,6 +64,7 @@ set state = 'running', started_at = now(), version = w.version + 1,
     deadline_at = now() + make_interval(secs => t.timeout_seconds)
 from tasks t
 where w.id = any(cast(:ids as uuid[])) and w.state = 'assigned' and t.id = w.task_id
+  and t.id = any(array(select task_id from work where id = any(cast(:ids as uuid[]))))
 """)
 
 REPORT = text("""
@@ -93,7 +95,8 @@ told as (
         deadline_at = case when w.state = 'running' then w.deadline_at
                            else now() + make_interval(secs => t.timeout_seconds) end
     from latest, tasks t
-    where w.id = latest.work_id and t.id = w.task_id
+    where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and t.id = w.task_id
+      and t.id = any(array(select task_id from work where id = any(cast(:work_id as uuid[]))))
 )
 select asked.id, written.id is not null as created
 from asked
@@ -188,7 +191,7 @@ async def assigned_to(session: AsyncSession, tool_ids: Sequence[str]) -> list[li
 
 async def page(session: AsyncSession, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
     """Some of the work under way, in the order of its assignment."""
-    begin = unseal(after, UUID, field="after") if after else _FIRST
+    begin = unseal(after, UUID, field="after") if after is not None else _FIRST
     values = which._asdict() | {"after": begin, "limit": limit + 1}
     found = (await session.execute(LIST, values)).all()
     items, onward = cut(found, limit, key=lambda row: row[0])
@@ -208,7 +211,7 @@ async def reports(
     session: AsyncSession, work_id: UUID, *, limit: int, after: str | None
 ) -> ReportPage | None:
     """Some of the reports on work, under way or ended, in order; None where there is no such work."""
-    begin = unseal(after, int, field="after") if after else 0
+    begin = unseal(after, int, field="after") if after is not None else 0
     found: Sequence[Report]
     if await by_ids(session, [work_id]):
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
