@@ -163,12 +163,12 @@ async def test_tools_and_assigners_outlive_a_restart_of_the_broker(database: str
         def work(work: Work) -> str:
             return "done"
 
-        async with at_work(tool.work, Assigner(url=first.url).assign):
-            async with AsyncBroker(first.url) as submitter:
+        assigner = Assigner(url=first.url)
+        async with at_work(tool.work, assigner.assign), AsyncBroker(first.url) as submitter:
+            assert await (await submitter.submit({})).result(timeout=20) == "done"
+            await first.stop()
+            async with a_broker(Settings(database_url=database), port=port):
                 assert await (await submitter.submit({})).result(timeout=20) == "done"
-                await first.stop()
-                async with a_broker(Settings(database_url=database), port=port):
-                    assert await (await submitter.submit({})).result(timeout=20) == "done"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ async def test_sigterm_answers_a_thousand_parked_polls_and_is_gone_within_two_se
             )
             kept = await sql.fetchval(
                 "select count(*) from pg_stat_activity"
-                " where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+                " and backend_type = 'client backend'"
             )
         assert holding == 0, "a parked poll is in the middle of a statement or a transaction"
         assert kept <= 10, "parked polls keep connections"

@@ -9,7 +9,6 @@ import contextlib
 
 import structlog
 
-from broker.errors import BrokerError
 from broker.store import Store, due
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
@@ -50,8 +49,8 @@ class Upkeep:
             while True:
                 try:
                     seconds = await self._round()
-                except BrokerError as error:
-                    log.warning("upkeep has to wait", error=str(error))
+                except Exception as error:  # noqa: BLE001 - whatever it is, time goes on
+                    log.warning("upkeep has to wait", error=repr(error))
                     seconds = _RETRY_SECONDS
                 await waiter.wait(seconds)
 
