@@ -14,7 +14,8 @@ from broker.api.archive import Archive
 from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
 from broker.api.health import Health
-from broker.api.service import Service, refuse_unknown_parameters
+from broker.api.parameters import refuse_unknown_parameters
+from broker.api.service import Service
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work

@@ -6,7 +6,8 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from broker.api.service import After, IdFilter, Limit, Service, time_parameter, work_id_of
+from broker.api.parameters import After, IdFilter, Limit, time_parameter, work_id_of
+from broker.api.service import Service
 from broker.errors import WorkNotFound
 from broker.schemas import ArchivePage, ArchiveRecord, Outcome
 from broker.store import archive

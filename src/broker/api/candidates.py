@@ -6,7 +6,9 @@ from litestar import Controller, Request, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from broker.api.service import Service, Wait, park
+from broker.api.parameters import Wait
+from broker.api.service import Service
+from broker.api.waiting import park
 from broker.schemas import Candidates as Page
 from broker.store import candidates
 from broker.wake.listener import CANDIDATES

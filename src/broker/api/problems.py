@@ -15,7 +15,7 @@ from litestar.exceptions import (
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 from msgspec import UNSET
 
-from broker.api.service import parameters
+from broker.api.parameters import parameters
 from broker.errors import (
     BadRequest,
     BrokerError,

@@ -7,7 +7,9 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
-from broker.api.service import After, Limit, Service, Wait, also, id_of, json_parameter, park
+from broker.api.parameters import After, Limit, Wait, also, id_of, json_parameter
+from broker.api.service import Service
+from broker.api.waiting import park
 from broker.errors import TaskNotFound
 from broker.schemas import (
     LiveTaskState,

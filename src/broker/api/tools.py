@@ -9,7 +9,9 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from msgspec.structs import asdict
 
-from broker.api.service import After, Limit, Service, Wait, also, id_of, next_work
+from broker.api.parameters import After, Limit, Wait, also, id_of
+from broker.api.service import Service
+from broker.api.waiting import next_work
 from broker.errors import ToolBusy, ToolNotFound
 from broker.schemas import (
     Heartbeat,

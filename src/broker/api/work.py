@@ -8,7 +8,9 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 
-from broker.api.service import After, IdFilter, Limit, Service, Wait, also, next_work, park, work_id_of
+from broker.api.parameters import After, IdFilter, Limit, Wait, also, work_id_of
+from broker.api.service import Service
+from broker.api.waiting import next_work, park
 from broker.errors import (
     BrokerError,
     TaskNotFound,

@@ -1,0 +1,120 @@
+"""What comes in the path and the query, and how it is read."""
+
+import re
+from datetime import UTC, datetime
+from functools import cache
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from litestar import Request
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import QueryParameter
+
+from broker.api import limits
+from broker.errors import NotFound, ValidationFailed, WorkNotFound
+from broker.schemas import ID_PATTERN, FieldError, Time
+from broker.settings import Settings
+
+MAX_WAIT_SECONDS = 60.0
+
+_ID = re.compile(ID_PATTERN)
+
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most items to answer.")]
+After = Annotated[str | None, QueryParameter(description="The last answer's `next`, to go on from there.")]
+Wait = Annotated[
+    float | None,
+    QueryParameter(
+        ge=0,
+        le=MAX_WAIT_SECONDS,
+        description="Wait up to this many seconds for something to say. `Prefer: wait=N` means the same.",
+    ),
+]
+IdFilter = Annotated[str | None, QueryParameter(pattern=ID_PATTERN)]
+
+
+def also(answer: type | None, description: str) -> ResponseSpec:
+    """A second answer of a call, for its description."""
+    return ResponseSpec(answer, description=description, generate_examples=False)
+
+
+def work_id_of(text: str) -> UUID:
+    """A work's id from the path; what is no UUID is nobody's.
+
+    Raises:
+        WorkNotFound: It is no UUID.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise WorkNotFound from None
+
+
+def id_of(text: str, otherwise: type[NotFound]) -> str:
+    """A task's or tool's id from the path; what cannot be an id is nobody's.
+
+    Raises:
+        NotFound: It cannot be an id; of the kind in `otherwise`.
+    """
+    if _ID.match(text) is None:
+        raise otherwise
+    return text
+
+
+def json_parameter(text: str | None, field: str, settings: Settings) -> str | None:
+    """A JSON value from the query.
+
+    Raises:
+        ValidationFailed: It is not JSON that PostgreSQL can hold.
+    """
+    if text is None:
+        return None
+    not_json = ValidationFailed([FieldError(field=field, message="is not JSON in UTF-8")])
+    if "\ufffd" in text:  # what an address turns into that is not UTF-8
+        raise not_json
+    try:
+        value = msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise not_json from None
+    if problem := limits.json_problem(bytes(value), settings, matched=True):
+        raise ValidationFailed([FieldError(field=field, message=problem)])
+    return text
+
+
+def time_parameter(text: str | None, field: str) -> datetime | None:
+    """A time from the query.
+
+    Raises:
+        ValidationFailed: It is no time, or has no offset.
+    """
+    if text is None:
+        return None
+    try:
+        # A plus sign that was not escaped arrives as a space.
+        return msgspec.convert(text.replace(" ", "+"), Time).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        message = "is no time with an offset (RFC 3339), such as 2026-07-02T09:30:00Z"
+        raise ValidationFailed([FieldError(field=field, message=message)]) from None
+
+
+async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
+    """A misspelt `?wiat=30` is an error, not ignored.
+
+    Raises:
+        ValidationFailed: The query has a parameter that the handler does not take.
+    """
+    if not request.url.query:
+        return
+    unknown = request.query_params.keys() - parameters(request.route_handler).values()
+    if unknown:
+        raise ValidationFailed(
+            [FieldError(field=name, message="is no parameter of this call") for name in unknown]
+        )
+
+
+@cache
+def parameters(handler: BaseRouteHandler) -> dict[str, str]:
+    """What a handler takes: for the name of each argument what the query calls it."""
+    fields = handler.parsed_fn_signature.parameters
+    return {name: getattr(field.kwarg_definition, "name", None) or name for name, field in fields.items()}

@@ -1,0 +1,69 @@
+"""Requests that wait: how long, for what, and until their client is gone."""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from litestar import Request
+
+from broker.api.parameters import MAX_WAIT_SECONDS
+from broker.api.service import Service
+from broker.schemas import Work
+from broker.store import work
+from broker.wake.listener import TOOL
+
+Answer = TypeVar("Answer")
+
+
+async def park(
+    request: Request[Any, Any, Any],
+    service: Service,
+    look: Callable[[], Awaitable[Answer]],
+    *,
+    until: Callable[[Answer], bool],
+    wait: float | None,
+    topic: str,
+    key: str = "",
+) -> Answer:
+    """Answer as soon as there is something to say, else when the time is up; see `LongPoll.wait`."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    seconds = wait_seconds(request, wait)
+    return await service.poll.wait(look, until=until, seconds=seconds, topic=topic, key=key, gone=gone)
+
+
+async def next_work(
+    request: Request[Any, Any, Any], service: Service, tool_id: str, wait: float | None
+) -> list[Work] | None:
+    """The work that a tool has not started yet, as soon as there is some; None: there is no such tool."""
+
+    async def look() -> list[Work] | None:
+        return await service.store.one(work.assigned_to, tool_id)
+
+    def some(found: list[Work] | None) -> bool:
+        return found is None or bool(found)
+
+    return await park(request, service, look, until=some, wait=wait, topic=TOOL, key=tool_id)
+
+
+def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:
+    """How long a request may wait: `?wait=`, else `Prefer: wait=` (RFC 7240) cut to the range."""
+    if wait is not None:
+        return wait
+    for preference in request.headers.get("prefer", "").split(","):
+        name, _, value = preference.partition("=")
+        if name.strip().lower() == "wait":
+            return _cut(value.split(";")[0].strip(' "'))
+    return 0.0
+
+
+def _cut(seconds: str) -> float:
+    """A preferred wait, cut to the range; one that means nothing is none."""
+    try:
+        wanted = float(seconds)
+    except ValueError:
+        return 0.0
+    return min(max(wanted, 0.0), MAX_WAIT_SECONDS) if math.isfinite(wanted) else 0.0
