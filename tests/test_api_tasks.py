@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import httpx
 import pytest
 
@@ -222,23 +221,6 @@ async def test_ten_thousand_tasks_fit_in_a_batch(http: httpx.AsyncClient) -> Non
     assert answer.status_code == 200
     assert ids(found) == [f"t{n}" for n in range(10_000)]
     assert {item["status"] for item in found} == {"created"}
-
-
-async def test_batches_stay_quick_when_the_statistics_say_that_the_tables_are_empty(
-    http: httpx.AsyncClient, sql: asyncpg.Connection
-) -> None:
-    for n in range(30):
-        await completed(http, (await started(http, f"w{n}")).work)
-    await sql.execute("analyze")  # what autovacuum does with a queue that has run dry
-    items = [{"id": f"x{n}", "needs": 0} for n in range(4000)]
-    pairs = [{"task_id": item["id"], "tool_id": "t"} for item in items]
-    await add_tool(http, capacity=4000)
-    async with asyncio.timeout(4):
-        await http.post("/v1/tasks/batch", json={"items": items})
-        made = (await http.post("/v1/work/batch", json={"items": pairs})).json()["items"]
-        ends = [{"work_id": item["work_id"], "outcome": "succeeded"} for item in made[:1000]]
-        await http.post("/v1/work/complete", json={"items": ends})
-    assert (await get(http, "/v1/tools/t"))["load"] == 3000
 
 
 async def test_batches_that_share_ids_create_each_task_once(http: httpx.AsyncClient) -> None:

@@ -1,0 +1,87 @@
+"""Plans: a set costs what its rows cost, also with statistics of a time when the queue had run dry."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+from msgspec import Raw
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from broker.schemas import Pair
+from broker.store import Store, assignment, completion, tasks
+from broker.store.engine import _PLAN_FOR_MANY
+from tests import store_helpers as steps
+
+MANY = 1_000
+IDS = [f"x{number}" for number in range(MANY)]
+
+
+@pytest.fixture
+async def run_dry(store: Store, sql: asyncpg.Connection) -> Store:
+    """A queue that had some rows, was emptied, and looked at by autovacuum just then."""
+    await steps.register(store, "t", capacity=MANY)
+    for number in range(30):
+        made = await steps.some_work(store, f"w{number}", "t")
+        await steps.complete(store, made.id)
+    await sql.execute("analyze")
+    await store.many(tasks.submit, [steps.new_task(id_) for id_ in IDS])
+    return store
+
+
+async def test_submitting_many_compares_not_all_with_all(run_dry: Store) -> None:
+    values: dict[str, Any] = {
+        "id": [f"y{number}" for number in range(MANY)],
+        "needs": ["1"] * MANY,
+        "payload": ["null"] * MANY,
+        "priority": [0] * MANY,
+        "not_before": [None] * MANY,
+        "timeout_seconds": [None] * MANY,
+        "max_attempts": [3] * MANY,
+        "retry_backoff_seconds": [1.0] * MANY,
+    }
+    assert await thrown_away(run_dry, tasks.SUBMIT, values) < MANY
+
+
+async def test_assigning_many_compares_not_all_with_all(run_dry: Store) -> None:
+    values = {"task_ids": IDS, "tool_ids": ["t"] * MANY}
+    assert await thrown_away(run_dry, assignment.ASSIGN, values) < MANY
+
+
+async def test_ending_many_compares_not_all_with_all(run_dry: Store) -> None:
+    pairs = [Pair(task_id=id_, tool_id="t") for id_ in IDS]
+    works = [assigned.work for assigned in await run_dry.many(assignment.assign, pairs)]
+    values: dict[str, Any] = {
+        "work_id": [work.id for work in works if work],
+        "outcome": ["succeeded"] * MANY,
+        "result": ["1"] * MANY,
+        "error": [None] * MANY,
+        "retry": [True] * MANY,
+    }
+    ids = {"ids": values["work_id"], "task_ids": []}
+    assert await thrown_away(run_dry, completion.LOCK, ids) < MANY
+    assert await thrown_away(run_dry, completion.END, values) < MANY
+
+
+async def thrown_away(store: Store, statement: TextClause, values: dict[str, Any]) -> int:
+    """How many rows, and pairs of rows, a statement looks at in vain; nothing of what it does stays."""
+    async with store.engine.connect() as connection, AsyncSession(connection) as session:
+        await session.execute(_PLAN_FOR_MANY)
+        explained = text(f"explain (analyze, format json) {statement.text}")
+        [plan] = (await session.execute(explained, values)).scalars()
+        await session.rollback()
+    return sum(_removed(json.loads(bytes(plan) if isinstance(plan, Raw) else plan)))
+
+
+def _removed(node: Any) -> Iterator[int]:
+    if isinstance(node, list):
+        for each in node:
+            yield from _removed(each)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key.startswith("Rows Removed by"):
+                yield value * node.get("Actual Loops", 1)
+            else:
+                yield from _removed(value)
