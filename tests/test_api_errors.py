@@ -35,7 +35,7 @@ CODES = {
 }  # fmt: skip
 LEAKS = re.compile(
     r"traceback|\bselect\b.+\bfrom\b|insert into|update \w+ set|\$\d\b|asyncpg|sqlalchemy|litestar"
-    r"|msgspec|\.py\b|/src/|/work/main|site-packages|psycopg|0x[0-9a-f]{6,}|<class",
+    r"|msgspec|\.py\b|/src/|site-packages|psycopg|0x[0-9a-f]{6,}|<class",
     re.IGNORECASE,
 )
 
