@@ -14,7 +14,7 @@ from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.waiters import Waiters
 from tests import store_helpers as steps
-from tests.conftest import Serve
+from tests.conftest import Serve, with_database
 
 # Longer than any test has patience for: who is answered sooner was woken.
 LONG = 60.0
@@ -317,7 +317,7 @@ async def test_a_lost_listener_connects_again_and_everyone_looks_again(
 
 
 async def test_a_listener_that_finds_no_database_tries_again(waiters: Waiters, postgres: str) -> None:
-    listener = Listener(waiters, libpq_url(postgres).replace("/broker?", "/nowhere?"))
+    listener = Listener(waiters, libpq_url(with_database(postgres, "nowhere")))
     await listener.start()
     try:
         with pytest.raises(TimeoutError):
