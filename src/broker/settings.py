@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,6 +32,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_text_chars: The longest text (message, error, remark).
         fallback_seconds: How long a parked request waits at most before it looks again by itself;
             jitter takes up to half of it off.
+        log_level: The least that is logged: debug, info, warning or error.
         shutdown_seconds: How long the server gives writes under way when it is told to stop.
     """
 
@@ -44,6 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_match_bytes: Annotated[int, Meta(ge=16)] = 64 * 2**10
     max_text_chars: Annotated[int, Meta(ge=16)] = 10_000
     fallback_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_seconds: Annotated[int, Meta(ge=0, le=60)] = 1
 
     def __post_init__(self) -> None:

@@ -35,11 +35,11 @@ def serve(host: str, port: int) -> None:
     the schema up to date by itself. Stop it with Ctrl-C or SIGTERM: whoever waits is answered, what is being
     written is finished.
     """
-    logs.configure()
     # Until the server takes over: told to stop, stop the database as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = Settings.from_environment()
+        logs.configure(settings.log_level)
         _only_on_this_machine(host)
         with database(settings) as ready:
             create_server(ready, host=host, port=port).run()

@@ -14,18 +14,19 @@ _STYLES = {"submitted": "dim", "assigned": "yellow", "running": "cyan", "succeed
 
 def progress(steps: Iterable[Step]) -> Table:
     """Every task: what is to be done, who does it, how far it is."""
-    table = Table(box=None, padding=(0, 1))
-    for heading in ("instrument", "image", "analysis", "tool", "state", "progress", "last report"):
+    table = Table(box=None, padding=(0, 1), expand=True)
+    for heading in ("image", "analysis", "tool", "state", "progress"):
         table.add_column(heading, no_wrap=True)
+    # What does not fit is cut off here, and nowhere else.
+    table.add_column("last report", no_wrap=True, ratio=1)
     for step in steps:
         done = 1.0 if step.state == "succeeded" else step.progress or 0.0
         table.add_row(
-            step.picture.instrument,
             step.picture.file,
             step.picture.needs["analysis"],
             step.tool or "",
             Text(step.state, style=_STYLES.get(step.state, "red")),
-            ProgressBar(total=1, completed=done, width=16),
+            ProgressBar(total=1, completed=done, width=10),
             step.message or "",
         )
     return table
