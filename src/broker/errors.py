@@ -19,6 +19,7 @@ BrokerError
 ├── PayloadTooLarge             413
 ├── UnsupportedMediaType        415
 └── Unavailable                 503, with Retry-After
+    └── Overloaded
 """
 
 from collections.abc import Sequence
@@ -179,3 +180,7 @@ class Unavailable(BrokerError):
     code = "unavailable"
     title = "Service unavailable"
     retry_after_seconds = 1
+
+
+class Overloaded(Unavailable):
+    """More requests wait for the database than it can soon answer; send this one again."""

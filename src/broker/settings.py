@@ -26,6 +26,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         data_dir: Where the embedded Postgres keeps its data; else /var/lib/broker for root, and for others
             broker under XDG_DATA_HOME or ~/.local/share.
         pool_size: Database connections for requests, in one process.
+        group_commit: Whether requests that come at the same time share a transaction; else each has one of
+            its own, which `broker bench` compares with.
         max_body_bytes: The largest request body.
         max_depth: How deep a JSON value may nest; the value itself counts.
         max_match_bytes: The largest `needs` or `skills`, each.
@@ -40,6 +42,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     listen_url: str | None = None
     data_dir: Path | None = None
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 8
+    group_commit: bool = True
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 2**20)] = 32 * 2**20
     max_depth: Annotated[int, Meta(ge=1, le=900)] = 200
     max_match_bytes: Annotated[int, Meta(ge=16)] = 64 * 2**10

@@ -43,7 +43,7 @@ class Tasks(Controller):
     @post(responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")})
     async def submit(self, data: JSONBody[NewTask], service: NamedDependency[Service]) -> Response[Task]:
         """Submit a task. One whose id is known already, live or archived, is answered as it is: 200."""
-        submitted = await service.store.one(tasks.submit, data)
+        submitted = await service.store.one(tasks.submit, data, size=len(data.needs) + len(data.payload))
         status = HTTP_201_CREATED if submitted.created else HTTP_200_OK
         return Response(submitted.task, status_code=status)
 

@@ -149,7 +149,7 @@ class Work(Controller):
     ) -> Response[Reported]:
         """Report progress. The same `id` again is not written twice: 200."""
         id_ = work_id_of(work_id)
-        taken = await service.store.one(work.report, work.ReportOf(id_, data))
+        taken = await service.store.one(work.report, work.ReportOf(id_, data), size=len(data.data))
         if taken is None:
             raise await _no_longer(service, id_)
         answer = Reported(
@@ -186,7 +186,7 @@ class Work(Controller):
         """
         id_ = work_id_of(work_id)
         ending = completion.Ending(id_, data.outcome, data.result, data.error, data.retry)
-        ended = await service.store.one(completion.complete, ending)
+        ended = await service.store.one(completion.complete, ending, size=len(data.result))
         if (record := ended.record) is None:
             raise WorkNotFound
         if ended.status == "other":

@@ -47,7 +47,7 @@ async def delete(session: AsyncSession, deletions: Sequence[Deletion]) -> list[D
         For each `deleted` (an ended one, too), `asked` where its tool is asked to stop, or `unknown`.
 
     Raises:
-        BeginAgain: A task got work between the look and the lock, and work comes first in the order of locks.
+        BeginAgain: A task got work behind our back, and work comes first in the order of locks.
     """
     wanted = {deletion.id: deletion.force for deletion in reversed(deletions)}
     ids = list(wanted)
@@ -73,6 +73,9 @@ async def delete(session: AsyncSession, deletions: Sequence[Deletion]) -> list[D
         await completion.end(session, list(stopped.values()))
     idle = [id_ for id_, (work_id, _) in states.items() if not work_id]
     gone = await archive.record_deleted(session, idle) if idle else set()
+    if len(gone) < len(idle):
+        # Submitted after the lock and assigned before it could be deleted.
+        raise BeginAgain
     unknown = [id_ for id_ in ids if id_ not in states]
     ended = await archive.has_ended(session, unknown) if unknown else set()
 

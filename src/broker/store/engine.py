@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Concatenate, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 from msgspec import Raw
@@ -12,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from broker.errors import BadRequest, Unavailable
+from broker.store.group_commit import GroupCommit
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -59,9 +61,10 @@ class Store:
     Args:
         url: Where it is; `postgresql://` and `postgresql+asyncpg://` mean the same here.
         pool_size: How many connections to keep at most.
+        group_commit: Whether single items share transactions; else each has one of its own.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, group_commit: bool = True) -> None:
         self.engine = create_async_engine(
             async_url(url),
             pool_size=pool_size,
@@ -72,6 +75,8 @@ class Store:
             connect_args={"timeout": 5, "server_settings": _CONNECTION},
         )
         self._session = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._group_commit = group_commit
+        self._groups: dict[Step[Any, Any], GroupCommit[Any, Any]] = {}
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -87,10 +92,29 @@ class Store:
         except (SQLAlchemyError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
             raise _in_our_words(error) from error
 
-    async def one(self, step: Step[Item, Answer], item: Item) -> Answer:
-        """Take a step with one item, and its answer once that is committed."""
-        [answer] = await self.many(step, [item])
-        return answer
+    async def one(self, step: Step[Item, Answer], item: Item, *, size: int = 0) -> Answer:
+        """Take a step with one item, and its answer once that is committed.
+
+        Items that come at the same time share a transaction; one that fails, fails alone.
+
+        Args:
+            step: The step.
+            item: The item.
+            size: About how many bytes it has, where that is worth mentioning.
+
+        Raises:
+            Overloaded: Too much waits for this step already.
+            Unavailable: The database did not answer.
+            BadRequest: PostgreSQL refuses a value.
+        """
+        if not self._group_commit:
+            [answer] = await self.many(step, [item])
+            return answer
+        group = self._groups.get(step)
+        if group is None:
+            group = self._groups[step] = GroupCommit(partial(self.many, step))
+        shared: Answer = await group.call(item, size)
+        return shared
 
     async def many(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
         """Take a step with many items in one transaction; the answers are in their order."""
@@ -120,7 +144,9 @@ class Store:
             return await do(session, *args, **kwargs)
 
     async def close(self) -> None:
-        """Let go of every connection."""
+        """Give up what is under way, and let go of every connection."""
+        for group in self._groups.values():
+            await group.close()
         await self.engine.dispose()
 
 

@@ -6,7 +6,8 @@ from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
+from msgspec.structs import asdict
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -125,17 +126,26 @@ def hashed(token: str) -> bytes:
 async def register(session: AsyncSession, new: Sequence[Registration]) -> list[Registered]:
     """Enter tools; one that is there already is updated, its old token void.
 
-    The ids in one call differ.
+    Of several with the same id the last one is entered: only its token is good.
     """
-    tokens = [hashed(registration.token) for registration in new]
-    values = rows.columns((registration.tool for registration in new), "id", "capacity", "lease_seconds")
-    values["skills"] = [rows.given(registration.tool.skills) for registration in new]
-    values["token_hash"] = tokens
+    # What registers without an id is known by its token until it has one.
+    last = {registration.tool.id or registration.token: registration for registration in new}
+    tokens = {key: hashed(registration.token) for key, registration in last.items()}
+    values = rows.columns((each.tool for each in last.values()), "id", "capacity", "lease_seconds")
+    values["skills"] = [rows.given(each.tool.skills) for each in last.values()]
+    values["token_hash"] = list(tokens.values())
     entered = {row[1]: (row[0], row[2]) for row in await session.execute(REGISTER, values)}
-    ids = [entered[token][0] for token in tokens]
+    ids = [id_ for id_, _ in entered.values()]
     await session.execute(BEGIN_LEASES, {"ids": ids})
     known = {tool.id: tool for tool in await by_ids(session, ids)}
-    return [Registered(known[entered[token][0]], entered[token][1]) for token in tokens]
+
+    made: set[str] = set()
+    answers = []
+    for registration in new:
+        id_, created = entered[tokens[registration.tool.id or registration.token]]
+        answers.append(Registered(known[id_], created and id_ not in made))
+        made.add(id_)
+    return answers
 
 
 async def by_ids(session: AsyncSession, ids: Sequence[str]) -> list[Tool]:
@@ -156,22 +166,19 @@ async def page(session: AsyncSession, *, state: str | None, limit: int, after: s
 
 
 async def change(session: AsyncSession, changes: Sequence[Change]) -> list[Tool | None]:
-    """Change tools; for each the tool as it is now, None where there is none. The ids differ."""
-
-    def of(name: str) -> list[object]:
-        values = [getattr(change.change, name) for change in changes]
-        return [None if value is UNSET else value for value in values]
-
-    ids = [change.id for change in changes]
-    skills = [
-        None if change.change.skills is UNSET else rows.given(change.change.skills) for change in changes
-    ]
-    values = {"id": ids, "skills": skills} | {
-        name: of(name) for name in ("capacity", "lease_seconds", "draining")
-    }
+    """Change tools, one change after the other; for each the tool as it is then, None where there is none."""
+    merged: defaultdict[str, dict[str, object]] = defaultdict(dict)
+    for id_, changed in changes:
+        given = {name: value for name, value in asdict(changed).items() if value is not UNSET}
+        if isinstance(skills := given.get("skills"), Raw):
+            given["skills"] = rows.given(skills)
+        merged[id_].update(given)
+    values: dict[str, list[object]] = {"id": list(merged)}
+    for name in ("skills", "capacity", "lease_seconds", "draining"):
+        values[name] = [given.get(name) for given in merged.values()]
     await session.execute(CHANGE, values)
-    known = {tool.id: tool for tool in await by_ids(session, ids)}
-    return [known.get(id_) for id_ in ids]
+    known = {tool.id: tool for tool in await by_ids(session, list(merged))}
+    return [known.get(change.id) for change in changes]
 
 
 async def delete(session: AsyncSession, ids: Sequence[str]) -> list[str]:

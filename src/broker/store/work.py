@@ -98,7 +98,9 @@ told as (
     where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and t.id = w.task_id
       and t.id = any(array(select task_id from work where id = any(cast(:work_id as uuid[]))))
 )
-select asked.id, written.id is not null as created
+select asked.id,
+       written.id is not null
+       and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created
 from asked
 left join written on written.work_id = asked.work_id and written.id = asked.id
 order by asked.place

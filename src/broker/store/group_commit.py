@@ -1,0 +1,125 @@
+"""Group commit: calls of one step that come while a transaction is under way share the next one.
+
+Nobody waits on purpose: a call that finds nothing under way begins at once, alone. The more calls come,
+the more of them share a statement, a flush to disk and a notification, so that a transaction costs each of
+them less the more there are. Calls are taken in the order in which they came.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from broker.errors import Overloaded, Unavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+# Two, so that one is prepared and answered while the other is at the database.
+_UNDER_WAY = 2
+# What shares a transaction: beyond this many items it grows no cheaper for each, and it must fit in memory.
+_LARGEST_SET = 500
+_LARGEST_BYTES = 4 * 2**20
+# What waits: more than this could not be answered within some seconds.
+_MOST_WAITING = 10_000
+_MOST_WAITING_BYTES = 64 * 2**20
+
+
+class _Call(NamedTuple, Generic[Item, Answer]):
+    item: Item
+    size: int
+    future: "asyncio.Future[Answer]"
+
+    def answer(self, answer: Answer) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class GroupCommit(Generic[Item, Answer]):
+    """The calls of one step, in sets.
+
+    Args:
+        take: Takes the step with a set of items in one transaction, and answers for each, in order.
+    """
+
+    def __init__(self, take: Callable[[Sequence[Item]], Awaitable[list[Answer]]]) -> None:
+        self._take = take
+        self._waiting: deque[_Call[Item, Answer]] = deque()
+        self._waiting_bytes = 0
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def call(self, item: Item, size: int) -> Answer:
+        """Take the step with one item, and its answer once that is committed.
+
+        A caller that is cancelled before its set begins takes its item back; later the item is written,
+        and nobody hears the answer.
+
+        Args:
+            item: The item.
+            size: About how many bytes it has, beside the few hundred that each has.
+
+        Raises:
+            Overloaded: Too much waits already.
+            Unavailable: The database did not answer.
+        """
+        if len(self._waiting) >= _MOST_WAITING or self._waiting_bytes > _MOST_WAITING_BYTES:
+            raise Overloaded
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Call(item, size, future))
+        self._waiting_bytes += size
+        if len(self._under_way) < _UNDER_WAY:
+            task = asyncio.create_task(self._work_off())
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        return await future
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _work_off(self) -> None:
+        while calls := self._next_set():
+            await self._settle(calls)
+
+    def _next_set(self) -> list[_Call[Item, Answer]]:
+        calls: list[_Call[Item, Answer]] = []
+        size = 0
+        while self._waiting and len(calls) < _LARGEST_SET:
+            if calls and size + self._waiting[0].size > _LARGEST_BYTES:
+                break
+            call = self._waiting.popleft()
+            self._waiting_bytes -= call.size
+            if not call.future.cancelled():
+                calls.append(call)
+                size += call.size
+        return calls
+
+    async def _settle(self, calls: Sequence[_Call[Item, Answer]]) -> None:
+        """Have each of the calls answered, or fail."""
+        try:
+            answers = await self._take([call.item for call in calls])
+            answered = list(zip(calls, answers, strict=True))
+        except Unavailable as error:
+            for call in calls:
+                call.fail(Unavailable(error.detail))
+        except Exception as error:  # noqa: BLE001 - it goes to whom it concerns
+            if len(calls) == 1:
+                calls[0].fail(error)
+                return
+            # Somebody's value is refused: halves are tried, until that one fails alone.
+            middle = len(calls) // 2
+            await self._settle(calls[:middle])
+            await self._settle(calls[middle:])
+        except asyncio.CancelledError:
+            for call in calls:
+                call.future.cancel()
+            raise
+        else:
+            for call, answer in answered:
+                call.answer(answer)
