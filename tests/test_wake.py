@@ -358,8 +358,9 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
 
     async def work_of(tool: str) -> list[Work] | None:
         async def look() -> list[Work] | None:
+            found = await store.one(work.assigned_to, tool)
             looks.append(tool)
-            return await store.one(work.assigned_to, tool)
+            return found
 
         return await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, key=tool)
 

@@ -36,9 +36,7 @@ def create_service(settings: Settings) -> Service:
     listener = Listener(waiters, libpq_url(settings.listen_url or settings.database_url))
     return Service(
         settings=settings,
-        store=Store(
-            settings.database_url, pool_size=settings.pool_size, group_commit=settings.group_commit
-        ),
+        store=Store(settings.database_url, pool_size=settings.pool_size, group_commit=settings.group_commit),
         waiters=waiters,
         listener=listener,
         poll=LongPoll(waiters, listener, fallback_seconds=settings.fallback_seconds),

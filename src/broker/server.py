@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
+from broker.api.lean import Lean
 from broker.api.service import Service
 from broker.app import create_app, create_service
 from broker.settings import Settings
@@ -74,7 +75,7 @@ def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 80
     """
     service = create_service(settings)
     config = uvicorn.Config(
-        create_app(service),
+        Lean(create_app(service), service),
         host=host,
         port=port,
         loop="uvloop",

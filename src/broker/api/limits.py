@@ -20,7 +20,11 @@ from broker.settings import Settings
 _MATCHED = ("needs", "skills")
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BIG_NUMBER = re.compile(rb"-?[0-9][0-9.]{1000,}|-?[0-9][0-9.]*[eE][+-]?[0-9]{3,}")
+# What a number out of range has: an exponent of three digits, or very many digits. Texts may have them, too.
+_LARGE_EXPONENT = re.compile(rb"[0-9]\.?[eE][+-]?[0-9]{3}")
+_MANY_DIGITS = 1_000
+_DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789." else ord(" ") for byte in range(256))
+_NUMBER = re.compile(rb"-?[0-9][0-9.]*+(?:[eE][+-]?(?P<exponent>[0-9]+))?")
 # Escapes and pairs that are in order are passed over, so what is left to match is alone.
 _SURROGATES = re.compile(
     rb"\\[^u]|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD](?P<alone>[89a-fA-F])", re.DOTALL
@@ -94,7 +98,7 @@ def json_problem(value: bytes, settings: Settings, *, matched: bool) -> str | No
         escapes = value.replace(b"\\\\", b"")
         if b"\\u0000" in escapes:
             return "holds \\u0000, which PostgreSQL cannot keep"
-    if _BIG_NUMBER.search(value) and not _numbers_fit(value):
+    if _may_hold_big_number(value) and not _numbers_fit(value):
         return "holds a number out of PostgreSQL's range"
     return None
 
@@ -110,11 +114,19 @@ def _depth(value: bytes) -> int:
     return max(accumulate(array("b", steps)), default=0)
 
 
+def _may_hold_big_number(value: bytes) -> bool:
+    if _LARGE_EXPONENT.search(value):
+        return True
+    return len(value) > _MANY_DIGITS and b"0" * _MANY_DIGITS in value.translate(_DIGITS_ONLY)
+
+
 def _numbers_fit(value: bytes) -> bool:
     in_all = 0
-    for found in _BIG_NUMBER.findall(_STRING.sub(b"", value)):
+    for found in _NUMBER.finditer(_STRING.sub(b"", value)):
+        if len(found["exponent"] or b"") < 3 and len(found[0]) < _MANY_DIGITS:
+            continue
         try:
-            number = Decimal(found.decode())
+            number = Decimal(found[0].decode())
         except InvalidOperation:  # out of Decimal's own range, which is larger
             return False
         before, after = number.adjusted() + 1, -int(number.as_tuple().exponent)

@@ -40,7 +40,7 @@ class Tasks(Controller):
     path = "/v1/tasks"
     tags = ("Tasks",)
 
-    @post(responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")})
+    @post(lean=True, responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")})
     async def submit(self, data: JSONBody[NewTask], service: NamedDependency[Service]) -> Response[Task]:
         """Submit a task. One whose id is known already, live or archived, is answered as it is: 200."""
         submitted = await service.store.one(tasks.submit, data, size=len(data.needs) + len(data.payload))

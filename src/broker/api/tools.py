@@ -81,7 +81,7 @@ class Tools(Controller):
             case "unknown":
                 raise ToolNotFound
 
-    @post("/{tool_id:str}/heartbeat", status_code=HTTP_200_OK)
+    @post("/{tool_id:str}/heartbeat", status_code=HTTP_200_OK, lean=True)
     async def heartbeat(
         self, tool_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> Heartbeat:
@@ -91,7 +91,7 @@ class Tools(Controller):
             raise ToolNotFound
         return heard
 
-    @get("/{tool_id:str}/work")
+    @get("/{tool_id:str}/work", lean=True)
     async def work(
         self,
         request: Request[Any, Any, Any],

@@ -80,7 +80,7 @@ class Work(Controller):
         which = work.WorkFilter(tool_id, task_id, in_state)
         return await service.store.run(work.page, which, limit=limit, after=after)
 
-    @post(tags=["The assigner"], responses={HTTP_200_OK: also(WorkItem, "The same pair again.")})
+    @post(tags=["The assigner"], responses={HTTP_200_OK: also(WorkItem, "The same pair again.")}, lean=True)
     async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[WorkItem]:
         """Give a task to a tool. The same pair again is answered with the same work: 200."""
         assigned = await service.store.one(assignment.assign, data)
@@ -133,7 +133,7 @@ class Work(Controller):
 
         return await park(request, service, look, until=moved, wait=wait, topic=WORK_CHANNEL, key=str(id_))
 
-    @post("/{work_id:str}/start", status_code=HTTP_200_OK)
+    @post("/{work_id:str}/start", status_code=HTTP_200_OK, lean=True)
     async def start(
         self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> WorkItem:
@@ -143,7 +143,9 @@ class Work(Controller):
             raise await _no_longer(service, work_id_of(work_id))
         return started
 
-    @post("/{work_id:str}/reports", responses={HTTP_200_OK: also(Reported, "The same report again.")})
+    @post(
+        "/{work_id:str}/reports", lean=True, responses={HTTP_200_OK: also(Reported, "The same report again.")}
+    )
     async def report(
         self, work_id: FromPath[str], data: JSONBody[NewReport], service: NamedDependency[Service]
     ) -> Response[Reported]:
@@ -171,7 +173,7 @@ class Work(Controller):
             raise WorkNotFound
         return page
 
-    @post("/{work_id:str}/complete", status_code=HTTP_200_OK)
+    @post("/{work_id:str}/complete", status_code=HTTP_200_OK, lean=True)
     async def complete(
         self,
         request: Request[Any, Any, Any],

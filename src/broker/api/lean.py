@@ -1,0 +1,171 @@
+"""The short way to the few handlers that are called all the time.
+
+Litestar resolves, validates and wraps every request anew; for a call whose work in the database is shared
+with others, that is most of what it costs. A handler marked `lean=True` is an ordinary one (it has its
+route, its guards and its place in OpenAPI), and a plain request for it is decoded, handed over and answered
+here. Whatever is not plain, an unusual header or an odd parameter, goes the long way through Litestar, to
+the same handler: so no rule and no error is told twice.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Response
+from litestar.enums import ScopeType
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute
+from litestar.status_codes import HTTP_200_OK, HTTP_500_INTERNAL_SERVER_ERROR
+from litestar.types import Guard, Receive, Scope, Send
+from msgspec import Struct
+
+from broker.api import problems
+from broker.api.body import BodyOrNothing, decode
+from broker.api.parameters import MAX_WAIT_SECONDS
+from broker.api.service import Service
+from broker.schemas import Request
+
+_JSON = b"application/json"
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_WAIT = re.compile(rb"wait=([0-9]{1,2}(?:\.[0-9]{1,9})?)")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class LeanRoute(Struct, frozen=True, kw_only=True):
+    """A marked handler, and what it is to be given.
+
+    Args:
+        path: Matches its paths; the groups are its path parameters.
+        handler: The handler.
+        guards: Who keeps it.
+        form: The request body that it takes; none: it takes no body.
+        takes: The names of its arguments.
+        status: The status of its answers, where they do not say.
+    """
+
+    path: "re.Pattern[str]"
+    handler: HTTPRouteHandler
+    guards: list[Guard]
+    form: type[Request] | None
+    takes: frozenset[str]
+    status: int
+
+
+class Lean:
+    """The application, with the short way in front.
+
+    Args:
+        app: The application.
+        service: What its handlers work with.
+    """
+
+    def __init__(self, app: Litestar, service: Service) -> None:
+        self.app = app
+        self._service = service
+        self._routes = _lean_routes(app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, by the short way if it can be."""
+        if scope["type"] == ScopeType.HTTP:
+            for route in self._routes.get(scope.get("method"), ()):
+                if found := route.path.fullmatch(scope["path"]):
+                    given = self._plainly_given(route, scope)
+                    if given is None:
+                        break
+                    await self._answer(route, given | found.groupdict(), scope, receive, send)
+                    return
+        await self.app(scope, receive, send)
+
+    def _plainly_given(self, route: LeanRoute, scope: Scope) -> dict[str, Any] | None:
+        """The arguments that the query gives; None where the request is no plain one."""
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                if value != _JSON:
+                    return None
+            elif name == b"content-length":
+                if not value.isdigit() or int(value) > self._service.settings.max_body_bytes:
+                    return None
+            elif name in (b"transfer-encoding", b"prefer"):
+                return None
+        query = scope["query_string"]
+        if not query:
+            return {}
+        wait = _WAIT.fullmatch(query)
+        if wait is None or "wait" not in route.takes or (seconds := float(wait[1])) > MAX_WAIT_SECONDS:
+            return None
+        return {"wait": seconds}
+
+    async def _answer(
+        self, route: LeanRoute, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            for guard in route.guards:
+                if (checked := guard(BodyOrNothing(scope, receive, send), route.handler)) is not None:
+                    await checked
+            if route.form is not None:
+                if (body := await _body(receive)) is None:
+                    return
+                given["data"] = decode(body or b"{}", route.form, self._service.settings)
+            if "service" in route.takes:
+                given["service"] = self._service
+            if "request" in route.takes:
+                given["request"] = BodyOrNothing(scope, receive, send)
+            call: Callable[..., Awaitable[Any]] = route.handler.fn
+            answer = await call(**given)
+            status = route.status
+            if isinstance(answer, Response):
+                status = answer.status_code or status
+                answer = answer.content
+            await _send(send, status, _JSON, _encode(answer), [])
+        except Exception as error:  # noqa: BLE001 - Litestar would have it handled just so
+            problem = problems.answer(BodyOrNothing(scope, receive, send), error)
+            status = problem.status_code or HTTP_500_INTERNAL_SERVER_ERROR
+            headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+            await _send(send, status, problems.MEDIA_TYPE.encode(), problem.content, headers)
+
+
+def _lean_routes(app: Litestar) -> dict[str, list[LeanRoute]]:
+    """The marked handlers by their method."""
+    found: dict[str, list[LeanRoute]] = {}
+    for route in app.routes:
+        if not isinstance(route, HTTPRoute):
+            continue
+        pattern = re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", route.path_format))
+        for handler in route.route_handlers:
+            if not handler.opt.get("lean"):
+                continue
+            takes = handler.parsed_fn_signature.parameters
+            lean = LeanRoute(
+                path=pattern,
+                handler=handler,
+                guards=list(handler.resolve_guards()),
+                form=takes["data"].annotation if "data" in takes else None,
+                takes=frozenset(takes),
+                status=handler.status_code or HTTP_200_OK,
+            )
+            for method in handler.http_methods:
+                found.setdefault(method, []).append(lean)
+    return found
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None where the client went before it had sent it."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message["body"])
+        if not message["more_body"]:
+            return b"".join(parts)
+
+
+async def _send(
+    send: Send, status: int, media_type: bytes, body: bytes, headers: list[tuple[bytes, bytes]]
+) -> None:
+    length = str(len(body)).encode()
+    headers = [(b"content-type", media_type), (b"content-length", length), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
