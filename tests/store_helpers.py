@@ -15,6 +15,7 @@ from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Out
 from broker.store import Store, archive, assignment, completion, deletion, tasks, tools, work
 from broker.store.completion import Ending
 from broker.store.engine import Answer, BeginAgain, Item, Step, libpq_url
+from broker.wake.waiters import Waiters
 from tests.conftest import Running
 
 PATIENCE_SECONDS = 10
@@ -102,9 +103,14 @@ async def parked(broker: Running, count: int) -> None:
     service = broker.server.service
 
     async def all_wait() -> bool:
-        return len(service.waiters) > count and not service.store.engine.pool.checkedout()
+        return asleep(service.waiters) > count
 
     await until(all_wait)
+
+
+def asleep(waiters: Waiters) -> int:
+    """How many have looked, and wait now."""
+    return sum(waiter._future is not None for parked in waiters._parked.values() for waiter in parked)
 
 
 async def waits_for(sql: asyncpg.Connection, pid: int) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import event
 
 from broker.client import Assigner, AsyncBroker, Tool, Work
 from tests.conftest import Running, Serve
+from tests.store_helpers import asleep
 
 Parked = asyncio.Task[httpx.Response]
 
@@ -20,7 +21,7 @@ async def park(broker: Running, *paths: str) -> list[Parked]:
     parked = [asyncio.create_task(broker.client.get(path, params={"wait": 60})) for path in paths]
     service = broker.server.service
     async with asyncio.timeout(20):
-        while len(service.waiters) <= len(paths) or service.store.engine.pool.checkedout():
+        while asleep(service.waiters) <= len(paths):
             await asyncio.sleep(0.01)
     return parked
 

@@ -10,7 +10,7 @@ import pytest
 from broker.store import Store, due, schema
 from broker.store.engine import libpq_url
 from broker.upkeep import Upkeep
-from broker.wake.listener import Listener
+from broker.wake.listener import UPKEEP, Listener
 from broker.wake.waiters import Waiters
 from tests import store_helpers as steps
 
@@ -183,7 +183,7 @@ async def test_it_goes_on_after_it_lost_its_connections(store: Store, sql: async
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'broker'"
     )
     await sql.execute("update tasks set due_at = now()")
-    waiters.wake_all()
+    waiters.wake_topic(UPKEEP)
     await available(sql, "a")
     await upkeep.stop()
 
@@ -201,7 +201,7 @@ async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: s
         await schema.migrate(empty_database)
         await steps.submit(store, "a", not_before=in_seconds(3600))
         await sql.execute("update tasks set due_at = now()")
-        waiters.wake_all()
+        waiters.wake_topic(UPKEEP)
         try:
             await available(sql, "a")
         finally:

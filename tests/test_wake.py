@@ -1,17 +1,19 @@
 """Waking: the register of waiters, the long poll over it, and the listener that feeds them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 
+from broker.errors import Unavailable
 from broker.schemas import Work
-from broker.store import Store, work
+from broker.store import Store, tasks, work
 from broker.store.engine import libpq_url
 from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, Listener
 from broker.wake.longpoll import LongPoll
+from broker.wake.sweep import Sweep
 from broker.wake.waiters import Waiters
 from tests import store_helpers as steps
 from tests.conftest import Serve, with_database
@@ -67,16 +69,11 @@ Wait = Callable[..., "asyncio.Task[str]"]
 
 @pytest.fixture
 async def poll(waiters: Waiters, look: Look) -> AsyncIterator[Wait]:
-    """Begins long polls; no listener listens, but hints are relied on all the same."""
-    deaf = Listener(waiters, "")
-    deaf.connected.set()
+    """Begins long polls."""
     begun = []
 
-    def begin(
-        seconds: float = LONG, key: str = "a", fallback_seconds: float = LONG, **given: object
-    ) -> "asyncio.Task[str]":
-        longpoll = LongPoll(waiters, deaf, fallback_seconds=fallback_seconds)
-        waiting = longpoll.wait(look, until=bool, seconds=seconds, topic=TOOL, key=key, **given)
+    def begin(seconds: float = LONG, key: str = "a", **given: object) -> "asyncio.Task[str]":
+        waiting = LongPoll(waiters).wait(look, until=bool, seconds=seconds, topic=TOOL, key=key, **given)
         begun.append(asyncio.create_task(waiting))
         return begun[-1]
 
@@ -121,7 +118,7 @@ async def test_only_the_key_that_is_concerned_is_woken(waiters: Waiters) -> None
         waiters.wake_topic(TOOL)
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         assert (done, pending) == ({waits[1]}, {waits[2]})
-        waiters.wake_all()
+        waiters.release()
         await waits[2]
 
 
@@ -178,7 +175,7 @@ async def test_what_comes_while_it_looks_is_not_slept_through(waiters: Waiters, 
             waiters.wake(TOOL, ["a"])
         return looks[-1]
 
-    longpoll = LongPoll(waiters, Listener(waiters, ""), fallback_seconds=LONG)
+    longpoll = LongPoll(waiters)
     waiting = longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, key="a")
     assert await within_patience(waiting) == "work"
     assert len(looks) == 2
@@ -191,29 +188,14 @@ async def test_when_the_time_is_up_it_looks_once_more(poll: Wait, look: Look) ->
     assert await within_patience(parked) == "just in time"
 
 
-async def test_without_hints_it_looks_again_by_itself(poll: Wait, look: Look) -> None:
-    parked = poll(fallback_seconds=0.02)
-    await look.times(3)
-    look.answer = "work"
-    assert await within_patience(parked) == "work"
-
-
-async def test_while_the_listener_is_down_it_looks_every_second(waiters: Waiters, look: Look) -> None:
-    longpoll = LongPoll(waiters, Listener(waiters, ""), fallback_seconds=LONG)
-    parked = asyncio.create_task(longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL))
-    await look.times(2)
-    look.answer = "work"
-    assert await within_patience(parked) == "work"
-
-
-async def test_looks_are_spread_over_half_of_the_fallback(waiters: Waiters) -> None:
-    hearing = Listener(waiters, "")
-    hearing.connected.set()
-    longpoll = LongPoll(waiters, hearing, fallback_seconds=30)
-    chosen = [longpoll._patience() for _ in range(1000)]
-    assert min(chosen) >= 15
-    assert max(chosen) <= 30
-    assert max(chosen) - min(chosen) > 13
+async def test_what_cannot_have_changed_without_a_hint_is_not_looked_at_once_more(
+    poll: Wait, look: Look
+) -> None:
+    parked = poll(0.05, look_last=False)
+    await look.times(1)
+    look.answer = "the next call has it"
+    assert await within_patience(parked) == ""
+    assert look.count == 1
 
 
 async def test_a_release_answers_everyone_at_once_and_nobody_waits_after_it(
@@ -253,10 +235,115 @@ async def test_a_look_that_fails_ends_the_wait(waiters: Waiters) -> None:
     async def look() -> str:
         raise LookupError("no such tool")
 
-    longpoll = LongPoll(waiters, Listener(waiters, ""), fallback_seconds=LONG)
+    longpoll = LongPoll(waiters)
     with pytest.raises(LookupError):
         await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, gone=asyncio.Event().wait)
     assert len(waiters) == 0
+
+
+# The sweep
+
+
+@asynccontextmanager
+async def sweeping(
+    waiters: Waiters, listener: Listener, *concerned: str, seconds: float = LONG
+) -> AsyncIterator[list[list[str]]]:
+    """A sweep that runs, and finds news for the tools that are concerned; yields what it asked for."""
+    asked: list[list[str]] = []
+
+    async def news(keys: Sequence[str]) -> list[str]:
+        asked.append(sorted(keys))
+        return [key for key in keys if key in concerned]
+
+    sweep = Sweep(waiters, listener, {TOOL: news}, seconds=seconds)
+    sweep.start()
+    yield asked
+    await sweep.stop()
+
+
+def relied_on(waiters: Waiters) -> Listener:
+    """A listener that does not listen, and seems to."""
+    listener = Listener(waiters, "")
+    listener.connected.set()
+    return listener
+
+
+async def test_without_hints_who_has_news_is_found_by_one_question_for_all(waiters: Waiters) -> None:
+    keys = [(TOOL, "a"), (TOOL, "b"), (TOOL, "c")]
+    async with (
+        parked_on(waiters, *keys) as waits,
+        sweeping(waiters, relied_on(waiters), "b", seconds=0.02) as asked,
+    ):
+        await within_patience(waits[1])
+        assert asked[0] == ["a", "b", "c"]
+        assert not waits[0].done()
+        assert not waits[2].done()
+
+
+async def test_who_waits_for_anything_at_all_is_woken_by_every_sweep(waiters: Waiters) -> None:
+    async with (
+        parked_on(waiters, (CANDIDATES, "")) as waits,
+        sweeping(waiters, relied_on(waiters), seconds=0.02),
+    ):
+        await within_patience(waits[0])
+
+
+@pytest.mark.parametrize("turn", ["comes", "goes"])
+async def test_when_the_listener_comes_or_goes_a_sweep_follows_at_once(waiters: Waiters, turn: str) -> None:
+    listener = relied_on(waiters)
+    if turn == "goes":
+        listener.connected.clear()
+    async with parked_on(waiters, (TOOL, "a")) as waits, sweeping(waiters, listener, "a"):
+        listener.turned.wake()
+        await within_patience(waits[0])
+
+
+async def test_while_the_listener_is_down_a_sweep_comes_every_second(waiters: Waiters) -> None:
+    async with parked_on(waiters, (TOOL, "a")) as waits, sweeping(waiters, Listener(waiters, ""), "a"):
+        await within_patience(waits[0])
+
+
+async def test_a_sweep_that_fails_is_tried_again(waiters: Waiters) -> None:
+    failed = asyncio.Event()
+
+    async def news(keys: Sequence[str]) -> Sequence[str]:
+        if not failed.is_set():
+            failed.set()
+            raise Unavailable
+        return keys
+
+    sweep = Sweep(waiters, relied_on(waiters), {TOOL: news}, seconds=0.02)
+    async with parked_on(waiters, (TOOL, "a")) as waits:
+        sweep.start()
+        await within_patience(waits[0])
+        assert failed.is_set()
+        await sweep.stop()
+
+
+async def test_sweeps_are_spread_over_half_of_their_time(waiters: Waiters) -> None:
+    sweep = Sweep(waiters, relied_on(waiters), {}, seconds=30)
+    chosen = [sweep._patience() for _ in range(1000)]
+    assert min(chosen) >= 15
+    assert max(chosen) <= 30
+    assert max(chosen) - min(chosen) > 13
+
+
+async def test_a_sweep_finds_the_tools_that_have_work_to_start_or_are_no_more(store: Store) -> None:
+    await steps.register(store, "idle", "assigned", "running")
+    await steps.some_work(store, "x", "assigned")
+    started = await steps.some_work(store, "y", "running")
+    await store.one(work.start, started.id)
+    ids = ["idle", "assigned", "running", "gone"]
+    assert set(await store.run(work.tools_with_news, ids)) == {"assigned", "gone"}
+
+
+async def test_a_sweep_finds_the_tasks_that_are_over(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.submit(store, "waits", "held")
+    await steps.some_work(store, "runs")
+    await steps.complete(store, (await steps.some_work(store, "ends", "other")).id)
+    await sql.execute("update tasks set state = 'failed', ended_at = now() where id = 'held'")
+    ids = ["waits", "runs", "ends", "held", "unknown"]
+    assert set(await store.run(tasks.with_news, ids)) == {"ends", "held", "unknown"}
 
 
 # The listener
@@ -296,19 +383,16 @@ async def test_a_notification_wakes_those_it_names_on_its_channel(
         assert not waits[3].done()
 
 
-async def test_a_lost_listener_connects_again_and_everyone_looks_again(
+async def test_a_lost_listener_says_so_connects_again_and_hears(
     listener: Listener, waiters: Waiters, sql: asyncpg.Connection
 ) -> None:
-    async with parked_on(waiters, (TOOL, "a"), (CANDIDATES, "")) as waits:
-        [lost] = await sql.fetch(LISTENERS)
-        assert await sql.fetchval("select pg_terminate_backend($1)", lost["pid"])
-        async with asyncio.timeout(steps.PATIENCE_SECONDS):
-            await asyncio.gather(*waits)
+    assert await listener.turned.wait(LONG), "it came"
+    [lost] = await sql.fetch(LISTENERS)
+    assert await sql.fetchval("select pg_terminate_backend($1)", lost["pid"])
+    assert await listener.turned.wait(LONG), "it went"
     assert not listener.connected.is_set()
-    async with parked_on(waiters, (TOOL, "a")) as waits:
-        # Whatever was notified while nobody listened is made up for when somebody does.
-        async with asyncio.timeout(steps.PATIENCE_SECONDS):
-            await asyncio.gather(*waits)
+    # Whatever was notified while nobody listened is made up for when somebody does.
+    assert await listener.turned.wait(LONG), "it came again"
     assert listener.connected.is_set()
     async with parked_on(waiters, (TOOL, "a")) as waits:
         await sql.execute("select pg_notify($1, 'a')", TOOL)
@@ -354,7 +438,7 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
     await steps.register(store, *ids)
     await steps.submit(store, "a")
     looks: list[str] = []
-    longpoll = LongPoll(waiters, listener, fallback_seconds=LONG)
+    longpoll = LongPoll(waiters)
 
     async def work_of(tool: str) -> list[Work] | None:
         async def look() -> list[Work] | None:

@@ -19,12 +19,14 @@ from broker.api.service import Service
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
+from broker.presence import Presence
 from broker.settings import Settings
-from broker.store import Store
+from broker.store import Store, tasks, work
 from broker.store.engine import libpq_url
 from broker.upkeep import Upkeep
-from broker.wake.listener import Listener
+from broker.wake.listener import TASK, TOOL, Listener
 from broker.wake.longpoll import LongPoll
+from broker.wake.sweep import News, Sweep
 from broker.wake.waiters import Waiters
 
 
@@ -34,17 +36,24 @@ def create_service(settings: Settings) -> Service:
         raise ValueError("a service needs a database_url")
     waiters = Waiters()
     listener = Listener(waiters, libpq_url(settings.listen_url or settings.database_url))
+    store = Store(settings.database_url, pool_size=settings.pool_size, group_commit=settings.group_commit)
+    news: dict[str, News] = {
+        TASK: lambda ids: store.run(tasks.with_news, ids),
+        TOOL: lambda ids: store.run(work.tools_with_news, ids),
+    }
     return Service(
         settings=settings,
-        store=Store(settings.database_url, pool_size=settings.pool_size, group_commit=settings.group_commit),
+        store=store,
         waiters=waiters,
         listener=listener,
-        poll=LongPoll(waiters, listener, fallback_seconds=settings.fallback_seconds),
+        poll=LongPoll(waiters),
+        sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
+        presence=Presence(store),
     )
 
 
 def create_app(service: Service) -> Litestar:
-    """The application; its lifespan runs the listener and the upkeep.
+    """The application; its lifespan runs all that goes on between the requests.
 
     Args:
         service: The parts that it works with.
@@ -54,12 +63,13 @@ def create_app(service: Service) -> Litestar:
     async def running(_: Litestar) -> AsyncIterator[None]:
         upkeep = Upkeep(service.store, service.waiters)
         await service.listener.start()
-        upkeep.start()
+        for part in (service.sweep, service.presence, upkeep):
+            part.start()
         try:
             yield
         finally:
-            await upkeep.stop()
-            await service.listener.stop()
+            for each in (upkeep, service.presence, service.sweep, service.listener):
+                await each.stop()
             await service.store.close()
 
     return Litestar(

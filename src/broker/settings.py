@@ -32,7 +32,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_depth: How deep a JSON value may nest; the value itself counts.
         max_match_bytes: The largest `needs` or `skills`, each.
         max_text_chars: The longest text (message, error, remark).
-        fallback_seconds: How long a parked request waits at most before it looks again by itself;
+        fallback_seconds: How often, at least, it is made sure that no parked request missed its hint;
             jitter takes up to half of it off.
         log_level: The least that is logged: debug, info, warning or error.
         shutdown_seconds: How long the server gives writes under way when it is told to stop.

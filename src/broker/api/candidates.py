@@ -41,4 +41,4 @@ class Candidates(Controller):
         def some(found: Page) -> bool:
             return bool(found.tasks or found.tools or found.more)
 
-        return await park(request, service, look, until=some, wait=wait, topic=CANDIDATES)
+        return await park(request, service, look, until=some, wait=wait, topic=CANDIDATES, look_last=False)

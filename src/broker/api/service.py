@@ -2,10 +2,12 @@
 
 from msgspec import Struct
 
+from broker.presence import Presence
 from broker.settings import Settings
 from broker.store import Store
 from broker.wake.listener import Listener
 from broker.wake.longpoll import LongPoll
+from broker.wake.sweep import Sweep
 from broker.wake.waiters import Waiters
 
 
@@ -17,3 +19,5 @@ class Service(Struct, frozen=True, kw_only=True):
     waiters: Waiters
     listener: Listener
     poll: LongPoll
+    sweep: Sweep
+    presence: Presence

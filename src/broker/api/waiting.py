@@ -24,6 +24,7 @@ async def park(
     wait: float | None,
     topic: str,
     key: str = "",
+    look_last: bool = True,
 ) -> Answer:
     """Answer as soon as there is something to say, else when the time is up; see `LongPoll.wait`."""
 
@@ -32,7 +33,9 @@ async def park(
             pass
 
     seconds = wait_seconds(request, wait)
-    return await service.poll.wait(look, until=until, seconds=seconds, topic=topic, key=key, gone=gone)
+    return await service.poll.wait(
+        look, until=until, seconds=seconds, topic=topic, key=key, look_last=look_last, gone=gone
+    )
 
 
 async def next_work(
@@ -46,7 +49,10 @@ async def next_work(
     def some(found: list[Work] | None) -> bool:
         return found is None or bool(found)
 
-    return await park(request, service, look, until=some, wait=wait, topic=TOOL, key=tool_id)
+    with service.presence.waiting(tool_id):
+        return await park(
+            request, service, look, until=some, wait=wait, topic=TOOL, key=tool_id, look_last=False
+        )
 
 
 def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:

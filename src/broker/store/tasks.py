@@ -73,6 +73,13 @@ left join work w on w.id = t.work_id
 where t.id = any(cast(:ids as text[]))
 """)
 
+# Whoever waits for a task waits for its end; one that is held as failed has come to it, too.
+WITH_NEWS = text("""
+select u.id
+from unnest(cast(:ids as text[])) as u (id)
+where u.id not in (select id from tasks where state <> 'failed' and id = any(cast(:ids as text[])))
+""")
+
 LIST = text(f"""
 select {rows.TASK}, t.seq
 from tasks t
@@ -157,6 +164,11 @@ async def by_ids(session: AsyncSession, ids: Sequence[str] | set[str]) -> list[T
     live = [rows.task(row) for row in await session.execute(BY_IDS, {"ids": list(ids)})]
     missing = set(ids) - {task.id for task in live}
     return live + await archive.ended_tasks(session, missing) if missing else live
+
+
+async def with_news(session: AsyncSession, ids: Sequence[str]) -> list[str]:
+    """Those of the tasks that have ended or failed, or are not known."""
+    return list((await session.execute(WITH_NEWS, {"ids": ids})).scalars())
 
 
 async def page(session: AsyncSession, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:

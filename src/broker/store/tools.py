@@ -85,7 +85,7 @@ set seen_at = now(), expires_at = now() + make_interval(secs => t.lease_seconds)
 from locked, tools t
 where l.tool_id = locked.tool_id and l.tool_id = any(cast(:ids as text[]))
   and t.id = locked.tool_id and t.id = any(cast(:ids as text[]))
-returning l.tool_id, l.expires_at
+returning l.tool_id, l.expires_at, t.lease_seconds
 """)
 
 
@@ -197,6 +197,12 @@ async def heartbeat(session: AsyncSession, ids: Sequence[str]) -> list[Heartbeat
     return [
         Heartbeat(lease_expires_at=leases[id_], cancel=cancel[id_]) if id_ in leases else None for id_ in ids
     ]
+
+
+async def keep(session: AsyncSession, ids: Sequence[str]) -> list[float | None]:
+    """Renew leases; for each tool how many seconds its leases last. None: unknown."""
+    seconds = {row[0]: row[2] for row in await session.execute(RENEW, {"ids": ids})}
+    return [seconds.get(id_) for id_ in ids]
 
 
 async def renew(session: AsyncSession, ids: Sequence[str]) -> dict[str, datetime]:

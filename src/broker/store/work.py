@@ -38,6 +38,13 @@ where o.id = any(cast(:tool_ids as text[]))
 order by w.assigned_at, w.id
 """)
 
+TOOLS_WITH_NEWS = text("""
+select u.id
+from unnest(cast(:ids as text[])) as u (id)
+where u.id in (select tool_id from work where state = 'assigned' and tool_id = any(cast(:ids as text[])))
+   or u.id not in (select id from tools where id = any(cast(:ids as text[])))
+""")
+
 LIST = text(f"""
 select {rows.WORK}
 from work w
@@ -189,6 +196,11 @@ async def assigned_to(session: AsyncSession, tool_ids: Sequence[str]) -> list[li
         if row[0] is not None:
             works.append(rows.work(row))
     return [found.get(tool_id) for tool_id in tool_ids]
+
+
+async def tools_with_news(session: AsyncSession, tool_ids: Sequence[str]) -> list[str]:
+    """Those of the tools that have work to start, or are no more."""
+    return list((await session.execute(TOOLS_WITH_NEWS, {"ids": tool_ids})).scalars())
 
 
 async def page(session: AsyncSession, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:

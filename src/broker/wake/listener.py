@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from broker.wake.waiters import Waiters
+from broker.wake.waiters import Waiter, Waiters
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +31,7 @@ _LAST_RETRY_SECONDS = 5.0
 class Listener:
     """Listens as long as it runs, over a connection of its own, and connects again when that is lost.
 
-    On every new connection everyone looks again: what was notified in between is lost, what was
-    written is not.
+    What is notified while there is no connection is lost, what is written is not: `turned` tells the sweep.
 
     Args:
         waiters: Whom to wake.
@@ -44,6 +43,8 @@ class Listener:
         self._dsn = dsn
         self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
+        # Woken whenever the connection comes or goes.
+        self.turned = Waiter()
 
     async def start(self) -> None:
         """Begin to listen, in the background."""
@@ -79,13 +80,12 @@ class Listener:
             for channel in CHANNELS:
                 await connection.add_listener(channel, self._heard)
             self.connected.set()
-            self._waiters.wake_all()
+            self.turned.wake()
             log.info("listener connected")
             await lost.wait()
         finally:
             self.connected.clear()
-            # Who waits does not rely on hints now, and looks more often.
-            self._waiters.wake_all()
+            self.turned.wake()
             connection.terminate()
 
     def _heard(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:

@@ -1,33 +1,25 @@
-"""The long poll: register, look, wait, look again."""
+"""The long poll: register, look, wait for a hint, look again."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from broker.wake.listener import Listener
 from broker.wake.waiters import Waiter, Waiters
 
 Answer = TypeVar("Answer")
 Look = Callable[[], Awaitable[Answer]]
 
-_DEAF_SECONDS = 1.0
-
 
 class LongPoll:
-    """How requests wait: for a hint, and without one for a while, then they look again by themselves.
+    """How requests wait. Should a hint be lost, the sweep wakes who missed it.
 
     Args:
         waiters: The register of who waits.
-        listener: Whose health says how far hints can be relied on.
-        fallback_seconds: The longest wait between two looks; jitter takes up to half of it off.
     """
 
-    def __init__(self, waiters: Waiters, listener: Listener, *, fallback_seconds: float) -> None:
+    def __init__(self, waiters: Waiters) -> None:
         self._waiters = waiters
-        self._listener = listener
-        self._fallback_seconds = fallback_seconds
 
     async def wait(
         self,
@@ -37,6 +29,7 @@ class LongPoll:
         seconds: float,
         topic: str,
         key: str = "",
+        look_last: bool = True,
         gone: Callable[[], Awaitable[object]] | None = None,
     ) -> Answer:
         """Look until there is something to say, or the time is up.
@@ -47,6 +40,7 @@ class LongPoll:
             seconds: How long to wait; 0: one look.
             topic: The channel that gives the hints.
             key: The id they are about; none: any.
+            look_last: Whether what is answered when the time is up may have changed without a hint.
             gone: Returns when nobody waits for the answer any more.
 
         Returns:
@@ -62,14 +56,9 @@ class LongPoll:
                 remaining = end - loop.time()
                 if until(answer) or remaining <= 0 or self._waiters.released:
                     return answer
-                await waiter.wait(min(remaining, self._patience()))
-                if left() or self._waiters.released:
+                hinted = await waiter.wait(remaining)
+                if left() or self._waiters.released or not (hinted or look_last):
                     return answer
-
-    def _patience(self) -> float:
-        if not self._listener.connected.is_set():
-            return _DEAF_SECONDS
-        return self._fallback_seconds * random.uniform(0.5, 1)  # noqa: S311 - spreads load, keeps no secret
 
 
 @contextmanager

@@ -21,21 +21,27 @@ class Waiter:
     def wake(self) -> None:
         """Let the request look again."""
         self._woken = True
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+        if self._future is not None:
+            _end(self._future)
 
-    async def wait(self, seconds: float) -> None:
-        """Return when woken, at the latest after some seconds."""
+    async def wait(self, seconds: float) -> bool:
+        """Return when woken, at the latest after some seconds; whether it was woken."""
         if not self._woken and seconds > 0:
             loop = asyncio.get_running_loop()
             self._future = loop.create_future()
-            timer = loop.call_later(seconds, self.wake)
+            timer = loop.call_later(seconds, _end, self._future)
             try:
                 await self._future
             finally:
                 timer.cancel()
                 self._future = None
-        self._woken = False
+        woken, self._woken = self._woken, False
+        return woken
+
+
+def _end(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Waiters:
@@ -52,6 +58,13 @@ class Waiters:
     def released(self) -> bool:
         """Whether nobody shall wait any more, because the server stops."""
         return self._released
+
+    def waiting(self) -> dict[str, list[str]]:
+        """For each topic the keys that somebody waits for."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for topic, key in self._parked:
+            found[topic].append(key)
+        return found
 
     @contextmanager
     def parked(self, topic: str, key: str = "") -> Iterator[Waiter]:
@@ -79,13 +92,9 @@ class Waiters:
                 for waiter in waiters:
                     waiter.wake()
 
-    def wake_all(self) -> None:
-        """Wake everyone: hints may have been missed."""
-        for waiters in self._parked.values():
-            for waiter in waiters:
-                waiter.wake()
-
     def release(self) -> None:
         """Wake everyone for good: the server stops."""
         self._released = True
-        self.wake_all()
+        for waiters in self._parked.values():
+            for waiter in waiters:
+                waiter.wake()

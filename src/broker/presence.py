@@ -1,0 +1,108 @@
+"""Presence: a tool that waits is there, so its lease must not run out.
+
+The calls that a tool makes about its work renew its lease on the way. Asking for work writes nothing by
+itself; who asked, or still waits, is gathered here, and renewed many at a time.
+"""
+
+import asyncio
+import contextlib
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from broker.store import Store, tools
+
+log = structlog.get_logger(__name__)
+
+# Two renewals may fail before a lease runs out.
+_RENEWALS_PER_LEASE = 3
+# At most one round in this time: so that those who came meanwhile share it.
+_ROUND_SECONDS = 0.5
+_BATCH = 1_000
+
+
+class Presence:
+    """Renews the leases of the tools that ask for work.
+
+    Args:
+        store: The database.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: Counter[str] = Counter()
+        self._asked: set[str] = set()
+        # When the next renewal of each tool is due, by the loop's clock; the heap has them in order.
+        self._due: dict[str, float] = {}
+        self._in_order: list[tuple[float, str]] = []
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def waiting(self, tool_id: str) -> Iterator[None]:
+        """Count a tool as present for the length of the block."""
+        self._asked.add(tool_id)
+        self._waiting[tool_id] += 1
+        if tool_id not in self._due:
+            self._plan(tool_id, asyncio.get_running_loop().time())
+            self._news.set()
+        try:
+            yield
+        finally:
+            self._waiting[tool_id] -= 1
+            if not self._waiting[tool_id]:
+                del self._waiting[tool_id]
+
+    def start(self) -> None:
+        """Begin, in the background."""
+        self._task = asyncio.create_task(self._run(), name="presence")
+
+    async def stop(self) -> None:
+        """Stop; leases run on as they are."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def _plan(self, tool_id: str, at: float) -> None:
+        self._due[tool_id] = at
+        heapq.heappush(self._in_order, (at, tool_id))
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._in_order:
+                self._news.clear()
+                await self._news.wait()
+            await asyncio.sleep(max(self._in_order[0][0] - loop.time(), _ROUND_SECONDS))
+            due = self._take_due(loop.time())
+            for first in range(0, len(due), _BATCH):
+                await self._renew(due[first : first + _BATCH])
+
+    def _take_due(self, now: float) -> list[str]:
+        """The tools whose renewal is due and that were heard of since the last one."""
+        due = []
+        while self._in_order and self._in_order[0][0] <= now:
+            _, tool_id = heapq.heappop(self._in_order)
+            del self._due[tool_id]
+            if tool_id in self._waiting or tool_id in self._asked:
+                due.append(tool_id)
+        self._asked.difference_update(due)
+        return due
+
+    async def _renew(self, ids: list[str]) -> None:
+        now = asyncio.get_running_loop().time()
+        try:
+            leases = await self._store.many(tools.keep, ids)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+            log.warning("leases wait to be renewed", error=repr(error))
+            for tool_id in ids:
+                self._asked.add(tool_id)
+                self._plan(tool_id, now + 2 * _ROUND_SECONDS)
+            return
+        for tool_id, seconds in zip(ids, leases, strict=True):
+            if seconds is not None:  # else it was deleted
+                self._plan(tool_id, now + seconds / _RENEWALS_PER_LEASE)

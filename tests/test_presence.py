@@ -1,0 +1,111 @@
+"""Presence: whoever asks for work, or waits for it, keeps its lease."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import asyncpg
+import pytest
+
+from broker.presence import Presence
+from broker.store import Store
+from tests import store_helpers as steps
+from tests.conftest import Serve
+
+
+@pytest.fixture
+async def presence(store: Store) -> AsyncIterator[Presence]:
+    """A presence that runs."""
+    presence = Presence(store)
+    presence.start()
+    yield presence
+    await presence.stop()
+
+
+async def lease(sql: asyncpg.Connection, tool_id: str) -> datetime:
+    expires_at: datetime = await sql.fetchval(
+        "select expires_at from tool_leases where tool_id = $1", tool_id
+    )
+    return expires_at
+
+
+async def renewed(sql: asyncpg.Connection, tool_id: str, times: int) -> None:
+    """Return when the lease has been renewed so many times."""
+    for _ in range(times):
+        before = await lease(sql, tool_id)
+
+        async def later(before: datetime = before) -> bool:
+            return await lease(sql, tool_id) > before
+
+        await steps.until(later)
+
+
+async def test_a_parked_tool_keeps_its_lease_however_long_it_waits(
+    presence: Presence, store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "t", lease_seconds=5)
+    with presence.waiting("t"):
+        await renewed(sql, "t", times=3)
+
+
+async def test_asking_once_renews_the_lease_once(
+    presence: Presence, store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "t", "other")
+    with presence.waiting("t"):
+        pass
+    untouched = await lease(sql, "other")
+    await renewed(sql, "t", times=1)
+    assert await lease(sql, "other") == untouched
+
+
+async def test_many_that_come_together_are_renewed_by_one_statement(
+    presence: Presence, store: Store, sql: asyncpg.Connection
+) -> None:
+    ids = [f"t{number}" for number in range(200)]
+    await steps.register(store, *ids)
+    for tool_id in ids:
+        with presence.waiting(tool_id):
+            pass
+    await renewed(sql, ids[-1], times=1)
+    assert await sql.fetchval("select count(distinct expires_at) from tool_leases") == 1
+
+
+async def test_what_is_not_known_or_was_deleted_is_forgotten(
+    presence: Presence, store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "t")
+    with presence.waiting("nobody"), presence.waiting("t"):
+        await renewed(sql, "t", times=1)
+    assert "nobody" not in presence._due
+
+
+async def test_a_renewal_that_fails_is_tried_again(
+    presence: Presence, store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "t")
+    before = await lease(sql, "t")
+    await sql.execute("alter table tool_leases rename to away")
+    with presence.waiting("t"):
+
+        async def tried() -> bool:
+            return store.engine.pool.checkedin() > 0 and presence._due.get("t", 0) > started
+
+        started = asyncio.get_running_loop().time() + 0.6
+        await steps.until(tried)
+        await sql.execute("alter table away rename to tool_leases")
+        await steps.until(lambda: later_than(sql, before))
+
+
+async def later_than(sql: asyncpg.Connection, before: datetime) -> bool:
+    return await lease(sql, "t") > before
+
+
+async def test_a_tool_that_asks_for_its_work_keeps_its_lease(
+    serve: Serve, store: Store, sql: asyncpg.Connection
+) -> None:
+    broker = await serve()
+    await steps.register(store, "t")
+    before = await lease(sql, "t")
+    assert (await broker.client.get("/v1/tools/t/work")).status_code == 200
+    await steps.until(lambda: later_than(sql, before))
