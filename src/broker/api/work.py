@@ -44,7 +44,7 @@ from broker.schemas import Work as WorkItem
 from broker.store import archive, assignment, completion, work
 from broker.wake.listener import WORK as WORK_CHANNEL
 
-_STATUS: dict[str, CompletedStatus] = {
+_STATUS: dict[completion.Fate, CompletedStatus] = {
     "ended": "archived",
     "same": "exists",
     "other": "work_ended",
@@ -207,11 +207,11 @@ class Work(Controller):
             completion.Ending(item.work_id, item.outcome, item.result, item.error, item.retry)
             for item in data.items
         ]
-        answers = await service.store.many(completion.complete, endings)
+        fates = await service.store.many(completion.complete_briefly, endings)
         return CompletedBatch(
             items=[
-                CompletedWork(work_id=ending.work_id, status=_STATUS[answer.status])
-                for ending, answer in zip(endings, answers, strict=True)
+                CompletedWork(work_id=ending.work_id, status=_STATUS[fate])
+                for ending, fate in zip(endings, fates, strict=True)
             ]
         )
 

@@ -78,6 +78,12 @@ class EmbeddedPostgres:
         # The port is the usual one, but said all the same: else clients would take it from PGPORT.
         return f"postgresql+asyncpg://broker@/{quote(database, safe='')}?host={host}&port={SETTINGS['port']}"
 
+    def program(self, name: str) -> Path:
+        """Where one of Postgres' own programs is, `psql` or `pgbench` for example; it has been started."""
+        if self._postmaster is None:
+            raise EmbeddedError("The embedded Postgres has not been started.")
+        return self._postmaster.programs.path(name)
+
     def start(self) -> None:
         """Start Postgres and return when it accepts connections; if it runs already, nothing happens.
 

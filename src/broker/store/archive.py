@@ -13,20 +13,20 @@ from broker.schemas import ArchivePage, ArchiveRecord, LateResult, Report, Task,
 from broker.store import rows
 from broker.store.pages import cut, unseal
 
-_RECORD = """
+RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
     a.reports, a.assigned_at, a.started_at, a.ended_at"""
 
 BY_IDS = text(f"""
-select {_RECORD}
+select {RECORD}
 from work_archive a
 where a.work_id = any(cast(:ids as uuid[]))
 """)
 
-SAID = text("select work_id, said from work_archive where work_id = any(cast(:ids as uuid[]))")
+TOLD = text("select work_id, outcome, said from work_archive where work_id = any(cast(:ids as uuid[]))")
 
 LIST = text(f"""
-select {_RECORD}
+select {RECORD}
 from work_archive a
 where (a.ended_at, a.work_id) < (:before_at, :before_id)
   and (cast(:task_id as text) is null or a.task_id = :task_id)
@@ -96,12 +96,12 @@ class ArchiveFilter(NamedTuple):
 
 async def by_ids(session: AsyncSession, work_ids: Collection[UUID]) -> list[ArchiveRecord]:
     """The records of these works, in no particular order; the unknown are left out."""
-    return [_record(row) for row in await session.execute(BY_IDS, {"ids": list(work_ids)})]
+    return [record(row) for row in await session.execute(BY_IDS, {"ids": list(work_ids)})]
 
 
-async def said(session: AsyncSession, work_ids: Collection[UUID]) -> dict[UUID, str | None]:
-    """For each of these works what its tool said, where that was not the outcome."""
-    return {row[0]: row[1] for row in await session.execute(SAID, {"ids": list(work_ids)})}
+async def told(session: AsyncSession, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
+    """For each of these works its outcome, and what its tool said where that was something else."""
+    return {row[0]: (row[1], row[2]) for row in await session.execute(TOLD, {"ids": list(work_ids)})}
 
 
 async def page(session: AsyncSession, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:
@@ -110,7 +110,7 @@ async def page(session: AsyncSession, which: ArchiveFilter, *, limit: int, after
     values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
     found = (await session.execute(LIST, values)).all()
     items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))
-    return ArchivePage(items=[_record(row) for row in items], next=onward)
+    return ArchivePage(items=[record(row) for row in items], next=onward)
 
 
 async def as_work(session: AsyncSession, work_id: UUID) -> WorkWithReports | None:
@@ -153,7 +153,8 @@ async def record_deleted(session: AsyncSession, task_ids: Collection[str]) -> se
     return {row[0] for row in await session.execute(RECORD_DELETED, {"ids": list(task_ids)})}
 
 
-def _record(row: rows.AnyRow) -> ArchiveRecord:
+def record(row: rows.AnyRow) -> ArchiveRecord:
+    """An ArchiveRecord from the columns of `RECORD`."""
     return ArchiveRecord(
         work_id=row[0],
         task_id=row[1],

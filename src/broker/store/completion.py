@@ -4,12 +4,12 @@ Work and reports are copied there and deleted; the task is deleted as well (succ
 goes back (available, or scheduled after a backoff) or is held as failed; the tool has room again.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from msgspec import Raw
-from sqlalchemy import text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.schemas import ArchiveRecord, Outcome
@@ -38,7 +38,7 @@ for no key update
 # An attempt counts when it was the tool's: work that it gave back, or never began, was none.
 # The backoff doubles with every attempt, up to a day, and takes 50 to 100 % of that by chance, so
 # that what failed together does not come back together.
-END = text(f"""
+_END = f"""
 with asked as (
     select *
     from unnest(cast(:work_id as uuid[]), cast(:outcome as text[]), cast(:result as jsonb[]),
@@ -85,6 +85,7 @@ archived as (
            e.version + 1, e.cancel_requested, e.assigned_at, e.started_at, e.deadline_at,
            e.created_by, e.registered_by
     from ending e
+    returning *
 ),
 reports_gone as (
     delete from work_reports where work_id = any(array(select id from ending))
@@ -117,8 +118,10 @@ tools_have_room as (
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
 )
-select id, tool_id from ending
-""")
+"""
+END = text(f"{_END} select {archive.RECORD} from archived a")
+# For those who do not read the records: they are long.
+END_BRIEFLY = text(f"{_END} select work_id, task_id, tool_id from archived")
 
 
 class Ending(NamedTuple):
@@ -131,13 +134,16 @@ class Ending(NamedTuple):
     retry: bool = True
 
 
+Fate = Literal["ended", "same", "other", "unknown"]
+
+
 class Ended(NamedTuple):
     """What became of an ending: `ended` by it, or already `same` or `other`, or `unknown`.
 
     The record is the archive's, None for `unknown`.
     """
 
-    status: Literal["ended", "same", "other", "unknown"]
+    status: Fate
     record: ArchiveRecord | None
 
 
@@ -149,33 +155,67 @@ async def complete(session: AsyncSession, endings: Sequence[Ending]) -> list[End
         endings: Which work, and how it ended.
 
     Returns:
-        For each what became of it.
+        For each what became of it, with its record.
     """
-    first = {ending.work_id: ending for ending in reversed(endings)}
-    ended = await end(session, list(first.values()))
-    await tools.renew(session, list(ended.values()))
-    again = [ending.work_id for ending in endings if ending.work_id not in ended]
-    said = await archive.said(session, again) if again else {}
-    records = {record.work_id: record for record in await archive.by_ids(session, list(first))}
-
-    def answer(ending: Ending) -> Ended:
-        record = records.get(ending.work_id)
-        if record is None:
-            return Ended("unknown", None)
-        if ending.work_id in ended and first[ending.work_id] is ending:
-            return Ended("ended", record)
-        same = ending.outcome in (record.outcome, said.get(ending.work_id))
-        return Ended("same" if same else "other", record)
-
-    return [answer(ending) for ending in endings]
+    first = _first(endings)
+    ended = [archive.record(row) for row in await _end(session, END, list(first.values()))]
+    records = {record.work_id: record for record in ended}
+    fates = await _fates(session, endings, first, records.keys())
+    if missing := first.keys() - records.keys():
+        records |= {record.work_id: record for record in await archive.by_ids(session, missing)}
+    return [Ended(fate, records.get(ending.work_id)) for ending, fate in zip(endings, fates, strict=True)]
 
 
-async def end(session: AsyncSession, endings: Sequence[Ending]) -> dict[UUID, str]:
-    """End the work that is under way; its id and tool for each that this ended. The ids differ."""
+async def complete_briefly(session: AsyncSession, endings: Sequence[Ending]) -> list[Fate]:
+    """The same, without the records."""
+    first = _first(endings)
+    ended = await _end(session, END_BRIEFLY, list(first.values()))
+    return await _fates(session, endings, first, {row.work_id for row in ended})
+
+
+async def end(session: AsyncSession, endings: Sequence[Ending]) -> None:
+    """End the work that is under way, without a word from its tool. The ids differ."""
+    await _run(session, END_BRIEFLY, endings)
+
+
+def _first(endings: Sequence[Ending]) -> dict[UUID, Ending]:
+    """Of several endings of the same work, the first."""
+    return {ending.work_id: ending for ending in reversed(endings)}
+
+
+async def _end(session: AsyncSession, statement: TextClause, endings: Sequence[Ending]) -> Sequence[Row[Any]]:
+    """End the work that is under way, and renew the leases of its tools."""
+    found = await _run(session, statement, endings)
+    await tools.renew(session, [row.tool_id for row in found])
+    return found
+
+
+async def _run(session: AsyncSession, statement: TextClause, endings: Sequence[Ending]) -> Sequence[Row[Any]]:
     await lock(session, [ending.work_id for ending in endings])
     values = rows.columns(endings, "work_id", "outcome", "error", "retry")
     values["result"] = [rows.given(ending.result) for ending in endings]
-    return {row[0]: row[1] for row in await session.execute(END, values)}
+    return (await session.execute(statement, values)).all()
+
+
+async def _fates(
+    session: AsyncSession, endings: Sequence[Ending], first: Mapping[UUID, Ending], ended: Collection[UUID]
+) -> list[Fate]:
+    """What became of each ending, given the work that was ended just now."""
+
+    def is_ours(ending: Ending) -> bool:
+        return ending.work_id in ended and first[ending.work_id] is ending
+
+    again = [ending.work_id for ending in endings if not is_ours(ending)]
+    told = await archive.told(session, again) if again else {}
+
+    def fate(ending: Ending) -> Fate:
+        if is_ours(ending):
+            return "ended"
+        if ending.work_id not in told:
+            return "unknown"
+        return "same" if ending.outcome in told[ending.work_id] else "other"
+
+    return [fate(ending) for ending in endings]
 
 
 async def lock(session: AsyncSession, work_ids: Sequence[UUID], task_ids: Sequence[str] = ()) -> None:

@@ -31,7 +31,7 @@ _CONNECTION = {"application_name": "broker", "TimeZone": "UTC", "enable_seqscan"
 # a small one: each would compare all with all. So every statement names the rows it wants of every table
 # (`= any(...)`: an index), and where these are many they are joined by hash.
 _MANY = 50
-_PLAN_FOR_MANY = text("""
+PLAN_FOR_MANY = text("""
 select set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true)
 """)
 
@@ -122,7 +122,7 @@ class Store:
             return await self.run(step, items)
 
         async def planned(session: AsyncSession) -> list[Answer]:
-            await session.execute(_PLAN_FOR_MANY)
+            await session.execute(PLAN_FOR_MANY)
             return await step(session, items)
 
         return await self.run(planned)
