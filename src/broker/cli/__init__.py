@@ -8,6 +8,7 @@ _COMMANDS = {
     "serve": "Run the service.",
     "migrate": "Bring a database's schema up to date.",
     "demo": "Watch a laboratory at work, on real images.",
+    "bench": "Measure what the broker does on this machine.",
 }
 
 

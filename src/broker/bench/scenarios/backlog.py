@@ -1,0 +1,101 @@
+"""`backlog`: whether a long queue and a full archive make the calls slower."""
+
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from broker.bench.figures import Round
+from broker.bench.http import BenchError, Connection
+from broker.bench.load import connections
+from broker.bench.parts import registered
+from broker.bench.scenarios import Scenario, Size
+from broker.bench.stage import Service, Stage, execute
+from broker.bench.work import Items, Named, Pair, encoded
+
+_WAITING = 1_000_000
+_ARCHIVED = 10_000_000
+_PORTION = 500_000
+_TIMES = 400
+_Timed = Callable[[str, Awaitable[Any]], Awaitable[Any]]
+_CALLS = ("submit", "assign", "poll", "complete")
+_SUCCEEDED = b'{"outcome": "succeeded"}'
+
+_MONTHS = """
+select create_archive_partition(cast(now() - number * interval '1 month' as date))
+from generate_series(0, 12) number
+"""
+_FILL_TASKS = """
+insert into tasks (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds)
+select cast(uuid7() as text), '{{"skill": "nobody has"}}',
+       jsonb_build_object('i', number, 'note', repeat('x', 200)),
+       number % 10, 'available', 3, 1
+from generate_series(1, {portion}) number
+"""
+# A year of them, each in the month that its id says.
+_FILL_ARCHIVE = """
+insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, reports,
+                          assigned_at, started_at, ended_at)
+select cast(overlay(cast(uuid7_floor(at) as text) placing substr(cast(gen_random_uuid() as text), 20) from 20)
+            as uuid),
+       'archived-' || {first} + number, 'tool-' || number % 500,
+       jsonb_build_object('id', 'archived-' || {first} + number, 'needs', 1, 'payload', null), '{{}}', 1,
+       'succeeded', '1', '[]', at, at, at
+from (select number, now() - random() * interval '360 days' as at from generate_series(1, {portion}) number) n
+"""
+
+
+async def _round(stage: Stage, size: Size) -> Round:
+    """Measure on the empty database, fill it, and measure again."""
+    if not stage.ours:
+        raise BenchError("`backlog` fills a database of its own; leave out --url.")
+    async with stage.service() as service:
+        found = {f"{call} empty ms": took for call, took in (await _measure(service)).items()}
+        await _fill(str(service.database), size)
+        found |= {f"{call} full ms": took for call, took in (await _measure(service)).items()}
+    return found
+
+
+async def _fill(database: str, size: Size) -> None:
+    await execute(database, _MONTHS)
+    for total, statement in ((size.of(_WAITING), _FILL_TASKS), (size.of(_ARCHIVED), _FILL_ARCHIVE)):
+        for first in range(0, total, _PORTION):
+            portion = min(_PORTION, total - first)
+            await execute(database, statement.format(first=first, portion=portion))
+    await execute(database, "vacuum analyze")
+    await execute(database, "checkpoint")
+
+
+async def _measure(service: Service) -> Round:
+    """The median of each call, in milliseconds."""
+    took: dict[str, list[float]] = {call: [] for call in _CALLS}
+
+    async def timed(call: str, doing: Awaitable[Any]) -> Any:
+        began = time.perf_counter()
+        answer = await doing
+        took[call].append(time.perf_counter() - began)
+        return answer
+
+    async with registered(service.url, 1) as [tool], connections(service.url, 1) as [connection]:
+        for _ in range(_TIMES):
+            await _life(connection, tool, timed)
+    return {call: statistics.median(seconds) * 1000 for call, seconds in took.items()}
+
+
+async def _life(connection: Connection, tool: str, timed: _Timed) -> None:
+    call = connection.call
+    task = await timed("submit", call("POST", "/v1/tasks", encoded(1), Named))
+    pair = Pair(task_id=task.id, tool_id=tool)
+    work = await timed("assign", call("POST", "/v1/work", pair, Named))
+    await timed("poll", call("GET", f"/v1/tools/{tool}/work", form=Items))
+    path = f"/v1/work/{work.id}/complete"
+    await timed("complete", call("POST", path, _SUCCEEDED, form=None))
+
+
+SCENARIO = Scenario(
+    name="backlog",
+    says=f"the calls on an empty database, and with {_WAITING:,} waiting and {_ARCHIVED:,} archived",
+    round=_round,
+    ratios={f"{call}, full : empty": (f"{call} full ms", f"{call} empty ms") for call in _CALLS},
+    wanted={f"{call}, full : empty": "≤ 1.25" for call in _CALLS},
+)

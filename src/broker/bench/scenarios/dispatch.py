@@ -1,0 +1,109 @@
+"""`dispatch`: how soon a parked tool has its work."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from broker.bench.figures import Round, latencies
+from broker.bench.http import Connection
+from broker.bench.load import connections
+from broker.bench.parts import Fifo, background, registered
+from broker.bench.scenarios import Scenario, Size
+from broker.bench.stage import Stage
+from broker.bench.work import Named, Pair, encoded
+
+_TOOLS = 1_000
+_TIMES = 300
+_SUCCEEDED = b'{"outcome": "succeeded"}'
+
+
+class _Work(Struct):
+    id: str
+    task_id: str
+
+
+class _Works(Struct):
+    items: list[_Work]
+
+
+class _Waited(Struct):
+    """A task whose work is waited for: when the tool has it, and when it is done."""
+
+    arrived: "asyncio.Future[float]"
+    done: "asyncio.Future[None]"
+
+
+async def _round(stage: Stage, size: Size) -> Round:
+    """Measure both ways, first without an assigner in between."""
+    async with (
+        stage.service() as service,
+        registered(service.url, size.of(_TOOLS)) as tools,
+        connections(service.url, len(tools) + 2) as [ours, assigner, *others],
+    ):
+        waited: dict[str, _Waited] = {}
+        workers = zip(others, tools, strict=True)
+        parts = [asyncio.create_task(_work(connection, tool, waited)) for connection, tool in workers]
+        async with background(*parts):
+            await asyncio.sleep(1)
+            times = size.of(_TIMES)
+            assigned = [await _assign(ours, tools[n % len(tools)], waited) for n in range(times)]
+            async with background(asyncio.create_task(Fifo(assigner).run())):
+                await asyncio.sleep(1)
+                submitted = [await _submit(ours, waited) for _ in range(times)]
+    return latencies(assigned, "assign → tool ") | latencies(submitted, "submit → assigner → tool ")
+
+
+async def _assign(connection: Connection, tool: str, waited: dict[str, _Waited]) -> float:
+    """How long it takes from the assignment to the tool, in seconds."""
+    task = await connection.call("POST", "/v1/tasks", encoded(1), Named)
+    waiting = _wait(task.id, waited)
+    began = time.perf_counter()
+    await connection.call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), form=None)
+    took = await waiting.arrived - began
+    await waiting.done
+    return took
+
+
+async def _submit(connection: Connection, waited: dict[str, _Waited]) -> float:
+    """How long it takes from the submission over the assigner to the tool, in seconds."""
+    began = time.perf_counter()
+    task = await connection.call("POST", "/v1/tasks", encoded(1), Named)
+    waiting = _wait(task.id, waited)
+    took = await waiting.arrived - began
+    await waiting.done
+    return took
+
+
+def _wait(task_id: str, waited: dict[str, _Waited]) -> _Waited:
+    """What a tool fulfils; it may have been quicker than the answer to whoever submitted."""
+    if task_id not in waited:
+        loop = asyncio.get_running_loop()
+        waited[task_id] = _Waited(loop.create_future(), loop.create_future())
+    return waited[task_id]
+
+
+async def _work(connection: Connection, tool: str, waited: dict[str, _Waited]) -> None:
+    while True:
+        found: Sequence[_Work] = (
+            await connection.call("GET", f"/v1/tools/{tool}/work?wait=60", form=_Works)
+        ).items
+        now = time.perf_counter()
+        for work in found:
+            waiting = _wait(work.task_id, waited)
+            waiting.arrived.set_result(now)
+            await connection.call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, form=None)
+            waiting.done.set_result(None)
+
+
+SCENARIO = Scenario(
+    name="dispatch",
+    says=f"{_TOOLS:,} parked tools, one at a time gets work",
+    round=_round,
+    wanted={
+        "assign → tool p50 ms": "≤ 4",
+        "assign → tool p99 ms": "≤ 15",
+        "submit → assigner → tool p50 ms": "≤ 8",
+    },
+)

@@ -1,0 +1,36 @@
+"""`endurance`: what memory does over very many life cycles."""
+
+from broker.bench.figures import Round
+from broker.bench.http import BenchError
+from broker.bench.process import memory
+from broker.bench.scenarios import Scenario, Size, bulk
+from broker.bench.stage import Stage
+
+_TASKS = 1_000_000
+_PORTIONS = 20
+
+
+async def _round(stage: Stage, size: Size) -> Round:
+    """Go on and on."""
+    portion = max(100, size.of(_TASKS) // _PORTIONS // 100 * 100)
+    async with stage.service() as service:
+        if service.pid is None:
+            raise BenchError("`endurance` looks at the service's process; leave out --url.")
+        seen = []
+        for _ in range(_PORTIONS):
+            await bulk.live(service.url, portion)
+            seen.append(memory(service.pid) / 2**20)
+    return {
+        "MiB after a tenth": seen[_PORTIONS // 10 - 1],
+        "MiB at the end": seen[-1],
+        "MiB at most": max(seen),
+    }
+
+
+SCENARIO = Scenario(
+    name="endurance",
+    says=f"{_TASKS:,} life cycles, and what the service's memory does meanwhile",
+    round=_round,
+    ratios={"of that after a tenth": ("MiB at the end", "MiB after a tenth")},
+    wanted={"of that after a tenth": "≤ 1.05"},
+)

@@ -1,0 +1,50 @@
+"""`submit`: one task a call."""
+
+from broker.bench import pgbench
+from broker.bench.figures import Round
+from broker.bench.http import Connection
+from broker.bench.load import closed_loop
+from broker.bench.scenarios import Scenario, Size
+from broker.bench.stage import Stage
+from broker.bench.work import encoded
+
+_CLIENTS = 64
+_PGBENCH_CLIENTS = 16
+
+
+async def _round(stage: Stage, size: Size) -> Round:
+    """Measure the service, and beside it each of its ceilings."""
+    body = encoded(1)
+
+    async def submit(connection: Connection, _: int) -> None:
+        await connection.call("POST", "/v1/tasks", body, form=None)
+
+    async def echo(connection: Connection, _: int) -> None:
+        await connection.call("POST", "/echo", body, form=None)
+
+    async with stage.service() as service:
+        found = await closed_loop(service.url, _CLIENTS, size.seconds, submit)
+    found = {"tasks/s": found.pop("/s")} | found
+    async with stage.echo() as url:
+        found["bare Litestar echo /s"] = (await closed_loop(url, _CLIENTS, size.seconds, echo))["/s"]
+    if stage.ours:
+        async with stage.service(BROKER_GROUP_COMMIT="false") as service:
+            without = await closed_loop(service.url, _CLIENTS, size.seconds, submit)
+        found["without group commit /s"] = without["/s"]
+        found["pgbench, same SQL /s"] = await pgbench.run(
+            stage, pgbench.submitting(1), clients=_PGBENCH_CLIENTS, seconds=size.seconds
+        )
+    return found
+
+
+SCENARIO = Scenario(
+    name="submit",
+    says=f"{_CLIENTS} clients submit, one task a call",
+    round=_round,
+    ratios={
+        "of a bare echo": ("tasks/s", "bare Litestar echo /s"),
+        "× without group commit": ("tasks/s", "without group commit /s"),
+        "of pgbench": ("tasks/s", "pgbench, same SQL /s"),
+    },
+    wanted={"of a bare echo": "≥ 0.70", "× without group commit": "≥ 4"},
+)
