@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.schemas import Pair
 from broker.store import Store, assignment, completion, tasks
-from broker.store.engine import PLAN_FOR_MANY
 from tests import store_helpers as steps
 
 MANY = 1_000
@@ -68,7 +67,6 @@ async def test_ending_many_compares_not_all_with_all(run_dry: Store) -> None:
 async def thrown_away(store: Store, statement: TextClause, values: dict[str, Any]) -> int:
     """How many rows, and pairs of rows, a statement looks at in vain; nothing of what it does stays."""
     async with store.engine.connect() as connection, AsyncSession(connection) as session:
-        await session.execute(PLAN_FOR_MANY)
         explained = text(f"explain (analyze, format json) {statement.text}")
         [plan] = (await session.execute(explained, values)).scalars()
         await session.rollback()

@@ -6,13 +6,14 @@ service would pass, a query makes beforehand (`\gset`). The transactions are the
 
 import asyncio
 import json
+import os
 import re
 
 from broker.bench.http import BenchError
 from broker.bench.stage import Stage, execute
 from broker.bench.work import NEEDS, task
 from broker.store import assignment, completion, tasks, tools
-from broker.store.engine import PLAN_FOR_MANY
+from broker.store.engine import SETTINGS
 
 _TPS = re.compile(r"tps = ([0-9.]+)")
 
@@ -26,14 +27,14 @@ insert into tool_leases (tool_id, expires_at) select id, now() + interval '1 hou
 
 def submitting(many: int) -> str:
     """The script that submits so many tasks in a transaction."""
-    return _arguments(many) + _transaction(many, tasks.SUBMIT.text)
+    return _arguments(many) + _transaction(tasks.SUBMIT.text)
 
 
 def life_cycle(many: int) -> str:
     """The script that takes so many tasks through their lives, by the service's transactions."""
     steps = [
         _arguments(many),
-        _transaction(many, tasks.SUBMIT.text),
+        _transaction(tasks.SUBMIT.text),
         _gset(
             """
             select cast(array_fill(concat('tool-', cast(:client_id as text)), array[{many}]) as text)
@@ -42,7 +43,6 @@ def life_cycle(many: int) -> str:
             many,
         ),
         _transaction(
-            many,
             assignment.LOCK_TASKS.text,
             assignment.LOCK_TOOLS.text.replace(":ids", ":tool_ids"),
             assignment.ASSIGN.text,
@@ -60,7 +60,6 @@ def life_cycle(many: int) -> str:
             many,
         ),
         _transaction(
-            many,
             completion.LOCK.text.replace(":task_ids", ":none"),
             completion.END.text if many == 1 else completion.END_BRIEFLY.text,
             tools.RENEW.text.replace(":ids", ":tool_ids"),
@@ -104,6 +103,7 @@ async def _pgbench(stage: Stage, script: str, *arguments: str) -> str:
     process = await asyncio.create_subprocess_exec(
         stage.pgbench,
         *arguments,
+        env=os.environ | {"PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -119,9 +119,8 @@ async def _pgbench(stage: Stage, script: str, *arguments: str) -> str:
     return output.decode()
 
 
-def _transaction(many: int, *statements: str) -> str:
-    planned = [PLAN_FOR_MANY.text] if many > 1 else []
-    return "\n".join(["begin;", *(f"{_bare(each)};" for each in [*planned, *statements]), "commit;", ""])
+def _transaction(*statements: str) -> str:
+    return "\n".join(["begin;", *(f"{_bare(each)};" for each in statements), "commit;", ""])
 
 
 def _gset(query: str, many: int) -> str:

@@ -44,9 +44,12 @@ order by -cast(t.priority as integer), t.seq
 """)
 
 NEW_TOOLS = text(f"""
+with new as materialized (
+    select * from tools where available and {_NEW} order by changed limit :limit
+)
 select {rows.TOOL}
-from (select * from tools where available and {_NEW} order by changed limit :limit) t
-join tool_leases l on l.tool_id = t.id
+from new t
+join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from new))
 order by t.id
 """)
 
@@ -65,12 +68,17 @@ limit :limit
 """)
 
 WALK_TOOLS = text(f"""
+with page as materialized (
+    select *
+    from tools t
+    where t.available and t.id > :id and {_UNSEEN}
+    order by t.id
+    limit :limit
+)
 select {rows.TOOL}
-from tools t
-join tool_leases l on l.tool_id = t.id
-where t.available and t.id > :id and {_UNSEEN}
+from page t
+join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from page))
 order by t.id
-limit :limit
 """)
 
 _FIRST_TASK = (-(2**15) - 1, -1)

@@ -15,7 +15,8 @@ from broker.store.engine import BeginAgain
 WORK_OF = text("""
 select t.id, t.work_id, w.state
 from tasks t
-left join work w on w.id = t.work_id
+left join work w
+  on w.id = t.work_id and w.id = any(array(select work_id from tasks where id = any(cast(:ids as text[]))))
 where t.id = any(cast(:ids as text[]))
 """)
 

@@ -14,7 +14,7 @@ with due as materialized (
 update tasks t
 set state = 'available', due_at = null, changed = pg_current_xact_id()
 from due
-where t.id = due.id
+where t.id = due.id and t.id = any(array(select id from due))
 returning t.id
 """)
 

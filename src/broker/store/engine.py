@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
 from msgspec import Raw
-from sqlalchemy import URL, make_url, text
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -23,17 +23,12 @@ Given = ParamSpec("Given")
 Step = Callable[[AsyncSession, Sequence[Item]], Awaitable[list[Answer]]]
 Do = Callable[Concatenate[AsyncSession, Given], Awaitable[Answer]]
 
-# Every statement finds its rows by an index. A plan is kept, and one that was made while a table was
-# empty must not read all of it when it is full. And no statement runs for long enough to be compiled.
-_CONNECTION = {"application_name": "broker", "TimeZone": "UTC", "enable_seqscan": "off", "jit": "off"}
-
-# Statistics from when a queue had run dry say that its table is empty, and a kept plan takes any set for
-# a small one: each would compare all with all. So every statement names the rows it wants of every table
-# (`= any(...)`: an index), and where these are many they are joined by hash.
-_MANY = 50
-PLAN_FOR_MANY = text("""
-select set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true)
-""")
+# Every statement names the rows that it wants of every table (`= any(...)`), finds them by an index, and
+# joins them by hash. Plans are kept, and made from statistics that say "empty" of a queue that has just
+# run dry: with nested loops, a thousand rows would then be compared with a thousand. No statement runs for
+# long enough to be compiled.
+SETTINGS = {"enable_seqscan": "off", "enable_nestloop": "off", "jit": "off"}
+_CONNECTION = {"application_name": "broker", "TimeZone": "UTC"} | SETTINGS
 
 # asyncpg's internal error is what a connection that dies between two operations can raise.
 _LOST = (
@@ -118,14 +113,7 @@ class Store:
 
     async def many(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
         """Take a step with many items in one transaction; the answers are in their order."""
-        if len(items) < _MANY:
-            return await self.run(step, items)
-
-        async def planned(session: AsyncSession) -> list[Answer]:
-            await session.execute(PLAN_FOR_MANY)
-            return await step(session, items)
-
-        return await self.run(planned)
+        return await self.run(step, items)
 
     async def run(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         """Run something in a transaction of its own: a step, a read, or upkeep.

@@ -17,10 +17,11 @@ TASK = """
 TASK_WIDTH = 16
 
 # `t` is the tool, `l` its lease.
-TOOL = """
-    t.id, t.skills, t.capacity, t.load,
+TOOL_STATE = """
     case when t.offline then 'offline' when t.draining then 'draining'
-         when t.load < t.capacity then 'idle' else 'busy' end as state,
+         when t.load < t.capacity then 'idle' else 'busy' end"""
+TOOL = f"""
+    t.id, t.skills, t.capacity, t.load, {TOOL_STATE} as state,
     t.lease_seconds, l.expires_at as lease_expires_at, t.registered_at, l.seen_at"""
 TOOL_WIDTH = 9
 

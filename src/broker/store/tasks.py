@@ -69,7 +69,8 @@ returning id
 BY_IDS = text(f"""
 select {rows.TASK}
 from tasks t
-left join work w on w.id = t.work_id
+left join work w
+  on w.id = t.work_id and w.id = any(array(select work_id from tasks where id = any(cast(:ids as text[]))))
 where t.id = any(cast(:ids as text[]))
 """)
 
@@ -81,16 +82,22 @@ where u.id not in (select id from tasks where state <> 'failed' and id = any(cas
 """)
 
 LIST = text(f"""
+with page as materialized (
+    select *
+    from tasks t
+    where seq > :after
+      and (cast(:state as text) is null
+           or coalesce((select w.state from work w where w.id = t.work_id), state) = :state)
+      and (cast(:needs as jsonb) is null or needs @> cast(:needs as jsonb))
+      and (cast(:older_than as double precision) is null
+           or created_at < now() - make_interval(secs => cast(:older_than as double precision)))
+    order by seq
+    limit :limit
+)
 select {rows.TASK}, t.seq
-from tasks t
-left join work w on w.id = t.work_id
-where t.seq > :after
-  and (cast(:state as text) is null or coalesce(w.state, t.state) = :state)
-  and (cast(:needs as jsonb) is null or t.needs @> cast(:needs as jsonb))
-  and (cast(:older_than as double precision) is null
-       or t.created_at < now() - make_interval(secs => cast(:older_than as double precision)))
+from page t
+left join work w on w.id = t.work_id and w.id = any(array(select work_id from page))
 order by t.seq
-limit :limit
 """)
 
 REMARK = text("""

@@ -45,11 +45,17 @@ where t.id = any(cast(:ids as text[]))
 """)
 
 LIST = text(f"""
-select *
-from (select {rows.TOOL} from tools t join tool_leases l on l.tool_id = t.id where t.id > :after) t
-where cast(:state as text) is null or t.state = :state
+with page as materialized (
+    select *
+    from tools t
+    where id > :after and (cast(:state as text) is null or {rows.TOOL_STATE} = :state)
+    order by id
+    limit :limit
+)
+select {rows.TOOL}
+from page t
+join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from page))
 order by t.id
-limit :limit
 """)
 
 CHANGE = text("""
@@ -67,7 +73,7 @@ set skills = coalesce(a.skills, t.skills), capacity = coalesce(a.capacity, t.cap
     lease_seconds = coalesce(a.lease_seconds, t.lease_seconds), draining = coalesce(a.draining, t.draining),
     changed = pg_current_xact_id()
 from asked a join locked on locked.id = a.id
-where t.id = a.id
+where t.id = a.id and t.id = any(cast(:id as text[]))
 """)
 
 LOCK = text("select id, load from tools where id = any(cast(:ids as text[])) order by id for update")

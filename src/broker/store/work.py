@@ -30,10 +30,13 @@ where w.id = any(cast(:ids as uuid[]))
 
 # A tool that has none comes with nulls, one that is unknown not at all.
 ASSIGNED_TO = text(f"""
+with assigned as materialized (
+    select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
+)
 select {rows.WORK}, o.id
 from tools o
-left join work w on w.tool_id = o.id and w.state = 'assigned'
-left join tasks t on t.id = w.task_id
+left join assigned w on w.tool_id = o.id
+left join tasks t on t.id = w.task_id and t.id = any(array(select task_id from assigned))
 where o.id = any(cast(:tool_ids as text[]))
 order by w.assigned_at, w.id
 """)
@@ -46,15 +49,20 @@ where u.id in (select tool_id from work where state = 'assigned' and tool_id = a
 """)
 
 LIST = text(f"""
+with page as materialized (
+    select *
+    from work
+    where id > :after
+      and (cast(:tool_id as text) is null or tool_id = :tool_id)
+      and (cast(:task_id as text) is null or task_id = :task_id)
+      and (cast(:state as text) is null or state = :state)
+    order by id
+    limit :limit
+)
 select {rows.WORK}
-from work w
-join tasks t on t.id = w.task_id
-where w.id > :after
-  and (cast(:tool_id as text) is null or w.tool_id = :tool_id)
-  and (cast(:task_id as text) is null or w.task_id = :task_id)
-  and (cast(:state as text) is null or w.state = :state)
+from page w
+join tasks t on t.id = w.task_id and t.id = any(array(select task_id from page))
 order by w.id
-limit :limit
 """)
 
 LOCK_WORK = text("""
