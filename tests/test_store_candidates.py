@@ -29,7 +29,7 @@ class Reader:
 
     async def read(self) -> Candidates:
         """One answer."""
-        page = await self.store.run(candidates.candidates, cursor=self.cursor, limit=self.limit)
+        page = await self.store.read_at_once(candidates.candidates, cursor=self.cursor, limit=self.limit)
         self.cursor = page.cursor
         self.tasks += [task.id for task in page.tasks]
         self.tools += [tool.id for tool in page.tools]
@@ -135,6 +135,21 @@ async def test_what_changes_behind_the_readers_back_comes_in_the_next_reading(st
     rest = (await reader.news())[0]
     assert "urgent" not in rest
     assert await reader.news() == (["urgent"], [])
+
+
+@pytest.mark.parametrize("new", [True, False])
+async def test_what_comes_while_a_long_reading_goes_on_is_told_once(store: Store, new: bool) -> None:
+    reader = Reader(store, limit=10)
+    if new:
+        await reader.news()
+    before = [f"a-{number:02}" for number in range(25)]
+    await steps.submit(store, *before)
+    await reader.read()
+    await steps.submit(store, "b")
+    await steps.register(store, "tool")
+    assert (await reader.news()) == (before[10:], [])
+    assert await reader.news() == (["b"], ["tool"])
+    assert await reader.news() == NOTHING
 
 
 async def test_a_task_that_becomes_available_again_comes_again(

@@ -38,8 +38,8 @@ def create_service(settings: Settings) -> Service:
     listener = Listener(waiters, libpq_url(settings.listen_url or settings.database_url))
     store = Store(settings.database_url, pool_size=settings.pool_size, group_commit=settings.group_commit)
     news: dict[str, News] = {
-        TASK: lambda ids: store.run(tasks.with_news, ids),
-        TOOL: lambda ids: store.run(work.tools_with_news, ids),
+        TASK: lambda ids: store.read(tasks.with_news, ids),
+        TOOL: lambda ids: store.read(work.tools_with_news, ids),
     }
     return Service(
         settings=settings,

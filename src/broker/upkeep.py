@@ -58,7 +58,7 @@ class Upkeep:
         """Do what is due; how long there is nothing to do now."""
         while await self._store.run(due.make_available, batch=_BATCH) == _BATCH:
             pass
-        seconds = await self._store.run(due.seconds_to_next)
+        seconds = await self._store.read(due.seconds_to_next)
         if seconds is None:
             return _LONGEST_SLEEP_SECONDS
         # Due, and still there: somebody else has locked it, and may roll back.

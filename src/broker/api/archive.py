@@ -35,12 +35,12 @@ class Archive(Controller):
         which = archive.ArchiveFilter(
             task_id, tool_id, outcome, time_parameter(since, "since"), time_parameter(until, "until")
         )
-        return await service.store.run(archive.page, which, limit=limit, after=after)
+        return await service.store.read(archive.page, which, limit=limit, after=after)
 
     @get("/{work_id:str}")
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
         """Read one record."""
-        records = await service.store.run(archive.by_ids, [work_id_of(work_id)])
+        records = await service.store.read(archive.by_ids, [work_id_of(work_id)])
         if not records:
             raise WorkNotFound
         return records[0]

@@ -26,7 +26,7 @@ class Health(Controller):
         """Ready: the database is reached, its schema is current, the listener is connected; else 503."""
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}
         try:
-            current = await service.store.run(schema.current)
+            current = await service.store.read(schema.current)
             if current != schema.needed():
                 checks["schema"] = (
                     f"is at {current or 'nothing'}, needs {schema.needed()}: run `broker migrate`"

@@ -76,7 +76,7 @@ class Tasks(Controller):
         which = tasks.TaskFilter(
             in_state, json_parameter(needs, "needs", service.settings), older_than_seconds
         )
-        return await service.store.run(tasks.page, which, limit=limit, after=after)
+        return await service.store.read(tasks.page, which, limit=limit, after=after)
 
     @get("/{task_id:str}")
     async def read(
@@ -125,7 +125,7 @@ class Tasks(Controller):
         await service.store.one(
             tasks.remark, TaskRemark(task_id=id_of(task_id, TaskNotFound), text=data.text)
         )
-        return _known(await service.store.run(tasks.by_ids, [task_id]))
+        return _known(await service.store.read(tasks.by_ids, [task_id]))
 
     @post("/remarks", status_code=HTTP_200_OK, tags=["The assigner"])
     async def remark_many(
@@ -145,7 +145,7 @@ async def _read(request: Request[Any, Any, Any], task_id: str, service: Service,
     id_of(task_id, TaskNotFound)
 
     async def look() -> Task:
-        return _known(await service.store.run(tasks.by_ids, [task_id]))
+        return _known(await service.store.read(tasks.by_ids, [task_id]))
 
     def over(task: Task) -> bool:
         return task.state in _OVER

@@ -55,12 +55,12 @@ class Tools(Controller):
         after: After = None,
     ) -> ToolPage:
         """List the tools, in the order of their ids."""
-        return await service.store.run(tools.page, state=in_state, limit=limit, after=after)
+        return await service.store.read(tools.page, state=in_state, limit=limit, after=after)
 
     @get("/{tool_id:str}")
     async def read(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> Tool:
         """Read a tool."""
-        return _known(await service.store.run(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
+        return _known(await service.store.read(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
 
     @patch("/{tool_id:str}")
     async def change(

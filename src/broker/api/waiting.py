@@ -44,7 +44,7 @@ async def next_work(
     """The work that a tool has not started yet, as soon as there is some; None: there is no such tool."""
 
     async def look() -> list[Work] | None:
-        return await service.store.one(work.assigned_to, tool_id)
+        return await service.store.read_one(work.assigned_to, tool_id)
 
     def some(found: list[Work] | None) -> bool:
         return found is None or bool(found)

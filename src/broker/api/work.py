@@ -78,7 +78,7 @@ class Work(Controller):
     ) -> WorkPage:
         """List the work under way, in the order of its assignment."""
         which = work.WorkFilter(tool_id, task_id, in_state)
-        return await service.store.run(work.page, which, limit=limit, after=after)
+        return await service.store.read(work.page, which, limit=limit, after=after)
 
     @post(tags=["The assigner"], responses={HTTP_200_OK: also(WorkItem, "The same pair again.")}, lean=True)
     async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[WorkItem]:
@@ -122,7 +122,7 @@ class Work(Controller):
         first: int | None = after_version
 
         async def look() -> WorkWithReports:
-            if (found := await service.store.run(work.with_reports, id_)) is None:
+            if (found := await service.store.read(work.with_reports, id_)) is None:
                 raise WorkNotFound
             return found
 
@@ -168,7 +168,7 @@ class Work(Controller):
         after: After = None,
     ) -> ReportPage:
         """The reports on work, in order; on ended work, those in the archive."""
-        page = await service.store.run(work.reports, work_id_of(work_id), limit=limit, after=after)
+        page = await service.store.read(work.reports, work_id_of(work_id), limit=limit, after=after)
         if page is None:
             raise WorkNotFound
         return page
@@ -218,5 +218,5 @@ class Work(Controller):
 
 async def _no_longer(service: Service, id_: UUID) -> WorkEnded | WorkNotFound:
     """Why work is not under way."""
-    records = await service.store.run(archive.by_ids, [id_])
+    records = await service.store.read(archive.by_ids, [id_])
     return WorkEnded(records[0].outcome) if records else WorkNotFound()

@@ -79,7 +79,7 @@ async def registered(url: str, many: int, capacity: int = 1) -> AsyncIterator[li
     finally:
         async with connections(url, 1) as [connection]:
             for tool in tools:
-                await connection.send("DELETE", f"/v1/tools/{tool}?force=true")
+                await connection.send("DELETE", f"/v1/tools/{tool}")
 
 
 @asynccontextmanager

@@ -80,7 +80,7 @@ def default_data_dir() -> Path:
 async def _check_schema(url: str) -> None:
     store = Store(url)
     try:
-        current = await store.run(schema.current)
+        current = await store.read(schema.current)
     except Unavailable as error:
         raise click.ClickException(
             f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}"

@@ -53,16 +53,19 @@ join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from 
 order by t.id
 """)
 
-_UNSEEN = """
+# What changed since the reading began is left to the next one, which would tell it again. Rows that were
+# read in from a dump belong to the first one.
+_UNREAD = """
     (cast(:seen as text) is null
-     or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot))
-     and t.changed < pg_snapshot_xmax(pg_current_snapshot()))"""
+     or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot)))
+    and (pg_visible_in_snapshot(t.changed, cast(cast(:reading as text) as pg_snapshot))
+         or cast(:seen as text) is null and t.changed >= pg_snapshot_xmax(pg_current_snapshot()))"""
 
 WALK_TASKS = text(f"""
 select {rows.TASK}, t.seq
 from tasks t
 left join work w on false
-where t.state = 'available' and (-cast(t.priority as integer), t.seq) > (:rank, :seq) and {_UNSEEN}
+where t.state = 'available' and (-cast(t.priority as integer), t.seq) > (:rank, :seq) and {_UNREAD}
 order by -cast(t.priority as integer), t.seq
 limit :limit
 """)
@@ -71,7 +74,7 @@ WALK_TOOLS = text(f"""
 with page as materialized (
     select *
     from tools t
-    where t.available and t.id > :id and {_UNSEEN}
+    where t.available and t.id > :id and {_UNREAD}
     order by t.id
     limit :limit
 )
@@ -107,7 +110,7 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
     """The available tasks and tools; with a cursor, those that are new since.
 
     Args:
-        session: An open transaction.
+        session: An open transaction, all of whose statements see the same moment.
         cursor: The last answer's cursor, to go on from.
         limit: At most this many tasks, and this many tools.
 
@@ -116,7 +119,6 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
         CursorExpired: The cursor is of another database.
     """
     given = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
-    # Read before anything else: what changes after this may come twice, but is never missed.
     snapshot, home = (await session.execute(SNAPSHOT)).one()
     if given is not None and given.home != home:
         raise CursorExpired
@@ -132,9 +134,9 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
         here.task = _FIRST_TASK if len(tasks) > limit else None
         here.tool = _FIRST_TOOL if len(tools) > limit else None
     if here.task is not None:
-        tasks, here.task = await _walk_tasks(session, here.task, here.seen, limit)
+        tasks, here.task = await _walk_tasks(session, here, *here.task, limit)
     if here.tool is not None:
-        tools, here.tool = await _walk_tools(session, here.tool, here.seen, limit)
+        tools, here.tool = await _walk_tools(session, here, here.tool, limit)
 
     more = here.task is not None or here.tool is not None
     onward = here if more else Cursor(home=home, seen=here.reading)
@@ -149,18 +151,18 @@ async def _new(session: AsyncSession, statement: TextClause, here: Cursor, limit
 
 
 async def _walk_tasks(
-    session: AsyncSession, after: tuple[int, int], seen: str | None, limit: int
+    session: AsyncSession, here: Cursor, rank: int, seq: int, limit: int
 ) -> tuple[list[Task], tuple[int, int] | None]:
-    rank, seq = after
-    values = {"rank": rank, "seq": seq, "seen": seen, "limit": limit + 1}
+    values = {"rank": rank, "seq": seq, "seen": here.seen, "reading": here.reading, "limit": limit + 1}
     found = (await session.execute(WALK_TASKS, values)).all()
     page = [rows.task(row) for row in found[:limit]]
     return page, (-page[-1].priority, found[limit - 1][rows.TASK_WIDTH]) if len(found) > limit else None
 
 
 async def _walk_tools(
-    session: AsyncSession, after: str, seen: str | None, limit: int
+    session: AsyncSession, here: Cursor, after: str, limit: int
 ) -> tuple[list[Tool], str | None]:
-    found = (await session.execute(WALK_TOOLS, {"id": after, "seen": seen, "limit": limit + 1})).all()
+    values = {"id": after, "seen": here.seen, "reading": here.reading, "limit": limit + 1}
+    found = (await session.execute(WALK_TOOLS, values)).all()
     page = [rows.tool(row) for row in found[:limit]]
     return page, page[-1].id if len(found) > limit else None

@@ -69,7 +69,10 @@ class Store:
             json_deserializer=Raw,
             connect_args={"timeout": 5, "server_settings": _CONNECTION},
         )
-        self._session = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._begin = self._sessions("READ COMMITTED")
+        # A statement that reads is a transaction of its own: to begin and to commit one costs as much again.
+        self._look = self._sessions("AUTOCOMMIT")
+        self._freeze = self._sessions("REPEATABLE READ")
         self._group_commit = group_commit
         self._groups: dict[Step[Any, Any], GroupCommit[Any, Any]] = {}
 
@@ -81,11 +84,8 @@ class Store:
             Unavailable: The database did not answer.
             BadRequest: PostgreSQL refuses a value.
         """
-        try:
-            async with self._session() as session, session.begin():
-                yield session
-        except (SQLAlchemyError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
-            raise _in_our_words(error) from error
+        async with _in_our_words(), self._begin() as session, session.begin():
+            yield session
 
     async def one(self, step: Step[Item, Answer], item: Item, *, size: int = 0) -> Answer:
         """Take a step with one item, and its answer once that is committed.
@@ -102,14 +102,7 @@ class Store:
             Unavailable: The database did not answer.
             BadRequest: PostgreSQL refuses a value.
         """
-        if not self._group_commit:
-            [answer] = await self.many(step, [item])
-            return answer
-        group = self._groups.get(step)
-        if group is None:
-            group = self._groups[step] = GroupCommit(partial(self.many, step))
-        shared: Answer = await group.call(item, size)
-        return shared
+        return await self._shared(step, item, size, self.many)
 
     async def many(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
         """Take a step with many items in one transaction; the answers are in their order."""
@@ -126,6 +119,45 @@ class Store:
             except BeginAgain:
                 continue
         return await self._run_once(do, *args, **kwargs)
+
+    async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Read something; each of its statements sees what is committed when it begins.
+
+        Raises:
+            Unavailable: The database did not answer.
+            BadRequest: PostgreSQL refuses a value.
+        """
+        async with _in_our_words(), self._look() as session:
+            return await do(session, *args, **kwargs)
+
+    async def read_one(self, step: Step[Item, Answer], item: Item) -> Answer:
+        """Read one item by a step that only reads; those who come at the same time share its statements."""
+        return await self._shared(step, item, 0, self.read)
+
+    async def read_at_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Read something; all of its statements see the same moment."""
+        async with _in_our_words(), self._freeze() as session, session.begin():
+            return await do(session, *args, **kwargs)
+
+    async def _shared(
+        self,
+        step: Step[Item, Answer],
+        item: Item,
+        size: int,
+        take: Callable[[Step[Item, Answer], Sequence[Item]], Awaitable[list[Answer]]],
+    ) -> Answer:
+        if not self._group_commit:
+            [answer] = await take(step, [item])
+            return answer
+        group = self._groups.get(step)
+        if group is None:
+            group = self._groups[step] = GroupCommit(partial(take, step))
+        shared: Answer = await group.call(item, size)
+        return shared
+
+    def _sessions(self, isolation_level: str) -> async_sessionmaker[AsyncSession]:
+        engine = self.engine.execution_options(isolation_level=isolation_level)
+        return async_sessionmaker(engine, expire_on_commit=False)
 
     async def _run_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         async with self.transaction() as session:
@@ -148,7 +180,16 @@ def libpq_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _in_our_words(error: Exception) -> Exception:
+@asynccontextmanager
+async def _in_our_words() -> AsyncIterator[None]:
+    """What goes wrong in the block is told in the broker's own words."""
+    try:
+        yield
+    except (SQLAlchemyError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+        raise _translate(error) from error
+
+
+def _translate(error: Exception) -> Exception:
     if isinstance(error, DBAPIError):
         state = str(getattr(error.orig, "sqlstate", None) or "")
         refused_by_driver = isinstance(getattr(error.orig, "__cause__", None), asyncpg.DataError)
