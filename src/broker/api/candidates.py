@@ -6,7 +6,7 @@ from litestar import Controller, Request, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from broker.api.parameters import Wait
+from broker.api.parameters import MAX_LIMIT, Wait
 from broker.api.service import Service
 from broker.api.waiting import park
 from broker.schemas import Candidates as Page
@@ -20,7 +20,7 @@ class Candidates(Controller):
     path = "/v1/candidates"
     tags = ("The assigner",)
 
-    @get()
+    @get(lean=True)
     async def read(
         self,
         request: Request[Any, Any, Any],
@@ -30,8 +30,8 @@ class Candidates(Controller):
             str | None, QueryParameter(description="The last answer's cursor: only what is new since.")
         ] = None,
         limit: Annotated[
-            int, QueryParameter(ge=1, le=1000, description="For each of tasks and tools.")
-        ] = 1000,
+            int, QueryParameter(ge=1, le=MAX_LIMIT, description="For each of tasks and tools.")
+        ] = MAX_LIMIT,
     ) -> Page:
         """The available tasks and tools; with a cursor, those that became available or changed since."""
 

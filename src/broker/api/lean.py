@@ -7,9 +7,10 @@ here. Whatever is not plain, an unusual header or an odd parameter, goes the lon
 the same handler: so no rule and no error is told twice.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from litestar import Litestar, Response
@@ -22,13 +23,27 @@ from msgspec import Struct
 
 from broker.api import problems
 from broker.api.body import BodyOrNothing, decode
-from broker.api.parameters import MAX_WAIT_SECONDS
+from broker.api.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from broker.api.service import Service
 from broker.schemas import Request
 
 _JSON = b"application/json"
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_WAIT = re.compile(rb"wait=([0-9]{1,2}(?:\.[0-9]{1,9})?)")
+
+
+class _Plain(NamedTuple):
+    """A parameter of the query, as it is read here: how it is written, what it is, the most that it is."""
+
+    written: "re.Pattern[str]"
+    read: type[float] | type[int] | type[str]
+    most: float = math.inf
+
+
+_QUERY = {
+    "wait": _Plain(re.compile(r"[0-9]{1,2}(\.[0-9]{1,9})?"), float, MAX_WAIT_SECONDS),
+    "limit": _Plain(re.compile(r"[1-9][0-9]{0,3}"), int, MAX_LIMIT),
+    "cursor": _Plain(re.compile(r"[A-Za-z0-9_-]+"), str),
+}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,37 +80,44 @@ class Lean:
         self.app = app
         self._service = service
         self._routes = _lean_routes(app)
+        # Most requests are for one of the few paths without parameters, which need no search.
+        self._by_path = {
+            (method, route.path.pattern): route
+            for method, routes in self._routes.items()
+            for route in routes
+            if not route.path.groups
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, by the short way if it can be."""
-        if scope["type"] == ScopeType.HTTP:
-            for route in self._routes.get(scope.get("method"), ()):
-                if found := route.path.fullmatch(scope["path"]):
-                    given = self._plainly_given(route, scope)
-                    if given is None:
-                        break
-                    await self._answer(route, given | found.groupdict(), scope, receive, send)
-                    return
+        if scope["type"] == ScopeType.HTTP and (found := self._find(scope.get("method"), scope["path"])):
+            route, given = found
+            if self._is_plain(scope) and _read_query(route, scope["query_string"], given):
+                await self._answer(route, given, scope, receive, send)
+                return
         await self.app(scope, receive, send)
 
-    def _plainly_given(self, route: LeanRoute, scope: Scope) -> dict[str, Any] | None:
-        """The arguments that the query gives; None where the request is no plain one."""
+    def _find(self, method: Any, path: str) -> tuple[LeanRoute, dict[str, Any]] | None:
+        """The marked handler of a path, and what the path gives it."""
+        if route := self._by_path.get((method, path)):
+            return route, {}
+        for route in self._routes.get(method, ()):
+            if found := route.path.fullmatch(path):
+                return route, found.groupdict()
+        return None
+
+    def _is_plain(self, scope: Scope) -> bool:
+        """Whether no header asks for anything special."""
         for name, value in scope["headers"]:
             if name == b"content-type":
                 if value != _JSON:
-                    return None
+                    return False
             elif name == b"content-length":
                 if not value.isdigit() or int(value) > self._service.settings.max_body_bytes:
-                    return None
+                    return False
             elif name in (b"transfer-encoding", b"prefer"):
-                return None
-        query = scope["query_string"]
-        if not query:
-            return {}
-        wait = _WAIT.fullmatch(query)
-        if wait is None or "wait" not in route.takes or (seconds := float(wait[1])) > MAX_WAIT_SECONDS:
-            return None
-        return {"wait": seconds}
+                return False
+        return True
 
     async def _answer(
         self, route: LeanRoute, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
@@ -148,6 +170,22 @@ def _lean_routes(app: Litestar) -> dict[str, list[LeanRoute]]:
             for method in handler.http_methods:
                 found.setdefault(method, []).append(lean)
     return found
+
+
+def _read_query(route: LeanRoute, query: bytes, given: dict[str, Any]) -> bool:
+    """Add the arguments that the query gives; whether all of it is plain."""
+    if not query:
+        return True
+    for part in query.decode("latin-1").split("&"):
+        name, _, text = part.partition("=")
+        plain = _QUERY.get(name)
+        if plain is None or name not in route.takes or name in given or not plain.written.fullmatch(text):
+            return False
+        value = plain.read(text)
+        if not isinstance(value, str) and value > plain.most:
+            return False
+        given[name] = value
+    return True
 
 
 async def _body(receive: Receive) -> bytes | None:

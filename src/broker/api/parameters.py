@@ -18,10 +18,11 @@ from broker.schemas import ID_PATTERN, FieldError, Time
 from broker.settings import Settings
 
 MAX_WAIT_SECONDS = 60.0
+MAX_LIMIT = 1000
 
 _ID = re.compile(ID_PATTERN)
 
-Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most items to answer.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="The most items to answer.")]
 After = Annotated[str | None, QueryParameter(description="The last answer's `next`, to go on from there.")]
 Wait = Annotated[
     float | None,

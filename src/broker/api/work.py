@@ -89,19 +89,14 @@ class Work(Controller):
         status = HTTP_201_CREATED if assigned.status == "assigned" else HTTP_200_OK
         return Response(assigned.work, status_code=status)
 
-    @post("/batch", status_code=HTTP_200_OK, tags=["The assigner"])
+    @post("/batch", status_code=HTTP_200_OK, lean=True, tags=["The assigner"])
     async def assign_many(self, data: JSONBody[Pairs], service: NamedDependency[Service]) -> AssignedPairs:
         """Give up to 10,000 tasks to tools, each pair for itself; an earlier pair wins over a later one."""
-        answers = await service.store.many(assignment.assign, data.items)
+        answers = await service.store.many(assignment.assign_briefly, data.items)
         return AssignedPairs(
             items=[
-                AssignedPair(
-                    task_id=pair.task_id,
-                    tool_id=pair.tool_id,
-                    status=status,
-                    work_id=assigned.id if assigned else None,
-                )
-                for pair, (status, assigned) in zip(data.items, answers, strict=True)
+                AssignedPair(task_id=pair.task_id, tool_id=pair.tool_id, status=status, work_id=work_id)
+                for pair, (status, work_id) in zip(data.items, answers, strict=True)
             ]
         )
 
@@ -198,7 +193,7 @@ class Work(Controller):
             following = await next_work(request, service, record.tool_id, data.next_wait_seconds)
         return Completed(archived=record, next=following or [])
 
-    @post("/complete", status_code=HTTP_200_OK)
+    @post("/complete", status_code=HTTP_200_OK, lean=True)
     async def complete_many(
         self, data: JSONBody[WorkCompletions], service: NamedDependency[Service]
     ) -> CompletedBatch:

@@ -1,7 +1,8 @@
 """Assignment: making work of pairs of a task and a tool."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,7 +23,7 @@ order by id
 for no key update
 """)
 
-ASSIGN = text(f"""
+_ASSIGN = """
 with pair as (
     select * from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) as p (task_id, tool_id)
 ),
@@ -47,10 +48,10 @@ assigned as (
     join tools t on t.id = taken.tool_id and t.id = any(cast(:tool_ids as text[]))
     returning *
 )
-select {rows.WORK}
-from assigned w
-join taken t on t.id = w.task_id
-""")
+"""
+ASSIGN = text(f"{_ASSIGN} select {rows.WORK} from assigned w join taken t on t.id = w.task_id")
+# For those who do not read the work: it is as long as its task.
+ASSIGN_BRIEFLY = text(f"{_ASSIGN} select id, task_id, tool_id from assigned")
 
 OF_PAIRS = text(f"""
 select {rows.WORK}
@@ -61,16 +62,17 @@ join tasks t on t.id = w.task_id and t.id = any(cast(:task_ids as text[]))
 """)
 
 Key = tuple[str, str]
+Told = TypeVar("Told")
 
 
-class Assigned(NamedTuple):
+class Assigned(NamedTuple, Generic[Told]):
     """What became of a pair, and its work where it has some."""
 
     status: PairStatus
-    work: Work | None
+    work: Told | None
 
 
-async def assign(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned]:
+async def assign(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned[Work]]:
     """Make work of pairs, each for itself; an earlier pair wins over a later one.
 
     Args:
@@ -80,6 +82,17 @@ async def assign(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned]
     Returns:
         For each pair what became of it.
     """
+    return await _assign(session, ASSIGN, pairs, rows.work)
+
+
+async def assign_briefly(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
+    """The same; of the work only the ids are told."""
+    return await _assign(session, ASSIGN_BRIEFLY, pairs, _id)
+
+
+async def _assign(
+    session: AsyncSession, statement: TextClause, pairs: Sequence[Pair], read: Callable[[rows.AnyRow], Told]
+) -> list[Assigned[Told]]:
     keys = [(pair.task_id, pair.tool_id) for pair in pairs]
     task_ids, tool_ids = [key[0] for key in keys], [key[1] for key in keys]
     states = {row[0]: row[1] for row in await session.execute(LOCK_TASKS, {"ids": task_ids})}
@@ -87,15 +100,20 @@ async def assign(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned]
     # What is locked stays as it is: the pairs are gone through one by one, and written as a set.
     statuses = decide(keys, states, room)
 
-    def those(wanted: PairStatus) -> list[Key]:
-        return [key for key, status in zip(keys, statuses, strict=True) if status == wanted]
+    async def work_of(status: PairStatus, statement: TextClause) -> dict[Key, Told]:
+        """The work of the pairs of this status, by a statement that makes it or finds it."""
+        those = list(dict.fromkeys(key for key, each in zip(keys, statuses, strict=True) if each == status))
+        if not those:
+            return {}
+        values = {"task_ids": [key[0] for key in those], "tool_ids": [key[1] for key in those]}
+        return {(row[1], row[2]): read(row) for row in await session.execute(statement, values)}
 
-    works = await _work(session, ASSIGN, those("assigned"))
-    there = await _work(session, OF_PAIRS, those("task_unavailable"))
-    missing = those("task_not_found")
-    ended = await archive.has_ended(session, [key[0] for key in missing]) if missing else set()
+    works = await work_of("assigned", statement)
+    there = await work_of("task_unavailable", OF_PAIRS)
+    missing = [key[0] for key, status in zip(keys, statuses, strict=True) if status == "task_not_found"]
+    ended = await archive.has_ended(session, missing) if missing else set()
 
-    def answer(key: Key, status: PairStatus) -> Assigned:
+    def answer(key: Key, status: PairStatus) -> Assigned[Told]:
         if key in there:
             return Assigned("exists", there[key])
         if status in ("assigned", "exists"):
@@ -135,11 +153,6 @@ def decide(keys: Sequence[Key], states: Mapping[str, str], room: Mapping[str, in
     return statuses
 
 
-async def _work(session: AsyncSession, statement: TextClause, keys: Sequence[Key]) -> dict[Key, Work]:
-    """The work of these pairs, by a statement that makes it or finds it."""
-    if not keys:
-        return {}
-    unique = list(dict.fromkeys(keys))
-    values = {"task_ids": [key[0] for key in unique], "tool_ids": [key[1] for key in unique]}
-    works = [rows.work(row) for row in await session.execute(statement, values)]
-    return {(work.task_id, work.tool_id): work for work in works}
+def _id(row: rows.AnyRow) -> UUID:
+    id_: UUID = row[0]
+    return id_

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.schemas import NewTask, Task, TaskPage, TaskRemark
@@ -12,7 +12,7 @@ from broker.store.pages import cut, unseal
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
 # submissions that share ids then wait for each other in one direction only.
-SUBMIT = text(f"""
+_SUBMIT = """
 with asked as materialized (
     select a.place, nextval('tasks_seq_seq') as seq,
            coalesce(a.id, cast(uuid7() as text)) as id, a.needs, a.payload, a.priority,
@@ -40,10 +40,19 @@ created as (
     on conflict (id) do nothing
     returning t.*
 )
+"""
+SUBMIT = text(f"""{_SUBMIT}
 select {rows.TASK}
 from asked
 left join created t on t.seq = asked.seq
 left join work w on false
+order by asked.place
+""")
+# For those who do not read the tasks: they have them.
+SUBMIT_BRIEFLY = text(f"""{_SUBMIT}
+select t.id
+from asked
+left join created t on t.seq = asked.seq
 order by asked.place
 """)
 
@@ -126,6 +135,13 @@ class Submitted(NamedTuple):
     created: bool
 
 
+class BrieflySubmitted(NamedTuple):
+    """A task's id, and whether this submission made it."""
+
+    id: str
+    created: bool
+
+
 class TaskFilter(NamedTuple):
     """Which of the live tasks are asked for; none of it: all of them."""
 
@@ -144,26 +160,39 @@ async def submit(session: AsyncSession, new: Sequence[NewTask]) -> list[Submitte
     Returns:
         For each of them the task, and whether it was created.
     """
+    created = await _submit(session, SUBMIT, new)
+    known_ids = {asked.id for row, asked in zip(created, new, strict=True) if row is None and asked.id}
+    known = {task.id: task for task in await by_ids(session, known_ids)} if known_ids else {}
+    return [
+        Submitted(rows.task(row), created=True) if row else Submitted(known[str(asked.id)], created=False)
+        for row, asked in zip(created, new, strict=True)
+    ]
+
+
+async def submit_briefly(session: AsyncSession, new: Sequence[NewTask]) -> list[BrieflySubmitted]:
+    """The same; of the tasks only the ids are told."""
+    created = await _submit(session, SUBMIT_BRIEFLY, new)
+    return [
+        BrieflySubmitted(row[0], created=True) if row else BrieflySubmitted(str(asked.id), created=False)
+        for row, asked in zip(created, new, strict=True)
+    ]
+
+
+async def _submit(
+    session: AsyncSession, statement: TextClause, new: Sequence[NewTask]
+) -> list[rows.AnyRow | None]:
+    """Write new tasks; for each what the statement tells of it, None where the id is known already."""
     values = rows.columns(
         new, "id", "priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds"
     )
     values["needs"] = [rows.given(task.needs) for task in new]
     values["payload"] = [rows.given(task.payload) for task in new]
-    answers = (await session.execute(SUBMIT, values)).all()
-    tasks = [rows.task(row) if row[0] is not None else None for row in answers]
-
-    chosen = [task.id for task, asked in zip(tasks, new, strict=True) if task and asked.id is not None]
+    answers = (await session.execute(statement, values)).all()
+    chosen = [row[0] for row, asked in zip(answers, new, strict=True) if asked.id and row[0] is not None]
     ended: set[str] = set()
     if chosen:
         ended = {row[0] for row in await session.execute(TAKE_BACK_ENDED, {"ids": chosen})}
-    created = [task if task and task.id not in ended else None for task in tasks]
-
-    known_ids = {asked.id for task, asked in zip(created, new, strict=True) if task is None and asked.id}
-    known = {task.id: task for task in await by_ids(session, known_ids)} if known_ids else {}
-    return [
-        Submitted(task, created=True) if task else Submitted(known[str(asked.id)], created=False)
-        for task, asked in zip(created, new, strict=True)
-    ]
+    return [row if row[0] is not None and row[0] not in ended else None for row in answers]
 
 
 async def by_ids(session: AsyncSession, ids: Sequence[str] | set[str]) -> list[Task]:
