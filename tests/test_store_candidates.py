@@ -29,7 +29,7 @@ class Reader:
 
     async def read(self) -> Candidates:
         """One answer."""
-        page = await self.store.read_at_once(candidates.candidates, cursor=self.cursor, limit=self.limit)
+        page = await self.store.read(candidates.candidates, cursor=self.cursor, limit=self.limit)
         self.cursor = page.cursor
         self.tasks += [task.id for task in page.tasks]
         self.tools += [tool.id for tool in page.tools]

@@ -1,6 +1,7 @@
 """The uvicorn server that lets go of parked requests before it waits for them to end."""
 
 import contextlib
+import gc
 import signal
 import socket
 import threading
@@ -15,6 +16,9 @@ from broker.api.lean import Lean
 from broker.api.service import Service
 from broker.app import create_app, create_service
 from broker.settings import Settings
+
+# Python's own is 700, which a few requests reach.
+_ALLOCATIONS_PER_COLLECTION = 20_000
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +70,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say where."""
         await super().startup(sockets)
+        _collect_garbage_seldom()
         for server in self.servers:
             for sock in server.sockets:
                 host, port = sock.getsockname()[:2]
@@ -76,6 +81,16 @@ class Server(uvicorn.Server):
         """Answer who waits, let writes under way finish, and go."""
         self.service.waiters.release()
         await super().shutdown(sockets)
+
+
+def _collect_garbage_seldom() -> None:
+    """Look for garbage in cycles once in a while, and never among the modules that stay anyway.
+
+    Requests leave hardly any: `broker bench drain` spent 8 % of its time on looking.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_ALLOCATIONS_PER_COLLECTION)
 
 
 def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> Server:

@@ -17,12 +17,12 @@ class Fifo:
     """An assigner that looks at nothing: the next task goes to the next tool that has room.
 
     Args:
-        connection: A connection of its own.
-        largest: How many pairs it posts at a time, at most.
+        url: The service.
+        largest: How many pairs it posts at a time, at most; more than that it posts over two connections.
     """
 
-    def __init__(self, connection: Connection, *, largest: int = 100) -> None:
-        self._connection = connection
+    def __init__(self, url: str, *, largest: int = 100) -> None:
+        self._url = url
         self._largest = largest
         self._tasks: deque[str] = deque()
         self._room: dict[str, int] = {}
@@ -30,16 +30,20 @@ class Fifo:
     async def run(self) -> None:
         """Assign until cancelled."""
         cursor = ""
-        while True:
-            path = f"/v1/candidates?wait={_WAIT_SECONDS}{cursor}"
-            found = await self._connection.call("GET", path, form=Candidates)
-            cursor = f"&cursor={found.cursor}"
-            self._tasks.extend(task.id for task in found.tasks)
-            self._room.update({tool.id: tool.capacity - tool.load for tool in found.tools})
-            while pairs := self._pairs():
-                answers = await self._connection.call("POST", "/v1/work/batch", {"items": pairs}, PairAnswers)
-                for answer in answers.items:
-                    self._learn(answer)
+        async with connections(self._url, 2) as [first, second]:
+            while True:
+                path = f"/v1/candidates?wait={_WAIT_SECONDS}{cursor}"
+                found = await first.call("GET", path, form=Candidates)
+                cursor = f"&cursor={found.cursor}"
+                self._tasks.extend(task.id for task in found.tasks)
+                self._room.update({tool.id: tool.capacity - tool.load for tool in found.tools})
+                await asyncio.gather(self._post(first), self._post(second))
+
+    async def _post(self, connection: Connection) -> None:
+        while pairs := self._pairs():
+            answers = await connection.call("POST", "/v1/work/batch", {"items": pairs}, PairAnswers)
+            for answer in answers.items:
+                self._learn(answer)
 
     def _learn(self, answer: PairAnswer) -> None:
         """What came twice, or changed meanwhile, has to be given back."""

@@ -29,12 +29,13 @@ select cast(pg_current_snapshot() as text),
                      pg_relation_filenode('tasks'), pg_relation_filenode('tools')))
 """)
 
-# A transaction that is still to come has changed nothing: such a row was read in from the dump of a
-# database with more history. It would be new for ever.
+# What changed since the reading began is left to the next one, which would tell it again. A transaction
+# that is still to come has changed nothing, either: such a row was read in from the dump of a database with
+# more history, and would be new for ever.
 _NEW = """
     changed >= pg_snapshot_xmin(cast(cast(:seen as text) as pg_snapshot))
     and not pg_visible_in_snapshot(changed, cast(cast(:seen as text) as pg_snapshot))
-    and changed < pg_snapshot_xmax(pg_current_snapshot())"""
+    and pg_visible_in_snapshot(changed, cast(cast(:reading as text) as pg_snapshot))"""
 
 NEW_TASKS = text(f"""
 select {rows.TASK}
@@ -53,8 +54,7 @@ join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from 
 order by t.id
 """)
 
-# What changed since the reading began is left to the next one, which would tell it again. Rows that were
-# read in from a dump belong to the first one.
+# The same on the way through all of them; rows from a dump belong to the first reading.
 _UNREAD = """
     (cast(:seen as text) is null
      or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot)))
@@ -110,7 +110,7 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
     """The available tasks and tools; with a cursor, those that are new since.
 
     Args:
-        session: An open transaction, all of whose statements see the same moment.
+        session: An open session; a transaction is not needed.
         cursor: The last answer's cursor, to go on from.
         limit: At most this many tasks, and this many tools.
 
@@ -119,6 +119,7 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
         CursorExpired: The cursor is of another database.
     """
     given = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
+    # Before anything else: what is told has changed by then, and what changes later is new to the next.
     snapshot, home = (await session.execute(SNAPSHOT)).one()
     if given is not None and given.home != home:
         raise CursorExpired
@@ -147,7 +148,8 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
 
 
 async def _new(session: AsyncSession, statement: TextClause, here: Cursor, limit: int) -> list[rows.AnyRow]:
-    return list((await session.execute(statement, {"seen": here.seen, "limit": limit + 1})).all())
+    values = {"seen": here.seen, "reading": here.reading, "limit": limit + 1}
+    return list((await session.execute(statement, values)).all())
 
 
 async def _walk_tasks(

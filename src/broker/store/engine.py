@@ -72,7 +72,6 @@ class Store:
         self._begin = self._sessions("READ COMMITTED")
         # A statement that reads is a transaction of its own: to begin and to commit one costs as much again.
         self._look = self._sessions("AUTOCOMMIT")
-        self._freeze = self._sessions("REPEATABLE READ")
         self._group_commit = group_commit
         self._groups: dict[Step[Any, Any], GroupCommit[Any, Any]] = {}
 
@@ -133,11 +132,6 @@ class Store:
     async def read_one(self, step: Step[Item, Answer], item: Item) -> Answer:
         """Read one item by a step that only reads; those who come at the same time share its statements."""
         return await self._shared(step, item, 0, self.read)
-
-    async def read_at_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """Read something; all of its statements see the same moment."""
-        async with _in_our_words(), self._freeze() as session, session.begin():
-            return await do(session, *args, **kwargs)
 
     async def _shared(
         self,

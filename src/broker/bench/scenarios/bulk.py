@@ -63,11 +63,11 @@ async def live(url: str, tasks: int) -> float:
 
     async with (
         registered(url, _TOOLS, _CAPACITY) as tools,
-        connections(url, _SUBMITTERS + _TOOLS + 1) as [first, *others],
+        connections(url, _SUBMITTERS + _TOOLS) as others,
     ):
         workers = zip(others[_SUBMITTERS:], tools, strict=True)
         parts = [asyncio.create_task(work(connection, tool)) for connection, tool in workers]
-        assigner = asyncio.create_task(Fifo(first, largest=_BATCH).run())
+        assigner = asyncio.create_task(Fifo(url, largest=_BATCH).run())
         async with asyncio.timeout(60 + tasks / _SLOWEST), background(assigner, *parts):
             began = time.perf_counter()
             await asyncio.gather(*(submit(connection) for connection in others[:_SUBMITTERS]))

@@ -40,7 +40,7 @@ async def _round(stage: Stage, size: Size) -> Round:
     async with (
         stage.service() as service,
         registered(service.url, size.of(_TOOLS)) as tools,
-        connections(service.url, len(tools) + 2) as [ours, assigner, *others],
+        connections(service.url, len(tools) + 1) as [ours, *others],
     ):
         waited: dict[str, _Waited] = {}
         workers = zip(others, tools, strict=True)
@@ -49,7 +49,7 @@ async def _round(stage: Stage, size: Size) -> Round:
             await asyncio.sleep(1)
             times = size.of(_TIMES)
             assigned = [await _assign(ours, tools[n % len(tools)], waited) for n in range(times)]
-            async with background(asyncio.create_task(Fifo(assigner).run())):
+            async with background(asyncio.create_task(Fifo(service.url).run())):
                 await asyncio.sleep(1)
                 submitted = [await _submit(ours, waited) for _ in range(times)]
     return latencies(assigned, "assign → tool ") | latencies(submitted, "submit → assigner → tool ")

@@ -52,11 +52,11 @@ async def _drain(url: str, tools: list[str], tasks: int) -> Round:
                 path = f"/v1/work/{items[0].id}/complete"
                 items = (await connection.call("POST", path, _SUCCEEDED, Completed)).next
 
-    async with connections(url, _SUBMITTERS + len(tools) + 1) as [first, *others]:
+    async with connections(url, _SUBMITTERS + len(tools)) as others:
         workers = zip(others[_SUBMITTERS:], tools, strict=True)
         parts = [asyncio.create_task(work(connection, tool)) for connection, tool in workers]
         patience = asyncio.timeout(60 + tasks / _SLOWEST)
-        async with patience, background(asyncio.create_task(Fifo(first).run()), *parts):
+        async with patience, background(asyncio.create_task(Fifo(url).run()), *parts):
             began = time.perf_counter()
             await asyncio.gather(*(submit(connection) for connection in others[:_SUBMITTERS]))
             await all_received.wait()
