@@ -1,9 +1,8 @@
 """What the tests of the store share: short ways to bring about a state, and an audit of what must hold."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, Self
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Outcome, Pair, Task, Tool, Work
 from broker.store import Store, archive, assignment, completion, deletion, tasks, tools, work
 from broker.store.completion import Ending
-from broker.store.engine import Answer, BeginAgain, Item, Step, libpq_url
+from broker.store.engine import Answer, BeginAgain, Do, Given, Item, Step, libpq_url
 from broker.wake.waiters import Waiters
 from tests.conftest import Running
 
@@ -135,37 +134,35 @@ class Held:
     """A transaction that stays open until it is told to commit or to roll back."""
 
     def __init__(self, store: Store) -> None:
-        self._transaction: AbstractAsyncContextManager[AsyncSession] = store.transaction()
-        self.session: AsyncSession
+        self.session = AsyncSession(store.engine)
 
     async def __aenter__(self) -> Self:
-        self.session = await self._transaction.__aenter__()
+        return await self.begin()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await (self.commit() if kind is None else self.roll_back())
+
+    async def begin(self) -> Self:
+        await self.session.begin()
         return self
 
-    async def __aexit__(self, *error: object) -> None:
-        await self._transaction.__aexit__(*error)  # type: ignore[arg-type]
-
-    async def begin(self) -> AsyncSession:
-        return (await self.__aenter__()).session
+    async def take(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Take a step in this transaction."""
+        return await self.session.run_sync(lambda sync: do(sync.connection(), *args, **kwargs))
 
     async def commit(self) -> None:
-        await self.__aexit__(None, None, None)
+        async with self.session:
+            await self.session.commit()
 
     async def roll_back(self) -> None:
-        with contextlib.suppress(GivenUp):
-            await self.__aexit__(GivenUp, GivenUp(), None)
-
-
-class GivenUp(Exception):
-    """Rolls a transaction back."""
+        await self.session.close()
 
 
 async def many(store: Store, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
     """`Store.many`, but for this: what PostgreSQL gives up, a deadlock above all, shows."""
     while True:
         try:
-            async with store.transaction() as session:
-                return await step(session, items)
+            return await store._run_once(step, items)
         except BeginAgain as again:
             # Asked for by the step itself it is no error.
             if again.__cause__ is not None:

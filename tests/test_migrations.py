@@ -143,7 +143,7 @@ async def test_two_that_make_partitions_at_once_do_not_fail(
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}")
     async with steps.Held(store) as other:
-        await schema.create_partitions(other.session)
+        await other.take(schema.create_partitions)
         too = asyncio.create_task(store.run(schema.create_partitions))
         await steps.blocked(sql)
     await too
@@ -180,7 +180,7 @@ async def test_a_record_that_lands_while_its_month_gets_a_partition_is_no_obstac
     await run_sql(database, f"drop table {first[0][0]}")
     work = await steps.running_work(store)
     async with steps.Held(store) as completing:
-        await completion.complete(completing.session, [steps.ending(work.id)])
+        await completing.take(completion.complete, [steps.ending(work.id)])
         making = asyncio.create_task(store.run(schema.create_partitions))
         await steps.blocked(sql)
     await making

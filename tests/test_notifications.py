@@ -222,7 +222,7 @@ async def test_steps_over_nothing_are_no_news(store: Store, heard: Heard) -> Non
 
 async def test_what_is_rolled_back_is_no_news(store: Store, heard: Heard) -> None:
     given_up = steps.Held(store)
-    await tasks.submit(await given_up.begin(), [steps.new_task("a")])
+    await (await given_up.begin()).take(tasks.submit, [steps.new_task("a")])
     await given_up.roll_back()
     assert await heard.since() == []
 
@@ -245,9 +245,9 @@ async def test_a_set_is_one_notification_on_each_channel(store: Store, heard: He
 async def test_a_transaction_of_many_steps_is_one_notification_on_the_assigners_channel(
     store: Store, heard: Heard
 ) -> None:
-    async with store.transaction() as session:
+    async with steps.Held(store) as held:
         for number in range(20):
-            await tasks.submit(session, [steps.new_task(f"{number}")])
+            await held.take(tasks.submit, [steps.new_task(f"{number}")])
     assert await heard.since() == [(CANDIDATES, "*")]
 
 

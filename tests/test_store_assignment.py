@@ -184,7 +184,7 @@ async def test_assigners_that_come_from_opposite_ends_do_not_wait_in_a_circle(
     await steps.submit(store, *ids)
     await steps.register(store, "t", "u", capacity=100)
     async with steps.Held(store) as first:
-        await assignment.assign(first.session, [Pair(task_id="m", tool_id="t")])
+        await first.take(assignment.assign, [Pair(task_id="m", tool_id="t")])
         up = asyncio.create_task(steps.assign(store, *((id_, "t") for id_ in ids)))
         await steps.blocked(sql, 1)
         down = asyncio.create_task(steps.assign(store, *((id_, "u") for id_ in reversed(ids))))
@@ -200,7 +200,7 @@ async def test_what_another_transaction_took_while_this_one_waited_is_not_taken_
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", "u")
     async with steps.Held(store) as first:
-        await assignment.assign(first.session, [Pair(task_id="a", tool_id="t")])
+        await first.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
         late = asyncio.create_task(steps.assign(store, ("a", "u"), ("b", "t"), ("b", "u")))
         await steps.blocked(sql)
     assert [answer.status for answer in await late] == ["task_unavailable", "tool_unavailable", "assigned"]
@@ -213,7 +213,7 @@ async def test_a_task_that_ends_while_an_assigner_waits_for_it_is_unavailable(
     made = await steps.running_work(store, "a", "t")
     await steps.register(store, "u")
     async with steps.Held(store) as completing:
-        await completion.complete(completing.session, [steps.ending(made.id)])
+        await completing.take(completion.complete, [steps.ending(made.id)])
         late = asyncio.create_task(steps.assign(store, ("a", "u")))
         await steps.blocked(sql)
     assert [answer.status for answer in await late] == ["task_unavailable"]
@@ -226,7 +226,7 @@ async def test_a_tool_deleted_while_an_assigner_waits_for_it_is_not_found(
     await steps.submit(store, "a")
     await steps.register(store, "t")
     async with steps.Held(store) as deleting:
-        assert await tools.delete(deleting.session, ["t"]) == ["deleted"]
+        assert await deleting.take(tools.delete, ["t"]) == ["deleted"]
         late = asyncio.create_task(steps.assign(store, ("a", "t")))
         await steps.blocked(sql)
     assert [answer.status for answer in await late] == ["tool_not_found"]
@@ -239,7 +239,7 @@ async def test_a_tool_that_gets_work_while_it_is_deleted_is_busy(
     await steps.submit(store, "a")
     await steps.register(store, "t")
     async with steps.Held(store) as assigning:
-        await assignment.assign(assigning.session, [Pair(task_id="a", tool_id="t")])
+        await assigning.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
         deleting = asyncio.create_task(steps.many(store, tools.delete, ["t"]))
         await steps.blocked(sql)
     assert await deleting == ["busy"]
@@ -251,7 +251,7 @@ async def test_an_assigner_that_has_locked_tasks_holds_up_no_report_on_their_wor
 ) -> None:
     made = await steps.some_work(store, "a", "t")
     async with steps.Held(store) as assigning:
-        await assignment.assign(assigning.session, [Pair(task_id="a", tool_id="t")])
+        await assigning.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
         # The first report starts the work, too.
         reporting = asyncio.create_task(steps.report(store, made.id, progress=0.5))
         await steps.done_or_blocked(reporting, sql)

@@ -202,7 +202,7 @@ async def test_remarks_and_lease_renewals_are_no_change(store: Store, reader: Re
 
 async def test_what_commits_late_is_told_late_and_only_then(store: Store, reader: Reader) -> None:
     async with steps.Held(store) as late:
-        await tasks.submit(late.session, [steps.new_task("late")])
+        await late.take(tasks.submit, [steps.new_task("late")])
         await steps.submit(store, "early")
         assert await reader.news() == (["early"], [])
         for _ in range(10):
@@ -215,7 +215,7 @@ async def test_what_commits_late_is_told_late_and_only_then(store: Store, reader
 
 async def test_what_is_rolled_back_is_never_told(store: Store, reader: Reader) -> None:
     given_up = steps.Held(store)
-    await tasks.submit(await given_up.begin(), [steps.new_task("never")])
+    await (await given_up.begin()).take(tasks.submit, [steps.new_task("never")])
     assert await reader.news() == NOTHING
     await given_up.roll_back()
     assert await reader.news() == NOTHING
@@ -225,7 +225,7 @@ async def test_what_commits_while_a_reading_is_under_way_is_not_missed(store: St
     reader = Reader(store, limit=10)
     await reader.news()
     async with steps.Held(store) as late:
-        await tasks.submit(late.session, [steps.new_task("late", priority=9)])
+        await late.take(tasks.submit, [steps.new_task("late", priority=9)])
         await steps.submit(store, *(f"{number:02}" for number in range(25)))
         await reader.read()
     await reader.news()
@@ -270,7 +270,7 @@ async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
                 news += bool((await reader.news())[0])
 
         async with steps.Held(store) as late:
-            await tasks.submit(late.session, [steps.new_task("late-1"), steps.new_task("late-2")])
+            await late.take(tasks.submit, [steps.new_task("late-1"), steps.new_task("late-2")])
             writers = asyncio.gather(*(write(writer) for writer in range(8)))
             await follow(writers)
             await writers
@@ -314,7 +314,7 @@ class Interleaving:
                 steps.new_task(priority=self.chance.randrange(-2, 3))
                 for _ in range(self.chance.randrange(1, 4))
             ]
-            written = await tasks.submit(await writer.begin(), new)
+            written = await (await writer.begin()).take(tasks.submit, new)
             self.writers.append((writer, {task.id for task, _ in written}))
 
     async def commit(self) -> None:

@@ -306,7 +306,7 @@ async def test_a_report_that_commits_while_completion_waits_is_in_the_record(
     made = await steps.running_work(store)
     async with steps.Held(store) as reporting:
         said = steps.NewReport(message="the last word")
-        [taken] = await work.report(reporting.session, [ReportOf(made.id, said)])
+        [taken] = await reporting.take(work.report, [ReportOf(made.id, said)])
         completing = asyncio.create_task(steps.complete(store, made.id))
         await steps.blocked(sql)
     record = (await completing).record
@@ -322,7 +322,7 @@ async def test_a_report_that_comes_while_work_ends_is_refused_and_leaves_no_row(
 ) -> None:
     made = await steps.running_work(store)
     async with steps.Held(store) as completing:
-        await completion.complete(completing.session, [ending(made.id)])
+        await completing.take(completion.complete, [ending(made.id)])
         reporting = asyncio.create_task(steps.report(store, made.id, message="too late"))
         await steps.blocked(sql)
     assert await reporting is None
@@ -333,7 +333,7 @@ async def test_a_report_that_comes_while_work_ends_is_refused_and_leaves_no_row(
 async def test_a_start_that_comes_while_work_ends_is_refused(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.some_work(store)
     async with steps.Held(store) as completing:
-        await completion.complete(completing.session, [ending(made.id, "released")])
+        await completing.take(completion.complete, [ending(made.id, "released")])
         starting = asyncio.create_task(store.one(work.start, made.id))
         await steps.blocked(sql)
     assert await starting is None
@@ -345,7 +345,7 @@ async def test_work_started_while_its_loss_waits_is_lost_as_started(
 ) -> None:
     made = await steps.some_work(store, "a")
     async with steps.Held(store) as starting:
-        await work.start(starting.session, [made.id])
+        await starting.take(work.start, [made.id])
         losing = asyncio.create_task(store.run(completion.end, [ending(made.id, "lost")]))
         await steps.blocked(sql)
     await losing

@@ -152,7 +152,7 @@ async def test_a_task_assigned_between_the_look_and_the_lock_is_taken_from_its_t
     await steps.submit(store, "a")
     await steps.register(store, "t")
     async with steps.Held(store) as assigning:
-        await assignment.assign(assigning.session, [Pair(task_id="a", tool_id="t")])
+        await assigning.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
         deleting = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await deleting == "deleted"
@@ -166,7 +166,7 @@ async def test_work_started_between_the_look_and_the_lock_is_asked_to_stop(
 ) -> None:
     made = await steps.some_work(store, "a")
     async with steps.Held(store) as starting:
-        await work.start(starting.session, [made.id])
+        await starting.take(work.start, [made.id])
         deleting = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await deleting == "asked"
@@ -179,7 +179,7 @@ async def test_work_started_between_the_look_and_the_lock_is_asked_to_stop(
 async def test_a_success_that_comes_first_stands(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.running_work(store, "a")
     async with steps.Held(store) as completing:
-        await completion.complete(completing.session, [steps.ending(made.id)])
+        await completing.take(completion.complete, [steps.ending(made.id)])
         deleting = asyncio.create_task(steps.delete(store, "a", force=True))
         await steps.blocked(sql)
     assert await deleting == "deleted"
@@ -192,7 +192,7 @@ async def test_a_task_that_goes_back_between_the_look_and_the_lock_is_gone(
 ) -> None:
     made = await steps.running_work(store, "a")
     async with steps.Held(store) as completing:
-        await completion.complete(completing.session, [steps.ending(made.id, "released")])
+        await completing.take(completion.complete, [steps.ending(made.id, "released")])
         deleting = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await deleting == "deleted"
@@ -207,8 +207,8 @@ async def test_a_task_given_to_another_tool_between_the_look_and_the_lock_is_tak
     made = await steps.running_work(store, "a", "t")
     await steps.register(store, "u")
     async with steps.Held(store) as moving:
-        await completion.complete(moving.session, [steps.ending(made.id, "released")])
-        await assignment.assign(moving.session, [Pair(task_id="a", tool_id="u")])
+        await moving.take(completion.complete, [steps.ending(made.id, "released")])
+        await moving.take(assignment.assign, [Pair(task_id="a", tool_id="u")])
         deleting = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await deleting == "deleted"
@@ -220,7 +220,7 @@ async def test_a_task_given_to_another_tool_between_the_look_and_the_lock_is_tak
 async def test_two_that_delete_the_same_task_leave_one_record(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a")
     async with steps.Held(store) as first:
-        assert await deletion.delete(first.session, [deletion.Deletion("a")]) == ["deleted"]
+        assert await first.take(deletion.delete, [deletion.Deletion("a")]) == ["deleted"]
         second = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await second == "deleted"
@@ -231,7 +231,7 @@ async def test_two_that_delete_the_same_task_leave_one_record(store: Store, sql:
 async def test_a_deletion_that_is_rolled_back_leaves_the_task(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a")
     given_up = steps.Held(store)
-    await archive.record_deleted(await given_up.begin(), ["a"])
+    await (await given_up.begin()).take(archive.record_deleted, ["a"])
     await given_up.roll_back()
     assert (await steps.the_task(store, "a")).state == "available"
     await steps.audit(sql)
@@ -261,10 +261,10 @@ async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
     await steps.submit(store, "a", "z")
     await steps.register(store, "t")
     gate, assigning = steps.Held(store), steps.Held(store)
-    session = await gate.begin()
+    session = (await gate.begin()).session
     gate_pid = (await session.execute(text("select pg_backend_pid()"))).scalar_one()
     await session.execute(assignment.LOCK_TASKS, {"ids": ["z"]})
-    [given] = await assignment.assign(await assigning.begin(), [Pair(task_id="a", tool_id="t")])
+    [given] = await (await assigning.begin()).take(assignment.assign, [Pair(task_id="a", tool_id="t")])
     assert given.work is not None
     both = [deletion.Deletion("a"), deletion.Deletion("z")]
     deleting = asyncio.create_task(steps.many(store, deletion.delete, both))

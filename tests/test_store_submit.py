@@ -93,7 +93,7 @@ async def test_batches_that_share_ids_in_opposite_order_wait_in_one_direction(
 ) -> None:
     ids = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     async with steps.Held(store) as first:
-        await tasks.submit(first.session, [steps.new_task("m")])
+        await first.take(tasks.submit, [steps.new_task("m")])
         # One is in the middle of its way when the other sets out from the far end.
         up = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task(id_) for id_ in ids]))
         await steps.blocked(sql, 1)
@@ -125,7 +125,7 @@ async def test_when_the_first_submission_is_rolled_back_the_second_one_counts(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     first = steps.Held(store)
-    await tasks.submit(await first.begin(), [steps.new_task("a", priority=1)])
+    await (await first.begin()).take(tasks.submit, [steps.new_task("a", priority=1)])
     second = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a", priority=2)]))
     await steps.blocked(sql)
     await first.roll_back()
@@ -163,7 +163,7 @@ async def test_a_task_completed_while_it_is_submitted_again_stays_ended(
 ) -> None:
     work = await steps.running_work(store, "a")
     async with steps.Held(store) as completing:
-        await completion.complete(completing.session, [steps.ending(work.id, result=Raw(b"1"))])
+        await completing.take(completion.complete, [steps.ending(work.id, result=Raw(b"1"))])
         again = asyncio.create_task(
             steps.many(store, tasks.submit, [steps.new_task("a"), steps.new_task("b"), steps.new_task("a")])
         )
@@ -179,7 +179,7 @@ async def test_two_submissions_that_wait_for_the_same_completion_both_find_it_en
 ) -> None:
     work = await steps.running_work(store, "a")
     async with steps.Held(store) as completing:
-        await completion.complete(completing.session, [steps.ending(work.id)])
+        await completing.take(completion.complete, [steps.ending(work.id)])
         again = [
             asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")])) for _ in range(3)
         ]
@@ -196,7 +196,7 @@ async def test_a_task_deleted_while_it_is_submitted_again_stays_ended(
 ) -> None:
     await steps.submit(store, "a")
     async with steps.Held(store) as deleting:
-        await archive.record_deleted(deleting.session, ["a"])
+        await deleting.take(archive.record_deleted, ["a"])
         again = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")]))
         await steps.blocked(sql)
     [(task, created)] = await again
@@ -209,7 +209,7 @@ async def test_a_completion_that_is_rolled_back_leaves_the_task_live(
 ) -> None:
     work = await steps.running_work(store, "a")
     completing = steps.Held(store)
-    await completion.complete(await completing.begin(), [steps.ending(work.id)])
+    await (await completing.begin()).take(completion.complete, [steps.ending(work.id)])
     again = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")]))
     await steps.blocked(sql)
     await completing.roll_back()

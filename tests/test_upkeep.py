@@ -98,7 +98,7 @@ async def test_two_of_them_share_the_work_and_a_row_in_other_hands_is_left_alone
     await steps.submit(store, "a", "b", "c", not_before=in_seconds(3600))
     await sql.execute("update tasks set due_at = now()")
     async with steps.Held(store) as other:
-        assert await due.make_available(other.session, batch=1) == 1
+        assert await other.take(due.make_available, batch=1) == 1
         assert await store.run(due.make_available, batch=10) == 2
     assert await store.run(due.make_available, batch=10) == 0
     await available(sql, "a", "b", "c")

@@ -6,8 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from msgspec.json import decode
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, text
 
 from broker.schemas import ArchivePage, ArchiveRecord, LateResult, Report, Task, Tool, WorkWithReports
 from broker.store import rows
@@ -94,28 +93,28 @@ class ArchiveFilter(NamedTuple):
     until: datetime | None = None
 
 
-async def by_ids(session: AsyncSession, work_ids: Collection[UUID]) -> list[ArchiveRecord]:
+def by_ids(connection: Connection, work_ids: Collection[UUID]) -> list[ArchiveRecord]:
     """The records of these works, in no particular order; the unknown are left out."""
-    return [record(row) for row in await session.execute(BY_IDS, {"ids": list(work_ids)})]
+    return [record(row) for row in connection.execute(BY_IDS, {"ids": list(work_ids)})]
 
 
-async def told(session: AsyncSession, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
+def told(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
     """For each of these works its outcome, and what its tool said where that was something else."""
-    return {row[0]: (row[1], row[2]) for row in await session.execute(TOLD, {"ids": list(work_ids)})}
+    return {row[0]: (row[1], row[2]) for row in connection.execute(TOLD, {"ids": list(work_ids)})}
 
 
-async def page(session: AsyncSession, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:
+def page(connection: Connection, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:
     """Some of the records, the newest first."""
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
     values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
-    found = (await session.execute(LIST, values)).all()
+    found = connection.execute(LIST, values).all()
     items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))
     return ArchivePage(items=[record(row) for row in items], next=onward)
 
 
-async def as_work(session: AsyncSession, work_id: UUID) -> WorkWithReports | None:
+def as_work(connection: Connection, work_id: UUID) -> WorkWithReports | None:
     """Ended work, told like work under way: its state is the outcome."""
-    row = (await session.execute(AS_WORK, {"work_id": work_id})).one_or_none()
+    row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
         return None
     task, reports = decode(row.task, type=Task), decode(row.reports, type=list[Report])
@@ -138,19 +137,19 @@ async def as_work(session: AsyncSession, work_id: UUID) -> WorkWithReports | Non
     )
 
 
-async def has_ended(session: AsyncSession, task_ids: Collection[str]) -> set[str]:
+def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:
     """Those of the tasks that have ended."""
-    return {row[0] for row in await session.execute(HAS_ENDED, {"ids": list(task_ids)})}
+    return {row[0] for row in connection.execute(HAS_ENDED, {"ids": list(task_ids)})}
 
 
-async def ended_tasks(session: AsyncSession, task_ids: Collection[str]) -> list[Task]:
+def ended_tasks(connection: Connection, task_ids: Collection[str]) -> list[Task]:
     """Those of the tasks that have ended, as the record of their end tells it."""
-    return [_ended_task(row) for row in await session.execute(ENDED_TASKS, {"ids": list(task_ids)})]
+    return [_ended_task(row) for row in connection.execute(ENDED_TASKS, {"ids": list(task_ids)})]
 
 
-async def record_deleted(session: AsyncSession, task_ids: Collection[str]) -> set[str]:
+def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:
     """Delete those of the tasks that have no work, and record that; the ids of the deleted."""
-    return {row[0] for row in await session.execute(RECORD_DELETED, {"ids": list(task_ids)})}
+    return {row[0] for row in connection.execute(RECORD_DELETED, {"ids": list(task_ids)})}
 
 
 def record(row: rows.AnyRow) -> ArchiveRecord:

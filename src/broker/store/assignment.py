@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import Pair, PairStatus, Work
 from broker.store import archive, rows
@@ -72,46 +71,46 @@ class Assigned(NamedTuple, Generic[Told]):
     work: Told | None
 
 
-async def assign(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned[Work]]:
+def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]]:
     """Make work of pairs, each for itself; an earlier pair wins over a later one.
 
     Args:
-        session: An open transaction.
+        connection: In an open transaction.
         pairs: Tasks and tools.
 
     Returns:
         For each pair what became of it.
     """
-    return await _assign(session, ASSIGN, pairs, rows.work)
+    return _assign(connection, ASSIGN, pairs, rows.work)
 
 
-async def assign_briefly(session: AsyncSession, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
+def assign_briefly(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
     """The same; of the work only the ids are told."""
-    return await _assign(session, ASSIGN_BRIEFLY, pairs, _id)
+    return _assign(connection, ASSIGN_BRIEFLY, pairs, _id)
 
 
-async def _assign(
-    session: AsyncSession, statement: TextClause, pairs: Sequence[Pair], read: Callable[[rows.AnyRow], Told]
+def _assign(
+    connection: Connection, statement: TextClause, pairs: Sequence[Pair], read: Callable[[rows.AnyRow], Told]
 ) -> list[Assigned[Told]]:
     keys = [(pair.task_id, pair.tool_id) for pair in pairs]
     task_ids, tool_ids = [key[0] for key in keys], [key[1] for key in keys]
-    states = {row[0]: row[1] for row in await session.execute(LOCK_TASKS, {"ids": task_ids})}
-    room = {row[0]: row[1] for row in await session.execute(LOCK_TOOLS, {"ids": tool_ids})}
+    states = {row[0]: row[1] for row in connection.execute(LOCK_TASKS, {"ids": task_ids})}
+    room = {row[0]: row[1] for row in connection.execute(LOCK_TOOLS, {"ids": tool_ids})}
     # What is locked stays as it is: the pairs are gone through one by one, and written as a set.
     statuses = decide(keys, states, room)
 
-    async def work_of(status: PairStatus, statement: TextClause) -> dict[Key, Told]:
+    def work_of(status: PairStatus, statement: TextClause) -> dict[Key, Told]:
         """The work of the pairs of this status, by a statement that makes it or finds it."""
         those = list(dict.fromkeys(key for key, each in zip(keys, statuses, strict=True) if each == status))
         if not those:
             return {}
         values = {"task_ids": [key[0] for key in those], "tool_ids": [key[1] for key in those]}
-        return {(row[1], row[2]): read(row) for row in await session.execute(statement, values)}
+        return {(row[1], row[2]): read(row) for row in connection.execute(statement, values)}
 
-    works = await work_of("assigned", statement)
-    there = await work_of("task_unavailable", OF_PAIRS)
+    works = work_of("assigned", statement)
+    there = work_of("task_unavailable", OF_PAIRS)
     missing = [key[0] for key, status in zip(keys, statuses, strict=True) if status == "task_not_found"]
-    ended = await archive.has_ended(session, missing) if missing else set()
+    ended = archive.has_ended(connection, missing) if missing else set()
 
     def answer(key: Key, status: PairStatus) -> Assigned[Told]:
         if key in there:

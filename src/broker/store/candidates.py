@@ -11,8 +11,7 @@ behind the reader's back, is new to the next reading.
 """
 
 from msgspec import Struct
-from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, TextClause, text
 
 from broker.errors import CursorExpired
 from broker.schemas import Candidates, Task, Tool
@@ -106,11 +105,11 @@ class Cursor(Struct, array_like=True, kw_only=True):
     tool: str | None = None
 
 
-async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -> Candidates:
+def candidates(connection: Connection, *, cursor: str | None, limit: int) -> Candidates:
     """The available tasks and tools; with a cursor, those that are new since.
 
     Args:
-        session: An open session; a transaction is not needed.
+        connection: To the database; a transaction is not needed.
         cursor: The last answer's cursor, to go on from.
         limit: At most this many tasks, and this many tools.
 
@@ -120,7 +119,7 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
     """
     given = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
     # Before anything else: what is told has changed by then, and what changes later is new to the next.
-    snapshot, home = (await session.execute(SNAPSHOT)).one()
+    snapshot, home = connection.execute(SNAPSHOT).one()
     if given is not None and given.home != home:
         raise CursorExpired
     here = given or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)
@@ -129,42 +128,42 @@ async def candidates(session: AsyncSession, *, cursor: str | None, limit: int) -
     tools: list[Tool] = []
     if here.reading is None:
         here = Cursor(home=home, seen=here.seen, reading=snapshot)
-        tasks = [rows.task(row) for row in await _new(session, NEW_TASKS, here, limit)]
-        tools = [rows.tool(row) for row in await _new(session, NEW_TOOLS, here, limit)]
+        tasks = [rows.task(row) for row in _new(connection, NEW_TASKS, here, limit)]
+        tools = [rows.tool(row) for row in _new(connection, NEW_TOOLS, here, limit)]
         # More than a page of them: they are read page by page, in the order of the offer.
         here.task = _FIRST_TASK if len(tasks) > limit else None
         here.tool = _FIRST_TOOL if len(tools) > limit else None
     if here.task is not None:
-        tasks, here.task = await _walk_tasks(session, here, *here.task, limit)
+        tasks, here.task = _walk_tasks(connection, here, *here.task, limit)
     if here.tool is not None:
-        tools, here.tool = await _walk_tools(session, here, here.tool, limit)
+        tools, here.tool = _walk_tools(connection, here, here.tool, limit)
 
     more = here.task is not None or here.tool is not None
     onward = here if more else Cursor(home=home, seen=here.reading)
     if given is not None and given.reading is not None and not (tasks or tools or more):
         # What was left of a reading is gone; who waits, waits for what is new since it began.
-        return await candidates(session, cursor=seal(onward), limit=limit)
+        return candidates(connection, cursor=seal(onward), limit=limit)
     return Candidates(cursor=seal(onward), tasks=tasks, tools=tools, more=more)
 
 
-async def _new(session: AsyncSession, statement: TextClause, here: Cursor, limit: int) -> list[rows.AnyRow]:
+def _new(connection: Connection, statement: TextClause, here: Cursor, limit: int) -> list[rows.AnyRow]:
     values = {"seen": here.seen, "reading": here.reading, "limit": limit + 1}
-    return list((await session.execute(statement, values)).all())
+    return list(connection.execute(statement, values).all())
 
 
-async def _walk_tasks(
-    session: AsyncSession, here: Cursor, rank: int, seq: int, limit: int
+def _walk_tasks(
+    connection: Connection, here: Cursor, rank: int, seq: int, limit: int
 ) -> tuple[list[Task], tuple[int, int] | None]:
     values = {"rank": rank, "seq": seq, "seen": here.seen, "reading": here.reading, "limit": limit + 1}
-    found = (await session.execute(WALK_TASKS, values)).all()
+    found = connection.execute(WALK_TASKS, values).all()
     page = [rows.task(row) for row in found[:limit]]
     return page, (-page[-1].priority, found[limit - 1][rows.TASK_WIDTH]) if len(found) > limit else None
 
 
-async def _walk_tools(
-    session: AsyncSession, here: Cursor, after: str, limit: int
+def _walk_tools(
+    connection: Connection, here: Cursor, after: str, limit: int
 ) -> tuple[list[Tool], str | None]:
     values = {"id": after, "seen": here.seen, "reading": here.reading, "limit": limit + 1}
-    found = (await session.execute(WALK_TOOLS, values)).all()
+    found = connection.execute(WALK_TOOLS, values).all()
     page = [rows.tool(row) for row in found[:limit]]
     return page, page[-1].id if len(found) > limit else None

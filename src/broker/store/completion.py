@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from msgspec import Raw
-from sqlalchemy import Row, TextClause, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, Row, TextClause, text
 
 from broker.schemas import ArchiveRecord, Outcome
 from broker.store import archive, rows, tools
@@ -147,35 +146,35 @@ class Ended(NamedTuple):
     record: ArchiveRecord | None
 
 
-async def complete(session: AsyncSession, endings: Sequence[Ending]) -> list[Ended]:
+def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
     """End work, as its tool says it; a first ending wins over a later one.
 
     Args:
-        session: An open transaction.
+        connection: In an open transaction.
         endings: Which work, and how it ended.
 
     Returns:
         For each what became of it, with its record.
     """
     first = _first(endings)
-    ended = [archive.record(row) for row in await _end(session, END, list(first.values()))]
+    ended = [archive.record(row) for row in _end(connection, END, list(first.values()))]
     records = {record.work_id: record for record in ended}
-    fates = await _fates(session, endings, first, records.keys())
+    fates = _fates(connection, endings, first, records.keys())
     if missing := first.keys() - records.keys():
-        records |= {record.work_id: record for record in await archive.by_ids(session, missing)}
+        records |= {record.work_id: record for record in archive.by_ids(connection, missing)}
     return [Ended(fate, records.get(ending.work_id)) for ending, fate in zip(endings, fates, strict=True)]
 
 
-async def complete_briefly(session: AsyncSession, endings: Sequence[Ending]) -> list[Fate]:
+def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[Fate]:
     """The same, without the records."""
     first = _first(endings)
-    ended = await _end(session, END_BRIEFLY, list(first.values()))
-    return await _fates(session, endings, first, {row.work_id for row in ended})
+    ended = _end(connection, END_BRIEFLY, list(first.values()))
+    return _fates(connection, endings, first, {row.work_id for row in ended})
 
 
-async def end(session: AsyncSession, endings: Sequence[Ending]) -> None:
+def end(connection: Connection, endings: Sequence[Ending]) -> None:
     """End the work that is under way, without a word from its tool. The ids differ."""
-    await _run(session, END_BRIEFLY, endings)
+    _run(connection, END_BRIEFLY, endings)
 
 
 def _first(endings: Sequence[Ending]) -> dict[UUID, Ending]:
@@ -183,22 +182,22 @@ def _first(endings: Sequence[Ending]) -> dict[UUID, Ending]:
     return {ending.work_id: ending for ending in reversed(endings)}
 
 
-async def _end(session: AsyncSession, statement: TextClause, endings: Sequence[Ending]) -> Sequence[Row[Any]]:
+def _end(connection: Connection, statement: TextClause, endings: Sequence[Ending]) -> Sequence[Row[Any]]:
     """End the work that is under way, and renew the leases of its tools."""
-    found = await _run(session, statement, endings)
-    await tools.renew(session, [row.tool_id for row in found])
+    found = _run(connection, statement, endings)
+    tools.renew(connection, [row.tool_id for row in found])
     return found
 
 
-async def _run(session: AsyncSession, statement: TextClause, endings: Sequence[Ending]) -> Sequence[Row[Any]]:
-    await lock(session, [ending.work_id for ending in endings])
+def _run(connection: Connection, statement: TextClause, endings: Sequence[Ending]) -> Sequence[Row[Any]]:
+    lock(connection, [ending.work_id for ending in endings])
     values = rows.columns(endings, "work_id", "outcome", "error", "retry")
     values["result"] = [rows.given(ending.result) for ending in endings]
-    return (await session.execute(statement, values)).all()
+    return connection.execute(statement, values).all()
 
 
-async def _fates(
-    session: AsyncSession, endings: Sequence[Ending], first: Mapping[UUID, Ending], ended: Collection[UUID]
+def _fates(
+    connection: Connection, endings: Sequence[Ending], first: Mapping[UUID, Ending], ended: Collection[UUID]
 ) -> list[Fate]:
     """What became of each ending, given the work that was ended just now."""
 
@@ -206,7 +205,7 @@ async def _fates(
         return ending.work_id in ended and first[ending.work_id] is ending
 
     again = [ending.work_id for ending in endings if not is_ours(ending)]
-    told = await archive.told(session, again) if again else {}
+    told = archive.told(connection, again) if again else {}
 
     def fate(ending: Ending) -> Fate:
         if is_ours(ending):
@@ -218,6 +217,6 @@ async def _fates(
     return [fate(ending) for ending in endings]
 
 
-async def lock(session: AsyncSession, work_ids: Sequence[UUID], task_ids: Sequence[str] = ()) -> None:
+def lock(connection: Connection, work_ids: Sequence[UUID], task_ids: Sequence[str] = ()) -> None:
     """Lock work with its tasks and tools, and other tasks, in the order that all share."""
-    await session.execute(LOCK, {"ids": list(work_ids), "task_ids": list(task_ids)})
+    connection.execute(LOCK, {"ids": list(work_ids), "task_ids": list(task_ids)})

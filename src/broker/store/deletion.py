@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, text
 
 from broker.schemas import NULL
 from broker.store import archive, completion
@@ -37,11 +36,11 @@ class Deletion(NamedTuple):
 Deleted = Literal["deleted", "asked", "unknown"]
 
 
-async def delete(session: AsyncSession, deletions: Sequence[Deletion]) -> list[Deleted]:
+def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Deleted]:
     """Delete tasks.
 
     Args:
-        session: An open transaction.
+        connection: In an open transaction.
         deletions: The tasks.
 
     Returns:
@@ -52,10 +51,10 @@ async def delete(session: AsyncSession, deletions: Sequence[Deletion]) -> list[D
     """
     wanted = {deletion.id: deletion.force for deletion in reversed(deletions)}
     ids = list(wanted)
-    seen = await _work_of(session, ids)
+    seen = _work_of(connection, ids)
     locked = {work_id for work_id, _ in seen.values() if work_id}
-    await completion.lock(session, list(locked), ids)
-    states = await _work_of(session, ids)
+    completion.lock(connection, list(locked), ids)
+    states = _work_of(connection, ids)
     if any(work_id and work_id not in locked for work_id, _ in states.values()):
         raise BeginAgain
 
@@ -69,16 +68,16 @@ async def delete(session: AsyncSession, deletions: Sequence[Deletion]) -> list[D
     # Before it is stopped, too: a cancel that asked for another attempt is overruled.
     work_ids = [*asked.values(), *(ending.work_id for ending in stopped.values())]
     if work_ids:
-        await session.execute(ASK, {"ids": work_ids})
+        connection.execute(ASK, {"ids": work_ids})
     if stopped:
-        await completion.end(session, list(stopped.values()))
+        completion.end(connection, list(stopped.values()))
     idle = [id_ for id_, (work_id, _) in states.items() if not work_id]
-    gone = await archive.record_deleted(session, idle) if idle else set()
+    gone = archive.record_deleted(connection, idle) if idle else set()
     if len(gone) < len(idle):
         # Submitted after the lock and assigned before it could be deleted.
         raise BeginAgain
     unknown = [id_ for id_ in ids if id_ not in states]
-    ended = await archive.has_ended(session, unknown) if unknown else set()
+    ended = archive.has_ended(connection, unknown) if unknown else set()
 
     answers: dict[str, Deleted] = dict.fromkeys(unknown, "unknown")
     answers |= dict.fromkeys([*stopped, *gone, *ended], "deleted")
@@ -86,6 +85,6 @@ async def delete(session: AsyncSession, deletions: Sequence[Deletion]) -> list[D
     return [answers[deletion.id] for deletion in deletions]
 
 
-async def _work_of(session: AsyncSession, ids: Sequence[str]) -> dict[str, tuple[UUID | None, str | None]]:
+def _work_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[UUID | None, str | None]]:
     """For each of the tasks that is live, its work and that work's state."""
-    return {row[0]: (row[1], row[2]) for row in await session.execute(WORK_OF, {"ids": ids})}
+    return {row[0]: (row[1], row[2]) for row in connection.execute(WORK_OF, {"ids": ids})}

@@ -1,7 +1,6 @@
 """What comes due by time alone, by the database's clock."""
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, text
 
 MAKE_AVAILABLE = text("""
 with due as materialized (
@@ -25,12 +24,12 @@ where state = 'scheduled'
 """)
 
 
-async def make_available(session: AsyncSession, *, batch: int) -> int:
+def make_available(connection: Connection, *, batch: int) -> int:
     """Offer the scheduled tasks whose time has come; how many these were, at most a batch."""
-    return len((await session.execute(MAKE_AVAILABLE, {"batch": batch})).all())
+    return len(connection.execute(MAKE_AVAILABLE, {"batch": batch}).all())
 
 
-async def seconds_to_next(session: AsyncSession) -> float | None:
+def seconds_to_next(connection: Connection) -> float | None:
     """How long until the next scheduled task is due; None: there is none."""
-    seconds: float | None = (await session.execute(SECONDS_TO_NEXT)).scalar_one()
+    seconds: float | None = connection.execute(SECONDS_TO_NEXT).scalar_one()
     return seconds

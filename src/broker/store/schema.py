@@ -8,7 +8,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from broker.store.engine import async_url
 
@@ -40,10 +40,9 @@ def needed() -> str:
     return str(ScriptDirectory.from_config(config()).get_current_head())
 
 
-async def current(session: AsyncSession) -> str | None:
+def current(connection: Connection) -> str | None:
     """The version that the database is at; none: it has no schema yet."""
-    connection = await session.connection()
-    return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 async def migrate(url: str, revision: str = "head") -> None:
@@ -64,9 +63,9 @@ async def migrate(url: str, revision: str = "head") -> None:
         await engine.dispose()
 
 
-async def create_partitions(session: AsyncSession) -> None:
+def create_partitions(connection: Connection) -> None:
     """Make the partitions that the archive needs soon."""
-    await session.execute(_PARTITIONS)
+    connection.execute(_PARTITIONS)
 
 
 def _move(connection: Connection, revision: str) -> None:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import NewTask, Task, TaskPage, TaskRemark
 from broker.store import archive, rows
@@ -150,36 +149,36 @@ class TaskFilter(NamedTuple):
     older_than_seconds: float | None = None
 
 
-async def submit(session: AsyncSession, new: Sequence[NewTask]) -> list[Submitted]:
+def submit(connection: Connection, new: Sequence[NewTask]) -> list[Submitted]:
     """Write new tasks; one whose id is known already, live or ended, is answered as it is.
 
     Args:
-        session: An open transaction.
+        connection: In an open transaction.
         new: The tasks, in the order in which they shall be offered.
 
     Returns:
         For each of them the task, and whether it was created.
     """
-    created = await _submit(session, SUBMIT, new)
+    created = _submit(connection, SUBMIT, new)
     known_ids = {asked.id for row, asked in zip(created, new, strict=True) if row is None and asked.id}
-    known = {task.id: task for task in await by_ids(session, known_ids)} if known_ids else {}
+    known = {task.id: task for task in by_ids(connection, known_ids)} if known_ids else {}
     return [
         Submitted(rows.task(row), created=True) if row else Submitted(known[str(asked.id)], created=False)
         for row, asked in zip(created, new, strict=True)
     ]
 
 
-async def submit_briefly(session: AsyncSession, new: Sequence[NewTask]) -> list[BrieflySubmitted]:
+def submit_briefly(connection: Connection, new: Sequence[NewTask]) -> list[BrieflySubmitted]:
     """The same; of the tasks only the ids are told."""
-    created = await _submit(session, SUBMIT_BRIEFLY, new)
+    created = _submit(connection, SUBMIT_BRIEFLY, new)
     return [
         BrieflySubmitted(row[0], created=True) if row else BrieflySubmitted(str(asked.id), created=False)
         for row, asked in zip(created, new, strict=True)
     ]
 
 
-async def _submit(
-    session: AsyncSession, statement: TextClause, new: Sequence[NewTask]
+def _submit(
+    connection: Connection, statement: TextClause, new: Sequence[NewTask]
 ) -> list[rows.AnyRow | None]:
     """Write new tasks; for each what the statement tells of it, None where the id is known already."""
     values = rows.columns(
@@ -187,30 +186,30 @@ async def _submit(
     )
     values["needs"] = [rows.given(task.needs) for task in new]
     values["payload"] = [rows.given(task.payload) for task in new]
-    answers = (await session.execute(statement, values)).all()
+    answers = connection.execute(statement, values).all()
     chosen = [row[0] for row, asked in zip(answers, new, strict=True) if asked.id and row[0] is not None]
     ended: set[str] = set()
     if chosen:
-        ended = {row[0] for row in await session.execute(TAKE_BACK_ENDED, {"ids": chosen})}
+        ended = {row[0] for row in connection.execute(TAKE_BACK_ENDED, {"ids": chosen})}
     return [row if row[0] is not None and row[0] not in ended else None for row in answers]
 
 
-async def by_ids(session: AsyncSession, ids: Sequence[str] | set[str]) -> list[Task]:
+def by_ids(connection: Connection, ids: Sequence[str] | set[str]) -> list[Task]:
     """The tasks of these ids, live or ended, in no particular order; the unknown are left out."""
-    live = [rows.task(row) for row in await session.execute(BY_IDS, {"ids": list(ids)})]
+    live = [rows.task(row) for row in connection.execute(BY_IDS, {"ids": list(ids)})]
     missing = set(ids) - {task.id for task in live}
-    return live + await archive.ended_tasks(session, missing) if missing else live
+    return live + archive.ended_tasks(connection, missing) if missing else live
 
 
-async def with_news(session: AsyncSession, ids: Sequence[str]) -> list[str]:
+def with_news(connection: Connection, ids: Sequence[str]) -> list[str]:
     """Those of the tasks that have ended or failed, or are not known."""
-    return list((await session.execute(WITH_NEWS, {"ids": ids})).scalars())
+    return list(connection.execute(WITH_NEWS, {"ids": ids}).scalars())
 
 
-async def page(session: AsyncSession, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
+def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
     """Some of the live tasks, in the order of their submission."""
     found = (
-        await session.execute(
+        connection.execute(
             LIST,
             {
                 "after": unseal(after, int, field="after") if after is not None else -1,
@@ -225,8 +224,8 @@ async def page(session: AsyncSession, which: TaskFilter, *, limit: int, after: s
     return TaskPage(items=[rows.task(row) for row in items], next=onward)
 
 
-async def remark(session: AsyncSession, remarks: Sequence[TaskRemark]) -> list[bool]:
+def remark(connection: Connection, remarks: Sequence[TaskRemark]) -> list[bool]:
     """Write the assigner's remarks; for each whether there is such a live task."""
-    found = await session.execute(REMARK, rows.columns(remarks, "task_id", "text"))
+    found = connection.execute(REMARK, rows.columns(remarks, "task_id", "text"))
     known = {row[0] for row in found}
     return [remark.task_id in known for remark in remarks]

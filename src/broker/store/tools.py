@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from msgspec import UNSET, Raw
 from msgspec.structs import asdict
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, text
 
 from broker.schemas import Heartbeat, NewTool, Tool, ToolChange, ToolPage
 from broker.store import rows
@@ -129,7 +128,7 @@ def hashed(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-async def register(session: AsyncSession, new: Sequence[Registration]) -> list[Registered]:
+def register(connection: Connection, new: Sequence[Registration]) -> list[Registered]:
     """Enter tools; one that is there already is updated, its old token void.
 
     Of several with the same id the last one is entered: only its token is good.
@@ -140,10 +139,10 @@ async def register(session: AsyncSession, new: Sequence[Registration]) -> list[R
     values = rows.columns((each.tool for each in last.values()), "id", "capacity", "lease_seconds")
     values["skills"] = [rows.given(each.tool.skills) for each in last.values()]
     values["token_hash"] = list(tokens.values())
-    entered = {row[1]: (row[0], row[2]) for row in await session.execute(REGISTER, values)}
+    entered = {row[1]: (row[0], row[2]) for row in connection.execute(REGISTER, values)}
     ids = [id_ for id_, _ in entered.values()]
-    await session.execute(BEGIN_LEASES, {"ids": ids})
-    known = {tool.id: tool for tool in await by_ids(session, ids)}
+    connection.execute(BEGIN_LEASES, {"ids": ids})
+    known = {tool.id: tool for tool in by_ids(connection, ids)}
 
     made: set[str] = set()
     answers = []
@@ -154,24 +153,24 @@ async def register(session: AsyncSession, new: Sequence[Registration]) -> list[R
     return answers
 
 
-async def by_ids(session: AsyncSession, ids: Sequence[str]) -> list[Tool]:
+def by_ids(connection: Connection, ids: Sequence[str]) -> list[Tool]:
     """The tools of these ids, in no particular order; the unknown are left out."""
-    return [rows.tool(row) for row in await session.execute(BY_IDS, {"ids": ids})]
+    return [rows.tool(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
 
-async def page(session: AsyncSession, *, state: str | None, limit: int, after: str | None) -> ToolPage:
+def page(connection: Connection, *, state: str | None, limit: int, after: str | None) -> ToolPage:
     """Some of the tools, in the order of their ids."""
     values = {
         "after": unseal(after, str, field="after") if after is not None else "",
         "state": state,
         "limit": limit + 1,
     }
-    found = (await session.execute(LIST, values)).all()
+    found = connection.execute(LIST, values).all()
     items, onward = cut(found, limit, key=lambda row: row[0])
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)
 
 
-async def change(session: AsyncSession, changes: Sequence[Change]) -> list[Tool | None]:
+def change(connection: Connection, changes: Sequence[Change]) -> list[Tool | None]:
     """Change tools, one change after the other; for each the tool as it is then, None where there is none."""
     merged: defaultdict[str, dict[str, object]] = defaultdict(dict)
     for id_, changed in changes:
@@ -182,35 +181,35 @@ async def change(session: AsyncSession, changes: Sequence[Change]) -> list[Tool 
     values: dict[str, list[object]] = {"id": list(merged)}
     for name in ("skills", "capacity", "lease_seconds", "draining"):
         values[name] = [given.get(name) for given in merged.values()]
-    await session.execute(CHANGE, values)
-    known = {tool.id: tool for tool in await by_ids(session, list(merged))}
+    connection.execute(CHANGE, values)
+    known = {tool.id: tool for tool in by_ids(connection, list(merged))}
     return [known.get(change.id) for change in changes]
 
 
-async def delete(session: AsyncSession, ids: Sequence[str]) -> list[str]:
+def delete(connection: Connection, ids: Sequence[str]) -> list[str]:
     """Delete tools that have no work; for each `deleted`, `busy` or `unknown`."""
-    loads = {row[0]: row[1] for row in await session.execute(LOCK, {"ids": ids})}
-    deleted = {row[0] for row in await session.execute(DELETE, {"ids": list(loads)})}
+    loads = {row[0]: row[1] for row in connection.execute(LOCK, {"ids": ids})}
+    deleted = {row[0] for row in connection.execute(DELETE, {"ids": list(loads)})}
     return ["deleted" if id_ in deleted else "busy" if id_ in loads else "unknown" for id_ in ids]
 
 
-async def heartbeat(session: AsyncSession, ids: Sequence[str]) -> list[Heartbeat | None]:
+def heartbeat(connection: Connection, ids: Sequence[str]) -> list[Heartbeat | None]:
     """Renew leases; for each tool until when, and which of its work should stop. None: unknown."""
-    leases = await renew(session, ids)
+    leases = renew(connection, ids)
     cancel = defaultdict(list)
-    for tool_id, work_id in await session.execute(TO_CANCEL, {"ids": list(leases)}):
+    for tool_id, work_id in connection.execute(TO_CANCEL, {"ids": list(leases)}):
         cancel[tool_id].append(work_id)
     return [
         Heartbeat(lease_expires_at=leases[id_], cancel=cancel[id_]) if id_ in leases else None for id_ in ids
     ]
 
 
-async def keep(session: AsyncSession, ids: Sequence[str]) -> list[float | None]:
+def keep(connection: Connection, ids: Sequence[str]) -> list[float | None]:
     """Renew leases; for each tool how many seconds its leases last. None: unknown."""
-    seconds = {row[0]: row[2] for row in await session.execute(RENEW, {"ids": ids})}
+    seconds = {row[0]: row[2] for row in connection.execute(RENEW, {"ids": ids})}
     return [seconds.get(id_) for id_ in ids]
 
 
-async def renew(session: AsyncSession, ids: Sequence[str]) -> dict[str, datetime]:
+def renew(connection: Connection, ids: Sequence[str]) -> dict[str, datetime]:
     """Renew the leases of these tools; when each ends now, the unknown left out."""
-    return {row[0]: row[1] for row in await session.execute(RENEW, {"ids": ids})}
+    return {row[0]: row[1] for row in connection.execute(RENEW, {"ids": ids})}

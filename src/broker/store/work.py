@@ -6,8 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from msgspec.structs import asdict
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, text
 
 from broker.schemas import (
     NewReport,
@@ -157,22 +156,22 @@ class WorkFilter(NamedTuple):
     state: str | None = None
 
 
-async def start(session: AsyncSession, ids: Sequence[UUID]) -> list[Work | None]:
+def start(connection: Connection, ids: Sequence[UUID]) -> list[Work | None]:
     """Start work; for each the work as it is now, None where it is not under way."""
-    await session.execute(LOCK_WORK, {"ids": ids})
-    await session.execute(START, {"ids": ids})
-    found = {work.id: work for work in await by_ids(session, ids)}
-    await tools.renew(session, [work.tool_id for work in found.values()])
+    connection.execute(LOCK_WORK, {"ids": ids})
+    connection.execute(START, {"ids": ids})
+    found = {work.id: work for work in by_ids(connection, ids)}
+    tools.renew(connection, [work.tool_id for work in found.values()])
     return [found.get(id_) for id_ in ids]
 
 
-async def report(session: AsyncSession, reports: Sequence[ReportOf]) -> list[ReportTaken | None]:
+def report(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTaken | None]:
     """Take reports, in their order; for each what became of it, None where its work is not under way.
 
     Work that was not started yet starts by its first report. A report that is there already, by its
     id, is answered and not written again.
     """
-    locked = await session.execute(LOCK_WORK, {"ids": [report.work_id for report in reports]})
+    locked = connection.execute(LOCK_WORK, {"ids": [report.work_id for report in reports]})
     under_way = {row[0]: row for row in locked}
     taken = [report for report in reports if report.work_id in under_way]
     if not taken:
@@ -181,8 +180,8 @@ async def report(session: AsyncSession, reports: Sequence[ReportOf]) -> list[Rep
         "work_id": [report.work_id for report in taken],
         "data": [rows.given(report.report.data) for report in taken],
     }
-    written = iter((await session.execute(REPORT, values)).all())
-    leases = await tools.renew(session, [row[1] for row in under_way.values()])
+    written = iter(connection.execute(REPORT, values).all())
+    leases = tools.renew(connection, [row[1] for row in under_way.values()])
 
     def answer(work_id: UUID) -> ReportTaken:
         (id_, created), (_, tool_id, cancel_requested) = next(written), under_way[work_id]
@@ -191,54 +190,52 @@ async def report(session: AsyncSession, reports: Sequence[ReportOf]) -> list[Rep
     return [answer(report.work_id) if report.work_id in under_way else None for report in reports]
 
 
-async def by_ids(session: AsyncSession, ids: Sequence[UUID]) -> list[Work]:
+def by_ids(connection: Connection, ids: Sequence[UUID]) -> list[Work]:
     """The work of these ids that is under way, in no particular order."""
-    return [rows.work(row) for row in await session.execute(BY_IDS, {"ids": ids})]
+    return [rows.work(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
 
-async def assigned_to(session: AsyncSession, tool_ids: Sequence[str]) -> list[list[Work] | None]:
+def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[list[Work] | None]:
     """For each tool the work that it did not start yet, the oldest first; None: unknown."""
     found: dict[str, list[Work]] = {}
-    for row in await session.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
+    for row in connection.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
         works = found.setdefault(row[rows.WORK_WIDTH], [])
         if row[0] is not None:
             works.append(rows.work(row))
     return [found.get(tool_id) for tool_id in tool_ids]
 
 
-async def tools_with_news(session: AsyncSession, tool_ids: Sequence[str]) -> list[str]:
+def tools_with_news(connection: Connection, tool_ids: Sequence[str]) -> list[str]:
     """Those of the tools that have work to start, or are no more."""
-    return list((await session.execute(TOOLS_WITH_NEWS, {"ids": tool_ids})).scalars())
+    return list(connection.execute(TOOLS_WITH_NEWS, {"ids": tool_ids}).scalars())
 
 
-async def page(session: AsyncSession, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
+def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
     """Some of the work under way, in the order of its assignment."""
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
     values = which._asdict() | {"after": begin, "limit": limit + 1}
-    found = (await session.execute(LIST, values)).all()
+    found = connection.execute(LIST, values).all()
     items, onward = cut(found, limit, key=lambda row: row[0])
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
-async def with_reports(session: AsyncSession, work_id: UUID) -> WorkWithReports | None:
+def with_reports(connection: Connection, work_id: UUID) -> WorkWithReports | None:
     """Work with all of its reports, under way or ended (its state is the outcome then)."""
-    found = await by_ids(session, [work_id])
+    found = by_ids(connection, [work_id])
     if not found:
-        return await archive.as_work(session, work_id)
-    reports = await session.execute(REPORTS, {"work_id": work_id, "limit": None, "after": 0})
+        return archive.as_work(connection, work_id)
+    reports = connection.execute(REPORTS, {"work_id": work_id, "limit": None, "after": 0})
     return WorkWithReports(**asdict(found[0]), reports=[rows.report(row) for row in reports])
 
 
-async def reports(
-    session: AsyncSession, work_id: UUID, *, limit: int, after: str | None
-) -> ReportPage | None:
+def reports(connection: Connection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
     """Some of the reports on work, under way or ended, in order; None where there is no such work."""
     begin = unseal(after, int, field="after") if after is not None else 0
     found: Sequence[Report]
-    if await by_ids(session, [work_id]):
+    if by_ids(connection, [work_id]):
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
-        found = [rows.report(row) for row in await session.execute(REPORTS, values)]
-    elif ended := await archive.by_ids(session, [work_id]):
+        found = [rows.report(row) for row in connection.execute(REPORTS, values)]
+    elif ended := archive.by_ids(connection, [work_id]):
         found = ended[0].reports[begin : begin + limit + 1]
     else:
         return None
