@@ -28,6 +28,7 @@ SETTINGS = {
     "shared_buffers": "128MB",  # the hot tables fit; a laboratory's machine has other things to do
     # Not /dev/shm: systemd empties that when the user logs out, and containers get 64 MB of it.
     "dynamic_shared_memory_type": "mmap",
+    "autovacuum_naptime": "10s",  # a queue turns over its tables within a minute
     "jit": "off",  # statements are short: compiling would take longer than running
     "timezone": "UTC",
     "log_timezone": "UTC",

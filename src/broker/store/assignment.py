@@ -26,11 +26,13 @@ _ASSIGN = """
 with pair as (
     select * from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) as p (task_id, tool_id)
 ),
+-- They are locked and known to be available. `is true` keeps the check away from the indexes of all that is:
+-- a plan from a time when that was little would go through the whole backlog.
 taken as (
     update tasks t
     set state = 'assigned', work_id = uuid7(), remark = null, remark_at = null, changed = pg_current_xact_id()
     from pair p
-    where t.id = p.task_id and t.id = any(cast(:task_ids as text[])) and t.state = 'available'
+    where t.id = p.task_id and t.id = any(cast(:task_ids as text[])) and (t.state = 'available') is true
     returning t.*, p.tool_id
 ),
 loaded as (

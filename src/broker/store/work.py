@@ -100,8 +100,7 @@ latest as (
     from written
     group by work_id
 ),
--- One update for both, the report and the start: a second one in this transaction would have the
--- foreign key lock the task, which is no part of the order of locks.
+-- One update for both, the report and the start.
 told as (
     update work w
     set version = w.version + latest.reports, progress = coalesce(latest.progress, w.progress),
