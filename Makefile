@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve check venv format clean
+.PHONY: help demo test serve bench check venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -16,6 +16,9 @@ test: $(VENV)/.installed-test ## Run the tests
 
 serve: $(VENV)/.installed-demo ## Run the service, with a database of its own
 	@$(BIN)/broker serve
+
+bench: $(VENV)/.installed-demo ## Measure it, beside what this machine allows (some ten minutes)
+	@$(BIN)/broker bench
 
 check: $(VENV)/.installed-test ## Look for what the tests do not see: style, types, imports
 	$(BIN)/ruff check

@@ -37,10 +37,10 @@ class Archive(Controller):
         )
         return await service.store.read(archive.page, which, limit=limit, after=after)
 
-    @get("/{work_id:str}")
+    @get("/{work_id:str}", lean=True)
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
         """Read one record."""
-        records = await service.store.read(archive.by_ids, [work_id_of(work_id)])
-        if not records:
+        record = await service.store.read_one(archive.find, work_id_of(work_id))
+        if record is None:
             raise WorkNotFound
-        return records[0]
+        return record

@@ -36,7 +36,7 @@ class Candidates(Controller):
         """The available tasks and tools; with a cursor, those that became available or changed since."""
 
         async def look() -> Page:
-            return await service.store.read(candidates.candidates, cursor=cursor, limit=limit)
+            return await service.store.read_one(candidates.read, candidates.Asked(cursor, limit))
 
         def some(found: Page) -> bool:
             return bool(found.tasks or found.tools or found.more)

@@ -80,7 +80,8 @@ class Lean:
         self.app = app
         self._service = service
         self._routes = _lean_routes(app)
-        # Most requests are for one of the few paths without parameters, which need no search.
+        # What has a path of its own is not to be taken for a parameter of another.
+        self._fixed = {route.path_format for route in app.routes if not _PARAMETER.search(route.path_format)}
         self._by_path = {
             (method, route.path.pattern): route
             for method, routes in self._routes.items()
@@ -101,6 +102,8 @@ class Lean:
         """The marked handler of a path, and what the path gives it."""
         if route := self._by_path.get((method, path)):
             return route, {}
+        if path in self._fixed:
+            return None
         for route in self._routes.get(method, ()):
             if found := route.path.fullmatch(path):
                 return route, found.groupdict()

@@ -77,7 +77,7 @@ class Tasks(Controller):
         )
         return await service.store.read(tasks.page, which, limit=limit, after=after)
 
-    @get("/{task_id:str}")
+    @get("/{task_id:str}", lean=True)
     async def read(
         self,
         request: Request[Any, Any, Any],
@@ -124,7 +124,7 @@ class Tasks(Controller):
         await service.store.one(
             tasks.remark, TaskRemark(task_id=id_of(task_id, TaskNotFound), text=data.text)
         )
-        return _known(await service.store.read(tasks.by_ids, [task_id]))
+        return await _find(service, task_id)
 
     @post("/remarks", status_code=HTTP_200_OK, tags=["The assigner"])
     async def remark_many(
@@ -144,7 +144,7 @@ async def _read(request: Request[Any, Any, Any], task_id: str, service: Service,
     id_of(task_id, TaskNotFound)
 
     async def look() -> Task:
-        return _known(await service.store.read(tasks.by_ids, [task_id]))
+        return await _find(service, task_id)
 
     def over(task: Task) -> bool:
         return task.state in _OVER
@@ -165,7 +165,8 @@ def _last_segment(request: Request[Any, Any, Any]) -> str:
     return request.url.path.rstrip("/").rpartition("/")[2]
 
 
-def _known(found: "list[Task]") -> Task:
-    if not found:
+async def _find(service: Service, task_id: str) -> Task:
+    task = await service.store.read_one(tasks.find, task_id)
+    if task is None:
         raise TaskNotFound
-    return found[0]
+    return task

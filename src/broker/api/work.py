@@ -213,5 +213,5 @@ class Work(Controller):
 
 async def _no_longer(service: Service, id_: UUID) -> WorkEnded | WorkNotFound:
     """Why work is not under way."""
-    records = await service.store.read(archive.by_ids, [id_])
-    return WorkEnded(records[0].outcome) if records else WorkNotFound()
+    record = await service.store.read_one(archive.find, id_)
+    return WorkEnded(record.outcome) if record else WorkNotFound()

@@ -1,5 +1,6 @@
 """Figures: what was measured in each round, and what is said about all of them."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -31,8 +32,8 @@ class Measured(Struct, kw_only=True):
         found = {name: Spread.of(self._values(name)) for name in self.rounds[0]} if self.rounds else {}
         for name, (upper, lower) in self.ratios.items():
             pairs = [(each[upper], each[lower]) for each in self.rounds if upper in each and lower in each]
-            if pairs:
-                found[name] = Spread.of([above / below for above, below in pairs if below])
+            if ratios := [above / below for above, below in pairs if below]:
+                found[name] = Spread.of(ratios)
         return found
 
     def _values(self, name: str) -> list[float]:
@@ -55,7 +56,8 @@ class Spread(Struct, kw_only=True):
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that this share of the values does not exceed (the nearest rank); 0 to 1."""
     ordered = sorted(values)
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+    # Rounded, for 0.07 * 100 is a little more than 7.
+    return ordered[max(math.ceil(round(share * len(ordered), 6)) - 1, 0)]
 
 
 def latencies(seconds: Sequence[float], prefix: str = "") -> Round:

@@ -12,10 +12,13 @@ import re
 from broker.bench.http import BenchError
 from broker.bench.stage import Stage, execute
 from broker.bench.work import NEEDS, task
-from broker.store import assignment, completion, tasks, tools
+from broker.store import assignment, candidates, completion, tasks, tools, work
 from broker.store.engine import SETTINGS
 
 _TPS = re.compile(r"tps = ([0-9.]+)")
+
+# As many candidates as the service reads at a time, and one more, as it does.
+_PAGE = 1_001
 
 # One tool for each pgbench client, with room for a whole set.
 _SETUP = """
@@ -31,10 +34,17 @@ def submitting(many: int) -> str:
 
 
 def life_cycle(many: int) -> str:
-    """The script that takes so many tasks through their lives, by the service's transactions."""
+    """The script that takes so many tasks through their lives, by the statements of the service."""
+    alone = many == 1
     steps = [
         _arguments(many),
-        _transaction(tasks.SUBMIT.text),
+        # What the assigner has seen before.
+        _gset("select cast(pg_current_snapshot() as text) as seen", many),
+        _transaction((tasks.SUBMIT if alone else tasks.SUBMIT_BRIEFLY).text),
+        f"\\set limit {_PAGE}\n",
+        _gset(candidates.SNAPSHOT.text, many),
+        _statement(candidates.NEW_TASKS.text),
+        _statement(candidates.NEW_TOOLS.text),
         _gset(
             """
             select cast(array_fill(concat('tool-', cast(:client_id as text)), array[{many}]) as text)
@@ -45,23 +55,24 @@ def life_cycle(many: int) -> str:
         _transaction(
             assignment.LOCK_TASKS.text,
             assignment.LOCK_TOOLS.text.replace(":ids", ":tool_ids"),
-            assignment.ASSIGN.text,
+            (assignment.ASSIGN if alone else assignment.ASSIGN_BRIEFLY).text,
         ),
-        # As the tool reads its work.
+        _statement(work.ASSIGNED_TO.text),
+        # What the tool says of it.
         _gset(
             """
-            select cast(array_agg(w.id) as text) as ids, cast(array_agg(w.id) as text) as work_id,
+            select cast(array_agg(id) as text) as ids, cast(array_agg(id) as text) as work_id,
                    cast(array_agg(cast('succeeded' as text)) as text) as outcome,
                    cast(array_agg(cast('1' as jsonb)) as text) as result,
                    cast(array_fill(cast(null as text), array[{many}]) as text) as error,
                    cast(array_agg(true) as text) as retry, '{{}}' as none
-            from work w join tasks t on t.id = w.task_id
-            where w.task_id = any(cast(:id as text[]))""",
+            from work
+            where task_id = any(cast(:id as text[]))""",
             many,
         ),
         _transaction(
             completion.LOCK.text.replace(":task_ids", ":none"),
-            completion.END.text if many == 1 else completion.END_BRIEFLY.text,
+            (completion.END if alone else completion.END_BRIEFLY).text,
             tools.RENEW.text.replace(":ids", ":tool_ids"),
         ),
     ]
@@ -120,7 +131,11 @@ async def _pgbench(stage: Stage, script: str, *arguments: str) -> str:
 
 
 def _transaction(*statements: str) -> str:
-    return "\n".join(["begin;", *(f"{_bare(each)};" for each in statements), "commit;", ""])
+    return "".join(["begin;\n", *map(_statement, statements), "commit;\n"])
+
+
+def _statement(statement: str) -> str:
+    return f"{_bare(statement)};\n"
 
 
 def _gset(query: str, many: int) -> str:

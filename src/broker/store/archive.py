@@ -1,6 +1,6 @@
 """The archive: how every attempt ended, with all that was said about it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -75,8 +75,8 @@ archived as (
 ended as (
     insert into ended_tasks (task_id, work_id) select id, record_id from ending order by id
 )
-delete from tasks t using ending where t.id = ending.id
-returning t.id
+delete from tasks where id = any(array(select id from ending))
+returning id
 """)
 
 # What a page that begins at the newest begins before.
@@ -96,6 +96,12 @@ class ArchiveFilter(NamedTuple):
 def by_ids(connection: Connection, work_ids: Collection[UUID]) -> list[ArchiveRecord]:
     """The records of these works, in no particular order; the unknown are left out."""
     return [record(row) for row in connection.execute(BY_IDS, {"ids": list(work_ids)})]
+
+
+def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:
+    """For each of these works its record; None: unknown."""
+    found = {record.work_id: record for record in by_ids(connection, set(work_ids))}
+    return [found.get(id_) for id_ in work_ids]
 
 
 def told(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:

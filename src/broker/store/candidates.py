@@ -10,6 +10,9 @@ ended. Its cursor keeps the snapshot from before its first page, so that whateve
 behind the reader's back, is new to the next reading.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from msgspec import Struct
 from sqlalchemy import Connection, TextClause, text
 
@@ -21,11 +24,11 @@ from broker.store.pages import seal, unseal
 # The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this
 # database, and these tables (a dump that is read in again makes new ones).
 SNAPSHOT = text("""
-select cast(pg_current_snapshot() as text),
+select cast(pg_current_snapshot() as text) as reading,
        md5(concat_ws('/', (select system_identifier from pg_control_system()),
                      substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
                      (select oid from pg_database where datname = current_database()),
-                     pg_relation_filenode('tasks'), pg_relation_filenode('tools')))
+                     pg_relation_filenode('tasks'), pg_relation_filenode('tools'))) as home
 """)
 
 # What changed since the reading began is left to the next one, which would tell it again. A transaction
@@ -105,7 +108,20 @@ class Cursor(Struct, array_like=True, kw_only=True):
     tool: str | None = None
 
 
-def candidates(connection: Connection, *, cursor: str | None, limit: int) -> Candidates:
+class Asked(NamedTuple):
+    """What an assigner asks for: the last answer's cursor, if it has one, and how much of each it takes."""
+
+    cursor: str | None
+    limit: int
+
+
+def read(connection: Connection, asked: Sequence[Asked]) -> list[Candidates]:
+    """What each of the assigners asks for; who asks for the same shares a reading."""
+    found = {each: candidates(connection, *each) for each in dict.fromkeys(asked)}
+    return [found[each] for each in asked]
+
+
+def candidates(connection: Connection, cursor: str | None, limit: int) -> Candidates:
     """The available tasks and tools; with a cursor, those that are new since.
 
     Args:
@@ -142,7 +158,7 @@ def candidates(connection: Connection, *, cursor: str | None, limit: int) -> Can
     onward = here if more else Cursor(home=home, seen=here.reading)
     if given is not None and given.reading is not None and not (tasks or tools or more):
         # What was left of a reading is gone; who waits, waits for what is new since it began.
-        return candidates(connection, cursor=seal(onward), limit=limit)
+        return candidates(connection, seal(onward), limit)
     return Candidates(cursor=seal(onward), tasks=tasks, tools=tools, more=more)
 
 

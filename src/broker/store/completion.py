@@ -47,9 +47,16 @@ with asked as (
 concerned as materialized (
     select * from work where id = any(cast(:work_id as uuid[]))
 ),
+-- Once for each tool, however much of its work ends.
+their_tools as materialized (
+    select o.id, o.registered_by, {rows.TOOL_JSON} as tool
+    from tools o
+    join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select tool_id from concerned))
+    where o.id = any(array(select tool_id from concerned))
+),
 ending as materialized (
     select w.*, asked.result, asked.error, final.outcome, nullif(asked.outcome, final.outcome) as said,
-           {rows.TASK_JSON} as task, {rows.TOOL_JSON} as tool, t.created_by, o.registered_by,
+           {rows.TASK_JSON} as task, o.tool, t.created_by, o.registered_by,
            t.attempt + cast(counting.counts as integer) as attempts,
            final.outcome in ('succeeded', 'cancelled') as ends_task,
            counting.counts and (not asked.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
@@ -59,8 +66,7 @@ ending as materialized (
     from asked
     join concerned w on w.id = asked.work_id
     join tasks t on t.id = w.task_id and t.id = any(array(select task_id from concerned))
-    join tools o on o.id = w.tool_id and o.id = any(array(select tool_id from concerned))
-    join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select tool_id from concerned))
+    join their_tools o on o.id = w.tool_id
     cross join lateral (
         select case when not w.cancel_requested or asked.outcome = 'succeeded' then asked.outcome
                     when w.cancel_requeue then 'released'

@@ -8,7 +8,7 @@ them less the more there are. Calls are taken in the order in which they came.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from broker.errors import Overloaded, Unavailable
 
@@ -23,6 +23,8 @@ _LARGEST_BYTES = 4 * 2**20
 # What waits: more than this could not be answered within some seconds.
 _MOST_WAITING = 10_000
 _MOST_WAITING_BYTES = 64 * 2**20
+
+_STOPPING = "The service stops before this is known to be written; send it again."
 
 
 class _Call(NamedTuple, Generic[Item, Answer]):
@@ -72,20 +74,27 @@ class GroupCommit(Generic[Item, Answer]):
         self._waiting.append(_Call(item, size, future))
         self._waiting_bytes += size
         if len(self._under_way) < _UNDER_WAY:
-            task = asyncio.create_task(self._work_off())
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._under_way.add(asyncio.create_task(self._work_off()))
         return await future
 
     async def close(self) -> None:
-        """Give up what is under way."""
-        for task in self._under_way:
+        """Give up what waits and what is under way; who called may do so again elsewhere."""
+        for call in self._waiting:
+            call.fail(Unavailable(_STOPPING))
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        under_way = list(self._under_way)
+        for task in under_way:
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _work_off(self) -> None:
-        while calls := self._next_set():
-            await self._settle(calls)
+        try:
+            while calls := self._next_set():
+                await self._settle(calls)
+        finally:
+            # At once: who calls before this task counts as done must not rely on it.
+            self._under_way.remove(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _next_set(self) -> list[_Call[Item, Answer]]:
         calls: list[_Call[Item, Answer]] = []
@@ -103,6 +112,14 @@ class GroupCommit(Generic[Item, Answer]):
     async def _settle(self, calls: Sequence[_Call[Item, Answer]]) -> None:
         """Have each of the calls answered, or fail."""
         try:
+            await self._answer(calls)
+        except asyncio.CancelledError:
+            for call in calls:
+                call.fail(Unavailable(_STOPPING))
+            raise
+
+    async def _answer(self, calls: Sequence[_Call[Item, Answer]]) -> None:
+        try:
             answers = await self._take([call.item for call in calls])
             answered = list(zip(calls, answers, strict=True))
         except Unavailable as error:
@@ -114,12 +131,8 @@ class GroupCommit(Generic[Item, Answer]):
                 return
             # Somebody's value is refused: halves are tried, until that one fails alone.
             middle = len(calls) // 2
-            await self._settle(calls[:middle])
-            await self._settle(calls[middle:])
-        except asyncio.CancelledError:
-            for call in calls:
-                call.future.cancel()
-            raise
+            await self._answer(calls[:middle])
+            await self._answer(calls[middle:])
         else:
             for call, answer in answered:
                 call.answer(answer)

@@ -201,6 +201,12 @@ def by_ids(connection: Connection, ids: Sequence[str] | set[str]) -> list[Task]:
     return live + archive.ended_tasks(connection, missing) if missing else live
 
 
+def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
+    """For each of the ids the task, live or ended; None: unknown."""
+    found = {task.id: task for task in by_ids(connection, set(ids))}
+    return [found.get(id_) for id_ in ids]
+
+
 def with_news(connection: Connection, ids: Sequence[str]) -> list[str]:
     """Those of the tasks that have ended or failed, or are not known."""
     return list(connection.execute(WITH_NEWS, {"ids": ids}).scalars())

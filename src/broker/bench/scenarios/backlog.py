@@ -25,7 +25,7 @@ _MONTHS = """
 select create_archive_partition(cast(now() - number * interval '1 month' as date))
 from generate_series(0, 12) number
 """
-_FILL_TASKS = """
+FILL_TASKS = """
 insert into tasks (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds)
 select cast(uuid7() as text), '{{"skill": "nobody has"}}',
        jsonb_build_object('i', number, 'note', repeat('x', 200)),
@@ -33,7 +33,7 @@ select cast(uuid7() as text), '{{"skill": "nobody has"}}',
 from generate_series(1, {portion}) number
 """
 # A year of them, each in the month that its id says.
-_FILL_ARCHIVE = """
+FILL_ARCHIVE = """
 insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, reports,
                           assigned_at, started_at, ended_at)
 select cast(overlay(cast(uuid7_floor(at) as text) placing substr(cast(gen_random_uuid() as text), 20) from 20)
@@ -58,7 +58,7 @@ async def _round(stage: Stage, size: Size) -> Round:
 
 async def _fill(database: str, size: Size) -> None:
     await execute(database, _MONTHS)
-    for total, statement in ((size.of(_WAITING), _FILL_TASKS), (size.of(_ARCHIVED), _FILL_ARCHIVE)):
+    for total, statement in ((size.of(_WAITING), FILL_TASKS), (size.of(_ARCHIVED), FILL_ARCHIVE)):
         for first in range(0, total, _PORTION):
             portion = min(_PORTION, total - first)
             await execute(database, statement.format(first=first, portion=portion))

@@ -1,0 +1,255 @@
+"""Plans: with a million tasks waiting and a million records archived, a statement touches what it names.
+
+Each is planned twice: for the full tables, and when they were empty, which is the plan that a connection
+keeps from a time when the queue had run dry.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import pytest
+from sqlalchemy import TextClause
+
+from broker.bench.scenarios.backlog import FILL_ARCHIVE, FILL_TASKS
+from broker.store import archive, assignment, candidates, completion, due, tasks, tools, work
+from broker.store.engine import SETTINGS, libpq_url
+from tests.conftest import a_database, run_sql
+
+ROWS = 1_000_000
+SET = 20
+# What a set of so many may touch, all tables and indexes together. An order below what any scan would.
+FEW = 60 * SET
+
+# Tasks of known names at both ends of the backlog, work on some of them, and records of some that ended.
+KNOWN = f"""
+insert into tools (id, skills, capacity, lease_seconds)
+select 'tool-' || number, '{{}}', 100, 60 from generate_series(1, {SET}) as number;
+insert into tool_leases (tool_id, expires_at) select id, now() + interval '1 hour' from tools;
+insert into tasks (id, needs, payload, priority, state, due_at, max_attempts, retry_backoff_seconds)
+select kind || number, '1', '2', 0, case kind when 'due-' then 'scheduled' else 'available' end,
+       case kind when 'due-' then now() - interval '1 minute' end, 3, 1
+from generate_series(1, {SET}) as number, unnest(array['free-', 'busy-', 'due-']) as kind;
+with taken as (
+    update tasks set state = 'assigned', work_id = uuid7() where id like 'busy-%' returning id, work_id
+)
+insert into work (id, task_id, tool_id, attempt)
+select work_id, id, replace(id, 'busy', 'tool'), 1 from taken;
+update tools set load = 1;
+insert into ended_tasks (task_id, work_id)
+select task_id, work_id from work_archive where task_id = any(array(
+    select 'archived-' || number from generate_series(1, {SET}) as number));
+"""
+FREE, BUSY, ENDED, TOOLS = (
+    [f"{kind}-{number}" for number in range(1, SET + 1)] for kind in ("free", "busy", "archived", "tool")
+)
+
+
+class Crowd(NamedTuple):
+    """A connection with plans for what is in the database now, and one with plans from when it was empty."""
+
+    url: str
+    stale: asyncpg.Connection
+    fresh: asyncpg.Connection
+    work_ids: list[UUID]
+    archived_ids: list[UUID]
+
+
+# What each statement is given; a function of the crowd where that is known only then.
+SUBMITTED = {
+    "id": [f"new-{number}" for number in range(SET)],
+    "needs": ["1"] * SET,
+    "payload": ["null"] * SET,
+    "priority": [0] * SET,
+    "not_before": [None] * SET,
+    "timeout_seconds": [None] * SET,
+    "max_attempts": [3] * SET,
+    "retry_backoff_seconds": [1.0] * SET,
+}
+PAIRS = {"task_ids": FREE, "tool_ids": TOOLS}
+OLD_SNAPSHOT = "3:3:"
+
+
+def reading(crowd: Crowd) -> dict[str, Any]:
+    return {"seen": None, "reading": NOW, "limit": SET}
+
+
+def ending(crowd: Crowd) -> dict[str, Any]:
+    return {
+        "work_id": crowd.work_ids,
+        "outcome": ["succeeded"] * SET,
+        "result": ["1"] * SET,
+        "error": [None] * SET,
+        "retry": [True] * SET,
+    }
+
+
+def reports(crowd: Crowd) -> dict[str, Any]:
+    return {
+        "work_id": crowd.work_ids,
+        "id": [None] * SET,
+        "progress": [0.5] * SET,
+        "message": ["half way"] * SET,
+        "data": ["null"] * SET,
+    }
+
+
+# Read in its place, by the database.
+NOW = "{now}"
+STATEMENTS: dict[str, tuple[TextClause, Any]] = {
+    "submit": (tasks.SUBMIT, SUBMITTED),
+    "submit, briefly": (tasks.SUBMIT_BRIEFLY, SUBMITTED),
+    "submit what ended": (tasks.TAKE_BACK_ENDED, {"ids": ENDED}),
+    "candidates, the first page": (candidates.WALK_TASKS, lambda c: reading(c) | {"rank": -32769, "seq": -1}),
+    "candidates, in the middle": (candidates.WALK_TASKS, lambda c: reading(c) | {"rank": -5, "seq": 500_000}),
+    "candidates, tools": (candidates.WALK_TOOLS, lambda c: reading(c) | {"id": ""}),
+    "candidates, what is new": (candidates.NEW_TASKS, lambda c: reading(c) | {"seen": NOW}),
+    "candidates, very much is new": (candidates.NEW_TASKS, lambda c: reading(c) | {"seen": OLD_SNAPSHOT}),
+    "candidates, new tools": (candidates.NEW_TOOLS, lambda c: reading(c) | {"seen": NOW}),
+    "assign, lock tasks": (assignment.LOCK_TASKS, {"ids": FREE}),
+    "assign, lock tools": (assignment.LOCK_TOOLS, {"ids": TOOLS}),
+    "assign": (assignment.ASSIGN, PAIRS),
+    "assign, briefly": (assignment.ASSIGN_BRIEFLY, PAIRS),
+    "assign again": (assignment.OF_PAIRS, {"task_ids": BUSY, "tool_ids": TOOLS}),
+    "poll": (work.ASSIGNED_TO, {"tool_ids": TOOLS}),
+    "who has work": (work.TOOLS_WITH_NEWS, {"ids": TOOLS}),
+    "lock work": (work.LOCK_WORK, lambda c: {"ids": c.work_ids}),
+    "start": (work.START, lambda c: {"ids": c.work_ids}),
+    "report": (work.REPORT, reports),
+    "read work": (work.BY_IDS, lambda c: {"ids": c.work_ids}),
+    "renew leases": (tools.RENEW, {"ids": TOOLS}),
+    "end, lock": (completion.LOCK, lambda c: {"ids": c.work_ids, "task_ids": []}),
+    "end": (completion.END, ending),
+    "end, briefly": (completion.END_BRIEFLY, ending),
+    "read tasks": (tasks.BY_IDS, {"ids": FREE + BUSY}),
+    "read tasks that ended": (archive.ENDED_TASKS, {"ids": ENDED}),
+    "whose task has ended": (tasks.WITH_NEWS, {"ids": FREE + ENDED}),
+    "read records": (archive.BY_IDS, lambda c: {"ids": c.archived_ids}),
+    "delete tasks": (archive.RECORD_DELETED, {"ids": FREE}),
+    "what is due": (due.MAKE_AVAILABLE, {"batch": SET}),
+    "when something is due": (due.SECONDS_TO_NEXT, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """One loop for all: the connections with their plans stay open."""
+    with asyncio.Runner() as runner:
+        yield runner.get_loop()
+
+
+@pytest.fixture(scope="module")
+def crowd(loop: asyncio.AbstractEventLoop, postgres: str, template: str) -> Iterator[Crowd]:
+    made = a_crowd(postgres, template)
+    yield loop.run_until_complete(anext(made))
+    loop.run_until_complete(made.aclose())
+
+
+async def a_crowd(postgres: str, template: str) -> AsyncIterator[Crowd]:
+    async with a_database(postgres, template) as url:
+        settings = SETTINGS | {"plan_cache_mode": "force_generic_plan"}
+        stale = await asyncpg.connect(libpq_url(url), server_settings=settings)
+        # What autovacuum would find out by chance is told below, at a known time.
+        for table in ("tasks", "tools", "tool_leases", "work", "work_reports", "ended_tasks"):
+            await stale.execute(f"alter table {table} set (autovacuum_enabled = off)")
+        await stale.execute("analyze")
+        empty = Crowd(url, stale, stale, [], [])
+        for name in STATEMENTS:
+            await prepare(stale, empty, name)
+        for fill in (FILL_TASKS, FILL_ARCHIVE):
+            await run_sql(url, fill.format(first=0, portion=ROWS))
+        await run_sql(url, KNOWN)
+        fresh = await asyncpg.connect(libpq_url(url), server_settings=settings)
+        await fresh.execute("vacuum analyze")
+        works = await fresh.fetch("select id from work order by task_id")
+        records = await fresh.fetch("select work_id from ended_tasks")
+        crowd = Crowd(url, stale, fresh, *([row[0] for row in rows] for rows in (works, records)))
+        for name in STATEMENTS:
+            await prepare(fresh, crowd, name)
+        try:
+            yield crowd
+        finally:
+            await stale.close()
+            await fresh.close()
+
+
+@pytest.mark.parametrize("planned", ["stale", "fresh"])
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_it_touches_no_more_than_it_names(
+    loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str, planned: str
+) -> None:
+    plan = loop.run_until_complete(
+        explain(getattr(crowd, planned), crowd, name, "analyze, timing off, format json")
+    )
+    nodes = list(every_node(plan))
+    assert [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"] == []
+    touched = sum(rows_of(node) for node in nodes if "Index Name" in node or "Relation Name" in node)
+    assert touched <= FEW, json.dumps(plan, indent=1)
+    assert max((rows_of(node) for node in nodes if "Sort" in node["Node Type"]), default=0) <= FEW
+
+
+async def prepare(connection: asyncpg.Connection, crowd: Crowd, name: str) -> None:
+    """Have the statement planned now, for good."""
+    text, _ = numbered(STATEMENTS[name][0].text)
+    await connection.execute(f"prepare {identifier(name)} as {text}")
+    await explain(connection, crowd, name, "format json")
+
+
+async def explain(connection: asyncpg.Connection, crowd: Crowd, name: str, how: str) -> Any:
+    """The plan; what running it has changed does not stay."""
+    statement, given = STATEMENTS[name]
+    _, names = numbered(statement.text)
+    values = given(crowd) if callable(given) else given
+    now = await connection.fetchval("select cast(pg_current_snapshot() as text)")
+    literals = ", ".join(literal(values[each]).replace(NOW, now) for each in names)
+    call = identifier(name) + (f"({literals})" if names else "")
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        found = await connection.fetchval(f"explain ({how}) execute {call}")
+    finally:
+        await transaction.rollback()
+    return json.loads(found)
+
+
+def numbered(text: str) -> tuple[str, list[str]]:
+    """The statement with `$1` for its first bind, and the names of the binds in that order."""
+    text = re.sub(r"--.*", "", text)
+    names = list(dict.fromkeys(re.findall(r"(?<![:\w]):(\w+)", text)))
+    return re.sub(r"(?<![:\w]):(\w+)", lambda bind: f"${names.index(bind[1]) + 1}", text), names
+
+
+def identifier(name: str) -> str:
+    return "the_" + re.sub(r"\W+", "_", name)
+
+
+def literal(value: Any) -> str:
+    """A value as SQL."""
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        inner = ",".join("null" if each is None else json.dumps(str(each)) for each in value)
+        value = f"{{{inner}}}"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def every_node(plan: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(plan, list):
+        for each in plan:
+            yield from every_node(each)
+    elif isinstance(plan, dict):
+        if "Node Type" in plan:
+            yield plan
+        for value in plan.values():
+            yield from every_node(value)
+
+
+def rows_of(node: dict[str, Any]) -> float:
+    """How many rows a node has met, those that it threw away included."""
+    removed = sum(value for key, value in node.items() if key.startswith("Rows Removed by"))
+    rows: float = (node["Actual Rows"] + removed) * node["Actual Loops"]
+    return rows
