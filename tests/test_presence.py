@@ -1,7 +1,8 @@
 """Presence: whoever asks for work, or waits for it, keeps its lease."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import asyncpg
@@ -40,11 +41,21 @@ async def renewed(sql: asyncpg.Connection, tool_id: str, times: int) -> None:
         await steps.until(later)
 
 
+@contextmanager
+def waiting(presence: Presence, tool_id: str) -> Iterator[None]:
+    """A tool that waits for the length of the block."""
+    presence.arrive(tool_id)
+    try:
+        yield
+    finally:
+        presence.leave(tool_id)
+
+
 async def test_a_parked_tool_keeps_its_lease_however_long_it_waits(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t", lease_seconds=5)
-    with presence.waiting("t"):
+    with waiting(presence, "t"):
         await renewed(sql, "t", times=3)
 
 
@@ -52,7 +63,7 @@ async def test_asking_once_renews_the_lease_once(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t", "other")
-    with presence.waiting("t"):
+    with waiting(presence, "t"):
         pass
     untouched = await lease(sql, "other")
     await renewed(sql, "t", times=1)
@@ -65,7 +76,7 @@ async def test_many_that_come_together_are_renewed_by_one_statement(
     ids = [f"t{number}" for number in range(200)]
     await steps.register(store, *ids)
     for tool_id in ids:
-        with presence.waiting(tool_id):
+        with waiting(presence, tool_id):
             pass
     await renewed(sql, ids[-1], times=1)
     assert await sql.fetchval("select count(distinct expires_at) from tool_leases") == 1
@@ -75,7 +86,7 @@ async def test_what_is_not_known_or_was_deleted_is_forgotten(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t")
-    with presence.waiting("nobody"), presence.waiting("t"):
+    with waiting(presence, "nobody"), waiting(presence, "t"):
         await renewed(sql, "t", times=1)
     assert "nobody" not in presence._due
 
@@ -86,7 +97,7 @@ async def test_a_renewal_that_fails_is_tried_again(
     await steps.register(store, "t")
     before = await lease(sql, "t")
     await sql.execute("alter table tool_leases rename to away")
-    with presence.waiting("t"):
+    with waiting(presence, "t"):
 
         async def tried() -> bool:
             return store.engine.pool.checkedin() > 0 and presence._due.get("t", 0) > started

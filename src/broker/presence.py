@@ -8,8 +8,6 @@ import asyncio
 import contextlib
 import heapq
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
 
@@ -41,20 +39,19 @@ class Presence:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def waiting(self, tool_id: str) -> Iterator[None]:
-        """Count a tool as present for the length of the block."""
+    def arrive(self, tool_id: str) -> None:
+        """Count a tool as present, until it leaves."""
         self._asked.add(tool_id)
         self._waiting[tool_id] += 1
         if tool_id not in self._due:
             self._plan(tool_id, asyncio.get_running_loop().time())
             self._news.set()
-        try:
-            yield
-        finally:
-            self._waiting[tool_id] -= 1
-            if not self._waiting[tool_id]:
-                del self._waiting[tool_id]
+
+    def leave(self, tool_id: str) -> None:
+        """Count it no longer."""
+        self._waiting[tool_id] -= 1
+        if not self._waiting[tool_id]:
+            del self._waiting[tool_id]
 
     def start(self) -> None:
         """Begin, in the background."""

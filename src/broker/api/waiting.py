@@ -1,5 +1,8 @@
 """Requests that wait: how long, for what, and until their client is gone."""
 
+# Not only for style: the functions inside would each have their annotations made anew, for every request.
+from __future__ import annotations
+
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -49,10 +52,13 @@ async def next_work(
     def some(found: list[Work] | None) -> bool:
         return found is None or bool(found)
 
-    with service.presence.waiting(tool_id):
+    service.presence.arrive(tool_id)
+    try:
         return await park(
             request, service, look, until=some, wait=wait, topic=TOOL, key=tool_id, look_last=False
         )
+    finally:
+        service.presence.leave(tool_id)
 
 
 def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:

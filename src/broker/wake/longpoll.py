@@ -1,11 +1,10 @@
 """The long poll: register, look, wait for a hint, look again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from broker.wake.waiters import Waiter, Waiters
+from broker.wake.waiters import Waiters
 
 Answer = TypeVar("Answer")
 Look = Callable[[], Awaitable[Answer]]
@@ -50,26 +49,20 @@ class LongPoll:
             return await look()
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        with self._waiters.parked(topic, key) as waiter, _watching(gone, waiter) as left:
-            while True:
-                answer = await look()
-                remaining = end - loop.time()
-                if until(answer) or remaining <= 0 or self._waiters.released:
-                    return answer
-                hinted = await waiter.wait(remaining)
-                if left() or self._waiters.released or not (hinted or look_last):
-                    return answer
-
-
-@contextmanager
-def _watching(gone: Callable[[], Awaitable[object]] | None, waiter: Waiter) -> Iterator[Callable[[], bool]]:
-    """Wake the waiter when nobody waits for its answer any more; yields whether that is so."""
-    if gone is None:
-        yield lambda: False
-        return
-    watch = asyncio.ensure_future(gone())
-    watch.add_done_callback(lambda _: waiter.wake())
-    try:
-        yield watch.done
-    finally:
-        watch.cancel()
+        with self._waiters.parked(topic, key) as waiter:
+            watch = None if gone is None else asyncio.ensure_future(gone())
+            if watch is not None:
+                watch.add_done_callback(waiter.wake)
+            try:
+                while True:
+                    answer = await look()
+                    remaining = end - loop.time()
+                    if until(answer) or remaining <= 0 or self._waiters.released:
+                        return answer
+                    hinted = await waiter.wait(remaining)
+                    left = watch is not None and watch.done()
+                    if left or self._waiters.released or not (hinted or look_last):
+                        return answer
+            finally:
+                if watch is not None:
+                    watch.cancel()

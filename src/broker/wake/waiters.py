@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 
 class Waiter:
@@ -18,8 +17,8 @@ class Waiter:
         self._woken = False
         self._future: asyncio.Future[None] | None = None
 
-    def wake(self) -> None:
-        """Let the request look again."""
+    def wake(self, _: object = None) -> None:
+        """Let the request look again; also good for a callback."""
         self._woken = True
         if self._future is not None:
             _end(self._future)
@@ -66,18 +65,20 @@ class Waiters:
             found[topic].append(key)
         return found
 
-    @contextmanager
-    def parked(self, topic: str, key: str = "") -> Iterator[Waiter]:
-        """Be in the register for the length of the block."""
-        waiter = Waiter()
-        waiters = self._parked[topic, key]
-        waiters.add(waiter)
-        try:
-            yield waiter
-        finally:
-            waiters.discard(waiter)
-            if not waiters and self._parked.get((topic, key)) is waiters:
-                del self._parked[topic, key]
+    def parked(self, topic: str, key: str = "") -> "Parked":
+        """Be in the register for the length of a `with` block."""
+        return Parked(self, (topic, key))
+
+    def enter(self, at: tuple[str, str], waiter: Waiter) -> None:
+        """Take a waiter in."""
+        self._parked[at].add(waiter)
+
+    def leave(self, at: tuple[str, str], waiter: Waiter) -> None:
+        """Let a waiter go."""
+        waiters = self._parked[at]
+        waiters.discard(waiter)
+        if not waiters:
+            del self._parked[at]
 
     def wake(self, topic: str, keys: Iterable[str]) -> None:
         """Wake those who wait for one of the keys, and nobody else."""
@@ -98,3 +99,21 @@ class Waiters:
         for waiters in self._parked.values():
             for waiter in waiters:
                 waiter.wake()
+
+
+class Parked:
+    """A waiter in its place in the register; a class, for ten thousand generators would be large."""
+
+    __slots__ = ("_at", "_waiter", "_waiters")
+
+    def __init__(self, waiters: Waiters, at: tuple[str, str]) -> None:
+        self._waiters = waiters
+        self._at = at
+        self._waiter = Waiter()
+
+    def __enter__(self) -> Waiter:
+        self._waiters.enter(self._at, self._waiter)
+        return self._waiter
+
+    def __exit__(self, *_: object) -> None:
+        self._waiters.leave(self._at, self._waiter)
