@@ -53,8 +53,7 @@ def life_cycle(many: int) -> str:
             many,
         ),
         _transaction(
-            assignment.LOCK_TASKS.text,
-            assignment.LOCK_TOOLS.text.replace(":ids", ":tool_ids"),
+            assignment.LOCK.text,
             (assignment.ASSIGN if alone else assignment.ASSIGN_BRIEFLY).text,
         ),
         _statement(work.ASSIGNED_TO.text),

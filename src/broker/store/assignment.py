@@ -11,15 +11,20 @@ from broker.store import archive, rows
 
 # Everyone who locks more than one kind of row locks work first, then tasks, then tools, each in
 # the order of their ids: so nobody waits in a circle.
-LOCK_TASKS = text("""
-select id, state from tasks where id = any(cast(:ids as text[])) order by id for no key update
-""")
-LOCK_TOOLS = text("""
-select id, case when draining or offline then 0 else capacity - load end as room
-from tools
-where id = any(cast(:ids as text[]))
-order by id
-for no key update
+LOCK = text("""
+with locked_tasks as materialized (
+    select id, state from tasks where id = any(cast(:task_ids as text[])) order by id for no key update
+),
+locked_tools as materialized (
+    select id, case when draining or offline then 0 else capacity - load end as room
+    from tools
+    where id = any(cast(:tool_ids as text[])) and (select count(*) from locked_tasks) >= 0
+    order by id
+    for no key update
+)
+select id, state, cast(null as integer) as room from locked_tasks
+union all
+select id, null, room from locked_tools
 """)
 
 _ASSIGN = """
@@ -95,9 +100,10 @@ def _assign(
     connection: Connection, statement: TextClause, pairs: Sequence[Pair], read: Callable[[rows.AnyRow], Told]
 ) -> list[Assigned[Told]]:
     keys = [(pair.task_id, pair.tool_id) for pair in pairs]
-    task_ids, tool_ids = [key[0] for key in keys], [key[1] for key in keys]
-    states = {row[0]: row[1] for row in connection.execute(LOCK_TASKS, {"ids": task_ids})}
-    room = {row[0]: row[1] for row in connection.execute(LOCK_TOOLS, {"ids": tool_ids})}
+    named = {"task_ids": [key[0] for key in keys], "tool_ids": [key[1] for key in keys]}
+    locked = connection.execute(LOCK, named).all()
+    states = {id_: state for id_, state, _ in locked if state is not None}
+    room = {id_: left for id_, _, left in locked if left is not None}
     # What is locked stays as it is: the pairs are gone through one by one, and written as a set.
     statuses = decide(keys, states, room)
 
