@@ -162,7 +162,7 @@ async def many(store: Store, step: Step[Item, Answer], items: Sequence[Item]) ->
     """`Store.many`, but for this: what PostgreSQL gives up, a deadlock above all, shows."""
     while True:
         try:
-            return await store._run_once(step, items)
+            return await store._step(step, items)
         except BeginAgain as again:
             # Asked for by the step itself it is no error.
             if again.__cause__ is not None:

@@ -357,7 +357,7 @@ async def test_of_two_completions_at_once_exactly_one_wins(store: Store, sql: as
     made = await steps.running_work(store, "a")
     async with steps.Held(store) as gate:
         # Both wait for the same row.
-        await gate.session.execute(work.LOCK_WORK, {"ids": [made.id]})
+        await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": []})
         both = [
             asyncio.create_task(steps.complete(store, made.id, how, error=how))
             for how in ("succeeded", "failed")

@@ -244,7 +244,7 @@ async def test_a_batch_of_deletions_and_an_assignment_do_not_wait_in_a_circle(
     await store.one(tools.change, tools.Change("t", ToolChange(capacity=5)))
     await steps.submit(store, "without")
     async with steps.Held(store) as gate:
-        await gate.session.execute(assignment.LOCK, {"task_ids": [], "tool_ids": ["t"]})
+        await gate.session.execute(tools.LOCK, {"ids": ["t"]})
         both = [deletion.Deletion("with-work"), deletion.Deletion("without")]
         deleting = asyncio.create_task(steps.many(store, deletion.delete, both))
         await steps.blocked(sql, 1)
@@ -263,7 +263,7 @@ async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
     gate, assigning = steps.Held(store), steps.Held(store)
     session = (await gate.begin()).session
     gate_pid = (await session.execute(text("select pg_backend_pid()"))).scalar_one()
-    await session.execute(assignment.LOCK, {"task_ids": ["z"], "tool_ids": []})
+    await session.execute(completion.LOCK, {"ids": [], "task_ids": ["z"]})
     [given] = await (await assigning.begin()).take(assignment.assign, [Pair(task_id="a", tool_id="t")])
     assert given.work is not None
     both = [deletion.Deletion("a"), deletion.Deletion("z")]

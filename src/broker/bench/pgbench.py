@@ -1,7 +1,7 @@
 r"""The ceiling for SQL: pgbench runs the very statements that the service runs, and nothing else.
 
 The binds of our statements (`:name`) are pgbench's variables, too, so they are taken as they are; what the
-service would pass, a query makes beforehand (`\gset`). The transactions are the service's.
+service would pass, a query makes beforehand (`\gset`). As there, each statement is a transaction of its own.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import re
 from broker.bench.http import BenchError
 from broker.bench.stage import Stage, execute
 from broker.bench.work import NEEDS, task
-from broker.store import assignment, candidates, completion, tasks, tools, work
+from broker.store import assignment, candidates, completion, tasks, work
 from broker.store.engine import SETTINGS
 
 _TPS = re.compile(r"tps = ([0-9.]+)")
@@ -29,8 +29,8 @@ insert into tool_leases (tool_id, expires_at) select id, now() + interval '1 hou
 
 
 def submitting(many: int) -> str:
-    """The script that submits so many tasks in a transaction."""
-    return _arguments(many) + _transaction(tasks.SUBMIT.text)
+    """The script that submits so many tasks as a set."""
+    return _arguments(many) + _statement(tasks.SUBMIT.text)
 
 
 def life_cycle(many: int) -> str:
@@ -40,7 +40,7 @@ def life_cycle(many: int) -> str:
         _arguments(many),
         # What the assigner has seen before.
         _gset("select cast(pg_current_snapshot() as text) as seen", many),
-        _transaction((tasks.SUBMIT if alone else tasks.SUBMIT_BRIEFLY).text),
+        _statement((tasks.SUBMIT if alone else tasks.SUBMIT_BRIEFLY).text),
         f"\\set limit {_PAGE}\n",
         _gset(candidates.SNAPSHOT.text, many),
         _statement(candidates.NEW_TASKS.text),
@@ -52,10 +52,7 @@ def life_cycle(many: int) -> str:
                    cast(:id as text) as task_ids, cast(:id as text) as ids""",
             many,
         ),
-        _transaction(
-            assignment.LOCK.text,
-            (assignment.ASSIGN if alone else assignment.ASSIGN_BRIEFLY).text,
-        ),
+        _statement((assignment.ASSIGN if alone else assignment.ASSIGN_BRIEFLY).text),
         _statement(work.ASSIGNED_TO.text),
         # What the tool says of it.
         _gset(
@@ -64,16 +61,12 @@ def life_cycle(many: int) -> str:
                    cast(array_agg(cast('succeeded' as text)) as text) as outcome,
                    cast(array_agg(cast('1' as jsonb)) as text) as result,
                    cast(array_fill(cast(null as text), array[{many}]) as text) as error,
-                   cast(array_agg(true) as text) as retry, '{{}}' as none
+                   cast(array_agg(true) as text) as retry
             from work
             where task_id = any(cast(:id as text[]))""",
             many,
         ),
-        _transaction(
-            completion.LOCK.text.replace(":task_ids", ":none"),
-            (completion.END if alone else completion.END_BRIEFLY).text,
-            tools.RENEW.text.replace(":ids", ":tool_ids"),
-        ),
+        _statement((completion.END if alone else completion.END_BRIEFLY).text),
     ]
     return "".join(steps)
 
@@ -127,10 +120,6 @@ async def _pgbench(stage: Stage, script: str, *arguments: str) -> str:
     if process.returncode:
         raise BenchError(f"pgbench failed: {output.decode()[-2000:]}")
     return output.decode()
-
-
-def _transaction(*statements: str) -> str:
-    return "".join(["begin;\n", *map(_statement, statements), "commit;\n"])
 
 
 def _statement(statement: str) -> str:

@@ -1,6 +1,6 @@
 """Assignment: making work of pairs of a task and a tool."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -8,37 +8,46 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import Pair, PairStatus, Work
 from broker.store import archive, rows
+from broker.store.engine import one_statement
 
-# Everyone who locks more than one kind of row locks work first, then tasks, then tools, each in
-# the order of their ids: so nobody waits in a circle.
-LOCK = text("""
-with locked_tasks as materialized (
-    select id, state from tasks where id = any(cast(:task_ids as text[])) order by id for no key update
+# Everyone who locks more than one kind of row locks work first, then tasks, then tools, then leases, each in
+# the order of their ids: so nobody waits in a circle. A row that is locked comes in its latest version, and
+# stays as it is: so it can be told for each pair what becomes of it, and all are written as a set.
+# In a set no task comes twice; of the pairs whose task is free the first ones get what room their tool has.
+_ASSIGN = """
+with pair as (
+    select *
+    from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) with ordinality
+         as p (task_id, tool_id, place)
+),
+locked_tasks as materialized (
+    select * from tasks where id = any(cast(:task_ids as text[])) order by id for no key update
 ),
 locked_tools as materialized (
-    select id, case when draining or offline then 0 else capacity - load end as room
+    select *, case when draining or offline then 0 else capacity - load end as room
     from tools
     where id = any(cast(:tool_ids as text[])) and (select count(*) from locked_tasks) >= 0
     order by id
     for no key update
-)
-select id, state, cast(null as integer) as room from locked_tasks
-union all
-select id, null, room from locked_tools
-""")
-
-_ASSIGN = """
-with pair as (
-    select * from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) as p (task_id, tool_id)
 ),
--- They are locked and known to be available. `is true` keeps the check away from the indexes of all that is:
--- a plan from a time when that was little would go through the whole backlog.
+judged as materialized (
+    select p.*, o.lease_seconds,
+           case when t.id is null then 'task_not_found'
+                when t.state <> 'available' then 'task_unavailable'
+                when o.id is null then 'tool_not_found'
+                when row_number() over (partition by p.tool_id, t.state = 'available' order by p.place)
+                     > o.room then 'tool_unavailable'
+                else 'assigned' end as status
+    from pair p
+    left join locked_tasks t on t.id = p.task_id
+    left join locked_tools o on o.id = p.tool_id
+),
 taken as (
     update tasks t
     set state = 'assigned', work_id = uuid7(), remark = null, remark_at = null, changed = pg_current_xact_id()
-    from pair p
-    where t.id = p.task_id and t.id = any(cast(:task_ids as text[])) and (t.state = 'available') is true
-    returning t.*, p.tool_id
+    from judged j
+    where t.id = j.task_id and t.id = any(cast(:task_ids as text[])) and j.status = 'assigned'
+    returning t.*, j.tool_id, j.lease_seconds
 ),
 loaded as (
     update tools t
@@ -48,16 +57,22 @@ loaded as (
 ),
 assigned as (
     insert into work (id, task_id, tool_id, attempt, deadline_at)
-    select taken.work_id, taken.id, taken.tool_id, taken.attempt + 1,
-           now() + make_interval(secs => t.lease_seconds)
+    select work_id, id, tool_id, attempt + 1, now() + make_interval(secs => lease_seconds)
     from taken
-    join tools t on t.id = taken.tool_id and t.id = any(cast(:tool_ids as text[]))
     returning *
 )
 """
-ASSIGN = text(f"{_ASSIGN} select {rows.WORK} from assigned w join taken t on t.id = w.task_id")
+ASSIGN = text(f"""{_ASSIGN}
+select {rows.WORK}, j.status
+from judged j
+left join assigned w on w.task_id = j.task_id
+left join taken t on t.id = j.task_id
+order by j.place
+""")
 # For those who do not read the work: it is as long as its task.
-ASSIGN_BRIEFLY = text(f"{_ASSIGN} select id, task_id, tool_id from assigned")
+ASSIGN_BRIEFLY = text(f"""{_ASSIGN}
+select w.id, j.status from judged j left join assigned w on w.task_id = j.task_id order by j.place
+""")
 
 OF_PAIRS = text(f"""
 select {rows.WORK}
@@ -78,11 +93,12 @@ class Assigned(NamedTuple, Generic[Told]):
     work: Told | None
 
 
+@one_statement()
 def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]]:
     """Make work of pairs, each for itself; an earlier pair wins over a later one.
 
     Args:
-        connection: In an open transaction.
+        connection: To the database; a transaction is not needed.
         pairs: Tasks and tools.
 
     Returns:
@@ -91,6 +107,7 @@ def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]
     return _assign(connection, ASSIGN, pairs, rows.work)
 
 
+@one_statement()
 def assign_briefly(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
     """The same; of the work only the ids are told."""
     return _assign(connection, ASSIGN_BRIEFLY, pairs, _id)
@@ -100,64 +117,64 @@ def _assign(
     connection: Connection, statement: TextClause, pairs: Sequence[Pair], read: Callable[[rows.AnyRow], Told]
 ) -> list[Assigned[Told]]:
     keys = [(pair.task_id, pair.tool_id) for pair in pairs]
-    named = {"task_ids": [key[0] for key in keys], "tool_ids": [key[1] for key in keys]}
-    locked = connection.execute(LOCK, named).all()
-    states = {id_: state for id_, state, _ in locked if state is not None}
-    room = {id_: left for id_, _, left in locked if left is not None}
-    # What is locked stays as it is: the pairs are gone through one by one, and written as a set.
-    statuses = decide(keys, states, room)
+    first: dict[Key, Assigned[Told]] = {}
+    for run in runs(keys):
+        for key, row in zip(run, connection.execute(statement, _values(run)), strict=True):
+            first[key] = Assigned(row[-1], read(row) if row[0] is not None else None)
+    statuses = repeated(keys, {key: assigned.status for key, assigned in first.items()})
 
-    def work_of(status: PairStatus, statement: TextClause) -> dict[Key, Told]:
-        """The work of the pairs of this status, by a statement that makes it or finds it."""
-        those = list(dict.fromkeys(key for key, each in zip(keys, statuses, strict=True) if each == status))
-        if not those:
-            return {}
-        values = {"task_ids": [key[0] for key in those], "tool_ids": [key[1] for key in those]}
-        return {(row[1], row[2]): read(row) for row in connection.execute(statement, values)}
-
-    works = work_of("assigned", statement)
-    there = work_of("task_unavailable", OF_PAIRS)
+    refused = [key for key, status in zip(keys, statuses, strict=True) if status == "task_unavailable"]
+    there: dict[Key, Told] = {}
+    if refused:
+        there = {(row[1], row[2]): read(row) for row in connection.execute(OF_PAIRS, _values(refused))}
     missing = [key[0] for key, status in zip(keys, statuses, strict=True) if status == "task_not_found"]
     ended = archive.has_ended(connection, missing) if missing else set()
 
     def answer(key: Key, status: PairStatus) -> Assigned[Told]:
         if key in there:
             return Assigned("exists", there[key])
-        if status in ("assigned", "exists"):
-            return Assigned(status, works[key])
-        return Assigned("task_unavailable" if key[0] in ended else status, None)
+        return Assigned("task_unavailable" if key[0] in ended else status, first[key].work)
 
     return [answer(key, status) for key, status in zip(keys, statuses, strict=True)]
 
 
-def decide(keys: Sequence[Key], states: Mapping[str, str], room: Mapping[str, int]) -> list[PairStatus]:
-    """What becomes of each pair, taken one after the other.
+def runs(keys: Iterable[Key]) -> Iterator[list[Key]]:
+    """The pairs in their order, each once, in sets in which no task comes twice."""
+    run: dict[str, Key] = {}
+    for key in dict.fromkeys(keys):
+        if key[0] in run:
+            yield list(run.values())
+            run = {}
+        run[key[0]] = key
+    if run:
+        yield list(run.values())
+
+
+def repeated(keys: Sequence[Key], first: Mapping[Key, PairStatus]) -> list[PairStatus]:
+    """What becomes of each pair, also of one that comes again.
 
     Args:
-        keys: Pairs of a task's and a tool's id; one that was assigned before in the same set `exists`.
-        states: The states of the tasks that there are.
-        room: How much more work the tools that there are can take.
+        keys: The pairs.
+        first: What became of each when it came first.
     """
-    left = dict(room)
-    taken: dict[str, str] = {}
+    seen: set[Key] = set()
+    taken: set[str] = set()
     statuses: list[PairStatus] = []
-    for task_id, tool_id in keys:
-        status: PairStatus = "assigned"
-        if taken.get(task_id) == tool_id:
+    for key in keys:
+        status = first[key]
+        if key in seen and status == "assigned":
             status = "exists"
-        elif task_id not in states:
-            status = "task_not_found"
-        elif states[task_id] != "available" or task_id in taken:
+        elif key in seen and key[0] in taken:
             status = "task_unavailable"
-        elif tool_id not in left:
-            status = "tool_not_found"
-        elif left[tool_id] < 1:
-            status = "tool_unavailable"
-        else:
-            taken[task_id] = tool_id
-            left[tool_id] -= 1
+        elif status == "assigned":
+            taken.add(key[0])
+        seen.add(key)
         statuses.append(status)
     return statuses
+
+
+def _values(keys: Sequence[Key]) -> dict[str, list[str]]:
+    return {"task_ids": [key[0] for key in keys], "tool_ids": [key[1] for key in keys]}
 
 
 def _id(row: rows.AnyRow) -> UUID:

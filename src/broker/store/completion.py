@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from broker.schemas import ArchiveRecord, Outcome
 from broker.store import archive, rows, tools
+from broker.store.engine import one_statement
 
-# Work, then tasks, then tools, each in the order of their ids, as everywhere. It is a statement of
-# its own because the next one has to see what was written while this one waited.
+# For whoever has to look before work ends.
 LOCK = text("""
 with locked_work as materialized (
     select id, task_id, tool_id from work where id = any(cast(:ids as uuid[])) order by id for update
@@ -44,15 +44,32 @@ with asked as (
                 cast(:error as text[]), cast(:retry as boolean[]))
          as u (work_id, outcome, result, error, retry)
 ),
+-- A row that is locked comes in its latest version; all else is as it was when the statement began. Work that
+-- changed while the statement waited for it may have reports which this does not see: it is left alone.
+seen as materialized (
+    select id, version from work where id = any(cast(:work_id as uuid[]))
+),
+locked_work as materialized (
+    select * from work where id = any(cast(:work_id as uuid[])) order by id for update
+),
 concerned as materialized (
-    select * from work where id = any(cast(:work_id as uuid[]))
+    select locked_work.* from locked_work join seen using (id, version)
+),
+locked_tasks as materialized (
+    select * from tasks where id = any(array(select task_id from concerned)) order by id for update
+),
+locked_tools as materialized (
+    select *
+    from tools
+    where id = any(array(select tool_id from concerned)) and (select count(*) from locked_tasks) >= 0
+    order by id
+    for no key update
 ),
 -- Once for each tool, however much of its work ends.
 their_tools as materialized (
     select o.id, o.registered_by, {rows.TOOL_JSON} as tool
-    from tools o
-    join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select tool_id from concerned))
-    where o.id = any(array(select tool_id from concerned))
+    from locked_tools o
+    join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select id from locked_tools))
 ),
 ending as materialized (
     select w.*, asked.result, asked.error, final.outcome, nullif(asked.outcome, final.outcome) as said,
@@ -65,7 +82,7 @@ ending as materialized (
                      * least(t.retry_backoff_seconds * power(2, least(t.attempt, 30)), 86400)) end as due_at
     from asked
     join concerned w on w.id = asked.work_id
-    join tasks t on t.id = w.task_id and t.id = any(array(select task_id from concerned))
+    join locked_tasks t on t.id = w.task_id
     join their_tools o on o.id = w.tool_id
     cross join lateral (
         select case when not w.cancel_requested or asked.outcome = 'succeeded' then asked.outcome
@@ -122,11 +139,16 @@ tools_have_room as (
     set load = t.load - n.works, changed = pg_current_xact_id()
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
-)
-"""
-END = text(f"{_END} select {archive.RECORD} from archived a")
+)"""
+_HEARD = tools.renewed("array(select id from locked_tools)")
+END = text(f"{_END}, {_HEARD} select {archive.RECORD} from archived a")
 # For those who do not read the records: they are long.
-END_BRIEFLY = text(f"{_END} select work_id, task_id, tool_id from archived")
+END_BRIEFLY = text(f"{_END}, {_HEARD} select work_id from archived")
+# For work whose tool had no say in it.
+END_UNHEARD = text(f"{_END} select work_id from archived")
+
+
+UNDER_WAY = text("select id from work where id = any(cast(:ids as uuid[]))")
 
 
 class Ending(NamedTuple):
@@ -152,18 +174,19 @@ class Ended(NamedTuple):
     record: ArchiveRecord | None
 
 
+@one_statement()
 def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
     """End work, as its tool says it; a first ending wins over a later one.
 
     Args:
-        connection: In an open transaction.
+        connection: To the database; a transaction is not needed.
         endings: Which work, and how it ended.
 
     Returns:
         For each what became of it, with its record.
     """
     first = _first(endings)
-    ended = [archive.record(row) for row in _end(connection, END, list(first.values()))]
+    ended = [archive.record(row) for row in _end(connection, END, first)]
     records = {record.work_id: record for record in ended}
     fates = _fates(connection, endings, first, records.keys())
     if missing := first.keys() - records.keys():
@@ -171,16 +194,16 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
     return [Ended(fate, records.get(ending.work_id)) for ending, fate in zip(endings, fates, strict=True)]
 
 
+@one_statement()
 def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[Fate]:
     """The same, without the records."""
     first = _first(endings)
-    ended = _end(connection, END_BRIEFLY, list(first.values()))
-    return _fates(connection, endings, first, {row.work_id for row in ended})
+    return _fates(connection, endings, first, {row[0] for row in _end(connection, END_BRIEFLY, first)})
 
 
 def end(connection: Connection, endings: Sequence[Ending]) -> None:
-    """End the work that is under way, without a word from its tool. The ids differ."""
-    _run(connection, END_BRIEFLY, endings)
+    """End the work that is under way, without a word from its tool."""
+    _end(connection, END_UNHEARD, _first(endings))
 
 
 def _first(endings: Sequence[Ending]) -> dict[UUID, Ending]:
@@ -188,18 +211,20 @@ def _first(endings: Sequence[Ending]) -> dict[UUID, Ending]:
     return {ending.work_id: ending for ending in reversed(endings)}
 
 
-def _end(connection: Connection, statement: TextClause, endings: Sequence[Ending]) -> Sequence[Row[Any]]:
-    """End the work that is under way, and renew the leases of its tools."""
-    found = _run(connection, statement, endings)
-    tools.renew(connection, [row.tool_id for row in found])
-    return found
-
-
-def _run(connection: Connection, statement: TextClause, endings: Sequence[Ending]) -> Sequence[Row[Any]]:
-    lock(connection, [ending.work_id for ending in endings])
-    values = rows.columns(endings, "work_id", "outcome", "error", "retry")
-    values["result"] = [rows.given(ending.result) for ending in endings]
-    return connection.execute(statement, values).all()
+def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]) -> list[Row[Any]]:
+    """End the work that is under way; a row for each that was."""
+    ended: list[Row[Any]] = []
+    asked = list(endings)
+    while asked:
+        those = [endings[work_id] for work_id in asked]
+        values = rows.columns(those, "work_id", "outcome", "error", "retry")
+        values["result"] = [rows.given(ending.result) for ending in those]
+        found = connection.execute(statement, values).all()
+        ended += found
+        left = set(asked).difference(row[0] for row in found)
+        # What is under way all the same changed while the statement waited for it.
+        asked = list(connection.execute(UNDER_WAY, {"ids": list(left)}).scalars()) if left else []
+    return ended
 
 
 def _fates(

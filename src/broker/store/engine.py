@@ -31,8 +31,22 @@ Do = Callable[Concatenate[Connection, Given], Answer]
 # run dry: with nested loops, a thousand rows would then be compared with a thousand. A plain index scan,
 # unlike one by bitmap, marks the dead entries that it meets, and who comes next does not. No statement runs
 # for long enough to be compiled.
-SETTINGS = {"enable_seqscan": "off", "enable_nestloop": "off", "enable_bitmapscan": "off", "jit": "off"}
-_CONNECTION = {"application_name": "broker", "TimeZone": "UTC"} | SETTINGS
+# A plan for any arguments is kept where it seems no dearer than one for these. By the default cost of a page,
+# which is a turning disk's, it seemed dearer: every assignment was planned anew, and that took longer than to
+# run it.
+SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_nestloop": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "random_page_cost": "1.1",
+}
+_CONNECTION = {
+    "application_name": "broker",
+    "TimeZone": "UTC",
+    # What a statement waited for it has to see.
+    "default_transaction_isolation": "read committed",
+} | SETTINGS
 
 # asyncpg's internal error is what a connection that dies between two operations can raise.
 _LOST = (
@@ -48,6 +62,28 @@ _LOST = (
 _DATA_EXCEPTION = "22"
 _ROLLBACK = "40"
 _TRIES = 5
+
+
+# The steps that are one statement, and for which items they are.
+_ONE_STATEMENT: dict[Step[Any, Any], Callable[[Any], bool]] = {}
+
+
+def one_statement(
+    fits: Callable[[Any], bool] = lambda _: True,
+) -> Callable[[Step[Item, Answer]], Step[Item, Answer]]:
+    """Mark a step that writes by one statement, which is a transaction of its own and needs none around it.
+
+    To begin and to commit one takes as long as a small statement does.
+
+    Args:
+        fits: For which items it is one statement.
+    """
+
+    def mark(step: Step[Item, Answer]) -> Step[Item, Answer]:
+        _ONE_STATEMENT[step] = fits
+        return step
+
+    return mark
 
 
 class BeginAgain(Unavailable):
@@ -73,9 +109,8 @@ class Store:
             json_deserializer=Raw,
             connect_args={"timeout": 5, "server_settings": _CONNECTION},
         )
-        self._begin = self._sessions("READ COMMITTED")
-        # A statement that reads is a transaction of its own: to begin and to commit one costs as much again.
-        self._look = self._sessions("AUTOCOMMIT")
+        self._in_transaction = async_sessionmaker(self.engine)
+        self._by_statement = async_sessionmaker(self.engine.execution_options(isolation_level="AUTOCOMMIT"))
         self._group_commit = group_commit
         self._groups: dict[Step[Any, Any], GroupCommit[Any, Any]] = {}
 
@@ -97,23 +132,18 @@ class Store:
         return await self._shared(step, item, size, self.many)
 
     async def many(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
-        """Take a step with many items in one transaction; the answers are in their order."""
-        return await self.run(step, items)
+        """Take a step with many items, and their answers, in order, once those are committed."""
+        return await _patiently(lambda: self._step(step, items))
 
     async def run(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         """Run something in a transaction of its own: a step, a read, or upkeep.
 
         What is given up for the sake of somebody else (by PostgreSQL: a deadlock) is begun again.
         """
-        for _ in range(_TRIES - 1):
-            try:
-                return await self._run_once(do, *args, **kwargs)
-            except BeginAgain:
-                continue
-        return await self._run_once(do, *args, **kwargs)
+        return await _patiently(lambda: self._run_once(do, *args, **kwargs))
 
     async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """Read something; each of its statements sees what is committed when it begins.
+        """Run something that needs no transaction; each of its statements is one.
 
         Raises:
             Unavailable: The database did not answer.
@@ -124,8 +154,7 @@ class Store:
             with session:
                 return do(session.connection(), *args, **kwargs)
 
-        with _in_our_words():
-            return await self._look().run_sync(take)
+        return await self._take(self._by_statement, take)
 
     async def read_one(self, step: Step[Item, Answer], item: Item) -> Answer:
         """Read one item by a step that only reads; those who come at the same time share its statements."""
@@ -147,17 +176,23 @@ class Store:
         shared: Answer = await group.call(item, size)
         return shared
 
-    def _sessions(self, isolation_level: str) -> async_sessionmaker[AsyncSession]:
-        engine = self.engine.execution_options(isolation_level=isolation_level)
-        return async_sessionmaker(engine, expire_on_commit=False)
+    async def _step(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+        fits = _ONE_STATEMENT.get(step)
+        once = self.read if fits is not None and all(map(fits, items)) else self._run_once
+        return await once(step, items)
 
     async def _run_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         def take(session: Session) -> Answer:
             with session, session.begin():
                 return do(session.connection(), *args, **kwargs)
 
+        return await self._take(self._in_transaction, take)
+
+    async def _take(
+        self, sessions: async_sessionmaker[AsyncSession], take: Callable[[Session], Answer]
+    ) -> Answer:
         with _in_our_words():
-            return await self._begin().run_sync(take)
+            return await sessions().run_sync(take)
 
     async def close(self) -> None:
         """Give up what is under way, and let go of every connection."""
@@ -174,6 +209,16 @@ def async_url(url: str) -> URL:
 def libpq_url(url: str) -> str:
     """The URL as PostgreSQL's own libraries and asyncpg read it."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+async def _patiently(do: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Do something; what is given up for the sake of somebody else is begun again."""
+    for _ in range(_TRIES - 1):
+        try:
+            return await do()
+        except BeginAgain:
+            continue
+    return await do()
 
 
 @contextmanager

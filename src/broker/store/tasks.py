@@ -7,6 +7,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import NewTask, Task, TaskPage, TaskRemark
 from broker.store import archive, rows
+from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
@@ -149,11 +150,16 @@ class TaskFilter(NamedTuple):
     older_than_seconds: float | None = None
 
 
+def _without_id(new: NewTask) -> bool:
+    return new.id is None
+
+
+@one_statement(_without_id)
 def submit(connection: Connection, new: Sequence[NewTask]) -> list[Submitted]:
     """Write new tasks; one whose id is known already, live or ended, is answered as it is.
 
     Args:
-        connection: In an open transaction.
+        connection: In an open transaction, where a task comes with an id of its own.
         new: The tasks, in the order in which they shall be offered.
 
     Returns:
@@ -168,6 +174,7 @@ def submit(connection: Connection, new: Sequence[NewTask]) -> list[Submitted]:
     ]
 
 
+@one_statement(_without_id)
 def submit_briefly(connection: Connection, new: Sequence[NewTask]) -> list[BrieflySubmitted]:
     """The same; of the tasks only the ids are told."""
     created = _submit(connection, SUBMIT_BRIEFLY, new)
@@ -230,6 +237,7 @@ def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | 
     return TaskPage(items=[rows.task(row) for row in items], next=onward)
 
 
+@one_statement()
 def remark(connection: Connection, remarks: Sequence[TaskRemark]) -> list[bool]:
     """Write the assigner's remarks; for each whether there is such a live task."""
     found = connection.execute(REMARK, rows.columns(remarks, "task_id", "text"))

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from broker.schemas import Heartbeat, NewTool, Tool, ToolChange, ToolPage
 from broker.store import rows
+from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal
 
 REGISTER = text("""
@@ -79,26 +79,40 @@ LOCK = text("select id, load from tools where id = any(cast(:ids as text[])) ord
 
 DELETE = text("delete from tools where id = any(cast(:ids as text[])) and load = 0 returning id")
 
-# In the order of their ids, and in place: no index has what changes here.
-RENEW = text("""
-with locked as materialized (
-    select tool_id from tool_leases where tool_id = any(cast(:ids as text[]))
-    order by tool_id for no key update
-)
-update tool_leases l
-set seen_at = now(), expires_at = now() + make_interval(secs => t.lease_seconds)
-from locked, tools t
-where l.tool_id = locked.tool_id and l.tool_id = any(cast(:ids as text[]))
-  and t.id = locked.tool_id and t.id = any(cast(:ids as text[]))
-returning l.tool_id, l.expires_at, t.lease_seconds
-""")
+
+def renewed(tools: str) -> str:
+    """The part of a statement that renews leases, as whatever a tool does renews its own.
+
+    Leases are locked in the order of their ids, and renewed in place: no index has what changes here.
+
+    Args:
+        tools: SQL for the array of the tools' ids.
+    """
+    return f"""
+locked_leases as materialized (
+    select tool_id from tool_leases where tool_id = any({tools}) order by tool_id for no key update
+),
+renewed as (
+    update tool_leases l
+    set seen_at = now(), expires_at = now() + make_interval(secs => o.lease_seconds)
+    from locked_leases, tools o
+    where l.tool_id = locked_leases.tool_id and l.tool_id = any({tools})
+      and o.id = locked_leases.tool_id and o.id = any({tools})
+    returning l.tool_id, l.expires_at, o.lease_seconds
+)"""
 
 
-TO_CANCEL = text("""
-select tool_id, id
-from work
-where tool_id = any(cast(:ids as text[])) and cancel_requested
-order by assigned_at, id
+_ASKED = renewed("cast(:ids as text[])")
+RENEW = text(f"with {_ASKED} select tool_id, lease_seconds from renewed")
+
+HEARTBEAT = text(f"""
+with {_ASKED}
+select tool_id, expires_at,
+       array(select w.id
+             from work w
+             where w.tool_id = renewed.tool_id and w.cancel_requested
+             order by w.assigned_at, w.id) as to_cancel
+from renewed
 """)
 
 
@@ -193,23 +207,18 @@ def delete(connection: Connection, ids: Sequence[str]) -> list[str]:
     return ["deleted" if id_ in deleted else "busy" if id_ in loads else "unknown" for id_ in ids]
 
 
+@one_statement()
 def heartbeat(connection: Connection, ids: Sequence[str]) -> list[Heartbeat | None]:
     """Renew leases; for each tool until when, and which of its work should stop. None: unknown."""
-    leases = renew(connection, ids)
-    cancel = defaultdict(list)
-    for tool_id, work_id in connection.execute(TO_CANCEL, {"ids": list(leases)}):
-        cancel[tool_id].append(work_id)
-    return [
-        Heartbeat(lease_expires_at=leases[id_], cancel=cancel[id_]) if id_ in leases else None for id_ in ids
-    ]
+    heard = {
+        row[0]: Heartbeat(lease_expires_at=row[1], cancel=row[2])
+        for row in connection.execute(HEARTBEAT, {"ids": ids})
+    }
+    return [heard.get(id_) for id_ in ids]
 
 
+@one_statement()
 def keep(connection: Connection, ids: Sequence[str]) -> list[float | None]:
     """Renew leases; for each tool how many seconds its leases last. None: unknown."""
-    seconds = {row[0]: row[2] for row in connection.execute(RENEW, {"ids": ids})}
+    seconds = {row[0]: row[1] for row in connection.execute(RENEW, {"ids": ids})}
     return [seconds.get(id_) for id_ in ids]
-
-
-def renew(connection: Connection, ids: Sequence[str]) -> dict[str, datetime]:
-    """Renew the leases of these tools; when each ends now, the unknown left out."""
-    return {row[0]: row[1] for row in connection.execute(RENEW, {"ids": ids})}

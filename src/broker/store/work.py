@@ -17,6 +17,7 @@ from broker.schemas import (
     WorkWithReports,
 )
 from broker.store import archive, rows, tools
+from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal
 
 BY_IDS = text(f"""
@@ -64,29 +65,39 @@ join tasks t on t.id = w.task_id and t.id = any(array(select task_id from page))
 order by w.id
 """)
 
-LOCK_WORK = text("""
-select id, tool_id, cancel_requested
-from work
-where id = any(cast(:ids as uuid[]))
-order by id
-for no key update
+# What is read of a row that is locked is its latest version, also where that was written while this waited.
+START = text(f"""
+with locked as materialized (
+    select * from work where id = any(cast(:ids as uuid[])) order by id for no key update
+),
+their_tasks as materialized (
+    select * from tasks where id = any(array(select task_id from locked))
+),
+started as (
+    update work w
+    set state = 'running', started_at = now(), version = w.version + 1,
+        deadline_at = now() + make_interval(secs => t.timeout_seconds)
+    from locked, their_tasks t
+    where w.id = locked.id and w.id = any(cast(:ids as uuid[])) and locked.state = 'assigned'
+      and t.id = locked.task_id
+    returning w.*
+),
+{tools.renewed("array(select tool_id from locked)")}
+select {rows.WORK}
+from (select * from started union all select * from locked where state <> 'assigned') w
+join their_tasks t on t.id = w.task_id
 """)
 
-START = text("""
-update work w
-set state = 'running', started_at = now(), version = w.version + 1,
-    deadline_at = now() + make_interval(secs => t.timeout_seconds)
-from tasks t
-where w.id = any(cast(:ids as uuid[])) and w.state = 'assigned' and t.id = w.task_id
-  and t.id = any(array(select task_id from work where id = any(cast(:ids as uuid[]))))
-""")
-
-REPORT = text("""
-with asked as materialized (
+REPORT = text(f"""
+with locked as materialized (
+    select * from work where id = any(cast(:work_id as uuid[])) order by id for no key update
+),
+asked as materialized (
     select u.place, u.work_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data
     from unnest(cast(:work_id as uuid[]), cast(:id as uuid[]), cast(:progress as double precision[]),
                 cast(:message as text[]), cast(:data as jsonb[])) with ordinality
          as u (work_id, id, progress, message, data, place)
+    join locked on locked.id = u.work_id
 ),
 written as (
     insert into work_reports (work_id, id, progress, message, data)
@@ -107,16 +118,19 @@ told as (
         state = 'running', started_at = coalesce(w.started_at, now()),
         deadline_at = case when w.state = 'running' then w.deadline_at
                            else now() + make_interval(secs => t.timeout_seconds) end
-    from latest, tasks t
-    where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and t.id = w.task_id
-      and t.id = any(array(select task_id from work where id = any(cast(:work_id as uuid[]))))
-)
-select asked.id,
+    from latest, locked, tasks t
+    where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and locked.id = latest.work_id
+      and t.id = locked.task_id and t.id = any(array(select task_id from locked))
+),
+{tools.renewed("array(select tool_id from locked)")}
+select asked.place, asked.id,
        written.id is not null
-       and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created
+       and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created,
+       locked.cancel_requested, renewed.expires_at
 from asked
+join locked on locked.id = asked.work_id
+join renewed on renewed.tool_id = locked.tool_id
 left join written on written.work_id = asked.work_id and written.id = asked.id
-order by asked.place
 """)
 
 # Reports are only ever added, under the lock of their work: so a page can go on by counting.
@@ -155,38 +169,26 @@ class WorkFilter(NamedTuple):
     state: str | None = None
 
 
+@one_statement()
 def start(connection: Connection, ids: Sequence[UUID]) -> list[Work | None]:
     """Start work; for each the work as it is now, None where it is not under way."""
-    connection.execute(LOCK_WORK, {"ids": ids})
-    connection.execute(START, {"ids": ids})
-    found = {work.id: work for work in by_ids(connection, ids)}
-    tools.renew(connection, [work.tool_id for work in found.values()])
+    found = {row[0]: rows.work(row) for row in connection.execute(START, {"ids": ids})}
     return [found.get(id_) for id_ in ids]
 
 
+@one_statement()
 def report(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTaken | None]:
     """Take reports, in their order; for each what became of it, None where its work is not under way.
 
     Work that was not started yet starts by its first report. A report that is there already, by its
     id, is answered and not written again.
     """
-    locked = connection.execute(LOCK_WORK, {"ids": [report.work_id for report in reports]})
-    under_way = {row[0]: row for row in locked}
-    taken = [report for report in reports if report.work_id in under_way]
-    if not taken:
-        return [None] * len(reports)
-    values = rows.columns((report.report for report in taken), "id", "progress", "message") | {
-        "work_id": [report.work_id for report in taken],
-        "data": [rows.given(report.report.data) for report in taken],
+    values = rows.columns((report.report for report in reports), "id", "progress", "message") | {
+        "work_id": [report.work_id for report in reports],
+        "data": [rows.given(report.report.data) for report in reports],
     }
-    written = iter(connection.execute(REPORT, values).all())
-    leases = tools.renew(connection, [row[1] for row in under_way.values()])
-
-    def answer(work_id: UUID) -> ReportTaken:
-        (id_, created), (_, tool_id, cancel_requested) = next(written), under_way[work_id]
-        return ReportTaken(id_, created, cancel_requested, leases[tool_id])
-
-    return [answer(report.work_id) if report.work_id in under_way else None for report in reports]
+    taken = {row[0]: ReportTaken(*row[1:]) for row in connection.execute(REPORT, values)}
+    return [taken.get(place) for place in range(1, len(reports) + 1)]
 
 
 def by_ids(connection: Connection, ids: Sequence[UUID]) -> list[Work]:
