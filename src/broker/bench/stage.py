@@ -6,8 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class Stage:
     def __init__(self, postgres: EmbeddedPostgres | None, given: str | None = None) -> None:
         self._postgres = postgres
         self._given = given
+        self._kept: dict[str, str] = {}
 
     @property
     def ours(self) -> bool:
@@ -75,16 +76,19 @@ class Stage:
         return self._postgres
 
     @asynccontextmanager
-    async def service(self, **environment: str) -> AsyncIterator[Service]:
-        """A service for the length of the block: with an empty database, or the one that was given.
+    async def service(self, database: str | None = None, **environment: str) -> AsyncIterator[Service]:
+        """A service for the length of the block, or the one that was given.
 
         Args:
+            database: Its database's URL; none: one of its own, which is empty.
             environment: Settings of its own.
         """
         if self._given is not None:
             yield Service(url=self._given)
             return
-        async with self.database() as database:
+        async with AsyncExitStack() as stack:
+            if database is None:
+                database = await stack.enter_async_context(self.database())
             with _process(["-m", "broker.cli", "serve"], database, environment) as (url, pid):
                 await _ready(url, "/health/ready")
                 yield Service(url=url, pid=pid, database=database)
@@ -92,16 +96,35 @@ class Stage:
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
         """An empty database with the schema, after a checkpoint, so that no round pays for another."""
-        server = libpq_url(self._own.url("postgres"))
         name = f"bench_{next(_numbers)}"
-        await execute(server, f"create database {name}")
-        url = self._own.url(name)
         try:
-            await schema.migrate(url)
-            await execute(server, "checkpoint")
-            yield libpq_url(url)
+            yield await self._create(name)
         finally:
-            await execute(server, f"drop database {name} with (force)")
+            await execute(self._server, f"drop database {name} with (force)")
+
+    async def kept(self, name: str, fill: Callable[[str], Awaitable[None]]) -> str:
+        """The URL of a database that all rounds share.
+
+        Args:
+            name: What it is called.
+            fill: Is given its URL when it is first asked for.
+        """
+        if name not in self._kept:
+            url = await self._create(name)
+            await fill(url)
+            self._kept[name] = url
+        return self._kept[name]
+
+    @property
+    def _server(self) -> str:
+        return libpq_url(self._own.url("postgres"))
+
+    async def _create(self, name: str) -> str:
+        await execute(self._server, f"create database {name}")
+        url = self._own.url(name)
+        await schema.migrate(url)
+        await execute(self._server, "checkpoint")
+        return libpq_url(url)
 
     @asynccontextmanager
     async def echo(self) -> AsyncIterator[str]:

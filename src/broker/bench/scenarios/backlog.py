@@ -5,12 +5,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import asyncpg
+
 from broker.bench.figures import Round
 from broker.bench.http import BenchError, Connection
 from broker.bench.load import connections
 from broker.bench.parts import registered
 from broker.bench.scenarios import Scenario, Size
-from broker.bench.stage import Service, Stage, execute
+from broker.bench.stage import Service, Stage
 from broker.bench.work import Items, Named, Pair, encoded
 
 _WAITING = 1_000_000
@@ -21,10 +23,6 @@ _Timed = Callable[[str, Awaitable[Any]], Awaitable[Any]]
 _CALLS = ("submit", "assign", "poll", "complete")
 _SUCCEEDED = b'{"outcome": "succeeded"}'
 
-_MONTHS = """
-select create_archive_partition(cast(now() - number * interval '1 month' as date))
-from generate_series(0, 12) number
-"""
 FILL_TASKS = """
 insert into tasks (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds)
 select cast(uuid7() as text), '{{"skill": "nobody has"}}',
@@ -36,34 +34,64 @@ from generate_series(1, {portion}) number
 FILL_ARCHIVE = """
 insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, reports,
                           assigned_at, started_at, ended_at)
-select cast(overlay(cast(uuid7_floor(at) as text) placing substr(cast(gen_random_uuid() as text), 20) from 20)
-            as uuid),
-       'archived-' || {first} + number, 'tool-' || number % 500,
-       jsonb_build_object('id', 'archived-' || {first} + number, 'needs', 1, 'payload', null), '{{}}', 1,
+select cast(overlay(cast(uuid7_floor(at) as text)
+                    placing '8000-' || lpad(to_hex(number), 12, '0') from 20) as uuid),
+       'archived-' || number, 'tool-' || number % 500,
+       jsonb_build_object('id', 'archived-' || number, 'needs', 1, 'payload', null), '{{}}', 1,
        'succeeded', '1', '[]', at, at, at
-from (select number, now() - random() * interval '360 days' as at from generate_series(1, {portion}) number) n
+from (select number, now() - interval '360 days' * (1 - number / {total}.0) as at
+      from generate_series({first} + 1, {first} + {portion}) number) n
+"""
+_PREPARE = """
+-- Nobody waits for these, and an index is built sooner than it is filled row by row.
+set session_replication_role = replica;
+set maintenance_work_mem = '1GB';
+select create_archive_partition(cast(now() - number * interval '1 month' as date))
+from generate_series(0, 12) number;
+drop index {indexes};
+"""
+_INDEXES = """
+select cast(cast(indexrelid as regclass) as text) as name,
+       replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') as definition
+from pg_index
+where indrelid = cast('work_archive' as regclass) and not indisunique
+"""
+_FINISH = """
+insert into ended_tasks (task_id, work_id) select task_id, work_id from work_archive order by task_id;
+{definitions};
 """
 
 
 async def _round(stage: Stage, size: Size) -> Round:
-    """Measure on the empty database, fill it, and measure again."""
+    """Measure on an empty database, and on a full one."""
     if not stage.ours:
         raise BenchError("`backlog` fills a database of its own; leave out --url.")
-    async with stage.service() as service:
-        found = {f"{call} empty ms": took for call, took in (await _measure(service)).items()}
-        await _fill(str(service.database), size)
-        found |= {f"{call} full ms": took for call, took in (await _measure(service)).items()}
+
+    async def fill(database: str) -> None:
+        await _fill(database, size)
+
+    full = await stage.kept("backlog", fill)
+    found: Round = {}
+    for name, database in (("empty", None), ("full", full)):
+        async with stage.service(database) as service:
+            found |= {f"{call} {name} ms": took for call, took in (await _measure(service)).items()}
     return found
 
 
 async def _fill(database: str, size: Size) -> None:
-    await execute(database, _MONTHS)
-    for total, statement in ((size.of(_WAITING), FILL_TASKS), (size.of(_ARCHIVED), FILL_ARCHIVE)):
-        for first in range(0, total, _PORTION):
-            portion = min(_PORTION, total - first)
-            await execute(database, statement.format(first=first, portion=portion))
-    await execute(database, "vacuum analyze")
-    await execute(database, "checkpoint")
+    connection = await asyncpg.connect(database)
+    try:
+        indexes = await connection.fetch(_INDEXES)
+        await connection.execute(_PREPARE.format(indexes=", ".join(row["name"] for row in indexes)))
+        for total, statement in ((size.of(_WAITING), FILL_TASKS), (size.of(_ARCHIVED), FILL_ARCHIVE)):
+            for first in range(0, total, _PORTION):
+                portion = min(_PORTION, total - first)
+                await connection.execute(statement.format(first=first, portion=portion, total=total))
+        await connection.execute(_FINISH.format(definitions=";".join(row["definition"] for row in indexes)))
+        await connection.execute("vacuum analyze")
+        await connection.execute("checkpoint")
+    finally:
+        await connection.close()
 
 
 async def _measure(service: Service) -> Round:

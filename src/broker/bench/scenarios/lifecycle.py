@@ -10,7 +10,7 @@ from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
 from broker.bench.work import Candidates, Items, Named, Pair, encoded
 
-_CLIENTS = 32
+_CLIENTS = 64
 _PGBENCH_CLIENTS = 16
 _HALF_WAY = b'{"progress": 0.5, "message": "half way"}'
 _SUCCEEDED = b'{"outcome": "succeeded", "result": {"ok": true}}'
