@@ -51,7 +51,7 @@ async def test_an_assignment_wakes_its_tool_and_no_other_request_looks(serve: Se
         work = (await broker.client.post("/v1/work", json={"task_id": "job", "tool_id": "a"})).json()
         async with asyncio.timeout(5):
             answer = await woken
-        looks = [statement for statement in seen if "from tools o" in statement]
+        looks = [statement for statement in seen if "join assigned w on w.tool_id" in statement]
 
     assert [item["id"] for item in answer.json()["items"]] == [work["id"]]
     assert len(looks) == 1, "somebody else looked, too"

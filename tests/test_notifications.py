@@ -259,11 +259,12 @@ async def test_more_ids_than_fit_are_a_star(
     ids = [f"{number:02}{'x' * (length - 2)}" for number in range(50)]
     await sql.execute("alter table tools disable trigger user")
     await sql.execute(
-        """insert into tools (id, skills, capacity, lease_seconds)
-        select id, '{}', 1, 60 from unnest(cast($1 as text[])) as id""",
+        "insert into tools (id, skills, capacity) select id, '{}', 1 from unnest(cast($1 as text[])) as id",
         ids,
     )
-    await sql.execute("insert into tool_leases (tool_id, expires_at) select id, now() from tools")
+    await sql.execute(
+        "insert into tool_leases (tool_id, lease_seconds, expires_at) select id, 60, now() from tools"
+    )
     await steps.submit(store, *(f"{number}" for number in range(50)))
     await heard.since()
     await steps.assigned(store, *((f"{number}", id_) for number, id_ in enumerate(ids)))

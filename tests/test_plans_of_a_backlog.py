@@ -28,9 +28,10 @@ FEW = 60 * SET
 
 # Tasks of known names at both ends of the backlog, work on some of them, and records of some that ended.
 KNOWN = f"""
-insert into tools (id, skills, capacity, lease_seconds)
-select 'tool-' || number, '{{}}', 100, 60 from generate_series(1, {SET}) as number;
-insert into tool_leases (tool_id, expires_at) select id, now() + interval '1 hour' from tools;
+insert into tools (id, skills, capacity)
+select 'tool-' || number, '{{}}', 100 from generate_series(1, {SET}) as number;
+insert into tool_leases (tool_id, lease_seconds, expires_at)
+select id, 60, now() + interval '1 hour' from tools;
 insert into tasks (id, needs, payload, priority, state, due_at, max_attempts, retry_backoff_seconds)
 select kind || number, '1', '2', 0, case kind when 'due-' then 'scheduled' else 'available' end,
        case kind when 'due-' then now() - interval '1 minute' end, 3, 1
@@ -125,7 +126,6 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "end": (completion.END, ending),
     "end, briefly": (completion.END_BRIEFLY, ending),
     "end, unheard": (completion.END_UNHEARD, ending),
-    "is it under way": (completion.UNDER_WAY, lambda c: {"ids": c.work_ids}),
     "read tasks": (tasks.BY_IDS, {"ids": FREE + BUSY}),
     "read tasks that ended": (archive.ENDED_TASKS, {"ids": ENDED}),
     "whose task has ended": (tasks.WITH_NEWS, {"ids": FREE + ENDED}),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from broker.schemas import NULL, NewReport, Pair, PairStatus, ToolChange
-from broker.store import Store, assignment, completion, deletion, tools, work
+from broker.store import Store, assignment, completion, deletion, due, tools, work
 from broker.store.assignment import Key, repeated, runs
 from tests import store_helpers as steps
 
@@ -223,6 +223,39 @@ async def test_a_task_that_ends_while_an_assigner_waits_for_it_is_unavailable(
         late = asyncio.create_task(steps.assign(store, ("a", "u")))
         await steps.blocked(sql)
     assert [answer.status for answer in await late] == ["task_unavailable"]
+    await steps.audit(sql)
+
+
+async def test_a_task_that_becomes_due_while_an_assigner_waits_for_it_is_assigned(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "t")
+    made = await steps.running_work(store, "a", "other", retry_backoff_seconds=5)
+    await steps.complete(store, made.id, "failed")
+    await sql.execute("update tasks set due_at = now()")
+    async with steps.Held(store) as upkeep:
+        assert await upkeep.take(due.make_available, batch=10) == 1
+        late = asyncio.create_task(steps.assign(store, ("a", "t")))
+        await steps.blocked(sql)
+    assert [answer.status for answer in await late] == ["assigned"]
+    await steps.audit(sql)
+
+
+async def test_a_pair_is_assigned_though_its_work_ends_before_the_batch_is_through(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    # Locked before the other, whose work can end meanwhile.
+    await steps.submit(store, "a", "b")
+    await steps.register(store, "t", "u")
+    async with steps.Held(store) as gate:
+        await gate.session.execute(completion.LOCK, {"ids": [], "task_ids": ["a"]})
+        assigning = asyncio.create_task(steps.assign(store, ("b", "t"), ("b", "u"), ("a", "u")))
+        await steps.blocked(sql)
+        work_id = await sql.fetchval("select id from work")
+        await steps.complete(store, work_id)
+    made, refused, last = await assigning
+    assert (made.status, made.work.id) == ("assigned", work_id)
+    assert (refused.status, refused.work, last.status) == ("task_unavailable", None, "assigned")
     await steps.audit(sql)
 
 

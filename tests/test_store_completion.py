@@ -397,6 +397,14 @@ async def test_completing_renews_the_tools_lease_and_the_record_has_the_one_befo
     assert (await steps.the_tool(store, "t")).lease_expires_at > before.lease_expires_at
 
 
+async def test_work_whose_tool_somebody_deleted_by_hand_is_unknown_and_holds_nobody_up(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store)
+    await sql.execute("delete from tools")
+    assert (await steps.complete(store, made.id)).status == "unknown"
+
+
 async def test_a_tool_keeps_its_other_work_and_its_state_is_told_as_it_was(store: Store) -> None:
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", capacity=2)

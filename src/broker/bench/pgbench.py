@@ -22,9 +22,10 @@ _PAGE = 1_001
 
 # One tool for each pgbench client, with room for a whole set.
 _SETUP = """
-insert into tools (id, skills, capacity, lease_seconds)
-select 'tool-' || number, '{}', 10000, 3600 from generate_series(0, 63) as number;
-insert into tool_leases (tool_id, expires_at) select id, now() + interval '1 hour' from tools;
+insert into tools (id, skills, capacity)
+select 'tool-' || number, '{}', 10000 from generate_series(0, 63) as number;
+insert into tool_leases (tool_id, lease_seconds, expires_at)
+select id, 3600, now() + interval '1 hour' from tools;
 """
 
 

@@ -21,14 +21,16 @@ with pair as (
          as p (task_id, tool_id, place)
 ),
 locked_tasks as materialized (
-    select * from tasks where id = any(cast(:task_ids as text[])) order by id for no key update
+    select id, state from tasks where id = any(cast(:task_ids as text[])) order by id for no key update
 ),
 locked_tools as materialized (
-    select *, case when draining or offline then 0 else capacity - load end as room
-    from tools
-    where id = any(cast(:tool_ids as text[])) and (select count(*) from locked_tasks) >= 0
-    order by id
-    for no key update
+    select o.id, l.lease_seconds,
+           case when o.draining or o.offline then 0 else o.capacity - o.load end as room
+    from tools o
+    join tool_leases l on l.tool_id = o.id and l.tool_id = any(cast(:tool_ids as text[]))
+    where o.id = any(cast(:tool_ids as text[])) and (select count(*) from locked_tasks) >= 0
+    order by o.id
+    for no key update of o
 ),
 judged as materialized (
     select p.*, o.lease_seconds,
@@ -42,9 +44,12 @@ judged as materialized (
     left join locked_tasks t on t.id = p.task_id
     left join locked_tools o on o.id = p.tool_id
 ),
+-- A row has to pass its checks twice, first made of what the statement saw when it began: that may have been
+-- scheduled, or failed.
 taken as (
     update tasks t
-    set state = 'assigned', work_id = uuid7(), remark = null, remark_at = null, changed = pg_current_xact_id()
+    set state = 'assigned', work_id = uuid7(), due_at = null, ended_at = null,
+        remark = null, remark_at = null, changed = pg_current_xact_id()
     from judged j
     where t.id = j.task_id and t.id = any(cast(:task_ids as text[])) and j.status = 'assigned'
     returning t.*, j.tool_id, j.lease_seconds
@@ -133,7 +138,9 @@ def _assign(
     def answer(key: Key, status: PairStatus) -> Assigned[Told]:
         if key in there:
             return Assigned("exists", there[key])
-        return Assigned("task_unavailable" if key[0] in ended else status, first[key].work)
+        if status == "task_not_found" and key[0] in ended:
+            return Assigned("task_unavailable", None)
+        return Assigned(status, first[key].work)
 
     return [answer(key, status) for key, status in zip(keys, statuses, strict=True)]
 

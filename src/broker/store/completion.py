@@ -44,24 +44,17 @@ with asked as (
                 cast(:error as text[]), cast(:retry as boolean[]))
          as u (work_id, outcome, result, error, retry)
 ),
--- A row that is locked comes in its latest version; all else is as it was when the statement began. Work that
--- changed while the statement waited for it may have reports which this does not see: it is left alone.
-seen as materialized (
-    select id, version from work where id = any(cast(:work_id as uuid[]))
-),
+-- A row that is locked comes in its latest version; all else is as it was when the statement began.
 locked_work as materialized (
     select * from work where id = any(cast(:work_id as uuid[])) order by id for update
 ),
-concerned as materialized (
-    select locked_work.* from locked_work join seen using (id, version)
-),
 locked_tasks as materialized (
-    select * from tasks where id = any(array(select task_id from concerned)) order by id for update
+    select * from tasks where id = any(array(select task_id from locked_work)) order by id for update
 ),
 locked_tools as materialized (
     select *
     from tools
-    where id = any(array(select tool_id from concerned)) and (select count(*) from locked_tasks) >= 0
+    where id = any(array(select tool_id from locked_work)) and (select count(*) from locked_tasks) >= 0
     order by id
     for no key update
 ),
@@ -81,7 +74,7 @@ ending as materialized (
                 then now() + make_interval(secs => (0.5 + random() / 2)
                      * least(t.retry_backoff_seconds * power(2, least(t.attempt, 30)), 86400)) end as due_at
     from asked
-    join concerned w on w.id = asked.work_id
+    join locked_work w on w.id = asked.work_id
     join locked_tasks t on t.id = w.task_id
     join their_tools o on o.id = w.tool_id
     cross join lateral (
@@ -99,18 +92,11 @@ archived as (
                               reports, version, cancel_requested, assigned_at, started_at, deadline_at,
                               created_by, registered_by)
     select e.id, e.task_id, e.tool_id, e.task, e.tool, e.attempt, e.outcome, e.said, e.result, e.error,
-           (select coalesce(jsonb_agg(jsonb_build_object('id', r.id, 'at', r.at, 'progress', r.progress,
-                                                         'message', r.message, 'data', r.data)
-                                      order by r.seq), '[]')
-            from work_reports r
-            where r.work_id = e.id),
-           e.version + 1, e.cancel_requested, e.assigned_at, e.started_at, e.deadline_at,
-           e.created_by, e.registered_by
+           coalesce(r.reports, '[]'), e.version + 1, e.cancel_requested, e.assigned_at, e.started_at,
+           e.deadline_at, e.created_by, e.registered_by
     from ending e
+    left join take_reports(array(select id from ending)) r on r.of_work = e.id
     returning *
-),
-reports_gone as (
-    delete from work_reports where work_id = any(array(select id from ending))
 ),
 work_gone as (
     delete from work where id = any(array(select id from ending))
@@ -146,9 +132,6 @@ END = text(f"{_END}, {_HEARD} select {archive.RECORD} from archived a")
 END_BRIEFLY = text(f"{_END}, {_HEARD} select work_id from archived")
 # For work whose tool had no say in it.
 END_UNHEARD = text(f"{_END} select work_id from archived")
-
-
-UNDER_WAY = text("select id from work where id = any(cast(:ids as uuid[]))")
 
 
 class Ending(NamedTuple):
@@ -211,20 +194,11 @@ def _first(endings: Sequence[Ending]) -> dict[UUID, Ending]:
     return {ending.work_id: ending for ending in reversed(endings)}
 
 
-def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]) -> list[Row[Any]]:
+def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]) -> Sequence[Row[Any]]:
     """End the work that is under way; a row for each that was."""
-    ended: list[Row[Any]] = []
-    asked = list(endings)
-    while asked:
-        those = [endings[work_id] for work_id in asked]
-        values = rows.columns(those, "work_id", "outcome", "error", "retry")
-        values["result"] = [rows.given(ending.result) for ending in those]
-        found = connection.execute(statement, values).all()
-        ended += found
-        left = set(asked).difference(row[0] for row in found)
-        # What is under way all the same changed while the statement waited for it.
-        asked = list(connection.execute(UNDER_WAY, {"ids": list(left)}).scalars()) if left else []
-    return ended
+    values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
+    values["result"] = [rows.given(ending.result) for ending in endings.values()]
+    return connection.execute(statement, values).all()
 
 
 def _fates(

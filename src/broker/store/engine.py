@@ -74,7 +74,9 @@ def one_statement(
 ) -> Callable[[Step[Item, Answer]], Step[Item, Answer]]:
     """Mark a step that writes by one statement, which is a transaction of its own and needs none around it.
 
-    To begin and to commit one takes as long as a small statement does.
+    To begin and to commit one takes as long as a small statement does. Of each row that it locks such a
+    statement sees the latest version, of all else what was committed when it began. A step that takes a
+    further one for what is left, and is given up there, is taken again, and finds what it wrote before.
 
     Args:
         fits: For which items it is one statement.

@@ -22,7 +22,7 @@ TOOL_STATE = """
          when t.load < t.capacity then 'idle' else 'busy' end"""
 TOOL = f"""
     t.id, t.skills, t.capacity, t.load, {TOOL_STATE} as state,
-    t.lease_seconds, l.expires_at as lease_expires_at, t.registered_at, l.seen_at"""
+    l.lease_seconds, l.expires_at as lease_expires_at, t.registered_at, l.seen_at"""
 TOOL_WIDTH = 9
 
 # `w` is the work, `t` its task.
@@ -42,7 +42,7 @@ TOOL_JSON = """jsonb_build_object(
         'id', o.id, 'skills', o.skills, 'capacity', o.capacity, 'load', o.load,
         'state', case when o.offline then 'offline' when o.draining then 'draining'
                       when o.load < o.capacity then 'idle' else 'busy' end,
-        'lease_seconds', o.lease_seconds, 'lease_expires_at', l.expires_at,
+        'lease_seconds', l.lease_seconds, 'lease_expires_at', l.expires_at,
         'registered_at', o.registered_at, 'seen_at', l.seen_at)"""
 
 

@@ -15,25 +15,26 @@ from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal
 
 REGISTER = text("""
-insert into tools as t (id, skills, capacity, lease_seconds, token_hash)
-select coalesce(u.id, cast(uuid7() as text)), u.skills, u.capacity, u.lease_seconds, u.token_hash
-from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
-            cast(:lease_seconds as double precision[]), cast(:token_hash as bytea[]))
-     as u (id, skills, capacity, lease_seconds, token_hash)
-order by 1
+insert into tools as t (id, skills, capacity, token_hash)
+select id, skills, capacity, token_hash
+from (select coalesce(u.id, cast(uuid7() as text)) as id, u.skills, u.capacity, u.token_hash
+      from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
+                  cast(:token_hash as bytea[])) as u (id, skills, capacity, token_hash)) asked
+order by id collate "C"
 on conflict (id) do update
-set skills = excluded.skills, capacity = excluded.capacity, lease_seconds = excluded.lease_seconds,
-    token_hash = excluded.token_hash, draining = false, offline = false, changed = pg_current_xact_id()
+set skills = excluded.skills, capacity = excluded.capacity, token_hash = excluded.token_hash,
+    draining = false, offline = false, changed = pg_current_xact_id()
 returning t.id, t.token_hash, t.xmax = 0 as created
 """)
 
 BEGIN_LEASES = text("""
-insert into tool_leases as l (tool_id, expires_at)
-select t.id, now() + make_interval(secs => t.lease_seconds)
-from tools t
-where t.id = any(cast(:ids as text[]))
-order by t.id
-on conflict (tool_id) do update set seen_at = excluded.seen_at, expires_at = excluded.expires_at
+insert into tool_leases as l (tool_id, lease_seconds, seen_at, expires_at)
+select u.tool_id, u.lease_seconds, clock.now, clock.now + make_interval(secs => u.lease_seconds)
+from unnest(cast(:ids as text[]), cast(:lease_seconds as double precision[])) as u (tool_id, lease_seconds)
+cross join (select clock_timestamp() as now) clock
+order by u.tool_id collate "C"
+on conflict (tool_id) do update
+set lease_seconds = excluded.lease_seconds, seen_at = excluded.seen_at, expires_at = excluded.expires_at
 """)
 
 BY_IDS = text(f"""
@@ -65,12 +66,24 @@ with asked as (
          as u (id, skills, capacity, lease_seconds, draining)
 ),
 locked as materialized (
-    select id from tools where id in (select id from asked) order by id for no key update
+    select id from tools where id = any(cast(:id as text[])) order by id for no key update
+),
+locked_leases as materialized (
+    select tool_id
+    from tool_leases
+    where tool_id = any(array(select id from locked))
+    order by tool_id
+    for no key update
+),
+leases_changed as (
+    update tool_leases l
+    set lease_seconds = coalesce(a.lease_seconds, l.lease_seconds)
+    from asked a join locked_leases on locked_leases.tool_id = a.id
+    where l.tool_id = a.id and l.tool_id = any(cast(:id as text[]))
 )
 update tools t
 set skills = coalesce(a.skills, t.skills), capacity = coalesce(a.capacity, t.capacity),
-    lease_seconds = coalesce(a.lease_seconds, t.lease_seconds), draining = coalesce(a.draining, t.draining),
-    changed = pg_current_xact_id()
+    draining = coalesce(a.draining, t.draining), changed = pg_current_xact_id()
 from asked a join locked on locked.id = a.id
 where t.id = a.id and t.id = any(cast(:id as text[]))
 """)
@@ -83,7 +96,9 @@ DELETE = text("delete from tools where id = any(cast(:ids as text[])) and load =
 def renewed(tools: str) -> str:
     """The part of a statement that renews leases, as whatever a tool does renews its own.
 
-    Leases are locked in the order of their ids, and renewed in place: no index has what changes here.
+    Leases are locked in the order of their ids, and renewed in place: no index has what changes here. They
+    run from when they are locked, not from when the statement began, which may have waited: so none ends
+    sooner than somebody was told.
 
     Args:
         tools: SQL for the array of the tools' ids.
@@ -92,13 +107,16 @@ def renewed(tools: str) -> str:
 locked_leases as materialized (
     select tool_id from tool_leases where tool_id = any({tools}) order by tool_id for no key update
 ),
+moment as materialized (
+    select clock_timestamp() as now from (select count(*) from locked_leases) all_of_them
+),
 renewed as (
     update tool_leases l
-    set seen_at = now(), expires_at = now() + make_interval(secs => o.lease_seconds)
-    from locked_leases, tools o
+    set seen_at = (select now from moment),
+        expires_at = (select now from moment) + make_interval(secs => l.lease_seconds)
+    from locked_leases
     where l.tool_id = locked_leases.tool_id and l.tool_id = any({tools})
-      and o.id = locked_leases.tool_id and o.id = any({tools})
-    returning l.tool_id, l.expires_at, o.lease_seconds
+    returning l.tool_id, l.expires_at, l.lease_seconds
 )"""
 
 
@@ -150,12 +168,13 @@ def register(connection: Connection, new: Sequence[Registration]) -> list[Regist
     # What registers without an id is known by its token until it has one.
     last = {registration.tool.id or registration.token: registration for registration in new}
     tokens = {key: hashed(registration.token) for key, registration in last.items()}
-    values = rows.columns((each.tool for each in last.values()), "id", "capacity", "lease_seconds")
+    values = rows.columns((each.tool for each in last.values()), "id", "capacity")
     values["skills"] = [rows.given(each.tool.skills) for each in last.values()]
     values["token_hash"] = list(tokens.values())
     entered = {row[1]: (row[0], row[2]) for row in connection.execute(REGISTER, values)}
     ids = [id_ for id_, _ in entered.values()]
-    connection.execute(BEGIN_LEASES, {"ids": ids})
+    seconds = {tokens[key]: each.tool.lease_seconds for key, each in last.items()}
+    connection.execute(BEGIN_LEASES, {"ids": ids, "lease_seconds": [seconds[token] for token in entered]})
     known = {tool.id: tool for tool in by_ids(connection, ids)}
 
     made: set[str] = set()

@@ -1,0 +1,70 @@
+"""Leases: whatever a tool does renews its own, and none ends before somebody was told."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+from msgspec import Raw
+
+from broker.schemas import NewReport, NewTool, ToolChange
+from broker.store import Store, completion, tools, work
+from tests import store_helpers as steps
+
+Step = Callable[[Store, UUID], Awaitable[object]]
+STEPS: dict[str, Step] = {
+    "heartbeat": lambda store, _: store.one(tools.heartbeat, "tool"),
+    "start": lambda store, id_: store.one(work.start, id_),
+    "report": lambda store, id_: store.one(work.report, work.ReportOf(id_, NewReport())),
+    "complete": lambda store, id_: store.one(completion.complete, steps.ending(id_)),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_call_renews_the_lease(store: Store, step: str) -> None:
+    made = await steps.some_work(store)
+    before = await steps.the_tool(store, "tool")
+    await STEPS[step](store, made.id)
+    after = await steps.the_tool(store, "tool")
+    assert after.lease_expires_at > before.lease_expires_at
+    assert after.seen_at > before.seen_at
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_call_of_the_program_before_leaves_a_new_registration_its_lease(
+    store: Store, sql: asyncpg.Connection, step: str
+) -> None:
+    made = await steps.some_work(store)
+    again = tools.Registration(NewTool(skills=Raw(b"{}"), id="tool", lease_seconds=3600), token="new")
+    async with steps.Held(store) as program:
+        await program.take(tools.register, [again])
+        late = asyncio.ensure_future(STEPS[step](store, made.id))
+        await steps.blocked(sql)
+    await late
+    assert await sql.fetchval("select expires_at - now() from tool_leases") > timedelta(seconds=3500)
+
+
+@pytest.mark.parametrize("step", ["start", "report", "complete"])
+async def test_a_lease_ends_no_sooner_than_was_told_while_a_call_waited(
+    store: Store, sql: asyncpg.Connection, step: str
+) -> None:
+    made = await steps.some_work(store)
+    async with steps.Held(store) as gate:
+        await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": []})
+        late = asyncio.ensure_future(STEPS[step](store, made.id))
+        await steps.blocked(sql)
+        heard = await store.one(tools.heartbeat, "tool")
+    assert heard is not None
+    await late
+    assert (await steps.the_tool(store, "tool")).lease_expires_at >= heard.lease_expires_at
+
+
+async def test_a_changed_length_holds_from_the_next_call_on(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.register(store, "tool")
+    changed = await store.one(tools.change, tools.Change("tool", ToolChange(lease_seconds=3600)))
+    assert changed is not None
+    assert changed.lease_seconds == 3600
+    await store.one(tools.heartbeat, "tool")
+    assert await sql.fetchval("select expires_at - now() from tool_leases") > timedelta(seconds=3500)
