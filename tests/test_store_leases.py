@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from msgspec import Raw
 
-from broker.schemas import NewReport, NewTool, ToolChange
+from broker.schemas import NewTool, ToolChange
 from broker.store import Store, completion, tools, work
 from tests import store_helpers as steps
 
@@ -17,8 +17,8 @@ Step = Callable[[Store, UUID], Awaitable[object]]
 STEPS: dict[str, Step] = {
     "heartbeat": lambda store, _: store.one(tools.heartbeat, "tool"),
     "start": lambda store, id_: store.one(work.start, id_),
-    "report": lambda store, id_: store.one(work.report, work.ReportOf(id_, NewReport())),
-    "complete": lambda store, id_: store.one(completion.complete, steps.ending(id_)),
+    "report": steps.report,
+    "complete": steps.complete,
 }
 
 

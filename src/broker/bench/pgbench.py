@@ -50,7 +50,7 @@ def life_cycle(many: int) -> str:
             """
             select cast(array_fill(concat('tool-', cast(:client_id as text)), array[{many}]) as text)
                        as tool_ids,
-                   cast(:id as text) as task_ids, cast(:id as text) as ids""",
+                   cast(:id as text) as task_ids""",
             many,
         ),
         _statement((assignment.ASSIGN if alone else assignment.ASSIGN_BRIEFLY).text),
@@ -58,7 +58,7 @@ def life_cycle(many: int) -> str:
         # What the tool says of it.
         _gset(
             """
-            select cast(array_agg(id) as text) as ids, cast(array_agg(id) as text) as work_id,
+            select cast(array_agg(id) as text) as work_id,
                    cast(array_agg(cast('succeeded' as text)) as text) as outcome,
                    cast(array_agg(cast('1' as jsonb)) as text) as result,
                    cast(array_fill(cast(null as text), array[{many}]) as text) as error,

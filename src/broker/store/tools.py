@@ -58,7 +58,16 @@ join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from 
 order by t.id
 """)
 
-CHANGE = text("""
+
+def _locked_leases(tools: str) -> str:
+    """The part of a statement that locks leases, in the order of their ids (`tools`: SQL for the array)."""
+    return f"""
+locked_leases as materialized (
+    select tool_id from tool_leases where tool_id = any({tools}) order by tool_id for no key update
+)"""
+
+
+CHANGE = text(f"""
 with asked as (
     select *
     from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
@@ -68,18 +77,12 @@ with asked as (
 locked as materialized (
     select id from tools where id = any(cast(:id as text[])) order by id for no key update
 ),
-locked_leases as materialized (
-    select tool_id
-    from tool_leases
-    where tool_id = any(array(select id from locked))
-    order by tool_id
-    for no key update
-),
+{_locked_leases("array(select id from locked)")},
 leases_changed as (
     update tool_leases l
-    set lease_seconds = coalesce(a.lease_seconds, l.lease_seconds)
+    set lease_seconds = a.lease_seconds
     from asked a join locked_leases on locked_leases.tool_id = a.id
-    where l.tool_id = a.id and l.tool_id = any(cast(:id as text[]))
+    where l.tool_id = a.id and l.tool_id = any(cast(:id as text[])) and a.lease_seconds is not null
 )
 update tools t
 set skills = coalesce(a.skills, t.skills), capacity = coalesce(a.capacity, t.capacity),
@@ -96,17 +99,14 @@ DELETE = text("delete from tools where id = any(cast(:ids as text[])) and load =
 def renewed(tools: str) -> str:
     """The part of a statement that renews leases, as whatever a tool does renews its own.
 
-    Leases are locked in the order of their ids, and renewed in place: no index has what changes here. They
-    run from when they are locked, not from when the statement began, which may have waited: so none ends
-    sooner than somebody was told.
+    Leases are renewed in place: no index has what changes here. They run from when they are locked, not from
+    when the statement began, which may have waited: so none ends sooner than somebody was told.
 
     Args:
         tools: SQL for the array of the tools' ids.
     """
     return f"""
-locked_leases as materialized (
-    select tool_id from tool_leases where tool_id = any({tools}) order by tool_id for no key update
-),
+{_locked_leases(tools)},
 moment as materialized (
     select clock_timestamp() as now from (select count(*) from locked_leases) all_of_them
 ),
@@ -172,9 +172,9 @@ def register(connection: Connection, new: Sequence[Registration]) -> list[Regist
     values["skills"] = [rows.given(each.tool.skills) for each in last.values()]
     values["token_hash"] = list(tokens.values())
     entered = {row[1]: (row[0], row[2]) for row in connection.execute(REGISTER, values)}
-    ids = [id_ for id_, _ in entered.values()]
-    seconds = {tokens[key]: each.tool.lease_seconds for key, each in last.items()}
-    connection.execute(BEGIN_LEASES, {"ids": ids, "lease_seconds": [seconds[token] for token in entered]})
+    ids = [entered[token][0] for token in tokens.values()]
+    seconds = [each.tool.lease_seconds for each in last.values()]
+    connection.execute(BEGIN_LEASES, {"ids": ids, "lease_seconds": seconds})
     known = {tool.id: tool for tool in by_ids(connection, ids)}
 
     made: set[str] = set()

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -66,11 +67,7 @@ async def _round(stage: Stage, size: Size) -> Round:
     """Measure on an empty database, and on a full one."""
     if not stage.ours:
         raise BenchError("`backlog` fills a database of its own; leave out --url.")
-
-    async def fill(database: str) -> None:
-        await _fill(database, size)
-
-    full = await stage.kept("backlog", fill)
+    full = await stage.kept("backlog", partial(_fill, size=size))
     found: Round = {}
     for name, database in (("empty", None), ("full", full)):
         async with stage.service(database) as service:
