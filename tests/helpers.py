@@ -12,6 +12,7 @@ Its parked requests look again by themselves only every minute: what wakes them 
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -93,7 +94,7 @@ async def assign(http: httpx.AsyncClient, task: str = "a", tool: str = "t") -> J
 
 async def assigned(http: httpx.AsyncClient, task: str = "a", tool: str = "t", **fields: Any) -> Pair:
     """A new task (`fields` are its own) on a tool, which is made too."""
-    await add_tool(http, tool, capacity=100)
+    await add_tool(http, tool, capacity=100, resume=True)
     await add_task(http, task, **fields)
     return Pair(task, tool, (await assign(http, task, tool))["id"])
 
@@ -194,3 +195,47 @@ def is_problem(answer: httpx.Response, status: int, code: str) -> Json:
     assert {"type", "title", "status", "detail", "instance", "code"} <= problem.keys()
     assert (problem["status"], problem["code"]) == (status, code)
     return problem
+
+
+async def lease_runs_out(sql: asyncpg.Connection, tool: str = "t") -> None:
+    """Time moves on, for the tool's lease."""
+    await sql.execute("update tool_leases set expires_at = now() where tool_id = $1", tool)
+    await sql.execute("notify broker_upkeep, 'tools'")
+
+
+async def deadline_passes(sql: asyncpg.Connection, work: str) -> None:
+    """Time moves on, for the work's deadline."""
+    await sql.execute("update work set deadline_at = now() where id = $1", work)
+    await sql.execute("notify broker_upkeep, 'work'")
+
+
+async def backoff_ends(sql: asyncpg.Connection, task: str = "a") -> None:
+    """Time moves on, for a task that backs off."""
+    await sql.execute("update tasks set due_at = now() where id = $1", task)
+    await sql.execute("notify broker_upkeep, 'tasks'")
+
+
+async def until_it_is(http: httpx.AsyncClient, path: str, state: str, within: float = 10) -> Json:
+    """What is there, once it is in this state."""
+    async with asyncio.timeout(within):
+        while True:
+            found: Json = await get(http, path)
+            if found["state"] == state:
+                return found
+            await asyncio.sleep(0.002)
+
+
+async def gone_offline(http: httpx.AsyncClient, sql: asyncpg.Connection, tool: str = "t") -> Json:
+    """The tool, after its lease has run out."""
+    async with asyncio.timeout(10):
+        while True:
+            # Again and again: a poll of just before may still be renewing it.
+            await lease_runs_out(sql, tool)
+            with contextlib.suppress(TimeoutError):
+                return await until_it_is(http, f"/v1/tools/{tool}", "offline", within=0.6)
+
+
+async def records(http: httpx.AsyncClient, task: str = "a") -> list[Json]:
+    """The archive's records of a task, the newest first."""
+    items: list[Json] = (await get(http, "/v1/archive", task_id=task))["items"]
+    return items

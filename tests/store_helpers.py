@@ -14,6 +14,7 @@ from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Out
 from broker.store import Store, archive, assignment, completion, deletion, tasks, tools, work
 from broker.store.completion import Ending
 from broker.store.engine import Answer, BeginAgain, Do, Given, Item, Step, libpq_url
+from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 from tests.conftest import Running
 
@@ -25,6 +26,7 @@ INVARIANTS = {
         select t.id, t.load, count(w.id) from tools t left join work w on w.tool_id = t.id
         group by t.id having t.load <> count(w.id)""",
     "no tool that nobody resized is over its capacity": "select id from tools where load > capacity",
+    "a tool that is offline has no work": "select id from tools where offline and load > 0",
     "every tool has a lease": """
         select t.id from tools t left join tool_leases l on l.tool_id = t.id where l.tool_id is null""",
     "a task is assigned exactly when it has work, and to that work": """
@@ -98,18 +100,23 @@ async def is_blocked(sql: asyncpg.Connection, count: int) -> bool:
 
 
 async def parked(broker: Running, count: int) -> None:
-    """Return when so many requests have looked and wait; the upkeep is one more that waits."""
+    """Return when so many requests have looked and wait."""
     service = broker.server.service
 
     async def all_wait() -> bool:
-        return asleep(service.waiters) > count
+        return asleep(service.waiters) >= count
 
     await until(all_wait)
 
 
 def asleep(waiters: Waiters) -> int:
-    """How many have looked, and wait now."""
-    return sum(waiter._future is not None for parked in waiters._parked.values() for waiter in parked)
+    """How many have looked, and wait now; the upkeep always waits."""
+    return sum(
+        waiter._future is not None
+        for (topic, _), parked in waiters._parked.items()
+        if topic != UPKEEP
+        for waiter in parked
+    )
 
 
 async def waits_for(sql: asyncpg.Connection, pid: int) -> bool:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 import broker
-from broker.store import Store, completion, schema
+from broker.store import Store, completion, retention, schema
 from tests import store_helpers as steps
 from tests.conftest import run_sql
 
@@ -133,7 +133,7 @@ async def test_months_are_those_of_utc_wherever_the_server_stands(empty_database
 async def test_partitions_that_are_missing_are_made_by_the_next_call(store: Store, database: str) -> None:
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}, {first[2][0]}")
-    await store.run(schema.create_partitions)
+    await store.run(retention.create_partitions)
     assert await fetch(database, PARTITIONS) == first
 
 
@@ -143,8 +143,8 @@ async def test_two_that_make_partitions_at_once_do_not_fail(
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}")
     async with steps.Held(store) as other:
-        await other.take(schema.create_partitions)
-        too = asyncio.create_task(store.run(schema.create_partitions))
+        await other.take(retention.create_partitions)
+        too = asyncio.create_task(store.run(retention.create_partitions))
         await steps.blocked(sql)
     await too
     assert await fetch(database, PARTITIONS) == first
@@ -181,7 +181,7 @@ async def test_a_record_that_lands_while_its_month_gets_a_partition_is_no_obstac
     work = await steps.running_work(store)
     async with steps.Held(store) as completing:
         await completing.take(completion.complete, [steps.ending(work.id)])
-        making = asyncio.create_task(store.run(schema.create_partitions))
+        making = asyncio.create_task(store.run(retention.create_partitions))
         await steps.blocked(sql)
     await making
     assert await fetch(database, PARTITIONS) == first
@@ -197,6 +197,6 @@ async def test_partitions_made_later_have_the_indexes_of_those_made_first(
         where h.inhparent = cast('work_archive' as regclass) group by 1 order by 1"""
     first = await fetch(database, described)
     await run_sql(database, f"drop table {first[0][0]}")
-    await store.run(schema.create_partitions)
+    await store.run(retention.create_partitions)
     assert await fetch(database, described) == first
     assert {row[1:] for row in first} == {(4, 1)}

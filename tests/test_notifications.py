@@ -12,13 +12,28 @@ import pytest
 
 from broker.embedded import EmbeddedPostgres
 from broker.schemas import TaskRemark, ToolChange
-from broker.store import Store, assignment, completion, deletion, due, schema, tasks, tools, work
+from broker.store import (
+    Store,
+    acceptance,
+    assignment,
+    cancellation,
+    completion,
+    deletion,
+    due,
+    leases,
+    schema,
+    tasks,
+    tools,
+    work,
+)
+from broker.store.cancellation import Cancellation
 from broker.wake.listener import CANDIDATES, CHANNELS, TASK, TOOL, UPKEEP, WORK
 from tests import store_helpers as steps
 from tests.conftest import a_folder, run_sql
 
 FENCE = "broker_test_fence"
 IN_AN_HOUR = timedelta(hours=1)
+IN_TEN_SECONDS = timedelta(seconds=10)
 
 
 class Heard:
@@ -66,9 +81,25 @@ async def test_new_tasks_are_for_the_assigner(store: Store, heard: Heard) -> Non
     assert await heard.since() == [(CANDIDATES, "*")]
 
 
-async def test_new_scheduled_tasks_are_for_upkeep(store: Store, heard: Heard) -> None:
-    await steps.submit(store, "a", not_before=datetime.now(UTC) + IN_AN_HOUR)
-    assert await heard.since() == [(UPKEEP, "*")]
+async def test_what_comes_due_before_the_upkeep_looks_by_itself_is_for_it(store: Store, heard: Heard) -> None:
+    await steps.submit(store, "later", not_before=datetime.now(UTC) + IN_AN_HOUR)
+    assert await heard.since() == []
+    await steps.submit(store, "soon", not_before=datetime.now(UTC) + IN_TEN_SECONDS)
+    assert await heard.since() == [(UPKEEP, "tasks")]
+    await steps.register(store, "hasty", lease_seconds=10)
+    await steps.register(store, "patient", lease_seconds=60)
+    assert sorted(await heard.since()) == [(CANDIDATES, "*")] * 2 + [(UPKEEP, "tools")] * 2
+    await steps.submit(store, "quick", timeout_seconds=10)
+    await steps.submit(store, "long", timeout_seconds=60)
+    await heard.since()
+    [quick] = await steps.assigned(store, ("quick", "hasty"))
+    assert await heard.since() == [(TOOL, "hasty"), (UPKEEP, "work")]
+    [long] = await steps.assigned(store, ("long", "patient"))
+    assert await heard.since() == [(TOOL, "patient")]
+    await store.one(work.start, quick.id)
+    assert await heard.since() == [(UPKEEP, "work"), (WORK, f"{quick.id}")]
+    await store.one(work.start, long.id)
+    assert await heard.since() == [(WORK, f"{long.id}")]
 
 
 async def test_a_known_task_is_no_news(store: Store, heard: Heard) -> None:
@@ -82,9 +113,9 @@ async def test_a_new_tool_is_for_the_assigner_and_so_is_one_that_comes_back(
     store: Store, heard: Heard
 ) -> None:
     await steps.register(store, "t")
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
     await steps.register(store, "t")
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
 
 
 async def test_a_tool_that_changes_is_news_while_it_is_available(store: Store, heard: Heard) -> None:
@@ -166,7 +197,7 @@ async def test_a_failure_with_a_backoff_is_for_upkeep_and_not_for_who_waits_for_
     made = await steps.running_work(store, "a")
     await heard.since()
     await steps.complete(store, made.id, "failed")
-    assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "*"), (WORK, f"{made.id}")]
+    assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tasks"), (WORK, f"{made.id}")]
 
 
 async def test_the_last_failure_is_for_who_waits_for_the_task(store: Store, heard: Heard) -> None:
@@ -189,14 +220,14 @@ async def test_a_task_that_comes_due_is_for_the_assigner(
     await steps.submit(store, "a", not_before=datetime.now(UTC) + IN_AN_HOUR)
     await sql.execute("update tasks set due_at = now()")
     await heard.since()
-    assert await store.run(due.make_available, batch=10) == 1
+    assert await store.run(due.make_available, 10) == 1
     assert await heard.since() == [(CANDIDATES, "*")]
 
 
 async def test_a_tool_that_is_deleted_is_for_who_waits_for_its_work(store: Store, heard: Heard) -> None:
     await steps.register(store, "t", "u")
     await heard.since()
-    await store.many(tools.delete, ["t", "nothing"])
+    await store.many(tools.delete, [tools.Deletion("t"), tools.Deletion("nothing")])
     assert await heard.since() == [(TOOL, "t")]
 
 
@@ -204,7 +235,7 @@ async def test_renewals_and_remarks_are_no_news(store: Store, heard: Heard) -> N
     await steps.submit(store, "a")
     await steps.register(store, "t", "u")
     await heard.since()
-    await store.many(tools.heartbeat, ["t", "u"])
+    await store.many(leases.heartbeat, ["t", "u"])
     await store.many(tasks.remark, [TaskRemark(task_id="a", text="why")])
     assert await heard.since() == []
 
@@ -214,7 +245,13 @@ async def test_steps_over_nothing_are_no_news(store: Store, heard: Heard) -> Non
     await steps.complete(store, uuid4())
     await store.one(work.start, uuid4())
     await steps.delete(store, "nothing")
-    await store.run(due.make_available, batch=10)
+    await store.one(cancellation.cancel, Cancellation(uuid4()))
+    await store.one(acceptance.accept, uuid4())
+    await store.one(tasks.retry, "nothing")
+    await store.one(leases.heartbeat, "nobody")
+    for chore in due.CHORES:
+        await store.run(chore.do, 10)
+    await store.run(due.make_available, 10)
     await store.many(tasks.remark, [TaskRemark(task_id="nothing", text="why")])
     await store.one(tools.change, tools.Change("nowhere", ToolChange(capacity=1)))
     assert await heard.since() == []
@@ -302,7 +339,7 @@ async def test_a_hint_that_cannot_be_given_never_fails_the_write(
 async def test_without_any_trigger_every_step_answers_the_same(
     store: Store, heard: Heard, sql: asyncpg.Connection
 ) -> None:
-    for table in ("tasks", "tools", "work", "work_archive"):
+    for table in ("tasks", "tools", "tool_leases", "work", "work_archive"):
         await sql.execute(f"alter table {table} disable trigger user")
     made = await steps.running_work(store, "a")
     assert (await steps.assign(store, ("a", "tool")))[0] == assignment.Assigned("exists", made)

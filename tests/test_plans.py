@@ -59,7 +59,7 @@ async def test_ending_many_compares_not_all_with_all(run_dry: Store) -> None:
         "error": [None] * MANY,
         "retry": [True] * MANY,
     }
-    ids = {"ids": values["work_id"], "task_ids": []}
+    ids = {"ids": values["work_id"], "task_ids": [], "tool_ids": []}
     assert await thrown_away(run_dry, completion.LOCK, ids) < MANY
     assert await thrown_away(run_dry, completion.END, values) < MANY
 

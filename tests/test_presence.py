@@ -120,3 +120,25 @@ async def test_a_tool_that_asks_for_its_work_keeps_its_lease(
     before = await lease(sql, "t")
     assert (await broker.client.get("/v1/tools/t/work")).status_code == 200
     await steps.until(lambda: later_than(sql, before))
+
+
+async def test_a_tool_that_comes_while_others_wait_for_long_is_renewed_no_later_for_it(
+    presence: Presence, store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "patient", lease_seconds=3600)
+    with waiting(presence, "patient"):
+        await renewed(sql, "patient", times=1)
+        await steps.register(store, "hasty", lease_seconds=5)
+        with waiting(presence, "hasty"):
+            await renewed(sql, "hasty", times=2)
+
+
+async def test_a_tool_that_registers_anew_with_a_shorter_lease_is_renewed_in_time(
+    presence: Presence, store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "t", lease_seconds=3600)
+    with waiting(presence, "t"):
+        await renewed(sql, "t", times=1)
+    await steps.register(store, "t", lease_seconds=5)
+    with waiting(presence, "t"):
+        await renewed(sql, "t", times=2)

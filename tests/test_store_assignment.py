@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from broker.schemas import NULL, NewReport, Pair, PairStatus, ToolChange
-from broker.store import Store, assignment, completion, deletion, due, tools, work
+from broker.store import Store, assignment, completion, deletion, due, leases, tools, work
 from broker.store.assignment import Key, repeated, runs
 from tests import store_helpers as steps
 
@@ -234,7 +234,7 @@ async def test_a_task_that_becomes_due_while_an_assigner_waits_for_it_is_assigne
     await steps.complete(store, made.id, "failed")
     await sql.execute("update tasks set due_at = now()")
     async with steps.Held(store) as upkeep:
-        assert await upkeep.take(due.make_available, batch=10) == 1
+        assert await upkeep.take(due.make_available, 10) == 1
         late = asyncio.create_task(steps.assign(store, ("a", "t")))
         await steps.blocked(sql)
     assert [answer.status for answer in await late] == ["assigned"]
@@ -248,7 +248,7 @@ async def test_a_pair_is_assigned_though_its_work_ends_before_the_batch_is_throu
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", "u")
     async with steps.Held(store) as gate:
-        await gate.session.execute(completion.LOCK, {"ids": [], "task_ids": ["a"]})
+        await gate.session.execute(completion.LOCK, {"ids": [], "task_ids": ["a"], "tool_ids": []})
         assigning = asyncio.create_task(steps.assign(store, ("b", "t"), ("b", "u"), ("a", "u")))
         await steps.blocked(sql)
         work_id = await sql.fetchval("select id from work")
@@ -265,7 +265,7 @@ async def test_a_tool_deleted_while_an_assigner_waits_for_it_is_not_found(
     await steps.submit(store, "a")
     await steps.register(store, "t")
     async with steps.Held(store) as deleting:
-        assert await deleting.take(tools.delete, ["t"]) == ["deleted"]
+        assert await deleting.take(tools.delete, [tools.Deletion("t")]) == ["deleted"]
         late = asyncio.create_task(steps.assign(store, ("a", "t")))
         await steps.blocked(sql)
     assert [answer.status for answer in await late] == ["tool_not_found"]
@@ -279,7 +279,7 @@ async def test_a_tool_that_gets_work_while_it_is_deleted_is_busy(
     await steps.register(store, "t")
     async with steps.Held(store) as assigning:
         await assigning.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
-        deleting = asyncio.create_task(steps.many(store, tools.delete, ["t"]))
+        deleting = asyncio.create_task(steps.many(store, tools.delete, [tools.Deletion("t")]))
         await steps.blocked(sql)
     assert await deleting == ["busy"]
     await steps.audit(sql)
@@ -334,7 +334,7 @@ async def test_everything_at_once_keeps_its_accounts(
                     deletions = [deletion.Deletion(chance.choice(ids), chance.random() < 0.5)]
                     await steps.many(store, deletion.delete, deletions)
                 case 6:
-                    await steps.many(store, tools.heartbeat, sorted(chance.sample(homes, 3)))
+                    await steps.many(store, leases.heartbeat, sorted(chance.sample(homes, 3)))
 
     await asyncio.gather(*(play(player) for player in range(8)))
     await steps.audit(sql)

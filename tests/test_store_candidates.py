@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from broker.errors import CursorExpired, ValidationFailed
 from broker.schemas import Candidates, TaskRemark, ToolChange
-from broker.store import Store, candidates, due, tasks, tools
+from broker.store import Store, candidates, due, leases, tasks, tools
 from broker.store.pages import seal
 from tests import store_helpers as steps
 from tests.conftest import Serve, a_database
@@ -165,7 +165,7 @@ async def test_a_task_that_becomes_available_again_comes_again(
         if outcome == "failed":
             assert await reader.news() == ([], ["t"])
             await sql.execute("update tasks set due_at = now()")
-            await store.run(due.make_available, batch=10)
+            await store.run(due.make_available, 10)
             assert await reader.news() == (["a"], [])
         else:
             assert await reader.news() == (["a"], ["t"])
@@ -196,7 +196,7 @@ async def test_remarks_and_lease_renewals_are_no_change(store: Store, reader: Re
     await steps.register(store, "t")
     await reader.news()
     await store.many(tasks.remark, [TaskRemark(task_id="a", text="no room")])
-    await store.many(tools.heartbeat, ["t"])
+    await store.many(leases.heartbeat, ["t"])
     assert await reader.news() == NOTHING
 
 

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from broker.errors import BadRequest
 from broker.schemas import NULL, Outcome, Task
-from broker.store import Store, completion, due, tools, work
+from broker.store import Store, completion, due, leases, work
 from broker.store.work import ReportOf
 from tests import store_helpers as steps
 from tests.store_helpers import ending
@@ -37,7 +37,7 @@ async def attempt(store: Store, task: str, outcome: Outcome, **fields: Any) -> T
 async def bring_forward(store: Store, sql: asyncpg.Connection) -> None:
     """Let the backoff of every task be over."""
     await sql.execute("update tasks set due_at = now() where state = 'scheduled'")
-    await store.run(due.make_available, batch=100)
+    await store.run(due.make_available, 100)
 
 
 async def test_the_record_tells_everything_as_it_was(store: Store, sql: asyncpg.Connection) -> None:
@@ -357,7 +357,7 @@ async def test_of_two_completions_at_once_exactly_one_wins(store: Store, sql: as
     made = await steps.running_work(store, "a")
     async with steps.Held(store) as gate:
         # Both wait for the same row.
-        await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": []})
+        await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         both = [
             asyncio.create_task(steps.complete(store, made.id, how, error=how))
             for how in ("succeeded", "failed")
@@ -434,5 +434,5 @@ async def test_lease_and_accounts_survive_a_tool_with_many_works_that_all_end(
     made = await steps.assigned(store, *((id_, "t") for id_ in ids))
     answers = await steps.many(store, completion.complete, [ending(item.id, result=NULL) for item in made])
     assert {answer.status for answer in answers} == {"ended"}
-    assert (await steps.many(store, tools.heartbeat, ["t"]))[0] is not None
+    assert (await steps.many(store, leases.heartbeat, ["t"]))[0] is not None
     await steps.audit(sql)

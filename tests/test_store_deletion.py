@@ -9,7 +9,7 @@ from msgspec import Raw
 from sqlalchemy import text
 
 from broker.schemas import Pair, ToolChange
-from broker.store import Store, archive, assignment, completion, deletion, tools, work
+from broker.store import Store, archive, assignment, completion, deletion, leases, tools, work
 from tests import store_helpers as steps
 
 
@@ -78,7 +78,7 @@ async def test_running_work_is_asked_to_stop_and_asked_once(store: Store, sql: a
     assert await store.run(work.with_reports, made.id) == first
     assert first is not None
     assert (first.cancel_requested, first.version) == (True, made.version + 1)
-    [heartbeat] = await steps.many(store, tools.heartbeat, ["t"])
+    [heartbeat] = await steps.many(store, leases.heartbeat, ["t"])
     assert heartbeat is not None
     assert heartbeat.cancel == [made.id]
     await steps.complete(store, made.id, "failed")
@@ -263,7 +263,7 @@ async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
     gate, assigning = steps.Held(store), steps.Held(store)
     session = (await gate.begin()).session
     gate_pid = (await session.execute(text("select pg_backend_pid()"))).scalar_one()
-    await session.execute(completion.LOCK, {"ids": [], "task_ids": ["z"]})
+    await session.execute(completion.LOCK, {"ids": [], "task_ids": ["z"], "tool_ids": []})
     [given] = await (await assigning.begin()).take(assignment.assign, [Pair(task_id="a", tool_id="t")])
     assert given.work is not None
     both = [deletion.Deletion("a"), deletion.Deletion("z")]

@@ -10,12 +10,12 @@ import pytest
 from msgspec import Raw
 
 from broker.schemas import NewTool, ToolChange
-from broker.store import Store, completion, tools, work
+from broker.store import Store, completion, leases, tools, work
 from tests import store_helpers as steps
 
 Step = Callable[[Store, UUID], Awaitable[object]]
 STEPS: dict[str, Step] = {
-    "heartbeat": lambda store, _: store.one(tools.heartbeat, "tool"),
+    "heartbeat": lambda store, _: store.one(leases.heartbeat, "tool"),
     "start": lambda store, id_: store.one(work.start, id_),
     "report": steps.report,
     "complete": steps.complete,
@@ -52,10 +52,10 @@ async def test_a_lease_ends_no_sooner_than_was_told_while_a_call_waited(
 ) -> None:
     made = await steps.some_work(store)
     async with steps.Held(store) as gate:
-        await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": []})
+        await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         late = asyncio.ensure_future(STEPS[step](store, made.id))
         await steps.blocked(sql)
-        heard = await store.one(tools.heartbeat, "tool")
+        heard = await store.one(leases.heartbeat, "tool")
     assert heard is not None
     await late
     assert (await steps.the_tool(store, "tool")).lease_expires_at >= heard.lease_expires_at
@@ -66,5 +66,5 @@ async def test_a_changed_length_holds_from_the_next_call_on(store: Store, sql: a
     changed = await store.one(tools.change, tools.Change("tool", ToolChange(lease_seconds=3600)))
     assert changed is not None
     assert changed.lease_seconds == 3600
-    await store.one(tools.heartbeat, "tool")
+    await store.one(leases.heartbeat, "tool")
     assert await sql.fetchval("select expires_at - now() from tool_leases") > timedelta(seconds=3500)

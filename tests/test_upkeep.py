@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from broker.store import Store, due, schema
+from broker.store import Store, completion, due, leases, schema
 from broker.store.engine import libpq_url
 from broker.upkeep import Upkeep
 from broker.wake.listener import UPKEEP, Listener
@@ -98,9 +98,9 @@ async def test_two_of_them_share_the_work_and_a_row_in_other_hands_is_left_alone
     await steps.submit(store, "a", "b", "c", not_before=in_seconds(3600))
     await sql.execute("update tasks set due_at = now()")
     async with steps.Held(store) as other:
-        assert await other.take(due.make_available, batch=1) == 1
-        assert await store.run(due.make_available, batch=10) == 2
-    assert await store.run(due.make_available, batch=10) == 0
+        assert await other.take(due.make_available, 1) == 1
+        assert await store.run(due.make_available, 10) == 2
+    assert await store.run(due.make_available, 10) == 0
     await available(sql, "a", "b", "c")
 
 
@@ -111,21 +111,158 @@ async def test_a_batch_is_bounded_and_takes_the_longest_due_first(
     await sql.execute(
         "update tasks set due_at = now() - make_interval(secs => case id when 'b' then 2 else 1 end)"
     )
-    assert await store.run(due.make_available, batch=1) == 1
+    assert await store.run(due.make_available, 1) == 1
     await available(sql, "b")
 
 
 async def test_nothing_comes_before_its_time(store: Store) -> None:
     await steps.submit(store, "a", not_before=in_seconds(3600))
-    assert await store.run(due.make_available, batch=10) == 0
-    seconds = await store.run(due.seconds_to_next)
+    assert await store.run(due.make_available, 10) == 0
+    seconds = await store.run(due.tasks_next)
     assert seconds is not None
     assert 3590 < seconds <= 3600
 
 
 async def test_with_nothing_scheduled_there_is_no_next(store: Store) -> None:
     await steps.submit(store, "a")
-    assert await store.run(due.seconds_to_next) is None
+    assert await store.run(due.tasks_next) is None
+
+
+LAPSE = "update tool_leases set expires_at = now() where tool_id = any($1)"
+PASS = "update work set deadline_at = now() where task_id = any($1)"
+
+
+async def offline(sql: asyncpg.Connection) -> list[str]:
+    return [row[0] for row in await sql.fetch("select id from tools where offline order by id")]
+
+
+async def test_silent_tools_are_taken_offline_in_batches_of_their_work(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    for tool in "abc":
+        await steps.register(store, tool, capacity=5)
+        names = [f"{tool}{number}" for number in range(5)]
+        await steps.submit(store, *names)
+        await steps.assigned(store, *((name, tool) for name in names))
+    await sql.execute(LAPSE, ["a", "b", "c"])
+    assert await store.run(due.take_offline, 7) == 2
+    await steps.audit(sql)
+    assert await store.run(due.take_offline, 7) == 1
+    assert await store.run(due.take_offline, 7) == 0
+    assert await offline(sql) == ["a", "b", "c"]
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("table", ["work", "tasks", "tools", "tool_leases"])
+async def test_a_tool_in_other_hands_is_left_to_the_next_round_with_all_its_work(
+    store: Store, sql: asyncpg.Connection, table: str
+) -> None:
+    await steps.running_work(store, "one", "held")
+    await steps.register(store, "held", capacity=2, resume=True)
+    await steps.submit(store, "two")
+    await steps.assigned(store, ("two", "held"))
+    await steps.running_work(store, "three", "free")
+    await sql.execute(LAPSE, ["held", "free"])
+    rows = {"work": "task_id = 'two'", "tasks": "id = 'two'", "tools": "id = 'held'"}
+    async with sql.transaction():
+        await sql.execute(f"select from {table} where {rows.get(table, 'tool_id = $$held$$')} for update")
+        assert await store.run(due.take_offline, 10) == 1
+        assert await offline(sql) == ["free"]
+    await steps.audit(sql)
+    assert await store.run(due.take_offline, 10) == 1
+    assert await sql.fetchval("select count(*) from work") == 0
+    await steps.audit(sql)
+
+
+async def test_a_tool_that_is_heard_just_before_stays(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.running_work(store)
+    await sql.execute(LAPSE, ["tool"])
+    async with steps.Held(store) as late:
+        assert await late.take(leases.heartbeat, ["tool"]) != [None]
+        assert await store.run(due.take_offline, 10) == 0
+    assert await store.run(due.take_offline, 10) == 0
+    assert await offline(sql) == []
+
+
+async def test_a_heartbeat_that_waits_while_its_tool_is_taken_offline_brings_it_back(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.running_work(store)
+    await sql.execute(LAPSE, ["tool"])
+    async with steps.Held(store) as upkeep:
+        assert await upkeep.take(due.take_offline, 10) == 1
+        heard = asyncio.create_task(store.one(leases.heartbeat, "tool"))
+        await steps.blocked(sql)
+    assert await heard is not None
+    assert (await steps.the_tool(store, "tool")).state == "idle"
+    await steps.audit(sql)
+
+
+async def test_overdue_work_is_ended_in_batches_and_what_others_hold_is_left_alone(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    for name in ("a", "b", "c"):
+        await steps.running_work(store, name, name, retry_backoff_seconds=0)
+    await steps.some_work(store, "d", "d")
+    await sql.execute(PASS, ["a", "b", "d"])
+    async with sql.transaction():
+        await sql.execute("select from work where task_id = 'a' for update")
+        assert await store.run(due.end_overdue, 1) == 1
+        assert await store.run(due.end_overdue, 10) == 1
+    assert await store.run(due.end_overdue, 10) == 1
+    outcomes = await sql.fetch("select task_id, outcome from work_archive order by task_id")
+    assert [tuple(row) for row in outcomes] == [("a", "timed_out"), ("b", "timed_out"), ("d", "lost")]
+    await steps.audit(sql)
+
+
+async def test_of_an_end_and_a_time_limit_at_once_one_counts(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store)
+    await sql.execute(PASS, ["task"])
+    async with steps.Held(store) as tool:
+        assert (await tool.take(completion.complete, [steps.ending(made.id)]))[0].status == "ended"
+        assert await store.run(due.end_overdue, 10) == 0
+    assert await store.run(due.end_overdue, 10) == 0
+    assert (await steps.the_task(store, "task")).state == "succeeded"
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("chore", due.CHORES, ids=lambda chore: chore.name)
+async def test_processes_take_turns_at_a_chore(
+    store: Store, sql: asyncpg.Connection, chore: due.Chore
+) -> None:
+    await steps.submit(store, "a", not_before=in_seconds(3600))
+    await sql.execute("update tasks set due_at = now()")
+    await steps.some_work(store, "b", "b")
+    await steps.register(store, "c")
+    await sql.execute(PASS, ["b"])
+    await sql.execute(LAPSE, ["c"])
+    async with steps.Held(store) as other:
+        assert await other.take(due.in_turn, chore.number, chore.do, 10) == 1
+        assert await store.run(due.in_turn, chore.number, chore.do, 10) == 0
+
+
+async def test_the_next_look_is_no_later_than_the_first_lease_may_end(store: Store) -> None:
+    assert await store.run(due.leases_next) is None
+    await steps.register(store, "patient", lease_seconds=3600)
+    await steps.register(store, "hasty", lease_seconds=5)
+    seconds = await store.run(due.leases_next)
+    assert seconds is not None
+    assert 4 < seconds <= 5
+
+
+async def test_the_next_look_is_no_later_than_the_first_deadline(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    assert await store.run(due.work_next) is None
+    await steps.some_work(store, "a", "a")
+    made = await steps.running_work(store, "b", "b", timeout_seconds=20)
+    seconds = await store.run(due.work_next)
+    assert seconds is not None
+    assert 18 < seconds <= 20
+    await steps.complete(store, made.id)
+    seconds = await store.run(due.work_next)
+    assert seconds is not None
+    assert 58 < seconds <= 60
 
 
 class Counted(Store):

@@ -11,7 +11,7 @@ from broker.errors import Unavailable
 from broker.schemas import Work
 from broker.store import Store, tasks, work
 from broker.store.engine import libpq_url
-from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, Listener
+from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, UPKEEP, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import Sweep
 from broker.wake.waiters import Waiters
@@ -440,11 +440,12 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
     looks: list[str] = []
     longpoll = LongPoll(waiters)
 
-    async def work_of(tool: str) -> list[Work] | None:
-        async def look() -> list[Work] | None:
+    async def work_of(tool: str) -> list[Work]:
+        async def look() -> list[Work]:
             found = await store.one(work.assigned_to, tool)
+            assert found is not None
             looks.append(tool)
-            return found
+            return found.items
 
         return await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, key=tool)
 
@@ -496,6 +497,6 @@ async def test_a_client_that_hangs_up_leaves_the_register(serve: Serve, store: S
     await asyncio.gather(*parked, return_exceptions=True)
 
     async def only_upkeep_waits() -> bool:
-        return len(broker.server.service.waiters) == 1
+        return broker.server.service.waiters.waiting().keys() == {UPKEEP}
 
     await steps.until(only_upkeep_waits)

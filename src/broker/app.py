@@ -19,7 +19,7 @@ from broker.api.service import Service
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
-from broker.presence import Presence
+from broker.presence import Attendance, Presence
 from broker.settings import Settings
 from broker.store import Store, tasks, work
 from broker.store.engine import libpq_url
@@ -49,6 +49,7 @@ def create_service(settings: Settings) -> Service:
         poll=LongPoll(waiters),
         sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
         presence=Presence(store),
+        attendance=Attendance(store),
     )
 
 
@@ -61,7 +62,9 @@ def create_app(service: Service) -> Litestar:
 
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
-        upkeep = Upkeep(service.store, service.waiters)
+        upkeep = Upkeep(
+            service.store, service.waiters, retention_days=service.settings.archive_retention_days
+        )
         await service.listener.start()
         for part in (service.sweep, service.presence, upkeep):
             part.start()

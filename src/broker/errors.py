@@ -14,7 +14,8 @@ BrokerError
 │   ├── ToolUnavailable
 │   ├── ToolBusy
 │   ├── WorkEnded               carries the outcome
-│   └── TaskEnded
+│   ├── TaskEnded
+│   └── NothingToAccept
 ├── CursorExpired               410
 ├── PayloadTooLarge             413
 ├── UnsupportedMediaType        415
@@ -147,6 +148,13 @@ class TaskEnded(Conflict):
 
     code = "task_ended"
     title = "Task ended"
+
+
+class NothingToAccept(Conflict):
+    """No late result of this work is kept: none has come, or its first one counted."""
+
+    code = "nothing_to_accept"
+    title = "Nothing to accept"
 
 
 class CursorExpired(BrokerError):

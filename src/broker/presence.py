@@ -1,4 +1,4 @@
-"""Presence: a tool that waits is there, so its lease must not run out.
+"""Presence: who waits is there. A tool's lease must not run out, and an assigner has been seen.
 
 The calls that a tool makes about its work renew its lease on the way. Asking for work writes nothing by
 itself; who asked, or still waits, is gathered here, and renewed many at a time.
@@ -7,19 +7,24 @@ itself; who asked, or still waits, is gathered here, and renewed many at a time.
 import asyncio
 import contextlib
 import heapq
+import math
 from collections import Counter
 
 import structlog
 
-from broker.store import Store, tools
+from broker.store import Store, assigner, leases
 
 log = structlog.get_logger(__name__)
 
 # Two renewals may fail before a lease runs out.
 _RENEWALS_PER_LEASE = 3
+# When the shortest lease is renewed.
+_SHORTEST_PLAN_SECONDS = 5 / _RENEWALS_PER_LEASE
 # At most one round in this time: so that those who came meanwhile share it.
 _ROUND_SECONDS = 0.5
 _BATCH = 1_000
+# How exactly it is known when an assigner last asked.
+_SEEN_SECONDS = 10.0
 
 
 class Presence:
@@ -43,8 +48,10 @@ class Presence:
         """Count a tool as present, until it leaves."""
         self._asked.add(tool_id)
         self._waiting[tool_id] += 1
-        if tool_id not in self._due:
-            self._plan(tool_id, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        # It may have registered anew, with a shorter lease than the one that was planned with.
+        if self._due.get(tool_id, math.inf) > now + _SHORTEST_PLAN_SECONDS:
+            self._plan(tool_id, now)
             self._news.set()
 
     def leave(self, tool_id: str) -> None:
@@ -71,19 +78,28 @@ class Presence:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if not self._in_order:
-                self._news.clear()
-                await self._news.wait()
-            await asyncio.sleep(max(self._in_order[0][0] - loop.time(), _ROUND_SECONDS))
+            await self._until_due()
+            await asyncio.sleep(_ROUND_SECONDS)
             due = self._take_due(loop.time())
             for first in range(0, len(due), _BATCH):
                 await self._renew(due[first : first + _BATCH])
+
+    async def _until_due(self) -> None:
+        """Return when the first renewal is due, also where one is planned sooner meanwhile."""
+        loop = asyncio.get_running_loop()
+        while not self._in_order or self._in_order[0][0] > loop.time():
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._in_order[0][0] if self._in_order else None):
+                    await self._news.wait()
 
     def _take_due(self, now: float) -> list[str]:
         """The tools whose renewal is due and that were heard of since the last one."""
         due = []
         while self._in_order and self._in_order[0][0] <= now:
-            _, tool_id = heapq.heappop(self._in_order)
+            at, tool_id = heapq.heappop(self._in_order)
+            if self._due.get(tool_id) != at:
+                continue  # planned sooner since
             del self._due[tool_id]
             if tool_id in self._waiting or tool_id in self._asked:
                 due.append(tool_id)
@@ -93,13 +109,41 @@ class Presence:
     async def _renew(self, ids: list[str]) -> None:
         now = asyncio.get_running_loop().time()
         try:
-            leases = await self._store.many(tools.keep, ids)
+            kept = await self._store.many(leases.keep, ids)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             log.warning("leases wait to be renewed", error=repr(error))
             for tool_id in ids:
                 self._asked.add(tool_id)
                 self._plan(tool_id, now + 2 * _ROUND_SECONDS)
             return
-        for tool_id, seconds in zip(ids, leases, strict=True):
+        for tool_id, seconds in zip(ids, kept, strict=True):
             if seconds is not None:  # else it was deleted
                 self._plan(tool_id, now + seconds / _RENEWALS_PER_LEASE)
+
+
+class Attendance:
+    """Writes down, now and then, that an assigner asks.
+
+    Args:
+        store: The database.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._written = -math.inf
+
+    async def ask(self) -> None:
+        """Count an assigner as asking now.
+
+        Raises:
+            Unavailable: The database did not answer.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._written < _SEEN_SECONDS:
+            return
+        before, self._written = self._written, now
+        try:
+            await self._store.one(assigner.seen, None)
+        except BaseException:
+            self._written = before
+            raise

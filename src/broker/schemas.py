@@ -176,6 +176,31 @@ class SubmittedTasks(Struct, kw_only=True):
     items: list[SubmittedTask]
 
 
+Verdict = Literal[
+    "ended",
+    "failed",
+    "running",
+    "assigned",
+    "not_before_its_time",
+    "backing_off",
+    "no_assigner",
+    "refused_by_assigner",
+    "no_tool_available",
+    "waiting_for_assigner",
+]
+
+
+class Explanation(Struct, kw_only=True):
+    """Why a task has not run yet: a word for programs, and a sentence for people."""
+
+    state: TaskState
+    verdict: Verdict
+    detail: str
+    remark: str | None
+    available_tools: int
+    assigner_seen_at: datetime | None
+
+
 class NewRemark(Request, kw_only=True):
     """The assigner's word on why a task still waits."""
 
@@ -325,6 +350,12 @@ class WorkItems(Struct, kw_only=True):
     """The work that waits for a tool to start it."""
 
     items: list[Work]
+
+
+class NewCancellation(Request, kw_only=True):
+    """How work is to be cancelled: with its task, or so that the task goes back."""
+
+    requeue: bool = False
 
 
 class Completion(Request, kw_only=True):

@@ -34,6 +34,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_text_chars: The longest text (message, error, remark).
         fallback_seconds: How often, at least, it is made sure that no parked request missed its hint;
             jitter takes up to half of it off.
+        archive_retention_days: How long the archive keeps a record at least; it goes with the month in which
+            its work was assigned. Not set: for ever.
         log_level: The least that is logged: debug, info, warning or error.
         shutdown_seconds: How long the server gives writes under way when it is told to stop.
     """
@@ -48,6 +50,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_match_bytes: Annotated[int, Meta(ge=16)] = 64 * 2**10
     max_text_chars: Annotated[int, Meta(ge=16)] = 10_000
     fallback_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
+    archive_retention_days: Annotated[int, Meta(ge=1, le=36_500)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_seconds: Annotated[int, Meta(ge=0, le=60)] = 1
 

@@ -1,65 +1,101 @@
 """Upkeep: what time does, and nobody asks for.
 
-One loop sleeps until the next thing is due, or until a notification says that something is due
-earlier. It is safe in several processes at once: each batch takes what no other has locked.
+For each chore a loop sleeps until the next thing is due, or until a notification says that something is due
+earlier. It is safe in several processes at once: they take turns, and no batch waits for anybody.
 """
 
 import asyncio
-import contextlib
+from collections import Counter
+from collections.abc import Callable, Coroutine
 
 import structlog
 
 from broker.store import Store, due
+from broker.store.retention import Retention
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 1_000
+# What comes due before that is notified.
 _LONGEST_SLEEP_SECONDS = 30.0
+# However many notifications come.
+_SHORTEST_SLEEP_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
+# Nobody waits for old records to go. A long reading of the archive can hold that up for as long as it takes.
+_ARCHIVE_SECONDS = 3600.0
+_ARCHIVE_RETRY_SECONDS = 60.0
+_ARCHIVE_NUMBER = 4
 
 
 class Upkeep:
-    """Makes scheduled tasks available when they are due.
+    """Does what comes due by time.
 
     Args:
         store: The database.
-        waiters: Where to hear that something new is scheduled.
+        waiters: Where to hear that something comes due soon.
+        retention_days: How long the archive is kept; None: for ever.
     """
 
-    def __init__(self, store: Store, waiters: Waiters) -> None:
+    def __init__(self, store: Store, waiters: Waiters, *, retention_days: int | None = None) -> None:
         self._store = store
         self._waiters = waiters
-        self._task: asyncio.Task[None] | None = None
+        self._retention = Retention(retention_days)
+        self._tasks: list[asyncio.Task[None]] = []
+        #: How many rows each chore has dealt with.
+        self.done: Counter[str] = Counter()
 
     def start(self) -> None:
         """Begin, in the background."""
-        self._task = asyncio.create_task(self._run(), name="upkeep")
+        loops: dict[str, Coroutine[None, None, None]] = {
+            chore.name: self._keep(chore) for chore in due.CHORES
+        }
+        loops["archive"] = self._keep_archive()
+        self._tasks = [asyncio.create_task(loop, name=f"upkeep of {name}") for name, loop in loops.items()]
 
     async def stop(self) -> None:
         """Stop; a batch under way is rolled back."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self) -> None:
-        with self._waiters.parked(UPKEEP) as waiter:
+    async def _keep(self, chore: due.Chore) -> None:
+        with self._waiters.parked(UPKEEP, chore.name) as waiter:
             while True:
-                try:
-                    seconds = await self._round()
-                except Exception as error:  # noqa: BLE001 - whatever it is, time goes on
-                    log.warning("upkeep has to wait", error=repr(error))
-                    seconds = _RETRY_SECONDS
-                await waiter.wait(seconds)
+                seconds = await self._patiently(chore.name, lambda: self._round(chore), _RETRY_SECONDS)
+                await asyncio.sleep(_SHORTEST_SLEEP_SECONDS)
+                await waiter.wait(seconds - _SHORTEST_SLEEP_SECONDS)
 
-    async def _round(self) -> float:
+    async def _round(self, chore: due.Chore) -> float:
         """Do what is due; how long there is nothing to do now."""
-        while await self._store.run(due.make_available, batch=_BATCH) == _BATCH:
-            pass
-        seconds = await self._store.read(due.seconds_to_next)
-        if seconds is None:
-            return _LONGEST_SLEEP_SECONDS
-        # Due, and still there: somebody else has locked it, and may roll back.
-        return min(seconds, _LONGEST_SLEEP_SECONDS) if seconds > 0 else _RETRY_SECONDS
+        while True:
+            seconds = await self._store.read(chore.next)
+            if seconds is None or seconds > 0:
+                return min(seconds or _LONGEST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS)
+            count = await self._store.run(due.in_turn, chore.number, chore.do, _BATCH)
+            if not count:
+                # Due, and still there: somebody else is at it, or has locked it, and may roll back.
+                return _RETRY_SECONDS
+            self.done[chore.name] += count
+
+    async def _keep_archive(self) -> None:
+        while True:
+            seconds = await self._patiently("archive", self._archive_round, _ARCHIVE_RETRY_SECONDS)
+            await asyncio.sleep(seconds)
+
+    async def _archive_round(self) -> float:
+        while count := await self._store.run(due.in_turn, _ARCHIVE_NUMBER, self._retention.keep, _BATCH):
+            self.done["archive"] += count
+        return _ARCHIVE_SECONDS
+
+    @staticmethod
+    async def _patiently(
+        name: str, do: Callable[[], Coroutine[None, None, float]], retry_seconds: float
+    ) -> float:
+        """Do something; how long to wait then. Whatever goes wrong, time goes on."""
+        try:
+            return await do()
+        except Exception as error:  # noqa: BLE001 - see above
+            log.warning("upkeep has to wait", chore=name, error=repr(error))
+            return retry_seconds

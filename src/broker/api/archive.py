@@ -2,15 +2,16 @@
 
 from typing import Annotated
 
-from litestar import Controller, get
+from litestar import Controller, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.status_codes import HTTP_200_OK
 
 from broker.api.parameters import After, IdFilter, Limit, time_parameter, work_id_of
 from broker.api.service import Service
-from broker.errors import WorkNotFound
-from broker.schemas import ArchivePage, ArchiveRecord, Outcome
-from broker.store import archive
+from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
+from broker.schemas import ArchivePage, ArchiveRecord, Nothing, Outcome
+from broker.store import acceptance, archive
 
 
 class Archive(Controller):
@@ -44,3 +45,18 @@ class Archive(Controller):
         if record is None:
             raise WorkNotFound
         return record
+
+    @post("/{work_id:str}/accept", status_code=HTTP_200_OK)
+    async def accept(
+        self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
+    ) -> ArchiveRecord:
+        """Take a late result as the task's, while the task waits for another attempt or is held as failed."""
+        accepted = await service.store.one(acceptance.accept, work_id_of(work_id))
+        if accepted.record is None:
+            raise WorkNotFound
+        match accepted.status:
+            case "nothing_to_accept":
+                raise NothingToAccept
+            case "task_unavailable":
+                raise TaskUnavailable
+        return accepted.record

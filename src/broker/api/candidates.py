@@ -36,6 +36,7 @@ class Candidates(Controller):
         """The available tasks and tools; with a cursor, those that became available or changed since."""
 
         async def look() -> Page:
+            await service.attendance.ask()
             return await service.store.read_one(candidates.read, candidates.Asked(cursor, limit))
 
         def some(found: Page) -> bool:

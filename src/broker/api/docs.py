@@ -37,6 +37,7 @@ EXAMPLES: dict[str, Any] = {
     "TaskRemarks": {"items": [{"task_id": "job-1", "text": "no tool can count"}]},
     "Pair": _PAIR,
     "Pairs": {"items": [_PAIR]},
+    "NewCancellation": {"requeue": True},
     "NewReport": {"progress": 0.5, "message": "half way", "data": {"seen": 2}},
     "Completion": {"outcome": "succeeded", "result": {"words": 3}, "next_wait_seconds": 30},
     "WorkCompletions": {"items": [{"work_id": _WORK_ID, "outcome": "succeeded", "result": {"words": 3}}]},

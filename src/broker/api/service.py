@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from broker.presence import Presence
+from broker.presence import Attendance, Presence
 from broker.settings import Settings
 from broker.store import Store
 from broker.wake.listener import Listener
@@ -21,3 +21,4 @@ class Service(Struct, frozen=True, kw_only=True):
     poll: LongPoll
     sweep: Sweep
     presence: Presence
+    attendance: Attendance

@@ -10,12 +10,14 @@ from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPT
 from broker.api.parameters import After, Limit, Wait, also, id_of, json_parameter
 from broker.api.service import Service
 from broker.api.waiting import park
-from broker.errors import TaskNotFound
+from broker.errors import TaskEnded, TaskNotFound
 from broker.schemas import (
+    Explanation,
     LiveTaskState,
     NewRemark,
     NewTask,
     NewTasks,
+    Nothing,
     Remarked,
     RemarkedTasks,
     SubmittedTask,
@@ -26,6 +28,7 @@ from broker.schemas import (
     TaskRemarks,
 )
 from broker.store import deletion, tasks
+from broker.store.explanation import explain as explanation_of
 from broker.wake.listener import TASK
 
 _OVER = ("succeeded", "cancelled", "failed")
@@ -115,6 +118,26 @@ class Tasks(Controller):
     ) -> Response[None]:
         """Delete a task that is called like one of our paths."""
         return await _remove(_last_segment(request), service, force=force)
+
+    @get("/{task_id:str}/explain")
+    async def explain(self, task_id: FromPath[str], service: NamedDependency[Service]) -> Explanation:
+        """Why the task has not run yet."""
+        explanation = await service.store.read(explanation_of, id_of(task_id, TaskNotFound))
+        if explanation is None:
+            raise TaskNotFound
+        return explanation
+
+    @post("/{task_id:str}/retry", status_code=HTTP_200_OK)
+    async def retry(
+        self, task_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
+    ) -> Task:
+        """Offer a failed task again, its attempts counted afresh; any other that is live stays as it is."""
+        task = await service.store.one(tasks.retry, id_of(task_id, TaskNotFound))
+        if task is None:
+            raise TaskNotFound
+        if task.state in ("succeeded", "cancelled"):
+            raise TaskEnded
+        return task
 
     @put("/{task_id:str}/remark", tags=["The assigner"])
     async def remark(

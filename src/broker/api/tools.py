@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from msgspec.structs import asdict
 
@@ -24,7 +24,7 @@ from broker.schemas import (
     ToolState,
     WorkItems,
 )
-from broker.store import tools
+from broker.store import leases, tools
 
 
 class Tools(Controller):
@@ -40,6 +40,7 @@ class Tools(Controller):
         """Register a tool; the `token` in the answer is shown this once.
 
         Again with the same id (the program restarted) the entry is updated, and the old token void: 200.
+        What the earlier run had started is lost, and its tasks go back, unless `resume` is true.
         """
         token = token_urlsafe(32)
         entered = await service.store.one(tools.register, tools.Registration(data, token))
@@ -73,9 +74,11 @@ class Tools(Controller):
         return changed
 
     @delete("/{tool_id:str}")
-    async def remove(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> None:
-        """Delete a tool that has no unfinished work."""
-        match await service.store.one(tools.delete, id_of(tool_id, ToolNotFound)):
+    async def remove(
+        self, tool_id: FromPath[str], service: NamedDependency[Service], force: FromQuery[bool] = False
+    ) -> None:
+        """Delete a tool that has no unfinished work; by force, its work is lost and the tasks go back."""
+        match await service.store.one(tools.delete, tools.Deletion(id_of(tool_id, ToolNotFound), force)):
             case "busy":
                 raise ToolBusy
             case "unknown":
@@ -86,7 +89,7 @@ class Tools(Controller):
         self, tool_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> Heartbeat:
         """Renew the tool's lease, and hear which of its work should stop."""
-        heard = await service.store.one(tools.heartbeat, id_of(tool_id, ToolNotFound))
+        heard = await service.store.one(leases.heartbeat, id_of(tool_id, ToolNotFound))
         if heard is None:
             raise ToolNotFound
         return heard

@@ -12,7 +12,7 @@ from litestar import Request
 from broker.api.parameters import MAX_WAIT_SECONDS
 from broker.api.service import Service
 from broker.schemas import Work
-from broker.store import work
+from broker.store import leases, work
 from broker.wake.listener import TOOL
 
 Answer = TypeVar("Answer")
@@ -47,7 +47,13 @@ async def next_work(
     """The work that a tool has not started yet, as soon as there is some; None: there is no such tool."""
 
     async def look() -> list[Work] | None:
-        return await service.store.read_one(work.assigned_to, tool_id)
+        found = await service.store.read_one(work.assigned_to, tool_id)
+        if found is None:
+            return None
+        if found.offline:
+            # It is back: that it asks says so.
+            await service.store.one(leases.keep, tool_id)
+        return found.items
 
     def some(found: list[Work] | None) -> bool:
         return found is None or bool(found)

@@ -6,7 +6,7 @@ from uuid import UUID
 from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
-from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
+from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED
 
 from broker.api.parameters import After, IdFilter, Limit, Wait, also, work_id_of
 from broker.api.service import Service
@@ -21,6 +21,7 @@ from broker.errors import (
     WorkNotFound,
 )
 from broker.schemas import (
+    ArchiveRecord,
     AssignedPair,
     AssignedPairs,
     Completed,
@@ -28,6 +29,7 @@ from broker.schemas import (
     CompletedStatus,
     CompletedWork,
     Completion,
+    NewCancellation,
     NewReport,
     Nothing,
     Pair,
@@ -41,7 +43,8 @@ from broker.schemas import (
     WorkWithReports,
 )
 from broker.schemas import Work as WorkItem
-from broker.store import archive, assignment, completion, work
+from broker.store import archive, assignment, cancellation, completion, leases, work
+from broker.store.cancellation import Cancellation
 from broker.wake.listener import WORK as WORK_CHANNEL
 
 _STATUS: dict[completion.Fate, CompletedStatus] = {
@@ -135,7 +138,7 @@ class Work(Controller):
         """Say that the tool has begun."""
         started = await service.store.one(work.start, work_id_of(work_id))
         if started is None:
-            raise await _no_longer(service, work_id_of(work_id))
+            raise await _too_late(service, work_id_of(work_id))
         return started
 
     @post(
@@ -148,7 +151,7 @@ class Work(Controller):
         id_ = work_id_of(work_id)
         taken = await service.store.one(work.report, work.ReportOf(id_, data), size=len(data.data))
         if taken is None:
-            raise await _no_longer(service, id_)
+            raise await _too_late(service, id_)
         answer = Reported(
             id=taken.id, cancel_requested=taken.cancel_requested, lease_expires_at=taken.lease_expires_at
         )
@@ -186,6 +189,8 @@ class Work(Controller):
         ended = await service.store.one(completion.complete, ending, size=len(data.result))
         if (record := ended.record) is None:
             raise WorkNotFound
+        if ended.status != "ended":
+            await _heard(service, record)
         if ended.status == "other":
             raise WorkEnded(record.outcome)
         following: list[WorkItem] | None = None
@@ -210,8 +215,29 @@ class Work(Controller):
             ]
         )
 
+    @post("/{work_id:str}/cancel", status_code=HTTP_202_ACCEPTED)
+    async def cancel(
+        self, work_id: FromPath[str], data: JSONBody[NewCancellation], service: NamedDependency[Service]
+    ) -> WorkItem:
+        """Ask the tool to stop. Its task is cancelled with the work, or goes back (`requeue`)."""
+        id_ = work_id_of(work_id)
+        asked = await service.store.one(cancellation.cancel, Cancellation(id_, data.requeue))
+        if asked is None:
+            record = await service.store.read_one(archive.find, id_)
+            raise WorkEnded(record.outcome) if record else WorkNotFound
+        return asked
 
-async def _no_longer(service: Service, id_: UUID) -> WorkEnded | WorkNotFound:
-    """Why work is not under way."""
+
+async def _too_late(service: Service, id_: UUID) -> WorkEnded | WorkNotFound:
+    """Why a tool's work is not under way."""
     record = await service.store.read_one(archive.find, id_)
-    return WorkEnded(record.outcome) if record else WorkNotFound()
+    if record is None:
+        return WorkNotFound()
+    await _heard(service, record)
+    return WorkEnded(record.outcome)
+
+
+async def _heard(service: Service, record: ArchiveRecord) -> None:
+    """Renew the lease of a tool that calls about work that has ended: it is there."""
+    if record.tool_id is not None:
+        await service.store.one(leases.keep, record.tool_id)

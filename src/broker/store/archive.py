@@ -1,10 +1,11 @@
 """The archive: how every attempt ended, with all that was said about it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from msgspec import Raw
 from msgspec.json import decode
 from sqlalchemy import Connection, text
 
@@ -23,6 +24,23 @@ where a.work_id = any(cast(:ids as uuid[]))
 """)
 
 TOLD = text("select work_id, outcome, said from work_archive where work_id = any(cast(:ids as uuid[]))")
+
+KEEP_LATE = text("""
+with locked as materialized (
+    select work_id, outcome, late
+    from work_archive
+    where work_id = any(cast(:work_id as uuid[]))
+    order by work_id
+    for no key update
+)
+update work_archive a
+set late = jsonb_build_object('outcome', 'succeeded', 'result', u.result, 'error', u.error, 'at', now())
+from unnest(cast(:work_id as uuid[]), cast(:result as jsonb[]), cast(:error as text[]))
+     as u (work_id, result, error)
+join locked on locked.work_id = u.work_id
+where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
+  and locked.late is null and locked.outcome <> 'succeeded'
+""")
 
 LIST = text(f"""
 select {RECORD}
@@ -107,6 +125,16 @@ def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord
 def told(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
     """For each of these works its outcome, and what its tool said where that was something else."""
     return {row[0]: (row[1], row[2]) for row in connection.execute(TOLD, {"ids": list(work_ids)})}
+
+
+def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | None]]) -> None:
+    """Keep what tools say of work that ended without them: a result, and an error; the first stays."""
+    values = {
+        "work_id": list(results),
+        "result": [rows.given(result) for result, _ in results.values()],
+        "error": [error for _, error in results.values()],
+    }
+    connection.execute(KEEP_LATE, values)
 
 
 def page(connection: Connection, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:

@@ -11,9 +11,9 @@ from uuid import UUID
 from msgspec import Raw
 from sqlalchemy import Connection, Row, TextClause, text
 
-from broker.schemas import ArchiveRecord, Outcome
-from broker.store import archive, rows, tools
-from broker.store.engine import one_statement
+from broker.schemas import NULL, ArchiveRecord, Outcome
+from broker.store import archive, leases, rows
+from broker.store.engine import BeginAgain, one_statement
 
 # For whoever has to look before work ends.
 LOCK = text("""
@@ -26,12 +26,26 @@ locked_tasks as materialized (
     where id = any(cast(:task_ids as text[]) || array(select task_id from locked_work))
     order by id
     for update
+),
+locked_tools as materialized (
+    select id
+    from tools
+    where id = any(cast(:tool_ids as text[]) || array(select tool_id from locked_work))
+      and (select count(*) from locked_tasks) >= 0
+    order by id
+    for no key update
 )
-select id
-from tools
-where id = any(array(select tool_id from locked_work)) and (select count(*) from locked_tasks) >= 0
-order by id
+select tool_id
+from tool_leases
+where tool_id = any(cast(:tool_ids as text[])) and (select count(*) from locked_tools) >= 0
+order by tool_id
 for no key update
+""")
+
+OF_TOOLS = text("""
+select id
+from work
+where tool_id = any(cast(:tool_ids as text[])) and (state = 'running' or not :running_only)
 """)
 
 # An attempt counts when it was the tool's: work that it gave back, or never began, was none.
@@ -126,7 +140,7 @@ tools_have_room as (
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
 )"""
-_HEARD = tools.renewed("array(select id from locked_tools)")
+_HEARD = leases.renewed("array(select id from locked_tools)")
 END = text(f"{_END}, {_HEARD} select {archive.RECORD} from archived a")
 # For those who do not read the records: they are long.
 END_BRIEFLY = text(f"{_END}, {_HEARD} select work_id from archived")
@@ -204,7 +218,7 @@ def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, E
 def _fates(
     connection: Connection, endings: Sequence[Ending], first: Mapping[UUID, Ending], ended: Collection[UUID]
 ) -> list[Fate]:
-    """What became of each ending, given the work that was ended just now."""
+    """What became of each ending, given the work that was ended just now; a late success is kept."""
 
     def is_ours(ending: Ending) -> bool:
         return ending.work_id in ended and first[ending.work_id] is ending
@@ -219,9 +233,53 @@ def _fates(
             return "unknown"
         return "same" if ending.outcome in told[ending.work_id] else "other"
 
-    return [fate(ending) for ending in endings]
+    fates = [fate(ending) for ending in endings]
+    late = {
+        ending.work_id: (ending.result, ending.error)
+        for ending, fate in reversed(list(zip(endings, fates, strict=True)))
+        if fate == "other" and ending.outcome == "succeeded"
+    }
+    if late:
+        archive.keep_late(connection, late)
+    return fates
 
 
-def lock(connection: Connection, work_ids: Sequence[UUID], task_ids: Sequence[str] = ()) -> None:
-    """Lock work with its tasks and tools, and other tasks, in the order that all share."""
-    connection.execute(LOCK, {"ids": list(work_ids), "task_ids": list(task_ids)})
+def lose(connection: Connection, tool_ids: Sequence[str], why: str, *, running_only: bool = False) -> None:
+    """End the work of tools as lost; the tools stay locked, and get no more meanwhile.
+
+    Args:
+        connection: In an open transaction.
+        tool_ids: The tools.
+        why: For people.
+        running_only: Whether work that was not started stays.
+
+    Raises:
+        BeginAgain: A tool got work behind our back, and work comes first in the order of locks.
+    """
+
+    def of_tools() -> list[UUID]:
+        values = {"tool_ids": list(tool_ids), "running_only": running_only}
+        return list(connection.execute(OF_TOOLS, values).scalars())
+
+    seen = of_tools()
+    lock(connection, seen, tool_ids=tool_ids)
+    work_ids = of_tools()
+    if not set(work_ids) <= set(seen):
+        raise BeginAgain
+    if work_ids:
+        end(connection, [Ending(work_id, "lost", NULL, why) for work_id in work_ids])
+
+
+def lock(
+    connection: Connection,
+    work_ids: Sequence[UUID],
+    *,
+    task_ids: Sequence[str] = (),
+    tool_ids: Sequence[str] = (),
+) -> None:
+    """Lock work with its tasks and tools, other tasks, and other tools with their leases.
+
+    All in the order that everyone shares.
+    """
+    values = {"ids": list(work_ids), "task_ids": list(task_ids), "tool_ids": list(tool_ids)}
+    connection.execute(LOCK, values)

@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from broker.schemas import NULL
-from broker.store import archive, completion
+from broker.store import archive, cancellation, completion
+from broker.store.cancellation import Cancellation
 from broker.store.completion import Ending
 from broker.store.engine import BeginAgain
 
@@ -17,12 +18,6 @@ from tasks t
 left join work w
   on w.id = t.work_id and w.id = any(array(select work_id from tasks where id = any(cast(:ids as text[]))))
 where t.id = any(cast(:ids as text[]))
-""")
-
-ASK = text("""
-update work w
-set cancel_requested = true, cancel_requeue = false, version = w.version + 1
-where w.id = any(cast(:ids as uuid[])) and (w.cancel_requeue or not w.cancel_requested)
 """)
 
 
@@ -53,7 +48,7 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
     ids = list(wanted)
     seen = _work_of(connection, ids)
     locked = {work_id for work_id, _ in seen.values() if work_id}
-    completion.lock(connection, list(locked), ids)
+    completion.lock(connection, list(locked), task_ids=ids)
     states = _work_of(connection, ids)
     if any(work_id and work_id not in locked for work_id, _ in states.values()):
         raise BeginAgain
@@ -68,7 +63,7 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
     # Before it is stopped, too: a cancel that asked for another attempt is overruled.
     work_ids = [*asked.values(), *(ending.work_id for ending in stopped.values())]
     if work_ids:
-        connection.execute(ASK, {"ids": work_ids})
+        cancellation.cancel(connection, [Cancellation(work_id) for work_id in work_ids])
     if stopped:
         completion.end(connection, list(stopped.values()))
     idle = [id_ for id_, (work_id, _) in states.items() if not work_id]

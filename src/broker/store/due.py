@@ -1,6 +1,25 @@
-"""What comes due by time alone, by the database's clock."""
+"""What comes due by time alone, by the database's clock.
+
+Each kind of it is a chore, done in bounded batches. A batch waits for nobody: what others have locked is
+left to the next one. So any number of processes may do the same chore; by an advisory lock they take turns.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from uuid import UUID
 
 from sqlalchemy import Connection, text
+
+from broker.schemas import NULL, Outcome
+from broker.store import completion
+from broker.store.completion import Ending
+
+# What is found due only now was due while the service was away, and nobody could be heard: that is not held
+# against a tool.
+_LATE_SECONDS = 3.0
+
+# The numbers are only to be nobody else's.
+TURN = text("select pg_try_advisory_xact_lock(7022026, :chore)")
 
 MAKE_AVAILABLE = text("""
 with due as materialized (
@@ -16,20 +35,204 @@ from due
 where t.id = due.id and t.id = any(array(select id from due))
 returning t.id
 """)
-
-SECONDS_TO_NEXT = text("""
+TASKS_NEXT = text("""
 select cast(extract(epoch from min(due_at) - clock_timestamp()) as double precision)
 from tasks
 where state = 'scheduled'
 """)
 
+# Work is under way for a while and there is little of it at any time: an index on its deadline would cost
+# each start more than this reading costs now and then.
+EXTEND_DEADLINES = text("""
+with late as materialized (
+    select id, tool_id
+    from work
+    where state = 'assigned' and deadline_at < now() - make_interval(secs => :late_seconds)
+    order by id
+    for no key update skip locked
+)
+update work w
+set deadline_at = now() + make_interval(secs => l.lease_seconds)
+from late
+join tool_leases l on l.tool_id = late.tool_id and l.tool_id = any(array(select tool_id from late))
+where w.id = late.id and w.id = any(array(select id from late))
+""")
+OVERDUE = text("""
+with overdue as materialized (
+    select id, task_id, state
+    from work
+    where deadline_at <= now()
+    order by deadline_at
+    limit :batch
+    for update skip locked
+),
+locked_tasks as materialized (
+    select id from tasks where id = any(array(select task_id from overdue)) order by id for update skip locked
+)
+select o.id, o.state from overdue o join locked_tasks t on t.id = o.task_id
+""")
+WORK_NEXT = text("""
+select cast(extract(epoch from min(deadline_at) - clock_timestamp()) as double precision) from work
+""")
 
-def make_available(connection: Connection, *, batch: int) -> int:
-    """Offer the scheduled tasks whose time has come; how many these were, at most a batch."""
+EXTEND_LEASES = text("""
+with late as materialized (
+    select l.tool_id
+    from tool_leases l
+    join tools t on t.id = l.tool_id
+    where l.expires_at < now() - make_interval(secs => :late_seconds) and not t.offline
+    order by l.tool_id
+    for no key update of l skip locked
+)
+update tool_leases l
+set expires_at = now() + make_interval(secs => l.lease_seconds)
+from late
+where l.tool_id = late.tool_id and l.tool_id = any(array(select tool_id from late))
+""")
+# As many tools as have a batch of work together, at least one.
+SILENT = text("""
+with silent as materialized (
+    select t.id, t.load, l.expires_at
+    from tool_leases l
+    join tools t on t.id = l.tool_id
+    where l.expires_at <= now() and not t.offline
+    order by l.expires_at
+    limit :batch
+    for update skip locked
+)
+select id, load
+from (select id, load, sum(load) over (order by expires_at, id) - load as before from silent) s
+where before < :batch
+""")
+# A tool that is locked gets no more work; what it has is complete when its load says so.
+THEIR_WORK = text("""
+with locked_work as materialized (
+    select id, task_id, tool_id
+    from work
+    where tool_id = any(cast(:tool_ids as text[]))
+    order by id
+    for update skip locked
+),
+locked_tasks as materialized (
+    select id
+    from tasks
+    where id = any(array(select task_id from locked_work))
+    order by id
+    for update skip locked
+)
+select w.tool_id, w.id from locked_work w join locked_tasks t on t.id = w.task_id
+""")
+TAKE_OFFLINE = text("""
+update tools set offline = true, changed = pg_current_xact_id() where id = any(cast(:ids as text[]))
+""")
+# A lease that is renewed meanwhile ends no sooner than the shortest of them lasts.
+LEASES_NEXT = text("""
+select least(cast(extract(epoch from min(l.expires_at) - clock_timestamp()) as double precision),
+             min(l.lease_seconds))
+from tool_leases l
+join tools t on t.id = l.tool_id
+where not t.offline
+""")
+
+
+Do = Callable[[Connection, int], int]
+
+
+class Chore(NamedTuple):
+    """Something that comes due by time.
+
+    Args:
+        name: What notifications call it.
+        number: Which turn to wait for.
+        do: Does a batch; of how many rows.
+        next: How many seconds until there is something to do; None: there is nothing in sight.
+    """
+
+    name: str
+    number: int
+    do: Do
+    next: Callable[[Connection], float | None]
+
+
+def in_turn(connection: Connection, number: int, do: Do, batch: int) -> int:
+    """Do a batch of a chore, unless another process is at it; of how many rows."""
+    if not connection.execute(TURN, {"chore": number}).scalar_one():
+        return 0
+    return do(connection, batch)
+
+
+def make_available(connection: Connection, batch: int) -> int:
+    """Offer the scheduled tasks whose time has come; how many these were."""
     return len(connection.execute(MAKE_AVAILABLE, {"batch": batch}).all())
 
 
-def seconds_to_next(connection: Connection) -> float | None:
-    """How long until the next scheduled task is due; None: there is none."""
-    seconds: float | None = connection.execute(SECONDS_TO_NEXT).scalar_one()
+def end_overdue(connection: Connection, batch: int) -> int:
+    """End the work that was not started in time, or runs past its time; how much that was.
+
+    Work that nobody could start because the service was away is given the time of one more lease.
+    """
+    connection.execute(EXTEND_DEADLINES, {"late_seconds": _LATE_SECONDS})
+    overdue = connection.execute(OVERDUE, {"batch": batch}).all()
+    if overdue:
+        completion.end(connection, [_overdue(*row) for row in overdue])
+    return len(overdue)
+
+
+def take_offline(connection: Connection, batch: int) -> int:
+    """Take tools offline that were silent for longer than their leases, and their work from them.
+
+    Tools that nobody could hear because the service was away are given one more lease.
+
+    Returns:
+        How many tools that were.
+    """
+    connection.execute(EXTEND_LEASES, {"late_seconds": _LATE_SECONDS})
+    silent = {row[0]: row[1] for row in connection.execute(SILENT, {"batch": batch})}
+    if not silent:
+        return 0
+    held: dict[str, list[UUID]] = {id_: [] for id_ in silent}
+    for tool_id, work_id in connection.execute(THEIR_WORK, {"tool_ids": list(silent)}):
+        held[tool_id].append(work_id)
+    gone = [id_ for id_, work_ids in held.items() if len(work_ids) == silent[id_]]
+    if work_ids := [work_id for id_ in gone for work_id in held[id_]]:
+        completion.end(connection, [_lost(work_id, "The tool fell silent.") for work_id in work_ids])
+    connection.execute(TAKE_OFFLINE, {"ids": gone})
+    return len(gone)
+
+
+def tasks_next(connection: Connection) -> float | None:
+    """How long until the next scheduled task is due."""
+    seconds: float | None = connection.execute(TASKS_NEXT).scalar_one()
     return seconds
+
+
+def work_next(connection: Connection) -> float | None:
+    """How long until the next work should have been started, or have ended."""
+    seconds: float | None = connection.execute(WORK_NEXT).scalar_one()
+    return seconds
+
+
+def leases_next(connection: Connection) -> float | None:
+    """How long until the next lease may run out."""
+    seconds: float | None = connection.execute(LEASES_NEXT).scalar_one()
+    return seconds
+
+
+TASKS = Chore("tasks", 1, make_available, tasks_next)
+WORK = Chore("work", 2, end_overdue, work_next)
+LEASES = Chore("tools", 3, take_offline, leases_next)
+CHORES: Sequence[Chore] = (TASKS, WORK, LEASES)
+
+
+def _overdue(work_id: UUID, state: str) -> Ending:
+    if state == "assigned":
+        return _lost(work_id, "The tool did not start it in time.")
+    return _ending(work_id, "timed_out", "It ran past its time.")
+
+
+def _lost(work_id: UUID, why: str) -> Ending:
+    return _ending(work_id, "lost", why)
+
+
+def _ending(work_id: UUID, outcome: Outcome, why: str) -> Ending:
+    return Ending(work_id, outcome, NULL, why)

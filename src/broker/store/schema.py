@@ -10,19 +10,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from broker.store import retention
 from broker.store.engine import async_url
 
 # Two processes that migrate at once take turns: the lock goes when its connection is closed.
 # The number is only to be nobody else's.
 _LOCK = text("select pg_advisory_lock(7022026)")
-
-# This month and the next three: so that the partition is there long before it is needed.
-_PARTITIONS = text("""
-select create_archive_partition(cast(month as date))
-from generate_series(date_trunc('month', now() at time zone 'UTC'),
-                     date_trunc('month', now() at time zone 'UTC') + interval '3 months',
-                     interval '1 month') as month
-""")
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -63,15 +56,10 @@ async def migrate(url: str, revision: str = "head") -> None:
         await engine.dispose()
 
 
-def create_partitions(connection: Connection) -> None:
-    """Make the partitions that the archive needs soon."""
-    connection.execute(_PARTITIONS)
-
-
 def _move(connection: Connection, revision: str) -> None:
     here = MigrationContext.configure(connection).get_current_revision()
     script = ScriptDirectory.from_config(config())
     down = revision == "base" or (here is not None and revision != "head" and revision < here)
     (command.downgrade if down else command.upgrade)(config(connection), revision)
     if MigrationContext.configure(connection).get_current_revision() == script.get_current_head():
-        connection.execute(_PARTITIONS)
+        retention.create_partitions(connection)

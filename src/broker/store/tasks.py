@@ -128,6 +128,18 @@ select id from locked
 """)
 
 
+RETRY = text("""
+with locked as materialized (
+    select id, state from tasks where id = any(cast(:ids as text[])) order by id for no key update
+)
+update tasks t
+set state = 'available', attempt = 0, ended_at = null, result = null, error = null, work_id = null,
+    due_at = null, changed = pg_current_xact_id()
+from locked
+where t.id = locked.id and t.id = any(cast(:ids as text[])) and locked.state = 'failed'
+""")
+
+
 class Submitted(NamedTuple):
     """A task, and whether this submission made it."""
 
@@ -243,3 +255,13 @@ def remark(connection: Connection, remarks: Sequence[TaskRemark]) -> list[bool]:
     found = connection.execute(REMARK, rows.columns(remarks, "task_id", "text"))
     known = {row[0] for row in found}
     return [remark.task_id in known for remark in remarks]
+
+
+@one_statement()
+def retry(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
+    """Offer failed tasks again, their attempts counted afresh; for each the task as it is then.
+
+    None: unknown.
+    """
+    connection.execute(RETRY, {"ids": list(ids)})
+    return find(connection, ids)

@@ -16,7 +16,7 @@ from broker.schemas import (
     WorkPage,
     WorkWithReports,
 )
-from broker.store import archive, rows, tools
+from broker.store import archive, leases, rows
 from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal
 
@@ -33,7 +33,7 @@ ASSIGNED_TO = text(f"""
 with assigned as materialized (
     select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
 )
-select {rows.WORK}, o.id
+select {rows.WORK}, o.id, o.offline
 from tools o
 left join assigned w on w.tool_id = o.id
 left join tasks t on t.id = w.task_id and t.id = any(array(select task_id from assigned))
@@ -82,7 +82,7 @@ started as (
       and t.id = locked.task_id
     returning w.*
 ),
-{tools.renewed("array(select tool_id from locked)")}
+{leases.renewed("array(select tool_id from locked)")}
 select {rows.WORK}
 from (select * from started union all select * from locked where state <> 'assigned') w
 join their_tasks t on t.id = w.task_id
@@ -122,7 +122,7 @@ told as (
     where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and locked.id = latest.work_id
       and t.id = locked.task_id and t.id = any(array(select task_id from locked))
 ),
-{tools.renewed("array(select tool_id from locked)")}
+{leases.renewed("array(select tool_id from locked)")}
 select asked.place, asked.id,
        written.id is not null
        and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created,
@@ -161,6 +161,13 @@ class ReportTaken(NamedTuple):
     lease_expires_at: datetime
 
 
+class InHand(NamedTuple):
+    """The work that waits for a tool, and whether the tool is taken to be offline."""
+
+    items: list[Work]
+    offline: bool
+
+
 class WorkFilter(NamedTuple):
     """Which of the work under way is asked for; none of it: all."""
 
@@ -196,13 +203,14 @@ def by_ids(connection: Connection, ids: Sequence[UUID]) -> list[Work]:
     return [rows.work(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
 
-def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[list[Work] | None]:
+def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[InHand | None]:
     """For each tool the work that it did not start yet, the oldest first; None: unknown."""
-    found: dict[str, list[Work]] = {}
+    found: dict[str, InHand] = {}
     for row in connection.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
-        works = found.setdefault(row[rows.WORK_WIDTH], [])
+        tool_id, offline = row[rows.WORK_WIDTH :]
+        in_hand = found.setdefault(tool_id, InHand([], offline))
         if row[0] is not None:
-            works.append(rows.work(row))
+            in_hand.items.append(rows.work(row))
     return [found.get(tool_id) for tool_id in tool_ids]
 
 

@@ -1,0 +1,69 @@
+"""Accepting late results: a success that came after its work had ended otherwise, taken for the task's."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from broker.schemas import ArchiveRecord
+from broker.store import archive
+from broker.store.engine import one_statement
+
+# Of two late results of the same task the first is taken.
+ACCEPT = text("""
+with locked_records as materialized (
+    select work_id, task_id, outcome, late
+    from work_archive
+    where work_id = any(cast(:ids as uuid[]))
+    order by work_id
+    for update
+),
+locked_tasks as materialized (
+    select id, state
+    from tasks
+    where id = any(array(select task_id from locked_records))
+    order by id
+    for update
+),
+taken as materialized (
+    select distinct on (r.task_id) r.task_id, r.work_id, r.late
+    from locked_records r
+    join locked_tasks t on t.id = r.task_id
+    where r.outcome <> 'succeeded' and r.late is not null and t.state <> 'assigned'
+    order by r.task_id, array_position(cast(:ids as uuid[]), r.work_id)
+),
+accepted as (
+    update work_archive a
+    set outcome = 'succeeded', said = null, result = taken.late -> 'result', error = taken.late ->> 'error',
+        version = a.version + 1
+    from taken
+    where a.work_id = taken.work_id and a.work_id = any(cast(:ids as uuid[]))
+),
+ended as (
+    insert into ended_tasks (task_id, work_id) select task_id, work_id from taken order by task_id
+)
+delete from tasks where id = any(array(select task_id from taken))
+""")
+
+
+class Accepted(NamedTuple):
+    """What became of an acceptance; the record is the archive's, None for `unknown`."""
+
+    status: Literal["accepted", "nothing_to_accept", "task_unavailable", "unknown"]
+    record: ArchiveRecord | None
+
+
+@one_statement()
+def accept(connection: Connection, work_ids: Sequence[UUID]) -> list[Accepted]:
+    """Take late results as those of their tasks; for each what became of it, or did before."""
+    connection.execute(ACCEPT, {"ids": list(work_ids)})
+    return [_accepted(record) for record in archive.find(connection, work_ids)]
+
+
+def _accepted(record: ArchiveRecord | None) -> Accepted:
+    if record is None:
+        return Accepted("unknown", None)
+    if record.late is None:
+        return Accepted("nothing_to_accept", record)
+    return Accepted("accepted" if record.outcome == "succeeded" else "task_unavailable", record)

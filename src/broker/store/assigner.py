@@ -1,0 +1,18 @@
+"""When an assigner last asked: so that it can be told why nothing is assigned."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+
+from broker.store.engine import one_statement
+
+SEEN = text("""
+insert into assigner (seen_at) values (now()) on conflict (id) do update set seen_at = excluded.seen_at
+""")
+
+
+@one_statement()
+def seen(connection: Connection, asked: Sequence[None]) -> list[None]:
+    """Write down that an assigner asks just now."""
+    connection.execute(SEEN)
+    return list(asked)

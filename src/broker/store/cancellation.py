@@ -1,0 +1,56 @@
+"""Cancelling work: its tool is asked to stop, and the work ends when the tool says so, or is lost."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from broker.schemas import Work
+from broker.store import rows
+from broker.store.engine import one_statement
+
+# Once the task is to be cancelled it is not queued again, whoever asks for that later.
+CANCEL = text(f"""
+with asked as (
+    select u.id, bool_and(u.requeue) as requeue
+    from unnest(cast(:ids as uuid[]), cast(:requeue as boolean[])) as u (id, requeue)
+    group by u.id
+),
+locked as materialized (
+    select * from work where id = any(cast(:ids as uuid[])) order by id for no key update
+),
+their_tasks as materialized (
+    select * from tasks where id = any(array(select task_id from locked))
+),
+told as (
+    update work w
+    set cancel_requested = true, version = w.version + 1,
+        cancel_requeue = asked.requeue and (locked.cancel_requeue or not locked.cancel_requested)
+    from locked join asked on asked.id = locked.id
+    where w.id = locked.id and w.id = any(cast(:ids as uuid[]))
+      and (not locked.cancel_requested or locked.cancel_requeue and not asked.requeue)
+    returning w.*
+)
+select {rows.WORK}
+from (select * from told union all select * from locked where id not in (select id from told)) w
+join their_tasks t on t.id = w.task_id
+""")
+
+
+class Cancellation(NamedTuple):
+    """Work to cancel; its task is cancelled with it, or goes back."""
+
+    work_id: UUID
+    requeue: bool = False
+
+
+@one_statement()
+def cancel(connection: Connection, cancellations: Sequence[Cancellation]) -> list[Work | None]:
+    """Ask for work to stop; for each the work as it is now, None where it is not under way."""
+    values = {
+        "ids": [cancellation.work_id for cancellation in cancellations],
+        "requeue": [cancellation.requeue for cancellation in cancellations],
+    }
+    found = {row[0]: rows.work(row) for row in connection.execute(CANCEL, values)}
+    return [found.get(cancellation.work_id) for cancellation in cancellations]

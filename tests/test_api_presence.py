@@ -1,0 +1,276 @@
+"""Tools that die, fall silent, come back, start anew or are taken away: their work is never stuck."""
+
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from broker.store.engine import libpq_url
+from tests import helpers, store_helpers
+from tests.conftest import Running
+from tests.helpers import (
+    add_task,
+    add_tool,
+    assign,
+    assigned,
+    complete,
+    completed,
+    deadline_passes,
+    get,
+    gone_offline,
+    is_problem,
+    park,
+    records,
+    started,
+    until_it_is,
+    woken,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+CALLS = {
+    "heartbeat": ("POST", "/v1/tools/t/heartbeat"),
+    "asking for work": ("GET", "/v1/tools/t/work"),
+    "starting what was lost": ("POST", "/v1/work/WORK/start"),
+    "reporting on what was lost": ("POST", "/v1/work/WORK/reports"),
+    "completing what was lost": ("POST", "/v1/work/WORK/complete"),
+    "registering": ("POST", "/v1/tools"),
+}
+
+
+async def test_a_silent_tool_goes_offline_and_its_work_goes_back_at_once(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    running = await started(http, "running")
+    waits = await assigned(http, "waits")
+    tool = await gone_offline(http, sql)
+    assert tool["load"] == 0
+    for task, attempt in (("running", 1), ("waits", 0)):
+        found = await get(http, f"/v1/tasks/{task}")
+        assert (found["state"], found["attempt"], found["work_id"]) == ("available", attempt, None)
+    for pair in (running, waits):
+        [record] = await records(http, pair.task)
+        assert (record["outcome"], record["work_id"], record["error"]) == (
+            "lost", pair.work, "The tool fell silent.",
+        )  # fmt: skip
+    await store_helpers.audit(sql)
+
+
+async def test_a_tool_without_work_goes_offline_and_is_no_candidate(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http)
+    await add_task(http)
+    await gone_offline(http, sql)
+    assert (await get(http, "/v1/candidates"))["tools"] == []
+    refused = await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})
+    is_problem(refused, 409, "tool_unavailable")
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_its_next_call_brings_it_back(
+    http: httpx.AsyncClient, sql: asyncpg.Connection, call: str
+) -> None:
+    pair = await started(http)
+    await gone_offline(http, sql)
+    method, path = CALLS[call]
+    bodies: dict[str, Any] = {
+        "registering": {"id": "t", "skills": {}, "capacity": 100},
+        "completing what was lost": {"outcome": "failed"},
+    }
+    answer = await http.request(method, path.replace("WORK", pair.work), json=bodies.get(call, {}))
+    assert answer.status_code in (200, 409), answer.text
+    assert (await get(http, "/v1/tools/t"))["state"] == "idle"
+    await assign(http, "a")
+
+
+async def test_a_tool_that_comes_back_is_news_for_the_assigner(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http)
+    await gone_offline(http, sql)
+    cursor = (await get(http, "/v1/candidates"))["cursor"]
+    parked = await park(broker, "GET", "/v1/candidates", params={"wait": 60, "cursor": cursor})
+    await http.post("/v1/tools/t/heartbeat")
+    assert [tool["id"] for tool in (await woken(parked))["tools"]] == ["t"]
+
+
+async def test_whoever_reads_a_tool_does_not_bring_it_back(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http)
+    await gone_offline(http, sql)
+    await http.patch("/v1/tools/t", json={"capacity": 3})
+    assert (await get(http, "/v1/tools/t"))["state"] == "offline"
+
+
+async def test_work_that_is_lost_while_it_should_stop_is_cancelled_with_its_task(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    pair = await started(http)
+    assert (await http.delete("/v1/tasks/a")).status_code == 202
+    await gone_offline(http, sql)
+    assert (await get(http, "/v1/tasks/a"))["state"] == "cancelled"
+    assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "cancelled"
+
+
+async def test_the_last_attempt_that_is_lost_fails_the_task_and_answers_who_waits(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await started(http, max_attempts=1)
+    parked = await park(broker, "GET", "/v1/tasks/a", params={"wait": 60})
+    await gone_offline(http, sql)
+    assert (await woken(parked))["state"] == "failed"
+
+
+async def test_work_not_started_in_time_is_lost_and_counts_as_no_attempt(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    pair = await assigned(http, max_attempts=1)
+    for _ in range(2):
+        await deadline_passes(sql, pair.work)
+        task = await until_it_is(http, "/v1/tasks/a", "available")
+        assert task["attempt"] == 0
+        record = await get(http, f"/v1/archive/{pair.work}")
+        assert (record["outcome"], record["started_at"], record["attempt"]) == ("lost", None, 1)
+        assert (await get(http, "/v1/tools/t"))["load"] == 0
+        pair = pair._replace(work=(await assign(http))["id"])
+
+
+async def test_no_heartbeat_moves_the_deadline_and_starting_ends_it(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http)
+    deadline = (await get(http, f"/v1/work/{pair.work}"))["deadline_at"]
+    await http.post("/v1/tools/t/heartbeat")
+    assert (await get(http, f"/v1/work/{pair.work}"))["deadline_at"] == deadline
+    assert (await http.post(f"/v1/work/{pair.work}/start")).json()["deadline_at"] is None
+
+
+async def test_work_past_its_time_limit_is_timed_out_and_its_task_backs_off(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    pair = await started(http, timeout_seconds=3600)
+    await deadline_passes(sql, pair.work)
+    task = await until_it_is(http, "/v1/tasks/a", "scheduled")
+    assert (task["attempt"], task["error"]) == (1, "It ran past its time.")
+    [record] = await records(http)
+    assert (record["outcome"], record["work_id"]) == ("timed_out", pair.work)
+    is_problem(await complete(http, pair.work, "failed"), 409, "work_ended")
+
+
+async def test_a_short_time_limit_ends_by_itself(http: httpx.AsyncClient) -> None:
+    pair = await started(http, timeout_seconds=0.2, retry_backoff_seconds=0)
+    await until_it_is(http, "/v1/tasks/a", "available")
+    assert (await get(http, f"/v1/work/{pair.work}"))["state"] == "timed_out"
+
+
+async def test_the_last_attempt_that_times_out_fails_the_task(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    pair = await started(http, timeout_seconds=3600, max_attempts=1)
+    await deadline_passes(sql, pair.work)
+    assert (await until_it_is(http, "/v1/tasks/a", "failed"))["ended_at"] is not None
+
+
+async def test_what_the_earlier_run_had_started_is_lost_when_the_tool_registers_again(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    running = await started(http, "running")
+    waits = await assigned(http, "waits")
+    await http.patch("/v1/tools/t", json={"draining": True})
+    parked = await park(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
+    again = await add_tool(http, capacity=5)
+    assert (again["load"], again["capacity"], again["state"]) == (1, 5, "idle")
+    assert (await woken(parked))["state"] == "lost"
+    [record] = await records(http, "running")
+    assert (record["outcome"], record["error"]) == ("lost", "The tool was started anew.")
+    task = await get(http, "/v1/tasks/running")
+    assert (task["state"], task["attempt"]) == ("available", 1)
+    assert [work["id"] for work in (await get(http, "/v1/tools/t/work"))["items"]] == [waits.work]
+
+
+async def test_a_tool_that_resumes_keeps_what_it_had_started(http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await add_tool(http, capacity=5, resume=True)
+    assert (await get(http, f"/v1/work/{pair.work}"))["state"] == "running"
+    assert (await completed(http, pair.work))["outcome"] == "succeeded"
+
+
+async def test_every_registration_makes_a_token_of_its_own(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    first, second = await add_tool(http), await add_tool(http)
+    assert first["token"] != second["token"]
+    hashes = "select encode(token_hash, 'hex') = encode(sha256(cast($1 as bytea)), 'hex') from tools"
+    assert await sql.fetchval(hashes, first["token"].encode()) is False
+    assert await sql.fetchval(hashes, second["token"].encode()) is True
+
+
+async def test_by_force_a_tool_is_deleted_with_its_work(broker: Running, http: httpx.AsyncClient) -> None:
+    running = await started(http, "running")
+    await assigned(http, "waits")
+    is_problem(await http.delete("/v1/tools/t"), 409, "tool_busy")
+    is_problem(await http.delete("/v1/tools/t?force=false"), 409, "tool_busy")
+    parked = await park(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
+    assert (await http.delete("/v1/tools/t?force=true")).status_code == 204
+    assert (await woken(parked))["state"] == "lost"
+    is_problem(await http.get("/v1/tools/t"), 404, "tool_not_found")
+    for task, attempt in (("running", 1), ("waits", 0)):
+        [record] = await records(http, task)
+        assert (record["outcome"], record["tool_id"], record["error"]) == (
+            "lost",
+            "t",
+            "The tool was deleted.",
+        )
+        found = await get(http, f"/v1/tasks/{task}")
+        assert (found["state"], found["attempt"]) == ("available", attempt)
+    is_problem(await http.post(f"/v1/work/{running.work}/start"), 409, "work_ended")
+    is_problem(await http.delete("/v1/tools/t?force=true"), 404, "tool_not_found")
+
+
+async def test_a_parked_wait_never_lets_the_lease_run_out(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http, lease_seconds=5)
+    before = await get(http, "/v1/tools/t")
+    parked = await park(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
+    await store_helpers.until(lambda: _renewed_after(http, before["lease_expires_at"]))
+    await add_task(http)
+    await assign(http)
+    await woken(parked)
+
+
+async def _renewed_after(http: httpx.AsyncClient, moment: str) -> bool:
+    return (await get(http, "/v1/tools/t"))["lease_expires_at"] > moment
+
+
+async def test_what_could_not_be_heard_while_the_service_was_away_is_not_held_against_a_tool(
+    http: httpx.AsyncClient, sql: asyncpg.Connection, database: str
+) -> None:
+    running = await started(http, "running", "old")
+    waits = await assigned(http, "waits", "old")
+    late = "now() - interval '1 hour'"
+    other = await asyncpg.connect(libpq_url(database))
+    async with other.transaction():
+        await other.execute(f"update tool_leases set expires_at = {late}")
+        await other.execute(f"update work set deadline_at = {late} where state = 'assigned'")
+        await other.execute("notify broker_upkeep, 'tools'")
+        await other.execute("notify broker_upkeep, 'work'")
+    await other.close()
+
+    async def given_more_time() -> bool:
+        return bool(
+            await sql.fetchval(
+                "select (select expires_at > now() from tool_leases)"
+                " and (select deadline_at > now() from work where state = 'assigned')"
+            )
+        )
+
+    await store_helpers.until(given_more_time)
+    assert (await get(http, f"/v1/work/{running.work}"))["state"] == "running"
+    assert (await get(http, f"/v1/work/{waits.work}"))["state"] == "assigned"
+    await gone_offline(http, sql, "old")

@@ -1,0 +1,151 @@
+"""Retention: old records go with their month, and nothing else does."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from broker.store import Store, due, tasks
+from broker.store.retention import Retention
+from broker.upkeep import Upkeep
+from broker.wake.waiters import Waiters
+from tests import store_helpers as steps
+from tests.test_migrations import PARTITIONS, fetch
+
+DAYS = 30
+OLD, OLDER = "work_archive_2020_01", "work_archive_2019_12"
+MONTHS = "select create_archive_partition('2019-12-01'), create_archive_partition('2020-01-01')"
+
+# Records of tasks a0, a1 and so on, of work that was assigned and has ended at these times.
+RECORDS = """
+with made as (
+    insert into work_archive (work_id, task_id, task, attempt, outcome, result, reports, ended_at)
+    select cast(left(cast(uuid7_floor($3) as text), 24) || lpad(to_hex(n), 12, '0') as uuid),
+           $1 || n, '{}', 1, 'succeeded', 'null', '[]', $4
+    from generate_series(0, $2 - 1) as n
+    returning task_id, work_id
+)
+insert into ended_tasks select * from made
+"""
+OF_OLD, OF_OLDER = "2020-01-15T00:00:00Z", "2019-12-15T00:00:00Z"
+
+
+async def record(
+    sql: asyncpg.Connection, kind: str, count: int, assigned_at: str, ended_at: str | None = None
+) -> None:
+    query = RECORDS.replace("$3", f"cast('{assigned_at}' as timestamptz)")
+    query = query.replace("$4", f"cast('{ended_at or assigned_at}' as timestamptz)")
+    await sql.execute(query, kind, count)
+
+
+async def partitions(sql: asyncpg.Connection) -> set[str]:
+    return {row["relname"] for row in await sql.fetch(PARTITIONS)}
+
+
+async def kept(sql: asyncpg.Connection) -> list[str]:
+    records = "select task_id from work_archive order by 1"
+    assert await sql.fetch(records) == await sql.fetch("select task_id from ended_tasks order by 1")
+    return [row[0] for row in await sql.fetch(records)]
+
+
+async def keep(store: Store, retention: Retention, batch: int = 10) -> list[int]:
+    """Everything that is to be done, batch by batch."""
+    counts = []
+    while count := await store.run(retention.keep, batch):
+        counts.append(count)
+    return counts
+
+
+async def test_months_that_are_old_are_dropped_and_their_tasks_forgotten(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(MONTHS)
+    await record(sql, "old", 25, OF_OLD)
+    await record(sql, "older", 3, OF_OLDER)
+    made = await steps.running_work(store, "new")
+    await steps.complete(store, made.id)
+    assert await keep(store, Retention(DAYS)) == [3, 1, 10, 10, 5, 1]
+    assert not {OLD, OLDER} & await partitions(sql)
+    assert await kept(sql) == ["new"]
+    # What was forgotten is a new task again.
+    [submitted] = await store.many(tasks.submit, [steps.new_task("old7")])
+    assert submitted.created
+
+
+async def test_a_month_stays_as_long_as_a_record_of_it_is_young(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(MONTHS)
+    await record(sql, "a", 2, OF_OLD)
+    yesterday = await sql.fetchval("select cast(now() - interval '1 day' as text)")
+    await record(sql, "long-running", 1, "2020-01-20T00:00:00Z", yesterday)
+    assert await keep(store, Retention(DAYS)) == [1]  # the other month, which is empty
+    assert OLD in await partitions(sql)
+    assert len(await kept(sql)) == 3
+
+
+async def test_records_that_are_in_no_month_go_one_by_one(store: Store, sql: asyncpg.Connection) -> None:
+    await record(sql, "a", 15, OF_OLD)
+    await record(sql, "young", 1, OF_OLDER, await sql.fetchval("select cast(now() as text)"))
+    assert await keep(store, Retention(DAYS)) == [10, 5]
+    assert await kept(sql) == ["young0"]
+
+
+async def test_for_ever_is_for_ever(store: Store, sql: asyncpg.Connection) -> None:
+    await sql.execute(MONTHS)
+    await record(sql, "a", 5, OF_OLD)
+    assert await keep(store, Retention(None)) == []
+    assert len(await kept(sql)) == 5
+
+
+async def test_the_partitions_that_are_needed_soon_are_made(
+    store: Store, sql: asyncpg.Connection, database: str
+) -> None:
+    made = await fetch(database, PARTITIONS)
+    await sql.execute(f"drop table {made[1][0]}, {made[2][0]}")
+    assert await keep(store, Retention(None)) == []
+    assert await fetch(database, PARTITIONS) == made
+
+
+async def test_it_gives_way_to_whoever_reads_the_archive_and_holds_nobody_up(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(MONTHS)
+    made = await steps.running_work(store, "a")
+    async with sql.transaction():
+        await sql.execute("select from work_archive")
+        with pytest.raises(Exception, match="lock timeout"):
+            await keep(store, Retention(DAYS))
+        assert (await steps.complete(store, made.id)).status == "ended"
+    assert await keep(store, Retention(DAYS)) == [1, 1]
+
+
+async def test_what_is_recorded_at_the_last_moment_stays(store: Store, sql: asyncpg.Connection) -> None:
+    await sql.execute(MONTHS)
+    now = await sql.fetchval("select cast(now() as text)")
+    old_enough = Retention(DAYS)
+    assert await store.run(old_enough.keep, 10) == 1
+    async with sql.transaction():
+        await record(sql, "a", 1, OF_OLD, now)
+        dropping = asyncio.create_task(store.run(old_enough.keep, 10))
+        with pytest.raises(Exception, match="lock timeout"):
+            await dropping
+    assert await keep(store, old_enough) == []
+    assert OLD in await partitions(sql)
+
+
+async def test_the_upkeep_sees_to_it_and_two_take_turns(store: Store, sql: asyncpg.Connection) -> None:
+    await sql.execute(MONTHS)
+    await record(sql, "a", 5, OF_OLD)
+    async with steps.Held(store) as other:
+        assert await other.take(due.in_turn, 4, Retention(DAYS).keep, 1) == 1
+        assert await store.run(due.in_turn, 4, Retention(DAYS).keep, 1) == 0
+    upkeep = Upkeep(store, Waiters(), retention_days=DAYS)
+    upkeep.start()
+
+    async def dropped() -> bool:
+        return not {OLD, OLDER} & await partitions(sql)
+
+    await steps.until(dropped)
+    await upkeep.stop()
+    assert await kept(sql) == []
