@@ -22,7 +22,7 @@ from broker.embedded import EmbeddedPostgres
 from broker.server import Server, create_server
 from broker.settings import Settings
 from broker.store import Store, schema
-from broker.store.engine import libpq_url
+from broker.store.address import libpq_url
 
 TEMPLATE = "broker_template"
 _numbers = count()

@@ -24,7 +24,7 @@ import httpx
 import pytest_asyncio
 
 from broker.settings import Settings
-from broker.store.engine import libpq_url
+from broker.store.address import libpq_url
 from tests.conftest import Running, a_broker, a_database
 
 Json = dict[str, Any]

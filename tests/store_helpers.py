@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Outcome, Pair, Task, Tool, Work
 from broker.store import Store, archive, assignment, completion, deletion, tasks, tools, work
+from broker.store.address import libpq_url
 from broker.store.completion import Ending
-from broker.store.engine import Answer, BeginAgain, Do, Given, Item, Step, libpq_url
+from broker.store.engine import Answer, BeginAgain, Do, Given, Item, Step
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 from tests.conftest import Running

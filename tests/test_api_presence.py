@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
-from broker.store.engine import libpq_url
+from broker.store.address import libpq_url
 from tests import helpers, store_helpers
 from tests.conftest import Running
 from tests.helpers import (

@@ -31,7 +31,8 @@ from broker.store import (
     tasks,
     work,
 )
-from broker.store.engine import SETTINGS, libpq_url
+from broker.store.address import libpq_url
+from broker.store.engine import SETTINGS
 from tests.conftest import a_database, run_sql
 
 ROWS = 1_000_000

@@ -16,7 +16,7 @@ import asyncpg
 import httpx
 import pytest
 
-from broker.store.engine import libpq_url
+from broker.store.address import libpq_url
 
 PARKED = 1_000
 

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from broker.store import Store, completion, due, leases, schema
-from broker.store.engine import libpq_url
+from broker.store.address import Address
 from broker.upkeep import Upkeep
 from broker.wake.listener import UPKEEP, Listener
 from broker.wake.waiters import Waiters
@@ -25,7 +25,7 @@ def in_seconds(seconds: float) -> datetime:
 async def start(store: Store, database: str) -> AsyncIterator[Callable[[], None]]:
     """Starts upkeeps, each as in a process of its own; they share a listener that listens."""
     waiters = Waiters()
-    listener = Listener(waiters, libpq_url(database))
+    listener = Listener(waiters, Address(database).connect)
     await listener.start()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         await listener.connected.wait()

@@ -10,7 +10,7 @@ import pytest
 from broker.errors import Unavailable
 from broker.schemas import Work
 from broker.store import Store, tasks, work
-from broker.store.engine import libpq_url
+from broker.store.address import Address
 from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, UPKEEP, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import Sweep
@@ -23,6 +23,10 @@ LONG = 60.0
 LISTENERS = "select pid from pg_stat_activity where application_name = 'broker listener'"
 
 
+async def nowhere(**_: object) -> asyncpg.Connection:
+    raise OSError
+
+
 @pytest.fixture
 def waiters() -> Waiters:
     return Waiters()
@@ -31,7 +35,7 @@ def waiters() -> Waiters:
 @pytest.fixture
 async def listener(waiters: Waiters, database: str) -> AsyncIterator[Listener]:
     """A listener that listens."""
-    listener = Listener(waiters, libpq_url(database))
+    listener = Listener(waiters, Address(database).connect)
     await listener.start()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         await listener.connected.wait()
@@ -263,7 +267,7 @@ async def sweeping(
 
 def relied_on(waiters: Waiters) -> Listener:
     """A listener that does not listen, and seems to."""
-    listener = Listener(waiters, "")
+    listener = Listener(waiters, nowhere)
     listener.connected.set()
     return listener
 
@@ -299,7 +303,7 @@ async def test_when_the_listener_comes_or_goes_a_sweep_follows_at_once(waiters: 
 
 
 async def test_while_the_listener_is_down_a_sweep_comes_every_second(waiters: Waiters) -> None:
-    async with parked_on(waiters, (TOOL, "a")) as waits, sweeping(waiters, Listener(waiters, ""), "a"):
+    async with parked_on(waiters, (TOOL, "a")) as waits, sweeping(waiters, Listener(waiters, nowhere), "a"):
         await within_patience(waits[0])
 
 
@@ -401,7 +405,7 @@ async def test_a_lost_listener_says_so_connects_again_and_hears(
 
 
 async def test_a_listener_that_finds_no_database_tries_again(waiters: Waiters, postgres: str) -> None:
-    listener = Listener(waiters, libpq_url(with_database(postgres, "nowhere")))
+    listener = Listener(waiters, Address(with_database(postgres, "nowhere")).connect)
     await listener.start()
     try:
         with pytest.raises(TimeoutError):
@@ -415,7 +419,7 @@ async def test_a_listener_that_finds_no_database_tries_again(waiters: Waiters, p
 async def test_a_listener_that_is_stopped_lets_go_of_its_connection(
     waiters: Waiters, database: str, sql: asyncpg.Connection
 ) -> None:
-    listener = Listener(waiters, libpq_url(database))
+    listener = Listener(waiters, Address(database).connect)
     await listener.start()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         await listener.connected.wait()

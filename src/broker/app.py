@@ -14,6 +14,7 @@ from broker.api.archive import Archive
 from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
 from broker.api.health import Health
+from broker.api.metrics import Metrics
 from broker.api.parameters import refuse_unknown_parameters
 from broker.api.service import Service
 from broker.api.tasks import Tasks
@@ -22,7 +23,7 @@ from broker.api.work import Work
 from broker.presence import Attendance, Presence
 from broker.settings import Settings
 from broker.store import Store, tasks, work
-from broker.store.engine import libpq_url
+from broker.store.address import Address
 from broker.upkeep import Upkeep
 from broker.wake.listener import TASK, TOOL, Listener
 from broker.wake.longpoll import LongPoll
@@ -35,8 +36,17 @@ def create_service(settings: Settings) -> Service:
     if settings.database_url is None:
         raise ValueError("a service needs a database_url")
     waiters = Waiters()
-    listener = Listener(waiters, libpq_url(settings.listen_url or settings.database_url))
-    store = Store(settings.database_url, pool_size=settings.pool_size, group_commit=settings.group_commit)
+    listener = Listener(
+        waiters,
+        Address(settings.listen_url or settings.database_url).connect,
+        probe_seconds=settings.probe_seconds,
+    )
+    store = Store(
+        settings.database_url,
+        pool_size=settings.pool_size,
+        timeout_seconds=settings.database_timeout_seconds,
+        group_commit=settings.group_commit,
+    )
     news: dict[str, News] = {
         TASK: lambda ids: store.read(tasks.with_news, ids),
         TOOL: lambda ids: store.read(work.tools_with_news, ids),
@@ -50,6 +60,7 @@ def create_service(settings: Settings) -> Service:
         sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
         presence=Presence(store),
         attendance=Attendance(store),
+        upkeep=Upkeep(store, waiters, retention_days=settings.archive_retention_days),
     )
 
 
@@ -62,21 +73,18 @@ def create_app(service: Service) -> Litestar:
 
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
-        upkeep = Upkeep(
-            service.store, service.waiters, retention_days=service.settings.archive_retention_days
-        )
         await service.listener.start()
-        for part in (service.sweep, service.presence, upkeep):
+        for part in (service.sweep, service.presence, service.upkeep):
             part.start()
         try:
             yield
         finally:
-            for each in (upkeep, service.presence, service.sweep, service.listener):
+            for each in (service.upkeep, service.presence, service.sweep, service.listener):
                 await each.stop()
             await service.store.close()
 
     return Litestar(
-        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Health, docs.Docs],
+        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Health, Metrics, docs.Docs],
         lifespan=[running],
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         exception_handlers={HTTPException: problems.answer, Exception: problems.answer},

@@ -21,11 +21,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The settings of the service, each with its default.
 
     Args:
-        database_url: `postgresql://user:password@host/name`; none: the embedded Postgres.
+        database_url: `postgresql://user:password@host/name`; none: the embedded Postgres. Several hosts,
+            `host-a:5432,host-b:5432`: the one that takes writes is used, whichever that is.
         listen_url: Where to LISTEN, when a pooler stands in front of `database_url`.
         data_dir: Where the embedded Postgres keeps its data; else /var/lib/broker for root, and for others
             broker under XDG_DATA_HOME or ~/.local/share.
         pool_size: Database connections for requests, in one process.
+        database_timeout_seconds: How long a statement may take, or the database be silent; then 503.
         group_commit: Whether requests that come at the same time share a transaction; else each has one of
             its own, which `broker bench` compares with.
         max_body_bytes: The largest request body.
@@ -34,7 +36,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_text_chars: The longest text (message, error, remark).
         fallback_seconds: How often, at least, it is made sure that no parked request missed its hint;
             jitter takes up to half of it off.
-        archive_retention_days: How long the archive keeps a record at least; it goes with the month in which
+        probe_seconds: How often it is made sure that notifications are heard.
+        probe_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
+    archive_retention_days: How long the archive keeps a record at least; it goes with the month in which
             its work was assigned. Not set: for ever.
         log_level: The least that is logged: debug, info, warning or error.
         shutdown_seconds: How long the server gives writes under way when it is told to stop.
@@ -44,12 +48,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     listen_url: str | None = None
     data_dir: Path | None = None
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 8
+    database_timeout_seconds: Annotated[float, Meta(ge=0.5, le=600)] = 15.0
     group_commit: bool = True
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 2**20)] = 32 * 2**20
     max_depth: Annotated[int, Meta(ge=1, le=900)] = 200
     max_match_bytes: Annotated[int, Meta(ge=16)] = 64 * 2**10
     max_text_chars: Annotated[int, Meta(ge=16)] = 10_000
     fallback_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
+    probe_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
     archive_retention_days: Annotated[int, Meta(ge=1, le=36_500)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_seconds: Annotated[int, Meta(ge=0, le=60)] = 1

@@ -5,6 +5,7 @@ from msgspec import Struct
 from broker.presence import Attendance, Presence
 from broker.settings import Settings
 from broker.store import Store
+from broker.upkeep import Upkeep
 from broker.wake.listener import Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import Sweep
@@ -22,3 +23,4 @@ class Service(Struct, frozen=True, kw_only=True):
     sweep: Sweep
     presence: Presence
     attendance: Attendance
+    upkeep: Upkeep

@@ -17,7 +17,7 @@ from msgspec import Struct
 from broker.bench.http import BenchError, Connection
 from broker.embedded import EmbeddedPostgres
 from broker.store import schema
-from broker.store.engine import libpq_url
+from broker.store.address import libpq_url
 
 _READY_SECONDS = 30
 _STOP_SECONDS = 10

@@ -1,19 +1,21 @@
 """The way to the database: one engine, short transactions, and errors in the broker's own words."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import asyncpg
 from msgspec import Raw
-from sqlalchemy import URL, Connection, make_url
+from sqlalchemy import Connection, ExceptionContext, QueuePool, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
 from broker.errors import BadRequest, Unavailable
+from broker.store.address import Address
 from broker.store.group_commit import GroupCommit
 
 Item = TypeVar("Item")
@@ -47,16 +49,27 @@ _CONNECTION = {
     "TimeZone": "UTC",
     # What a statement waited for it has to see.
     "default_transaction_isolation": "read committed",
+    # A broker that is gone without a word holds no locks for long.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
 } | SETTINGS
 
+# Over such a connection nothing more is to be had: its server stops, or is a primary no longer.
+_USELESS = {"57P01", "57P02", "57P03", "25006"}
+# How much longer than the database itself we wait for it: then the connection is dead.
+_GRACE_SECONDS = 1.0
+_CONNECT_SECONDS = 5.0
+
 # asyncpg's internal error is what a connection that dies between two operations can raise.
+# PostgreSQL's own errors come bare only where a connection is begun.
 _LOST = (
     InterfaceError,
     OperationalError,
     PoolTimeoutError,
+    asyncpg.PostgresError,
     asyncpg.InternalClientError,
     OSError,
-    TimeoutError,
 )
 
 # Classes of SQLSTATEs: this value cannot be stored; this transaction was given up for another.
@@ -99,19 +112,29 @@ class Store:
     Args:
         url: Where it is; `postgresql://` and `postgresql+asyncpg://` mean the same here.
         pool_size: How many connections to keep at most.
+        timeout_seconds: How long a statement may take.
         group_commit: Whether single items share transactions; else each has one of its own.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8, group_commit: bool = True) -> None:
-        self.engine = create_async_engine(
-            async_url(url),
+    def __init__(
+        self, url: str, *, pool_size: int = 8, timeout_seconds: float = 15.0, group_commit: bool = True
+    ) -> None:
+        milliseconds = str(int(timeout_seconds * 1000))
+        limits = {
+            "statement_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": milliseconds,
+        }
+        self.engine = create_engine(
+            Address(url, connect_seconds=min(timeout_seconds, _CONNECT_SECONDS)),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
             # JSON passes through as text.
             json_deserializer=Raw,
-            connect_args={"timeout": 5, "server_settings": _CONNECTION},
+            server_settings=_CONNECTION | limits,
         )
+        event.listen(self.engine.sync_engine, "handle_error", _give_up_useless)
+        self._patience_seconds = timeout_seconds + _GRACE_SECONDS
         self._in_transaction = async_sessionmaker(self.engine)
         self._by_statement = async_sessionmaker(self.engine.execution_options(isolation_level="AUTOCOMMIT"))
         self._group_commit = group_commit
@@ -154,8 +177,8 @@ class Store:
         """
 
         def take(session: Session) -> Answer:
-            with session:
-                return do(session.connection(), *args, **kwargs)
+            with session, self._watched(session.connection()) as connection:
+                return do(connection, *args, **kwargs)
 
         return await self._take(self._by_statement, take)
 
@@ -186,8 +209,10 @@ class Store:
 
     async def _run_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         def take(session: Session) -> Answer:
-            with session, session.begin():
-                return do(session.connection(), *args, **kwargs)
+            with session, self._watched(session.connection()) as connection:
+                answer = do(connection, *args, **kwargs)
+                session.commit()
+            return answer
 
         return await self._take(self._in_transaction, take)
 
@@ -197,6 +222,24 @@ class Store:
         with _in_our_words():
             return await sessions().run_sync(take)
 
+    @contextmanager
+    def _watched(self, connection: Connection) -> Iterator[Connection]:
+        """Give a connection up when it stays silent for longer than a statement may take.
+
+        It looks alive where the network swallows everything, and to cancel what runs there would wait for an
+        answer, too.
+        """
+        driver: asyncpg.Connection[Any] = connection.connection.driver_connection
+        timer = asyncio.get_running_loop().call_later(self._patience_seconds, driver.terminate)
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+
+    def in_use(self) -> int:
+        """How many connections are in use."""
+        return cast("QueuePool", self.engine.pool).checkedout()
+
     async def close(self) -> None:
         """Give up what is under way, and let go of every connection."""
         for group in self._groups.values():
@@ -204,14 +247,18 @@ class Store:
         await self.engine.dispose()
 
 
-def async_url(url: str) -> URL:
-    """The URL with the driver that the broker uses."""
-    return make_url(url).set(drivername="postgresql+asyncpg")
+def create_engine(
+    address: Address, *, server_settings: dict[str, str] | None = None, **options: Any
+) -> AsyncEngine:
+    """SQLAlchemy's engine for a database.
 
-
-def libpq_url(url: str) -> str:
-    """The URL as PostgreSQL's own libraries and asyncpg read it."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    Args:
+        address: Where the database is.
+        server_settings: PostgreSQL's settings for each connection.
+        options: What SQLAlchemy takes.
+    """
+    connect = partial(address.connect, server_settings=server_settings)
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, **options)
 
 
 async def _patiently(do: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -229,8 +276,14 @@ def _in_our_words() -> Iterator[None]:
     """What goes wrong in the block is told in the broker's own words."""
     try:
         yield
-    except (SQLAlchemyError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InternalClientError, OSError) as error:
         raise _translate(error) from error
+
+
+def _give_up_useless(context: ExceptionContext) -> None:
+    """Have the pool throw connections away over which nothing more is to be had."""
+    if getattr(context.original_exception, "sqlstate", None) in _USELESS:
+        context.is_disconnect = True
 
 
 def _translate(error: Exception) -> Exception:
@@ -241,8 +294,8 @@ def _translate(error: Exception) -> Exception:
             return BadRequest("PostgreSQL cannot hold a value of this request.")
         if state.startswith(_ROLLBACK):
             return BeginAgain()
-        # Insufficient resources, operator intervention, connection, read-only.
-        if error.connection_invalidated or state[:2] in {"53", "57", "08", "25", ""}:
+        # Insufficient resources, operator intervention, connection, read-only, input and output.
+        if error.connection_invalidated or state[:2] in {"53", "57", "08", "25", "58", ""}:
             return Unavailable()
     if isinstance(error, _LOST):
         return Unavailable()

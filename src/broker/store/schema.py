@@ -8,10 +8,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from broker.store import retention
-from broker.store.engine import async_url
+from broker.store.address import Address
+from broker.store.engine import create_engine
 
 # Two processes that migrate at once take turns: the lock goes when its connection is closed.
 # The number is only to be nobody else's.
@@ -45,7 +45,7 @@ async def migrate(url: str, revision: str = "head") -> None:
         url: The database.
         revision: `head`, `base` or the number of a revision.
     """
-    engine = create_async_engine(async_url(url))
+    engine = create_engine(Address(url))
     try:
         async with engine.connect() as connection:
             await connection.execute(_LOCK)

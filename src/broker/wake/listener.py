@@ -1,9 +1,10 @@
 """The listener: one connection that hears PostgreSQL's notifications and wakes who they concern."""
 
 import asyncio
-import socket
-from collections.abc import Callable
+import random
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import structlog
@@ -22,29 +23,46 @@ CHANNELS = (CANDIDATES, TASK, TOOL, WORK, UPKEEP)
 
 EVERYONE = "*"
 
-_CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+Connect = Callable[..., Awaitable["asyncpg.Connection[Any]"]]
+
+_TROUBLE = (
+    OSError,  # a timeout is one, too
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 _FIRST_RETRY_SECONDS = 0.1
 _LAST_RETRY_SECONDS = 5.0
+_PROBE_TIMEOUT_SECONDS = 5.0
 
 
 class Listener:
     """Listens as long as it runs, over a connection of its own, and connects again when that is lost.
 
     What is notified while there is no connection is lost, what is written is not: `turned` tells the sweep.
+    That a connection is there does not mean that anything is heard over it: so now and then the listener
+    notifies itself.
 
     Args:
         waiters: Whom to wake.
-        dsn: The database; not a pooler in transaction mode, which cannot listen.
+        connect: Connects to the database; not to a pooler in transaction mode, which cannot listen.
+        probe_seconds: How often it is made sure that something can be heard.
     """
 
-    def __init__(self, waiters: Waiters, dsn: str) -> None:
+    def __init__(self, waiters: Waiters, connect: Connect, *, probe_seconds: float = 10.0) -> None:
         self._waiters = waiters
-        self._dsn = dsn
+        self._connect = connect
+        self._probe_seconds = probe_seconds
         self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
         # Woken whenever the connection comes or goes.
         self.turned = Waiter()
+        #: How often it has connected, and how many notifications it has heard.
+        self.connects = 0
+        self.heard = 0
+        #: How long the last probe was on its way; None: none has come back yet.
+        self.probe_latency_seconds: float | None = None
 
     async def start(self) -> None:
         """Begin to listen, in the background."""
@@ -59,49 +77,62 @@ class Listener:
     async def _run(self) -> None:
         delay = _FIRST_RETRY_SECONDS
         while True:
+            connects = self.connects
             try:
                 await self._listen()
-                delay = _FIRST_RETRY_SECONDS
                 log.warning("listener lost its connection")
-            except (OSError, TimeoutError, asyncpg.PostgresError, *_CLIENT_ERRORS) as error:
-                log.warning("listener cannot connect", error=str(error), retry_in_seconds=delay)
-            await asyncio.sleep(delay)
+            except _TROUBLE as error:
+                log.warning("listener is deaf", error=repr(error), retry_in_seconds=delay)
+            if self.connects > connects:
+                delay = _FIRST_RETRY_SECONDS
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             delay = min(2 * delay, _LAST_RETRY_SECONDS)
 
     async def _listen(self) -> None:
-        """Listen over one connection until it is lost."""
+        """Listen over one connection until it is lost.
+
+        Raises:
+            TimeoutError: Nothing comes over it any more.
+        """
         lost = asyncio.Event()
-        connection = await asyncpg.connect(
-            self._dsn, timeout=5, server_settings={"application_name": "broker listener"}
-        )
+        connection = await self._connect(server_settings={"application_name": "broker listener"})
         try:
-            _keep_alive(connection)
             connection.add_termination_listener(lambda _: lost.set())
-            for channel in CHANNELS:
-                await connection.add_listener(channel, self._heard)
+            async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
+                for channel in CHANNELS:
+                    await connection.add_listener(channel, self._hear)
+            self.connects += 1
             self.connected.set()
             self.turned.wake()
             log.info("listener connected")
-            await lost.wait()
+            await self._watch(connection, lost)
         finally:
             self.connected.clear()
             self.turned.wake()
             connection.terminate()
 
-    def _heard(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
+    async def _watch(self, connection: "asyncpg.Connection[Any]", lost: asyncio.Event) -> None:
+        """Return when the connection is lost, or find out that nothing comes over it."""
+        loop, echo = asyncio.get_running_loop(), asyncio.Event()
+        channel = f"broker_probe_{uuid4().hex}"
+        async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
+            await connection.add_listener(channel, lambda *_: echo.set())
+        while not lost.is_set():
+            began = loop.time()
+            echo.clear()
+            async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
+                await connection.execute(f"notify {channel}")
+                await echo.wait()
+            self.probe_latency_seconds = loop.time() - began
+            try:
+                async with asyncio.timeout(self._probe_seconds):
+                    await lost.wait()
+            except TimeoutError:
+                continue
+
+    def _hear(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
+        self.heard += 1
         if payload == EVERYONE:
             self._waiters.wake_topic(channel)
         else:
             self._waiters.wake(channel, str(payload).split(","))
-
-
-def _keep_alive(connection: "asyncpg.Connection[Any]") -> None:
-    """Have the kernel find out, within some ten seconds, that the other side is gone."""
-    found: Callable[[str], Any] = connection._transport.get_extra_info
-    sock = found("socket")
-    if sock is None or sock.family == socket.AF_UNIX:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):  # Linux has them all
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
