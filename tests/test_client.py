@@ -1,6 +1,9 @@
 """The Python client against a real broker: what a scientist's program relies on."""
 
 import asyncio
+import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +24,7 @@ from broker.client import (
     contains,
 )
 from broker.settings import Settings
+from tests import helpers
 from tests.conftest import Running, a_broker
 
 
@@ -189,3 +193,188 @@ async def test_tools_and_assigners_outlive_a_restart_of_the_broker(database: str
 )
 def test_skills_contain_needs(skills: Any, needs: Any, met: bool) -> None:
     assert contains(skills, needs) is met
+
+
+async def running(broker: Running, task: str) -> str:
+    """The work of a task, once it runs."""
+    async with asyncio.timeout(20):
+        while True:
+            found = await helpers.get(broker.client, "/v1/work", task_id=task, state="running")
+            if found["items"]:
+                return str(found["items"][0]["id"])
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client does after some seconds it does at once."""
+    monkeypatch.setattr("broker.client.job._WATCH_AFTER_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_an_async_handler_is_cancelled_when_its_task_is_deleted(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    tool = Tool("patient", {}, url=broker.url)
+
+    @tool.handler
+    async def work(work: AsyncWork) -> None:
+        await asyncio.Event().wait()
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        handle = await submitter.submit({})
+        work_id = await running(broker, handle.id)
+        assert (await broker.client.delete(f"/v1/tasks/{handle.id}")).status_code == 202
+        with pytest.raises(TaskCancelledError):
+            await handle.result(timeout=20)
+    assert (await helpers.get(broker.client, f"/v1/archive/{work_id}"))["outcome"] == "cancelled"
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_an_ordinary_handler_is_told_that_it_should_stop(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    tool = Tool("patient", {}, url=broker.url)
+    stopped = threading.Event()
+
+    @tool.handler
+    def work(work: Work) -> None:
+        try:
+            while True:
+                work.stop_if_cancelled()
+                time.sleep(0.005)
+        finally:
+            stopped.set()
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        handle = await submitter.submit({})
+        work_id = await running(broker, handle.id)
+        await broker.client.post(f"/v1/work/{work_id}/cancel", json={"requeue": False})
+        with pytest.raises(TaskCancelledError):
+            await handle.result(timeout=20)
+    assert stopped.is_set()
+
+
+async def test_a_report_tells_that_the_work_should_stop(broker: Running, submitter: AsyncBroker) -> None:
+    tool = Tool("talkative", {}, url=broker.url)
+
+    @tool.handler
+    def work(work: Work) -> None:
+        while not work.cancelled:
+            work.report(message="on it")
+        work.stop_if_cancelled()
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        handle = await submitter.submit({})
+        await running(broker, handle.id)
+        await broker.client.delete(f"/v1/tasks/{handle.id}")
+        with pytest.raises(TaskCancelledError):
+            await handle.result(timeout=20)
+
+
+@pytest.mark.usefixtures("quickly")
+async def test_a_handler_is_told_when_its_work_ended_without_it(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    tool = Tool("slow", {}, url=broker.url)
+    told = asyncio.Event()
+
+    @tool.handler
+    async def work(work: AsyncWork) -> str:
+        if work.attempt == 2:
+            return "in time"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.set()
+        return "never"
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        handle = await submitter.submit({}, timeout_seconds=0.3, retry_backoff_seconds=0)
+        assert await handle.result(timeout=20) == "in time"
+        await asyncio.wait_for(told.wait(), 10)
+
+
+async def test_told_to_stop_a_tool_finishes_what_it_has_and_gives_back_the_rest(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    tool = Tool("orderly", {}, url=broker.url)
+    go_on = asyncio.Event()
+
+    @tool.handler
+    async def work(work: AsyncWork) -> str:
+        await go_on.wait()
+        return "finished"
+
+    working = asyncio.create_task(tool.work())
+    async with at_work(Assigner(url=broker.url).assign):
+        handle = await submitter.submit({})
+        await running(broker, handle.id)
+    # Beyond what the client itself would take now: assigned, and never started.
+    await broker.client.patch("/v1/tools/orderly", json={"capacity": 2})
+    working.cancel()
+    other = await submitter.submit({})
+    async with asyncio.timeout(20):
+        while (await helpers.get(broker.client, "/v1/tools/orderly"))["state"] != "draining":
+            await asyncio.sleep(0.01)
+    assert not working.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert await handle.result(timeout=0) == "finished"
+    assert (await helpers.get(broker.client, f"/v1/tasks/{other.id}"))["state"] == "available"
+
+
+@pytest.mark.parametrize("kind", ["async", "ordinary", "stubborn"])
+async def test_told_to_stop_a_tool_gives_back_what_it_has(
+    broker: Running, submitter: AsyncBroker, kind: str
+) -> None:
+    tool = Tool("hasty", {}, url=broker.url, on_stop="release", grace_seconds=0.2)
+    end = threading.Event()
+
+    async def patiently(work: AsyncWork) -> None:
+        await asyncio.Event().wait()
+
+    def attentively(work: Work) -> None:
+        while True:
+            work.stop_if_cancelled()
+            time.sleep(0.005)
+
+    def stubbornly(work: Work) -> None:
+        end.wait(60)
+
+    tool.handler({"async": patiently, "ordinary": attentively, "stubborn": stubbornly}[kind])
+    working = asyncio.create_task(tool.work())
+    async with at_work(Assigner(url=broker.url).assign):
+        handle = await submitter.submit({})
+        work_id = await running(broker, handle.id)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(working, 20)
+    end.set()
+    assert (await helpers.get(broker.client, f"/v1/archive/{work_id}"))["outcome"] == "released"
+    task = await helpers.get(broker.client, f"/v1/tasks/{handle.id}")
+    assert (task["state"], task["attempt"]) == ("available", 0)
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"),
+    [
+        (lambda work: object(), "cannot be taken"),
+        (lambda work: "a\x00b", "cannot be taken"),
+        (lambda work: sys.exit(3), "SystemExit(3)"),
+        (lambda work: next(iter(())), "StopIteration"),
+    ],
+    ids=["no JSON", "refused", "exits", "stops"],
+)
+async def test_whatever_a_handler_does_its_work_ends_and_the_tool_lives(
+    broker: Running, submitter: AsyncBroker, handler: Callable[[Work], Any], says: str
+) -> None:
+    tool = Tool("odd", {}, url=broker.url)
+    tool.handler(lambda work: handler(work) if work.payload else "alive")
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        handle = await submitter.submit({}, True, max_attempts=1)
+        with pytest.raises(TaskFailedError) as failed:
+            await handle.result(timeout=20)
+        assert says in str(failed.value)
+        assert await (await submitter.submit({})).result(timeout=20) == "alive"

@@ -24,7 +24,8 @@ from broker.client.submitter import (
     TaskCancelledError,
     TaskFailedError,
 )
-from broker.client.tool import AsyncWork, FailedError, Tool, Work
+from broker.client.tool import Tool
+from broker.client.work import AsyncWork, FailedError, StoppedError, Work
 
 __all__ = [
     "Assigner",
@@ -36,6 +37,7 @@ __all__ = [
     "FailedError",
     "Handle",
     "ProblemError",
+    "StoppedError",
     "TaskCancelledError",
     "TaskFailedError",
     "Tool",

@@ -1,17 +1,22 @@
 """The connection to a broker: calls that are sent again when that is safe, and errors that speak."""
 
 import asyncio
+import logging
 import os
 import random
 from collections.abc import Mapping
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from broker.schemas import FieldError, Problem
+
+log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -19,9 +24,14 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 10.0
+_LONGEST_RETRY_AFTER_SECONDS = 600.0
 # How much longer than the broker's own waiting an answer may take.
 _MARGIN_SECONDS = 30.0
 _TRY_AGAIN = {429, 502, 503, 504}
+# What makes something new with every call, unless that has an id of its client's.
+_MAKES_NEW = ("/v1/tasks", "/v1/tools", "/reports")
+# That nothing of the call has reached the broker.
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class ProblemError(Exception):
@@ -49,8 +59,9 @@ class ProblemError(Exception):
 class Connection:
     """A connection to a broker.
 
-    Every call of the API can be sent again safely, so a lost answer is no reason to give up: calls are
-    repeated with growing, random delays until the broker answers, or patience ends.
+    Calls are repeated with growing, random delays until the broker answers, or patience ends, however long it
+    is away. One whose answer was lost is repeated only where that is safe: what would be made anew each time
+    needs an id of its own for that.
 
     Args:
         url: Where the broker is; else `BROKER_URL`, else the local one.
@@ -63,6 +74,7 @@ class Connection:
     ) -> None:
         self.url = (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
         self._patience_seconds = patience_seconds
+        self._away = False
         self._http = httpx.AsyncClient(
             base_url=self.url,
             timeout=httpx.Timeout(_MARGIN_SECONDS, connect=5),
@@ -84,6 +96,7 @@ class Connection:
         json: object = None,
         query: Mapping[str, Any] | None = None,
         wait: float = 0,
+        patience_seconds: float | UnsetType | None = UNSET,
     ) -> Answer:
         """Make a call.
 
@@ -94,6 +107,7 @@ class Connection:
             json: The body; anything msgspec can encode.
             query: Parameters; those that are None are left out.
             wait: How long the broker may wait before it answers.
+            patience_seconds: How long to go on when it does not; else the connection's.
 
         Returns:
             The answer.
@@ -111,28 +125,44 @@ class Connection:
             headers={"Content-Type": "application/json"},
             timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
         )
-        response = await self._send(request)
+        patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
+        response = await self._send(request, patience, repeatable(method, path, json))
         if response.is_success:
             return msgspec.json.decode(response.content or b"null", type=form)
         raise ProblemError(_problem(response))
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, request: httpx.Request, patience: float | None, safe: bool) -> httpx.Response:
         loop = asyncio.get_running_loop()
-        end = None if self._patience_seconds is None else loop.time() + self._patience_seconds
+        end = None if patience is None else loop.time() + patience
         delay = _FIRST_DELAY_SECONDS
         while True:
             try:
                 response = await self._http.send(request)
-                if response.status_code not in _TRY_AGAIN or (end is not None and loop.time() > end):
+                again = safe or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
+                if response.status_code not in _TRY_AGAIN or not again or (end and loop.time() >= end):
+                    self._is_there()
                     return response
-                at_least = float(response.headers.get("Retry-After") or 0)
-            except httpx.TransportError:
-                if end is not None and loop.time() > end:
+                trouble, at_least = f"answers {response.status_code}", _retry_after(response)
+            except httpx.TransportError as error:
+                again = safe or isinstance(error, _NOT_SENT)
+                if not again or (end is not None and loop.time() >= end):
                     raise
-                at_least = 0.0
+                trouble, at_least = f"cannot be reached: {error!r}", 0.0
+            self._is_away(trouble)
             # Full jitter, so that many who lost the same broker do not come back together.
-            await asyncio.sleep(at_least + delay * random.random())  # noqa: S311
+            pause = at_least + delay * random.random()  # noqa: S311
+            await asyncio.sleep(pause if end is None else min(pause, max(0.0, end - loop.time())))
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
+
+    def _is_away(self, trouble: str) -> None:
+        if not self._away:
+            log.warning("the broker at %s %s; going on trying", self.url, trouble)
+            self._away = True
+
+    def _is_there(self) -> None:
+        if self._away:
+            log.warning("the broker at %s is back", self.url)
+            self._away = False
 
     async def close(self) -> None:
         """Close it."""
@@ -147,9 +177,35 @@ class Connection:
         await self.close()
 
 
+def repeatable(method: str, path: str, json: object) -> bool:
+    """Whether a call can be made again though it may have been heard, and its answer lost.
+
+    Args:
+        method: Its method; all but some POST can.
+        path: Its path.
+        json: Its body; what is to be made anew, or each of its items, needs an id.
+    """
+    collection = path.removesuffix("/batch")
+    if method != "POST" or not collection.endswith(_MAKES_NEW):
+        return True
+    body: Any = msgspec.to_builtins(json)
+    if not isinstance(body, dict):
+        return False
+    items = [body] if collection == path else body.get("items", [])
+    return all(item.get("id") is not None for item in items)
+
+
 def in_path(id_: object) -> str:
     """An id as a part of a path."""
     return quote(str(id_), safe="~:")
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """How long the broker asks to wait; something between us and it may say so in other words."""
+    try:
+        return min(max(0.0, float(response.headers.get("Retry-After", 0))), _LONGEST_RETRY_AFTER_SECONDS)
+    except ValueError:
+        return 0.0
 
 
 def _problem(response: httpx.Response) -> Problem:

@@ -2,22 +2,35 @@
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
 from collections.abc import Coroutine
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def run(doing: Coroutine[Any, Any, None]) -> None:
     """Run something until it ends, or SIGTERM or Ctrl-C cancels it.
 
+    A second signal ends the process at once.
+
     Args:
-        doing: What to run; cancelled, it finishes what it has in hand.
+        doing: What to run; cancelled, it finishes what it has in hand, or gives it back.
     """
 
     async def until_signalled() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.create_task(doing)
+
+        def stop(number: signal.Signals) -> None:
+            if task.cancelling():
+                log.warning("%s again: stopping at once", number.name)
+                os._exit(128 + number)
+            task.cancel()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, stop, number)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 

@@ -65,13 +65,16 @@ class AsyncHandle:
 
         Raises:
             TimeoutError: It has not ended in that time.
+            httpx.TransportError: The broker did not answer by then.
         """
         loop = asyncio.get_running_loop()
         end = None if timeout is None else loop.time() + timeout
         while True:
             wait = _WAIT_SECONDS if end is None else min(_WAIT_SECONDS, max(0.0, end - loop.time()))
             path = f"/v1/tasks/{in_path(self.id)}"
-            self.task = await self._connection.call("GET", path, Task, query={"wait": wait}, wait=wait)
+            self.task = await self._connection.call(
+                "GET", path, Task, query={"wait": wait}, wait=wait, patience_seconds=_left(end)
+            )
             if self.task.state in ("succeeded", "cancelled", "failed"):
                 return self.task
             if end is not None and loop.time() >= end:
@@ -102,10 +105,18 @@ class AsyncBroker:
     Args:
         url: Where it is; else `BROKER_URL`, else the local one.
         key: The key; else `BROKER_KEY`, else none.
+        patience_seconds: How long to go on trying when the broker does not answer to a submission; None: for
+            ever. Whoever waits for a result says so with `timeout`.
     """
 
-    def __init__(self, url: str | None = None, *, key: str | None = None) -> None:
-        self.connection = Connection(url, key=key, patience_seconds=_PATIENCE_SECONDS)
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        patience_seconds: float | None = _PATIENCE_SECONDS,
+    ) -> None:
+        self.connection = Connection(url, key=key, patience_seconds=patience_seconds)
 
     async def submit(
         self,
@@ -170,11 +181,18 @@ class Broker:
     Args:
         url: Where it is; else `BROKER_URL`, else the local one.
         key: The key; else `BROKER_KEY`, else none.
+        patience_seconds: See `AsyncBroker`.
     """
 
-    def __init__(self, url: str | None = None, *, key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        patience_seconds: float | None = _PATIENCE_SECONDS,
+    ) -> None:
         self._loop = _Loop()
-        self._broker = AsyncBroker(url, key=key)
+        self._broker = AsyncBroker(url, key=key, patience_seconds=patience_seconds)
 
     def submit(  # see the other one
         self,
@@ -200,6 +218,11 @@ class Broker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _left(end: float | None) -> float | None:
+    """How much time is left until then; None: for ever."""
+    return None if end is None else max(0.0, end - asyncio.get_running_loop().time())
 
 
 class _Loop:

@@ -2,111 +2,24 @@
 
 import asyncio
 import contextlib
-import inspect
 import logging
-import traceback
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from uuid import UUID, uuid4
+from collections.abc import Iterable
+from functools import partial
+from typing import Literal
+from uuid import UUID
 
 from broker import schemas
 from broker.client import running
 from broker.client.connection import Connection, ProblemError, in_path
-from broker.schemas import Completed, Heartbeat, RegisteredTool, Reported, WorkItems, plain
+from broker.client.job import Handler, Job, unless_ended
+from broker.schemas import Completed, Heartbeat, RegisteredTool, WorkItems
 
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 30.0
-_MAX_ERROR_CHARS = 4_000
-
-
-class FailedError(Exception):
-    """Raised by a handler: the work has failed.
-
-    Args:
-        message: Why, for people.
-        retry: Whether another attempt may do better.
-    """
-
-    def __init__(self, message: str, *, retry: bool = True) -> None:
-        super().__init__(message)
-        self.retry = retry
-
-
-class AsyncWork:
-    """The work that an asynchronous handler does.
-
-    Args:
-        connection: The way to the broker.
-        work: The work as it was answered.
-    """
-
-    def __init__(self, connection: Connection, work: schemas.Work) -> None:
-        self._connection = connection
-        self._work = work
-        #: Whether somebody asks for the work to stop.
-        self.cancelled = work.cancel_requested
-
-    @property
-    def id(self) -> UUID:
-        """The work's id."""
-        return self._work.id
-
-    @property
-    def task_id(self) -> str:
-        """The task's id."""
-        return self._work.task_id
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt at the task this is, 1 at first."""
-        return self._work.attempt
-
-    @property
-    def needs(self) -> Any:
-        """What the task needs, as a Python value."""
-        return plain(self._work.needs)
-
-    @property
-    def payload(self) -> Any:
-        """What to work on, as a Python value."""
-        return plain(self._work.payload)
-
-    async def report(
-        self, progress: float | None = None, message: str | None = None, data: Any = None
-    ) -> None:
-        """Report on the work.
-
-        Args:
-            progress: How much of it is done, 0 to 1.
-            message: In words.
-            data: Any JSON value.
-
-        Raises:
-            ProblemError: The work has ended meanwhile, or a value is refused.
-        """
-        body = {"id": uuid4(), "progress": progress, "message": message, "data": data}
-        answer = await self._connection.call("POST", f"/v1/work/{self.id}/reports", Reported, json=body)
-        self.cancelled = self.cancelled or answer.cancel_requested
-
-
-class Work(AsyncWork):
-    """The work that an ordinary function does, in a thread of its own; see `AsyncWork`."""
-
-    def __init__(self, connection: Connection, work: schemas.Work) -> None:
-        super().__init__(connection, work)
-        self._loop = asyncio.get_running_loop()
-
-    def report(  # type: ignore[override]
-        self, progress: float | None = None, message: str | None = None, data: Any = None
-    ) -> None:
-        """Report on the work; see `AsyncWork.report`."""
-        told = super().report(progress, message, data)
-        asyncio.run_coroutine_threadsafe(told, self._loop).result()
-
-
-Handler = Callable[[Any], Any]
+_HEARTBEATS_PER_LEASE = 3
+# How long a broker that is away keeps us from stopping, where that loses nothing.
+_STOP_PATIENCE_SECONDS = 5.0
 
 
 class Tool:
@@ -117,6 +30,9 @@ class Tool:
         skills: What it can do; any JSON value that the assigner understands.
         capacity: How much work it takes at once.
         lease_seconds: Silent for longer, it is taken for dead.
+        on_stop: What becomes of the work in hand when the program is told to stop: it is finished, or given
+            back for another attempt (`release`), which counts as none.
+        grace_seconds: With `release`, how long handlers have to stop before their work is given back.
         url: Where the broker is; else `BROKER_URL`, else the local one.
         key: The key; else `BROKER_KEY`, else none.
     """
@@ -124,10 +40,12 @@ class Tool:
     def __init__(
         self,
         id: str,  # noqa: A002
-        skills: Any,
+        skills: object,
         *,
         capacity: int = 1,
         lease_seconds: float = 60.0,
+        on_stop: Literal["finish", "release"] = "finish",
+        grace_seconds: float = 10.0,
         url: str | None = None,
         key: str | None = None,
     ) -> None:
@@ -139,30 +57,33 @@ class Tool:
             "lease_seconds": lease_seconds,
         }
         self._lease_seconds = lease_seconds
-        self._threads = ThreadPoolExecutor(capacity, thread_name_prefix=id)
+        self._on_stop = on_stop
+        self._grace_seconds = grace_seconds
         self._url = url
         self._key = key
+        self._path = f"/v1/tools/{in_path(id)}"
         self._handler: Handler | None = None
-        self._in_hand: dict[UUID, AsyncWork] = {}
+        self._in_hand: dict[UUID, Job] = {}
 
     def handler(self, function: Handler) -> Handler:
         """Have a function do the work: it is given the work, and what it returns is the result.
 
         An ordinary function runs in a thread, an `async def` one in the loop. An exception means that the
-        work has failed; `FailedError(..., retry=False)` that no other attempt is worth it.
+        work has failed; `FailedError(..., retry=False)` that no other attempt is worth it. Work that should
+        stop says so in `work.cancelled`; an `async def` handler is cancelled then.
         """
         self._handler = function
         return function
 
     def run(self) -> None:
-        """Work until the process is told to stop (SIGTERM, Ctrl-C); then finish what is in hand."""
+        """Work until the process is told to stop (SIGTERM, Ctrl-C); a second signal ends it at once."""
         running.run(self.work())
 
     async def work(self) -> None:
-        """Register, and work until cancelled; then finish what is in hand.
+        """Register, and work until cancelled; then finish what is in hand, or give it back.
 
         Raises:
-            ProblemError: The broker refuses the registration.
+            ProblemError: The broker refuses the registration, or the tool was deleted.
         """
         if self._handler is None:
             raise RuntimeError("the tool has no handler: decorate a function with @tool.handler")
@@ -170,72 +91,74 @@ class Tool:
             registered = await connection.call("POST", "/v1/tools", RegisteredTool, json=self._registration)
             connection.use(registered.token)
             log.info("registered as %s at %s", self.id, connection.url)
-            doing: set[asyncio.Task[None]] = set()
             beating = asyncio.create_task(self._beat(connection))
             try:
                 while True:
-                    for work in await self._assigned(connection):
-                        task = asyncio.create_task(self._do(connection, work))
-                        doing.add(task)
-                        task.add_done_callback(doing.discard)
+                    await self._take(connection, self._handler)
             finally:
-                if doing:
-                    await asyncio.wait(doing)
+                await self._stop(connection)
                 beating.cancel()
 
-    async def _assigned(self, connection: Connection) -> list[schemas.Work]:
-        """The next work, started, so that it is not handed out again."""
-        path, query = f"/v1/tools/{in_path(self.id)}/work", {"wait": _WAIT_SECONDS}
-        found = await connection.call("GET", path, WorkItems, query=query, wait=_WAIT_SECONDS)
-        return [
-            work
-            for work in found.items
-            if (await self._unless_ended(connection.call("POST", f"/v1/work/{work.id}/start", schemas.Work)))
-        ]
-
-    async def _do(self, connection: Connection, work: schemas.Work) -> None:
-        assert self._handler is not None  # noqa: S101 - work() has seen to it
-        asynchronous = inspect.iscoroutinefunction(self._handler)
-        handed = (AsyncWork if asynchronous else Work)(connection, work)
-        self._in_hand[work.id] = handed
-        completion: dict[str, Any]
-        try:
-            if asynchronous:
-                result = await self._handler(handed)
-            else:
-                result = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._handler, handed
-                )
-            completion = {"outcome": "succeeded", "result": result}
-        except FailedError as error:
-            completion = {"outcome": "failed", "error": str(error)[-_MAX_ERROR_CHARS:], "retry": error.retry}
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its work's end, not the tool's
-            log.warning("work %s failed: %r", work.id, error)
-            text = "".join(traceback.format_exception(error))
-            completion = {"outcome": "failed", "error": text[-_MAX_ERROR_CHARS:]}
-        finally:
-            del self._in_hand[work.id]
-        path = f"/v1/work/{work.id}/complete"
-        await self._unless_ended(connection.call("POST", path, Completed, json=completion))
+    async def _take(self, connection: Connection, handler: Handler) -> None:
+        """Wait for work, and begin with it."""
+        query = {"wait": _WAIT_SECONDS}
+        found = await connection.call("GET", f"{self._path}/work", WorkItems, query=query, wait=_WAIT_SECONDS)
+        new = [work for work in found.items if work.id not in self._in_hand]
+        for work in new:
+            job = self._in_hand[work.id] = Job(connection, work, handler)
+            job.done_then(partial(self._in_hand.pop, work.id, None))
+        for job in [self._in_hand[work.id] for work in new if work.id in self._in_hand]:
+            # Until it is started it would be found again.
+            await job.begun.wait()
 
     async def _beat(self, connection: Connection) -> None:
         """Renew the lease while handlers are busy, and hear what should stop."""
         while True:
-            await asyncio.sleep(self._lease_seconds / 3)
-            path = f"/v1/tools/{in_path(self.id)}/heartbeat"
-            with contextlib.suppress(ProblemError):
-                heard = await connection.call("POST", path, Heartbeat)
-                for work_id in heard.cancel:
-                    if work_id in self._in_hand:
-                        self._in_hand[work_id].cancelled = True
+            await asyncio.sleep(self._lease_seconds / _HEARTBEATS_PER_LEASE)
+            try:
+                heard = await connection.call("POST", f"{self._path}/heartbeat", Heartbeat)
+            except ProblemError as error:
+                log.warning("no heartbeat: %s", error)
+                continue
+            for work_id in heard.cancel:
+                if (job := self._in_hand.get(work_id)) is not None:
+                    job.cancel()
 
-    @staticmethod
-    async def _unless_ended(call: Awaitable[Any]) -> Any:
-        """The answer; None where the work has ended without us, which the broker has seen to."""
-        try:
-            return await call
-        except ProblemError as error:
-            if error.code not in ("work_ended", "work_not_found"):
-                raise
-            log.warning("work ended without us: %s", error.problem.detail)
-            return None
+    async def _stop(self, connection: Connection) -> None:
+        """Take no more, give back what was not started, and finish the rest or give that back, too."""
+        jobs = list(self._in_hand.values())
+        if self._on_stop == "release":
+            for job in jobs:
+                job.release()
+        with contextlib.suppress(Exception):  # it loses nothing: leases and deadlines see to it
+            await self._take_no_more(connection)
+        if self._on_stop == "finish":
+            await _all_done(jobs)
+        elif not await _all_done(jobs, within=self._grace_seconds):
+            for job in jobs:
+                job.abandon()
+            await _all_done(jobs, within=_STOP_PATIENCE_SECONDS)
+
+    async def _take_no_more(self, connection: Connection) -> None:
+        patience = _STOP_PATIENCE_SECONDS
+        await connection.call(
+            "PATCH", self._path, schemas.Tool, json={"draining": True}, patience_seconds=patience
+        )
+        found = await connection.call("GET", f"{self._path}/work", WorkItems, patience_seconds=patience)
+        for work in found.items:
+            if work.id not in self._in_hand:
+                path, body = f"/v1/work/{work.id}/complete", {"outcome": "released"}
+                await unless_ended(
+                    connection.call("POST", path, Completed, json=body, patience_seconds=patience)
+                )
+
+
+async def _all_done(jobs: Iterable[Job], *, within: float | None = None) -> bool:
+    """Wait for jobs; whether all of them are done in that time."""
+    try:
+        async with asyncio.timeout(within):
+            for job in jobs:
+                await job.wait()
+    except TimeoutError:
+        return False
+    return True

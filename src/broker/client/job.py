@@ -1,0 +1,182 @@
+"""A piece of work in a tool's hands: from its start to its completion, whatever the handler does."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import threading
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from broker import schemas
+from broker.client.connection import Connection, ProblemError
+from broker.client.work import AsyncWork, FailedError, StoppedError, Work
+from broker.schemas import Completed
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Any], Any]
+
+_MAX_ERROR_CHARS = 4_000
+_WAIT_SECONDS = 30.0
+# What is done sooner is not worth asking whether it should stop.
+_WATCH_AFTER_SECONDS = 1.0
+# A report is told whether the work should stop; what reports more often than that need not ask.
+_QUIET_SECONDS = 5.0
+
+
+class Job:
+    """A piece of work in hand.
+
+    Args:
+        connection: The way to the broker.
+        work: The work as it was answered.
+        handler: Does it.
+    """
+
+    def __init__(self, connection: Connection, work: schemas.Work, handler: Handler) -> None:
+        self._connection = connection
+        self._handler = handler
+        self._path = f"/v1/work/{work.id}"
+        asynchronous = inspect.iscoroutinefunction(handler)
+        self._handed = (AsyncWork if asynchronous else Work)(connection, work)
+        self._stopped_as = "cancelled"
+        #: Set when the broker knows that it has begun, or that it never will.
+        self.begun = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"work {work.id}")
+
+    def cancel(self) -> None:
+        """Have the handler stop, because somebody asks for it or the work has ended without us."""
+        self._handed.cancel()
+
+    def release(self) -> None:
+        """Have the handler stop, to give the work back."""
+        self._stopped_as = "released"
+        self._handed.cancel()
+
+    def abandon(self) -> None:
+        """Wait for the handler no longer."""
+        self._task.cancel()
+
+    def done_then(self, do: Callable[[], object]) -> None:
+        """Do something when it is completed."""
+        self._task.add_done_callback(lambda _: do())
+
+    async def wait(self) -> None:
+        """Return when it is completed; what went wrong has been told."""
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            await self._do()
+        except Exception:
+            # Its lease or its time limit will end it.
+            log.exception("work %s is given up", self._handed.id)
+
+    async def _do(self) -> None:
+        try:
+            start = self._connection.call("POST", f"{self._path}/start", schemas.Work)
+            started = await unless_ended(start)
+        finally:
+            self.begun.set()
+        if started is None:
+            return
+        watching = asyncio.create_task(self._watch())
+        try:
+            completion = await self._outcome()
+        finally:
+            watching.cancel()
+        await self._complete(completion)
+
+    async def _outcome(self) -> dict[str, Any]:
+        """What the handler comes to."""
+        handed = self._handed
+        try:
+            handed.stop_if_cancelled()
+            if isinstance(handed, Work):
+                result = await _in_thread(self._handler, handed)
+            else:
+                result = await handed.run(self._handler(handed))
+        except (StoppedError, asyncio.CancelledError) as error:
+            if handed.cancelled:
+                return {"outcome": self._stopped_as}
+            return {"outcome": "failed", "error": f"the handler stopped by itself: {error!r}"}
+        except FailedError as error:
+            return {"outcome": "failed", "error": str(error)[-_MAX_ERROR_CHARS:], "retry": error.retry}
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its work's end, not the tool's
+            log.warning("work %s failed: %r", handed.id, error)
+            text = "".join(traceback.format_exception(error))
+            return {"outcome": "failed", "error": text[-_MAX_ERROR_CHARS:]}
+        return {"outcome": "succeeded", "result": result}
+
+    async def _complete(self, completion: dict[str, Any]) -> None:
+        """Complete the work; a result that cannot be sent or is refused is a failure."""
+        call, path = self._connection.call, f"{self._path}/complete"
+        try:
+            await unless_ended(call("POST", path, Completed, json=completion))
+        except (ProblemError, TypeError, ValueError) as error:
+            log.warning("the result of work %s cannot be taken: %s", self._handed.id, error)
+            refused = {
+                "outcome": "failed",
+                "error": f"the result cannot be taken: {error}"[:_MAX_ERROR_CHARS],
+            }
+            await unless_ended(call("POST", path, Completed, json=refused))
+
+    async def _watch(self) -> None:
+        """Have the handler stop when somebody asks for that, or its work ends without it."""
+        loop, version = asyncio.get_running_loop(), None
+        while True:
+            await asyncio.sleep(_WATCH_AFTER_SECONDS)
+            if loop.time() - self._handed.reported_at < _QUIET_SECONDS:
+                continue
+            wait = 0.0 if version is None else _WAIT_SECONDS
+            query = {"wait": wait, "after_version": version}
+            try:
+                work = await self._connection.call("GET", self._path, schemas.Work, query=query, wait=wait)
+            except ProblemError:
+                return
+            version = work.version
+            if work.cancel_requested or work.state != "running":
+                log.warning("work %s should stop: it is %s", work.id, work.state)
+                self.cancel()
+                return
+
+
+async def unless_ended(call: Awaitable[Any]) -> Any:
+    """The answer; None where the work has ended without us, which the broker has seen to."""
+    try:
+        return await call
+    except ProblemError as error:
+        if error.code not in ("work_ended", "work_not_found"):
+            raise
+        log.warning("work ended without us: %s", error.problem.detail)
+        return None
+
+
+async def _in_thread(function: Handler, handed: Work) -> Any:
+    """Run an ordinary function in a thread of its own, which does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function(handed)
+        except Exception as raised:  # noqa: BLE001 - it is told to whoever waits
+            error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
+        except BaseException as raised:  # noqa: BLE001 - a handler that exits ends its work, not the tool
+            error = FailedError(f"the handler ended with {raised!r}")
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=f"work {handed.id}", daemon=True).start()
+    return await future

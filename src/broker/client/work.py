@@ -1,0 +1,130 @@
+"""The work that a handler is given."""
+
+import asyncio
+import math
+from collections.abc import Coroutine
+from typing import Any
+from uuid import UUID, uuid4
+
+from broker import schemas
+from broker.client.connection import Connection, ProblemError
+from broker.schemas import Reported, plain
+
+
+class FailedError(Exception):
+    """Raised by a handler: the work has failed.
+
+    Args:
+        message: Why, for people.
+        retry: Whether another attempt may do better.
+    """
+
+    def __init__(self, message: str, *, retry: bool = True) -> None:
+        super().__init__(message)
+        self.retry = retry
+
+
+class StoppedError(Exception):
+    """Raised to leave a handler whose work should stop; see `Work.stop_if_cancelled`."""
+
+
+class AsyncWork:
+    """The work that an asynchronous handler does.
+
+    Args:
+        connection: The way to the broker.
+        work: The work as it was answered.
+    """
+
+    def __init__(self, connection: Connection, work: schemas.Work) -> None:
+        self._connection = connection
+        self._work = work
+        self._running: asyncio.Future[Any] | None = None
+        #: When it was last reported on, by the loop's clock.
+        self.reported_at = -math.inf
+        #: Whether the work should stop: somebody asks for it, or it has ended without us, or we shall exit.
+        self.cancelled = work.cancel_requested
+
+    @property
+    def id(self) -> UUID:
+        """The work's id."""
+        return self._work.id
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return self._work.task_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the task this is, 1 at first."""
+        return self._work.attempt
+
+    @property
+    def needs(self) -> Any:
+        """What the task needs, as a Python value."""
+        return plain(self._work.needs)
+
+    @property
+    def payload(self) -> Any:
+        """What to work on, as a Python value."""
+        return plain(self._work.payload)
+
+    async def report(
+        self, progress: float | None = None, message: str | None = None, data: Any = None
+    ) -> None:
+        """Report on the work.
+
+        Args:
+            progress: How much of it is done, 0 to 1.
+            message: In words.
+            data: Any JSON value.
+
+        Raises:
+            ProblemError: The work has ended meanwhile, or a value is refused.
+        """
+        body = {"id": uuid4(), "progress": progress, "message": message, "data": data}
+        try:
+            answer = await self._connection.call("POST", f"/v1/work/{self.id}/reports", Reported, json=body)
+        except ProblemError as error:
+            if error.code == "work_ended":
+                self.cancelled = True
+            raise
+        self.reported_at = asyncio.get_running_loop().time()
+        if answer.cancel_requested:
+            self.cancelled = True
+
+    def stop_if_cancelled(self) -> None:
+        """Leave the handler if the work should stop.
+
+        Raises:
+            StoppedError: It should.
+        """
+        if self.cancelled:
+            raise StoppedError
+
+    def cancel(self) -> None:
+        """Have the handler stop: an asynchronous one is cancelled, an ordinary one sees `cancelled`."""
+        self.cancelled = True
+        if self._running is not None:
+            self._running.cancel()
+
+    async def run(self, doing: Coroutine[Any, Any, Any]) -> Any:
+        """Do it, so that it can be cancelled."""
+        self._running = asyncio.ensure_future(doing)
+        return await self._running
+
+
+class Work(AsyncWork):
+    """The work that an ordinary function does, in a thread of its own; see `AsyncWork`."""
+
+    def __init__(self, connection: Connection, work: schemas.Work) -> None:
+        super().__init__(connection, work)
+        self._loop = asyncio.get_running_loop()
+
+    def report(  # type: ignore[override]
+        self, progress: float | None = None, message: str | None = None, data: Any = None
+    ) -> None:
+        """Report on the work; see `AsyncWork.report`."""
+        told = super().report(progress, message, data)
+        asyncio.run_coroutine_threadsafe(told, self._loop).result()
