@@ -1,0 +1,36 @@
+"""A tool or an assigner as a process of its own: `python -m tests.crash.program tool --id t1`."""
+
+import argparse
+import asyncio
+import os
+import random
+from pathlib import Path
+
+from broker.client import Assigner, AsyncWork, Tool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["tool", "assigner"])
+    parser.add_argument("--id", default="t")
+    parser.add_argument("--runs", type=Path, help="Where every run is written down when it is through.")
+    given = parser.parse_args()
+    if given.kind == "assigner":
+        Assigner().run()
+        return
+    tool = Tool(given.id, {}, capacity=8, lease_seconds=5)
+    runs = os.open(given.runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    @tool.handler
+    async def work(work: AsyncWork) -> object:
+        await work.report(0.5, "half way")
+        await asyncio.sleep(random.uniform(0, 0.02))
+        # One write, so that what other processes write does not come in between.
+        os.write(runs, f"{work.task_id} {work.id}\n".encode())
+        return work.payload
+
+    tool.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Whatever dies, at whatever moment: every acknowledged task ends exactly once."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from broker.embedded import EmbeddedPostgres
+from broker.store import schema
+from tests import store_helpers as steps
+from tests.conftest import a_folder
+from tests.crash.laboratory import a_laboratory
+from tests.proxy import Proxy
+
+BACKENDS = """
+select pid from pg_stat_activity
+where application_name = 'broker' and datname = current_database() and state <> 'idle' limit 1
+"""
+LISTENER = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where application_name = 'broker listener' and datname = current_database()
+"""
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[EmbeddedPostgres]:
+    """A PostgreSQL of the test's own, with its durable settings."""
+    with a_folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
+        await schema.migrate(postgres.url())
+        yield postgres
+
+
+async def test_the_broker_is_killed_under_load(database: str, tmp_path: Path) -> None:
+    async with a_laboratory(database, tmp_path) as laboratory:
+        [broker] = laboratory.brokers
+        async with laboratory.under_load():
+            for _ in range(3):
+                await broker.kill()
+                broker.start()
+                await laboratory.more()
+        await laboratory.audit()
+
+
+async def test_one_of_two_brokers_is_killed_under_load(database: str, tmp_path: Path) -> None:
+    async with a_laboratory(database, tmp_path, brokers=2) as laboratory:
+        async with laboratory.under_load():
+            for broker in laboratory.brokers:
+                await broker.kill()
+                broker.start()
+                await laboratory.more(40)
+        await laboratory.audit()
+
+
+async def test_the_broker_is_told_to_stop_under_load(database: str, tmp_path: Path) -> None:
+    async with a_laboratory(database, tmp_path) as laboratory:
+        [broker] = laboratory.brokers
+        async with laboratory.under_load():
+            for _ in range(2):
+                async with asyncio.timeout(3):
+                    assert await broker.terminate() == 0
+                broker.start()
+                await laboratory.more()
+        await laboratory.audit()
+
+
+async def test_a_rolling_restart_of_two_brokers_loses_no_wake_up(database: str, tmp_path: Path) -> None:
+    async with a_laboratory(database, tmp_path, brokers=2) as laboratory:
+        async with laboratory.under_load():
+            for broker in laboratory.brokers * 2:
+                assert await broker.terminate() == 0
+                broker.start()
+                await broker.until_ready()
+                await laboratory.more(10)
+        await laboratory.audit()
+
+
+async def test_tools_and_the_assigner_are_killed_under_load(database: str, tmp_path: Path) -> None:
+    async with a_laboratory(database, tmp_path) as laboratory:
+        async with laboratory.under_load():
+            first, second = laboratory.tools
+            await first.kill()
+            await laboratory.assigner.kill()
+            laboratory.assigner.start()
+            await laboratory.more()
+            # This one comes again at once: what it had started is lost, and goes back.
+            await second.kill()
+            second.start()
+            await laboratory.more()
+        await laboratory.audit()
+
+
+async def test_a_tool_is_told_to_stop_under_load(database: str, tmp_path: Path) -> None:
+    async with a_laboratory(database, tmp_path) as laboratory:
+        async with laboratory.under_load():
+            for tool in laboratory.tools:
+                assert await tool.terminate() == 0
+                await laboratory.more()
+                tool.start()
+        await laboratory.audit()
+        async with steps.a_connection(database) as sql:
+            assert await sql.fetchval("select count(*) from work_archive where outcome = 'lost'") == 0
+
+
+async def test_a_tool_that_stands_still_is_lost_and_comes_back(database: str, tmp_path: Path) -> None:
+    async with a_laboratory(database, tmp_path, tools=1) as laboratory:
+        [tool] = laboratory.tools
+        async with laboratory.under_load():
+            os.kill(tool.pid, signal.SIGSTOP)
+            async with steps.a_connection(database) as sql:
+                await offline(sql)
+            os.kill(tool.pid, signal.SIGCONT)
+            await laboratory.more()
+        await laboratory.audit()
+
+
+async def offline(sql: asyncpg.Connection) -> None:
+    async with asyncio.timeout(15):
+        while not await sql.fetchval("select bool_or(offline) from tools"):
+            await asyncio.sleep(0.05)
+
+
+async def test_backends_and_the_listener_are_killed_under_load(
+    cluster: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with a_laboratory(cluster.url(), tmp_path) as laboratory, steps.a_connection(cluster.url()) as sql:
+        async with laboratory.under_load():
+            for _ in range(5):
+                await sql.execute(LISTENER)
+                await laboratory.more(10)
+            for _ in range(3):
+                await sql.execute(f"select pg_terminate_backend(pid) from ({BACKENDS}) b")
+                await laboratory.more(10)
+        await laboratory.audit()
+
+
+async def test_the_postmaster_is_killed_under_load(cluster: EmbeddedPostgres, tmp_path: Path) -> None:
+    async with a_laboratory(cluster.url(), tmp_path) as laboratory:
+        async with laboratory.under_load():
+            postmaster = cluster.pid
+            assert postmaster is not None
+            os.kill(postmaster, signal.SIGKILL)
+            await laboratory.more()
+        await laboratory.audit()
+
+
+async def test_a_backend_that_crashes_takes_all_others_with_it(
+    cluster: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with a_laboratory(cluster.url(), tmp_path) as laboratory:
+        async with laboratory.under_load():
+            async with steps.a_connection(cluster.url()) as sql:
+                async with asyncio.timeout(10):
+                    while (pid := await sql.fetchval(BACKENDS)) is None:
+                        pass
+                os.kill(pid, signal.SIGKILL)
+            await laboratory.more()
+        await laboratory.audit()
+
+
+async def test_the_way_to_the_database_goes_silent_under_load(database: str, tmp_path: Path) -> None:
+    async with Proxy(database) as proxy, a_laboratory(database, tmp_path, through=proxy.url) as laboratory:
+        async with laboratory.under_load():
+            proxy.silence()
+            # Longer than the database may be silent: the service has given its connections up.
+            await asyncio.sleep(4)
+            proxy.restore()
+            await laboratory.more()
+            await proxy.cut()
+            await laboratory.more()
+        await laboratory.audit()
