@@ -23,7 +23,7 @@ from broker.api.work import Work
 from broker.presence import Attendance, Presence
 from broker.settings import Settings
 from broker.store import Store, tasks, work
-from broker.store.address import Address
+from broker.store.address import CONNECT_SECONDS, Address
 from broker.upkeep import Upkeep
 from broker.wake.listener import TASK, TOOL, Listener
 from broker.wake.longpoll import LongPoll
@@ -38,7 +38,10 @@ def create_service(settings: Settings) -> Service:
     waiters = Waiters()
     listener = Listener(
         waiters,
-        Address(settings.listen_url or settings.database_url).connect,
+        Address(
+            settings.listen_url or settings.database_url,
+            connect_seconds=min(settings.database_timeout_seconds, CONNECT_SECONDS),
+        ).connect,
         probe_seconds=settings.probe_seconds,
     )
     store = Store(

@@ -14,6 +14,7 @@ from broker.store import schema
 from tests import store_helpers as steps
 from tests.conftest import a_folder
 from tests.crash.laboratory import a_laboratory
+from tests.crash.pair import a_pair
 from tests.proxy import Proxy
 
 BACKENDS = """
@@ -172,3 +173,20 @@ async def test_the_way_to_the_database_goes_silent_under_load(database: str, tmp
             await proxy.cut()
             await laboratory.more()
         await laboratory.audit()
+
+
+@pytest.mark.parametrize("how", ["it is killed", "it is cut off"])
+async def test_the_standby_takes_over_and_the_broker_follows(tmp_path: Path, how: str) -> None:
+    with a_folder() as folder:
+        async with (
+            a_pair(folder) as pair,
+            a_laboratory(pair.standby.url, tmp_path, through=pair.url) as laboratory,
+        ):
+            async with laboratory.under_load():
+                if how == "it is cut off":
+                    # No connection is refused or ended: nothing comes through any more.
+                    pair.ways[0].silence()
+                await pair.primary.kill()
+                pair.standby.promote()
+                await laboratory.more(60)
+            await laboratory.audit()

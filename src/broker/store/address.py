@@ -9,6 +9,7 @@ import asyncpg
 
 _SCHEME = re.compile(r"^postgres(ql)?(\+asyncpg)?://")
 
+CONNECT_SECONDS = 5.0
 # The kernel finds out within some ten seconds that the other side is gone.
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 
@@ -22,7 +23,7 @@ class Address:
             the next one is asked.
     """
 
-    def __init__(self, url: str, *, connect_seconds: float = 5.0) -> None:
+    def __init__(self, url: str, *, connect_seconds: float = CONNECT_SECONDS) -> None:
         self._connect_seconds = connect_seconds
         self._hosts = _each_host(libpq_url(url))
         # Of several hosts only one takes writes, as a rule.

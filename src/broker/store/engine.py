@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from broker.errors import BadRequest, Unavailable
-from broker.store.address import Address
+from broker.store.address import CONNECT_SECONDS, Address
 from broker.store.group_commit import GroupCommit
 
 Item = TypeVar("Item")
@@ -59,7 +59,6 @@ _CONNECTION = {
 _USELESS = {"57P01", "57P02", "57P03", "25006"}
 # How much longer than the database itself we wait for it: then the connection is dead.
 _GRACE_SECONDS = 1.0
-_CONNECT_SECONDS = 5.0
 
 # asyncpg's internal error is what a connection that dies between two operations can raise.
 # PostgreSQL's own errors come bare only where a connection is begun.
@@ -125,7 +124,7 @@ class Store:
             "idle_in_transaction_session_timeout": milliseconds,
         }
         self.engine = create_engine(
-            Address(url, connect_seconds=min(timeout_seconds, _CONNECT_SECONDS)),
+            Address(url, connect_seconds=min(timeout_seconds, CONNECT_SECONDS)),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,

@@ -1,0 +1,462 @@
+"""The real service held against a small model, step by step.
+
+Hypothesis takes any steps in any order: several tools and tasks, cancellations, forced deletions, tools that
+die and come back, results that come too late. Time is moved, not waited for. After every step the service
+must be exactly where the model is.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import asyncpg
+import httpx
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from broker.settings import Settings
+from broker.store import Store, due
+from broker.store.address import libpq_url
+from tests import store_helpers
+from tests.conftest import a_broker, a_database
+from tests.life_cycle.model import ENDED, Model, Task, Tool, Work
+
+Answer = TypeVar("Answer")
+Json = dict[str, Any]
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive")
+# What the model itself holds it to: it retries tasks, and shrinks tools.
+MODELLED = {"attempts in the archive are those counted", "no tool that nobody resized is over its capacity"}
+
+MOST_TASKS = 3
+TOOLS = ("t", "u")
+CHANGES = ({"draining": True}, {"draining": False}, {"capacity": 1}, {"capacity": 3})
+OUTCOMES = ("succeeded", "failed", "cancelled", "released")
+WORK_FIELDS = ("task_id", "tool_id", "state", "attempt", "cancel_requested")
+
+
+class Thread:
+    """A thread with a loop, for what is asynchronous; the machine is not."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, doing: Coroutine[Any, Any, Answer]) -> Answer:
+        return asyncio.run_coroutine_threadsafe(doing, self.loop).result(60)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+class Place:
+    """The real service, and what moves time in it."""
+
+    thread: Thread
+    http: httpx.Client
+    sql: asyncpg.Connection
+    store: Store
+
+    async def empty(self) -> None:
+        for table in TABLES:
+            await self.sql.execute(f"delete from {table}")
+
+    async def move(self, statement: str, id_: str, chore: due.Chore) -> None:
+        """Time moves on for one row, and what it does is done."""
+        await self.sql.execute(statement, id_)
+        # The service's own upkeep is at it, too.
+        while (seconds := await self.store.read(chore.next)) is not None and seconds <= 0:
+            await self.store.run(chore.do, 100)
+
+
+PLACE = Place()
+
+
+class Step(NamedTuple):
+    """A kind of step: how often it is taken, when it makes sense, and what it does."""
+
+    weight: int
+    makes_sense: Callable[[Model], object]
+    take: Callable[["LifeCycle", Draw], None]
+
+
+STEPS: list[Step] = []
+
+
+def step(
+    weight: int, when: Callable[[Model], object] = lambda _: True
+) -> Callable[[Callable[["LifeCycle", Draw], None]], Callable[["LifeCycle", Draw], None]]:
+    """Mark a kind of step."""
+
+    def mark(take: Callable[["LifeCycle", Draw], None]) -> Callable[["LifeCycle", Draw], None]:
+        STEPS.append(Step(weight, when, take))
+        return take
+
+    return mark
+
+
+def one_of(draw: Draw, items: Sequence[Any]) -> Any:
+    return draw(st.sampled_from(list(items)))
+
+
+def maybe(draw: Draw) -> bool:
+    return bool(draw(st.booleans()))
+
+
+class LifeCycle(RuleBasedStateMachine):
+    """Any steps in any order, those that lead somewhere more often than the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.submitted = 0
+        PLACE.thread.run(PLACE.empty())
+        for id_ in TOOLS:
+            self.register(id_, resume=False, capacity=2)
+
+    @rule(data=st.data())
+    def take_a_step(self, data: st.DataObject) -> None:
+        # Those that lead somewhere come first, too: Hypothesis prefers what comes first.
+        steps = sorted(STEPS, key=lambda kind: -kind.weight)
+        kinds = [kind for kind in steps for _ in range(kind.weight) if kind.makes_sense(self.model)]
+        data.draw(st.sampled_from(kinds)).take(self, data.draw)
+
+    # What is done
+
+    @step(2, lambda model: len(model.live()) < MOST_TASKS)
+    def submit_another(self, draw: Draw) -> None:
+        self.submitted += 1
+        self.submit(draw, f"a{self.submitted}", 201)
+
+    @step(1, lambda model: model.tasks)
+    def submit_again(self, draw: Draw) -> None:
+        self.submit(draw, one_of(draw, sorted(self.model.tasks)), 200)
+
+    def submit(self, draw: Draw, id_: str, expected: int) -> None:
+        backs_off, late, most = maybe(draw), one_of(draw, [False] * 3 + [True]), one_of(draw, [1, 2, 3])
+        body = {
+            "id": id_,
+            "needs": {},
+            "payload": id_,
+            "max_attempts": most,
+            "retry_backoff_seconds": 3600 if backs_off else 0,
+            "timeout_seconds": 3600,
+            "not_before": "2100-01-01T00:00:00Z" if late else None,
+        }
+        answer = self.call("POST", "/v1/tasks", body, expected)
+        if expected == 201:
+            self.model.tasks[id_] = Task(most, backs_off, "scheduled" if late else "available")
+        assert answer["state"] == self.model.task_state(id_)
+
+    @step(1)
+    def register_again(self, draw: Draw) -> None:
+        self.register(one_of(draw, TOOLS), resume=maybe(draw), capacity=one_of(draw, [1, 2]))
+
+    def register(self, id_: str, *, resume: bool, capacity: int) -> None:
+        body = {"id": id_, "skills": {}, "resume": resume, "capacity": capacity, "lease_seconds": 3600}
+        self.call("POST", "/v1/tools", body, 200 if id_ in self.model.tools else 201)
+        if not resume:
+            for work in self.model.of_tool(id_):
+                if self.model.work[work].state == "running":
+                    self.model.end(work, "lost")
+        self.model.tools[id_] = Tool(capacity)
+
+    @step(1)
+    def change(self, draw: Draw) -> None:
+        id_, change = one_of(draw, TOOLS), one_of(draw, CHANGES)
+        known = id_ in self.model.tools
+        self.call("PATCH", f"/v1/tools/{id_}", change, 200 if known else "tool_not_found")
+        if known:
+            for name, value in change.items():
+                setattr(self.model.tools[id_], name, value)
+
+    @step(1)
+    def delete_tool(self, draw: Draw) -> None:
+        id_, force = one_of(draw, TOOLS), maybe(draw)
+        expected: int | str = 204
+        if id_ not in self.model.tools:
+            expected = "tool_not_found"
+        elif self.model.load(id_) and not force:
+            expected = "tool_busy"
+        self.call("DELETE", f"/v1/tools/{id_}?force={str(force).lower()}", None, expected)
+        if expected == 204:
+            for work in self.model.of_tool(id_):
+                self.model.end(work, "lost")
+            del self.model.tools[id_]
+
+    @step(1)
+    def heartbeat(self, draw: Draw) -> None:
+        id_ = one_of(draw, TOOLS)
+        known = id_ in self.model.tools
+        answer = self.call("POST", f"/v1/tools/{id_}/heartbeat", None, 200 if known else "tool_not_found")
+        if known:
+            self.model.tools[id_].offline = False
+            asked = {work for work in self.model.of_tool(id_) if self.model.work[work].cancel}
+            assert set(answer["cancel"]) == asked
+
+    @step(6, lambda model: model.available() and model.idle())
+    def assign_what_fits(self, draw: Draw) -> None:
+        self.assign(one_of(draw, self.model.available()), one_of(draw, self.model.idle()))
+
+    @step(1, lambda model: model.tasks)
+    def assign_anything(self, draw: Draw) -> None:
+        self.assign(one_of(draw, ["unknown", *sorted(self.model.tasks)]), one_of(draw, TOOLS))
+
+    def assign(self, task: str, tool: str) -> None:
+        expected: int | str = 201
+        there = self.model.of_task(task)
+        if task not in self.model.tasks:
+            expected = "task_not_found"
+        elif there and self.model.work[there].tool == tool:
+            expected = 200
+        elif self.model.tasks[task].state != "available":
+            expected = "task_unavailable"
+        elif tool not in self.model.tools:
+            expected = "tool_not_found"
+        elif self.model.tool_state(tool) != "idle":
+            expected = "tool_unavailable"
+        answer = self.call("POST", "/v1/work", {"task_id": task, "tool_id": tool}, expected)
+        if expected == 201:
+            self.model.tasks[task].state = "assigned"
+            self.model.work[answer["id"]] = Work(task, tool, self.model.tasks[task].attempt + 1)
+        elif expected == 200:
+            assert answer["id"] == there
+
+    @step(3, lambda model: model.work)
+    def start(self, draw: Draw) -> None:
+        self.start_or_report(one_of(draw, sorted(self.model.work)), report=maybe(draw))
+
+    @step(1, lambda model: model.archive)
+    def start_what_has_ended(self, draw: Draw) -> None:
+        self.start_or_report(one_of(draw, sorted(self.model.archive)), report=maybe(draw))
+
+    def start_or_report(self, id_: str, *, report: bool) -> None:
+        path, status = ("reports", 201) if report else ("start", 200)
+        known = id_ in self.model.work
+        answer = self.call("POST", f"/v1/work/{id_}/{path}", {}, status if known else "work_ended")
+        if not known:
+            self.model.heard(self.model.archive[id_].tool)
+            return
+        assert answer["cancel_requested"] is self.model.work[id_].cancel
+        self.model.work[id_].state = "running"
+
+    @step(4, lambda model: model.work)
+    def complete(self, draw: Draw) -> None:
+        id_, outcome, retry = one_of(draw, sorted(self.model.work)), one_of(draw, OUTCOMES), maybe(draw)
+        self.post_completion(id_, outcome, retry=retry, batch=maybe(draw))
+        self.model.end(id_, outcome, retry=retry)
+
+    @step(3, lambda model: model.archive)
+    def complete_what_has_ended(self, draw: Draw) -> None:
+        id_, outcome = one_of(draw, sorted(self.model.archive)), one_of(draw, OUTCOMES)
+        batch, record = maybe(draw), self.model.archive[id_]
+        same = outcome in (record.state, record.said)
+        self.post_completion(id_, outcome, retry=True, batch=batch)
+        record.late = record.late or (outcome == "succeeded" and not same)
+        if not batch:
+            self.model.heard(record.tool)
+
+    @step(3, lambda model: model.waits_since(late=False))
+    def succeed_too_late(self, draw: Draw) -> None:
+        id_ = one_of(draw, self.model.waits_since(late=False))
+        self.post_completion(id_, "succeeded", retry=True, batch=False)
+        self.model.archive[id_].late = True
+        self.model.heard(self.model.archive[id_].tool)
+
+    def post_completion(self, id_: str, outcome: str, *, retry: bool, batch: bool) -> None:
+        record = self.model.archive.get(id_)
+        same = record is not None and outcome in (record.state, record.said)
+        body = {"outcome": outcome, "retry": retry, "result": outcome}
+        if batch:
+            items = {"items": [{"work_id": id_} | body]}
+            [item] = self.call("POST", "/v1/work/complete", items, 200)["items"]
+            assert item["status"] == ("archived" if record is None else "exists" if same else "work_ended")
+        else:
+            expected = 200 if record is None or same else "work_ended"
+            self.call("POST", f"/v1/work/{id_}/complete", body, expected)
+
+    @step(2, lambda model: model.work)
+    def cancel(self, draw: Draw) -> None:
+        id_, requeue = one_of(draw, sorted(self.model.work)), maybe(draw)
+        self.call("POST", f"/v1/work/{id_}/cancel", {"requeue": requeue}, 202)
+        work = self.model.work[id_]
+        work.requeue = requeue and (work.requeue or not work.cancel)
+        work.cancel = True
+
+    @step(1, lambda model: model.archive)
+    def cancel_what_has_ended(self, draw: Draw) -> None:
+        self.call("POST", f"/v1/work/{one_of(draw, sorted(self.model.archive))}/cancel", None, "work_ended")
+
+    @step(1, lambda model: model.tasks)
+    def delete_task(self, draw: Draw) -> None:
+        id_, force = one_of(draw, ["unknown", *sorted(self.model.tasks)]), maybe(draw)
+        work_id = self.model.of_task(id_)
+        work = self.model.work[work_id] if work_id else None
+        task = self.model.tasks.get(id_)
+        expected: int | str = 204
+        if task is None:
+            expected = "task_not_found"
+        elif work and work.state == "running" and not force:
+            expected = 202
+        self.call("DELETE", f"/v1/tasks/{id_}?force={str(force).lower()}", None, expected)
+        if work and work_id:
+            work.cancel, work.requeue = True, False
+            if expected == 204:
+                self.model.end(work_id, "cancelled")
+        elif task and task.state not in ENDED:
+            task.state = "cancelled"
+            self.model.deleted += 1
+
+    @step(1, lambda model: model.tasks)
+    def retry_anything(self, draw: Draw) -> None:
+        self.retry(one_of(draw, ["unknown", *sorted(self.model.tasks)]))
+
+    @step(2, lambda model: model.in_state("failed"))
+    def retry_what_failed(self, draw: Draw) -> None:
+        self.retry(one_of(draw, self.model.in_state("failed")))
+
+    def retry(self, id_: str) -> None:
+        task = self.model.tasks.get(id_)
+        expected: int | str = 200
+        if task is None:
+            expected = "task_not_found"
+        elif task.state in ENDED:
+            expected = "task_ended"
+        self.call("POST", f"/v1/tasks/{id_}/retry", None, expected)
+        if task and task.state == "failed":
+            task.state, task.attempt = "available", 0
+
+    @step(1, lambda model: model.archive)
+    def accept_anything(self, draw: Draw) -> None:
+        self.accept(one_of(draw, sorted(self.model.archive)))
+
+    @step(3, lambda model: model.waits_since(late=True))
+    def accept_what_is_late(self, draw: Draw) -> None:
+        self.accept(one_of(draw, self.model.waits_since(late=True)))
+
+    def accept(self, id_: str) -> None:
+        record = self.model.archive[id_]
+        task = self.model.tasks[record.task]
+        expected: int | str = 200
+        if not record.late:
+            expected = "nothing_to_accept"
+        elif record.state != "succeeded" and task.state not in ("available", "scheduled", "failed"):
+            expected = "task_unavailable"
+        self.call("POST", f"/v1/archive/{id_}/accept", None, expected)
+        if expected == 200:
+            record.state, record.said = "succeeded", None
+            task.state = "succeeded"
+
+    # What time does
+
+    @step(1, lambda model: model.tools)
+    def a_lease_runs_out(self, draw: Draw) -> None:
+        id_ = one_of(draw, sorted(self.model.tools))
+        self.move("update tool_leases set expires_at = now() where tool_id = $1", id_, due.LEASES)
+        for work in self.model.of_tool(id_):
+            self.model.end(work, "lost")
+        self.model.tools[id_].offline = True
+
+    @step(2, lambda model: model.work)
+    def a_deadline_passes(self, draw: Draw) -> None:
+        id_ = one_of(draw, sorted(self.model.work))
+        self.move("update work set deadline_at = now() where id = $1", id_, due.WORK)
+        self.model.end(id_, "lost" if self.model.work[id_].state == "assigned" else "timed_out")
+
+    @step(2, lambda model: model.in_state("scheduled"))
+    def a_task_comes_due(self, draw: Draw) -> None:
+        id_ = one_of(draw, self.model.in_state("scheduled"))
+        self.move("update tasks set due_at = now() where id = $1", id_, due.TASKS)
+        self.model.tasks[id_].state = "available"
+
+    # What must hold
+
+    @invariant()
+    def it_is_where_the_model_is(self) -> None:
+        model = self.model
+        tasks = {item["id"]: (item["state"], item["attempt"]) for item in self.items("/v1/tasks")}
+        assert tasks == {id_: (model.task_state(id_), model.tasks[id_].attempt) for id_ in model.live()}
+        tools = {item["id"]: (item["state"], item["load"]) for item in self.items("/v1/tools")}
+        assert tools == {id_: (model.tool_state(id_), model.load(id_)) for id_ in model.tools}
+        work = {item["id"]: tuple(item[name] for name in WORK_FIELDS) for item in self.items("/v1/work")}
+        assert work == {
+            id_: (work.task, work.tool, work.state, work.attempt, work.cancel)
+            for id_, work in model.work.items()
+        }
+        self.the_archive_is_complete()
+
+    def the_archive_is_complete(self) -> None:
+        records = {item["work_id"]: item for item in self.items("/v1/archive")}
+        alone = [id_ for id_, record in records.items() if record["tool_id"] is None]
+        assert len(alone) == self.model.deleted
+        assert records.keys() - set(alone) == self.model.archive.keys()
+        for id_, record in self.model.archive.items():
+            found = records[id_]
+            told = (found["task_id"], found["tool_id"], found["attempt"], found["outcome"])
+            assert told == (record.task, record.tool, record.attempt, record.state)
+            assert (found["late"] is not None) == record.late
+            assert found["task"]["payload"] == record.task
+
+    def teardown(self) -> None:
+        """Ended tasks are answered from the archive; and every rule of the database holds."""
+        for id_, task in self.model.tasks.items():
+            found = self.call("GET", f"/v1/tasks/{id_}", None, 200)
+            assert found["state"] == self.model.task_state(id_)
+            assert task.state != "succeeded" or found["result"] == "succeeded"
+        PLACE.thread.run(store_helpers.audit(PLACE.sql, but=MODELLED))
+
+    # How it is done
+
+    def call(self, method: str, path: str, body: Json | None, expected: int | str) -> Json:
+        """Make a call, and check its status, or the code of its problem."""
+        answer = PLACE.http.request(method, path, json=body)
+        found = answer.json() if answer.content else {}
+        told = found.get("code") if answer.is_error else answer.status_code
+        assert told == expected, f"{method} {path}: {answer.status_code} {answer.text}"
+        return found
+
+    def items(self, path: str) -> list[Json]:
+        found: list[Json] = self.call("GET", f"{path}?limit=1000", None, 200)["items"]
+        return found
+
+    def move(self, statement: str, id_: str, chore: due.Chore) -> None:
+        PLACE.thread.run(PLACE.move(statement, id_, chore))
+
+
+@pytest.fixture(scope="module")
+def place(postgres: str, template: str) -> Iterator[None]:
+    """The service, for all of the steps."""
+    PLACE.thread = Thread()
+    made = a_place(postgres, template)
+    PLACE.thread.run(anext(made))
+    yield
+    PLACE.thread.run(anext(made, None))
+    PLACE.thread.stop()
+
+
+async def a_place(postgres: str, template: str) -> AsyncIterator[None]:
+    async with a_database(postgres, template) as url, a_broker(Settings(database_url=url)) as broker:
+        PLACE.sql = await asyncpg.connect(libpq_url(url))
+        PLACE.store = Store(url)
+        PLACE.http = httpx.Client(base_url=broker.url)
+        yield
+        PLACE.http.close()
+        await PLACE.store.close()
+        await PLACE.sql.close()
+
+
+@pytest.mark.usefixtures("place")
+class TestLifeCycle(LifeCycle.TestCase):
+    settings = settings(
+        max_examples=80,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
