@@ -14,6 +14,8 @@ Its parked requests look again by themselves only every minute: what wakes them 
 import asyncio
 import contextlib
 import json
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -239,3 +241,27 @@ async def records(http: httpx.AsyncClient, task: str = "a") -> list[Json]:
     """The archive's records of a task, the newest first."""
     items: list[Json] = (await get(http, "/v1/archive", task_id=task))["items"]
     return items
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def an_environment(**given: str) -> dict[str, str]:
+    """Ours without its settings for the broker, and with these."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    return clean | given
+
+
+async def until_ready(url: str, within: float = 30) -> None:
+    """Return when a service that runs elsewhere is ready."""
+    async with asyncio.timeout(within), httpx.AsyncClient(base_url=url) as client:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/health/ready")).status_code == 200:
+                    return
+            await asyncio.sleep(0.02)

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ import httpx
 import pytest
 
 from broker.store.address import libpq_url
+from tests.helpers import an_environment, free_port, until_ready
 
 PARKED = 1_000
 
@@ -24,13 +23,10 @@ PARKED = 1_000
 @contextmanager
 def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A `broker serve` on a free port; its process and its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "broker.cli", "serve", "--port", str(port), *arguments],
-        env={**clean, **environment},
+        env=an_environment(**environment),
         stderr=subprocess.PIPE,
     )
     try:
@@ -38,17 +34,6 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
     finally:
         process.kill()
         process.communicate()
-
-
-async def until_ready(url: str) -> None:
-    async with asyncio.timeout(30), httpx.AsyncClient(base_url=url) as client:
-        while True:
-            try:
-                if (await client.get("/health/ready")).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            await asyncio.sleep(0.02)
 
 
 async def ended(process: subprocess.Popen[bytes], within: float) -> int:

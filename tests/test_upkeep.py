@@ -118,14 +118,14 @@ async def test_a_batch_is_bounded_and_takes_the_longest_due_first(
 async def test_nothing_comes_before_its_time(store: Store) -> None:
     await steps.submit(store, "a", not_before=in_seconds(3600))
     assert await store.run(due.make_available, 10) == 0
-    seconds = await store.run(due.tasks_next)
+    seconds = await store.run(due.seconds_to_next, due.TASKS)
     assert seconds is not None
     assert 3590 < seconds <= 3600
 
 
 async def test_with_nothing_scheduled_there_is_no_next(store: Store) -> None:
     await steps.submit(store, "a")
-    assert await store.run(due.tasks_next) is None
+    assert await store.run(due.seconds_to_next, due.TASKS) is None
 
 
 LAPSE = "update tool_leases set expires_at = now() where tool_id = any($1)"
@@ -242,10 +242,10 @@ async def test_processes_take_turns_at_a_chore(
 
 
 async def test_the_next_look_is_no_later_than_the_first_lease_may_end(store: Store) -> None:
-    assert await store.run(due.leases_next) is None
+    assert await store.run(due.seconds_to_next, due.LEASES) is None
     await steps.register(store, "patient", lease_seconds=3600)
     await steps.register(store, "hasty", lease_seconds=5)
-    seconds = await store.run(due.leases_next)
+    seconds = await store.run(due.seconds_to_next, due.LEASES)
     assert seconds is not None
     assert 4 < seconds <= 5
 
@@ -253,14 +253,14 @@ async def test_the_next_look_is_no_later_than_the_first_lease_may_end(store: Sto
 async def test_the_next_look_is_no_later_than_the_first_deadline(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    assert await store.run(due.work_next) is None
+    assert await store.run(due.seconds_to_next, due.WORK) is None
     await steps.some_work(store, "a", "a")
     made = await steps.running_work(store, "b", "b", timeout_seconds=20)
-    seconds = await store.run(due.work_next)
+    seconds = await store.run(due.seconds_to_next, due.WORK)
     assert seconds is not None
     assert 18 < seconds <= 20
     await steps.complete(store, made.id)
-    seconds = await store.run(due.work_next)
+    seconds = await store.run(due.seconds_to_next, due.WORK)
     assert seconds is not None
     assert 58 < seconds <= 60
 

@@ -70,7 +70,7 @@ class Upkeep:
     async def _round(self, chore: due.Chore) -> float:
         """Do what is due; how long there is nothing to do now."""
         while True:
-            seconds = await self._store.read(chore.next)
+            seconds = await self._store.read(due.seconds_to_next, chore)
             if seconds is None or seconds > 0:
                 return min(seconds or _LONGEST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS)
             count = await self._store.run(due.in_turn, chore.number, chore.do, _BATCH)

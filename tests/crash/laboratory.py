@@ -6,10 +6,7 @@ that what is done sooner was woken.
 """
 
 import asyncio
-import contextlib
-import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -19,11 +16,11 @@ from pathlib import Path
 from typing import Self
 
 import asyncpg
-import httpx
 
 from broker.client import AsyncBroker
 from broker.store.address import libpq_url
 from tests import store_helpers
+from tests.helpers import an_environment, free_port, until_ready
 
 ROOT = Path(__file__).parents[2]
 CUSTOMERS = 4
@@ -51,8 +48,7 @@ class Process:
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self.name = name
         self._command = [sys.executable, "-m", *command]
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("BROKER_")}
-        self._environment = clean | environment
+        self._environment = an_environment(**environment)
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -95,20 +91,13 @@ class Service(Process):
     """A `broker serve` on a port that stays the same."""
 
     def __init__(self, name: str, database: str, folder: Path, **settings: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         environment = SETTINGS | {"BROKER_DATABASE_URL": database} | settings
         super().__init__(name, ["broker.cli", "serve", "--port", str(port)], environment, folder)
 
     async def until_ready(self) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient(base_url=self.url) as client:
-            while True:
-                with contextlib.suppress(httpx.TransportError):
-                    if (await client.get("/health/ready")).status_code == 200:
-                        return
-                await asyncio.sleep(0.02)
+        await until_ready(self.url, within=PATIENCE_SECONDS)
 
 
 class Laboratory:

@@ -72,7 +72,7 @@ class Place:
         """Time moves on for one row, and what it does is done."""
         await self.sql.execute(statement, id_)
         # The service's own upkeep is at it, too.
-        while (seconds := await self.store.read(chore.next)) is not None and seconds <= 0:
+        while (seconds := await self.store.read(due.seconds_to_next, chore)) is not None and seconds <= 0:
             await self.store.run(chore.do, 100)
 
 

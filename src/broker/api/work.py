@@ -223,16 +223,21 @@ class Work(Controller):
         id_ = work_id_of(work_id)
         asked = await service.store.one(cancellation.cancel, Cancellation(id_, data.requeue))
         if asked is None:
-            record = await service.store.read_one(archive.find, id_)
-            raise WorkEnded(record.outcome) if record else WorkNotFound
+            raise WorkEnded((await _ended(service, id_)).outcome)
         return asked
 
 
-async def _too_late(service: Service, id_: UUID) -> WorkEnded | WorkNotFound:
-    """Why a tool's work is not under way."""
+async def _ended(service: Service, id_: UUID) -> ArchiveRecord:
+    """The record of work that is not under way."""
     record = await service.store.read_one(archive.find, id_)
     if record is None:
-        return WorkNotFound()
+        raise WorkNotFound
+    return record
+
+
+async def _too_late(service: Service, id_: UUID) -> WorkEnded:
+    """That a tool's work has ended; the tool is there."""
+    record = await _ended(service, id_)
     await _heard(service, record)
     return WorkEnded(record.outcome)
 

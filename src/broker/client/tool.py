@@ -104,10 +104,11 @@ class Tool:
         query = {"wait": _WAIT_SECONDS}
         found = await connection.call("GET", f"{self._path}/work", WorkItems, query=query, wait=_WAIT_SECONDS)
         new = [work for work in found.items if work.id not in self._in_hand]
-        for work in new:
-            job = self._in_hand[work.id] = Job(connection, work, handler)
+        jobs = [Job(connection, work, handler) for work in new]
+        for work, job in zip(new, jobs, strict=True):
+            self._in_hand[work.id] = job
             job.done_then(partial(self._in_hand.pop, work.id, None))
-        for job in [self._in_hand[work.id] for work in new if work.id in self._in_hand]:
+        for job in jobs:
             # Until it is started it would be found again.
             await job.begun.wait()
 

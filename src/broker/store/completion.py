@@ -153,8 +153,8 @@ class Ending(NamedTuple):
 
     work_id: UUID
     outcome: Outcome
-    result: Raw
-    error: str | None
+    result: Raw = NULL
+    error: str | None = None
     retry: bool = True
 
 
@@ -267,7 +267,7 @@ def lose(connection: Connection, tool_ids: Sequence[str], why: str, *, running_o
     if not set(work_ids) <= set(seen):
         raise BeginAgain
     if work_ids:
-        end(connection, [Ending(work_id, "lost", NULL, why) for work_id in work_ids])
+        end(connection, [Ending(work_id, "lost", error=why) for work_id in work_ids])
 
 
 def lock(

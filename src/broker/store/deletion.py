@@ -6,7 +6,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from broker.schemas import NULL
 from broker.store import archive, cancellation, completion
 from broker.store.cancellation import Cancellation
 from broker.store.completion import Ending
@@ -57,7 +56,7 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
     asked: dict[str, UUID] = {}
     for id_, (work_id, state) in states.items():
         if work_id and (wanted[id_] or state == "assigned"):
-            stopped[id_] = Ending(work_id, "cancelled", NULL, None)
+            stopped[id_] = Ending(work_id, "cancelled")
         elif work_id:
             asked[id_] = work_id
     # Before it is stopped, too: a cancel that asked for another attempt is overruled.

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas import NULL, Outcome
 from broker.store import completion
 from broker.store.completion import Ending
 
@@ -145,13 +144,13 @@ class Chore(NamedTuple):
         name: What notifications call it.
         number: Which turn to wait for.
         do: Does a batch; of how many rows.
-        next: How many seconds until there is something to do; None: there is nothing in sight.
+        next: Asks how many seconds there are until there is something to do.
     """
 
     name: str
     number: int
     do: Do
-    next: Callable[[Connection], float | None]
+    next: TextClause
 
 
 def in_turn(connection: Connection, number: int, do: Do, batch: int) -> int:
@@ -195,44 +194,26 @@ def take_offline(connection: Connection, batch: int) -> int:
         held[tool_id].append(work_id)
     gone = [id_ for id_, work_ids in held.items() if len(work_ids) == silent[id_]]
     if work_ids := [work_id for id_ in gone for work_id in held[id_]]:
-        completion.end(connection, [_lost(work_id, "The tool fell silent.") for work_id in work_ids])
+        completion.end(
+            connection, [Ending(work_id, "lost", error="The tool fell silent.") for work_id in work_ids]
+        )
     connection.execute(TAKE_OFFLINE, {"ids": gone})
     return len(gone)
 
 
-def tasks_next(connection: Connection) -> float | None:
-    """How long until the next scheduled task is due."""
-    seconds: float | None = connection.execute(TASKS_NEXT).scalar_one()
+def seconds_to_next(connection: Connection, chore: Chore) -> float | None:
+    """How long until there is something to do; None: there is nothing in sight."""
+    seconds: float | None = connection.execute(chore.next).scalar_one()
     return seconds
 
 
-def work_next(connection: Connection) -> float | None:
-    """How long until the next work should have been started, or have ended."""
-    seconds: float | None = connection.execute(WORK_NEXT).scalar_one()
-    return seconds
-
-
-def leases_next(connection: Connection) -> float | None:
-    """How long until the next lease may run out."""
-    seconds: float | None = connection.execute(LEASES_NEXT).scalar_one()
-    return seconds
-
-
-TASKS = Chore("tasks", 1, make_available, tasks_next)
-WORK = Chore("work", 2, end_overdue, work_next)
-LEASES = Chore("tools", 3, take_offline, leases_next)
+TASKS = Chore("tasks", 1, make_available, TASKS_NEXT)
+WORK = Chore("work", 2, end_overdue, WORK_NEXT)
+LEASES = Chore("tools", 3, take_offline, LEASES_NEXT)
 CHORES: Sequence[Chore] = (TASKS, WORK, LEASES)
 
 
 def _overdue(work_id: UUID, state: str) -> Ending:
     if state == "assigned":
-        return _lost(work_id, "The tool did not start it in time.")
-    return _ending(work_id, "timed_out", "It ran past its time.")
-
-
-def _lost(work_id: UUID, why: str) -> Ending:
-    return _ending(work_id, "lost", why)
-
-
-def _ending(work_id: UUID, outcome: Outcome, why: str) -> Ending:
-    return Ending(work_id, outcome, NULL, why)
+        return Ending(work_id, "lost", error="The tool did not start it in time.")
+    return Ending(work_id, "timed_out", error="It ran past its time.")
