@@ -65,6 +65,27 @@ async def metric(http: httpx.AsyncClient, name: str) -> float:
     return float(value)
 
 
+async def test_told_to_stop_while_the_database_is_silent_it_asks_everyone_to_come_again(
+    database: str, proxy: Proxy
+) -> None:
+    async with a_broker(Settings(database_url=proxy.url, fallback_seconds=60)) as broker:
+        proxy.silence()
+        calls = (
+            broker.client.post("/v1/tasks", json={"id": "a", "needs": {}}),  # the short way
+            broker.client.post("/v1/tasks/a/retry"),
+            broker.client.get("/v1/tasks"),
+        )
+        asked = [asyncio.create_task(call) for call in calls]
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            while broker.server.service.store.in_use() < len(calls):
+                await asyncio.sleep(0.001)
+        async with asyncio.timeout(2):
+            await broker.stop()
+        for answer in await asyncio.gather(*asked):
+            is_problem(answer, 503, "unavailable")
+            assert answer.headers["Retry-After"] == "1"
+
+
 async def test_of_several_hosts_the_one_that_answers_is_used(database: str, proxy: Proxy) -> None:
     url = proxy.url.replace("@127.0.0.1", "@127.0.0.1:1,127.0.0.1")
     address = Address(url)

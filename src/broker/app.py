@@ -82,6 +82,8 @@ def create_app(service: Service) -> Litestar:
         try:
             yield
         finally:
+            # Requests have had their time.
+            service.store.break_off()
             for each in (service.upkeep, service.presence, service.sweep, service.listener):
                 await each.stop()
             await service.store.close()

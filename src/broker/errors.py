@@ -20,7 +20,8 @@ BrokerError
 ├── PayloadTooLarge             413
 ├── UnsupportedMediaType        415
 └── Unavailable                 503, with Retry-After
-    └── Overloaded
+    ├── Overloaded
+    └── Stopping
 """
 
 from collections.abc import Sequence
@@ -192,3 +193,7 @@ class Unavailable(BrokerError):
 
 class Overloaded(Unavailable):
     """More requests wait for the database than it can soon answer; send this one again."""
+
+
+class Stopping(Unavailable):
+    """The service stops before this is known to be done; the request can safely be sent again."""

@@ -17,7 +17,7 @@ from litestar import Litestar, Response
 from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
-from litestar.status_codes import HTTP_200_OK, HTTP_500_INTERNAL_SERVER_ERROR
+from litestar.status_codes import HTTP_200_OK
 from litestar.types import Guard, Receive, Scope, Send
 from msgspec import Struct
 
@@ -143,12 +143,9 @@ class Lean:
             if isinstance(answer, Response):
                 status = answer.status_code or status
                 answer = answer.content
-            await _send(send, status, _JSON, _encode(answer), [])
+            await _send(send, status, _encode(answer))
         except Exception as error:  # noqa: BLE001 - Litestar would have it handled just so
-            problem = problems.answer(BodyOrNothing(scope, receive, send), error)
-            status = problem.status_code or HTTP_500_INTERNAL_SERVER_ERROR
-            headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
-            await _send(send, status, problems.MEDIA_TYPE.encode(), problem.content, headers)
+            await problems.send(error, scope, receive, send)
 
 
 def _lean_routes(app: Litestar) -> dict[str, list[LeanRoute]]:
@@ -203,10 +200,7 @@ async def _body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-async def _send(
-    send: Send, status: int, media_type: bytes, body: bytes, headers: list[tuple[bytes, bytes]]
-) -> None:
-    length = str(len(body)).encode()
-    headers = [(b"content-type", media_type), (b"content-length", length), *headers]
+async def _send(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

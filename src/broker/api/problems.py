@@ -12,7 +12,8 @@ from litestar.exceptions import (
     NotFoundException,
     ValidationException,
 )
-from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
+from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_500_INTERNAL_SERVER_ERROR
+from litestar.types import Receive, Scope, Send
 from msgspec import UNSET
 
 from broker.api.parameters import parameters
@@ -62,6 +63,20 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     return Response(
         content=msgspec.json.encode(problem), status_code=known.status, media_type=MEDIA_TYPE, headers=headers
     )
+
+
+async def send(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with the problem that tells of an error."""
+    response = answer(Request(scope, receive, send), error)
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(response.content))} | response.headers
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status_code or HTTP_500_INTERNAL_SERVER_ERROR,
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        }
+    )
+    await send({"type": "http.response.body", "body": response.content, "more_body": False})
 
 
 def _translate(request: Request[Any, Any, Any], error: Exception) -> BrokerError:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from weakref import WeakSet
 
 import asyncpg
 from msgspec import Raw
@@ -123,8 +124,10 @@ class Store:
             "statement_timeout": milliseconds,
             "idle_in_transaction_session_timeout": milliseconds,
         }
+        self._address = Address(url, connect_seconds=min(timeout_seconds, CONNECT_SECONDS))
+        self._connections: WeakSet[asyncpg.Connection[Any]] = WeakSet()
         self.engine = create_engine(
-            Address(url, connect_seconds=min(timeout_seconds, CONNECT_SECONDS)),
+            self._connect,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
@@ -235,29 +238,43 @@ class Store:
         finally:
             timer.cancel()
 
+    async def _connect(self, **options: Any) -> "asyncpg.Connection[Any]":
+        connection = await self._address.connect(**options)
+        self._connections.add(connection)
+        return connection
+
     def in_use(self) -> int:
         """How many connections are in use."""
         return cast("QueuePool", self.engine.pool).checkedout()
 
+    def break_off(self) -> None:
+        """End every connection without waiting for a word from the database, which may say none."""
+        for connection in list(self._connections):
+            connection.terminate()
+
     async def close(self) -> None:
         """Give up what is under way, and let go of every connection."""
+        self.break_off()
         for group in self._groups.values():
             await group.close()
         await self.engine.dispose()
 
 
 def create_engine(
-    address: Address, *, server_settings: dict[str, str] | None = None, **options: Any
+    connect: Callable[..., Awaitable["asyncpg.Connection[Any]"]],
+    *,
+    server_settings: dict[str, str] | None = None,
+    **options: Any,
 ) -> AsyncEngine:
     """SQLAlchemy's engine for a database.
 
     Args:
-        address: Where the database is.
+        connect: Makes a connection; takes asyncpg's options.
         server_settings: PostgreSQL's settings for each connection.
         options: What SQLAlchemy takes.
     """
-    connect = partial(address.connect, server_settings=server_settings)
-    return create_async_engine("postgresql+asyncpg://", async_creator=connect, **options)
+    creator = partial(connect, server_settings=server_settings)
+    return create_async_engine("postgresql+asyncpg://", async_creator=creator, **options)
 
 
 async def _patiently(do: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar, cast
 
-from broker.errors import Overloaded, Unavailable
+from broker.errors import Overloaded, Stopping, Unavailable
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -23,8 +23,6 @@ _LARGEST_BYTES = 4 * 2**20
 # What waits: more than this could not be answered within some seconds.
 _MOST_WAITING = 10_000
 _MOST_WAITING_BYTES = 64 * 2**20
-
-_STOPPING = "The service stops before this is known to be written; send it again."
 
 
 class _Call(NamedTuple, Generic[Item, Answer]):
@@ -80,7 +78,7 @@ class GroupCommit(Generic[Item, Answer]):
     async def close(self) -> None:
         """Give up what waits and what is under way; who called may do so again elsewhere."""
         for call in self._waiting:
-            call.fail(Unavailable(_STOPPING))
+            call.fail(Stopping())
         self._waiting.clear()
         self._waiting_bytes = 0
         under_way = list(self._under_way)
@@ -115,7 +113,7 @@ class GroupCommit(Generic[Item, Answer]):
             await self._answer(calls)
         except asyncio.CancelledError:
             for call in calls:
-                call.fail(Unavailable(_STOPPING))
+                call.fail(Stopping())
             raise
 
     async def _answer(self, calls: Sequence[_Call[Item, Answer]]) -> None:

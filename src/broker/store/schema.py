@@ -45,7 +45,7 @@ async def migrate(url: str, revision: str = "head") -> None:
         url: The database.
         revision: `head`, `base` or the number of a revision.
     """
-    engine = create_engine(Address(url))
+    engine = create_engine(Address(url).connect)
     try:
         async with engine.connect() as connection:
             await connection.execute(_LOCK)
