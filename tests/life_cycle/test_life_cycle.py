@@ -22,6 +22,7 @@ from broker.store import Store, due
 from broker.store.address import libpq_url
 from tests import store_helpers
 from tests.conftest import a_broker, a_database
+from tests.life_cycle.diagram import ARROWS, NOWHERE
 from tests.life_cycle.model import ENDED, Model, Task, Tool, Work
 
 Answer = TypeVar("Answer")
@@ -117,6 +118,8 @@ class LifeCycle(RuleBasedStateMachine):
         super().__init__()
         self.model = Model()
         self.submitted = 0
+        # The states of all tasks, before the last step.
+        self.were: dict[str, str] = {}
         PLACE.thread.run(PLACE.empty())
         for id_ in TOOLS:
             self.register(id_, resume=False, capacity=2)
@@ -391,6 +394,12 @@ class LifeCycle(RuleBasedStateMachine):
             for id_, work in model.work.items()
         }
         self.the_archive_is_complete()
+        self.tasks_go_only_where_the_readme_says()
+
+    def tasks_go_only_where_the_readme_says(self) -> None:
+        were, self.were = self.were, {id_: self.model.task_state(id_) for id_ in self.model.tasks}
+        ways = {(were.get(id_, NOWHERE), state) for id_, state in self.were.items() if were.get(id_) != state}
+        assert ways <= ARROWS
 
     def the_archive_is_complete(self) -> None:
         records = {item["work_id"]: item for item in self.items("/v1/archive")}

@@ -1,0 +1,147 @@
+"""Every arrow of the README's diagram can be taken; that there is no other, the model sees to."""
+
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import httpx
+import pytest
+
+from tests import helpers
+from tests.helpers import add_task, assign, assigned, complete, get
+from tests.life_cycle.diagram import ARROWS, NOWHERE, arrows
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+LATER = "2100-01-01T00:00:00Z"
+
+
+class Scene:
+    """A task `a` that a tool had once and lost, and whose result came after that; and where it goes next."""
+
+    def __init__(self, http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+        self.http = http
+        self.sql = sql
+        self.late = ""
+        self.work = ""
+
+    async def is_there(self, state: str) -> None:
+        """Bring the task into a state."""
+        if state == NOWHERE:
+            return
+        pair = await assigned(self.http, retry_backoff_seconds=3600, max_attempts=9)
+        self.late = pair.work
+        await self.post(f"/v1/work/{pair.work}/cancel", requeue=True)
+        await self.completes("released")
+        assert (await complete(self.http, self.late)).status_code == 409
+        if state == "available":
+            return
+        await self.is_paired()
+        if state == "running":
+            await self.starts()
+        elif state == "scheduled":
+            await self.fails()
+        elif state == "failed":
+            await self.fails_for_good()
+
+    async def post(self, path: str, **body: object) -> None:
+        answer = await self.http.post(path, json=body or None)
+        assert answer.is_success, answer.text
+
+    async def completes(self, outcome: str = "succeeded", **fields: object) -> None:
+        work = self.work or self.late
+        await self.post(f"/v1/work/{work}/complete", outcome=outcome, **fields)
+
+    async def is_submitted(self) -> None:
+        await add_task(self.http)
+
+    async def is_submitted_for_later(self) -> None:
+        await add_task(self.http, not_before=LATER)
+
+    async def comes_due(self) -> None:
+        await helpers.backoff_ends(self.sql)
+        await helpers.until_it_is(self.http, "/v1/tasks/a", "available")
+
+    async def is_paired(self) -> None:
+        self.work = (await assign(self.http))["id"]
+
+    async def starts(self) -> None:
+        await self.post(f"/v1/work/{self.work}/start")
+
+    async def is_released(self) -> None:
+        await self.completes("released")
+
+    async def fails(self) -> None:
+        await self.completes("failed")
+
+    async def fails_for_good(self) -> None:
+        await self.completes("failed", retry=False)
+
+    async def is_deleted(self) -> None:
+        assert (await self.http.delete("/v1/tasks/a?force=true")).status_code == 204
+
+    async def is_retried(self) -> None:
+        await self.post("/v1/tasks/a/retry")
+
+    async def is_accepted(self) -> None:
+        await self.post(f"/v1/archive/{self.late}/accept")
+
+
+Deed = Callable[[Scene], Awaitable[None]]
+
+DEEDS: dict[tuple[str, str], Deed] = {
+    (NOWHERE, "available"): Scene.is_submitted,
+    (NOWHERE, "scheduled"): Scene.is_submitted_for_later,
+    ("scheduled", "available"): Scene.comes_due,
+    ("failed", "available"): Scene.is_retried,
+    ("available", "assigned"): Scene.is_paired,
+    ("assigned", "running"): Scene.starts,
+}
+for state in ("scheduled", "available", "failed"):
+    DEEDS |= {(state, "cancelled"): Scene.is_deleted, (state, "succeeded"): Scene.is_accepted}
+for state in ("assigned", "running"):
+    DEEDS |= {
+        (state, "available"): Scene.is_released,
+        (state, "scheduled"): Scene.fails,
+        (state, "failed"): Scene.fails_for_good,
+        (state, "succeeded"): Scene.completes,
+        (state, "cancelled"): Scene.is_deleted,
+    }
+
+
+@pytest.mark.parametrize("arrow", sorted(ARROWS | DEEDS.keys()), ids=" to ".join)
+async def test_each_arrow_is_a_way_that_a_task_goes(
+    http: httpx.AsyncClient, sql: asyncpg.Connection, arrow: tuple[str, str]
+) -> None:
+    assert arrow in ARROWS, "the diagram lacks it"
+    start, end = arrow
+    scene = Scene(http, sql)
+    await scene.is_there(start)
+    if start != NOWHERE:
+        assert (await get(http, "/v1/tasks/a"))["state"] == start
+    await DEEDS[arrow](scene)
+    assert (await get(http, "/v1/tasks/a"))["state"] == end
+
+
+async def test_arrows_of_composite_states_are_those_of_their_members() -> None:
+    diagram = """
+        [*] --> one: words
+        one --> both
+        state "both of them" as both {
+            direction LR
+            [*] --> left
+            left --> right
+        }
+        both --> end_of_it: more words
+        end_of_it --> [*]
+    """
+    assert arrows(diagram) == {
+        ("[*]", "one"),
+        ("one", "left"),
+        ("left", "right"),
+        ("left", "end_of_it"),
+        ("right", "end_of_it"),
+    }
