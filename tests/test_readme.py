@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from broker.settings import Settings, describe, variable_of
+from tests import helpers
 from tests.conftest import Running
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 CALLS = re.findall(r"```console\n\$ (.+)\n(.+)\n```", README)
+OTHER_CALLS = re.findall(r"^\| .+ \| `(curl .+)` \| (\d{3}) \|$", README, re.MULTILINE)
 PROGRAMS = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
 URL = "http://127.0.0.1:8000"
 
@@ -36,7 +40,7 @@ def alike(answer: str) -> Any:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
 async def test_the_eight_calls_are_answered_as_the_readme_says(broker: Running) -> None:
-    assert len(CALLS) == 8
+    assert (len(CALLS), len(OTHER_CALLS)) == (8, 11)
     environment = dict(os.environ)
     for call, promised in CALLS:
         shell = await asyncio.create_subprocess_shell(
@@ -46,6 +50,29 @@ async def test_the_eight_calls_are_answered_as_the_readme_says(broker: Running) 
         assert alike(answer) == alike(promised), call
         if "/v1/work " in call:
             environment["WORK"] = json.loads(answer)["id"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
+@pytest.mark.parametrize(("call", "status"), OTHER_CALLS)
+async def test_the_other_calls_are_answered_as_the_readme_says(
+    broker: Running, sql: asyncpg.Connection, call: str, status: str
+) -> None:
+    http = broker.client
+    started = "cancel" in call or "released" in call
+    pair = await (helpers.started if started else helpers.assigned)(http, "job-2", "counter", max_attempts=1)
+    if call.endswith("/accept"):
+        await helpers.deadline_passes(sql, pair.work)
+        await helpers.until_it_is(http, "/v1/tasks/job-2", "available")
+        assert (await helpers.complete(http, pair.work)).status_code == 409
+    elif call.endswith("/retry"):
+        await helpers.completed(http, pair.work, "failed")
+    shell = await asyncio.create_subprocess_shell(
+        call.replace(URL, broker.url) + " -w '\n%{http_code}'",
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"WORK": pair.work},
+    )
+    answer, _, answered = (await shell.communicate())[0].decode().rpartition("\n")
+    assert answered == status, answer
 
 
 async def test_the_programs_do_what_the_readme_says(broker: Running) -> None:
@@ -69,11 +96,27 @@ async def _program(code: str, environment: dict[str, str], **options: Any) -> as
 
 
 def test_every_setting_of_the_readme_exists() -> None:
-    from broker.settings import Settings, variable_of
-
     known = {variable_of(name) for name in Settings.__struct_fields__} | {"BROKER_URL"}
     named = set(re.findall(r"`(BROKER_\w+)`", README)) - {"BROKER_TEST_DATABASE_URL"}
     assert named <= known
+
+
+def test_every_test_of_the_readme_exists() -> None:
+    root = Path(__file__).parents[1]
+    named = set(re.findall(r"`(test_\w+)`", README))
+    there = {
+        name
+        for file in (root / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 10
+    assert named <= there
+    assert [path for path in re.findall(r"`(tests/[\w/.]+)`", README) if not (root / path).exists()] == []
+
+
+def test_help_tells_of_every_setting_once() -> None:
+    told = re.findall(r"^ +(BROKER_\w+)  \[.+\n +\S.+", describe(), re.MULTILINE)
+    assert told == [variable_of(name) for name in Settings.__struct_fields__]
 
 
 def test_every_folder_of_the_readme_exists() -> None:

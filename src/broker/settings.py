@@ -37,8 +37,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         fallback_seconds: How often, at least, it is made sure that no parked request missed its hint;
             jitter takes up to half of it off.
         probe_seconds: How often it is made sure that notifications are heard.
-        probe_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
-    archive_retention_days: How long the archive keeps a record at least; it goes with the month in which
+        archive_retention_days: How long the archive keeps a record at least; it goes with the month in which
             its work was assigned. Not set: for ever.
         log_level: The least that is logged: debug, info, warning or error.
         shutdown_seconds: How long the server gives writes under way when it is told to stop.
