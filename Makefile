@@ -1,9 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench check venv format clean
+.PHONY: help demo test serve bench soak check venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+
+# How long `make soak` goes on.
+MINUTES ?= 10
 
 help: ## List what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -19,6 +22,9 @@ serve: $(VENV)/.installed-demo ## Run the service, with a database of its own
 
 bench: $(VENV)/.installed-demo ## Measure it, beside what this machine allows (some ten minutes)
 	@$(BIN)/broker bench
+
+soak: $(VENV)/.installed-test ## Kill and cut everything at random for ten minutes, and count afterwards
+	@$(BIN)/python -m tests.crash.soak --minutes $(MINUTES)
 
 check: $(VENV)/.installed-test ## Look for what the tests do not see: style, types, imports
 	$(BIN)/ruff check

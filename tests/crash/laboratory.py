@@ -1,8 +1,7 @@
 """A laboratory to be shot at: brokers, tools and an assigner as processes of their own, and customers.
 
-The customers submit tasks, wait for their results, and know what was acknowledged; the audit at the end
-says whether every one of those ended exactly once. The brokers look by themselves only once a minute, so
-that what is done sooner was woken.
+The customers know what was acknowledged; the audit at the end says whether every one of those tasks ended
+exactly once. The brokers look by themselves only once a minute, so that what is done sooner was woken.
 """
 
 import asyncio
@@ -10,23 +9,17 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-import asyncpg
-
-from broker.client import AsyncBroker
-from broker.store.address import libpq_url
+from broker.store.address import Address
 from tests import store_helpers
+from tests.crash.customers import KINDS, PATIENCE_SECONDS, Customers, Kind
 from tests.helpers import an_environment, free_port, until_ready
 
 ROOT = Path(__file__).parents[2]
-CUSTOMERS = 4
-TASKS_AT_ONCE = 5
-# Longer than a killed tool's lease and every retry of a client; far shorter than a look of one's own.
-PATIENCE_SECONDS = 40
 SETTINGS = {
     "BROKER_FALLBACK_SECONDS": "60",
     "BROKER_PROBE_SECONDS": "1",
@@ -104,17 +97,25 @@ class Laboratory:
     """Brokers, tools, an assigner and customers on one database.
 
     Args:
-        database: Where the audit finds it.
+        database: Where we find it.
         folder: For logs and notes.
         brokers: How many brokers; tools and customers are shared out among them.
         tools: How many tools.
         through: How the brokers reach the database, where that is another way.
+        kinds: What the customers submit.
     """
 
     def __init__(
-        self, database: str, folder: Path, *, brokers: int = 1, tools: int = 2, through: str | None = None
+        self,
+        database: str,
+        folder: Path,
+        *,
+        brokers: int = 1,
+        tools: int = 2,
+        through: str | None = None,
+        kinds: Sequence[Kind] = KINDS,
     ) -> None:
-        self._database = database
+        self.database = database
         self._folder = folder
         self._runs = folder / "runs.txt"
         self.brokers = [Service(f"broker{n}", through or database, folder) for n in range(brokers)]
@@ -123,11 +124,7 @@ class Laboratory:
             self._program("tool", f"t{n}", urls[n % brokers], "--runs", str(self._runs)) for n in range(tools)
         ]
         self.assigner = self._program("assigner", "assigner", urls[-1])
-        self._customers: list[asyncio.Task[None]] = []
-        self._enough = asyncio.Event()
-        #: The tasks that were acknowledged, and those whose result has come back.
-        self.acknowledged: set[str] = set()
-        self.answered: set[str] = set()
+        self.customers = Customers(urls, kinds)
 
     def _program(self, kind: str, name: str, url: str, *arguments: str) -> Process:
         command = ["tests.crash.program", kind, "--id", name, *arguments]
@@ -142,68 +139,29 @@ class Laboratory:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for customer in self._customers:
-            customer.cancel()
-        await asyncio.gather(*self._customers, return_exceptions=True)
         for process in (*self.tools, self.assigner, *self.brokers):
             await process.kill()
 
-    @asynccontextmanager
-    async def under_load(self) -> AsyncIterator[None]:
-        """Customers submit and wait during the block, and have all their results at its end."""
-        self._enough.clear()
-        urls = [broker.url for broker in self.brokers]
-        self._customers = [
-            asyncio.create_task(self._be_customer(n, urls[n % len(urls)])) for n in range(CUSTOMERS)
-        ]
-        await self.more()
-        yield
-        self._enough.set()
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(*self._customers)
-
-    async def more(self, count: int = 20) -> None:
-        """Return when so many more results have come back: all is well, or well again."""
-        goal = len(self.answered) + count
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(self.answered) < goal:
-                for customer in self._customers:
-                    if customer.done():
-                        customer.result()
-                await asyncio.sleep(0.01)
-
-    async def _be_customer(self, number: int, url: str) -> None:
-        async with AsyncBroker(url, patience_seconds=None) as broker:
-            rounds = 0
-            while not self._enough.is_set():
-                rounds += 1
-                names = [f"c{number}.{len(self.acknowledged)}.{rounds}.{n}" for n in range(TASKS_AT_ONCE)]
-                handles = []
-                for name in names:
-                    handles.append(await broker.submit({}, name, id=name, max_attempts=1000))
-                    self.acknowledged.add(name)
-                for handle in handles:
-                    assert await handle.result(timeout=PATIENCE_SECONDS) == handle.id
-                    self.answered.add(handle.id)
-
     async def audit(self) -> None:
         """Every acknowledged task has ended exactly once; none is lost or stuck, every tool has room."""
-        connection = await asyncpg.connect(libpq_url(self._database))
+        connection = await Address(self.database).connect()
         try:
             await store_helpers.audit(connection)
             assert await connection.fetchval("select count(*) from tasks") == 0
             assert await connection.fetchval("select count(*) from work") == 0
             assert await connection.fetchval("select coalesce(sum(load), 0) from tools") == 0
             ends = await connection.fetch(
-                "select task_id, work_id from work_archive where outcome = 'succeeded'"
+                "select task_id, work_id, outcome from work_archive "
+                "where outcome in ('succeeded', 'cancelled')"
             )
         finally:
             await connection.close()
-        ended = Counter(row["task_id"] for row in ends)
-        assert ended.keys() == self.acknowledged == self.answered
-        assert set(ended.values()) <= {1}
+        assert self.customers.answered.keys() == self.customers.acknowledged
+        assert len(ends) == len(self.customers.acknowledged)
+        assert {end["task_id"]: end["outcome"] for end in ends} == self.customers.answered
         runs = Counter(line.split()[1] for line in self._runs.read_text().splitlines())
-        assert all(runs[str(row["work_id"])] == 1 for row in ends), "a result without its run"
+        succeeded = [str(end["work_id"]) for end in ends if end["outcome"] == "succeeded"]
+        assert all(runs[work_id] == 1 for work_id in succeeded), "a result without its run"
 
     def said(self) -> str:
         """The logs of all processes, for a test that failed."""
@@ -212,12 +170,10 @@ class Laboratory:
 
 
 @asynccontextmanager
-async def a_laboratory(
-    database: str, folder: Path, *, brokers: int = 1, tools: int = 2, through: str | None = None
-) -> AsyncIterator[Laboratory]:
+async def a_laboratory(database: str, folder: Path, **given: Any) -> AsyncIterator[Laboratory]:
     """A laboratory that runs; what its processes said is shown where the block fails."""
     async with AsyncExitStack() as stack:
-        laboratory = Laboratory(database, folder, brokers=brokers, tools=tools, through=through)
+        laboratory = Laboratory(database, folder, **given)
         try:
             await stack.enter_async_context(laboratory)
             yield laboratory

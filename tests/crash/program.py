@@ -6,7 +6,10 @@ import os
 import random
 from pathlib import Path
 
-from broker.client import Assigner, AsyncWork, Tool
+from broker.client import Assigner, AsyncWork, FailedError, Tool
+
+# Longer than what hangs may take.
+HANG_SECONDS = 2
 
 
 def main() -> None:
@@ -25,9 +28,13 @@ def main() -> None:
     async def work(work: AsyncWork) -> object:
         await work.report(0.5, "half way")
         await asyncio.sleep(random.uniform(0, 0.02))
+        if work.attempt == 1 and work.payload["at_first"] == "fails":
+            raise FailedError("as it should, at first")
+        if work.attempt == 1 and work.payload["at_first"] == "hangs":
+            await asyncio.sleep(HANG_SECONDS)
         # One write, so that what other processes write does not come in between.
         os.write(runs, f"{work.task_id} {work.id}\n".encode())
-        return work.payload
+        return work.payload["name"]
 
     tool.run()
 

@@ -38,68 +38,68 @@ async def cluster() -> AsyncIterator[EmbeddedPostgres]:
 async def test_the_broker_is_killed_under_load(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path) as laboratory:
         [broker] = laboratory.brokers
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             for _ in range(3):
                 await broker.kill()
                 broker.start()
-                await laboratory.more()
+                await laboratory.customers.more()
         await laboratory.audit()
 
 
 async def test_one_of_two_brokers_is_killed_under_load(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path, brokers=2) as laboratory:
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             for broker in laboratory.brokers:
                 await broker.kill()
                 broker.start()
-                await laboratory.more(40)
+                await laboratory.customers.more(40)
         await laboratory.audit()
 
 
 async def test_the_broker_is_told_to_stop_under_load(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path) as laboratory:
         [broker] = laboratory.brokers
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             for _ in range(2):
                 async with asyncio.timeout(3):
                     assert await broker.terminate() == 0
                 broker.start()
-                await laboratory.more()
+                await laboratory.customers.more()
         await laboratory.audit()
 
 
 async def test_a_rolling_restart_of_two_brokers_loses_no_wake_up(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path, brokers=2) as laboratory:
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             for broker in laboratory.brokers * 2:
                 assert await broker.terminate() == 0
                 broker.start()
                 await broker.until_ready()
-                await laboratory.more(10)
+                await laboratory.customers.more(10)
         await laboratory.audit()
 
 
 async def test_tools_and_the_assigner_are_killed_under_load(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path) as laboratory:
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             first, second = laboratory.tools
             await first.kill()
             await laboratory.assigner.kill()
             laboratory.assigner.start()
-            await laboratory.more()
+            await laboratory.customers.more()
             # This one comes again at once: what it had started is lost, and goes back.
             await second.kill()
             second.start()
-            await laboratory.more()
+            await laboratory.customers.more()
         await laboratory.audit()
 
 
 async def test_a_tool_is_told_to_stop_under_load(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path) as laboratory:
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             for tool in laboratory.tools:
                 assert await tool.terminate() == 0
-                await laboratory.more()
+                await laboratory.customers.more()
                 tool.start()
         await laboratory.audit()
         async with steps.a_connection(database) as sql:
@@ -109,12 +109,12 @@ async def test_a_tool_is_told_to_stop_under_load(database: str, tmp_path: Path) 
 async def test_a_tool_that_stands_still_is_lost_and_comes_back(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path, tools=1) as laboratory:
         [tool] = laboratory.tools
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             os.kill(tool.pid, signal.SIGSTOP)
             async with steps.a_connection(database) as sql:
                 await offline(sql)
             os.kill(tool.pid, signal.SIGCONT)
-            await laboratory.more()
+            await laboratory.customers.more()
         await laboratory.audit()
 
 
@@ -128,23 +128,23 @@ async def test_backends_and_the_listener_are_killed_under_load(
     cluster: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     async with a_laboratory(cluster.url(), tmp_path) as laboratory, steps.a_connection(cluster.url()) as sql:
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             for _ in range(5):
                 await sql.execute(LISTENER)
-                await laboratory.more(10)
+                await laboratory.customers.more(10)
             for _ in range(3):
                 await sql.execute(f"select pg_terminate_backend(pid) from ({BACKENDS}) b")
-                await laboratory.more(10)
+                await laboratory.customers.more(10)
         await laboratory.audit()
 
 
 async def test_the_postmaster_is_killed_under_load(cluster: EmbeddedPostgres, tmp_path: Path) -> None:
     async with a_laboratory(cluster.url(), tmp_path) as laboratory:
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             postmaster = cluster.pid
             assert postmaster is not None
             os.kill(postmaster, signal.SIGKILL)
-            await laboratory.more()
+            await laboratory.customers.more()
         await laboratory.audit()
 
 
@@ -152,26 +152,26 @@ async def test_a_backend_that_crashes_takes_all_others_with_it(
     cluster: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     async with a_laboratory(cluster.url(), tmp_path) as laboratory:
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             async with steps.a_connection(cluster.url()) as sql:
                 async with asyncio.timeout(10):
                     while (pid := await sql.fetchval(BACKENDS)) is None:
                         pass
                 os.kill(pid, signal.SIGKILL)
-            await laboratory.more()
+            await laboratory.customers.more()
         await laboratory.audit()
 
 
 async def test_the_way_to_the_database_goes_silent_under_load(database: str, tmp_path: Path) -> None:
     async with Proxy(database) as proxy, a_laboratory(database, tmp_path, through=proxy.url) as laboratory:
-        async with laboratory.under_load():
+        async with laboratory.customers.at_work():
             proxy.silence()
             # Longer than the database may be silent: the service has given its connections up.
             await asyncio.sleep(4)
             proxy.restore()
-            await laboratory.more()
+            await laboratory.customers.more()
             await proxy.cut()
-            await laboratory.more()
+            await laboratory.customers.more()
         await laboratory.audit()
 
 
@@ -180,13 +180,12 @@ async def test_the_standby_takes_over_and_the_broker_follows(tmp_path: Path, how
     with a_folder() as folder:
         async with (
             a_pair(folder) as pair,
-            a_laboratory(pair.standby.url, tmp_path, through=pair.url) as laboratory,
+            a_laboratory(pair.url, tmp_path) as laboratory,
         ):
-            async with laboratory.under_load():
+            async with laboratory.customers.at_work():
                 if how == "it is cut off":
                     # No connection is refused or ended: nothing comes through any more.
                     pair.ways[0].silence()
-                await pair.primary.kill()
-                pair.standby.promote()
-                await laboratory.more(60)
+                await pair.fail_over()
+                await laboratory.customers.more(60)
             await laboratory.audit()

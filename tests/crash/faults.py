@@ -1,0 +1,146 @@
+"""What may happen to a laboratory at any moment, one fault a function; each is undone, or heals by itself."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from tests.crash.laboratory import Laboratory, Process, Service
+from tests.crash.pair import Pair
+
+BACKENDS = """
+select pid from pg_stat_activity where application_name = 'broker' and state <> 'idle' limit 1
+"""
+LISTENERS = """
+select pg_terminate_backend(pid) from pg_stat_activity
+where application_name = 'broker listener' and datname = current_database()
+"""
+# Longer than the lease of a tool, and longer than the database may be silent.
+STANDS_STILL_SECONDS = 7
+SILENT_SECONDS = 4
+
+
+class Scene(NamedTuple):
+    """Where it happens.
+
+    Args:
+        laboratory: What is shot at.
+        pair: Its database.
+        broker: The one of its brokers that may end.
+    """
+
+    laboratory: Laboratory
+    pair: Pair
+    broker: Service
+
+    def a_tool(self) -> Process:
+        return random.choice(self.laboratory.tools)
+
+
+Fault = Callable[[Scene], Awaitable[None]]
+
+
+async def a_broker_is_killed(scene: Scene) -> None:
+    await scene.broker.kill()
+    scene.broker.start()
+
+
+async def a_broker_is_told_to_stop(scene: Scene) -> None:
+    assert await scene.broker.terminate() == 0
+    scene.broker.start()
+
+
+async def a_tool_is_killed(scene: Scene) -> None:
+    tool = scene.a_tool()
+    await tool.kill()
+    tool.start()
+
+
+async def a_tool_is_told_to_stop(scene: Scene) -> None:
+    tool = scene.a_tool()
+    assert await tool.terminate() == 0
+    tool.start()
+
+
+async def a_tool_stands_still(scene: Scene) -> None:
+    tool = scene.a_tool()
+    os.kill(tool.pid, signal.SIGSTOP)
+    await asyncio.sleep(STANDS_STILL_SECONDS)
+    os.kill(tool.pid, signal.SIGCONT)
+
+
+async def the_assigner_is_killed(scene: Scene) -> None:
+    await scene.laboratory.assigner.kill()
+    scene.laboratory.assigner.start()
+
+
+async def the_listeners_are_ended(scene: Scene) -> None:
+    await asyncio.to_thread(scene.pair.primary.sql, LISTENERS)
+
+
+async def a_backend_is_ended(scene: Scene) -> None:
+    ended = f"select pg_terminate_backend(pid) from ({BACKENDS}) b"
+    await asyncio.to_thread(scene.pair.primary.sql, ended)
+
+
+async def a_backend_crashes(scene: Scene) -> None:
+    """All others go with it."""
+    if pid := await asyncio.to_thread(scene.pair.primary.sql, BACKENDS):
+        os.kill(int(pid), signal.SIGKILL)
+
+
+async def the_database_is_killed(scene: Scene) -> None:
+    await scene.pair.primary.kill()
+    await scene.pair.primary.start()
+
+
+async def the_network_is_silent(scene: Scene) -> None:
+    for way in scene.pair.ways:
+        way.silence()
+    await asyncio.sleep(SILENT_SECONDS)
+    for way in scene.pair.ways:
+        way.restore()
+
+
+async def the_network_is_cut(scene: Scene) -> None:
+    for way in scene.pair.ways:
+        await way.cut()
+
+
+async def the_standby_takes_over(scene: Scene) -> None:
+    await scene.pair.fail_over()
+
+
+async def the_standby_takes_over_from_one_that_is_cut_off(scene: Scene) -> None:
+    way = scene.pair.way_to_primary()
+    way.silence()
+    await scene.pair.fail_over()
+    await asyncio.sleep(SILENT_SECONDS)
+    way.restore()
+
+
+OF_PROCESSES: tuple[Fault, ...] = (
+    a_broker_is_killed,
+    a_broker_is_told_to_stop,
+    a_tool_is_killed,
+    a_tool_is_told_to_stop,
+    a_tool_stands_still,
+    the_assigner_is_killed,
+)
+OF_THE_DATABASE: tuple[Fault, ...] = (
+    the_listeners_are_ended,
+    a_backend_is_ended,
+    a_backend_crashes,
+    the_database_is_killed,
+    the_network_is_silent,
+    the_network_is_cut,
+    the_standby_takes_over,
+    the_standby_takes_over_from_one_that_is_cut_off,
+)
+
+
+def name_of(fault: Fault) -> str:
+    """In words."""
+    return fault.__name__.replace("_", " ")  # type: ignore[attr-defined]
