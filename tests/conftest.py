@@ -5,6 +5,7 @@ otherwise the embedded one runs, without its durable settings.
 """
 
 import asyncio
+import math
 import os
 import shutil
 import tempfile
@@ -137,7 +138,14 @@ def a_folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def a_broker(settings: Settings, port: int = 0) -> AsyncIterator[Running]:
+async def a_broker(settings: Settings, port: int = 0, *, always_there: bool = True) -> AsyncIterator[Running]:
+    """A broker.
+
+    Args:
+        settings: Its settings.
+        port: 0: a free one.
+        always_there: Whether it forgives no tool's silence, though it begins only now: time can be moved.
+    """
     server = create_server(settings, port=port)
     task = asyncio.create_task(server.serve())
     try:
@@ -152,6 +160,8 @@ async def a_broker(settings: Settings, port: int = 0) -> AsyncIterator[Running]:
             async with asyncio.timeout(10):
                 while (await client.get("/health/ready")).status_code != 200:
                     await asyncio.sleep(0.005)
+            if always_there:
+                server.service.upkeep.away_at = server.service.listener.turned_at = -math.inf
             yield Running(server, task, client)
     finally:
         server.should_exit = True

@@ -321,6 +321,57 @@ async def test_a_late_result_is_not_taken_from_under_the_next_attempt(
     await store_helpers.audit(sql)
 
 
+async def test_a_late_result_is_not_taken_for_another_task_that_has_its_id(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    pair = await started(http, retry_backoff_seconds=0)
+    await completed(http, pair.work, "failed")
+    await late(http, pair.work, result="old")
+    assert (await http.delete("/v1/tasks/a")).status_code == 204
+    # What retention does when the record of its end is old, and this one is not.
+    await sql.execute("delete from work_archive where outcome = 'cancelled'")
+    await sql.execute("delete from ended_tasks")
+    await add_task(http, payload="new")
+    is_problem(await accept(http, pair.work), 409, "task_unavailable")
+    task = await get(http, "/v1/tasks/a")
+    assert (task["state"], task["payload"]) == ("available", "new")
+
+
+async def test_an_accepted_result_leaves_the_task_its_counts_and_ends_it_now(http: httpx.AsyncClient) -> None:
+    pair = await started(http, retry_backoff_seconds=0)
+    await completed(http, pair.work, "failed")
+    await late(http, pair.work)
+    for _ in range(2):
+        await completed(http, (await assign(http))["id"], "failed")
+    before = await get(http, "/v1/tasks/a")
+    assert (before["state"], before["attempt"]) == ("failed", 3)
+    assert (await accept(http, pair.work)).status_code == 200
+    task = await get(http, "/v1/tasks/a")
+    assert (task["state"], task["attempt"], task["work_id"]) == ("succeeded", 3, pair.work)
+    assert task["ended_at"] > before["ended_at"]
+
+
+async def test_what_a_task_without_work_leaves_is_a_record_and_no_work(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    assert (await http.delete("/v1/tasks/a")).status_code == 204
+    [record] = await helpers.records(http)
+    work = f"/v1/work/{record['work_id']}"
+    for answer in (
+        await http.get(work),
+        await http.get(f"{work}/reports"),
+        await http.post(f"{work}/start"),
+        await http.post(f"{work}/reports", json={}),
+        await http.post(f"{work}/cancel"),
+        await http.post(f"{work}/complete", json={"outcome": "cancelled"}),
+        await http.post(f"{work}/complete", json={"outcome": "succeeded"}),
+    ):
+        is_problem(answer, 404, "work_not_found")
+    items = {"items": [{"work_id": record["work_id"], "outcome": "succeeded"}]}
+    answer = await http.post("/v1/work/complete", json=items)
+    assert answer.json()["items"][0]["status"] == "work_not_found"
+    assert (await helpers.records(http)) == [record]
+
+
 async def test_of_two_late_results_of_a_task_one_is_taken(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:

@@ -1,5 +1,7 @@
 """Tools that die, fall silent, come back, start anew or are taken away: their work is never stuck."""
 
+import asyncio
+import math
 from typing import Any
 
 import asyncpg
@@ -39,6 +41,7 @@ CALLS = {
     "starting what was lost": ("POST", "/v1/work/WORK/start"),
     "reporting on what was lost": ("POST", "/v1/work/WORK/reports"),
     "completing what was lost": ("POST", "/v1/work/WORK/complete"),
+    "completing many": ("POST", "/v1/work/complete"),
     "registering": ("POST", "/v1/tools"),
 }
 
@@ -82,6 +85,7 @@ async def test_its_next_call_brings_it_back(
     bodies: dict[str, Any] = {
         "registering": {"id": "t", "skills": {}, "capacity": 100},
         "completing what was lost": {"outcome": "failed"},
+        "completing many": {"items": [{"work_id": pair.work, "outcome": "failed"}]},
     }
     answer = await http.request(method, path.replace("WORK", pair.work), json=bodies.get(call, {}))
     assert answer.status_code in (200, 409), answer.text
@@ -239,6 +243,27 @@ async def test_a_parked_wait_never_lets_the_lease_run_out(
     before = await get(http, "/v1/tools/t")
     parked = await park(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
     await store_helpers.until(lambda: _renewed_after(http, before["lease_expires_at"]))
+    await add_task(http)
+    await assign(http)
+    await woken(parked)
+
+
+async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_out(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    await add_tool(http, lease_seconds=3600)
+    parked = await park(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
+    presence, loop = broker.server.service.presence, asyncio.get_running_loop()
+
+    async def is_planned_for_that() -> bool:
+        return presence._due.get("t", math.inf) < loop.time() + 5
+
+    async def is_planned_for_an_hour() -> bool:
+        return 60 < presence._due.get("t", math.inf) - loop.time() < 3600
+
+    await store_helpers.until(is_planned_for_an_hour)
+    assert (await http.patch("/v1/tools/t", json={"lease_seconds": 5})).status_code == 200
+    await store_helpers.until(is_planned_for_that)
     await add_task(http)
     await assign(http)
     await woken(parked)

@@ -22,18 +22,26 @@ http = helpers.shared_http
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=30)
+DUE = NOW - timedelta(seconds=1)
 
 
-def facts(state: str = "available", *, seen: float | None = 1, tools: int = 2, **fields: Any) -> Facts:
+def facts(
+    state: str = "available",
+    *,
+    seen: float | None = 1,
+    tools: int = 2,
+    due: datetime = SOON,
+    **fields: Any,
+) -> Facts:
     values: dict[str, Any] = {
         "id": "a", "needs": Raw(b"{}"), "payload": NULL, "priority": 0, "state": state, "attempt": 1,
         "max_attempts": 3, "retry_backoff_seconds": 1, "timeout_seconds": None, "not_before": None,
         "created_at": NOW, "work_id": uuid4(), "remark": None, "result": NULL, "error": None,
         "ended_at": None,
     }  # fmt: skip
-    due_at = SOON if state == "scheduled" else None
+    due_at = due if state == "scheduled" else None
     seen_at = None if seen is None else NOW - timedelta(seconds=seen)
-    return Facts(Task(**values | fields), due_at, tools, seen_at, NOW)
+    return Facts(Task(**values | fields), tools, seen_at, NOW, due_at)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,7 @@ def facts(state: str = "available", *, seen: float | None = 1, tools: int = 2, *
         (facts("running"), "running", "attempt 2"),
         (facts("assigned"), "assigned", "waits for its tool"),
         (facts("scheduled", not_before=SOON), "not_before_its_time", "2026-11-25T12:00:30Z"),
+        (facts("scheduled", not_before=DUE, due=DUE), "not_before_its_time", "2026-11-25T11:59:59Z"),
         (facts("scheduled", error="no disk"), "backing_off", "no disk"),
         (facts("scheduled", not_before=NOW - timedelta(days=1)), "backing_off", "2026-11-25T12:00:30Z"),
         (facts(seen=None, remark="no", tools=0), "no_assigner", "ever"),

@@ -109,12 +109,32 @@ async def test_a_known_task_is_no_news(store: Store, heard: Heard) -> None:
     assert await heard.since() == []
 
 
-async def test_a_new_tool_is_for_the_assigner_and_so_is_one_that_comes_back(
+async def test_a_new_tool_is_for_the_assigner_and_one_that_registers_anew_for_who_waits_for_its_work_too(
     store: Store, heard: Heard
 ) -> None:
     await steps.register(store, "t")
     assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
     await steps.register(store, "t")
+    assert await heard.since() == [(CANDIDATES, "*"), (TOOL, "t"), (UPKEEP, "tools")]
+
+
+async def test_another_length_of_a_lease_is_for_who_waits_for_the_tools_work(
+    store: Store, heard: Heard
+) -> None:
+    await steps.register(store, "t")
+    await heard.since()
+    await store.one(tools.change, tools.Change("t", ToolChange(lease_seconds=5)))
+    assert await heard.since() == [(CANDIDATES, "*"), (TOOL, "t"), (UPKEEP, "tools")]
+
+
+async def test_a_tool_that_is_back_is_for_the_upkeep_which_watches_its_lease_again(
+    store: Store, sql: asyncpg.Connection, heard: Heard
+) -> None:
+    await steps.register(store, "t")
+    await sql.execute("update tool_leases set expires_at = now()")
+    await store.run(due.take_offline, 10)
+    await heard.since()
+    await store.one(leases.heartbeat, "t")
     assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
 
 

@@ -133,12 +133,27 @@ async def test_a_tool_that_comes_while_others_wait_for_long_is_renewed_no_later_
             await renewed(sql, "hasty", times=2)
 
 
-async def test_a_tool_that_registers_anew_with_a_shorter_lease_is_renewed_in_time(
+async def test_a_tool_whose_lease_becomes_shorter_while_it_waits_is_renewed_in_time(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t", lease_seconds=3600)
     with waiting(presence, "t"):
         await renewed(sql, "t", times=1)
-    await steps.register(store, "t", lease_seconds=5)
-    with waiting(presence, "t"):
+        await steps.register(store, "t", lease_seconds=5)
+        presence.expect("t", 5)
         await renewed(sql, "t", times=2)
+
+
+async def test_of_two_plans_the_sooner_one_stays(store: Store) -> None:
+    presence = Presence(store)
+    now = asyncio.get_running_loop().time()
+    presence.expect("t", 5)
+    presence.expect("t", 3600)
+    assert presence._due["t"] - now < 5
+
+
+async def test_a_tool_that_asks_often_is_not_kept_in_mind_more_than_once(store: Store) -> None:
+    presence = Presence(store)
+    for number in range(20_000):
+        presence.expect("t", 40_000 - number)
+    assert len(presence._in_order) < 2_000

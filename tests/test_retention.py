@@ -84,6 +84,19 @@ async def test_a_month_stays_as_long_as_a_record_of_it_is_young(
     assert len(await kept(sql)) == 3
 
 
+async def test_no_task_is_remembered_by_a_record_that_is_gone(store: Store, sql: asyncpg.Connection) -> None:
+    await sql.execute("select create_archive_partition('2020-01-01')")
+    await record(sql, "old", 25, OF_OLD)
+    retention = Retention(DAYS)
+    async with steps.Held(store) as given_up:
+        assert await given_up.take(retention.keep, 10) == 10
+        await given_up.roll_back()
+        await given_up.begin()
+    await keep(store, retention)
+    assert OLD not in await partitions(sql)
+    assert await sql.fetchval("select count(*) from ended_tasks") == 0
+
+
 async def test_records_that_are_in_no_month_go_one_by_one(store: Store, sql: asyncpg.Connection) -> None:
     await record(sql, "a", 15, OF_OLD)
     await record(sql, "young", 1, OF_OLDER, await sql.fetchval("select cast(now() as text)"))

@@ -86,6 +86,17 @@ async def test_running_work_is_asked_to_stop_and_asked_once(store: Store, sql: a
     await steps.audit(sql)
 
 
+@pytest.mark.parametrize("force", [(False, True), (True, False)])
+async def test_who_deletes_by_force_beside_others_who_do_not_has_it_deleted(
+    store: Store, sql: asyncpg.Connection, force: tuple[bool, bool]
+) -> None:
+    await steps.running_work(store, "a")
+    deletions = [deletion.Deletion("a", each) for each in force]
+    assert await steps.many(store, deletion.delete, deletions) == ["deleted", "deleted"]
+    assert (await steps.the_task(store, "a")).state == "cancelled"
+    await steps.audit(sql)
+
+
 async def test_by_force_running_work_is_cancelled_at_once(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.running_work(store, "a", "t")
     await steps.report(store, made.id, message="half way")

@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from msgspec import Raw
+from sqlalchemy import text
 
 from broker.schemas import NewTool, ToolChange
 from broker.store import Store, completion, leases, tools, work
@@ -59,6 +60,25 @@ async def test_a_lease_ends_no_sooner_than_was_told_while_a_call_waited(
     assert heard is not None
     await late
     assert (await steps.the_tool(store, "tool")).lease_expires_at >= heard.lease_expires_at
+
+
+async def test_tools_that_register_are_locked_in_order_whether_they_resume_or_not(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    """The later one is not held while the earlier one is waited for: else two could wait in a circle."""
+    await steps.register(store, "a", "b")
+    again = [
+        tools.Registration(NewTool(skills=Raw(b"{}"), id=id_, resume=resume), token=id_)
+        for id_, resume in (("a", True), ("b", False))
+    ]
+    async with steps.Held(store) as other:
+        await other.session.execute(text("select from tools where id = 'a' for update"))
+        registering = asyncio.ensure_future(store.many(tools.register, again))
+        await steps.blocked(sql)
+        assert await sql.fetchval(
+            "select count(*) from (select from tools where id = 'b' for update nowait) b"
+        )
+    await registering
 
 
 async def test_a_changed_length_holds_from_the_next_call_on(store: Store, sql: asyncpg.Connection) -> None:

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from broker.settings import Settings
 from broker.store import Store, completion, due, leases, schema
 from broker.store.address import Address
 from broker.upkeep import Upkeep
 from broker.wake.listener import UPKEEP, Listener
 from broker.wake.waiters import Waiters
 from tests import store_helpers as steps
+from tests.conftest import a_broker
 
 AVAILABLE = "select id from tasks where state = 'available' order by id"
 
@@ -343,3 +345,60 @@ async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: s
             await available(sql, "a")
         finally:
             await upkeep.stop()
+
+
+@pytest.mark.parametrize(("here", "more"), [(0.5, True), (59, True), (61, False)])
+async def test_a_lease_is_held_against_a_tool_only_when_it_could_be_heard_for_as_long(
+    store: Store, sql: asyncpg.Connection, here: float, more: bool
+) -> None:
+    await steps.some_work(store)
+    await sql.execute("update tool_leases set expires_at = now() - interval '0.2 s'")
+    await sql.execute("update work set deadline_at = now() - interval '0.2 s'")
+    await store.run(due.forgive_silence, here)
+    await store.run(due.forgive_late_starts, here)
+    for what in ("expires_at from tool_leases", "deadline_at from work"):
+        column, _, table = what.partition(" from ")
+        left = await sql.fetchval(f"select cast(extract(epoch from {column} - now()) as float) from {table}")
+        assert left == pytest.approx(60 - here if more else -0.2, abs=1)
+    await steps.audit(sql)
+
+
+async def test_a_tool_with_a_long_lease_is_not_waited_for_that_long_after_every_restart(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.register(store, "t", lease_seconds=86_400)
+    await sql.execute("update tool_leases set expires_at = now() - interval '0.2 s'")
+    await store.run(due.forgive_silence, 100)
+    assert await sql.fetchval("select expires_at < now() + interval '201 s' from tool_leases")
+
+
+async def test_what_runs_past_its_time_is_not_forgiven(store: Store, sql: asyncpg.Connection) -> None:
+    await steps.running_work(store, timeout_seconds=5)
+    await sql.execute("update work set deadline_at = now()")
+    await store.run(due.forgive_late_starts, 0)
+    assert await store.run(due.end_overdue, 10) == 1
+
+
+async def test_what_ran_out_just_before_the_service_is_back_leaves_time_to_be_heard_again(
+    database: str, store: Store, sql: asyncpg.Connection
+) -> None:
+    settings = Settings(database_url=database)
+    async with a_broker(settings):
+        running = await steps.running_work(store, "running")
+        await steps.submit(store, "waits")
+        await steps.register(store, "other")
+        [waits] = await steps.assigned(store, ("waits", "other"))
+    moment = "now() - interval '0.1 s'"
+    await sql.execute(f"update tool_leases set expires_at = {moment}")
+    await sql.execute(f"update work set deadline_at = {moment} where state = 'assigned'")
+    async with a_broker(settings, always_there=False) as broker:
+        await steps.until(lambda: _has_time(sql))
+        assert (await broker.client.post("/v1/tools/tool/heartbeat")).status_code == 200
+        assert (await broker.client.get(f"/v1/work/{running.id}")).json()["state"] == "running"
+        assert (await broker.client.post(f"/v1/work/{waits.id}/start")).status_code == 200
+
+
+async def _has_time(sql: asyncpg.Connection) -> bool:
+    leases = "select bool_and(expires_at > now()) from tool_leases"
+    deadlines = "select bool_and(deadline_at > now()) from work where state = 'assigned'"
+    return bool(await sql.fetchval(f"select ({leases}) and ({deadlines})"))

@@ -63,7 +63,12 @@ def create_service(settings: Settings) -> Service:
         sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
         presence=Presence(store),
         attendance=Attendance(store),
-        upkeep=Upkeep(store, waiters, retention_days=settings.archive_retention_days),
+        upkeep=Upkeep(
+            store,
+            waiters,
+            retention_days=settings.archive_retention_days,
+            turned_at=lambda: listener.turned_at,
+        ),
     )
 
 

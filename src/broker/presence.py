@@ -23,6 +23,8 @@ _SHORTEST_PLAN_SECONDS = 5 / _RENEWALS_PER_LEASE
 # At most one round in this time: so that those who came meanwhile share it.
 _ROUND_SECONDS = 0.5
 _BATCH = 1_000
+# How many plans, beside as many as are good, are kept though there is a sooner one.
+_MOST_OUTDATED = 1_000
 # How exactly it is known when an assigner last asked.
 _SEEN_SECONDS = 10.0
 
@@ -52,7 +54,10 @@ class Presence:
         # It may have registered anew, with a shorter lease than the one that was planned with.
         if self._due.get(tool_id, math.inf) > now + _SHORTEST_PLAN_SECONDS:
             self._plan(tool_id, now)
-            self._news.set()
+
+    def expect(self, tool_id: str, lease_seconds: float) -> None:
+        """Renew a lease in time, whatever length it has now."""
+        self._plan(tool_id, asyncio.get_running_loop().time() + lease_seconds / _RENEWALS_PER_LEASE)
 
     def leave(self, tool_id: str) -> None:
         """Count it no longer."""
@@ -72,8 +77,15 @@ class Presence:
                 await self._task
 
     def _plan(self, tool_id: str, at: float) -> None:
+        """Plan a renewal; one that is planned sooner stays."""
+        if self._due.get(tool_id, math.inf) <= at:
+            return
         self._due[tool_id] = at
         heapq.heappush(self._in_order, (at, tool_id))
+        self._news.set()
+        if len(self._in_order) > 2 * len(self._due) + _MOST_OUTDATED:
+            self._in_order = [(at, tool_id) for tool_id, at in self._due.items()]
+            heapq.heapify(self._in_order)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ earlier. It is safe in several processes at once: they take turns, and no batch 
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine
 
@@ -36,11 +37,22 @@ class Upkeep:
         store: The database.
         waiters: Where to hear that something comes due soon.
         retention_days: How long the archive is kept; None: for ever.
+        turned_at: Tells when the listener last lost the database, or found it, by the loop's clock.
     """
 
-    def __init__(self, store: Store, waiters: Waiters, *, retention_days: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        waiters: Waiters,
+        *,
+        retention_days: int | None = None,
+        turned_at: Callable[[], float] = lambda: -math.inf,
+    ) -> None:
         self._store = store
         self._waiters = waiters
+        self._turned_at = turned_at
+        #: When we last were not there, or found no database: tools could not be heard then.
+        self.away_at = -math.inf
         self._retention = Retention(retention_days)
         self._tasks: list[asyncio.Task[None]] = []
         #: How many rows each chore has dealt with.
@@ -52,6 +64,7 @@ class Upkeep:
             chore.name: self._keep(chore) for chore in due.CHORES
         }
         loops["archive"] = self._keep_archive()
+        self.away_at = asyncio.get_running_loop().time()
         self._tasks = [asyncio.create_task(loop, name=f"upkeep of {name}") for name, loop in loops.items()]
 
     async def stop(self) -> None:
@@ -69,15 +82,24 @@ class Upkeep:
 
     async def _round(self, chore: due.Chore) -> float:
         """Do what is due; how long there is nothing to do now."""
+        forgive = chore.forgive
         while True:
             seconds = await self._store.read(due.seconds_to_next, chore)
             if seconds is None or seconds > 0:
                 return min(seconds or _LONGEST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS)
+            if forgive is not None:
+                # Once: what waits only for its batch is not late.
+                await self._store.run(forgive, self._here_seconds())
+                forgive = None
+                continue
             count = await self._store.run(due.in_turn, chore.number, chore.do, _BATCH)
             if not count:
                 # Due, and still there: somebody else is at it, or has locked it, and may roll back.
                 return _RETRY_SECONDS
             self.done[chore.name] += count
+
+    def _here_seconds(self) -> float:
+        return asyncio.get_running_loop().time() - max(self.away_at, self._turned_at())
 
     async def _keep_archive(self) -> None:
         while True:
@@ -89,13 +111,13 @@ class Upkeep:
             self.done["archive"] += count
         return _ARCHIVE_SECONDS
 
-    @staticmethod
     async def _patiently(
-        name: str, do: Callable[[], Coroutine[None, None, float]], retry_seconds: float
+        self, name: str, do: Callable[[], Coroutine[None, None, float]], retry_seconds: float
     ) -> float:
         """Do something; how long to wait then. Whatever goes wrong, time goes on."""
         try:
             return await do()
         except Exception as error:  # noqa: BLE001 - see above
             log.warning("upkeep has to wait", chore=name, error=repr(error))
+            self.away_at = asyncio.get_running_loop().time()
             return retry_seconds

@@ -53,6 +53,7 @@ async def next_work(
         if found.offline:
             # It is back: that it asks says so.
             await service.store.one(leases.keep, tool_id)
+        service.presence.expect(tool_id, found.lease_seconds)
         return found.items
 
     def some(found: list[Work] | None) -> bool:

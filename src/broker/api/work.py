@@ -208,6 +208,9 @@ class Work(Controller):
             for item in data.items
         ]
         fates = await service.store.many(completion.complete_briefly, endings)
+        late = {ending.work_id for ending, fate in zip(endings, fates, strict=True) if fate != "ended"}
+        if late and (tools := await service.store.read(archive.tools_of, late)):
+            await service.store.many(leases.keep, tools)
         return CompletedBatch(
             items=[
                 CompletedWork(work_id=ending.work_id, status=_STATUS[fate])
@@ -230,7 +233,7 @@ class Work(Controller):
 async def _ended(service: Service, id_: UUID) -> ArchiveRecord:
     """The record of work that is not under way."""
     record = await service.store.read_one(archive.find, id_)
-    if record is None:
+    if record is None or record.tool_id is None:
         raise WorkNotFound
     return record
 

@@ -10,26 +10,27 @@ from broker.schemas import ArchiveRecord
 from broker.store import archive
 from broker.store.engine import one_statement
 
-# Of two late results of the same task the first is taken.
+# Of two late results of the same task the first is taken. When its records are old a task is forgotten, and
+# its id may be another's: a result is for the task that was submitted when it says.
 ACCEPT = text("""
 with locked_records as materialized (
-    select work_id, task_id, outcome, late
+    select work_id, task_id, outcome, late, attempt, cast(task ->> 'created_at' as timestamptz) as created_at
     from work_archive
     where work_id = any(cast(:ids as uuid[]))
     order by work_id
     for update
 ),
 locked_tasks as materialized (
-    select id, state
+    select id, state, attempt, created_at
     from tasks
     where id = any(array(select task_id from locked_records))
     order by id
     for update
 ),
 taken as materialized (
-    select distinct on (r.task_id) r.task_id, r.work_id, r.late
+    select distinct on (r.task_id) r.task_id, r.work_id, r.late, greatest(t.attempt, r.attempt) as attempt
     from locked_records r
-    join locked_tasks t on t.id = r.task_id
+    join locked_tasks t on t.id = r.task_id and t.created_at = r.created_at
     where r.outcome <> 'succeeded' and r.late is not null and t.state <> 'assigned'
     order by r.task_id, array_position(cast(:ids as uuid[]), r.work_id)
 ),
@@ -41,7 +42,8 @@ accepted as (
     where a.work_id = taken.work_id and a.work_id = any(cast(:ids as uuid[]))
 ),
 ended as (
-    insert into ended_tasks (task_id, work_id) select task_id, work_id from taken order by task_id
+    insert into ended_tasks (task_id, work_id, attempt, ended_at)
+    select task_id, work_id, attempt, now() from taken order by task_id
 )
 delete from tasks where id = any(array(select task_id from taken))
 """)

@@ -23,7 +23,15 @@ from work_archive a
 where a.work_id = any(cast(:ids as uuid[]))
 """)
 
-TOLD = text("select work_id, outcome, said from work_archive where work_id = any(cast(:ids as uuid[]))")
+TOLD = text("""
+select work_id, outcome, said
+from work_archive
+where work_id = any(cast(:ids as uuid[])) and tool_id is not null
+""")
+
+TOOLS_OF = text("""
+select distinct tool_id from work_archive where work_id = any(cast(:ids as uuid[])) and tool_id is not null
+""")
 
 KEEP_LATE = text("""
 with locked as materialized (
@@ -65,7 +73,8 @@ where work_id = :work_id and tool_id is not null
 HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
 
 ENDED_TASKS = text("""
-select e.task_id, a.task, a.outcome, a.attempt, a.result, a.error, a.ended_at, a.work_id
+select e.task_id, a.task, a.outcome, coalesce(e.attempt, a.attempt), a.result, a.error,
+       coalesce(e.ended_at, a.ended_at), a.work_id
 from ended_tasks e
 join work_archive a
   on a.work_id = e.work_id
@@ -123,8 +132,16 @@ def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord
 
 
 def told(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
-    """For each of these works its outcome, and what its tool said where that was something else."""
+    """For each of these works its outcome, and what its tool said where that was something else.
+
+    What a task without work has left is no work.
+    """
     return {row[0]: (row[1], row[2]) for row in connection.execute(TOLD, {"ids": list(work_ids)})}
+
+
+def tools_of(connection: Connection, work_ids: Collection[UUID]) -> list[str]:
+    """The tools that had these works, which have ended."""
+    return list(connection.execute(TOOLS_OF, {"ids": list(work_ids)}).scalars())
 
 
 def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | None]]) -> None:

@@ -188,7 +188,10 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
     fates = _fates(connection, endings, first, records.keys())
     if missing := first.keys() - records.keys():
         records |= {record.work_id: record for record in archive.by_ids(connection, missing)}
-    return [Ended(fate, records.get(ending.work_id)) for ending, fate in zip(endings, fates, strict=True)]
+    return [
+        Ended(fate, records[ending.work_id] if fate != "unknown" else None)
+        for ending, fate in zip(endings, fates, strict=True)
+    ]
 
 
 @one_statement()
@@ -244,7 +247,14 @@ def _fates(
     return fates
 
 
-def lose(connection: Connection, tool_ids: Sequence[str], why: str, *, running_only: bool = False) -> None:
+def lose(
+    connection: Connection,
+    tool_ids: Collection[str],
+    why: str,
+    *,
+    running_only: bool = False,
+    beside: Collection[str] = (),
+) -> None:
     """End the work of tools as lost; the tools stay locked, and get no more meanwhile.
 
     Args:
@@ -252,6 +262,7 @@ def lose(connection: Connection, tool_ids: Sequence[str], why: str, *, running_o
         tool_ids: The tools.
         why: For people.
         running_only: Whether work that was not started stays.
+        beside: Other tools to be locked: all at once, so that they are in the order that everyone shares.
 
     Raises:
         BeginAgain: A tool got work behind our back, and work comes first in the order of locks.
@@ -262,7 +273,7 @@ def lose(connection: Connection, tool_ids: Sequence[str], why: str, *, running_o
         return list(connection.execute(OF_TOOLS, values).scalars())
 
     seen = of_tools()
-    lock(connection, seen, tool_ids=tool_ids)
+    lock(connection, seen, tool_ids=[*tool_ids, *beside])
     work_ids = of_tools()
     if not set(work_ids) <= set(seen):
         raise BeginAgain

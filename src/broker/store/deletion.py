@@ -31,7 +31,7 @@ Deleted = Literal["deleted", "asked", "unknown"]
 
 
 def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Deleted]:
-    """Delete tasks.
+    """Delete tasks; one that is to be deleted with and without force, is deleted by force.
 
     Args:
         connection: In an open transaction.
@@ -43,8 +43,8 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
     Raises:
         BeginAgain: A task got work behind our back, and work comes first in the order of locks.
     """
-    wanted = {deletion.id: deletion.force for deletion in reversed(deletions)}
-    ids = list(wanted)
+    ids = list({deletion.id for deletion in deletions})
+    forced = {deletion.id for deletion in deletions if deletion.force}
     seen = _work_of(connection, ids)
     locked = {work_id for work_id, _ in seen.values() if work_id}
     completion.lock(connection, list(locked), task_ids=ids)
@@ -55,7 +55,7 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
     stopped: dict[str, Ending] = {}
     asked: dict[str, UUID] = {}
     for id_, (work_id, state) in states.items():
-        if work_id and (wanted[id_] or state == "assigned"):
+        if work_id and (id_ in forced or state == "assigned"):
             stopped[id_] = Ending(work_id, "cancelled")
         elif work_id:
             asked[id_] = work_id

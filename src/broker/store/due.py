@@ -13,9 +13,12 @@ from sqlalchemy import Connection, TextClause, text
 from broker.store import completion
 from broker.store.completion import Ending
 
-# What is found due only now was due while the service was away, and nobody could be heard: that is not held
-# against a tool.
+# What is found due only so late was due while nobody looked, and nobody could be heard.
 _LATE_SECONDS = 3.0
+# How long at most a tool is given to be heard again when the service was away.
+_HEARING_SECONDS = 300.0
+# Longer than any lease.
+_LONG_SECONDS = 1e9
 
 # The numbers are only to be nobody else's.
 TURN = text("select pg_try_advisory_xact_lock(7022026, :chore)")
@@ -40,21 +43,31 @@ from tasks
 where state = 'scheduled'
 """)
 
+# By the database's clock. Its own may jump, and a machine may sleep: then the service looks late.
+_HEARD_UNTIL = """
+    now() - make_interval(secs => case when {due_at} < now() - make_interval(secs => :late_seconds)
+                                       then 0 else :here_seconds end)
+          + make_interval(secs => least(l.lease_seconds, :hearing_seconds))"""
+
 # Work is under way for a while and there is little of it at any time: an index on its deadline would cost
 # each start more than this reading costs now and then.
-EXTEND_DEADLINES = text("""
-with late as materialized (
-    select id, tool_id
+EXTEND_DEADLINES = text(f"""
+with due as materialized (
+    select id, tool_id, deadline_at
     from work
-    where state = 'assigned' and deadline_at < now() - make_interval(secs => :late_seconds)
+    where state = 'assigned' and deadline_at <= now()
     order by id
     for no key update skip locked
+),
+heard as materialized (
+    select due.id, due.deadline_at, {_HEARD_UNTIL.format(due_at="due.deadline_at")} as until
+    from due
+    join tool_leases l on l.tool_id = due.tool_id and l.tool_id = any(array(select tool_id from due))
 )
 update work w
-set deadline_at = now() + make_interval(secs => l.lease_seconds)
-from late
-join tool_leases l on l.tool_id = late.tool_id and l.tool_id = any(array(select tool_id from late))
-where w.id = late.id and w.id = any(array(select id from late))
+set deadline_at = heard.until
+from heard
+where w.id = heard.id and w.id = any(array(select id from heard)) and heard.until > heard.deadline_at
 """)
 OVERDUE = text("""
 with overdue as materialized (
@@ -74,19 +87,20 @@ WORK_NEXT = text("""
 select cast(extract(epoch from min(deadline_at) - clock_timestamp()) as double precision) from work
 """)
 
-EXTEND_LEASES = text("""
-with late as materialized (
-    select l.tool_id
+EXTEND_LEASES = text(f"""
+with heard as materialized (
+    select l.tool_id, l.expires_at, {_HEARD_UNTIL.format(due_at="l.expires_at")} as until
     from tool_leases l
     join tools t on t.id = l.tool_id
-    where l.expires_at < now() - make_interval(secs => :late_seconds) and not t.offline
+    where l.expires_at <= now() and not t.offline
     order by l.tool_id
     for no key update of l skip locked
 )
 update tool_leases l
-set expires_at = now() + make_interval(secs => l.lease_seconds)
-from late
-where l.tool_id = late.tool_id and l.tool_id = any(array(select tool_id from late))
+set expires_at = heard.until
+from heard
+where l.tool_id = heard.tool_id and l.tool_id = any(array(select tool_id from heard))
+  and heard.until > heard.expires_at
 """)
 # As many tools as have a batch of work together, at least one.
 SILENT = text("""
@@ -135,6 +149,7 @@ where not t.offline
 
 
 Do = Callable[[Connection, int], int]
+Forgive = Callable[[Connection, float], None]
 
 
 class Chore(NamedTuple):
@@ -145,12 +160,15 @@ class Chore(NamedTuple):
         number: Which turn to wait for.
         do: Does a batch; of how many rows.
         next: Asks how many seconds there are until there is something to do.
+        forgive: Gives more time to those who could not be heard, where that matters; given for how many
+            seconds the service has been there.
     """
 
     name: str
     number: int
     do: Do
     next: TextClause
+    forgive: Forgive | None = None
 
 
 def in_turn(connection: Connection, number: int, do: Do, batch: int) -> int:
@@ -166,11 +184,7 @@ def make_available(connection: Connection, batch: int) -> int:
 
 
 def end_overdue(connection: Connection, batch: int) -> int:
-    """End the work that was not started in time, or runs past its time; how much that was.
-
-    Work that nobody could start because the service was away is given the time of one more lease.
-    """
-    connection.execute(EXTEND_DEADLINES, {"late_seconds": _LATE_SECONDS})
+    """End the work that was not started in time, or runs past its time; how much that was."""
     overdue = connection.execute(OVERDUE, {"batch": batch}).all()
     if overdue:
         completion.end(connection, [_overdue(*row) for row in overdue])
@@ -180,12 +194,9 @@ def end_overdue(connection: Connection, batch: int) -> int:
 def take_offline(connection: Connection, batch: int) -> int:
     """Take tools offline that were silent for longer than their leases, and their work from them.
 
-    Tools that nobody could hear because the service was away are given one more lease.
-
     Returns:
         How many tools that were.
     """
-    connection.execute(EXTEND_LEASES, {"late_seconds": _LATE_SECONDS})
     silent = {row[0]: row[1] for row in connection.execute(SILENT, {"batch": batch})}
     if not silent:
         return 0
@@ -201,6 +212,24 @@ def take_offline(connection: Connection, batch: int) -> int:
     return len(gone)
 
 
+def forgive_late_starts(connection: Connection, here_seconds: float) -> None:
+    """Give tools the time of a lease since the service is there to start what they could not.
+
+    How long work runs is not forgiven: that needs no service.
+    """
+    connection.execute(EXTEND_DEADLINES, _forgiving(here_seconds))
+
+
+def forgive_silence(connection: Connection, here_seconds: float) -> None:
+    """Give tools the time of a lease since the service is there to be heard again.
+
+    Args:
+        connection: In an open transaction.
+        here_seconds: For how long it has been there.
+    """
+    connection.execute(EXTEND_LEASES, _forgiving(here_seconds))
+
+
 def seconds_to_next(connection: Connection, chore: Chore) -> float | None:
     """How long until there is something to do; None: there is nothing in sight."""
     seconds: float | None = connection.execute(chore.next).scalar_one()
@@ -208,9 +237,17 @@ def seconds_to_next(connection: Connection, chore: Chore) -> float | None:
 
 
 TASKS = Chore("tasks", 1, make_available, TASKS_NEXT)
-WORK = Chore("work", 2, end_overdue, WORK_NEXT)
-LEASES = Chore("tools", 3, take_offline, LEASES_NEXT)
+WORK = Chore("work", 2, end_overdue, WORK_NEXT, forgive_late_starts)
+LEASES = Chore("tools", 3, take_offline, LEASES_NEXT, forgive_silence)
 CHORES: Sequence[Chore] = (TASKS, WORK, LEASES)
+
+
+def _forgiving(here_seconds: float) -> dict[str, float]:
+    return {
+        "late_seconds": _LATE_SECONDS,
+        "here_seconds": min(here_seconds, _LONG_SECONDS),
+        "hearing_seconds": _HEARING_SECONDS,
+    }
 
 
 def _overdue(work_id: UUID, state: str) -> Ending:

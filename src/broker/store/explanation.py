@@ -6,13 +6,16 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from broker.schemas import Explanation, Task, Verdict
-from broker.store import tasks
+from broker.store import archive, rows
 
-FACTS = text("""
-select (select due_at from tasks where id = :id) as due_at,
-       (select count(*) from tools where available) as available_tools,
+# All at one moment.
+FACTS = text(f"""
+select (select count(*) from tools where available) as available_tools,
        (select seen_at from assigner where id) as assigner_seen_at,
-       now() as now
+       now() as now, t.due_at, {rows.TASK}
+from (select) always
+left join tasks t on t.id = :id
+left join work w on w.id = t.work_id and w.id = (select work_id from tasks where id = :id)
 """)
 
 # The assigner is taken to be away after that.
@@ -24,25 +27,27 @@ class Facts(NamedTuple):
 
     Args:
         task: The task.
-        due_at: When it is offered, where it is scheduled.
         available_tools: How many tools have room.
         assigner_seen_at: When an assigner last asked; None: never.
         now: When all of this was.
+        due_at: When it is offered, where it is scheduled.
     """
 
     task: Task
-    due_at: datetime | None
     available_tools: int
     assigner_seen_at: datetime | None
     now: datetime
+    due_at: datetime | None
 
 
 def explain(connection: Connection, id_: str) -> Explanation | None:
     """Why a task has not run yet; None: there is no such task."""
-    found = tasks.by_ids(connection, [id_])
+    row = connection.execute(FACTS, {"id": id_}).one()
+    live = row[-rows.TASK_WIDTH :]
+    found = [rows.task(live)] if live[0] is not None else archive.ended_tasks(connection, [id_])
     if not found:
         return None
-    facts = Facts(found[0], *connection.execute(FACTS, {"id": id_}).one())
+    facts = Facts(found[0], *row[: -rows.TASK_WIDTH])
     word, detail = verdict(facts)
     return Explanation(
         state=facts.task.state,
@@ -75,7 +80,8 @@ def verdict(facts: Facts) -> tuple[Verdict, str]:
 
 def _not_due(facts: Facts) -> tuple[Verdict, str]:
     task, due_at = facts.task, facts.due_at
-    if task.not_before is not None and task.not_before > facts.now:
+    # It is offered some time after it is due: until then it waits for the same.
+    if task.not_before is not None and (task.not_before > facts.now or task.not_before == due_at):
         return "not_before_its_time", f"It is not to run before {_time(task.not_before)}."
     until = f" until {_time(due_at)}" if due_at else ""
     return "backing_off", (

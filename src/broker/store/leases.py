@@ -97,6 +97,9 @@ back as (
 select tool_id, lease_seconds from renewed
 """)
 
+# Whoever waits for the tool's work renews its lease meanwhile, and plans by its length.
+TELL = text("select notify_ids('broker_tool', cast(:ids as text[]))")
+
 
 def begin(connection: Connection, ids: Sequence[str], seconds: Sequence[float]) -> None:
     """Begin the leases of tools that register."""
@@ -106,6 +109,12 @@ def begin(connection: Connection, ids: Sequence[str], seconds: Sequence[float]) 
 def change(connection: Connection, seconds: dict[str, float]) -> None:
     """Change how long the leases of tools last from their next renewal on."""
     connection.execute(CHANGE, {"ids": list(seconds), "lease_seconds": list(seconds.values())})
+    tell(connection, list(seconds))
+
+
+def tell(connection: Connection, ids: Sequence[str]) -> None:
+    """Have whoever waits for the work of these tools look again: their leases have another length."""
+    connection.execute(TELL, {"ids": ids})
 
 
 @one_statement()

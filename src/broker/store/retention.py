@@ -73,6 +73,7 @@ class Retention:
         Returns:
             How much was done; 0: all of it.
         """
+        connection.execute(PATIENCE)
         create_partitions(connection)
         if self._days is None:
             return 0
@@ -89,10 +90,12 @@ class Retention:
             self._after = records[-1].work_id
             return len(records)
         self._after = _FIRST
+        if _is_remembered(connection, oldest):
+            # What was given up on the way there was not forgotten after all.
+            return 1
         return self._drop(connection, oldest, self._days)
 
     def _drop(self, connection: Connection, partition: str, days: int) -> int:
-        connection.execute(PATIENCE)
         connection.execute(text(f"alter table work_archive detach partition {partition}"))
         # Nothing comes in any more; what came in at the last moment shall stay.
         if not _is_old(connection, partition, days):
@@ -126,6 +129,14 @@ def _is_old(connection: Connection, partition: str, days: int) -> bool:
     """Whether the newest record of a partition is old."""
     newest = text(f"select max(ended_at) >= now() - make_interval(days => :days) from {partition}")
     return not connection.execute(newest, {"days": days}).scalar_one()
+
+
+def _is_remembered(connection: Connection, partition: str) -> bool:
+    """Whether the end of some task is still looked up in a partition."""
+    remembered = text(
+        f"select exists (select from {partition} r join ended_tasks e using (task_id, work_id))"
+    )
+    return bool(connection.execute(remembered).scalar_one())
 
 
 def _forget(connection: Connection, records: Sequence[Row[tuple[str, UUID]]]) -> None:

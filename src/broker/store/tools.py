@@ -115,8 +115,10 @@ def register(connection: Connection, new: Sequence[Registration]) -> list[Regist
     Raises:
         BeginAgain: The earlier run started something just now.
     """
-    if restarted := {each.tool.id for each in new if each.tool.id and not each.tool.resume}:
-        completion.lose(connection, sorted(restarted), "The tool was started anew.", running_only=True)
+    if given := {each.tool.id for each in new if each.tool.id}:
+        restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
+        why = "The tool was started anew."
+        completion.lose(connection, restarted, why, running_only=True, beside=given - restarted)
     # What registers without an id is known by its token until it has one.
     last = {registration.tool.id or registration.token: registration for registration in new}
     tokens = {key: hashed(registration.token) for key, registration in last.items()}
@@ -127,6 +129,8 @@ def register(connection: Connection, new: Sequence[Registration]) -> list[Regist
     ids = [entered[token][0] for token in tokens.values()]
     seconds = [each.tool.lease_seconds for each in last.values()]
     leases.begin(connection, ids, seconds)
+    if again := [id_ for id_, created in entered.values() if not created]:
+        leases.tell(connection, again)
     known = {tool.id: tool for tool in by_ids(connection, ids)}
 
     made: set[str] = set()

@@ -33,8 +33,9 @@ ASSIGNED_TO = text(f"""
 with assigned as materialized (
     select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
 )
-select {rows.WORK}, o.id, o.offline
+select {rows.WORK}, o.id, o.offline, l.lease_seconds
 from tools o
+join tool_leases l on l.tool_id = o.id and l.tool_id = any(cast(:tool_ids as text[]))
 left join assigned w on w.tool_id = o.id
 left join tasks t on t.id = w.task_id and t.id = any(array(select task_id from assigned))
 where o.id = any(cast(:tool_ids as text[]))
@@ -162,10 +163,11 @@ class ReportTaken(NamedTuple):
 
 
 class InHand(NamedTuple):
-    """The work that waits for a tool, and whether the tool is taken to be offline."""
+    """The work that waits for a tool, whether the tool is taken to be offline, and how long its lease is."""
 
     items: list[Work]
     offline: bool
+    lease_seconds: float
 
 
 class WorkFilter(NamedTuple):
@@ -207,8 +209,8 @@ def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[InHand 
     """For each tool the work that it did not start yet, the oldest first; None: unknown."""
     found: dict[str, InHand] = {}
     for row in connection.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
-        tool_id, offline = row[rows.WORK_WIDTH :]
-        in_hand = found.setdefault(tool_id, InHand([], offline))
+        tool_id, offline, lease_seconds = row[rows.WORK_WIDTH :]
+        in_hand = found.setdefault(tool_id, InHand([], offline, lease_seconds))
         if row[0] is not None:
             in_hand.items.append(rows.work(row))
     return [found.get(tool_id) for tool_id in tool_ids]
@@ -244,8 +246,8 @@ def reports(connection: Connection, work_id: UUID, *, limit: int, after: str | N
     if by_ids(connection, [work_id]):
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
         found = [rows.report(row) for row in connection.execute(REPORTS, values)]
-    elif ended := archive.by_ids(connection, [work_id]):
-        found = ended[0].reports[begin : begin + limit + 1]
+    elif ended := archive.as_work(connection, work_id):
+        found = ended.reports[begin : begin + limit + 1]
     else:
         return None
     items, onward = cut(found, limit, key=lambda _: begin + limit)

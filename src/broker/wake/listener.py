@@ -1,6 +1,7 @@
 """The listener: one connection that hears PostgreSQL's notifications and wakes who they concern."""
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -56,8 +57,9 @@ class Listener:
         self._probe_seconds = probe_seconds
         self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
-        # Woken whenever the connection comes or goes.
+        # Woken whenever the connection comes or goes; and when that was, by the loop's clock.
         self.turned = Waiter()
+        self.turned_at = -math.inf
         #: How often it has connected, and how many notifications it has heard.
         self.connects = 0
         self.heard = 0
@@ -103,13 +105,18 @@ class Listener:
                     await connection.add_listener(channel, self._hear)
             self.connects += 1
             self.connected.set()
-            self.turned.wake()
+            self._turn()
             log.info("listener connected")
             await self._watch(connection, lost)
         finally:
-            self.connected.clear()
-            self.turned.wake()
+            if self.connected.is_set():
+                self.connected.clear()
+                self._turn()
             connection.terminate()
+
+    def _turn(self) -> None:
+        self.turned_at = asyncio.get_running_loop().time()
+        self.turned.wake()
 
     async def _watch(self, connection: "asyncpg.Connection[Any]", lost: asyncio.Event) -> None:
         """Return when the connection is lost, or find out that nothing comes over it."""
