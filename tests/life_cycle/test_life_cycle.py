@@ -263,8 +263,7 @@ class LifeCycle(RuleBasedStateMachine):
         same = outcome in (record.state, record.said)
         self.post_completion(id_, outcome, retry=True, batch=batch)
         record.late = record.late or (outcome == "succeeded" and not same)
-        if not batch:
-            self.model.heard(record.tool)
+        self.model.heard(record.tool)
 
     @step(3, lambda model: model.waits_since(late=False))
     def succeed_too_late(self, draw: Draw) -> None:
