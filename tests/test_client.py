@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 
 from broker.client import (
@@ -357,6 +358,12 @@ async def test_told_to_stop_a_tool_gives_back_what_it_has(
     assert (task["state"], task["attempt"]) == ("available", 0)
 
 
+def in_circles() -> list[Any]:
+    circle: list[Any] = []
+    circle.append(circle)
+    return circle
+
+
 @pytest.mark.parametrize(
     ("handler", "says"),
     [
@@ -364,8 +371,9 @@ async def test_told_to_stop_a_tool_gives_back_what_it_has(
         (lambda work: "a\x00b", "cannot be taken"),
         (lambda work: sys.exit(3), "SystemExit(3)"),
         (lambda work: next(iter(())), "StopIteration"),
+        (lambda work: in_circles(), "cannot be taken"),
     ],
-    ids=["no JSON", "refused", "exits", "stops"],
+    ids=["no JSON", "refused", "exits", "stops", "in circles"],
 )
 async def test_whatever_a_handler_does_its_work_ends_and_the_tool_lives(
     broker: Running, submitter: AsyncBroker, handler: Callable[[Work], Any], says: str
@@ -378,3 +386,102 @@ async def test_whatever_a_handler_does_its_work_ends_and_the_tool_lives(
             await handle.result(timeout=20)
         assert says in str(failed.value)
         assert await (await submitter.submit({})).result(timeout=20) == "alive"
+
+
+async def test_an_async_handler_that_exits_ends_its_work_and_not_the_tool(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    tool = Tool("odd", {}, url=broker.url)
+
+    @tool.handler
+    async def leave(work: AsyncWork) -> str:
+        if work.payload:
+            sys.exit(3)
+        return "alive"
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        handle = await submitter.submit({}, True, max_attempts=1)
+        with pytest.raises(TaskFailedError, match=r"SystemExit\(3\)"):
+            await handle.result(timeout=20)
+        assert await (await submitter.submit({})).result(timeout=20) == "alive"
+
+
+async def test_an_error_that_no_text_can_hold_is_told_all_the_same(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    tool = Tool("odd", {}, url=broker.url)
+
+    @tool.handler
+    def fail(work: Work) -> None:
+        raise FailedError("nul \0 and half a letter \ud800", retry=False)
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        handle = await submitter.submit({}, max_attempts=3)
+        with pytest.raises(TaskFailedError, match="nul \N{REPLACEMENT CHARACTER} and half a letter"):
+            await handle.result(timeout=20)
+    assert handle.task.attempt == 1
+
+
+async def test_what_cannot_be_matched_is_no_match_and_holds_up_nothing_else(
+    broker: Running, submitter: AsyncBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    tool = Tool("counter", {"can": ["count"]}, url=broker.url)
+    tool.handler(lambda work: "counted")
+    assigner = Assigner(lambda skills, needs: needs["can"] in skills["can"], url=broker.url)
+    odd = await submitter.submit({"what": "ever"}, id="odd")
+    async with at_work(tool.work, assigner.assign):
+        for _ in range(2):
+            assert await (await submitter.submit({"can": "count"})).result(timeout=20) == "counted"
+    with pytest.raises(TimeoutError, match="task odd is available"):
+        await odd.wait(timeout=0)
+    told = [record.message for record in caplog.records if "cannot be matched" in record.message]
+    assert told == ["task odd cannot be matched: KeyError('can')"]
+
+
+async def test_a_handler_is_told_when_the_broker_does_not_know_its_work_any_more(
+    broker: Running, submitter: AsyncBroker, sql: asyncpg.Connection
+) -> None:
+    """It came back with another database, for example."""
+    tool = Tool("t", {}, url=broker.url)
+    begun, told = asyncio.Event(), asyncio.Event()
+
+    @tool.handler
+    async def hang(work: AsyncWork) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            told.set()
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        await submitter.submit({})
+        await asyncio.wait_for(begun.wait(), 20)
+        for table in ("work", "tasks"):
+            await sql.execute(f"delete from {table}")
+        await sql.execute("update tools set load = 0")
+        await asyncio.wait_for(told.wait(), 20)
+
+
+async def test_an_ordinary_handler_that_does_not_stop_has_no_other_beside_it(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    """There is one instrument, though the broker thinks that it is free."""
+    tool = Tool("stage", {}, url=broker.url)
+    begun, stop = threading.Event(), threading.Event()
+
+    @tool.handler
+    def measure(work: Work) -> object:
+        begun.set()
+        return stop.wait(20)
+
+    http = broker.client
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        await submitter.submit({}, id="first")
+        await asyncio.to_thread(begun.wait, 20)
+        assert (await http.delete("/v1/tasks/first?force=true")).status_code == 204
+        second = await submitter.submit({}, id="second")
+        task = await helpers.until_it_is(http, "/v1/tasks/second", "assigned")
+        work = await helpers.get(http, f"/v1/work/{task['work_id']}", wait=0.5)
+        assert work["state"] == "assigned"
+        stop.set()
+        assert await second.result(timeout=20) is True

@@ -49,6 +49,8 @@ async def answering(*answers: Answer, **given: Any) -> AsyncIterator[tuple[Conne
         yield connection, asked
 
 
+BROKEN = httpx.Response(500)
+HTML = httpx.Response(200, text="<html>Welcome</html>")
 GOOD = httpx.Response(200, json=1)
 LOST = httpx.ReadError("the answer was lost")
 REFUSED = httpx.ConnectError("nobody listens")
@@ -56,9 +58,9 @@ AWAY = httpx.Response(503, headers={"Retry-After": "2"})
 
 
 async def test_a_call_goes_on_until_it_is_answered(slept: list[float]) -> None:
-    async with answering(REFUSED, LOST, httpx.Response(502), AWAY, GOOD) as (connection, asked):
+    async with answering(REFUSED, LOST, httpx.Response(502), BROKEN, HTML, AWAY, GOOD) as (connection, asked):
         assert await connection.call("GET", "/v1/tasks/a", int) == 1
-    assert len(asked) == 5
+    assert len(asked) == 7
 
 
 async def test_pauses_grow_by_chance_and_are_as_long_as_the_broker_asks(slept: list[float]) -> None:

@@ -327,16 +327,17 @@ def test_a_restart_waits_for_the_statements_of_a_killed_postmaster(
     assert "waiting for its end" in caplog.text
 
 
-def test_it_gives_up_when_it_can_not_be_started_again(
+def test_it_is_tried_for_as_long_as_it_takes(
     running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "MAX_FAILURES", 2)
+    monkeypatch.setattr(cluster, "TOLD_FAILURES", 2)
+    monkeypatch.setattr(cluster, "backoff", lambda _: 0.01)
     with aside(running.data_dir / "postgres" / "global" / "pg_control"):
         kill_postmaster(running)
-        wait_for(lambda: "giving up" in caplog.text)
+        wait_for(lambda: "4 in a row" in caplog.text)
     assert "Postgres did not start" in caplog.text
-    assert running.pid is None
-    running.start()
+    assert "3 in a row" not in caplog.text
+    wait_for(lambda: "running again" in caplog.text)
     assert query(running, "SELECT 1") == 1
 
 

@@ -51,6 +51,8 @@ class Upkeep:
         self._store = store
         self._waiters = waiters
         self._turned_at = turned_at
+        # The chores that have found no database when they last looked.
+        self._waiting: set[str] = set()
         #: When we last were not there, or found no database: tools could not be heard then.
         self.away_at = -math.inf
         self._retention = Retention(retention_days)
@@ -116,8 +118,14 @@ class Upkeep:
     ) -> float:
         """Do something; how long to wait then. Whatever goes wrong, time goes on."""
         try:
-            return await do()
+            seconds = await do()
         except Exception as error:  # noqa: BLE001 - see above
-            log.warning("upkeep has to wait", chore=name, error=repr(error))
+            if name not in self._waiting:
+                log.warning("upkeep has to wait", chore=name, error=repr(error))
+                self._waiting.add(name)
             self.away_at = asyncio.get_running_loop().time()
             return retry_seconds
+        if name in self._waiting:
+            log.warning("upkeep goes on", chore=name)
+            self._waiting.discard(name)
+        return seconds

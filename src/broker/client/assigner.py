@@ -1,11 +1,14 @@
 """An assigner: looks at the available tasks and tools, and pairs them."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from broker.client import running
 from broker.client.connection import Connection, ProblemError
 from broker.schemas import AssignedPair, AssignedPairs, Candidates, Pair, Task, Tool, plain
+
+log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 30.0
 _BATCH = 1_000
@@ -31,7 +34,8 @@ class Assigner:
     """Pairs tasks with tools, as they become available.
 
     Args:
-        match: Whether a tool with these skills can do a task with these needs: `match(skills, needs)`.
+        match: Whether a tool with these skills can do a task with these needs: `match(skills, needs)`. What
+            it raises is logged, and means no.
         on_assigned: Is told of every pair that has become work.
         url: Where the broker is; else `BROKER_URL`, else the local one.
         key: The key; else `BROKER_KEY`, else none.
@@ -53,6 +57,8 @@ class Assigner:
         self._tasks: dict[str, Task] = {}
         self._tools: dict[str, Tool] = {}
         self._cursor: str | None = None
+        # The tasks of which it was told that they cannot be matched.
+        self._told: set[str] = set()
 
     def run(self) -> None:
         """Pair until the process is told to stop (SIGTERM, Ctrl-C)."""
@@ -90,7 +96,8 @@ class Assigner:
         for task in sorted(self._tasks.values(), key=lambda task: (-task.priority, task.created_at)):
             needs = plain(task.needs)
             tool_id = next(
-                (id_ for id_, free in room.items() if free > 0 and self._match(skills[id_], needs)), None
+                (id_ for id_, free in room.items() if free > 0 and self._matches(skills[id_], needs, task)),
+                None,
             )
             if tool_id is not None:
                 pairs.append(Pair(task_id=task.id, tool_id=tool_id))
@@ -98,6 +105,16 @@ class Assigner:
             if len(pairs) == _BATCH:
                 break
         return pairs
+
+    def _matches(self, skills: Any, needs: Any, task: Task) -> bool:
+        """Whether they match; what cannot be judged does not, and holds up nothing else."""
+        try:
+            return self._match(skills, needs)
+        except Exception as error:  # noqa: BLE001 - it is given whatever anybody submits
+            if task.id not in self._told:
+                log.warning("task %s cannot be matched: %r", task.id, error)
+                self._told.add(task.id)
+            return False
 
     async def _post(self, connection: Connection, pairs: list[Pair]) -> None:
         """Post pairs, and forget what is not available any more."""
@@ -107,6 +124,7 @@ class Assigner:
                 self._tools.pop(item.tool_id, None)
                 continue
             self._tasks.pop(item.task_id, None)
+            self._told.discard(item.task_id)
             if item.status == "assigned" and self._on_assigned is not None:
                 self._on_assigned(item)
             if item.status in ("assigned", "exists") and item.tool_id in self._tools:

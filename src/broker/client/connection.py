@@ -27,7 +27,7 @@ _LONGEST_DELAY_SECONDS = 10.0
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
 # How much longer than the broker's own waiting an answer may take.
 _MARGIN_SECONDS = 30.0
-_TRY_AGAIN = {429, 502, 503, 504}
+_TRY_AGAIN = {429, 500, 502, 503, 504}
 # What makes something new with every call, unless that has an id of its client's.
 _MAKES_NEW = ("/v1/tasks", "/v1/tools", "/reports")
 # That nothing of the call has reached the broker.
@@ -126,22 +126,25 @@ class Connection:
             timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
         )
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
-        response = await self._send(request, patience, repeatable(method, path, json))
-        if response.is_success:
-            return msgspec.json.decode(response.content or b"null", type=form)
-        raise ProblemError(_problem(response))
+        return await self._send(request, form, patience, repeatable(method, path, json))
 
-    async def _send(self, request: httpx.Request, patience: float | None, safe: bool) -> httpx.Response:
+    async def _send(
+        self, request: httpx.Request, form: type[Answer], patience: float | None, safe: bool
+    ) -> Answer:
         loop = asyncio.get_running_loop()
         end = None if patience is None else loop.time() + patience
         delay = _FIRST_DELAY_SECONDS
         while True:
             try:
                 response = await self._http.send(request)
-                again = safe or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
-                if response.status_code not in _TRY_AGAIN or not again or (end and loop.time() >= end):
+                if response.is_success and (found := _read(response, form)) is not UNSET:
                     self._is_there()
-                    return response
+                    return found
+                again = safe or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
+                is_refusal = not response.is_success and response.status_code not in _TRY_AGAIN
+                if is_refusal or not again or (end is not None and loop.time() >= end):
+                    self._is_there()
+                    raise ProblemError(_problem(response))
                 trouble, at_least = f"answers {response.status_code}", _retry_after(response)
             except httpx.TransportError as error:
                 again = safe or isinstance(error, _NOT_SENT)
@@ -206,6 +209,14 @@ def _retry_after(response: httpx.Response) -> float:
         return min(max(0.0, float(response.headers.get("Retry-After", 0))), _LONGEST_RETRY_AFTER_SECONDS)
     except ValueError:
         return 0.0
+
+
+def _read(response: httpx.Response, form: type[Answer]) -> Answer | UnsetType:
+    """The answer; UNSET where something between us and the broker gave it."""
+    try:
+        return msgspec.json.decode(response.content or b"null", type=form)
+    except msgspec.MsgspecError:
+        return UNSET
 
 
 def _problem(response: httpx.Response) -> Problem:

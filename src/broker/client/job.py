@@ -44,7 +44,8 @@ class Job:
         self._stopped_as = "cancelled"
         #: Set when the broker knows that it has begun, or that it never will.
         self.begun = asyncio.Event()
-        self._task = asyncio.create_task(self._run(), name=f"work {work.id}")
+        #: Done when it is completed.
+        self.task = asyncio.create_task(self._run(), name=f"work {work.id}")
 
     def cancel(self) -> None:
         """Have the handler stop, because somebody asks for it or the work has ended without us."""
@@ -57,21 +58,20 @@ class Job:
 
     def abandon(self) -> None:
         """Wait for the handler no longer."""
-        self._task.cancel()
+        self.task.cancel()
 
     def done_then(self, do: Callable[[], object]) -> None:
         """Do something when it is completed."""
-        self._task.add_done_callback(lambda _: do())
+        self.task.add_done_callback(lambda _: do())
 
     async def wait(self) -> None:
         """Return when it is completed; what went wrong has been told."""
-        await asyncio.wait([self._task])
+        await asyncio.wait([self.task])
 
     async def _run(self) -> None:
         try:
             await self._do()
         except Exception:
-            # Its lease or its time limit will end it.
             log.exception("work %s is given up", self._handed.id)
 
     async def _do(self) -> None:
@@ -103,24 +103,21 @@ class Job:
                 return {"outcome": self._stopped_as}
             return {"outcome": "failed", "error": f"the handler stopped by itself: {error!r}"}
         except FailedError as error:
-            return {"outcome": "failed", "error": str(error)[-_MAX_ERROR_CHARS:], "retry": error.retry}
+            return {"outcome": "failed", "error": _told(str(error)), "retry": error.retry}
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its work's end, not the tool's
             log.warning("work %s failed: %r", handed.id, error)
             text = "".join(traceback.format_exception(error))
-            return {"outcome": "failed", "error": text[-_MAX_ERROR_CHARS:]}
+            return {"outcome": "failed", "error": _told(text)}
         return {"outcome": "succeeded", "result": result}
 
     async def _complete(self, completion: dict[str, Any]) -> None:
-        """Complete the work; a result that cannot be sent or is refused is a failure."""
+        """Complete the work; a result that cannot be written as JSON or is refused is a failure."""
         call, path = self._connection.call, f"{self._path}/complete"
         try:
             await unless_ended(call("POST", path, Completed, json=completion))
-        except (ProblemError, TypeError, ValueError) as error:
-            log.warning("the result of work %s cannot be taken: %s", self._handed.id, error)
-            refused = {
-                "outcome": "failed",
-                "error": f"the result cannot be taken: {error}"[:_MAX_ERROR_CHARS],
-            }
+        except Exception as error:  # noqa: BLE001 - a result may be anything, and so may what it raises
+            log.warning("the result of work %s cannot be taken: %r", self._handed.id, error)
+            refused = {"outcome": "failed", "error": _told(f"the result cannot be taken: {error}")}
             await unless_ended(call("POST", path, Completed, json=refused))
 
     async def _watch(self) -> None:
@@ -134,13 +131,25 @@ class Job:
             query = {"wait": wait, "after_version": version}
             try:
                 work = await self._connection.call("GET", self._path, schemas.Work, query=query, wait=wait)
-            except ProblemError:
-                return
+            except ProblemError as error:
+                if error.code == "work_not_found":
+                    log.warning("work %s should stop: the broker does not know it", self._handed.id)
+                    self.cancel()
+                    return
+                log.warning("work %s cannot be watched: %s", self._handed.id, error)
+                continue
             version = work.version
             if work.cancel_requested or work.state != "running":
                 log.warning("work %s should stop: it is %s", work.id, work.state)
                 self.cancel()
                 return
+
+
+def _told(text: str) -> str:
+    """An error as it can be told: its end, without what JSON or PostgreSQL cannot hold."""
+    return (
+        text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")[-_MAX_ERROR_CHARS:]
+    )
 
 
 async def unless_ended(call: Awaitable[Any]) -> Any:

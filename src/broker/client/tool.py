@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 30.0
 _HEARTBEATS_PER_LEASE = 3
+_PAUSE_SECONDS = 1.0
 # How long a broker that is away keeps us from stopping, where that loses nothing.
 _STOP_PATIENCE_SECONDS = 5.0
 
@@ -56,6 +57,7 @@ class Tool:
             "capacity": capacity,
             "lease_seconds": lease_seconds,
         }
+        self._capacity = capacity
         self._lease_seconds = lease_seconds
         self._on_stop = on_stop
         self._grace_seconds = grace_seconds
@@ -100,10 +102,20 @@ class Tool:
                 beating.cancel()
 
     async def _take(self, connection: Connection, handler: Handler) -> None:
-        """Wait for work, and begin with it."""
+        """Wait for work, and begin with it.
+
+        A handler may go on though its work has ended, and the broker takes the tool to be free.
+        """
+        while (room := self._capacity - len(self._in_hand)) <= 0:
+            await asyncio.wait(
+                [job.task for job in self._in_hand.values()], return_when=asyncio.FIRST_COMPLETED
+            )
         query = {"wait": _WAIT_SECONDS}
         found = await connection.call("GET", f"{self._path}/work", WorkItems, query=query, wait=_WAIT_SECONDS)
-        new = [work for work in found.items if work.id not in self._in_hand]
+        new = [work for work in found.items if work.id not in self._in_hand][:room]
+        if found.items and not new:
+            # It could not be started.
+            await asyncio.sleep(_PAUSE_SECONDS)
         jobs = [Job(connection, work, handler) for work in new]
         for work, job in zip(new, jobs, strict=True):
             self._in_hand[work.id] = job

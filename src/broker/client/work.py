@@ -111,8 +111,16 @@ class AsyncWork:
 
     async def run(self, doing: Coroutine[Any, Any, Any]) -> Any:
         """Do it, so that it can be cancelled."""
-        self._running = asyncio.ensure_future(doing)
+        self._running = asyncio.ensure_future(_contained(doing))
         return await self._running
+
+
+async def _contained(doing: Coroutine[Any, Any, Any]) -> Any:
+    """Do it; a handler that exits ends its work, not the tool."""
+    try:
+        return await doing
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise FailedError(f"the handler ended with {error!r}") from error
 
 
 class Work(AsyncWork):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("broker.embedded")
 
 QUICK_SECONDS = 60.0  # an end sooner than this after the start counts as a failure to start
-MAX_FAILURES = 10
+TOLD_FAILURES = 10
 
 # Of a socket's path; 107 on Linux, 103 on macOS.
 _MAX_SOCKET_BYTES = 103
@@ -161,7 +161,10 @@ class EmbeddedPostgres:
         self._held.close()
 
     def _watch(self, postmaster: Postmaster) -> None:
-        """Start Postgres again whenever it ends without being asked; runs in a thread of its own."""
+        """Start Postgres again whenever it ends without being asked; runs in a thread of its own.
+
+        However often: a disk that is full all night has room again in the morning.
+        """
         failures = 0
         while postmaster.process is not None:
             since = time.monotonic()
@@ -169,16 +172,19 @@ class EmbeddedPostgres:
             if self._stopping.is_set():
                 return
             failures = failures + 1 if time.monotonic() - since < QUICK_SECONDS else 1
-            if failures > MAX_FAILURES:
-                log.error("Postgres ended %d times in a row; giving up. See %s", failures, postmaster.log)
-                return
-            log.error("Postgres ended by itself (status %d); starting it again", status)
+            # From then on only now and then: the log may lie on the very disk that is full.
+            telling = failures <= TOLD_FAILURES or failures % TOLD_FAILURES == 0
+            if telling:
+                log.error(
+                    "Postgres ended by itself (status %d), %d in a row; starting it again. See %s",
+                    *(status, failures, postmaster.log),
+                )
             if self._stopping.wait(backoff(failures)):
                 return
             try:
                 postmaster.start(self._stopping)
             except (EmbeddedError, OSError) as error:
-                if not self._stopping.is_set():
+                if telling and not self._stopping.is_set():
                     log.error("Postgres did not start: %s", error)  # noqa: TRY400 - the message says it all
             else:
                 log.warning("Postgres is running again")
