@@ -217,8 +217,9 @@ async def test_an_ended_or_unknown_task_cannot_be_retried(http: httpx.AsyncClien
 
 
 async def late(http: httpx.AsyncClient, work: str, **fields: Any) -> None:
-    """A success that comes after the work has ended."""
-    is_problem(await complete(http, work, **fields), 409, "work_ended")
+    """A success that comes after the work has ended; the answer says what can be done with it."""
+    problem = is_problem(await complete(http, work, **fields), 409, "work_ended")
+    assert f"POST /v1/archive/{work}/accept" in problem["detail"]
 
 
 @pytest.mark.parametrize("outcome", ENDS)

@@ -139,9 +139,10 @@ class WorkEnded(Conflict):
     code = "work_ended"
     title = "Work ended"
 
-    def __init__(self, outcome: str) -> None:
+    def __init__(self, outcome: str, *, late: str | None = None) -> None:
         self.outcome = outcome
-        super().__init__(f"The work has already ended: {outcome}.")
+        kept = f" A late result is kept in its record: POST {late} takes it." if late else ""
+        super().__init__(f"The work has already ended: {outcome}.{kept}")
 
 
 class TaskEnded(Conflict):

@@ -58,5 +58,8 @@ class Archive(Controller):
             case "nothing_to_accept":
                 raise NothingToAccept
             case "task_unavailable":
-                raise TaskUnavailable
+                raise TaskUnavailable(
+                    "A late result is taken while its task waits or has failed;"
+                    " this one is with a tool or has ended."
+                )
         return accepted.record

@@ -192,7 +192,8 @@ class Work(Controller):
         if ended.status != "ended":
             await _heard(service, record)
         if ended.status == "other":
-            raise WorkEnded(record.outcome)
+            may_be_taken = record.late is not None and record.outcome != "succeeded"
+            raise WorkEnded(record.outcome, late=f"/v1/archive/{id_}/accept" if may_be_taken else None)
         following: list[WorkItem] | None = None
         if data.next_wait_seconds > 0 and record.tool_id is not None:
             following = await next_work(request, service, record.tool_id, data.next_wait_seconds)
