@@ -162,3 +162,16 @@ async def test_a_wait_for_a_result_ends_in_time_though_the_broker_is_gone() -> N
         with pytest.raises(httpx.ConnectError):
             await connection.call("GET", "/", int, patience_seconds=0.3)
         assert time.monotonic() - began < 5
+
+
+async def test_patience_bounds_a_call_that_gets_no_answer_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.client.connection._LAST_ANSWER_SECONDS", 0.1)
+    async with asyncio.timeout(5), Connection("http://broker", patience_seconds=0.1) as connection:
+
+        async def silence(_: httpx.Request) -> httpx.Response:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        connection._http._transport = httpx.MockTransport(silence)
+        with pytest.raises(httpx.ReadTimeout):
+            await connection.call("GET", "/v1/tasks/a", int)

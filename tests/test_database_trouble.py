@@ -86,6 +86,44 @@ async def test_told_to_stop_while_the_database_is_silent_it_asks_everyone_to_com
             assert answer.headers["Retry-After"] == "1"
 
 
+async def test_a_database_that_lets_nobody_in_is_unavailable_and_found_again(
+    broker: Running, sql: asyncpg.Connection, postgres: str
+) -> None:
+    name = await sql.fetchval("select current_database()")
+    async with steps.a_connection(postgres) as outside:
+        await outside.execute(f"alter database {name} allow_connections false")
+        await outside.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            f" where datname = '{name}' and application_name like 'broker%'"
+        )
+        for _ in range(3):
+            answer = await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}})
+            is_problem(answer, 503, "unavailable")
+        assert (await broker.client.get("/health/ready")).status_code == 503
+        await outside.execute(f"alter database {name} allow_connections true")
+    await until_ready(broker.client)
+    await add_task(broker.client)
+
+
+async def test_a_listener_that_hears_nothing_is_not_taken_for_connected(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pooler takes LISTEN, and passes on nothing."""
+    add = asyncpg.Connection.add_listener
+
+    async def deafly(connection: asyncpg.Connection, channel: str, _: object) -> None:
+        await add(connection, channel, lambda *_: None)
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", deafly)
+    listener = Listener(Waiters(), Address(database).connect)
+    await listener.start()
+    async with steps.a_connection(database) as sql:
+        probed = "select count(*) from pg_stat_activity where query like 'notify broker_probe%'"
+        await steps.until(lambda: sql.fetchval(probed))
+    assert not listener.connected.is_set()
+    await listener.stop()
+
+
 async def test_of_several_hosts_the_one_that_answers_is_used(database: str, proxy: Proxy) -> None:
     url = proxy.url.replace("@127.0.0.1", "@127.0.0.1:1,127.0.0.1")
     address = Address(url)

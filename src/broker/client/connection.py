@@ -27,6 +27,8 @@ _LONGEST_DELAY_SECONDS = 10.0
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
 # How much longer than the broker's own waiting an answer may take.
 _MARGIN_SECONDS = 30.0
+# How much longer than patience lasts an answer may take that is on its way.
+_LAST_ANSWER_SECONDS = 2.0
 _TRY_AGAIN = {429, 500, 502, 503, 504}
 # What makes something new with every call, unless that has an id of its client's.
 _MAKES_NEW = ("/v1/tasks", "/v1/tools", "/reports")
@@ -136,7 +138,8 @@ class Connection:
         delay = _FIRST_DELAY_SECONDS
         while True:
             try:
-                response = await self._http.send(request)
+                async with asyncio.timeout_at(None if end is None else end + _LAST_ANSWER_SECONDS):
+                    response = await self._http.send(request)
                 if response.is_success and (found := _read(response, form)) is not UNSET:
                     self._is_there()
                     return found
@@ -146,6 +149,8 @@ class Connection:
                     self._is_there()
                     raise ProblemError(_problem(response))
                 trouble, at_least = f"answers {response.status_code}", _retry_after(response)
+            except TimeoutError:
+                raise httpx.ReadTimeout("no answer came in time", request=request) from None
             except httpx.TransportError as error:
                 again = safe or isinstance(error, _NOT_SENT)
                 if not again or (end is not None and loop.time() >= end):

@@ -39,7 +39,7 @@ class AsyncWork:
     def __init__(self, connection: Connection, work: schemas.Work) -> None:
         self._connection = connection
         self._work = work
-        self._running: asyncio.Future[Any] | None = None
+        self._running: asyncio.Task[Any] | None = None
         #: When it was last reported on, by the loop's clock.
         self.reported_at = -math.inf
         #: Whether the work should stop: somebody asks for it, or it has ended without us, or we shall exit.
@@ -106,12 +106,13 @@ class AsyncWork:
     def cancel(self) -> None:
         """Have the handler stop: an asynchronous one is cancelled, an ordinary one sees `cancelled`."""
         self.cancelled = True
-        if self._running is not None:
+        # Once: it may take its time to leave.
+        if self._running is not None and not self._running.cancelling():
             self._running.cancel()
 
     async def run(self, doing: Coroutine[Any, Any, Any]) -> Any:
         """Do it, so that it can be cancelled."""
-        self._running = asyncio.ensure_future(_contained(doing))
+        self._running = asyncio.create_task(_contained(doing))
         return await self._running
 
 
@@ -119,7 +120,9 @@ async def _contained(doing: Coroutine[Any, Any, Any]) -> Any:
     """Do it; a handler that exits ends its work, not the tool."""
     try:
         return await doing
-    except (SystemExit, KeyboardInterrupt) as error:
+    except (asyncio.CancelledError, Exception):
+        raise
+    except BaseException as error:
         raise FailedError(f"the handler ended with {error!r}") from error
 
 

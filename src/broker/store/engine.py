@@ -75,6 +75,10 @@ _LOST = (
 # Classes of SQLSTATEs: this value cannot be stored; this transaction was given up for another.
 _DATA_EXCEPTION = "22"
 _ROLLBACK = "40"
+# Insufficient resources, operator intervention, connection, read-only, input and output, a lock not given.
+_NOT_NOW = {"53", "57", "08", "25", "58", "55", ""}
+# No such table, column or function: it is being migrated, or restored.
+_ANOTHER_SCHEMA = {"42P01", "42703", "42883"}
 _TRIES = 5
 
 
@@ -239,7 +243,11 @@ class Store:
             timer.cancel()
 
     async def _connect(self, **options: Any) -> "asyncpg.Connection[Any]":
-        connection = await self._address.connect(**options)
+        try:
+            connection = await self._address.connect(**options)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            # Whatever it is that keeps us out.
+            raise Unavailable from error
         self._connections.add(connection)
         return connection
 
@@ -310,8 +318,7 @@ def _translate(error: Exception) -> Exception:
             return BadRequest("PostgreSQL cannot hold a value of this request.")
         if state.startswith(_ROLLBACK):
             return BeginAgain()
-        # Insufficient resources, operator intervention, connection, read-only, input and output.
-        if error.connection_invalidated or state[:2] in {"53", "57", "08", "25", "58", ""}:
+        if error.connection_invalidated or state[:2] in _NOT_NOW or state in _ANOTHER_SCHEMA:
             return Unavailable()
     if isinstance(error, _LOST):
         return Unavailable()

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
@@ -103,10 +104,6 @@ class Listener:
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
                 for channel in CHANNELS:
                     await connection.add_listener(channel, self._hear)
-            self.connects += 1
-            self.connected.set()
-            self._turn()
-            log.info("listener connected")
             await self._watch(connection, lost)
         finally:
             if self.connected.is_set():
@@ -120,17 +117,23 @@ class Listener:
 
     async def _watch(self, connection: "asyncpg.Connection[Any]", lost: asyncio.Event) -> None:
         """Return when the connection is lost, or find out that nothing comes over it."""
-        loop, echo = asyncio.get_running_loop(), asyncio.Event()
+        echo = asyncio.Event()
         channel = f"broker_probe_{uuid4().hex}"
         async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
             await connection.add_listener(channel, lambda *_: echo.set())
         while not lost.is_set():
-            began = loop.time()
+            began = time.perf_counter()
             echo.clear()
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
                 await connection.execute(f"notify {channel}")
                 await echo.wait()
-            self.probe_latency_seconds = loop.time() - began
+            self.probe_latency_seconds = time.perf_counter() - began
+            if not self.connected.is_set():
+                # Not before: a pooler takes LISTEN, too, and nothing is heard over it.
+                self.connects += 1
+                self.connected.set()
+                self._turn()
+                log.info("listener connected")
             try:
                 async with asyncio.timeout(self._probe_seconds):
                     await lost.wait()
