@@ -167,12 +167,12 @@ def long_way(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
 def watched(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
     lean = lean_of(broker)
     long_way = LongWay(lean.app)
-    monkeypatch.setattr(lean, "app", long_way)
+    monkeypatch.setattr(lean, "_long_way", long_way)
     return long_way
 
 
 def lean_of(broker: Running) -> Lean:
-    lean = broker.server.config.app.app
+    lean = broker.server.config.app
     assert isinstance(lean, Lean)
     return lean
 

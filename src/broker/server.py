@@ -14,7 +14,6 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from broker.api.lean import Lean
 from broker.api.service import Service
-from broker.api.stopping import AnswersWhenStopped
 from broker.app import create_app, create_service
 from broker.settings import Settings
 
@@ -104,7 +103,7 @@ def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 80
     """
     service = create_service(settings)
     config = uvicorn.Config(
-        AnswersWhenStopped(Lean(create_app(service), service)),
+        Lean(create_app(service), service),
         host=host,
         port=port,
         lifespan="on",

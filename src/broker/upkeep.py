@@ -51,6 +51,8 @@ class Upkeep:
         self._store = store
         self._waiters = waiters
         self._turned_at = turned_at
+        # All begin at the same moment: one after the other they need one connection, not four for ever.
+        self._beginning = asyncio.Lock()
         # The chores that have found no database when they last looked.
         self._waiting: set[str] = set()
         #: When we last were not there, or found no database: tools could not be heard then.
@@ -77,10 +79,12 @@ class Upkeep:
 
     async def _keep(self, chore: due.Chore) -> None:
         with self._waiters.parked(UPKEEP, chore.name) as waiter:
-            while True:
+            async with self._beginning:
                 seconds = await self._patiently(chore.name, lambda: self._round(chore), _RETRY_SECONDS)
+            while True:
                 await asyncio.sleep(_SHORTEST_SLEEP_SECONDS)
                 await waiter.wait(seconds - _SHORTEST_SLEEP_SECONDS)
+                seconds = await self._patiently(chore.name, lambda: self._round(chore), _RETRY_SECONDS)
 
     async def _round(self, chore: due.Chore) -> float:
         """Do what is due; how long there is nothing to do now."""
@@ -104,9 +108,11 @@ class Upkeep:
         return asyncio.get_running_loop().time() - max(self.away_at, self._turned_at())
 
     async def _keep_archive(self) -> None:
-        while True:
+        async with self._beginning:
             seconds = await self._patiently("archive", self._archive_round, _ARCHIVE_RETRY_SECONDS)
+        while True:
             await asyncio.sleep(seconds)
+            seconds = await self._patiently("archive", self._archive_round, _ARCHIVE_RETRY_SECONDS)
 
     async def _archive_round(self) -> float:
         while count := await self._store.run(due.in_turn, _ARCHIVE_NUMBER, self._retention.keep, _BATCH):

@@ -7,6 +7,7 @@ here. Whatever is not plain, an unusual header or an odd parameter, goes the lon
 the same handler: so no rule and no error is told twice.
 """
 
+import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,8 @@ from broker.api import problems
 from broker.api.body import BodyOrNothing, decode
 from broker.api.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from broker.api.service import Service
+from broker.api.stopping import AnswersWhenStopped
+from broker.errors import Stopping
 from broker.schemas import Request
 
 _JSON = b"application/json"
@@ -78,6 +81,7 @@ class Lean:
 
     def __init__(self, app: Litestar, service: Service) -> None:
         self.app = app
+        self._long_way = AnswersWhenStopped(app)
         self._service = service
         self._routes = _lean_routes(app)
         # What has a path of its own is not to be taken for a parameter of another.
@@ -96,7 +100,7 @@ class Lean:
             if self._is_plain(scope) and _read_query(route, scope["query_string"], given):
                 await self._answer(route, given, scope, receive, send)
                 return
-        await self.app(scope, receive, send)
+        await self._long_way(scope, receive, send)
 
     def _find(self, method: Any, path: str) -> tuple[LeanRoute, dict[str, Any]] | None:
         """The marked handler of a path, and what the path gives it."""
@@ -122,28 +126,42 @@ class Lean:
                 return False
         return True
 
+    def _give(
+        self, route: LeanRoute, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Add what a handler takes beside what the request says."""
+        if "service" in route.takes:
+            given["service"] = self._service
+        if "request" in route.takes:
+            given["request"] = BodyOrNothing(scope, receive, send)
+
     async def _answer(
         self, route: LeanRoute, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
     ) -> None:
+        answering = False
         try:
             for guard in route.guards:
                 if (checked := guard(BodyOrNothing(scope, receive, send), route.handler)) is not None:
                     await checked
             if route.form is not None:
-                if (body := await _body(receive)) is None:
+                if (sent := await _body(receive)) is None:
                     return
-                given["data"] = decode(body or b"{}", route.form, self._service.settings)
-            if "service" in route.takes:
-                given["service"] = self._service
-            if "request" in route.takes:
-                given["request"] = BodyOrNothing(scope, receive, send)
+                given["data"] = decode(sent or b"{}", route.form, self._service.settings)
+            self._give(route, given, scope, receive, send)
             call: Callable[..., Awaitable[Any]] = route.handler.fn
             answer = await call(**given)
             status = route.status
             if isinstance(answer, Response):
                 status = answer.status_code or status
                 answer = answer.content
-            await _send(send, status, _encode(answer))
+            body = _encode(answer)
+            answering = True
+            await _send(send, status, body)
+        except asyncio.CancelledError:
+            # Here, as the other way takes memory for every request that waits.
+            if answering:
+                raise
+            await problems.send(Stopping(), scope, receive, send)
         except Exception as error:  # noqa: BLE001 - Litestar would have it handled just so
             await problems.send(error, scope, receive, send)
 

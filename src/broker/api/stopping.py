@@ -20,7 +20,7 @@ class AnswersWhenStopped:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -32,7 +32,7 @@ class AnswersWhenStopped:
             await send(message)
 
         try:
-            await self.app(scope, receive, tell)
+            await self._app(scope, receive, tell)
         except asyncio.CancelledError:
             if begun or scope["type"] != ScopeType.HTTP:
                 raise
