@@ -128,8 +128,9 @@ async def test_it_gives_way_to_whoever_reads_the_archive_and_holds_nobody_up(
     made = await steps.running_work(store, "a")
     async with sql.transaction():
         await sql.execute("select from work_archive")
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as refused:
             await keep(store, Retention(DAYS))
+        assert "lock timeout" in str(refused.value.__cause__)
         assert (await steps.complete(store, made.id)).status == "ended"
     assert await keep(store, Retention(DAYS)) == [1, 1]
 
@@ -142,8 +143,9 @@ async def test_what_is_recorded_at_the_last_moment_stays(store: Store, sql: asyn
     async with sql.transaction():
         await record(sql, "a", 1, OF_OLD, now)
         dropping = asyncio.create_task(store.run(old_enough.keep, 10))
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as refused:
             await dropping
+        assert "lock timeout" in str(refused.value.__cause__)
     assert await keep(store, old_enough) == []
     assert OLD in await partitions(sql)
 

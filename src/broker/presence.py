@@ -51,7 +51,7 @@ class Presence:
         self._asked.add(tool_id)
         self._waiting[tool_id] += 1
         now = asyncio.get_running_loop().time()
-        # It may have registered anew, with a shorter lease than the one that was planned with.
+        # That it asks is to be seen soon, and not only when its lease is to be renewed.
         if self._due.get(tool_id, math.inf) > now + _SHORTEST_PLAN_SECONDS:
             self._plan(tool_id, now)
 

@@ -11,9 +11,11 @@ from tests.crash.laboratory import Laboratory, Process, Service
 from tests.crash.pair import Pair
 
 BACKENDS = """
-select pid from pg_stat_activity where application_name = 'broker' and state <> 'idle' limit 1
+select pid from pg_stat_activity
+where application_name = 'broker' and datname = current_database() and state <> 'idle' limit 1
 """
-LISTENERS = """
+END_BACKEND = f"select pg_terminate_backend(pid) from ({BACKENDS}) b"
+END_LISTENERS = """
 select pg_terminate_backend(pid) from pg_stat_activity
 where application_name = 'broker listener' and datname = current_database()
 """
@@ -77,12 +79,11 @@ async def the_assigner_is_killed(scene: Scene) -> None:
 
 
 async def the_listeners_are_ended(scene: Scene) -> None:
-    await asyncio.to_thread(scene.pair.primary.sql, LISTENERS)
+    await asyncio.to_thread(scene.pair.primary.sql, END_LISTENERS)
 
 
 async def a_backend_is_ended(scene: Scene) -> None:
-    ended = f"select pg_terminate_backend(pid) from ({BACKENDS}) b"
-    await asyncio.to_thread(scene.pair.primary.sql, ended)
+    await asyncio.to_thread(scene.pair.primary.sql, END_BACKEND)
 
 
 async def a_backend_crashes(scene: Scene) -> None:

@@ -13,18 +13,10 @@ from broker.embedded import EmbeddedPostgres
 from broker.store import schema
 from tests import store_helpers as steps
 from tests.conftest import a_folder
+from tests.crash.faults import BACKENDS, END_BACKEND, END_LISTENERS
 from tests.crash.laboratory import a_laboratory
 from tests.crash.pair import a_pair
 from tests.proxy import Proxy
-
-BACKENDS = """
-select pid from pg_stat_activity
-where application_name = 'broker' and datname = current_database() and state <> 'idle' limit 1
-"""
-LISTENER = """
-select pg_terminate_backend(pid) from pg_stat_activity
-where application_name = 'broker listener' and datname = current_database()
-"""
 
 
 @pytest.fixture
@@ -130,10 +122,10 @@ async def test_backends_and_the_listener_are_killed_under_load(
     async with a_laboratory(cluster.url(), tmp_path) as laboratory, steps.a_connection(cluster.url()) as sql:
         async with laboratory.customers.at_work():
             for _ in range(5):
-                await sql.execute(LISTENER)
+                await sql.execute(END_LISTENERS)
                 await laboratory.customers.more(10)
             for _ in range(3):
-                await sql.execute(f"select pg_terminate_backend(pid) from ({BACKENDS}) b")
+                await sql.execute(END_BACKEND)
                 await laboratory.customers.more(10)
         await laboratory.audit()
 
