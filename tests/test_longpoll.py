@@ -79,6 +79,16 @@ async def test_a_client_that_leaves_costs_nothing_more(broker: Running) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_it_never_lets_go_of_an_idle_connection_before_its_client_does(broker: Running) -> None:
+    await broker.client.get("/health")
+    left = [
+        connection.timeout_keep_alive_task.when() - asyncio.get_running_loop().time()
+        for connection in broker.server.server_state.connections
+    ]
+    assert left
+    assert min(left) > 60  # nginx lets go after 60 s, httpx after 5
+
+
 async def test_without_any_notification_everything_still_completes(
     serve: Serve, sql: asyncpg.Connection
 ) -> None:

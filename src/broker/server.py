@@ -32,6 +32,9 @@ UVICORN: dict[str, Any] = {
     "proxy_headers": False,
     "server_header": False,
     "date_header": False,
+    # Longer than clients (httpx: 5 s) and proxies (nginx: 60 s) keep a connection that is idle: whoever
+    # lets go first must not be us, or a request that is just on its way finds nobody.
+    "timeout_keep_alive": 75,
 }
 
 
