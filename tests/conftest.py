@@ -1,4 +1,4 @@
-"""One PostgreSQL for the whole run, and for each test a database of its own, cut from a template.
+"""One PostgreSQL for each process that tests, and for each test a database of its own, cut from a template.
 
 `BROKER_TEST_DATABASE_URL` names another PostgreSQL to test against (its user may create databases);
 otherwise the embedded one runs, without its durable settings.
@@ -25,7 +25,8 @@ from broker.settings import Settings
 from broker.store import Store, schema
 from broker.store.address import libpq_url
 
-TEMPLATE = "broker_template"
+# Of this process alone: several that test at once may share a server.
+TEMPLATE = f"broker_template_{os.getpid()}"
 _numbers = count()
 
 
