@@ -327,6 +327,27 @@ def test_a_restart_waits_for_the_statements_of_a_killed_postmaster(
     assert "waiting for its end" in caplog.text
 
 
+def test_it_stops_at_once_though_it_begins_to_recover_from_a_crash(
+    running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = running.data_dir / "postgres" / "backup_label"
+    os.mkfifo(held)  # recovery begins with reading it, and nobody writes
+    held.chmod(0o666)
+    before = crashes(running)
+    walwriter = query(running, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+    os.kill(walwriter, signal.SIGKILL)
+    wait_for(lambda: crashes(running) > before)
+    running.stop()
+    held.unlink()
+    assert "did not stop" not in caplog.text
+
+
+def crashes(postgres: EmbeddedPostgres) -> int:
+    """How often all of its processes have ended for the sake of one."""
+    logs = (postgres.data_dir / "log").glob("*.log")
+    return sum(path.read_text().count("server processes terminated; reinitializing") for path in logs)
+
+
 def test_it_is_tried_for_as_long_as_it_takes(
     running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
