@@ -145,11 +145,10 @@ async def test_a_backend_that_crashes_takes_all_others_with_it(
 ) -> None:
     async with a_laboratory(cluster.url(), tmp_path) as laboratory:
         async with laboratory.customers.at_work():
-            async with steps.a_connection(cluster.url()) as sql:
-                async with asyncio.timeout(10):
-                    while (pid := await sql.fetchval(BACKENDS)) is None:
-                        pass
-                os.kill(pid, signal.SIGKILL)
+            async with steps.a_connection(cluster.url()) as sql, asyncio.timeout(10):
+                while (pid := await sql.fetchval(BACKENDS)) is None:
+                    pass
+            os.kill(pid, signal.SIGKILL)
             await laboratory.customers.more()
         await laboratory.audit()
 
