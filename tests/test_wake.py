@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from broker.errors import Unavailable
 from broker.schemas import Work
@@ -300,6 +301,28 @@ async def test_when_the_listener_comes_or_goes_a_sweep_follows_at_once(waiters: 
     async with parked_on(waiters, (TOOL, "a")) as waits, sweeping(waiters, listener, "a"):
         listener.turned.wake()
         await within_patience(waits[0])
+
+
+async def test_a_listener_that_can_not_connect_says_why_once(
+    waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.wake.listener._LAST_RETRY_SECONDS", 0)
+    reasons = [OSError("no"), OSError("no"), OSError("no"), OSError("full"), OSError("full")]
+    tried = asyncio.Event()
+
+    async def connect(**_: object) -> asyncpg.Connection:
+        if not reasons:
+            tried.set()
+            await asyncio.Event().wait()
+        raise reasons.pop(0)
+
+    listener = Listener(waiters, connect)
+    with capture_logs() as logs:
+        await listener.start()
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            await tried.wait()
+        await listener.stop()
+    assert [line["error"] for line in logs] == ["OSError('no')", "OSError('full')"]
 
 
 async def test_while_the_listener_is_down_a_sweep_comes_every_second(waiters: Waiters) -> None:

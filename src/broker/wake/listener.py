@@ -79,13 +79,18 @@ class Listener:
 
     async def _run(self) -> None:
         delay = _FIRST_RETRY_SECONDS
+        told = ""
         while True:
             connects = self.connects
             try:
                 await self._listen()
                 log.warning("listener lost its connection")
+                told = ""
             except _TROUBLE as error:
-                log.warning("listener is deaf", error=repr(error), retry_in_seconds=delay)
+                # Once: a disk may be full all night.
+                if self.connects > connects or repr(error) != told:
+                    log.warning("listener is deaf; going on trying", error=repr(error))
+                told = repr(error)
             if self.connects > connects:
                 delay = _FIRST_RETRY_SECONDS
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads load
