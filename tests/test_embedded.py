@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pwd
 import resource
@@ -340,6 +341,17 @@ def test_it_stops_at_once_though_it_begins_to_recover_from_a_crash(
     running.stop()
     held.unlink()
     assert "did not stop" not in caplog.text
+
+
+def test_it_stops_also_when_its_programs_are_gone(running: EmbeddedPostgres) -> None:
+    """As an upgrade does it."""
+    pid = running.pid
+    assert running._postmaster is not None
+    programs = running._postmaster.programs
+    running._postmaster.programs = dataclasses.replace(programs, folder=programs.folder / "before")
+    running.stop()
+    assert running.pid is None
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def crashes(postgres: EmbeddedPostgres) -> int:

@@ -131,8 +131,11 @@ class Postmaster:
         raise StartError("Postgres was stopped while it started")
 
     def _accepts_connections(self) -> bool:
-        where = ("-h", str(self.socket), "-p", SETTINGS["port"], "-d", "postgres", "-U", "broker")
-        status, _ = self.programs.account.run([self.programs.path("pg_isready"), *where])
+        where = ("--host", self.socket, "--port", SETTINGS["port"], "--username", "broker")
+        try:
+            status, _ = self.programs.account.run([self.programs.path("pg_isready"), *where])
+        except OSError:
+            return True  # an upgrade took the program away: it is not to keep us from stopping, in order
         return status == 0
 
     def _is_ready(self, pid: int) -> bool:
