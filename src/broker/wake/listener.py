@@ -64,6 +64,8 @@ class Listener:
         #: How often it has connected, and how many notifications it has heard.
         self.connects = 0
         self.heard = 0
+        # Why it could not listen, as far as that was told since it was last connected.
+        self._told = ""
         #: How long the last probe was on its way; None: none has come back yet.
         self.probe_latency_seconds: float | None = None
 
@@ -79,18 +81,15 @@ class Listener:
 
     async def _run(self) -> None:
         delay = _FIRST_RETRY_SECONDS
-        told = ""
         while True:
             connects = self.connects
             try:
                 await self._listen()
                 log.warning("listener lost its connection")
-                told = ""
             except _TROUBLE as error:
-                # Once: a disk may be full all night.
-                if self.connects > connects or repr(error) != told:
-                    log.warning("listener is deaf; going on trying", error=repr(error))
-                told = repr(error)
+                if (why := repr(error)) != self._told:  # once: a disk may be full all night
+                    log.warning("listener is deaf; going on trying", error=why)
+                    self._told = why
             if self.connects > connects:
                 delay = _FIRST_RETRY_SECONDS
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads load
@@ -136,6 +135,7 @@ class Listener:
             if not self.connected.is_set():
                 # Not before: a pooler takes LISTEN, too, and nothing is heard over it.
                 self.connects += 1
+                self._told = ""
                 self.connected.set()
                 self._turn()
                 log.info("listener connected")
