@@ -179,22 +179,22 @@ async def many(store: Store, step: Step[Item, Answer], items: Sequence[Item]) ->
                 raise
 
 
-def new_task(id_: str | None = None, **fields: Any) -> NewTask:
-    return NewTask(**{"needs": Raw(b"{}"), "id": id_} | fields)
+def new_task(id_: str | None = None, **fields: Any) -> tasks.Submission:
+    return tasks.Submission(NewTask(**{"needs": Raw(b"{}"), "id": id_} | fields))
 
 
 async def submit(store: Store, *ids: str, **fields: Any) -> list[Task]:
     """Tasks of these ids, all alike."""
     submitted = await many(store, tasks.submit, [new_task(id_, **fields) for id_ in ids])
-    return [task for task, _ in submitted]
+    return [task for task, _ in submitted if task is not None]
 
 
 async def register(store: Store, *ids: str, **fields: Any) -> list[Tool]:
     """Tools of these ids, all alike."""
     new = [
-        tools.Registration(NewTool(**{"skills": Raw(b"{}"), "id": id_} | fields), token=id_) for id_ in ids
+        tools.Registration(NewTool(**{"skills": Raw(b"{}"), "id": id_} | fields), id_.encode()) for id_ in ids
     ]
-    return [tool for tool, _ in await many(store, tools.register, new)]
+    return [tool for tool, _ in await many(store, tools.register, new) if tool is not None]
 
 
 async def assign(store: Store, *pairs: tuple[str, str]) -> list[assignment.Assigned]:

@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import Receive, Scope, Send
 
+from broker.api.access import anyone
 from broker.api.lean import Lean, LeanRoute, _read_query
 from broker.schemas import Request
 from broker.settings import Settings
@@ -405,7 +406,7 @@ async def test_a_failure_of_our_own_is_told_both_ways_and_tells_nothing(
 def route(*takes: str) -> LeanRoute:
     """A route that takes these arguments."""
     return LeanRoute(
-        path=re.compile("/x"), handler=None, guards=[], form=Request, takes=frozenset(takes), status=200
+        path=re.compile("/x"), handler=None, guard=anyone, form=Request, takes=frozenset(takes), status=200
     )
 
 

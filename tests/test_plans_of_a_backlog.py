@@ -27,6 +27,7 @@ from broker.store import (
     due,
     explanation,
     leases,
+    ownership,
     retention,
     tasks,
     work,
@@ -56,6 +57,9 @@ with taken as (
 insert into work (id, task_id, tool_id, attempt)
 select work_id, id, replace(id, 'busy', 'tool'), 1 from taken;
 update tools set load = 1;
+-- The newest of a key's own.
+update tasks set created_by = 'somebody' where seq % 10000 = 7 and seq > 100000;
+update work_archive set created_by = 'somebody' where attempt = 1 and substr(task_id, 10)::int % 10000 = 7;
 insert into ended_tasks (task_id, work_id)
 select task_id, work_id from work_archive where task_id = any(array(
     select 'archived-' || number from generate_series(1, {SET}) as number));
@@ -85,6 +89,7 @@ SUBMITTED = {
     "timeout_seconds": [None] * SET,
     "max_attempts": [3] * SET,
     "retry_backoff_seconds": [1.0] * SET,
+    "created_by": ["somebody"] * SET,
 }
 PAIRS = {"task_ids": FREE, "tool_ids": TOOLS}
 OLD_SNAPSHOT = "3:3:"
@@ -150,6 +155,9 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "read tasks": (tasks.BY_IDS, {"ids": FREE + BUSY}),
     "read tasks that ended": (archive.ENDED_TASKS, {"ids": ENDED}),
     "whose task has ended": (tasks.WITH_NEWS, {"ids": FREE + ENDED}),
+    "whose tasks": (ownership.TASKS, {"ids": FREE + ENDED}),
+    "whose tools": (ownership.TOOLS, {"ids": TOOLS}),
+    "whose work": (ownership.WORKS, lambda c: {"ids": c.work_ids + c.archived_ids}),
     "read records": (archive.BY_IDS, lambda c: {"ids": c.archived_ids}),
     "delete tasks": (archive.RECORD_DELETED, {"ids": FREE}),
     "what is due": (due.MAKE_AVAILABLE, {"batch": SET}),
@@ -183,7 +191,9 @@ LISTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "records of a tool": (archive.LIST, EVERY_RECORD | {"tool_id": "tool-7"}),
     "records since then": (archive.LIST, EVERY_RECORD | {"since": LAST_MINUTE}),
     "records until then": (archive.LIST, EVERY_RECORD | {"until": LAST_MINUTE - timedelta(days=90)}),
+    "records of a key": (archive.LIST_OF_KEY, EVERY_RECORD | {"created_by": "somebody"}),
     "tasks": (tasks.LIST, EVERY_TASK),
+    "tasks of a key": (tasks.LIST_OF_KEY, EVERY_TASK | {"created_by": "somebody"}),
     "available tasks": (tasks.LIST, EVERY_TASK | {"state": "available"}),
     "tasks from the middle on": (tasks.LIST, EVERY_TASK | {"after": 500_000}),
 }

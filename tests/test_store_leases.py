@@ -38,7 +38,7 @@ async def test_a_call_of_the_program_before_leaves_a_new_registration_its_lease(
     store: Store, sql: asyncpg.Connection, step: str
 ) -> None:
     made = await steps.some_work(store)
-    again = tools.Registration(NewTool(skills=Raw(b"{}"), id="tool", lease_seconds=3600), token="new")
+    again = tools.Registration(NewTool(skills=Raw(b"{}"), id="tool", lease_seconds=3600), b"new")
     async with steps.Held(store) as program:
         await program.take(tools.register, [again])
         late = asyncio.ensure_future(STEPS[step](store, made.id))
@@ -68,7 +68,7 @@ async def test_tools_that_register_are_locked_in_order_whether_they_resume_or_no
     """The later one is not held while the earlier one is waited for: else two could wait in a circle."""
     await steps.register(store, "a", "b")
     again = [
-        tools.Registration(NewTool(skills=Raw(b"{}"), id=id_, resume=resume), token=id_)
+        tools.Registration(NewTool(skills=Raw(b"{}"), id=id_, resume=resume), id_.encode())
         for id_, resume in (("a", True), ("b", False))
     ]
     async with steps.Held(store) as other:

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from broker.errors import BadRequest
-from broker.schemas import JSON, NewTask
+from broker.schemas import JSON
 from broker.store import Store, archive, completion, tasks
 from tests import store_helpers as steps
 
@@ -221,14 +221,14 @@ async def test_a_completion_that_is_rolled_back_leaves_the_task_live(
 @pytest.mark.parametrize(
     "refused",
     [
-        NewTask(needs=Raw(b'"\\u0000"'), id="b"),
-        NewTask(needs=Raw(b"1e999999"), id="b"),
-        NewTask(needs=Raw(b"{}"), id="b", not_before=datetime.max.replace(tzinfo=UTC), payload=Raw(b"nope")),
+        steps.new_task("b", needs=Raw(b'"\\u0000"')),
+        steps.new_task("b", needs=Raw(b"1e999999")),
+        steps.new_task("b", not_before=datetime.max.replace(tzinfo=UTC), payload=Raw(b"nope")),
     ],
     ids=["a zero byte", "a number out of range", "no JSON"],
 )
 async def test_a_value_that_postgres_refuses_is_the_callers_error_and_writes_nothing(
-    store: Store, sql: asyncpg.Connection, refused: NewTask
+    store: Store, sql: asyncpg.Connection, refused: tasks.Submission
 ) -> None:
     with pytest.raises(BadRequest):
         await steps.many(store, tasks.submit, [steps.new_task("a"), refused, steps.new_task("c")])

@@ -10,6 +10,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
 from broker.api import docs, problems
+from broker.api.access import access_of
 from broker.api.archive import Archive
 from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
@@ -20,7 +21,10 @@ from broker.api.service import Service
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
+from broker.owners import Owners
+from broker.places import Places
 from broker.presence import Attendance, Presence
+from broker.security import Keyring
 from broker.settings import Settings
 from broker.store import Store, tasks, work
 from broker.store.address import CONNECT_SECONDS, Address
@@ -31,8 +35,13 @@ from broker.wake.sweep import News, Sweep
 from broker.wake.waiters import Waiters
 
 
-def create_service(settings: Settings) -> Service:
-    """The parts of a broker, not yet running."""
+def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
+    """The parts of a broker, not yet running.
+
+    Args:
+        settings: The settings; `database_url` is given.
+        may_be_open: Whether everybody may do everything for as long as there are no keys.
+    """
     if settings.database_url is None:
         raise ValueError("a service needs a database_url")
     waiters = Waiters()
@@ -50,6 +59,7 @@ def create_service(settings: Settings) -> Service:
         timeout_seconds=settings.database_timeout_seconds,
         group_commit=settings.group_commit,
     )
+    owners = Owners(store)
     news: dict[str, News] = {
         TASK: lambda ids: store.read(tasks.with_news, ids),
         TOOL: lambda ids: store.read(work.tools_with_news, ids),
@@ -57,9 +67,12 @@ def create_service(settings: Settings) -> Service:
     return Service(
         settings=settings,
         store=store,
+        owners=owners,
+        keyring=Keyring(store, owners, admin_key=settings.the_admin_key(), may_be_open=may_be_open),
         waiters=waiters,
         listener=listener,
         poll=LongPoll(waiters),
+        places=Places(for_each=settings.max_waits_per_client, in_all=settings.max_waits),
         sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
         presence=Presence(store),
         attendance=Attendance(store),
@@ -96,14 +109,17 @@ def create_app(service: Service) -> Litestar:
     return Litestar(
         route_handlers=[Tools, Tasks, Candidates, Work, Archive, Health, Metrics, docs.Docs],
         lifespan=[running],
-        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        dependencies={
+            "service": Provide(lambda: service, sync_to_thread=False),
+            "access": Provide(access_of, sync_to_thread=False),
+        },
         exception_handlers={HTTPException: problems.answer, Exception: problems.answer},
         before_request=refuse_unknown_parameters,
         request_class=BodyOrNothing,
         request_max_body_size=service.settings.max_body_bytes,
         plugins=[JsonBodies(), docs.JsonValues()],
         openapi_config=docs.config(version("broker")),
-        state=State({"settings": service.settings}),
+        state=State({"settings": service.settings, "service": service}),
         # structlog does the logging; Litestar's default costs a thread that wakes all the time.
         logging_config=None,
     )

@@ -4,6 +4,8 @@ BrokerError
 ├── BadRequest                  400
 │   ├── MalformedJson
 │   └── ValidationFailed        names every offending field
+├── Unauthenticated             401, with WWW-Authenticate
+├── Forbidden                   403
 ├── NotFound                    404
 │   ├── TaskNotFound
 │   ├── ToolNotFound
@@ -19,12 +21,13 @@ BrokerError
 ├── CursorExpired               410
 ├── PayloadTooLarge             413
 ├── UnsupportedMediaType        415
+├── TooManyRequests             429, with Retry-After
 └── Unavailable                 503, with Retry-After
     ├── Overloaded
     └── Stopping
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from broker.schemas import FieldError
@@ -36,9 +39,13 @@ class BrokerError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
+    #: What the answer's header says, beside the problem.
+    headers: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, detail: str | None = None) -> None:
-        self.detail = detail or (type(self).__doc__ or "").split("\n", 1)[0]
+    def __init__(self, detail: str | None = None, *, errors: Sequence[FieldError] = ()) -> None:
+        self.errors = list(errors)
+        told = "; ".join(f"{error.field}: {error.message}" for error in self.errors[:3])
+        self.detail = detail or told or (type(self).__doc__ or "").split("\n", 1)[0]
         super().__init__(self.detail)
 
 
@@ -63,8 +70,24 @@ class ValidationFailed(BadRequest):
     title = "Validation failed"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        self.errors = list(errors)
-        super().__init__("; ".join(f"{error.field}: {error.message}" for error in self.errors[:3]))
+        super().__init__(errors=errors)
+
+
+class Unauthenticated(BrokerError):
+    """Say who calls, with `Authorization: Bearer KEY`: the key is missing, wrong or revoked."""
+
+    status = 401
+    code = "unauthenticated"
+    title = "Unauthenticated"
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="broker"'}
+
+
+class Forbidden(BrokerError):
+    """This key may not do that."""
+
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
 
 
 class NotFound(BrokerError):
@@ -183,13 +206,22 @@ class UnsupportedMediaType(BrokerError):
     title = "Unsupported media type"
 
 
+class TooManyRequests(BrokerError):
+    """This client has too many requests waiting already; send this one again when some are answered."""
+
+    status = 429
+    code = "too_many_requests"
+    title = "Too many requests"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
 class Unavailable(BrokerError):
     """The database cannot be reached just now; the request can safely be sent again."""
 
     status = 503
     code = "unavailable"
     title = "Service unavailable"
-    retry_after_seconds = 1
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
 class Overloaded(Unavailable):

@@ -48,8 +48,12 @@ class Presence:
 
     def arrive(self, tool_id: str) -> None:
         """Count a tool as present, until it leaves."""
-        self._asked.add(tool_id)
         self._waiting[tool_id] += 1
+        self.hear(tool_id)
+
+    def hear(self, tool_id: str) -> None:
+        """Count a tool as present just now."""
+        self._asked.add(tool_id)
         now = asyncio.get_running_loop().time()
         # That it asks is to be seen soon, and not only when its lease is to be renewed.
         if self._due.get(tool_id, math.inf) > now + _SHORTEST_PLAN_SECONDS:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import ipaddress
 import signal
 import socket
 import threading
@@ -15,6 +16,8 @@ from uvicorn.server import HANDLED_SIGNALS
 from broker.api.lean import Lean
 from broker.api.service import Service
 from broker.app import create_app, create_service
+from broker.errors import Unavailable
+from broker.owners import FRESH_SECONDS
 from broker.settings import Settings
 
 # Python's own is 700, which a few requests reach.
@@ -73,12 +76,22 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say where."""
         await super().startup(sockets)
+        await self._say_who_may_call()
         _collect_garbage_seldom()
         for server in self.servers:
             for sock in server.sockets:
                 host, port = sock.getsockname()[:2]
                 url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-                log.info("serving", url=url, docs=f"{url}/docs", keys="none yet: open to this machine")
+                log.info("serving", url=url, docs=f"{url}/docs")
+
+    async def _say_who_may_call(self) -> None:
+        with contextlib.suppress(Unavailable):
+            await self.service.keyring.be_fresh(FRESH_SECONDS)
+            if self.service.keyring.is_open:
+                log.warning(
+                    "there are no keys: everybody on this machine may do everything",
+                    to_change_that="broker keys create --role admin --name ME",
+                )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, let writes under way finish, and go."""
@@ -96,15 +109,23 @@ def _collect_garbage_seldom() -> None:
     gc.set_threshold(_ALLOCATIONS_PER_COLLECTION)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this machine alone can reach that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> Server:
-    """A server of the broker.
+    """A server of the broker; at an address that others can reach nobody may do anything without a key.
 
     Args:
         settings: The settings; `database_url` is given.
         host: The address to listen on.
         port: The port; 0 takes a free one.
     """
-    service = create_service(settings)
+    service = create_service(settings, may_be_open=is_loopback(host))
     config = uvicorn.Config(
         Lean(create_app(service), service),
         host=host,

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+_SENDABLE = re.compile("[!-~]+")
 _SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg"}
 
 
@@ -26,6 +27,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         listen_url: Where to LISTEN, when a pooler stands in front of `database_url`.
         data_dir: Where the embedded Postgres keeps its data; else /var/lib/broker for root, and for others
             broker under XDG_DATA_HOME or ~/.local/share.
+        admin_key: A key with the role admin that is there from the start; at least 20 characters of chance.
+        admin_key_file: Or: the file that has it.
         pool_size: Database connections for requests, in one process.
         database_timeout_seconds: How long a statement may take, or the database be silent; then 503.
         group_commit: Whether requests that come at the same time share a transaction; else each has one of
@@ -34,6 +37,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_depth: How deep a JSON value may nest; the value itself counts.
         max_match_bytes: The largest `needs` or `skills`, each.
         max_text_chars: The longest text (message, error, remark).
+        max_waits_per_client: How many requests of one client may wait at once, that is of one key, of one
+            tool by its token, or, while there are no keys, of one address; one more is answered 429.
+        max_waits: How many of all clients, in one process; one more is answered 503.
         fallback_seconds: How often, at least, it is made sure that no parked request missed its hint;
             jitter takes up to half of it off.
         probe_seconds: How often it is made sure that notifications are heard.
@@ -46,6 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str | None = None
     listen_url: str | None = None
     data_dir: Path | None = None
+    admin_key: str | None = None
+    admin_key_file: Path | None = None
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 8
     database_timeout_seconds: Annotated[float, Meta(ge=0.5, le=600)] = 15.0
     group_commit: bool = True
@@ -53,6 +61,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_depth: Annotated[int, Meta(ge=1, le=900)] = 200
     max_match_bytes: Annotated[int, Meta(ge=16)] = 64 * 2**10
     max_text_chars: Annotated[int, Meta(ge=16)] = 10_000
+    max_waits_per_client: Annotated[int, Meta(ge=1)] = 12_000
+    max_waits: Annotated[int, Meta(ge=1)] = 16_000
     fallback_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
     probe_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
     archive_retention_days: Annotated[int, Meta(ge=1, le=36_500)] | None = None
@@ -86,6 +96,25 @@ class Settings(Struct, frozen=True, kw_only=True):
                     raise SettingsError(f"{variable}={environment[variable]!r}: {error}") from None
         values.update((name, value) for name, value in given.items() if value is not None)
         return cls(**values)
+
+    def the_admin_key(self) -> str | None:
+        """The admin key that is there from the start, from wherever it is; none: there is none.
+
+        Raises:
+            SettingsError: It cannot be read, or cannot be sent in a header; its value is not told.
+        """
+        key, variable = self.admin_key, variable_of("admin_key")
+        if self.admin_key_file is not None:
+            if key is not None:
+                raise SettingsError("Set BROKER_ADMIN_KEY or BROKER_ADMIN_KEY_FILE, not both.")
+            variable = variable_of("admin_key_file")
+            try:
+                key = self.admin_key_file.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"{variable}={str(self.admin_key_file)!r}: {error}") from None
+        if key is not None and not _SENDABLE.fullmatch(key):
+            raise SettingsError(f"{variable} has no key: letters, digits and signs of ASCII, without spaces.")
+        return key
 
 
 def variable_of(name: str) -> str:

@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK
 
+from broker.api.access import ALL, OWN, Access, allow, allow_record
 from broker.api.parameters import After, IdFilter, Limit, time_parameter, work_id_of
 from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
@@ -20,10 +21,11 @@ class Archive(Controller):
     path = "/v1/archive"
     tags = ("Archive",)
 
-    @get()
+    @get(guards=[allow(submitter=OWN, operator=ALL)])
     async def list(
         self,
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
         task_id: IdFilter = None,
         tool_id: IdFilter = None,
         outcome: FromQuery[Outcome | None] = None,
@@ -34,11 +36,16 @@ class Archive(Controller):
     ) -> ArchivePage:
         """List the archive, the newest first."""
         which = archive.ArchiveFilter(
-            task_id, tool_id, outcome, time_parameter(since, "since"), time_parameter(until, "until")
+            task_id,
+            tool_id,
+            outcome,
+            time_parameter(since, "since"),
+            time_parameter(until, "until"),
+            created_by=access.key,
         )
         return await service.store.read(archive.page, which, limit=limit, after=after)
 
-    @get("/{work_id:str}", lean=True)
+    @get("/{work_id:str}", lean=True, guards=[allow_record(submitter=OWN, operator=ALL)])
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
         """Read one record."""
         record = await service.store.read_one(archive.find, work_id_of(work_id))
@@ -46,7 +53,7 @@ class Archive(Controller):
             raise WorkNotFound
         return record
 
-    @post("/{work_id:str}/accept", status_code=HTTP_200_OK)
+    @post("/{work_id:str}/accept", status_code=HTTP_200_OK, guards=[allow(operator=ALL)])
     async def accept(
         self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> ArchiveRecord:

@@ -6,6 +6,7 @@ from litestar import Controller, Request, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
+from broker.api.access import ALL, Access, allow
 from broker.api.parameters import MAX_LIMIT, Wait
 from broker.api.service import Service
 from broker.api.waiting import park
@@ -20,11 +21,12 @@ class Candidates(Controller):
     path = "/v1/candidates"
     tags = ("The assigner",)
 
-    @get(lean=True)
+    @get(lean=True, guards=[allow(assigner=ALL, operator=ALL)])
     async def read(
         self,
         request: Request[Any, Any, Any],
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
         wait: Wait = None,
         cursor: Annotated[
             str | None, QueryParameter(description="The last answer's cursor: only what is new since.")
@@ -36,10 +38,13 @@ class Candidates(Controller):
         """The available tasks and tools; with a cursor, those that became available or changed since."""
 
         async def look() -> Page:
-            await service.attendance.ask()
+            if not access.caller.roles.isdisjoint(("assigner", "admin")):
+                await service.attendance.ask()
             return await service.store.read_one(candidates.read, candidates.Asked(cursor, limit))
 
         def some(found: Page) -> bool:
             return bool(found.tasks or found.tools or found.more)
 
-        return await park(request, service, look, until=some, wait=wait, topic=CANDIDATES, look_last=False)
+        return await park(
+            request, service, access, look, until=some, wait=wait, topic=CANDIDATES, look_last=False
+        )

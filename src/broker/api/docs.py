@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-from litestar import Controller, Litestar, MediaType, Request, Response, get
+from litestar import Controller, Litestar, MediaType, Request, Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
@@ -17,6 +17,7 @@ from litestar.typing import FieldDefinition
 from msgspec import Raw
 
 from broker.api import problems
+from broker.api.access import anyone
 from broker.schemas import Problem
 
 _MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
@@ -49,12 +50,12 @@ class Docs(Controller):
 
     include_in_schema = False
 
-    @get("/openapi.json")
+    @get("/openapi.json", guards=[anyone])
     async def openapi(self, request: Request[Any, Any, Any]) -> Response[bytes]:
         """The description as OpenAPI 3.1."""
         return Response(_described(request.app), media_type="application/json")
 
-    @get("/docs/assets/{name:str}")
+    @get("/docs/assets/{name:str}", guards=[anyone])
     async def asset(self, name: FromPath[str]) -> Response[bytes]:
         """A part of the page."""
         if name not in _ASSETS:
@@ -94,7 +95,7 @@ def config(version: str) -> OpenAPIConfig:
         description="Brings work together with the programs that can do it.",
         use_handler_docstrings=True,
         operation_id_creator=_operation_id,
-        path="/docs",
+        openapi_router=Router("/docs", route_handlers=[], guards=[anyone], include_in_schema=False),
         render_plugins=[Page()],
     )
 

@@ -11,7 +11,7 @@ import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from litestar import Litestar, Response
@@ -19,10 +19,11 @@ from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.status_codes import HTTP_200_OK
-from litestar.types import Guard, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from broker.api import problems
+from broker.api.access import Allow
 from broker.api.body import BodyOrNothing, decode
 from broker.api.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from broker.api.service import Service
@@ -57,7 +58,7 @@ class LeanRoute(Struct, frozen=True, kw_only=True):
     Args:
         path: Matches its paths; the groups are its path parameters.
         handler: The handler.
-        guards: Who keeps it.
+        guard: Says who may call it.
         form: The request body that it takes; none: it takes no body.
         takes: The names of its arguments.
         status: The status of its answers, where they do not say.
@@ -65,7 +66,7 @@ class LeanRoute(Struct, frozen=True, kw_only=True):
 
     path: "re.Pattern[str]"
     handler: HTTPRouteHandler
-    guards: list[Guard]
+    guard: Allow
     form: type[Request] | None
     takes: frozenset[str]
     status: int
@@ -126,28 +127,21 @@ class Lean:
                 return False
         return True
 
-    def _give(
-        self, route: LeanRoute, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Add what a handler takes beside what the request says."""
-        if "service" in route.takes:
-            given["service"] = self._service
-        if "request" in route.takes:
-            given["request"] = BodyOrNothing(scope, receive, send)
-
     async def _answer(
         self, route: LeanRoute, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
     ) -> None:
         answering = False
         try:
-            for guard in route.guards:
-                if (checked := guard(BodyOrNothing(scope, receive, send), route.handler)) is not None:
-                    await checked
+            access = await route.guard.admit(self._service, scope, given)
             if route.form is not None:
                 if (sent := await _body(receive)) is None:
                     return
                 given["data"] = decode(sent or b"{}", route.form, self._service.settings)
-            self._give(route, given, scope, receive, send)
+            given["service"] = self._service
+            if "access" in route.takes:
+                given["access"] = access
+            if "request" in route.takes:
+                given["request"] = BodyOrNothing(scope, receive, send)
             call: Callable[..., Awaitable[Any]] = route.handler.fn
             answer = await call(**given)
             status = route.status
@@ -177,10 +171,11 @@ def _lean_routes(app: Litestar) -> dict[str, list[LeanRoute]]:
             if not handler.opt.get("lean"):
                 continue
             takes = handler.parsed_fn_signature.parameters
+            [guard] = handler.guards or []
             lean = LeanRoute(
                 path=pattern,
                 handler=handler,
-                guards=list(handler.resolve_guards()),
+                guard=cast("Allow", guard),
                 form=takes["data"].annotation if "data" in takes else None,
                 takes=frozenset(takes),
                 status=handler.status_code or HTTP_200_OK,

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from broker.api.access import ALL, allow
 from broker.api.service import Service
 
 
@@ -18,7 +19,7 @@ class Metrics(Controller):
     path = "/metrics"
     tags = ("Health",)
 
-    @get(media_type=MediaType.TEXT)
+    @get(media_type=MediaType.TEXT, guards=[allow(operator=ALL)])
     async def read(self, service: NamedDependency[Service]) -> Response[bytes]:
         """How the service is: counters and gauges of this process."""
         registry = CollectorRegistry(auto_describe=False)

@@ -54,12 +54,10 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         detail=known.detail,
         instance=request.url.path,
         code=known.code,
-        errors=known.errors if isinstance(known, ValidationFailed) else UNSET,
+        errors=known.errors or UNSET,
         outcome=known.outcome if isinstance(known, WorkEnded) else UNSET,
     )
-    headers = dict(getattr(error, "headers", None) or {})
-    if isinstance(known, Unavailable):
-        headers["Retry-After"] = str(known.retry_after_seconds)
+    headers = dict(known.headers) | (getattr(error, "headers", None) or {})
     return Response(
         content=msgspec.json.encode(problem), status_code=known.status, media_type=MEDIA_TYPE, headers=headers
     )

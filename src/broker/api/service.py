@@ -2,7 +2,10 @@
 
 from msgspec import Struct
 
+from broker.owners import Owners
+from broker.places import Places
 from broker.presence import Attendance, Presence
+from broker.security import Keyring
 from broker.settings import Settings
 from broker.store import Store
 from broker.upkeep import Upkeep
@@ -17,9 +20,12 @@ class Service(Struct, frozen=True, kw_only=True):
 
     settings: Settings
     store: Store
+    owners: Owners
+    keyring: Keyring
     waiters: Waiters
     listener: Listener
     poll: LongPoll
+    places: Places
     sweep: Sweep
     presence: Presence
     attendance: Attendance

@@ -7,10 +7,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
+from broker.api.access import ALL, OWN, Access, allow, allow_task, last_segment
 from broker.api.parameters import After, Limit, Wait, also, id_of, json_parameter
 from broker.api.service import Service
 from broker.api.waiting import park
-from broker.errors import TaskEnded, TaskNotFound
+from broker.errors import Forbidden, TaskEnded, TaskNotFound
 from broker.schemas import (
     Explanation,
     LiveTaskState,
@@ -36,6 +37,9 @@ _OVER = ("succeeded", "cancelled", "failed")
 # Ids that a client may choose, and paths that have another meaning for another method.
 _ALSO_PATHS = ["/batch", "/remarks"]
 
+_MAY_READ = allow_task(submitter=OWN, assigner=ALL, operator=ALL)
+_MAY_CHANGE = allow_task(submitter=OWN, operator=ALL)
+
 
 class Tasks(Controller):
     """Tasks: things that need doing."""
@@ -43,29 +47,41 @@ class Tasks(Controller):
     path = "/v1/tasks"
     tags = ("Tasks",)
 
-    @post(lean=True, responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")})
-    async def submit(self, data: JSONBody[NewTask], service: NamedDependency[Service]) -> Response[Task]:
+    @post(
+        lean=True,
+        guards=[allow(submitter=OWN)],
+        responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")},
+    )
+    async def submit(
+        self, data: JSONBody[NewTask], service: NamedDependency[Service], access: NamedDependency[Access]
+    ) -> Response[Task]:
         """Submit a task. One whose id is known already, live or archived, is answered as it is: 200."""
-        submitted = await service.store.one(tasks.submit, data, size=len(data.needs) + len(data.payload))
+        submission = _submission(data, access)
+        size = len(data.needs) + len(data.payload)
+        submitted = await service.store.one(tasks.submit, submission, size=size)
+        if submitted.task is None:
+            raise Forbidden("Another key has submitted a task of this id.")
         status = HTTP_201_CREATED if submitted.created else HTTP_200_OK
         return Response(submitted.task, status_code=status)
 
-    @post("/batch", status_code=HTTP_200_OK, lean=True)
+    @post("/batch", status_code=HTTP_200_OK, lean=True, guards=[allow(submitter=OWN)])
     async def submit_many(
-        self, data: JSONBody[NewTasks], service: NamedDependency[Service]
+        self, data: JSONBody[NewTasks], service: NamedDependency[Service], access: NamedDependency[Access]
     ) -> SubmittedTasks:
         """Submit up to 10,000 tasks: all of them are written, or none."""
-        answers = await service.store.many(tasks.submit_briefly, data.items)
+        submissions = [_submission(task, access) for task in data.items]
+        answers = await service.store.many(tasks.submit_briefly, submissions)
         return SubmittedTasks(
             items=[
                 SubmittedTask(id=id_, status="created" if created else "exists") for id_, created in answers
             ]
         )
 
-    @get()
+    @get(guards=[allow(submitter=OWN, assigner=ALL, operator=ALL)])
     async def list(
         self,
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
         in_state: Annotated[LiveTaskState | None, QueryParameter(name="state")] = None,
         needs: Annotated[
             str | None, QueryParameter(description="A JSON value that their needs contain.")
@@ -76,24 +92,26 @@ class Tasks(Controller):
     ) -> TaskPage:
         """List the live tasks, in the order of their submission."""
         which = tasks.TaskFilter(
-            in_state, json_parameter(needs, "needs", service.settings), older_than_seconds
+            in_state, json_parameter(needs, "needs", service.settings), older_than_seconds, access.key
         )
         return await service.store.read(tasks.page, which, limit=limit, after=after)
 
-    @get("/{task_id:str}", lean=True)
+    @get("/{task_id:str}", lean=True, guards=[_MAY_READ])
     async def read(
         self,
         request: Request[Any, Any, Any],
         task_id: FromPath[str],
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
         wait: Wait = None,
     ) -> Task:
         """Read a task, live or ended; with `wait`, as soon as it has ended or failed for good."""
-        return await _read(request, task_id, service, wait)
+        return await _read(request, task_id, service, access, wait)
 
     @delete(
         "/{task_id:str}",
         status_code=HTTP_204_NO_CONTENT,
+        guards=[_MAY_CHANGE],
         responses={HTTP_202_ACCEPTED: also(None, "It runs: its tool is asked to stop.")},
     )
     async def remove(
@@ -102,14 +120,18 @@ class Tasks(Controller):
         """Delete a task: 204, or 202 where its tool is asked to stop first."""
         return await _remove(task_id, service, force=force)
 
-    @get(_ALSO_PATHS, include_in_schema=False)
+    @get(_ALSO_PATHS, include_in_schema=False, guards=[_MAY_READ])
     async def read_by_odd_id(
-        self, request: Request[Any, Any, Any], service: NamedDependency[Service], wait: Wait = None
+        self,
+        request: Request[Any, Any, Any],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
+        wait: Wait = None,
     ) -> Task:
         """Read a task that is called like one of our paths."""
-        return await _read(request, _last_segment(request), service, wait)
+        return await _read(request, last_segment(request.scope), service, access, wait)
 
-    @delete(_ALSO_PATHS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False)
+    @delete(_ALSO_PATHS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False, guards=[_MAY_CHANGE])
     async def remove_by_odd_id(
         self,
         request: Request[Any, Any, Any],
@@ -117,9 +139,9 @@ class Tasks(Controller):
         force: FromQuery[bool] = False,
     ) -> Response[None]:
         """Delete a task that is called like one of our paths."""
-        return await _remove(_last_segment(request), service, force=force)
+        return await _remove(last_segment(request.scope), service, force=force)
 
-    @get("/{task_id:str}/explain")
+    @get("/{task_id:str}/explain", guards=[_MAY_READ])
     async def explain(self, task_id: FromPath[str], service: NamedDependency[Service]) -> Explanation:
         """Why the task has not run yet."""
         explanation = await service.store.read(explanation_of, id_of(task_id, TaskNotFound))
@@ -127,7 +149,7 @@ class Tasks(Controller):
             raise TaskNotFound
         return explanation
 
-    @post("/{task_id:str}/retry", status_code=HTTP_200_OK)
+    @post("/{task_id:str}/retry", status_code=HTTP_200_OK, guards=[_MAY_CHANGE])
     async def retry(
         self, task_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> Task:
@@ -139,7 +161,7 @@ class Tasks(Controller):
             raise TaskEnded
         return task
 
-    @put("/{task_id:str}/remark", tags=["The assigner"])
+    @put("/{task_id:str}/remark", tags=["The assigner"], guards=[allow(assigner=ALL)])
     async def remark(
         self, task_id: FromPath[str], data: JSONBody[NewRemark], service: NamedDependency[Service]
     ) -> Task:
@@ -149,7 +171,7 @@ class Tasks(Controller):
         )
         return await _find(service, task_id)
 
-    @post("/remarks", status_code=HTTP_200_OK, tags=["The assigner"])
+    @post("/remarks", status_code=HTTP_200_OK, tags=["The assigner"], guards=[allow(assigner=ALL)])
     async def remark_many(
         self, data: JSONBody[TaskRemarks], service: NamedDependency[Service]
     ) -> RemarkedTasks:
@@ -163,7 +185,13 @@ class Tasks(Controller):
         )
 
 
-async def _read(request: Request[Any, Any, Any], task_id: str, service: Service, wait: float | None) -> Task:
+def _submission(task: NewTask, access: Access) -> tasks.Submission:
+    return tasks.Submission(task, access.caller.key, any_owner=access.key is None)
+
+
+async def _read(
+    request: Request[Any, Any, Any], task_id: str, service: Service, access: Access, wait: float | None
+) -> Task:
     id_of(task_id, TaskNotFound)
 
     async def look() -> Task:
@@ -172,7 +200,7 @@ async def _read(request: Request[Any, Any, Any], task_id: str, service: Service,
     def over(task: Task) -> bool:
         return task.state in _OVER
 
-    return await park(request, service, look, until=over, wait=wait, topic=TASK, key=task_id)
+    return await park(request, service, access, look, until=over, wait=wait, topic=TASK, key=task_id)
 
 
 async def _remove(task_id: str, service: Service, *, force: bool) -> Response[None]:
@@ -182,10 +210,6 @@ async def _remove(task_id: str, service: Service, *, force: bool) -> Response[No
         case "asked":
             return Response(None, status_code=HTTP_202_ACCEPTED)
     return Response(None, status_code=HTTP_204_NO_CONTENT)
-
-
-def _last_segment(request: Request[Any, Any, Any]) -> str:
-    return request.url.path.rstrip("/").rpartition("/")[2]
 
 
 async def _find(service: Service, task_id: str) -> Task:

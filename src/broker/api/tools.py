@@ -1,18 +1,19 @@
 """/v1/tools: who can do work."""
 
-from secrets import token_urlsafe
 from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
+from msgspec import UNSET
 from msgspec.structs import asdict
 
+from broker.api.access import ALL, OWN, Access, allow, allow_tool
 from broker.api.parameters import After, Limit, Wait, also, id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work
-from broker.errors import ToolBusy, ToolNotFound
+from broker.errors import Forbidden, ToolBusy, ToolNotFound
 from broker.schemas import (
     Heartbeat,
     NewTool,
@@ -24,6 +25,7 @@ from broker.schemas import (
     ToolState,
     WorkItems,
 )
+from broker.security import hashed, new_secret, token_of
 from broker.store import leases, tools
 
 
@@ -33,47 +35,70 @@ class Tools(Controller):
     path = "/v1/tools"
     tags = ("Tools",)
 
-    @post(responses={HTTP_200_OK: also(RegisteredTool, "It was there; its old token is void.")})
+    @post(
+        guards=[allow(tool=OWN)],
+        responses={HTTP_200_OK: also(RegisteredTool, "It was there; its old token is void.")},
+    )
     async def register(
-        self, data: JSONBody[NewTool], service: NamedDependency[Service]
+        self, data: JSONBody[NewTool], service: NamedDependency[Service], access: NamedDependency[Access]
     ) -> Response[RegisteredTool]:
         """Register a tool; the `token` in the answer is shown this once.
 
         Again with the same id (the program restarted) the entry is updated, and the old token void: 200.
         What the earlier run had started is lost, and its tasks go back, unless `resume` is true.
         """
-        token = token_urlsafe(32)
-        entered = await service.store.one(tools.register, tools.Registration(data, token))
-        answer = RegisteredTool(**asdict(entered.tool), token=token)
+        secret = new_secret()
+        registration = tools.Registration(
+            data, hashed(secret), access.caller.key, any_owner=access.key is None
+        )
+        entered = await service.store.one(tools.register, registration)
+        if entered.tool is None:
+            raise Forbidden("Another key has registered a tool of this id.")
+        service.owners.forget_tool(entered.tool.id)
+        answer = RegisteredTool(**asdict(entered.tool), token=token_of(entered.tool.id, secret))
         return Response(answer, status_code=HTTP_201_CREATED if entered.created else HTTP_200_OK)
 
-    @get()
+    @get(guards=[allow(tool=OWN, assigner=ALL, operator=ALL)])
     async def list(
         self,
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
         in_state: Annotated[ToolState | None, QueryParameter(name="state")] = None,
         limit: Limit = 100,
         after: After = None,
     ) -> ToolPage:
         """List the tools, in the order of their ids."""
-        return await service.store.read(tools.page, state=in_state, limit=limit, after=after)
+        return await service.store.read(
+            tools.page, state=in_state, registered_by=access.key, limit=limit, after=after
+        )
 
-    @get("/{tool_id:str}")
+    @get("/{tool_id:str}", guards=[allow_tool(tool=OWN, token=OWN, assigner=ALL, operator=ALL)])
     async def read(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> Tool:
         """Read a tool."""
         return _known(await service.store.read(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
 
-    @patch("/{tool_id:str}")
+    @patch("/{tool_id:str}", guards=[allow_tool(tool=OWN, token=OWN, operator=ALL)])
     async def change(
-        self, tool_id: FromPath[str], data: JSONBody[ToolChange], service: NamedDependency[Service]
+        self,
+        tool_id: FromPath[str],
+        data: JSONBody[ToolChange],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
     ) -> Tool:
-        """Change a tool. `draining`: it finishes what it has, and gets no more."""
+        """Change a tool. `draining`: it finishes what it has, and gets no more.
+
+        An operator may change `draining` alone.
+        """
+        if not access.acts_as_tool and any(
+            value is not UNSET for name, value in asdict(data).items() if name != "draining"
+        ):
+            raise Forbidden("An operator may change `draining` alone: the rest is the tool's own.")
         changed = await service.store.one(tools.change, tools.Change(id_of(tool_id, ToolNotFound), data))
         if changed is None:
             raise ToolNotFound
         return changed
 
-    @delete("/{tool_id:str}")
+    @delete("/{tool_id:str}", guards=[allow_tool(tool=OWN, token=OWN, operator=ALL)])
     async def remove(
         self, tool_id: FromPath[str], service: NamedDependency[Service], force: FromQuery[bool] = False
     ) -> None:
@@ -83,8 +108,14 @@ class Tools(Controller):
                 raise ToolBusy
             case "unknown":
                 raise ToolNotFound
+        service.owners.forget_tool(tool_id)
 
-    @post("/{tool_id:str}/heartbeat", status_code=HTTP_200_OK, lean=True)
+    @post(
+        "/{tool_id:str}/heartbeat",
+        status_code=HTTP_200_OK,
+        lean=True,
+        guards=[allow_tool(tool=OWN, token=OWN)],
+    )
     async def heartbeat(
         self, tool_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> Heartbeat:
@@ -94,16 +125,21 @@ class Tools(Controller):
             raise ToolNotFound
         return heard
 
-    @get("/{tool_id:str}/work", lean=True)
+    @get(
+        "/{tool_id:str}/work",
+        lean=True,
+        guards=[allow_tool(tool=OWN, token=OWN, assigner=ALL, operator=ALL)],
+    )
     async def work(
         self,
         request: Request[Any, Any, Any],
         tool_id: FromPath[str],
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
         wait: Wait = None,
     ) -> WorkItems:
         """The work assigned to the tool and not yet started; with `wait`, as soon as there is some."""
-        items = await next_work(request, service, id_of(tool_id, ToolNotFound), wait)
+        items = await next_work(request, service, access, id_of(tool_id, ToolNotFound), wait)
         if items is None:
             raise ToolNotFound
         return WorkItems(items=items)

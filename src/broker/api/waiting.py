@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from litestar import Request
 
+from broker.api.access import Access, check_again
 from broker.api.parameters import MAX_WAIT_SECONDS
 from broker.api.service import Service
 from broker.schemas import Work
@@ -21,6 +22,7 @@ Answer = TypeVar("Answer")
 async def park(
     request: Request[Any, Any, Any],
     service: Service,
+    access: Access,
     look: Callable[[], Awaitable[Answer]],
     *,
     until: Callable[[Answer], bool],
@@ -28,21 +30,39 @@ async def park(
     topic: str,
     key: str = "",
     look_last: bool = True,
+    tool: str | None = None,
 ) -> Answer:
-    """Answer as soon as there is something to say, else when the time is up; see `LongPoll.wait`."""
+    """Answer as soon as there is something to say, else when the time is up; see `LongPoll.wait`.
+
+    A tool that waits is there meanwhile. Whoever has waited has to be welcome still.
+    """
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
     seconds = wait_seconds(request, wait)
-    return await service.poll.wait(
-        look, until=until, seconds=seconds, topic=topic, key=key, look_last=look_last, gone=gone
-    )
+    if tool is not None:
+        service.presence.hear(tool)
+    if not seconds:
+        return await look()
+    service.places.take(access.client)
+    if tool is not None:
+        service.presence.arrive(tool)
+    try:
+        answer = await service.poll.wait(
+            look, until=until, seconds=seconds, topic=topic, key=key, look_last=look_last, gone=gone
+        )
+    finally:
+        service.places.give_back(access.client)
+        if tool is not None:
+            service.presence.leave(tool)
+    await check_again(service, access)
+    return answer
 
 
 async def next_work(
-    request: Request[Any, Any, Any], service: Service, tool_id: str, wait: float | None
+    request: Request[Any, Any, Any], service: Service, access: Access, tool_id: str, wait: float | None
 ) -> list[Work] | None:
     """The work that a tool has not started yet, as soon as there is some; None: there is no such tool."""
 
@@ -50,22 +70,28 @@ async def next_work(
         found = await service.store.read_one(work.assigned_to, tool_id)
         if found is None:
             return None
-        if found.offline:
-            # It is back: that it asks says so.
-            await service.store.one(leases.keep, tool_id)
-        service.presence.expect(tool_id, found.lease_seconds)
+        if access.acts_as_tool:
+            if found.offline:
+                # It is back: that it asks says so.
+                await service.store.one(leases.keep, tool_id)
+            service.presence.expect(tool_id, found.lease_seconds)
         return found.items
 
     def some(found: list[Work] | None) -> bool:
         return found is None or bool(found)
 
-    service.presence.arrive(tool_id)
-    try:
-        return await park(
-            request, service, look, until=some, wait=wait, topic=TOOL, key=tool_id, look_last=False
-        )
-    finally:
-        service.presence.leave(tool_id)
+    return await park(
+        request,
+        service,
+        access,
+        look,
+        until=some,
+        wait=wait,
+        topic=TOOL,
+        key=tool_id,
+        look_last=False,
+        tool=tool_id if access.acts_as_tool else None,
+    )
 
 
 def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:

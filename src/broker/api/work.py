@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED
 
+from broker.api.access import ALL, OWN, Access, allow, allow_work, is_tools
 from broker.api.parameters import After, IdFilter, Limit, Wait, also, work_id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work, park
@@ -62,6 +63,9 @@ _REFUSALS: dict[PairStatus, type[BrokerError]] = {
     "tool_unavailable": ToolUnavailable,
 }
 
+_MAY_READ = allow_work(tool=OWN, token=OWN, assigner=ALL, operator=ALL)
+_MAY_DO = allow_work(tool=OWN, token=OWN)
+
 
 class Work(Controller):
     """Work: one attempt of one tool at one task."""
@@ -69,10 +73,11 @@ class Work(Controller):
     path = "/v1/work"
     tags = ("Work",)
 
-    @get()
+    @get(guards=[allow(tool=OWN, token=OWN, assigner=ALL, operator=ALL)])
     async def list(
         self,
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
         tool_id: IdFilter = None,
         task_id: IdFilter = None,
         in_state: Annotated[WorkState | None, QueryParameter(name="state")] = None,
@@ -80,10 +85,19 @@ class Work(Controller):
         after: After = None,
     ) -> WorkPage:
         """List the work under way, in the order of its assignment."""
-        which = work.WorkFilter(tool_id, task_id, in_state)
+        if (own := access.caller.tool_id) is not None:
+            if tool_id not in (None, own):
+                return WorkPage(items=[], next=None)
+            tool_id = own
+        which = work.WorkFilter(tool_id, task_id, in_state, registered_by=access.key)
         return await service.store.read(work.page, which, limit=limit, after=after)
 
-    @post(tags=["The assigner"], responses={HTTP_200_OK: also(WorkItem, "The same pair again.")}, lean=True)
+    @post(
+        tags=["The assigner"],
+        lean=True,
+        guards=[allow(assigner=ALL)],
+        responses={HTTP_200_OK: also(WorkItem, "The same pair again.")},
+    )
     async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[WorkItem]:
         """Give a task to a tool. The same pair again is answered with the same work: 200."""
         assigned = await service.store.one(assignment.assign, data)
@@ -92,7 +106,7 @@ class Work(Controller):
         status = HTTP_201_CREATED if assigned.status == "assigned" else HTTP_200_OK
         return Response(assigned.work, status_code=status)
 
-    @post("/batch", status_code=HTTP_200_OK, lean=True, tags=["The assigner"])
+    @post("/batch", status_code=HTTP_200_OK, lean=True, tags=["The assigner"], guards=[allow(assigner=ALL)])
     async def assign_many(self, data: JSONBody[Pairs], service: NamedDependency[Service]) -> AssignedPairs:
         """Give up to 10,000 tasks to tools, each pair for itself; an earlier pair wins over a later one."""
         answers = await service.store.many(assignment.assign_briefly, data.items)
@@ -103,12 +117,13 @@ class Work(Controller):
             ]
         )
 
-    @get("/{work_id:str}")
+    @get("/{work_id:str}", guards=[_MAY_READ])
     async def read(
         self,
         request: Request[Any, Any, Any],
         work_id: FromPath[str],
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
         wait: Wait = None,
         after_version: Annotated[
             int | None,
@@ -129,9 +144,19 @@ class Work(Controller):
             first = seen.version if first is None else first
             return seen.version > first or seen.state not in ("assigned", "running")
 
-        return await park(request, service, look, until=moved, wait=wait, topic=WORK_CHANNEL, key=str(id_))
+        return await park(
+            request,
+            service,
+            access,
+            look,
+            until=moved,
+            wait=wait,
+            topic=WORK_CHANNEL,
+            key=str(id_),
+            tool=access.tool,
+        )
 
-    @post("/{work_id:str}/start", status_code=HTTP_200_OK, lean=True)
+    @post("/{work_id:str}/start", status_code=HTTP_200_OK, lean=True, guards=[_MAY_DO])
     async def start(
         self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> WorkItem:
@@ -142,7 +167,10 @@ class Work(Controller):
         return started
 
     @post(
-        "/{work_id:str}/reports", lean=True, responses={HTTP_200_OK: also(Reported, "The same report again.")}
+        "/{work_id:str}/reports",
+        lean=True,
+        guards=[_MAY_DO],
+        responses={HTTP_200_OK: also(Reported, "The same report again.")},
     )
     async def report(
         self, work_id: FromPath[str], data: JSONBody[NewReport], service: NamedDependency[Service]
@@ -157,7 +185,7 @@ class Work(Controller):
         )
         return Response(answer, status_code=HTTP_201_CREATED if taken.created else HTTP_200_OK)
 
-    @get("/{work_id:str}/reports")
+    @get("/{work_id:str}/reports", guards=[_MAY_READ])
     async def reports(
         self,
         work_id: FromPath[str],
@@ -171,13 +199,14 @@ class Work(Controller):
             raise WorkNotFound
         return page
 
-    @post("/{work_id:str}/complete", status_code=HTTP_200_OK, lean=True)
+    @post("/{work_id:str}/complete", status_code=HTTP_200_OK, lean=True, guards=[_MAY_DO])
     async def complete(
         self,
         request: Request[Any, Any, Any],
         work_id: FromPath[str],
         data: JSONBody[Completion],
         service: NamedDependency[Service],
+        access: NamedDependency[Access],
     ) -> Completed:
         """End work: all of it is copied to the archive, and the tool has room again.
 
@@ -196,30 +225,39 @@ class Work(Controller):
             raise WorkEnded(record.outcome, late=f"/v1/archive/{id_}/accept" if may_be_taken else None)
         following: list[WorkItem] | None = None
         if data.next_wait_seconds > 0 and record.tool_id is not None:
-            following = await next_work(request, service, record.tool_id, data.next_wait_seconds)
+            following = await next_work(request, service, access, record.tool_id, data.next_wait_seconds)
         return Completed(archived=record, next=following or [])
 
-    @post("/complete", status_code=HTTP_200_OK, lean=True)
+    @post("/complete", status_code=HTTP_200_OK, lean=True, guards=[allow(tool=OWN, token=OWN)])
     async def complete_many(
-        self, data: JSONBody[WorkCompletions], service: NamedDependency[Service]
+        self,
+        data: JSONBody[WorkCompletions],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
     ) -> CompletedBatch:
         """End up to 1,000 pieces of work, each for itself."""
+        others = await _of_others(data, service, access)
         endings = [
             completion.Ending(item.work_id, item.outcome, item.result, item.error, item.retry)
             for item in data.items
+            if item.work_id not in others
         ]
         fates = await service.store.many(completion.complete_briefly, endings)
         late = {ending.work_id for ending, fate in zip(endings, fates, strict=True) if fate != "ended"}
         if late and (tools := await service.store.read(archive.tools_of, late)):
             await service.store.many(leases.keep, tools)
+        statuses = (_STATUS[fate] for fate in fates)
         return CompletedBatch(
             items=[
-                CompletedWork(work_id=ending.work_id, status=_STATUS[fate])
-                for ending, fate in zip(endings, fates, strict=True)
+                CompletedWork(
+                    work_id=item.work_id,
+                    status="forbidden" if item.work_id in others else next(statuses),
+                )
+                for item in data.items
             ]
         )
 
-    @post("/{work_id:str}/cancel", status_code=HTTP_202_ACCEPTED)
+    @post("/{work_id:str}/cancel", status_code=HTTP_202_ACCEPTED, guards=[allow(operator=ALL)])
     async def cancel(
         self, work_id: FromPath[str], data: JSONBody[NewCancellation], service: NamedDependency[Service]
     ) -> WorkItem:
@@ -229,6 +267,19 @@ class Work(Controller):
         if asked is None:
             raise WorkEnded((await _ended(service, id_)).outcome)
         return asked
+
+
+async def _of_others(data: WorkCompletions, service: Service, access: Access) -> set[UUID]:
+    """Which of the works are not those of the tools that the caller may speak for."""
+    if access.reach is ALL:
+        return set()
+    ids = [item.work_id for item in data.items]
+    owners = await service.owners.of_works(ids)
+    return {
+        id_
+        for id_, owner in zip(ids, owners, strict=True)
+        if owner is not None and not is_tools(access.caller, owner)
+    }
 
 
 async def _ended(service: Service, id_: UUID) -> ArchiveRecord:

@@ -6,6 +6,7 @@ import click
 
 _COMMANDS = {
     "serve": "Run the service.",
+    "keys": "Make, list and revoke keys.",
     "migrate": "Bring a database's schema up to date.",
     "demo": "Watch a laboratory at work, on real images.",
     "bench": "Measure what the broker does on this machine.",

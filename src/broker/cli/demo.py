@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from broker.cli.serve import default_data_dir
+from broker.cli.database import default_data_dir
 from broker.schemas import ArchiveRecord
 from broker.settings import Settings, SettingsError
 

@@ -1,26 +1,24 @@
 """`broker serve`: the service, with a database of its own where none is given."""
 
 import asyncio
-import contextlib
-import ipaddress
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import click
-import msgspec
 import structlog
 
 from broker import logs
-from broker.embedded import EmbeddedError, EmbeddedPostgres
-from broker.errors import Unavailable
-from broker.server import create_server
+from broker.cli.database import database
+from broker.embedded import EmbeddedError
+from broker.server import create_server, is_loopback
 from broker.settings import Settings, SettingsError, describe
-from broker.store import Store, schema
+from broker.store import Store
+from broker.store.keys import Key, all_of_them
 
 log = structlog.get_logger(__name__)
+
+# As long as a key should be that somebody has chosen.
+_LONG = "x" * 20
 
 
 @click.command(epilog="\b\nSettings, from the environment:\n" + describe())
@@ -40,67 +38,33 @@ def serve(host: str, port: int) -> None:
     try:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
-        _only_on_this_machine(host)
+        if len(settings.the_admin_key() or _LONG) < len(_LONG):
+            log.warning("the admin key is short: whoever guesses it may do everything")
         with database(settings) as ready:
+            _refuse_to_be_open(host, ready)
             create_server(ready, host=host, port=port).run()
     except (SettingsError, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error
 
 
-@contextlib.contextmanager
-def database(settings: Settings) -> Iterator[Settings]:
-    """The settings with a database that is there and has the current schema.
-
-    Args:
-        settings: Without a `database_url` the embedded PostgreSQL runs for as long as the block does.
+def _refuse_to_be_open(host: str, settings: Settings) -> None:
+    """Refuse an address that others can reach, where nobody could make a call, or everybody.
 
     Raises:
-        EmbeddedError: The embedded PostgreSQL cannot run.
-        click.ClickException: The given database has another schema.
+        click.ClickException: There are no keys.
     """
-    if settings.database_url is not None:
-        asyncio.run(_check_schema(settings.database_url))
-        yield settings
+    if is_loopback(host) or settings.the_admin_key() or asyncio.run(_keys_of(settings)):
         return
-    folder = settings.data_dir or default_data_dir()
-    with EmbeddedPostgres(folder) as postgres:
-        log.info("embedded PostgreSQL is up", data_dir=str(folder))
-        asyncio.run(schema.migrate(postgres.url()))
-        yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
+    raise click.ClickException(
+        f"There are no keys, so the service listens on this machine only, and not on {host}. Make the first"
+        " one, for yourself, and start again:\n\n  broker keys create --role admin --name me\n\n"
+        "Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of 20 characters or more."
+    )
 
 
-def default_data_dir() -> Path:
-    """Where data of services, or of this user, belongs."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/broker")
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "broker"
-
-
-async def _check_schema(url: str) -> None:
-    store = Store(url)
+async def _keys_of(settings: Settings) -> list[Key]:
+    store = Store(str(settings.database_url))
     try:
-        current = await store.read(schema.current)
-    except Unavailable as error:
-        raise click.ClickException(
-            f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}"
-        ) from error
+        return await store.read(all_of_them)
     finally:
         await store.close()
-    if current != schema.needed():
-        state = f"is at version {current}" if current else "has no schema yet"
-        raise click.ClickException(
-            f"The database {state}; this program needs version {schema.needed()}. Run `broker migrate` first."
-        )
-
-
-def _only_on_this_machine(host: str) -> None:
-    """Refuse to be open to others: as long as there are no keys, everybody may do everything."""
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host != "localhost":
-        raise click.ClickException(
-            f"This version has no keys yet, so it listens on this machine only, and not on {host}. "
-            "Put a proxy that asks for a password in front of 127.0.0.1."
-        )

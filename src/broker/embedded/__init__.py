@@ -4,6 +4,6 @@ Three nouns: the account it runs as, the programs it is made of, and the running
 """
 
 from broker.embedded.cluster import EmbeddedPostgres
-from broker.embedded.errors import EmbeddedError
+from broker.embedded.errors import EmbeddedError, FolderInUseError
 
-__all__ = ["EmbeddedError", "EmbeddedPostgres"]
+__all__ = ["EmbeddedError", "EmbeddedPostgres", "FolderInUseError"]

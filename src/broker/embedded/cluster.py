@@ -74,9 +74,17 @@ class EmbeddedPostgres:
 
     def url(self, database: str = "broker") -> str:
         """The URL of a database for SQLAlchemy; from `start` to `stop` it stays the same."""
-        host = quote(str(self._socket), safe="/")
-        # The port is the usual one, but said all the same: else clients would take it from PGPORT.
-        return f"postgresql+asyncpg://broker@/{quote(database, safe='')}?host={host}&port={SETTINGS['port']}"
+        return _url(self._socket, database)
+
+    @classmethod
+    def url_of_running(cls, data_dir: Path) -> str | None:
+        """The URL of the Postgres that another process runs on this folder; None: there is none."""
+        try:
+            told = (data_dir.expanduser().resolve() / "postgres" / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        # The fifth line is the folder of its socket; while it starts, there may be fewer.
+        return _url(Path(told[4]), "broker") if len(told) > 4 and told[4] else None
 
     def program(self, name: str) -> Path:
         """Where one of Postgres' own programs is, `psql` or `pgbench` for example; it has been started."""
@@ -188,3 +196,9 @@ class EmbeddedPostgres:
                     log.error("Postgres did not start: %s", error)  # noqa: TRY400 - the message says it all
             else:
                 log.warning("Postgres is running again")
+
+
+def _url(socket: Path, database: str) -> str:
+    host = quote(str(socket), safe="/")
+    # The port is the usual one, but said all the same: else clients would take it from PGPORT.
+    return f"postgresql+asyncpg://broker@/{quote(database, safe='')}?host={host}&port={SETTINGS['port']}"

@@ -50,7 +50,7 @@ where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
   and locked.late is null and locked.outcome <> 'succeeded'
 """)
 
-LIST = text(f"""
+_LIST = f"""
 select {RECORD}
 from work_archive a
 where (a.ended_at, a.work_id) < (:before_at, :before_id)
@@ -59,9 +59,12 @@ where (a.ended_at, a.work_id) < (:before_at, :before_id)
   and (cast(:outcome as text) is null or a.outcome = :outcome)
   and (cast(:since as timestamptz) is null or a.ended_at >= :since)
   and (cast(:until as timestamptz) is null or a.ended_at < :until)
+  and {{whose}}
 order by a.ended_at desc, a.work_id desc
 limit :limit
-""")
+"""
+LIST = text(_LIST.format(whose="true"))
+LIST_OF_KEY = text(_LIST.format(whose="a.created_by = :created_by"))
 
 AS_WORK = text("""
 select work_id, task_id, tool_id, attempt, outcome, task, reports, cancel_requested, version,
@@ -118,6 +121,7 @@ class ArchiveFilter(NamedTuple):
     outcome: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    created_by: str | None = None
 
 
 def by_ids(connection: Connection, work_ids: Collection[UUID]) -> list[ArchiveRecord]:
@@ -158,7 +162,8 @@ def page(connection: Connection, which: ArchiveFilter, *, limit: int, after: str
     """Some of the records, the newest first."""
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
     values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
-    found = connection.execute(LIST, values).all()
+    statement = LIST if which.created_by is None else LIST_OF_KEY
+    found = connection.execute(statement, values).all()
     items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))
     return ArchivePage(items=[record(row) for row in items], next=onward)
 

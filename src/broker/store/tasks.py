@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas import NewTask, Task, TaskPage, TaskRemark
-from broker.store import archive, rows
+from broker.errors import Forbidden
+from broker.schemas import FieldError, NewTask, Task, TaskPage, TaskRemark
+from broker.store import archive, ownership, rows
 from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal
 
@@ -16,25 +17,25 @@ _SUBMIT = """
 with asked as materialized (
     select a.place, nextval('tasks_seq_seq') as seq,
            coalesce(a.id, cast(uuid7() as text)) as id, a.needs, a.payload, a.priority,
-           a.not_before, a.timeout_seconds, a.max_attempts, a.retry_backoff_seconds
+           a.not_before, a.timeout_seconds, a.max_attempts, a.retry_backoff_seconds, a.created_by
     from (select *
           from unnest(cast(:id as text[]), cast(:needs as jsonb[]), cast(:payload as jsonb[]),
                       cast(:priority as smallint[]), cast(:not_before as timestamptz[]),
                       cast(:timeout_seconds as double precision[]), cast(:max_attempts as integer[]),
-                      cast(:retry_backoff_seconds as double precision[]))
+                      cast(:retry_backoff_seconds as double precision[]), cast(:created_by as text[]))
                with ordinality
                as u (id, needs, payload, priority, not_before, timeout_seconds, max_attempts,
-                     retry_backoff_seconds, place)
+                     retry_backoff_seconds, created_by, place)
           order by place) a
 ),
 created as (
     insert into tasks as t (id, seq, needs, payload, priority, state, due_at, not_before, timeout_seconds,
-                            max_attempts, retry_backoff_seconds)
+                            max_attempts, retry_backoff_seconds, created_by)
     overriding system value
     select id, seq, needs, payload, priority,
            case when not_before > now() then 'scheduled' else 'available' end,
            case when not_before > now() then not_before end,
-           not_before, timeout_seconds, max_attempts, retry_backoff_seconds
+           not_before, timeout_seconds, max_attempts, retry_backoff_seconds, created_by
     from asked
     order by id collate "C", seq
     on conflict (id) do nothing
@@ -90,7 +91,7 @@ from unnest(cast(:ids as text[])) as u (id)
 where u.id not in (select id from tasks where state <> 'failed' and id = any(cast(:ids as text[])))
 """)
 
-LIST = text(f"""
+_LIST = f"""
 with page as materialized (
     select *
     from tasks t
@@ -100,6 +101,7 @@ with page as materialized (
       and (cast(:needs as jsonb) is null or needs @> cast(:needs as jsonb))
       and (cast(:older_than as double precision) is null
            or created_at < now() - make_interval(secs => cast(:older_than as double precision)))
+      and {{whose}}
     order by seq
     limit :limit
 )
@@ -107,7 +109,9 @@ select {rows.TASK}, t.seq
 from page t
 left join work w on w.id = t.work_id and w.id = any(array(select work_id from page))
 order by t.seq
-""")
+"""
+LIST = text(_LIST.format(whose="true"))
+LIST_OF_KEY = text(_LIST.format(whose="created_by = :created_by"))
 
 REMARK = text("""
 with asked as (
@@ -140,10 +144,24 @@ where t.id = locked.id and t.id = any(cast(:ids as text[])) and locked.state = '
 """)
 
 
-class Submitted(NamedTuple):
-    """A task, and whether this submission made it."""
+class Submission(NamedTuple):
+    """A new task, and whose it is.
 
-    task: Task
+    Args:
+        task: The task.
+        by: The name of the key that submits it; None: nobody's, as there are no keys.
+        any_owner: Whether a task of its id that is known already may be somebody else's.
+    """
+
+    task: NewTask
+    by: str | None = None
+    any_owner: bool = True
+
+
+class Submitted(NamedTuple):
+    """A task, and whether this submission made it; None: its id is that of somebody else's task."""
+
+    task: Task | None
     created: bool
 
 
@@ -160,14 +178,15 @@ class TaskFilter(NamedTuple):
     state: str | None = None
     needs: str | None = None
     older_than_seconds: float | None = None
+    created_by: str | None = None
 
 
-def _without_id(new: NewTask) -> bool:
-    return new.id is None
+def _without_id(new: Submission) -> bool:
+    return new.task.id is None
 
 
 @one_statement(_without_id)
-def submit(connection: Connection, new: Sequence[NewTask]) -> list[Submitted]:
+def submit(connection: Connection, new: Sequence[Submission]) -> list[Submitted]:
     """Write new tasks; one whose id is known already, live or ended, is answered as it is.
 
     Args:
@@ -178,39 +197,67 @@ def submit(connection: Connection, new: Sequence[NewTask]) -> list[Submitted]:
         For each of them the task, and whether it was created.
     """
     created = _submit(connection, SUBMIT, new)
-    known_ids = {asked.id for row, asked in zip(created, new, strict=True) if row is None and asked.id}
+    known_ids = {asked.task.id for row, asked in zip(created, new, strict=True) if not row and asked.task.id}
     known = {task.id: task for task in by_ids(connection, known_ids)} if known_ids else {}
+    for place in _of_others(connection, created, new):
+        known.pop(str(new[place].task.id))
     return [
-        Submitted(rows.task(row), created=True) if row else Submitted(known[str(asked.id)], created=False)
+        Submitted(rows.task(row), created=True)
+        if row
+        else Submitted(known.get(str(asked.task.id)), created=False)
         for row, asked in zip(created, new, strict=True)
     ]
 
 
 @one_statement(_without_id)
-def submit_briefly(connection: Connection, new: Sequence[NewTask]) -> list[BrieflySubmitted]:
-    """The same; of the tasks only the ids are told."""
+def submit_briefly(connection: Connection, new: Sequence[Submission]) -> list[BrieflySubmitted]:
+    """The same, all of them or none; of the tasks only the ids are told.
+
+    Raises:
+        Forbidden: Some of the ids are those of somebody else's tasks.
+    """
     created = _submit(connection, SUBMIT_BRIEFLY, new)
+    if refused := _of_others(connection, created, new):
+        message = "is the id of a task that another key has submitted"
+        raise Forbidden(errors=[FieldError(field=f"items[{place}].id", message=message) for place in refused])
     return [
-        BrieflySubmitted(row[0], created=True) if row else BrieflySubmitted(str(asked.id), created=False)
+        BrieflySubmitted(row[0], created=True) if row else BrieflySubmitted(str(asked.task.id), created=False)
         for row, asked in zip(created, new, strict=True)
     ]
 
 
 def _submit(
-    connection: Connection, statement: TextClause, new: Sequence[NewTask]
+    connection: Connection, statement: TextClause, new: Sequence[Submission]
 ) -> list[rows.AnyRow | None]:
     """Write new tasks; for each what the statement tells of it, None where the id is known already."""
+    tasks = [asked.task for asked in new]
     values = rows.columns(
-        new, "id", "priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds"
+        tasks, "id", "priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds"
     )
-    values["needs"] = [rows.given(task.needs) for task in new]
-    values["payload"] = [rows.given(task.payload) for task in new]
+    values["needs"] = [rows.given(task.needs) for task in tasks]
+    values["payload"] = [rows.given(task.payload) for task in tasks]
+    values["created_by"] = [asked.by for asked in new]
     answers = connection.execute(statement, values).all()
-    chosen = [row[0] for row, asked in zip(answers, new, strict=True) if asked.id and row[0] is not None]
+    chosen = [row[0] for row, task in zip(answers, tasks, strict=True) if task.id and row[0] is not None]
     ended: set[str] = set()
     if chosen:
         ended = {row[0] for row in connection.execute(TAKE_BACK_ENDED, {"ids": chosen})}
     return [row if row[0] is not None and row[0] not in ended else None for row in answers]
+
+
+def _of_others(
+    connection: Connection, created: Sequence[rows.AnyRow | None], new: Sequence[Submission]
+) -> list[int]:
+    """The places of the submissions that met the task of somebody else, and may not."""
+    met = [place for place, row in enumerate(created) if not row and not new[place].any_owner]
+    if not met:
+        return []
+    owners = ownership.of_tasks(connection, [str(new[place].task.id) for place in met])
+    return [
+        place
+        for place, owner in zip(met, owners, strict=True)
+        if owner is not None and owner.key != new[place].by
+    ]
 
 
 def by_ids(connection: Connection, ids: Sequence[str] | set[str]) -> list[Task]:
@@ -233,18 +280,16 @@ def with_news(connection: Connection, ids: Sequence[str]) -> list[str]:
 
 def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
     """Some of the live tasks, in the order of their submission."""
-    found = (
-        connection.execute(
-            LIST,
-            {
-                "after": unseal(after, int, field="after") if after is not None else -1,
-                "state": which.state,
-                "needs": which.needs,
-                "older_than": which.older_than_seconds,
-                "limit": limit + 1,
-            },
-        )
-    ).all()
+    values = {
+        "after": unseal(after, int, field="after") if after is not None else -1,
+        "state": which.state,
+        "needs": which.needs,
+        "older_than": which.older_than_seconds,
+        "created_by": which.created_by,
+        "limit": limit + 1,
+    }
+    statement = LIST if which.created_by is None else LIST_OF_KEY
+    found = connection.execute(statement, values).all()
     items, onward = cut(found, limit, key=lambda row: row[rows.TASK_WIDTH])
     return TaskPage(items=[rows.task(row) for row in items], next=onward)
 

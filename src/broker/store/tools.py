@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET, Raw
@@ -10,20 +9,23 @@ from msgspec.structs import asdict
 from sqlalchemy import Connection, text
 
 from broker.schemas import NewTool, Tool, ToolChange, ToolPage
-from broker.store import completion, leases, rows
+from broker.store import completion, leases, ownership, rows
+from broker.store.engine import BeginAgain
 from broker.store.pages import cut, unseal
 
 REGISTER = text("""
-insert into tools as t (id, skills, capacity, token_hash)
-select id, skills, capacity, token_hash
-from (select coalesce(u.id, cast(uuid7() as text)) as id, u.skills, u.capacity, u.token_hash
+insert into tools as t (id, skills, capacity, token_hash, registered_by)
+select id, skills, capacity, token_hash, registered_by
+from (select coalesce(u.id, cast(uuid7() as text)) as id, u.skills, u.capacity, u.token_hash, u.registered_by
       from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
-                  cast(:token_hash as bytea[])) as u (id, skills, capacity, token_hash)) asked
+                  cast(:token_hash as bytea[]), cast(:registered_by as text[]))
+           as u (id, skills, capacity, token_hash, registered_by)) asked
 order by id collate "C"
 on conflict (id) do update
 set skills = excluded.skills, capacity = excluded.capacity, token_hash = excluded.token_hash,
+    registered_by = coalesce(t.registered_by, excluded.registered_by),
     draining = false, offline = false, changed = pg_current_xact_id()
-returning t.id, t.token_hash, t.xmax = 0 as created
+returning t.id, t.token_hash, t.xmax = 0 as created, t.registered_by
 """)
 
 BY_IDS = text(f"""
@@ -38,6 +40,7 @@ with page as materialized (
     select *
     from tools t
     where id > :after and (cast(:state as text) is null or {rows.TOOL_STATE} = :state)
+      and (cast(:registered_by as text) is null or registered_by = :registered_by)
     order by id
     limit :limit
 )
@@ -71,16 +74,25 @@ DELETE = text("delete from tools where id = any(cast(:ids as text[])) and load =
 
 
 class Registration(NamedTuple):
-    """A tool that registers, and the token it will be known by."""
+    """A tool that registers.
+
+    Args:
+        tool: The tool.
+        token_hash: The hash of the token it will be known by.
+        by: The name of the key that registers it; None: nobody's, as there are no keys.
+        any_owner: Whether the tool may be another key's.
+    """
 
     tool: NewTool
-    token: str
+    token_hash: bytes
+    by: str | None = None
+    any_owner: bool = True
 
 
 class Registered(NamedTuple):
-    """A tool, and whether this registration made it."""
+    """A tool, None: it is another key's; and whether this registration made it."""
 
-    tool: Tool
+    tool: Tool | None
     created: bool
 
 
@@ -94,11 +106,6 @@ class Change(NamedTuple):
 Deleted = Literal["deleted", "busy", "unknown"]
 
 
-def hashed(token: str) -> bytes:
-    """A token as it is kept: it is long and random, so a plain hash is as hard to undo as it is."""
-    return sha256(token.encode()).digest()
-
-
 class Deletion(NamedTuple):
     """A tool to delete; by force, its unfinished work is lost."""
 
@@ -110,36 +117,68 @@ def register(connection: Connection, new: Sequence[Registration]) -> list[Regist
     """Enter tools; one that is there already is updated, its old token void.
 
     What its earlier run had started is lost, unless the new one resumes it. Of several with the same id the
-    last one is entered: only its token is good.
+    last one is entered: only its token is good. A tool is the key's that registered it first.
 
     Raises:
-        BeginAgain: The earlier run started something just now.
+        BeginAgain: Behind our back the earlier run started something, or another key registered the tool.
     """
+    refused = _of_others(connection, new)
+    ours = [each for place, each in enumerate(new) if place not in refused]
+    entered = _enter(connection, ours) if ours else {}
+
+    made: set[str] = set()
+    answers = []
+    for place, each in enumerate(new):
+        if place in refused:
+            answers.append(Registered(None, created=False))
+            continue
+        tool, created = entered[_key(each)]
+        answers.append(Registered(tool, created and tool.id not in made))
+        made.add(tool.id)
+    return answers
+
+
+def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
+    """The places of those that would take another key's tool; of several that are new, the first has it."""
+    ids = list({each.tool.id for each in new if each.tool.id and not each.any_owner})
+    if not ids:
+        return set()
+    known = zip(ids, ownership.of_tools(connection, ids), strict=True)
+    owners = {id_: owner.key for id_, owner in known if owner and owner.key}
+    return {
+        place
+        for place, each in enumerate(new)
+        if each.tool.id and each.by and owners.setdefault(each.tool.id, each.by) != each.by
+        if not each.any_owner
+    }
+
+
+def _enter(connection: Connection, new: Sequence[Registration]) -> dict[str | bytes, tuple[Tool, bool]]:
+    """Enter tools; for each of those by `_key` the tool, and whether it is new."""
     if given := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
         why = "The tool was started anew."
         completion.lose(connection, restarted, why, running_only=True, beside=given - restarted)
-    # What registers without an id is known by its token until it has one.
-    last = {registration.tool.id or registration.token: registration for registration in new}
-    tokens = {key: hashed(registration.token) for key, registration in last.items()}
+    last = {_key(each): each for each in new}
     values = rows.columns((each.tool for each in last.values()), "id", "capacity")
     values["skills"] = [rows.given(each.tool.skills) for each in last.values()]
-    values["token_hash"] = list(tokens.values())
-    entered = {row[1]: (row[0], row[2]) for row in connection.execute(REGISTER, values)}
-    ids = [entered[token][0] for token in tokens.values()]
-    seconds = [each.tool.lease_seconds for each in last.values()]
-    leases.begin(connection, ids, seconds)
-    if again := [id_ for id_, created in entered.values() if not created]:
+    values["token_hash"] = [each.token_hash for each in last.values()]
+    values["registered_by"] = [each.by for each in last.values()]
+    entered = {row.token_hash: row for row in connection.execute(REGISTER, values)}
+    in_order = [(key, each, entered[each.token_hash]) for key, each in last.items()]
+    if any(not each.any_owner and row.registered_by != each.by for _, each, row in in_order):
+        raise BeginAgain
+    ids = [row.id for _, _, row in in_order]
+    leases.begin(connection, ids, [each.tool.lease_seconds for each in last.values()])
+    if again := [row.id for _, _, row in in_order if not row.created]:
         leases.tell(connection, again)
     known = {tool.id: tool for tool in by_ids(connection, ids)}
+    return {key: (known[row.id], row.created) for key, _, row in in_order}
 
-    made: set[str] = set()
-    answers = []
-    for registration in new:
-        id_, created = entered[tokens[registration.tool.id or registration.token]]
-        answers.append(Registered(known[id_], created and id_ not in made))
-        made.add(id_)
-    return answers
+
+def _key(registration: Registration) -> str | bytes:
+    """What a registration is known by; one without an id by its token, until it has one."""
+    return registration.tool.id or registration.token_hash
 
 
 def by_ids(connection: Connection, ids: Sequence[str]) -> list[Tool]:
@@ -147,11 +186,14 @@ def by_ids(connection: Connection, ids: Sequence[str]) -> list[Tool]:
     return [rows.tool(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
 
-def page(connection: Connection, *, state: str | None, limit: int, after: str | None) -> ToolPage:
+def page(
+    connection: Connection, *, state: str | None, registered_by: str | None, limit: int, after: str | None
+) -> ToolPage:
     """Some of the tools, in the order of their ids."""
     values = {
         "after": unseal(after, str, field="after") if after is not None else "",
         "state": state,
+        "registered_by": registered_by,
         "limit": limit + 1,
     }
     found = connection.execute(LIST, values).all()

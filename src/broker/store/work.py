@@ -57,6 +57,8 @@ with page as materialized (
       and (cast(:tool_id as text) is null or tool_id = :tool_id)
       and (cast(:task_id as text) is null or task_id = :task_id)
       and (cast(:state as text) is null or state = :state)
+      and (cast(:registered_by as text) is null
+           or tool_id in (select id from tools where registered_by = :registered_by))
     order by id
     limit :limit
 )
@@ -176,6 +178,7 @@ class WorkFilter(NamedTuple):
     tool_id: str | None = None
     task_id: str | None = None
     state: str | None = None
+    registered_by: str | None = None
 
 
 @one_statement()

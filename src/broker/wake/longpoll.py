@@ -45,8 +45,6 @@ class LongPoll:
         Returns:
             What the last look saw.
         """
-        if seconds <= 0:
-            return await look()
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         with self._waiters.parked(topic, key) as waiter:

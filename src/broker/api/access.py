@@ -1,0 +1,257 @@
+"""Who may make which call: a guard, declared beside each handler.
+
+A role may make a call about everything (`ALL`), or about what belongs to the caller's key (`OWN`). Where a
+call is about a task, a tool, a work or a record, the guard sees to that; lists and batches are cut to it by
+their handlers, which are told by `Access`. An admin may do everything.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Scope
+from msgspec import Struct
+
+from broker.api.service import Service
+from broker.errors import Forbidden
+from broker.owners import Owners
+from broker.schemas import ID_PATTERN
+from broker.security import ANYBODY, Caller
+from broker.store.ownership import WorkOwner
+
+_ID = re.compile(ID_PATTERN)
+_LOOPBACK = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+_TOLD = frozenset((b"authorization", b"host", b"origin"))
+
+
+class Reach(Enum):
+    """What a role may make a call about."""
+
+    ALL = "all"
+    OWN = "own"
+
+
+ALL, OWN = Reach.ALL, Reach.OWN
+
+
+class Access(Struct, frozen=True, kw_only=True):
+    """That a caller may make a call.
+
+    Args:
+        caller: Who calls.
+        reach: About what.
+        bearer: The key or token that says so; it may be void by the time a call that waits is answered.
+        client: Whose limits count: those of the key, of the tool, or of the address where there are no keys.
+        tool: The tool that calls, about itself or its work, where that is known.
+    """
+
+    caller: Caller
+    reach: Reach
+    bearer: str | None
+    client: str
+    tool: str | None = None
+
+    @property
+    def key(self) -> str | None:
+        """The name of the key whose things alone the call is about; None: all things."""
+        return self.caller.key if self.reach is OWN else None
+
+    @property
+    def acts_as_tool(self) -> bool:
+        """Whether it is the tool that calls, or someone who may do all that it may."""
+        return self.tool is not None or "admin" in self.caller.roles
+
+
+# Whether something is the caller's, and the tool that it is about; None: there is no such thing.
+Judge = Callable[[Owners, Caller, str], Awaitable[tuple[bool | None, str | None]]]
+
+
+class Allow:
+    """A guard.
+
+    Args:
+        roles: Which role may make the call, about what; `token` is a tool by its token.
+        judge: Whether what the path names is the caller's; none: the handler sees to it.
+    """
+
+    def __init__(self, roles: Mapping[str, Reach], judge: Judge | None = None) -> None:
+        self.roles = {**roles, "admin": ALL}
+        self._judge = judge
+
+    async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        """Admit a request, on its way through Litestar."""
+        service: Service = connection.app.state.service
+        connection.scope["state"]["access"] = await self.admit(
+            service, connection.scope, connection.path_params
+        )
+
+    async def admit(self, service: Service, scope: Scope, path: Mapping[str, Any]) -> Access:
+        """Admit a request.
+
+        Args:
+            service: Knows the keys, and whose things are.
+            scope: What is asked.
+            path: The parameters in its path.
+
+        Raises:
+            Unauthenticated: It is not known who calls.
+            Forbidden: They may not.
+        """
+        told = {name: value for name, value in scope["headers"] if name in _TOLD}
+        bearer = _bearer(told.get(b"authorization", b""))
+        caller = await service.keyring.caller(bearer)
+        if caller is ANYBODY:
+            _refuse_pages_of_others(told)
+            address = (scope["client"] or ("",))[0]
+            return Access(caller=caller, reach=ALL, bearer=bearer, client=address)
+        reaches = {self.roles[role] for role in _roles_of(caller) if role in self.roles}
+        if not reaches:
+            takes, has = _in_words(self.roles), _in_words(_roles_of(caller))
+            raise Forbidden(f"That takes a key with the role {takes}; yours is {has}.")
+        client = f"tool {caller.tool_id}" if caller.tool_id else f"key {caller.key}"
+        tool = None
+        if OWN in reaches and self._judge is not None:
+            thing = next(iter(path.values()), None) or last_segment(scope)
+            is_theirs, tool = await self._judge(service.owners, caller, thing)
+            if is_theirs is False and ALL not in reaches:
+                raise Forbidden("That belongs to another key, and yours may do it with its own only.")
+            if is_theirs:
+                reaches = {OWN}
+        if reaches != {OWN}:
+            return Access(caller=caller, reach=ALL, bearer=bearer, client=client)
+        if tool is not None:
+            service.presence.hear(tool)
+        return Access(caller=caller, reach=OWN, bearer=bearer, client=client, tool=tool)
+
+
+class Anyone(Allow):
+    """A guard that lets everybody in, without a key."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        """Let them in."""
+
+
+anyone = Anyone()
+
+
+def allow(**roles: Reach) -> Allow:
+    """Who may make a call; what is the caller's own, its handler sees to."""
+    return Allow(roles)
+
+
+def allow_task(**roles: Reach) -> Allow:
+    """Who may make a call about a task: its own are those that the key submitted."""
+    return Allow(roles, _task)
+
+
+def allow_tool(**roles: Reach) -> Allow:
+    """Who may make a call about a tool: its own are those that the key registered."""
+    return Allow(roles, _tool)
+
+
+def allow_work(**roles: Reach) -> Allow:
+    """Who may make a call about a work: its own are those of the tools that the key registered."""
+    return Allow(roles, _work)
+
+
+def allow_record(**roles: Reach) -> Allow:
+    """Who may make a call about a record: its own are those of the tasks that the key submitted."""
+    return Allow(roles, _record)
+
+
+def access_of(request: Request[Any, Any, Any]) -> Access:
+    """What the guard has found, for the handler."""
+    found: Access = request.scope["state"]["access"]
+    return found
+
+
+async def check_again(service: Service, access: Access) -> None:
+    """See that who was admitted some time ago would be so now.
+
+    Raises:
+        Unauthenticated: The key was revoked, or the token is void.
+    """
+    await service.keyring.caller(access.bearer)
+
+
+async def _task(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
+    if _ID.match(id_) is None:
+        return None, None
+    return await owners.task_is(id_, lambda owner: owner.key == caller.key), None
+
+
+async def _tool(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
+    if caller.tool_id:
+        return id_ == caller.tool_id, id_
+    if _ID.match(id_) is None:
+        return None, None
+    return await owners.tool_is(id_, lambda owner: owner.key == caller.key), id_
+
+
+async def _work(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
+    tool: str | None = None
+
+    def is_theirs(owner: WorkOwner) -> bool:
+        nonlocal tool
+        tool = owner.tool_id
+        return is_tools(caller, owner)
+
+    return await _work_is(owners, id_, is_theirs), tool
+
+
+async def _record(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
+    return await _work_is(owners, id_, lambda owner: owner.submitter == caller.key), None
+
+
+async def _work_is(owners: Owners, id_: str, expected: Callable[[WorkOwner], bool]) -> bool | None:
+    try:
+        work_id = UUID(id_)
+    except ValueError:
+        return None
+    return await owners.work_is(work_id, expected)
+
+
+def is_tools(caller: Caller, owner: WorkOwner) -> bool:
+    """Whether a work is that of the tool that calls, or of one that the key registered."""
+    return owner.tool_id == caller.tool_id if caller.tool_id else owner.key == caller.key
+
+
+def _bearer(authorization: bytes) -> str | None:
+    scheme, _, given = authorization.partition(b" ")
+    return given.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
+
+
+def _refuse_pages_of_others(told: Mapping[bytes, bytes]) -> None:
+    """While there are no keys, have no page from elsewhere act through the browser of who visits it.
+
+    Raises:
+        Forbidden: The request comes from such a page, or by a name that somebody may have made up for us.
+    """
+    host, origin = told.get(b"host", b"localhost"), told.get(b"origin")
+    if _LOOPBACK.fullmatch(host) and origin in (None, b"http://" + host):
+        return
+    raise Forbidden(
+        "There are no keys, so this service is for programs on its own machine, by the name of localhost or"
+        " 127.0.0.1, and for no page from elsewhere. To open it to others, make keys: `broker keys create`."
+    )
+
+
+def last_segment(scope: Scope) -> str:
+    """What a path ends with."""
+    return scope["path"].rstrip("/").rpartition("/")[2]
+
+
+def _roles_of(caller: Caller) -> Collection[str]:
+    return ("token",) if caller.tool_id else sorted(caller.roles)
+
+
+def _in_words(roles: Collection[str]) -> str:
+    return " or ".join("a tool's token" if role == "token" else role for role in roles)

@@ -1,0 +1,85 @@
+"""The database that a command works with: the one that is given, or the embedded PostgreSQL."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+import structlog
+
+from broker.embedded import EmbeddedPostgres, FolderInUseError
+from broker.errors import Unavailable
+from broker.settings import Settings
+from broker.store import Store, schema
+
+log = structlog.get_logger(__name__)
+
+
+@contextlib.contextmanager
+def database(settings: Settings) -> Iterator[Settings]:
+    """The settings with a database that is there and has the current schema.
+
+    Args:
+        settings: Without a `database_url` the embedded PostgreSQL runs for as long as the block does.
+
+    Raises:
+        EmbeddedError: The embedded PostgreSQL cannot run.
+        click.ClickException: The given database has another schema.
+    """
+    if settings.database_url is not None:
+        asyncio.run(_check_schema(settings.database_url))
+        yield settings
+        return
+    folder = settings.data_dir or default_data_dir()
+    with EmbeddedPostgres(folder) as postgres:
+        log.info("embedded PostgreSQL is up", data_dir=str(folder))
+        asyncio.run(schema.migrate(postgres.url()))
+        yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
+
+
+def default_data_dir() -> Path:
+    """Where data of services, or of this user, belongs."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/broker")
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "broker"
+
+
+async def _check_schema(url: str) -> None:
+    store = Store(url)
+    try:
+        current = await store.read(schema.current)
+    except Unavailable as error:
+        raise click.ClickException(
+            f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}"
+        ) from error
+    finally:
+        await store.close()
+    if current != schema.needed():
+        state = f"is at version {current}" if current else "has no schema yet"
+        raise click.ClickException(
+            f"The database {state}; this program needs version {schema.needed()}. Run `broker migrate` first."
+        )
+
+
+@contextlib.contextmanager
+def reached(settings: Settings) -> Iterator[str]:
+    """The URL of the database, also where a service is running on the embedded one.
+
+    Raises:
+        EmbeddedError: The embedded PostgreSQL cannot run.
+        click.ClickException: The given database has another schema, or does not answer.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            url = str(stack.enter_context(database(settings)).database_url)
+        except FolderInUseError:
+            found = EmbeddedPostgres.url_of_running(settings.data_dir or default_data_dir())
+            if found is None:
+                raise
+            asyncio.run(_check_schema(found))
+            url = found
+        yield url
