@@ -33,6 +33,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 ADMIN = "@admin"
 
 _ID = re.compile(ID_PATTERN)
+# The least time between two readings of the keys.
+_PAUSE_SECONDS = 0.1
+
 _KEY, _TOKEN = "bk_", "bt_"
 _SECRET_LENGTH = len(secrets.token_urlsafe(32))
 
@@ -106,32 +109,37 @@ class Keyring:
             Unauthenticated: Nobody whom we know.
             Unavailable: That could not be found out.
         """
-        await self.be_fresh(FRESH_SECONDS)
+        await self.know(asyncio.get_running_loop().time() - FRESH_SECONDS)
         if self.is_open:
             return ANYBODY
         if not bearer:
             raise Unauthenticated
         return await (self._of_token(bearer) if bearer.startswith(_TOKEN) else self._of_key(hashed(bearer)))
 
-    async def be_fresh(self, seconds: float) -> None:
-        """Know the keys as they were so many seconds ago at most; all who ask at once share a reading.
+    async def know(self, since: float = -math.inf) -> None:
+        """Know the keys as they were then, or later; all who ask at once share a reading.
 
         Where the database says nothing, what was known stays so: nothing else is to be had then, either.
+
+        Args:
+            since: By the loop's clock; else: as they were at any time.
 
         Raises:
             Unavailable: The keys were never read.
         """
-        if asyncio.get_running_loop().time() - self._read_at < seconds:
-            return
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read(), name="keys")
-        try:
-            await asyncio.shield(self._reading)
-        except Unavailable:
-            if self._read_at == -math.inf:
-                raise
+        while self._read_at < since or self._read_at == -math.inf:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read(), name="keys")
+            try:
+                await asyncio.shield(self._reading)
+            except Unavailable:
+                if self._read_at == -math.inf:
+                    raise
+                return
 
     async def _read(self) -> None:
+        # For whoever guesses keys, they are not read all the time.
+        await asyncio.sleep(self._read_at + _PAUSE_SECONDS - asyncio.get_running_loop().time())
         began = asyncio.get_running_loop().time()
         found = await self._store.read(keys.all_of_them)
         self._keys = {
@@ -149,8 +157,8 @@ class Keyring:
         if self._admin is not None and compare_digest(digest, self._admin):
             return Caller(key=ADMIN, roles=frozenset({"admin"}))
         if digest not in self._keys:
-            # It may have been made just now; for those who guess, all keys are read four times as often.
-            await self.be_fresh(FRESH_SECONDS / 4)
+            # It may have been made just now.
+            await self.know(asyncio.get_running_loop().time())
         if (found := self._keys.get(digest)) is None:
             raise Unauthenticated
         return found

@@ -17,7 +17,6 @@ from broker.api.lean import Lean
 from broker.api.service import Service
 from broker.app import create_app, create_service
 from broker.errors import Unavailable
-from broker.owners import FRESH_SECONDS
 from broker.settings import Settings
 
 # Python's own is 700, which a few requests reach.
@@ -86,7 +85,7 @@ class Server(uvicorn.Server):
 
     async def _say_who_may_call(self) -> None:
         with contextlib.suppress(Unavailable):
-            await self.service.keyring.be_fresh(FRESH_SECONDS)
+            await self.service.keyring.know()
             if self.service.keyring.is_open:
                 log.warning(
                     "there are no keys: everybody on this machine may do everything",

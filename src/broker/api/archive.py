@@ -1,10 +1,13 @@
 """/v1/archive: how everything ended."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from litestar import Controller, get, post
+import msgspec
+from litestar import Controller, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK
 
 from broker.api.access import ALL, OWN, Access, allow, allow_record
@@ -13,6 +16,16 @@ from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
 from broker.schemas import ArchivePage, ArchiveRecord, Nothing, Outcome
 from broker.store import acceptance, archive
+
+NDJSON = "application/x-ndjson"
+
+Since = Annotated[str | None, QueryParameter(description="RFC 3339: ended then or later.")]
+Until = Annotated[str | None, QueryParameter(description="RFC 3339: ended before.")]
+
+# How many records are read at once.
+_PORTION = 200
+
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class Archive(Controller):
@@ -29,21 +42,45 @@ class Archive(Controller):
         task_id: IdFilter = None,
         tool_id: IdFilter = None,
         outcome: FromQuery[Outcome | None] = None,
-        since: Annotated[str | None, QueryParameter(description="RFC 3339: ended then or later.")] = None,
-        until: Annotated[str | None, QueryParameter(description="RFC 3339: ended before.")] = None,
+        since: Since = None,
+        until: Until = None,
         limit: Limit = 100,
         after: After = None,
     ) -> ArchivePage:
         """List the archive, the newest first."""
-        which = archive.ArchiveFilter(
-            task_id,
-            tool_id,
-            outcome,
-            time_parameter(since, "since"),
-            time_parameter(until, "until"),
-            created_by=access.key,
-        )
+        which = _filter(access, task_id, tool_id, outcome, since, until)
         return await service.store.read(archive.page, which, limit=limit, after=after)
+
+    @get(
+        "/export",
+        media_type=NDJSON,
+        guards=[allow(submitter=OWN, operator=ALL)],
+    )
+    async def export(
+        self,
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
+        task_id: IdFilter = None,
+        tool_id: IdFilter = None,
+        outcome: FromQuery[Outcome | None] = None,
+        since: Since = None,
+        until: Until = None,
+    ) -> Stream:
+        """Read all of it, the newest first: a record a line, as long as it takes.
+
+        It ends with the last record; a connection that is lost before ends without the last chunk.
+        """
+        which = _filter(access, task_id, tool_id, outcome, since, until)
+
+        async def lines() -> AsyncIterator[bytes]:
+            after: str | None = None
+            while True:
+                page = await service.store.read(archive.page, which, limit=_PORTION, after=after)
+                yield _encode_lines(page.items)
+                if (after := page.next) is None:
+                    return
+
+        return Stream(lines(), media_type=NDJSON)
 
     @get("/{work_id:str}", lean=True, guards=[allow_record(submitter=OWN, operator=ALL)])
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
@@ -52,6 +89,12 @@ class Archive(Controller):
         if record is None:
             raise WorkNotFound
         return record
+
+    @delete("/{work_id:str}", guards=[allow()])
+    async def remove(self, work_id: FromPath[str], service: NamedDependency[Service]) -> None:
+        """Delete a record for good; a task that ended by it is not known any more."""
+        if not await service.store.one(archive.delete, work_id_of(work_id)):
+            raise WorkNotFound
 
     @post("/{work_id:str}/accept", status_code=HTTP_200_OK, guards=[allow(operator=ALL)])
     async def accept(
@@ -70,3 +113,21 @@ class Archive(Controller):
                     " this one is with a tool or has ended."
                 )
         return accepted.record
+
+
+def _filter(
+    access: Access,
+    task_id: str | None,
+    tool_id: str | None,
+    outcome: Outcome | None,
+    since: str | None,
+    until: str | None,
+) -> archive.ArchiveFilter:
+    return archive.ArchiveFilter(
+        task_id,
+        tool_id,
+        outcome,
+        time_parameter(since, "since"),
+        time_parameter(until, "until"),
+        created_by=access.key,
+    )

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, text
 
 from broker.schemas import ArchivePage, ArchiveRecord, LateResult, Report, Task, Tool, WorkWithReports
 from broker.store import rows
-from broker.store.pages import cut, unseal
+from broker.store.engine import one_statement
+from broker.store.pages import bounded, cut, unseal
 
 RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
@@ -50,8 +51,10 @@ where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
   and locked.late is null and locked.outcome <> 'succeeded'
 """)
 
+_SIZE = "pg_column_size(task) + pg_column_size(result) + pg_column_size(reports)"
+_ORDER = "ended_at desc, work_id desc"
 _LIST = f"""
-select {RECORD}
+select *
 from work_archive a
 where (a.ended_at, a.work_id) < (:before_at, :before_id)
   and (cast(:task_id as text) is null or a.task_id = :task_id)
@@ -60,17 +63,33 @@ where (a.ended_at, a.work_id) < (:before_at, :before_id)
   and (cast(:since as timestamptz) is null or a.ended_at >= :since)
   and (cast(:until as timestamptz) is null or a.ended_at < :until)
   and {{whose}}
-order by a.ended_at desc, a.work_id desc
+order by {_ORDER}
 limit :limit
 """
-LIST = text(_LIST.format(whose="true"))
-LIST_OF_KEY = text(_LIST.format(whose="a.created_by = :created_by"))
+LIST, LIST_OF_KEY = (
+    text(f"select {RECORD}, met from ({bounded(_LIST.format(whose=whose), size=_SIZE, order=_ORDER)}) a")
+    for whose in ("true", "a.created_by = :created_by")
+)
 
 AS_WORK = text("""
 select work_id, task_id, tool_id, attempt, outcome, task, reports, cancel_requested, version,
        assigned_at, started_at, deadline_at
 from work_archive
 where work_id = :work_id and tool_id is not null
+""")
+
+# Its task is then forgotten, where this was its last word.
+DELETE = text("""
+with gone as (
+    delete from work_archive where work_id = any(cast(:ids as uuid[])) returning work_id, task_id
+),
+forgotten as (
+    delete from ended_tasks e
+    using gone
+    where e.task_id = gone.task_id and e.work_id = gone.work_id
+      and e.task_id = any(array(select task_id from gone))
+)
+select work_id from gone
 """)
 
 HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
@@ -164,7 +183,8 @@ def page(connection: Connection, which: ArchiveFilter, *, limit: int, after: str
     values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
     statement = LIST if which.created_by is None else LIST_OF_KEY
     found = connection.execute(statement, values).all()
-    items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))
+    met = found[0].met if found else 0
+    items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id), met=met)
     return ArchivePage(items=[record(row) for row in items], next=onward)
 
 
@@ -206,6 +226,13 @@ def ended_tasks(connection: Connection, task_ids: Collection[str]) -> list[Task]
 def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:
     """Delete those of the tasks that have no work, and record that; the ids of the deleted."""
     return {row[0] for row in connection.execute(RECORD_DELETED, {"ids": list(task_ids)})}
+
+
+@one_statement()
+def delete(connection: Connection, work_ids: Sequence[UUID]) -> list[bool]:
+    """Delete records; for each whether there was one. A task that ended by it is not known any more."""
+    gone = set(connection.execute(DELETE, {"ids": list(work_ids)}).scalars())
+    return [id_ in gone for id_ in work_ids]
 
 
 def record(row: rows.AnyRow) -> ArchiveRecord:

@@ -10,12 +10,35 @@ import msgspec
 from broker.errors import ValidationFailed
 from broker.schemas import FieldError
 
+# What a page holds at most, as it is stored (which is compressed), beside its last item.
+_MOST_BYTES = 8 * 2**20
+
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 
 
+def bounded(rows: str, *, size: str, order: str) -> str:
+    """SQL for those of some rows, from the first on, that an answer has room for; at least one.
+
+    Args:
+        rows: SQL for the rows.
+        size: SQL for how large one is, as it is stored: to know that takes no reading of it.
+        order: SQL for their order.
+
+    Returns:
+        SQL for the rows, with one more column: `met`, how many there were.
+    """
+    return f"""
+    select *
+    from (select r.*, count(*) over () as met,
+                 sum({size}) over (order by {order} rows unbounded preceding) - ({size}) as before
+          from ({rows}) r) sized
+    where before < {_MOST_BYTES}
+    order by {order}"""
+
+
 def cut(
-    found: Sequence[Found], limit: int, key: Callable[[Found], object]
+    found: Sequence[Found], limit: int, key: Callable[[Found], object], *, met: int | None = None
 ) -> tuple[Sequence[Found], str | None]:
     """A page of what was found, and where the next one begins.
 
@@ -23,10 +46,12 @@ def cut(
         found: What was asked for, up to one more than the page holds: that there is one says there is more.
         limit: How much the page holds.
         key: What says where to go on, of the last one on the page.
+        met: How many there were, where not all of them had room.
     """
-    if len(found) <= limit:
-        return found, None
-    return found[:limit], seal(key(found[limit - 1]))
+    items = found[:limit]
+    if len(items) == max(len(found), met or 0):
+        return items, None
+    return items, seal(key(items[-1]))
 
 
 def seal(key: object) -> str:
