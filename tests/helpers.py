@@ -25,7 +25,9 @@ import asyncpg
 import httpx
 import pytest_asyncio
 
+from broker.security import hashed, new_key
 from broker.settings import Settings
+from broker.store import Store, keys
 from broker.store.address import libpq_url
 from tests.conftest import Running, a_broker, a_database
 
@@ -270,3 +272,15 @@ async def until_ready(url: str, within: float = 30) -> None:
                 if (await client.get("/health/ready")).status_code == 200:
                     return
             await asyncio.sleep(0.02)
+
+
+async def make_key(store: Store, name: str, *roles: str, replace: bool = False) -> str:
+    """A key with these roles."""
+    key = new_key()
+    assert await store.run(keys.create, name, roles, hashed(key), replace=replace)
+    return key
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that carries it."""
+    return {"Authorization": f"Bearer {key}"}

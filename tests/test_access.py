@@ -15,12 +15,11 @@ import pytest_asyncio
 from litestar.routes import HTTPRoute
 
 from broker.api.access import Allow, Anyone
-from broker.security import hashed, new_key
+from broker.security import new_key
 from broker.settings import Settings
-from broker.store import Store, keys
 from tests import helpers
 from tests.conftest import Running, a_broker
-from tests.helpers import Json, is_problem
+from tests.helpers import Json, bearer, is_problem, make_key
 from tests.store_helpers import a_store
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -150,16 +149,6 @@ async def make(http: httpx.AsyncClient, secrets: dict[str, str]) -> Make:
         return World(f"task-{whose}", entered["id"], works["task"], works["ended"], entered["token"])
 
     return a_world
-
-
-async def make_key(store: Store, name: str, *roles: str, replace: bool = False) -> str:
-    key = new_key()
-    assert await store.run(keys.create, name, roles, hashed(key), replace=replace)
-    return key
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 async def call(

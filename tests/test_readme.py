@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from broker.settings import Settings, describe, variable_of
-from tests import helpers
+from tests import helpers, role_table
 from tests.conftest import Running
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -40,7 +40,7 @@ def alike(answer: str) -> Any:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
 async def test_the_eight_calls_are_answered_as_the_readme_says(broker: Running) -> None:
-    assert (len(CALLS), len(OTHER_CALLS)) == (8, 12)
+    assert (len(CALLS), len(OTHER_CALLS)) == (8, 13)
     environment = dict(os.environ)
     for call, promised in CALLS:
         shell = await asyncio.create_subprocess_shell(
@@ -96,7 +96,7 @@ async def _program(code: str, environment: dict[str, str], **options: Any) -> as
 
 
 def test_every_setting_of_the_readme_exists() -> None:
-    known = {variable_of(name) for name in Settings.__struct_fields__} | {"BROKER_URL"}
+    known = {variable_of(name) for name in Settings.__struct_fields__} | {"BROKER_URL", "BROKER_KEY"}
     named = set(re.findall(r"`(BROKER_\w+)`", README)) - {"BROKER_TEST_DATABASE_URL"}
     assert named <= known
 
@@ -124,3 +124,9 @@ def test_every_folder_of_the_readme_exists() -> None:
     folders = re.findall(r"^\| `([a-z/]+/)` \|", README, re.MULTILINE)
     assert folders
     assert [folder for folder in folders if not (root / folder).is_dir()] == []
+
+
+def test_the_table_of_roles_is_that_of_the_guards() -> None:
+    found = role_table.PLACE.search(README)
+    assert found
+    assert found[0] == role_table.table(role_table.the_app()), "write it anew: python -m tests.role_table"

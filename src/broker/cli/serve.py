@@ -17,8 +17,8 @@ from broker.store.keys import Key, all_of_them
 
 log = structlog.get_logger(__name__)
 
-# As long as a key should be that somebody has chosen.
-_LONG = "x" * 20
+# As short as a key may be that somebody has chosen.
+SHORTEST = 20
 
 
 @click.command(epilog="\b\nSettings, from the environment:\n" + describe())
@@ -38,7 +38,7 @@ def serve(host: str, port: int) -> None:
     try:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
-        if len(settings.the_admin_key() or _LONG) < len(_LONG):
+        if 0 < len(settings.the_admin_key() or "") < SHORTEST:
             log.warning("the admin key is short: whoever guesses it may do everything")
         with database(settings) as ready:
             _refuse_to_be_open(host, ready)
@@ -58,7 +58,7 @@ def _refuse_to_be_open(host: str, settings: Settings) -> None:
     raise click.ClickException(
         f"There are no keys, so the service listens on this machine only, and not on {host}. Make the first"
         " one, for yourself, and start again:\n\n  broker keys create --role admin --name me\n\n"
-        "Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of 20 characters or more."
+        f"Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of {SHORTEST} characters or more."
     )
 
 

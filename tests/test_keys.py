@@ -1,0 +1,380 @@
+"""Keys over time: made, revoked, replaced, with brokers that run meanwhile; and what is open without one."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import event
+
+from broker.cli.serve import SHORTEST
+from broker.errors import Unavailable
+from broker.security import hashed, new_key
+from broker.server import create_server, is_loopback
+from broker.settings import Settings, SettingsError
+from broker.store import Store, keys
+from tests.conftest import Running, Serve
+from tests.helpers import add_tool, an_environment, bearer, is_problem, make_key, park, until_ready
+from tests.test_serve import ended, serving
+
+
+async def until_answered(
+    client: httpx.AsyncClient, status: int, key: str = "", path: str = "/v1/tools"
+) -> None:
+    """Return when a call with this key is answered so; within seconds, as is promised."""
+    async with asyncio.timeout(8):
+        while (await client.get(path, headers=bearer(key) if key else {})).status_code != status:
+            await asyncio.sleep(0.02)
+
+
+async def registered(client: httpx.AsyncClient, key: str) -> str:
+    """The token of a tool that is registered with this key."""
+    answer = await client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(key))
+    token: str = answer.json()["token"]
+    return token
+
+
+async def test_a_revoked_key_is_good_for_nothing_within_seconds_in_every_process(
+    serve: Serve, store: Store
+) -> None:
+    key = await make_key(store, "mine", "operator")
+    first, second = await serve(), await serve()
+    for broker in (first, second):
+        assert (await broker.client.get("/v1/tools", headers=bearer(key))).status_code == 200
+    assert await store.run(keys.revoke, "mine")
+    for broker in (first, second):
+        await until_answered(broker.client, 401, key)
+    # That there was one keeps everybody out who has none.
+    is_problem(await first.client.get("/v1/tools"), 401, "unauthenticated")
+
+
+async def test_a_key_that_was_made_just_now_is_good_at_once(serve: Serve, store: Store) -> None:
+    old = await make_key(store, "old", "operator")
+    broker = await serve()
+    for number in range(5):
+        assert (await broker.client.get("/v1/tools", headers=bearer(old))).status_code == 200
+        key = await make_key(store, f"new-{number}", "operator")
+        assert (await broker.client.get("/v1/tools", headers=bearer(key))).status_code == 200
+
+
+async def test_the_first_key_closes_a_service_that_runs(serve: Serve, store: Store) -> None:
+    broker = await serve()
+    assert (await broker.client.get("/v1/tools")).status_code == 200
+    # A key is no hindrance while none is needed.
+    assert (await broker.client.get("/v1/tools", headers=bearer("any"))).status_code == 200
+    await make_key(store, "first", "admin")
+    await until_answered(broker.client, 401)
+
+
+async def test_a_request_costs_no_look_at_the_keys_of_its_own(serve: Serve, store: Store) -> None:
+    key = await make_key(store, "tools", "tool")
+    broker = await serve()
+    token = (
+        await broker.client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(key))
+    ).json()["token"]
+    seen: list[str] = []
+    engine = broker.server.service.store.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *told: seen.append(told[2]))
+    for each in (key, token):
+        for _ in range(50):
+            answer = await broker.client.post("/v1/tools/t/heartbeat", headers=bearer(each))
+            assert answer.status_code == 200, answer.text
+    looks = [statement for statement in seen if "from keys" in statement or "token_hash" in statement]
+    # One of the keys and one of the tool, and each once more should this take longer than two seconds.
+    assert len(looks) <= 4 < 50 < len(seen)
+
+
+async def test_who_waits_with_a_key_that_is_revoked_is_told_nothing(
+    serve: Serve, store: Store, sql: asyncpg.Connection
+) -> None:
+    key, admin = await make_key(store, "mine", "submitter"), await make_key(store, "admin", "admin")
+    broker = await serve()
+    client = broker.client
+    await client.post("/v1/tasks", json={"id": "a", "needs": 1}, headers=bearer(key))
+    parked = await park(broker, "GET", "/v1/tasks/a?wait=60", headers=bearer(key))
+    assert await store.run(keys.revoke, "mine")
+    await until_answered(client, 401, key, "/v1/tasks/a")
+    assert not parked.done()
+    assert (await client.delete("/v1/tasks/a", headers=bearer(admin))).status_code == 204
+    is_problem(await parked, 401, "unauthenticated")
+
+
+async def test_registering_anew_voids_the_token_at_once_and_soon_in_other_processes(
+    serve: Serve, store: Store
+) -> None:
+    key = await make_key(store, "tools", "tool")
+    first, second = await serve(), await serve()
+
+    old = await registered(first.client, key)
+    for broker in (first, second):
+        assert (await broker.client.get("/v1/tools/t", headers=bearer(old))).status_code == 200
+    parked = await park(first, "GET", "/v1/tools/t/work?wait=60", headers=bearer(old))
+    new = await registered(first.client, key)
+    is_problem(await first.client.get("/v1/tools/t", headers=bearer(old)), 401, "unauthenticated")
+    for broker in (first, second):
+        assert (await broker.client.get("/v1/tools/t", headers=bearer(new))).status_code == 200
+    await until_answered(second.client, 401, old, "/v1/tools/t")
+    assert (await first.client.delete("/v1/tools/t", headers=bearer(key))).status_code == 204
+    is_problem(await parked, 401, "unauthenticated")
+    is_problem(await first.client.get("/v1/tools/t", headers=bearer(new)), 401, "unauthenticated")
+
+
+async def test_a_token_is_good_while_the_key_that_registered_its_tool_is(serve: Serve, store: Store) -> None:
+    key = await make_key(store, "tools", "tool")
+    client = (await serve()).client
+    token = await registered(client, key)
+    # Replaced, it goes on without a gap: what is the key's is its name's.
+    new = await make_key(store, "tools", "tool", replace=True)
+    await until_answered(client, 401, key)
+    for each in (new, token):
+        assert (await client.get("/v1/tools/t", headers=bearer(each))).status_code == 200
+    assert await store.run(keys.revoke, "tools")
+    await until_answered(client, 401, new)
+    is_problem(await client.get("/v1/tools/t", headers=bearer(token)), 401, "unauthenticated")
+
+
+async def test_what_was_registered_while_there_were_no_keys_is_taken_over(serve: Serve, store: Store) -> None:
+    broker = await serve()
+    client = broker.client
+    token = (await add_tool(client))["token"]
+    await client.post("/v1/tasks", json={"id": "a", "needs": 1})
+    tool, submitter = await make_key(store, "tools", "tool"), await make_key(store, "mine", "submitter")
+    await until_answered(client, 401)
+    # It goes on with its token, and its next program with a key; another key's it is not any more then.
+    assert (await client.get("/v1/tools/t", headers=bearer(token))).status_code == 200
+    is_problem(await client.get("/v1/tools/t", headers=bearer(tool)), 403, "forbidden")
+    again = await client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(tool))
+    assert again.status_code == 200
+    assert (await client.get("/v1/tools/t", headers=bearer(tool))).status_code == 200
+    other = await make_key(store, "others", "tool")
+    taken = await client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(other))
+    is_problem(taken, 403, "forbidden")
+    # Nobody's task is not somebody's.
+    is_problem(await client.get("/v1/tasks/a", headers=bearer(submitter)), 403, "forbidden")
+
+
+async def test_of_many_keys_that_register_one_tool_at_once_one_has_it(serve: Serve, store: Store) -> None:
+    made = [await make_key(store, f"key-{number}", "tool") for number in range(6)]
+    first, second = await serve(), await serve()
+    answers = await asyncio.gather(
+        *(
+            (first, second)[number % 2].client.post(
+                "/v1/tools", json={"id": "t", "skills": number}, headers=bearer(key)
+            )
+            for number, key in enumerate(made)
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [201, 403, 403, 403, 403, 403]
+    [winner] = [number for number, answer in enumerate(answers) if answer.status_code == 201]
+    kept = (await first.client.get("/v1/tools/t", headers=bearer(made[winner]))).json()
+    assert kept["skills"] == winner
+
+
+async def test_the_admin_key_of_the_settings_may_do_everything_from_the_start(
+    serve: Serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("the-key-of-the-file-with-the-key\n")
+    for settings, key in (
+        ({"admin_key": "the-key-of-the-settings"}, "the-key-of-the-settings"),
+        ({"admin_key_file": file}, "the-key-of-the-file-with-the-key"),
+    ):
+        client = (await serve(**settings)).client
+        is_problem(await client.get("/v1/tools"), 401, "unauthenticated")
+        is_problem(await client.get("/v1/tools", headers=bearer(key[:-1])), 401, "unauthenticated")
+        assert (await client.get("/metrics", headers=bearer(key))).status_code == 200
+        token = (await client.post("/v1/tools", json={"skills": 1}, headers=bearer(key))).json()["token"]
+        assert token.startswith("bt_")
+
+
+@pytest.mark.parametrize("key", ["", "two words", "grün", "line\nline", "\x00"])
+def test_an_admin_key_that_cannot_be_sent_is_refused_and_not_told(key: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings(admin_key=key).the_admin_key()
+    assert "BROKER_ADMIN_KEY" in str(refused.value)
+    assert not key or key not in str(refused.value)
+
+
+def test_an_admin_key_comes_from_one_place(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="not both"):
+        Settings(admin_key="a", admin_key_file=tmp_path / "b").the_admin_key()
+    with pytest.raises(SettingsError, match="BROKER_ADMIN_KEY_FILE"):
+        Settings(admin_key_file=tmp_path / "missing").the_admin_key()
+
+
+HOSTILE: list[dict[str, str]] = [
+    {"Origin": "http://elsewhere.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Host": "elsewhere.example"},
+    {"Host": "elsewhere.example:8000", "Origin": "http://elsewhere.example:8000"},
+    {"Host": "127.0.0.1.elsewhere.example"},
+    {"Host": "192.0.2.7:8000"},
+]
+
+
+@pytest.mark.parametrize("headers", HOSTILE, ids=str)
+@pytest.mark.parametrize("call", ["POST /v1/tasks", "GET /v1/tools", "GET /metrics"])
+async def test_while_there_are_no_keys_no_page_from_elsewhere_gets_in(
+    broker: Running, headers: dict[str, str], call: str
+) -> None:
+    method, path = call.split()
+    body = {"needs": 1} if method == "POST" else None
+    refused = await broker.client.request(method, path, json=body, headers=headers)
+    problem = is_problem(refused, 403, "forbidden")
+    assert "broker keys create" in problem["detail"]
+
+
+async def test_while_there_are_no_keys_our_own_page_gets_in(broker: Running) -> None:
+    port = httpx.URL(broker.url).port
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
+
+
+async def test_pages_from_elsewhere_may_ask_with_a_key(serve: Serve) -> None:
+    client = (await serve(admin_key="a-key")).client
+    for headers in HOSTILE:
+        assert (await client.get("/v1/tools", headers=headers | bearer("a-key"))).status_code == 200
+
+
+def test_at_an_address_that_others_reach_nothing_is_open() -> None:
+    settings = Settings(database_url="postgresql://nobody@127.0.0.1/none")
+    for host, is_open in (("127.0.0.1", True), ("localhost", True), ("::1", True), ("127.8.9.10", True)):
+        assert is_loopback(host) is is_open
+        assert create_server(settings, host=host).service.keyring.is_open
+    for host in ("0.0.0.0", "::", "192.0.2.7", "laboratory.example", "", "::ffff:192.0.2.7"):
+        assert not is_loopback(host)
+        assert not create_server(settings, host=host).service.keyring.is_open
+
+
+async def test_while_the_database_is_away_what_is_known_of_keys_stays(serve: Serve, store: Store) -> None:
+    key = await make_key(store, "mine", "operator")
+    broker = await serve()
+    keyring = broker.server.service.keyring
+    assert (await keyring.caller(key)).key == "mine"
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise Unavailable
+
+    broker.server.service.store.read = fails  # type: ignore[method-assign]
+    keyring._read_at -= 100
+    assert (await broker.client.get("/metrics", headers=bearer(key))).status_code == 200
+    is_problem(await broker.client.get("/metrics", headers=bearer(new_key())), 401, "unauthenticated")
+
+
+async def test_a_key_is_nowhere_but_with_who_has_it(
+    serve: Serve, store: Store, sql: asyncpg.Connection
+) -> None:
+    key = await make_key(store, "mine", "tool")
+    broker = await serve()
+    answer = await broker.client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(key))
+    token = answer.json()["token"]
+    kept = await sql.fetchval(
+        "select string_agg(k::text, '') || string_agg(t::text, '') from keys k cross join tools t"
+    )
+    assert hashed(key).hex() in kept
+    for secret in (key, key[3:], token, token[-43:]):
+        assert secret not in kept
+
+
+# The command line
+
+
+def broker_keys(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "broker.cli", "keys", *arguments],
+        env=an_environment(**environment),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def made(*arguments: str, **environment: str) -> str:
+    done = broker_keys("create", *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    [key] = done.stdout.splitlines()
+    return key
+
+
+async def test_keys_are_made_listed_and_revoked_while_a_service_runs_on_the_embedded_database(
+    data_dir: Path,
+) -> None:
+    here = {"BROKER_DATA_DIR": str(data_dir)}
+    assert "no keys" in broker_keys("list", **here).stderr
+    with serving(**here) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            assert (await client.get("/v1/tools")).status_code == 200
+            both = ("--role", "submitter", "--role", "tool", "--role", "tool", "--name", "both")
+            key = await asyncio.to_thread(made, *both, **here)
+            assert (await client.get("/v1/tools", headers=bearer(key))).status_code == 200
+            await until_answered(client, 401)
+            listed = await asyncio.to_thread(broker_keys, "list", **here)
+            assert listed.stdout.splitlines()[1].split()[:2] == ["both", "submitter,tool"]
+            again = await asyncio.to_thread(broker_keys, "create", "--role", "tool", "--name", "both", **here)
+            assert (again.returncode, again.stdout) == (1, "")
+            assert "--replace" in again.stderr
+            new = await asyncio.to_thread(made, "--role", "tool", "--name", "both", "--replace", **here)
+            await until_answered(client, 401, key)
+            assert (await client.get("/v1/tools", headers=bearer(new))).status_code == 200
+            assert (await asyncio.to_thread(broker_keys, "revoke", "both", **here)).returncode == 0
+            await until_answered(client, 401, new)
+            twice = await asyncio.to_thread(broker_keys, "revoke", "both", **here)
+            assert twice.returncode == 1
+            assert "broker keys list" in twice.stderr
+        process.terminate()
+        assert await ended(process, within=20) == 0
+        said = process.stderr.read().decode() if process.stderr else ""
+        assert "there are no keys" in said
+        assert key not in said
+        assert key not in listed.stdout + listed.stderr
+    # And while none runs.
+    named = await asyncio.to_thread(broker_keys, "list", **here)
+    assert [line.split()[0] for line in named.stdout.splitlines()] == ["NAME", "both", "both"]
+
+
+def test_what_makes_no_key_is_said(database: str) -> None:
+    here = {"BROKER_DATABASE_URL": database}
+    for arguments, told in (
+        ((), "--role"),
+        (("--role", "king"), "submitter"),
+        (("--role", "tool", "--name", "two words"), "A name has"),
+        (("--role", "tool", "--name", ""), "A name has"),
+        (("--role", "tool", "--name", "@admin"), "A name has"),
+    ):
+        done = broker_keys("create", *arguments, **here)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr
+    assert made("--role", "tool", **here).startswith("bk_")
+    nowhere = broker_keys("list", BROKER_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert nowhere.returncode == 1
+    assert "does not answer" in nowhere.stderr
+    assert "Traceback" not in nowhere.stderr
+
+
+async def test_a_service_for_others_needs_a_key_and_says_how_to_make_one(database: str) -> None:
+    with serving("--host", "0.0.0.0", BROKER_DATABASE_URL=database) as (process, _):
+        assert await ended(process, within=20) == 1
+        said = process.stderr.read().decode() if process.stderr else ""
+    assert "broker keys create --role admin" in said
+    assert "0.0.0.0" in said
+    assert "Traceback" not in said
+
+
+async def test_a_short_admin_key_is_warned_of(database: str) -> None:
+    said: dict[str, str] = {}
+    for key in ("short", "x" * SHORTEST):
+        with serving(BROKER_DATABASE_URL=database, BROKER_ADMIN_KEY=key) as (process, url):
+            await until_ready(url)
+            process.terminate()
+            assert await ended(process, within=20) == 0
+            said[key] = process.stderr.read().decode() if process.stderr else ""
+    assert "the admin key is short" in said["short"]
+    assert "the admin key is short" not in said["x" * SHORTEST]
