@@ -11,15 +11,15 @@ behind the reader's back, is new to the next reading.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from broker.errors import CursorExpired
 from broker.schemas import Candidates, Task, Tool
 from broker.store import rows
-from broker.store.pages import seal, unseal
+from broker.store.pages import bounded, seal, unseal
 
 # The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this
 # database, and these tables (a dump that is read in again makes new ones).
@@ -39,9 +39,11 @@ _NEW = """
     and not pg_visible_in_snapshot(changed, cast(cast(:seen as text) as pg_snapshot))
     and pg_visible_in_snapshot(changed, cast(cast(:reading as text) as pg_snapshot))"""
 
+_NEW_TASKS = f"""
+select * from tasks where state = 'available' and {_NEW} order by changed limit :limit"""
 NEW_TASKS = text(f"""
-select {rows.TASK}
-from (select * from tasks where state = 'available' and {_NEW} order by changed limit :limit) t
+select {rows.TASK}, t.met
+from ({bounded(_NEW_TASKS, size=rows.TASK_SIZE, order="changed")}) t
 left join work w on false
 order by -cast(t.priority as integer), t.seq
 """)
@@ -63,13 +65,17 @@ _UNREAD = """
     and (pg_visible_in_snapshot(t.changed, cast(cast(:reading as text) as pg_snapshot))
          or cast(:seen as text) is null and t.changed >= pg_snapshot_xmax(pg_current_snapshot()))"""
 
-WALK_TASKS = text(f"""
-select {rows.TASK}, t.seq
+_WALK_TASKS = f"""
+select *
 from tasks t
-left join work w on false
 where t.state = 'available' and (-cast(t.priority as integer), t.seq) > (:rank, :seq) and {_UNREAD}
 order by -cast(t.priority as integer), t.seq
-limit :limit
+limit :limit"""
+WALK_TASKS = text(f"""
+select {rows.TASK}, t.seq, t.met
+from ({bounded(_WALK_TASKS, size=rows.TASK_SIZE, order="-cast(priority as integer), seq")}) t
+left join work w on false
+order by -cast(t.priority as integer), t.seq
 """)
 
 WALK_TOOLS = text(f"""
@@ -144,10 +150,11 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     tools: list[Tool] = []
     if here.reading is None:
         here = Cursor(home=home, seen=here.seen, reading=snapshot)
-        tasks = [rows.task(row) for row in _new(connection, NEW_TASKS, here, limit)]
+        new = _new(connection, NEW_TASKS, here, limit)
+        tasks = [rows.task(row) for row in new]
         tools = [rows.tool(row) for row in _new(connection, NEW_TOOLS, here, limit)]
         # More than a page of them: they are read page by page, in the order of the offer.
-        here.task = _FIRST_TASK if len(tasks) > limit else None
+        here.task = _FIRST_TASK if _is_cut(new, limit) else None
         here.tool = _FIRST_TOOL if len(tools) > limit else None
     if here.task is not None:
         tasks, here.task = _walk_tasks(connection, here, *here.task, limit)
@@ -162,9 +169,9 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     return Candidates(cursor=seal(onward), tasks=tasks, tools=tools, more=more)
 
 
-def _new(connection: Connection, statement: TextClause, here: Cursor, limit: int) -> list[rows.AnyRow]:
+def _new(connection: Connection, statement: TextClause, here: Cursor, limit: int) -> Sequence[Row[Any]]:
     values = {"seen": here.seen, "reading": here.reading, "limit": limit + 1}
-    return list(connection.execute(statement, values).all())
+    return connection.execute(statement, values).all()
 
 
 def _walk_tasks(
@@ -173,7 +180,13 @@ def _walk_tasks(
     values = {"rank": rank, "seq": seq, "seen": here.seen, "reading": here.reading, "limit": limit + 1}
     found = connection.execute(WALK_TASKS, values).all()
     page = [rows.task(row) for row in found[:limit]]
-    return page, (-page[-1].priority, found[limit - 1][rows.TASK_WIDTH]) if len(found) > limit else None
+    onward = (-page[-1].priority, found[len(page) - 1].seq) if _is_cut(found, limit) else None
+    return page, onward
+
+
+def _is_cut(found: Sequence[Row[Any]], limit: int) -> bool:
+    """Whether there are more tasks than a page holds."""
+    return bool(found) and (len(found) > limit or found[0].met > len(found))
 
 
 def _walk_tools(

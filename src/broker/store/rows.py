@@ -15,6 +15,8 @@ TASK = """
     t.retry_backoff_seconds, t.timeout_seconds, t.not_before, t.created_at, t.work_id, t.remark,
     t.result, t.error, t.ended_at"""
 TASK_WIDTH = 16
+# How large it is, as it is stored.
+TASK_SIZE = "pg_column_size(needs) + pg_column_size(payload) + coalesce(pg_column_size(result), 0)"
 
 # `t` is the tool, `l` its lease.
 TOOL_STATE = """

@@ -9,7 +9,7 @@ from broker.errors import Forbidden
 from broker.schemas import FieldError, NewTask, Task, TaskPage, TaskRemark
 from broker.store import archive, ownership, rows
 from broker.store.engine import one_statement
-from broker.store.pages import cut, unseal
+from broker.store.pages import bounded, cut, unseal
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
 # submissions that share ids then wait for each other in one direction only.
@@ -91,8 +91,7 @@ from unnest(cast(:ids as text[])) as u (id)
 where u.id not in (select id from tasks where state <> 'failed' and id = any(cast(:ids as text[])))
 """)
 
-_LIST = f"""
-with page as materialized (
+_LIST = """
     select *
     from tasks t
     where seq > :after
@@ -101,17 +100,19 @@ with page as materialized (
       and (cast(:needs as jsonb) is null or needs @> cast(:needs as jsonb))
       and (cast(:older_than as double precision) is null
            or created_at < now() - make_interval(secs => cast(:older_than as double precision)))
-      and {{whose}}
+      and {whose}
     order by seq
-    limit :limit
-)
-select {rows.TASK}, t.seq
+    limit :limit"""
+LIST, LIST_OF_KEY = (
+    text(f"""
+with page as materialized ({bounded(_LIST.format(whose=whose), size=rows.TASK_SIZE, order="seq")})
+select {rows.TASK}, t.seq, t.met
 from page t
 left join work w on w.id = t.work_id and w.id = any(array(select work_id from page))
 order by t.seq
-"""
-LIST = text(_LIST.format(whose="true"))
-LIST_OF_KEY = text(_LIST.format(whose="created_by = :created_by"))
+""")
+    for whose in ("true", "created_by = :created_by")
+)
 
 REMARK = text("""
 with asked as (
@@ -290,7 +291,8 @@ def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | 
     }
     statement = LIST if which.created_by is None else LIST_OF_KEY
     found = connection.execute(statement, values).all()
-    items, onward = cut(found, limit, key=lambda row: row[rows.TASK_WIDTH])
+    met = found[0].met if found else 0
+    items, onward = cut(found, limit, key=lambda row: row.seq, met=met)
     return TaskPage(items=[rows.task(row) for row in items], next=onward)
 
 

@@ -18,7 +18,7 @@ from broker.schemas import (
 )
 from broker.store import archive, leases, rows
 from broker.store.engine import one_statement
-from broker.store.pages import cut, unseal
+from broker.store.pages import bounded, cut, unseal
 
 BY_IDS = text(f"""
 select {rows.WORK}
@@ -49,6 +49,10 @@ where u.id in (select tool_id from work where state = 'assigned' and tool_id = a
    or u.id not in (select id from tools where id = any(cast(:ids as text[])))
 """)
 
+_PAGE = f"""
+select {rows.WORK}
+from page w
+join tasks t on t.id = w.task_id and t.id = any(array(select task_id from page))"""
 LIST = text(f"""
 with page as materialized (
     select *
@@ -62,10 +66,7 @@ with page as materialized (
     order by id
     limit :limit
 )
-select {rows.WORK}
-from page w
-join tasks t on t.id = w.task_id and t.id = any(array(select task_id from page))
-order by w.id
+{bounded(_PAGE, size="pg_column_size(needs) + pg_column_size(payload)", order="id")}
 """)
 
 # What is read of a row that is locked is its latest version, also where that was written while this waited.
@@ -138,11 +139,13 @@ left join written on written.work_id = asked.work_id and written.id = asked.id
 
 # Reports are only ever added, under the lock of their work: so a page can go on by counting.
 REPORTS = text("""
-select id, at, progress, message, data
-from work_reports
-where work_id = :work_id
-order by seq
-limit cast(:limit as integer) offset :after
+select id, at, progress, message, data from work_reports where work_id = :work_id order by seq
+""")
+_REPORTS_PAGE = """
+select * from work_reports where work_id = :work_id order by seq limit :limit offset :after"""
+REPORTS_PAGE = text(f"""
+select id, at, progress, message, data, met
+from ({bounded(_REPORTS_PAGE, size="pg_column_size(data)", order="seq")}) r
 """)
 
 _FIRST = UUID(int=0)
@@ -229,7 +232,8 @@ def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | 
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
     values = which._asdict() | {"after": begin, "limit": limit + 1}
     found = connection.execute(LIST, values).all()
-    items, onward = cut(found, limit, key=lambda row: row[0])
+    met = found[0].met if found else 0
+    items, onward = cut(found, limit, key=lambda row: row[0], met=met)
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
@@ -238,7 +242,7 @@ def with_reports(connection: Connection, work_id: UUID) -> WorkWithReports | Non
     found = by_ids(connection, [work_id])
     if not found:
         return archive.as_work(connection, work_id)
-    reports = connection.execute(REPORTS, {"work_id": work_id, "limit": None, "after": 0})
+    reports = connection.execute(REPORTS, {"work_id": work_id})
     return WorkWithReports(**asdict(found[0]), reports=[rows.report(row) for row in reports])
 
 
@@ -246,12 +250,15 @@ def reports(connection: Connection, work_id: UUID, *, limit: int, after: str | N
     """Some of the reports on work, under way or ended, in order; None where there is no such work."""
     begin = unseal(after, int, field="after") if after is not None else 0
     found: Sequence[Report]
+    met = 0
     if by_ids(connection, [work_id]):
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
-        found = [rows.report(row) for row in connection.execute(REPORTS, values)]
+        page = connection.execute(REPORTS_PAGE, values).all()
+        met = page[0].met if page else 0
+        found = [rows.report(row) for row in page]
     elif ended := archive.as_work(connection, work_id):
         found = ended.reports[begin : begin + limit + 1]
     else:
         return None
-    items, onward = cut(found, limit, key=lambda _: begin + limit)
+    items, onward = cut(found, limit, key=lambda _: begin + min(limit, len(found)), met=met)
     return ReportPage(items=list(items), next=onward)

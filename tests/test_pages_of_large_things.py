@@ -1,0 +1,153 @@
+"""A page of large things is cut by its size, and nothing is left out; an export is as long as it takes."""
+
+import base64
+import json
+import os
+from typing import Any
+
+import httpx
+import pytest
+
+from broker.api import archive as archive_api
+from broker.errors import Unavailable
+from broker.store import archive
+from tests import helpers
+from tests.conftest import Running
+from tests.helpers import add_task, add_tool, assign, completed, get, is_problem
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+# What PostgreSQL cannot make smaller; three of them fill a page.
+LARGE = base64.b64encode(os.urandom(2_400_000)).decode()
+MANY = 7
+
+
+async def in_pages(http: httpx.AsyncClient, path: str, **query: Any) -> list[list[Any]]:
+    """The ids on each page."""
+    found: list[list[Any]] = []
+    while True:
+        page = await get(http, path, limit=100, **query)
+        found.append([item.get("id") or item["work_id"] for item in page["items"]])
+        if (next_ := page["next"]) is None:
+            return found
+        query["after"] = next_
+
+
+async def test_lists_are_cut_by_size_and_go_on(http: httpx.AsyncClient) -> None:
+    await add_tool(http, capacity=MANY)
+    names = [f"task-{number}" for number in range(MANY)]
+    works = []
+    for name in names:
+        await add_task(http, name, payload=LARGE)
+        works.append((await assign(http, name))["id"])
+    assert await in_pages(http, "/v1/tasks") == [names[:3], names[3:6], names[6:]]
+    assert await in_pages(http, "/v1/work") == [works[:3], works[3:6], works[6:]]
+    for number in range(4):
+        report = {"message": str(number), "data": LARGE}
+        assert (await http.post(f"/v1/work/{works[0]}/reports", json=report)).status_code == 201
+    reports = await in_pages(http, f"/v1/work/{works[0]}/reports")
+    assert [len(page) for page in reports] == [3, 1]
+    for work in works[1:]:
+        await completed(http, work)
+    newest_first = works[:0:-1]
+    assert await in_pages(http, "/v1/archive") == [newest_first[:3], newest_first[3:6]]
+
+
+async def test_candidates_are_cut_by_size_and_nothing_is_left_out(http: httpx.AsyncClient) -> None:
+    async def read(cursor: str | None) -> tuple[list[list[str]], str]:
+        pages: list[list[str]] = []
+        while True:
+            found = await get(http, "/v1/candidates", **({"cursor": cursor} if cursor else {}))
+            pages.append([task["id"] for task in found["tasks"]])
+            cursor = found["cursor"]
+            if not found["more"]:
+                return pages, cursor
+
+    names = [f"task-{number}" for number in range(MANY)]
+    for name in names:
+        await add_task(http, name, payload=LARGE)
+    pages, cursor = await read(None)
+    assert pages == [names[:3], names[3:6], names[6:]]
+    for name in names:
+        await add_task(http, f"new-{name}", payload=LARGE)
+    pages, cursor = await read(cursor)
+    assert all(len(page) <= 3 for page in pages)
+    assert {f"new-{name}" for name in names} == {name for page in pages for name in page}
+    assert await read(cursor) == ([[]], cursor) or (await read(cursor))[0] == [[]]
+
+
+async def test_an_export_has_every_record_that_the_list_has(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_api, "_PORTION", 3)
+    assert (await http.get("/v1/archive/export")).text == ""
+    await add_tool(http, capacity=100)
+    await add_tool(http, "other", capacity=100)
+    for number in range(10):
+        await add_task(http, f"task-{number}", payload=1.10)
+        work = await assign(http, f"task-{number}", "t" if number % 2 else "other")
+        await completed(http, work["id"], "failed" if number % 3 else "succeeded", retry=False)
+    for query in (
+        {},
+        {"tool_id": "t"},
+        {"outcome": "failed", "tool_id": "other"},
+        {"since": "2999-01-01T00:00:00Z"},
+    ):
+        answer = await http.get("/v1/archive/export", params=query)
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        listed = (await get(http, "/v1/archive", limit=1000, **query))["items"]
+        assert [json.loads(line) for line in answer.text.splitlines()] == listed
+        assert not answer.text or answer.text.endswith("\n")
+
+
+@pytest.mark.parametrize("query", ["outcome=lovely", "since=yesterday", "limit=3", "tool_id=%00"])
+async def test_an_export_of_what_cannot_be_is_refused(http: httpx.AsyncClient, query: str) -> None:
+    is_problem(await http.get(f"/v1/archive/export?{query}"), 400, "validation_failed")
+
+
+async def test_an_export_that_cannot_go_on_does_not_look_complete(
+    broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_api, "_PORTION", 1)
+    await add_tool(http, capacity=100)
+    for number in range(3):
+        await add_task(http, f"task-{number}")
+        await completed(http, (await assign(http, f"task-{number}"))["id"])
+    page, calls = archive.page, []
+
+    def fails_later(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise Unavailable
+        return page(*args, **kwargs)
+
+    monkeypatch.setattr(archive, "page", fails_later)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await http.get("/v1/archive/export")
+    calls.clear()
+    monkeypatch.setattr(archive, "page", page)
+    assert len((await http.get("/v1/archive/export")).text.splitlines()) == 3
+
+
+async def test_a_deleted_record_is_gone_and_its_task_forgotten(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    await add_task(http)
+    first = (await assign(http))["id"]
+    await completed(http, first, "released")
+    last = (await assign(http))["id"]
+    await completed(http, last)
+    path = f"/v1/archive/{last}"
+    assert (await http.delete(path)).status_code == 204
+    is_problem(await http.delete(path), 404, "work_not_found")
+    is_problem(await http.get(path), 404, "work_not_found")
+    is_problem(await http.get("/v1/tasks/a"), 404, "task_not_found")
+    assert [item["work_id"] for item in (await get(http, "/v1/archive"))["items"]] == [first]
+    # Its id may be given again; a record that was not a task's last word leaves the task as it is.
+    await add_task(http)
+    assert (await http.delete(f"/v1/archive/{first}")).status_code == 204
+    assert (await get(http, "/v1/tasks/a"))["state"] == "available"
+    is_problem(await http.delete("/v1/archive/nonsense"), 404, "work_not_found")
