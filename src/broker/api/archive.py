@@ -72,15 +72,16 @@ class Archive(Controller):
         """
         which = _filter(access, task_id, tool_id, outcome, since, until)
 
-        async def lines() -> AsyncIterator[bytes]:
-            after: str | None = None
-            while True:
-                page = await service.store.read(archive.page, which, limit=_PORTION, after=after)
-                yield _encode_lines(page.items)
-                if (after := page.next) is None:
-                    return
+        async def read(after: str | None) -> ArchivePage:
+            return await service.store.read(archive.page, which, limit=_PORTION, after=after)
 
-        return Stream(lines(), media_type=NDJSON)
+        async def lines(page: ArchivePage) -> AsyncIterator[bytes]:
+            yield _encode_lines(page.items)
+            while page.next is not None:
+                page = await read(page.next)
+                yield _encode_lines(page.items)
+
+        return Stream(lines(await read(None)), media_type=NDJSON)
 
     @get("/{work_id:str}", lean=True, guards=[allow_record(submitter=OWN, operator=ALL)])
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
