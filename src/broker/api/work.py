@@ -1,5 +1,6 @@
 """/v1/work: what tools do."""
 
+import contextlib
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -14,10 +15,12 @@ from broker.api.service import Service
 from broker.api.waiting import next_work, park
 from broker.errors import (
     BrokerError,
+    Overloaded,
     TaskNotFound,
     TaskUnavailable,
     ToolNotFound,
     ToolUnavailable,
+    TooManyRequests,
     WorkEnded,
     WorkNotFound,
 )
@@ -225,7 +228,9 @@ class Work(Controller):
             raise WorkEnded(record.outcome, late=f"/v1/archive/{id_}/accept" if may_be_taken else None)
         following: list[WorkItem] | None = None
         if data.next_wait_seconds > 0 and record.tool_id is not None:
-            following = await next_work(request, service, access, record.tool_id, data.next_wait_seconds)
+            # That there is no place to wait in does not undo what is done.
+            with contextlib.suppress(TooManyRequests, Overloaded):
+                following = await next_work(request, service, access, record.tool_id, data.next_wait_seconds)
         return Completed(archived=record, next=following or [])
 
     @post("/complete", status_code=HTTP_200_OK, lean=True, guards=[allow(tool=OWN, token=OWN)])

@@ -1,0 +1,106 @@
+"""Places to wait in: who takes too many keeps nobody else from waiting."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from broker.errors import Overloaded, TooManyRequests
+from broker.places import Places
+from broker.store import Store
+from tests.conftest import Running, Serve
+from tests.helpers import add_tool, bearer, is_problem, make_key
+from tests.store_helpers import until
+
+
+def test_a_client_has_so_many_places_and_all_together_have_so_many() -> None:
+    places = Places(for_each=2, in_all=3)
+    places.take("a")
+    places.take("a")
+    with pytest.raises(TooManyRequests):
+        places.take("a")
+    places.take("b")
+    with pytest.raises(Overloaded):
+        places.take("b")
+    assert places.count == 3
+    for client in ("a", "a", "b"):
+        places.give_back(client)
+    assert (places.count, places._taken) == (0, {})
+    places.take("a")
+
+
+async def parked(broker: Running, path: str, count: int, key: str) -> list[asyncio.Task[httpx.Response]]:
+    """Requests that wait when this returns."""
+    places = broker.server.service.places
+    before = places.count
+    waiting = [
+        asyncio.create_task(broker.client.get(path, params={"wait": 60}, headers=bearer(key) if key else {}))
+        for _ in range(count)
+    ]
+
+    async def all_wait() -> bool:
+        return places.count == before + count
+
+    await until(all_wait)
+    return waiting
+
+
+async def test_a_client_that_waits_too_often_is_told_so_and_others_wait_on(
+    serve: Serve, store: Store
+) -> None:
+    greedy, modest = await make_key(store, "greedy", "operator"), await make_key(store, "modest", "assigner")
+    own = await make_key(store, "own", "tool", "submitter")
+    broker = await serve(max_waits_per_client=3, max_waits=6)
+    client = broker.client
+    await client.post("/v1/tasks", json={"id": "a", "needs": 1}, headers=bearer(own))
+    registered = await client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(own))
+    token = registered.json()["token"]
+    waiting = await parked(broker, "/v1/tasks/a", 3, greedy)
+
+    refused = await client.get("/v1/tasks/a?wait=60", headers=bearer(greedy))
+    is_problem(refused, 429, "too_many_requests")
+    assert int(refused.headers["retry-after"]) > 0
+    preferred = await client.get("/v1/tasks/a", headers=bearer(greedy) | {"Prefer": "wait=60"})
+    is_problem(preferred, 429, "too_many_requests")
+    # What does not wait is answered as ever.
+    assert (await client.get("/v1/tasks/a", headers=bearer(greedy))).status_code == 200
+
+    # A key is one client; so is a tool by its token.
+    others = [
+        *await parked(broker, "/v1/tools/t/work", 2, token),
+        *await parked(broker, "/v1/tasks/a", 1, modest),
+    ]
+    refused = await client.get("/v1/tasks/a?wait=60", headers=bearer(modest))
+    is_problem(refused, 503, "unavailable")
+    assert int(refused.headers["retry-after"]) > 0
+
+    # Whoever leaves makes room.
+    waiting[0].cancel()
+    others[0].cancel()
+
+    async def have_left() -> bool:
+        return broker.server.service.places.count == 4
+
+    await until(have_left)
+    again = [
+        *await parked(broker, "/v1/tasks/a", 1, greedy),
+        *await parked(broker, "/v1/tasks/a", 1, modest),
+    ]
+    await broker.stop()
+    for answered in await asyncio.gather(*waiting[1:], *others[1:], *again):
+        assert answered.status_code == 200
+
+
+async def test_a_completion_that_may_not_wait_is_completed_all_the_same(serve: Serve) -> None:
+    broker = await serve(max_waits_per_client=1)
+    client = broker.client
+    await add_tool(client, capacity=2)
+    await client.post("/v1/tasks", json={"id": "a", "needs": 1})
+    work = (await client.post("/v1/work", json={"task_id": "a", "tool_id": "t"})).json()
+    [waiting] = await parked(broker, "/v1/tasks/a", 1, "")
+    answer = await client.post(
+        f"/v1/work/{work['id']}/complete", json={"outcome": "succeeded", "next_wait_seconds": 60}
+    )
+    assert answer.status_code == 200
+    assert (answer.json()["archived"]["outcome"], answer.json()["next"]) == ("succeeded", [])
+    assert (await waiting).json()["state"] == "succeeded"
