@@ -586,6 +586,20 @@ async def test_one_bad_report_among_many_at_once_spoils_no_other(http: httpx.Asy
 # Size
 
 
+@pytest.mark.parametrize(
+    "around", ["%s", '{"needs": 1, "items": [{"needs": %s}]}', '{"unknown": %s, "id": 7}']
+)
+async def test_what_is_wrong_in_two_ways_and_very_deep_is_refused(
+    http: httpx.AsyncClient, around: str
+) -> None:
+    for deep in (nested(5_000), nested_objects(5_000), "[" * 200_000):
+        body = (around % deep).encode()
+        for path in (TASKS, "/v1/tasks/batch", WORK):
+            answer = await http.post(path, content=body, headers={"Content-Type": JSON})
+            assert answer.status_code == 400, answer.text[:300]
+            assert answer.json()["code"] in ("validation_failed", "malformed_json")
+
+
 async def test_a_body_beyond_the_limit_is_too_large(http: httpx.AsyncClient) -> None:
     body = b'{"needs": 1, "payload": "' + b"x" * 32 * 2**20 + b'"}'
     answer = await http.post("/v1/tasks", content=body, headers={"content-type": JSON})

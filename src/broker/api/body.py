@@ -89,6 +89,19 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
         ValidationFailed: It is not such a request; every offending field is named.
     """
     try:
+        request = _decoded(body, form)
+    except RecursionError:
+        message = f"is nested deeper than {settings.max_depth}"
+        raise ValidationFailed(
+            [FieldError(field=_field_at(body, depth=settings.max_depth), message=message)]
+        ) from None
+    if problems := list(limits.problems(request, settings)):
+        raise ValidationFailed(problems)
+    return request
+
+
+def _decoded(body: bytes, form: type[Request]) -> Request:
+    try:
         # The decoder does not look at what it passes through.
         str(body, "utf-8")
         request: Request = _decoder(form).decode(body)
@@ -102,13 +115,6 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
             field = FieldError(field=_field_at(body, offset=lone), message=limits.LONE_SURROGATE)
             raise ValidationFailed([field]) from None
         raise _malformed(error) from None
-    except RecursionError:
-        message = f"is nested deeper than {settings.max_depth}"
-        raise ValidationFailed(
-            [FieldError(field=_field_at(body, depth=settings.max_depth), message=message)]
-        ) from None
-    if problems := list(limits.problems(request, settings)):
-        raise ValidationFailed(problems)
     return request
 
 
