@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from broker.cli.serve import SHORTEST
+from broker.client import Assigner, AsyncBroker, AsyncWork, ProblemError, Tool, Work
 from broker.errors import Unavailable
 from broker.security import hashed, new_key
 from broker.server import create_server, is_loopback
@@ -378,3 +379,62 @@ async def test_a_short_admin_key_is_warned_of(database: str) -> None:
             said[key] = process.stderr.read().decode() if process.stderr else ""
     assert "the admin key is short" in said["short"]
     assert "the admin key is short" not in said["x" * SHORTEST]
+
+
+# The Python client
+
+
+async def test_with_keys_the_client_does_a_whole_life_cycle(serve: Serve, store: Store) -> None:
+    made = {role: await make_key(store, role, role) for role in ("tool", "assigner", "submitter")}
+    url = (await serve()).url
+    tool = Tool("counter", {"can": "count"}, url=url, key=made["tool"])
+
+    @tool.handler
+    def count(work: Work) -> int:
+        work.report(0.5, "half way")
+        return len(work.payload)
+
+    assigner = Assigner(url=url, key=made["assigner"])
+    running = [asyncio.create_task(tool.work()), asyncio.create_task(assigner.assign())]
+    async with AsyncBroker(url, key=made["submitter"]) as broker:
+        handle = await broker.submit({"can": "count"}, "four")
+        assert await handle.result(timeout=30) == 4
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_program_whose_place_another_took_ends_and_lets_go_of_its_work(
+    serve: Serve, store: Store, caplog: pytest.LogCaptureFixture, busy: bool
+) -> None:
+    key, admin = await make_key(store, "tool", "tool"), bearer(await make_key(store, "admin", "admin"))
+    broker = await serve()
+    old = Tool("t", {}, url=broker.url, key=key, lease_seconds=5)
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    @old.handler
+    async def work(_: AsyncWork) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(600)
+        finally:
+            stopped.set()
+
+    program = asyncio.create_task(old.work())
+    async with asyncio.timeout(30):
+        if busy:
+            await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}}, headers=admin)
+            while (await broker.client.get("/v1/tools/t", headers=admin)).status_code != 200:
+                await asyncio.sleep(0.01)
+            pair = {"task_id": "a", "tool_id": "t"}
+            assert (await broker.client.post("/v1/work", json=pair, headers=admin)).status_code == 201
+            await begun.wait()
+        else:
+            while broker.server.service.places.count < 1:
+                await asyncio.sleep(0.01)
+        await registered(broker.client, key)
+        with pytest.raises(ProblemError, match="unauthenticated"):
+            await program
+    assert stopped.is_set() is busy
+    assert "another program registered with its id" in caplog.text

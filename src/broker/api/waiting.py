@@ -68,6 +68,8 @@ async def next_work(
 
     async def look() -> list[Work] | None:
         found = await service.store.read_one(work.assigned_to, tool_id)
+        # Woken because another program registers as this tool, it is told at once.
+        await check_again(service, access)
         if found is None:
             return None
         if access.acts_as_tool:

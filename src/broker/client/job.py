@@ -24,6 +24,8 @@ _WAIT_SECONDS = 30.0
 _WATCH_AFTER_SECONDS = 1.0
 # A report is told whether the work should stop; what reports more often than that need not ask.
 _QUIET_SECONDS = 5.0
+# That work is ours no longer; the last: another program is the tool now.
+_NOT_OURS = ("work_ended", "work_not_found", "unauthenticated")
 
 
 class Job:
@@ -132,8 +134,8 @@ class Job:
             try:
                 work = await self._connection.call("GET", self._path, schemas.Work, query=query, wait=wait)
             except ProblemError as error:
-                if error.code == "work_not_found":
-                    log.warning("work %s should stop: the broker does not know it", self._handed.id)
+                if error.code in _NOT_OURS:
+                    log.warning("work %s should stop: %s", self._handed.id, error.problem.detail)
                     self.cancel()
                     return
                 log.warning("work %s cannot be watched: %s", self._handed.id, error)
@@ -157,7 +159,7 @@ async def unless_ended(call: Awaitable[Any]) -> Any:
     try:
         return await call
     except ProblemError as error:
-        if error.code not in ("work_ended", "work_not_found"):
+        if error.code not in _NOT_OURS:
             raise
         log.warning("work ended without us: %s", error.problem.detail)
         return None

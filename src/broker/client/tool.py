@@ -97,6 +97,13 @@ class Tool:
             try:
                 while True:
                     await self._take(connection, self._handler)
+            except ProblemError as error:
+                if error.code == "unauthenticated":
+                    log.error(  # noqa: TRY400 - the message says it all
+                        "tool %s has to end: another program registered with its id, or its key was revoked",
+                        self.id,
+                    )
+                raise
             finally:
                 await self._stop(connection)
                 beating.cancel()
@@ -132,6 +139,9 @@ class Tool:
                 heard = await connection.call("POST", f"{self._path}/heartbeat", Heartbeat)
             except ProblemError as error:
                 log.warning("no heartbeat: %s", error)
+                if error.code == "unauthenticated":
+                    for lost in self._in_hand.values():
+                        lost.cancel()
                 continue
             for work_id in heard.cancel:
                 if (job := self._in_hand.get(work_id)) is not None:
