@@ -4,6 +4,8 @@ BrokerError
 ├── BadRequest                  400
 │   ├── MalformedJson
 │   └── ValidationFailed        names every offending field
+├── Unauthenticated             401, with WWW-Authenticate
+├── Forbidden                   403
 ├── NotFound                    404
 │   ├── TaskNotFound
 │   ├── ToolNotFound
@@ -19,6 +21,7 @@ BrokerError
 ├── CursorExpired               410
 ├── PayloadTooLarge             413
 ├── UnsupportedMediaType        415
+├── TooManyRequests             429, with Retry-After
 └── Unavailable                 503, with Retry-After
     ├── Overloaded
     └── Stopping
@@ -65,6 +68,22 @@ class ValidationFailed(BadRequest):
     def __init__(self, errors: Sequence[FieldError]) -> None:
         self.errors = list(errors)
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in self.errors[:3]))
+
+
+class Unauthenticated(BrokerError):
+    """There is no such key; send one with `Authorization: Bearer KEY`."""
+
+    status = 401
+    code = "unauthenticated"
+    title = "Unauthenticated"
+
+
+class Forbidden(BrokerError):
+    """The key is not allowed to do this."""
+
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
 
 
 class NotFound(BrokerError):
@@ -181,6 +200,14 @@ class UnsupportedMediaType(BrokerError):
     status = 415
     code = "unsupported_media_type"
     title = "Unsupported media type"
+
+
+class TooManyRequests(BrokerError):
+    """More requests have come with this key than it may send; send this one again later."""
+
+    status = 429
+    code = "too_many_requests"
+    title = "Too many requests"
 
 
 class Unavailable(BrokerError):
