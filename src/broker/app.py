@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
@@ -15,7 +16,8 @@ from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
 from broker.api.health import Health
 from broker.api.metrics import Metrics
-from broker.api.parameters import refuse_unknown_parameters
+from broker.api.options import answer_options
+from broker.api.parameters import refuse_odd_queries
 from broker.api.service import Service
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
@@ -98,7 +100,7 @@ def create_app(service: Service) -> Litestar:
         lifespan=[running],
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         exception_handlers={HTTPException: problems.answer, Exception: problems.answer},
-        before_request=refuse_unknown_parameters,
+        before_request=_before,
         request_class=BodyOrNothing,
         request_max_body_size=service.settings.max_body_bytes,
         plugins=[JsonBodies(), docs.JsonValues()],
@@ -107,3 +109,11 @@ def create_app(service: Service) -> Litestar:
         # structlog does the logging; Litestar's default costs a thread that wakes all the time.
         logging_config=None,
     )
+
+
+async def _before(request: Request[Any, Any, Any]) -> Response[None] | None:
+    """What comes before every handler."""
+    if allowed := answer_options(request):
+        return allowed
+    await refuse_odd_queries(request)
+    return None
