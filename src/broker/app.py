@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -10,10 +9,11 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
-from broker.api import docs, problems
+from broker.api import problems
 from broker.api.archive import Archive
 from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
+from broker.api.docs import Docs
 from broker.api.health import Health
 from broker.api.metrics import Metrics
 from broker.api.options import answer_options
@@ -96,15 +96,16 @@ def create_app(service: Service) -> Litestar:
             await service.store.close()
 
     return Litestar(
-        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Health, Metrics, docs.Docs],
+        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Health, Metrics, Docs],
         lifespan=[running],
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         exception_handlers={HTTPException: problems.answer, Exception: problems.answer},
         before_request=_before,
         request_class=BodyOrNothing,
         request_max_body_size=service.settings.max_body_bytes,
-        plugins=[JsonBodies(), docs.JsonValues()],
-        openapi_config=docs.config(version("broker")),
+        plugins=[JsonBodies()],
+        # broker.api.description makes the description.
+        openapi_config=None,
         state=State({"settings": service.settings}),
         # structlog does the logging; Litestar's default costs a thread that wakes all the time.
         logging_config=None,

@@ -7,7 +7,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK
 
-from broker.api.parameters import After, IdFilter, Limit, time_parameter, work_id_of
+from broker.api.parameters import TIME, After, IdFilter, Limit, time_parameter, work_id_of
 from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
 from broker.schemas import ArchivePage, ArchiveRecord, Nothing, Outcome
@@ -27,8 +27,10 @@ class Archive(Controller):
         task_id: IdFilter = None,
         tool_id: IdFilter = None,
         outcome: FromQuery[Outcome | None] = None,
-        since: Annotated[str | None, QueryParameter(description="RFC 3339: ended then or later.")] = None,
-        until: Annotated[str | None, QueryParameter(description="RFC 3339: ended before.")] = None,
+        since: Annotated[
+            str | None, QueryParameter(description="Ended then or later.", schema_extra=TIME)
+        ] = None,
+        until: Annotated[str | None, QueryParameter(description="Ended before.", schema_extra=TIME)] = None,
         limit: Limit = 100,
         after: After = None,
     ) -> ArchivePage:
@@ -38,7 +40,7 @@ class Archive(Controller):
         )
         return await service.store.read(archive.page, which, limit=limit, after=after)
 
-    @get("/{work_id:str}", lean=True)
+    @get("/{work_id:str}", lean=True, errors=[WorkNotFound])
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
         """Read one record."""
         record = await service.store.read_one(archive.find, work_id_of(work_id))
@@ -46,7 +48,11 @@ class Archive(Controller):
             raise WorkNotFound
         return record
 
-    @post("/{work_id:str}/accept", status_code=HTTP_200_OK)
+    @post(
+        "/{work_id:str}/accept",
+        status_code=HTTP_200_OK,
+        errors=[WorkNotFound, NothingToAccept, TaskUnavailable],
+    )
     async def accept(
         self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> ArchiveRecord:

@@ -9,6 +9,7 @@ from litestar.params import QueryParameter
 from broker.api.parameters import MAX_LIMIT, Wait
 from broker.api.service import Service
 from broker.api.waiting import park
+from broker.errors import CursorExpired
 from broker.schemas import Candidates as Page
 from broker.store import candidates
 from broker.wake.listener import CANDIDATES
@@ -20,7 +21,7 @@ class Candidates(Controller):
     path = "/v1/candidates"
     tags = ("The assigner",)
 
-    @get(lean=True)
+    @get(lean=True, errors=[CursorExpired])
     async def read(
         self,
         request: Request[Any, Any, Any],

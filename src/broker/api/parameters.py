@@ -33,12 +33,16 @@ Wait = Annotated[
         description="Wait up to this many seconds for something to say. `Prefer: wait=N` means the same.",
     ),
 ]
+Force = Annotated[bool, QueryParameter(description="At once, and whatever is under way.")]
 IdFilter = Annotated[str | None, QueryParameter(pattern=ID_PATTERN)]
+
+# What the description says of a text that is a time.
+TIME = {"format": "date-time"}
 
 
 def also(answer: type | None, description: str) -> ResponseSpec:
     """A second answer of a call, for its description."""
-    return ResponseSpec(answer, description=description, generate_examples=False)
+    return ResponseSpec(answer, description=description)
 
 
 def work_id_of(text: str) -> UUID:

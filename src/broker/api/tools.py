@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from msgspec.structs import asdict
 
-from broker.api.parameters import After, Limit, Wait, also, id_of
+from broker.api.parameters import After, Force, Limit, Wait, also, id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work
 from broker.errors import ToolBusy, ToolNotFound
@@ -58,12 +58,12 @@ class Tools(Controller):
         """List the tools, in the order of their ids."""
         return await service.store.read(tools.page, state=in_state, limit=limit, after=after)
 
-    @get("/{tool_id:str}")
+    @get("/{tool_id:str}", errors=[ToolNotFound])
     async def read(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> Tool:
         """Read a tool."""
         return _known(await service.store.read(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
 
-    @patch("/{tool_id:str}")
+    @patch("/{tool_id:str}", errors=[ToolNotFound])
     async def change(
         self, tool_id: FromPath[str], data: JSONBody[ToolChange], service: NamedDependency[Service]
     ) -> Tool:
@@ -73,9 +73,9 @@ class Tools(Controller):
             raise ToolNotFound
         return changed
 
-    @delete("/{tool_id:str}")
+    @delete("/{tool_id:str}", errors=[ToolNotFound, ToolBusy])
     async def remove(
-        self, tool_id: FromPath[str], service: NamedDependency[Service], force: FromQuery[bool] = False
+        self, tool_id: FromPath[str], service: NamedDependency[Service], force: Force = False
     ) -> None:
         """Delete a tool that has no unfinished work; by force, its work is lost and the tasks go back."""
         match await service.store.one(tools.delete, tools.Deletion(id_of(tool_id, ToolNotFound), force)):
@@ -84,7 +84,7 @@ class Tools(Controller):
             case "unknown":
                 raise ToolNotFound
 
-    @post("/{tool_id:str}/heartbeat", status_code=HTTP_200_OK, lean=True)
+    @post("/{tool_id:str}/heartbeat", status_code=HTTP_200_OK, lean=True, errors=[ToolNotFound])
     async def heartbeat(
         self, tool_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> Heartbeat:
@@ -94,7 +94,7 @@ class Tools(Controller):
             raise ToolNotFound
         return heard
 
-    @get("/{tool_id:str}/work", lean=True)
+    @get("/{tool_id:str}/work", lean=True, errors=[ToolNotFound])
     async def work(
         self,
         request: Request[Any, Any, Any],

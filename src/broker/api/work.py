@@ -83,7 +83,12 @@ class Work(Controller):
         which = work.WorkFilter(tool_id, task_id, in_state)
         return await service.store.read(work.page, which, limit=limit, after=after)
 
-    @post(tags=["The assigner"], responses={HTTP_200_OK: also(WorkItem, "The same pair again.")}, lean=True)
+    @post(
+        tags=["The assigner"],
+        responses={HTTP_200_OK: also(WorkItem, "The same pair again.")},
+        lean=True,
+        errors=[*_REFUSALS.values()],
+    )
     async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[WorkItem]:
         """Give a task to a tool. The same pair again is answered with the same work: 200."""
         assigned = await service.store.one(assignment.assign, data)
@@ -103,7 +108,7 @@ class Work(Controller):
             ]
         )
 
-    @get("/{work_id:str}")
+    @get("/{work_id:str}", errors=[WorkNotFound])
     async def read(
         self,
         request: Request[Any, Any, Any],
@@ -131,7 +136,7 @@ class Work(Controller):
 
         return await park(request, service, look, until=moved, wait=wait, topic=WORK_CHANNEL, key=str(id_))
 
-    @post("/{work_id:str}/start", status_code=HTTP_200_OK, lean=True)
+    @post("/{work_id:str}/start", status_code=HTTP_200_OK, lean=True, errors=[WorkNotFound, WorkEnded])
     async def start(
         self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> WorkItem:
@@ -142,7 +147,10 @@ class Work(Controller):
         return started
 
     @post(
-        "/{work_id:str}/reports", lean=True, responses={HTTP_200_OK: also(Reported, "The same report again.")}
+        "/{work_id:str}/reports",
+        lean=True,
+        responses={HTTP_200_OK: also(Reported, "The same report again.")},
+        errors=[WorkNotFound, WorkEnded],
     )
     async def report(
         self, work_id: FromPath[str], data: JSONBody[NewReport], service: NamedDependency[Service]
@@ -157,7 +165,7 @@ class Work(Controller):
         )
         return Response(answer, status_code=HTTP_201_CREATED if taken.created else HTTP_200_OK)
 
-    @get("/{work_id:str}/reports")
+    @get("/{work_id:str}/reports", errors=[WorkNotFound])
     async def reports(
         self,
         work_id: FromPath[str],
@@ -171,7 +179,7 @@ class Work(Controller):
             raise WorkNotFound
         return page
 
-    @post("/{work_id:str}/complete", status_code=HTTP_200_OK, lean=True)
+    @post("/{work_id:str}/complete", status_code=HTTP_200_OK, lean=True, errors=[WorkNotFound, WorkEnded])
     async def complete(
         self,
         request: Request[Any, Any, Any],
@@ -219,7 +227,7 @@ class Work(Controller):
             ]
         )
 
-    @post("/{work_id:str}/cancel", status_code=HTTP_202_ACCEPTED)
+    @post("/{work_id:str}/cancel", status_code=HTTP_202_ACCEPTED, errors=[WorkNotFound, WorkEnded])
     async def cancel(
         self, work_id: FromPath[str], data: JSONBody[NewCancellation], service: NamedDependency[Service]
     ) -> WorkItem:
