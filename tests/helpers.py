@@ -16,8 +16,11 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -29,9 +32,12 @@ from broker.security import hashed, new_key
 from broker.settings import Settings
 from broker.store import Store, keys
 from broker.store.address import libpq_url
+from tests import description
 from tests.conftest import Running, a_broker, a_database
 
 Json = dict[str, Any]
+
+TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -65,7 +71,7 @@ async def shared_http(broker: Running, sql: asyncpg.Connection) -> httpx.AsyncCl
 
 async def empty(sql: asyncpg.Connection) -> None:
     """Delete everything but keys."""
-    for table in ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive"):
+    for table in TABLES:
         await sql.execute(f"delete from {table}")  # 25 times as fast as a truncate
 
 
@@ -197,12 +203,14 @@ async def times_out(http: httpx.AsyncClient, method: str, path: str, **request: 
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> Json:
-    """Checks the shape of an error and hands it back."""
+    """Checks the shape of an error, and that the description has it, and hands it back."""
     assert answer.status_code == status, answer.text[:500]
     assert answer.headers["content-type"].split(";")[0] == "application/problem+json"
     problem: Json = answer.json()
     assert {"type", "title", "status", "detail", "instance", "code"} <= problem.keys()
     assert (problem["status"], problem["code"]) == (status, code)
+    described = description.codes(answer.request.method, answer.request.url.path)
+    assert described is None or (status, code) in described or code == "internal", "it is not described"
     return problem
 
 
@@ -262,6 +270,22 @@ def an_environment(**given: str) -> dict[str, str]:
     """Ours without its settings for the broker, and with these."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     return clean | given
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A `broker serve` on a free port; its process and its URL."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "broker.cli", "serve", "--port", str(port), *arguments],
+        env=an_environment(**environment),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 async def until_ready(url: str, within: float = 30) -> None:

@@ -1,14 +1,12 @@
 """The table of roles in the README, made from the guards: `python -m tests.role_table` writes it there."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 from litestar import Litestar
-from litestar.routes import HTTPRoute
 
-from broker.api.access import Allow, Anyone, Reach
+from broker.api.access import Reach
+from broker.api.operations import Operation, operations
 from broker.app import create_app, create_service
 from broker.settings import Settings
 
@@ -25,28 +23,17 @@ def table(app: Litestar) -> str:
     """Every call that takes a key, and which role may make it."""
     head = ["call", *COLUMNS.values()]
     lines = [_line(head), _line(["---"] * len(head))]
-    for call, guard in sorted(_calls(app), key=_place):
-        lines.append(_line([f"`{call}`", *(CELLS[guard.roles.get(role)] for role in COLUMNS)]))
+    for call in sorted(operations(app), key=_place):
+        if call.roles:
+            cells = (CELLS[call.roles.get(role)] for role in COLUMNS)
+            lines.append(_line([f"`{call.method} {call.path}`", *cells]))
     return "\n".join(lines)
 
 
-def _calls(app: Litestar) -> Iterator[tuple[str, Allow]]:
-    for route in app.routes:
-        if not isinstance(route, HTTPRoute):
-            continue
-        for handler in route.route_handlers:
-            guards = handler.resolve_guards()
-            if not guards or isinstance(guards[0], Anyone) or not handler.resolve_include_in_schema():
-                continue
-            for method in handler.http_methods:
-                yield f"{method} {route.path_format}", cast("Allow", guards[0])
-
-
-def _place(call: tuple[str, Allow]) -> tuple[int, str, int]:
+def _place(call: Operation) -> tuple[int, str, int]:
     """Where a call stands: by its group, its path and its method."""
-    method, path = call[0].split()
-    group = next(place for place, name in enumerate(GROUPS) if path.startswith(name))
-    return group, path, METHODS.index(method)
+    group = next(place for place, name in enumerate(GROUPS) if call.path.startswith(name))
+    return group, call.path, METHODS.index(call.method)
 
 
 def _line(cells: list[str]) -> str:

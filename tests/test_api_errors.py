@@ -452,6 +452,25 @@ def unknown_parameters() -> Iterator[Bad]:
     ):  # fmt: skip
         yield Bad(method, f"{path}?nope=1", body, ("nope",))
     yield Bad("DELETE", f"{TASKS}/TASK?force=maybe", fields=("force",))
+    # What handlers have beside their parameters is not for clients.
+    yield Bad("GET", f"{TASKS}?service=1", fields=("service",))
+    yield Bad("POST", f"{TASKS}?data=1", {"needs": 1}, ("data",))
+    yield Bad("GET", f"{TASKS}/TASK?request=1&task_id=x", fields=("request", "task_id"))
+
+
+def odd_parameters() -> Iterator[Bad]:
+    """What would be ignored, or taken for something that was left out."""
+    for path in (TASKS, TOOLS, WORK):
+        yield Bad("GET", f"{path}?state=null", fields=("state",))
+        yield Bad("GET", f"{path}?limit=1&limit=2", fields=("limit",))
+    yield Bad("GET", f"{TASKS}?older_than_seconds=null&state=failed&state=running", fields=(
+        "older_than_seconds", "state",
+    ))  # fmt: skip
+    yield Bad("GET", "/v1/archive?outcome=null", fields=("outcome",))
+    yield Bad("GET", "/v1/archive?task_id=a&task_id=b", fields=("task_id",))
+    yield Bad("GET", "/v1/candidates?wait=null", fields=("wait",))
+    yield Bad("GET", f"{WORK}/WORK?wait=1&wait=60&after_version=null", fields=("wait", "after_version"))
+    yield Bad("DELETE", f"{TASKS}/TASK?force=false&force=true", fields=("force",))
 
 
 def bad_addresses() -> Iterator[Bad]:
@@ -486,7 +505,7 @@ def named(bad: Bad) -> str:
 
 KINDS = (
     bad_json, bad_texts, bad_ids, bad_values, bad_shapes, bad_batches, bad_lists, bad_filters, bad_waits,
-    unknown_parameters, bad_addresses,
+    unknown_parameters, odd_parameters, bad_addresses,
 )  # fmt: skip
 ALL_BAD = [bad for kind in KINDS for bad in kind()]
 
@@ -640,6 +659,25 @@ async def test_a_method_that_is_not_allowed_is_told_those_that_are(http: httpx.A
     for path, allowed in (("/v1/tasks", {"GET", "POST"}), ("/v1/tools/x", {"GET", "PATCH", "DELETE"})):
         answer = await http.put(path)
         assert allowed <= set(re.split(r",\s*", answer.headers["allow"]))
+
+
+async def test_options_tells_every_method_of_an_address(http: httpx.AsyncClient) -> None:
+    for path, expected in (
+        ("/v1/tasks", {"GET", "POST"}), ("/v1/tools/x", {"GET", "PATCH", "DELETE"}),
+        ("/v1/work/x/reports", {"GET", "POST"}), ("/v1/tasks/batch", {"GET", "POST", "DELETE"}),
+    ):  # fmt: skip
+        answer = await http.options(path)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert set(re.split(r",\s*", answer.headers["allow"])) == expected | {"OPTIONS"}
+
+
+async def test_a_text_that_says_null_is_a_text(http: httpx.AsyncClient) -> None:
+    await add_task(http, "null", needs=None)
+    await add_task(http, "other", needs=1)
+    assert [task["id"] for task in (await get(http, "/v1/tasks?needs=null"))["items"]] == ["null"]
+    pair = await assigned(http, "pair", "null")
+    assert [work["id"] for work in (await get(http, "/v1/work?tool_id=null"))["items"]] == [pair.work]
+    assert (await get(http, "/v1/work?task_id=null"))["items"] == []
 
 
 async def test_the_field_names_of_a_problem_are_those_of_the_request(http: httpx.AsyncClient) -> None:

@@ -4,10 +4,9 @@ import asyncio
 import json
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -15,25 +14,9 @@ import httpx
 import pytest
 
 from broker.store.address import libpq_url
-from tests.helpers import an_environment, free_port, until_ready
+from tests.helpers import serving, until_ready
 
 PARKED = 1_000
-
-
-@contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A `broker serve` on a free port; its process and its URL."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "broker.cli", "serve", "--port", str(port), *arguments],
-        env=an_environment(**environment),
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.communicate()
 
 
 async def ended(process: subprocess.Popen[bytes], within: float) -> int:

@@ -2,21 +2,23 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
-from broker.api import docs, problems
+from broker.api import problems
 from broker.api.access import access_of
 from broker.api.archive import Archive
 from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
+from broker.api.docs import Docs
 from broker.api.health import Health
 from broker.api.metrics import Metrics
-from broker.api.parameters import refuse_unknown_parameters
+from broker.api.options import answer_options
+from broker.api.parameters import refuse_odd_queries
 from broker.api.service import Service
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
@@ -107,19 +109,28 @@ def create_app(service: Service) -> Litestar:
             await service.store.close()
 
     return Litestar(
-        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Health, Metrics, docs.Docs],
+        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Health, Metrics, Docs],
         lifespan=[running],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
             "access": Provide(access_of, sync_to_thread=False),
         },
         exception_handlers={HTTPException: problems.answer, Exception: problems.answer},
-        before_request=refuse_unknown_parameters,
+        before_request=_before,
         request_class=BodyOrNothing,
         request_max_body_size=service.settings.max_body_bytes,
-        plugins=[JsonBodies(), docs.JsonValues()],
-        openapi_config=docs.config(version("broker")),
+        plugins=[JsonBodies()],
+        # broker.api.description makes the description.
+        openapi_config=None,
         state=State({"settings": service.settings, "service": service}),
         # structlog does the logging; Litestar's default costs a thread that wakes all the time.
         logging_config=None,
     )
+
+
+async def _before(request: Request[Any, Any, Any]) -> Response[None] | None:
+    """What comes before every handler."""
+    if allowed := answer_options(request):
+        return allowed
+    await refuse_odd_queries(request)
+    return None

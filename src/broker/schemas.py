@@ -13,7 +13,7 @@ from uuid import UUID
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 from msgspec.json import decode
 
-JSON = Raw
+JSON = Annotated[Raw, Meta(description="Any JSON value; it comes back equal.")]
 NULL = Raw(b"null")
 # A factory, for what describes the API hashes plain defaults, and a Raw has no hash.
 _NULL = field(default_factory=lambda: NULL)
@@ -30,13 +30,25 @@ Id = Annotated[
     ),
 ]
 Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset.")]
+Moment = Annotated[datetime, Meta(tz=True)]
+LeaseEnd = Annotated[
+    datetime, Meta(tz=True, description="The tool is offline if it is not heard of by then.")
+]
+Next = Annotated[str | None, Meta(description="Goes into `?after=`; null at the end.")]
+Text = Annotated[str, Meta(description="Up to 10,000 characters, unless the service is set otherwise.")]
+CancelRequested = Annotated[bool, Meta(description="Whether the tool is asked to stop.")]
+AttemptsSoFar = Annotated[int, Meta(description="How many attempts have counted so far.")]
+Attempt = Annotated[int, Meta(description="Which attempt at the task it is; the first is 1.")]
+LastWord = Annotated[str | None, Meta(description="The assigner's word on why the task still waits.")]
 Priority = Annotated[int, Meta(ge=-32768, le=32767, description="Higher is offered first.")]
 Capacity = Annotated[int, Meta(ge=1, le=10_000, description="How much work the tool takes at once.")]
-MaxAttempts = Annotated[int, Meta(ge=1, le=1_000)]
+MaxAttempts = Annotated[int, Meta(ge=1, le=1_000, description="So many attempts; then the task has failed.")]
+Draining = Annotated[bool, Meta(description="It finishes what it has, and gets no more.")]
 LeaseSeconds = Annotated[float, Meta(ge=5, le=86_400, description="Silent for longer, a tool is offline.")]
 TimeoutSeconds = Annotated[float, Meta(gt=0, le=31_536_000, description="The longest an attempt may run.")]
 BackoffSeconds = Annotated[float, Meta(ge=0, le=86_400, description="The wait before the second attempt.")]
-Progress = Annotated[float, Meta(ge=0, le=1)]
+Progress = Annotated[float, Meta(ge=0, le=1, description="How much of it is done: 0 to 1.")]
+Retry = Annotated[bool, Meta(description="Whether a failed task may be tried again.")]
 NextWaitSeconds = Annotated[
     float, Meta(ge=0, le=60, description="Wait this long, in the same call, for this tool's next work.")
 ]
@@ -47,6 +59,9 @@ LiveTaskState = Literal["scheduled", "available", "assigned", "running", "failed
 WorkState = Literal["assigned", "running"]
 ChosenOutcome = Literal["succeeded", "failed", "cancelled", "released"]
 Outcome = Literal["succeeded", "failed", "cancelled", "released", "lost", "timed_out"]
+AnyWorkState = Literal[
+    "assigned", "running", "succeeded", "failed", "cancelled", "released", "lost", "timed_out"
+]
 
 
 class Request(Struct, forbid_unknown_fields=True):
@@ -67,7 +82,7 @@ class NewTool(Request, kw_only=True):
     id: Id | None = None
     capacity: Capacity = 1
     lease_seconds: LeaseSeconds = 60.0
-    resume: bool = False
+    resume: Annotated[bool, Meta(description="It goes on with what its last run had started.")] = False
 
 
 class ToolChange(Request, kw_only=True):
@@ -76,7 +91,7 @@ class ToolChange(Request, kw_only=True):
     skills: JSON | UnsetType = UNSET
     capacity: Capacity | UnsetType = UNSET
     lease_seconds: LeaseSeconds | UnsetType = UNSET
-    draining: bool | UnsetType = UNSET
+    draining: Draining | UnsetType = UNSET
 
 
 class Tool(Struct, kw_only=True):
@@ -85,32 +100,34 @@ class Tool(Struct, kw_only=True):
     id: str
     skills: JSON
     capacity: int
-    load: int
+    load: Annotated[int, Meta(description="How much work it has.")]
     state: ToolState
     lease_seconds: float
-    lease_expires_at: datetime
-    registered_at: datetime
-    seen_at: datetime
+    lease_expires_at: LeaseEnd
+    registered_at: Moment
+    seen_at: Moment
 
 
 class RegisteredTool(Tool, kw_only=True):
     """A tool, with the token that is shown this once."""
 
-    token: str
+    token: Annotated[
+        str, Meta(description="For the calls that the tool makes itself; it is shown this once.")
+    ]
 
 
 class Heartbeat(Struct, kw_only=True):
     """Until when the tool's lease runs, and which of its work should stop."""
 
-    lease_expires_at: datetime
-    cancel: list[UUID]
+    lease_expires_at: LeaseEnd
+    cancel: Annotated[list[UUID], Meta(description="The work that should stop.")]
 
 
 class ToolPage(Struct, kw_only=True):
     """Some of the tools; `next` goes into `?after=`, null at the end."""
 
     items: list[Tool]
-    next: str | None
+    next: Next
 
 
 # Tasks
@@ -143,24 +160,24 @@ class Task(Struct, kw_only=True):
     payload: JSON
     priority: int
     state: TaskState
-    attempt: int
+    attempt: AttemptsSoFar
     max_attempts: int
     retry_backoff_seconds: float
     timeout_seconds: float | None
-    not_before: datetime | None
-    created_at: datetime
-    work_id: UUID | None
-    remark: str | None
+    not_before: Moment | None
+    created_at: Moment
+    work_id: Annotated[UUID | None, Meta(description="The work under way.")]
+    remark: LastWord
     result: JSON
     error: str | None
-    ended_at: datetime | None
+    ended_at: Annotated[Moment | None, Meta(description="When it ended, or failed for good.")]
 
 
 class TaskPage(Struct, kw_only=True):
     """Some of the live tasks; `next` goes into `?after=`, null at the end."""
 
     items: list[Task]
-    next: str | None
+    next: Next
 
 
 class SubmittedTask(Struct, kw_only=True):
@@ -194,24 +211,24 @@ class Explanation(Struct, kw_only=True):
     """Why a task has not run yet: a word for programs, and a sentence for people."""
 
     state: TaskState
-    verdict: Verdict
+    verdict: Annotated[Verdict, Meta(description="Why it has not run yet, in a word.")]
     detail: str
-    remark: str | None
+    remark: LastWord
     available_tools: int
-    assigner_seen_at: datetime | None
+    assigner_seen_at: Annotated[Moment | None, Meta(description="When an assigner last asked.")]
 
 
 class NewRemark(Request, kw_only=True):
     """The assigner's word on why a task still waits."""
 
-    text: str
+    text: Text
 
 
 class TaskRemark(Request, kw_only=True):
     """A remark, and the task it is about."""
 
     task_id: Id
-    text: str
+    text: Text
 
 
 class TaskRemarks(Request, kw_only=True):
@@ -239,10 +256,10 @@ class RemarkedTasks(Struct, kw_only=True):
 class Candidates(Struct, kw_only=True):
     """Tasks and tools that are available, and the cursor to go on from."""
 
-    cursor: str
+    cursor: Annotated[str, Meta(description="Goes into `?cursor=`: then only what is new since is answered.")]
     tasks: list[Task]
     tools: list[Tool]
-    more: bool
+    more: Annotated[bool, Meta(description="Whether there is more to be had at once.")]
 
 
 class Pair(Request, kw_only=True):
@@ -269,7 +286,7 @@ class AssignedPair(Struct, kw_only=True):
     task_id: str
     tool_id: str
     status: PairStatus
-    work_id: UUID | None
+    work_id: Annotated[UUID | None, Meta(description="The work, where there is one.")]
 
 
 class AssignedPairs(Struct, kw_only=True):
@@ -287,24 +304,26 @@ class Work(Struct, kw_only=True):
     id: UUID
     task_id: str
     tool_id: str
-    attempt: int
-    state: WorkState | Outcome
+    attempt: Attempt
+    state: AnyWorkState
     needs: JSON
     payload: JSON
     progress: float | None
-    cancel_requested: bool
-    version: int
-    assigned_at: datetime
-    started_at: datetime | None
-    deadline_at: datetime | None
+    cancel_requested: CancelRequested
+    version: Annotated[int, Meta(description="Grows with every change.")]
+    assigned_at: Moment
+    started_at: Moment | None
+    deadline_at: Annotated[
+        Moment | None, Meta(description="It ends by then if it is not started, or not ended.")
+    ]
 
 
 class NewReport(Request, kw_only=True):
     """How far the work is, in a number, in words, in data."""
 
-    id: UUID | None = None
+    id: Annotated[UUID | None, Meta(description="Makes it safe to send the report again.")] = None
     progress: Progress | None = None
-    message: str | None = None
+    message: Text | None = None
     data: JSON = _NULL
 
 
@@ -312,7 +331,7 @@ class Report(Struct, kw_only=True):
     """A report as it was taken."""
 
     id: UUID
-    at: datetime
+    at: Moment
     progress: float | None
     message: str | None
     data: JSON
@@ -322,15 +341,15 @@ class ReportPage(Struct, kw_only=True):
     """Some of a work's reports, in order; `next` goes into `?after=`, null at the end."""
 
     items: list[Report]
-    next: str | None
+    next: Next
 
 
 class Reported(Struct, kw_only=True):
     """The answer to a report: whether the work should stop, and until when the lease runs."""
 
     id: UUID
-    cancel_requested: bool
-    lease_expires_at: datetime
+    cancel_requested: CancelRequested
+    lease_expires_at: LeaseEnd
 
 
 class WorkWithReports(Work, kw_only=True):
@@ -343,7 +362,7 @@ class WorkPage(Struct, kw_only=True):
     """Some of the work under way; `next` goes into `?after=`, null at the end."""
 
     items: list[Work]
-    next: str | None
+    next: Next
 
 
 class WorkItems(Struct, kw_only=True):
@@ -355,7 +374,7 @@ class WorkItems(Struct, kw_only=True):
 class NewCancellation(Request, kw_only=True):
     """How work is to be cancelled: with its task, or so that the task goes back."""
 
-    requeue: bool = False
+    requeue: Annotated[bool, Meta(description="The task goes back, for another tool.")] = False
 
 
 class Completion(Request, kw_only=True):
@@ -363,8 +382,8 @@ class Completion(Request, kw_only=True):
 
     outcome: ChosenOutcome
     result: JSON = _NULL
-    error: str | None = None
-    retry: bool = True
+    error: Text | None = None
+    retry: Retry = True
     next_wait_seconds: NextWaitSeconds = 0.0
 
 
@@ -374,8 +393,8 @@ class WorkCompletion(Request, kw_only=True):
     work_id: UUID
     outcome: ChosenOutcome
     result: JSON = _NULL
-    error: str | None = None
-    retry: bool = True
+    error: Text | None = None
+    retry: Retry = True
 
 
 class WorkCompletions(Request, kw_only=True):
@@ -390,7 +409,7 @@ class LateResult(Struct, kw_only=True):
     outcome: str
     result: JSON
     error: str | None
-    at: datetime
+    at: Moment
 
 
 class ArchiveRecord(Struct, kw_only=True):
@@ -401,29 +420,29 @@ class ArchiveRecord(Struct, kw_only=True):
     tool_id: str | None
     task: Task
     tool: Tool | None
-    attempt: int
+    attempt: Attempt
     outcome: Outcome
     result: JSON
     error: str | None
-    late: LateResult | None
+    late: Annotated[LateResult | None, Meta(description="What came after it had ended otherwise.")]
     reports: list[Report]
-    assigned_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime
+    assigned_at: Moment | None
+    started_at: Moment | None
+    ended_at: Moment
 
 
 class ArchivePage(Struct, kw_only=True):
     """Some of the archive, newest first; `next` goes into `?after=`, null at the end."""
 
     items: list[ArchiveRecord]
-    next: str | None
+    next: Next
 
 
 class Completed(Struct, kw_only=True):
     """The record that went to the archive, and the tool's next work where it asked to wait for it."""
 
     archived: ArchiveRecord
-    next: list[Work]
+    next: Annotated[list[Work], Meta(description="The work that its tool has not started.")]
 
 
 CompletedStatus = Literal["archived", "exists", "work_ended", "work_not_found", "forbidden"]
@@ -448,7 +467,7 @@ class CompletedBatch(Struct, kw_only=True):
 class FieldError(Struct, kw_only=True):
     """One field that was refused, and why."""
 
-    field: str
+    field: Annotated[str, Meta(description="Its name, in a batch like `items[13].needs`.")]
     message: str
 
 
@@ -460,9 +479,9 @@ class Problem(Struct, kw_only=True, omit_defaults=True):
     status: int
     detail: str
     instance: str
-    code: str
+    code: Annotated[str, Meta(description="A stable word for programs.")]
     errors: list[FieldError] | UnsetType = UNSET
-    outcome: str | UnsetType = UNSET
+    outcome: Annotated[str, Meta(description="With `work_ended`: how it ended.")] | UnsetType = UNSET
 
 
 class Alive(Struct, kw_only=True):
@@ -475,7 +494,7 @@ class Ready(Struct, kw_only=True):
     """Whether the service can do its job; where not, the check that failed says why."""
 
     status: Literal["ready", "unready"]
-    checks: dict[str, str]
+    checks: Annotated[dict[str, str], Meta(description="`ok`, or what is wrong.")]
 
 
 def plain(value: JSON) -> Any:

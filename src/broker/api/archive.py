@@ -11,7 +11,7 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK
 
 from broker.api.access import ALL, OWN, Access, allow, allow_record
-from broker.api.parameters import After, IdFilter, Limit, time_parameter, work_id_of
+from broker.api.parameters import TIME, After, IdFilter, Limit, time_parameter, work_id_of
 from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
 from broker.schemas import ArchivePage, ArchiveRecord, Nothing, Outcome
@@ -19,8 +19,8 @@ from broker.store import acceptance, archive
 
 NDJSON = "application/x-ndjson"
 
-Since = Annotated[str | None, QueryParameter(description="RFC 3339: ended then or later.")]
-Until = Annotated[str | None, QueryParameter(description="RFC 3339: ended before.")]
+Since = Annotated[str | None, QueryParameter(description="Ended then or later.", schema_extra=TIME)]
+Until = Annotated[str | None, QueryParameter(description="Ended before.", schema_extra=TIME)]
 
 # How many records are read at once.
 _PORTION = 200
@@ -83,7 +83,9 @@ class Archive(Controller):
 
         return Stream(lines(await read(None)), media_type=NDJSON)
 
-    @get("/{work_id:str}", lean=True, guards=[allow_record(submitter=OWN, operator=ALL)])
+    @get(
+        "/{work_id:str}", lean=True, guards=[allow_record(submitter=OWN, operator=ALL)], errors=[WorkNotFound]
+    )
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
         """Read one record."""
         record = await service.store.read_one(archive.find, work_id_of(work_id))
@@ -91,13 +93,18 @@ class Archive(Controller):
             raise WorkNotFound
         return record
 
-    @delete("/{work_id:str}", guards=[allow()])
+    @delete("/{work_id:str}", guards=[allow()], errors=[WorkNotFound])
     async def remove(self, work_id: FromPath[str], service: NamedDependency[Service]) -> None:
         """Delete a record for good; a task that ended by it is not known any more."""
         if not await service.store.one(archive.delete, work_id_of(work_id)):
             raise WorkNotFound
 
-    @post("/{work_id:str}/accept", status_code=HTTP_200_OK, guards=[allow(operator=ALL)])
+    @post(
+        "/{work_id:str}/accept",
+        status_code=HTTP_200_OK,
+        guards=[allow(operator=ALL)],
+        errors=[WorkNotFound, NothingToAccept, TaskUnavailable],
+    )
     async def accept(
         self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> ArchiveRecord:

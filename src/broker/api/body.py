@@ -2,7 +2,7 @@
 
 Litestar's own parsing cannot hand JSON through untouched, answers 500 to invalid UTF-8 and to deep
 nesting, and names one error only. Its serialization plugin lets us do that: a handler that declares
-`data: SomeRequest` gets it from here, and OpenAPI still sees the type.
+`data: SomeRequest` gets it from here.
 """
 
 import re
@@ -13,7 +13,6 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 import msgspec
 from litestar import Request as Connection
 from litestar.dto import AbstractDTO, DTOConfig, DTOFieldDefinition
-from litestar.openapi.spec import Reference, Schema
 from litestar.plugins import SerializationPlugin
 from litestar.typing import FieldDefinition
 from msgspec import Raw
@@ -59,13 +58,6 @@ class _JsonBody(AbstractDTO[Any]):
     @classmethod
     def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
         """Litestar's own backends are not used."""
-
-    @classmethod
-    def create_openapi_schema(
-        cls, field_definition: FieldDefinition, handler_id: str, schema_creator: Any
-    ) -> Reference | Schema:
-        schema: Reference | Schema = schema_creator.for_field_definition(field_definition)
-        return schema
 
     @classmethod
     def generate_field_definitions(cls, model_type: type[Any]) -> Generator[DTOFieldDefinition, None, None]:

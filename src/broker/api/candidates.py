@@ -10,6 +10,7 @@ from broker.api.access import ALL, Access, allow
 from broker.api.parameters import MAX_LIMIT, Wait
 from broker.api.service import Service
 from broker.api.waiting import park
+from broker.errors import CursorExpired
 from broker.schemas import Candidates as Page
 from broker.store import candidates
 from broker.wake.listener import CANDIDATES
@@ -21,7 +22,7 @@ class Candidates(Controller):
     path = "/v1/candidates"
     tags = ("The assigner",)
 
-    @get(lean=True, guards=[allow(assigner=ALL, operator=ALL)])
+    @get(lean=True, guards=[allow(assigner=ALL, operator=ALL)], errors=[CursorExpired])
     async def read(
         self,
         request: Request[Any, Any, Any],

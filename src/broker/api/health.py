@@ -5,6 +5,7 @@ from litestar.di import NamedDependency
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 
 from broker.api.access import anyone
+from broker.api.parameters import also
 from broker.api.service import Service
 from broker.errors import BrokerError
 from broker.schemas import Alive, Ready
@@ -22,7 +23,11 @@ class Health(Controller):
         """The process answers."""
         return Alive()
 
-    @get("/ready", guards=[anyone])
+    @get(
+        "/ready",
+        guards=[anyone],
+        responses={HTTP_503_SERVICE_UNAVAILABLE: also(Ready, "It cannot; a check says why.")},
+    )
     async def ready(self, service: NamedDependency[Service]) -> Response[Ready]:
         """Ready: the database is reached, its schema is current, the listener is connected; else 503."""
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}

@@ -1,9 +1,10 @@
 """What comes in the path and the query, and how it is read."""
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
 import msgspec
@@ -32,12 +33,16 @@ Wait = Annotated[
         description="Wait up to this many seconds for something to say. `Prefer: wait=N` means the same.",
     ),
 ]
+Force = Annotated[bool, QueryParameter(description="At once, and whatever is under way.")]
 IdFilter = Annotated[str | None, QueryParameter(pattern=ID_PATTERN)]
+
+# What the description says of a text that is a time.
+TIME = {"format": "date-time"}
 
 
 def also(answer: type | None, description: str) -> ResponseSpec:
     """A second answer of a call, for its description."""
-    return ResponseSpec(answer, description=description, generate_examples=False)
+    return ResponseSpec(answer, description=description)
 
 
 def work_id_of(text: str) -> UUID:
@@ -99,19 +104,28 @@ def time_parameter(text: str | None, field: str) -> datetime | None:
         raise ValidationFailed([FieldError(field=field, message=message)]) from None
 
 
-async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
-    """A misspelt `?wiat=30` is an error, not ignored.
+async def refuse_odd_queries(request: Request[Any, Any, Any]) -> None:
+    """A misspelt `?wiat=30` is an error, not ignored, and so is the first of two that are called the same.
 
     Raises:
-        ValidationFailed: The query has a parameter that the handler does not take.
+        ValidationFailed: The query has what the handler does not take.
     """
     if not request.url.query:
         return
-    unknown = request.query_params.keys() - parameters(request.route_handler).values()
-    if unknown:
-        raise ValidationFailed(
-            [FieldError(field=name, message="is no parameter of this call") for name in unknown]
-        )
+    if odd := list(_odd(request)):
+        raise ValidationFailed(odd)
+
+
+def _odd(request: Request[Any, Any, Any]) -> Iterator[FieldError]:
+    taken = _in_query(request.route_handler)
+    for name, values in request.query_params.dict().items():
+        if name not in taken:
+            yield FieldError(field=name, message="is no parameter of this call")
+        elif len(values) > 1:
+            yield FieldError(field=name, message="is given more than once")
+        elif values == ["null"] and str not in taken[name]:
+            # It would be taken for one that was left out.
+            yield FieldError(field=name, message="is null; leave it out instead")
 
 
 @cache
@@ -119,3 +133,14 @@ def parameters(handler: BaseRouteHandler) -> dict[str, str]:
     """What a handler takes: for the name of each argument what the query calls it."""
     fields = handler.parsed_fn_signature.parameters
     return {name: getattr(field.kwarg_definition, "name", None) or name for name, field in fields.items()}
+
+
+@cache
+def _in_query(handler: BaseRouteHandler) -> dict[str, tuple[Any, ...]]:
+    """What a handler takes in the query: for each name the types that it may be of."""
+    fields = handler.parsed_fn_signature.parameters
+    return {
+        name: (fields[argument].annotation, *get_args(fields[argument].annotation))
+        for argument, name in parameters(handler).items()
+        if isinstance(fields[argument].kwarg_definition, QueryParameter)
+    }

@@ -47,19 +47,26 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     known = error if isinstance(error, BrokerError) else _translate(request, error)
     if known.status >= 500 and not isinstance(known, Unavailable):
         log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    problem = Problem(
-        type=_TYPE,
-        title=known.title,
-        status=known.status,
-        detail=known.detail,
-        instance=request.url.path,
-        code=known.code,
-        errors=known.errors or UNSET,
-        outcome=known.outcome if isinstance(known, WorkEnded) else UNSET,
-    )
     headers = dict(known.headers) | (getattr(error, "headers", None) or {})
     return Response(
-        content=msgspec.json.encode(problem), status_code=known.status, media_type=MEDIA_TYPE, headers=headers
+        content=msgspec.json.encode(problem(known, request.url.path)),
+        status_code=known.status,
+        media_type=MEDIA_TYPE,
+        headers=headers,
+    )
+
+
+def problem(error: BrokerError, instance: str) -> Problem:
+    """An error as it is told; `instance`: the path of the request."""
+    return Problem(
+        type=_TYPE,
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        instance=instance,
+        code=error.code,
+        errors=error.errors or UNSET,
+        outcome=error.outcome if isinstance(error, WorkEnded) else UNSET,
     )
 
 

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
 from broker.api.access import ALL, OWN, Access, allow, allow_task, last_segment
-from broker.api.parameters import After, Limit, Wait, also, id_of, json_parameter
+from broker.api.parameters import After, Force, Limit, Wait, also, id_of, json_parameter
 from broker.api.service import Service
 from broker.api.waiting import park
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
@@ -84,9 +84,15 @@ class Tasks(Controller):
         access: NamedDependency[Access],
         in_state: Annotated[LiveTaskState | None, QueryParameter(name="state")] = None,
         needs: Annotated[
-            str | None, QueryParameter(description="A JSON value that their needs contain.")
+            str | None,
+            QueryParameter(
+                description="A JSON value that their needs contain.",
+                schema_extra={"contentMediaType": "application/json", "minLength": 1},
+            ),
         ] = None,
-        older_than_seconds: Annotated[float | None, QueryParameter(ge=0, le=1e9)] = None,
+        older_than_seconds: Annotated[
+            float | None, QueryParameter(ge=0, le=1e9, description="Submitted at least so long ago.")
+        ] = None,
         limit: Limit = 100,
         after: After = None,
     ) -> TaskPage:
@@ -96,7 +102,7 @@ class Tasks(Controller):
         )
         return await service.store.read(tasks.page, which, limit=limit, after=after)
 
-    @get("/{task_id:str}", lean=True, guards=[_MAY_READ])
+    @get("/{task_id:str}", lean=True, guards=[_MAY_READ], errors=[TaskNotFound])
     async def read(
         self,
         request: Request[Any, Any, Any],
@@ -113,9 +119,10 @@ class Tasks(Controller):
         status_code=HTTP_204_NO_CONTENT,
         guards=[_MAY_CHANGE],
         responses={HTTP_202_ACCEPTED: also(None, "It runs: its tool is asked to stop.")},
+        errors=[TaskNotFound],
     )
     async def remove(
-        self, task_id: FromPath[str], service: NamedDependency[Service], force: FromQuery[bool] = False
+        self, task_id: FromPath[str], service: NamedDependency[Service], force: Force = False
     ) -> Response[None]:
         """Delete a task: 204, or 202 where its tool is asked to stop first."""
         return await _remove(task_id, service, force=force)
@@ -136,12 +143,12 @@ class Tasks(Controller):
         self,
         request: Request[Any, Any, Any],
         service: NamedDependency[Service],
-        force: FromQuery[bool] = False,
+        force: Force = False,
     ) -> Response[None]:
         """Delete a task that is called like one of our paths."""
         return await _remove(last_segment(request.scope), service, force=force)
 
-    @get("/{task_id:str}/explain", guards=[_MAY_READ])
+    @get("/{task_id:str}/explain", guards=[_MAY_READ], errors=[TaskNotFound])
     async def explain(self, task_id: FromPath[str], service: NamedDependency[Service]) -> Explanation:
         """Why the task has not run yet."""
         explanation = await service.store.read(explanation_of, id_of(task_id, TaskNotFound))
@@ -149,7 +156,12 @@ class Tasks(Controller):
             raise TaskNotFound
         return explanation
 
-    @post("/{task_id:str}/retry", status_code=HTTP_200_OK, guards=[_MAY_CHANGE])
+    @post(
+        "/{task_id:str}/retry",
+        status_code=HTTP_200_OK,
+        guards=[_MAY_CHANGE],
+        errors=[TaskNotFound, TaskEnded],
+    )
     async def retry(
         self, task_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> Task:
@@ -161,7 +173,7 @@ class Tasks(Controller):
             raise TaskEnded
         return task
 
-    @put("/{task_id:str}/remark", tags=["The assigner"], guards=[allow(assigner=ALL)])
+    @put("/{task_id:str}/remark", tags=["The assigner"], guards=[allow(assigner=ALL)], errors=[TaskNotFound])
     async def remark(
         self, task_id: FromPath[str], data: JSONBody[NewRemark], service: NamedDependency[Service]
     ) -> Task:

@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from msgspec import UNSET
 from msgspec.structs import asdict
 
 from broker.api.access import ALL, OWN, Access, allow, allow_tool
-from broker.api.parameters import After, Limit, Wait, also, id_of
+from broker.api.parameters import After, Force, Limit, Wait, also, id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work
 from broker.errors import Forbidden, ToolBusy, ToolNotFound
@@ -72,12 +72,16 @@ class Tools(Controller):
             tools.page, state=in_state, registered_by=access.key, limit=limit, after=after
         )
 
-    @get("/{tool_id:str}", guards=[allow_tool(tool=OWN, token=OWN, assigner=ALL, operator=ALL)])
+    @get(
+        "/{tool_id:str}",
+        guards=[allow_tool(tool=OWN, token=OWN, assigner=ALL, operator=ALL)],
+        errors=[ToolNotFound],
+    )
     async def read(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> Tool:
         """Read a tool."""
         return _known(await service.store.read(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
 
-    @patch("/{tool_id:str}", guards=[allow_tool(tool=OWN, token=OWN, operator=ALL)])
+    @patch("/{tool_id:str}", guards=[allow_tool(tool=OWN, token=OWN, operator=ALL)], errors=[ToolNotFound])
     async def change(
         self,
         tool_id: FromPath[str],
@@ -98,9 +102,13 @@ class Tools(Controller):
             raise ToolNotFound
         return changed
 
-    @delete("/{tool_id:str}", guards=[allow_tool(tool=OWN, token=OWN, operator=ALL)])
+    @delete(
+        "/{tool_id:str}",
+        guards=[allow_tool(tool=OWN, token=OWN, operator=ALL)],
+        errors=[ToolNotFound, ToolBusy],
+    )
     async def remove(
-        self, tool_id: FromPath[str], service: NamedDependency[Service], force: FromQuery[bool] = False
+        self, tool_id: FromPath[str], service: NamedDependency[Service], force: Force = False
     ) -> None:
         """Delete a tool that has no unfinished work; by force, its work is lost and the tasks go back."""
         match await service.store.one(tools.delete, tools.Deletion(id_of(tool_id, ToolNotFound), force)):
@@ -115,6 +123,7 @@ class Tools(Controller):
         status_code=HTTP_200_OK,
         lean=True,
         guards=[allow_tool(tool=OWN, token=OWN)],
+        errors=[ToolNotFound],
     )
     async def heartbeat(
         self, tool_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
@@ -129,6 +138,7 @@ class Tools(Controller):
         "/{tool_id:str}/work",
         lean=True,
         guards=[allow_tool(tool=OWN, token=OWN, assigner=ALL, operator=ALL)],
+        errors=[ToolNotFound],
     )
     async def work(
         self,

@@ -100,6 +100,7 @@ class Work(Controller):
         lean=True,
         guards=[allow(assigner=ALL)],
         responses={HTTP_200_OK: also(WorkItem, "The same pair again.")},
+        errors=[*_REFUSALS.values()],
     )
     async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[WorkItem]:
         """Give a task to a tool. The same pair again is answered with the same work: 200."""
@@ -120,7 +121,7 @@ class Work(Controller):
             ]
         )
 
-    @get("/{work_id:str}", guards=[_MAY_READ])
+    @get("/{work_id:str}", guards=[_MAY_READ], errors=[WorkNotFound])
     async def read(
         self,
         request: Request[Any, Any, Any],
@@ -159,7 +160,13 @@ class Work(Controller):
             tool=access.tool,
         )
 
-    @post("/{work_id:str}/start", status_code=HTTP_200_OK, lean=True, guards=[_MAY_DO])
+    @post(
+        "/{work_id:str}/start",
+        status_code=HTTP_200_OK,
+        lean=True,
+        guards=[_MAY_DO],
+        errors=[WorkNotFound, WorkEnded],
+    )
     async def start(
         self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> WorkItem:
@@ -174,6 +181,7 @@ class Work(Controller):
         lean=True,
         guards=[_MAY_DO],
         responses={HTTP_200_OK: also(Reported, "The same report again.")},
+        errors=[WorkNotFound, WorkEnded],
     )
     async def report(
         self, work_id: FromPath[str], data: JSONBody[NewReport], service: NamedDependency[Service]
@@ -188,7 +196,7 @@ class Work(Controller):
         )
         return Response(answer, status_code=HTTP_201_CREATED if taken.created else HTTP_200_OK)
 
-    @get("/{work_id:str}/reports", guards=[_MAY_READ])
+    @get("/{work_id:str}/reports", guards=[_MAY_READ], errors=[WorkNotFound])
     async def reports(
         self,
         work_id: FromPath[str],
@@ -202,7 +210,13 @@ class Work(Controller):
             raise WorkNotFound
         return page
 
-    @post("/{work_id:str}/complete", status_code=HTTP_200_OK, lean=True, guards=[_MAY_DO])
+    @post(
+        "/{work_id:str}/complete",
+        status_code=HTTP_200_OK,
+        lean=True,
+        guards=[_MAY_DO],
+        errors=[WorkNotFound, WorkEnded],
+    )
     async def complete(
         self,
         request: Request[Any, Any, Any],
@@ -262,7 +276,12 @@ class Work(Controller):
             ]
         )
 
-    @post("/{work_id:str}/cancel", status_code=HTTP_202_ACCEPTED, guards=[allow(operator=ALL)])
+    @post(
+        "/{work_id:str}/cancel",
+        status_code=HTTP_202_ACCEPTED,
+        guards=[allow(operator=ALL)],
+        errors=[WorkNotFound, WorkEnded],
+    )
     async def cancel(
         self, work_id: FromPath[str], data: JSONBody[NewCancellation], service: NamedDependency[Service]
     ) -> WorkItem:

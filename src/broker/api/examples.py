@@ -1,0 +1,162 @@
+"""An example of everything that is sent and answered: one task's life, as the README tells it."""
+
+from typing import Any
+
+from broker.schemas import (
+    Alive,
+    ArchivePage,
+    ArchiveRecord,
+    AssignedPairs,
+    Candidates,
+    Completed,
+    CompletedBatch,
+    Completion,
+    Explanation,
+    Heartbeat,
+    NewCancellation,
+    NewRemark,
+    NewReport,
+    NewTask,
+    NewTasks,
+    NewTool,
+    Nothing,
+    Pair,
+    Pairs,
+    Ready,
+    RegisteredTool,
+    RemarkedTasks,
+    Reported,
+    ReportPage,
+    SubmittedTasks,
+    Task,
+    TaskPage,
+    TaskRemarks,
+    Tool,
+    ToolChange,
+    ToolPage,
+    Work,
+    WorkCompletions,
+    WorkItems,
+    WorkPage,
+    WorkWithReports,
+)
+
+_WORK_ID = "019f2f6c-5d3c-7a10-8c62-9a2c5e6f7a81"
+_PAYLOAD = "three small words"
+_REGISTERED, _SUBMITTED, _ASSIGNED, _STARTED, _ENDED = (
+    f"2026-07-02T09:30:{seconds}.000000Z" for seconds in ("00", "10", "20", "30", "40")
+)
+_LEASE_ENDS = "2026-07-02T09:31:30.000000Z"
+
+_NEW_TASK = {"id": "job-1", "needs": {"can": "count"}, "payload": _PAYLOAD, "priority": 5}
+_PAIR = {"task_id": "job-1", "tool_id": "counter"}
+_ENDING = {"outcome": "succeeded", "result": {"words": 3}}
+
+_TOOL = {
+    "id": "counter",
+    "skills": {"can": ["count"]},
+    "capacity": 2,
+    "load": 0,
+    "state": "idle",
+    "lease_seconds": 60.0,
+    "lease_expires_at": _LEASE_ENDS,
+    "registered_at": _REGISTERED,
+    "seen_at": _STARTED,
+}
+_TASK = {
+    **_NEW_TASK,
+    "state": "available",
+    "attempt": 0,
+    "max_attempts": 3,
+    "retry_backoff_seconds": 1.0,
+    "timeout_seconds": None,
+    "not_before": None,
+    "created_at": _SUBMITTED,
+    "work_id": None,
+    "remark": None,
+    "result": None,
+    "error": None,
+    "ended_at": None,
+}
+_REPORT = {
+    "id": "019f2f6c-7b41-7c02-b7d5-3f0f1d1c2b3a",
+    "at": _STARTED,
+    "progress": 0.5,
+    "message": "half way",
+    "data": {"seen": 2},
+}
+_WORK = {
+    "id": _WORK_ID,
+    **_PAIR,
+    "attempt": 1,
+    "state": "running",
+    "needs": _TASK["needs"],
+    "payload": _PAYLOAD,
+    "progress": 0.5,
+    "cancel_requested": False,
+    "version": 3,
+    "assigned_at": _ASSIGNED,
+    "started_at": _STARTED,
+    "deadline_at": None,
+}
+_RECORD = {
+    "work_id": _WORK_ID,
+    **_PAIR,
+    "task": {**_TASK, "state": "running", "work_id": _WORK_ID},
+    "tool": {**_TOOL, "load": 1},
+    "attempt": 1,
+    **_ENDING,
+    "error": None,
+    "late": None,
+    "reports": [_REPORT],
+    "assigned_at": _ASSIGNED,
+    "started_at": _STARTED,
+    "ended_at": _ENDED,
+}
+_NO_MORE = {"next": None}
+
+EXAMPLES: dict[Any, dict[str, Any]] = {
+    NewTool: {"id": "counter", "skills": {"can": ["count"]}, "capacity": 2},
+    ToolChange: {"draining": True},
+    Nothing: {},
+    NewTask: _NEW_TASK,
+    NewTasks: {"items": [_NEW_TASK, {"needs": {"can": "count"}}]},
+    NewRemark: {"text": "no tool can count"},
+    TaskRemarks: {"items": [{"task_id": "job-1", "text": "no tool can count"}]},
+    Pair: _PAIR,
+    Pairs: {"items": [_PAIR]},
+    NewCancellation: {"requeue": True},
+    NewReport: {"progress": 0.5, "message": "half way", "data": {"seen": 2}},
+    Completion: {**_ENDING, "next_wait_seconds": 30},
+    WorkCompletions: {"items": [{"work_id": _WORK_ID, **_ENDING}]},
+    Tool: _TOOL,
+    RegisteredTool: {**_TOOL, "token": "bt_Y291bnRlcg_1sC0bQ2mXlUqk1Gd7v0vJpVYh3oYcM6rT9wZ5nE8aKs"},
+    ToolPage: {"items": [_TOOL], **_NO_MORE},
+    Heartbeat: {"lease_expires_at": _LEASE_ENDS, "cancel": [_WORK_ID]},
+    Task: _TASK,
+    TaskPage: {"items": [_TASK], **_NO_MORE},
+    SubmittedTasks: {"items": [{"id": "job-1", "status": "created"}]},
+    Explanation: {
+        "state": "available",
+        "verdict": "no_tool_available",
+        "detail": "No tool has room: all are busy, draining or offline, or there is none.",
+        "remark": None,
+        "available_tools": 0,
+        "assigner_seen_at": _STARTED,
+    },
+    RemarkedTasks: {"items": [{"task_id": "job-1", "status": "ok"}]},
+    Candidates: {"cursor": "x7Ac", "tasks": [_TASK], "tools": [_TOOL], "more": False},
+    Work: _WORK,
+    WorkPage: {"items": [_WORK], **_NO_MORE},
+    WorkItems: {"items": [_WORK]},
+    WorkWithReports: {**_WORK, "reports": [_REPORT]},
+    AssignedPairs: {"items": [{**_PAIR, "status": "assigned", "work_id": _WORK_ID}]},
+    Reported: {"id": _REPORT["id"], "cancel_requested": False, "lease_expires_at": _LEASE_ENDS},
+    ReportPage: {"items": [_REPORT], **_NO_MORE},
+    Completed: {"archived": _RECORD, "next": []},
+    CompletedBatch: {"items": [{"work_id": _WORK_ID, "status": "archived"}]},
+    ArchiveRecord: _RECORD,
+    ArchivePage: {"items": [_RECORD], **_NO_MORE},
+    Alive: {"status": "alive"},
+    Ready: {"status": "ready", "checks": {"database": "ok", "schema": "ok", "listener": "ok"}},
+}
