@@ -328,7 +328,7 @@ async def test_only_who_acts_for_a_tool_or_an_assigner_is_taken_for_one(
     service = broker.server.service
 
     async def all_are_heard() -> bool:
-        return not service.presence._asked
+        return not service.presence._asked and not service.store.in_use()
 
     await until(all_are_heard)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
