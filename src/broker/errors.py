@@ -3,12 +3,14 @@
 BrokerError
 ├── BadRequest                  400
 │   ├── MalformedJson
+│   ├── MalformedRequest        it is not even HTTP
 │   └── ValidationFailed        names every offending field
 ├── NotFound                    404
 │   ├── TaskNotFound
 │   ├── ToolNotFound
 │   └── WorkNotFound
 ├── MethodNotAllowed            405
+├── RequestTimeout              408
 ├── Conflict                    409
 │   ├── TaskUnavailable
 │   ├── ToolUnavailable
@@ -19,8 +21,10 @@ BrokerError
 ├── CursorExpired               410
 ├── PayloadTooLarge             413
 ├── UnsupportedMediaType        415
+├── HeadersTooLarge             431
 └── Unavailable                 503, with Retry-After
     ├── Overloaded
+    ├── Crowded
     └── Stopping
 """
 
@@ -55,6 +59,13 @@ class MalformedJson(BadRequest):
 
     code = "malformed_json"
     title = "Malformed JSON"
+
+
+class MalformedRequest(BadRequest):
+    """This is not HTTP/1.1 as RFC 9112 has it."""
+
+    code = "malformed_request"
+    title = "Malformed request"
 
 
 class ValidationFailed(BadRequest):
@@ -102,6 +113,14 @@ class MethodNotAllowed(BrokerError):
     status = 405
     code = "method_not_allowed"
     title = "Method not allowed"
+
+
+class RequestTimeout(BrokerError):
+    """The request did not come in time: its headers within some seconds, then its body at some speed."""
+
+    status = 408
+    code = "request_timeout"
+    title = "Request timeout"
 
 
 class Conflict(BrokerError):
@@ -183,6 +202,14 @@ class UnsupportedMediaType(BrokerError):
     title = "Unsupported media type"
 
 
+class HeadersTooLarge(BrokerError):
+    """The address and the headers together are larger than this service takes."""
+
+    status = 431
+    code = "headers_too_large"
+    title = "Headers too large"
+
+
 class Unavailable(BrokerError):
     """The database cannot be reached just now; the request can safely be sent again."""
 
@@ -194,6 +221,10 @@ class Unavailable(BrokerError):
 
 class Overloaded(Unavailable):
     """More requests wait for the database than it can soon answer; send this one again."""
+
+
+class Crowded(Unavailable):
+    """The service holds as many connections, or as much of requests, as it can; come again."""
 
 
 class Stopping(Unavailable):

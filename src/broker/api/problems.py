@@ -1,6 +1,7 @@
 """Errors on their way out: every one of them is `application/problem+json` (RFC 9457)."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -47,21 +48,12 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     known = error if isinstance(error, BrokerError) else _translate(request, error)
     if known.status >= 500 and not isinstance(known, Unavailable):
         log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    problem = Problem(
-        type=_TYPE,
-        title=known.title,
-        status=known.status,
-        detail=known.detail,
-        instance=request.url.path,
-        code=known.code,
-        errors=known.errors if isinstance(known, ValidationFailed) else UNSET,
-        outcome=known.outcome if isinstance(known, WorkEnded) else UNSET,
-    )
-    headers = dict(getattr(error, "headers", None) or {})
-    if isinstance(known, Unavailable):
-        headers["Retry-After"] = str(known.retry_after_seconds)
+    headers = dict(getattr(error, "headers", None) or {}) | _headers(known)
     return Response(
-        content=msgspec.json.encode(problem), status_code=known.status, media_type=MEDIA_TYPE, headers=headers
+        content=_encode(known, request.url.path),
+        status_code=known.status,
+        media_type=MEDIA_TYPE,
+        headers=headers,
     )
 
 
@@ -77,6 +69,40 @@ async def send(error: Exception, scope: Scope, receive: Receive, send: Send) -> 
         }
     )
     await send({"type": "http.response.body", "body": response.content, "more_body": False})
+
+
+def last_words(error: BrokerError, path: str = "") -> bytes:
+    """The problem as it goes over the wire, where there is no request to answer; the connection ends with it.
+
+    Args:
+        error: What went wrong.
+        path: What was asked for, as far as that is known.
+    """
+    content = _encode(error, path)
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(content)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += (f"{name.lower()}: {value}" for name, value in (headers | _headers(error)).items())
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def _encode(error: BrokerError, path: str) -> bytes:
+    return msgspec.json.encode(
+        Problem(
+            type=_TYPE,
+            title=error.title,
+            status=error.status,
+            detail=error.detail,
+            instance=path,
+            code=error.code,
+            errors=error.errors if isinstance(error, ValidationFailed) else UNSET,
+            outcome=error.outcome if isinstance(error, WorkEnded) else UNSET,
+        )
+    )
+
+
+def _headers(error: BrokerError) -> dict[str, str]:
+    """What an error says beside its problem."""
+    return {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Unavailable) else {}
 
 
 def _translate(request: Request[Any, Any, Any], error: Exception) -> BrokerError:
