@@ -46,11 +46,13 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         error: What went wrong.
     """
     known = error if isinstance(error, BrokerError) else _translate(request, error)
+    # Not of the `url`: that has to make sense of the header `Host`.
+    path = request.scope["path"]
     if known.status >= 500 and not isinstance(known, Unavailable):
-        log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+        log.error("request failed", method=request.method, path=path, exc_info=error)
     headers = dict(getattr(error, "headers", None) or {}) | _headers(known)
     return Response(
-        content=_encode(known, request.url.path),
+        content=_encode(known, path),
         status_code=known.status,
         media_type=MEDIA_TYPE,
         headers=headers,

@@ -98,7 +98,10 @@ class Connection(Watched):
 
     def on_message_complete(self) -> None:
         """The request is here to its end."""
-        super().on_message_complete()
+        # As uvicorn does; but it would look for a WebSocket, and none is spoken here.
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
         self._whole = self.scope
         self._since = 0.0
         self._read = self._body = 0
@@ -118,13 +121,16 @@ class Connection(Watched):
             self._refuse(self._fault)
         elif self._behind:
             self._read_on()
+        elif self._whole is not self.scope:
+            self._note()
 
     def _has_to_wait(self) -> bool:
-        """Whether what comes now is of a request behind the one that is answered."""
-        return self._whole is self.scope and self._is_answering()
-
-    def _is_answering(self) -> bool:
-        return self._answering is not None and not self._answering.response_complete
+        """Whether a request has to be answered before anything that comes behind it is read."""
+        answering = self._answering
+        if answering is None or answering.response_complete:
+            return False
+        # It may be its own body that comes.
+        return self._whole is self.scope or answering.scope is not self.scope
 
     def _has_begun(self) -> bool:
         """Whether there is a request with all of its headers, and not all of its body."""
@@ -172,12 +178,13 @@ class Connection(Watched):
         """See what is expected now that data was read."""
         if self._fault is not None:
             return
-        if self._whole is not self.scope:
+        if self._has_to_wait():
+            self._since = 0.0
+            self._unset_keepalive_if_required()
+        elif self._whole is not self.scope:
             self._unset_keepalive_if_required()
             if not self._since:
                 self._expect()
-        elif self._is_answering():
-            self._unset_keepalive_if_required()
         elif self._answering is not None and self.timeout_keep_alive_task is None:
             # The rest of a body that was answered before.
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -210,9 +217,9 @@ class Connection(Watched):
 
     def _refuse(self, error: BrokerError) -> None:
         """Say what is wrong and close; requests that came before are answered first."""
-        begun = self._has_begun()
-        if self._is_answering() and not (begun and self._answering is self.cycle):
+        if self._has_to_wait():
             return
+        begun = self._has_begun()
         answered = begun and self.cycle.response_started
         self._unset_keepalive_if_required()
         self._disconnect()
