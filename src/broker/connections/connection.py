@@ -98,10 +98,7 @@ class Connection(Watched):
 
     def on_message_complete(self) -> None:
         """The request is here to its end."""
-        # As uvicorn does; but it would look for a WebSocket, and none is spoken here.
-        if not self.cycle.response_complete:
-            self.cycle.more_body = False
-            self.cycle.message_event.set()
+        super().on_message_complete()
         self._whole = self.scope
         self._since = 0.0
         self._read = self._body = 0
@@ -192,10 +189,9 @@ class Connection(Watched):
             )
 
     def _seconds_allowed(self) -> float:
-        settings = self._shared.settings
         if self._has_begun():
-            return settings.body_timeout_seconds + self._body / _BYTES_PER_SECOND
-        return settings.header_timeout_seconds
+            return self._shared.settings.body_timeout_seconds + self._body / _BYTES_PER_SECOND
+        return self._shared.settings.header_timeout_seconds
 
     def _too_late(self) -> None:
         """The rest of a request did not come in time."""
