@@ -1,16 +1,14 @@
-"""The connection of a client: how much of what it sends is read, and when.
-
-A request that comes in one piece pays next to nothing for the limits.
-"""
+"""The connection of a client: how much of what it sends is read, and when."""
 
 import asyncio
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from broker.api import problems
-from broker.connections.watched import Watched
+from broker.connections.watched import LINGER_SECONDS, Watched
 from broker.errors import BrokerError, Crowded, HeadersTooLarge, MalformedRequest, RequestTimeout
 
 # What is parsed at once; less where it holds several requests, as those that are parsed stand in a queue.
@@ -22,9 +20,6 @@ _HEAD_BYTES = 64 * 1024
 _AROUND_CHUNKS = 8
 # Each second that a body takes longer has to bring so many.
 _BYTES_PER_SECOND = 1000
-# How long a client that is refused has to take notice of it. If it were closed while it still sends, its
-# system would throw the answer away.
-_LINGER_SECONDS = 2.0
 
 
 class Connection(Watched):
@@ -92,13 +87,21 @@ class Connection(Watched):
             Crowded: There is no room for it.
         """
         self._body += len(body)
-        if not self.cycle.response_complete:
-            self._shared.take(self.cycle, len(body))
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            self._shared.take(cycle, len(body))
+            # As uvicorn does; but it would look for a WebSocket, and none is spoken here.
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The request is here to its end."""
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
         self._whole = self.scope
         self._since = 0.0
         self._read = self._body = 0
@@ -224,7 +227,7 @@ class Connection(Watched):
         elif not self.transport.is_closing():
             self.transport.write(problems.last_words(error, self.scope["path"] if begun else ""))
             self.transport.write_eof()
-            self._leave(_LINGER_SECONDS)
+            self._leave(LINGER_SECONDS)
 
     def _disconnect(self) -> None:
         """Tell all requests that nobody is there any longer."""

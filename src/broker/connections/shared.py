@@ -80,9 +80,10 @@ class Connections(ServerState):
         Raises:
             Crowded: There are too many; these are not counted.
         """
-        if self.body_bytes + count > self.settings.max_body_bytes_in_all:
+        in_all = self.body_bytes + count
+        if in_all > self.settings.max_body_bytes_in_all:
             raise Crowded("The service holds as much of requests as it can; send this one again.")
-        self.body_bytes += count
+        self.body_bytes = in_all
         self._held[whose] = self._held.get(whose, 0) + count
 
     def release(self, whose: Holder) -> None:

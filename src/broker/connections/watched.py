@@ -8,6 +8,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.connections.shared import Connections
 
+# How long a client that is refused has to take notice of it. If it were closed while it still sends, its
+# system would throw the answer away.
+LINGER_SECONDS = 2.0
+
 
 class Watched(HttpToolsProtocol):
     """A connection of uvicorn's that is closed where the client keeps it waiting.
