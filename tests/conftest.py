@@ -30,6 +30,11 @@ TEMPLATE = f"broker_template_{os.getpid()}"
 _numbers = count()
 
 
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop of a module's tests: its `NEW_LOOP`, where it has one."""
+    return {"loop": getattr(getattr(item, "module", None), "NEW_LOOP", asyncio.new_event_loop)}
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a server to make databases on."""

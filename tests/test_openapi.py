@@ -34,6 +34,7 @@ JSON = "application/json"
 PLAIN_PARAMETERS = {"state", "outcome", "task_id", "tool_id"}
 # No call that is described answers with these.
 NO_CALLS_OWN = {"not_found", "method_not_allowed", "conflict", "internal"}
+NO_CALLS_OWN |= {"malformed_request", "request_timeout", "headers_too_large"}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 BrokerError
 ├── BadRequest                  400
 │   ├── MalformedJson
+│   ├── MalformedRequest        it is not even HTTP
 │   └── ValidationFailed        names every offending field
 ├── Unauthenticated             401, with WWW-Authenticate
 ├── Forbidden                   403
@@ -11,6 +12,7 @@ BrokerError
 │   ├── ToolNotFound
 │   └── WorkNotFound
 ├── MethodNotAllowed            405
+├── RequestTimeout              408
 ├── Conflict                    409
 │   ├── TaskUnavailable
 │   ├── ToolUnavailable
@@ -22,8 +24,10 @@ BrokerError
 ├── PayloadTooLarge             413
 ├── UnsupportedMediaType        415
 ├── TooManyRequests             429, with Retry-After
+├── HeadersTooLarge             431
 └── Unavailable                 503, with Retry-After
     ├── Overloaded
+    ├── Crowded
     └── Stopping
 """
 
@@ -62,6 +66,13 @@ class MalformedJson(BadRequest):
 
     code = "malformed_json"
     title = "Malformed JSON"
+
+
+class MalformedRequest(BadRequest):
+    """This is not HTTP/1.1 as RFC 9112 has it."""
+
+    code = "malformed_request"
+    title = "Malformed request"
 
 
 class ValidationFailed(BadRequest):
@@ -125,6 +136,14 @@ class MethodNotAllowed(BrokerError):
     status = 405
     code = "method_not_allowed"
     title = "Method not allowed"
+
+
+class RequestTimeout(BrokerError):
+    """The request did not come in time: its headers within some seconds, then its body at some speed."""
+
+    status = 408
+    code = "request_timeout"
+    title = "Request timeout"
 
 
 class Conflict(BrokerError):
@@ -215,6 +234,14 @@ class TooManyRequests(BrokerError):
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 
+class HeadersTooLarge(BrokerError):
+    """The address and the headers together are larger than this service takes."""
+
+    status = 431
+    code = "headers_too_large"
+    title = "Headers too large"
+
+
 class Unavailable(BrokerError):
     """The database cannot be reached just now; the request can safely be sent again."""
 
@@ -226,6 +253,10 @@ class Unavailable(BrokerError):
 
 class Overloaded(Unavailable):
     """More requests wait for the database than it can soon answer; send this one again."""
+
+
+class Crowded(Unavailable):
+    """The service holds as many connections, or as much of requests, as it can; come again."""
 
 
 class Stopping(Unavailable):

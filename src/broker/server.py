@@ -16,6 +16,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from broker.api.lean import Lean
 from broker.api.service import Service
 from broker.app import create_app, create_service
+from broker.connections import Connection, Connections
 from broker.errors import Unavailable
 from broker.settings import Settings
 
@@ -54,6 +55,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+        self.server_state: Connections = Connections(service.settings)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,6 +76,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say where."""
+        self.server_state.make_room()
         await super().startup(sockets)
         await self._say_who_may_call()
         _collect_garbage_seldom()
@@ -92,10 +95,17 @@ class Server(uvicorn.Server):
                     to_change_that="broker keys create --role admin --name ME",
                 )
 
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections once a second, of ten ticks."""
+        if counter % 10 == 0:
+            self.server_state.sweep()
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, let writes under way finish, and go."""
         self.service.waiters.release()
         await super().shutdown(sockets)
+        self.server_state.abort()
 
 
 def _collect_garbage_seldom() -> None:
@@ -131,6 +141,6 @@ def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 80
         port=port,
         lifespan="on",
         timeout_graceful_shutdown=settings.shutdown_seconds,
-        **UVICORN,
+        **UVICORN | {"http": Connection},
     )
     return Server(config, service)

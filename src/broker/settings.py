@@ -33,7 +33,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         database_timeout_seconds: How long a statement may take, or the database be silent; then 503.
         group_commit: Whether requests that come at the same time share a transaction; else each has one of
             its own, which `broker bench` compares with.
+        max_connections: The most connections of clients at once; one more is told 503. As many as the process
+            may have files open, less 200, where that is fewer.
+        header_timeout_seconds: How long a client may take until all headers of a request have come; then 408.
+        body_timeout_seconds: How long a request body may take, and a second longer for every 1,000 bytes that
+            have come; then 408.
+        send_timeout_seconds: How long a client may read nothing of its answer; then it is cut off.
         max_body_bytes: The largest request body.
+        max_body_bytes_in_all: The most bytes of request bodies that are not answered yet, of all clients; the
+            request that goes beyond is told 503.
         max_depth: How deep a JSON value may nest; the value itself counts.
         max_match_bytes: The largest `needs` or `skills`, each.
         max_text_chars: The longest text (message, error, remark).
@@ -57,7 +65,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 8
     database_timeout_seconds: Annotated[float, Meta(ge=0.5, le=600)] = 15.0
     group_commit: bool = True
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
+    header_timeout_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
+    body_timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 20.0
+    send_timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 2**20)] = 32 * 2**20
+    max_body_bytes_in_all: Annotated[int, Meta(ge=1024, le=2**40)] = 512 * 2**20
     max_depth: Annotated[int, Meta(ge=1, le=900)] = 200
     max_match_bytes: Annotated[int, Meta(ge=16)] = 64 * 2**10
     max_text_chars: Annotated[int, Meta(ge=16)] = 10_000

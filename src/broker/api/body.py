@@ -13,12 +13,13 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 import msgspec
 from litestar import Request as Connection
 from litestar.dto import AbstractDTO, DTOConfig, DTOFieldDefinition
+from litestar.exceptions import InternalServerException
 from litestar.plugins import SerializationPlugin
 from litestar.typing import FieldDefinition
 from msgspec import Raw
 
 from broker.api import limits
-from broker.errors import MalformedJson, UnsupportedMediaType, ValidationFailed
+from broker.errors import BadRequest, MalformedJson, UnsupportedMediaType, ValidationFailed
 from broker.schemas import FieldError, Request
 from broker.settings import Settings
 
@@ -30,8 +31,15 @@ class BodyOrNothing(Connection[Any, Any, Any]):
     """A request whose missing body is an empty object: then every field has its default, or is missed."""
 
     async def body(self) -> bytes:
-        """The body's bytes."""
-        return await super().body() or b"{}"
+        """The body's bytes.
+
+        Raises:
+            BadRequest: The client went before it had sent them all: nobody will read this.
+        """
+        try:
+            return await super().body() or b"{}"
+        except InternalServerException as error:
+            raise BadRequest(error.detail) from None
 
 
 class JsonBodies(SerializationPlugin):

@@ -48,7 +48,8 @@ Brings work together with the programs that can do it.
 Every error is a problem (RFC 9457) with a stable word for programs, `code`; each call says which it may
 answer with. An address that there is not is 404 `not_found`, a method that an address does not take is 405
 `method_not_allowed`, and a failure of the broker's own would be 500 `internal`. A parameter or a field that a
-call does not know is refused: 400.
+call does not know is refused: 400. What is no HTTP/1.1 is 400 `malformed_request`, what does not come in time
+408 `request_timeout`, and more than 64 KiB of address and headers 431 `headers_too_large`.
 
 Any JSON value comes back equal, numbers to the last digit. Only what PostgreSQL's jsonb cannot hold is
 refused: `\\u0000`, lone surrogates, numbers out of its range. An integer is written as one: `3`,

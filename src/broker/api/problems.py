@@ -1,6 +1,7 @@
 """Errors on their way out: every one of them is `application/problem+json` (RFC 9457)."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -45,11 +46,13 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         error: What went wrong.
     """
     known = error if isinstance(error, BrokerError) else _translate(request, error)
+    # Not of the `url`: that has to make sense of the header `Host`.
+    path = request.scope["path"]
     if known.status >= 500 and not isinstance(known, Unavailable):
-        log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+        log.error("request failed", method=request.method, path=path, exc_info=error)
     headers = dict(known.headers) | (getattr(error, "headers", None) or {})
     return Response(
-        content=msgspec.json.encode(problem(known, request.url.path)),
+        content=msgspec.json.encode(problem(known, path)),
         status_code=known.status,
         media_type=MEDIA_TYPE,
         headers=headers,
@@ -82,6 +85,20 @@ async def send(error: Exception, scope: Scope, receive: Receive, send: Send) -> 
         }
     )
     await send({"type": "http.response.body", "body": response.content, "more_body": False})
+
+
+def last_words(error: BrokerError, path: str = "") -> bytes:
+    """The problem as it goes over the wire, where there is no request to answer; the connection ends with it.
+
+    Args:
+        error: What went wrong.
+        path: What was asked for, as far as that is known.
+    """
+    content = msgspec.json.encode(problem(error, path))
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(content)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += (f"{name.lower()}: {value}" for name, value in {**headers, **error.headers}.items())
+    return "\r\n".join([*lines, "", ""]).encode() + content
 
 
 def _translate(request: Request[Any, Any, Any], error: Exception) -> BrokerError:

@@ -29,7 +29,7 @@ _LONGEST_RETRY_AFTER_SECONDS = 600.0
 _MARGIN_SECONDS = 30.0
 # How much longer than patience lasts an answer may take that is on its way.
 _LAST_ANSWER_SECONDS = 2.0
-_TRY_AGAIN = {429, 500, 502, 503, 504}
+_TRY_AGAIN = {408, 429, 500, 502, 503, 504}
 # What makes something new with every call, unless that has an id of its client's.
 _MAKES_NEW = ("/v1/tasks", "/v1/tools", "/reports")
 # That nothing of the call has reached the broker.
