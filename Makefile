@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench soak check venv format clean
+.PHONY: help demo test serve bench soak check audit venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -26,11 +26,15 @@ bench: $(VENV)/.installed-demo ## Measure it, beside what this machine allows (s
 soak: $(VENV)/.installed-test ## Kill and cut everything at random for ten minutes, and count afterwards
 	@$(BIN)/python -m tests.crash.soak --minutes $(MINUTES)
 
-check: $(VENV)/.installed-test ## Look for what the tests do not see: style, types, imports
+check: $(VENV)/.installed-test ## Look for what the tests do not see: style, types, imports, known holes
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python -m tests.audit
+
+audit: $(VENV)/.installed-test ## Look the locked versions up in the list of known holes, if it can be reached
+	@$(BIN)/python -m tests.audit
 
 format: $(VENV)/.installed-test ## Put the code into shape
 	$(BIN)/ruff check --fix

@@ -101,9 +101,11 @@ def test_every_setting_of_the_readme_exists() -> None:
     assert named <= known
 
 
-def test_every_test_of_the_readme_exists() -> None:
+@pytest.mark.parametrize("page", ["README.md", "SECURITY.md"])
+def test_every_test_that_is_named_exists(page: str) -> None:
     root = Path(__file__).parents[1]
-    named = set(re.findall(r"`(test_\w+)`", README))
+    told = (root / page).read_text()
+    named = set(re.findall(r"`(test_\w+)`", told))
     there = {
         name
         for file in (root / "tests").rglob("test_*.py")
@@ -111,7 +113,7 @@ def test_every_test_of_the_readme_exists() -> None:
     }
     assert len(named) > 10
     assert named <= there
-    assert [path for path in re.findall(r"`(tests/[\w/.]+)`", README) if not (root / path).exists()] == []
+    assert [path for path in re.findall(r"`(tests/[\w/.]+)`", told) if not (root / path).exists()] == []
 
 
 def test_help_tells_of_every_setting_once() -> None:

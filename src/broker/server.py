@@ -141,6 +141,8 @@ def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 80
         port=port,
         lifespan="on",
         timeout_graceful_shutdown=settings.shutdown_seconds,
+        # What is JSON is to be taken for nothing else.
+        headers=[("X-Content-Type-Options", "nosniff")],
         **UVICORN | {"http": Connection},
     )
     return Server(config, service)
