@@ -868,7 +868,7 @@ async def test_the_page_of_the_api_loads_nothing_from_elsewhere(http: httpx.Asyn
     page.feed(answer.text)
     assert page.loaded
     assert "//" not in re.sub(r"<!--.*?-->|<!doctype[^>]*>", "", answer.text, flags=re.DOTALL | re.IGNORECASE)
-    for path in page.loaded:
+    for path in [each for each in page.loaded if each != "data:,"]:  # no icon
         assert path.startswith("/") or not re.match(r"\w+:", path)
         loaded = await http.get(path)
         assert loaded.status_code == 200

@@ -25,9 +25,6 @@ async def test_a_page_may_run_and_load_nothing_but_what_is_the_brokers(broker: R
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|<style|\bstyle=|javascript:", page.text)
-    assert set(re.findall(r'(?:src|href)="(?!data:)([^"]+)"', page.text)) <= set(
-        re.findall(r'"(/docs/assets/[\w.-]+)"', page.text)
-    )
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/openapi.json", "/docs/assets/start.js", "/v1/tools", "/nothing"])
