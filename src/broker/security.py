@@ -114,7 +114,10 @@ class Keyring:
             return ANYBODY
         if not bearer:
             raise Unauthenticated
-        return await (self._of_token(bearer) if bearer.startswith(_TOKEN) else self._of_key(hashed(bearer)))
+        digest = hashed(bearer)
+        if self._admin is not None and compare_digest(digest, self._admin):
+            return Caller(key=ADMIN, roles=frozenset({"admin"}))
+        return await (self._of_token(bearer) if bearer.startswith(_TOKEN) else self._of_key(digest))
 
     async def know(self, since: float = -math.inf) -> None:
         """Know the keys as they were then, or later; all who ask at once share a reading.
@@ -154,8 +157,6 @@ class Keyring:
             log.info("there are keys: every call needs one")
 
     async def _of_key(self, digest: bytes) -> Caller:
-        if self._admin is not None and compare_digest(digest, self._admin):
-            return Caller(key=ADMIN, roles=frozenset({"admin"}))
         if digest not in self._keys:
             # It may have been made just now.
             await self.know(asyncio.get_running_loop().time())

@@ -65,7 +65,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 8
     database_timeout_seconds: Annotated[float, Meta(ge=0.5, le=600)] = 15.0
     group_commit: bool = True
-    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 16_000
     header_timeout_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
     body_timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 20.0
     send_timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0

@@ -26,6 +26,7 @@ from broker.store.ownership import WorkOwner
 
 _ID = re.compile(ID_PATTERN)
 _LOOPBACK = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+_IN_PATHS = ("task_id", "tool_id", "work_id")
 _TOLD = frozenset((b"authorization", b"host", b"origin"))
 
 
@@ -116,7 +117,7 @@ class Allow:
         client = f"tool {caller.tool_id}" if caller.tool_id else f"key {caller.key}"
         tool = None
         if OWN in reaches and self._judge is not None:
-            thing = next(iter(path.values()), None) or last_segment(scope)
+            thing = next((path[name] for name in _IN_PATHS if name in path), last_segment(scope))
             is_theirs, tool = await self._judge(service.owners, caller, thing)
             if is_theirs is False and ALL not in reaches:
                 raise Forbidden("That belongs to another key, and yours may do it with its own only.")

@@ -7,6 +7,7 @@ from broker.bench.scenarios import (
     Size,
     backlog,
     bulk,
+    crowd,
     dispatch,
     drain,
     endurance,
@@ -16,7 +17,7 @@ from broker.bench.scenarios import (
 )
 from broker.bench.stage import Stage
 
-_MODULES = (submit, lifecycle, drain, bulk, dispatch, idle, backlog, endurance)
+_MODULES = (submit, lifecycle, drain, bulk, dispatch, crowd, idle, backlog, endurance)
 SCENARIOS = {module.SCENARIO.name: module.SCENARIO for module in _MODULES}
 
 # What takes minutes, and is run where it is asked for.

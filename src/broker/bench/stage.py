@@ -141,7 +141,9 @@ def _process(
     port = _free_port()
     broker = arguments[-1] == "serve"
     command = [sys.executable, *arguments, *(["--port", str(port)] if broker else [str(port)])]
-    variables = os.environ | {"BROKER_LOG_LEVEL": "warning"} | environment
+    variables = os.environ | {"BROKER_LOG_LEVEL": "error"} | environment
+    for name in ("BROKER_ADMIN_KEY", "BROKER_ADMIN_KEY_FILE"):
+        variables.pop(name, None)
     if database is not None:
         variables["BROKER_DATABASE_URL"] = database
     process = subprocess.Popen(command, env=variables)  # noqa: S603 - our own modules

@@ -39,7 +39,7 @@ def service(data_dir: Path, port: int) -> Iterator[str]:
     """A service of its own with an embedded database, for as long as the block runs; yields its URL."""
     port = port or _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
-    environment |= {"BROKER_DATA_DIR": str(data_dir), "BROKER_LOG_LEVEL": "warning"}
+    environment |= {"BROKER_DATA_DIR": str(data_dir), "BROKER_LOG_LEVEL": "error"}
     with _process("-m", "broker.cli", "serve", "--port", str(port), environment=environment):
         yield f"http://127.0.0.1:{port}"
 

@@ -1,0 +1,106 @@
+"""`crowd`: what one client feels of another that behaves badly: slow, silent and greedy."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from broker.bench.figures import Round, latencies
+from broker.bench.http import Connection
+from broker.bench.load import connections
+from broker.bench.parts import background, registered
+from broker.bench.scenarios import Scenario, Size
+from broker.bench.stage import Stage
+from broker.bench.work import Items, Named, Pair, encoded
+
+_SLOW = 1_000
+_PARKED = 2_000
+_LIVES = 500
+_SETTLE_SECONDS = 3.0
+_SUCCEEDED = b'{"outcome": "succeeded"}'
+
+# What a slow client begins with, and then goes on with a byte a second: nothing, half of its headers, half of
+# a body, or requests for a large page of which it reads nothing.
+_BEGINNINGS = (
+    b"",
+    b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+    b'POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"needs": "',
+    b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3,
+)
+
+
+async def _round(stage: Stage, size: Size) -> Round:
+    """Measure life cycles one after the other, alone and in the crowd."""
+    async with stage.service() as service, registered(service.url, 2) as [ours, theirs]:
+        alone = await _lives(service.url, ours, size.of(_LIVES))
+        async with _crowd(service.url, theirs, size):
+            crowded = await _lives(service.url, ours, size.of(_LIVES))
+    return latencies(alone, "alone ") | latencies(crowded, "in the crowd ")
+
+
+async def _lives(url: str, tool: str, many: int) -> list[float]:
+    """How long each of so many life cycles takes."""
+    took = []
+    async with connections(url, 1) as [connection]:
+        for number in range(many):
+            began = time.perf_counter()
+            await _life(connection, tool, number)
+            took.append(time.perf_counter() - began)
+    return took
+
+
+async def _life(connection: Connection, tool: str, number: int) -> None:
+    call = connection.call
+    task = await call("POST", "/v1/tasks", encoded(number), Named)
+    await call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), form=None)
+    [work] = (await call("GET", f"/v1/tools/{tool}/work?wait=10", form=Items)).items
+    await call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, form=None)
+
+
+@asynccontextmanager
+async def _crowd(url: str, tool: str, size: Size) -> AsyncIterator[None]:
+    """A client with very many parked requests, and connections over which next to nothing goes."""
+    async with connections(url, size.of(_PARKED)) as open_:
+        bad = [asyncio.create_task(_park(connection, tool)) for connection in open_]
+        bad += [asyncio.create_task(_dawdle(url, number)) for number in range(size.of(_SLOW))]
+        async with background(*bad):
+            await asyncio.sleep(_SETTLE_SECONDS)
+            yield
+
+
+async def _park(connection: Connection, tool: str) -> None:
+    while True:
+        await connection.call("GET", f"/v1/tools/{tool}/work?wait=60", form=None)
+
+
+async def _dawdle(url: str, number: int) -> None:
+    """Take one's time, and begin anew when one is sent away."""
+    parts = urlsplit(url)
+    while True:
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1024)
+        try:
+            writer.write(_BEGINNINGS[number % len(_BEGINNINGS)])
+            while not writer.is_closing():
+                await asyncio.sleep(1)
+                if number % len(_BEGINNINGS):
+                    writer.write(b"x")
+        except ConnectionError:
+            continue
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+SCENARIO = Scenario(
+    name="crowd",
+    says=f"one client has {_SLOW:,} slow connections and {_PARKED:,} parked requests, another one works",
+    round=_round,
+    ratios={
+        "p50, in the crowd : alone": ("in the crowd p50 ms", "alone p50 ms"),
+        "p99, in the crowd : alone": ("in the crowd p99 ms", "alone p99 ms"),
+    },
+    wanted={"p50, in the crowd : alone": "≤ 1.5"},
+)
