@@ -45,9 +45,7 @@ async def parked(broker: Running, path: str, count: int, key: str) -> list[async
     return waiting
 
 
-async def test_a_client_that_waits_too_often_is_told_so_and_others_wait_on(
-    serve: Serve, store: Store
-) -> None:
+async def test_who_waits_too_often_is_told_so_and_others_wait_on(serve: Serve, store: Store) -> None:
     greedy, modest = await make_key(store, "greedy", "operator"), await make_key(store, "modest", "assigner")
     own = await make_key(store, "own", "tool", "submitter")
     broker = await serve(max_waits_per_client=3, max_waits=6)

@@ -1,4 +1,4 @@
-"""Keys, and the lists of what a key has submitted.
+"""Keys, the lists of what a key has submitted, and how much was reported on a work.
 
 Revision: 0006
 """
@@ -31,10 +31,13 @@ ARCHIVE_OF_KEY = """
 create index work_archive_of_key on work_archive (created_by, ended_at, work_id) where created_by is not null
 """
 
+# All reports of a work become one value of the archive, and PostgreSQL makes none of 256 MiB or more.
+REPORT_BYTES = "alter table work add column report_bytes bigint not null default 0"
+
 
 def upgrade() -> None:
-    """Have room for keys."""
-    for statement in [KEYS, KEYS_IN_USE, TASKS_OF_KEY, ARCHIVE_OF_KEY]:
+    """Have room for keys, and know the size of reports."""
+    for statement in [KEYS, KEYS_IN_USE, TASKS_OF_KEY, ARCHIVE_OF_KEY, REPORT_BYTES]:
         op.execute(statement)
 
 
@@ -43,3 +46,4 @@ def downgrade() -> None:
     for name in ["work_archive_of_key", "tasks_of_key"]:
         op.execute(f"drop index {name}")
     op.execute("drop table keys")
+    op.execute("alter table work drop column report_bytes")

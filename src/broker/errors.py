@@ -85,7 +85,7 @@ class ValidationFailed(BadRequest):
 
 
 class Unauthenticated(BrokerError):
-    """Say who calls, with `Authorization: Bearer KEY`: the key is missing, wrong or revoked."""
+    """This key is not known: it is mistyped, cut off or revoked; or, a tool's token, it is void."""
 
     status = 401
     code = "unauthenticated"

@@ -6,7 +6,6 @@ there is nothing to guess.
 """
 
 import asyncio
-import binascii
 import math
 import re
 import secrets
@@ -33,11 +32,16 @@ ROLES: tuple[Role, ...] = get_args(Role)
 ADMIN = "@admin"
 
 _ID = re.compile(ID_PATTERN)
+# How long we go on with what is known when the keys cannot be read.
+_STALE_SECONDS = 30.0
 # The least time between two readings of the keys.
 _PAUSE_SECONDS = 0.1
 
-_KEY, _TOKEN = "bk_", "bt_"
-_SECRET_LENGTH = len(secrets.token_urlsafe(32))
+#: What a key begins with.
+KEY_PREFIX = "bk_"
+_TOKEN = "bt_"  # noqa: S105 - none of them is one
+# What is 32 bytes of chance is 43 characters.
+_TOKEN_PARTS = re.compile(rf"{_TOKEN}(?P<id>[A-Za-z0-9_-]+)_(?P<secret>[A-Za-z0-9_-]{{43}})")
 
 
 class Caller(Struct, frozen=True, kw_only=True):
@@ -47,11 +51,13 @@ class Caller(Struct, frozen=True, kw_only=True):
         key: The name of the key; None: there are no keys, and everybody may do everything, or a tool calls.
         roles: What it may do.
         tool_id: The tool, where one calls by its token.
+        registered_by: And the name of the key that registered it.
     """
 
     key: str | None = None
     roles: frozenset[Role] = frozenset()
     tool_id: str | None = None
+    registered_by: str | None = None
 
 
 #: Whoever calls while there are no keys.
@@ -60,7 +66,7 @@ ANYBODY = Caller(roles=frozenset(ROLES))
 
 def new_key() -> str:
     """A key nobody has had."""
-    return _KEY + secrets.token_urlsafe(32)
+    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def new_secret() -> str:
@@ -97,8 +103,8 @@ class Keyring:
         #: Whether everybody may do everything.
         self.is_open = may_be_open and admin_key is None
         self._keys: dict[bytes, Caller] = {}
-        # The names of the keys that are good; a token is, while the key that registered its tool is.
-        self._names: set[str | None] = set()
+        # The names of the keys whose tools' tokens are good; nobody's tool has a good one, too.
+        self._registrars: set[str | None] = set()
         self._read_at = -math.inf
         self._reading: asyncio.Task[None] | None = None
 
@@ -109,11 +115,17 @@ class Keyring:
             Unauthenticated: Nobody whom we know.
             Unavailable: That could not be found out.
         """
-        await self.know(asyncio.get_running_loop().time() - FRESH_SECONDS)
+        now = asyncio.get_running_loop().time()
+        try:
+            await self.know(now - FRESH_SECONDS)
+        except Unavailable:
+            # Little else is to be had of us then; but what is, is for those who were good just now.
+            if now - self._read_at > _STALE_SECONDS:
+                raise
         if self.is_open:
             return ANYBODY
         if not bearer:
-            raise Unauthenticated
+            raise Unauthenticated("No key came with this call: send it as `Authorization: Bearer KEY`.")
         digest = hashed(bearer)
         if self._admin is not None and compare_digest(digest, self._admin):
             return Caller(key=ADMIN, roles=frozenset({"admin"}))
@@ -122,23 +134,16 @@ class Keyring:
     async def know(self, since: float = -math.inf) -> None:
         """Know the keys as they were then, or later; all who ask at once share a reading.
 
-        Where the database says nothing, what was known stays so: nothing else is to be had then, either.
-
         Args:
             since: By the loop's clock; else: as they were at any time.
 
         Raises:
-            Unavailable: The keys were never read.
+            Unavailable: They could not be read.
         """
         while self._read_at < since or self._read_at == -math.inf:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._read(), name="keys")
-            try:
-                await asyncio.shield(self._reading)
-            except Unavailable:
-                if self._read_at == -math.inf:
-                    raise
-                return
+            await asyncio.shield(self._reading)
 
     async def _read(self) -> None:
         # For whoever guesses keys, they are not read all the time.
@@ -150,7 +155,9 @@ class Keyring:
             for key in found
             if key.revoked_at is None
         }
-        self._names = {caller.key for caller in self._keys.values()} | {None, ADMIN if self._admin else None}
+        self._registrars = {
+            caller.key for caller in self._keys.values() if not caller.roles.isdisjoint(("tool", "admin"))
+        } | {None, ADMIN if self._admin else None}
         self._read_at = began
         if found and self.is_open:
             self.is_open = False
@@ -165,19 +172,33 @@ class Keyring:
         return found
 
     async def _of_token(self, token: str) -> Caller:
-        coded, secret = token[len(_TOKEN) : -_SECRET_LENGTH - 1], token[-_SECRET_LENGTH:]
-        try:
-            tool_id = urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode("ascii")
-        except (binascii.Error, UnicodeDecodeError):
-            raise Unauthenticated from None
-        if not _ID.match(tool_id):
-            raise Unauthenticated
+        tool_id, secret = _parts_of(token)
         given = hashed(secret)
+        registered_by: str | None = None
 
         def is_its(owner: ToolOwner) -> bool:
+            nonlocal registered_by
+            registered_by = owner.key
             is_good = owner.token_hash is not None and compare_digest(owner.token_hash, given)
-            return is_good and owner.key in self._names
+            return is_good and owner.key in self._registrars
 
         if not await self._owners.tool_is(tool_id, is_its):
             raise Unauthenticated
-        return Caller(tool_id=tool_id)
+        return Caller(tool_id=tool_id, registered_by=registered_by)
+
+
+def _parts_of(token: str) -> tuple[str, str]:
+    """The id of a token's tool, and its secret.
+
+    Raises:
+        Unauthenticated: It is no token.
+    """
+    if (parts := _TOKEN_PARTS.fullmatch(token)) is None:
+        raise Unauthenticated
+    try:
+        tool_id = urlsafe_b64decode(parts["id"] + "=" * (-len(parts["id"]) % 4)).decode("ascii")
+    except ValueError:
+        raise Unauthenticated from None
+    if not _ID.match(tool_id):
+        raise Unauthenticated
+    return tool_id, parts["secret"]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+_OF_CLIENTS = {"BROKER_URL", "BROKER_KEY"}
 _SENDABLE = re.compile("[!-~]+")
 _SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg"}
 
@@ -85,7 +86,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("database_url", "listen_url"):
             url = getattr(self, name)
-            if url is not None and urlsplit(url).scheme not in _SCHEMES:
+            if url is not None and not _is_database(url):
                 # Not the value: it may hold a password.
                 raise SettingsError(f"{variable_of(name)} is no postgresql://user:password@host/name.")
 
@@ -130,9 +131,22 @@ class Settings(Struct, frozen=True, kw_only=True):
         return key
 
 
+def _is_database(url: str) -> bool:
+    try:
+        return urlsplit(url).scheme in _SCHEMES
+    except ValueError:
+        return False
+
+
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
     return f"BROKER_{name.upper()}"
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Those that begin like a setting and are none."""
+    known = {variable_of(name) for name in Settings.__struct_fields__} | _OF_CLIENTS
+    return sorted(name for name in environment if name.startswith("BROKER_") and name not in known)
 
 
 def describe() -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
+from broker.errors import Unavailable
 from broker.store import Store, due
 from broker.store.retention import Retention
 from broker.wake.listener import UPKEEP
@@ -129,7 +130,8 @@ class Upkeep:
             if name not in self._waiting:
                 log.warning("upkeep has to wait", chore=name, error=repr(error))
                 self._waiting.add(name)
-            self.away_at = asyncio.get_running_loop().time()
+            if isinstance(error, Unavailable):
+                self.away_at = asyncio.get_running_loop().time()
             return retry_seconds
         if name in self._waiting:
             log.warning("upkeep goes on", chore=name)

@@ -5,6 +5,7 @@ call is about a task, a tool, a work or a record, the guard sees to that; lists 
 their handlers, which are told by `Access`. An admin may do everything.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from enum import Enum
@@ -18,7 +19,7 @@ from litestar.types import Scope
 from msgspec import Struct
 
 from broker.api.service import Service
-from broker.errors import Forbidden
+from broker.errors import Forbidden, NotFound, TaskNotFound, ToolNotFound, WorkNotFound
 from broker.owners import Owners
 from broker.schemas import ID_PATTERN
 from broker.security import ANYBODY, Caller
@@ -27,7 +28,7 @@ from broker.store.ownership import WorkOwner
 _ID = re.compile(ID_PATTERN)
 _LOOPBACK = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 _IN_PATHS = ("task_id", "tool_id", "work_id")
-_TOLD = frozenset((b"authorization", b"host", b"origin"))
+_TOLD = frozenset((b"authorization", b"host", b"origin", b"sec-fetch-site"))
 
 
 class Reach(Enum):
@@ -47,7 +48,8 @@ class Access(Struct, frozen=True, kw_only=True):
         caller: Who calls.
         reach: About what.
         bearer: The key or token that says so; it may be void by the time a call that waits is answered.
-        client: Whose limits count: those of the key, of the tool, or of the address where there are no keys.
+        client: Whose limits count: the key's, which are those of its tools, too; where there are no keys, the
+            address's.
         tool: The tool that calls, about itself or its work, where that is known.
     """
 
@@ -78,11 +80,15 @@ class Allow:
     Args:
         roles: Which role may make the call, about what; `token` is a tool by its token.
         judge: Whether what the path names is the caller's; none: the handler sees to it.
+        missing: What it is said to be that is not there, and so nobody's own.
     """
 
-    def __init__(self, roles: Mapping[str, Reach], judge: Judge | None = None) -> None:
+    def __init__(
+        self, roles: Mapping[str, Reach], judge: Judge | None = None, missing: type[NotFound] = NotFound
+    ) -> None:
         self.roles = {**roles, "admin": ALL}
         self._judge = judge
+        self._missing = missing
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         """Admit a request, on its way through Litestar."""
@@ -102,6 +108,7 @@ class Allow:
         Raises:
             Unauthenticated: It is not known who calls.
             Forbidden: They may not.
+            NotFound: There is no such thing.
         """
         told = {name: value for name, value in scope["headers"] if name in _TOLD}
         bearer = _bearer(told.get(b"authorization", b""))
@@ -114,13 +121,19 @@ class Allow:
         if not reaches:
             takes, has = _in_words(self.roles), _in_words(_roles_of(caller))
             raise Forbidden(f"That takes a key with the role {takes}; yours is {has}.")
-        client = f"tool {caller.tool_id}" if caller.tool_id else f"key {caller.key}"
+        client = f"key {caller.key or caller.registered_by}"
         tool = None
         if OWN in reaches and self._judge is not None:
             thing = next((path[name] for name in _IN_PATHS if name in path), last_segment(scope))
             is_theirs, tool = await self._judge(service.owners, caller, thing)
+            if is_theirs is None and ALL not in reaches:
+                # Not left to the handler: it may be there by then, and be somebody else's.
+                raise self._missing
             if is_theirs is False and ALL not in reaches:
-                raise Forbidden("That belongs to another key, and yours may do it with its own only.")
+                raise Forbidden(
+                    "That belongs to another key, or is from before there were keys; yours may do it with its"
+                    " own only."
+                )
             if is_theirs:
                 reaches = {OWN}
         if reaches != {OWN}:
@@ -150,22 +163,22 @@ def allow(**roles: Reach) -> Allow:
 
 def allow_task(**roles: Reach) -> Allow:
     """Who may make a call about a task: its own are those that the key submitted."""
-    return Allow(roles, _task)
+    return Allow(roles, _task, TaskNotFound)
 
 
 def allow_tool(**roles: Reach) -> Allow:
     """Who may make a call about a tool: its own are those that the key registered."""
-    return Allow(roles, _tool)
+    return Allow(roles, _tool, ToolNotFound)
 
 
 def allow_work(**roles: Reach) -> Allow:
     """Who may make a call about a work: its own are those of the tools that the key registered."""
-    return Allow(roles, _work)
+    return Allow(roles, _work, WorkNotFound)
 
 
 def allow_record(**roles: Reach) -> Allow:
     """Who may make a call about a record: its own are those of the tasks that the key submitted."""
-    return Allow(roles, _record)
+    return Allow(roles, _record, WorkNotFound)
 
 
 def access_of(request: Request[Any, Any, Any]) -> Access:
@@ -174,12 +187,21 @@ def access_of(request: Request[Any, Any, Any]) -> Access:
     return found
 
 
-async def check_again(service: Service, access: Access) -> None:
+async def check_again(service: Service, access: Access, *, at_once: bool = False) -> None:
     """See that who was admitted some time ago would be so now.
+
+    Args:
+        service: Knows the keys.
+        access: Who was admitted.
+        at_once: Whether what was known two seconds ago will not do.
 
     Raises:
         Unauthenticated: The key was revoked, or the token is void.
     """
+    if at_once:
+        await service.keyring.know(asyncio.get_running_loop().time())
+        if access.caller.tool_id is not None:
+            service.owners.forget_tool(access.caller.tool_id)
     await service.keyring.caller(access.bearer)
 
 
@@ -190,11 +212,9 @@ async def _task(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, 
 
 
 async def _tool(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
-    if caller.tool_id:
-        return id_ == caller.tool_id, id_
-    if _ID.match(id_) is None:
+    if caller.tool_id is None and _ID.match(id_) is None:
         return None, None
-    return await owners.tool_is(id_, lambda owner: owner.key == caller.key), id_
+    return await has_tool(owners, caller, id_), id_
 
 
 async def _work(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
@@ -205,7 +225,10 @@ async def _work(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, 
         tool = owner.tool_id
         return is_tools(caller, owner)
 
-    return await _work_is(owners, id_, is_theirs), tool
+    found = await _work_is(owners, id_, is_theirs)
+    # Where the work has ended, its tool may be another one by now.
+    is_there = found and tool is not None and await has_tool(owners, caller, tool)
+    return found, tool if is_there else None
 
 
 async def _record(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
@@ -220,9 +243,18 @@ async def _work_is(owners: Owners, id_: str, expected: Callable[[WorkOwner], boo
     return await owners.work_is(work_id, expected)
 
 
+async def has_tool(owners: Owners, caller: Caller, id_: str) -> bool | None:
+    """Whether a tool is the one that calls, or one that the key registered; None: there is no such tool."""
+    if caller.tool_id is not None:
+        return id_ == caller.tool_id
+    return await owners.tool_is(id_, lambda owner: owner.key == caller.key)
+
+
 def is_tools(caller: Caller, owner: WorkOwner) -> bool:
     """Whether a work is that of the tool that calls, or of one that the key registered."""
-    return owner.tool_id == caller.tool_id if caller.tool_id else owner.key == caller.key
+    if caller.tool_id is None:
+        return owner.key == caller.key
+    return owner.tool_id == caller.tool_id and owner.key in (None, caller.registered_by)
 
 
 def _bearer(authorization: bytes) -> str | None:
@@ -237,7 +269,9 @@ def _refuse_pages_of_others(told: Mapping[bytes, bytes]) -> None:
         Forbidden: The request comes from such a page, or by a name that somebody may have made up for us.
     """
     host, origin = told.get(b"host", b"localhost"), told.get(b"origin")
-    if _LOOPBACK.fullmatch(host) and origin in (None, b"http://" + host):
+    site = told.get(b"sec-fetch-site")
+    is_ours = site in (None, b"none", b"same-origin") and origin in (None, b"http://" + host)
+    if is_ours and _LOOPBACK.fullmatch(host):
         return
     raise Forbidden(
         "There are no keys, so this service is for programs on its own machine, by the name of localhost or"

@@ -10,7 +10,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK
 
-from broker.api.access import ALL, OWN, Access, allow, allow_record
+from broker.api.access import ALL, OWN, Access, allow, allow_record, check_again
 from broker.api.parameters import TIME, After, IdFilter, Limit, time_parameter, work_id_of
 from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
@@ -73,6 +73,7 @@ class Archive(Controller):
         which = _filter(access, task_id, tool_id, outcome, since, until)
 
         async def read(after: str | None) -> ArchivePage:
+            await check_again(service, access)
             return await service.store.read(archive.page, which, limit=_PORTION, after=after)
 
         async def lines(page: ArchivePage) -> AsyncIterator[bytes]:

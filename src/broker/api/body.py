@@ -6,9 +6,11 @@ nesting, and names one error only. Its serialization plugin lets us do that: a h
 """
 
 import re
+import time
 from collections.abc import Generator, Iterator
 from functools import cache
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from itertools import islice
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from litestar import Request as Connection
@@ -20,11 +22,14 @@ from msgspec import Raw
 
 from broker.api import limits
 from broker.errors import BadRequest, MalformedJson, UnsupportedMediaType, ValidationFailed
+from broker.owners import FRESH_SECONDS
 from broker.schemas import FieldError, Request
 from broker.settings import Settings
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"(?:\s*:)?|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"(?:\s*:)?|[\[\]{},]', re.DOTALL)
 _SEARCHED = 2**20
+# So many that are wrong are told; whoever has more will ask again.
+_MOST_ERRORS = 1_000
 
 
 class BodyOrNothing(Connection[Any, Any, Any]):
@@ -33,13 +38,19 @@ class BodyOrNothing(Connection[Any, Any, Any]):
     async def body(self) -> bytes:
         """The body's bytes.
 
+        Who has sent them slowly has to be welcome still.
+
         Raises:
             BadRequest: The client went before it had sent them all: nobody will read this.
         """
+        began = time.monotonic()
         try:
-            return await super().body() or b"{}"
+            body = await super().body() or b"{}"
         except InternalServerException as error:
             raise BadRequest(error.detail) from None
+        if time.monotonic() - began > FRESH_SECONDS:
+            await self.route_handler.authorize_connection(self)
+        return body
 
 
 class JsonBodies(SerializationPlugin):
@@ -95,7 +106,7 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
         raise ValidationFailed(
             [FieldError(field=_field_at(body, depth=settings.max_depth), message=message)]
         ) from None
-    if problems := list(limits.problems(request, settings)):
+    if problems := list(islice(limits.problems(request, settings), _MOST_ERRORS)):
         raise ValidationFailed(problems)
     return request
 
@@ -107,7 +118,8 @@ def _decoded(body: bytes, form: type[Request]) -> Request:
         request: Request = _decoder(form).decode(body)
     except msgspec.ValidationError as error:
         _well_formed(body)
-        raise ValidationFailed(list(_explain(body, form)) or [_located(error)]) from None
+        explained = list(islice(_explain(body, form), _MOST_ERRORS))
+        raise ValidationFailed(explained or [_located(error)]) from None
     except UnicodeDecodeError as error:
         raise MalformedJson(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
     except msgspec.DecodeError as error:
@@ -142,7 +154,7 @@ def _explain(body: bytes, form: type[Request], path: str = "") -> Iterator[Field
     except msgspec.ValidationError:
         yield FieldError(field=path.rstrip(".") or "body", message="is not an object")
         return
-    hints = get_type_hints(form, include_extras=True)
+    hints = _hints(form)
     for name in given.keys() - hints.keys():
         yield FieldError(field=path + name, message="is no field of this request")
     for field in msgspec.structs.fields(form):
@@ -157,7 +169,7 @@ def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
         _decoder(hint).decode(value)
     except msgspec.ValidationError as error:
         item = _item_type(hint)
-        items = _items(value) if item else None
+        items = _items(value, hint) if item else None
         if not items:
             yield FieldError(field=path, message=_plainly(error))
             return
@@ -178,12 +190,18 @@ def _item_type(hint: Any) -> Any:
     return None
 
 
-def _items(value: bytes) -> list[Raw] | None:
+def _items(value: bytes, hint: Any) -> list[Raw] | None:
+    """The items of a list; none: it is no list, or not as long as it may be."""
     try:
-        items: list[Raw] = _decoder(list[Raw]).decode(value)
+        items: list[Raw] = _decoder(Annotated[list[Raw], *hint.__metadata__]).decode(value)
     except msgspec.ValidationError:
         return None
     return items
+
+
+@cache
+def _hints(form: type[Request]) -> dict[str, Any]:
+    return get_type_hints(form, include_extras=True)
 
 
 def _located(error: msgspec.ValidationError) -> FieldError:

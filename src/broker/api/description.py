@@ -128,7 +128,9 @@ def _operation(call: Operation, calls: list[Operation]) -> Json:
     summary, description = call.docstring
     if call.roles:
         description = f"{description}\n\nFor {_who(call.roles)}.".strip()
-    described: Json = {"tags": call.handler.resolve_tags(), "summary": summary, "operationId": call.id}
+    # A summary is a text, and no Markdown.
+    plainly = summary.replace("`", "")
+    described: Json = {"tags": call.handler.resolve_tags(), "summary": plainly, "operationId": call.id}
     if description:
         described["description"] = description
     if call.roles:

@@ -10,6 +10,7 @@ the same handler: so no rule and no error is told twice.
 import asyncio
 import math
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, cast
 
@@ -29,9 +30,11 @@ from broker.api.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from broker.api.service import Service
 from broker.api.stopping import AnswersWhenStopped
 from broker.errors import Stopping
+from broker.owners import FRESH_SECONDS
 from broker.schemas import Request
 
 _JSON = b"application/json"
+_LENGTH = re.compile(rb"[0-9]{1,15}")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -121,7 +124,7 @@ class Lean:
                 if value != _JSON:
                     return False
             elif name == b"content-length":
-                if not value.isdigit() or int(value) > self._service.settings.max_body_bytes:
+                if not _LENGTH.fullmatch(value) or int(value) > self._service.settings.max_body_bytes:
                     return False
             elif name in (b"transfer-encoding", b"prefer"):
                 return False
@@ -134,8 +137,11 @@ class Lean:
         try:
             access = await route.guard.admit(self._service, scope, given)
             if route.form is not None:
+                began = time.monotonic()
                 if (sent := await _body(receive)) is None:
                     return
+                if time.monotonic() - began > FRESH_SECONDS:
+                    access = await route.guard.admit(self._service, scope, given)
                 given["data"] = decode(sent or b"{}", route.form, self._service.settings)
             given["service"] = self._service
             if "access" in route.takes:

@@ -19,7 +19,8 @@ from broker.settings import Settings
 
 _MATCHED = ("needs", "skills")
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive: else every byte of a long text would be remembered as a place to go back to.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 # What a number out of range has: an exponent of three digits, or very many digits. Texts may have them, too.
 _LARGE_EXPONENT = re.compile(rb"[0-9]\.?[eE][+-]?[0-9]{3}")
 _MANY_DIGITS = 1_000
@@ -133,4 +134,6 @@ def _numbers_fit(value: bytes) -> bool:
         if before > _DIGITS_BEFORE or after > _DIGITS_AFTER:
             return False
         in_all += max(before, 0) + max(after, 0)
-    return in_all <= _DIGITS_IN_ALL
+        if in_all > _DIGITS_IN_ALL:
+            return False
+    return True

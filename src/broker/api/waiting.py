@@ -65,11 +65,15 @@ async def next_work(
     request: Request[Any, Any, Any], service: Service, access: Access, tool_id: str, wait: float | None
 ) -> list[Work] | None:
     """The work that a tool has not started yet, as soon as there is some; None: there is no such tool."""
+    has_looked = False
 
     async def look() -> list[Work] | None:
+        nonlocal has_looked
         found = await service.store.read_one(work.assigned_to, tool_id)
-        # Woken because another program registers as this tool, it is told at once.
-        await check_again(service, access)
+        if has_looked and not (found and found.items):
+            # What wakes it may be that its token is void, or its key was revoked.
+            await check_again(service, access, at_once=True)
+        has_looked = True
         if found is None:
             return None
         if access.acts_as_tool:

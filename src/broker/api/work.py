@@ -9,18 +9,20 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED
 
-from broker.api.access import ALL, OWN, Access, allow, allow_work, is_tools
+from broker.api.access import ALL, OWN, Access, allow, allow_work, has_tool, is_tools
 from broker.api.parameters import After, IdFilter, Limit, Wait, also, work_id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work, park
 from broker.errors import (
     BrokerError,
-    Overloaded,
+    PayloadTooLarge,
     TaskNotFound,
     TaskUnavailable,
     ToolNotFound,
     ToolUnavailable,
     TooManyRequests,
+    Unauthenticated,
+    Unavailable,
     WorkEnded,
     WorkNotFound,
 )
@@ -168,12 +170,16 @@ class Work(Controller):
         errors=[WorkNotFound, WorkEnded],
     )
     async def start(
-        self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
+        self,
+        work_id: FromPath[str],
+        data: JSONBody[Nothing],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
     ) -> WorkItem:
         """Say that the tool has begun."""
         started = await service.store.one(work.start, work_id_of(work_id))
         if started is None:
-            raise await _too_late(service, work_id_of(work_id))
+            raise await _too_late(service, access, work_id_of(work_id))
         return started
 
     @post(
@@ -184,13 +190,22 @@ class Work(Controller):
         errors=[WorkNotFound, WorkEnded],
     )
     async def report(
-        self, work_id: FromPath[str], data: JSONBody[NewReport], service: NamedDependency[Service]
+        self,
+        work_id: FromPath[str],
+        data: JSONBody[NewReport],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
     ) -> Response[Reported]:
         """Report progress. The same `id` again is not written twice: 200."""
         id_ = work_id_of(work_id)
         taken = await service.store.one(work.report, work.ReportOf(id_, data), size=len(data.data))
         if taken is None:
-            raise await _too_late(service, id_)
+            raise await _too_late(service, access, id_)
+        if not taken.is_there:
+            raise PayloadTooLarge(
+                "The reports on this work hold as much as those on one may, 128 MiB."
+                " Keep what is large elsewhere, and report where."
+            )
         answer = Reported(
             id=taken.id, cancel_requested=taken.cancel_requested, lease_expires_at=taken.lease_expires_at
         )
@@ -236,14 +251,14 @@ class Work(Controller):
         if (record := ended.record) is None:
             raise WorkNotFound
         if ended.status != "ended":
-            await _heard(service, record)
+            await _heard(service, access, record)
         if ended.status == "other":
             may_be_taken = record.late is not None and record.outcome != "succeeded"
             raise WorkEnded(record.outcome, late=f"/v1/archive/{id_}/accept" if may_be_taken else None)
         following: list[WorkItem] | None = None
-        if data.next_wait_seconds > 0 and record.tool_id is not None:
-            # That there is no place to wait in does not undo what is done.
-            with contextlib.suppress(TooManyRequests, Overloaded):
+        if data.next_wait_seconds > 0 and record.tool_id is not None and _is_there(access, record):
+            # Whatever keeps it from waiting does not undo what is done.
+            with contextlib.suppress(TooManyRequests, Unauthenticated, Unavailable):
                 following = await next_work(request, service, access, record.tool_id, data.next_wait_seconds)
         return Completed(archived=record, next=following or [])
 
@@ -263,8 +278,13 @@ class Work(Controller):
         ]
         fates = await service.store.many(completion.complete_briefly, endings)
         late = {ending.work_id for ending, fate in zip(endings, fates, strict=True) if fate != "ended"}
-        if late and (tools := await service.store.read(archive.tools_of, late)):
-            await service.store.many(leases.keep, tools)
+        tools = await service.store.read(archive.tools_of, late) if late else []
+        if theirs := [
+            tool
+            for tool in tools
+            if access.reach is ALL or await has_tool(service.owners, access.caller, tool)
+        ]:
+            await service.store.many(leases.keep, theirs)
         statuses = (_STATUS[fate] for fate in fates)
         return CompletedBatch(
             items=[
@@ -314,14 +334,19 @@ async def _ended(service: Service, id_: UUID) -> ArchiveRecord:
     return record
 
 
-async def _too_late(service: Service, id_: UUID) -> WorkEnded:
+async def _too_late(service: Service, access: Access, id_: UUID) -> WorkEnded:
     """That a tool's work has ended; the tool is there."""
     record = await _ended(service, id_)
-    await _heard(service, record)
+    await _heard(service, access, record)
     return WorkEnded(record.outcome)
 
 
-async def _heard(service: Service, record: ArchiveRecord) -> None:
+async def _heard(service: Service, access: Access, record: ArchiveRecord) -> None:
     """Renew the lease of a tool that calls about work that has ended: it is there."""
-    if record.tool_id is not None:
+    if record.tool_id is not None and _is_there(access, record):
         await service.store.one(leases.keep, record.tool_id)
+
+
+def _is_there(access: Access, record: ArchiveRecord) -> bool:
+    """Whether it is the tool that had the work that calls, and no other of its id."""
+    return access.reach is ALL or access.tool == record.tool_id

@@ -40,6 +40,19 @@ def database(settings: Settings) -> Iterator[Settings]:
         yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
 
 
+def described(settings: Settings) -> str:
+    """Which database that is, for people."""
+    if settings.database_url is not None:
+        return "the database of BROKER_DATABASE_URL"
+    return f"the embedded database in {settings.data_dir or default_data_dir()}"
+
+
+def is_made(settings: Settings) -> bool:
+    """Whether there is such a database; the embedded one is made when it is first used."""
+    folder = settings.data_dir or default_data_dir()
+    return settings.database_url is not None or (folder / "postgres").exists()
+
+
 def default_data_dir() -> Path:
     """Where data of services, or of this user, belongs."""
     if os.geteuid() == 0:

@@ -8,11 +8,11 @@ from typing import ParamSpec, TypeVar
 import click
 
 from broker import logs
-from broker.cli.database import reached
+from broker.cli.database import described, is_made, reached
 from broker.embedded import EmbeddedError
 from broker.errors import Unavailable
 from broker.schemas import ID_PATTERN
-from broker.security import ROLES, hashed, new_key
+from broker.security import KEY_PREFIX, ROLES, hashed, new_key
 from broker.settings import Settings, SettingsError
 from broker.store import Store
 from broker.store import keys as store
@@ -42,9 +42,9 @@ name: when that is given to a new key, so is what belongs to it.
 def keys() -> None:
     """Make, list and revoke keys.
 
-    They are in the database of BROKER_DATABASE_URL, or in the embedded one, whether a service runs on it or
-    not; a running service knows of a change within two seconds. As soon as there is a key, every call needs
-    one.
+    They are in the database of BROKER_DATABASE_URL, or in the embedded one in BROKER_DATA_DIR: set them as
+    the service has them, whether it runs or not. A running service knows of a change within two seconds. As
+    soon as there is a key, every call needs one.
     """
 
 
@@ -63,20 +63,28 @@ def create(roles: tuple[str, ...], name: str | None, replace: bool) -> None:
             "A name has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit."
         )
     key = new_key()
-    if not _in_database(store.create, name, roles, hashed(key), replace=replace):
+    settings = _settings()
+    if not _in_database(settings, store.create, name, roles, hashed(key), replace=replace):
         raise click.ClickException(
             f"There is a key {name!r} already: choose another name, or --replace it by the new one."
         )
-    click.echo(f"Key {name} ({', '.join(roles)}); it is shown this once:", err=True)
+    where = described(settings)
+    click.echo(f"Key {name} ({', '.join(roles)}) is made in {where}. It is shown this once:", err=True)
     click.echo(key)
 
 
 @keys.command("list")
 def list_() -> None:
     """List the keys: their names, their roles, and since and until when they are good."""
-    found = _in_database(store.all_of_them)
+    settings = _settings()
+    _is_there(settings)
+    found = _in_database(settings, store.all_of_them)
     if not found:
-        click.echo("There are no keys: everybody on the service's own machine may do everything.", err=True)
+        click.echo(
+            f"There are no keys in {described(settings)}: unless its service has one from BROKER_ADMIN_KEY,"
+            " everybody on its machine may do everything.",
+            err=True,
+        )
         return
     table = [("NAME", "ROLES", "CREATED", "REVOKED")]
     table += [
@@ -98,17 +106,48 @@ def list_() -> None:
 def revoke(name: str) -> None:
     """Revoke a key: within two seconds it is good for nothing, nor are the tokens of the tools it registered.
 
-    What it has submitted and registered stays. To give its programs another key, so that none of them is
-    interrupted, use `broker keys create --replace`.
+    What it has submitted and registered stays; its tools go offline, and what they had begun goes back. To
+    change a key for another, so that its tools go on, use `broker keys create --replace`.
     """
-    if not _in_database(store.revoke, name):
+    if name.startswith(KEY_PREFIX):
+        raise click.UsageError("That is a key; give its name, as `broker keys list` shows it.")
+    settings = _settings()
+    _is_there(settings)
+    if not _in_database(settings, store.revoke, name):
         raise click.ClickException(
             f"There is no key {name!r} in use; `broker keys list` shows those there are."
         )
     click.echo(f"Key {name} is revoked.", err=True)
 
 
-def _in_database(do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+def _settings() -> Settings:
+    """The settings.
+
+    Raises:
+        click.ClickException: One of them cannot be used.
+    """
+    try:
+        return Settings.from_environment()
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _is_there(settings: Settings) -> None:
+    """See that there is something to look into.
+
+    Raises:
+        click.ClickException: The embedded database was never used.
+    """
+    if not is_made(settings):
+        raise click.ClickException(
+            f"There is no {described(settings).removeprefix('the ')} yet. Set BROKER_DATA_DIR or"
+            " BROKER_DATABASE_URL as the service has it."
+        )
+
+
+def _in_database(
+    settings: Settings, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs
+) -> Answer:
     """Do something in a transaction of its own.
 
     Raises:
@@ -123,11 +162,10 @@ def _in_database(do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwarg
             await keeper.close()
 
     try:
-        settings = Settings.from_environment()
         logs.configure("warning")
         with reached(settings) as url:
             return asyncio.run(take(url))
-    except (SettingsError, EmbeddedError) as error:
+    except EmbeddedError as error:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:
         raise click.ClickException(f"The database does not answer: {error.__cause__}") from error

@@ -8,10 +8,10 @@ import click
 import structlog
 
 from broker import logs
-from broker.cli.database import database
+from broker.cli.database import database, described
 from broker.embedded import EmbeddedError
 from broker.server import create_server, is_loopback
-from broker.settings import Settings, SettingsError, describe
+from broker.settings import Settings, SettingsError, describe, unknown_variables
 from broker.store import Store
 from broker.store.keys import Key, all_of_them
 
@@ -38,26 +38,26 @@ def serve(host: str, port: int) -> None:
     try:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
+        if unknown := unknown_variables():
+            log.warning("these variables are no settings: are they misspelt?", names=unknown)
         if 0 < len(settings.the_admin_key() or "") < SHORTEST:
             log.warning("the admin key is short: whoever guesses it may do everything")
         with database(settings) as ready:
-            _refuse_to_be_open(host, ready)
+            if not (is_loopback(host) or ready.the_admin_key() or asyncio.run(_keys_of(ready))):
+                raise _open_to_others(host, settings)
             create_server(ready, host=host, port=port).run()
     except (SettingsError, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _refuse_to_be_open(host: str, settings: Settings) -> None:
-    """Refuse an address that others can reach, where nobody could make a call, or everybody.
-
-    Raises:
-        click.ClickException: There are no keys.
-    """
-    if is_loopback(host) or settings.the_admin_key() or asyncio.run(_keys_of(settings)):
-        return
-    raise click.ClickException(
-        f"There are no keys, so the service listens on this machine only, and not on {host}. Make the first"
-        " one, for yourself, and start again:\n\n  broker keys create --role admin --name me\n\n"
+def _open_to_others(host: str, settings: Settings) -> click.ClickException:
+    """That an address that others can reach is refused, where everybody could make any call."""
+    by_module = sys.argv[0].endswith("__main__.py")
+    program = f"{sys.executable} -m broker.cli" if by_module else sys.argv[0]
+    return click.ClickException(
+        f"There are no keys in {described(settings)}, so the service listens on this machine only, and not on"
+        f" {host}. Make the first one, for yourself, with the same settings, and start again:\n\n"
+        f"  {program} keys create --role admin --name me\n\n"
         f"Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of {SHORTEST} characters or more."
     )
 

@@ -69,12 +69,17 @@ class Connection:
         url: Where the broker is; else `BROKER_URL`, else the local one.
         key: The key; else `BROKER_KEY`, else none.
         patience_seconds: How long to go on when the broker does not answer; None: for ever.
+
+    Raises:
+        ValueError: The URL or the key cannot be one.
     """
 
     def __init__(
         self, url: str | None = None, *, key: str | None = None, patience_seconds: float | None = None
     ) -> None:
         self.url = (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"BROKER_URL has to begin with http:// or https://, and is {self.url!r}")
         self._patience_seconds = patience_seconds
         self._away = False
         self._http = httpx.AsyncClient(
@@ -85,7 +90,14 @@ class Connection:
         self.use(key or os.environ.get("BROKER_KEY"))
 
     def use(self, key: str | None) -> None:
-        """Use this key, or a tool's token, from now on."""
+        """Use this key, or a tool's token, from now on.
+
+        Raises:
+            ValueError: No key is like that; it is not shown.
+        """
+        key = (key or "").strip()
+        if not all("!" <= character <= "~" for character in key):
+            raise ValueError("BROKER_KEY has characters that no key has: is it cut out of something longer?")
         if key:
             self._http.headers["Authorization"] = f"Bearer {key}"
 

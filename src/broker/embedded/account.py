@@ -52,7 +52,10 @@ class Account:
     ) -> subprocess.Popen[bytes]:
         """Start a program in a session of its own: Ctrl-C in the terminal is for the broker, not for it."""
         # PGPORT, PGDATA and their like belong to another Postgres; messages are recognized in English.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        # Nor anything of ours: there may be a key in it.
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PG", "BROKER_"))
+        }
         return subprocess.Popen(  # noqa: S603 - our own programs, no shell
             command,
             stdin=stdin,

@@ -51,7 +51,9 @@ where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
   and locked.late is null and locked.outcome <> 'succeeded'
 """)
 
-_SIZE = "pg_column_size(task) + pg_column_size(result) + pg_column_size(reports)"
+_SIZE = """
+    pg_column_size(task) + pg_column_size(result) + pg_column_size(reports)
+    + coalesce(pg_column_size(late), 0)"""
 _ORDER = "ended_at desc, work_id desc"
 _LIST = f"""
 select *

@@ -74,6 +74,7 @@ _LOST = (
 
 # Classes of SQLSTATEs: this value cannot be stored; this transaction was given up for another.
 _DATA_EXCEPTION = "22"
+_LIMIT_EXCEEDED = "54"
 _ROLLBACK = "40"
 # Insufficient resources, operator intervention, connection, read-only, input and output, a lock not given.
 _NOT_NOW = {"53", "57", "08", "25", "58", "55", ""}
@@ -282,7 +283,10 @@ def create_engine(
         options: What SQLAlchemy takes.
     """
     creator = partial(connect, server_settings=server_settings)
-    return create_async_engine("postgresql+asyncpg://", async_creator=creator, **options)
+    # What is in a statement is nobody's business: an error would tell it to the log.
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **options
+    )
 
 
 async def _patiently(do: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -314,7 +318,7 @@ def _translate(error: Exception) -> Exception:
     if isinstance(error, DBAPIError):
         state = str(getattr(error.orig, "sqlstate", None) or "")
         refused_by_driver = isinstance(getattr(error.orig, "__cause__", None), asyncpg.DataError)
-        if refused_by_driver or state.startswith(_DATA_EXCEPTION):
+        if refused_by_driver or state.startswith((_DATA_EXCEPTION, _LIMIT_EXCEEDED)):
             return BadRequest("PostgreSQL cannot hold a value of this request.")
         if state.startswith(_ROLLBACK):
             return BeginAgain()

@@ -200,14 +200,14 @@ def submit(connection: Connection, new: Sequence[Submission]) -> list[Submitted]
     created = _submit(connection, SUBMIT, new)
     known_ids = {asked.task.id for row, asked in zip(created, new, strict=True) if not row and asked.task.id}
     known = {task.id: task for task in by_ids(connection, known_ids)} if known_ids else {}
-    for place in _of_others(connection, created, new):
-        known.pop(str(new[place].task.id))
-    return [
-        Submitted(rows.task(row), created=True)
-        if row
-        else Submitted(known.get(str(asked.task.id)), created=False)
-        for row, asked in zip(created, new, strict=True)
-    ]
+    refused = set(_of_others(connection, created, new))
+
+    def answer(place: int) -> Submitted:
+        if row := created[place]:
+            return Submitted(rows.task(row), created=True)
+        return Submitted(None if place in refused else known[str(new[place].task.id)], created=False)
+
+    return [answer(place) for place in range(len(new))]
 
 
 @one_statement(_without_id)

@@ -148,8 +148,11 @@ def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
     return {
         place
         for place, each in enumerate(new)
-        if each.tool.id and each.by and owners.setdefault(each.tool.id, each.by) != each.by
-        if not each.any_owner
+        if each.tool.id
+        and each.by
+        and owners.setdefault(each.tool.id, each.by) != each.by
+        # An admin's are there to be met by others, too.
+        and not each.any_owner
     }
 
 
@@ -160,13 +163,14 @@ def _enter(connection: Connection, new: Sequence[Registration]) -> dict[str | by
         why = "The tool was started anew."
         completion.lose(connection, restarted, why, running_only=True, beside=given - restarted)
     last = {_key(each): each for each in new}
+    first = {_key(each): each for each in reversed(new)}
     values = rows.columns((each.tool for each in last.values()), "id", "capacity")
     values["skills"] = [rows.given(each.tool.skills) for each in last.values()]
     values["token_hash"] = [each.token_hash for each in last.values()]
-    values["registered_by"] = [each.by for each in last.values()]
+    values["registered_by"] = [first[key].by for key in last]
     entered = {row.token_hash: row for row in connection.execute(REGISTER, values)}
     in_order = [(key, each, entered[each.token_hash]) for key, each in last.items()]
-    if any(not each.any_owner and row.registered_by != each.by for _, each, row in in_order):
+    if any(not each.any_owner and row.registered_by != first[key].by for key, each, row in in_order):
         raise BeginAgain
     ids = [row.id for _, _, row in in_order]
     leases.begin(connection, ids, [each.tool.lease_seconds for each in last.values()])

@@ -69,6 +69,9 @@ with page as materialized (
 {bounded(_PAGE, size="pg_column_size(needs) + pg_column_size(payload)", order="id")}
 """)
 
+# Below what PostgreSQL can make one value of, with what it puts around each report.
+_MOST_REPORT_BYTES = 128 * 2**20
+
 # What is read of a row that is locked is its latest version, also where that was written while this waited.
 START = text(f"""
 with locked as materialized (
@@ -97,21 +100,27 @@ with locked as materialized (
     select * from work where id = any(cast(:work_id as uuid[])) order by id for no key update
 ),
 asked as materialized (
-    select u.place, u.work_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data
+    select u.place, u.work_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data, size.bytes,
+           locked.report_bytes + sum(size.bytes) over (partition by u.work_id order by u.place)
+               <= {_MOST_REPORT_BYTES} as fits
     from unnest(cast(:work_id as uuid[]), cast(:id as uuid[]), cast(:progress as double precision[]),
                 cast(:message as text[]), cast(:data as jsonb[])) with ordinality
          as u (work_id, id, progress, message, data, place)
     join locked on locked.id = u.work_id
+    cross join lateral (
+        select pg_column_size(u.data) + coalesce(octet_length(u.message), 0) as bytes
+    ) size
 ),
 written as (
     insert into work_reports (work_id, id, progress, message, data)
-    select work_id, id, progress, message, data from asked order by place
+    select work_id, id, progress, message, data from asked where fits order by place
     on conflict (work_id, id) do nothing
     returning work_id, seq, id, progress
 ),
 latest as (
     select work_id, cast(count(*) as integer) as reports,
-           (array_agg(progress order by seq desc) filter (where progress is not null))[1] as progress
+           (array_agg(progress order by seq desc) filter (where progress is not null))[1] as progress,
+           (select sum(bytes) from asked where asked.work_id = written.work_id and fits) as bytes
     from written
     group by work_id
 ),
@@ -119,6 +128,7 @@ latest as (
 told as (
     update work w
     set version = w.version + latest.reports, progress = coalesce(latest.progress, w.progress),
+        report_bytes = w.report_bytes + latest.bytes,
         state = 'running', started_at = coalesce(w.started_at, now()),
         deadline_at = case when w.state = 'running' then w.deadline_at
                            else now() + make_interval(secs => t.timeout_seconds) end
@@ -130,7 +140,10 @@ told as (
 select asked.place, asked.id,
        written.id is not null
        and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created,
-       locked.cancel_requested, renewed.expires_at
+       locked.cancel_requested, renewed.expires_at,
+       asked.fits or written.id is not null or exists (
+           select from work_reports r where r.work_id = asked.work_id and r.id = asked.id
+       ) as is_there
 from asked
 join locked on locked.id = asked.work_id
 join renewed on renewed.tool_id = locked.tool_id
@@ -159,12 +172,13 @@ class ReportOf(NamedTuple):
 
 
 class ReportTaken(NamedTuple):
-    """What became of a report."""
+    """What became of a report; `is_there`: that the work had room for it."""
 
     id: UUID
     created: bool
     cancel_requested: bool
     lease_expires_at: datetime
+    is_there: bool
 
 
 class InHand(NamedTuple):

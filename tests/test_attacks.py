@@ -1,0 +1,337 @@
+"""Ways around the guards and the limits that were tried once: none of them is open."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import httpx
+import pytest
+from msgspec import Raw
+from sqlalchemy import text
+
+from broker.api import archive as archive_api
+from broker.client import Connection
+from broker.errors import BadRequest
+from broker.schemas import NewReport, NewTask, NewTool
+from broker.security import hashed
+from broker.settings import Settings, SettingsError
+from broker.store import Store, keys, tasks, tools, work
+from tests import store_helpers as steps
+from tests.conftest import Running, Serve
+from tests.helpers import add_task, add_tool, assign, bearer, completed, is_problem, make_key
+from tests.test_keys import registered, until_answered
+
+
+class HeldBody:
+    """A request whose headers are sent, and whose body is held back."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
+        self._reader, self._writer, self._body = reader, writer, body
+
+    async def go_on(self) -> int:
+        """Send the body; the status of the answer."""
+        self._writer.write(self._body)
+        return int((await self._reader.readline()).split()[1])
+
+
+@asynccontextmanager
+async def held(broker: Running, method: str, path: str, key: str, body: object) -> AsyncIterator[HeldBody]:
+    url, content = httpx.URL(broker.url), json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    writer.write(head.encode())
+    await writer.drain()
+    # Behind it on another connection: when this is answered, that was looked at.
+    assert (await broker.client.get("/health/live")).status_code == 200
+    yield HeldBody(reader, writer, content)
+    writer.close()
+
+
+# What is not there, or not there any more
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/v1/tools/t", {"skills": "evil", "draining": True}),
+        ("POST", "/v1/tools/t/heartbeat", {}),
+        ("POST", "/v1/tasks/a/retry", {}),
+    ],
+)
+async def test_who_asks_before_it_is_there_does_not_meet_anothers(
+    serve: Serve, store: Store, method: str, path: str, body: object
+) -> None:
+    theirs, ours = [await make_key(store, name, "tool", "submitter") for name in ("theirs", "ours")]
+    broker = await serve()
+    async with held(broker, method, path, theirs, body) as request:
+        await registered(broker.client, ours)
+        new = {"id": "a", "needs": 1}
+        assert (await broker.client.post("/v1/tasks", json=new, headers=bearer(ours))).status_code == 201
+        assert await request.go_on() == 404
+    assert (await broker.client.get("/v1/tools/t", headers=bearer(ours))).json()["skills"] == 1
+
+
+async def test_who_had_a_tool_of_that_id_once_gets_nothing_of_the_one_that_has_it_now(
+    serve: Serve, store: Store, sql: asyncpg.Connection
+) -> None:
+    theirs, ours = await make_key(store, "theirs", "tool"), await make_key(store, "ours", "tool")
+    admin = bearer(await make_key(store, "admin", "admin"))
+    broker = await serve()
+    client, service = broker.client, broker.server.service
+
+    async def all_are_heard() -> bool:
+        return not service.presence._asked and not service.store.in_use()
+
+    async def assigned(task: str) -> str:
+        await client.post("/v1/tasks", json={"id": task, "needs": 1}, headers=admin)
+        pair = {"task_id": task, "tool_id": "t"}
+        work_id: str = (await client.post("/v1/work", json=pair, headers=admin)).json()["id"]
+        return work_id
+
+    old_token = await registered(client, theirs)
+    old = await assigned("old")
+    ending = {"outcome": "succeeded", "next_wait_seconds": 1}
+    assert (
+        await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(theirs))
+    ).status_code == 200
+    assert (await client.delete("/v1/tools/t", headers=bearer(theirs))).status_code == 204
+    new_token = await registered(client, ours)
+    await assigned("new")
+    await steps.until(all_are_heard)
+    await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
+
+    again = await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(theirs))
+    assert (again.status_code, again.json()["next"]) == (200, [])
+    is_problem(await client.post(f"/v1/work/{old}/start", headers=bearer(theirs)), 409, "work_ended")
+    items = {"items": [{"work_id": old, "outcome": "succeeded"}]}
+    await client.post("/v1/work/complete", json=items, headers=bearer(theirs))
+    await steps.until(all_are_heard)
+    assert await sql.fetchval("select offline from tools") is True
+    # Nor has the new one, by its token, a say in what was the old one's.
+    is_problem(await client.get(f"/v1/work/{old}", headers=bearer(new_token)), 403, "forbidden")
+    is_problem(await client.get("/v1/tools/t", headers=bearer(old_token)), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tools"])
+async def test_a_body_that_is_held_back_does_not_outlive_its_key(
+    serve: Serve, store: Store, path: str
+) -> None:
+    key = await make_key(store, "mine", "submitter", "tool")
+    broker = await serve()
+    body = {"id": "x", "needs": 1} if path == "/v1/tasks" else {"id": "x", "skills": 1}
+    async with held(broker, "POST", path, key, body) as request:
+        assert await store.run(keys.revoke, "mine")
+        await until_answered(broker.client, 401, key)
+        await asyncio.sleep(2)  # longer than anything is remembered
+        assert await request.go_on() == 401
+
+
+async def test_an_export_does_not_outlive_its_key(
+    serve: Serve, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_api, "_PORTION", 1)
+    admin = await make_key(store, "admin", "admin")
+    broker = await serve()
+    async with httpx.AsyncClient(base_url=broker.url, headers=bearer(admin)) as client:
+        await add_tool(client, capacity=10)
+        for number in range(3):
+            await add_task(client, f"{number}")
+            await completed(client, (await assign(client, f"{number}"))["id"])
+        original = archive_api.archive.page
+
+        def revoke_first(*args: object, **kwargs: object) -> object:
+            keyring = broker.server.service.keyring
+            keyring._keys, keyring._read_at = {}, keyring._read_at + 1000
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(archive_api.archive, "page", revoke_first)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/v1/archive/export")
+
+
+# Tokens and keys
+
+
+async def test_a_token_of_a_revoked_key_is_void_whoever_has_the_name_then(
+    serve: Serve, store: Store, sql: asyncpg.Connection
+) -> None:
+    key = await make_key(store, "tools", "tool")
+    broker = await serve()
+    token = await registered(broker.client, key)
+    waiting = asyncio.create_task(broker.client.get("/v1/tools/t/work?wait=60", headers=bearer(token)))
+    await steps.parked(broker, 1)
+    assert await store.run(keys.revoke, "tools")
+    # It is told at once, and not only when it has waited.
+    async with asyncio.timeout(5):
+        is_problem(await waiting, 401, "unauthenticated")
+    for role in ("submitter", "tool"):
+        await make_key(store, "tools", role, replace=True)
+        is_problem(await broker.client.get("/v1/tools/t", headers=bearer(token)), 401, "unauthenticated")
+
+    async def is_offline() -> bool:
+        return bool(await sql.fetchval("select offline from tools"))
+
+    await steps.until(is_offline)
+
+
+async def test_a_key_that_replaces_a_tools_and_may_be_none_voids_its_tokens(
+    serve: Serve, store: Store
+) -> None:
+    key = await make_key(store, "mine", "tool")
+    client = (await serve()).client
+    token = await registered(client, key)
+    await make_key(store, "mine", "submitter", replace=True)
+    await until_answered(client, 401, token, "/v1/tools/t")
+
+
+@pytest.mark.parametrize(
+    "bearer_text",
+    [
+        b"bt_\xe9\xe9",
+        b"bt_",
+        b"bt__",
+        b"bt_" + b"A" * 200,
+        b"bt_dA=_" + b"A" * 43,
+        b"bt_dA" + b"A" * 43,
+        b"\xff",
+    ],
+)
+async def test_what_is_no_token_is_told_so(serve: Serve, bearer_text: bytes) -> None:
+    client = (await serve(admin_key="an-admin-key")).client
+    refused = await client.get("/v1/tools", headers=[(b"Authorization", b"Bearer " + bearer_text)])
+    is_problem(refused, 401, "unauthenticated")
+
+
+async def test_an_admin_key_may_look_like_a_token(serve: Serve) -> None:
+    client = (await serve(admin_key="bt_mine")).client
+    assert (await client.get("/v1/tools", headers=bearer("bt_mine"))).status_code == 200
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/x", "postgresql://u@[::1/x", "nonsense"])
+def test_a_database_that_is_none_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="BROKER_DATABASE_URL is no postgresql://"):
+        Settings(database_url=url)
+
+
+async def test_the_client_takes_a_key_with_a_line_end_and_shows_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BROKER_KEY", "bk_secret\r\n")
+    async with Connection("http://127.0.0.1:1") as connection:
+        assert connection._http.headers["Authorization"] == "Bearer bk_secret"
+    for wrong in ("bk_sec ret", "bk_\x00secret", "bk_sécret"):
+        with pytest.raises(ValueError, match="BROKER_KEY") as refused:
+            Connection("http://127.0.0.1:1", key=wrong)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(ValueError, match="http://"):
+        Connection("127.0.0.1:8000")
+
+
+# Requests that come together
+
+
+async def test_who_submits_the_id_of_another_at_the_same_moment_spoils_it_for_nobody(store: Store) -> None:
+    new = NewTask(needs=Raw(b"1"), id="a")
+    await store.many(tasks.submit, [tasks.Submission(new, "owner", any_owner=False)])
+    told = await steps.many(
+        store,
+        tasks.submit,
+        [
+            tasks.Submission(new, "owner", any_owner=False),
+            tasks.Submission(new, "other", any_owner=False),
+            tasks.Submission(new, "@admin", any_owner=True),
+            tasks.Submission(new, "other", any_owner=False),
+        ],
+    )
+    assert [task is not None for task, _ in told] == [True, False, True, False]
+
+
+async def test_a_tool_is_of_who_registered_it_first_also_at_the_same_moment(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    def registration(by: str, *, any_owner: bool = False) -> tools.Registration:
+        return tools.Registration(NewTool(skills=Raw(b"1"), id="t"), hashed(by), by, any_owner=any_owner)
+
+    told = await steps.many(
+        store,
+        tools.register,
+        [registration("first"), registration("@admin", any_owner=True), registration("second")],
+    )
+    assert [tool is not None for tool, _ in told] == [True, True, False]
+    assert await sql.fetchval("select registered_by from tools") == "first"
+
+
+# Much, and much of it wrong
+
+
+async def test_the_reports_of_a_work_can_always_be_archived(
+    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await steps.running_work(store)
+    await sql.execute("update work set report_bytes = $1", work._MOST_REPORT_BYTES - 100)
+    large, small = Raw(b'"' + b"x" * 200 + b'"'), Raw(b"1")
+    first = NewReport(id=steps.UUID(int=1), data=small)
+    told = await store.many(
+        work.report, [work.ReportOf(made.id, each) for each in (first, NewReport(data=large), first)]
+    )
+    assert [report.is_there for report in told if report] == [True, False, True]
+    assert await sql.fetchval("select count(*) from work_reports") == 1
+    ended = await steps.complete(store, made.id)
+    assert ended.record is not None
+    assert len(ended.record.reports) == 1
+
+
+async def test_a_report_that_has_no_room_is_told_so(broker: Running, sql: asyncpg.Connection) -> None:
+    await add_tool(broker.client)
+    await add_task(broker.client)
+    made = (await assign(broker.client))["id"]
+    await sql.execute("update work set report_bytes = $1", work._MOST_REPORT_BYTES)
+    refused = await broker.client.post(f"/v1/work/{made}/reports", json={"data": "x"})
+    is_problem(refused, 413, "payload_too_large")
+
+
+def test_a_long_text_is_looked_through_without_much_memory() -> None:
+    look = """
+import resource
+from broker.api.limits import json_problem
+from broker.settings import Settings
+text = b'"' + b"0e123" * 3_000_000 + b'"'
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert json_problem(text, Settings(), matched=False) is None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100 * 1024  # KiB
+
+
+async def test_of_very_much_that_is_wrong_some_is_told(broker: Running) -> None:
+    for body, most in (
+        ({"items": [{}] * 200_000}, 1),
+        ({"items": [{}] * 9_000}, 1_000),
+        ({"needs": 1} | {f"x{number}": 1 for number in range(50_000)}, 1_000),
+    ):
+        path = "/v1/tasks/batch" if "items" in body else "/v1/tasks"
+        problem = is_problem(await broker.client.post(path, json=body), 400, "validation_failed")
+        assert 1 <= len(problem["errors"]) <= most
+
+
+async def test_a_length_that_is_too_long_to_be_one_is_refused(broker: Running) -> None:
+    url = httpx.URL(broker.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: {'0' * 5000}2\r\n\r\n{{}}"
+    writer.write(head.encode())
+    assert int((await reader.readline()).split()[1]) in (400, 413)
+    writer.close()
+
+
+async def test_an_error_of_the_database_tells_nothing_of_what_was_sent(store: Store) -> None:
+    statement = text("select 1 / (length(:secret) - 6)")
+    with pytest.raises(BadRequest) as raised:
+        await store.run(lambda connection: connection.execute(statement, {"secret": "secret"}))
+    assert "division by zero" in str(raised.value.__cause__)
+    assert "'secret'" not in str(raised.value.__cause__)
