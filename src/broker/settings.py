@@ -46,8 +46,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_depth: How deep a JSON value may nest; the value itself counts.
         max_match_bytes: The largest `needs` or `skills`, each.
         max_text_chars: The longest text (message, error, remark).
-        max_waits_per_client: How many requests of one client may wait at once, that is of one key, of one
-            tool by its token, or, while there are no keys, of one address; one more is answered 429.
+        max_waits_per_client: How many requests of one client may wait at once, that is of one key, its tools
+            included, or, while there are no keys, of one address; one more is answered 429.
         max_waits: How many of all clients, in one process; one more is answered 503.
         fallback_seconds: How often, at least, it is made sure that no parked request missed its hint;
             jitter takes up to half of it off.
