@@ -116,12 +116,8 @@ class Keyring:
             Unavailable: That could not be found out.
         """
         now = asyncio.get_running_loop().time()
-        try:
-            await self.know(now - FRESH_SECONDS)
-        except Unavailable:
-            # Little else is to be had of us then; but what is, is for those who were good just now.
-            if now - self._read_at > _STALE_SECONDS:
-                raise
+        if now - self._read_at > FRESH_SECONDS:
+            await self._be_fresh(now)
         if self.is_open:
             return ANYBODY
         if not bearer:
@@ -130,6 +126,14 @@ class Keyring:
         if self._admin is not None and compare_digest(digest, self._admin):
             return Caller(key=ADMIN, roles=frozenset({"admin"}))
         return await (self._of_token(bearer) if bearer.startswith(_TOKEN) else self._of_key(digest))
+
+    async def _be_fresh(self, now: float) -> None:
+        try:
+            await self.know(now - FRESH_SECONDS)
+        except Unavailable:
+            # Little else is to be had of us then; but what is, is for those who were good just now.
+            if now - self._read_at > _STALE_SECONDS:
+                raise
 
     async def know(self, since: float = -math.inf) -> None:
         """Know the keys as they were then, or later; all who ask at once share a reading.

@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from broker.store.ownership import WorkOwner
 
 _ID = re.compile(ID_PATTERN)
 _LOOPBACK = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+_REMEMBERED = 1_024
 _IN_PATHS = ("task_id", "tool_id", "work_id")
 _TOLD = frozenset((b"authorization", b"host", b"origin", b"sec-fetch-site"))
 
@@ -114,9 +116,8 @@ class Allow:
         bearer = _bearer(told.get(b"authorization", b""))
         caller = await service.keyring.caller(bearer)
         if caller is ANYBODY:
-            _refuse_pages_of_others(told)
-            address = (scope["client"] or ("",))[0]
-            return Access(caller=caller, reach=ALL, bearer=bearer, client=address)
+            _refuse_pages_of_others(told.get(b"host"), told.get(b"origin"), told.get(b"sec-fetch-site"))
+            return _open_to(bearer, (scope["client"] or ("",))[0])
         reaches = {self.roles[role] for role in _roles_of(caller) if role in self.roles}
         if not reaches:
             takes, has = _in_words(self.roles), _in_words(_roles_of(caller))
@@ -262,14 +263,20 @@ def _bearer(authorization: bytes) -> str | None:
     return given.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
 
 
-def _refuse_pages_of_others(told: Mapping[bytes, bytes]) -> None:
+@lru_cache(_REMEMBERED)
+def _open_to(bearer: str | None, address: str) -> Access:
+    """What everybody has while there are no keys; made once for each, as it costs memory while they wait."""
+    return Access(caller=ANYBODY, reach=ALL, bearer=bearer, client=address)
+
+
+@lru_cache(_REMEMBERED)
+def _refuse_pages_of_others(host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
     """While there are no keys, have no page from elsewhere act through the browser of who visits it.
 
     Raises:
         Forbidden: The request comes from such a page, or by a name that somebody may have made up for us.
     """
-    host, origin = told.get(b"host", b"localhost"), told.get(b"origin")
-    site = told.get(b"sec-fetch-site")
+    host = host or b"localhost"
     is_ours = site in (None, b"none", b"same-origin") and origin in (None, b"http://" + host)
     if is_ours and _LOOPBACK.fullmatch(host):
         return

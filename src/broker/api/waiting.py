@@ -83,21 +83,23 @@ async def next_work(
             service.presence.expect(tool_id, found.lease_seconds)
         return found.items
 
-    def some(found: list[Work] | None) -> bool:
-        return found is None or bool(found)
-
     return await park(
         request,
         service,
         access,
         look,
-        until=some,
+        until=_some,
         wait=wait,
         topic=TOOL,
         key=tool_id,
         look_last=False,
         tool=tool_id if access.acts_as_tool else None,
     )
+
+
+# No function inside: ten thousand that wait would have one each.
+def _some(found: list[Work] | None) -> bool:
+    return found is None or bool(found)
 
 
 def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:
