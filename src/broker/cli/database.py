@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -12,10 +13,26 @@ import structlog
 
 from broker.embedded import EmbeddedPostgres, FolderInUseError
 from broker.errors import Unavailable
-from broker.settings import Settings
+from broker.settings import Settings, SettingsError
 from broker.store import Store, schema
+from broker.store.engine import Do
+
+Answer = TypeVar("Answer")
+Given = ParamSpec("Given")
 
 log = structlog.get_logger(__name__)
+
+
+def from_environment() -> Settings:
+    """The settings.
+
+    Raises:
+        click.ClickException: One of them cannot be used.
+    """
+    try:
+        return Settings.from_environment()
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -30,10 +47,10 @@ def database(settings: Settings) -> Iterator[Settings]:
         click.ClickException: The given database has another schema.
     """
     if settings.database_url is not None:
-        asyncio.run(_check_schema(settings.database_url))
+        _check_schema(settings.database_url)
         yield settings
         return
-    folder = settings.data_dir or default_data_dir()
+    folder = _folder(settings)
     with EmbeddedPostgres(folder) as postgres:
         log.info("embedded PostgreSQL is up", data_dir=str(folder))
         asyncio.run(schema.migrate(postgres.url()))
@@ -44,13 +61,12 @@ def described(settings: Settings) -> str:
     """Which database that is, for people."""
     if settings.database_url is not None:
         return "the database of BROKER_DATABASE_URL"
-    return f"the embedded database in {settings.data_dir or default_data_dir()}"
+    return f"the embedded database in {_folder(settings)}"
 
 
 def is_made(settings: Settings) -> bool:
     """Whether there is such a database; the embedded one is made when it is first used."""
-    folder = settings.data_dir or default_data_dir()
-    return settings.database_url is not None or (folder / "postgres").exists()
+    return settings.database_url is not None or (_folder(settings) / "postgres").exists()
 
 
 def default_data_dir() -> Path:
@@ -61,16 +77,34 @@ def default_data_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "share") / "broker"
 
 
-async def _check_schema(url: str) -> None:
-    store = Store(url)
+def _folder(settings: Settings) -> Path:
+    return settings.data_dir or default_data_dir()
+
+
+def ask(url: str, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    """Do something with a database, in a transaction of its own.
+
+    Raises:
+        Unavailable: It does not answer.
+    """
+
+    async def take() -> Answer:
+        store = Store(url)
+        try:
+            return await store.run(do, *args, **kwargs)
+        finally:
+            await store.close()
+
+    return asyncio.run(take())
+
+
+def _check_schema(url: str) -> None:
     try:
-        current = await store.read(schema.current)
+        current = ask(url, schema.current)
     except Unavailable as error:
         raise click.ClickException(
             f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}"
         ) from error
-    finally:
-        await store.close()
     if current != schema.needed():
         state = f"is at version {current}" if current else "has no schema yet"
         raise click.ClickException(
@@ -90,9 +124,9 @@ def reached(settings: Settings) -> Iterator[str]:
         try:
             url = str(stack.enter_context(database(settings)).database_url)
         except FolderInUseError:
-            found = EmbeddedPostgres.url_of_running(settings.data_dir or default_data_dir())
+            found = EmbeddedPostgres.url_of_running(_folder(settings))
             if found is None:
                 raise
-            asyncio.run(_check_schema(found))
+            _check_schema(found)
             url = found
         yield url

@@ -1,27 +1,21 @@
 """`broker keys`: who may do what."""
 
-import asyncio
 import re
 import secrets
-from typing import ParamSpec, TypeVar
 
 import click
 
 from broker import logs
-from broker.cli.database import described, is_made, reached
+from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
 from broker.embedded import EmbeddedError
 from broker.errors import Unavailable
 from broker.schemas import ID_PATTERN
 from broker.security import KEY_PREFIX, ROLES, hashed, new_key
-from broker.settings import Settings, SettingsError
-from broker.store import Store
+from broker.settings import Settings
 from broker.store import keys as store
 from broker.store.engine import Do
 
 _NAME = re.compile(ID_PATTERN)
-
-Answer = TypeVar("Answer")
-Given = ParamSpec("Given")
 
 _ROLES = """
 \b
@@ -63,7 +57,7 @@ def create(roles: tuple[str, ...], name: str | None, replace: bool) -> None:
             "A name has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit."
         )
     key = new_key()
-    settings = _settings()
+    settings = from_environment()
     if not _in_database(settings, store.create, name, roles, hashed(key), replace=replace):
         raise click.ClickException(
             f"There is a key {name!r} already: choose another name, or --replace it by the new one."
@@ -76,7 +70,7 @@ def create(roles: tuple[str, ...], name: str | None, replace: bool) -> None:
 @keys.command("list")
 def list_() -> None:
     """List the keys: their names, their roles, and since and until when they are good."""
-    settings = _settings()
+    settings = from_environment()
     _is_there(settings)
     found = _in_database(settings, store.all_of_them)
     if not found:
@@ -111,25 +105,13 @@ def revoke(name: str) -> None:
     """
     if name.startswith(KEY_PREFIX):
         raise click.UsageError("That is a key; give its name, as `broker keys list` shows it.")
-    settings = _settings()
+    settings = from_environment()
     _is_there(settings)
     if not _in_database(settings, store.revoke, name):
         raise click.ClickException(
             f"There is no key {name!r} in use; `broker keys list` shows those there are."
         )
     click.echo(f"Key {name} is revoked.", err=True)
-
-
-def _settings() -> Settings:
-    """The settings.
-
-    Raises:
-        click.ClickException: One of them cannot be used.
-    """
-    try:
-        return Settings.from_environment()
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def _is_there(settings: Settings) -> None:
@@ -153,18 +135,10 @@ def _in_database(
     Raises:
         click.ClickException: The database cannot be reached, or has another schema.
     """
-
-    async def take(url: str) -> Answer:
-        keeper = Store(url)
-        try:
-            return await keeper.run(do, *args, **kwargs)
-        finally:
-            await keeper.close()
-
     try:
         logs.configure("warning")
         with reached(settings) as url:
-            return asyncio.run(take(url))
+            return ask(url, do, *args, **kwargs)
     except EmbeddedError as error:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:

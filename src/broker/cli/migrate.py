@@ -5,7 +5,7 @@ import asyncio
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from broker.settings import Settings, SettingsError
+from broker.cli.database import from_environment
 from broker.store import schema
 
 
@@ -16,10 +16,7 @@ def migrate(revision: str) -> None:
 
     The embedded PostgreSQL needs no such call: `broker serve` sees to it.
     """
-    try:
-        url = Settings.from_environment().database_url
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
+    url = from_environment().database_url
     if url is None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
     try:

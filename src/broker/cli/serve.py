@@ -1,6 +1,5 @@
 """`broker serve`: the service, with a database of its own where none is given."""
 
-import asyncio
 import signal
 import sys
 
@@ -8,12 +7,11 @@ import click
 import structlog
 
 from broker import logs
-from broker.cli.database import database, described
+from broker.cli.database import ask, database, described
 from broker.embedded import EmbeddedError
 from broker.server import create_server, is_loopback
 from broker.settings import Settings, SettingsError, describe, unknown_variables
-from broker.store import Store
-from broker.store.keys import Key, all_of_them
+from broker.store.keys import all_of_them
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +41,7 @@ def serve(host: str, port: int) -> None:
         if 0 < len(settings.the_admin_key() or "") < SHORTEST:
             log.warning("the admin key is short: whoever guesses it may do everything")
         with database(settings) as ready:
-            if not (is_loopback(host) or ready.the_admin_key() or asyncio.run(_keys_of(ready))):
+            if not (is_loopback(host) or ready.the_admin_key() or ask(str(ready.database_url), all_of_them)):
                 raise _open_to_others(host, settings)
             create_server(ready, host=host, port=port).run()
     except (SettingsError, EmbeddedError) as error:
@@ -60,11 +58,3 @@ def _open_to_others(host: str, settings: Settings) -> click.ClickException:
         f"  {program} keys create --role admin --name me\n\n"
         f"Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of {SHORTEST} characters or more."
     )
-
-
-async def _keys_of(settings: Settings) -> list[Key]:
-    store = Store(str(settings.database_url))
-    try:
-        return await store.read(all_of_them)
-    finally:
-        await store.close()
