@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from broker.schemas import ArchivePage, ArchiveRecord, LateResult, Report, Task, Tool, WorkWithReports
 from broker.store import rows
 from broker.store.engine import one_statement
-from broker.store.pages import bounded, cut, unseal
+from broker.store.pages import bounded, cut, met, unseal
 
 RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
@@ -185,8 +185,7 @@ def page(connection: Connection, which: ArchiveFilter, *, limit: int, after: str
     values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
     statement = LIST if which.created_by is None else LIST_OF_KEY
     found = connection.execute(statement, values).all()
-    met = found[0].met if found else 0
-    items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id), met=met)
+    items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id), of=met(found))
     return ArchivePage(items=[record(row) for row in items], next=onward)
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 from broker.errors import CursorExpired
 from broker.schemas import Candidates, Task, Tool
 from broker.store import rows
-from broker.store.pages import bounded, seal, unseal
+from broker.store.pages import bounded, met, seal, unseal
 
 # The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this
 # database, and these tables (a dump that is read in again makes new ones).
@@ -186,7 +186,7 @@ def _walk_tasks(
 
 def _is_cut(found: Sequence[Row[Any]], limit: int) -> bool:
     """Whether there are more tasks than a page holds."""
-    return bool(found) and (len(found) > limit or found[0].met > len(found))
+    return met(found) > min(limit, len(found))
 
 
 def _walk_tools(

@@ -3,9 +3,10 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import crc32
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from sqlalchemy import Row
 
 from broker.errors import ValidationFailed
 from broker.schemas import FieldError
@@ -37,8 +38,13 @@ def bounded(rows: str, *, size: str, order: str) -> str:
     order by {order}"""
 
 
+def met(found: Sequence[Row[Any]]) -> int:
+    """How many rows there were, of which these are those that `bounded` had room for."""
+    return int(found[0].met) if found else 0
+
+
 def cut(
-    found: Sequence[Found], limit: int, key: Callable[[Found], object], *, met: int | None = None
+    found: Sequence[Found], limit: int, key: Callable[[Found], object], *, of: int | None = None
 ) -> tuple[Sequence[Found], str | None]:
     """A page of what was found, and where the next one begins.
 
@@ -46,10 +52,10 @@ def cut(
         found: What was asked for, up to one more than the page holds: that there is one says there is more.
         limit: How much the page holds.
         key: What says where to go on, of the last one on the page.
-        met: How many there were, where not all of them had room.
+        of: How many there were, where not all of them had room.
     """
     items = found[:limit]
-    if len(items) == max(len(found), met or 0):
+    if len(items) == max(len(found), of or 0):
         return items, None
     return items, seal(key(items[-1]))
 

@@ -9,7 +9,7 @@ from broker.errors import Forbidden
 from broker.schemas import FieldError, NewTask, Task, TaskPage, TaskRemark
 from broker.store import archive, ownership, rows
 from broker.store.engine import one_statement
-from broker.store.pages import bounded, cut, unseal
+from broker.store.pages import bounded, cut, met, unseal
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
 # submissions that share ids then wait for each other in one direction only.
@@ -291,8 +291,7 @@ def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | 
     }
     statement = LIST if which.created_by is None else LIST_OF_KEY
     found = connection.execute(statement, values).all()
-    met = found[0].met if found else 0
-    items, onward = cut(found, limit, key=lambda row: row.seq, met=met)
+    items, onward = cut(found, limit, key=lambda row: row.seq, of=met(found))
     return TaskPage(items=[rows.task(row) for row in items], next=onward)
 
 

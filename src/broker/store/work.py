@@ -18,7 +18,7 @@ from broker.schemas import (
 )
 from broker.store import archive, leases, rows
 from broker.store.engine import one_statement
-from broker.store.pages import bounded, cut, unseal
+from broker.store.pages import bounded, cut, met, unseal
 
 BY_IDS = text(f"""
 select {rows.WORK}
@@ -246,8 +246,7 @@ def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | 
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
     values = which._asdict() | {"after": begin, "limit": limit + 1}
     found = connection.execute(LIST, values).all()
-    met = found[0].met if found else 0
-    items, onward = cut(found, limit, key=lambda row: row[0], met=met)
+    items, onward = cut(found, limit, key=lambda row: row[0], of=met(found))
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
@@ -264,15 +263,15 @@ def reports(connection: Connection, work_id: UUID, *, limit: int, after: str | N
     """Some of the reports on work, under way or ended, in order; None where there is no such work."""
     begin = unseal(after, int, field="after") if after is not None else 0
     found: Sequence[Report]
-    met = 0
+    of = 0
     if by_ids(connection, [work_id]):
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
         page = connection.execute(REPORTS_PAGE, values).all()
-        met = page[0].met if page else 0
+        of = met(page)
         found = [rows.report(row) for row in page]
     elif ended := archive.as_work(connection, work_id):
         found = ended.reports[begin : begin + limit + 1]
     else:
         return None
-    items, onward = cut(found, limit, key=lambda _: begin + min(limit, len(found)), met=met)
+    items, onward = cut(found, limit, key=lambda _: begin + min(limit, len(found)), of=of)
     return ReportPage(items=list(items), next=onward)
