@@ -36,6 +36,10 @@ _MAKES_NEW = ("/v1/tasks", "/v1/tools", "/reports")
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
+class SettingError(ValueError):
+    """The URL or the key of the broker cannot be one."""
+
+
 class ProblemError(Exception):
     """The broker refused a call.
 
@@ -58,6 +62,21 @@ class ProblemError(Exception):
         return self.problem.errors or []
 
 
+_ADVICE = {
+    "unauthenticated": "Set BROKER_KEY to a key of this broker; where it runs, `broker keys create` makes one.",
+    "forbidden": "The key in BROKER_KEY is good for something else; where the broker runs, `broker keys list`"
+    " tells what.",
+}
+
+
+def explained(error: ProblemError) -> str:
+    """What was refused, each field that was, and what to do, for people."""
+    told = [error.problem.detail, *(f"{field.field}: {field.message}" for field in error.errors)]
+    if advice := _ADVICE.get(error.code):
+        told.append(advice)
+    return "\n  ".join(told)
+
+
 class Connection:
     """A connection to a broker.
 
@@ -71,7 +90,7 @@ class Connection:
         patience_seconds: How long to go on when the broker does not answer; None: for ever.
 
     Raises:
-        ValueError: The URL or the key cannot be one.
+        SettingError: The URL or the key cannot be one.
     """
 
     def __init__(
@@ -79,7 +98,7 @@ class Connection:
     ) -> None:
         self.url = (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"BROKER_URL has to begin with http:// or https://, and is {self.url!r}")
+            raise SettingError(f"BROKER_URL has to begin with http:// or https://, and is {self.url!r}")
         self._patience_seconds = patience_seconds
         self._away = False
         self._http = httpx.AsyncClient(
@@ -93,11 +112,13 @@ class Connection:
         """Use this key, or a tool's token, from now on.
 
         Raises:
-            ValueError: No key is like that; it is not shown.
+            SettingError: No key is like that; it is not shown.
         """
         key = (key or "").strip()
         if not all("!" <= character <= "~" for character in key):
-            raise ValueError("BROKER_KEY has characters that no key has: is it cut out of something longer?")
+            raise SettingError(
+                "BROKER_KEY has characters that no key has: is it cut out of something longer?"
+            )
         if key:
             self._http.headers["Authorization"] = f"Bearer {key}"
 

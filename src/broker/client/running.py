@@ -8,6 +8,8 @@ import signal
 from collections.abc import Coroutine
 from typing import Any
 
+from broker.client.connection import ProblemError, SettingError, explained
+
 log = logging.getLogger(__name__)
 
 
@@ -18,6 +20,9 @@ def run(doing: Coroutine[Any, Any, None]) -> None:
 
     Args:
         doing: What to run; cancelled, it finishes what it has in hand, or gives it back.
+
+    Raises:
+        SystemExit: The broker refuses it; the message says why, and what to do.
     """
 
     async def until_signalled() -> None:
@@ -34,4 +39,9 @@ def run(doing: Coroutine[Any, Any, None]) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    asyncio.run(until_signalled())
+    try:
+        asyncio.run(until_signalled())
+    except ProblemError as error:
+        raise SystemExit(f"Error: {explained(error)}") from error
+    except SettingError as error:
+        raise SystemExit(f"Error: {error}") from error

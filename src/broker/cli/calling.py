@@ -1,0 +1,49 @@
+"""Commands that call a broker: where it is, and errors that say what to do."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+import httpx
+
+from broker.client.connection import DEFAULT_URL, ProblemError, SettingError, explained
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def calls_a_broker(command: Command) -> Command:
+    """Give a command the option `--url`, and have it end with a clear error where the broker does not help.
+
+    The command is called with `url`: what was given, or None, for the client to find it. The key is read from
+    `BROKER_KEY` by the client; an option would show it to whoever lists the processes.
+    """
+
+    @functools.wraps(command)
+    def called(*args: Any, url: str | None, **kwargs: Any) -> Any:
+        with _clear_errors(url):
+            return command(*args, url=url, **kwargs)
+
+    option = click.option(
+        "--url",
+        envvar="BROKER_URL",
+        show_envvar=True,
+        help=f"Where the broker is; its key, if it needs one, is in BROKER_KEY.  [default: {DEFAULT_URL}]",
+    )
+    return option(called)  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _clear_errors(url: str | None) -> Iterator[None]:
+    try:
+        yield
+    except ProblemError as error:
+        raise click.ClickException(explained(error)) from error
+    except SettingError as error:
+        raise click.ClickException(str(error)) from error
+    except httpx.TransportError as error:
+        raise click.ClickException(
+            f"No broker answers at {url or DEFAULT_URL}: {error or type(error).__name__}. Is it running there"
+            " (`broker serve`)? --url or BROKER_URL says where it is."
+        ) from error
