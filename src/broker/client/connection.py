@@ -63,7 +63,7 @@ class ProblemError(Exception):
 
 
 _ADVICE = {
-    "unauthenticated": "Set BROKER_KEY to a key of this broker; `broker keys create` makes one where it runs.",
+    "unauthenticated": "Set BROKER_KEY to a key of this broker; `broker keys create` makes one there.",
     "forbidden": "The key in BROKER_KEY is good for something else; where the broker runs, `broker keys list`"
     " tells what.",
 }
