@@ -7,8 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from broker.client import AsyncBroker
-from broker.client.submitter import AsyncHandle
+from broker.client import AsyncBroker, AsyncHandle
 
 CUSTOMERS = 20
 # Longer than a killed tool's lease and every retry of a client; far shorter than a look of one's own.

@@ -15,15 +15,9 @@ Where the broker is, and the key to it, come from `BROKER_URL` and `BROKER_KEY` 
 """
 
 from broker.client.assigner import Assigner, contains
-from broker.client.connection import Connection, ProblemError
-from broker.client.submitter import (
-    AsyncBroker,
-    AsyncHandle,
-    Broker,
-    Handle,
-    TaskCancelledError,
-    TaskFailedError,
-)
+from broker.client.broker import AsyncBroker, Broker, TaskOptions
+from broker.client.connection import Connection, ProblemError, SettingError
+from broker.client.handle import AsyncHandle, Handle, TaskCancelledError, TaskFailedError
 from broker.client.tool import Tool
 from broker.client.work import AsyncWork, FailedError, StoppedError, Work
 
@@ -37,9 +31,11 @@ __all__ = [
     "FailedError",
     "Handle",
     "ProblemError",
+    "SettingError",
     "StoppedError",
     "TaskCancelledError",
     "TaskFailedError",
+    "TaskOptions",
     "Tool",
     "Work",
     "contains",

@@ -131,6 +131,7 @@ class Connection:
         json: object = None,
         query: Mapping[str, Any] | None = None,
         wait: float = 0,
+        again: bool | None = None,
         patience_seconds: float | UnsetType | None = UNSET,
     ) -> Answer:
         """Make a call.
@@ -142,6 +143,7 @@ class Connection:
             json: The body; anything msgspec can encode.
             query: Parameters; those that are None are left out.
             wait: How long the broker may wait before it answers.
+            again: Whether the call can be made again after its answer was lost; else `repeatable` tells.
             patience_seconds: How long to go on when it does not; else the connection's.
 
         Returns:
@@ -161,7 +163,8 @@ class Connection:
             timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
         )
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
-        return await self._send(request, form, patience, repeatable(method, path, json))
+        safe = repeatable(method, path, json) if again is None else again
+        return await self._send(request, form, patience, safe)
 
     async def _send(
         self, request: httpx.Request, form: type[Answer], patience: float | None, safe: bool

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from broker import schemas
+from broker.client.completions import Completions
 from broker.client.connection import Connection, ProblemError
 from broker.client.work import AsyncWork, FailedError, StoppedError, Work
-from broker.schemas import Completed
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,16 @@ class Job:
 
     Args:
         connection: The way to the broker.
+        completions: The way back, shared by all jobs.
         work: The work as it was answered.
         handler: Does it.
     """
 
-    def __init__(self, connection: Connection, work: schemas.Work, handler: Handler) -> None:
+    def __init__(
+        self, connection: Connection, completions: Completions, work: schemas.Work, handler: Handler
+    ) -> None:
         self._connection = connection
+        self._completions = completions
         self._handler = handler
         self._path = f"/v1/work/{work.id}"
         asynchronous = inspect.iscoroutinefunction(handler)
@@ -114,13 +118,15 @@ class Job:
 
     async def _complete(self, completion: dict[str, Any]) -> None:
         """Complete the work; a result that cannot be written as JSON or is refused is a failure."""
-        call, path = self._connection.call, f"{self._path}/complete"
+        complete, id_ = self._completions.complete, self._handed.id
         try:
-            await unless_ended(call("POST", path, Completed, json=completion))
+            status = await unless_ended(complete(id_, completion))
         except Exception as error:  # noqa: BLE001 - a result may be anything, and so may what it raises
-            log.warning("the result of work %s cannot be taken: %r", self._handed.id, error)
+            log.warning("the result of work %s cannot be taken: %r", id_, error)
             refused = {"outcome": "failed", "error": _told(f"the result cannot be taken: {error}")}
-            await unless_ended(call("POST", path, Completed, json=refused))
+            status = await unless_ended(complete(id_, refused))
+        if status not in ("archived", "exists", None):
+            log.warning("work %s ended without us: %s", id_, status)
 
     async def _watch(self) -> None:
         """Have the handler stop when somebody asks for that, or its work ends without it."""

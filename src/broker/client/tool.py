@@ -10,6 +10,7 @@ from uuid import UUID
 
 from broker import schemas
 from broker.client import running
+from broker.client.completions import Completions
 from broker.client.connection import Connection, ProblemError, in_path
 from broker.client.job import Handler, Job, unless_ended
 from broker.schemas import Completed, Heartbeat, RegisteredTool, WorkItems
@@ -93,10 +94,11 @@ class Tool:
             registered = await connection.call("POST", "/v1/tools", RegisteredTool, json=self._registration)
             connection.use(registered.token)
             log.info("registered as %s at %s", self.id, connection.url)
+            completions = Completions(connection)
             beating = asyncio.create_task(self._beat(connection))
             try:
                 while True:
-                    await self._take(connection, self._handler)
+                    await self._take(connection, completions, self._handler)
             except ProblemError as error:
                 if error.code == "unauthenticated":
                     log.error(  # noqa: TRY400 - the message says it all
@@ -108,7 +110,7 @@ class Tool:
                 await self._stop(connection)
                 beating.cancel()
 
-    async def _take(self, connection: Connection, handler: Handler) -> None:
+    async def _take(self, connection: Connection, completions: Completions, handler: Handler) -> None:
         """Wait for work, and begin with it.
 
         A handler may go on though its work has ended, and the broker takes the tool to be free.
@@ -123,7 +125,7 @@ class Tool:
         if found.items and not new:
             # It could not be started.
             await asyncio.sleep(_PAUSE_SECONDS)
-        jobs = [Job(connection, work, handler) for work in new]
+        jobs = [Job(connection, completions, work, handler) for work in new]
         for work, job in zip(new, jobs, strict=True):
             self._in_hand[work.id] = job
             job.done_then(partial(self._in_hand.pop, work.id, None))
