@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from broker.client import (
@@ -485,3 +486,46 @@ async def test_an_ordinary_handler_that_does_not_stop_has_no_other_beside_it(
         assert work["state"] == "assigned"
         stop.set()
         assert await second.result(timeout=20) is True
+
+
+class Scan(msgspec.Struct):
+    file: str
+    angles: list[float]
+
+
+async def test_a_payload_is_what_the_handler_says_it_is_or_fails_at_the_first_attempt(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    tool = Tool("xrd-1", {}, url=broker.url)
+
+    @tool.handler
+    def fit(work: Work) -> float:
+        return sum(work.payload_as(Scan).angles)
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        good = await submitter.submit({}, Scan("a.raw", [10, 20.5]))
+        assert await good.result(timeout=20) == 30.5
+        bad = await submitter.submit({}, {"file": "a.raw"})
+        with pytest.raises(TaskFailedError, match="missing required field `angles`"):
+            await bad.result(timeout=20)
+    assert bad.task and bad.task.attempt == 1
+
+
+async def test_of_many_that_end_together_only_the_bad_one_fails(
+    broker: Running, submitter: AsyncBroker
+) -> None:
+    tool = Tool("many", {}, capacity=8, url=broker.url)
+    all_there = asyncio.Barrier(8)
+
+    @tool.handler
+    async def work(work: AsyncWork) -> str:
+        await all_there.wait()
+        return "\0" if work.payload == 5 else "fine"
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        handles = await submitter.submit_many(
+            {"needs": {}, "payload": n, "max_attempts": 1} for n in range(8)
+        )
+        ended = [handle async for handle in submitter.as_completed(handles, timeout=20)]
+    states = {handle.id: handle.task and handle.task.state for handle in ended}
+    assert [states[handle.id] for handle in handles] == ["succeeded"] * 5 + ["failed"] + ["succeeded"] * 2

@@ -17,6 +17,7 @@ Where the broker is, and the key to it, come from `BROKER_URL` and `BROKER_KEY` 
 from broker.client.assigner import Assigner, contains
 from broker.client.broker import AsyncBroker, Broker, TaskOptions
 from broker.client.connection import Connection, ProblemError, SettingError
+from broker.client.executor import Executor
 from broker.client.handle import AsyncHandle, Handle, TaskCancelledError, TaskFailedError
 from broker.client.tool import Tool
 from broker.client.work import AsyncWork, FailedError, StoppedError, Work
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncWork",
     "Broker",
     "Connection",
+    "Executor",
     "FailedError",
     "Handle",
     "ProblemError",

@@ -39,6 +39,20 @@ class TaskCancelledError(Exception):
         super().__init__(f"task {task.id} was cancelled")
 
 
+def ended_well(task: Task) -> Task:
+    """The task, if it has succeeded.
+
+    Raises:
+        TaskFailedError: It failed for good.
+        TaskCancelledError: It was cancelled.
+    """
+    if task.state == "failed":
+        raise TaskFailedError(task)
+    if task.state == "cancelled":
+        raise TaskCancelledError(task)
+    return task
+
+
 class AsyncHandle:
     """A submitted task.
 
@@ -105,7 +119,7 @@ class AsyncHandle:
             TaskFailedError: It failed for good.
             TaskCancelledError: It was cancelled.
         """
-        return plain((await self._succeeded(timeout)).result)
+        return plain(ended_well(await self.wait(timeout)).result)
 
     async def result_as(
         self,
@@ -121,7 +135,7 @@ class AsyncHandle:
         Raises:
             msgspec.ValidationError: The result is none.
         """
-        return msgspec.json.decode((await self._succeeded(timeout)).result, type=form)
+        return msgspec.json.decode(ended_well(await self.wait(timeout)).result, type=form)
 
     async def cancel(self, *, force: bool = False) -> None:
         """Take the task away; of one that runs, the tool is asked to stop. One that has ended stays as it is.
@@ -149,14 +163,6 @@ class AsyncHandle:
         """What the archive says of its attempts, with all reports, the newest first; 1,000 at most."""
         query = {"task_id": self.id, "limit": 1_000}
         return (await self._connection.call("GET", "/v1/archive", ArchivePage, query=query)).items
-
-    async def _succeeded(self, timeout: float | None) -> Task:  # noqa: ASYNC109 - like concurrent.futures
-        task = await self.wait(timeout)
-        if task.state == "failed":
-            raise TaskFailedError(task)
-        if task.state == "cancelled":
-            raise TaskCancelledError(task)
-        return task
 
 
 class Handle:

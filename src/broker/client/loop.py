@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
@@ -25,6 +25,10 @@ class Loop:
         except BaseException:
             future.cancel()
             raise
+
+    def begin(self, do: Callable[[], object]) -> None:
+        """Have something done there, and do not wait for it."""
+        self._loop.call_soon_threadsafe(do)
 
     def each(self, items: AsyncGenerator[Item, None]) -> Iterator[Item]:
         """Go through what comes there, as it comes; whoever stops early ends it."""

@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Literal, Self, TypedDict, Unpack
 from uuid import UUID
 
 from broker import schemas
 from broker.client import running
 from broker.client.completions import Completions
 from broker.client.connection import Connection, ProblemError, in_path
+from broker.client.functions import Functions
 from broker.client.job import Handler, Job, unless_ended
 from broker.schemas import Completed, Heartbeat, RegisteredTool, WorkItems
 
@@ -22,6 +23,17 @@ _HEARTBEATS_PER_LEASE = 3
 _PAUSE_SECONDS = 1.0
 # How long a broker that is away keeps us from stopping, where that loses nothing.
 _STOP_PATIENCE_SECONDS = 5.0
+
+
+class ToolOptions(TypedDict, total=False):
+    """What may be said of a tool besides its id and its skills; see `Tool`."""
+
+    capacity: int
+    lease_seconds: float
+    on_stop: Literal["finish", "release"]
+    grace_seconds: float
+    url: str | None
+    key: str | None
 
 
 class Tool:
@@ -67,6 +79,30 @@ class Tool:
         self._path = f"/v1/tools/{in_path(id)}"
         self._handler: Handler | None = None
         self._in_hand: dict[UUID, Job] = {}
+
+    @classmethod
+    def calling(
+        cls,
+        id: str,  # noqa: A002
+        *functions: Callable[..., object],
+        skills: Mapping[str, object] | None = None,
+        **options: Unpack[ToolOptions],
+    ) -> Self:
+        """A tool that calls functions, for programs that have them called by an `Executor`.
+
+        Args:
+            id: What it is called; the same after a restart.
+            functions: Functions of modules; no others are called, whatever a task asks for.
+            skills: What it can do besides.
+            options: The other arguments of a tool.
+
+        Raises:
+            ValueError: A function has no name by which others could call it.
+        """
+        handler = Functions(functions)
+        tool = cls(id, {**(skills or {}), **handler.skills}, **options)
+        tool.handler(handler)
+        return tool
 
     def handler(self, function: Handler) -> Handler:
         """Have a function do the work: it is given the work, and what it returns is the result.

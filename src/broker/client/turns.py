@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-_SIZE = 256
+# With every connection more, each request of the HTTP client costs more.
+_SIZE = 64
 _LONG_SECONDS = 30.0
-_SHORT_SECONDS = 1.0
+_SHORT_SECONDS = 0.5
 
 
 class Turns:
@@ -34,6 +35,8 @@ class Turns:
         """
         self._wanting += 1
         try:
+            # Those who begin together are counted together.
+            await asyncio.sleep(0)
             async with asyncio.timeout_at(until):
                 await self._free.acquire()
             try:

@@ -3,12 +3,16 @@
 import asyncio
 import math
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
+
+import msgspec
 
 from broker import schemas
 from broker.client.connection import Connection, ProblemError
 from broker.schemas import Reported, plain
+
+Form = TypeVar("Form")
 
 
 class FailedError(Exception):
@@ -69,6 +73,20 @@ class AsyncWork:
     def payload(self) -> Any:
         """What to work on, as a Python value."""
         return plain(self._work.payload)
+
+    def payload_as(self, form: type[Form]) -> Form:
+        """What to work on, as a value of this type.
+
+        Args:
+            form: A dataclass, a `msgspec.Struct`, `list[float]`: anything that msgspec can decode.
+
+        Raises:
+            FailedError: It is none; no other attempt is worth it.
+        """
+        try:
+            return msgspec.json.decode(self._work.payload, type=form)
+        except msgspec.ValidationError as error:
+            raise FailedError(f"the payload is not what this tool works on: {error}", retry=False) from error
 
     async def report(
         self, progress: float | None = None, message: str | None = None, data: Any = None

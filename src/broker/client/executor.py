@@ -1,0 +1,159 @@
+"""Functions run by tools, in the manner of `concurrent.futures`."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ParamSpec, TypeVar, Unpack
+from uuid import uuid4
+
+import msgspec
+from msgspec import Raw
+
+from broker.client.broker import AsyncBroker, TaskOptions
+from broker.client.functions import NEEDED, as_call, name_of, returned
+from broker.client.handle import AsyncHandle, ended_well
+from broker.client.loop import Loop
+from broker.client.together import Together
+from broker.schemas import SubmittedTasks
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class Executor(concurrent.futures.Executor):
+    """Has functions run by tools: what used a pool of processes uses this one, by one line.
+
+        with Executor() as executor:  # was: ProcessPoolExecutor()
+            for result in executor.map(measure, files):
+                print(result)
+
+    Where the work is done, `Tool.calling("worker-1", measure).run()` runs it. Arguments and results travel as
+    JSON: a function is called by its name, and gets what its annotations say, paths too. Cancelling a future
+    takes its task away, also while that runs.
+
+    Args:
+        needs: What the tasks need besides the function.
+        url: Where the broker is; else `BROKER_URL`, else the local one.
+        key: The key; else `BROKER_KEY`, else none.
+        options: Of every task; see `TaskOptions`.
+
+    Raises:
+        SettingError: The URL or the key cannot be one.
+    """
+
+    def __init__(
+        self,
+        needs: Mapping[str, Any] | None = None,
+        *,
+        url: str | None = None,
+        key: str | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        self._needs = dict(needs or {})
+        self._options = options
+        self._broker = AsyncBroker(url, key=key)
+        self._together = Together(self._submit)
+        self._following: set[asyncio.Task[None]] = set()
+        self._futures: weakref.WeakSet[concurrent.futures.Future[Any]] = weakref.WeakSet()
+        self._is_shut = False
+        self._loop = Loop()
+
+    def submit(
+        self, function: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs
+    ) -> concurrent.futures.Future[Result]:
+        """Have a function called by a tool.
+
+        Returns:
+            Its future, which raises `TaskFailedError` if the task fails for good, and `ProblemError` or
+            `httpx.TransportError` if the broker does not take it.
+
+        Raises:
+            ValueError: The function has no name by which it could be called elsewhere.
+            TypeError: An argument is no JSON.
+            RuntimeError: It is shut down.
+        """
+        if self._is_shut:
+            raise RuntimeError("the executor is shut down")
+        id_ = str(uuid4())
+        task = {
+            "id": id_,
+            "needs": {**self._needs, NEEDED: name_of(function)},
+            "payload": as_call(function, args, kwargs),
+            **self._options,
+        }
+        future: concurrent.futures.Future[Result] = concurrent.futures.Future()
+        self._futures.add(future)
+        following = self._follow(function, id_, Raw(msgspec.json.encode(task)), future)
+        self._loop.begin(lambda: self._begin(following))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; those that were taken go on.
+
+        Args:
+            wait: Return when all of them have ended.
+            cancel_futures: Take their tasks away.
+        """
+        if cancel_futures:
+            for future in self._futures.copy():
+                future.cancel()
+        if wait and not self._is_shut:
+            self._loop.run(self._end())
+            self._loop.stop()
+        self._is_shut = True
+
+    def _begin(self, following: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(following)
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def _end(self) -> None:
+        while self._following:
+            await asyncio.wait(self._following)
+        await self._broker.close()
+
+    async def _submit(self, tasks: list[Raw]) -> list[str]:
+        """Submit tasks; their ids."""
+        body = {"items": tasks}
+        call = self._broker.connection.call
+        answer = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, again=True)
+        return [item.id for item in answer.items]
+
+    async def _follow(
+        self,
+        function: Callable[..., Result],
+        id_: str,
+        task: Raw,
+        future: concurrent.futures.Future[Result],
+    ) -> None:
+        """Submit a task, and have the future say what comes of it."""
+        loop, me = asyncio.get_running_loop(), asyncio.current_task()
+
+        def cancel(_: object) -> None:
+            if me is not None and future.cancelled():
+                loop.call_soon_threadsafe(me.cancel)
+
+        handle = self._broker.handle(id_)
+        submitting = asyncio.create_task(self._together.put(task))
+        try:
+            future.add_done_callback(cancel)
+            await asyncio.shield(submitting)
+            result = returned(function, ended_well(await handle.wait()).result)
+        except asyncio.CancelledError:
+            future.set_running_or_notify_cancel()
+            await _taken_away(handle, submitting)
+        except Exception as error:  # noqa: BLE001 - whoever has the future is told
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+        else:
+            if future.set_running_or_notify_cancel():
+                future.set_result(result)
+
+
+async def _taken_away(handle: AsyncHandle, submitting: asyncio.Task[str]) -> None:
+    """Take a task away, once it is there."""
+    with contextlib.suppress(Exception):  # it is not there, or has ended
+        await submitting
+        await handle.cancel()

@@ -1,0 +1,68 @@
+"""Calls of many things: what comes while one is under way goes with the next one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from msgspec import Raw
+
+Answer = TypeVar("Answer")
+
+_MOST = 1_000
+# The broker takes bodies of 32 MiB, unless it is set otherwise; what is bigger than this has its own call.
+_MOST_BYTES = 2**20
+
+
+class Together(Generic[Answer]):
+    """Makes one call at a time, and with it for all that has come since the last one; nothing waits for more.
+
+    Args:
+        call: Makes a call for these items, as JSON, and answers for each of them, in their order. When it
+            raises, and the items were more than one, it is made for each by itself: one is to blame.
+    """
+
+    def __init__(self, call: Callable[[list[Raw]], Awaitable[Sequence[Answer]]]) -> None:
+        self._call = call
+        self._waiting: list[tuple[Raw, asyncio.Future[Answer]]] = []
+        self._calling: asyncio.Task[None] | None = None
+
+    async def put(self, item: Raw) -> Answer:
+        """What is answered for an item; raises what the call for it alone does."""
+        told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, told))
+        if self._calling is None:
+            self._calling = asyncio.create_task(self._go_on())
+        return await told
+
+    async def _go_on(self) -> None:
+        try:
+            while batch := self._next():
+                await self._answer(batch)
+        finally:
+            self._calling = None
+
+    def _next(self) -> list[tuple[Raw, asyncio.Future[Answer]]]:
+        """As much as a call takes; what nobody waits for any more is left out."""
+        waiting = [(item, told) for item, told in self._waiting if not told.done()]
+        size, count = 0, 0
+        for item, _ in waiting[:_MOST]:
+            size += len(bytes(item))
+            if count and size > _MOST_BYTES:
+                break
+            count += 1
+        self._waiting = waiting[count:]
+        return waiting[:count]
+
+    async def _answer(self, batch: list[tuple[Raw, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._call([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001 - it is told to whoever waits
+            if len(batch) > 1:
+                for each in batch:
+                    await self._answer([each])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        for (_, told), answer in zip(batch, answers, strict=True):
+            if not told.done():
+                told.set_result(answer)

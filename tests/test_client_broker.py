@@ -1,0 +1,215 @@
+"""Submitting from Python: many tasks at once, and what can be done with them afterwards."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+
+from broker.client import (
+    AsyncBroker,
+    AsyncHandle,
+    Broker,
+    ProblemError,
+    SettingError,
+    TaskCancelledError,
+    TaskFailedError,
+)
+from broker.client import (
+    broker as module,
+)
+from broker.client.turns import Turns
+from tests import helpers
+from tests.conftest import Running
+from tests.helpers import add_tool, assign, completed
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def submitter(broker: Running, http: httpx.AsyncClient) -> AsyncIterator[AsyncBroker]:
+    async with AsyncBroker(broker.url) as submitter:
+        yield submitter
+
+
+async def end(http: httpx.AsyncClient, task: str, outcome: str = "succeeded", **said: Any) -> None:
+    """A tool does a task."""
+    await add_tool(http, "t", capacity=100)
+    work = await assign(http, task, "t")
+    await completed(http, work["id"], outcome, **said)
+
+
+async def test_many_tasks_are_submitted_in_few_calls_and_in_order(
+    submitter: AsyncBroker, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BATCH", 4)
+    handles = await submitter.submit_many({"id": f"n{n}", "needs": {}, "payload": n} for n in range(10))
+    assert [handle.id for handle in handles] == [f"n{n}" for n in range(10)]
+    assert [handle.existed for handle in handles] == [False] * 10
+    assert (await helpers.get(http, "/v1/tasks/n7"))["payload"] == 7
+
+
+async def test_what_was_submitted_before_is_told_apart(submitter: AsyncBroker) -> None:
+    await submitter.submit({}, id="a")
+    handles = await submitter.submit_many([{"id": "a", "needs": {}}, {"needs": {}}])
+    assert [handle.existed for handle in handles] == [True, False]
+    assert handles[1].id
+
+
+async def test_big_payloads_share_calls_only_as_far_as_they_fit(
+    submitter: AsyncBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BATCH_BYTES", 2_000)
+    handles = await submitter.submit_many({"needs": {}, "payload": "x" * 900} for _ in range(7))
+    assert len({handle.id for handle in handles}) == 7
+
+
+async def test_a_bad_one_is_named_by_its_place_among_all(
+    submitter: AsyncBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BATCH", 4)
+    tasks = [{"id": f"n{n}", "needs": {}, "priority": 99_999 if n == 6 else 0} for n in range(10)]
+    with pytest.raises(ProblemError) as refused:
+        await submitter.submit_many(tasks)
+    assert [error.field for error in refused.value.errors] == ["items[6].priority"]
+
+
+async def test_results_come_in_the_order_of_the_payloads(
+    submitter: AsyncBroker, http: httpx.AsyncClient
+) -> None:
+    async def work() -> None:
+        await add_tool(http, "t", capacity=3)
+        found = []
+        while len(found) < 3:
+            found = (await helpers.get(http, "/v1/tasks", state="available"))["items"]
+        for task in reversed(found):
+            await end(http, task["id"], result=2 * task["payload"])
+
+    working = asyncio.create_task(work())
+    assert [result async for result in submitter.map({}, [1, 2, 3], timeout=20)] == [2, 4, 6]
+    await working
+
+
+async def test_tasks_are_told_as_they_end_however_they_do(
+    submitter: AsyncBroker, http: httpx.AsyncClient
+) -> None:
+    first, second, third = await submitter.submit_many(
+        [{"id": name, "needs": {}, "max_attempts": 1} for name in ("first", "second", "third")]
+    )
+    told = submitter.as_completed([first, second, third], timeout=20)
+    await end(http, "second", result=[1.5])
+    assert await anext(told) is second
+    await end(http, "third", "failed", error="no disk")
+    assert await anext(told) is third
+    await first.cancel()
+    assert await anext(told) is first
+    assert await anext(told, None) is None
+    assert [handle.task and handle.task.state for handle in (first, second, third)] == [
+        "cancelled", "succeeded", "failed",
+    ]  # fmt: skip
+    assert await second.result_as(list[float]) == [1.5]
+    with pytest.raises(msgspec.ValidationError):
+        await second.result_as(str)
+    with pytest.raises(TaskFailedError, match="no disk"):
+        await third.result()
+    with pytest.raises(TaskCancelledError):
+        await first.result()
+
+
+async def test_who_waits_in_vain_for_many_is_told_when_the_time_is_over(submitter: AsyncBroker) -> None:
+    handles = await submitter.submit_many([{"needs": {}}] * 3)
+    with pytest.raises(TimeoutError):
+        [handle async for handle in submitter.as_completed(handles, timeout=0.2)]
+    with pytest.raises(TimeoutError):
+        [result async for result in submitter.map({}, [1], timeout=0.1)]
+
+
+async def test_however_many_are_waited_for_few_wait_at_the_broker_and_all_are_told(
+    broker: Running, submitter: AsyncBroker, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.client.turns._SHORT_SECONDS", 0.05)
+    turns = Turns(2)
+    handles = [
+        AsyncHandle(submitter.connection, turns, handle.id)
+        for handle in await submitter.submit_many([{"id": f"n{n}", "needs": {}} for n in range(12)])
+    ]
+    told = submitter.as_completed(handles, timeout=20)
+    await end(http, "n11")
+    assert (await anext(told)).id == "n11"
+    assert len(broker.server.service.waiters) < 8
+    await told.aclose()
+
+
+async def test_a_task_can_be_retried_explained_and_read_about(
+    submitter: AsyncBroker, http: httpx.AsyncClient
+) -> None:
+    handle = await submitter.submit({}, 1, max_attempts=1)
+    assert (await handle.explain()).state == "available"
+    await end(http, handle.id, "failed", error="no disk")
+    assert (await handle.wait(20)).state == "failed"
+    assert (await handle.retry()).state == "available"
+    assert [record.error for record in await handle.records()] == ["no disk"]
+    await handle.cancel()
+    with pytest.raises(ProblemError) as refused:
+        await handle.retry()
+    assert refused.value.code == "task_ended"
+
+
+async def test_a_task_that_was_submitted_elsewhere_is_waited_for_by_its_id(
+    submitter: AsyncBroker, http: httpx.AsyncClient
+) -> None:
+    await submitter.submit({}, id="a")
+    await end(http, "a", result="done")
+    assert await submitter.handle("a").result(20) == "done"
+    with pytest.raises(ProblemError) as refused:
+        await submitter.handle("b").result(20)
+    assert refused.value.code == "task_not_found"
+
+
+async def test_a_synchronous_program_does_all_of_it(broker: Running, http: httpx.AsyncClient) -> None:
+    def program() -> Iterator[Any]:
+        with Broker(broker.url) as submitter:
+            results = submitter.map({}, [5], timeout=20)
+            yield "mapped"
+            yield list(results)
+            many = submitter.submit_many([{"id": "x", "needs": {}}, {"id": "y", "needs": {}}])
+            yield "submitted"
+            yield [handle.id for handle in submitter.as_completed(many, timeout=20)]
+            yield submitter.handle("x").result(20)
+            waiting = submitter.submit({}, id="z", priority=3)
+            yield waiting.explain().verdict
+            waiting.cancel()
+            yield waiting.wait().state
+            yield [record.outcome for record in waiting.records()]
+
+    def step() -> Any:
+        return next(steps)
+
+    steps = program()
+    assert await asyncio.to_thread(step) == "mapped"
+    found = (await helpers.get(http, "/v1/tasks"))["items"]
+    await end(http, found[0]["id"], result=found[0]["payload"])
+    assert await asyncio.to_thread(step) == [5]
+    assert await asyncio.to_thread(step) == "submitted"
+    await end(http, "y")
+    await end(http, "x", result=[1])
+    assert sorted(await asyncio.to_thread(step)) == ["x", "y"]
+    assert await asyncio.to_thread(step) == [1]
+    assert await asyncio.to_thread(step) in ("no_assigner", "waiting_for_assigner", "no_tool_available")
+    assert await asyncio.to_thread(step) == "cancelled"
+    assert await asyncio.to_thread(step) == ["cancelled"]
+    assert await asyncio.to_thread(next, steps, None) is None
+
+
+async def test_what_is_no_url_or_no_key_is_told_at_once() -> None:
+    with pytest.raises(SettingError, match="http://"):
+        Broker("localhost:8000")
+    with pytest.raises(SettingError, match="BROKER_KEY"):
+        Broker(key="two\nlines")

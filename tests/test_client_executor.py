@@ -1,0 +1,218 @@
+"""Functions run by tools, in the manner of concurrent.futures."""
+
+import asyncio
+import concurrent.futures
+import math
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from msgspec import Struct
+
+from broker.client import Assigner, Executor, TaskFailedError, Tool
+from tests import helpers
+from tests.conftest import Running
+from tests.test_client import at_work
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+
+class Peak(Struct):
+    at: float
+    height: float
+
+
+def measure(file: Path, *scales: float, upside_down: bool = False) -> Peak:
+    """It gets what its annotations say, and so does whoever calls it."""
+    assert isinstance(file, Path)
+    height = math.prod(scales)
+    return Peak(at=len(file.name), height=-height if upside_down else height)
+
+
+def untyped(value, **more):  # type: ignore[no-untyped-def]
+    return [value, more]
+
+
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+go_on = threading.Event()
+
+
+def wait_for_it() -> bool:
+    return go_on.wait(20)
+
+
+def unknown_to_the_tool() -> None:
+    pass
+
+
+@asynccontextmanager
+async def laboratory(broker: Running) -> AsyncIterator[None]:
+    tool = Tool.calling("worker-1", measure, untyped, fail, wait_for_it, capacity=4, url=broker.url)
+    async with at_work(tool.work, Assigner(url=broker.url).assign):
+        yield
+
+
+async def ran(broker: Running, program: Callable[[Executor], Any], **options: Any) -> Any:
+    """What comes of a synchronous program with an executor, when there is a laboratory."""
+
+    def run() -> Any:
+        with Executor(url=broker.url, **options) as executor:
+            return program(executor)
+
+    async with laboratory(broker):
+        return await asyncio.to_thread(run)
+
+
+async def test_a_function_is_called_by_a_tool_with_what_its_annotations_say(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    def program(executor: Executor) -> list[Any]:
+        futures = [
+            executor.submit(measure, Path("a.raw"), 2, 3.5),
+            executor.submit(measure, Path("b.raw"), 2, upside_down=True),
+            executor.submit(untyped, {"x": [1]}, more=None),
+        ]
+        return [future.result(20) for future in futures]
+
+    assert await ran(broker, program) == [
+        Peak(at=5, height=7), Peak(at=5, height=-2), [{"x": [1]}, {"more": None}],
+    ]  # fmt: skip
+
+
+async def test_a_program_that_maps_over_a_pool_moves_over_by_one_line(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    def program(pool: concurrent.futures.Executor) -> list[Any]:
+        return [peak.at for peak in pool.map(measure, [Path("a"), Path("bb"), Path("ccc")], timeout=20)]
+
+    assert await ran(broker, program) == [1, 2, 3]
+
+
+async def test_hundreds_of_calls_share_few_submissions(broker: Running, http: httpx.AsyncClient) -> None:
+    def program(executor: Executor) -> list[Any]:
+        return list(executor.map(untyped, range(300), timeout=60))
+
+    assert await ran(broker, program, priority=3) == [[n, {}] for n in range(300)]
+
+
+async def test_what_a_function_raises_is_told_by_its_future(broker: Running, http: httpx.AsyncClient) -> None:
+    def program(executor: Executor) -> str:
+        with pytest.raises(TaskFailedError) as failed:
+            executor.submit(fail, "no disk").result(20)
+        return str(failed.value)
+
+    assert "ValueError: no disk" in await ran(broker, program, max_attempts=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "says"),
+    [(measure, ([],), "do not fit"), (measure, (), "do not fit"), (fail, ("a\0b",), r"items\[0\]\.payload")],
+)
+async def test_what_cannot_be_called_is_told_by_its_future_at_the_first_attempt(
+    broker: Running, http: httpx.AsyncClient, function: Callable[..., Any], args: Any, says: str
+) -> None:
+    def program(executor: Executor) -> None:
+        good = executor.submit(untyped, 1)
+        with pytest.raises(Exception, match=says):
+            executor.submit(function, *args).result(20)
+        assert good.result(20) == [1, {}]
+
+    await ran(broker, program)
+
+
+async def test_a_tool_calls_no_functions_but_its_own(broker: Running, http: httpx.AsyncClient) -> None:
+    payload = {"function": "os:system", "args": ["true"]}
+    async with laboratory(broker):
+        await helpers.add_task(http, "a", needs={}, payload=payload)
+        task = await helpers.until_it_is(http, "/v1/tasks/a", "failed")
+    assert (task["attempt"], "knows no function 'os:system'" in task["error"]) == (1, True)
+
+
+@pytest.mark.parametrize("function", [lambda: 1, len, asyncio.sleep, Path("x").exists])
+async def test_what_has_no_name_elsewhere_is_refused_at_once(function: Callable[..., Any]) -> None:
+    with (
+        Executor(url="http://127.0.0.1:1") as executor,
+        pytest.raises(ValueError, match=r"called|asynchronous"),
+    ):
+        executor.submit(function)
+
+
+async def test_an_argument_that_is_no_json_is_refused_at_once() -> None:
+    with (
+        Executor(url="http://127.0.0.1:1") as executor,
+        pytest.raises(TypeError, match="a object is no JSON"),
+    ):
+        executor.submit(untyped, object())
+
+
+async def test_a_future_that_is_cancelled_takes_its_task_away(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    def program() -> list[concurrent.futures.Future[Any]]:
+        with Executor({"nobody": "can"}, url=broker.url) as executor:
+            futures = [executor.submit(untyped, n) for n in range(3)]
+            asyncio.run_coroutine_threadsafe(until_there_are(http, 3), loop).result(20)
+            assert futures[0].cancel()
+            executor.shutdown(cancel_futures=True)
+        return futures
+
+    loop = asyncio.get_running_loop()
+    futures = await asyncio.to_thread(program)
+    assert all(future.cancelled() for future in futures)
+    assert len(concurrent.futures.wait(futures, timeout=0).done) == 3
+    assert (await helpers.get(http, "/v1/tasks"))["items"] == []
+
+
+async def test_a_future_that_is_cancelled_before_it_was_submitted_leaves_no_task(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    def program() -> None:
+        with Executor({"nobody": "can"}, url=broker.url) as executor:
+            for n in range(20):
+                executor.submit(untyped, n).cancel()
+
+    await asyncio.to_thread(program)
+    assert (await helpers.get(http, "/v1/tasks"))["items"] == []
+
+
+async def test_a_task_that_runs_is_asked_to_stop_when_its_future_is_cancelled(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    def program(executor: Executor) -> None:
+        future = executor.submit(wait_for_it)
+        asyncio.run_coroutine_threadsafe(until_there_are(http, 1, "running"), loop).result(20)
+        assert future.cancel()
+        executor.shutdown()
+        go_on.set()
+
+    go_on.clear()
+    loop = asyncio.get_running_loop()
+    await ran(broker, program)
+
+
+async def test_who_is_shut_down_takes_no_more() -> None:
+    executor = Executor(url="http://127.0.0.1:1")
+    executor.shutdown()
+    executor.shutdown()
+    with pytest.raises(RuntimeError):
+        executor.submit(untyped, 1)
+
+
+async def until_there_are(http: httpx.AsyncClient, count: int, state: str | None = None) -> None:
+    async with asyncio.timeout(20):
+        while (
+            len((await http.get("/v1/tasks", params={"state": state} if state else {})).json()["items"])
+            < count
+        ):
+            await asyncio.sleep(0.01)
