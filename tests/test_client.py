@@ -508,7 +508,8 @@ async def test_a_payload_is_what_the_handler_says_it_is_or_fails_at_the_first_at
         bad = await submitter.submit({}, {"file": "a.raw"})
         with pytest.raises(TaskFailedError, match="missing required field `angles`"):
             await bad.result(timeout=20)
-    assert bad.task and bad.task.attempt == 1
+    assert bad.task is not None
+    assert bad.task.attempt == 1
 
 
 async def test_of_many_that_end_together_only_the_bad_one_fails(

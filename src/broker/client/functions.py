@@ -65,8 +65,8 @@ def name_of(function: Callable[..., Any]) -> str:
     """The name by which a function can be called elsewhere, like `laboratory.fits:measure`.
 
     Raises:
-        ValueError: There is none: it is a lambda, inside of another one, bound to an object, or of the program
-            itself.
+        ValueError: There is none: it is a lambda, inside of another one, bound to an object, or of the
+            program itself.
     """
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     found: Any = sys.modules.get(str(module))
