@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -264,6 +265,11 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def end_group(pid: int) -> None:
+    """End a process that leads a group of its own, and all that it has started."""
+    os.killpg(pid, signal.SIGKILL)
 
 
 def an_environment(**given: str) -> dict[str, str]:

@@ -1,0 +1,23 @@
+#!/bin/sh
+# A submitter with curl alone: submits a text, waits for the result, and prints the task as it ended.
+#
+#   ./submit.sh "three small words"
+#
+# A text with quotes or backslashes needs to be written as JSON has them.
+set -eu
+
+url=${BROKER_URL:-http://127.0.0.1:8000}
+id=${TASK_ID:-count-$(date +%s)-$$}    # the same id is the same task: it is safe to send it again
+
+call() {
+    curl --silent --show-error --fail-with-body --retry 5 --retry-connrefused \
+        ${BROKER_KEY:+--header "Authorization: Bearer $BROKER_KEY"} "$@"
+}
+
+call "$url/v1/tasks" --json "{\"id\": \"$id\", \"needs\": {\"can\": \"count\"}, \"payload\": \"$1\"}" > /dev/null
+while task=$(call "$url/v1/tasks/$id?wait=60"); do
+    case $task in
+        *'"state":"succeeded"'*) echo "$task"; exit 0 ;;
+        *'"state":"failed"'* | *'"state":"cancelled"'*) echo "$task"; exit 1 ;;
+    esac
+done

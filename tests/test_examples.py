@@ -1,0 +1,51 @@
+"""The programs in examples/ do what they say."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests import helpers
+from tests.conftest import Running
+
+CURL = Path(__file__).parents[1] / "examples" / "curl"
+
+
+@contextlib.asynccontextmanager
+async def script(name: str, *arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        CURL / name,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        env=helpers.an_environment(**environment),
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            helpers.end_group(process.pid)
+        await process.communicate()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
+async def test_curl_alone_is_a_tool_a_submitter_and_an_assigner(broker: Running) -> None:
+    here = {"BROKER_URL": broker.url}
+    async with (
+        asyncio.timeout(60),
+        script("tool.sh", "counter", **here),
+        script("assign.sh", "counter", '{"can":"count"}', **here),
+        script("submit.sh", "three small words", TASK_ID="first", **here) as first,
+        script("submit.sh", "one more text", TASK_ID="second", **here) as second,
+    ):
+        for submitter, words in ((first, 3), (second, 3)):
+            printed, _ = await submitter.communicate()
+            task = json.loads(printed)
+            assert (submitter.returncode, task["state"], task["result"]) == (0, "succeeded", {"words": words})
+    record = (await helpers.records(broker.client, "first"))[0]
+    assert record["tool_id"] == "counter"
+    assert [report["message"] for report in record["reports"]] == ["counting"]
