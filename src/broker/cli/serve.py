@@ -1,6 +1,8 @@
 """`broker serve`: the service, with a database of its own where none is given."""
 
+import errno
 import signal
+import socket
 import sys
 
 import click
@@ -33,6 +35,7 @@ def serve(host: str, port: int) -> None:
     """
     # Until the server takes over: told to stop, stop the database as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _see_that_it_is_free(host, port)
     try:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
@@ -46,6 +49,26 @@ def serve(host: str, port: int) -> None:
             create_server(ready, host=host, port=port).run()
     except (SettingsError, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _see_that_it_is_free(host: str, port: int) -> None:
+    """See that nobody listens there, before a database is started in vain.
+
+    Raises:
+        click.ClickException: Somebody does, or that is no address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As the server does: what a service of before has left behind is in nobody's way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        advice = ": is a broker running already? --port takes another one" if taken else ""
+        raise click.ClickException(
+            f"Cannot listen on {host}, port {port}: {error.strerror}{advice}."
+        ) from error
 
 
 def _open_to_others(host: str, settings: Settings) -> click.ClickException:
