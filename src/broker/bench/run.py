@@ -14,10 +14,11 @@ from broker.bench.scenarios import (
     idle,
     lifecycle,
     submit,
+    tool,
 )
 from broker.bench.stage import Stage
 
-_MODULES = (submit, lifecycle, drain, bulk, dispatch, crowd, idle, backlog, endurance)
+_MODULES = (submit, lifecycle, drain, bulk, dispatch, tool, crowd, idle, backlog, endurance)
 SCENARIOS = {module.SCENARIO.name: module.SCENARIO for module in _MODULES}
 
 # What takes minutes, and is run where it is asked for.
