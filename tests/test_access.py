@@ -63,6 +63,7 @@ GET    /v1/archive/{record}             submitter:own operator
 DELETE /v1/archive/{record}
 GET    /v1/archive/export               submitter:list operator
 POST   /v1/archive/{record}/accept      operator
+GET    /v1/stats                        operator
 GET    /metrics                         operator
 """
 CALLS = [(line.split()[0], line.split()[1], line.split()[2:]) for line in TABLE.strip().splitlines()]

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from broker.overview import Overview
 from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
@@ -29,4 +30,5 @@ class Service(Struct, frozen=True, kw_only=True):
     sweep: Sweep
     presence: Presence
     attendance: Attendance
+    overview: Overview
     upkeep: Upkeep

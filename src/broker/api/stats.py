@@ -1,0 +1,24 @@
+"""/v1/stats: how the broker is doing, in a few numbers."""
+
+from litestar import Controller, get
+from litestar.di import NamedDependency
+
+from broker.api.access import ALL, allow
+from broker.api.service import Service
+from broker.schemas import Stats as Numbers
+
+
+class Stats(Controller):
+    """How the broker is doing, in a few numbers."""
+
+    path = "/v1/stats"
+    tags = ("Health",)
+
+    @get(guards=[allow(operator=ALL)])
+    async def read(self, service: NamedDependency[Service]) -> Numbers:
+        """Count tasks, tools and work by their state, and what has happened in the last minute.
+
+        It is no older than the request. Who asks at the same time shares an answer, and with very many tasks
+        waiting it is made every few seconds only.
+        """
+        return await service.overview.read()

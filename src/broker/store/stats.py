@@ -1,0 +1,100 @@
+"""Statistics: how many of everything, and what has happened in the last minute.
+
+Nothing is kept for them, so they cost no write anything: tasks are counted by the indexes that each of their
+states has, without a look at the tasks; tools and work, of which there are few, one by one; and the last
+minute is what the archive has of it. All of it is one statement, and so at one moment.
+"""
+
+from sqlalchemy import Connection, text
+
+from broker.schemas import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
+from broker.store import rows
+
+_SINCE = "now() - interval '1 minute'"
+
+# Numbers are given in the order of submission: who goes back by them meets what is a minute old after what is
+# newer. A task that came in this minute and has ended in it is one of its records; that which ended it, of
+# which there is one. A record holds all of its task, and to look into it is dear; so it is looked into only
+# where it may be so.
+READ = text(f"""
+select now() as at,
+       (select count(*) from tasks where state = 'scheduled') as scheduled,
+       waiting.available, work.assigned, work.running,
+       (select count(*) from tasks where state = 'failed') as failed,
+       tools.idle, tools.busy, tools.draining, tools.offline, tools.room,
+       work.cancel_requested,
+       came.live + ended.came as submitted,
+       ended.succeeded, ended.failed as ended_failed, ended.cancelled, ended.released, ended.lost,
+       ended.timed_out,
+       (select cast(extract(epoch from now() - created_at) as double precision)
+        from tasks where seq = waiting.oldest) as oldest_seconds,
+       (select seen_at from assigner where id) as assigner_seen_at
+from (
+    select count(*) as available, min(seq) as oldest from tasks where state = 'available'
+) waiting
+cross join (
+    select count(*) filter (where state = 'assigned') as assigned,
+           count(*) filter (where state = 'running') as running,
+           count(*) filter (where cancel_requested) as cancel_requested
+    from work
+) work
+cross join (
+    select count(*) filter (where state = 'idle') as idle,
+           count(*) filter (where state = 'busy') as busy,
+           count(*) filter (where state = 'draining') as draining,
+           count(*) filter (where state = 'offline') as offline,
+           coalesce(sum(capacity - load) filter (where available), 0) as room
+    from (select capacity, load, available, {rows.TOOL_STATE} as state from tools t) t
+) tools
+cross join (
+    select count(*) as live
+    from tasks
+    where seq > coalesce(
+        (select seq from tasks where created_at <= {_SINCE} order by seq desc limit 1), 0)
+) came
+cross join (
+    select count(*) filter (where outcome = 'succeeded') as succeeded,
+           count(*) filter (where outcome = 'failed') as failed,
+           count(*) filter (where outcome = 'cancelled') as cancelled,
+           count(*) filter (where outcome = 'released') as released,
+           count(*) filter (where outcome = 'lost') as lost,
+           count(*) filter (where outcome = 'timed_out') as timed_out,
+           count(*) filter (
+               where outcome in ('succeeded', 'cancelled')
+                 and case when assigned_at is null or assigned_at > {_SINCE}
+                          then cast(task ->> 'created_at' as timestamptz) > {_SINCE} end) as came
+    from work_archive
+    where ended_at > {_SINCE}
+) ended
+""")
+
+
+def read(connection: Connection) -> Stats:
+    """How many of everything there are, and what has happened in the last minute."""
+    row = connection.execute(READ).one()
+    return Stats(
+        at=row.at,
+        tasks=TaskCounts(
+            scheduled=row.scheduled,
+            available=row.available,
+            assigned=row.assigned,
+            running=row.running,
+            failed=row.failed,
+        ),
+        tools=ToolCounts(
+            idle=row.idle, busy=row.busy, draining=row.draining, offline=row.offline, room=row.room
+        ),
+        work=WorkCounts(assigned=row.assigned, running=row.running, cancel_requested=row.cancel_requested),
+        last_minute=LastMinute(
+            submitted=row.submitted,
+            succeeded=row.succeeded,
+            failed=row.ended_failed,
+            cancelled=row.cancelled,
+            released=row.released,
+            lost=row.lost,
+            timed_out=row.timed_out,
+        ),
+        # What was written while this statement began may be a little younger than it.
+        oldest_available_seconds=None if row.oldest_seconds is None else max(0.0, row.oldest_seconds),
+        assigner_seen_at=row.assigner_seen_at,
+    )

@@ -1,0 +1,294 @@
+"""/v1/stats: every state is counted, all of them at one moment, and whoever watches costs little."""
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import event
+
+from broker.store import stats
+from broker.store.address import libpq_url
+from broker.store.engine import SETTINGS
+from tests import helpers
+from tests.conftest import Running
+from tests.helpers import (
+    Json,
+    add_task,
+    add_tasks,
+    add_tool,
+    assign,
+    assigned,
+    completed,
+    deadline_passes,
+    get,
+    gone_offline,
+    is_problem,
+    started,
+    until_it_is,
+)
+from tests.test_plans_of_a_backlog import every_node, rows_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+TASKS = {"scheduled": 0, "available": 0, "assigned": 0, "running": 0, "failed": 0}
+TOOLS = {"idle": 0, "busy": 0, "draining": 0, "offline": 0, "room": 0}
+WORK = {"assigned": 0, "running": 0, "cancel_requested": 0}
+OUTCOMES = {"succeeded": 0, "failed": 0, "cancelled": 0, "released": 0, "lost": 0, "timed_out": 0}
+MINUTE = {"submitted": 0} | OUTCOMES
+
+
+async def read(http: httpx.AsyncClient) -> Json:
+    found: Json = await get(http, "/v1/stats")
+    return found
+
+
+async def test_a_broker_that_holds_nothing_says_so(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+    await sql.execute("delete from assigner")
+    found = await read(http)
+    at = datetime.fromisoformat(found.pop("at"))
+    assert abs(datetime.now(UTC) - at) < timedelta(seconds=30)
+    assert found == {
+        "tasks": TASKS,
+        "tools": TOOLS,
+        "work": WORK,
+        "last_minute": MINUTE,
+        "oldest_available_seconds": None,
+        "assigner_seen_at": None,
+    }
+
+
+async def test_every_state_is_counted(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+    await add_tool(http, "offline")
+    await gone_offline(http, sql, "offline")
+    await add_tool(http, "draining", capacity=5)
+    await http.patch("/v1/tools/draining", json={"draining": True})
+    await add_tool(http, "busy")
+    await add_tool(http, "idle", capacity=10)
+    for kind, count in {"scheduled": 1, "available": 2, "assigned": 3, "running": 4, "failed": 5}.items():
+        for number in range(count):
+            task = f"{kind}-{number}"
+            later = {"not_before": "2100-01-01T00:00:00Z"} if kind == "scheduled" else {}
+            await add_task(http, task, **later)
+            if kind in ("assigned", "running", "failed"):
+                tool = "busy" if task == "running-0" else "idle"
+                work = (await assign(http, task, tool))["id"]
+                if kind == "running":
+                    await http.post(f"/v1/work/{work}/start")
+                if kind == "failed":
+                    await completed(http, work, "failed", retry=False)
+                if task in ("assigned-0", "running-0"):
+                    await http.post(f"/v1/work/{work}/cancel")
+    found = await read(http)
+    assert found["tasks"] == {"scheduled": 1, "available": 2, "assigned": 3, "running": 4, "failed": 5}
+    assert found["tools"] == {"idle": 1, "busy": 1, "draining": 1, "offline": 1, "room": 4}
+    assert found["work"] == {"assigned": 3, "running": 4, "cancel_requested": 2}
+    assert found["last_minute"] == MINUTE | {"submitted": 15, "failed": 5}
+
+
+async def test_every_outcome_of_the_last_minute_is_counted_and_none_from_before(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    for number, outcome in enumerate(("succeeded", "failed", "released"), 1):
+        for each in range(number):
+            pair = await started(http, f"{outcome}-{each}")
+            await completed(http, pair.work, outcome)
+    pair = await assigned(http, "lost")
+    await deadline_passes(sql, pair.work)
+    await until_it_is(http, "/v1/tasks/lost", "available")
+    pair = await started(http, "timed_out", timeout_seconds=1000)
+    await deadline_passes(sql, pair.work)
+    await until_it_is(http, "/v1/tasks/timed_out", "scheduled")
+    await add_task(http, "cancelled")
+    await http.delete("/v1/tasks/cancelled")
+    ended = {"succeeded": 1, "failed": 2, "cancelled": 1, "released": 3, "lost": 1, "timed_out": 1}
+    assert (await read(http))["last_minute"] == {"submitted": 9} | ended
+
+    await sql.execute("update work_archive set ended_at = now() - interval '61 s'")
+    assert (await read(http))["last_minute"] == MINUTE | {"submitted": 7}, "what has ended counts no more"
+
+
+async def test_a_task_counts_as_submitted_once_and_only_in_its_minute(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http, capacity=100)
+    await add_tasks(http, "old-live", "old-deleted", "old-done")
+    await sql.execute("update tasks set created_at = now() - interval '61 s'")
+    await add_tasks(http, "live", "deleted", "done", "done-at-last", retry_backoff_seconds=0)
+    for task in ("old-deleted", "deleted"):
+        await http.delete(f"/v1/tasks/{task}")
+    for task, outcome in {"old-done": "succeeded", "done": "succeeded", "done-at-last": "failed"}.items():
+        await completed(http, (await assign(http, task))["id"], outcome)
+    await completed(http, (await assign(http, "done-at-last"))["id"])
+    found = (await read(http))["last_minute"]
+    assert found == MINUTE | {"submitted": 4, "succeeded": 3, "failed": 1, "cancelled": 2}
+
+
+async def test_the_oldest_available_task_is_the_one_submitted_first(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await assigned(http, "is-at-work")
+    await add_task(http, "waits-longest", priority=-5)
+    await add_task(http, "comes-first", priority=5)
+    for task, age in {"is-at-work": 3000, "waits-longest": 200, "comes-first": 10}.items():
+        await sql.execute(f"update tasks set created_at = now() - interval '{age} s' where id = $1", task)
+    assert 200 <= (await read(http))["oldest_available_seconds"] < 230
+    await http.delete("/v1/tasks/waits-longest")
+    assert 10 <= (await read(http))["oldest_available_seconds"] < 40
+    await assign(http, "comes-first")
+    assert (await read(http))["oldest_available_seconds"] is None
+
+
+async def test_a_task_that_comes_while_it_is_counted_is_not_younger_than_nothing(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_task(http)
+    await sql.execute("update tasks set created_at = now() + interval '1 hour'")
+    assert (await read(http))["oldest_available_seconds"] == 0
+
+
+async def test_it_says_when_an_assigner_last_asked(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+    await sql.execute("delete from assigner")
+    assert (await read(http))["assigner_seen_at"] is None
+    await get(http, "/v1/candidates")
+    found = await read(http)
+    silence = datetime.fromisoformat(found["at"]) - datetime.fromisoformat(found["assigner_seen_at"])
+    assert timedelta(0) <= silence < timedelta(seconds=30)
+
+
+async def test_what_was_acknowledged_before_is_counted(http: httpx.AsyncClient) -> None:
+    for number in range(1, 20):
+        await add_task(http, f"n{number}")
+        found = await read(http)
+        assert found["tasks"]["available"] == found["last_minute"]["submitted"] == number
+
+
+async def test_all_of_it_is_at_one_moment(http: httpx.AsyncClient) -> None:
+    """While tasks go round, none is missing, and none is counted in two states."""
+    count, capacity = 8, 5
+    await add_tool(http, capacity=capacity)
+    await add_tasks(http, *(f"n{number}" for number in range(count)))
+
+    async def go_round(task: str) -> None:
+        for _ in range(10):
+            if (made := await http.post("/v1/work", json={"task_id": task, "tool_id": "t"})).is_success:
+                await http.post(f"/v1/work/{made.json()['id']}/start")
+                await completed(http, made.json()["id"], "released")
+
+    going = asyncio.gather(*(go_round(f"n{number}") for number in range(count)))
+    seen = []
+    while not going.done():
+        seen.append(await read(http))
+    await going
+    for found in seen:
+        tasks, work, tools = found["tasks"], found["work"], found["tools"]
+        assert sum(tasks.values()) == count
+        assert (tasks["assigned"], tasks["running"]) == (work["assigned"], work["running"])
+        assert tools["room"] == capacity - work["assigned"] - work["running"]
+    assert len({json.dumps(found["tasks"]) for found in seen}) > 1, "nothing went round"
+
+
+async def test_who_asks_at_once_shares_a_reading(broker: Running, http: httpx.AsyncClient) -> None:
+    told: list[str] = []
+    engine = broker.server.service.store.engine.sync_engine
+
+    def note(*statement: Any) -> None:
+        told.append(statement[2])
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        answers = await asyncio.gather(*(read(http) for _ in range(100)))
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    readings = len({answer["at"] for answer in answers})
+    assert told.count(stats.READ.text) == readings
+    assert readings <= 10
+
+
+async def test_the_longer_it_takes_the_more_seldom_it_is_read(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await read(http)
+    async with sql.transaction():
+        await sql.execute("lock table assigner in access exclusive mode")
+        slow = asyncio.create_task(read(http))
+        await asyncio.sleep(0.1)  # for so long the reading takes
+        assert not slow.done()
+    first = await slow
+    began = time.monotonic()
+    second = await read(http)
+    assert 0.5 < time.monotonic() - began < 5
+    assert second["at"] > first["at"]
+
+
+async def test_a_database_that_cannot_be_read_is_told_and_forgotten_when_it_can(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("alter table assigner rename to away")
+    try:
+        answers = await asyncio.gather(*(http.get("/v1/stats") for _ in range(5)))
+    finally:
+        await sql.execute("alter table away rename to assigner")
+    for answer in answers:
+        is_problem(answer, 503, "unavailable")
+    assert (await read(http))["tasks"] == TASKS
+
+
+async def test_an_unknown_parameter_is_refused(http: httpx.AsyncClient) -> None:
+    is_problem(await http.get("/v1/stats?since=yesterday"), 400, "validation_failed")
+
+
+async def test_it_looks_at_no_waiting_task_and_at_no_record_from_before(
+    http: httpx.AsyncClient, sql: asyncpg.Connection, database: str
+) -> None:
+    """However many there are: tasks are counted by an index, records found by one."""
+    many, recent = 20_000, 100
+    await sql.execute(
+        "insert into tasks (id, needs, payload, priority, state, due_at, ended_at, max_attempts,"
+        " retry_backoff_seconds, created_at)"
+        " select state || number, '1', '2', number % 10, state,"
+        " case state when 'scheduled' then now() + interval '1 hour' end,"
+        " case state when 'failed' then now() end, 3, 1, now() - interval '1 hour'"
+        " from generate_series(1, $1) number, unnest(array['available', 'scheduled', 'failed']) state",
+        many,
+    )
+    await sql.execute(
+        "insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, reports,"
+        " assigned_at, started_at, ended_at)"
+        " select uuid7(), 'ended-' || number, 't', jsonb_build_object('created_at', at), '{}', 1,"
+        " 'succeeded', '1', '[]', at, at, at"
+        " from (select number, now() - case when number <= $2 then interval '5 s' else interval '1 hour' end"
+        " as at from generate_series(1, $1) number) r",
+        many,
+        recent,
+    )
+    await sql.execute("analyze work_archive")
+    all_visible = False
+    async with asyncio.timeout(10):
+        while not all_visible:  # whoever looks just then is in the way
+            await sql.execute("vacuum analyze tasks")
+            all_visible = await sql.fetchval(
+                "select relallvisible > 0.9 * relpages from pg_class where relname = 'tasks'"
+            )
+    connection = await asyncpg.connect(libpq_url(database), server_settings=SETTINGS)
+    try:
+        explained = f"explain (analyze, timing off, format json) {stats.READ.text}"
+        nodes = list(every_node(json.loads(await connection.fetchval(explained))))
+    finally:
+        await connection.close()
+    on_tasks = [node for node in nodes if node.get("Relation Name") == "tasks"]
+    assert sum(node.get("Heap Fetches", 0) for node in on_tasks) < many / 10
+    assert sum(rows_of(node) for node in on_tasks if node["Node Type"] != "Index Only Scan") <= 2
+    records = [node for node in nodes if str(node.get("Relation Name")).startswith("work_archive")]
+    assert sum(map(rows_of, records)) == recent
+    found = await read(http)
+    assert found["tasks"] == TASKS | {"available": many, "scheduled": many, "failed": many}
+    assert found["last_minute"] == MINUTE | {"submitted": recent, "succeeded": recent}
