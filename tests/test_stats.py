@@ -14,7 +14,7 @@ from sqlalchemy import event
 from broker.store import stats
 from broker.store.address import libpq_url
 from broker.store.engine import SETTINGS
-from tests import helpers
+from tests import helpers, store_helpers
 from tests.conftest import Running
 from tests.helpers import (
     Json,
@@ -213,18 +213,19 @@ async def test_who_asks_at_once_shares_a_reading(broker: Running, http: httpx.As
     assert readings <= 10
 
 
-async def test_the_longer_it_takes_the_more_seldom_it_is_read(
-    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+async def test_who_asks_during_a_reading_waits_for_the_next_one_which_comes_later_the_longer_that_takes(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await read(http)
     async with sql.transaction():
         await sql.execute("lock table assigner in access exclusive mode")
         slow = asyncio.create_task(read(http))
-        await asyncio.sleep(0.1)  # for so long the reading takes
-        assert not slow.done()
+        await store_helpers.blocked(sql)
+        meanwhile = asyncio.create_task(read(http))
+        await asyncio.sleep(0.1)  # for so long, at least, the reading takes
     first = await slow
     began = time.monotonic()
-    second = await read(http)
+    second = await meanwhile
     assert 0.5 < time.monotonic() - began < 5
     assert second["at"] > first["at"]
 

@@ -6,10 +6,11 @@ import math
 from broker.schemas import Stats
 from broker.store import Store, stats
 
-# To count takes the longer the more there is. For as many times as long as a reading took it is not begun
-# again: whoever watches, however many they are, keeps a tenth of one connection busy at most.
+# To count takes the longer the more there is. For so many times as long as a reading took the next one is not
+# begun: so all who watch, however many they are, keep one connection busy for a tenth of the time.
 _PAUSES_PER_READING = 9
-_LONGEST_PAUSE_SECONDS = 5.0
+# But who asks is not to wait for longer.
+_LONGEST_PAUSE_SECONDS = 2.0
 
 
 class Overview:

@@ -18,7 +18,7 @@ class Stats(Controller):
     async def read(self, service: NamedDependency[Service]) -> Numbers:
         """Count tasks, tools and work by their state, and what has happened in the last minute.
 
-        It is no older than the request. Who asks at the same time shares an answer, and with very many tasks
-        waiting it is made every few seconds only.
+        The answer is no older than the request. Those who ask at the same time share one; with very many
+        tasks waiting it may be two seconds until the next one is made.
         """
         return await service.overview.read()
