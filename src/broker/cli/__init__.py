@@ -8,6 +8,7 @@ _COMMANDS = {
     "serve": "Run the service.",
     "keys": "Make, list and revoke keys.",
     "migrate": "Bring a database's schema up to date.",
+    "top": "Watch tools, work and queue, live.",
     "demo": "Watch a laboratory at work, on real images.",
     "bench": "Measure what the broker does on this machine.",
 }

@@ -1,0 +1,87 @@
+"""`broker top`: tools, work and queue, live."""
+
+import asyncio
+import io
+import logging
+import sys
+
+import click
+import httpx
+from rich.console import Console
+
+from broker.cli.calling import calls_a_broker
+from broker.client.connection import Connection
+from broker.top.reading import Reader
+from broker.top.screen import Screen
+from broker.top.view import View
+
+# With very many tasks waiting, it may be some seconds until they are counted again.
+_PATIENCE_SECONDS = 2.0
+# What one snapshot shows where there is no screen.
+_PLAIN_TOOLS = 100
+_PLAIN_WIDTH = 160
+
+_EXAMPLES = """
+\b
+Examples:
+  broker top                              the local broker, read every second
+  broker top --every 5                    less often
+  broker top --once                       one snapshot
+  broker top --once > snapshot.txt
+  BROKER_KEY=bk_... broker top --url https://broker.example.org
+
+\b
+Keys:
+  n, space, page down   the next tools, where there are more than lines
+  p, b, page up         those before
+  q, Ctrl-C             the end
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option(
+    "--every",
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 3600),
+    help="How often to read anew.",
+)
+@click.option("--once", is_flag=True, help="Print one snapshot; so it is done where there is no terminal.")
+@calls_a_broker
+def top(url: str | None, *, every: float, once: bool) -> None:
+    """Watch tools, work and queue, live.
+
+    Above are the counts: tasks and tools by their state, what came and ended in the last minute, and whether
+    an assigner asks. Then come the tools with what each works on, how far it is, and the last message that it
+    has reported; then the tasks that wait: what they need, and what the assigner says of those that have
+    waited longest. What has no room is counted. A broker that is away is waited for.
+
+    It takes a key with the role operator, where there are keys.
+    """
+    # What the client would log stands on the screen, in better words.
+    logging.getLogger().addHandler(logging.NullHandler())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Whatever others have written: what cannot be shown here is a question mark.
+        sys.stdout.reconfigure(errors="replace")
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    if once or not sys.stdout.isatty() or console.is_dumb_terminal:
+        asyncio.run(_print_once(console, url))
+    else:
+        sys.exit(asyncio.run(_show(console, url, every)))
+
+
+async def _print_once(console: Console, url: str | None) -> None:
+    async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
+        snapshot = await Reader(connection).read(_PLAIN_TOOLS)
+        console.print(View(_name(connection), snapshot))
+
+
+async def _show(console: Console, url: str | None, every_seconds: float) -> int:
+    async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
+        return await Screen(console, connection, url=_name(connection), every_seconds=every_seconds).show()
+
+
+def _name(connection: Connection) -> str:
+    """The broker's URL, without a password that may be in it."""
+    return str(httpx.URL(connection.url).copy_with(userinfo=b""))

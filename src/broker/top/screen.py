@@ -1,0 +1,205 @@
+"""A terminal that shows what is read, until it is told to end, and is given back as it was."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+
+from broker.client.connection import Connection, ProblemError
+from broker.top.reading import Reader, Snapshot
+from broker.top.texts import span
+from broker.top.view import View
+
+try:
+    import termios
+    import tty
+except ImportError:  # on Windows no keys are read; Ctrl-C ends it all the same
+    termios = None  # type: ignore[assignment]
+
+_HINT = "q quits, n and p turn the page"
+# A broker that has not answered for longer is said to be silent.
+_SILENCE_SECONDS = 2.0
+# How often the screen is drawn anew meanwhile.
+_REDRAW_SECONDS = 1.0
+# For as long as a reading took the next one is not begun: so we never keep a broker busy.
+_PAUSES_PER_READING = 1.0
+
+_QUIT = frozenset({b"q", b"Q"})
+_ONWARD = frozenset({b"n", b"N", b" ", b"\x1b[6~"})
+_BACK = frozenset({b"p", b"P", b"b", b"\x1b[5~"})
+# It may pass: the broker, or something before it, has too much to do just now, or is being restarted.
+_MAY_PASS = {408, 429, 500, 502, 503, 504}
+
+
+class Screen:
+    """A terminal that shows a broker.
+
+    Args:
+        console: The terminal.
+        connection: The way to the broker.
+        url: How the broker is called.
+        every_seconds: How often it is read.
+    """
+
+    def __init__(self, console: Console, connection: Connection, *, url: str, every_seconds: float) -> None:
+        self._console = console
+        self._url = url
+        self._every_seconds = every_seconds
+        self._reader = Reader(connection)
+        self._snapshot: Snapshot | None = None
+        self._reason: str | None = None
+        self._loop = asyncio.get_running_loop()
+        self._answered_at = self._loop.time()
+        self._pressed = asyncio.Event()
+        # Which page is wanted: the next one, or the one before.
+        self._turn = 0
+        self._status = 0
+        self._live = Live(
+            console=console,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            get_renderable=self._view,
+        )
+        self._input = _keyboard()
+        self._modes: list[Any] | None = None
+        self._watching = asyncio.create_task(self._watch())
+
+    async def show(self) -> int:
+        """Show the broker until a key or a signal ends it.
+
+        Returns:
+            The status to exit with.
+
+        Raises:
+            ProblemError: The broker refuses to be read.
+        """
+        self._heed_signals()
+        with self._terminal(), contextlib.suppress(asyncio.CancelledError):
+            await self._watching
+        return self._status
+
+    async def _watch(self) -> None:
+        while True:
+            began = self._loop.time()
+            await self._read()
+            self._live.refresh()
+            took = self._loop.time() - began
+            pause = max(self._every_seconds - took, _PAUSES_PER_READING * took)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._pressed.wait()
+            self._pressed.clear()
+
+    async def _read(self) -> None:
+        """Read it once; a broker that is away is read again later."""
+        reading = asyncio.create_task(self._next_snapshot())
+        try:
+            while not (await asyncio.wait({reading}, timeout=_REDRAW_SECONDS))[0]:
+                self._live.refresh()
+            self._snapshot, self._reason = reading.result(), None
+            self._answered_at = self._loop.time()
+        except httpx.TransportError as error:
+            self._reason = str(error) or type(error).__name__
+        except ProblemError as error:
+            if error.problem.status not in _MAY_PASS:
+                raise
+            self._reason = error.problem.detail
+        finally:
+            reading.cancel()
+
+    async def _next_snapshot(self) -> Snapshot:
+        turn, self._turn = self._turn, 0
+        layout = self._view().layout(self._console.size.height)
+        if turn > 0 and layout is not None:
+            await self._reader.turn(len(layout.tools))
+        elif turn < 0:
+            self._reader.turn_back()
+        return await self._reader.read(self._console.size.height)
+
+    def _view(self) -> View:
+        silence = self._loop.time() - self._answered_at
+        trouble = None
+        if self._reason is not None or silence > _SILENCE_SECONDS:
+            reason = (self._reason or "no answer so far").rstrip(".")
+            trouble = f"No news for {span(silence)}: {reason}. Going on trying."
+        return View(self._url, self._snapshot, trouble=trouble, hint=_HINT, on_screen=True)
+
+    # The terminal
+
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        try:
+            self._enter()
+            yield
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        self._live.start(refresh=True)
+        if self._input is not None:
+            self._modes = termios.tcgetattr(self._input)
+            tty.setcbreak(self._input)
+            self._loop.add_reader(self._input, self._press, self._input)
+
+    def _leave(self) -> None:
+        try:
+            if self._input is not None and self._modes is not None:
+                self._loop.remove_reader(self._input)
+                termios.tcsetattr(self._input, termios.TCSAFLUSH, self._modes)
+        finally:
+            self._live.stop()
+
+    def _press(self, keyboard: int) -> None:
+        """Do what the keys say that were pressed."""
+        sent = b""
+        with contextlib.suppress(OSError):
+            sent = os.read(keyboard, 64)
+        keys = {sent} if sent.startswith(b"\x1b") else {bytes([key]) for key in sent}
+        if not sent:  # nobody is there any more
+            self._loop.remove_reader(keyboard)
+        elif not keys.isdisjoint(_QUIT):
+            self._end(0)
+        elif not keys.isdisjoint(_ONWARD | _BACK):
+            self._turn = -1 if keys.isdisjoint(_ONWARD) else 1
+            self._pressed.set()
+
+    def _heed_signals(self) -> None:
+        """Do what signals say, for as long as the loop runs."""
+        doing: dict[str, Callable[[], None]] = {
+            "SIGINT": partial(self._end, 0),
+            "SIGTERM": partial(self._end, 128 + signal.SIGTERM),
+            "SIGHUP": partial(self._end, 128 + 1),
+            "SIGWINCH": self._live.refresh,
+            "SIGTSTP": self._suspend,
+        }
+        for name, do in doing.items():
+            with contextlib.suppress(AttributeError, NotImplementedError):  # Windows has few of them
+                self._loop.add_signal_handler(getattr(signal, name), do)
+
+    def _end(self, status: int) -> None:
+        self._status = status
+        self._watching.cancel()
+
+    def _suspend(self) -> None:
+        """Give the terminal back, stop, and take it again when we are told to go on."""
+        if self._live.is_started:
+            self._leave()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self._enter()
+
+
+def _keyboard() -> int | None:
+    """The terminal that keys come from, if there is one."""
+    if termios is None or sys.stdin is None or not sys.stdin.isatty():
+        return None
+    return sys.stdin.fileno()
