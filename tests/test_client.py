@@ -23,7 +23,6 @@ from broker.client import (
     TaskFailedError,
     Tool,
     Work,
-    contains,
 )
 from broker.settings import Settings
 from tests import helpers
@@ -175,26 +174,6 @@ async def test_tools_and_assigners_outlive_a_restart_of_the_broker(database: str
             await first.stop()
             async with a_broker(Settings(database_url=database), port=port):
                 assert await (await submitter.submit({})).result(timeout=20) == "done"
-
-
-@pytest.mark.parametrize(
-    ("skills", "needs", "met"),
-    [
-        ({"can": ["a", "b"]}, {"can": "a"}, True),
-        ({"can": ["a", "b"]}, {"can": ["b", "a"]}, True),
-        ({"can": ["a", "b"]}, {"can": "c"}, False),
-        ({"can": "a"}, {}, True),
-        ({}, {"can": "a"}, False),
-        ({"gpu": {"memory": 8, "kind": "x"}}, {"gpu": {"kind": "x"}}, True),
-        ([{"a": 1, "b": 2}, 3], {"a": 1}, True),
-        ("a", "a", True),
-        (1, 1.0, True),
-        (None, None, True),
-        ("a", ["a"], False),
-    ],
-)
-def test_skills_contain_needs(skills: Any, needs: Any, met: bool) -> None:
-    assert contains(skills, needs) is met
 
 
 async def running(broker: Running, task: str) -> str:
@@ -421,22 +400,6 @@ async def test_an_error_that_no_text_can_hold_is_told_all_the_same(
         with pytest.raises(TaskFailedError, match="nul \N{REPLACEMENT CHARACTER} and half a letter"):
             await handle.result(timeout=20)
     assert handle.task.attempt == 1
-
-
-async def test_what_cannot_be_matched_is_no_match_and_holds_up_nothing_else(
-    broker: Running, submitter: AsyncBroker, caplog: pytest.LogCaptureFixture
-) -> None:
-    tool = Tool("counter", {"can": ["count"]}, url=broker.url)
-    tool.handler(lambda work: "counted")
-    assigner = Assigner(lambda skills, needs: needs["can"] in skills["can"], url=broker.url)
-    odd = await submitter.submit({"what": "ever"}, id="odd")
-    async with at_work(tool.work, assigner.assign):
-        for _ in range(2):
-            assert await (await submitter.submit({"can": "count"})).result(timeout=20) == "counted"
-    with pytest.raises(TimeoutError, match="task odd is available"):
-        await odd.wait(timeout=0)
-    told = [record.message for record in caplog.records if "cannot be matched" in record.message]
-    assert told == ["task odd cannot be matched: KeyError('can')"]
 
 
 async def test_a_handler_is_told_when_the_broker_does_not_know_its_work_any_more(

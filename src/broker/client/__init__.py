@@ -14,13 +14,16 @@
 Where the broker is, and the key to it, come from `BROKER_URL` and `BROKER_KEY` where they are not given.
 """
 
-from broker.client.assigner import Assigner, contains
+from broker.client.assigner import Assigner
 from broker.client.broker import AsyncBroker, Broker, TaskOptions
 from broker.client.connection import Connection, ProblemError, SettingError
 from broker.client.executor import Executor
 from broker.client.handle import AsyncHandle, Handle, TaskCancelledError, TaskFailedError
 from broker.client.tool import Tool
 from broker.client.work import AsyncWork, FailedError, StoppedError, Work
+from broker.matching.contains import contains
+from broker.matching.misfit import MisfitError
+from broker.matching.wallflowers import PassedOver, Unasked, Wallflowers
 
 __all__ = [
     "Assigner",
@@ -32,6 +35,8 @@ __all__ = [
     "Executor",
     "FailedError",
     "Handle",
+    "MisfitError",
+    "PassedOver",
     "ProblemError",
     "SettingError",
     "StoppedError",
@@ -39,6 +44,8 @@ __all__ = [
     "TaskFailedError",
     "TaskOptions",
     "Tool",
+    "Unasked",
+    "Wallflowers",
     "Work",
     "contains",
 ]

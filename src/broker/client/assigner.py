@@ -1,131 +1,174 @@
 """An assigner: looks at the available tasks and tools, and pairs them."""
 
+import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
 
 from broker.client import running
 from broker.client.connection import Connection, ProblemError
-from broker.schemas import AssignedPair, AssignedPairs, Candidates, Pair, Task, Tool, plain
+from broker.client.remarking import Remarking
+from broker.client.slices import in_slices
+from broker.matching.contains import contains
+from broker.matching.function import Match, Rank
+from broker.matching.matcher import Matcher
+from broker.matching.offers import Offers
+from broker.matching.round import Pairing
+from broker.matching.wallflowers import Wallflowers
+from broker.schemas import AssignedPair, AssignedPairs, Pair
 
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 30.0
 _BATCH = 1_000
 
-Match = Callable[[Any, Any], bool]
-
-
-def contains(skills: Any, needs: Any) -> bool:
-    """Whether skills contain needs.
-
-    An object contains another when it has all of its keys and contains each of their values; a list
-    contains a value, or all values of a list, when one of its items contains it; else they have to be equal.
-    """
-    if isinstance(skills, dict) and isinstance(needs, dict):
-        return all(key in skills and contains(skills[key], needs[key]) for key in needs)
-    if isinstance(skills, list):
-        wanted = needs if isinstance(needs, list) else [needs]
-        return all(any(contains(skill, need) for skill in skills) for need in wanted)
-    return bool(skills == needs)
-
 
 class Assigner:
     """Pairs tasks with tools, as they become available.
 
+    Tasks are served by priority, and the older ones first. Each gets the tool that is ranked highest; of
+    equal ones, one with skills that few needs ask for, and there the one with most room. Where all that match
+    are taken by other tasks of the same round, these are given others that match them as well, if there are
+    any: no other way to pair gives more tasks a tool, or more urgent ones. Equal needs, and equal skills, are
+    judged once, however many tasks and tools have them.
+
+    Tasks that no tool can do, or only tools that are offline or draining, have a remark that says so after
+    some seconds; `GET /v1/tasks/{id}/explain` tells it.
+
+        Assigner(lambda skills, needs: needs["gpu"] <= skills["gpu"]).run()
+
     Args:
-        match: Whether a tool with these skills can do a task with these needs: `match(skills, needs)`. What
-            it raises is logged, and means no.
+        match: Whether a tool with these skills can do a task with these needs: a function
+            `match(skills, needs)`, or the name of a strategy. `contains`: the needs are a part of the skills.
+            `schema`: the needs are a JSON Schema that the skills satisfy. A function may raise
+            `MisfitError("wants 2 GPUs, has 1")` to say why not; whatever else it raises is logged, and means
+            no. It is asked once for each two kinds of needs and skills, so it should go by them alone.
+        rank: How much a tool is preferred to others that match: `rank(skills, needs)`, more is better.
+        aging_seconds: A task that has waited so much longer than another counts as one priority higher, so
+            that none waits for ever; None: priority goes before age, always.
+        remarks: Whether to say why tasks wait.
         on_assigned: Is told of every pair that has become work.
+        reread_seconds: So often everything is read anew, to forget what others have assigned or deleted.
+        recheck_seconds: So often it is looked at again why a task waits.
         url: Where the broker is; else `BROKER_URL`, else the local one.
         key: The key; else `BROKER_KEY`, else none.
+
+    Raises:
+        ValueError: There is no such strategy, or a time is none.
+        TypeError: What should judge or rank is no ordinary function.
     """
 
     def __init__(
         self,
-        match: Match = contains,
+        match: Match | str = contains,
         *,
+        rank: Rank | None = None,
+        aging_seconds: float | None = 3600.0,
+        remarks: bool = True,
         on_assigned: Callable[[AssignedPair], object] | None = None,
+        reread_seconds: float = 600.0,
+        recheck_seconds: float = 10.0,
         url: str | None = None,
         key: str | None = None,
     ) -> None:
-        self._match = match
+        for seconds in (aging_seconds, reread_seconds, recheck_seconds):
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise ValueError(f"a time has to be a number of seconds above 0, and is {seconds}")
+        self._matcher = Matcher(match, rank, aging_seconds)
+        self._remarking = Remarking(self._matcher, recheck_seconds) if remarks else None
         self._on_assigned = on_assigned
+        self._reread_seconds = reread_seconds
         self._url = url
         self._key = key
-        # In the order of the offer: higher priority first, then older first.
-        self._tasks: dict[str, Task] = {}
-        self._tools: dict[str, Tool] = {}
         self._cursor: str | None = None
-        # The tasks of which it was told that they cannot be matched.
-        self._told: set[str] = set()
 
     def run(self) -> None:
         """Pair until the process is told to stop (SIGTERM, Ctrl-C)."""
         running.run(self.assign())
 
+    def wallflowers(self) -> Wallflowers:
+        """Who is left out: needs that are passed over again and again, and skills that nobody asks for."""
+        return self._matcher.wallflowers()
+
     async def assign(self) -> None:
         """Pair until cancelled."""
+        self._begin_anew()
         async with Connection(self._url, key=self._key) as connection:
-            while True:
-                await self._look(connection)
-                while pairs := self._pairs():
-                    await self._post(connection, pairs)
-
-    async def _look(self, connection: Connection) -> None:
-        """Wait for news, and take all of it in."""
-        more, wait = True, _WAIT_SECONDS
-        while more:
-            query = {"wait": wait, "cursor": self._cursor}
+            beside = [asyncio.create_task(self._reread(connection))]
+            if self._remarking is not None:
+                beside.append(asyncio.create_task(self._remarking.run(connection)))
             try:
-                found = await connection.call("GET", "/v1/candidates", Candidates, query=query, wait=wait)
-            except ProblemError as error:
-                if error.code != "cursor_expired":
-                    raise
-                self._cursor, self._tasks, self._tools = None, {}, {}
-                continue
-            self._tasks.update((task.id, task) for task in found.tasks)
-            self._tools.update((tool.id, tool) for tool in found.tools)
-            self._cursor, more, wait = found.cursor, found.more, 0.0
+                more = False
+                while True:
+                    more = await self._look(connection, 0.0 if more else _WAIT_SECONDS)
+                    while pairings := await self._round():
+                        await self._post(connection, pairings)
+            finally:
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
 
-    def _pairs(self) -> list[Pair]:
-        """A batch of pairs, the best of what is known."""
-        room = {tool.id: tool.capacity - tool.load for tool in self._tools.values()}
-        skills = {tool.id: plain(tool.skills) for tool in self._tools.values()}
-        pairs: list[Pair] = []
-        for task in sorted(self._tasks.values(), key=lambda task: (-task.priority, task.created_at)):
-            needs = plain(task.needs)
-            tool_id = next(
-                (id_ for id_, free in room.items() if free > 0 and self._matches(skills[id_], needs, task)),
-                None,
-            )
-            if tool_id is not None:
-                pairs.append(Pair(task_id=task.id, tool_id=tool_id))
-                room[tool_id] -= 1
-            if len(pairs) == _BATCH:
-                break
-        return pairs
+    def _begin_anew(self) -> None:
+        self._cursor = None
+        self._matcher.clear()
 
-    def _matches(self, skills: Any, needs: Any, task: Task) -> bool:
-        """Whether they match; what cannot be judged does not, and holds up nothing else."""
+    async def _look(self, connection: Connection, wait: float) -> bool:
+        """Wait for news, and take in a page of it; whether there is more."""
+        query = {"wait": wait, "cursor": self._cursor}
         try:
-            return self._match(skills, needs)
-        except Exception as error:  # noqa: BLE001 - it is given whatever anybody submits
-            if task.id not in self._told:
-                log.warning("task %s cannot be matched: %r", task.id, error)
-                self._told.add(task.id)
-            return False
+            found = await connection.call("GET", "/v1/candidates", Offers, query=query, wait=wait)
+        except ProblemError as error:
+            if error.code != "cursor_expired":
+                raise
+            log.warning("the broker has another database, or one from a backup: everything is read anew")
+            self._begin_anew()
+            return True
+        for task in found.tasks:
+            self._matcher.add_task(task)
+        for tool in found.tools:
+            self._matcher.add_tool(tool)
+        self._cursor = found.cursor
+        return found.more
 
-    async def _post(self, connection: Connection, pairs: list[Pair]) -> None:
-        """Post pairs, and forget what is not available any more."""
-        answer = await connection.call("POST", "/v1/work/batch", AssignedPairs, json={"items": pairs})
-        for item in answer.items:
-            if item.status.startswith("tool_"):
-                self._tools.pop(item.tool_id, None)
+    async def _round(self) -> list[Pairing]:
+        round_ = self._matcher.round()
+        await in_slices(round_.steps())
+        return round_.pairings()
+
+    async def _post(self, connection: Connection, pairings: Sequence[Pairing]) -> None:
+        """Post pairs, and take in what became of them."""
+        for first in range(0, len(pairings), _BATCH):
+            some = pairings[first : first + _BATCH]
+            items = [Pair(task_id=pairing.task.id, tool_id=pairing.tool.id) for pairing in some]
+            answer = await connection.call("POST", "/v1/work/batch", AssignedPairs, json={"items": items})
+            for pairing, item in zip(some, answer.items, strict=True):
+                self._matcher.settle(pairing, item.status)
+                if item.status == "assigned" and self._on_assigned is not None:
+                    self._on_assigned(item)
+
+    async def _reread(self, connection: Connection) -> None:
+        """Read everything anew from time to time, and forget what is not there any more."""
+        while True:
+            await asyncio.sleep(self._reread_seconds)
+            if not len(self._matcher):
                 continue
-            self._tasks.pop(item.task_id, None)
-            self._told.discard(item.task_id)
-            if item.status == "assigned" and self._on_assigned is not None:
-                self._on_assigned(item)
-            if item.status in ("assigned", "exists") and item.tool_id in self._tools:
-                self._tools[item.tool_id].load += 1
+            heard = self._matcher.heard
+            try:
+                tasks, tools = await _all(connection)
+            except ProblemError as error:
+                log.warning("not everything could be read anew: %s", error)
+                continue
+            self._matcher.keep_only(tasks, tools, heard=heard)
+
+
+async def _all(connection: Connection) -> tuple[set[str], set[str]]:
+    """The ids of all tasks and tools that are available."""
+    tasks: set[str] = set()
+    tools: set[str] = set()
+    cursor, more = None, True
+    while more:
+        found = await connection.call("GET", "/v1/candidates", Offers, query={"cursor": cursor})
+        tasks.update(task.id for task in found.tasks)
+        tools.update(tool.id for tool in found.tools)
+        cursor, more = found.cursor, found.more
+    return tasks, tools

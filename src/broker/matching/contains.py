@@ -1,0 +1,145 @@
+"""The strategy `contains`: what a task needs is a part of what a tool has."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from msgspec.json import decode
+
+from broker.matching.misfit import Misfit, Path, UnjudgeableError, place, shown
+
+# They take some 50 ms: what takes longer, with 64 KiB on both sides, was made to take long.
+_MOST_STEPS = 100_000
+_MOST_MISFITS = 100
+
+
+def contains(skills: Any, needs: Any) -> bool:
+    """Whether skills contain needs.
+
+    An object contains another when it has all of its keys and contains each of their values; a list
+    contains a value, or all values of a list, when one of its items contains it; else they have to be equal.
+    As in JSON, `1` equals `1.0`, and `true` does not equal `1`.
+
+    Raises:
+        UnjudgeableError: It would take too long: there are long lists of objects on both sides.
+    """
+    return Contains().matches(_prepared(skills), needs)
+
+
+class Contains:
+    """Judges by `contains`."""
+
+    def needs(self, text: bytes) -> Any:
+        """The needs, as a Python value."""
+        return decode(text)
+
+    def skills(self, text: bytes) -> Any:
+        """The skills, with their lists made ready to be searched."""
+        return _prepared(decode(text))
+
+    def matches(self, skills: Any, needs: Any) -> bool:
+        """Whether skills that were made ready contain needs.
+
+        Raises:
+            UnjudgeableError: It would take too long.
+        """
+        return _Comparison().meets(skills, needs)
+
+    def misfits(self, skills: Any, needs: Any) -> list[Misfit]:
+        """What the skills lack, up to a hundred of it.
+
+        Raises:
+            UnjudgeableError: It would take too long.
+        """
+        return list(islice(_misfits(skills, needs, (), _Comparison()), _MOST_MISFITS))
+
+
+class _List:
+    """A list of skills, which is searched.
+
+    Scalars are found by their hash: to compare each with each could take minutes.
+    """
+
+    def __init__(self, value: list[Any]) -> None:
+        self.value = value
+        self.scalars = {_key(item) for item in value if not isinstance(item, dict | list)}
+        self.objects = [_prepared(item) for item in value if isinstance(item, dict)]
+        self.lists = [_List(item) for item in value if isinstance(item, list)]
+
+
+def _prepared(skills: Any) -> Any:
+    if isinstance(skills, dict):
+        return {key: _prepared(value) for key, value in skills.items()}
+    return _List(skills) if isinstance(skills, list) else skills
+
+
+def _key(scalar: Any) -> Any:
+    """What equal scalars share: to Python, `True` equals 1."""
+    return (scalar,) if isinstance(scalar, bool) else scalar
+
+
+class _Comparison:
+    """One comparison, which takes so many steps at most."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_STEPS
+
+    def meets(self, skills: Any, needs: Any) -> bool:
+        """Whether skills contain needs."""
+        self._step()
+        if isinstance(skills, dict) and isinstance(needs, dict):
+            for key, need in needs.items():
+                if key not in skills or not self.meets(skills[key], need):
+                    return False
+            return True
+        if isinstance(skills, _List):
+            wanted = needs if isinstance(needs, list) else [needs]
+            return all(self.has(skills, need) for need in wanted)
+        return (
+            not isinstance(skills, dict)
+            and not isinstance(needs, dict | list)
+            and _key(skills) == _key(needs)
+        )
+
+    def has(self, skills: _List, need: Any) -> bool:
+        """Whether one of the items contains a need."""
+        if isinstance(need, dict):
+            for item in skills.objects:
+                if self.meets(item, need):
+                    return True
+        elif not isinstance(need, list) and _key(need) in skills.scalars:
+            return True
+        return any(self.meets(item, need) for item in skills.lists)
+
+    def _step(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise UnjudgeableError("there are too many objects in lists, on both sides, to be compared")
+
+
+def _misfits(skills: Any, needs: Any, path: Path, comparison: _Comparison) -> Iterator[Misfit]:
+    """What the skills lack, one by one."""
+    if isinstance(skills, dict) and isinstance(needs, dict):
+        for key, need in needs.items():
+            here = (*path, key)
+            if key in skills:
+                yield from _misfits(skills[key], need, here, comparison)
+            else:
+                yield Misfit(wanted=_equals(here, need), had=f"no {place(here)}")
+    elif isinstance(skills, _List):
+        for need in needs if isinstance(needs, list) else [needs]:
+            if not comparison.has(skills, need):
+                yield Misfit(wanted=_equals(path, need), had=shown(_unprepared(skills)))
+    elif not comparison.meets(skills, needs):
+        yield Misfit(wanted=_equals(path, needs), had=shown(_unprepared(skills)))
+
+
+def _equals(path: Path, need: Any) -> str:
+    return f"{place(path)} = {shown(need)}" if path else shown(need)
+
+
+def _unprepared(skills: Any) -> Any:
+    """The skills as they were, to be shown."""
+    if isinstance(skills, dict):
+        return {key: _unprepared(value) for key, value in skills.items()}
+    return skills.value if isinstance(skills, _List) else skills

@@ -1,0 +1,55 @@
+"""Tasks and tools as the broker offers them, and rounds with them."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from msgspec import Raw
+
+from broker.matching.matcher import Matcher
+from broker.matching.offers import OfferedTask, OfferedTool, RegisteredTool
+from broker.matching.round import Pairing
+from broker.schemas import ToolState
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def raw(value: Any) -> Raw:
+    return Raw(json.dumps(value).encode())
+
+
+def task(
+    id: str,  # noqa: A002 (the field's name)
+    needs: Any = None,
+    *,
+    priority: int = 0,
+    at: float = 0,
+    remark: str | None = None,
+) -> OfferedTask:
+    """A task; `at` is the second in which it was submitted."""
+    created_at = START + timedelta(seconds=at)
+    return OfferedTask(id=id, needs=raw(needs), priority=priority, created_at=created_at, remark=remark)
+
+
+def tool(id: str, skills: Any = None, *, capacity: int = 1, load: int = 0) -> OfferedTool:  # noqa: A002
+    return OfferedTool(id=id, skills=raw(skills), capacity=capacity, load=load)
+
+
+def registered(id: str, skills: Any, state: ToolState = "idle", lease: datetime = START) -> RegisteredTool:  # noqa: A002
+    return RegisteredTool(id=id, skills=raw(skills), state=state, lease_expires_at=lease)
+
+
+def pairings(matcher: Matcher) -> list[Pairing]:
+    """What a round comes to."""
+    round_ = matcher.round()
+    for _ in round_.steps():
+        pass
+    return round_.pairings()
+
+
+def paired(matcher: Matcher) -> dict[str, str]:
+    """The tools that the tasks got, by ids, after all of it has become work."""
+    found = pairings(matcher)
+    for pairing in found:
+        matcher.settle(pairing, "assigned")
+    return {pairing.task.id: pairing.tool.id for pairing in found}

@@ -1,0 +1,323 @@
+"""The assigner against a real broker: who gets paired, who is told why not, and that nothing stops it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from broker.client import Assigner, MisfitError, remarking
+from broker.schemas import AssignedPair
+from broker.settings import Settings
+from tests import helpers
+from tests.conftest import Running, a_broker, a_database
+from tests.helpers import add_task, add_tasks, add_tool, get, until_it_is
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+
+@asynccontextmanager
+async def assigning(assigner: Assigner) -> AsyncIterator[None]:
+    """It pairs for as long as the block runs; its errors are the test's."""
+    task = asyncio.create_task(assigner.assign())
+    try:
+        yield
+    finally:
+        task.cancel()
+        [error] = await asyncio.gather(task, return_exceptions=True)
+        if not isinstance(error, asyncio.CancelledError):
+            raise error
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def assigned_to(http: httpx.AsyncClient, task: str) -> str:
+    """The tool of a task, once it has one."""
+    work = (await until_it_is(http, f"/v1/tasks/{task}", "assigned"))["work_id"]
+    return str((await get(http, f"/v1/work/{work}"))["tool_id"])
+
+
+async def remark(http: httpx.AsyncClient, task: str, *, but: str | None = None) -> str:
+    """The remark on a task, once it has one that is another."""
+    async with asyncio.timeout(10):
+        while (found := (await get(http, f"/v1/tasks/{task}"))["remark"]) in (None, but):
+            await asyncio.sleep(0.005)
+    return str(found)
+
+
+async def test_an_assigner_of_ones_own_is_one_line(broker: Running, http: httpx.AsyncClient) -> None:
+    await add_tool(http, "small", skills={"gpu": 1})
+    await add_tool(http, "large", skills={"gpu": 4})
+    await add_task(http, "a", needs={"gpu": 2})
+    async with assigning(Assigner(lambda skills, needs: needs["gpu"] <= skills["gpu"], url=broker.url)):
+        assert await assigned_to(http, "a") == "large"
+
+
+@pytest.mark.parametrize(
+    ("match", "needs"),
+    [
+        ("contains", {"can": "print"}),
+        ("schema", {"properties": {"can": {"contains": {"const": "print"}}}, "required": ["can"]}),
+    ],
+)
+async def test_a_strategy_is_called_by_its_name(
+    broker: Running, http: httpx.AsyncClient, match: str, needs: Any
+) -> None:
+    await add_tool(http, "counter", skills={"can": ["count"]})
+    await add_tool(http, "printer", skills={"can": ["print"]})
+    await add_task(http, "a", needs=needs)
+    async with assigning(Assigner(match, url=broker.url)):
+        assert await assigned_to(http, "a") == "printer"
+
+
+async def test_a_tool_that_is_ranked_higher_is_taken_first(broker: Running, http: httpx.AsyncClient) -> None:
+    for id_, speed in (("slow", 1), ("fast", 3), ("middling", 2)):
+        await add_tool(http, id_, skills={"speed": speed})
+    await add_tasks(http, "a", "b")
+    assigner = Assigner(rank=lambda skills, needs: skills["speed"], url=broker.url)
+    async with assigning(assigner):
+        assert [await assigned_to(http, id_) for id_ in "ab"] == ["fast", "middling"]
+
+
+async def test_more_tasks_than_fit_into_a_call_are_all_assigned_and_told(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    told: list[AssignedPair] = []
+    assigner = Assigner(on_assigned=told.append, url=broker.url)
+    await add_tasks(http, *(f"task-{number}" for number in range(1_500)))
+    async with assigning(assigner):
+        await until(lambda: len(assigner._matcher) == 1_500)
+        await add_tool(http, "t", capacity=2_000)
+        await until(lambda: len(told) == 1_500)
+        await add_task(http, "another")
+        await until(lambda: len(told) == 1_501)
+    assert len({pair.task_id for pair in told}) == 1_501
+
+
+async def test_a_task_that_waited_is_given_to_the_tool_that_comes(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    async with assigning(Assigner(url=broker.url)):
+        await add_task(http, "a", needs={"can": "print"})
+        await add_tool(http, "scanner", skills={"can": "scan"})
+        await add_tool(http, "printer", skills={"can": "print"})
+        assert await assigned_to(http, "a") == "printer"
+
+
+async def test_what_cannot_be_matched_is_no_match_and_holds_up_nothing_else(
+    broker: Running, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    await add_tool(http, "counter", skills={"can": ["count"]}, capacity=5)
+    await add_task(http, "odd", needs={"what": "ever"})
+    async with assigning(Assigner(lambda skills, needs: needs["can"] in skills["can"], url=broker.url)):
+        for id_ in ("a", "b"):
+            await add_task(http, id_, needs={"can": "count"})
+            assert await assigned_to(http, id_) == "counter"
+    assert (await get(http, "/v1/tasks/odd"))["state"] == "available"
+    told = [record.message for record in caplog.records if "cannot be matched" in record.message]
+    assert told == ["task odd cannot be matched: KeyError('can')"]
+
+
+async def test_what_others_took_or_deleted_is_forgotten(broker: Running, http: httpx.AsyncClient) -> None:
+    assigner = Assigner(reread_seconds=0.05, remarks=False, url=broker.url)
+    async with assigning(assigner):
+        await add_tasks(http, "deleted", "taken", "kept", needs={"can": "print"})
+        await add_tool(http, "other", skills={"can": "nothing"}, capacity=5)
+        await add_tool(http, "gone")
+        await until(lambda: len(assigner._matcher) == 5)
+        await http.delete("/v1/tasks/deleted")
+        await http.delete("/v1/tools/gone")
+        await helpers.assign(http, "taken", "other")
+        await until(lambda: len(assigner._matcher) == 2)
+        await add_tool(http, "printer", skills={"can": "print"})
+        assert await assigned_to(http, "kept") == "printer"
+
+
+async def test_when_the_broker_comes_back_with_another_database_it_begins_anew(
+    postgres: str, template: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        databases = [await stack.enter_async_context(a_database(postgres, template)) for _ in range(2)]
+        first = await stack.enter_async_context(a_broker(Settings(database_url=databases[0])))
+        await add_task(first.client, "lost", needs={"can": "scan"})
+        assigner = Assigner(remarks=False, url=first.url)
+        await stack.enter_async_context(assigning(assigner))
+        await until(lambda: len(assigner._matcher) == 1)
+        await first.stop()
+        port = int(first.url.rpartition(":")[2])
+        second = await stack.enter_async_context(a_broker(Settings(database_url=databases[1]), port=port))
+        await add_task(second.client, "new", needs={"can": "print"})
+        await add_tool(second.client, "printer", skills={"can": "print"}, capacity=2)
+        assert await assigned_to(second.client, "new") == "printer"
+        await until(lambda: len(assigner._matcher) == 1)
+    assert "everything is read anew" in caplog.text
+
+
+async def test_it_stops_at_once_and_can_begin_again(broker: Running, http: httpx.AsyncClient) -> None:
+    assigner = Assigner(url=broker.url)
+    await add_tool(http, "t", capacity=2)
+    for id_ in ("a", "b"):
+        began = 0.0
+        async with assigning(assigner):
+            await add_task(http, id_)
+            assert await assigned_to(http, id_) == "t"
+            began = time.monotonic()
+        assert time.monotonic() - began < 1
+
+
+async def test_while_many_needs_are_judged_others_have_their_turn(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    judged: list[float] = []
+
+    def slowly(skills: Any, needs: Any) -> bool:
+        time.sleep(0.02)
+        judged.append(time.monotonic())
+        return False
+
+    items = [{"id": f"task-{number}", "needs": number} for number in range(40)]
+    await http.post("/v1/tasks/batch", json={"items": items})
+    await add_tool(http)
+    turns: list[float] = []
+    async with assigning(Assigner(slowly, remarks=False, url=broker.url)):
+        while len(judged) < 40:
+            await asyncio.sleep(0)
+            turns.append(time.monotonic())
+    between = [turn for turn in turns if judged[0] < turn < judged[-1]]
+    assert len(between) >= 20
+
+
+@pytest.mark.parametrize(
+    "options", [{"aging_seconds": 0}, {"reread_seconds": -1}, {"recheck_seconds": float("nan")}]
+)
+async def test_a_time_that_is_none_is_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match="a number of seconds above 0"):
+        Assigner(**options)
+
+
+async def test_a_task_that_no_tool_can_do_is_told_why(broker: Running, http: httpx.AsyncClient) -> None:
+    assigner = Assigner("schema", recheck_seconds=0.05, url=broker.url)
+    async with assigning(assigner):
+        await add_task(http, "a", needs={"required": ["gpu"], "properties": {"gpu": {"minimum": 2}}})
+        first = await remark(http, "a")
+        assert first == "no tool is registered"
+        await add_tool(http, "gpu-1", skills={"gpu": 1})
+        second = await remark(http, "a", but=first)
+        assert second == "no tool has gpu ≥ 2; nearest: gpu-1 has 1"
+        told = await get(http, "/v1/tasks/a/explain")
+        assert (told["verdict"], told["detail"]) == ("refused_by_assigner", f"The assigner says: {second}")
+        await add_tool(http, "gpu-2", skills={"gpu": 2})
+        assert await assigned_to(http, "a") == "gpu-2"
+        assert (await get(http, "/v1/tasks/a"))["remark"] is None
+
+
+async def test_that_the_only_tool_that_could_do_it_is_away_is_told_and_that_it_is_back(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http, "xrd-1", skills={"can": "diffract"})
+    await helpers.gone_offline(http, sql, "xrd-1")
+    async with assigning(Assigner(recheck_seconds=0.05, url=broker.url)):
+        await add_task(http, "a", needs={"can": "diffract"})
+        offline = await remark(http, "a")
+        assert offline.startswith("only xrd-1 could do it, and it is offline since ")
+        await add_task(http, "first", needs={"can": "diffract"}, priority=1)
+        await http.post("/v1/tools/xrd-1/heartbeat")
+        assert await assigned_to(http, "first") == "xrd-1"
+        assert await remark(http, "a", but=offline) == "xrd-1 can do it, when it has room"
+
+
+async def test_what_a_function_says_is_told(broker: Running, http: httpx.AsyncClient) -> None:
+    def match(skills: Any, needs: Any) -> bool:
+        if skills["gpu"] < needs["gpu"]:
+            raise MisfitError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
+        return True
+
+    await add_tool(http, "gpu-1", skills={"gpu": 1})
+    await add_task(http, "a", needs={"gpu": 2})
+    async with assigning(Assigner(match, recheck_seconds=0.05, url=broker.url)):
+        assert await remark(http, "a") == "no tool can do it; nearest: gpu-1: wants 2 GPUs, has 1"
+
+
+async def test_a_remark_is_written_once(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http, "t", skills={"can": "print"})
+    await add_tasks(http, *(f"task-{number}" for number in range(50)), needs={"can": "scan"})
+
+    assigner = Assigner(recheck_seconds=0.02, url=broker.url)
+    async with assigning(assigner):
+        async with asyncio.timeout(10):
+            while await sql.fetchval("select count(remark_at) from tasks") < 50:
+                await asyncio.sleep(0.005)
+        [needs] = assigner._matcher.waiting
+        at = await sql.fetchval("select max(remark_at) from tasks")
+        looked_at = needs.checked_at
+        await until(lambda: (needs.checked_at or 0) > (looked_at or 0) + 0.2)
+    # Begun again, it knows from the tasks what was said.
+    async with assigning(Assigner(recheck_seconds=0.02, url=broker.url)):
+        await add_task(http, "new", needs={"can": "scan"})
+        assert (await remark(http, "new")).startswith('no tool has can = "scan"')
+    assert await sql.fetchval("select count(*) from tasks where remark_at <= $1", at) == 50
+
+
+async def test_without_remarks_none_are_made(broker: Running, http: httpx.AsyncClient) -> None:
+    await add_task(http, "a", needs={"can": "print"})
+    async with assigning(Assigner(remarks=False, recheck_seconds=0.01, url=broker.url)):
+        await add_tool(http, "t")
+        await add_task(http, "b")
+        assert await assigned_to(http, "b") == "t"
+        await asyncio.sleep(0.1)
+    assert (await get(http, "/v1/tasks/a"))["remark"] is None
+
+
+async def test_remarks_that_cannot_be_made_hinder_no_pairing(
+    broker: Running,
+    http: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried = 0
+
+    async def broken(connection: object) -> Any:
+        nonlocal tried
+        tried += 1
+        raise RuntimeError("the list of tools is broken")
+
+    monkeypatch.setattr(remarking, "_registered", broken)
+    await add_task(http, "hopeless", needs={"can": "print"})
+    await add_tool(http, "t", capacity=3)
+    async with assigning(Assigner(recheck_seconds=0.01, url=broker.url)):
+        await until(lambda: tried > 3)
+        await add_task(http, "a")
+        assert await assigned_to(http, "a") == "t"
+    assert [record.message for record in caplog.records if "remarks" in record.message] == [
+        "no remarks can be made on why tasks wait: the list of tools is broken"
+    ]
+
+
+async def test_who_is_left_out_can_be_asked_for(broker: Running, http: httpx.AsyncClient) -> None:
+    assigner = Assigner(remarks=False, url=broker.url)
+    await add_task(http, "hopeless", needs={"can": "print"})
+    await add_tool(http, "busy", skills={"can": "count"}, capacity=100)
+    await add_tool(http, "bored", skills={"can": "nothing"})
+    async with assigning(assigner):
+        await add_tasks(http, *(f"task-{number}" for number in range(12)), needs={"can": "count"})
+        await assigned_to(http, "task-11")
+        await until(lambda: len(assigner._matcher) == 3)
+    left_out = assigner.wallflowers()
+    assert [(each.needs, each.waiting, each.oldest, each.passed_by) for each in left_out.needs] == [
+        ({"can": "print"}, 1, "hopeless", 12)
+    ]
+    assert [(each.skills, each.tools) for each in left_out.skills] == [({"can": "nothing"}, ["bored"])]
