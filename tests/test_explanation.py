@@ -1,5 +1,6 @@
 """Explanations: whoever waits for a task is told why."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -10,9 +11,9 @@ import pytest
 from msgspec import Raw
 
 from broker.schemas import NULL, Task
-from broker.store.explanation import Facts, verdict
+from broker.store.verdicts import Facts, Tools, Underway, verdict
 from tests import helpers
-from tests.helpers import add_task, add_tool, assign, assigned, completed, get, is_problem, started
+from tests.helpers import add_task, add_tasks, add_tool, assign, assigned, completed, get, is_problem, started
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 database = helpers.shared_database
@@ -23,52 +24,116 @@ http = helpers.shared_http
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=30)
 DUE = NOW - timedelta(seconds=1)
+ASSIGNED = Underway("xrd-1", assigned_at=NOW - timedelta(seconds=10), deadline_at=SOON)
+RUNNING = ASSIGNED._replace(started_at=NOW - timedelta(minutes=5), deadline_at=None)
 
 
 def facts(
     state: str = "available",
     *,
     seen: float | None = 1,
-    tools: int = 2,
+    tools: Tools = Tools(available=2),  # noqa: B008 - it never changes
     due: datetime = SOON,
+    before: int = 0,
+    work: Underway | None = None,
     **fields: Any,
 ) -> Facts:
     values: dict[str, Any] = {
         "id": "a", "needs": Raw(b"{}"), "payload": NULL, "priority": 0, "state": state, "attempt": 1,
         "max_attempts": 3, "retry_backoff_seconds": 1, "timeout_seconds": None, "not_before": None,
         "created_at": NOW, "work_id": uuid4(), "remark": None, "result": NULL, "error": None,
-        "ended_at": None,
+        "ended_at": NOW if state in ("succeeded", "cancelled", "failed") else None,
     }  # fmt: skip
-    due_at = due if state == "scheduled" else None
-    seen_at = None if seen is None else NOW - timedelta(seconds=seen)
-    return Facts(Task(**values | fields), tools, seen_at, NOW, due_at)
+    return Facts(
+        Task(**values | fields),
+        now=NOW,
+        tools=tools,
+        before=before,
+        assigner_seen_at=None if seen is None else NOW - timedelta(seconds=seen),
+        due_at=due if state == "scheduled" else None,
+        work=work,
+    )
+
+
+NONE = Tools(available=0)
 
 
 @pytest.mark.parametrize(
     ("given", "word", "says"),
     [
-        (facts("succeeded"), "ended", "succeeded"),
-        (facts("cancelled"), "ended", "cancelled"),
-        (facts("failed", attempt=3, error="no disk"), "failed", "3 attempts"),
-        (facts("failed", attempt=1, error="no disk"), "failed", "no disk"),
-        (facts("running"), "running", "attempt 2"),
-        (facts("assigned"), "assigned", "waits for its tool"),
-        (facts("scheduled", not_before=SOON), "not_before_its_time", "2026-11-25T12:00:30Z"),
-        (facts("scheduled", not_before=DUE, due=DUE), "not_before_its_time", "2026-11-25T11:59:59Z"),
-        (facts("scheduled", error="no disk"), "backing_off", "no disk"),
+        (facts("succeeded"), "ended", "succeeded at 2026-11-25T12:00:00Z, after 1 attempt;"),
+        (facts("cancelled"), "ended", "cancelled at 2026-11-25T12:00:00Z"),
+        (facts("failed", attempt=3), "failed", "failed at 2026-11-25T12:00:00Z, after 3 attempts"),
+        (facts("failed", error="no disk"), "failed", "retried or deleted. The last error: no disk"),
+        (facts("failed"), "failed", "No error was told."),
+        (
+            facts("running", work=RUNNING),
+            "running",
+            "Tool xrd-1 has been running it since 2026-11-25T11:55:00Z (5 min). This is attempt 2 (3",
+        ),
+        (facts("running", work=RUNNING._replace(progress=0.29)), "running", "It is 29% done."),
+        (facts("running", work=RUNNING._replace(reported_at=DUE)), "running", "It reported 1 s ago."),
+        (
+            facts("running", work=RUNNING._replace(reported_at=DUE, message="half\n way")),
+            "running",
+            "The tool said 1 s ago: half way.",
+        ),
+        (facts("running", work=RUNNING._replace(cancel_requested=True)), "running", "then is cancelled."),
+        (
+            facts("running", work=RUNNING._replace(cancel_requested=True, cancel_requeue=True)),
+            "running",
+            "then goes back, for another attempt.",
+        ),
+        (
+            facts("running", work=RUNNING._replace(deadline_at=SOON)),
+            "running",
+            "has time until 2026-11-25T12:00:30Z (in 30 s).",
+        ),
+        (
+            facts("assigned", work=ASSIGNED),
+            "assigned",
+            "Tool xrd-1 has had it since 2026-11-25T11:59:50Z (10 s), and has not",
+        ),
+        (facts("assigned", work=ASSIGNED), "assigned", "by 2026-11-25T12:00:30Z (in 30 s), the task goes"),
+        (facts("assigned", work=ASSIGNED._replace(cancel_requested=True)), "assigned", "then is cancelled."),
+        (facts("scheduled", not_before=SOON), "not_before_its_time", "2026-11-25T12:00:30Z (in 30 s)"),
+        (facts("scheduled", not_before=DUE, due=DUE), "not_before_its_time", "before 2026-11-25T11:59:59Z."),
+        (facts("scheduled", error="no disk"), "backing_off", "The last error: no disk"),
         (facts("scheduled", not_before=NOW - timedelta(days=1)), "backing_off", "2026-11-25T12:00:30Z"),
-        (facts(seen=None, remark="no", tools=0), "no_assigner", "ever"),
-        (facts(seen=61, remark="no", tools=0), "no_assigner", "61 s"),
-        (facts(seen=60, remark="too big", tools=0), "refused_by_assigner", "too big"),
-        (facts(tools=0), "no_tool_available", "busy, draining or offline"),
-        (facts(tools=1), "waiting_for_assigner", "1 tool "),
-        (facts(tools=2), "waiting_for_assigner", "2 tools "),
+        (facts(seen=None, remark="no", tools=NONE), "no_assigner", "ever"),
+        (facts(seen=61, remark="no", tools=NONE), "no_assigner", "for 61 s"),
+        (facts(seen=86_400 * 3, remark="no", tools=NONE), "no_assigner", "for 3 days"),
+        (facts(seen=60, remark="too big", tools=NONE), "refused_by_assigner", "too big"),
+        (facts(tools=NONE), "no_tool_available", "No tool is registered"),
+        (facts(tools=Tools(0, busy=3, offline=1)), "no_tool_available", "Of 4 tools: 3 busy, 1 offline."),
+        (facts(tools=Tools(0, draining=1)), "no_tool_available", "Of 1 tool: 1 draining."),
+        (facts(tools=Tools(1)), "waiting_for_assigner", "1 tool could"),
+        (facts(tools=Tools(2)), "waiting_for_assigner", "2 tools could"),
+        (facts(before=0), "waiting_for_assigner", "No other task is offered before it."),
+        (facts(before=1), "waiting_for_assigner", "1 task is offered before it."),
+        (facts(before=1_000), "waiting_for_assigner", "1,000 tasks are offered before it."),
+        (facts(before=1_001), "waiting_for_assigner", "More than 1,000 tasks are offered before it."),
     ],
 )
 async def test_the_first_verdict_that_holds_is_told(given: Facts, word: str, says: str) -> None:
     told, detail = verdict(given)
     assert told == word
     assert says in detail
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        facts("failed", error="é" * 10_000),
+        facts("running", work=RUNNING._replace(reported_at=DUE, message="line\n" * 2_000)),
+        facts(remark="x" * 10_000),
+    ],
+)
+async def test_what_others_say_at_length_is_cut(given: Facts) -> None:
+    _, detail = verdict(given)
+    assert len(detail) < 1_000
+    assert "\n" not in detail
+    assert "…" in detail
 
 
 async def explained(http: httpx.AsyncClient, task: str = "a") -> tuple[str, str]:
@@ -129,6 +194,58 @@ async def test_only_tools_that_are_available_are_counted(http: httpx.AsyncClient
     await http.patch("/v1/tools/t0", json={"draining": True})
     await add_task(http)
     assert (await get(http, "/v1/tasks/a/explain"))["available_tools"] == 2
+
+
+async def detail_of(http: httpx.AsyncClient, task: str = "a") -> str:
+    detail: str = (await get(http, f"/v1/tasks/{task}/explain"))["detail"]
+    return detail
+
+
+async def test_of_a_task_that_runs_it_is_told_where_and_how_far_it_is(http: httpx.AsyncClient) -> None:
+    pair = await assigned(http, timeout_seconds=3600)
+    had = r"Tool t has had it since \S+Z \(\d s\), and has not started it yet\. "
+    assert re.match(had, await detail_of(http))
+    for report in ({"progress": 0.25, "message": "a quarter"}, {"progress": 0.5}):
+        await http.post(f"/v1/work/{pair.work}/reports", json=report)
+    detail = await detail_of(http)
+    ran = (
+        r"Tool t has been running it since \S+Z \(\d s\)\. This is attempt 1 \(3 at most\)\. It is 50% done\."
+    )
+    assert re.match(ran, detail)
+    assert re.search(r"The tool said \d s ago: a quarter\. ", detail)
+    assert re.search(r"It has time until \S+Z \(in (59|60) min\)\.$", detail)
+    await http.post(f"/v1/work/{pair.work}/cancel", json={"requeue": True})
+    assert "The tool is asked to stop; the task then goes back" in await detail_of(http)
+
+
+async def test_tools_without_room_are_counted_by_what_they_are_at(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_task(http)
+    await get(http, "/v1/candidates")
+    assert "No tool is registered" in await detail_of(http)
+    await started(http, "other", "busy")
+    for tool in ("d1", "d2", "gone"):
+        await add_tool(http, tool)
+    for tool, change in (("busy", {"capacity": 1}), ("d1", {"draining": True}), ("d2", {"draining": True})):
+        await http.patch(f"/v1/tools/{tool}", json=change)
+    await sql.execute("update tools set offline = true where id in ('gone', 'd2')")
+    assert await detail_of(http) == "No tool has room. Of 4 tools: 1 busy, 1 draining, 2 offline."
+
+
+async def test_the_tasks_that_go_before_are_counted(http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    await get(http, "/v1/candidates")
+    await add_tasks(http, "older-1", "older-2")
+    await add_task(http)
+    await add_tasks(http, "younger")
+    await add_tasks(http, "later", not_before="2100-01-01T00:00:00Z")
+    assert "2 tasks are offered before it." in await detail_of(http)
+    await add_tasks(http, "urgent", priority=1)
+    assert "3 tasks are offered before it." in await detail_of(http)
+    assert "No other task is offered before it." in await detail_of(http, "urgent")
+    await add_tasks(http, *(f"many-{number}" for number in range(1_000)), priority=1)
+    assert "More than 1,000 tasks are offered before it." in await detail_of(http)
 
 
 async def test_an_unknown_task_is_not_explained(http: httpx.AsyncClient) -> None:

@@ -251,8 +251,8 @@ def test_it_touches_no_more_than_it_names(
     )
     nodes = list(every_node(plan))
     # Work is under way for a while, and there is little of it at any time.
-    scanned = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
-    assert scanned <= {"work"}
+    scans = [node for node in nodes if node["Node Type"] == "Seq Scan" and node["Actual Loops"]]
+    assert {node["Relation Name"] for node in scans} <= {"work"}
     touched = sum(rows_of(node) for node in nodes if "Index Name" in node or "Relation Name" in node)
     assert touched <= FEW, json.dumps(plan, indent=1)
     assert max((rows_of(node) for node in nodes if "Sort" in node["Node Type"]), default=0) <= FEW

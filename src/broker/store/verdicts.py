@@ -1,0 +1,226 @@
+"""Verdicts: from what is known of a task to why it has not run yet, as a word and in sentences."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from broker.schemas import Task, Verdict
+
+# More tasks that go before are not counted: "more than" has to do.
+MOST_BEFORE = 1_000
+
+# The assigner is taken to be away after that.
+_SILENCE = timedelta(minutes=1)
+# What others have said is cut after so many characters: it stands in full where it was said.
+_MOST_SAID = 500
+
+
+class Tools(NamedTuple):
+    """How many tools there are, by what they are at; each counts once.
+
+    The others are counted only where none is available.
+    """
+
+    available: int
+    busy: int = 0
+    draining: int = 0
+    offline: int = 0
+
+
+class Underway(NamedTuple):
+    """What is known of the work that a task has.
+
+    Args:
+        tool_id: The tool that has it.
+        assigned_at: Since when.
+        started_at: Since when it runs; None: it does not.
+        deadline_at: When its time to start, or to end, is over; None: never.
+        progress: How far it is, 0 to 1; None: it was not told.
+        cancel_requested: Whether the tool is asked to stop.
+        cancel_requeue: Whether the task then goes back.
+        reported_at: When its last report came; None: there is none.
+        message: What that says in words, if anything.
+    """
+
+    tool_id: str
+    assigned_at: datetime
+    started_at: datetime | None = None
+    deadline_at: datetime | None = None
+    progress: float | None = None
+    cancel_requested: bool = False
+    cancel_requeue: bool = False
+    reported_at: datetime | None = None
+    message: str | None = None
+
+
+class Facts(NamedTuple):
+    """What a verdict goes by, at one moment.
+
+    Args:
+        task: The task.
+        now: When all of this was.
+        tools: How many tools there are.
+        before: How many available tasks are offered before it.
+        assigner_seen_at: When an assigner last asked; None: never.
+        due_at: When it is offered, where it is scheduled.
+        work: Its work, where it has any.
+    """
+
+    task: Task
+    now: datetime
+    tools: Tools
+    before: int = 0
+    assigner_seen_at: datetime | None = None
+    due_at: datetime | None = None
+    work: Underway | None = None
+
+
+def verdict(facts: Facts) -> tuple[Verdict, str]:
+    """The first reason that holds, as a word for programs and in sentences for people."""
+    task = facts.task
+    match task.state:
+        case "succeeded" | "cancelled":
+            return "ended", _ended(task)
+        case "failed":
+            return "failed", _failed(task)
+        case "running":
+            return "running", _running(facts)
+        case "assigned":
+            return "assigned", _assigned(facts)
+        case "scheduled":
+            return _not_due(facts)
+    return _waiting(facts)
+
+
+def _ended(task: Task) -> str:
+    at = f" at {_time(task.ended_at)}" if task.ended_at else ""
+    if task.state == "cancelled":
+        return f"The task was cancelled{at}. To have it done, submit it again with another id."
+    return f"The task succeeded{at}, after {_count(task.attempt, 'attempt')}; its result is there."
+
+
+def _failed(task: Task) -> str:
+    at = f" at {_time(task.ended_at)}" if task.ended_at else ""
+    return (
+        f"The task failed{at}, after {_count(task.attempt, 'attempt')} ({task.max_attempts} at most), and is"
+        f" held until it is retried or deleted. {_error(task)}"
+    )
+
+
+def _running(facts: Facts) -> str:
+    work, now = facts.work, facts.now
+    if work is None or work.started_at is None:
+        return "It runs."
+    told = [
+        f"Tool {work.tool_id} has been running it {_since(work.started_at, now)}.",
+        f"This is attempt {facts.task.attempt + 1} ({facts.task.max_attempts} at most).",
+    ]
+    if work.progress is not None:
+        told.append(f"It is {work.progress:.0%} done.")
+    if work.reported_at is not None:
+        ago = f"{_span(now - work.reported_at)} ago"
+        told.append(f"The tool said {ago}: {_said(work.message)}" if work.message else f"It reported {ago}.")
+    if work.cancel_requested:
+        told.append(f"The tool is asked to stop; the task then {_after_cancel(work)}.")
+    if work.deadline_at is not None:
+        told.append(f"It has time until {_when(work.deadline_at, now)}.")
+    return _sentences(told)
+
+
+def _assigned(facts: Facts) -> str:
+    work = facts.work
+    if work is None:
+        return "Its tool has not started it yet."
+    had = _since(work.assigned_at, facts.now)
+    told = [f"Tool {work.tool_id} has had it {had}, and has not started it yet."]
+    if work.deadline_at is not None:
+        told.append(f"Unless it starts by {_when(work.deadline_at, facts.now)}, the task goes back.")
+    if work.cancel_requested:
+        told.append(f"The tool is asked to leave it; the task then {_after_cancel(work)}.")
+    return _sentences(told)
+
+
+def _after_cancel(work: Underway) -> str:
+    return "goes back, for another attempt" if work.cancel_requeue else "is cancelled"
+
+
+def _not_due(facts: Facts) -> tuple[Verdict, str]:
+    task, due_at = facts.task, facts.due_at
+    # It is offered some time after it is due: until then it waits for the same.
+    if task.not_before is not None and (task.not_before > facts.now or task.not_before == due_at):
+        return "not_before_its_time", f"It is not to run before {_when(task.not_before, facts.now)}."
+    until = f" until {_when(due_at, facts.now)}" if due_at else ""
+    return "backing_off", (
+        f"Attempt {task.attempt} of {task.max_attempts} did not succeed: it waits{until} before the next one."
+        f" {_error(task)}"
+    )
+
+
+def _waiting(facts: Facts) -> tuple[Verdict, str]:
+    tools = facts.tools
+    if facts.assigner_seen_at is None:
+        return "no_assigner", "No assigner has ever asked for tasks, so nothing is given to tools: start one."
+    silence = facts.now - facts.assigner_seen_at
+    if silence > _SILENCE:
+        return "no_assigner", f"No assigner has asked for tasks for {_span(silence)}: is it running?"
+    if facts.task.remark is not None:
+        return "refused_by_assigner", f"The assigner says: {_said(facts.task.remark)}"
+    if not tools.available:
+        return "no_tool_available", _no_tool(tools)
+    return "waiting_for_assigner", (
+        f"An assigner asks, and {_count(tools.available, 'tool')} could be given work; it has said nothing"
+        f" about this task. {_before(facts.before)}"
+    )
+
+
+def _no_tool(tools: Tools) -> str:
+    if not sum(tools):
+        return "No tool is registered: start one."
+    at = [f"{count:,} {name}" for name, count in zip(Tools._fields, tools, strict=True) if count]
+    return f"No tool has room. Of {_count(sum(tools), 'tool')}: {', '.join(at)}."
+
+
+def _before(count: int) -> str:
+    if not count:
+        return "No other task is offered before it."
+    many = f"More than {MOST_BEFORE:,} tasks" if count > MOST_BEFORE else _count(count, "task")
+    return f"{many} {'is' if count == 1 else 'are'} offered before it."
+
+
+def _error(task: Task) -> str:
+    return f"The last error: {_said(task.error)}" if task.error else "No error was told."
+
+
+def _said(text: str | None) -> str:
+    """What somebody else said: on one line, cut where it is long."""
+    line = " ".join((text or "").split())
+    return line if len(line) <= _MOST_SAID else f"{line[: _MOST_SAID - 1]}…"
+
+
+def _sentences(told: list[str]) -> str:
+    return " ".join(sentence if sentence.endswith((*".!?…",)) else f"{sentence}." for sentence in told)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _since(moment: datetime, now: datetime) -> str:
+    return f"since {_time(moment)} ({_span(now - moment)})"
+
+
+def _when(moment: datetime, now: datetime) -> str:
+    """A moment, and how far off it is."""
+    return f"{_time(moment)} (in {_span(moment - now)})" if moment > now else _time(moment)
+
+
+def _span(time: timedelta) -> str:
+    """How long that is, in the largest unit of which it has two."""
+    seconds = max(0, int(time.total_seconds()))
+    for unit, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit:,} {name}"
+    return f"{seconds} s"
