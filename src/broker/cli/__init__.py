@@ -7,6 +7,9 @@ import click
 _COMMANDS = {
     "serve": "Run the service.",
     "keys": "Make, list and revoke keys.",
+    "submit": "Submit tasks, and wait for their results.",
+    "explain": "Tell why a task has not run yet.",
+    "archive": "Export what has ended.",
     "migrate": "Bring a database's schema up to date.",
     "top": "Watch tools, work and queue, live.",
     "demo": "Watch a laboratory at work, on real images.",
