@@ -2,18 +2,32 @@
 
 import json
 import shlex
+from collections.abc import AsyncIterator
 
+import asyncpg
 import httpx
 import pytest
+import pytest_asyncio
 
+from broker.settings import Settings
 from broker.store import Store
+from tests import helpers
 from tests.cli_helpers import run
-from tests.conftest import Running, Serve
+from tests.conftest import Running, a_broker, a_database
 from tests.helpers import add_task, add_tool, assign, bearer, completed, get, make_key, started
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
 
-async def test_a_task_that_waits_is_told_why_and_what_to_do(broker: Running) -> None:
-    await add_task(broker.client)
+
+async def test_a_task_that_waits_is_told_why_and_what_to_do(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("delete from assigner")
+    await add_task(http)
     told = await run(broker.url, "explain", "a")
     assert told.status == 0
     assert told.err == ""
@@ -22,11 +36,13 @@ async def test_a_task_that_waits_is_told_why_and_what_to_do(broker: Running) -> 
     assert "  Start an assigner  broker assign\n" in told.out
 
 
-async def test_the_attempts_so_far_are_told_the_newest_first(broker: Running) -> None:
-    pair = await started(broker.client, max_attempts=2, retry_backoff_seconds=0)
-    await completed(broker.client, pair.work, "released")
-    work = (await assign(broker.client))["id"]
-    await completed(broker.client, work, "failed", error="no disk\nat all", retry=False)
+async def test_the_attempts_so_far_are_told_the_newest_first(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pair = await started(http, max_attempts=2, retry_backoff_seconds=0)
+    await completed(http, pair.work, "released")
+    work = (await assign(http))["id"]
+    await completed(http, work, "failed", error="no disk\nat all", retry=False)
     told = await run(broker.url, "explain", "a")
     rows = [line.split(maxsplit=5) for line in told.out.splitlines() if line.startswith("  1  ")]
     assert [row[1] for row in rows] == ["failed", "released"]
@@ -34,32 +50,33 @@ async def test_the_attempts_so_far_are_told_the_newest_first(broker: Running) ->
     assert rows[0][5].endswith("no disk at all")
 
 
-async def test_what_it_says_can_be_done_can_be_done(broker: Running) -> None:
-    pair = await started(broker.client)
-    await completed(broker.client, pair.work, "failed", retry=False)
+async def test_what_it_says_can_be_done_can_be_done(broker: Running, http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await completed(http, pair.work, "failed", retry=False)
     told = await run(broker.url, "explain", "a")
-    [retry] = [line.partition("  curl -X ")[2] for line in told.out.splitlines() if "Have it tried" in line]
+    [retry] = [line for line in told.out.splitlines() if "Have it tried again" in line]
+    retry = retry.partition("curl -X ")[2]
     method, url = shlex.split(retry)
-    assert (await broker.client.request(method, url)).status_code == 200
-    assert (await get(broker.client, "/v1/tasks/a"))["state"] == "available"
+    assert (await http.request(method, url)).status_code == 200
+    assert (await get(http, "/v1/tasks/a"))["state"] == "available"
 
 
-async def test_programs_read_it_as_json(broker: Running) -> None:
-    pair = await started(broker.client)
-    await completed(broker.client, pair.work, "released")
+async def test_programs_read_it_as_json(broker: Running, http: httpx.AsyncClient) -> None:
+    pair = await started(http)
+    await completed(http, pair.work, "released")
     told = json.loads((await run(broker.url, "explain", "a", "--json")).out)
     attempts = told.pop("attempts")
-    assert told == {"id": "a", **await get(broker.client, "/v1/tasks/a/explain")}
+    assert told == {"id": "a", **await get(http, "/v1/tasks/a/explain")}
     assert [(each["outcome"], each["tool_id"], each["work_id"]) for each in attempts] == [
         ("released", "t", pair.work)
     ]
 
 
-async def test_what_others_say_steers_no_terminal(broker: Running) -> None:
-    await add_task(broker.client)
-    await add_tool(broker.client)
-    await broker.client.get("/v1/candidates")
-    await broker.client.put("/v1/tasks/a/remark", json={"text": "too\x1b[31m\r\nbig \x9b31m[red]"})
+async def test_what_others_say_steers_no_terminal(broker: Running, http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    await add_tool(http)
+    await http.get("/v1/candidates")
+    await http.put("/v1/tasks/a/remark", json={"text": "too\x1b[31m\r\nbig \x9b31m[red]"})
     told = await run(broker.url, "explain", "a")
     assert "Assigner's remark    too\ufffd[31m big \ufffd31m[red]\n" in told.out
     assert "\x1b" not in told.out
@@ -71,17 +88,26 @@ async def test_an_unknown_task_is_an_error_that_names_it(broker: Running, task: 
     assert told == (1, "", f"Error: There is no task {task!r}, neither live nor ended.\n")
 
 
-async def test_who_may_not_read_the_archive_is_told_the_rest(serve: Serve, store: Store) -> None:
-    keys = {role: await make_key(store, role, role) for role in ("submitter", "assigner")}
-    broker = await serve()
-    http: httpx.AsyncClient = broker.client
-    http.headers.update(bearer(keys["submitter"]))
-    await add_task(http)
+@pytest_asyncio.fixture(loop_scope="module")
+async def keys(postgres: str, template: str) -> AsyncIterator[tuple[Running, dict[str, str]]]:
+    """A broker with keys for two roles, and these."""
+    async with a_database(postgres, template) as url:
+        store = Store(url)
+        made = {role: await make_key(store, role, role) for role in ("submitter", "assigner")}
+        await store.close()
+        async with a_broker(Settings(database_url=url)) as running:
+            yield running, made
+
+
+async def test_who_may_not_read_the_archive_is_told_the_rest(keys: tuple[Running, dict[str, str]]) -> None:
+    broker, made = keys
+    broker.client.headers.update(bearer(made["submitter"]))
+    await add_task(broker.client)
     for role, attempts in (("submitter", []), ("assigner", None)):
-        told = await run(broker.url, "explain", "a", "--json", BROKER_KEY=keys[role])
+        told = await run(broker.url, "explain", "a", "--json", BROKER_KEY=made[role])
         assert told.status == 0
         assert json.loads(told.out)["attempts"] == attempts
-    told = await run(broker.url, "explain", "a", BROKER_KEY=keys["assigner"])
+    told = await run(broker.url, "explain", "a", BROKER_KEY=made["assigner"])
     assert "attempts" not in told.out.lower()
     # The key itself is not shown.
     assert '-H "Authorization: Bearer $BROKER_KEY"' in told.out
