@@ -1,10 +1,11 @@
 """The connection to a broker: calls that are sent again when that is safe, and errors that speak."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -153,11 +154,10 @@ class Connection:
             ProblemError: The broker refused the call.
             httpx.TransportError: The broker did not answer for as long as patience lasts.
         """
-        parameters = {name: value for name, value in (query or {}).items() if value is not None}
         request = self._http.build_request(
             method,
             path,
-            params=parameters,
+            params=_parameters(query),
             content=None if json is None else msgspec.json.encode(json),
             headers={"Content-Type": "application/json"},
             timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
@@ -165,6 +165,26 @@ class Connection:
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
         safe = repeatable(method, path, json) if again is None else again
         return await self._send(request, form, patience, safe)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, *, query: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read an answer of any length as it comes. It is asked for once: what was read cannot be unread.
+
+        Args:
+            path: Below the base path, like `/v1/archive/export`.
+            query: Parameters; those that are None are left out.
+
+        Raises:
+            ProblemError: The broker refused the call.
+            httpx.TransportError: The broker does not answer, or has stopped in the middle.
+        """
+        async with self._http.stream("GET", path, params=_parameters(query)) as response:
+            if not response.is_success:
+                await response.aread()
+                raise ProblemError(_problem(response))
+            yield response.aiter_bytes()
 
     async def _send(
         self, request: httpx.Request, form: type[Answer], patience: float | None, safe: bool
@@ -242,6 +262,10 @@ def repeatable(method: str, path: str, json: object) -> bool:
 def in_path(id_: object) -> str:
     """An id as a part of a path."""
     return quote(str(id_), safe="~:")
+
+
+def _parameters(query: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (query or {}).items() if value is not None}
 
 
 def _retry_after(response: httpx.Response) -> float:

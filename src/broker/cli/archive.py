@@ -1,0 +1,189 @@
+"""`broker archive`: what has ended."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, get_args
+from uuid import uuid4
+
+import click
+import httpx
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from broker.cli.calling import calls_a_broker
+from broker.cli.values import Moment
+from broker.client.connection import Connection
+from broker.schemas import Outcome
+
+_AGO = Moment(ago=True)
+
+_EXAMPLES = """
+\b
+Examples:
+  broker archive export -o archive.ndjson
+  broker archive export --since 7d --outcome failed | jq -r '[.task_id, .error] | @tsv'
+  broker archive export --tool-id xrd-1 --since 2026-07-01 --until 2026-08-01 | gzip > july.gz
+
+A time is one with an offset, like 2026-07-02T09:30:00Z, one without or a date, which are of this machine's
+time zone, or so long ago: 90s, 10m, 2h, 7d, 4w.
+"""
+
+
+@click.group()
+def archive() -> None:
+    """Export what has ended."""
+
+
+@archive.command(epilog=_EXAMPLES, short_help="Write what has ended, a record a line.")
+@click.option("--task-id", help="Of this task.")
+@click.option("--tool-id", help="Of this tool.")
+@click.option("--outcome", type=click.Choice(get_args(Outcome)), help="That ended so.")
+@click.option("--since", type=_AGO, help="That ended then or later.")
+@click.option("--until", type=_AGO, help="That ended before.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    help="Write to this file.  [default: standard output]",
+)
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@calls_a_broker
+def export(
+    *,
+    task_id: str | None,
+    tool_id: str | None,
+    outcome: Outcome | None,
+    since: datetime | None,
+    until: datetime | None,
+    output: Path | None,
+    force: bool,
+    url: str | None,
+) -> None:
+    """Write the archive's records, the newest first, as JSON, one a line.
+
+    A record is one attempt at a task: the task and the tool as they were, the result, every report. The exit
+    status is 0 only if all of them were written. A file is there only then, and complete: it is written under
+    another name and renamed at the end. A key that only submits exports the records of its own tasks.
+    """
+    query = {
+        "task_id": task_id,
+        "tool_id": tool_id,
+        "outcome": outcome,
+        "since": since.isoformat() if since else None,
+        "until": until.isoformat() if until else None,
+    }
+    if output is None or str(output) == "-":
+        asyncio.run(_Export(sys.stdout.buffer, lambda _: None).run(url, query))
+        return
+    # Told to stop, it clears away what it has begun.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with _whole_file(output, force=force) as file, _progress() as tell:
+        export = _Export(file, tell)
+        asyncio.run(export.run(url, query))
+    click.echo(f"{export} in {output}.", err=True)
+
+
+class _Export:
+    """Records on their way to where they are written.
+
+    Args:
+        file: Where that is.
+        tell: Called as they come, with how many there are.
+    """
+
+    def __init__(self, file: BinaryIO, tell: Callable[[str], None]) -> None:
+        self._file = file
+        self._tell = tell
+        self._records = 0
+        self._bytes = 0
+
+    def __str__(self) -> str:
+        noun = "record" if self._records == 1 else "records"
+        return f"{self._records:,} {noun} ({decimal(self._bytes)})"
+
+    async def run(self, url: str | None, query: dict[str, Any]) -> None:
+        """Write them all.
+
+        Raises:
+            click.ClickException: Only some of them came, or could be written.
+        """
+        last = b"\n"
+        async with Connection(url) as connection:
+            try:
+                async with connection.stream("/v1/archive/export", query=query) as chunks:
+                    async for last in chunks:
+                        self._write(last)
+            except httpx.TransportError as error:
+                if not self._bytes:
+                    raise
+                raise self._broken(str(error) or type(error).__name__) from error
+        if not last.endswith(b"\n"):
+            # Something between us and the broker has cut it, and made it look whole.
+            raise self._broken("it ends in the middle of a record")
+
+    def _write(self, chunk: bytes) -> None:
+        try:
+            self._file.write(chunk)
+            self._file.flush()
+        except BrokenPipeError:
+            # Whoever reads this has enough; click ends quietly.
+            raise
+        except OSError as error:
+            raise click.ClickException(f"The records cannot be written: {error.strerror}.") from error
+        self._records += chunk.count(b"\n")
+        self._bytes += len(chunk)
+        self._tell(str(self))
+
+    def _broken(self, why: str) -> click.ClickException:
+        return click.ClickException(
+            f"The export broke off after {self}: {why}. It is not complete; begin again. (A broker cuts"
+            " off whoever reads too slowly: where a program reads this, write to a file first, with -o.)"
+        )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Shows how far it is, on a terminal."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("waiting for the first record", total=None)
+        yield lambda told: progress.update(bar, description=told)
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """A file that is there only when the block has come to its end; until then it has another name.
+
+    Raises:
+        click.ClickException: It cannot be written, or is there already.
+    """
+    _may_write(path, force=force)
+    path = path.resolve()
+    part = path.with_name(f".{uuid4().hex}.partial")
+    try:
+        with part.open("xb") as file:
+            yield file
+            os.fsync(file.fileno())
+        _may_write(path, force=force)
+        part.replace(path)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _may_write(path: Path, *, force: bool) -> None:
+    if path.exists():
+        if not path.is_file():
+            raise click.ClickException(f"{path} is no ordinary file; leave -o out, and redirect the output.")
+        if not force:
+            raise click.ClickException(f"{path} is there already; --force replaces it.")

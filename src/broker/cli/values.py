@@ -1,0 +1,104 @@
+"""What commands are given beside plain texts and numbers: spans of time, times, and JSON."""
+
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from msgspec import Raw
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_SPAN = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(_UNITS)}]?)", re.ASCII)
+
+
+class Span(click.ParamType[float]):
+    """A span of time: a number of seconds, or one with a unit, like `10m`."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it, in seconds."""
+        if isinstance(value, float):
+            return value
+        seconds = _seconds(str(value))
+        if seconds is None:
+            self.fail(f"{value!r} is no span of time: give seconds, or a number with s, m, h, d or w", param)
+        return seconds
+
+
+class Moment(click.ParamType[datetime]):
+    """A time: in full, or a date, or so long from now.
+
+    Args:
+        ago: Whether a span of time points back, not ahead.
+    """
+
+    name = "time"
+
+    def __init__(self, *, ago: bool) -> None:
+        self._sign = -1 if ago else 1
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read it; a time without an offset is one of this machine's time zone."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            seconds = _seconds(value) if value[-1:] in _UNITS else None
+            if seconds is not None:
+                return datetime.now(UTC) + self._sign * timedelta(seconds=seconds)
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError, OSError):
+            span = "2h (two hours ago), 7d" if self._sign < 0 else "10m (in ten minutes), 2h"
+            known = f"2026-07-02T09:30:00Z, 2026-07-02, or {span}"
+            self.fail(f"{value!r} is no time: give one like {known}", param)
+
+
+class Json(click.ParamType[Raw]):
+    """A JSON value, kept to the last digit: as it is, or `@FILE`.
+
+    Args:
+        stdin: Whether `-` reads it from standard input.
+    """
+
+    name = "json"
+
+    def __init__(self, *, stdin: bool = False) -> None:
+        self._stdin = stdin
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Raw:
+        """Read it, and see that it is JSON."""
+        if isinstance(value, Raw):
+            return value
+        text = self._read(str(value), param)
+        try:
+            str(text, "utf-8")
+            return Raw(bytes(msgspec.json.decode(text, type=Raw)).strip())
+        except UnicodeDecodeError as error:
+            self.fail(f"is not UTF-8: byte {error.start} cannot be read", param)
+        except msgspec.DecodeError as error:
+            word = re.fullmatch(r"\w[\w./ -]*", str(value))
+            hint = f"""; a text has quotes of its own: '"{value}"'""" if word else ""
+            self.fail(f"{_begin(text)} is no JSON: {error}{hint}", param)
+
+    def _read(self, value: str, param: click.Parameter | None) -> bytes:
+        if value == "-" and self._stdin:
+            return sys.stdin.buffer.read()
+        if value.startswith("@"):
+            try:
+                return Path(value[1:]).read_bytes().removeprefix(b"\xef\xbb\xbf")
+            except OSError as error:
+                self.fail(f"{value[1:]!r} cannot be read: {error.strerror}", param)
+        return value.encode("utf-8", "surrogateescape")
+
+
+def _seconds(text: str) -> float | None:
+    found = _SPAN.fullmatch(text)
+    return float(found[1]) * _UNITS[found[2] or "s"] if found else None
+
+
+def _begin(text: bytes) -> str:
+    shown = text[:40].decode("utf-8", "replace")
+    return repr(shown if len(text) <= 40 else f"{shown}…")
