@@ -11,8 +11,10 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from broker.api import archive as archive_api
+from broker.cli import main
 from broker.errors import Unavailable
 from broker.store import archive
 from tests import helpers
@@ -104,9 +106,9 @@ async def test_a_date_begins_at_midnight_here(
 
 @pytest.mark.parametrize("time", ["yesterday", "2h30", "99999999999d", "0001-01-01", "-1h", ""])
 async def test_what_is_no_time_is_refused(time: str) -> None:
-    told = await run("http://127.0.0.1:9", "archive", "export", "--since", time)
-    assert told.status == 2
-    assert "is no time: give one like" in told.err
+    told = CliRunner().invoke(main, ["archive", "export", "--since", time])
+    assert told.exit_code == 2
+    assert "is no time: give one like" in told.stderr
 
 
 async def test_a_file_is_written_and_not_overwritten_unless_it_is_wanted(

@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from broker.cli.calling import calls_a_broker
+from broker.cli.screen import printable
 from broker.client.connection import Connection, ProblemError, in_path
 from broker.schemas import Explanation, Outcome, Verdict
 
@@ -114,7 +115,7 @@ def _as_json(told: _Told) -> bytes:
 def _lines(told: _Told, width: int | None) -> Iterator[str]:
     """For people; sentences are broken only for a terminal, which has a width."""
     why = told.why
-    detail = _printable(why.detail)
+    detail = _line(why.detail)
     words = dict.fromkeys((why.state, why.verdict))
     yield click.style(f"{told.task}: {', '.join(words)}", bold=True)
     yield detail if width is None else click.wrap_text(detail, width)
@@ -124,7 +125,7 @@ def _lines(told: _Told, width: int | None) -> Iterator[str]:
         ("Assigner last asked", _time(why.assigner_seen_at) or "never"),
     ]
     if why.remark is not None:
-        facts.append(("Assigner's remark", _printable(why.remark)))
+        facts.append(("Assigner's remark", _line(why.remark)))
     yield from _aligned(facts)
     if told.records is not None and told.records.items:
         yield ""
@@ -145,7 +146,7 @@ def _attempts(task: str, records: _Records) -> Iterator[str]:
                 each.tool_id or "none",
                 _time(each.started_at) or "not started",
                 _time(each.ended_at),
-                _shortened(_printable(each.error or "")),
+                _shortened(_line(each.error or "")),
             )
             for each in records.items
         ]
@@ -189,13 +190,14 @@ def _time(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_OF_AN_ERROR else f"{text[: _MOST_OF_AN_ERROR - 1]}…"
+def _line(text: str) -> str:
+    """What others have said, on one line."""
+    return printable(" ".join(text.split()))
 
 
-def _printable(text: str) -> str:
-    """What others have said, on one line; nothing in it may steer the terminal."""
-    line = " ".join(text.split())
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line
-    )
+def _shortened(line: str) -> str:
+    """Cut in the middle: what went wrong stands at the end of a traceback, and else in front."""
+    if len(line) <= _MOST_OF_AN_ERROR:
+        return line
+    third = _MOST_OF_AN_ERROR // 3
+    return f"{line[:third]} … {line[-2 * third :]}"

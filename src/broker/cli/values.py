@@ -78,10 +78,13 @@ class Json(click.ParamType[Raw]):
             return Raw(bytes(msgspec.json.decode(text, type=Raw)).strip())
         except UnicodeDecodeError as error:
             self.fail(f"is not UTF-8: byte {error.start} cannot be read", param)
+        except RecursionError:
+            self.fail("is nested too deep", param)
         except msgspec.DecodeError as error:
+            why = str(error).removeprefix("JSON is malformed: ")
             word = re.fullmatch(r"\w[\w./ -]*", str(value))
             hint = f"""; a text has quotes of its own: '"{value}"'""" if word else ""
-            self.fail(f"{_begin(text)} is no JSON: {error}{hint}", param)
+            self.fail(f"{_begin(text)} is no JSON: {why}{hint}", param)
 
     def _read(self, value: str, param: click.Parameter | None) -> bytes:
         if value == "-" and self._stdin:

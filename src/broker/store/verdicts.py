@@ -191,9 +191,13 @@ def _error(task: Task) -> str:
 
 
 def _said(text: str | None) -> str:
-    """What somebody else said: on one line, cut where it is long."""
+    """What somebody else said, on one line.
+
+    A long one is cut in the middle: what went wrong stands at the end of a traceback, and else in front.
+    """
     line = " ".join((text or "").split())
-    return line if len(line) <= _MOST_SAID else f"{line[: _MOST_SAID - 1]}…"
+    third = _MOST_SAID // 3
+    return line if len(line) <= _MOST_SAID else f"{line[:third]} … {line[-2 * third :]}"
 
 
 def _sentences(told: list[str]) -> str:

@@ -1,0 +1,75 @@
+"""What a command that takes its time tells: lines on standard output, and on a terminal a bar beside them."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+
+class Screen:
+    """Standard output for what a program may read, standard error for how far it is."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            # Lines for a program would go where the bar is.
+            redirect_stdout=False,
+            disable=not console.is_terminal,
+        )
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int) -> Iterator[None]:
+        """Show a bar for as long as the block takes."""
+        self._bar = self._progress.add_task(description, total=total)
+        try:
+            with self._progress:
+                yield
+        finally:
+            self._progress.remove_task(self._bar)
+            self._bar = None
+
+    def advance(self, count: int, description: str | None = None) -> None:
+        """Move the bar on by so many."""
+        if self._bar is not None:
+            self._progress.update(self._bar, advance=count, description=description)
+
+    def tell(self, *lines: str) -> None:
+        """Print lines on standard output.
+
+        Raises:
+            BrokenPipeError: Nobody reads them any more; what is printed later goes nowhere.
+        """
+        try:
+            if self._bar is not None and sys.stdout.isatty() and not self._progress.disable:
+                # Above the bar.
+                for line in lines:
+                    self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            elif lines:
+                click.echo("\n".join(lines))
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            raise
+
+
+def printable(text: str) -> str:
+    """What others have said: nothing in it steers the terminal."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+
+
+def note(text: str) -> None:
+    """Tell people something on standard error."""
+    click.echo(text, err=True)

@@ -1,0 +1,181 @@
+"""`broker submit`: tasks from the shell, and their results."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Coroutine, Iterable
+from datetime import datetime
+from typing import Any
+
+import click
+import httpx
+from msgspec import Raw
+
+from broker.cli.calling import calls_a_broker
+from broker.cli.screen import Screen, note
+from broker.cli.submission import Submission
+from broker.cli.task_files import Given, checked, for_files, task_file
+from broker.cli.values import Json, Moment, Span
+from broker.client import AsyncBroker
+
+# As `timeout` of the shell ends, and as a shell says of what Ctrl-C has ended.
+_TIME_OVER = 124
+_INTERRUPTED = 130
+
+_EXAMPLES = """
+\b
+One task; its id is printed:
+  broker submit --needs '{"can": "count"}' --payload '"three small words"'
+  broker submit --needs @needs.json --payload - < payload.json
+  broker submit --needs '{"can": "count"}' --payload '"a b"' --result | jq .words
+
+\b
+A task for each file; its payload is {"file": "/absolute/path"}:
+  broker submit --needs '{"format": "raw"}' scans/*.raw
+  broker submit --needs '{"format": "raw"}' --once scans/*.raw
+  broker submit --needs '{"format": "raw"}' --wait scans/*.raw | jq -r '[.file, .result.peaks] | @tsv'
+
+\b
+Tasks from a file, one JSON object a line as the API takes it (or one JSON array of them):
+  broker submit --tasks tasks.ndjson
+  jq -c '.[] | {needs: {can: "count"}, payload: .text}' texts.json | broker submit --tasks -
+  broker submit --tasks tasks.ndjson --wait | jq 'select(.state != "succeeded")'
+
+With --wait, each task is a line as it ends: {"id": "…", "state": "succeeded", "result": …, "error": null},
+and "file" where it is for one. States are succeeded, failed and cancelled. The exit status is 0 if all have
+succeeded, 1 if not, 124 if time was over.
+
+JSON is passed on as it is, numbers to the last digit. A span of time is a number of seconds, or one with s,
+m, h, d or w: 10m. All input is checked before anything is sent. A task whose id is known already is not made
+anew, whatever else is said of it: what broke off can be repeated where tasks have ids.
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False))
+@click.option("--needs", type=Json(), help="What the task needs of a tool: JSON, or @FILE.")
+@click.option(
+    "--payload", type=Json(stdin=True), help="What to work on: JSON, @FILE, or - for standard input."
+)
+@click.option(
+    "--tasks",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    metavar="FILE|-",
+    help="Tasks, one a line. What the options say is for those that do not say it themselves.",
+)
+@click.option(
+    "--once",
+    is_flag=True,
+    help="With files: make the id from the file's path, size and time of last change, and the needs as they"
+    " are written. However often the command runs, a file that has not changed is submitted once; whether"
+    " its task has succeeded or failed.",
+)
+@click.option("--id", "id_", help="The task's id: the same id is the same task.  [default: a new one]")
+@click.option("--priority", type=click.IntRange(-32768, 32767), help="Higher is offered first.  [default: 0]")
+@click.option("--not-before", type=Moment(ago=False), help="Do not begin before: a time, or 10m from now.")
+@click.option("--timeout", type=Span(), help="The longest an attempt may run.  [default: no limit]")
+@click.option("--max-attempts", type=click.IntRange(1, 1_000), help="Then it has failed.  [default: 3]")
+@click.option("--retry-backoff", type=Span(), help="The pause before the second attempt.  [default: 1]")
+@click.option("--wait", is_flag=True, help="Wait until all have ended, and print how, a JSON object a line.")
+@click.option(
+    "--within", type=Span(), help="Wait so long at most; what has not ended goes on, and the status is 124."
+)
+@click.option("--result", is_flag=True, help="Wait for one task, and print its result alone, as JSON.")
+@calls_a_broker
+def submit(
+    *,
+    files: tuple[str, ...],
+    needs: Raw | None,
+    payload: Raw | None,
+    tasks: str | None,
+    once: bool,
+    id_: str | None,
+    priority: int | None,
+    not_before: datetime | None,
+    timeout: float | None,
+    max_attempts: int | None,
+    retry_backoff: float | None,
+    wait: bool,
+    within: float | None,
+    result: bool,
+    url: str | None,
+) -> None:
+    """Submit tasks, and wait for their results where that is wanted.
+
+    One task, by --needs and --payload; or one for each of FILES; or those of a file, by --tasks.
+    """
+    fields = {
+        "needs": needs,
+        "payload": payload,
+        "id": id_,
+        "priority": priority,
+        "not_before": not_before,
+        "timeout_seconds": timeout,
+        "max_attempts": max_attempts,
+        "retry_backoff_seconds": retry_backoff,
+    }
+    fields = {name: value for name, value in fields.items() if value is not None}
+    _fit_together(fields, files, tasks, once=once)
+    with _given(fields, files, tasks, once=once) as given:
+        # All of them are looked at before one is sent.
+        total = sum(1 for _ in given)
+        if result and total != 1:
+            raise click.UsageError(f"--result is for one task, and these are {total:,}: use --wait.")
+        submission = Submission(given, total, Screen(), wait=wait or result or within is not None)
+        doing = _submit(submission, AsyncBroker(url), within=within, result=result)
+        sys.exit(_ended(submission, doing))
+
+
+def _fit_together(fields: dict[str, Any], files: tuple[str, ...], tasks: str | None, *, once: bool) -> None:
+    """See that what was given makes sense together.
+
+    Raises:
+        click.UsageError: It does not.
+    """
+    if files and tasks:
+        raise click.UsageError("Give files, or --tasks, not both.")
+    if not tasks and "needs" not in fields:
+        raise click.UsageError("--needs is missing, or --tasks; `broker submit --help` has examples.")
+    if "payload" in fields and (files or tasks):
+        raise click.UsageError("--payload is for one task, without files and --tasks.")
+    if "id" in fields and (len(files) > 1 or tasks):
+        raise click.UsageError("--id is for one task.")
+    if once and (not files or "id" in fields):
+        raise click.UsageError("--once makes the ids of files: give files, and no --id.")
+
+
+def _given(
+    fields: dict[str, Any], files: tuple[str, ...], tasks: str | None, *, once: bool
+) -> contextlib.AbstractContextManager[Iterable[Given]]:
+    """The tasks, to be gone through as often as it takes."""
+    if tasks:
+        return task_file(tasks, fields)
+    if files:
+        return contextlib.nullcontext(for_files(files, fields, once=once))
+    return contextlib.nullcontext([checked(Given(fields))])
+
+
+async def _submit(submission: Submission, broker: AsyncBroker, *, within: float | None, result: bool) -> None:
+    async with broker:
+        await submission.submit(broker)
+        if result:
+            await submission.result(within)
+        else:
+            await submission.results(within)
+
+
+def _ended(submission: Submission, doing: Coroutine[Any, Any, None]) -> int:
+    """Do it; the exit status."""
+    try:
+        asyncio.run(doing)
+    except TimeoutError:
+        note(f"Time is over. {submission.left()}")
+        return _TIME_OVER
+    except KeyboardInterrupt:
+        note(f"Stopped. {submission.left()}")
+        return _INTERRUPTED
+    except httpx.TransportError:
+        if submission.has_begun:
+            note(submission.left())
+        raise
+    return 0 if submission.has_succeeded else 1

@@ -1,0 +1,384 @@
+"""`broker submit`: tasks from the shell, and their results."""
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from broker.cli import main
+from broker.cli.task_files import for_files
+from tests import helpers
+from tests.cli_helpers import Ended, run, running
+from tests.conftest import Running
+from tests.helpers import add_task, add_tool, an_environment, assign, completed, exactly, get, ids, waiting
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+DIGITS = '[1.10, 123456789012345678901234567890, "é"]'
+
+
+async def submitted(broker: Running, *arguments: str, stdin: str | bytes = b"") -> list[str]:
+    """The ids that the command prints."""
+    told = await run(broker.url, "submit", *arguments, stdin=stdin)
+    assert told.status == 0, told.err
+    return told.out.splitlines()
+
+
+async def live(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await get(http, "/v1/tasks", limit=1000))["items"]
+    return found
+
+
+@asynccontextmanager
+async def waited_for(broker: Running, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A `broker submit` that waits for its one task, which is called `a`."""
+    before = waiting(broker)
+    async with running(broker.url, "submit", "--id", "a", *arguments) as process:
+        async with asyncio.timeout(20):
+            while waiting(broker) <= before:
+                await asyncio.sleep(0.005)
+        yield process
+
+
+async def the_end(process: asyncio.subprocess.Process) -> Ended:
+    async with asyncio.timeout(20):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def test_one_task_is_submitted_to_the_last_digit(broker: Running, http: httpx.AsyncClient) -> None:
+    [id_] = await submitted(broker, "--needs", f'{{"a": {DIGITS}}}', "--payload", DIGITS)
+    text = (await http.get(f"/v1/tasks/{id_}")).text
+    assert exactly(text)["needs"] == {"a": exactly(DIGITS)}
+    assert exactly(text)["payload"] == exactly(DIGITS)
+    assert "1.10" in text
+
+
+async def test_needs_come_from_a_file_and_the_payload_from_standard_input(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    needs = tmp_path / "needs.json"
+    needs.write_bytes(b'\xef\xbb\xbf{"can":\r\n "count"}\n')
+    [id_] = await submitted(broker, "--needs", f"@{needs}", "--payload", "-", stdin=' "x"\n')
+    task = await get(http, f"/v1/tasks/{id_}")
+    assert (task["needs"], task["payload"]) == ({"can": "count"}, "x")
+
+
+async def test_options_say_the_rest(broker: Running, http: httpx.AsyncClient) -> None:
+    options = "--id a --priority -3 --not-before 2100-01-01T00:00:00+01:00 --timeout 10m --max-attempts 5"
+    await submitted(broker, "--needs", "1", *options.split(), "--retry-backoff", "1.5")
+    task = await get(http, "/v1/tasks/a")
+    names = ("priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds")
+    assert [task[name] for name in names] == [-3, "2099-12-31T23:00:00Z", 600, 5, 1.5]
+
+
+async def test_a_task_that_was_there_is_counted_and_not_made_anew(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    await add_task(http, "old", payload="first")
+    lines = '{"id": "old", "needs": 1}\n{"id": "new", "needs": 1}'
+    told = await run(broker.url, "submit", "--tasks", "-", stdin=lines)
+    assert told == (0, "old\nnew\n", "1 created, 1 was there already.\n")
+    assert (await get(http, "/v1/tasks/old"))["payload"] == "first"
+
+
+async def test_each_file_is_a_task(broker: Running, http: httpx.AsyncClient, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.raw", "b b.raw", "é.raw")]
+    for file in files:
+        file.touch()
+    # The same file by two names is one.
+    again = str(tmp_path / "." / "a.raw")
+    made = await submitted(broker, "--needs", '{"format": "raw"}', "--priority", "7", *map(str, files), again)
+    tasks = await live(http)
+    assert ids(tasks) == made
+    assert [task["payload"] for task in tasks] == [{"file": str(file)} for file in files]
+    assert {(task["needs"]["format"], task["priority"]) for task in tasks} == {("raw", 7)}
+
+
+async def test_a_file_is_submitted_once_as_long_as_it_does_not_change(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.raw"
+    file.write_text("one")
+    once = ["--once", str(file)]
+    [first] = await submitted(broker, "--needs", '{"a": 1}', *once)
+    assert await submitted(broker, "--needs", '{ "a":1 }', *once) == [first]
+    [other_needs] = await submitted(broker, "--needs", '{"a": 2}', *once)
+    os.utime(file, ns=(0, 1))
+    [touched] = await submitted(broker, "--needs", '{"a": 1}', *once)
+    file.write_text("three")
+    os.utime(file, ns=(0, 1))
+    [larger] = await submitted(broker, "--needs", '{"a": 1}', *once)
+    assert len({first, other_needs, touched, larger}) == 4
+    assert len(await live(http)) == 4
+    assert first.startswith("a.raw:")
+
+
+@settings(max_examples=40)
+@given(st.text(st.characters(codec="utf-8", exclude_characters="/\x00"), min_size=1, max_size=60))
+async def test_whatever_a_file_is_called_once_makes_an_id_of_it(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"x{name}"
+        other = Path(folder) / f"y{name}"
+        for each in (path, other):
+            each.touch()
+        tasks = for_files([str(path), str(other)], {"needs": Raw(b"1")}, once=True)
+        assert len({task.fields["id"] for task in tasks}) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"id": "a", "needs": {DIGITS}}}\n{{"id": "b", "payload": {DIGITS}, "priority": 2}}\n',
+        f'\ufeff\r\n{{"id": "a", "needs": {DIGITS}}}\r\n\n {{"id": "b", "payload": {DIGITS}, "priority": 2}}',
+        f'[{{"id": "a", "needs": {DIGITS}}},{{"id": "b", "payload": {DIGITS}, "priority": 2}}]',
+        f'\n[\n{{"id": "a", "needs":\n{DIGITS}}},\n{{"id": "b", "payload": {DIGITS}, "priority": 2}}\n]\n',
+    ],
+)
+async def test_a_file_of_tasks_is_one_a_line_or_an_array(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "tasks"
+    file.write_text(text)
+    options = ["--needs", '"default"', "--priority", "1"]
+    assert await submitted(broker, "--tasks", str(file), *options) == ["a", "b"]
+    answer = exactly((await http.get("/v1/tasks")).text)["items"]
+    given = exactly(DIGITS)
+    assert [(task["needs"], task["payload"], task["priority"]) for task in answer] == [
+        (given, None, 1),
+        ("default", given, 2),
+    ]
+
+
+async def test_one_task_may_be_spread_over_lines_and_need_no_id(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    [id_] = await submitted(broker, "--tasks", "-", stdin='{\n "needs": 1,\n "id": null\n}\n')
+    assert ids(await live(http)) == [id_]
+
+
+async def test_a_file_without_tasks_submits_none(broker: Running) -> None:
+    assert await run(broker.url, "submit", "--tasks", "-", stdin="\n\n") == (0, "", "0 created.\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"needs": 1}\n\n{"needs": 1,}\n', "line 3: is no JSON"),
+        ('{"needs": 1}\n{"payload": 1}\n', "line 2: Object missing required field `needs`"),
+        ('{"needs": 1}\n{"needs": 1, "prio": 1}\n', "line 2: Object contains unknown field `prio`"),
+        ('{"needs": 1}\n{"needs": 1, "priority": "high"}\n', "line 2: priority: Expected `int`"),
+        ('{"needs": 1}\n{"needs": 1, "id": "a b"}\n', "line 2: id: has to be 1 to 128 characters"),
+        ('{"needs": 1}\n[1]\n', "line 2: is no JSON object"),
+        ('{"needs": 1}\n{"needs": "\\u0000"}\n', "line 2: needs holds \\u0000"),
+        ('{"needs": 1}\n{"needs": "\\ud800"}\n', "line 2: holds a lone surrogate"),
+        ('{"needs": 1}\n{"needs": 1e999999}\n', "line 2: needs holds a number out of"),
+        (b'{"needs": 1}\n{"needs": "\xff"}\n', "line 2: is not UTF-8"),
+        ('{"needs": 1}\n{"needs": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "line 2: is nested too deep"),
+        ('[{"needs": 1},\n{"needs": 1\n]', "line 3: is no JSON"),
+        ('[{"needs": 1}, 7]', "item 2: is no JSON object"),
+        ('{\n"needs": 1,\n}', "line 3: is no JSON"),
+        ("count\n", "line 1: is no JSON"),
+    ],
+)
+async def test_a_mistake_is_told_by_its_line(text: str | bytes, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "tasks"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", "--tasks", str(file)])
+    assert told.exit_code == 1
+    assert told.stderr.startswith(f"Error: {file}, {says}"), told.stderr
+
+
+async def test_nothing_is_submitted_of_a_file_that_has_a_mistake(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    lines = '{"needs": 1}\n' * 1_500 + "{}\n"
+    told = await run(broker.url, "submit", "--tasks", "-", stdin=lines)
+    assert (told.status, told.out) == (1, "")
+    assert told.err.startswith("Error: standard input, line 1501: ")
+    assert await live(http) == []
+
+
+async def test_what_only_the_broker_can_refuse_is_told_by_its_line(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    deep = "[" * 201 + "]" * 201
+    lines = ['{"needs": 1}'] * 1_200 + [f'{{"needs": {deep}}}']
+    told = await run(broker.url, "submit", "--tasks", "-", stdin="\n".join(lines))
+    assert told.status == 1
+    assert told.err == (
+        "Error: standard input, line 1201: needs: is nested deeper than 200\n"
+        "1,000 of 1,201 tasks were submitted, and perhaps some more.\n"
+    )
+    assert len(told.out.splitlines()) == 1_000
+
+
+async def test_who_reads_only_the_first_ids_does_not_stop_the_rest(
+    broker: Running, sql: asyncpg.Connection, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "tasks"
+    file.write_text('{"needs": 1}\n' * 5_000)
+    program = f"{shlex.quote(sys.executable)} -m broker.cli submit --tasks {shlex.quote(str(file))}"
+    process = await asyncio.create_subprocess_shell(
+        f"{program} | head -n 1",
+        env=an_environment(BROKER_URL=broker.url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    told = await the_end(process)
+    assert (len(told.out.splitlines()), told.err) == (1, "5,000 created.\n")
+    assert await sql.fetchval("select count(*) from tasks") == 5_000
+
+
+async def test_a_result_is_told_as_it_comes_to_the_last_digit(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    await add_tool(http)
+    async with waited_for(broker, "--needs", "1", "--wait") as process:
+        work = (await assign(http))["id"]
+        body = f'{{"outcome": "succeeded", "result": {DIGITS}}}'
+        assert (await http.post(f"/v1/work/{work}/complete", content=body)).status_code == 200
+        told = await the_end(process)
+    assert told == (0, f'{{"id":"a","state":"succeeded","result":{DIGITS},"error":null}}\n', "")
+
+
+async def test_the_result_alone_is_for_pipes(broker: Running, http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    async with waited_for(broker, "--needs", "1", "--result") as process:
+        await completed(http, (await assign(http))["id"], result={"words": 3})
+        assert await the_end(process) == (0, '{"words": 3}\n', "")
+    again = await run(broker.url, "submit", "--id", "a", "--needs", "1", "--result")
+    assert again == (0, '{"words": 3}\n', "0 created, 1 was there already.\n")
+
+
+async def test_a_failure_has_no_result_but_an_error(broker: Running, http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    async with waited_for(broker, "--needs", "1", "--result") as process:
+        work = (await assign(http))["id"]
+        await completed(http, work, "failed", error="no disk\x1b[31m", retry=False)
+        assert await the_end(process) == (1, "", "Error: Task a failed: no disk\ufffd[31m\n")
+
+
+async def test_whether_all_have_succeeded_is_the_exit_status(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    await add_tool(http, capacity=10)
+    files = [tmp_path / name for name in ("good", "bad", "gone")]
+    for file in files:
+        file.touch()
+    once = [*map(str, files), "--needs", "1", "--once"]
+    good, bad, gone = await submitted(broker, *once)
+    await completed(http, (await assign(http, good))["id"], result="fine")
+    await completed(http, (await assign(http, bad))["id"], "failed", error="no disk", retry=False)
+    await http.delete(f"/v1/tasks/{gone}")
+    told = await run(broker.url, "submit", *once, "--wait")
+    assert told.status == 1
+    assert "0 created, 3 were there already.\n" in told.err
+    ended = {line["file"]: line for line in map(json.loads, told.out.splitlines())}
+    assert [(ended[str(file)]["state"], ended[str(file)]["error"]) for file in files] == [
+        ("succeeded", None),
+        ("failed", "no disk"),
+        ("cancelled", None),
+    ]
+    assert ended[str(files[0])] == {
+        "id": good, "state": "succeeded", "result": "fine", "error": None, "file": str(files[0]),
+    }  # fmt: skip
+
+
+async def test_many_are_waited_for_each_told_once(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    names = [f"task-{number}" for number in range(300)]
+    file = tmp_path / "tasks"
+    # The same task twice is one to wait for.
+    file.write_text("".join(f'{{"id": "{name}"}}\n' for name in [*names, "task-0"]))
+    await submitted(broker, "--needs", "1", "--tasks", str(file))
+    await add_tool(http, capacity=1000)
+    pairs = {"items": [{"task_id": name, "tool_id": "t"} for name in names]}
+    works = ids((await http.post("/v1/work/batch", json=pairs)).json()["items"], "work_id")
+    done = {"items": [{"work_id": work, "outcome": "succeeded"} for work in works]}
+    assert (await http.post("/v1/work/complete", json=done)).status_code == 200
+    told = await run(broker.url, "submit", "--needs", "1", "--tasks", str(file), "--wait")
+    assert told.status == 0
+    assert sorted(json.loads(line)["id"] for line in told.out.splitlines()) == sorted(names)
+    assert told.err.endswith("\n300 succeeded.\n")
+
+
+async def test_when_time_is_over_the_task_goes_on(broker: Running, http: httpx.AsyncClient) -> None:
+    told = await run(broker.url, "submit", "--needs", "1", "--id", "a", "--within", "0.2")
+    assert (told.status, told.out) == (124, "")
+    assert told.err == (
+        "Time is over. The task goes on. The same command waits again: the same ids are the same tasks.\n"
+    )
+    assert ids(await live(http)) == ["a"]
+
+
+async def test_of_a_task_without_an_id_of_its_own_it_is_told_how_to_wait_again(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    told = await run(broker.url, "submit", "--needs", "1", "--within", "0.2")
+    [id_] = ids(await live(http))
+    assert f"curl '{broker.url}/v1/tasks/ID?wait=60', where ID is\n{id_}\n" in told.err
+
+
+async def test_interrupted_it_says_that_the_task_goes_on(broker: Running, http: httpx.AsyncClient) -> None:
+    async with waited_for(broker, "--needs", "1", "--wait") as process:
+        process.send_signal(signal.SIGINT)
+        told = await the_end(process)
+    assert (told.status, told.out) == (130, "")
+    assert told.err.strip().startswith("Stopped. The task goes on. The same command waits again")
+    assert ids(await live(http)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--needs is missing"),
+        ([__file__], "--needs is missing"),
+        (["--needs", "1", "--tasks", __file__, __file__], "not both"),
+        (["--needs", "1", "--payload", "1", __file__], "--payload is for one task"),
+        (["--id", "a", "--tasks", __file__], "--id is for one task"),
+        (["--needs", "1", "--once"], "--once makes the ids of files"),
+        (["--needs", "1", "--once", "--id", "a", __file__], "--once makes the ids of files"),
+        (["--needs", "1", "--result", __file__, sys.executable], "--result is for one task"),
+        (["--needs", "1", "no-such-file"], "'no-such-file' does not exist"),
+        (["--needs", "count"], """a text has quotes of its own: '"count"'"""),
+        (["--needs", "@no-such-file"], "'no-such-file' cannot be read"),
+        (["--needs", '{"a":'], "is no JSON"),
+        (["--needs", "1", "--timeout", "1y"], "'1y' is no span of time"),
+        (["--needs", "1", "--not-before", "soon"], "'soon' is no time"),
+    ],
+)
+async def test_what_makes_no_sense_is_told(arguments: list[str], says: str) -> None:
+    told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", *arguments])
+    assert told.exit_code == 2
+    assert says in told.stderr
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there every name is UTF-8")
+async def test_a_file_whose_name_is_no_text_is_told(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"\xff.raw")
+    file.touch()
+    told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", "--needs", "1", str(file)])
+    assert told.exit_code == 1
+    assert "the name is not UTF-8" in told.stderr
