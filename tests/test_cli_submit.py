@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -373,6 +374,14 @@ async def test_what_makes_no_sense_is_told(arguments: list[str], says: str) -> N
     told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", *arguments])
     assert told.exit_code == 2
     assert says in told.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--needs", "1", "--payload", "-"], ["--tasks", "-"]])
+async def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    monkeypatch.setattr("broker.cli.values.sys", SimpleNamespace(stdin=None))
+    told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", *arguments])
+    assert told.exit_code == 2
+    assert "Standard input is closed" in told.stderr
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there every name is UTF-8")

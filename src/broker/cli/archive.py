@@ -80,6 +80,8 @@ def export(
         "until": until.isoformat() if until else None,
     }
     if output is None or str(output) == "-":
+        if sys.stdout is None:
+            raise click.UsageError("Standard output is closed; -o writes to a file.")
         asyncio.run(_Export(sys.stdout.buffer, lambda _: None).run(url, query))
         return
     # Told to stop, it clears away what it has begun.

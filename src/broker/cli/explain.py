@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from http import HTTPStatus
@@ -14,7 +13,7 @@ import click
 import msgspec
 
 from broker.cli.calling import calls_a_broker
-from broker.cli.screen import printable
+from broker.cli.screen import is_terminal, printable
 from broker.client.connection import Connection, ProblemError, in_path
 from broker.schemas import Explanation, Outcome, Verdict
 
@@ -84,7 +83,7 @@ def explain(task: str, *, as_json: bool, url: str | None) -> None:
     if as_json:
         click.echo(_as_json(told))
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = shutil.get_terminal_size().columns if is_terminal() else None
     for line in _lines(told, width):
         click.echo(line)
 

@@ -51,7 +51,7 @@ class Screen:
             BrokenPipeError: Nobody reads them any more; what is printed later goes nowhere.
         """
         try:
-            if self._bar is not None and sys.stdout.isatty() and not self._progress.disable:
+            if self._bar is not None and is_terminal() and not self._progress.disable:
                 # Above the bar.
                 for line in lines:
                     self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -61,6 +61,11 @@ class Screen:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             raise
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal; it may be closed."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def printable(text: str) -> str:

@@ -46,7 +46,8 @@ and "file" where it is for one. States are succeeded, failed and cancelled. The 
 succeeded, 1 if not, 124 if time was over.
 
 JSON is passed on as it is, numbers to the last digit. A span of time is a number of seconds, or one with s,
-m, h, d or w: 10m. All input is checked before anything is sent. A task whose id is known already is not made
+m, h, d or w: 10m. A time is like 2026-07-02T09:30:00Z; without an offset, or a date, it is of this machine's
+time zone. All input is checked before anything is sent. A task whose id is known already is not made
 anew, whatever else is said of it: what broke off can be repeated where tasks have ids.
 """
 

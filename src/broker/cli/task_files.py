@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from broker.api import limits
+from broker.cli.values import standard_input
 from broker.schemas import NewTask
 from broker.settings import Settings
 
@@ -76,7 +77,7 @@ def task_file(name: str, defaults: Mapping[str, Any]) -> Iterator["TaskFile"]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
+            file = standard_input() if name == "-" else stack.enter_context(Path(name).open("rb"))
             if not file.seekable():
                 # Kept on disk: it may be larger than memory.
                 kept = stack.enter_context(tempfile.TemporaryFile())

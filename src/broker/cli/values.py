@@ -4,7 +4,7 @@ import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 import msgspec
@@ -88,13 +88,24 @@ class Json(click.ParamType[Raw]):
 
     def _read(self, value: str, param: click.Parameter | None) -> bytes:
         if value == "-" and self._stdin:
-            return sys.stdin.buffer.read()
+            return standard_input().read()
         if value.startswith("@"):
             try:
                 return Path(value[1:]).read_bytes().removeprefix(b"\xef\xbb\xbf")
             except OSError as error:
                 self.fail(f"{value[1:]!r} cannot be read: {error.strerror}", param)
         return value.encode("utf-8", "surrogateescape")
+
+
+def standard_input() -> BinaryIO:
+    """Standard input.
+
+    Raises:
+        click.UsageError: It is closed.
+    """
+    if sys.stdin is None:
+        raise click.UsageError("Standard input is closed.")
+    return sys.stdin.buffer
 
 
 def _seconds(text: str) -> float | None:
