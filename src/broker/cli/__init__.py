@@ -7,6 +7,7 @@ import click
 _COMMANDS = {
     "serve": "Run the service.",
     "keys": "Make, list and revoke keys.",
+    "assign": "Pair tasks with tools, as they become available.",
     "migrate": "Bring a database's schema up to date.",
     "top": "Watch tools, work and queue, live.",
     "demo": "Watch a laboratory at work, on real images.",
