@@ -64,8 +64,8 @@ def test_what_no_tool_has_is_told_and_what_the_nearest_has() -> None:
 def test_what_a_schema_asks_for_is_told_in_short() -> None:
     needs = {"required": ["gpu"], "properties": {"gpu": {"minimum": 2}}}
     tools = [registered("cpu-1", {}), registered("gpu-1", {"gpu": 1}), registered("gpu-2", {"gpu": 0})]
-    assert why(needs, tools, "schema") == "no tool has all that is needed; nearest: cpu-1 has no gpu for gpu"
-    assert why(needs, tools[1:], "schema") == "no tool has gpu ≥ 2; nearest: gpu-1 has 1"
+    assert why(needs, tools, "schema") == "no tool has gpu ≥ 2; nearest: gpu-1 has 1"
+    assert why(needs, tools[:1], "schema") == "no tool has gpu; nearest: cpu-1 has no gpu"
 
 
 def test_where_each_thing_is_had_by_some_tool_it_is_not_said_that_none_has_it() -> None:
@@ -82,7 +82,7 @@ def test_what_a_function_says_is_told() -> None:
         return True
 
     said = why({"gpu": 2}, [registered("gpu-1", {"gpu": 1})], match)
-    assert said == "no tool can do it; nearest: gpu-1: wants 2 GPUs, has 1 "
+    assert said == "no tool can do it; gpu-1, for example: wants 2 GPUs, has 1 "
 
 
 def test_where_a_function_does_not_say_why_that_none_matches_is_told() -> None:

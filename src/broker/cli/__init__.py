@@ -6,12 +6,13 @@ import click
 
 _COMMANDS = {
     "serve": "Run the service.",
-    "keys": "Make, list and revoke keys.",
+    "assign": "Pair tasks with tools, as they become available.",
     "submit": "Submit tasks, and wait for their results.",
     "explain": "Tell why a task has not run yet.",
-    "archive": "Export what has ended.",
-    "migrate": "Bring a database's schema up to date.",
     "top": "Watch tools, work and queue, live.",
+    "archive": "Export what has ended.",
+    "keys": "Make, list and revoke keys.",
+    "migrate": "Bring a database's schema up to date.",
     "demo": "Watch a laboratory at work, on real images.",
     "bench": "Measure what the broker does on this machine.",
 }

@@ -125,13 +125,13 @@ def _misfits(skills: Any, needs: Any, path: Path, comparison: _Comparison) -> It
             if key in skills:
                 yield from _misfits(skills[key], need, here, comparison)
             else:
-                yield Misfit(wanted=_equals(here, need), had=f"no {place(here)}")
+                yield Misfit(wanted=_equals(here, need), had=f"no {place(here)}", path=here, absent=True)
     elif isinstance(skills, _List):
         for need in needs if isinstance(needs, list) else [needs]:
             if not comparison.has(skills, need):
-                yield Misfit(wanted=_equals(path, need), had=shown(_unprepared(skills)))
+                yield Misfit(wanted=_equals(path, need), had=shown(_unprepared(skills)), path=path)
     elif not comparison.meets(skills, needs):
-        yield Misfit(wanted=_equals(path, needs), had=shown(_unprepared(skills)))
+        yield Misfit(wanted=_equals(path, needs), had=shown(_unprepared(skills)), path=path)
 
 
 def _equals(path: Path, need: Any) -> str:

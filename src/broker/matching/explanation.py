@@ -75,17 +75,27 @@ def _none_fits(candidates: Sequence[_Candidate], tools: int) -> str:
     can_say = [each for each in candidates if each.misfits]
     if not can_say:
         return f"none of the tools can do it, of {tools} that are registered"
-    nearest = min(can_say, key=lambda each: (len(each.misfits), each.id))
+    nearest = min(can_say, key=_distance)
     # Something that the nearest one lacks another one may have.
-    nobody_has = set.intersection(*({misfit.wanted for misfit in each.misfits} for each in can_say))
-    lacked = [misfit for misfit in nearest.misfits if misfit.wanted in nobody_has and misfit.wanted]
+    lacked = [each for each in nearest.misfits if each.wanted and _nobody_has(each, can_say)]
     if lacked:
         wanted, had = _listed([each.wanted for each in lacked]), _listed([each.had for each in lacked])
         return f"no tool has {wanted}; nearest: {nearest.id} has {had}"
     if not nearest.misfits[0].wanted:
-        return f"no tool can do it; nearest: {nearest.id}: {nearest.misfits[0].had}"
+        # A function says why not, and not how near it comes.
+        return f"no tool can do it; {nearest.id}, for example: {nearest.misfits[0].had}"
     had = _listed([f"{each.had} for {each.wanted}" for each in nearest.misfits])
     return f"no tool has all that is needed; nearest: {nearest.id} has {had}"
+
+
+def _distance(candidate: _Candidate) -> tuple[int, int, str]:
+    """How far it is from what is needed; something else in the place is nearer than nothing."""
+    absent = sum(misfit.absent for misfit in candidate.misfits)
+    return len(candidate.misfits), absent, candidate.id
+
+
+def _nobody_has(lack: Misfit, candidates: Sequence[_Candidate]) -> bool:
+    return all(any(misfit.implies(lack) for misfit in each.misfits) for each in candidates)
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -29,10 +29,19 @@ class Misfit(Struct, frozen=True, kw_only=True):
     Args:
         wanted: What is needed, like `gpu ≥ 2`; none: nobody can say.
         had: What there is instead, like `1`, or `no gpu`.
+        path: The place in the skills.
+        absent: Whether there is nothing at that place.
     """
 
     wanted: str
     had: str
+    path: Path = ()
+    absent: bool = False
+
+    def implies(self, other: "Misfit") -> bool:
+        """Whether who has this one lacks what the other one wants, too."""
+        is_below = self.absent and other.path[: len(self.path)] == self.path
+        return is_below or self.wanted == other.wanted
 
 
 def shown(value: Any) -> str:

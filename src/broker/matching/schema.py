@@ -142,12 +142,14 @@ def _errors(skills: _Skills, needs: _Ready) -> Iterator[ValidationError]:
 def _misfit(error: ValidationError, schema: Any) -> Misfit:
     keyword, path = error.kind.name, tuple(error.instance_path)
     if keyword == "required":
-        missing = place((*path, error.kind.as_dict()["property"]))
-        return Misfit(wanted=missing, had=f"no {missing}")
+        path = (*path, error.kind.as_dict()["property"])
+        return Misfit(wanted=place(path), had=f"no {place(path)}", path=path, absent=True)
+    where = place(path) or "skills"
     if keyword == "falseSchema":
-        return Misfit(wanted=f"no {place(path) or 'skills'}", had=shown(error.instance))
-    value = _at(schema, error.schema_path)
-    return Misfit(wanted=_wanted(place(path) or "skills", keyword, value), had=shown(error.instance))
+        wanted = f"no {where}"
+    else:
+        wanted = _wanted(where, keyword, _at(schema, error.schema_path))
+    return Misfit(wanted=wanted, had=shown(error.instance), path=path)
 
 
 def _wanted(where: str, keyword: str, value: Any) -> str:

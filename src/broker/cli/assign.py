@@ -1,0 +1,283 @@
+"""`broker assign`: pairs tasks with tools, as they become available."""
+
+import asyncio
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from broker import logs
+from broker.cli.calling import calls_a_broker
+from broker.client import Assigner, running
+from broker.client.connection import DEFAULT_URL
+from broker.matching.misfit import cut, shown
+from broker.matching.strategies import NAMES
+from broker.schemas import AssignedPair
+
+log = structlog.get_logger(__name__)
+
+_COUNT_SECONDS = 5.0
+_WALLFLOWERS_SECONDS = 600.0
+_WALLFLOWERS = 5
+# Before that it says nothing that nobody asks for what a tool can.
+_UNASKED_SINCE = timedelta(minutes=1)
+
+_EXAMPLES = """
+\b
+How tasks and tools match (--match):
+  contains  the needs are a part of the skills: {"can": "print"} is met by
+            {"can": ["print", "scan"], "gpu": 2}
+  schema    the needs are a JSON Schema (2020-12) that the skills satisfy, as
+            {"required": ["gpu"], "properties": {"gpu": {"minimum": 2}}}
+            (without "required", a tool that has no gpu satisfies it, too)
+  lab:fits  the function `fits` in lab.py, in this folder, or in any module
+            that is installed
+
+\b
+A file lab.py, for --match lab:fits --rank lab:speed:
+  from broker.client import MisfitError
+
+\b
+  def fits(skills, needs):
+      if skills["gpu"] < needs["gpu"]:
+          raise MisfitError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
+      return True
+
+\b
+  def speed(skills, needs):
+      return skills["clock"]
+
+A function is given Python values, and asked once for each two kinds of skills and needs: it should go by them
+alone. What it raises is logged, and means no; a MisfitError says why, and becomes a part of the remark.
+
+\b
+Examples:
+  broker assign
+  broker assign --match schema --aging 600
+  broker assign --match lab:fits --rank lab:speed --url https://broker.lab
+"""
+
+
+class _Function(click.ParamType[Any]):
+    """A function, as `module:function`.
+
+    Args:
+        names: What may be given in its place.
+    """
+
+    name = "module:function"
+
+    def __init__(self, names: tuple[str, ...] = ()) -> None:
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or value in self._names:
+            return value
+        module, _, path = value.partition(":")
+        if not module or not path:
+            names = "".join(f"{name}, " for name in self._names)
+            self.fail(f"{value!r} is not {names and f'{names}or '}of the form module:function.", param, ctx)
+        try:
+            return _found(module, path)
+        except click.ClickException as error:
+            return self.fail(error.message, param, ctx)
+
+
+class _Aging(click.ParamType[Any]):
+    """A number of seconds, or `off`."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value == "off":
+            return None
+        with contextlib.suppress(ValueError):
+            if 0 < (seconds := float(value)) < float("inf"):
+                return seconds
+        return self.fail(f"{value!r} is neither a number of seconds above 0 nor `off`.", param, ctx)
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option(
+    "--match",
+    default="contains",
+    show_default=True,
+    type=_Function(NAMES),
+    metavar="|".join((*NAMES, _Function.name)),
+    help="Whether a tool can do a task.",
+)
+@click.option(
+    "--rank",
+    type=_Function(),
+    metavar=_Function.name,
+    help="How much a tool is preferred to others that can do the task; more is better.  [default: all alike]",
+)
+@click.option(
+    "--aging",
+    "aging_seconds",
+    default="3600",
+    show_default=True,
+    type=_Aging(),
+    metavar="SECONDS|off",
+    help="A task that has waited so much longer counts as one priority higher, so that none waits for ever;"
+    " off: priority goes before age, always.",
+)
+@click.option("--no-remarks", is_flag=True, help="Do not say of tasks that wait why no tool can do them.")
+@calls_a_broker
+def assign(
+    *,
+    match: Callable[[Any, Any], bool] | str,
+    rank: Callable[[Any, Any], float] | None,
+    aging_seconds: float | None,
+    no_remarks: bool,
+    url: str | None,
+) -> None:
+    """Pair tasks with tools, as they become available.
+
+    Tasks are served by priority, and the older ones first. As many get a tool as can; each gets the one that
+    is ranked highest, and of equal ones, one with skills that few tasks need, so that the others stay free.
+
+    A task that no tool can do is told why after some seconds: what is wanted, and what the nearest tool has
+    (`GET /v1/tasks/{id}/explain`). Needs that are passed over again and again, and skills that nobody asks
+    for, are logged every ten minutes and at the end.
+
+    It goes on until Ctrl-C or SIGTERM. More than one may run at once. Where the broker has keys, it needs one
+    of the role assigner, in BROKER_KEY.
+    """
+    tally = _Tally()
+    try:
+        assigner = Assigner(
+            match,
+            rank=rank,
+            aging_seconds=aging_seconds,
+            remarks=not no_remarks,
+            on_assigned=tally.count,
+            url=url,
+        )
+    except TypeError as error:
+        raise click.UsageError(f"{error}.") from error
+    logs.configure()
+    log.info(
+        "assigning",
+        broker=url or DEFAULT_URL,
+        match=_called(match),
+        rank=_called(rank),
+        aging_seconds=aging_seconds,
+    )
+    running.run(_assign(assigner, tally))
+
+
+async def _assign(assigner: Assigner, tally: "_Tally") -> None:
+    telling = [asyncio.create_task(tally.tell()), asyncio.create_task(_tell_of_wallflowers(assigner))]
+    try:
+        await assigner.assign()
+    finally:
+        for task in telling:
+            task.cancel()
+        tally.tell_now()
+        _log_wallflowers(assigner)
+
+
+class _Tally:
+    """Counts what is assigned, and tells it every few seconds."""
+
+    def __init__(self) -> None:
+        self._tasks = 0
+        self._tools: set[str] = set()
+        self._some = asyncio.Event()
+
+    def count(self, pair: AssignedPair) -> None:
+        self._tasks += 1
+        self._tools.add(pair.tool_id)
+        self._some.set()
+
+    async def tell(self) -> None:
+        while True:
+            await self._some.wait()
+            self.tell_now()
+            await asyncio.sleep(_COUNT_SECONDS)
+
+    def tell_now(self) -> None:
+        if self._tasks:
+            log.info("assigned", tasks=self._tasks, tools=len(self._tools))
+        self._tasks = 0
+        self._tools.clear()
+        self._some.clear()
+
+
+async def _tell_of_wallflowers(assigner: Assigner) -> None:
+    while True:
+        await asyncio.sleep(_WALLFLOWERS_SECONDS)
+        _log_wallflowers(assigner)
+
+
+def _log_wallflowers(assigner: Assigner) -> None:
+    found = assigner.wallflowers()
+    for needs in found.needs[:_WALLFLOWERS]:
+        log.info(
+            "needs are passed over",
+            needs=shown(needs.needs),
+            waiting=needs.waiting,
+            oldest=needs.oldest,
+            since=f"{needs.since:%Y-%m-%dT%H:%M:%SZ}",
+            passed_by=needs.passed_by,
+        )
+    since_long = [skills for skills in found.skills if datetime.now(UTC) - skills.since > _UNASKED_SINCE]
+    for skills in since_long[:_WALLFLOWERS]:
+        log.info(
+            "skills are not asked for",
+            skills=shown(skills.skills),
+            tools=skills.tools[:_WALLFLOWERS],
+            since=f"{skills.since:%Y-%m-%dT%H:%M:%SZ}",
+        )
+
+
+def _found(module: str, path: str) -> Any:
+    """A function of a module that is in this folder, or installed.
+
+    Raises:
+        click.ClickException: It is not there, or no function.
+    """
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        loaded = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise click.ClickException(_broken(module, error)) from error
+        raise click.ClickException(
+            f"There is no module {module!r} in {Path.cwd()}, nor among those that are installed."
+        ) from error
+    except (Exception, SystemExit) as error:  # whatever a module of the user's does
+        raise click.ClickException(_broken(module, error)) from error
+    try:
+        function = attrgetter(path)(loaded)
+    except AttributeError as error:
+        raise click.ClickException(f"Module {module!r} has no {path!r}.") from error
+    if not callable(function):
+        raise click.ClickException(f"{module}:{path} is no function, but {cut(repr(function), 60)}.")
+    return function
+
+
+def _broken(module: str, error: BaseException) -> str:
+    """That a module cannot be imported, and because of which line."""
+    if isinstance(error, SyntaxError):
+        file, line, said = error.filename, error.lineno, error.msg
+    else:
+        [*_, last] = traceback.extract_tb(error.__traceback__)
+        file, line, said = last.filename, last.lineno, str(error)
+    return f"Module {module!r} cannot be imported: {type(error).__name__}: {said} ({file}, line {line})"
+
+
+def _called(function: object) -> str | None:
+    """What a function, or a strategy, is called."""
+    if function is None or isinstance(function, str):
+        return function
+    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"

@@ -1,0 +1,187 @@
+"""`broker assign`: what it says, what it refuses, and that it pairs."""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from broker.cli import main
+from tests import helpers
+from tests.conftest import Running
+from tests.helpers import add_task, add_tool, get, until_it_is
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+LAB = """
+from broker.client import MisfitError
+
+def fits(skills, needs):
+    if skills["gpu"] < needs["gpu"]:
+        raise MisfitError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
+    return True
+
+def speed(skills, needs):
+    return skills["clock"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a module of the user's."""
+    (tmp_path / "lab.py").write_text(LAB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("BROKER_URL", "BROKER_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def refused(*arguments: str) -> Result:
+    """What the command says to what it cannot do."""
+    answer = CliRunner().invoke(main, ["assign", *arguments], prog_name="broker")
+    assert answer.exit_code == 2, answer.output
+    assert "Traceback" not in answer.output
+    return answer
+
+
+class Assigning:
+    """A `broker assign` that runs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def stop(self, number: signal.Signals) -> list[dict[str, Any]]:
+        """What it has logged, line by line, after it has ended by itself."""
+        self._process.send_signal(number)
+        _, errors = await asyncio.wait_for(self._process.communicate(), 10)
+        assert self._process.returncode == 0, errors.decode()
+        return [json.loads(line) for line in errors.splitlines()]
+
+
+@asynccontextmanager
+async def assigning(*arguments: str, **environment: str) -> AsyncIterator[Assigning]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "broker.cli", "assign", *arguments),
+        env=helpers.an_environment(**environment),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Assigning(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_help_teaches(folder: Path) -> None:
+    answer = CliRunner().invoke(main, ["assign", "--help"], prog_name="broker")
+    for taught in (
+        "contains|schema|module:function",
+        "broker assign --match schema",
+        "--match lab:fits --rank lab:speed",
+        "BROKER_KEY",
+        "MisfitError",
+    ):
+        assert taught in answer.output
+    assert "assign   Pair tasks with tools" in CliRunner().invoke(main, ["--help"]).output
+
+
+async def test_the_program_that_help_shows_is_one(folder: Path) -> None:
+    output = CliRunner().invoke(main, ["assign", "--help"], prog_name="broker").output
+    shown = output.partition("--rank lab:speed:\n")[2].partition("  A function is given")[0]
+    program: dict[str, Any] = {}
+    exec("\n".join(line.removeprefix("    ") for line in shown.splitlines()), program)
+    assert program["fits"]({"gpu": 2}, {"gpu": 1}) is True
+    assert program["speed"]({"clock": 3}, {}) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "match", "says"),
+    [
+        ("", "magic", "'magic' is not contains, schema, or of the form module:function"),
+        ("", "nomodule:fits", "There is no module 'nomodule'"),
+        ("", "no.module:fits", "There is no module 'no.module'"),
+        ("", "{}:fits", "has no 'fits'"),
+        ("fits = 3", "{}:fits", "is no function, but 3"),
+        ("import nothing_there", "{}:fits", "No module named 'nothing_there' ("),
+        ("def fits(:", "{}:fits", "SyntaxError"),
+        ("\nx = 1 / 0", "{}:fits", "ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "{}:fits", "SystemExit"),
+        ("async def fits(skills, needs): ...", "{}:fits", "an ordinary function, not `async def`"),
+    ],
+)
+async def test_what_cannot_judge_is_refused_with_the_reason(
+    folder: Path, request: pytest.FixtureRequest, source: str, match: str, says: str
+) -> None:
+    # A module is imported once by a process.
+    module = f"lab_{request.node.callspec.indices['source']}"
+    (folder / f"{module}.py").write_text(source)
+    assert says in refused("--match", match.format(module)).output.replace("\n", " ")
+
+
+async def test_where_in_a_module_the_mistake_is_is_told(folder: Path) -> None:
+    (folder / "mistaken.py").write_text("x = 1\ny = x / 0\n")
+    assert f"{folder / 'mistaken.py'}, line 2" in refused("--rank", "mistaken:y").output.replace("\n", "")
+    (folder / "misspelt.py").write_text("x = 1\ny = = x\n")
+    assert f"{folder / 'misspelt.py'}, line 2" in refused("--rank", "misspelt:y").output.replace("\n", "")
+
+
+@pytest.mark.parametrize("aging", ["0", "-5", "nan", "inf", "soon", ""])
+async def test_an_age_that_is_none_is_refused(folder: Path, aging: str) -> None:
+    assert "neither a number of seconds above 0 nor `off`" in refused(f"--aging={aging}").output
+
+
+async def test_it_pairs_as_functions_of_ones_own_say_and_ends_at_once(
+    folder: Path, broker: Running, http: httpx.AsyncClient
+) -> None:
+    await add_tool(http, "old", skills={"gpu": 2, "clock": 1})
+    await add_tool(http, "new", skills={"gpu": 2, "clock": 2})
+    await add_tool(http, "none", skills={"gpu": 0, "clock": 9})
+    await add_task(http, "hopeless", needs={"gpu": 8})
+    await add_task(http, "a", needs={"gpu": 1})
+    options = ("--match", "lab:fits", "--rank", "lab:speed", "--aging", "off", "--no-remarks")
+    async with assigning(*options, BROKER_URL=broker.url) as assigner:
+        work = (await until_it_is(http, "/v1/tasks/a", "assigned"))["work_id"]
+        assert (await get(http, f"/v1/work/{work}"))["tool_id"] == "new"
+        for number in range(10):
+            await add_tool(http, f"tool-{number}", skills={"gpu": 1, "clock": 3})
+            await add_task(http, f"task-{number}", needs={"gpu": 1})
+        await until_it_is(http, "/v1/tasks/task-9", "assigned")
+        began = time.monotonic()
+        logged = await assigner.stop(signal.SIGINT)
+        assert time.monotonic() - began < 2
+    first, *others = logged
+    assert (first["event"], first["broker"]) == ("assigning", broker.url)
+    assert (first["match"], first["rank"], first["aging_seconds"]) == ("lab:fits", "lab:speed", None)
+    # Told to stop, it may not have heard of the last one.
+    assert sum(line["tasks"] for line in others if line["event"] == "assigned") in (10, 11)
+    [passed_over] = [line for line in others if line["event"] == "needs are passed over"]
+    assert passed_over["needs"] == '{"gpu": 8}'
+    assert passed_over["passed_by"] in (10, 11)
+
+
+async def test_what_it_assigns_is_told_at_a_bounded_rate(
+    folder: Path, broker: Running, http: httpx.AsyncClient
+) -> None:
+    await add_tool(http, "t", capacity=100)
+    async with assigning(BROKER_URL=broker.url) as assigner:
+        for number in range(30):
+            await add_task(http, f"task-{number}")
+            await until_it_is(http, f"/v1/tasks/task-{number}", "assigned")
+        logged = await assigner.stop(signal.SIGTERM)
+    counts = [line["tasks"] for line in logged if line["event"] == "assigned"]
+    assert sum(counts) in (29, 30)
+    assert len(counts) <= 3
