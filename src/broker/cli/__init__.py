@@ -6,6 +6,7 @@ import click
 
 _COMMANDS = {
     "serve": "Run the service.",
+    "tool": "Have any program do work: payload in, result out.",
     "assign": "Pair tasks with tools, as they become available.",
     "submit": "Submit tasks, and wait for their results.",
     "explain": "Tell why a task has not run yet.",

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from broker.client.connection import ProblemError, SettingError, explained
@@ -13,13 +13,14 @@ from broker.client.connection import ProblemError, SettingError, explained
 log = logging.getLogger(__name__)
 
 
-def run(doing: Coroutine[Any, Any, None]) -> None:
+def run(doing: Coroutine[Any, Any, None], *, at_once: Callable[[], object] = lambda: None) -> None:
     """Run something until it ends, or SIGTERM or Ctrl-C cancels it.
 
     A second signal ends the process at once.
 
     Args:
         doing: What to run; cancelled, it finishes what it has in hand, or gives it back.
+        at_once: Is called when a second signal ends the process; what it raises does not hinder that.
 
     Raises:
         SystemExit: The broker refuses it; the message says why, and what to do.
@@ -31,7 +32,10 @@ def run(doing: Coroutine[Any, Any, None]) -> None:
         def stop(number: signal.Signals) -> None:
             if task.cancelling():
                 log.warning("%s again: stopping at once", number.name)
-                os._exit(128 + number)
+                try:
+                    at_once()
+                finally:
+                    os._exit(128 + number)
             task.cancel()
 
         for number in (signal.SIGTERM, signal.SIGINT):

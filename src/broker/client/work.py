@@ -60,6 +60,11 @@ class AsyncWork:
         return self._work.task_id
 
     @property
+    def tool_id(self) -> str:
+        """The tool's id."""
+        return self._work.tool_id
+
+    @property
     def attempt(self) -> int:
         """Which attempt at the task this is, 1 at first."""
         return self._work.attempt
@@ -70,9 +75,19 @@ class AsyncWork:
         return plain(self._work.needs)
 
     @property
+    def needs_json(self) -> bytes:
+        """What the task needs, as the JSON that was submitted, to the last digit."""
+        return bytes(self._work.needs)
+
+    @property
     def payload(self) -> Any:
         """What to work on, as a Python value."""
         return plain(self._work.payload)
+
+    @property
+    def payload_json(self) -> bytes:
+        """What to work on, as the JSON that was submitted, to the last digit."""
+        return bytes(self._work.payload)
 
     def payload_as(self, form: type[Form]) -> Form:
         """What to work on, as a value of this type.

@@ -1,0 +1,81 @@
+"""The command that does the work: found, and seen to be one that can run, before any work is taken."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from broker.programs.errors import CannotRunError
+
+# As much of a file as the kernel looks at to see what it is.
+_HEAD_BYTES = 256
+
+
+def resolve(command: Sequence[str]) -> list[str]:
+    """Find a command's program, so that it is the same in every folder and whatever becomes of PATH.
+
+    Args:
+        command: The program, by name or path, and its arguments.
+
+    Returns:
+        The same with the program's absolute path.
+
+    Raises:
+        CannotRunError: It is not there, or cannot be run.
+    """
+    name, *arguments = command
+    found = shutil.which(name)
+    if found is None:
+        raise CannotRunError(_why_not(name))
+    # Symbolic links stay: a program may go by its name, as the Python of a virtual environment does.
+    path = Path(found).absolute()
+    check(path)
+    return [str(path), *arguments]
+
+
+def check(path: Path) -> None:
+    """See that a program can be run.
+
+    Raises:
+        CannotRunError: It cannot.
+    """
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise CannotRunError(_why_not(str(path)))
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return  # it may be run, and not be read
+    if head.startswith(b"#!"):
+        _check_interpreter(path, head)
+    elif b"\0" not in head:
+        # What is no text has zeros at its beginning.
+        raise CannotRunError(
+            f"{path} is a script whose first line does not say what runs it: #!/bin/sh, say."
+        )
+
+
+def _why_not(name: str) -> str:
+    """Why a program is not found."""
+    path, quoted = Path(name), shlex.quote(name)
+    if "/" not in name:
+        hint = f" Did you mean ./{quoted}?" if name and path.is_file() else ""
+        return f"There is no program {quoted} in the folders of PATH.{hint}"
+    if path.is_dir():
+        return f"{quoted} is a folder, and no program."
+    if path.exists():
+        return f"{quoted} may not be run. If it is a program: chmod +x {quoted}"
+    return f"There is no program {quoted}" + ("." if path.is_absolute() else f" in {Path.cwd()}.")
+
+
+def _check_interpreter(path: Path, head: bytes) -> None:
+    line = head.partition(b"\n")[0].removeprefix(b"#!")
+    if line.endswith(b"\r"):
+        raise CannotRunError(
+            f"{path} has the line ends of Windows, which no script can have. Try: dos2unix {path}"
+        )
+    words = line.split()
+    interpreter = os.fsdecode(words[0]) if words else ""
+    if not os.access(interpreter, os.X_OK):
+        raise CannotRunError(f"{path} says in its first line that {interpreter!r} runs it: there is none.")

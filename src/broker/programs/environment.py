@@ -1,0 +1,32 @@
+"""The environment that a program finds."""
+
+import os
+
+from broker.client import AsyncWork
+from broker.programs.folders import WorkFolder
+
+
+def environment(work: AsyncWork, folder: WorkFolder, *, url: str, input_in_file: bool) -> dict[str, str]:
+    """Ours, with what a program may want to know of its work, and without any key.
+
+    Args:
+        work: The work.
+        folder: Its scratch folder.
+        url: Where the broker is.
+        input_in_file: Whether the program reads its payload from a file.
+    """
+    # Settings of a service that runs beside us are no business of a program's, nor is what gives access.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    given = {
+        "BROKER_URL": url,
+        "BROKER_TOOL_ID": work.tool_id,
+        "BROKER_TASK_ID": work.task_id,
+        "BROKER_WORK_ID": str(work.id),
+        "BROKER_ATTEMPT": str(work.attempt),
+        "BROKER_NEEDS": work.needs_json.decode(),
+        "BROKER_SCRATCH": str(folder.path),
+        "TMPDIR": str(folder.path),
+    }
+    if input_in_file:
+        given["BROKER_INPUT"] = str(folder.payload)
+    return inherited | given

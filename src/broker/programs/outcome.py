@@ -1,0 +1,94 @@
+"""What a program has printed and how it has ended, as a result or an error."""
+
+import signal
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec import Raw
+
+from broker.client import FailedError
+
+# What the broker takes as a body, unless it is set otherwise, less what is around the result.
+MOST_BYTES = 32 * 2**20 - 64 * 2**10
+# An error has 4,000 characters; the rest is for what comes before and after.
+_LAST_WORDS_CHARS = 3_000
+
+_json = msgspec.json.Decoder(Raw)
+
+_WRITE_A_FILE = "have it write a file, and print the file's path"
+_TOO_BIG = f"it printed more than {MOST_BYTES // 2**20} MiB, too much for a result: {_WRITE_A_FILE}"
+_NO_TEXT = f"what it printed is neither JSON nor text (UTF-8, without NUL): {_WRITE_A_FILE}"
+
+
+class Output:
+    """What a program prints: its result.
+
+    Args:
+        on_too_much: Is called when it is more than a result can be; what comes then is dropped.
+    """
+
+    def __init__(self, on_too_much: Callable[[], object]) -> None:
+        self._on_too_much = on_too_much
+        self._bytes = bytearray()
+        #: Whether it was.
+        self.is_too_much = False
+
+    def feed(self, data: bytes) -> None:
+        """Take in what it has printed."""
+        if self.is_too_much:
+            return
+        self._bytes += data
+        if len(self._bytes) > MOST_BYTES:
+            self.is_too_much = True
+            self._bytes.clear()
+            self._on_too_much()
+
+    def result(self) -> Raw | str | None:
+        """JSON as it was printed, to the last digit; else text, without the newline at its end; else None.
+
+        Raises:
+            FailedError: It cannot be a result.
+        """
+        if self.is_too_much:
+            raise FailedError(_TOO_BIG)
+        printed = bytes(self._bytes)
+        try:
+            text = printed.decode()
+        except UnicodeDecodeError as error:
+            raise FailedError(_NO_TEXT) from error
+        if not text or text.isspace():
+            return None
+        if _is_json(printed):
+            return Raw(printed.strip())
+        if "\0" in text:
+            raise FailedError(_NO_TEXT)
+        text = text.removesuffix("\n").removesuffix("\r")
+        if len(msgspec.json.encode(text)) > MOST_BYTES:
+            raise FailedError(_TOO_BIG)
+        return text
+
+
+def _is_json(printed: bytes) -> bool:
+    try:
+        _json.decode(printed)
+    except msgspec.MsgspecError:
+        return False
+    except RecursionError:
+        return True  # deeper than the broker takes, as it will say
+    return True
+
+
+def ending(status: int) -> str:
+    """How a program has ended, in words: by an exit status or, where that is negative, a signal."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"killed by {name}" + (" (out of memory?)" if status == -signal.SIGKILL else "")
+
+
+def failure(status: int, last_lines: Sequence[str]) -> str:
+    """Why the work has failed: how its program has ended, and its last words."""
+    return "\n".join([ending(status), "\n".join(last_lines)[-_LAST_WORDS_CHARS:]]).rstrip()

@@ -1,0 +1,221 @@
+"""Runs a program for each piece of work: the handler of a tool."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar
+
+from msgspec import Raw, Struct
+
+from broker.client import AsyncWork, FailedError
+from broker.programs import command as commands
+from broker.programs.environment import environment
+from broker.programs.errors import CannotRunError
+from broker.programs.folders import ToolFolder, WorkFolder
+from broker.programs.outcome import Output, failure
+from broker.programs.placeholders import Template
+from broker.programs.process import Process
+from broker.programs.reports import Echo, Reports
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+# How long to wait when nothing can be started: a new version may just be put in place, a disk be full.
+_PATIENCE_SECONDS = 10.0
+_PAUSE_SECONDS = 0.5
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """How a program is run.
+
+    Args:
+        url: Where the broker is.
+        input: Whether the payload comes on stdin, or in the file that BROKER_INPUT names.
+        in_scratch: Whether it runs in the scratch folder, instead of the folder that we run in.
+        keep: Which scratch folders stay: none, those of work that did not succeed, or all.
+        give_up_on: The exit statuses after which no further attempt is made.
+        grace_seconds: How long it has to end when it is told to; then it is killed.
+        quiet: Whether what it writes to stderr is reported only, and not written to ours, too.
+    """
+
+    url: str
+    input: Literal["stdin", "file"] = "stdin"
+    in_scratch: bool = False
+    keep: Literal["never", "failed", "always"] = "never"
+    give_up_on: tuple[int, ...] = ()
+    grace_seconds: float = 10.0
+    quiet: bool = False
+
+
+class Runner:
+    """Runs a program for each piece of work.
+
+    Args:
+        command: The program, by its absolute path, and its arguments, which may have fields of the payload.
+        folder: The tool's folder.
+        options: How.
+
+    Raises:
+        CannotRunError: A payload would say which program runs.
+    """
+
+    def __init__(self, command: Sequence[str], folder: ToolFolder, options: Options) -> None:
+        self._command = Template(command)
+        for place in self._command.left_alone[:1]:
+            log.warning(
+                "%s in the text of a program stays as it is; pass it as an argument: sh -c 'wc \"$1\"' sh %s",
+                place,
+                place,
+            )
+        self._folder = folder
+        self._options = options
+        self._running: set[Process] = set()
+
+    def kill(self) -> None:
+        """Kill every program that runs, with all that it has started."""
+        for process in self._running:
+            process.kill()
+
+    async def do(self, work: AsyncWork) -> Any:
+        """Run the program for a piece of work.
+
+        Cancelled, it tells the program to end, and returns when it has.
+
+        Returns:
+            What it printed.
+
+        Raises:
+            FailedError: It could not be started, or failed.
+        """
+        began, succeeded = time.monotonic(), False
+        folder = await _patiently("No scratch folder can be made:", lambda: self._make_folder(work))
+        try:
+            result = await self._run(work, folder)
+            succeeded = True
+        except FailedError as error:
+            log.warning("%s: %s", work.task_id, str(error).partition("\n")[0])
+            if self._options.keep == "never":
+                raise
+            where = f"Its scratch folder is kept on {socket.gethostname()}: {folder.kept}"
+            raise FailedError(f"{error}\n{where}", retry=error.retry) from error
+        finally:
+            await asyncio.to_thread(self._put_away, folder, succeeded)
+        log.info("%s: done in %.1f s", work.task_id, time.monotonic() - began)
+        return result
+
+    async def _make_folder(self, work: AsyncWork) -> WorkFolder:
+        return self._folder.for_work(work.id, work.payload_json)
+
+    def _put_away(self, folder: WorkFolder, succeeded: bool) -> None:
+        keeps = self._options.keep == "always" or (self._options.keep == "failed" and not succeeded)
+        try:
+            folder.keep() if keeps else folder.remove()
+        except OSError as error:
+            log.warning("a scratch folder stays where it is: %s", error)
+
+    async def _run(self, work: AsyncWork, folder: WorkFolder) -> Any:
+        """Start the program, take what it says, and judge how it ends."""
+        reports = Reports(work, _silence if self._options.quiet else _echo(work.task_id))
+        output = Output(on_too_much=lambda: process.terminate(self._options.grace_seconds))
+        process = Process(output.feed, reports.feed)
+        command = _filled(self._command, work)
+        try:
+            pid = await _patiently(
+                "The program cannot be started.", lambda: self._start(process, command, work, folder)
+            )
+            self._running.add(process)
+            folder.record(pid)
+            status = await self._finished(process, reports)
+        finally:
+            # Told to stop a second time, it has no grace; where it has ended, there is nothing to kill.
+            process.kill()
+            self._running.discard(process)
+            reports.stop()
+        if status != 0 and not output.is_too_much:
+            raise FailedError(failure(status, reports.last), retry=status not in self._options.give_up_on)
+        return output.result()
+
+    async def _start(
+        self, process: Process, command: Sequence[str], work: AsyncWork, folder: WorkFolder
+    ) -> int:
+        # What could be run an hour ago may be gone; then this says so, in better words than the kernel's.
+        commands.check(Path(command[0]))
+        options = self._options
+        in_file = options.input == "file"
+        with _opened(os.devnull if in_file else folder.payload) as stdin:
+            return await process.start(
+                command,
+                environment=environment(work, folder, url=options.url, input_in_file=in_file),
+                folder=folder.path if options.in_scratch else None,
+                stdin=stdin,
+            )
+
+    async def _finished(self, process: Process, reports: Reports) -> int:
+        """The exit status, when the program has ended and all it said is reported."""
+        try:
+            status = await process.wait()
+        except asyncio.CancelledError:
+            process.terminate(self._options.grace_seconds)
+            await process.wait()
+            await reports.finish()
+            raise
+        await reports.finish()
+        return status
+
+
+def _filled(command: Template, work: AsyncWork) -> list[str]:
+    try:
+        return command.filled(Raw(work.payload_json))
+    except CannotRunError as error:
+        raise FailedError(str(error), retry=False) from error
+
+
+async def _patiently(trouble: str, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Try something for a while; work that fails at once would cost attempts, one task after the other.
+
+    Args:
+        trouble: What to say when it cannot be done.
+        attempt: Does it, or raises what the machine has against it.
+
+    Raises:
+        FailedError: It could not be done in all that time.
+    """
+    loop = asyncio.get_running_loop()
+    end: float | None = None
+    while True:
+        try:
+            return await attempt()
+        except (OSError, CannotRunError) as error:
+            if end is None:
+                end = loop.time() + _PATIENCE_SECONDS
+                log.warning("%s %s; trying again for %.0f s", trouble, error, _PATIENCE_SECONDS)
+            if loop.time() >= end:
+                raise FailedError(f"{trouble} {error}") from error
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _opened(path: str | Path) -> BinaryIO:
+    return Path(path).open("rb")
+
+
+def _echo(task_id: str) -> Echo:
+    """Writes lines to our own stderr."""
+
+    def write(lines: Sequence[str]) -> None:
+        # Where nobody reads it (a terminal that was closed), the work goes on.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write("".join(f"{task_id}: {line}\n" for line in lines))
+            sys.stderr.flush()
+
+    return write
+
+
+def _silence(lines: Sequence[str]) -> None:
+    """Writes nothing."""

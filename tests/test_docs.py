@@ -1,0 +1,26 @@
+"""Every block of code in the pages runs, in the page's order, against a real broker."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import pages
+from tests.conftest import Running
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("text", [page.read_text() for page in PAGES], ids=[page.stem for page in PAGES])
+async def test_every_block_of_a_page_runs(text: str, broker: Running, tmp_path: Path) -> None:
+    await pages.run(text, tmp_path, broker.url)
+
+
+async def test_a_newcomer_has_a_result_in_five_minutes(broker: Running, tmp_path: Path) -> None:
+    await pages.run(pages.section(README, "In five minutes"), tmp_path, broker.url)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    assert pages.broken_links(page) == []

@@ -1,0 +1,414 @@
+"""Any program as a tool: what it is given, what becomes of what it says, and that it is ended for sure."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shlex
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from broker.client import Tool
+from broker.programs import outcome, runner
+from broker.programs.command import resolve
+from broker.programs.folders import ToolFolder
+from broker.programs.runner import Options, Runner
+from broker.store import work as store
+from tests import helpers
+from tests.conftest import Running
+from tests.helpers import Json
+from tests.program_helpers import executable, lives, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+
+@asynccontextmanager
+async def a_tool(
+    broker: Running, folder: Path, command: Sequence[str], **options: Any
+) -> AsyncIterator[None]:
+    """A tool that runs this command, for as long as the block does."""
+    options = {"quiet": True, "grace_seconds": 5.0} | options
+    tool = Tool("t", {}, url=broker.url)
+    running = Runner(command, ToolFolder("t", folder), Options(url=broker.url, **options))
+    tool.handler(running.do)
+    working = asyncio.create_task(tool.work())
+    try:
+        async with asyncio.timeout(10):
+            while (await broker.client.get("/v1/tools/t")).status_code != 200:
+                await asyncio.sleep(0.005)
+        yield
+    finally:
+        working.cancel()
+        try:
+            async with asyncio.timeout(10):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await working
+        finally:
+            running.kill()
+    assert at_work(folder) == [], "a scratch folder was left behind"
+
+
+def at_work(folder: Path) -> list[Path]:
+    """The scratch folders that are there, and their records."""
+    return list(folder.glob("t/work/*"))
+
+
+def sh(script: str) -> list[str]:
+    return ["/bin/sh", "-c", script]
+
+
+async def done(http: httpx.AsyncClient, payload: str = "null", **fields: Any) -> list[Json]:
+    """A task with this payload, done by the tool: the archive's records of it, the newest first."""
+    fields = {"max_attempts": 1, "retry_backoff_seconds": 0, "needs": {}} | fields
+    body = json.dumps({"id": "a", **fields})[:-1] + f', "payload": {payload}}}'
+    assert (await http.post("/v1/tasks", content=body)).status_code == 201
+    async with asyncio.timeout(20):
+        while True:
+            task = await helpers.get(http, "/v1/tasks/a")
+            if task["state"] == "available":
+                await helpers.assign(http)
+            elif task["state"] in ("succeeded", "failed", "cancelled"):
+                return await helpers.records(http)
+            else:
+                await asyncio.sleep(0.005)
+
+
+async def begun(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
+    """A task that the tool is at, whose program has made this file; its work."""
+    await helpers.add_task(http, **fields)
+    work = await helpers.assign(http)
+    await until(mark.exists)
+    return str(work["id"])
+
+
+async def cancelled(http: httpx.AsyncClient, work: str) -> Json:
+    """The record of work that somebody cancels."""
+    assert (await http.delete("/v1/tasks/a")).status_code == 202
+    await helpers.until_it_is(http, f"/v1/work/{work}?wait=5", "cancelled")
+    record: Json = await helpers.get(http, f"/v1/archive/{work}")
+    return record
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client does after some seconds it does at once."""
+    monkeypatch.setattr("broker.client.job._WATCH_AFTER_SECONDS", 0.05)
+
+
+def messages(record: Json) -> list[str | None]:
+    return [report["message"] for report in record["reports"]]
+
+
+async def test_the_payload_goes_in_and_the_result_comes_out_to_the_last_digit(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    payload = '{"a": [1.10, 123456789012345678901234567890], "b": "µ\\n"}'
+    async with a_tool(broker, tmp_path, ["/bin/cat"]):
+        await done(http, payload)
+    answer = await http.get("/v1/tasks/a")
+    task = helpers.exactly(answer.text)
+    assert task["result"] == task["payload"] == helpers.exactly(payload)
+    assert "1.10" in answer.text.partition('"result"')[2]
+
+
+async def test_a_program_knows_its_work_and_no_key(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKER_KEY", "secret")
+    monkeypatch.setenv("BROKER_ADMIN_KEY", "secret")
+    monkeypatch.setenv("OTHER", "as it is")
+    code = "import os, json; print(json.dumps(dict(os.environ)))"
+    async with a_tool(broker, tmp_path, resolve(["python3", "-c", code])):
+        (record,) = await done(http, needs={"can": 1.10})
+    found = record["result"]
+    ours = {name: value for name, value in found.items() if name.startswith("BROKER_")}
+    scratch = f"{tmp_path}/t/work/{record['work_id']}"
+    assert json.loads(ours.pop("BROKER_NEEDS")) == {"can": 1.10}
+    assert ours == {
+        "BROKER_URL": broker.url,
+        "BROKER_TASK_ID": "a",
+        "BROKER_WORK_ID": record["work_id"],
+        "BROKER_TOOL_ID": "t",
+        "BROKER_ATTEMPT": "1",
+        "BROKER_SCRATCH": scratch,
+    }
+    assert (found["TMPDIR"], found["OTHER"]) == (scratch, "as it is")
+
+
+async def test_the_payload_may_come_in_a_file_and_then_stdin_is_empty(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with a_tool(broker, tmp_path, sh('cat; cat "$BROKER_INPUT"'), input="file"):
+        (record,) = await done(http, '{"a": 1}')
+    assert record["result"] == {"a": 1}
+
+
+async def test_a_big_payload_that_the_program_does_not_read_does_no_harm(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with a_tool(broker, tmp_path, sh("head -c 3")):
+        (record,) = await done(http, json.dumps("x" * 4_000_000))
+    assert record["result"] == '"xx'
+
+
+async def test_a_program_runs_where_the_tool_was_started_or_in_its_scratch_folder(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with a_tool(broker, tmp_path, sh("pwd")):
+        (record,) = await done(http)
+    assert record["result"] == str(Path.cwd())
+    await http.delete("/v1/archive/" + record["work_id"])
+    async with a_tool(
+        broker, tmp_path, sh('test "$(pwd)" = "$BROKER_SCRATCH"; echo $?; ls'), in_scratch=True
+    ):
+        (record,) = await done(http, id="a", needs={})
+    assert record["result"] == "0\npayload.json"
+
+
+async def test_each_line_on_stderr_is_a_report_in_order_and_there_before_the_end(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    script = "for n in 1 2 3 4 5; do echo progress: ${n}0% step $n >&2; done; printf 'no newline' >&2"
+    async with a_tool(broker, tmp_path, sh(script)):
+        (record,) = await done(http)
+    told = [(report["progress"], report["message"]) for report in record["reports"]]
+    assert told == [(n / 10, f"step {n}") for n in range(1, 6)] + [(None, "no newline")]
+    assert record["outcome"] == "succeeded"
+
+
+async def test_a_program_that_says_more_than_the_broker_can_take_is_not_held_up_and_told_of(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    total = 200_000
+    async with a_tool(broker, tmp_path, sh(f"seq {total} >&2; echo done")):
+        (record,) = await done(http)
+    lines, left_out = [], 0
+    for message in messages(record):
+        assert message is not None
+        assert len(message) <= 10_000
+        note = re.match(r"\((\d+) lines left out\)\n", message)
+        left_out += int(note[1]) if note else 0
+        lines += [int(line) for line in message[note.end() if note else 0 :].split("\n")]
+    assert record["result"] == "done"
+    assert len(record["reports"]) < 2_000
+    assert lines == sorted(lines)
+    assert lines[-1] == total
+    assert len(lines) + left_out == total
+
+
+async def test_a_program_goes_on_when_no_more_reports_are_taken(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, sql: asyncpg.Connection
+) -> None:
+    mark, go_on = tmp_path / "begun", tmp_path / "go on"
+    script = (
+        f"echo one >&2; touch {mark}; while test ! -e '{go_on}'; do sleep .01; done; seq 3 >&2; echo through"
+    )
+    async with a_tool(broker, tmp_path, sh(script)):
+        work = await begun(http, mark)
+        while not (await helpers.get(http, f"/v1/work/{work}?wait=1"))["reports"]:
+            pass
+        await sql.execute("update work set report_bytes = $1", store._MOST_REPORT_BYTES)
+        go_on.touch()
+        await helpers.until_it_is(http, f"/v1/work/{work}", "succeeded")
+    record = await helpers.get(http, f"/v1/archive/{work}")
+    assert (record["result"], messages(record)) == ("through", ["one"])
+
+
+async def test_a_failure_has_the_last_words_and_is_tried_again(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    script = 'test "$BROKER_ATTEMPT" = 2 && exit; seq 100 >&2; echo no such file >&2; exit 3'
+    async with a_tool(broker, tmp_path, sh(script)):
+        second, first = await done(http, max_attempts=3)
+    assert (second["outcome"], first["outcome"]) == ("succeeded", "failed")
+    told = first["error"].splitlines()
+    assert (told[0], told[-1], len(told)) == ("exit status 3", "no such file", 21)
+
+
+async def test_some_exit_statuses_are_worth_no_other_attempt(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with a_tool(broker, tmp_path, sh("exit 7"), give_up_on=(2, 7)):
+        (record,) = await done(http, max_attempts=3)
+    assert record["error"] == "exit status 7"
+    assert (await helpers.get(http, "/v1/tasks/a"))["state"] == "failed"
+
+
+async def test_a_program_that_prints_without_end_is_ended_and_its_work_fails(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcome, "MOST_BYTES", 100_000)
+    async with a_tool(broker, tmp_path, sh("yes")):
+        (record,) = await done(http)
+    assert "too much for a result" in record["error"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 60 & echo $!",
+        "sleep 60 >/dev/null 2>&1 </dev/null & echo $!",
+        "exec 2>&-; echo 1; exec >&-; sleep .1",
+    ],
+    ids=["holds the pipes", "holds nothing", "closes its pipes itself"],
+)
+async def test_work_ends_when_its_program_does_and_nothing_is_left_running(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr("broker.programs.process._MOMENT_SECONDS", 0.2)
+    async with asyncio.timeout(10), a_tool(broker, tmp_path, sh(script)):
+        (record,) = await done(http)
+    assert record["outcome"] == "succeeded"
+    assert record["result"] == 1 or not lives(record["result"])
+
+
+async def test_what_has_a_session_of_its_own_does_not_hold_up_the_work(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.programs.process._MOMENT_SECONDS", 0.2)
+    code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid)"
+    async with asyncio.timeout(10), a_tool(broker, tmp_path, resolve(["python3", "-c", code])):
+        (record,) = await done(http)
+    assert lives(record["result"])
+    os.kill(record["result"], 9)
+
+
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize("pipes", ["", ">/dev/null 2>&1"], ids=["holds the pipes", "holds nothing"])
+async def test_cancelled_a_program_and_all_it_has_started_have_time_to_end_and_may_say_why(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipes: str
+) -> None:
+    monkeypatch.setattr("broker.programs.process._MOMENT_SECONDS", 0.05)
+    mark, end = tmp_path / "begun", tmp_path / "ended"
+    child = (
+        f"trap 'sleep .3; echo bye >&2; touch {end}; exit' TERM; touch {mark}; while :; do sleep .05; done"
+    )
+    async with a_tool(broker, tmp_path, sh(f"sh -c {shlex.quote(child)} {pipes} & exec sleep 60")):
+        record = await cancelled(http, await begun(http, mark))
+    assert end.exists()
+    assert ("bye" in messages(record)) is (pipes == "")
+
+
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize(("does", "grace"), [("trap '' TERM", 0.2), ("kill -STOP $$", 60)])
+async def test_a_program_that_does_not_hear_that_it_should_end_is_ended_all_the_same(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, does: str, grace: float
+) -> None:
+    mark = tmp_path / "begun"
+    script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; {does}; while :; do sleep .02; done"
+    async with a_tool(broker, tmp_path, sh(script), grace_seconds=grace):
+        record = await cancelled(http, await begun(http, mark))
+    assert record["outcome"] == "cancelled"
+    assert not lives(int(mark.read_text()))
+
+
+async def test_a_program_that_reports_all_the_time_is_cancelled_too(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    mark = tmp_path / "begun"
+    script = f"while :; do echo still here >&2; touch {mark}; sleep .02; done"
+    async with a_tool(broker, tmp_path, sh(script)):
+        record = await cancelled(http, await begun(http, mark))
+    assert record["outcome"] == "cancelled"
+
+
+@pytest.mark.parametrize("saying", ["echo on it >&2;", ""])
+@pytest.mark.usefixtures("quickly")
+async def test_a_program_whose_time_is_over_is_ended(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, saying: str
+) -> None:
+    mark = tmp_path / "begun"
+    script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; while :; do {saying} sleep .02; done"
+    async with a_tool(broker, tmp_path, sh(script)):
+        work = await begun(http, mark, timeout_seconds=0.3)
+        await helpers.until_it_is(http, f"/v1/work/{work}", "timed_out")
+        await until(lambda: not lives(int(mark.read_text())))
+
+
+@pytest.mark.parametrize(
+    ("keep", "script", "kept"),
+    [
+        ("never", "exit 1", False),
+        ("failed", "exit 1", True),
+        ("failed", "exit 0", False),
+        ("always", "exit 0", True),
+    ],
+)
+async def test_scratch_folders_are_kept_where_that_is_asked_for(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, keep: str, script: str, kept: bool
+) -> None:
+    async with a_tool(broker, tmp_path, sh(f"touch $BROKER_SCRATCH/trace; {script}"), keep=keep):
+        (record,) = await done(http)
+    folder = tmp_path / "t" / "kept" / record["work_id"]
+    assert (folder / "trace").exists() is kept
+    if record["error"]:
+        assert (str(folder) in record["error"]) is kept
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'rm -r "$BROKER_SCRATCH"',
+        'cd "$BROKER_SCRATCH"; mkdir -p a/b; touch a/b/c; ln -s / d; chmod 0 a/b a .',
+    ],
+)
+@pytest.mark.parametrize("keep", ["never", "always"])
+async def test_whatever_a_program_does_to_its_scratch_folder_its_work_ends_well(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, script: str, keep: str
+) -> None:
+    async with a_tool(broker, tmp_path, sh(script), keep=keep):
+        (record,) = await done(http)
+    assert record["outcome"] == "succeeded"
+
+
+async def test_a_program_that_was_put_away_is_waited_for_and_the_tool_outlives_it(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.02)
+    program = executable(tmp_path / "program")
+    async with a_tool(broker, tmp_path, [str(program)]):
+        program.rename(tmp_path / "away")
+        (record,) = await done(http)
+        assert "cannot be started. There is no program" in record["error"]
+        assert str(program) in record["error"]
+        assert (await http.post("/v1/tasks/a/retry")).status_code == 200
+        await helpers.assign(http)
+        (tmp_path / "away").rename(program)
+        await helpers.until_it_is(http, "/v1/tasks/a", "succeeded")
+
+
+async def test_all_lines_are_written_to_our_stderr_with_their_task(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with a_tool(broker, tmp_path, sh("echo one >&2; echo progress: 20% two >&2"), quiet=False):
+        await done(http)
+    assert capsys.readouterr().err == "a: one\na: progress: 20% two\n"
+
+
+async def test_a_field_of_the_payload_stands_where_the_command_has_its_name(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    command = ["/usr/bin/env", "printf", '{"file": "%s", "n": %s}', "{file}", "{n}"]
+    async with a_tool(broker, tmp_path, command):
+        (record,) = await done(http, '{"file": "a b; $(x).raw", "n": 1.10}')
+    assert (record["outcome"], record["result"]) == ("succeeded", {"file": "a b; $(x).raw", "n": 1.10})
+
+
+async def test_a_payload_without_the_field_fails_at_the_first_attempt(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with a_tool(broker, tmp_path, ["/bin/echo", "{file}"]):
+        (record,) = await done(http, '{"files": []}', max_attempts=3)
+    assert (record["outcome"], record["error"]) == ("failed", "the payload has no 'file'")
