@@ -38,7 +38,7 @@ async def a_tool(
     broker: Running, folder: Path, command: Sequence[str], **options: Any
 ) -> AsyncIterator[None]:
     """A tool that runs this command, for as long as the block does."""
-    options = {"quiet": True, "grace_seconds": 5.0} | options
+    options = {"grace_seconds": 5.0} | options
     tool = Tool("t", {}, url=broker.url)
     running = Runner(command, ToolFolder("t", folder), Options(url=broker.url, **options))
     tool.handler(running.do)
@@ -372,6 +372,14 @@ async def test_whatever_a_program_does_to_its_scratch_folder_its_work_ends_well(
     assert record["outcome"] == "succeeded"
 
 
+async def test_a_scratch_folder_that_was_cleared_away_is_made_again(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with a_tool(broker, tmp_path / "root", sh(f"rm -r {tmp_path}/root; exit $((2 - BROKER_ATTEMPT))")):
+        second, first = await done(http, max_attempts=2)
+    assert (second["outcome"], first["outcome"]) == ("succeeded", "failed")
+
+
 async def test_a_program_that_was_put_away_is_waited_for_and_the_tool_outlives_it(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,14 +395,6 @@ async def test_a_program_that_was_put_away_is_waited_for_and_the_tool_outlives_i
         await helpers.assign(http)
         (tmp_path / "away").rename(program)
         await helpers.until_it_is(http, "/v1/tasks/a", "succeeded")
-
-
-async def test_all_lines_are_written_to_our_stderr_with_their_task(
-    broker: Running, http: httpx.AsyncClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async with a_tool(broker, tmp_path, sh("echo one >&2; echo progress: 20% two >&2"), quiet=False):
-        await done(http)
-    assert capsys.readouterr().err == "a: one\na: progress: 20% two\n"
 
 
 async def test_a_field_of_the_payload_stands_where_the_command_has_its_name(

@@ -44,12 +44,16 @@ class ToolFolder:
             self.path = root / tool_id
             self._works = self.path / "work"
             self._kept = self.path / "kept"
-            for folder in (self.path, self._works, self._kept):
-                _make_private(folder)
+            self._make()
         except OSError as error:
             raise CannotRunError(
                 f"No scratch folder can be made below {root}: {error.strerror}. Choose one with --scratch."
             ) from error
+
+    def _make(self) -> None:
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        for folder in (self.path, self._works, self._kept):
+            _make_private(folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -93,7 +97,10 @@ class ToolFolder:
 
         Raises:
             OSError: It cannot be made.
+            CannotRunError: It would be in a folder that others may write to.
         """
+        # What is in the temporary folder and was not used for days may have been cleared away.
+        self._make()
         folder = WorkFolder(self._works / str(work_id), self._kept)
         try:
             folder.path.mkdir(mode=0o700, exist_ok=True)
