@@ -34,12 +34,16 @@ class Process:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.said = ""
+        #: Cleared, nobody reads what it writes.
+        self.is_read = asyncio.Event()
+        self.is_read.set()
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         assert self._process.stderr is not None
         while line := await self._process.stderr.readline():
             self.said += line.decode()
+            await self.is_read.wait()
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -157,8 +161,8 @@ async def test_the_programs_of_the_help_do_what_it_says(
     ("command", "skills", "says"),
     [
         ("./nowhere", "{}", "There is no program ./nowhere"),
-        ("/bin/true", "{can: count}", "'{can: count}' is no JSON"),
-        ("/bin/true", "@nowhere.json", "nowhere.json' cannot be read"),
+        ("/bin/true", "{can: count}", "is no JSON"),
+        ("/bin/true", "@nowhere.json", "'nowhere.json' cannot be read"),
     ],
 )
 async def test_what_cannot_be_is_told_at_once_and_nothing_is_registered(
@@ -250,12 +254,29 @@ async def test_what_a_killed_run_has_left_is_ended_before_the_next_one_takes_wor
         os.kill(left[-1], signal.SIGKILL)
 
 
-async def test_quiet_it_writes_no_reports(broker: Running, http: httpx.AsyncClient, tmp_path: Path) -> None:
-    program = executable(tmp_path / "program", "#!/bin/sh\necho something >&2\n")
-    async with registered(broker, tmp_path, str(program), options="--quiet") as tool:
+@pytest.mark.parametrize("quiet", [False, True])
+async def test_what_programs_report_is_written_to_stderr_unless_that_is_unwanted(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path, quiet: bool
+) -> None:
+    program = executable(tmp_path / "program", "#!/bin/sh\necho one >&2\necho progress: 20% two >&2\n")
+    async with registered(broker, tmp_path, str(program), options="--quiet" if quiet else "") as tool:
         await helpers.add_task(http)
         await helpers.assign(http)
         await helpers.until_it_is(http, "/v1/tasks/a", "succeeded")
         tool.signal(signal.SIGTERM)
         await tool.ended()
-    assert "something" not in tool.said
+    assert ("a: one\na: progress: 20% two\n" in tool.said) is not quiet
+
+
+async def test_work_goes_on_when_nobody_reads_what_is_written_to_stderr(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with registered(broker, tmp_path, "/bin/sh", "-c", "seq 100000 >&2; echo 1") as tool:
+        tool.is_read.clear()
+        await helpers.add_task(http)
+        await helpers.assign(http)
+        await helpers.until_it_is(http, "/v1/tasks/a", "succeeded")
+        tool.signal(signal.SIGTERM)
+        tool.is_read.set()
+        assert await tool.ended() == 0
+    assert re.search(r"lines are not shown|a: 100000\n", tool.said)

@@ -3,6 +3,7 @@
 import logging
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from broker.cli.values import Json
 from broker.client import Tool, running
 from broker.client.connection import DEFAULT_URL
 from broker.programs import command as commands
+from broker.programs.aside import Aside
 from broker.programs.errors import CannotRunError
 from broker.programs.folders import ToolFolder
 from broker.programs.runner import Options, Runner
@@ -21,6 +23,8 @@ from broker.schemas import ID_PATTERN, plain
 
 # How long, after a program was killed, its last words and the news of it may take to the broker.
 _LAST_WORDS_SECONDS = 5.0
+# How long we wait for somebody to read what we have written.
+_LAST_LINES_SECONDS = 1.0
 
 _HELP = """
 \b
@@ -30,7 +34,7 @@ A tool in a shell script, count.sh:
   tr -d '"' > "$BROKER_SCRATCH/words"         # the payload comes on stdin
   echo "progress: 50% counting" >&2           # what is written to stderr, is reported
   words=$(wc -w < "$BROKER_SCRATCH/words")
-  echo "{\\"words\\": $words}"                # what is written to stdout, is the result
+  echo "{\\"words\\": $words}"                  # what is written to stdout, is the result
 
 \b
   broker tool --id counter --skills '{"can": ["count"]}' -- ./count.sh
@@ -155,6 +159,7 @@ def tool(
     lease: float,
     on_stop: Literal["finish", "release"],
     scratch: Path | None,
+    quiet: bool,
     command: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -166,8 +171,6 @@ def tool(
         raise click.UsageError(
             "An id has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit."
         )
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("broker").setLevel(logging.INFO)
     how = Options(url=url or DEFAULT_URL, **options)
     worker = Tool(
         tool_id,
@@ -178,23 +181,33 @@ def tool(
         grace_seconds=how.grace_seconds + _LAST_WORDS_SECONDS,
         url=url,
     )
+    aside = Aside(sys.stderr)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=aside)
+    logging.getLogger("broker").setLevel(logging.INFO)
     try:
         resolved = commands.resolve(command)
         folder = ToolFolder(tool_id, scratch)
         with folder.locked():
             folder.clean(how.grace_seconds)
-            _work(worker, Runner(resolved, folder, how))
+            _work(worker, Runner(resolved, folder, how, echo=None if quiet else aside.write), aside)
     except CannotRunError as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        aside.finish(_LAST_LINES_SECONDS)
 
 
-def _work(worker: Tool, runner: Runner) -> None:
+def _work(worker: Tool, runner: Runner, aside: Aside) -> None:
     """Have the runner do the tool's work until we are told to stop."""
+
+    def end_at_once() -> None:
+        runner.kill()
+        aside.finish(_LAST_LINES_SECONDS)
+
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not so with nohup
         signal.signal(signal.SIGHUP, _stop_once)
     worker.handler(runner.do)
     try:
-        running.run(worker.work(), at_once=runner.kill)
+        running.run(worker.work(), at_once=end_at_once)
     finally:
         runner.kill()
 

@@ -11,5 +11,6 @@ lines         bytes to lines
 backlog       what waits to be reported, bounded
 reports       what it writes to stderr, to the broker
 outcome       what it printed and how it ended, as a result or an error
+aside         what is written for whoever may read it
 runner        all of them together: the handler of a `broker.client.Tool`
 """

@@ -19,8 +19,6 @@ _LAST_LINES = 20
 # That no report on this work will be taken any more; the last: there are too many.
 _NO_MORE = ("work_ended", "work_not_found", "unauthenticated", "payload_too_large")
 
-Echo = Callable[[Sequence[str]], None]
-
 
 class Reports:
     """The reports on a piece of work, sent one after the other.
@@ -29,10 +27,10 @@ class Reports:
 
     Args:
         work: Which work.
-        echo: Is told every line, too.
+        echo: Is told every line, too, with the task's id; None: nobody is.
     """
 
-    def __init__(self, work: AsyncWork, echo: Echo) -> None:
+    def __init__(self, work: AsyncWork, echo: Callable[[str], object] | None) -> None:
         self._work = work
         self._echo = echo
         self._lines = Lines(_LONGEST)
@@ -65,7 +63,8 @@ class Reports:
     def _add(self, lines: Sequence[str]) -> None:
         if not lines:
             return
-        self._echo(lines)
+        if self._echo is not None:
+            self._echo("".join(f"{self._work.task_id}: {line}\n" for line in lines))
         self.last.extend(lines[-_LAST_LINES:])
         self._backlog.add(lines)
         self._news.set()

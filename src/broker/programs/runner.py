@@ -1,11 +1,9 @@
 """Runs a program for each piece of work: the handler of a tool."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from broker.programs.folders import ToolFolder, WorkFolder
 from broker.programs.outcome import Output, failure
 from broker.programs.placeholders import Template
 from broker.programs.process import Process
-from broker.programs.reports import Echo, Reports
+from broker.programs.reports import Reports
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,6 @@ class Options(Struct, frozen=True, kw_only=True):
         keep: Which scratch folders stay: none, those of work that did not succeed, or all.
         give_up_on: The exit statuses after which no further attempt is made.
         grace_seconds: How long it has to end when it is told to; then it is killed.
-        quiet: Whether what it writes to stderr is reported only, and not written to ours, too.
     """
 
     url: str
@@ -51,7 +48,6 @@ class Options(Struct, frozen=True, kw_only=True):
     keep: Literal["never", "failed", "always"] = "never"
     give_up_on: tuple[int, ...] = ()
     grace_seconds: float = 10.0
-    quiet: bool = False
 
 
 class Runner:
@@ -61,12 +57,20 @@ class Runner:
         command: The program, by its absolute path, and its arguments, which may have fields of the payload.
         folder: The tool's folder.
         options: How.
+        echo: Is told what a program writes to stderr, each line with the task's id; None: nobody is.
 
     Raises:
         CannotRunError: A payload would say which program runs.
     """
 
-    def __init__(self, command: Sequence[str], folder: ToolFolder, options: Options) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: ToolFolder,
+        options: Options,
+        *,
+        echo: Callable[[str], object] | None = None,
+    ) -> None:
         self._command = Template(command)
         for place in self._command.left_alone[:1]:
             log.warning(
@@ -76,6 +80,7 @@ class Runner:
             )
         self._folder = folder
         self._options = options
+        self._echo = echo
         self._running: set[Process] = set()
 
     def kill(self) -> None:
@@ -122,7 +127,7 @@ class Runner:
 
     async def _run(self, work: AsyncWork, folder: WorkFolder) -> Any:
         """Start the program, take what it says, and judge how it ends."""
-        reports = Reports(work, _silence if self._options.quiet else _echo(work.task_id))
+        reports = Reports(work, self._echo)
         output = Output(on_too_much=lambda: process.terminate(self._options.grace_seconds))
         process = Process(output.feed, reports.feed)
         command = _filled(self._command, work)
@@ -203,19 +208,3 @@ async def _patiently(trouble: str, attempt: Callable[[], Awaitable[Answer]]) -> 
 
 def _opened(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")
-
-
-def _echo(task_id: str) -> Echo:
-    """Writes lines to our own stderr."""
-
-    def write(lines: Sequence[str]) -> None:
-        # Where nobody reads it (a terminal that was closed), the work goes on.
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write("".join(f"{task_id}: {line}\n" for line in lines))
-            sys.stderr.flush()
-
-    return write
-
-
-def _silence(lines: Sequence[str]) -> None:
-    """Writes nothing."""
