@@ -179,10 +179,10 @@ async def test_skills_may_come_from_a_file_and_a_tool_runs_once_on_a_machine(
 ) -> None:
     (tmp_path / "skills.json").write_text('{"can": [1]}\n')
     async with registered(
-        broker, tmp_path, "/bin/true", skills="@skills.json", options="--capacity 3 --lease 20"
+        broker, tmp_path, "/bin/true", skills="@skills.json", options="--capacity 3 --lease 2m"
     ):
         entry = await helpers.get(http, "/v1/tools/t")
-        assert (entry["skills"], entry["capacity"], entry["lease_seconds"]) == ({"can": [1]}, 3, 20)
+        assert (entry["skills"], entry["capacity"], entry["lease_seconds"]) == ({"can": [1]}, 3, 120)
         async with started(broker, tmp_path, "/bin/true") as second:
             assert await second.ended() == 1
         assert "runs on this machine already" in second.said

@@ -11,7 +11,7 @@ import click
 from msgspec import Raw
 
 from broker.cli.calling import calls_a_broker
-from broker.cli.values import Json
+from broker.cli.values import Json, Span
 from broker.client import Tool, running
 from broker.client.connection import DEFAULT_URL
 from broker.programs import command as commands
@@ -73,6 +73,8 @@ Stopping     When its work is cancelled or takes too long, a program and all it 
 Told to stop (SIGTERM, Ctrl-C, its terminal is closed), the tool takes no more work, lets its programs
 finish, and ends; a second signal kills them. When it was killed itself, what it has left running is ended
 as soon as it is started again. An id belongs to one running tool.
+
+SECONDS may have a unit: 90s, 10m, 2h, 1d.
 """
 
 
@@ -93,10 +95,10 @@ as soon as it is started again. An id belongs to one running tool.
 )
 @click.option(
     "--lease",
-    default=60.0,
+    default="60",
     show_default=True,
-    type=click.FloatRange(5, 86_400),
-    help="Not heard of for so many seconds, the tool is taken for dead, and its work given to others.",
+    type=Span(),
+    help="Not heard of for so long, the tool is taken for dead, and its work given to others: 5 or more.",
 )
 @click.option(
     "--input",
@@ -115,10 +117,10 @@ as soon as it is started again. An id belongs to one running tool.
 @click.option(
     "--grace",
     "grace_seconds",
-    default=10.0,
+    default="10",
     show_default=True,
-    type=click.FloatRange(0),
-    help="How many seconds a program has to end after SIGTERM; then it is killed.",
+    type=Span(),
+    help="How long a program has to end after SIGTERM; then it is killed.",
 )
 @click.option(
     "--on-stop",
