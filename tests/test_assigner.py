@@ -127,7 +127,7 @@ async def test_what_cannot_be_matched_is_no_match_and_holds_up_nothing_else(
             assert await assigned_to(http, id_) == "counter"
     assert (await get(http, "/v1/tasks/odd"))["state"] == "available"
     told = [record.message for record in caplog.records if "cannot be matched" in record.message]
-    assert told == ["task odd cannot be matched: KeyError('can')"]
+    assert told == ["task odd cannot be matched with tool counter: KeyError('can')"]
 
 
 async def test_what_others_took_or_deleted_is_forgotten(broker: Running, http: httpx.AsyncClient) -> None:

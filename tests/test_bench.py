@@ -14,7 +14,7 @@ from broker.bench.pgbench import tps
 from broker.bench.run import LONG, SCENARIOS
 from broker.bench.scenarios import Size
 
-RUN = ("submit", "drain", "bulk")
+RUN = ("submit", "drain", "bulk", "match")
 
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":

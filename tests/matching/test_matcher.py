@@ -86,7 +86,8 @@ def test_what_cannot_be_judged_is_no_match_and_is_logged_once_for_each_kind(
         matcher.add_tool(tool(f"tool-{number}", {"can": ["count"], "number": number}))
     matcher.add_task(task("even", {"can": "count"}))
     assert set(paired(matcher)) == {"even"}
-    assert [record.message for record in caplog.records] == ["task odd-0 cannot be matched: KeyError('can')"]
+    [told] = [record.message for record in caplog.records]
+    assert told == "task odd-0 cannot be matched with tool tool-0: KeyError('can')"
 
 
 @pytest.mark.parametrize("rank", [lambda skills, needs: 1 / 0, lambda skills, needs: float("nan")])
@@ -220,6 +221,15 @@ def test_a_tool_that_has_no_room_any_more_gets_nothing_until_it_is_heard_of_agai
     assert paired(matcher) == {}
     matcher.add_tool(tool("t"))
     assert paired(matcher) == {"a": "t"}
+
+
+def test_a_tool_that_is_told_with_no_room_gets_nothing() -> None:
+    matcher = Matcher()
+    matcher.add_task(task("a"))
+    for load in (1, 2):
+        matcher.add_tool(tool("t"))
+        matcher.add_tool(tool("t", load=load))
+        assert paired(matcher) == {}
 
 
 def test_what_was_not_met_when_everything_was_read_anew_is_forgotten() -> None:

@@ -81,7 +81,8 @@ def test_what_a_function_says_is_told() -> None:
             raise MisfitError(f"wants {needs['gpu']} GPUs,\nhas {skills['gpu']}\x00")
         return True
 
-    said = why({"gpu": 2}, [registered("gpu-1", {"gpu": 1})], match)
+    tools = [registered("cpu-1", {}), registered("gpu-1", {"gpu": 1})]
+    said = why({"gpu": 2}, tools, match)
     assert said == "no tool can do it; gpu-1, for example: wants 2 GPUs, has 1 "
 
 

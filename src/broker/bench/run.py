@@ -13,12 +13,13 @@ from broker.bench.scenarios import (
     endurance,
     idle,
     lifecycle,
+    match,
     submit,
     tool,
 )
 from broker.bench.stage import Stage
 
-_MODULES = (submit, lifecycle, drain, bulk, dispatch, tool, crowd, idle, backlog, endurance)
+_MODULES = (submit, lifecycle, drain, bulk, dispatch, tool, match, crowd, idle, backlog, endurance)
 SCENARIOS = {module.SCENARIO.name: module.SCENARIO for module in _MODULES}
 
 # What takes minutes, and is run where it is asked for.

@@ -48,15 +48,16 @@ def explain(needs: Needs, tools: Tools, judge: Judge) -> Generator[None, None, R
         return Remark(f"{min(up)} can do it, when it has room", corrects=True)
     if able:
         return Remark(cut(_all_away(able), _LONGEST))
-    if needs.trouble is not None:
-        return Remark(
-            cut(f"it cannot be judged whether a tool has what is needed: {needs.trouble}", _LONGEST)
-        )
     candidates = []
     for skills, some in tools.items():
         candidates.append(_Candidate(judge.misfits(needs, skills), min(tool.id for tool in some)))
         yield
-    return Remark(cut(_none_fits(candidates, sum(map(len, tools.values()))), _LONGEST))
+    said = _nearest([each for each in candidates if each.misfits])
+    if said is None and needs.trouble is not None:
+        said = f"it cannot be judged whether a tool has what is needed: {needs.trouble}"
+    if said is None:
+        said = f"none of the tools can do it, of {sum(map(len, tools.values()))} that are registered"
+    return Remark(cut(said, _LONGEST))
 
 
 def _all_away(able: Sequence[RegisteredTool]) -> str:
@@ -70,14 +71,13 @@ def _all_away(able: Sequence[RegisteredTool]) -> str:
     return f"only {only.id} could do it, and it is offline since {_clock(only.lease_expires_at)}"
 
 
-def _none_fits(candidates: Sequence[_Candidate], tools: int) -> str:
-    """That none has what is needed, and what the nearest one has."""
-    can_say = [each for each in candidates if each.misfits]
-    if not can_say:
-        return f"none of the tools can do it, of {tools} that are registered"
-    nearest = min(can_say, key=_distance)
+def _nearest(candidates: Sequence[_Candidate]) -> str | None:
+    """What nobody has, and what the nearest one has; None: nobody can say."""
+    if not candidates:
+        return None
+    nearest = min(candidates, key=_distance)
     # Something that the nearest one lacks another one may have.
-    lacked = [each for each in nearest.misfits if each.wanted and _nobody_has(each, can_say)]
+    lacked = [each for each in nearest.misfits if each.wanted and _nobody_has(each, candidates)]
     if lacked:
         wanted, had = _listed([each.wanted for each in lacked]), _listed([each.had for each in lacked])
         return f"no tool has {wanted}; nearest: {nearest.id} has {had}"

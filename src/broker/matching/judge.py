@@ -58,7 +58,9 @@ class Judge:
         except Exception as error:  # noqa: BLE001 - it is given whatever anybody registers
             if skills.trouble is None:
                 skills.trouble = _told(error)
-                log.warning("tool %s cannot be matched: %s", next(iter(skills.tools), ""), skills.trouble)
+                log.warning(
+                    "tool %s cannot be matched: %s", next(iter(skills.tools), "(away)"), skills.trouble
+                )
             return False
         try:
             if not self._strategy.matches(ready, self._needs(needs.text)):
@@ -70,10 +72,15 @@ class Judge:
         except Exception as error:  # noqa: BLE001 - it is given whatever anybody submits
             if needs.trouble is None:
                 needs.trouble = _told(error)
-                head = needs.queue.head()
-                log.warning("task %s cannot be matched: %s", head.id if head else "", needs.trouble)
+                _log(needs, skills)
             return False
         return True
+
+
+def _log(needs: Needs, skills: Skills) -> None:
+    head = needs.queue.head()
+    task, tool = head.id if head else "(gone)", next(iter(skills.tools), "(away)")
+    log.warning("task %s cannot be matched with tool %s: %s", task, tool, needs.trouble)
 
 
 def _number(rank: Any) -> float:

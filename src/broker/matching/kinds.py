@@ -71,7 +71,7 @@ class KnownTool(Struct, eq=False, kw_only=True):
         id: What it is called.
         skills: The kind of its skills.
         room: How much more work it takes.
-        heard: The how manieth news of a tool told of it.
+        heard: Its number in the order in which tools and tasks were heard of.
     """
 
     id: str

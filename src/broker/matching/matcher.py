@@ -86,11 +86,14 @@ class Matcher:
         self._wait(task)
 
     def add_tool(self, offered: OfferedTool) -> None:
-        """Take in a tool that has room; what was known of one with its id is forgotten."""
+        """Take in a tool, if it has room; what was known of one with its id is forgotten."""
         self.forget_tool(offered.id)
         self.heard += 1
         skills = self.skills.of(bytes(offered.skills))
         room = offered.capacity - offered.load
+        if room <= 0:
+            self._let_rest(skills)
+            return
         tool = KnownTool(id=offered.id, skills=skills, room=room, heard=self.heard)
         self._tools[tool.id] = skills.tools[tool.id] = tool
         self._free[skills.index] = skills

@@ -19,7 +19,7 @@ class WaitingTask(Struct, order=True, kw_only=True):
     Args:
         urgency: The lesser the sooner.
         created_at: When it was submitted, in seconds since 1970.
-        arrival: The how manieth it was that was heard of; no two have the same.
+        arrival: Its number in the order in which tasks and tools were heard of; no two have the same.
         id: What it is called.
         needs: The kind of its needs.
         told: The remark that it has.

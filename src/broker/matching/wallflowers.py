@@ -80,8 +80,7 @@ class Watch:
 
     def wallflowers(self, waiting: Iterable[Needs], free: Iterable[Skills]) -> Wallflowers:
         """Who is left out, of these."""
-        found = (self._passed_over(needs) for needs in waiting)
-        needs = [each for each in found if each is not None and each.passed_by >= _OFTEN]
+        needs = [each for each in map(self._passed_over, waiting) if each is not None]
         skills = [
             Unasked(skills=decode(each.text), tools=sorted(each.tools), since=each.since)
             for each in free
@@ -96,10 +95,13 @@ class Watch:
         oldest = min(needs.queue, key=lambda task: task.created_at, default=None)
         if oldest is None or needs.trouble is not None:
             return None
+        passed_by = len(self._submitted) - bisect_right(self._submitted, oldest.created_at)
+        if passed_by < _OFTEN:
+            return None
         return PassedOver(
             needs=decode(needs.text),
             waiting=len(needs.queue),
             oldest=oldest.id,
             since=datetime.fromtimestamp(oldest.created_at, UTC),
-            passed_by=len(self._submitted) - bisect_right(self._submitted, oldest.created_at),
+            passed_by=passed_by,
         )

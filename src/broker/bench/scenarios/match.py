@@ -1,0 +1,130 @@
+"""`match`: what pairing costs the assigner, besides its calls; no service is needed."""
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from broker.bench.figures import Round
+from broker.bench.http import BenchError
+from broker.bench.scenarios import Scenario, Size
+from broker.bench.stage import Stage
+from broker.matching.matcher import Matcher
+from broker.matching.offers import OfferedTask, OfferedTool
+
+_TASKS = 100_000
+_TOOLS = 1_000
+# For each tool; so there are more tasks than room, and much to be moved.
+_CAPACITY = 50
+_KINDS_OF_NEEDS = 50
+_KINDS_OF_SKILLS = 30
+_SKILLS = 10
+_SMALL_ROUNDS = 20
+_BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+# The same needs, in the words of each strategy.
+_NEEDS: dict[str, Callable[[int], Any]] = {
+    "contains": lambda skill: {"can": skill},
+    "schema": lambda skill: {"properties": {"can": {"contains": {"const": skill}}}, "required": ["can"]},
+}
+
+
+async def _round(stage: Stage, size: Size) -> Round:
+    """Measure each strategy; the stage is not looked at."""
+    found: Round = {}
+    for strategy in _NEEDS:
+        found |= {f"{strategy} {name}": value for name, value in _costs(strategy, size).items()}
+    return found
+
+
+def _costs(strategy: str, size: Size) -> Round:
+    tasks, tools = _tasks(strategy, size.of(_TASKS)), _tools(size.of(_TOOLS))
+    matcher = Matcher(strategy)
+    began = time.process_time()
+    for task in tasks:
+        matcher.add_task(task)
+    for tool in tools:
+        matcher.add_tool(tool)
+    taken_in = time.process_time()
+    paired = _paired(matcher)
+    done = time.process_time()
+    if not paired:
+        raise BenchError("Nothing was paired.")
+    return {
+        "take in, CPU s": taken_in - began,
+        "round, CPU s": done - taken_in,
+        "pairs": paired,
+        "small round, CPU ms": _small_rounds(strategy, tasks, tools) * 1000,
+    }
+
+
+def _small_rounds(strategy: str, tasks: list[OfferedTask], tools: list[OfferedTool]) -> float:
+    """What a round costs in which one tool of many gets free, while nearly all of the tasks wait."""
+    matcher = Matcher(strategy)
+    for task in tasks:
+        matcher.add_task(task)
+    for tool in tools:
+        matcher.add_tool(_with_room(tool, 1))
+    _paired(matcher)
+    began = time.process_time()
+    for tool in tools[:_SMALL_ROUNDS]:
+        matcher.add_tool(_with_room(tool, 1))
+        _paired(matcher)
+    return (time.process_time() - began) / min(_SMALL_ROUNDS, len(tools))
+
+
+def _paired(matcher: Matcher) -> int:
+    """How many pairs a round comes to, all of which become work."""
+    round_ = matcher.round()
+    for _ in round_.steps():
+        pass
+    pairings = round_.pairings()
+    for pairing in pairings:
+        matcher.settle(pairing, "assigned")
+    return len(pairings)
+
+
+def _tasks(strategy: str, many: int) -> list[OfferedTask]:
+    needs = [_raw(_NEEDS[strategy](kind)) for kind in range(_KINDS_OF_NEEDS)]
+    chance = random.Random(1)  # noqa: S311 - the same in each round
+    return [
+        OfferedTask(
+            id=f"task-{number}",
+            needs=chance.choice(needs),
+            priority=chance.randrange(10),
+            created_at=_BEGAN + timedelta(seconds=number / 100),
+        )
+        for number in range(many)
+    ]
+
+
+def _tools(many: int) -> list[OfferedTool]:
+    chance = random.Random(2)  # noqa: S311 - the same in each round
+    skills = [_raw({"can": chance.sample(range(_KINDS_OF_NEEDS), _SKILLS)}) for _ in range(_KINDS_OF_SKILLS)]
+    return [
+        OfferedTool(id=f"tool-{number}", skills=chance.choice(skills), capacity=_CAPACITY, load=0)
+        for number in range(many)
+    ]
+
+
+def _with_room(tool: OfferedTool, room: int) -> OfferedTool:
+    return OfferedTool(id=tool.id, skills=tool.skills, capacity=tool.capacity, load=tool.capacity - room)
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+SCENARIO = Scenario(
+    name="match",
+    says=f"{_TASKS:,} tasks of {_KINDS_OF_NEEDS} kinds and {_TOOLS:,} tools of {_KINDS_OF_SKILLS} are paired",
+    round=_round,
+    wanted={
+        f"{strategy} {figure}": bound
+        for strategy in _NEEDS
+        for figure, bound in (("round, CPU s", "≤ 1"), ("small round, CPU ms", "≤ 5"))
+    },
+)
