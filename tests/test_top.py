@@ -397,6 +397,12 @@ async def test_what_cannot_be_written_here_is_a_question_mark(
     assert "?? ok" in output
 
 
+def _of_a_terminal(**given: str) -> dict[str, str]:
+    """An environment that does not say how large the terminal is: what runs tests at once does."""
+    environment = an_environment(TERM="xterm-256color", **given)
+    return {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
+
+
 class Terminal:
     """A terminal that the command runs on, and what stands on its screen.
 
@@ -410,7 +416,7 @@ class Terminal:
         takes_it = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"{takes_it} from broker.cli import main; main()", "top", *arguments],
-            env=an_environment(TERM="xterm-256color", **environment),
+            env=_of_a_terminal(**environment),
             stdin=its_side,
             stdout=its_side,
             stderr=its_side,
