@@ -19,7 +19,7 @@ from broker.programs.aside import Aside
 from broker.programs.errors import CannotRunError
 from broker.programs.folders import ToolFolder
 from broker.programs.runner import Options, Runner
-from broker.schemas import ID_PATTERN, plain
+from broker.schemas import ID_PATTERN
 
 # How long, after a program was killed, its last words and the news of it may take to the broker.
 _LAST_WORDS_SECONDS = 5.0
@@ -176,7 +176,7 @@ def tool(
     how = Options(url=url or DEFAULT_URL, **options)
     worker = Tool(
         tool_id,
-        plain(skills),
+        skills,
         capacity=capacity,
         lease_seconds=lease,
         on_stop=on_stop,

@@ -104,9 +104,8 @@ class AsyncBroker:
         handles: list[AsyncHandle] = []
         for batch in _batches(tasks):
             try:
-                answer = await self.connection.call(
-                    "POST", "/v1/tasks/batch", SubmittedTasks, json={"items": batch}, again=True
-                )
+                body = {"items": batch}
+                answer = await self.connection.call("POST", "/v1/tasks/batch", SubmittedTasks, json=body)
             except ProblemError as error:
                 raise _counted_from(len(handles), error) from None
             handles += [self.handle(item.id, existed=item.status == "exists") for item in answer.items]

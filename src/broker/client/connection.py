@@ -72,7 +72,8 @@ _ADVICE = {
 
 def explained(error: ProblemError) -> str:
     """What was refused, each field that was, and what to do, for people."""
-    told = [error.problem.detail, *(f"{field.field}: {field.message}" for field in error.errors)]
+    fields = [f"{field.field}: {field.message}" for field in error.errors]
+    told = [error.problem.detail, *(field for field in fields if field not in error.problem.detail)]
     if advice := _ADVICE.get(error.code):
         told.append(advice)
     return "\n  ".join(told)
@@ -132,7 +133,6 @@ class Connection:
         json: object = None,
         query: Mapping[str, Any] | None = None,
         wait: float = 0,
-        again: bool | None = None,
         patience_seconds: float | UnsetType | None = UNSET,
     ) -> Answer:
         """Make a call.
@@ -144,7 +144,6 @@ class Connection:
             json: The body; anything msgspec can encode.
             query: Parameters; those that are None are left out.
             wait: How long the broker may wait before it answers.
-            again: Whether the call can be made again after its answer was lost; else `repeatable` tells.
             patience_seconds: How long to go on when it does not; else the connection's.
 
         Returns:
@@ -154,17 +153,17 @@ class Connection:
             ProblemError: The broker refused the call.
             httpx.TransportError: The broker did not answer for as long as patience lasts.
         """
+        content = None if json is None else msgspec.json.encode(json)
         request = self._http.build_request(
             method,
             path,
             params=_parameters(query),
-            content=None if json is None else msgspec.json.encode(json),
+            content=content,
             headers={"Content-Type": "application/json"},
             timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
         )
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
-        safe = repeatable(method, path, json) if again is None else again
-        return await self._send(request, form, patience, safe)
+        return await self._send(request, form, patience, repeatable(method, path, content))
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -241,22 +240,29 @@ class Connection:
         await self.close()
 
 
-def repeatable(method: str, path: str, json: object) -> bool:
+class _Named(msgspec.Struct):
+    """Of a body: its id, or those of its items."""
+
+    id: str | None = None
+    items: list["_Named"] = []
+
+
+def repeatable(method: str, path: str, body: bytes | None) -> bool:
     """Whether a call can be made again though it may have been heard, and its answer lost.
 
     Args:
         method: Its method; all but some POST can.
         path: Its path.
-        json: Its body; what is to be made anew, or each of its items, needs an id.
+        body: Its body, as JSON; what is to be made anew, or each of its items, needs an id.
     """
     collection = path.removesuffix("/batch")
     if method != "POST" or not collection.endswith(_MAKES_NEW):
         return True
-    body: Any = msgspec.to_builtins(json)
-    if not isinstance(body, dict):
+    try:
+        named = msgspec.json.decode(body or b"{}", type=_Named)
+    except msgspec.ValidationError:
         return False
-    items = [body] if collection == path else body.get("items", [])
-    return all(item.get("id") is not None for item in items)
+    return all(item.id is not None for item in ([named] if collection == path else named.items))
 
 
 def in_path(id_: object) -> str:

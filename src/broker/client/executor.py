@@ -118,7 +118,7 @@ class Executor(concurrent.futures.Executor):
         """Submit tasks; their ids."""
         body = {"items": tasks}
         call = self._broker.connection.call
-        answer = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, again=True)
+        answer = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body)
         return [item.id for item in answer.items]
 
     async def _follow(

@@ -188,6 +188,9 @@ class Tool:
     async def _stop(self, connection: Connection) -> None:
         """Take no more, give back what was not started, and finish the rest or give that back, too."""
         jobs = list(self._in_hand.values())
+        if jobs:
+            doing = "finishing" if self._on_stop == "finish" else "giving back"
+            log.warning("stopping: %s %d in hand; a second signal ends this at once", doing, len(jobs))
         if self._on_stop == "release":
             for job in jobs:
                 job.release()
