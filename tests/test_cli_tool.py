@@ -108,7 +108,8 @@ async def begun(http: httpx.AsyncClient, mark: Path, task: str = "a") -> int:
     """A task that a program is at, which has written its number into this file; the number."""
     await helpers.add_task(http, task)
     await helpers.assign(http, task)
-    await until(mark.exists)
+    # Where it runs is written down just after it has begun.
+    await until(lambda: mark.exists() and any(each.suffix == ".json" for each in scratch(mark.parent)))
     (pid,) = numbers(mark.parent, mark.name)
     return pid
 
