@@ -247,7 +247,7 @@ async def test_what_a_function_says_is_told(broker: Running, http: httpx.AsyncCl
     await add_tool(http, "gpu-1", skills={"gpu": 1})
     await add_task(http, "a", needs={"gpu": 2})
     async with assigning(Assigner(match, recheck_seconds=0.05, url=broker.url)):
-        assert await remark(http, "a") == "no tool can do it; gpu-1, for example: wants 2 GPUs, has 1"
+        assert await remark(http, "a") == "no tool can do it; gpu-1: wants 2 GPUs, has 1"
 
 
 async def test_a_remark_is_written_once(

@@ -10,7 +10,7 @@ from broker.matching import register
 from broker.matching import remarks as module
 from broker.matching.function import Match
 from broker.matching.matcher import Matcher
-from broker.matching.misfit import MisfitError
+from broker.matching.misfit import MisfitError, gap
 from broker.matching.offers import RegisteredTool
 from broker.matching.remarks import Remarks
 from tests.matching.offers import paired, registered, task, tool
@@ -83,7 +83,7 @@ def test_what_a_function_says_is_told() -> None:
 
     tools = [registered("cpu-1", {}), registered("gpu-1", {"gpu": 1})]
     said = why({"gpu": 2}, tools, match)
-    assert said == "no tool can do it; gpu-1, for example: wants 2 GPUs, has 1 "
+    assert said == "no tool can do it; gpu-1: wants 2 GPUs, has 1 "
 
 
 def test_where_a_function_does_not_say_why_that_none_matches_is_told() -> None:
@@ -297,3 +297,9 @@ def test_skills_of_tools_that_are_away_are_not_forgotten_while_these_are_registe
     desk.say()
     desk.matcher.round()
     assert len(desk.matcher.skills) <= 3
+
+
+def test_of_tools_that_lack_as_much_the_one_that_comes_nearest_is_named() -> None:
+    assert gap(8, 4) < gap(8, 1)
+    assert gap(10**400, 1) == 1
+    assert (gap(0, 0), gap(True, 1), gap("a", 1)) == (0, 1, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.json import decode
 
-from broker.matching.misfit import Misfit, Path, UnjudgeableError, place, shown
+from broker.matching.misfit import Misfit, Path, UnjudgeableError, gap, place, shown
 
 # They take some 50 ms: what takes longer, with 64 KiB on both sides, was made to take long.
 _MOST_STEPS = 100_000
@@ -131,7 +131,8 @@ def _misfits(skills: Any, needs: Any, path: Path, comparison: _Comparison) -> It
             if not comparison.has(skills, need):
                 yield Misfit(wanted=_equals(path, need), had=shown(_unprepared(skills)), path=path)
     elif not comparison.meets(skills, needs):
-        yield Misfit(wanted=_equals(path, needs), had=shown(_unprepared(skills)), path=path)
+        had = shown(_unprepared(skills))
+        yield Misfit(wanted=_equals(path, needs), had=had, path=path, gap=gap(needs, skills))
 
 
 def _equals(path: Path, need: Any) -> str:

@@ -83,15 +83,16 @@ def _nearest(candidates: Sequence[_Candidate]) -> str | None:
         return f"no tool has {wanted}; nearest: {nearest.id} has {had}"
     if not nearest.misfits[0].wanted:
         # A function says why not, and not how near it comes.
-        return f"no tool can do it; {nearest.id}, for example: {nearest.misfits[0].had}"
+        return f"no tool can do it; {_listed([f'{each.id}: {each.misfits[0].had}' for each in candidates])}"
     had = _listed([f"{each.had} for {each.wanted}" for each in nearest.misfits])
     return f"no tool has all that is needed; nearest: {nearest.id} has {had}"
 
 
-def _distance(candidate: _Candidate) -> tuple[int, int, str]:
+def _distance(candidate: _Candidate) -> tuple[int, int, float, str]:
     """How far it is from what is needed; something else in the place is nearer than nothing."""
     absent = sum(misfit.absent for misfit in candidate.misfits)
-    return len(candidate.misfits), absent, candidate.id
+    gaps = sum(misfit.gap for misfit in candidate.misfits)
+    return len(candidate.misfits), absent, gaps, candidate.id
 
 
 def _nobody_has(lack: Misfit, candidates: Sequence[_Candidate]) -> bool:

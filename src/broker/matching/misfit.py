@@ -1,6 +1,7 @@
 """Misfits: what is wanted of a tool's skills, and what they have instead."""
 
 import json
+from fractions import Fraction
 from typing import Any
 
 from msgspec import Struct
@@ -29,6 +30,7 @@ class Misfit(Struct, frozen=True, kw_only=True):
     Args:
         wanted: What is needed, like `gpu ≥ 2`; none: nobody can say.
         had: What there is instead, like `1`, or `no gpu`.
+        gap: How far that is from it, of several that lack as much: the less the nearer.
         path: The place in the skills.
         absent: Whether there is nothing at that place.
     """
@@ -37,11 +39,21 @@ class Misfit(Struct, frozen=True, kw_only=True):
     had: str
     path: Path = ()
     absent: bool = False
+    gap: float = 1.0
 
     def implies(self, other: "Misfit") -> bool:
         """Whether who has this one lacks what the other one wants, too."""
         is_below = self.absent and other.path[: len(self.path)] == self.path
         return is_below or self.wanted == other.wanted
+
+
+def gap(wanted: Any, had: Any) -> float:
+    """How far apart two numbers are, as a share of the greater one; 1 where they are none."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (wanted, had)):
+        return 1.0
+    # They may be larger than a float can be.
+    apart, greater = Fraction(abs(wanted - had)), Fraction(max(abs(wanted), abs(had)))
+    return float(apart / greater) if greater else 0.0
 
 
 def shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
 from msgspec.json import decode
 
-from broker.matching.misfit import Misfit, UnjudgeableError, place, shown
+from broker.matching.misfit import Misfit, UnjudgeableError, gap, place, shown
 from broker.matching.weight import weight
 
 # What a schema weighs, times the length of the skills: some tenths of a second at worst.
@@ -146,10 +146,10 @@ def _misfit(error: ValidationError, schema: Any) -> Misfit:
         return Misfit(wanted=place(path), had=f"no {place(path)}", path=path, absent=True)
     where = place(path) or "skills"
     if keyword == "falseSchema":
-        wanted = f"no {where}"
-    else:
-        wanted = _wanted(where, keyword, _at(schema, error.schema_path))
-    return Misfit(wanted=wanted, had=shown(error.instance), path=path)
+        return Misfit(wanted=f"no {where}", had=shown(error.instance), path=path)
+    value = _at(schema, error.schema_path)
+    wanted = _wanted(where, keyword, value)
+    return Misfit(wanted=wanted, had=shown(error.instance), path=path, gap=gap(value, error.instance))
 
 
 def _wanted(where: str, keyword: str, value: Any) -> str:
