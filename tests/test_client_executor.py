@@ -160,7 +160,7 @@ async def test_a_future_that_is_cancelled_takes_its_task_away(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     def program() -> list[concurrent.futures.Future[Any]]:
-        with Executor({"nobody": "can"}, url=broker.url) as executor:
+        with Executor(needs={"nobody": "can"}, url=broker.url) as executor:
             futures = [executor.submit(untyped, n) for n in range(3)]
             asyncio.run_coroutine_threadsafe(until_there_are(http, 3), loop).result(20)
             assert futures[0].cancel()
@@ -178,7 +178,7 @@ async def test_a_future_that_is_cancelled_before_it_was_submitted_leaves_no_task
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     def program() -> None:
-        with Executor({"nobody": "can"}, url=broker.url) as executor:
+        with Executor(needs={"nobody": "can"}, url=broker.url) as executor:
             for n in range(20):
                 executor.submit(untyped, n).cancel()
 
@@ -216,3 +216,31 @@ async def until_there_are(http: httpx.AsyncClient, count: int, state: str | None
             < count
         ):
             await asyncio.sleep(0.01)
+
+
+async def test_no_more_than_max_workers_are_submitted_at_once(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    def program() -> None:
+        with Executor(2, needs={"nobody": "can"}, url=broker.url) as executor:
+            futures = [executor.submit(untyped, n) for n in range(5)]
+            for left in (5, 4, 3):
+                asyncio.run_coroutine_threadsafe(until_there_are(http, min(2, left)), loop).result(20)
+                futures.pop(0).cancel()
+            executor.shutdown(cancel_futures=True)
+
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(asyncio.to_thread(program))
+    most = 0
+    while not running.done():
+        most = max(most, len((await helpers.get(http, "/v1/tasks"))["items"]))
+    await running
+    assert most == 2
+    assert (await helpers.get(http, "/v1/tasks"))["items"] == []
+
+
+async def test_an_option_that_is_none_is_told_at_once() -> None:
+    with pytest.raises(TypeError, match="no option 'priorty'; a task has priority, not_before"):
+        Executor(priorty=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="max_workers"):
+        Executor(max_workers=0)

@@ -42,6 +42,18 @@ class TaskOptions(TypedDict, total=False):
     retry_backoff_seconds: float
 
 
+def known(options: TaskOptions) -> TaskOptions:
+    """The options, if there are such.
+
+    Raises:
+        TypeError: There is one that no task has.
+    """
+    if unknown := options.keys() - TaskOptions.__annotations__.keys():
+        names = ", ".join(TaskOptions.__annotations__)
+        raise TypeError(f"there is no option {min(unknown)!r}; a task has {names}")
+    return options
+
+
 class AsyncBroker:
     """A broker to submit tasks to.
 
@@ -86,7 +98,7 @@ class AsyncBroker:
             ProblemError: The broker refused it; `errors` says which field.
             httpx.TransportError: The broker did not answer for as long as patience lasts.
         """
-        body = {"id": id or str(uuid4()), "needs": needs, "payload": payload, **options}
+        body = {"id": id or str(uuid4()), "needs": needs, "payload": payload, **known(options)}
         task = await self.connection.call("POST", "/v1/tasks", Task, json=body)
         return self.handle(task.id, task=task)
 
@@ -272,8 +284,8 @@ class Broker:
 
 def _alike(needs: Any, payloads: Iterable[Any], options: TaskOptions) -> Iterator[Mapping[str, Any]]:
     """Tasks that differ in what they are to work on."""
-    for payload in payloads:
-        yield {"needs": needs, "payload": payload, **options}
+    given = known(options)
+    return ({"needs": needs, "payload": payload, **given} for payload in payloads)
 
 
 def _batches(tasks: Iterable[Mapping[str, Any]]) -> Iterator[list[Raw]]:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import Raw
 
-from broker.client.broker import AsyncBroker, TaskOptions
+from broker.client.broker import AsyncBroker, TaskOptions, known
 from broker.client.functions import NEEDED, as_call, name_of, returned
 from broker.client.handle import AsyncHandle, ended_well
 from broker.client.loop import Loop
@@ -33,7 +33,12 @@ class Executor(concurrent.futures.Executor):
     JSON: a function is called by its name, and gets what its annotations say, paths too. Cancelling a future
     takes its task away, also while that runs.
 
+    What differs: a function that raises is tried again, as often as `max_attempts` says, and then its future
+    raises `TaskFailedError`, whatever it raised; it has to be of a module that tool and program import.
+
     Args:
+        max_workers: So many tasks are submitted at once, and the next when one has ended; None: all of them.
+            How many run at once is for the tools to say.
         needs: What the tasks need besides the function.
         url: Where the broker is; else `BROKER_URL`, else the local one.
         key: The key; else `BROKER_KEY`, else none.
@@ -41,18 +46,24 @@ class Executor(concurrent.futures.Executor):
 
     Raises:
         SettingError: The URL or the key cannot be one.
+        TypeError: There is no such option.
+        ValueError: No task could be submitted at all.
     """
 
     def __init__(
         self,
-        needs: Mapping[str, Any] | None = None,
+        max_workers: int | None = None,
         *,
+        needs: Mapping[str, Any] | None = None,
         url: str | None = None,
         key: str | None = None,
         **options: Unpack[TaskOptions],
     ) -> None:
+        if max_workers is not None and max_workers < 1:
+            raise ValueError(f"max_workers has to be 1 or more, and is {max_workers}")
+        self._room = asyncio.Semaphore(max_workers) if max_workers else contextlib.nullcontext()
         self._needs = dict(needs or {})
-        self._options = options
+        self._options = known(options)
         self._broker = AsyncBroker(url, key=key)
         self._together = Together(self._submit)
         self._following: set[asyncio.Task[None]] = set()
@@ -136,14 +147,17 @@ class Executor(concurrent.futures.Executor):
                 loop.call_soon_threadsafe(me.cancel)
 
         handle = self._broker.handle(id_)
-        submitting = asyncio.create_task(self._together.put(task))
+        submitting: asyncio.Task[str] | None = None
         try:
             future.add_done_callback(cancel)
-            await asyncio.shield(submitting)
-            result = returned(function, ended_well(await handle.wait()).result)
+            async with self._room:
+                submitting = asyncio.create_task(self._together.put(task))
+                await asyncio.shield(submitting)
+                result = returned(function, ended_well(await handle.wait()).result)
         except asyncio.CancelledError:
             future.set_running_or_notify_cancel()
-            await _taken_away(handle, submitting)
+            if submitting is not None:
+                await _taken_away(handle, submitting)
         except Exception as error:  # noqa: BLE001 - whoever has the future is told
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
