@@ -329,7 +329,8 @@ async def test_when_time_is_over_the_task_goes_on(broker: Running, http: httpx.A
     told = await run(broker.url, "submit", "--needs", "1", "--id", "a", "--within", "0.2")
     assert (told.status, told.out) == (124, "")
     assert told.err == (
-        "Time is over. The task goes on. The same command waits again: the same ids are the same tasks.\n"
+        "Time is over. The task goes on; `broker explain a` says why it waits."
+        " The same command waits again: the same ids are the same tasks.\n"
     )
     assert ids(await live(http)) == ["a"]
 
@@ -347,7 +348,7 @@ async def test_interrupted_it_says_that_the_task_goes_on(broker: Running, http: 
         process.send_signal(signal.SIGINT)
         told = await the_end(process)
     assert (told.status, told.out) == (130, "")
-    assert told.err.strip().startswith("Stopped. The task goes on. The same command waits again")
+    assert told.err.strip().startswith("Stopped. The task goes on; `broker explain a` says why")
     assert ids(await live(http)) == ["a"]
 
 

@@ -6,6 +6,7 @@
 # It waits for news with a cursor, so it costs nothing while there are none.
 set -eu
 
+[ $# -eq 2 ] || { echo "usage: $0 TOOL NEEDS" >&2; exit 2; }
 url=${BROKER_URL:-http://127.0.0.1:8000}
 tool=$1 needs=$2 cursor=
 

@@ -6,6 +6,7 @@
 # A text with quotes or backslashes needs to be written as JSON has them.
 set -eu
 
+[ $# -eq 1 ] || { echo "usage: $0 TEXT" >&2; exit 2; }
 url=${BROKER_URL:-http://127.0.0.1:8000}
 id=${TASK_ID:-count-$(date +%s)-$$}    # the same id is the same task: it is safe to send it again
 
@@ -14,7 +15,8 @@ call() {
         ${BROKER_KEY:+--header "Authorization: Bearer $BROKER_KEY"} "$@"
 }
 
-call "$url/v1/tasks" --json "{\"id\": \"$id\", \"needs\": {\"can\": \"count\"}, \"payload\": \"$1\"}" > /dev/null
+body="{\"id\": \"$id\", \"needs\": {\"can\": \"count\"}, \"payload\": \"$1\"}"
+answer=$(call "$url/v1/tasks" --json "$body") || { echo "$answer" >&2; exit 1; }
 while task=$(call "$url/v1/tasks/$id?wait=60"); do
     case $task in
         *'"state":"succeeded"'*) echo "$task"; exit 0 ;;

@@ -6,6 +6,7 @@
 # The payload is a plain text here. For more than that take jq, or let `broker tool` do all of this.
 set -eu
 
+[ $# -eq 1 ] || { echo "usage: $0 TOOL" >&2; exit 2; }
 url=${BROKER_URL:-http://127.0.0.1:8000}
 tool=$1
 

@@ -164,7 +164,8 @@ class Submission:
         """What becomes of those that are not done, and how to go on with them."""
         if self._done < self._total:
             return self._submitted()
-        told = f"{self._going_on()}."
+        waits = next(iter(self._waiting), "ID")
+        told = f"{self._going_on()}; `broker explain {waits}` says why it waits."
         nameless = [id_ for id_, (_, sent) in self._waiting.items() if not sent.named]
         if not nameless or self._broker is None:
             return f"{told} The same command waits again: the same ids are the same tasks."

@@ -94,6 +94,7 @@ class Assigner:
         """Pair until cancelled."""
         self._begin_anew()
         async with Connection(self._url, key=self._key) as connection:
+            log.info("assigning at %s", connection.url)
             beside = [asyncio.create_task(self._reread(connection))]
             if self._remarking is not None:
                 beside.append(asyncio.create_task(self._remarking.run(connection)))

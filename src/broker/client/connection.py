@@ -100,7 +100,7 @@ class Connection:
     ) -> None:
         self.url = (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise SettingError(f"BROKER_URL has to begin with http:// or https://, and is {self.url!r}")
+            raise SettingError(f"The broker's URL has to begin with http:// or https://, and is {self.url!r}")
         self._patience_seconds = patience_seconds
         self._away = False
         self._http = httpx.AsyncClient(

@@ -7,6 +7,8 @@ import logging
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from broker import schemas
@@ -23,7 +25,7 @@ _WAIT_SECONDS = 30.0
 # What is done sooner is not worth asking whether it should stop.
 _WATCH_AFTER_SECONDS = 1.0
 # A report is told whether the work should stop; what reports more often than that need not ask.
-_QUIET_SECONDS = 5.0
+_QUIET_SECONDS = 1.0
 # That work is ours no longer; the last: another program is the tool now.
 _NOT_OURS = ("work_ended", "work_not_found", "unauthenticated")
 
@@ -111,8 +113,8 @@ class Job:
         except FailedError as error:
             return {"outcome": "failed", "error": _told(str(error)), "retry": error.retry}
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its work's end, not the tool's
-            log.warning("work %s failed: %r", handed.id, error)
-            text = "".join(traceback.format_exception(error))
+            log.warning("task %s failed: %r", handed.task_id, error)
+            text = "".join(traceback.format_exception(error.with_traceback(_without_us(error))))
             return {"outcome": "failed", "error": _told(text)}
         return {"outcome": "succeeded", "result": result}
 
@@ -122,11 +124,11 @@ class Job:
         try:
             status = await unless_ended(complete(id_, completion))
         except Exception as error:  # noqa: BLE001 - a result may be anything, and so may what it raises
-            log.warning("the result of work %s cannot be taken: %r", id_, error)
+            log.warning("task %s: its result cannot be taken: %r", self._handed.task_id, error)
             refused = {"outcome": "failed", "error": _told(f"the result cannot be taken: {error}")}
             status = await unless_ended(complete(id_, refused))
         if status not in ("archived", "exists", None):
-            log.warning("work %s ended without us: %s", id_, status)
+            log.warning("task %s: it had ended without us (%s)", self._handed.task_id, status)
 
     async def _watch(self) -> None:
         """Have the handler stop when somebody asks for that, or its work ends without it."""
@@ -141,16 +143,30 @@ class Job:
                 work = await self._connection.call("GET", self._path, schemas.Work, query=query, wait=wait)
             except ProblemError as error:
                 if error.code in _NOT_OURS:
-                    log.warning("work %s should stop: %s", self._handed.id, error.problem.detail)
+                    told = error.problem.detail
+                    log.warning("task %s: %s; what does it is told to stop", self._handed.task_id, told)
                     self.cancel()
                     return
                 log.warning("work %s cannot be watched: %s", self._handed.id, error)
                 continue
             version = work.version
             if work.cancel_requested or work.state != "running":
-                log.warning("work %s should stop: it is %s", work.id, work.state)
+                why = "it is to be cancelled" if work.state == "running" else f"it has ended: {work.state}"
+                log.warning("task %s: %s; what does it is told to stop", work.task_id, why)
                 self.cancel()
                 return
+
+
+def _without_us(error: BaseException) -> TracebackType | None:
+    """Where an error came from, without the client's part of the way there."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and _is_ours(trace):
+        trace = trace.tb_next
+    return trace
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    return Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
 
 
 def _told(text: str) -> str:

@@ -18,6 +18,8 @@ def run(doing: Coroutine[Any, Any, None], *, at_once: Callable[[], object] = lam
 
     A second signal ends the process at once.
 
+    Unless the program has its own way to log, what happens is told on standard error.
+
     Args:
         doing: What to run; cancelled, it finishes what it has in hand, or gives it back.
         at_once: Is called when a second signal ends the process; what it raises does not hinder that.
@@ -43,6 +45,9 @@ def run(doing: Coroutine[Any, Any, None], *, at_once: Callable[[], object] = lam
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
+    if not logging.getLogger().handlers:
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        logging.getLogger("broker").setLevel(logging.INFO)
     try:
         asyncio.run(until_signalled())
     except ProblemError as error:

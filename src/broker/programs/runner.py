@@ -127,10 +127,10 @@ class Runner:
 
     async def _run(self, work: AsyncWork, folder: WorkFolder) -> Any:
         """Start the program, take what it says, and judge how it ends."""
+        command = _filled(self._command, work)
         reports = Reports(work, self._echo)
         output = Output(on_too_much=lambda: process.terminate(self._options.grace_seconds))
         process = Process(output.feed, reports.feed)
-        command = _filled(self._command, work)
         try:
             pid = await _patiently(
                 "The program cannot be started.", lambda: self._start(process, command, work, folder)

@@ -168,7 +168,7 @@ def _waiting(facts: Facts) -> tuple[Verdict, str]:
         return "no_tool_available", _no_tool(tools)
     return "waiting_for_assigner", (
         f"An assigner asks, and {_count(tools.available, 'tool')} could be given work; it has said nothing"
-        f" about this task. {_before(facts.before)}"
+        f" about this task. Those that can do it may be busy. {_before(facts.before)}"
     )
 
 
