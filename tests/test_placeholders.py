@@ -25,7 +25,7 @@ PAYLOAD = Raw(
         ("fit --odd={odd}", ["fit", "--odd=--files0-from=/x"]),
         ("awk '{print $1}' {file}", ["awk", "{print $1}", "/data/a b.raw"]),
         ("fit ${n} $n", ["fit", "${n}", "$n"]),
-        ("fit {} {1} '{a b}' {{n}}", ["fit", "{}", "{1}", "{a b}", "{1.10}"]),
+        ("fit {} {1} '{a b}' {{n}}", ["fit", "{}", "{1}", "{a b}", "{{n}}"]),
     ],
 )
 def test_a_field_of_the_payload_stands_where_its_name_was(command: str, becomes: list[str]) -> None:
@@ -47,9 +47,21 @@ def test_what_cannot_stand_there_is_told(command: str, payload: Raw, says: str) 
 
 
 @pytest.mark.parametrize(
-    "command", ["{tool} x", "python {file}", "sh -x {file} 1", "/usr/bin/python3.12 -u {f}"]
+    "command",
+    [
+        "{tool} x",
+        "python {file}",
+        "sh -x {file} 1",
+        "/usr/bin/python3.12 -u {f}",
+        "nice -n 5 python {file}",
+        "env A=b bash {file}",
+        "ssh host wc {file}",
+        "parallel wc ::: {file}",
+        "awk {file}",
+        "flock /tmp/lock sh {file}",
+    ],
 )
-def test_which_program_runs_is_not_for_a_payload_to_say(command: str) -> None:
+def test_what_runs_is_not_for_a_payload_to_say(command: str) -> None:
     with pytest.raises(CannotRunError, match="not for a payload to say"):
         Template(shlex.split(command))
 
@@ -58,14 +70,28 @@ def test_which_program_runs_is_not_for_a_payload_to_say(command: str) -> None:
     ("command", "left_alone"),
     [
         ("sh -c 'wc {file}'", ["{file}"]),
-        ("bash -xc 'wc {file} {n}' {n}", ["{file}", "{n}"]),
-        ("bash -e -c 'wc {file}'", ["{file}"]),
+        ("sh -c wc{file}", ["{file}"]),
+        ("sh -c {file}", ["{file}"]),
+        ("sh -c -- 'wc {file}'", ["{file}"]),
+        ("bash -c -x 'wc {file}'", ["{file}"]),
+        ("bash -c -x {file}", ["{file}"]),
+        ("nice sh -c {file}", ["{file}"]),
+        ("nice sh -c 'wc {file}'", ["{file}"]),
+        ("bash -xc 'wc {file} {n}' sh {n}", ["{file}", "{n}"]),
+        ("bash -e -c {file}", ["{file}"]),
         ("python3.11 -W ignore -c 'print({n})'", ["{n}"]),
+        ("python3 -W ignore -c {file}", ["{file}"]),
         ("perl -e '{n}'", ["{n}"]),
+        ("su nobody -c {file}", ["{file}"]),
+        ("flock /tmp/lock sh -c {file}", ["{file}"]),
+        ("env -S {file}", ["{file}"]),
+        ("unknown-shell 'wc {file}'", ["{file}"]),
         ("sh -c 'echo ${n}' sh {n}", []),
+        ("sh -c 'wc \"$1\"' sh {n}", []),
         ("wc -c {file}", []),
         ("grep -e {file}", []),
         ("sh fit.sh {n}", []),
+        ("awk '{print $1}' {n}", []),
     ],
 )
 def test_the_text_of_a_program_stays_as_it_is(command: str, left_alone: list[str]) -> None:
@@ -73,4 +99,10 @@ def test_the_text_of_a_program_stays_as_it_is(command: str, left_alone: list[str
     assert template.left_alone == left_alone
     filled = template.filled(PAYLOAD)
     assert all(place in " ".join(filled) for place in left_alone)
-    assert ("1.10" in filled) is command.endswith("{n}")
+    assert ("1.10" in filled) is command.endswith(" {n}")
+
+
+@pytest.mark.parametrize("value", ["-inf", "-nan", "-1_0", "-0x1", "--x", "-"])
+def test_what_looks_like_an_option_is_no_number(value: str) -> None:
+    with pytest.raises(CannotRunError, match="would take it for an option"):
+        Template(["ls", "{x}"]).filled(Raw(f'{{"x": "{value}"}}'.encode()))

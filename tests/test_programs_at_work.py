@@ -412,3 +412,15 @@ async def test_a_payload_without_the_field_fails_at_the_first_attempt(
     async with a_tool(broker, tmp_path, ["/bin/echo", "{file}"]):
         (record,) = await done(http, '{"files": []}', max_attempts=3)
     assert (record["outcome"], record["error"]) == ("failed", "the payload has no 'file'")
+
+
+async def test_what_a_program_has_put_into_a_group_of_its_own_is_ended_with_it(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """As `timeout` does, and a shell with job control."""
+    script = f"set -m; sleep 600 & echo $! > {tmp_path}/other; wait"
+    async with a_tool(broker, tmp_path, sh(script), grace_seconds=0.2):
+        (record,) = await done(http, timeout_seconds=0.5)
+        other = int((tmp_path / "other").read_text())
+        assert record["outcome"] == "timed_out"
+        await until(lambda: not lives(other))

@@ -86,7 +86,8 @@ class ToolFolder:
         Args:
             grace_seconds: How long programs have to end when they are told to; then they are killed.
         """
-        works = [entry for entry in self._works.iterdir() if entry.is_dir()]
+        # A program may have removed its folder; the record is beside it.
+        works = {entry.with_suffix("") for entry in self._works.iterdir()}
         if works:
             leftovers.end({work: Record.read(_record_of(work)) for work in works}, grace_seconds)
         for entry in self._works.iterdir():

@@ -1,33 +1,46 @@
-"""Process groups: a program, and what it has started."""
+"""Groups of processes: a program, and what it has started.
+
+A program is the leader of a session of its own. What it starts is in that session, and in its process group,
+or in another one of the session: shells with job control make such groups, and so does `timeout`.
+"""
 
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 
 import psutil
 
 
 def send(group: int, *numbers: signal.Signals) -> None:
-    """Send signals to a process group, as far as it is there and we may."""
+    """Send signals to a program's group and the others of its session, as far as we may."""
     for number in numbers:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
+        for pid in _others(group):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
 
 
 def is_alive(group: int) -> bool:
-    """Whether a process group has a process that has not ended.
+    """Whether a program's group, or its session, has a process that has not ended.
 
     In a container nobody may ask how an orphan has ended: it stays, as a zombie, and so does its group.
     """
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
     return any(_runs_in(group, pid) for pid in psutil.pids())
+
+
+def _others(group: int) -> Iterator[int]:
+    """The processes of a session that are in another group than its leader."""
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if os.getsid(pid) == group and os.getpgid(pid) != group:
+                yield pid
 
 
 def _runs_in(group: int, pid: int) -> bool:
     try:
-        return os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        is_in = group in (os.getpgid(pid), os.getsid(pid))
+        return is_in and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except (OSError, psutil.Error):
         return False

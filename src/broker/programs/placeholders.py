@@ -11,43 +11,66 @@ from broker.programs.errors import CannotRunError
 
 # `${file}` is a shell's own.
 _PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# Programs that are told another program, in a file or after such an option.
-_INTERPRETER = re.compile(r"(ba|da|k|z|fi|c|tc|)sh|python|perl|ruby|node|Rscript|julia|matlab|octave")
-_TAKES_PROGRAM = re.compile(r"-\w*[ceEr]|--eval|-batch")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+# What is around a placeholder in an argument that is no text: a path, an option, a list.
+_PLAIN = re.compile(r"[\w./:=,@%+-]*", re.ASCII)
+# Programs that are told another program: in their first argument, or after such an option. What others run is
+# a program just as well: `nice sh -c …`.
+_INTERPRETER = re.compile(
+    r"(ba|da|k|z|fi|c|tc|a|mk|)sh|busybox|python|pypy|perl|ruby|node|php|lua|tclsh|expect|Rscript|R|julia|matlab|octave"
+    r"|[gmn]?awk|sed|eval"
+)
+_TAKES_PROGRAM = re.compile(r"-\w*[ceErS]|--eval|--command|-batch")
+# They run what follows, and take a text for a shell as well.
+_RUNNER = ("su", "runuser", "script", "flock", "sudo", "doas", "env")
+# They hand all that follows to a shell, as one text.
+_TO_A_SHELL = ("ssh", "parallel", "watch", "rsh", "pdsh")
 
 
 class Template:
     """A command with places for fields of a payload.
 
     No shell comes between, so what a payload has is an argument, or a part of one, whatever is in it. It
-    never becomes a part of a program: the text of a program that is an argument stays as it is.
+    must never become a part of a program: a text with spaces, or what an interpreter is told to run, stays as
+    it is, and which program runs is not for a payload to say.
 
     Args:
         command: The program and its arguments.
 
     Raises:
-        CannotRunError: A field would say which program runs.
+        CannotRunError: A field would say which program runs, or go through a shell.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
-        self._texts: set[int] = set()
+        self._texts = {
+            place
+            for place, argument in enumerate(command)
+            if not _PLAIN.fullmatch(_PLACEHOLDER.sub("", argument))
+        }
         programs = [command[0]]
-        if _INTERPRETER.fullmatch(PurePath(command[0]).name.rstrip("0123456789.")):
-            self._texts = {
-                place + 1
-                for place, option in enumerate(command)
-                if place and _TAKES_PROGRAM.fullmatch(option)
-            }
-            if not self._texts:
-                programs += [each for each in command[1:] if not each.startswith("-")][:1]
+        for place, word in enumerate(command):
+            name = PurePath(word).name
+            if name in _TO_A_SHELL:
+                programs += command[place + 1 :]
+            elif name in _RUNNER:
+                self._texts |= _texts(command, place + 1)
+            elif _INTERPRETER.fullmatch(name.rstrip("0123456789.")):
+                texts = _texts(command, place + 1)
+                self._texts |= texts
+                programs += [] if texts else [each for each in command[place + 1 :] if each[:1] != "-"][:1]
+                # What follows are the arguments of what it runs.
+                break
         for program in programs:
             if _PLACEHOLDER.search(program):
-                raise CannotRunError(f"{program!r}: which program runs is not for a payload to say.")
+                raise CannotRunError(
+                    f"{program!r}: what runs is not for a payload to say, and this would be given to a shell"
+                    " or an interpreter. Let a script take it as an argument: ./script.sh {file}"
+                )
 
     @property
     def left_alone(self) -> list[str]:
-        """The places that are in the text of a program, and stay as they are."""
+        """The places that are in a text, and stay as they are."""
         texts = [text for place, text in enumerate(self._command) if place in self._texts]
         return [found[0] for text in texts for found in _PLACEHOLDER.finditer(text)]
 
@@ -66,10 +89,21 @@ class Template:
         ]
 
 
+def _texts(command: Sequence[str], begin: int) -> set[int]:
+    """The places of texts that are told to be programs."""
+    options = [place for place in range(begin, len(command)) if _TAKES_PROGRAM.fullmatch(command[place])]
+    if not options:
+        return set()
+    # Options may stand between the one that says so and the text.
+    words = (place for place in range(options[0] + 1, len(command)) if command[place][:1] != "-")
+    until = next(words, len(command) - 1)
+    return {*range(options[0] + 1, until + 1), *(place + 1 for place in options if place + 1 < len(command))}
+
+
 def _filled(argument: str, payload: Raw) -> str:
     def field(found: re.Match[str]) -> str:
         value = _field(found[1], payload)
-        if found.start() == 0 and value.startswith("-") and not _is_number(value):
+        if found.start() == 0 and value.startswith("-") and not _NUMBER.fullmatch(value):
             raise CannotRunError(
                 f"the payload's {found[1]!r} is {value[:100]!r}: the program would take it for an option"
             )
@@ -89,11 +123,3 @@ def _field(name: str, payload: Raw) -> str:
         return msgspec.json.decode(fields[name], type=str)
     except msgspec.ValidationError:
         return bytes(fields[name]).decode()
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True

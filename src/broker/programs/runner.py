@@ -1,6 +1,7 @@
 """Runs a program for each piece of work: the handler of a tool."""
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -198,6 +199,8 @@ async def _patiently(trouble: str, attempt: Callable[[], Awaitable[Answer]]) -> 
         try:
             return await attempt()
         except (OSError, CannotRunError) as error:
+            if getattr(error, "errno", None) == errno.E2BIG:
+                raise FailedError(f"{trouble} {error}", retry=False) from error
             if end is None:
                 end = loop.time() + _PATIENCE_SECONDS
                 log.warning("%s %s; trying again for %.0f s", trouble, error, _PATIENCE_SECONDS)
