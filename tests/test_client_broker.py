@@ -1,6 +1,9 @@
 """Submitting from Python: many tasks at once, and what can be done with them afterwards."""
 
 import asyncio
+import concurrent.futures
+import pickle
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -213,3 +216,64 @@ async def test_what_is_no_url_or_no_key_is_told_at_once() -> None:
         Broker("localhost:8000")
     with pytest.raises(SettingError, match="BROKER_KEY"):
         Broker(key="two\nlines")
+
+
+async def test_who_waits_on_a_broker_that_is_closed_is_told(broker: Running, http: httpx.AsyncClient) -> None:
+    submitter = await asyncio.to_thread(Broker, broker.url)
+    handle = await asyncio.to_thread(submitter.submit, {}, id="a")
+    waiting = asyncio.create_task(asyncio.to_thread(handle.result))
+    await asyncio.sleep(0)
+    while submitter._loop._loop.is_running() and handle._handle._turns._wanting == 0:
+        await asyncio.sleep(0.01)
+    await asyncio.to_thread(submitter.close)
+    submitter.close()
+    with pytest.raises((asyncio.CancelledError, concurrent.futures.CancelledError)):
+        await asyncio.wait_for(waiting, 10)
+    with pytest.raises(RuntimeError, match="closed"):
+        submitter.submit({})
+
+
+async def test_who_stops_early_ends_the_waiting_and_the_program_ends(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    program = (
+        "from broker.client import Broker\n"
+        "broker = Broker()\n"
+        "never, quick = broker.submit({}), broker.submit({}, id='quick')\n"
+        "quick.cancel()\n"
+        "ended = broker.as_completed([never, quick])\n"
+        "print(next(ended).id)\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        env=helpers.an_environment(BROKER_URL=broker.url),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, printed) == (0, b"quick\n")
+
+
+async def test_errors_of_tasks_go_from_process_to_process(submitter: AsyncBroker) -> None:
+    handle = await submitter.submit({})
+    await handle.cancel()
+    with pytest.raises(TaskCancelledError) as cancelled:
+        await handle.result(20)
+    again = pickle.loads(pickle.dumps(cancelled.value))
+    assert (type(again), again.task.id) == (TaskCancelledError, handle.id)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://x:port"])
+async def test_what_cannot_be_called_is_told_at_once(url: str) -> None:
+    with pytest.raises(SettingError):
+        AsyncBroker(url)
+
+
+async def test_a_proxy_is_not_asked_for_what_is_on_this_machine(
+    broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    async with AsyncBroker(broker.url) as submitter:
+        assert (await submitter.submit({}, id="a")).id == "a"
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://x")
+    with pytest.raises(SettingError, match="cannot be called"):
+        AsyncBroker("http://broker.laboratory:8000")

@@ -3,17 +3,20 @@
 import asyncio
 import concurrent.futures
 import math
+import os
+import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from msgspec import Struct
 
-from broker.client import Assigner, Executor, TaskFailedError, Tool
+from broker.client import Assigner, Executor, TaskFailedError, Tool, functions
 from tests import helpers
 from tests.conftest import Running
 from tests.test_client import at_work
@@ -101,9 +104,9 @@ async def test_a_program_that_maps_over_a_pool_moves_over_by_one_line(
 
 async def test_hundreds_of_calls_share_few_submissions(broker: Running, http: httpx.AsyncClient) -> None:
     def program(executor: Executor) -> list[Any]:
-        return list(executor.map(untyped, range(300), timeout=60))
+        return list(executor.map(untyped, range(150), timeout=60))
 
-    assert await ran(broker, program, priority=3) == [[n, {}] for n in range(300)]
+    assert await ran(broker, program, priority=3) == [[n, {}] for n in range(150)]
 
 
 async def test_what_a_function_raises_is_told_by_its_future(broker: Running, http: httpx.AsyncClient) -> None:
@@ -244,3 +247,79 @@ async def test_an_option_that_is_none_is_told_at_once() -> None:
         Executor(priorty=3)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="max_workers"):
         Executor(max_workers=0)
+
+
+async def test_what_was_taken_is_waited_for_whoever_has_shut_it_down_before(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    def program(executor: Executor) -> concurrent.futures.Future[Any]:
+        future = executor.submit(untyped, 1)
+        executor.shutdown(wait=False)
+        return future
+
+    assert (await ran(broker, program)).done()
+
+
+@pytest.mark.parametrize("end", ["", "executor.shutdown(wait=False)\n"])
+async def test_the_end_of_a_program_waits_for_what_was_taken(
+    broker: Running, http: httpx.AsyncClient, end: str
+) -> None:
+    program = (
+        "from broker.client import Executor\n"
+        "from tests.test_client_executor import untyped\n"
+        "executor = Executor()\n"
+        "futures = [executor.submit(untyped, n) for n in range(20)]\n"
+    )
+    async with laboratory(broker):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program + end), env=helpers.an_environment(BROKER_URL=broker.url)
+        )
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    archived = await helpers.get(http, "/v1/archive", outcome="succeeded", limit=1000)
+    assert len(archived["items"]) == 20
+
+
+async def test_a_callback_that_shuts_it_down_holds_up_nothing(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    def program(executor: Executor) -> list[Any]:
+        futures = [executor.submit(untyped, n) for n in range(5)]
+        futures[0].add_done_callback(lambda _: executor.shutdown())
+        return [future.result(20)[0] for future in futures]
+
+    assert await ran(broker, program) == list(range(5))
+
+
+async def test_after_a_fork_it_says_what_to_do(broker: Running, http: httpx.AsyncClient) -> None:
+    executor = Executor(url=broker.url)
+    executor._loop._pid += 1  # as a child has it
+    with pytest.raises(RuntimeError, match="before a fork"):
+        executor.submit(untyped, 1)
+    executor._loop._pid -= 1
+    executor._futures.clear()
+    await asyncio.to_thread(executor.shutdown)
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "becomes"),
+    [
+        (Iterable[float], [1, 2], [1, 2]),
+        (str | Path, "a", "a"),
+        (os.PathLike, "a", Path("a")),
+        (Path, "a", Path("a")),
+        (list[Path], ["a"], [Path("a")]),
+        (object, {"a": 1}, {"a": 1}),
+        (Peak, {"at": 1, "height": 2}, Peak(at=1, height=2)),
+    ],
+)
+async def test_an_argument_is_what_its_annotation_says_as_far_as_json_can(
+    hint: Any, given: Any, becomes: Any
+) -> None:
+    assert functions._made(msgspec.Raw(msgspec.json.encode(given)), hint) == becomes
+
+
+async def test_a_result_that_is_something_else_than_was_announced_is_told_as_it_is() -> None:
+    def announces() -> int:
+        return 1
+
+    assert functions.returned(announces, msgspec.Raw(b'"text"')) == "text"

@@ -1,6 +1,7 @@
 """Submitting tasks and waiting for their results, from synchronous and from asynchronous programs."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
@@ -266,8 +267,9 @@ class Broker:
             yield known[handle]
 
     def close(self) -> None:
-        """Close the connection."""
-        self._loop.run(self._broker.close())
+        """Close the connection; whoever waits for something on it is told (`CancelledError`)."""
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            self._loop.run(self._broker.close())
         self._loop.stop()
 
     def __enter__(self) -> Self:

@@ -52,6 +52,10 @@ class ProblemError(Exception):
         self.problem = problem
         super().__init__(f"{problem.status} {problem.code}: {problem.detail}")
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Problem]]:
+        """Pickled, for it goes from process to process."""
+        return type(self), (self.problem,)
+
     @property
     def code(self) -> str:
         """The stable word for what went wrong, like `task_not_found`."""
@@ -103,11 +107,7 @@ class Connection:
             raise SettingError(f"The broker's URL has to begin with http:// or https://, and is {self.url!r}")
         self._patience_seconds = patience_seconds
         self._away = False
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            timeout=httpx.Timeout(_MARGIN_SECONDS, connect=5),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        )
+        self._http = _client(self.url)
         self.use(key or os.environ.get("BROKER_KEY"))
 
     def use(self, key: str | None) -> None:
@@ -238,6 +238,25 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _client(url: str) -> httpx.AsyncClient:
+    """The HTTP client.
+
+    Raises:
+        SettingError: The URL is none, or what the environment says of proxies and certificates is no use.
+    """
+    try:
+        # A proxy does not reach what is on this machine only.
+        is_here = httpx.URL(url).host in ("localhost", "127.0.0.1", "::1")
+        return httpx.AsyncClient(
+            base_url=url,
+            timeout=httpx.Timeout(_MARGIN_SECONDS, connect=5),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            trust_env=not is_here,
+        )
+    except (httpx.InvalidURL, ValueError, ImportError, OSError) as error:
+        raise SettingError(f"The broker at {url!r} cannot be called: {error}") from error
 
 
 class _Named(msgspec.Struct):

@@ -1,8 +1,10 @@
 """Functions run by tools, in the manner of `concurrent.futures`."""
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
+import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack
@@ -68,8 +70,11 @@ class Executor(concurrent.futures.Executor):
         self._together = Together(self._submit)
         self._following: set[asyncio.Task[None]] = set()
         self._futures: weakref.WeakSet[concurrent.futures.Future[Any]] = weakref.WeakSet()
+        self._lock = threading.Lock()
         self._is_shut = False
         self._loop = Loop()
+        # As with a pool, the end of the program waits for what was taken.
+        atexit.register(self._end)
 
     def submit(
         self, function: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs
@@ -85,8 +90,6 @@ class Executor(concurrent.futures.Executor):
             TypeError: An argument is no JSON.
             RuntimeError: It is shut down.
         """
-        if self._is_shut:
-            raise RuntimeError("the executor is shut down")
         id_ = str(uuid4())
         task = {
             "id": id_,
@@ -95,32 +98,47 @@ class Executor(concurrent.futures.Executor):
             **self._options,
         }
         future: concurrent.futures.Future[Result] = concurrent.futures.Future()
-        self._futures.add(future)
-        following = self._follow(function, id_, Raw(msgspec.json.encode(task)), future)
-        self._loop.begin(lambda: self._begin(following))
+        body = Raw(msgspec.json.encode(task))
+        with self._lock:
+            if self._is_shut:
+                raise RuntimeError("the executor is shut down")
+            self._futures.add(future)
+            self._loop.begin(lambda: self._begin(self._follow(function, id_, body, future)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; those that were taken go on.
+        """Take no more calls; those that were taken go on, and the end of the program waits for them.
 
         Args:
             wait: Return when all of them have ended.
             cancel_futures: Take their tasks away.
         """
+        with self._lock:
+            self._is_shut = True
+            futures = list(self._futures)
         if cancel_futures:
-            for future in self._futures.copy():
+            for future in futures:
                 future.cancel()
-        if wait and not self._is_shut:
-            self._loop.run(self._end())
+        if wait:
+            self._end()
+        else:
+            # The end of the program waits for it.
+            threading.Thread(target=self._end, name="broker executor").start()
+
+    def _end(self) -> None:
+        """Return when all that was taken has ended, and nothing is left open; again: at once."""
+        # It has ended before, or ends just now; or we are its own thread, or another process.
+        with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):
+            self._loop.run(self._all_ended())
             self._loop.stop()
-        self._is_shut = True
+            atexit.unregister(self._end)
 
     def _begin(self, following: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(following)
         self._following.add(task)
         task.add_done_callback(self._following.discard)
 
-    async def _end(self) -> None:
+    async def _all_ended(self) -> None:
         while self._following:
             await asyncio.wait(self._following)
         await self._broker.close()

@@ -2,9 +2,10 @@
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
 import msgspec
@@ -77,6 +78,12 @@ def name_of(function: Callable[..., Any]) -> str:
             f"{function!r} cannot be called elsewhere: let it be a function of a module that the program"
             " and the tool import"
         )
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{function!r} does not say which arguments it takes: wrap it in a function"
+        ) from None
     if inspect.iscoroutinefunction(function):
         raise ValueError(f"{function!r} is asynchronous: let a Tool handle that")
     return f"{module}:{name}"
@@ -93,12 +100,13 @@ def as_call(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[s
 
 
 def returned(function: Callable[..., Any], result: Raw) -> Any:
-    """What a function has returned, as its annotation says.
-
-    Raises:
-        msgspec.ValidationError: It is something else.
-    """
-    return _made(result, _hints(function).get("return", Any))
+    """What a function has returned, as its annotation says, or as JSON has it where it is something else."""
+    hint = _hints(function).get("return", Any)
+    try:
+        return _made(result, hint)
+    except msgspec.ValidationError:
+        # It has succeeded, whatever was announced.
+        return msgspec.json.decode(result)
 
 
 def plainly(value: Any) -> Any:
@@ -143,10 +151,16 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _made(value: Raw, form: Any) -> Any:
-    return msgspec.json.decode(value, type=form, dec_hook=_from_json)
+    try:
+        decoder = msgspec.json.Decoder(form, dec_hook=_from_json)
+    except TypeError:
+        # What msgspec has no way to make, like `str | Path`: it takes what comes.
+        return msgspec.json.decode(value)
+    return decoder.decode(value)
 
 
 def _from_json(form: type, value: Any) -> Any:
+    """A path of its text; of other types JSON knows nothing, and what comes is seen to be one."""
     if issubclass(form, PurePath):
         return form(value)
-    raise TypeError(f"a {form.__name__} cannot be made of JSON")
+    return Path(value) if form is os.PathLike else value

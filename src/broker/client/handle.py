@@ -1,7 +1,7 @@
 """A submitted task, as its submitter holds it: wait for it, read its result, cancel it."""
 
 import asyncio
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -26,6 +26,10 @@ class TaskFailedError(Exception):
         self.task = task
         super().__init__(f"task {task.id} failed after {task.attempt} attempts: {task.error}")
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Task]]:
+        """Pickled, for it goes from process to process."""
+        return type(self), (self.task,)
+
 
 class TaskCancelledError(Exception):
     """The task was cancelled.
@@ -37,6 +41,10 @@ class TaskCancelledError(Exception):
     def __init__(self, task: Task) -> None:
         self.task = task
         super().__init__(f"task {task.id} was cancelled")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Task]]:
+        """Pickled, for it goes from process to process."""
+        return type(self), (self.task,)
 
 
 def ended_well(task: Task) -> Task:

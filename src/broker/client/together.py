@@ -6,9 +6,13 @@ from typing import Generic, TypeVar
 
 from msgspec import Raw
 
+from broker.client.connection import ProblemError
+
 Answer = TypeVar("Answer")
 
 _MOST = 1_000
+# That something is wrong with one item, or that they are too large together.
+_ONE_IS_TO_BLAME = (400, 413, 422)
 # The broker takes bodies of 32 MiB, unless it is set otherwise; what is bigger than this has its own call.
 _MOST_BYTES = 2**20
 
@@ -18,7 +22,7 @@ class Together(Generic[Answer]):
 
     Args:
         call: Makes a call for these items, as JSON, and answers for each of them, in their order. When it
-            raises, and the items were more than one, it is made for each by itself: one is to blame.
+            is refused because of one of them, it is made again with half of them, and so on.
     """
 
     def __init__(self, call: Callable[[list[Raw]], Awaitable[Sequence[Answer]]]) -> None:
@@ -56,13 +60,23 @@ class Together(Generic[Answer]):
     async def _answer(self, batch: list[tuple[Raw, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._call([item for item, _ in batch])
+        except ProblemError as error:
+            if len(batch) > 1 and error.problem.status in _ONE_IS_TO_BLAME:
+                middle = len(batch) // 2
+                await self._answer(batch[:middle])
+                await self._answer(batch[middle:])
+                return
+            _fail(batch, error)
+            return
         except Exception as error:  # noqa: BLE001 - it is told to whoever waits
-            if len(batch) > 1:
-                for each in batch:
-                    await self._answer([each])
-            elif not batch[0][1].done():
-                batch[0][1].set_exception(error)
+            _fail(batch, error)
             return
         for (_, told), answer in zip(batch, answers, strict=True):
             if not told.done():
                 told.set_result(answer)
+
+
+def _fail(batch: list[tuple[Raw, asyncio.Future[Answer]]], error: Exception) -> None:
+    for _, told in batch:
+        if not told.done():
+            told.set_exception(error)

@@ -1,0 +1,90 @@
+"""Calls of many things: whoever is to blame fails alone, and nobody waits for others in vain."""
+
+import asyncio
+import pickle
+from collections.abc import Sequence
+
+import pytest
+from msgspec import Raw
+
+from broker.client import ProblemError
+from broker.client.together import Together
+from broker.schemas import Problem
+
+
+def refused(status: int) -> ProblemError:
+    return ProblemError(
+        Problem(type="t", title="t", status=status, detail="d", instance="/", code="validation_failed")
+    )
+
+
+async def test_what_comes_while_a_call_is_under_way_goes_with_the_next_one() -> None:
+    calls: list[int] = []
+    go_on = asyncio.Event()
+
+    async def call(items: list[Raw]) -> Sequence[bytes]:
+        calls.append(len(items))
+        await go_on.wait()
+        return [bytes(item) for item in items]
+
+    together = Together(call)
+    putting = [asyncio.create_task(together.put(Raw(b"%d" % n))) for n in range(3)]
+    while not calls:
+        await asyncio.sleep(0)
+    putting += [asyncio.create_task(together.put(Raw(b"%d" % n))) for n in range(3, 6)]
+    await asyncio.sleep(0)
+    putting[4].cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    answers = await asyncio.gather(*putting, return_exceptions=True)
+    assert [answer for answer in answers if isinstance(answer, bytes)] == [b"0", b"1", b"2", b"3", b"5"]
+    assert calls == [3, 2]
+
+
+async def test_of_a_thousand_the_one_that_is_to_blame_is_found_by_few_calls() -> None:
+    calls = 0
+
+    async def call(items: list[Raw]) -> Sequence[int]:
+        nonlocal calls
+        calls += 1
+        if any(bytes(item) == b"666" for item in items):
+            raise refused(400)
+        return [0] * len(items)
+
+    together = Together(call)
+    putting = [together.put(Raw(b"%d" % n)) for n in range(1000)]
+    answers = await asyncio.gather(*putting, return_exceptions=True)
+    assert [n for n, answer in enumerate(answers) if answer != 0] == [666]
+    assert calls < 25
+
+
+@pytest.mark.parametrize("error", [refused(401), refused(503), OSError("it is away")])
+async def test_what_concerns_all_is_told_to_all_at_once(error: Exception) -> None:
+    calls = 0
+
+    async def call(items: list[Raw]) -> Sequence[int]:
+        nonlocal calls
+        calls += 1
+        raise error
+
+    together = Together(call)
+    answers = await asyncio.gather(*(together.put(Raw(b"1")) for _ in range(9)), return_exceptions=True)
+    assert (answers, calls) == ([error] * 9, 1)
+
+
+async def test_larger_items_share_fewer_calls() -> None:
+    sizes: list[int] = []
+
+    async def call(items: list[Raw]) -> Sequence[int]:
+        sizes.append(len(items))
+        return [0] * len(items)
+
+    together = Together(call)
+    large = Raw(b"x" * 400_000)
+    assert await asyncio.gather(*(together.put(large) for _ in range(6))) == [0] * 6
+    assert sizes == [2, 2, 2]
+
+
+def test_errors_go_from_process_to_process() -> None:
+    again = pickle.loads(pickle.dumps(refused(404)))
+    assert (type(again), again.problem.status, str(again)) == (ProblemError, 404, "404 validation_failed: d")
