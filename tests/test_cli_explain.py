@@ -55,9 +55,8 @@ async def test_what_it_says_can_be_done_can_be_done(broker: Running, http: httpx
     await completed(http, pair.work, "failed", retry=False)
     told = await run(broker.url, "explain", "a")
     [retry] = [line for line in told.out.splitlines() if "Have it tried again" in line]
-    retry = retry.partition("curl -X ")[2]
-    method, url = shlex.split(retry)
-    assert (await http.request(method, url)).status_code == 200
+    advice = shlex.split(retry.partition("  broker ")[2])
+    assert await run(broker.url, *advice) == (0, "", "")
     assert (await get(http, "/v1/tasks/a"))["state"] == "available"
 
 
@@ -109,8 +108,7 @@ async def test_who_may_not_read_the_archive_is_told_the_rest(keys: tuple[Running
         assert json.loads(told.out)["attempts"] == attempts
     told = await run(broker.url, "explain", "a", BROKER_KEY=made["assigner"])
     assert "attempts" not in told.out.lower()
-    # The key itself is not shown.
-    assert '-H "Authorization: Bearer $BROKER_KEY"' in told.out
+    assert made["assigner"] not in told.out
     refused = await run(broker.url, "explain", "a")
     assert refused.status == 1
     assert "BROKER_KEY" in refused.err

@@ -9,6 +9,8 @@ _COMMANDS = {
     "tool": "Have any program do work: payload in, result out.",
     "assign": "Pair tasks with tools, as they become available.",
     "submit": "Submit tasks, and wait for their results.",
+    "cancel": "Take tasks away.",
+    "retry": "Have failed tasks tried again.",
     "explain": "Tell why a task has not run yet.",
     "top": "Watch tools, work and queue, live.",
     "archive": "Export what has ended.",

@@ -1,7 +1,6 @@
 """`broker explain`: why a task has not run yet, what has become of it so far, and what can be done."""
 
 import asyncio
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -163,7 +162,6 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 def _steps(told: _Told) -> Iterator[tuple[str, str]]:
     """What can be done, and the command that does it."""
     verdict: Verdict = told.why.verdict
-    path = f"/v1/tasks/{told.task}"
     if verdict == "no_assigner":
         yield "Start an assigner", "broker assign"
     if verdict in ("no_tool_available", "refused_by_assigner", "waiting_for_assigner"):
@@ -171,18 +169,14 @@ def _steps(told: _Told) -> Iterator[tuple[str, str]]:
     if verdict in ("refused_by_assigner", "no_tool_available"):
         yield "Start one that can do it", "broker tool --help"
     if verdict == "failed":
-        yield "Have it tried again", _curl(told.url, "POST", f"{path}/retry")
+        yield "Have it tried again", f"broker retry {told.task}"
     if verdict == "ended":
         yield "Read all about it", f"broker archive export --task-id {told.task}"
     elif verdict == "running":
-        yield "Have the tool stop it", _curl(told.url, "DELETE", path)
+        yield "Have the tool stop it", f"broker cancel {told.task}"
+        yield "Take it away at once", f"broker cancel --force {told.task}"
     else:
-        yield "Take it away", _curl(told.url, "DELETE", path)
-
-
-def _curl(url: str, method: str, path: str) -> str:
-    key = ' -H "Authorization: Bearer $BROKER_KEY"' if os.environ.get("BROKER_KEY") else ""
-    return f"curl -X {method} {url}{path}{key}"
+        yield "Take it away", f"broker cancel {told.task}"
 
 
 def _time(moment: datetime | None) -> str:

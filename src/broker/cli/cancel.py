@@ -1,0 +1,21 @@
+"""`broker cancel`: takes tasks away."""
+
+import asyncio
+
+import click
+
+from broker.cli.calling import calls_a_broker
+from broker.cli.handles import each
+
+
+@click.command()
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option("--force", is_flag=True, help="At once, whatever the tool does; it is told as soon as it asks.")
+@calls_a_broker
+def cancel(tasks: tuple[str, ...], *, force: bool, url: str | None) -> None:
+    """Take tasks away, by their ids.
+
+    One that waits is gone at once. Of one that runs the tool is asked to stop, and the task is gone when it
+    has; a success that comes first stands. One that has ended stays as it is. The archive has all of it.
+    """
+    asyncio.run(each(url, tasks, lambda handle: handle.cancel(force=force)))

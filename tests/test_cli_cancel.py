@@ -1,0 +1,39 @@
+"""`broker cancel` and `broker retry`: what people do with tasks, by their ids."""
+
+import httpx
+import pytest
+
+from tests import helpers
+from tests.cli_helpers import run
+from tests.conftest import Running
+from tests.helpers import add_task, completed, get, started
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+
+async def test_a_task_that_waits_is_gone_and_one_that_runs_is_asked_to_stop(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    await add_task(http, "waits")
+    pair = await started(http, "runs")
+    assert await run(broker.url, "cancel", "waits", "runs") == (0, "", "")
+    assert (await get(http, "/v1/tasks/waits"))["state"] == "cancelled"
+    assert (await get(http, f"/v1/work/{pair.work}"))["cancel_requested"] is True
+    assert await run(broker.url, "cancel", "--force", "runs") == (0, "", "")
+    assert (await get(http, "/v1/tasks/runs"))["state"] == "cancelled"
+
+
+async def test_failed_tasks_are_tried_again_and_one_that_cannot_be_keeps_no_other_from_it(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    for task, tool in (("one", "t1"), ("two", "t2")):
+        pair = await started(http, task, tool)
+        await completed(http, pair.work, "failed", retry=False)
+    told = await run(broker.url, "retry", "one", "nowhere", "two")
+    assert (told.status, told.out) == (1, "")
+    assert told.err.startswith("Error: nowhere: ")
+    assert [(await get(http, f"/v1/tasks/{task}"))["state"] for task in ("one", "two")] == ["available"] * 2
