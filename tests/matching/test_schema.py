@@ -182,3 +182,32 @@ def test_it_tells_what_is_wanted_and_what_is_had() -> None:
         ("n of type integer or null", '"x"'),
     }
     assert lacks(1, {"type": "object"}) == [("skills of type object", "1")]
+
+
+@pytest.mark.parametrize(
+    ("needs", "skills"),
+    [
+        (
+            {
+                "anyOf": [{"$ref": "#/$defs/b"}] * 48,
+                "$defs": {
+                    "b": {"anyOf": [{"$ref": "#/$defs/e"}] * 48},
+                    "e": {"enum": [{"gpus": n + 0.5} for n in range(4000)]},
+                },
+            },
+            {"gpus": 1},
+        ),
+        ({"contains": {"enum": [{"a": n} for n in range(6000)]}}, [{"a": 0.5}] * 7000),
+        ({"contains": {"enum": list(range(10_000))}}, [0.5] * 15_000),
+        ({"contains": {"const": [{"a": n} for n in range(6000)]}}, [[{"a": n} for n in range(5999)]] * 1),
+    ],
+)
+def test_values_to_compare_with_have_their_weight(needs: Any, skills: Any) -> None:
+    schema = Schema()
+    with pytest.raises(UnjudgeableError, match="too large"):
+        schema.matches(schema.skills(bytes(raw(skills))), schema.needs(bytes(raw(needs))))
+
+
+def test_a_choice_of_thousands_of_names_is_taken() -> None:
+    needs = {"required": ["name"], "properties": {"name": {"enum": [f"name-{n}" for n in range(4000)]}}}
+    assert satisfied({"name": "name-3999"}, needs)

@@ -11,10 +11,15 @@ _HEAVIEST = 5_000
 # at each level of nesting.
 _PATTERN = 50
 _UNEVALUATED = 3
+# To compare with a number is as much work as so many parts, with so many texts as one part.
+_NUMBER = 20
+_TEXTS = 50
 
 # Objects whose keys are names, and no keywords; and what is no part of a schema, or if referred to only.
 _MAPS = ("properties", "patternProperties", "dependentSchemas")
 _NO_PARTS = frozenset(("const", "enum", "default", "examples", "$defs", "definitions", *_MAPS))
+# What values are compared with: each of them is as much work as its parts.
+_VALUES = ("const", "enum")
 # They are found in ways that a look at the schema alone does not tell.
 _DYNAMIC = ("$dynamicRef", "$recursiveRef")
 
@@ -58,6 +63,7 @@ class _Scale:
         for key in _MAPS:
             if isinstance(part.get(key), dict):
                 total += sum(map(self.weigh, part[key].values()))
+        total += sum(_size(part[key]) for key in _VALUES if key in part)
         for key in _DYNAMIC:
             if isinstance(part.get(key), str):
                 raise UnjudgeableError(f"{key} is not taken; $ref is")
@@ -92,3 +98,12 @@ class _Scale:
         if total > _HEAVIEST:
             raise UnjudgeableError("the schema is too large, or refers to its parts too often")
         return total
+
+
+def _size(value: Any) -> int:
+    """How much work it is to compare something with a value, which is little where it is a scalar."""
+    if not isinstance(value, dict | list):
+        return 0
+    parts = list(value.values()) if isinstance(value, dict) else value
+    numbers = sum(isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
+    return 1 + _NUMBER * numbers + (len(parts) - numbers) // _TEXTS + sum(map(_size, parts))
