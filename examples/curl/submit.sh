@@ -10,9 +10,14 @@ set -eu
 url=${BROKER_URL:-http://127.0.0.1:8000}
 id=${TASK_ID:-count-$(date +%s)-$$}    # the same id is the same task: it is safe to send it again
 
+# The key goes in a file: the command line of a program is there for all to read.
+headers=$(mktemp)
+trap 'rm -f "$headers"' EXIT
+trap 'exit 143' TERM INT
+[ -z "${BROKER_KEY:-}" ] || echo "Authorization: Bearer $BROKER_KEY" > "$headers"
+
 call() {
-    curl --silent --show-error --fail-with-body --retry 5 --retry-connrefused \
-        ${BROKER_KEY:+--header "Authorization: Bearer $BROKER_KEY"} "$@"
+    curl --silent --show-error --fail-with-body --retry 5 --retry-connrefused --header "@$headers" "$@"
 }
 
 body="{\"id\": \"$id\", \"needs\": {\"can\": \"count\"}, \"payload\": \"$1\"}"

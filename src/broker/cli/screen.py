@@ -1,6 +1,7 @@
 """What a command that takes its time tells: lines on standard output, and on a terminal a bar beside them."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -54,9 +55,10 @@ class Screen:
             if self._bar is not None and is_terminal() and not self._progress.disable:
                 # Above the bar.
                 for line in lines:
-                    self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    shown = harmless(line)
+                    self._progress.console.print(shown, markup=False, highlight=False, soft_wrap=True)
             elif lines:
-                click.echo("\n".join(lines))
+                click.echo("\n".join(map(harmless, lines) if is_terminal() else lines))
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
@@ -66,6 +68,11 @@ class Screen:
 def is_terminal() -> bool:
     """Whether standard output is a terminal; it may be closed."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def harmless(text: str) -> str:
+    """JSON, or an id, in which nothing steers the terminal; as JSON it is the same."""
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def printable(text: str) -> str:
