@@ -64,7 +64,10 @@ async def test_an_assignment_wakes_its_tool_and_no_other_request_looks(serve: Se
 async def test_parked_requests_hold_no_connection(broker: Running) -> None:
     await broker.client.post("/v1/tools", json={"id": "t", "skills": {}})
     parked = await park(broker, *["/v1/tools/t/work"] * 200)
-    assert broker.server.service.store.engine.pool.checkedout() == 0
+    # What the service does by itself now and then takes one for a moment.
+    async with asyncio.timeout(5):
+        while broker.server.service.store.engine.pool.checkedout():
+            await asyncio.sleep(0.01)
     await broker.stop()
     answers = await asyncio.gather(*parked)
     assert {(answer.status_code, answer.text) for answer in answers} == {(200, '{"items":[]}')}

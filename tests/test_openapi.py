@@ -185,7 +185,7 @@ def test_who_follows_the_links_finds_only_what_is_described(url: str, database: 
 
 
 SETTINGS = settings(
-    max_examples=50,
+    max_examples=30,
     stateful_step_count=20,
     deadline=None,
     derandomize=True,
