@@ -311,7 +311,7 @@ def test_a_restart_waits_for_the_statements_of_a_killed_postmaster(
 ) -> None:
     # Busy without ever waiting for anything: it does not notice that its postmaster is gone.
     busy = """DO $$ BEGIN
-        WHILE clock_timestamp() < statement_timestamp() + interval '1.5 s' LOOP END LOOP;
+        WHILE clock_timestamp() < statement_timestamp() + interval '3 s' LOOP END LOOP;
     END $$"""
 
     def be_busy() -> None:

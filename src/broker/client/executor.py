@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from broker.client.broker import AsyncBroker, TaskOptions, known
 from broker.client.functions import NEEDED, as_call, name_of, returned
-from broker.client.handle import AsyncHandle, ended_well
+from broker.client.handle import ended_well
 from broker.client.loop import Loop
 from broker.client.together import Together
 from broker.schemas import SubmittedTasks
@@ -164,18 +164,12 @@ class Executor(concurrent.futures.Executor):
             if me is not None and future.cancelled():
                 loop.call_soon_threadsafe(me.cancel)
 
-        handle = self._broker.handle(id_)
-        submitting: asyncio.Task[str] | None = None
         try:
             future.add_done_callback(cancel)
             async with self._room:
-                submitting = asyncio.create_task(self._together.put(task))
-                await asyncio.shield(submitting)
-                result = returned(function, ended_well(await handle.wait()).result)
+                result = await self._result(function, id_, task)
         except asyncio.CancelledError:
             future.set_running_or_notify_cancel()
-            if submitting is not None:
-                await _taken_away(handle, submitting)
         except Exception as error:  # noqa: BLE001 - whoever has the future is told
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
@@ -183,9 +177,16 @@ class Executor(concurrent.futures.Executor):
             if future.set_running_or_notify_cancel():
                 future.set_result(result)
 
-
-async def _taken_away(handle: AsyncHandle, submitting: asyncio.Task[str]) -> None:
-    """Take a task away, once it is there."""
-    with contextlib.suppress(Exception):  # it is not there, or has ended
-        await submitting
-        await handle.cancel()
+    async def _result(self, function: Callable[..., Result], id_: str, task: Raw) -> Result:
+        """Submit a task and wait for its result; cancelled, it is taken away."""
+        handle = self._broker.handle(id_)
+        submitting = asyncio.create_task(self._together.put(task))
+        try:
+            await asyncio.shield(submitting)
+            result: Result = returned(function, ended_well(await handle.wait()).result)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):  # it is not there, or has ended
+                await submitting
+                await handle.cancel()
+            raise
+        return result
