@@ -15,7 +15,7 @@ demo: $(VENV)/.installed-demo ## Watch a laboratory at work, on real images
 	@$(BIN)/broker demo
 
 test: $(VENV)/.installed-test ## Run the tests
-	@$(BIN)/pytest -n 3 --dist loadfile
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 serve: $(VENV)/.installed-demo ## Run the service, with a database of its own
 	@$(BIN)/broker serve
