@@ -63,7 +63,6 @@ class _Told(NamedTuple):
     """What the broker has said; `records` None: this key may not read them."""
 
     task: str
-    url: str
     why: Explanation
     records: _Records | None
 
@@ -102,7 +101,7 @@ async def _ask(url: str | None, task: str) -> _Told:
             if error.code != "forbidden":
                 raise
             records = None
-        return _Told(task, connection.url, why, records)
+        return _Told(task, why, records)
 
 
 def _as_json(told: _Told) -> bytes:

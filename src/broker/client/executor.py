@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from broker.client.broker import AsyncBroker, TaskOptions, known
-from broker.client.functions import NEEDED, as_call, name_of, returned
+from broker.client.functions import NEEDED, as_call, returned
 from broker.client.handle import ended_well
 from broker.client.loop import Loop
 from broker.client.together import Together
@@ -91,10 +91,11 @@ class Executor(concurrent.futures.Executor):
             RuntimeError: It is shut down.
         """
         id_ = str(uuid4())
+        call = as_call(function, args, kwargs)
         task = {
             "id": id_,
-            "needs": {**self._needs, NEEDED: name_of(function)},
-            "payload": as_call(function, args, kwargs),
+            "needs": {**self._needs, NEEDED: call["function"]},
+            "payload": call,
             **self._options,
         }
         future: concurrent.futures.Future[Result] = concurrent.futures.Future()

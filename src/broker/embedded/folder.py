@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker import lock
 from broker.embedded.errors import FolderForeignError, FolderInUseError, VersionMismatchError
 from broker.embedded.programs import MAJOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from broker.embedded.account import Account
     from broker.embedded.programs import Programs
 
 
-@contextlib.contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Hold the lock of the folder: one broker per folder.
-
-    The kernel lets go of it with our process, however that ends. Python opens files such that child
-    processes don't inherit them, so an orphaned Postgres never holds it.
-    """
-    path = data_dir / "broker.lock"
-    # As root we write into a folder that an account without privileges owns: follow no link of its making.
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
-            raise FolderInUseError(
-                f"Another broker (process {holder}) is running on {data_dir}. "
-                "Stop it first, or set BROKER_DATA_DIR to another folder."
-            ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(lock)
+def locked(data_dir: Path) -> AbstractContextManager[None]:
+    """Hold the lock of the folder: one broker per folder."""
+    return lock.locked(
+        data_dir / "broker.lock",
+        lambda holder: FolderInUseError(
+            f"Another broker (process {holder}) is running on {data_dir}. "
+            "Stop it first, or set BROKER_DATA_DIR to another folder."
+        ),
+    )
 
 
 def ensure_data(data: Path, programs: Programs, account: Account, *, sync: bool) -> None:

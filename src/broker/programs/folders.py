@@ -1,16 +1,16 @@
 """The folder of a tool on this machine: a lock, so that it runs once, and a scratch folder for each work."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from uuid import UUID
 
+from broker import lock
 from broker.programs import leftovers
 from broker.programs.errors import CannotRunError
 from broker.programs.leftovers import Record
@@ -55,30 +55,19 @@ class ToolFolder:
         for folder in (self.path, self._works, self._kept):
             _make_private(folder)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the lock of the tool: it runs once on this machine.
-
-        The kernel lets go of it with our process, however that ends; programs do not inherit it.
 
         Raises:
             CannotRunError: The tool runs already.
         """
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
-                raise CannotRunError(
-                    f"Tool {self._tool_id} runs on this machine already, as process {holder}. Stop that, or"
-                    " choose another --id; or, if it is another broker's, another --scratch folder."
-                ) from None
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-            yield
-        finally:
-            os.close(lock)
+        return lock.locked(
+            self.path / "lock",
+            lambda holder: CannotRunError(
+                f"Tool {self._tool_id} runs on this machine already, as process {holder}. Stop that, or"
+                " choose another --id; or, if it is another broker's, another --scratch folder."
+            ),
+        )
 
     def clean(self, grace_seconds: float) -> None:
         """End what a run that was killed has left running, and remove its scratch folders.
