@@ -14,6 +14,7 @@ from broker.api.access import access_of
 from broker.api.archive import Archive
 from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
+from broker.api.dashboard import Dashboard
 from broker.api.docs import Docs
 from broker.api.health import Health
 from broker.api.metrics import Metrics
@@ -112,7 +113,7 @@ def create_app(service: Service) -> Litestar:
             await service.store.close()
 
     return Litestar(
-        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Stats, Health, Metrics, Docs],
+        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Stats, Health, Metrics, Docs, Dashboard],
         lifespan=[running],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),

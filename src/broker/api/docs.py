@@ -1,4 +1,4 @@
-"""/docs and /openapi.json: the API's page, all of it served from here, so that it needs no internet."""
+"""/docs and /openapi.json: the API's page, and what it shows."""
 
 from functools import cache
 from importlib.resources import files
@@ -6,23 +6,11 @@ from typing import Any
 
 import msgspec
 from litestar import Controller, Litestar, Request, Response, get
-from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
 from broker.api.access import anyone
 from broker.api.description import describe
-
-_MEDIA_TYPES = {"css": "text/css", "js": "text/javascript"}
-_ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "start.js")
-
-# A page runs the scripts that are served beside it and no other, loads from here only, and is shown in no
-# other page. Swagger UI writes styles into its elements, and has images in its style sheet.
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
-    " img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-}
+from broker.api.pages import Asset, asset
 
 
 class Docs(Controller):
@@ -36,16 +24,14 @@ class Docs(Controller):
         return Response(_described(request.app), media_type="application/json")
 
     @get("/docs", guards=[anyone])
-    async def page(self) -> Response[bytes]:
-        """The page; it reads the description by itself."""
-        return Response(_asset("index.html"), media_type="text/html", headers=PAGE_HEADERS)
+    async def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
+        """The page, with the description in it."""
+        return _page(request.app).answer(request)
 
     @get("/docs/assets/{name:str}", guards=[anyone])
-    async def asset(self, name: FromPath[str]) -> Response[bytes]:
+    async def asset(self, request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
         """A part of the page."""
-        if name not in _ASSETS:
-            raise NotFoundException
-        return Response(_asset(name), media_type=_MEDIA_TYPES[name.rpartition(".")[2]])
+        return asset("docs", name).answer(request)
 
 
 @cache
@@ -54,5 +40,8 @@ def _described(app: Litestar) -> bytes:
 
 
 @cache
-def _asset(name: str) -> bytes:
-    return (files("broker") / "web" / "docs" / name).read_bytes()
+def _page(app: Litestar) -> Asset:
+    # A script that is data: the browser does not run it, and nothing in it ends it.
+    description = _described(app).replace(b"<", rb"\u003c")
+    page = (files("broker") / "web" / "docs" / "index.html").read_bytes()
+    return Asset("index.html", page.replace(b"{description}", description))

@@ -1,6 +1,6 @@
 // Everything comes from the broker itself: the page works with no internet.
 window.ui = SwaggerUIBundle({
-  url: "/openapi.json",
+  spec: JSON.parse(document.getElementById("description").textContent),
   dom_id: "#swagger-ui",
   deepLinking: true,
   displayRequestDuration: true,

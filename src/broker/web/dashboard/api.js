@@ -1,0 +1,68 @@
+// Calls of the broker's API. The key is kept for as long as this tab is open, and nowhere else.
+
+const KEY = "broker-key";
+
+/** What the broker refused, or that it did not answer (status 0). */
+export class Refused extends Error {
+  constructor(status, problem) {
+    super(problem.detail || problem.title || `The broker answered ${status}.`);
+    this.status = status;
+    this.code = problem.code ?? null;
+    this.errors = problem.errors ?? [];
+  }
+}
+
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+export const useKey = (key) => sessionStorage.setItem(KEY, key);
+export const forgetKey = () => sessionStorage.removeItem(KEY);
+
+/** Send a request with the key, where there is one. Throws `Refused` unless it was answered with success. */
+export async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const all = { ...headers };
+  if (key !== null) all.Authorization = `Bearer ${key}`;
+  if (body !== undefined) all["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, {
+      method, signal, headers: all, cache: "no-store",
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Refused(0, { detail: "The broker does not answer. Is it running?" });
+  }
+  if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
+  return answer;
+}
+
+/** Call the API; the answer's JSON, or null where it has none. */
+export async function call(method, path, body) {
+  const answer = await send(path, { method, body });
+  const text = await answer.text();
+  return text === "" ? null : JSON.parse(text);
+}
+
+/** Read from the API, with query parameters; those that are null or undefined are left out. */
+export const read = (path, query = {}) => call("GET", withQuery(path, query));
+
+/** Read a text as it is: JSON with numbers to the last digit. */
+export async function readText(path) {
+  return (await send(path)).text();
+}
+
+/** A path of the API: `path("tools", id)`. */
+export const path = (...parts) => `/v1/${parts.map(encodeURIComponent).join("/")}`;
+
+function withQuery(path, query) {
+  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined);
+  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+}
+
+async function problemOf(answer) {
+  try {
+    return await answer.json();
+  } catch {
+    return {};
+  }
+}

@@ -1,0 +1,79 @@
+// What happens, as it happens: the stream of events, connected again whenever it is lost.
+
+import { Refused, send } from "./api.js";
+import { createParser } from "./vendor/eventsource-parser/index.js";
+
+const FIRST_RETRY = 500, LAST_RETRY = 10_000;
+// The broker says something at least every 15 s: a stream that is silent for longer is dead.
+const SILENCE = 40_000;
+
+/** Listens for as long as the page is open. A browser's own EventSource could not send a key. */
+export class Events {
+  #lastId = null;
+  #abort = null;
+  #heard;
+  #turned;
+
+  /**
+   * @param heard - is told `(kind, data)` of every event
+   * @param turned - is told "live", "lost" (it is tried again), or the `Refused` that ended it
+   */
+  constructor(heard, turned) {
+    this.#heard = heard;
+    this.#turned = turned;
+  }
+
+  /** Listen until the broker refuses or `stop` is called. */
+  async listen() {
+    this.stop();
+    const abort = (this.#abort = new AbortController());
+    let delay = FIRST_RETRY;
+    while (!abort.signal.aborted) {
+      try {
+        await this.#stream(abort.signal, () => { delay = FIRST_RETRY; });
+      } catch (error) {
+        if (abort.signal.aborted) return;
+        if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
+          this.#turned(error);
+          return;
+        }
+      }
+      if (abort.signal.aborted) return;
+      this.#turned("lost");
+      await new Promise((resolve) => setTimeout(resolve, delay * (0.5 + Math.random() / 2)));
+      delay = Math.min(2 * delay, LAST_RETRY);
+    }
+  }
+
+  stop() {
+    this.#abort?.abort();
+  }
+
+  async #stream(signal, connected) {
+    const silent = new AbortController();
+    const headers = { Accept: "text/event-stream" };
+    if (this.#lastId !== null) headers["Last-Event-ID"] = this.#lastId;
+    const answer = await send("/v1/events", { headers, signal: AbortSignal.any([signal, silent.signal]) });
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    const parser = createParser({
+      onEvent: ({ id, event, data }) => {
+        if (id) this.#lastId = id;
+        this.#heard(event, JSON.parse(data));
+      },
+    });
+    connected();
+    this.#turned("live");
+    let timer;
+    try {
+      for (;;) {
+        timer = setTimeout(() => silent.abort(), SILENCE);
+        const { done, value } = await reader.read();
+        clearTimeout(timer);
+        if (done) return;
+        parser.feed(value);
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
