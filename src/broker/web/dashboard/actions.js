@@ -1,0 +1,127 @@
+// What an operator does: each thing asks once, and says what has become of it.
+
+import { call, path } from "./api.js";
+import { html, nothing, render } from "./vendor/lit-html/lit-html.js";
+
+/**
+ * Ask, and do it.
+ *
+ * @param app - the page, which reads what it shows anew afterwards
+ * @param about - `title` and `text` of the question, `verb` on the button, `danger`: it cannot be undone,
+ *   `option`: a text with a box to tick, `act(option)`: does it, `done`: what is then said
+ */
+function ask(app, { title, text, verb, danger, option, act, done }) {
+  const dialog = document.getElementById("dialog");
+  let error = null;
+  let busy = false;
+
+  const submit = async (event) => {
+    event.preventDefault();
+    const ticked = new FormData(event.target).has("option");
+    error = null;
+    busy = true;
+    show();
+    try {
+      await act(ticked);
+      dialog.close();
+      say(done);
+      app.load();
+    } catch (failed) {
+      error = failed;
+      if (failed.status === 401) {
+        dialog.close();
+        app.refused(failed);
+      }
+    }
+    busy = false;
+    show();
+  };
+
+  const show = () => render(html`<form @submit=${submit}>
+    <h2 id="dialog-title">${title}</h2>
+    <p>${text}</p>
+    ${option ? html`<label class="option"><input type="checkbox" name="option"> ${option}</label>` : nothing}
+    ${error ? html`<p class="trouble" role="alert">${error.message}</p>` : nothing}
+    <div class="buttons">
+      <button type="button" @click=${() => dialog.close()}>Leave it</button>
+      <button type="submit" class=${danger ? "danger" : "main"} ?disabled=${busy}>${verb}</button>
+    </div>
+  </form>`, dialog);
+
+  render(nothing, dialog);
+  show();
+  dialog.showModal();
+}
+
+function say(text) {
+  document.getElementById("said").textContent = text;
+}
+
+export const cancelTask = (app, id) => ask(app, {
+  title: `Cancel task ${id}?`,
+  text: "A task that waits is taken away; of one that runs the tool is asked to stop. The archive keeps what was done.",
+  verb: "Cancel the task",
+  danger: true,
+  option: "Take it away at once, whether its tool stops or not",
+  act: (force) => call("DELETE", `${path("tasks", id)}${force ? "?force=true" : ""}`),
+  done: `Task ${id} is cancelled, or its tool is asked to stop.`,
+});
+
+export const retryTask = (app, id) => ask(app, {
+  title: `Try task ${id} again?`,
+  text: "It is offered again, its attempts counted afresh.",
+  verb: "Try again",
+  act: () => call("POST", path("tasks", id, "retry")),
+  done: `Task ${id} is offered again.`,
+});
+
+export const requeueWork = (app, id, taskId) => ask(app, {
+  title: `Take task ${taskId} from its tool?`,
+  text: "The tool is asked to stop, and the task goes back, for another attempt that is not counted.",
+  verb: "Take it back",
+  act: () => call("POST", path("work", id, "cancel"), { requeue: true }),
+  done: `The tool is asked to give task ${taskId} back.`,
+});
+
+export const drainTool = (app, id) => ask(app, {
+  title: `Drain tool ${id}?`,
+  text: "It finishes what it has, and gets no more until it registers anew or is let back in.",
+  verb: "Drain",
+  act: () => call("PATCH", path("tools", id), { draining: true }),
+  done: `Tool ${id} gets no more work.`,
+});
+
+export const undrainTool = (app, id) => ask(app, {
+  title: `Let tool ${id} have work again?`,
+  text: "It is offered to the assigner as soon as it has room.",
+  verb: "Let it",
+  act: () => call("PATCH", path("tools", id), { draining: false }),
+  done: `Tool ${id} gets work again.`,
+});
+
+export const deleteTool = (app, id) => ask(app, {
+  title: `Delete tool ${id}?`,
+  text: "It is taken from the list; its program may register again. The archive keeps what it has done.",
+  verb: "Delete the tool",
+  danger: true,
+  option: "Even if it has work: that is then lost, and its tasks go back",
+  act: (force) => call("DELETE", `${path("tools", id)}${force ? "?force=true" : ""}`),
+  done: `Tool ${id} is deleted.`,
+});
+
+export const acceptLate = (app, id, taskId) => ask(app, {
+  title: "Take the late result?",
+  text: `It came after the attempt had ended without it. It becomes the result of task ${taskId}, which is then over.`,
+  verb: "Take it",
+  act: () => call("POST", path("archive", id, "accept")),
+  done: `The late result is the result of task ${taskId} now.`,
+});
+
+export const deleteRecord = (app, id) => ask(app, {
+  title: "Delete this record?",
+  text: "It is gone for good, and a task that ended by it is not known any more. It takes a key with the role admin.",
+  verb: "Delete the record",
+  danger: true,
+  act: () => call("DELETE", path("archive", id)),
+  done: "The record is deleted.",
+});

@@ -1,0 +1,55 @@
+// The head of the page: where one is, whether it is live, the counts, and what nobody should miss.
+
+import { hasKey } from "./api.js";
+import { age, count } from "./format.js";
+import { html, nothing } from "./vendor/lit-html/lit-html.js";
+
+const VIEWS = [["now", "Now"], ["why", "Why"], ["then", "Then"]];
+const STATES = { connecting: "Connecting…", live: "Live", lost: "Not connected" };
+// An assigner asks at least once a minute, as no call waits for longer.
+const SILENCE_SECONDS = 90;
+
+export const header = (app) => html`
+  <div class="bar">
+    <a class="name" href="#/now"><img src="/dashboard/icon.svg" alt="" width="24" height="24">broker</a>
+    <nav aria-label="Views">
+      ${VIEWS.map(([name, text]) => html`<a href="#/${name}"
+        aria-current=${app.name === name ? "page" : nothing}>${text}</a>`)}
+      <a href="/docs">API</a>
+    </nav>
+    <span class="state ${app.state}">${STATES[app.state]}</span>
+    ${hasKey() ? html`<button type="button" class="plain" @click=${() => app.signOut()}>Sign out</button>` : nothing}
+  </div>
+  ${app.stats ? counts(app.stats) : nothing}
+  ${app.stats ? warning(app) : nothing}
+`;
+
+function counts({ tasks, tools, last_minute: minute }) {
+  const ended = minute.failed + minute.timed_out + minute.lost;
+  return html`<dl class="counts" aria-label="Counts">
+    ${one("waiting", tasks.available + tasks.scheduled, "#/why")}
+    ${one("running", tasks.running + tasks.assigned, "#/now")}
+    ${one("held as failed", tasks.failed, "#/then", tasks.failed > 0)}
+    ${one("tools with room", tools.idle)}
+    ${one("tools offline", tools.offline, "#/now", tools.offline > 0)}
+    ${one("submitted in a minute", minute.submitted)}
+    ${one("succeeded", minute.succeeded)}
+    ${one("did not", ended, "#/then", ended > 0)}
+  </dl>`;
+}
+
+const one = (name, value, href, alarming) => html`<div class=${alarming ? "alarming" : nothing}>
+  <dt>${name}</dt><dd>${href ? html`<a href=${href}>${count(value)}</a>` : count(value)}</dd></div>`;
+
+/** That no assigner asks, where it matters. */
+function warning(app) {
+  const { assigner_seen_at: seen, tasks } = app.stats;
+  if (!tasks.available) return nothing;
+  if (seen === null) return alarm("No assigner has ever asked for tasks: nothing is given to tools. Start one, for example `broker assign`.");
+  const silent = app.ago(seen);
+  return silent > SILENCE_SECONDS
+    ? alarm(`No assigner has asked for ${age(silent)}: nothing is given to tools. Is it running?`)
+    : nothing;
+}
+
+const alarm = (text) => html`<p class="alarm" role="alert">${text}</p>`;

@@ -1,0 +1,36 @@
+// Pieces of the page that more than one view has.
+
+import { age, cut, moment, percent } from "./format.js";
+import { html, nothing } from "./vendor/lit-html/lit-html.js";
+
+const link = (view, id) => `#/${view}/${encodeURIComponent(id)}`;
+
+export const taskLink = (id) => html`<a class="id" href=${link("task", id)}>${id}</a>`;
+export const toolLink = (id) => html`<a class="id" href=${link("tool", id)}>${id}</a>`;
+export const recordLink = (id, text) => html`<a href=${link("record", id)}>${text ?? id}</a>`;
+
+/** A state or an outcome, in its colour and in words. */
+export const badge = (state) => html`<span class="badge ${state}">${state.replace("_", " ")}</span>`;
+
+/** How far something is; without a number it moves to and fro. */
+export function bar(progress, label) {
+  return progress === null
+    ? html`<progress aria-label=${label}></progress>`
+    : html`<progress max="1" .value=${progress} aria-label=${label}>${percent(progress)}</progress>`;
+}
+
+/** How long ago a moment was, and when it was to who asks. */
+export const since = (app, text) =>
+  html`<time datetime=${text} title=${moment(text)}>${age(app.ago(text))}</time>`;
+
+/** JSON of somebody else's, on a line. */
+export const json = (text, most = 120) => html`<code title=${text.length > most ? text : nothing}>${cut(text, most)}</code>`;
+
+export const empty = (text) => html`<p class="empty">${text}</p>`;
+
+/** What went wrong, to whoever sees or hears it. */
+export const trouble = (error) => html`<p class="trouble" role="alert">${error.message}</p>`;
+
+/** A button to do something to a thing. */
+export const button = (text, act, { danger = false, label } = {}) => html`<button type="button"
+  class=${danger ? "danger" : nothing} aria-label=${label ?? nothing} @click=${act}>${text}</button>`;
