@@ -1,0 +1,50 @@
+// Reading something anew when it may have changed, and not more often than is good for the broker.
+
+// After a reading that took long, so many times as long is waited.
+const PAUSES = 5;
+
+export class Again {
+  #read;
+  #pause;
+  #timer = null;
+  #reading = false;
+  #missed = false;
+  #nextAt = 0;
+
+  /**
+   * @param read - reads it, and copes with its errors
+   * @param pause - the shortest time between two readings, in milliseconds
+   */
+  constructor(read, pause) {
+    this.#read = read;
+    this.#pause = pause;
+  }
+
+  /** It may have changed. */
+  soon() {
+    if (this.#reading) this.#missed = true;
+    else this.#timer ??= setTimeout(() => this.#now(), Math.max(0, this.#nextAt - performance.now()));
+  }
+
+  /** Nobody looks any more. */
+  stop() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#missed = false;
+    this.#read = async () => {};
+  }
+
+  async #now() {
+    this.#timer = null;
+    this.#reading = true;
+    const began = performance.now();
+    await this.#read();
+    const took = performance.now() - began;
+    this.#nextAt = performance.now() + Math.max(this.#pause, PAUSES * took);
+    this.#reading = false;
+    if (this.#missed) {
+      this.#missed = false;
+      this.soon();
+    }
+  }
+}

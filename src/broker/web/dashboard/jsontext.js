@@ -1,0 +1,55 @@
+// JSON as it was sent, to the last digit: JavaScript's numbers would lose some.
+
+const STRING = /"(?:[^"\\]|\\.)*"/y;
+const PLAIN = /[^"[\]{},:\s]+/y;
+
+/** The text of a member of an object, given the text of the object; undefined: it has none. */
+export function member(text, name) {
+  let at = text.indexOf("{") + 1;
+  for (;;) {
+    at = skip(text, at);
+    if (text[at] !== '"') return undefined;
+    const key = stringAt(text, at);
+    at = skip(text, at + key.length);
+    const begin = skip(text, at + 1);
+    const end = endOf(text, begin);
+    if (JSON.parse(key) === name) return text.slice(begin, end);
+    at = skip(text, end);
+    if (text[at] !== ",") return undefined;
+    at += 1;
+  }
+}
+
+/** Where the value that begins there ends. */
+function endOf(text, at) {
+  let depth = 0;
+  do {
+    const sign = text[at];
+    if (sign === '"') {
+      at += stringAt(text, at).length;
+    } else if (sign === "{" || sign === "[") {
+      depth += 1;
+      at += 1;
+    } else if (sign === "}" || sign === "]") {
+      depth -= 1;
+      at += 1;
+    } else if (sign === "," || sign === ":") {
+      at += 1;
+    } else {
+      PLAIN.lastIndex = at;
+      at += PLAIN.exec(text)[0].length;
+    }
+    if (depth > 0) at = skip(text, at);
+  } while (depth > 0);
+  return at;
+}
+
+function stringAt(text, at) {
+  STRING.lastIndex = at;
+  return STRING.exec(text)[0];
+}
+
+function skip(text, at) {
+  while (/\s/.test(text[at] ?? "")) at += 1;
+  return at;
+}

@@ -1,0 +1,120 @@
+// One task: where it stands and why, what it is, and every attempt at it.
+
+import { Again } from "./again.js";
+import { path, read, readText } from "./api.js";
+import { between, count, moment, span } from "./format.js";
+import { member } from "./jsontext.js";
+import { badge, bar, button, empty, recordLink, since, toolLink } from "./parts.js";
+import { cancelTask, requeueWork, retryTask } from "./actions.js";
+import { html, nothing } from "./vendor/lit-html/lit-html.js";
+
+const READ_MS = 1000;
+const ATTEMPTS = 100;
+// So much of a value is shown at first.
+const MOST_SHOWN = 20_000;
+
+export class Task {
+  #app;
+  #id;
+  #task = null;
+  #values = {};
+  #explanation = null;
+  #attempts = [];
+  #gone = false;
+  #again;
+
+  constructor(app, id) {
+    this.#app = app;
+    this.#id = id;
+    this.title = id;
+    this.#again = new Again(() => this.load().catch((error) => app.refused(error)), READ_MS);
+  }
+
+  async load() {
+    try {
+      const [text, explanation, attempts] = await Promise.all([
+        readText(path("tasks", this.#id)),
+        read(`${path("tasks", this.#id)}/explain`),
+        read("/v1/overview/attempts", { task_id: this.#id, limit: ATTEMPTS }),
+      ]);
+      this.#task = JSON.parse(text);
+      this.#values = Object.fromEntries(["needs", "payload", "result"].map((name) => [name, member(text, name)]));
+      this.#explanation = explanation;
+      this.#attempts = attempts.items;
+      this.#gone = false;
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      this.#gone = true;
+    }
+    this.#app.draw();
+  }
+
+  heard(kind, data) {
+    if (data === null || (kind === "task" ? data.id : data.task_id) === this.#id) this.#again.soon();
+  }
+
+  left() {
+    this.#again.stop();
+  }
+
+  template() {
+    if (this.#gone) return html`<h1>${this.#id}</h1>${empty("There is no such task, or its record was deleted.")}`;
+    const task = this.#task;
+    if (task === null) return empty("Reading…");
+    return html`<section class="card">
+        <div class="head"><h1>${task.id}</h1>${badge(task.state)}<span class="buttons">${this.#actions()}</span></div>
+        <p>${this.#explanation.detail}</p>
+        ${this.#underWay()}
+        <dl class="facts">
+          <dt>Submitted</dt><dd>${moment(task.created_at)}, ${since(this.#app, task.created_at)} ago</dd>
+          ${task.not_before ? html`<dt>Not before</dt><dd>${moment(task.not_before)}</dd>` : nothing}
+          <dt>Priority</dt><dd>${task.priority}</dd>
+          <dt>Attempts</dt><dd>${task.attempt} of ${task.max_attempts}</dd>
+          ${task.timeout_seconds ? html`<dt>May run for</dt><dd>${span(task.timeout_seconds)}</dd>` : nothing}
+          ${task.ended_at ? html`<dt>Ended</dt><dd>${moment(task.ended_at)}</dd>` : nothing}
+          ${task.remark ? html`<dt>Assigner's remark</dt><dd>${task.remark}</dd>` : nothing}
+        </dl>
+        ${task.error ? html`<h2>Error</h2><pre tabindex="0" aria-label="Error">${task.error}</pre>` : nothing}
+        ${this.#value("needs", "Needs")}
+        ${this.#value("payload", "Payload")}
+        ${["succeeded", "failed"].includes(task.state) ? this.#value("result", "Result") : nothing}
+      </section>
+      <section aria-labelledby="attempts"><h2 id="attempts">Attempts that have ended</h2>
+        ${this.#attempts.length === 0 ? empty("None.") : html`<table>
+          <thead><tr><th scope="col" class="number">Attempt</th><th scope="col">Tool</th><th scope="col">Outcome</th>
+            <th scope="col">Assigned</th><th scope="col" class="number">Ran for</th><th scope="col">Record</th></tr></thead>
+          <tbody>${this.#attempts.map((each) => html`<tr>
+            <td data-name="Attempt" class="number">${each.attempt}</td>
+            <td data-name="Tool">${toolLink(each.tool_id)}</td>
+            <td data-name="Outcome">${badge(each.outcome)}</td>
+            <td data-name="Assigned">${moment(each.assigned_at)}</td>
+            <td data-name="Ran for" class="number">${each.started_at ? span(between(each.started_at, each.ended_at)) : "–"}</td>
+            <td>${recordLink(each.work_id, "Read it")}</td>
+          </tr>`)}</tbody></table>`}
+      </section>`;
+  }
+
+  #actions() {
+    const { id, state, work_id: work } = this.#task;
+    return [
+      state === "failed" ? button("Try again", () => retryTask(this.#app, id)) : nothing,
+      work && ["assigned", "running"].includes(state)
+        ? button("Take back", () => requeueWork(this.#app, work, id)) : nothing,
+      ["succeeded", "cancelled"].includes(state)
+        ? nothing : button(state === "failed" ? "Delete" : "Cancel", () => cancelTask(this.#app, id), { danger: true }),
+    ];
+  }
+
+  #underWay() {
+    const work = this.#app.live.work().find((each) => each.task_id === this.#id);
+    return work && work.state === "running" ? bar(work.progress, "Progress") : nothing;
+  }
+
+  #value(name, title) {
+    const text = this.#values[name];
+    if (text === undefined || text === "null") return nothing;
+    const shown = text.slice(0, MOST_SHOWN);
+    return html`<h2>${title}</h2><pre tabindex="0" aria-label=${title}>${shown}${shown.length < text.length
+      ? `…\n(${count(text.length)} characters in all)` : nothing}</pre>`;
+  }
+}
