@@ -1,19 +1,23 @@
 """The pages for people: they run and load nothing but what is the broker's, and keep a key to themselves."""
 
 import re
-import shutil
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from broker.api.pages import PAGE_HEADERS
-from tests.conftest import Running, Serve
+from broker.settings import Settings
+from tests import helpers
+from tests.browser import a_look, needs_chromium, shared_browser
+from tests.conftest import Running, a_broker
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+browser = shared_browser
+database = helpers.shared_database
+broker = helpers.shared_broker
+
 KEY = "the-key-of-who-looks-at-the-page"
 PAGES = ["/docs", "/"]
-
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="this machine has no Chromium")
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -36,27 +40,18 @@ async def test_nothing_is_taken_for_what_it_is_not(broker: Running, path: str) -
 
 
 @needs_chromium
-async def test_the_api_can_be_tried_out_on_its_page_with_a_key(serve: Serve) -> None:
-    broker = await serve(admin_key=KEY)
-    asked, trouble = [], []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = await browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        await page.goto(f"{broker.url}/docs")
+async def test_the_api_can_be_tried_out_on_its_page_with_a_key(database: str, browser: Browser) -> None:
+    settings = Settings(database_url=database, admin_key=KEY)
+    async with a_broker(settings) as broker, a_look(browser, broker.url, "/docs") as looks:
+        page = looks.page
         assert await try_out(page) == "401"
-        trouble.clear()  # that was one
+        looks.trouble.clear()  # that was one
         await page.click(".btn.authorize")
         await page.fill(".auth-container input", KEY)
         await page.click(".auth-btn-wrapper .authorize")
         await page.click(".btn-done")
         assert await try_out(page) == "201"
-        await browser.close()
-    assert trouble == []
-    assert {url for url in asked if not url.startswith((f"{broker.url}/", "data:"))} == set()
-    assert not any(KEY in url for url in asked)
+    assert not any(KEY in url for url in looks.asked)
 
 
 async def try_out(page: Page) -> str:

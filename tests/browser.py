@@ -1,0 +1,98 @@
+"""A browser that looks at the broker's pages, and notes whatever they should not do."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, async_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+_REQUIRED = "BROKER_TEST_BROWSER"
+
+# Where one is required, what needs it fails without.
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None and os.environ.get(_REQUIRED) != "required",
+    reason="this machine has no Chromium: apt-get install chromium",
+)
+
+# Chromium calls home at its start, if it may.
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+_SERIOUS = ("serious", "critical")
+
+
+class Looks:
+    """A page that is looked at.
+
+    Args:
+        page: The page.
+        url: The broker's.
+    """
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        #: What was asked for, and what went wrong.
+        self.asked: list[str] = []
+        self.trouble: list[str] = []
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("console", self._note)
+        page.on("pageerror", lambda error: self.trouble.append(str(error)))
+
+    def _note(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.trouble.append(message.text)
+
+    @property
+    def foreign(self) -> set[str]:
+        """What was asked of anybody but the broker."""
+        return {url for url in self.asked if not url.startswith((f"{self.url}/", "data:", "blob:"))}
+
+    async def findings(self) -> list[str]:
+        """What hinders people who use a keyboard or a screen reader, as far as axe finds it."""
+        results = await Axe().run(self.page)
+        return [
+            f"{each['id']}: {node['html']} {node['failureSummary']}"
+            for each in results.response["violations"]
+            if each["impact"] in _SERIOUS
+            for node in each["nodes"]
+        ]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_browser() -> AsyncIterator[Browser]:
+    """A browser for all tests of a module."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+@asynccontextmanager
+async def a_look(browser: Browser, url: str, path: str = "/", **context: Any) -> AsyncIterator[Looks]:
+    """Look at a page; at the end it has asked nobody but the broker, and had no trouble.
+
+    Args:
+        browser: The browser; nothing is left in it of who looked before.
+        url: The broker.
+        path: The page.
+        context: What Playwright takes for a context: `color_scheme`, `viewport` and the like.
+    """
+    async with await browser.new_context(**context) as opened:
+        page = await opened.new_page()
+        looks = Looks(page, url)
+        await page.goto(url + path)
+        yield looks
+        assert looks.trouble == []
+        assert looks.foreign == set()
