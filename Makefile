@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench soak check audit venv format clean
+.PHONY: help demo test serve bench soak pictures check audit venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -25,6 +25,9 @@ bench: $(VENV)/.installed-demo ## Measure it, beside what this machine allows (s
 
 soak: $(VENV)/.installed-test ## Kill and cut everything at random for ten minutes, and count afterwards
 	@$(BIN)/python -m tests.crash.soak --minutes $(MINUTES)
+
+pictures: $(VENV)/.installed-test ## Make README's pictures of the dashboard anew, from the demo (takes Chromium)
+	@$(BIN)/python -m tests.screenshots
 
 check: $(VENV)/.installed-test ## Look for what the tests do not see: style, types, imports, known holes
 	$(BIN)/ruff check

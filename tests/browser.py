@@ -21,7 +21,7 @@ needs_chromium = pytest.mark.skipif(
 )
 
 # Chromium calls home at its start, if it may.
-_ARGUMENTS = [
+ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
@@ -74,7 +74,7 @@ class Looks:
 async def shared_browser() -> AsyncIterator[Browser]:
     """A browser for all tests of a module."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         await browser.close()
 

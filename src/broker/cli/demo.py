@@ -54,7 +54,7 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
     console.print("Starting the service, its database, and five tools …")
     with laboratory.service(data_dir, port) as url:
         asyncio.run(laboratory.until_ready(url))
-        console.print(f"The service is up: {url} (the API's page: {url}/docs)\n", soft_wrap=True)
+        console.print(f"Watch it in a browser, too: {url} (and the API's page: {url}/docs)\n", soft_wrap=True)
         with laboratory.tools(url):
             records = asyncio.run(_watch(console, url))
         console.print(display.results(records))
@@ -64,14 +64,14 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
         )
         if keep:
             console.print(
-                f"The service stays up: curl -s {url}/v1/archive?limit=1\nCtrl-C ends it.", soft_wrap=True
+                f"The service stays up, with all that was done: {url}\nCtrl-C ends it.", soft_wrap=True
             )
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
     console.print(
         "The whole story is kept in the archive. To read it:\n"
         f"  BROKER_DATA_DIR={data_dir} {sys.executable} -m broker.cli serve\n"
-        "  curl -s http://127.0.0.1:8000/v1/archive",
+        "  and open http://127.0.0.1:8000/#/then",
         soft_wrap=True,
     )
     return succeeded == len(records)

@@ -1,0 +1,362 @@
+"""The dashboard, looked at in a real browser while real things happen."""
+
+import re
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from playwright.async_api import Browser, Locator, Page, expect
+
+from tests import browser as looking
+from tests import helpers
+from tests.browser import Looks, a_look, needs_chromium
+from tests.conftest import Running
+from tests.helpers import (
+    add_task,
+    add_tool,
+    assign,
+    assigned,
+    complete,
+    completed,
+    deadline_passes,
+    get,
+    gone_offline,
+    started,
+    until_it_is,
+)
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs_chromium]
+browser = looking.shared_browser
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+# What happens is seen within a second of it.
+SOON = 1000
+PHONE = {"width": 390, "height": 844}
+
+
+def tile(page: Page, tool: str) -> Locator:
+    return page.locator(".tile").filter(has=page.get_by_role("link", name=tool, exact=True))
+
+
+def row(page: Page, text: str) -> Locator:
+    return page.get_by_role("row").filter(has_text=text)
+
+
+async def is_live(page: Page) -> None:
+    await expect(page.locator(".state.live")).to_be_visible()
+
+
+async def do(page: Page, button: str, verb: str, *, tick: str | None = None) -> None:
+    """Press a button, and say yes to what is then asked."""
+    await page.get_by_role("button", name=button, exact=True).click()
+    dialog = page.get_by_role("dialog")
+    if tick is not None:
+        await dialog.get_by_label(tick).check()
+    await dialog.get_by_role("button", name=verb, exact=True).click()
+
+
+async def test_a_life_cycle_is_seen_as_it_happens(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    async with a_look(browser, broker.url) as looks:
+        page = looks.page
+        await is_live(page)
+        await expect(page.get_by_text("No tool has registered yet.")).to_be_visible()
+        await add_tool(http, "microscope", skills={"can": "look"})
+        await expect(tile(page, "microscope")).to_contain_text("idle", timeout=SOON)
+        await add_task(http, "cells-1", needs={"can": "look"}, priority=7)
+        await expect(row(page, '{"can": "look"}')).to_contain_text("7")
+        work = (await assign(http, "cells-1", "microscope"))["id"]
+        await expect(tile(page, "microscope")).to_contain_text("busy", timeout=SOON)
+        await expect(tile(page, "microscope")).to_contain_text("Not started yet", timeout=SOON)
+        report = {"progress": 0.25, "message": "a quarter of the cells"}
+        assert (await http.post(f"/v1/work/{work}/reports", json=report)).status_code == 201
+        await expect(tile(page, "microscope")).to_contain_text("a quarter of the cells", timeout=SOON)
+        bar = tile(page, "microscope").get_by_role("progressbar", name="Progress of cells-1")
+        await expect(bar).to_have_js_property("value", 0.25)
+        under_way = page.get_by_role("table").filter(has_text="Last report")
+        await expect(under_way).to_contain_text("a quarter of the cells")
+        await completed(http, work, result={"cells": 12})
+        await expect(tile(page, "microscope")).to_contain_text("idle", timeout=SOON)
+        await expect(page.get_by_text("No tool has any work.")).to_be_visible(timeout=SOON)
+
+
+async def test_every_state_of_a_tool_is_seen(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
+) -> None:
+    await add_tool(http, "scanner")
+    async with a_look(browser, broker.url) as looks:
+        page = looks.page
+        await expect(tile(page, "scanner")).to_contain_text("idle")
+        await http.patch("/v1/tools/scanner", json={"draining": True})
+        await expect(tile(page, "scanner")).to_contain_text("draining", timeout=SOON)
+        await gone_offline(http, sql, "scanner")
+        await expect(tile(page, "scanner")).to_contain_text("offline", timeout=SOON)
+        await add_tool(http, "scanner", capacity=3)
+        await expect(tile(page, "scanner")).to_contain_text("0 of 3", timeout=SOON)
+        assert (await http.delete("/v1/tools/scanner")).status_code == 204
+        await expect(tile(page, "scanner")).to_have_count(0, timeout=SOON)
+
+
+async def test_tools_are_found_by_name_by_skill_and_by_state(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    await add_tool(http, "microscope", skills={"can": "look"})
+    await add_tool(http, "balance", skills={"can": "weigh"})
+    await http.patch("/v1/tools/balance", json={"draining": True})
+    async with a_look(browser, broker.url) as looks:
+        page = looks.page
+        find = page.get_by_label("Find a tool or what it can do")
+        await find.fill("weigh")
+        await expect(page.locator(".tile")).to_have_count(1)
+        await expect(tile(page, "balance")).to_be_visible()
+        await find.fill("micro")
+        await expect(tile(page, "microscope")).to_be_visible()
+        await expect(page.locator(".tile")).to_have_count(1)
+        await find.fill("")
+        await page.get_by_role("button", name="draining 1").click()
+        await expect(page.locator(".tile")).to_have_count(1)
+        await expect(tile(page, "balance")).to_be_visible()
+
+
+async def test_why_tasks_wait_is_told_those_that_wait_for_longest_first(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    await add_task(http, "patient", needs={"can": "sing"})
+    await add_task(http, "later", not_before="2100-01-01T00:00:00Z")
+    await http.get("/v1/candidates")
+    async with a_look(browser, broker.url, "/#/why") as looks:
+        page = looks.page
+        await expect(row(page, "patient")).to_contain_text("no tool has room")
+        await expect(row(page, "later")).to_contain_text("not before its time")
+        rows = page.get_by_role("table").first.locator("tbody tr")
+        await expect(rows.first).to_contain_text("patient")
+        await http.put("/v1/tasks/patient/remark", json={"text": "Nobody here can sing."})
+        await expect(row(page, "patient")).to_contain_text("Nobody here can sing.", timeout=5 * SOON)
+        await expect(row(page, "patient")).to_contain_text("refused by the assigner")
+
+
+async def test_that_no_assigner_asks_is_in_plain_sight(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
+) -> None:
+    await http.get("/v1/candidates")
+    await sql.execute("update assigner set seen_at = now() - interval '3 minutes'")
+    await add_task(http)
+    async with a_look(browser, broker.url, "/#/then") as looks:
+        alarm = looks.page.get_by_role("alert").filter(has_text="No assigner has asked for 3 min")
+        await expect(alarm).to_be_visible()
+
+
+async def test_who_is_left_out_is_told(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
+) -> None:
+    await add_task(http, "wallflower", needs={"can": "dance"})
+    await sql.execute("update tasks set created_at = now() - interval '1 hour'")
+    for number in range(12):
+        pair = await assigned(http, f"chosen-{number}", "t")
+        await completed(http, pair.work)
+    await add_tool(http, "lonely", skills={"can": "yodel"})
+    await sql.execute("update tools set registered_at = now() - interval '2 hours' where id = 'lonely'")
+    async with a_look(browser, broker.url, "/#/why") as looks:
+        await expect(row(looks.page, "dance").filter(has_text="later ones")).to_contain_text("12")
+        await expect(row(looks.page, "yodel")).to_contain_text("2 h")
+
+
+async def test_what_has_happened_is_told_down_to_every_report(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    pair = await assigned(http, "blurred", "microscope", max_attempts=1)
+    for share, message in ((0.1, "focusing"), (0.2, "the lens is dirty")):
+        report = {"progress": share, "message": message}
+        await http.post(f"/v1/work/{pair.work}/reports", json=report)
+    await completed(http, pair.work, "failed", error="No focus.\nTraceback: lens.py line 12")
+    async with a_look(browser, broker.url, "/#/then") as looks:
+        page = looks.page
+        failure = page.get_by_role("row").filter(has_text="blurred").filter(has_text="the lens is dirty")
+        await expect(failure).to_contain_text("No focus.")
+        await expect(failure).to_contain_text("microscope")
+        await expect(failure).to_contain_text("failed")
+        await page.goto(f"{broker.url}/#/record/{pair.work}")
+        main = page.get_by_role("main")
+        for said in ("focusing", "the lens is dirty", "lens.py line 12", "microscope", "blurred"):
+            await expect(main).to_contain_text(said)
+
+
+async def test_an_attempt_that_ends_comes_into_the_timeline(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    pair = await started(http, "slide-1", "microscope")
+    async with a_look(browser, broker.url, "/#/then") as looks:
+        await expect(looks.page.locator("canvas").first).to_be_visible()
+        await completed(http, pair.work)
+        table = looks.page.locator("details").filter(has_text="as a table")
+        await table.locator("summary").click()
+        await expect(table.get_by_role("row").filter(has_text="slide-1")).to_contain_text(
+            "succeeded", timeout=7 * SOON
+        )
+
+
+async def test_numbers_are_shown_to_the_last_digit(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    body = '{"id": "exact", "needs": {}, "payload": {"n": 123456789012345678901234567890, "x": 1.10}}'
+    answer = await http.post("/v1/tasks", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 201
+    async with a_look(browser, broker.url, "/#/task/exact") as looks:
+        await expect(looks.page.get_by_label("Payload")).to_contain_text("123456789012345678901234567890")
+        await expect(looks.page.get_by_label("Payload")).to_contain_text("1.10")
+
+
+async def test_a_text_of_others_is_a_text_and_no_part_of_the_page(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    bad = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    pair = await started(http, "odd", "t", needs={"can": bad})
+    await http.post(f"/v1/work/{pair.work}/reports", json={"message": bad})
+    async with a_look(browser, broker.url) as looks:
+        await expect(tile(looks.page, "t")).to_contain_text(bad)
+        await looks.page.goto(f"{broker.url}/#/task/odd")
+        await expect(looks.page.get_by_label("Needs")).to_contain_text(bad)
+        assert await looks.page.locator("main img, main script").count() == 0
+
+
+async def test_a_task_is_cancelled_after_one_question(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    await add_task(http, "wrong")
+    async with a_look(browser, broker.url, "/#/task/wrong") as looks:
+        page = looks.page
+        await page.get_by_role("button", name="Cancel", exact=True).click()
+        await page.get_by_role("button", name="Leave it").click()
+        assert (await get(http, "/v1/tasks/wrong"))["state"] == "available"
+        await do(page, "Cancel", "Cancel the task")
+        await expect(page.get_by_role("main").locator(".badge").first).to_have_text("cancelled")
+        await expect(page.get_by_role("status")).to_contain_text("wrong is cancelled")
+        assert (await get(http, "/v1/tasks/wrong"))["state"] == "cancelled"
+
+
+async def test_work_is_taken_back_from_a_tool(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    pair = await started(http, "stuck", "slow")
+    async with a_look(browser, broker.url) as looks:
+        await do(looks.page, "Take task stuck from its tool", "Take it back")
+        await expect(tile(looks.page, "slow")).to_contain_text("Asked to stop", timeout=SOON)
+    assert (await get(http, f"/v1/work/{pair.work}"))["cancel_requested"]
+    await completed(http, pair.work, "failed")
+    assert (await get(http, "/v1/tasks/stuck"))["state"] == "available"
+
+
+async def test_a_failed_task_is_tried_again(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    pair = await assigned(http, "once", "t", max_attempts=1)
+    await completed(http, pair.work, "failed")
+    async with a_look(browser, broker.url, "/#/task/once") as looks:
+        await do(looks.page, "Try again", "Try again")
+        await expect(looks.page.get_by_role("main").locator(".badge").first).to_have_text("available")
+    assert (await get(http, "/v1/tasks/once"))["state"] == "available"
+
+
+async def test_a_tool_is_drained_let_back_in_and_deleted(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    await started(http, "long", "press")
+    async with a_look(browser, broker.url, "/#/tool/press") as looks:
+        page = looks.page
+        await do(page, "Drain", "Drain")
+        await expect(page.get_by_role("main").locator(".badge").first).to_have_text("draining")
+        await do(page, "Let it have work again", "Let it")
+        await expect(page.get_by_role("main").locator(".badge").first).to_have_text("idle")
+        await do(page, "Delete", "Delete the tool")
+        dialog = page.get_by_role("dialog")
+        await expect(dialog.get_by_role("alert")).to_contain_text("unfinished work")
+        looks.trouble.clear()  # the browser's own word on that answer
+        await dialog.get_by_label("Even if it has work").check()
+        await dialog.get_by_role("button", name="Delete the tool").click()
+        await expect(page.get_by_text("There is no such tool")).to_be_visible()
+        looks.trouble.clear()
+    assert (await http.get("/v1/tools/press")).status_code == 404
+
+
+async def test_a_late_result_is_accepted(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
+) -> None:
+    pair = await started(http, "tardy", "t", max_attempts=1, timeout_seconds=60)
+    await deadline_passes(sql, pair.work)
+    await until_it_is(http, "/v1/tasks/tardy", "failed")
+    assert (await complete(http, pair.work, "succeeded", result=42)).status_code == 409
+    async with a_look(browser, broker.url, f"/#/record/{pair.work}") as looks:
+        await looks.page.get_by_role("button", name=re.compile("late result")).click()
+        await looks.page.get_by_role("dialog").get_by_role("button", name="Take it").click()
+        await expect(looks.page.get_by_role("main").locator(".badge").first).to_have_text("succeeded")
+    assert (await get(http, "/v1/tasks/tardy"))["result"] == 42
+
+
+VIEWS = ["now", "why", "then", "tool/microscope", "task/cells-1", "record/{work}"]
+
+
+@pytest.mark.parametrize("look", ["light", "dark"])
+async def test_nothing_hinders_who_uses_a_keyboard_or_a_screen_reader(
+    broker: Running, http: httpx.AsyncClient, browser: Browser, look: Any
+) -> None:
+    work = await a_busy_laboratory(http)
+    async with a_look(browser, broker.url, color_scheme=look) as looks:
+        for view in VIEWS:
+            await show(looks, view.format(work=work))
+            assert await looks.findings() == [], view
+
+
+async def test_everything_has_room_on_a_phone(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    work = await a_busy_laboratory(http)
+    async with a_look(browser, broker.url, viewport=PHONE) as looks:
+        for view in VIEWS:
+            await show(looks, view.format(work=work))
+            width = await looks.page.evaluate("document.documentElement.scrollWidth")
+            assert width <= PHONE["width"], view
+
+
+async def test_a_keyboard_is_enough(broker: Running, http: httpx.AsyncClient, browser: Browser) -> None:
+    await add_task(http, "wrong")
+    async with a_look(browser, broker.url, "/#/task/wrong") as looks:
+        page = looks.page
+        button = page.get_by_role("button", name="Cancel", exact=True)
+        await expect(button).to_be_visible()
+        for _ in range(20):
+            await page.keyboard.press("Tab")
+            if await button.evaluate("each => each === document.activeElement"):
+                break
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("dialog")).to_be_hidden()
+        assert (await get(http, "/v1/tasks/wrong"))["state"] == "available"
+
+
+async def a_busy_laboratory(http: httpx.AsyncClient) -> str:
+    """Something of everything; the id of a work that has failed."""
+    failed = await assigned(http, "cells-1", "microscope", max_attempts=1)
+    await http.post(f"/v1/work/{failed.work}/reports", json={"progress": 0.5, "message": "half of it"})
+    await completed(http, failed.work, "failed", error="out of focus")
+    running = await started(http, "cells-2", "microscope")
+    await http.post(
+        f"/v1/work/{running.work}/reports", json={"progress": 0.3, "message": "a long message " * 9}
+    )
+    await add_tool(http, "a-tool-with-a-name-that-is-quite-long-and-has-no-room-on-a-line")
+    await add_task(http, "waiting", needs={"analysis": "segment", "of": ["nuclei", "membranes"] * 9})
+    return failed.work
+
+
+async def show(looks: Looks, view: str) -> None:
+    """Go to a view, and wait until it shows what it has read."""
+    page = looks.page
+    await page.goto(f"{looks.url}/#/{view}")
+    await is_live(page)
+    await expect(page.get_by_text("Reading…")).to_have_count(0)
+    await expect(page.get_by_role("main").locator("h1, h2").first).to_be_attached()
