@@ -19,16 +19,17 @@ from broker.api.docs import Docs
 from broker.api.health import Health
 from broker.api.metrics import Metrics
 from broker.api.options import answer_options
+from broker.api.overview import Overview
 from broker.api.parameters import refuse_odd_queries
 from broker.api.service import Service
 from broker.api.stats import Stats
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
-from broker.overview import Overview
 from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
+from broker.readings import Readings
 from broker.security import Keyring
 from broker.settings import Settings
 from broker.store import Store, tasks, work
@@ -81,7 +82,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
         presence=Presence(store),
         attendance=Attendance(store),
-        overview=Overview(store),
+        readings=Readings(store),
         upkeep=Upkeep(
             store,
             waiters,
@@ -113,7 +114,10 @@ def create_app(service: Service) -> Litestar:
             await service.store.close()
 
     return Litestar(
-        route_handlers=[Tools, Tasks, Candidates, Work, Archive, Stats, Health, Metrics, Docs, Dashboard],
+        route_handlers=[
+            *(Tools, Tasks, Candidates, Work, Archive, Overview, Stats),
+            *(Health, Metrics, Docs, Dashboard),
+        ],
         lifespan=[running],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),

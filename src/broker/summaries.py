@@ -74,7 +74,8 @@ class QueuedKind(Struct, kw_only=True):
     oldest_id: str
     oldest_at: Moment
     passed_by: Annotated[
-        int, Meta(description="How many tasks that were submitted after the oldest had their turn before it.")
+        int,
+        Meta(description="Of the latest 2,000 attempts so many are at tasks that came after the oldest."),
     ]
 
 
@@ -133,10 +134,8 @@ class Attempted(Struct, kw_only=True):
 
 
 class Timeline(Struct, kw_only=True):
-    """The attempts of a span of time, those that ended last first."""
+    """Attempts that have ended, those that ended last first."""
 
-    since: Moment
-    until: Moment
     complete: Annotated[bool, Meta(description="Whether these are all; else the older ones are left out.")]
     items: list[Attempted]
 
@@ -165,6 +164,7 @@ class History(Struct, kw_only=True):
     since: Moment
     until: Moment
     bucket_seconds: float
+    complete: Annotated[bool, Meta(description="Whether all of it is counted; else the oldest is left out.")]
     items: list[Bucket]
 
 

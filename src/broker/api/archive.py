@@ -1,26 +1,22 @@
 """/v1/archive: how everything ended."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
 
 import msgspec
 from litestar import Controller, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK
 
 from broker.api.access import ALL, OWN, Access, allow, allow_record, check_again
-from broker.api.parameters import TIME, After, IdFilter, Limit, time_parameter, work_id_of
+from broker.api.parameters import After, IdFilter, Limit, Since, Until, time_parameter, work_id_of
 from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
 from broker.schemas import ArchivePage, ArchiveRecord, Nothing, Outcome
 from broker.store import acceptance, archive
 
 NDJSON = "application/x-ndjson"
-
-Since = Annotated[str | None, QueryParameter(description="Ended then or later.", schema_extra=TIME)]
-Until = Annotated[str | None, QueryParameter(description="Ended before.", schema_extra=TIME)]
 
 # How many records are read at once.
 _PORTION = 200

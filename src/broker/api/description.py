@@ -65,6 +65,7 @@ _TAGS = {
     "The assigner": "What an assigner looks at, and how it says which tool does what.",
     "Work": "One attempt of one tool at one task.",
     "Archive": "How everything ended: every attempt, with all that was reported on it.",
+    "Overview": "Summaries for whoever watches, without payloads and results.",
     "Health": "For load balancers, containers, Prometheus and people.",
 }
 

@@ -38,6 +38,8 @@ IdFilter = Annotated[str | None, QueryParameter(pattern=ID_PATTERN)]
 
 # What the description says of a text that is a time.
 TIME = {"format": "date-time"}
+Since = Annotated[str | None, QueryParameter(description="Ended then or later.", schema_extra=TIME)]
+Until = Annotated[str | None, QueryParameter(description="Ended before.", schema_extra=TIME)]
 
 
 def also(answer: type | None, description: str) -> ResponseSpec:

@@ -2,10 +2,10 @@
 
 from msgspec import Struct
 
-from broker.overview import Overview
 from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
+from broker.readings import Readings
 from broker.security import Keyring
 from broker.settings import Settings
 from broker.store import Store
@@ -30,5 +30,5 @@ class Service(Struct, frozen=True, kw_only=True):
     sweep: Sweep
     presence: Presence
     attendance: Attendance
-    overview: Overview
+    readings: Readings
     upkeep: Upkeep

@@ -6,6 +6,7 @@ from litestar.di import NamedDependency
 from broker.api.access import ALL, allow
 from broker.api.service import Service
 from broker.schemas import Stats as Numbers
+from broker.store import stats
 
 
 class Stats(Controller):
@@ -21,4 +22,4 @@ class Stats(Controller):
         The answer is no older than the request. Those who ask at the same time share one; with very many
         tasks waiting it may be two seconds until the next one is made.
         """
-        return await service.overview.read()
+        return await service.readings.read(stats.read)

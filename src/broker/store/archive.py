@@ -116,10 +116,12 @@ with ending as materialized (
     for update
 ),
 archived as (
-    insert into work_archive (work_id, task_id, task, attempt, outcome, result, error, reports, created_by)
+    insert into work_archive (work_id, task_id, task, attempt, outcome, result, error, reports, created_by,
+                              submitted_at, waiting_since)
     select t.record_id, t.id,
            {rows.TASK_JSON},
-           t.attempt, 'cancelled', 'null', null, '[]', t.created_by
+           t.attempt, 'cancelled', 'null', null, '[]', t.created_by, t.created_at,
+           greatest(t.created_at, t.not_before)
     from ending t
     left join work w on false
 ),

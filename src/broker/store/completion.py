@@ -81,6 +81,7 @@ their_tools as materialized (
 ending as materialized (
     select w.*, asked.result, asked.error, final.outcome, nullif(asked.outcome, final.outcome) as said,
            {rows.TASK_JSON} as task, o.tool, t.created_by, o.registered_by,
+           t.created_at as submitted_at, greatest(t.created_at, t.not_before) as waiting_since,
            t.attempt + cast(counting.counts as integer) as attempts,
            final.outcome in ('succeeded', 'cancelled') as ends_task,
            counting.counts and (not asked.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
@@ -104,10 +105,10 @@ ending as materialized (
 archived as (
     insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, said, result, error,
                               reports, version, cancel_requested, assigned_at, started_at, deadline_at,
-                              created_by, registered_by)
+                              created_by, registered_by, submitted_at, waiting_since)
     select e.id, e.task_id, e.tool_id, e.task, e.tool, e.attempt, e.outcome, e.said, e.result, e.error,
            coalesce(r.reports, '[]'), e.version + 1, e.cancel_requested, e.assigned_at, e.started_at,
-           e.deadline_at, e.created_by, e.registered_by
+           e.deadline_at, e.created_by, e.registered_by, e.submitted_at, e.waiting_since
     from ending e
     left join take_reports(array(select id from ending)) r on r.of_work = e.id
     returning *

@@ -9,26 +9,33 @@ from broker.store.verdicts import MOST_BEFORE, Facts, Tools, Underway, verdict
 # Of so many reports the last one that says something in words is looked for.
 _LAST_REPORTS = 100
 
-# All at one moment. What tells only of a task that waits, or where no tool has room, is read only then.
-FACTS = text(f"""
-with its as materialized (
-    select * from tasks where id = :id
-)
-select now() as now, t.due_at, (select seen_at from assigner where id) as assigner_seen_at,
+# How many tasks are offered before the task `t`, where it is available.
+BEFORE = f"""
        (select count(*) from (
             select from tasks a
             where a.state = 'available' and t.state = 'available'
               and (-cast(a.priority as integer), a.seq) < (-cast(t.priority as integer), t.seq)
             order by -cast(a.priority as integer), a.seq
             limit {MOST_BEFORE + 1}
-        ) before) as before,
+        ) before) as before"""
+# How many tools there are, as `Tools` has them.
+TOOLS = """
        (select count(*) from tools where available) as available_tools,
        case when not exists (select from tools where available) then (
            select array[count(*) filter (where not draining and not offline),
                         count(*) filter (where draining and not offline),
                         count(*) filter (where offline)]
            from tools
-       ) end as other_tools,
+       ) end as other_tools"""
+
+# All at one moment. What tells only of a task that waits, or where no tool has room, is read only then.
+FACTS = text(f"""
+with its as materialized (
+    select * from tasks where id = :id
+)
+select now() as now, t.due_at, (select seen_at from assigner where id) as assigner_seen_at,
+       {BEFORE},
+       {TOOLS},
        w.tool_id, w.assigned_at, w.started_at, w.deadline_at, w.progress, w.cancel_requested,
        w.cancel_requeue, r.at as reported_at, r.message,
        {rows.TASK}

@@ -14,8 +14,7 @@ _SINCE = "now() - interval '1 minute'"
 
 # Numbers are given in the order of submission: who goes back by them meets what is a minute old after what is
 # newer. A task that came in this minute and has ended in it is one of its records; that which ended it, of
-# which there is one. A record holds all of its task, and to look into it is dear; so it is looked into only
-# where it may be so.
+# which there is one.
 READ = text(f"""
 select now() as at,
        (select count(*) from tasks where state = 'scheduled') as scheduled,
@@ -60,9 +59,7 @@ cross join (
            count(*) filter (where outcome = 'lost') as lost,
            count(*) filter (where outcome = 'timed_out') as timed_out,
            count(*) filter (
-               where outcome in ('succeeded', 'cancelled')
-                 and case when assigned_at is null or assigned_at > {_SINCE}
-                          then cast(task ->> 'created_at' as timestamptz) > {_SINCE} end) as came
+               where outcome in ('succeeded', 'cancelled') and submitted_at > {_SINCE}) as came
     from work_archive
     where ended_at > {_SINCE}
 ) ended

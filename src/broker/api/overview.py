@@ -1,0 +1,110 @@
+"""/v1/overview: what tools are at, what waits and why, and what has ended, for whoever watches."""
+
+from typing import Annotated
+
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
+
+from broker.api.access import ALL, allow
+from broker.api.parameters import TIME, After, IdFilter, Limit, Since, Until, time_parameter
+from broker.api.service import Service
+from broker.errors import ValidationFailed
+from broker.schemas import FieldError
+from broker.store.overview import failures, history, queue, timeline, tools, waiting
+from broker.summaries import Failures, History, Queue, Timeline, ToolSummaryPage, WaitingTasks
+
+_MOST_ATTEMPTS = 5_000
+_MOST_BUCKETS = 500
+# For each of them it is counted how many go before.
+_MOST_WAITING = 200
+
+Begin = Annotated[str, QueryParameter(description="The first moment.", schema_extra=TIME)]
+End = Annotated[str, QueryParameter(description="The first moment after it.", schema_extra=TIME)]
+
+
+class Overview(Controller):
+    """Summaries, for whoever watches: without payloads and results, and with long texts cut."""
+
+    path = "/v1/overview"
+    tags = ("Overview",)
+
+    @get("/tools", guards=[allow(operator=ALL)])
+    async def tools(
+        self, service: NamedDependency[Service], limit: Limit = 100, after: After = None
+    ) -> ToolSummaryPage:
+        """List the tools, each with the first of its work and the last that was said about that."""
+        return await service.store.read(tools.page, limit=limit, after=after)
+
+    @get("/queue", guards=[allow(operator=ALL)])
+    async def queue(self, service: NamedDependency[Service]) -> Queue:
+        """Count what is available by needs and priority, and see who is left out."""
+        return await service.readings.read(queue.read)
+
+    @get("/waiting", guards=[allow(operator=ALL)])
+    async def waiting(
+        self,
+        service: NamedDependency[Service],
+        limit: Annotated[
+            int, QueryParameter(ge=1, le=_MOST_WAITING, description="The most tasks to answer.")
+        ] = 100,
+    ) -> WaitingTasks:
+        """List the tasks that wait, those that were submitted first in front, each with the reason why."""
+        return await service.readings.read(waiting.read, limit)
+
+    @get("/timeline", guards=[allow(operator=ALL)])
+    async def timeline(
+        self,
+        service: NamedDependency[Service],
+        since: Annotated[
+            str | None, QueryParameter(description="Were under way then or later.", schema_extra=TIME)
+        ] = None,
+        until: Annotated[
+            str | None, QueryParameter(description="Were assigned before.", schema_extra=TIME)
+        ] = None,
+        tool_id: IdFilter = None,
+        task_id: IdFilter = None,
+        limit: Annotated[
+            int, QueryParameter(ge=1, le=_MOST_ATTEMPTS, description="The most attempts to answer.")
+        ] = 1_000,
+    ) -> Timeline:
+        """List the attempts that were under way in a span of time, those that ended last first.
+
+        What was still under way at its end is found among the 20,000 attempts that were assigned last before.
+        """
+        span = timeline.Span(time_parameter(since, "since"), time_parameter(until, "until"), tool_id, task_id)
+        return await service.store.read(timeline.read, span, limit)
+
+    @get("/history", guards=[allow(operator=ALL)])
+    async def history(
+        self,
+        service: NamedDependency[Service],
+        since: Begin,
+        until: End,
+        buckets: Annotated[
+            int, QueryParameter(ge=1, le=_MOST_BUCKETS, description="In how many parts.")
+        ] = 60,
+    ) -> History:
+        """Count what ended in each part of a span of time, and how long it had waited and run."""
+        begin, end = time_parameter(since, "since"), time_parameter(until, "until")
+        if begin is None or end is None or begin >= end:
+            raise ValidationFailed([FieldError(field="until", message="is not after `since`")])
+        return await service.readings.read(history.read, begin, end, buckets)
+
+    @get("/failures", guards=[allow(operator=ALL)])
+    async def failures(
+        self,
+        service: NamedDependency[Service],
+        since: Since = None,
+        until: Until = None,
+        limit: Limit = 100,
+        after: After = None,
+    ) -> Failures:
+        """List the attempts that failed, ran out of time or were lost, the newest first."""
+        return await service.store.read(
+            failures.page,
+            since=time_parameter(since, "since"),
+            until=time_parameter(until, "until"),
+            limit=limit,
+            after=after,
+        )

@@ -1,0 +1,90 @@
+"""Failures: the attempts that did not succeed, and the last that was said about them."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from broker.store.overview.texts import clipped
+from broker.store.pages import cut, unseal
+from broker.summaries import Failure, Failures
+
+# Reports are read where they are stored in so many bytes: all reports of an attempt are one value.
+_MOST_REPORT_BYTES = 2**20
+
+READ = text(f"""
+with page as materialized (
+    select work_id, task_id, tool_id, attempt, outcome, error, ended_at, late is not null as late,
+           case when pg_column_size(reports) <= {_MOST_REPORT_BYTES} then reports end as reports
+    from work_archive
+    where outcome in ('failed', 'timed_out', 'lost') and tool_id is not null
+      and (ended_at, work_id) < (:before_at, :before_id)
+      and (cast(:since as timestamptz) is null or ended_at >= :since)
+    order by ended_at desc, work_id desc
+    limit :limit
+),
+live as materialized (
+    select t.id, coalesce(w.state, t.state) as state
+    from tasks t
+    left join work w on w.id = t.work_id and w.task_id = any(array(select task_id from page))
+    where t.id = any(array(select task_id from page))
+),
+ended as materialized (
+    select task_id, work_id from ended_tasks where task_id = any(array(select task_id from page))
+)
+select p.work_id, p.task_id, p.tool_id, p.attempt, p.outcome, {clipped("p.error")} as error, p.ended_at,
+       p.late, said.message, coalesce(live.state, a.outcome) as task_state
+from page p
+left join live on live.id = p.task_id
+left join ended on ended.task_id = p.task_id
+left join work_archive a on a.work_id = ended.work_id and a.work_id = any(array(select work_id from ended))
+left join lateral (
+    select {clipped("report ->> 'message'")} as message
+    from jsonb_array_elements(p.reports) with ordinality as r (report, place)
+    where report ->> 'message' is not null
+    order by place desc
+    limit 1
+) said on true
+order by p.ended_at desc, p.work_id desc
+""")
+
+_LAST_ID = UUID(int=2**128 - 1)
+
+
+def page(
+    connection: Connection, *, since: datetime | None, until: datetime | None, limit: int, after: str | None
+) -> Failures:
+    """Some of the attempts that failed, ran out of time or were lost, the newest first.
+
+    Args:
+        connection: The database.
+        since: Ended then or later.
+        until: Ended before.
+        limit: The most.
+        after: Where the last page ended.
+    """
+    if after is not None:
+        before_at, before_id = unseal(after, tuple[datetime, UUID], field="after")
+    else:
+        # Of one moment all ids are below it, or none.
+        before_at = until if until is not None else datetime.max.replace(tzinfo=UTC)
+        before_id = UUID(int=0) if until is not None else _LAST_ID
+    values = {"since": since, "before_at": before_at, "before_id": before_id, "limit": limit + 1}
+    found = connection.execute(READ, values).all()
+    rows, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))
+    items = [
+        Failure(
+            work_id=row.work_id,
+            task_id=row.task_id,
+            tool_id=row.tool_id,
+            attempt=row.attempt,
+            outcome=row.outcome,
+            error=row.error,
+            message=row.message,
+            ended_at=row.ended_at,
+            late=row.late,
+            task_state=row.task_state,
+        )
+        for row in rows
+    ]
+    return Failures(items=items, next=onward)

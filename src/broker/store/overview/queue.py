@@ -1,0 +1,96 @@
+"""The queue by what it needs, and who is left out: needs that are passed over, tools that nobody asks."""
+
+from sqlalchemy import Connection, text
+
+from broker.store.overview.texts import clipped
+from broker.store.pages import bounded
+from broker.summaries import Queue, QueuedKind, UnaskedTool
+
+# Of a large backlog so many tasks are looked at, in the order in which they are offered.
+MOST_LOOKED_AT = 100_000
+# So many kinds are told, and so many tools.
+_MOST_TOLD = 100
+# Who had their turn: of so many attempts, the latest of those under way and of those that have ended.
+_LATELY = 2_000
+# A tool that has had nothing to do for longer is unasked.
+_IDLE_MINUTES = 10
+
+_OFFERED = "-cast(priority as integer), seq"
+_LOOKED_AT = f"""
+    select id, seq, needs, priority, created_at
+    from tasks
+    where state = 'available'
+    order by {_OFFERED}
+    limit {MOST_LOOKED_AT + 1}"""
+
+KINDS = text(f"""
+with looked_at as materialized (
+    {bounded(_LOOKED_AT, size="pg_column_size(needs)", order=_OFFERED)}
+    limit {MOST_LOOKED_AT}
+),
+kinds as materialized (
+    select needs, priority, count(*) as tasks, min(seq) as oldest
+    from looked_at
+    group by needs, priority
+    order by count(*) desc, min(seq)
+    limit {_MOST_TOLD}
+),
+had_their_turn as materialized (
+    (select t.created_at as submitted_at
+     from (select task_id, id from work order by id desc limit {_LATELY}) w
+     join tasks t on t.id = w.task_id and t.id = any(array(
+         select task_id from work order by id desc limit {_LATELY})))
+    union all
+    (select submitted_at
+     from work_archive
+     where tool_id is not null
+     order by ended_at desc, work_id desc
+     limit {_LATELY})
+)
+select looked.now, looked.tasks as counted, looked.met > looked.tasks as more,
+       {clipped("k.needs")} as needs, k.priority, k.tasks, o.id as oldest_id, o.created_at as oldest_at,
+       (select count(*) from had_their_turn h where h.submitted_at > o.created_at) as passed_by
+from (select now() as now, count(*) as tasks, coalesce(max(met), 0) as met from looked_at) looked
+left join kinds k on true
+left join looked_at o on o.seq = k.oldest
+order by k.tasks desc, k.oldest
+""")
+
+# Its last work may be in any month's partition, and each of these has an index by tool.
+UNASKED = text(f"""
+select t.id, {clipped("t.skills")} as skills, idle.since
+from tools t
+left join lateral (
+    select ended_at
+    from work_archive
+    where tool_id = t.id
+    order by ended_at desc
+    limit 1
+) last on true
+cross join lateral (select greatest(t.registered_at, last.ended_at) as since) idle
+where t.available and t.load = 0 and idle.since < now() - interval '{_IDLE_MINUTES} minutes'
+order by idle.since, t.id
+limit {_MOST_TOLD}
+""")
+
+
+def read(connection: Connection) -> Queue:
+    """The kinds of what is available, those of most tasks first, and the tools that are idle for long."""
+    found = connection.execute(KINDS).all()
+    kinds = [
+        QueuedKind(
+            needs=row.needs,
+            priority=row.priority,
+            tasks=row.tasks,
+            oldest_id=row.oldest_id,
+            oldest_at=row.oldest_at,
+            passed_by=row.passed_by,
+        )
+        for row in found
+        if row.tasks is not None
+    ]
+    unasked = [
+        UnaskedTool(id=row.id, skills=row.skills, since=row.since) for row in connection.execute(UNASKED)
+    ]
+    first = found[0]
+    return Queue(at=first.now, counted=first.counted, more=first.more, kinds=kinds, unasked=unasked)

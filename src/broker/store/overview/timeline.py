@@ -1,0 +1,69 @@
+"""The timeline: which tool was at what, and when."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from broker.summaries import Attempted, Timeline
+
+# What was under way at the end of a span ended after it. It is looked for among so many: those that were
+# assigned last before the end.
+_ASSIGNED_LAST = 20_000
+
+_COLUMNS = "work_id, task_id, tool_id, attempt, outcome, assigned_at, started_at, ended_at"
+_OF_WHOM = """
+      and tool_id is not null
+      and (cast(:tool_id as text) is null or tool_id = :tool_id)
+      and (cast(:task_id as text) is null or task_id = :task_id)"""
+
+# An id of work is of the moment of its assignment, so that by it the partitions are few.
+READ = text(f"""
+(select {_COLUMNS}
+ from work_archive
+ where (cast(:since as timestamptz) is null or ended_at >= :since)
+   and (cast(:until as timestamptz) is null or ended_at < :until)
+   {_OF_WHOM}
+ order by ended_at desc, work_id desc
+ limit :limit)
+union all
+(select {_COLUMNS}
+ from (select {_COLUMNS}
+       from work_archive
+       where work_id < uuid7_floor(:until)
+         {_OF_WHOM}
+       order by work_id desc
+       limit {_ASSIGNED_LAST}) lately
+ where ended_at >= :until
+ limit :limit)
+order by ended_at desc, work_id desc
+limit :limit
+""")
+
+
+class Span(NamedTuple):
+    """Which attempts are asked for: those that were under way in a span of time. None of it: all."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    tool_id: str | None = None
+    task_id: str | None = None
+
+
+def read(connection: Connection, span: Span, limit: int) -> Timeline:
+    """Attempts that have ended, those that ended last first."""
+    found = connection.execute(READ, span._asdict() | {"limit": limit + 1}).all()
+    items = [
+        Attempted(
+            work_id=row.work_id,
+            task_id=row.task_id,
+            tool_id=row.tool_id,
+            attempt=row.attempt,
+            outcome=row.outcome,
+            assigned_at=row.assigned_at,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+        )
+        for row in found[:limit]
+    ]
+    return Timeline(complete=len(found) <= limit, items=items)

@@ -1,0 +1,84 @@
+"""What waits, and why: the verdicts of many tasks at once."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from broker.schemas import NULL, Task
+from broker.store.explanation import BEFORE, TOOLS
+from broker.store.overview.texts import clipped
+from broker.store.verdicts import Facts, Tools, verdict
+from broker.summaries import WaitingTask, WaitingTasks
+
+# In the order of their submission, which is that of their numbers.
+READ = text(f"""
+select now() as now, (select seen_at from assigner where id) as assigner_seen_at, {TOOLS},
+       t.id, {clipped("t.needs")} as needs, t.priority, t.state, t.attempt, t.max_attempts,
+       t.retry_backoff_seconds, t.not_before, t.due_at, t.created_at, t.remark, t.error, {BEFORE}
+from (select) always
+left join (
+    select *
+    from tasks
+    where state in ('available', 'scheduled')
+    order by seq
+    limit :limit
+) t on true
+order by t.seq
+""")
+
+
+def read(connection: Connection, limit: int) -> WaitingTasks:
+    """The tasks that wait, those that were submitted first in front."""
+    found = connection.execute(READ, {"limit": limit}).all()
+    return WaitingTasks(
+        assigner_seen_at=found[0].assigner_seen_at,
+        available_tools=found[0].available_tools,
+        items=[_waiting(row) for row in found if row.id is not None],
+    )
+
+
+def _waiting(row: Row[Any]) -> WaitingTask:
+    word, detail = verdict(
+        Facts(
+            task=_task(row),
+            now=row.now,
+            due_at=row.due_at,
+            assigner_seen_at=row.assigner_seen_at,
+            tools=Tools(row.available_tools, *row.other_tools or ()),
+            before=row.before,
+        )
+    )
+    return WaitingTask(
+        id=row.id,
+        needs=row.needs,
+        priority=row.priority,
+        state=row.state,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        created_at=row.created_at,
+        verdict=word,
+        detail=detail,
+        remark=row.remark,
+    )
+
+
+def _task(row: Row[Any]) -> Task:
+    """What a verdict goes by; what may be large is not read for it."""
+    return Task(
+        id=row.id,
+        needs=NULL,
+        payload=NULL,
+        priority=row.priority,
+        state=row.state,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        retry_backoff_seconds=row.retry_backoff_seconds,
+        timeout_seconds=None,
+        not_before=row.not_before,
+        created_at=row.created_at,
+        work_id=None,
+        remark=row.remark,
+        result=NULL,
+        error=row.error,
+        ended_at=None,
+    )
