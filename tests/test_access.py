@@ -63,12 +63,19 @@ GET    /v1/archive/{record}             submitter:own operator
 DELETE /v1/archive/{record}
 GET    /v1/archive/export               submitter:list operator
 POST   /v1/archive/{record}/accept      operator
+GET    /v1/overview/tools               operator
+GET    /v1/overview/queue               operator
+GET    /v1/overview/waiting             operator
+GET    /v1/overview/timeline            operator
+GET    /v1/overview/history             operator
+GET    /v1/overview/failures            operator
 GET    /v1/stats                        operator
 GET    /metrics                         operator
 """
 CALLS = [(line.split()[0], line.split()[1], line.split()[2:]) for line in TABLE.strip().splitlines()]
-OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json"]
-OPEN_FILES = ["/docs/assets/start.js"]
+OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json", "/"]
+FOLDERS = ["/docs/assets/{}", "/dashboard/{}"]
+OPEN_FILES = ["/docs/assets/start.js", "/dashboard/main.js"]
 CALLERS = ("submitter", "tool", "token", "assigner", "operator", "admin")
 # A task may be called like one of our paths.
 ODD = [(method, f"/v1/tasks/{name}") for method in ("GET", "DELETE") for name in ("batch", "remarks")]
@@ -212,7 +219,7 @@ async def test_without_a_key_or_with_a_wrong_one_nobody_gets_in(
 async def test_the_table_has_every_call(broker: Running) -> None:
     told = {(method, path.partition("?")[0]) for method, path, _ in CALLS}
     told = {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path in told}
-    files = {("GET", path) for path in [*OPEN, "/docs/assets/{}"]}
+    files = {("GET", path) for path in [*OPEN, *FOLDERS]}
     assert {(method, path) for method, path, _ in guarded(broker)} == told | files
 
 
@@ -226,7 +233,7 @@ async def test_what_has_no_data_needs_no_key(broker: Running, http: httpx.AsyncC
     for path in OPEN + OPEN_FILES:
         assert (await http.get(path)).status_code == 200, path
     open_to_anyone = {path for _, path, [guard] in guarded(broker) if isinstance(guard, Anyone)}
-    assert open_to_anyone == {*OPEN, "/docs/assets/{}"}
+    assert open_to_anyone == {*OPEN, *FOLDERS}
     # What is not there is not there for anybody.
     is_problem(await http.get("/nothing"), 404, "not_found")
 

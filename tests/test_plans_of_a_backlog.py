@@ -27,6 +27,7 @@ from broker.store import (
     due,
     explanation,
     leases,
+    overview,
     ownership,
     retention,
     tasks,
@@ -185,6 +186,8 @@ EVERY_RECORD = archive.ArchiveFilter()._asdict() | {
 }
 EVERY_TASK = {"after": -1, "state": None, "needs": None, "older_than": None, "limit": SET}
 LAST_MINUTE = datetime.now(UTC) - timedelta(minutes=1)
+EVERY_ATTEMPT = overview.timeline.Span()._asdict() | {"limit": SET}
+FAILURES = {name: EVERY_RECORD[name] for name in ("before_at", "before_id", "since", "limit")}
 LISTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "records": (archive.LIST, EVERY_RECORD),
     "records of a task": (archive.LIST, EVERY_RECORD | {"task_id": "archived-7"}),
@@ -196,6 +199,12 @@ LISTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "tasks of a key": (tasks.LIST_OF_KEY, EVERY_TASK | {"created_by": "somebody"}),
     "available tasks": (tasks.LIST, EVERY_TASK | {"state": "available"}),
     "tasks from the middle on": (tasks.LIST, EVERY_TASK | {"after": 500_000}),
+    "what tools are at": (overview.tools.PAGE, {"after": "", "limit": SET}),
+    "what was under way": (overview.timeline.READ, EVERY_ATTEMPT),
+    "what was under way since then": (overview.timeline.READ, EVERY_ATTEMPT | {"since": LAST_MINUTE}),
+    "what a tool was at": (overview.timeline.READ, EVERY_ATTEMPT | {"tool_id": "tool-7"}),
+    "attempts at a task": (overview.timeline.READ, EVERY_ATTEMPT | {"task_id": "archived-7"}),
+    "what has failed": (overview.failures.READ, FAILURES),
 }
 
 

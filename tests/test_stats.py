@@ -263,9 +263,9 @@ async def test_it_looks_at_no_waiting_task_and_at_no_record_from_before(
     )
     await sql.execute(
         "insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, reports,"
-        " assigned_at, started_at, ended_at)"
-        " select uuid7(), 'ended-' || number, 't', jsonb_build_object('created_at', at), '{}', 1,"
-        " 'succeeded', '1', '[]', at, at, at"
+        " assigned_at, started_at, ended_at, submitted_at)"
+        " select uuid7(), 'ended-' || number, 't', '{}', '{}', 1,"
+        " 'succeeded', '1', '[]', at, at, at, at"
         " from (select number, now() - case when number <= $2 then interval '5 s' else interval '1 hour' end"
         " as at from generate_series(1, $1) number) r",
         many,

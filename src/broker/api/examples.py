@@ -41,6 +41,7 @@ from broker.schemas import (
     WorkPage,
     WorkWithReports,
 )
+from broker.summaries import Failures, History, Queue, Timeline, ToolSummaryPage, WaitingTasks
 
 _WORK_ID = "019f2f6c-5d3c-7a10-8c62-9a2c5e6f7a81"
 _PAYLOAD = "three small words"
@@ -116,6 +117,63 @@ _RECORD = {
 }
 _NO_MORE = {"next": None}
 
+# The same for whoever watches.
+_NEEDS_TEXT = '{"can": "count"}'
+_WORK_SUMMARY = {
+    "id": _WORK_ID,
+    **_PAIR,
+    "attempt": 1,
+    "state": "running",
+    "progress": 0.5,
+    "message": "half way",
+    "cancel_requested": False,
+    "assigned_at": _ASSIGNED,
+    "started_at": _STARTED,
+    "deadline_at": None,
+}
+_TOOL_SUMMARY = {
+    "id": "counter",
+    "state": "idle",
+    "load": 1,
+    "capacity": 2,
+    "skills": '{"can": ["count"]}',
+    "seen_at": _STARTED,
+    "work": [_WORK_SUMMARY],
+}
+_ATTEMPT = {
+    "work_id": _WORK_ID,
+    **_PAIR,
+    "attempt": 1,
+    "outcome": "succeeded",
+    "assigned_at": _ASSIGNED,
+    "started_at": _STARTED,
+    "ended_at": _ENDED,
+}
+_BUCKET = {
+    "at": "2026-07-02T09:00:00Z",
+    "succeeded": 12,
+    "failed": 1,
+    "cancelled": 0,
+    "released": 0,
+    "lost": 0,
+    "timed_out": 0,
+    "wait_median_seconds": 0.4,
+    "wait_p95_seconds": 3.2,
+    "run_median_seconds": 41.5,
+    "run_p95_seconds": 130.0,
+}
+_FAILURE = {
+    "work_id": _WORK_ID,
+    **_PAIR,
+    "attempt": 1,
+    "outcome": "failed",
+    "error": "the file is empty",
+    "message": "half way",
+    "ended_at": _ENDED,
+    "late": False,
+    "task_state": "scheduled",
+}
+
 EXAMPLES: dict[Any, dict[str, Any]] = {
     NewTool: {"id": "counter", "skills": {"can": ["count"]}, "capacity": 2},
     ToolChange: {"draining": True},
@@ -177,4 +235,48 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
         "oldest_available_seconds": 7.5,
         "assigner_seen_at": _ASSIGNED,
     },
+    ToolSummaryPage: {"items": [_TOOL_SUMMARY], **_NO_MORE},
+    Queue: {
+        "at": _ENDED,
+        "counted": 3,
+        "more": False,
+        "kinds": [
+            {
+                "needs": _NEEDS_TEXT,
+                "priority": 5,
+                "tasks": 3,
+                "oldest_id": "job-2",
+                "oldest_at": _SUBMITTED,
+                "passed_by": 0,
+            }
+        ],
+        "unasked": [{"id": "sorter", "skills": '{"can": ["sort"]}', "since": "2026-07-02T08:00:00Z"}],
+    },
+    WaitingTasks: {
+        "assigner_seen_at": _STARTED,
+        "available_tools": 0,
+        "items": [
+            {
+                "id": "job-2",
+                "needs": _NEEDS_TEXT,
+                "priority": 5,
+                "state": "available",
+                "attempt": 0,
+                "max_attempts": 3,
+                "created_at": _SUBMITTED,
+                "verdict": "no_tool_available",
+                "detail": "No tool has room. Of 1 tool: 1 busy.",
+                "remark": None,
+            }
+        ],
+    },
+    Timeline: {"complete": True, "items": [_ATTEMPT]},
+    History: {
+        "since": "2026-07-02T09:00:00Z",
+        "until": "2026-07-02T10:00:00Z",
+        "bucket_seconds": 3600.0,
+        "complete": True,
+        "items": [_BUCKET],
+    },
+    Failures: {"items": [_FAILURE], **_NO_MORE},
 }

@@ -9,8 +9,6 @@ from litestar.params import QueryParameter
 from broker.api.access import ALL, allow
 from broker.api.parameters import TIME, After, IdFilter, Limit, Since, Until, time_parameter
 from broker.api.service import Service
-from broker.errors import ValidationFailed
-from broker.schemas import FieldError
 from broker.store.overview import failures, history, queue, timeline, tools, waiting
 from broker.summaries import Failures, History, Queue, Timeline, ToolSummaryPage, WaitingTasks
 
@@ -18,9 +16,6 @@ _MOST_ATTEMPTS = 5_000
 _MOST_BUCKETS = 500
 # For each of them it is counted how many go before.
 _MOST_WAITING = 200
-
-Begin = Annotated[str, QueryParameter(description="The first moment.", schema_extra=TIME)]
-End = Annotated[str, QueryParameter(description="The first moment after it.", schema_extra=TIME)]
 
 
 class Overview(Controller):
@@ -79,16 +74,17 @@ class Overview(Controller):
     async def history(
         self,
         service: NamedDependency[Service],
-        since: Begin,
-        until: End,
+        since: Since = None,
+        until: Until = None,
         buckets: Annotated[
             int, QueryParameter(ge=1, le=_MOST_BUCKETS, description="In how many parts.")
         ] = 60,
     ) -> History:
-        """Count what ended in each part of a span of time, and how long it had waited and run."""
+        """Count what ended in each part of a span of time, and how long it had waited and run.
+
+        By default that is the last hour. Attempts without a tool are none.
+        """
         begin, end = time_parameter(since, "since"), time_parameter(until, "until")
-        if begin is None or end is None or begin >= end:
-            raise ValidationFailed([FieldError(field="until", message="is not after `since`")])
         return await service.readings.read(history.read, begin, end, buckets)
 
     @get("/failures", guards=[allow(operator=ALL)])

@@ -1,6 +1,6 @@
 """History: how much has ended, how it has, and how long it had waited and run, over a span of time."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, text
 
@@ -8,6 +8,12 @@ from broker.summaries import Bucket, History
 
 #: Of a span that has more, the oldest are left out.
 MOST_RECORDS = 200_000
+
+_DEFAULT_SPAN = timedelta(hours=1)
+# There is nothing before.
+_EARLIEST = datetime.min.replace(tzinfo=UTC) + _DEFAULT_SPAN
+
+NOW = text("select now()")
 
 READ = text(f"""
 with ended as materialized (
@@ -34,15 +40,22 @@ group by bucket
 """)
 
 
-def read(connection: Connection, since: datetime, until: datetime, buckets: int) -> History:
+def read(connection: Connection, since: datetime | None, until: datetime | None, buckets: int) -> History:
     """What ended in each part of a span of time.
 
     Args:
         connection: The database.
-        since: The first moment.
-        until: The first moment after it.
+        since: The first moment; None: an hour before its end.
+        until: The first moment after it; None: now.
         buckets: How many parts it has.
+
+    Returns:
+        Its parts; none of a span that ends before it begins.
     """
+    until = until or connection.execute(NOW).scalar_one()
+    since = since or max(until, _EARLIEST) - _DEFAULT_SPAN
+    if since >= until:
+        return History(since=since, until=until, bucket_seconds=0, complete=True, items=[])
     seconds = (until - since).total_seconds() / buckets
     values = {"since": since, "until": until, "seconds": seconds}
     found = {int(row.bucket): row for row in connection.execute(READ, values)}
