@@ -35,7 +35,7 @@ export class Task {
       const [text, explanation, attempts] = await Promise.all([
         readText(path("tasks", this.#id)),
         read(`${path("tasks", this.#id)}/explain`),
-        read("/v1/overview/attempts", { task_id: this.#id, limit: ATTEMPTS }),
+        read("/v1/overview/timeline", { task_id: this.#id, limit: ATTEMPTS }),
       ]);
       this.#task = JSON.parse(text);
       this.#values = Object.fromEntries(["needs", "payload", "result"].map((name) => [name, member(text, name)]));

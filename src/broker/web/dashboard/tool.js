@@ -10,8 +10,6 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const READ_MS = 1000;
 const LATEST = 50;
-// As far back as the attempts are looked for.
-const DAYS = 30;
 
 export class Tool {
   #app;
@@ -30,11 +28,10 @@ export class Tool {
   }
 
   async load() {
-    const since = new Date(this.#app.now() - DAYS * 86_400_000).toISOString();
     try {
       const [text, timeline] = await Promise.all([
         readText(path("tools", this.#id)),
-        read("/v1/overview/timeline", { tool_id: this.#id, since, limit: LATEST }),
+        read("/v1/overview/timeline", { tool_id: this.#id, limit: LATEST }),
       ]);
       this.#tool = JSON.parse(text);
       this.#skills = member(text, "skills");

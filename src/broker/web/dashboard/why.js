@@ -8,7 +8,7 @@ import { cancelTask } from "./actions.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-const PAGE = 100, MOST = 1000;
+const PAGE = 100, MOST = 200;
 const READ_MS = 3000;
 // Passed by so many, a kind of needs is left out.
 const OFTEN = 10;
