@@ -1,7 +1,10 @@
 // Pieces of the page that more than one view has.
 
-import { age, cut, moment, percent } from "./format.js";
+import { age, count, cut, moment, percent } from "./format.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
+
+// So much of a value is shown.
+const MOST_SHOWN = 20_000;
 
 const link = (view, id) => `#/${view}/${encodeURIComponent(id)}`;
 
@@ -25,6 +28,14 @@ export const since = (app, text) =>
 
 /** JSON of somebody else's, on a line. */
 export const json = (text, most = 120) => html`<code title=${text.length > most ? text : nothing}>${cut(text, most)}</code>`;
+
+/** A value of somebody else's, as JSON; a long one is cut. Nothing of one that is null. */
+export function value(title, text) {
+  if (text === undefined || text === "null") return nothing;
+  const shown = text.slice(0, MOST_SHOWN);
+  return html`<h2>${title}</h2><pre tabindex="0" aria-label=${title}>${shown}${shown.length < text.length
+    ? `…\n(${count(text.length)} characters in all)` : nothing}</pre>`;
+}
 
 export const empty = (text) => html`<p class="empty">${text}</p>`;
 

@@ -2,16 +2,14 @@
 
 import { Again } from "./again.js";
 import { path, read, readText } from "./api.js";
-import { between, count, moment, span } from "./format.js";
+import { between, moment, span } from "./format.js";
 import { member } from "./jsontext.js";
-import { badge, bar, button, empty, recordLink, since, toolLink } from "./parts.js";
+import { badge, bar, button, empty, recordLink, since, toolLink, value } from "./parts.js";
 import { cancelTask, requeueWork, retryTask } from "./actions.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const READ_MS = 1000;
 const ATTEMPTS = 100;
-// So much of a value is shown at first.
-const MOST_SHOWN = 20_000;
 
 export class Task {
   #app;
@@ -75,9 +73,9 @@ export class Task {
           ${task.remark ? html`<dt>Assigner's remark</dt><dd>${task.remark}</dd>` : nothing}
         </dl>
         ${task.error ? html`<h2>Error</h2><pre tabindex="0" aria-label="Error">${task.error}</pre>` : nothing}
-        ${this.#value("needs", "Needs")}
-        ${this.#value("payload", "Payload")}
-        ${["succeeded", "failed"].includes(task.state) ? this.#value("result", "Result") : nothing}
+        ${value("Needs", this.#values.needs)}
+        ${value("Payload", this.#values.payload)}
+        ${["succeeded", "failed"].includes(task.state) ? value("Result", this.#values.result) : nothing}
       </section>
       <section aria-labelledby="attempts"><h2 id="attempts">Attempts that have ended</h2>
         ${this.#attempts.length === 0 ? empty("None.") : html`<table>
@@ -108,13 +106,5 @@ export class Task {
   #underWay() {
     const work = this.#app.live.work().find((each) => each.task_id === this.#id);
     return work && work.state === "running" ? bar(work.progress, "Progress") : nothing;
-  }
-
-  #value(name, title) {
-    const text = this.#values[name];
-    if (text === undefined || text === "null") return nothing;
-    const shown = text.slice(0, MOST_SHOWN);
-    return html`<h2>${title}</h2><pre tabindex="0" aria-label=${title}>${shown}${shown.length < text.length
-      ? `…\n(${count(text.length)} characters in all)` : nothing}</pre>`;
   }
 }

@@ -1,0 +1,347 @@
+// A timeline on a canvas: a row for each tool, a bar for each attempt. Only what is in sight is drawn.
+
+import { age, moment } from "./format.js";
+
+const LANE = 18, GAP = 6, AXIS = 24, LABELS = 150, NARROW = 90;
+const MOST_LANES = 8;
+const MOST_HEIGHT = 480;
+// Beside its colour each outcome has a mark, where there is room for it.
+export const MARKS = { running: "▸", succeeded: "", failed: "✕", timed_out: "◷", lost: "?", cancelled: "–", released: "↩" };
+const STRIPED = new Set(["failed", "timed_out", "lost"]);
+const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
+const STEPS = [1, 5, 15, 30].map((n) => n * SECOND).concat([1, 5, 15, 30].map((n) => n * MINUTE), [1, 3, 6, 12].map((n) => n * HOUR), [1, 7, 30].map((n) => n * DAY));
+const WHEEL = 1.3;
+
+export class Timeline {
+  /** What is shown, to be put into a page. */
+  element = document.createElement("div");
+  #canvas = document.createElement("canvas");
+  #scroll = document.createElement("div");
+  #height = document.createElement("div");
+  #line = document.createElement("p");
+  #rows = [];
+  #bars = [];
+  #since = 0;
+  #until = 1;
+  #selected = null;
+  #drag = null;
+  #zoom;
+  #open;
+
+  /**
+   * @param zoom - is told `(since, until)` that somebody wants to see, in milliseconds
+   * @param open - is told the bar that somebody wants to read of
+   */
+  constructor(zoom, open) {
+    this.#zoom = zoom;
+    this.#open = open;
+    this.element.className = "timeline";
+    this.#scroll.className = "scroll";
+    this.#scroll.tabIndex = 0;
+    this.#scroll.setAttribute("role", "group");
+    this.#scroll.setAttribute("aria-label", "Timeline. Arrows go from attempt to attempt, Enter reads of one, plus and minus zoom.");
+    this.#canvas.setAttribute("aria-hidden", "true");
+    this.#line.className = "line";
+    this.#line.setAttribute("role", "status");
+    this.#scroll.append(this.#canvas, this.#height);
+    this.element.append(this.#scroll, this.#line);
+    this.#listen();
+    new ResizeObserver(() => this.draw()).observe(this.#scroll);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  }
+
+  /** Show attempts: `{id, task, tool, attempt, outcome, begin, end}`, times in milliseconds. */
+  show(attempts, since, until) {
+    this.#bars = attempts;
+    this.#rows = rowsOf(attempts);
+    this.look(since, until);
+    const last = this.#rows.at(-1);
+    const height = AXIS + (last ? last.top + last.height : LANE);
+    this.#height.style.height = `${Math.max(0, height - Math.min(height, MOST_HEIGHT))}px`;
+    this.#canvas.style.height = `${Math.min(height, MOST_HEIGHT)}px`;
+    this.#scroll.style.maxHeight = `${MOST_HEIGHT}px`;
+    if (this.#selected) this.#select(attempts.find((bar) => bar.id === this.#selected.id) ?? null);
+    this.draw();
+  }
+
+  /** Look at a span of time. */
+  look(since, until) {
+    this.#since = since;
+    this.#until = until;
+  }
+
+  draw() {
+    const width = this.#scroll.clientWidth, height = this.#canvas.clientHeight;
+    if (!width || !height) return;
+    const ratio = devicePixelRatio;
+    this.#canvas.style.width = `${width}px`;
+    if (this.#canvas.width !== Math.round(width * ratio)) this.#canvas.width = Math.round(width * ratio);
+    if (this.#canvas.height !== Math.round(height * ratio)) this.#canvas.height = Math.round(height * ratio);
+    const pen = this.#canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    pen.font = "12px system-ui, sans-serif";
+    pen.textBaseline = "middle";
+    const style = getComputedStyle(this.element);
+    const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+    this.#drawRows(pen, width, height, colour);
+    this.#drawAxis(pen, width, height, colour);
+    if (this.#drag?.to !== undefined) this.#drawDrag(pen, height, colour);
+  }
+
+  #drawRows(pen, width, height, colour) {
+    const left = this.#left(), top = this.#scroll.scrollTop;
+    const stripes = pen.createPattern(striped(colour("card")), "repeat");
+    for (const row of this.#rows) {
+      const y = AXIS + row.top - top;
+      if (y + row.height < AXIS) continue;
+      if (y > height) break;
+      pen.strokeStyle = colour("line");
+      pen.beginPath();
+      pen.moveTo(0, y + row.height - 0.5);
+      pen.lineTo(width, y + row.height - 0.5);
+      pen.stroke();
+      pen.fillStyle = colour("text");
+      pen.fillText(fitting(pen, row.tool, left - 12), 6, y + GAP / 2 + LANE / 2);
+      pen.save();
+      pen.beginPath();
+      pen.rect(left, AXIS, width - left, height - AXIS);
+      pen.clip();
+      for (const bar of row.bars) this.#drawBar(pen, bar, y, colour, stripes);
+      pen.restore();
+    }
+  }
+
+  #drawBar(pen, bar, y, colour, stripes) {
+    const [x, width] = this.#extent(bar);
+    if (x + width < this.#left() || x > this.#scroll.clientWidth) return;
+    const top = y + GAP / 2 + bar.lane * LANE + 1;
+    pen.fillStyle = colour(COLOURS[bar.outcome]);
+    pen.fillRect(x, top, width, LANE - 2);
+    if (STRIPED.has(bar.outcome)) {
+      pen.fillStyle = stripes;
+      pen.fillRect(x, top, width, LANE - 2);
+    }
+    if (width > 14 && MARKS[bar.outcome]) {
+      pen.fillStyle = colour("card");
+      pen.fillRect(x + 2, top + 2, 12, LANE - 6);
+      pen.fillStyle = colour("text");
+      pen.fillText(MARKS[bar.outcome], x + 4, top + LANE / 2 - 1);
+    }
+    if (bar === this.#selected) {
+      pen.strokeStyle = colour("text");
+      pen.lineWidth = 2;
+      pen.strokeRect(x - 1, top - 1, width + 2, LANE);
+      pen.lineWidth = 1;
+    }
+  }
+
+  #drawAxis(pen, width, height, colour) {
+    const left = this.#left();
+    pen.fillStyle = colour("card");
+    pen.fillRect(0, 0, width, AXIS);
+    const step = STEPS.find((each) => (each / (this.#until - this.#since)) * (width - left) > 70) ?? STEPS.at(-1);
+    // Steps of hours and days are even by the reader's clock.
+    const offset = new Date(this.#since).getTimezoneOffset() * MINUTE;
+    for (let at = Math.ceil((this.#since - offset) / step) * step + offset; at < this.#until; at += step) {
+      const x = this.#x(at);
+      pen.strokeStyle = colour("line");
+      pen.beginPath();
+      pen.moveTo(x, AXIS - 6);
+      pen.lineTo(x, height);
+      pen.stroke();
+      pen.fillStyle = colour("faint");
+      pen.fillText(label(at, step), x + 3, AXIS / 2);
+    }
+  }
+
+  #drawDrag(pen, height, colour) {
+    pen.globalAlpha = 0.25;
+    pen.fillStyle = colour("accent");
+    pen.fillRect(Math.min(this.#drag.from, this.#drag.to), AXIS, Math.abs(this.#drag.to - this.#drag.from), height);
+    pen.globalAlpha = 1;
+  }
+
+  #listen() {
+    const canvas = this.#canvas;
+    this.#scroll.addEventListener("scroll", () => this.draw());
+    this.#scroll.addEventListener("keydown", (event) => this.#key(event));
+    canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0 || event.pointerType === "touch") return;
+      canvas.setPointerCapture(event.pointerId);
+      this.#drag = { from: event.offsetX };
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (this.#drag && Math.abs(event.offsetX - this.#drag.from) > 4) this.#drag.to = event.offsetX;
+      else if (!this.#drag) this.#select(this.#at(event.offsetX, event.offsetY));
+      this.draw();
+    });
+    canvas.addEventListener("pointerup", () => this.#released());
+    canvas.addEventListener("pointercancel", () => { this.#drag = null; });
+    canvas.addEventListener("click", (event) => {
+      const bar = this.#at(event.offsetX, event.offsetY);
+      this.#select(bar);
+      this.draw();
+      if (bar) this.#open(bar);
+    });
+  }
+
+  #released() {
+    const drag = this.#drag;
+    this.#drag = null;
+    if (drag?.to === undefined) return;
+    // The click that follows is the end of this.
+    this.#canvas.addEventListener("click", (event) => event.stopImmediatePropagation(), { capture: true, once: true });
+    this.#zoom(...[this.#time(drag.from), this.#time(drag.to)].sort((one, other) => one - other));
+  }
+
+  #wheel(event) {
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    this.#scale(event.deltaY > 0 ? WHEEL : 1 / WHEEL, this.#time(event.offsetX));
+  }
+
+  /** Show so many times as much, around a moment. */
+  #scale(by, around = (this.#since + this.#until) / 2) {
+    this.#zoom(around - (around - this.#since) * by, around + (this.#until - around) * by);
+  }
+
+  zoomIn() {
+    this.#scale(0.5);
+  }
+
+  zoomOut() {
+    this.#scale(2);
+  }
+
+  #key(event) {
+    const steps = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+    if (event.key in steps) this.#step(...steps[event.key]);
+    else if (event.key === "Enter" && this.#selected) this.#open(this.#selected);
+    else if (event.key === "+" || event.key === "=") this.zoomIn();
+    else if (event.key === "-") this.zoomOut();
+    else return;
+    event.preventDefault();
+  }
+
+  /** Go on to another row, or to another bar of this one. */
+  #step(down, right) {
+    const at = Math.max(0, this.#rows.findIndex((row) => row.bars.includes(this.#selected)));
+    const row = this.#rows[Math.min(Math.max(at + down, 0), this.#rows.length - 1)];
+    if (!row) return;
+    const place = down ? nearest(row.bars, this.#selected) : row.bars.indexOf(this.#selected) + right;
+    this.#select(row.bars[Math.min(Math.max(place, 0), row.bars.length - 1)]);
+    const top = row.top - this.#scroll.scrollTop;
+    if (top < 0 || top + row.height + AXIS > this.#canvas.clientHeight) this.#scroll.scrollTop = row.top;
+    this.draw();
+  }
+
+  #select(bar) {
+    if (bar === this.#selected) return;
+    this.#selected = bar;
+    this.#line.textContent = bar ? inWords(bar) : "";
+    this.#canvas.style.cursor = bar ? "pointer" : "default";
+  }
+
+  #at(x, y) {
+    if (x < this.#left() || y < AXIS) return null;
+    const down = y - AXIS + this.#scroll.scrollTop;
+    const row = this.#rows.find(({ top, height }) => down >= top && down < top + height);
+    const lane = row ? Math.floor((down - row.top - GAP / 2) / LANE) : 0;
+    return row?.bars.findLast((bar) => {
+      const [left, width] = this.#extent(bar);
+      return bar.lane === lane && x >= left - 1 && x <= left + width + 1;
+    }) ?? null;
+  }
+
+  #left() {
+    return this.#scroll.clientWidth < 600 ? NARROW : LABELS;
+  }
+
+  #x(time) {
+    const left = this.#left();
+    return left + ((time - this.#since) / (this.#until - this.#since)) * (this.#scroll.clientWidth - left);
+  }
+
+  #time(x) {
+    const left = this.#left();
+    const share = (Math.max(x, left) - left) / (this.#scroll.clientWidth - left);
+    return this.#since + share * (this.#until - this.#since);
+  }
+
+  #extent(bar) {
+    const x = this.#x(bar.begin);
+    return [x, Math.max(2, this.#x(bar.end) - x)];
+  }
+}
+
+/** By which of the page's colours an outcome is drawn. */
+export const COLOURS = {
+  running: "accent", succeeded: "good", failed: "bad", timed_out: "bad", lost: "bad", cancelled: "odd", released: "away",
+};
+
+/** The tools in the order of their names, each with its bars in lanes where they overlap. */
+function rowsOf(attempts) {
+  const byTool = Map.groupBy(attempts, (bar) => bar.tool);
+  const rows = [...byTool.keys()].sort().map((tool) => ({ tool, bars: byTool.get(tool), top: 0, height: 0 }));
+  let top = 0;
+  for (const row of rows) {
+    row.bars.sort((one, other) => one.begin - other.begin);
+    const ends = [];
+    for (const bar of row.bars) {
+      const free = ends.findIndex((end) => end <= bar.begin);
+      bar.lane = free >= 0 ? free : Math.min(ends.length, MOST_LANES - 1);
+      ends[bar.lane] = bar.end;
+    }
+    row.top = top;
+    row.height = GAP + LANE * ends.length;
+    top += row.height;
+  }
+  return rows;
+}
+
+/** Which bar is nearest in time to another. */
+function nearest(bars, to) {
+  if (!to) return 0;
+  let best = 0;
+  bars.forEach((bar, place) => {
+    if (Math.abs(bar.begin - to.begin) < Math.abs(bars[best].begin - to.begin)) best = place;
+  });
+  return best;
+}
+
+function inWords(bar) {
+  const length = age((bar.end - bar.begin) / 1000);
+  const begin = moment(new Date(bar.begin).toISOString());
+  const how = bar.outcome === "running" ? `has been running for ${length}` : `${bar.outcome.replace("_", " ")} after ${length}`;
+  return `${bar.tool}: task ${bar.task}, attempt ${bar.attempt}, ${how}, begun ${begin}.`;
+}
+
+function label(at, step) {
+  const date = new Date(at);
+  if (step >= DAY || (date.getHours() === 0 && date.getMinutes() === 0 && step >= MINUTE)) {
+    return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  }
+  return date.toLocaleTimeString("en-GB", step < MINUTE ? {} : { hour: "2-digit", minute: "2-digit" });
+}
+
+function fitting(pen, text, width) {
+  if (pen.measureText(text).width <= width) return text;
+  let length = text.length;
+  while (length > 1 && pen.measureText(`${text.slice(0, length)}…`).width > width) length -= 1;
+  return `${text.slice(0, length)}…`;
+}
+
+function striped(colour) {
+  const tile = document.createElement("canvas");
+  tile.width = tile.height = 6;
+  const pen = tile.getContext("2d");
+  pen.strokeStyle = colour;
+  pen.lineWidth = 1.5;
+  pen.beginPath();
+  pen.moveTo(0, 6);
+  pen.lineTo(6, 0);
+  pen.stroke();
+  return tile;
+}
