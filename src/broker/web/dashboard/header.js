@@ -32,9 +32,9 @@ function counts({ tasks, tools, last_minute: minute }) {
     ${one("held as failed", tasks.failed, "#/then", tasks.failed > 0)}
     ${one("tools with room", tools.idle)}
     ${one("tools offline", tools.offline, "#/now", tools.offline > 0)}
-    ${one("submitted in a minute", minute.submitted)}
-    ${one("succeeded", minute.succeeded)}
-    ${one("did not", ended, "#/then", ended > 0)}
+    ${one("submitted a minute", minute.submitted)}
+    ${one("done a minute", minute.succeeded)}
+    ${one("failed a minute", ended, "#/then", ended > 0)}
   </dl>`;
 }
 

@@ -28,7 +28,8 @@ const RESYNC_MS = 2000;
  *
  * A view is a class: `constructor(app, id)` with the id that its address names; `title`, for the tab;
  * `async load()`, which reads what it shows, when it is entered and when something was missed; `heard(kind, data)`,
- * which is told of every event; `template()`, which is drawn; `left()`, when another takes its place.
+ * which is told of every event, and with null that something of a kind was missed; `template()`, which is drawn;
+ * `left()`, when another takes its place; and, where it can, `moved(id)`, when its own address changes.
  */
 class App {
   live = new Live();
@@ -130,10 +131,16 @@ class App {
   }
 
   #go() {
-    const [name, ...id] = location.hash.replace(/^#\/?/, "").split("/");
+    const [given, ...parts] = location.hash.replace(/^#\/?/, "").split("/");
+    const name = Object.hasOwn(VIEWS, given) ? given : "now";
+    const id = parts.map(decodeURIComponent).join("/");
+    if (name === this.name && this.view.moved) {
+      this.view.moved(id);
+      return;
+    }
     this.view?.left();
-    this.name = Object.hasOwn(VIEWS, name) ? name : "now";
-    this.view = new VIEWS[this.name](this, id.map(decodeURIComponent).join("/"));
+    this.name = name;
+    this.view = new VIEWS[name](this, id);
     this.#trouble = null;
     document.title = `${this.view.title} · broker`;
     this.#focus();
