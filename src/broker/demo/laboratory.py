@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
-from uuid import uuid4
 
 from broker.client import Assigner, AsyncBroker, Connection
 from broker.demo.images import PICTURES, Picture, path_of
@@ -71,7 +71,11 @@ async def work(url: str, tell: Tell) -> list[ArchiveRecord]:
     Returns:
         The records, in the order of the pictures.
     """
-    pictures = {f"demo-{uuid4()}": picture for picture in PICTURES}
+    # The laboratory has been at it before, and each time these are new tasks.
+    day = token_hex(3)
+    pictures = {
+        f"{Path(picture.file).stem}.{picture.needs['analysis']}.{day}": picture for picture in PICTURES
+    }
     async with AsyncBroker(url) as broker, asyncio.TaskGroup() as group:
         connection = broker.connection
 

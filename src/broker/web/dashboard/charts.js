@@ -88,10 +88,16 @@ export class Durations extends Chart {
     }));
     const data = TIMES.map(([name]) => history.items.map((bucket) => bucket[name] === null ? null : Math.max(LEAST_SECONDS, bucket[name])));
     return {
-      options: { axes: axes(colour, (value) => value === null ? "" : span(value)), scales: { y: { distr: 3 } }, series: [time(), ...series] },
+      options: { axes: axes(colour, brief), scales: { y: { distr: 3 } }, series: [time(), ...series] },
       data: [times(history), ...data],
     };
   }
+}
+
+/** A length of time on an axis: `10 s`, `1.7 min`, `28 h`. */
+function brief(seconds) {
+  const [unit, name] = seconds < 100 ? [1, "s"] : seconds < 6000 ? [60, "min"] : [3600, "h"];
+  return `${Number((seconds / unit).toPrecision(2))} ${name}`;
 }
 
 const times = (history) => history.items.map((bucket) => Date.parse(bucket.at) / 1000);
@@ -107,6 +113,6 @@ function axes(colour, inWords) {
       [60, "{HH}:{mm}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
       [1, "{HH}:{mm}:{ss}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
     ] },
-    { ...both, size: 62, values: (plot, values) => values.map(inWords) },
+    { ...both, size: 62, values: (plot, values) => values.map((value) => value === null ? "" : inWords(value)) },
   ];
 }

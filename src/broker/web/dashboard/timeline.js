@@ -11,6 +11,7 @@ const STRIPED = new Set(["failed", "timed_out", "lost"]);
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 const STEPS = [1, 5, 15, 30].map((n) => n * SECOND).concat([1, 5, 15, 30].map((n) => n * MINUTE), [1, 3, 6, 12].map((n) => n * HOUR), [1, 7, 30].map((n) => n * DAY));
 const WHEEL = 1.3;
+const HINT = "Point at a bar to see what it is; drag over a span of time to see it larger.";
 
 export class Timeline {
   /** What is shown, to be put into a page. */
@@ -43,6 +44,7 @@ export class Timeline {
     this.#canvas.setAttribute("aria-hidden", "true");
     this.#line.className = "line";
     this.#line.setAttribute("role", "status");
+    this.#line.textContent = HINT;
     this.#scroll.append(this.#canvas, this.#height);
     this.element.append(this.#scroll, this.#line);
     this.#listen();
@@ -84,8 +86,10 @@ export class Timeline {
     pen.textBaseline = "middle";
     const style = getComputedStyle(this.element);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+    const ticks = this.#ticks(width);
+    this.#drawGrid(pen, ticks, height, colour);
     this.#drawRows(pen, width, height, colour);
-    this.#drawAxis(pen, width, height, colour);
+    this.#drawAxis(pen, ticks, width, colour);
     if (this.#drag?.to !== undefined) this.#drawDrag(pen, height, colour);
   }
 
@@ -136,22 +140,35 @@ export class Timeline {
     }
   }
 
-  #drawAxis(pen, width, height, colour) {
-    const left = this.#left();
-    pen.fillStyle = colour("card");
-    pen.fillRect(0, 0, width, AXIS);
-    const step = STEPS.find((each) => (each / (this.#until - this.#since)) * (width - left) > 70) ?? STEPS.at(-1);
+  /** The moments on the axis, each with where it is and what it is called. */
+  #ticks(width) {
+    const room = width - this.#left(), length = this.#until - this.#since;
+    const step = STEPS.find((each) => (each / length) * room > 70) ?? STEPS.at(-1);
     // Steps of hours and days are even by the reader's clock.
     const offset = new Date(this.#since).getTimezoneOffset() * MINUTE;
+    const ticks = [];
     for (let at = Math.ceil((this.#since - offset) / step) * step + offset; at < this.#until; at += step) {
-      const x = this.#x(at);
-      pen.strokeStyle = colour("line");
-      pen.beginPath();
-      pen.moveTo(x, AXIS - 6);
+      ticks.push({ x: this.#x(at), text: label(at, step) });
+    }
+    return ticks;
+  }
+
+  #drawGrid(pen, ticks, height, colour) {
+    pen.strokeStyle = colour("line");
+    pen.beginPath();
+    for (const { x } of ticks) {
+      pen.moveTo(x, AXIS);
       pen.lineTo(x, height);
-      pen.stroke();
-      pen.fillStyle = colour("faint");
-      pen.fillText(label(at, step), x + 3, AXIS / 2);
+    }
+    pen.stroke();
+  }
+
+  #drawAxis(pen, ticks, width, colour) {
+    pen.fillStyle = colour("card");
+    pen.fillRect(0, 0, width, AXIS);
+    pen.fillStyle = colour("faint");
+    for (const { x, text } of ticks) {
+      if (x + 3 + pen.measureText(text).width < width) pen.fillText(text, x + 3, AXIS / 2);
     }
   }
 
@@ -240,7 +257,7 @@ export class Timeline {
   #select(bar) {
     if (bar === this.#selected) return;
     this.#selected = bar;
-    this.#line.textContent = bar ? inWords(bar) : "";
+    this.#line.textContent = bar ? inWords(bar) : HINT;
     this.#canvas.style.cursor = bar ? "pointer" : "default";
   }
 
