@@ -30,7 +30,7 @@ _BATCH = 1_000
 _VIEWS = ("now", "why", "then")
 _OF_BROWSER = ("ScriptDuration", "LayoutDuration", "RecalcStyleDuration", "TaskDuration")
 
-console = Console()
+console = Console(soft_wrap=True)
 
 
 def main() -> None:
