@@ -1,7 +1,7 @@
 """Notifications: who is told of what, and that a hint which cannot be given never fails a write."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -20,6 +20,7 @@ from broker.store import (
     completion,
     deletion,
     due,
+    keys,
     leases,
     schema,
     tasks,
@@ -27,7 +28,7 @@ from broker.store import (
     work,
 )
 from broker.store.cancellation import Cancellation
-from broker.wake.listener import CANDIDATES, CHANNELS, TASK, TOOL, UPKEEP, WORK
+from broker.wake.listener import CANDIDATES, CHANNELS, EVENTS, TASK, TOOL, UPKEEP, WORK
 from tests import store_helpers as steps
 from tests.conftest import a_folder, run_sql
 
@@ -39,15 +40,18 @@ IN_TEN_SECONDS = timedelta(seconds=10)
 class Heard:
     """What a listener hears."""
 
-    def __init__(self, database: str, listener: asyncpg.Connection, sql: asyncpg.Connection) -> None:
+    def __init__(
+        self, database: str, listener: asyncpg.Connection, sql: asyncpg.Connection, channels: Iterable[str]
+    ) -> None:
         self.database = database
+        self._channels = channels
         self._listener = listener
         self._sql = sql
         self._all: list[tuple[str, str]] = []
         self._numbers = count()
 
     async def listen(self) -> None:
-        for channel in (*CHANNELS, FENCE):
+        for channel in (*self._channels, FENCE):
             await self._listener.add_listener(channel, self._hear)
 
     def _hear(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
@@ -70,10 +74,20 @@ class Heard:
 
 @pytest.fixture
 async def heard(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
+    """What those hear who wait for something."""
     async with steps.a_connection(database) as listener:
-        heard = Heard(database, listener, sql)
+        heard = Heard(database, listener, sql, set(CHANNELS) - {EVENTS})
         await heard.listen()
         yield heard
+
+
+@pytest.fixture
+async def told(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
+    """What those are told beside who watch everything."""
+    async with steps.a_connection(database) as listener:
+        told = Heard(database, listener, sql, [EVENTS])
+        await told.listen()
+        yield told
 
 
 async def test_new_tasks_are_for_the_assigner(store: Store, heard: Heard) -> None:
@@ -308,9 +322,104 @@ async def test_a_transaction_of_many_steps_is_one_notification_on_the_assigners_
     assert await heard.since() == [(CANDIDATES, "*")]
 
 
-@pytest.mark.parametrize(("length", "told"), [(139, None), (140, "*")])
+async def test_who_watches_everything_is_told_of_new_tasks_and_tools_and_of_work_that_is_assigned(
+    store: Store, told: Heard
+) -> None:
+    await steps.submit(store, "a", not_before=datetime.now(UTC) + IN_AN_HOUR)
+    await steps.submit(store, "b")
+    await steps.submit(store, "b")
+    assert await told.since() == [(EVENTS, "task a"), (EVENTS, "task b")]
+    await steps.register(store, "t")
+    assert await told.since() == [(EVENTS, "tool t")]
+    [made] = await steps.assigned(store, ("b", "t"))
+    assert await told.since() == [(EVENTS, f"work {made.id}")]
+
+
+async def test_who_watches_everything_is_told_of_every_change_of_a_task_that_waits(
+    store: Store, told: Heard, sql: asyncpg.Connection
+) -> None:
+    made = await steps.running_work(store, "a", max_attempts=2)
+    await told.since()
+    await steps.complete(store, made.id, "failed")
+    assert await told.since() == [(EVENTS, "task a")]
+    await sql.execute("update tasks set due_at = now()")
+    await told.since()
+    assert await store.run(due.make_available, 10) == 1
+    assert await told.since() == [(EVENTS, "task a")]
+    await store.one(tasks.remark, TaskRemark(task_id="a", text="why"))
+    assert await told.since() == [(EVENTS, "task a")]
+    [made] = await steps.assigned(store, ("a", "tool"))
+    await steps.complete(store, made.id, "failed")
+    assert await told.since() == [(EVENTS, "task a"), (EVENTS, f"work {made.id}")]
+    await store.one(tasks.retry, "a")
+    assert await told.since() == [(EVENTS, "task a")]
+
+
+async def test_who_watches_everything_is_told_of_every_change_of_a_tool_but_of_its_load(
+    store: Store, told: Heard, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t")
+    await told.since()
+    for change in (ToolChange(capacity=2), ToolChange(draining=True), ToolChange(draining=False)):
+        await store.one(tools.change, tools.Change("t", change))
+        assert await told.since() == [(EVENTS, "tool t")]
+    [made] = await steps.assigned(store, ("a", "t"))
+    await steps.complete(store, made.id)
+    assert await told.since() == [(EVENTS, f"work {made.id}")]
+    await sql.execute("update tool_leases set expires_at = now()")
+    await store.run(due.take_offline, 10)
+    assert await told.since() == [(EVENTS, "tool t")]
+    await store.one(leases.heartbeat, "t")
+    assert await told.since() == [(EVENTS, "tool t")]
+    await store.one(leases.heartbeat, "t")
+    assert await told.since() == []
+
+
+async def test_what_the_other_channels_tell_is_not_told_once_more(store: Store, told: Heard) -> None:
+    made = await steps.some_work(store, "a")
+    await told.since()
+    await store.one(work.start, made.id)
+    await steps.report(store, made.id, progress=0.5)
+    await steps.complete(store, made.id)
+    await store.many(tools.delete, [tools.Deletion("tool")])
+    assert await told.since() == []
+
+
+async def test_who_watches_is_told_that_keys_have_changed(store: Store, told: Heard) -> None:
+    assert await store.run(keys.create, "k", ["operator"], b"hash")
+    assert await told.since() == [(EVENTS, "key *")]
+    assert await store.run(keys.revoke, "k")
+    assert await told.since() == [(EVENTS, "key *")]
+
+
+async def test_steps_over_nothing_are_no_events_either(store: Store, told: Heard) -> None:
+    await steps.assign(store, ("nothing", "nowhere"))
+    await steps.complete(store, uuid4())
+    await steps.delete(store, "nothing")
+    await store.one(tasks.retry, "nothing")
+    await store.one(leases.heartbeat, "nobody")
+    for chore in due.CHORES:
+        await store.run(chore.do, 10)
+    await store.many(tasks.remark, [TaskRemark(task_id="nothing", text="why")])
+    await store.one(tools.change, tools.Change("nowhere", ToolChange(capacity=1)))
+    assert await told.since() == []
+
+
+@pytest.mark.parametrize(("length", "is_told"), [(139, True), (140, False)])
+async def test_more_ids_of_a_kind_than_fit_are_a_star(
+    store: Store, told: Heard, length: int, is_told: bool
+) -> None:
+    # 50 ids and the commas between them: 6,999 bytes, and 7,049.
+    ids = [f"{number:02}{'x' * (length - 2)}" for number in range(50)]
+    await steps.submit(store, *ids)
+    [(_, payload)] = await told.since()
+    assert payload == ",".join(sorted(f"task {','.join(ids)}".split(",")) if is_told else ["task *"])
+
+
+@pytest.mark.parametrize(("length", "instead"), [(139, None), (140, "*")])
 async def test_more_ids_than_fit_are_a_star(
-    store: Store, heard: Heard, sql: asyncpg.Connection, length: int, told: str | None
+    store: Store, heard: Heard, sql: asyncpg.Connection, length: int, instead: str | None
 ) -> None:
     # 50 ids and the commas between them: 6,999 bytes, and 7,049.
     ids = [f"{number:02}{'x' * (length - 2)}" for number in range(50)]
@@ -325,7 +434,7 @@ async def test_more_ids_than_fit_are_a_star(
     await steps.submit(store, *(f"{number}" for number in range(50)))
     await heard.since()
     await steps.assigned(store, *((f"{number}", id_) for number, id_ in enumerate(ids)))
-    assert await heard.since() == [(TOOL, told or ",".join(ids))]
+    assert await heard.since() == [(TOOL, instead or ",".join(ids))]
 
 
 RAISES = """

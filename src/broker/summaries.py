@@ -4,7 +4,7 @@ Texts of others are cut where they are long, and `needs` and `skills` are told a
 full they are in the things themselves.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from uuid import UUID
 
 from msgspec import Meta, Struct
@@ -192,6 +192,10 @@ class Failures(Struct, kw_only=True):
     next: Next
 
 
+EventKind = Literal["task", "tool", "work", "archive"]
+#: The kinds of events, in the order in which those of one moment are told.
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+
 # What an event holds.
 
 
@@ -200,12 +204,12 @@ class TaskEvent(Struct, kw_only=True):
 
     id: str
     state: TaskState
-    priority: int
+    priority: Annotated[int | None, Meta(description="Null once it has ended.")]
     attempt: AttemptsSoFar
 
 
 class ToolEvent(Struct, kw_only=True):
-    """A tool came, changed or is gone (`deleted`)."""
+    """A tool came, changed or is gone (`deleted`, its load and capacity 0)."""
 
     id: str
     state: ToolState | Literal["deleted"]
@@ -234,5 +238,5 @@ class ArchiveEvent(Struct, kw_only=True):
 class Resync(Struct, kw_only=True):
     """Something was missed: read these anew."""
 
-    of: Annotated[list[Literal["task", "tool", "work", "archive"]], Meta(description="The kinds of things.")]
+    of: Annotated[list[EventKind], Meta(description="The kinds of things.")]
     why: str

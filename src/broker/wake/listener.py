@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import asyncpg
@@ -21,7 +21,8 @@ TASK = "broker_task"
 TOOL = "broker_tool"
 WORK = "broker_work"
 UPKEEP = "broker_upkeep"
-CHANNELS = (CANDIDATES, TASK, TOOL, WORK, UPKEEP)
+EVENTS = "broker_events"
+CHANNELS = (CANDIDATES, TASK, TOOL, WORK, UPKEEP, EVENTS)
 
 EVERYONE = "*"
 
@@ -39,6 +40,16 @@ _LAST_RETRY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 5.0
 
 
+class Audience(Protocol):
+    """Whoever hears everything, for those who watch everything."""
+
+    def hear(self, channel: str, payload: str) -> None:
+        """This was notified."""
+
+    def miss(self) -> None:
+        """Something may have been notified that was not heard: it is only now that there is a connection."""
+
+
 class Listener:
     """Listens as long as it runs, over a connection of its own, and connects again when that is lost.
 
@@ -50,11 +61,20 @@ class Listener:
         waiters: Whom to wake.
         connect: Connects to the database; not to a pooler in transaction mode, which cannot listen.
         probe_seconds: How often it is made sure that something can be heard.
+        audience: Who hears everything, if anybody does.
     """
 
-    def __init__(self, waiters: Waiters, connect: Connect, *, probe_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        waiters: Waiters,
+        connect: Connect,
+        *,
+        probe_seconds: float = 10.0,
+        audience: Audience | None = None,
+    ) -> None:
         self._waiters = waiters
         self._connect = connect
+        self._audience = audience
         self._probe_seconds = probe_seconds
         self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
@@ -138,6 +158,8 @@ class Listener:
                 self._told = ""
                 self.connected.set()
                 self._turn()
+                if self._audience is not None:
+                    self._audience.miss()
                 log.info("listener connected")
             try:
                 async with asyncio.timeout(self._probe_seconds):
@@ -147,6 +169,8 @@ class Listener:
 
     def _hear(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
         self.heard += 1
+        if self._audience is not None:
+            self._audience.hear(channel, str(payload))
         if payload == EVERYONE:
             self._waiters.wake_topic(channel)
         else:
