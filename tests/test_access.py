@@ -63,6 +63,7 @@ GET    /v1/archive/{record}             submitter:own operator
 DELETE /v1/archive/{record}
 GET    /v1/archive/export               submitter:list operator
 POST   /v1/archive/{record}/accept      operator
+GET    /v1/events                       operator
 GET    /v1/stats                        operator
 GET    /metrics                         operator
 """
@@ -156,7 +157,13 @@ async def call(
     http: httpx.AsyncClient, method: str, path: str, world: World, headers: dict[str, str]
 ) -> httpx.Response:
     body = BODIES.get((method, path), lambda _: None)(world)
-    return await http.request(method, path.format(**world._asdict()), json=body, headers=headers)
+    request = {"url": path.format(**world._asdict()), "json": body, "headers": headers}
+    if path != "/v1/events":
+        return await http.request(method, **request)
+    async with http.stream(method, **request) as answer:
+        if answer.is_error:  # else it would go on without end
+            await answer.aread()
+    return answer
 
 
 @pytest.mark.parametrize("caller", CALLERS)

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from broker.feed import Feed
 from broker.overview import Overview
 from broker.owners import Owners
 from broker.places import Places
@@ -31,4 +32,5 @@ class Service(Struct, frozen=True, kw_only=True):
     presence: Presence
     attendance: Attendance
     overview: Overview
+    feed: Feed
     upkeep: Upkeep
