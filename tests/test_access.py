@@ -69,6 +69,7 @@ GET    /v1/overview/waiting             operator
 GET    /v1/overview/timeline            operator
 GET    /v1/overview/history             operator
 GET    /v1/overview/failures            operator
+GET    /v1/events                       operator
 GET    /v1/stats                        operator
 GET    /metrics                         operator
 """
@@ -163,7 +164,13 @@ async def call(
     http: httpx.AsyncClient, method: str, path: str, world: World, headers: dict[str, str]
 ) -> httpx.Response:
     body = BODIES.get((method, path), lambda _: None)(world)
-    return await http.request(method, path.format(**world._asdict()), json=body, headers=headers)
+    request = {"url": path.format(**world._asdict()), "json": body, "headers": headers}
+    if path != "/v1/events":
+        return await http.request(method, **request)
+    async with http.stream(method, **request) as answer:
+        if answer.is_error:  # else it would go on without end
+            await answer.aread()
+    return answer
 
 
 @pytest.mark.parametrize("caller", CALLERS)

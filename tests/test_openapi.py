@@ -275,8 +275,8 @@ async def test_links_and_examples_lead_through_a_whole_life(url: str, database: 
 def made(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The name of a package that was made from the description, and can be imported."""
     folder = tmp_path_factory.mktemp("made")
-    # The generator knows lines of JSON as a text only.
-    overrides = "content_type_overrides: {application/x-ndjson: text/plain}"
+    # The generator knows lines of JSON, and events, as a text only.
+    overrides = "content_type_overrides: {application/x-ndjson: text/plain, text/event-stream: text/plain}"
     (folder / "config.yml").write_text(f"post_hooks: []\n{overrides}\n")
     done = subprocess.run(
         [

@@ -16,6 +16,7 @@ from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
 from broker.api.dashboard import Dashboard
 from broker.api.docs import Docs
+from broker.api.events import Events
 from broker.api.health import Health
 from broker.api.metrics import Metrics
 from broker.api.options import answer_options
@@ -26,6 +27,7 @@ from broker.api.stats import Stats
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
+from broker.feed import Feed
 from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
@@ -50,7 +52,14 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     """
     if settings.database_url is None:
         raise ValueError("a service needs a database_url")
+    store = Store(
+        settings.database_url,
+        pool_size=settings.pool_size,
+        timeout_seconds=settings.database_timeout_seconds,
+        group_commit=settings.group_commit,
+    )
     waiters = Waiters()
+    feed = Feed(store)
     listener = Listener(
         waiters,
         Address(
@@ -58,12 +67,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
             connect_seconds=min(settings.database_timeout_seconds, CONNECT_SECONDS),
         ).connect,
         probe_seconds=settings.probe_seconds,
-    )
-    store = Store(
-        settings.database_url,
-        pool_size=settings.pool_size,
-        timeout_seconds=settings.database_timeout_seconds,
-        group_commit=settings.group_commit,
+        audience=feed,
     )
     owners = Owners(store)
     news: dict[str, News] = {
@@ -83,6 +87,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         presence=Presence(store),
         attendance=Attendance(store),
         readings=Readings(store),
+        feed=feed,
         upkeep=Upkeep(
             store,
             waiters,
@@ -102,20 +107,20 @@ def create_app(service: Service) -> Litestar:
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
         await service.listener.start()
-        for part in (service.sweep, service.presence, service.upkeep):
+        for part in (service.sweep, service.presence, service.upkeep, service.feed):
             part.start()
         try:
             yield
         finally:
             # Requests have had their time.
             service.store.break_off()
-            for each in (service.upkeep, service.presence, service.sweep, service.listener):
+            for each in (service.feed, service.upkeep, service.presence, service.sweep, service.listener):
                 await each.stop()
             await service.store.close()
 
     return Litestar(
         route_handlers=[
-            *(Tools, Tasks, Candidates, Work, Archive, Overview, Stats),
+            *(Tools, Tasks, Candidates, Work, Archive, Events, Overview, Stats),
             *(Health, Metrics, Docs, Dashboard),
         ],
         lifespan=[running],

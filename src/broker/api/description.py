@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from broker.api import problems
 from broker.api.access import Reach
 from broker.api.examples import EXAMPLES
-from broker.api.operations import Answer, Operation, is_struct, operations
+from broker.api.operations import Answer, Operation, in_a_sentence, is_struct, operations
 from broker.errors import BrokerError, ValidationFailed, WorkEnded
 from broker.schemas import (
     ArchiveRecord,
@@ -66,6 +66,7 @@ _TAGS = {
     "Work": "One attempt of one tool at one task.",
     "Archive": "How everything ended: every attempt, with all that was reported on it.",
     "Overview": "Summaries for whoever watches, without payloads and results.",
+    "Events": "What happens, as it happens.",
     "Health": "For load balancers, containers, Prometheus and people.",
 }
 
@@ -127,6 +128,8 @@ def describe(app: Litestar) -> Json:
 
 def _operation(call: Operation, calls: list[Operation]) -> Json:
     summary, description = call.docstring
+    if call.events:
+        description = f"{description}\n\n{_what_is_told(call.events)}"
     if call.roles:
         description = f"{description}\n\nFor {_who(call.roles)}.".strip()
     # A summary is a text, and no Markdown.
@@ -153,6 +156,13 @@ def _who(roles: Mapping[str, Reach]) -> str:
     return ", ".join(
         names.get(role, f"`{role}`") + (" (its own)" if reach is Reach.OWN else "")
         for role, reach in roles.items()
+    )
+
+
+def _what_is_told(events: Mapping[str, type[Struct]]) -> str:
+    """Each event, and what its data is; in a list, as Markdown."""
+    return "\n".join(
+        f"- `{name}`: a `{form.__name__}`. {in_a_sentence(form)}" for name, form in events.items()
     )
 
 
@@ -209,9 +219,19 @@ def _response(call: Operation, answer: Answer, calls: list[Operation]) -> Json:
         media_type = call.handler.media_type
         written = media_type.value if isinstance(media_type, Enum) else str(media_type)
         described["content"] = {written: {"schema": {"type": "string"}}}
+        if call.events:
+            described["content"][written]["example"] = _stream(call.events)
     if links := _links(answer.form, calls):
         described["links"] = links
     return described
+
+
+def _stream(events: Mapping[str, type[Struct]]) -> str:
+    """An example of each event, as it is sent; no schema can say what such a text is made of."""
+    return "".join(
+        f"id: 5f1c09ab-{number}\nevent: {name}\ndata: {msgspec.json.encode(EXAMPLES[form]).decode()}\n\n"
+        for number, (name, form) in enumerate(events.items(), 1)
+    )
 
 
 def _links(form: Any, calls: list[Operation]) -> Json:
@@ -252,8 +272,9 @@ def _name(errors: tuple[type[BrokerError], ...]) -> str:
 def _components(calls: list[Operation]) -> Json:
     forms = {call.body for call in calls if call.body}
     forms |= {answer.form for call in calls for answer in call.answers.values() if is_struct(answer.form)}
-    refusals = {_name(errors): errors for call in calls for errors in call.refusals.values()}
     examples = {form.__name__: EXAMPLES[form] for form in forms}
+    forms |= {form for call in calls for form in call.events.values()}
+    refusals = {_name(errors): errors for call in calls for errors in call.refusals.values()}
     examples |= {error.code: _problem(error) for errors in refusals.values() for error in errors}
     _, schemas = msgspec.json.schema_components(
         [*forms, Problem], ref_template=_ref("schemas", "{name}")["$ref"]

@@ -41,7 +41,19 @@ from broker.schemas import (
     WorkPage,
     WorkWithReports,
 )
-from broker.summaries import Failures, History, Queue, Timeline, ToolSummaryPage, WaitingTasks
+from broker.summaries import (
+    ArchiveEvent,
+    Failures,
+    History,
+    Queue,
+    Resync,
+    TaskEvent,
+    Timeline,
+    ToolEvent,
+    ToolSummaryPage,
+    WaitingTasks,
+    WorkEvent,
+)
 
 _WORK_ID = "019f2f6c-5d3c-7a10-8c62-9a2c5e6f7a81"
 _PAYLOAD = "three small words"
@@ -115,6 +127,7 @@ _RECORD = {
     "started_at": _STARTED,
     "ended_at": _ENDED,
 }
+_TIMES = {"assigned_at": _ASSIGNED, "started_at": _STARTED}
 _NO_MORE = {"next": None}
 
 # The same for whoever watches.
@@ -216,6 +229,29 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
     CompletedBatch: {"items": [{"work_id": _WORK_ID, "status": "archived"}]},
     ArchiveRecord: _RECORD,
     ArchivePage: {"items": [_RECORD], **_NO_MORE},
+    TaskEvent: {"id": "job-1", "state": "running", "priority": 5, "attempt": 0},
+    ToolEvent: {"id": "counter", "state": "idle", "load": 1, "capacity": 2},
+    WorkEvent: {
+        "id": _WORK_ID,
+        **_PAIR,
+        "attempt": 1,
+        "state": "running",
+        "progress": 0.5,
+        "message": "half way",
+        "cancel_requested": False,
+        **_TIMES,
+        "deadline_at": None,
+    },
+    ArchiveEvent: {
+        "work_id": _WORK_ID,
+        **_PAIR,
+        "attempt": 1,
+        "outcome": "succeeded",
+        "error": None,
+        **_TIMES,
+        "ended_at": _ENDED,
+    },
+    Resync: {"of": ["task", "archive"], "why": "Much has changed at once."},
     Alive: {"status": "alive"},
     Ready: {"status": "ready", "checks": {"database": "ok", "schema": "ok", "listener": "ok"}},
     Stats: {

@@ -44,6 +44,7 @@ class _OfProcess(Collector):
             "Connections of the pool in use.",
             self._service.store.in_use(),
         )
+        yield from self._of_feed()
         done = CounterMetricFamily(
             "broker_upkeep", "What the upkeep has dealt with: tasks, work, tools, records.", labels=["chore"]
         )
@@ -68,3 +69,13 @@ class _OfProcess(Collector):
                 "How long the last probe took from NOTIFY until it was heard.",
                 listener.probe_latency_seconds,
             )
+
+    def _of_feed(self) -> Iterator[Metric]:
+        feed = self._service.feed
+        yield GaugeMetricFamily("broker_events_watchers", "Clients that watch /v1/events.", feed.watchers)
+        yield CounterMetricFamily(
+            "broker_events_told", "Events told, each once however many watch.", feed.told
+        )
+        yield CounterMetricFamily(
+            "broker_events_resyncs", "How often clients were told to read anew.", feed.resyncs
+        )

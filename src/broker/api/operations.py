@@ -87,9 +87,15 @@ class Operation(NamedTuple):
         """What it answers when all is well, by status."""
         told = self.handler.parsed_fn_signature.return_type.annotation
         [form] = get_args(told) or [told]
-        found = {self.handler.status_code: Answer(form, _in_a_sentence(form))}
+        found = {self.handler.status_code: Answer(form, in_a_sentence(form))}
         for status, other in (self.handler.responses or {}).items():
             found[status] = Answer(other.data_container, other.description)
+        return found
+
+    @property
+    def events(self) -> dict[str, type[Struct]]:
+        """What the Server-Sent Events hold that it answers with, if it does, by their names."""
+        found: dict[str, type[Struct]] = self.handler.opt.get("events", {})
         return found
 
     @property
@@ -131,7 +137,8 @@ def is_struct(form: Any) -> bool:
     return isinstance(form, type) and issubclass(form, Struct)
 
 
-def _in_a_sentence(form: Any) -> str:
+def in_a_sentence(form: Any) -> str:
+    """What an answer of this type is."""
     if is_struct(form):
         return cleandoc(form.__doc__ or "").partition("\n")[0]
     return "Done." if form in (None, NoneType) else "A text."

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from broker.feed import Feed
 from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
@@ -31,4 +32,5 @@ class Service(Struct, frozen=True, kw_only=True):
     presence: Presence
     attendance: Attendance
     readings: Readings
+    feed: Feed
     upkeep: Upkeep

@@ -1,0 +1,447 @@
+"""/v1/events: whoever watches is told what happens, at once and in short, and keeps nobody else busy."""
+
+import asyncio
+import contextlib
+import json
+import socket
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+import uvloop
+
+from broker import feed as feeds
+from broker import summaries
+from broker.api import events as api
+from broker.store import events as readings
+from broker.summaries import EVENT_KINDS, TaskEvent, WorkEvent
+from tests import description, helpers
+from tests.conftest import Running
+from tests.helpers import (
+    add_task,
+    add_tasks,
+    add_tool,
+    assign,
+    assigned,
+    backoff_ends,
+    complete,
+    completed,
+    get,
+    gone_offline,
+    started,
+)
+from tests.store_helpers import until
+from tests.test_wake import LISTENERS
+from tests.watching import WITHIN, Event, Watching, a_stuck_client, brief, much, settled, statements, watching
+
+NEW_LOOP = uvloop.new_event_loop
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+EVERYTHING = list(EVENT_KINDS)
+
+
+# What is told
+
+
+async def test_a_whole_life_is_told_as_it_happens(http: httpx.AsyncClient) -> None:
+    async with watching(http) as watcher:
+        await add_tool(http, "t", capacity=2)
+        assert brief(await watcher.until("tool")) == {("tool", "t", "idle")}
+        await add_task(http, "a", priority=7)
+        seen = await watcher.until("task")
+        assert seen[-1].data == {"id": "a", "state": "available", "priority": 7, "attempt": 0}
+        work = (await assign(http, "a", "t"))["id"]
+        seen = await watcher.until("work")
+        assert brief(seen) == {("task", "a", "assigned"), ("tool", "t", "idle"), ("work", work, "assigned")}
+        assert {each.data["load"] for each in seen if each.name == "tool"} == {1}
+        await http.post(f"/v1/work/{work}/start")
+        assert brief(await watcher.until("work")) == {("task", "a", "running"), ("work", work, "running")}
+        await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5, "message": "half way"})
+        [told] = await watcher.until("work")
+        assert (told.data["progress"], told.data["message"]) == (0.5, "half way")
+        await http.post(f"/v1/work/{work}/cancel")
+        [told] = await watcher.until("work")
+        assert told.data["cancel_requested"] is True
+        record = await completed(http, work)
+        seen = await watcher.until("archive")
+        assert brief(seen) == {
+            ("task", "a", "succeeded"),
+            ("tool", "t", "idle"),
+            ("archive", work, "succeeded"),
+        }
+        assert seen[-1].data == {name: record[name] for name in seen[-1].data}
+
+
+async def test_what_is_told_is_what_is_read(http: httpx.AsyncClient) -> None:
+    async with watching(http) as watcher:
+        pair = await started(http, priority=-3)
+        told = {each.name: each.data for each in await watcher.until("work", state="running")}
+        for name, path in (("task", "tasks/a"), ("tool", "tools/t"), ("work", f"work/{pair.work}")):
+            found = await get(http, f"/v1/{path}")
+            assert told[name] == {key: found.get(key) for key in told[name]}, name
+
+
+async def test_failing_waiting_and_failing_for_good_are_told(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    pair = await started(http, max_attempts=2)
+    async with watching(http) as watcher:
+        await completed(http, pair.work, "failed", error="no light")
+        seen = await watcher.until("archive")
+        assert ("task", "a", "scheduled") in brief(seen)
+        assert seen[-1].data["error"] == "no light"
+        await backoff_ends(sql)
+        [told] = await watcher.until("task")
+        assert (told.data["state"], told.data["attempt"]) == ("available", 1)
+        await http.put("/v1/tasks/a/remark", json={"text": "no tool is free"})
+        assert brief(await watcher.until("task")) == {("task", "a", "available")}
+        second = (await assign(http))["id"]
+        await completed(http, second, "failed")
+        await watcher.until("archive", work_id=second)
+        await http.post("/v1/tasks/a/retry")
+        await watcher.until("task", state="available")
+
+
+async def test_a_late_result_that_is_accepted_is_told(http: httpx.AsyncClient) -> None:
+    pair = await started(http, max_attempts=1)
+    await completed(http, pair.work, "failed")
+    await complete(http, pair.work, "succeeded")
+    async with watching(http) as watcher:
+        await http.post(f"/v1/archive/{pair.work}/accept")
+        seen = await watcher.until("archive")
+        assert brief(seen) == {("task", "a", "succeeded"), ("archive", pair.work, "succeeded")}
+
+
+async def test_a_task_that_is_deleted_is_told_with_its_record(http: httpx.AsyncClient) -> None:
+    await add_task(http)
+    async with watching(http) as watcher:
+        await http.delete("/v1/tasks/a")
+        seen = await watcher.until("archive")
+        assert [(each.name, each.data.get("state")) for each in seen] == [
+            ("task", "cancelled"),
+            ("archive", None),
+        ]
+        assert seen[-1].data["tool_id"] is None
+
+
+async def test_a_tool_that_is_drained_silent_back_and_deleted_is_told(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http)
+    async with watching(http) as watcher:
+        await http.patch("/v1/tools/t", json={"draining": True})
+        assert brief(await watcher.until("tool")) == {("tool", "t", "draining")}
+        await http.patch("/v1/tools/t", json={"draining": False})
+        assert brief(await watcher.until("tool")) == {("tool", "t", "idle")}
+        await gone_offline(http, sql)
+        await watcher.until("tool", state="offline")
+        await http.post("/v1/tools/t/heartbeat")
+        await watcher.until("tool", state="idle")
+        await http.delete("/v1/tools/t")
+        await watcher.until("tool", state="deleted")
+
+
+async def test_work_that_is_lost_with_its_tool_is_told(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    pair = await started(http)
+    async with watching(http) as watcher:
+        await http.delete("/v1/tools/t?force=true")
+        seen = await watcher.until("archive")
+        assert brief(seen) >= {("task", "a", "available"), ("archive", pair.work, "lost")}
+        if ("tool", "t", "deleted") not in brief(seen):
+            await watcher.until("tool", state="deleted")
+
+
+# How it is answered
+
+
+async def test_it_begins_at_once_and_says_where_one_is(http: httpx.AsyncClient) -> None:
+    async with watching(http) as watcher:
+        headers = watcher.answer.headers
+        assert headers["content-type"].split(";")[0] == "text/event-stream"
+        assert headers["cache-control"] == "no-store"
+        assert headers["x-accel-buffering"] == "no"
+        assert watcher.raw.startswith("retry: ")
+        assert 1_000 <= int(watcher.raw.split()[1]) <= 3_000
+
+
+async def test_every_event_is_as_it_is_described(http: httpx.AsyncClient) -> None:
+    document = description.make()
+    described = document["paths"]["/v1/events"]["get"]
+    example = described["responses"]["200"]["content"]["text/event-stream"]["example"]
+    shown = {}
+    for block in example.split("\n\n")[:-1]:
+        fields = dict(line.split(": ", 1) for line in block.splitlines())
+        shown[fields["event"]] = json.loads(fields["data"])
+    assert list(shown) == [*EVENTS_BY_NAME]
+    async with watching(http) as watcher:
+        pair = await started(http)
+        seen = await watcher.until("work", state="running")
+        await completed(http, pair.work)
+        seen += await watcher.until("archive")
+        await add_tasks(http, *(f"n{number}" for number in range(600)))
+        seen += await watcher.until("resync")
+    assert {each.name for each in seen} == shown.keys()
+    for name, data in [*shown.items(), *((each.name, each.data) for each in seen)]:
+        form = EVENTS_BY_NAME[name]
+        assert msgspec.to_builtins(msgspec.convert(data, form)).keys() == data.keys()
+        assert form.__name__ in document["components"]["schemas"]
+        assert f"`{name}`: a `{form.__name__}`." in described["description"]
+
+
+EVENTS_BY_NAME = {
+    "task": TaskEvent,
+    "tool": summaries.ToolEvent,
+    "work": WorkEvent,
+    "archive": summaries.ArchiveEvent,
+    "resync": summaries.Resync,
+}
+
+
+async def test_a_connection_that_is_quiet_is_kept_alive_and_costs_no_statement(
+    broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_KEEP_ALIVE_SECONDS", 0.01)
+    async with watching(http) as watcher, watching(http):
+        with statements(broker) as told:
+            for _ in range(20):
+                assert await watcher._block() == {"": ""} or watcher.raw.endswith(":\n\n")
+        assert told == []
+
+
+async def test_metrics_tell_who_watches_and_how_much_is_told(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    async def metric(name: str) -> float:
+        lines = (await http.get("/metrics")).text.splitlines()
+        return float(next(line.split()[1] for line in lines if line.split()[0] == name))
+
+    await settled(broker)
+    told, resyncs = await metric("broker_events_told_total"), await metric("broker_events_resyncs_total")
+    async with watching(http) as watcher, watching(http):
+        assert await metric("broker_events_watchers") == 2
+        await add_task(http)
+        await watcher.until("task")
+        assert await metric("broker_events_told_total") == told + 1
+        async with watching(http, "garbled") as third:
+            await third.until("resync")
+        assert await metric("broker_events_resyncs_total") == resyncs + 1
+
+
+# What all share
+
+
+async def test_all_who_watch_are_told_the_same_from_one_reading(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    await add_tool(http)
+    await add_task(http)
+    async with contextlib.AsyncExitStack() as stack:
+        watchers = [await stack.enter_async_context(watching(http)) for _ in range(10)]
+        before = [watcher.raw for watcher in watchers]
+        with statements(broker) as told:
+            work = (await assign(http))["id"]
+            for watcher in watchers:
+                await watcher.until("work", id=work)
+        assert len({watcher.raw[len(raw) :] for watcher, raw in zip(watchers, before, strict=True)}) == 1
+        assert told.count(readings.WORKS.text) == 1
+
+
+async def test_nothing_is_read_while_nobody_watches(broker: Running, http: httpx.AsyncClient) -> None:
+    await settled(broker)
+    with statements(broker) as told:
+        heard = broker.server.service.listener.heard
+        pair = await started(http)
+        await completed(http, pair.work)
+
+        async def was_heard() -> bool:
+            return broker.server.service.listener.heard > heard
+
+        await until(was_heard)
+        async with watching(http):
+            pass
+    reads = {readings.WORKS.text, readings.TASKS.text, readings.TOOLS.text, readings.RECORDS.text}
+    assert not reads & set(told)
+
+
+async def test_very_much_at_once_is_told_as_one_word_and_the_rest_one_by_one(http: httpx.AsyncClient) -> None:
+    async with watching(http) as watcher:
+        await add_tasks(http, *(f"{'n' * 20}{number}" for number in range(1_000)))
+        [told] = await watcher.until("resync")
+        assert told.data["of"] == ["task"]
+        await add_tool(http, "t", capacity=1_000)
+        assert brief(await watcher.until("tool")) == {("tool", "t", "idle")}
+        pairs = [{"task_id": f"{'n' * 20}{number}", "tool_id": "t"} for number in range(1_000)]
+        made = await http.post("/v1/work/batch", json={"items": pairs})
+        [*_, told] = await watcher.until("resync")
+        assert {"work", "task", "tool"} <= set(told.data["of"])
+        endings = [{"work_id": each["work_id"], "outcome": "succeeded"} for each in made.json()["items"]]
+        await http.post("/v1/work/complete", json={"items": endings})
+        [*_, told] = await watcher.until("resync")
+        assert told.data["of"] == EVERYTHING
+
+
+# Who was away
+
+
+async def test_who_comes_back_is_told_what_was_missed_and_nothing_twice(http: httpx.AsyncClient) -> None:
+    async with watching(http) as witness:
+        async with watching(http) as watcher:
+            await add_task(http, "seen")
+            await watcher.until("task", id="seen")
+            position = watcher.position
+        await witness.until("task", id="seen")
+        begin = len(witness.raw)
+        for name in ("b", "c"):
+            await add_task(http, name)
+            await witness.until("task", id=name)
+        missed = witness.raw[begin:]
+        async with watching(http, position) as back:
+            await back.until("task", id="c")
+            assert back.raw.partition("\n")[2] == missed
+            await add_task(http, "d")
+            assert brief(await back.until("task", id="d")) == {("task", "d", "available")}
+
+
+async def test_who_has_missed_nothing_is_told_nothing(broker: Running, http: httpx.AsyncClient) -> None:
+    async with watching(http) as watcher:
+        pass
+    await settled(broker)
+    async with watching(http, watcher.position) as back:
+        assert await back.next() == Event(watcher.position, "", {})
+
+
+async def test_what_happened_while_nobody_watched_is_to_be_read_anew(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    async with watching(http) as watcher:
+        pass
+    await settled(broker)
+    heard = broker.server.service.listener.heard
+    await add_task(http)
+
+    async def was_heard() -> bool:
+        return broker.server.service.listener.heard > heard
+
+    await until(was_heard)
+    async with watching(http, watcher.position) as back:
+        first = await back.next()
+        assert (first.name, first.data["of"]) == ("resync", EVERYTHING)
+    # Who comes without having been there reads anyway.
+    async with watching(http) as new:
+        await add_task(http, "b")
+        assert brief([await new.next()]) == {("task", "b", "available")}
+
+
+@pytest.mark.parametrize(
+    "position",
+    ["", "-", "x", "0", "-1", "00000000-1", "{run}-", "{run}-x", "{run}--1", "{run}-99999999", "{run}-²"],
+)
+async def test_a_position_that_means_nothing_is_answered_by_reading_anew(
+    broker: Running, http: httpx.AsyncClient, position: str
+) -> None:
+    given_ = position.format(run=broker.server.service.feed._run_id).encode()
+    async with http.stream("GET", "/v1/events", headers={"Last-Event-ID": given_}) as answer:
+        first = await Watching(answer).next()
+        assert (first.name, first.data["of"]) == ("resync", EVERYTHING)
+
+
+async def test_a_listener_that_was_away_is_made_up_for(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    async with watching(http) as watcher:
+        name = await sql.fetchval("select current_database()")
+        for row in await sql.fetch(f"{LISTENERS} and datname = '{name}'"):
+            await sql.fetchval("select pg_terminate_backend($1)", row["pid"])
+        [told] = await watcher.until("resync")
+        assert told.data["of"] == EVERYTHING
+        await add_task(http)
+        await watcher.until("task", id="a")
+
+
+async def test_what_cannot_be_read_is_told_once_it_can(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "_AGAIN_SECONDS", 0.02)
+    pair = await assigned(http)
+    await settled(broker)
+    async with watching(http) as watcher:
+        with statements(broker) as told:
+            await sql.execute("alter table work_reports rename to away")
+            try:
+                await http.post(f"/v1/work/{pair.work}/start")
+
+                async def was_tried_again() -> bool:
+                    return told.count(readings.WORKS.text) >= 2
+
+                await until(was_tried_again)
+            finally:
+                await sql.execute("alter table away rename to work_reports")
+        seen = await watcher.until("work", state="running")
+        assert "resync" not in {each.name for each in seen}, "nothing was missed"
+
+
+# Who is slow, and who leaves
+
+
+async def test_who_reads_too_slowly_is_told_to_read_anew_and_takes_no_memory(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    feed = broker.server.service.feed
+    await settled(broker)
+    with a_stuck_client(broker) as connection:
+
+        async def watches() -> bool:
+            return feed.watchers == 1
+
+        await until(watches)
+        [watcher] = feed._watchers
+        buffers = [each.transport.get_write_buffer_size for each in broker.server.server_state.connections]
+        rounds = 0
+        async with asyncio.timeout(WITHIN):
+            while not any(b"event: resync" in each for each in watcher._waiting):
+                feed._tell(much(rounds))
+                rounds += 1
+                assert watcher._bytes <= feeds._MOST_BYTES
+                assert max(size() for size in buffers) <= 2 * feeds._MOST_BYTES
+                await asyncio.sleep(0.002)  # as long as who reads would need
+        connection.settimeout(WITHIN)
+        await read_until(connection, b"event: resync")
+        # From there it goes on.
+        feed._tell(much(rounds))
+        await read_until(connection, f'"task_id":"{rounds}"'.encode())
+    await settled(broker)
+
+
+async def read_until(connection: socket.socket, text: bytes) -> None:
+    last = b""
+    while text not in last:
+        last = last[-len(text) :] + await asyncio.to_thread(connection.recv, 2**20)
+
+
+async def test_who_leaves_in_the_midst_of_it_frees_everything_at_once(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    service = broker.server.service
+    await settled(broker)
+    waiters = helpers.waiting(broker)
+    with a_stuck_client(broker):
+
+        async def is_stuck() -> bool:
+            for watcher in service.feed._watchers:
+                service.feed._tell(much(1))
+                return len(watcher._waiting) > 1
+            return False
+
+        await until(is_stuck)
+
+    async def nothing_is_left() -> bool:
+        return not (service.feed.watchers or service.places.count) and helpers.waiting(broker) <= waiters
+
+    await until(nothing_is_left)

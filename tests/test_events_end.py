@@ -1,0 +1,96 @@
+"""How /v1/events ends, and for whom it does not begin: brokers of their own."""
+
+import asyncio
+import contextlib
+
+import pytest
+import uvloop
+
+from broker.store import Store, keys
+from tests.conftest import Serve
+from tests.helpers import bearer, is_problem, make_key
+from tests.store_helpers import until
+from tests.watching import a_stuck_client, much, watching
+
+NEW_LOOP = uvloop.new_event_loop
+
+
+async def test_who_waits_for_too_much_is_told_so_and_who_leaves_gives_the_place_back(serve: Serve) -> None:
+    client = (running := await serve(max_waits_per_client=1)).client
+    async with watching(client):
+        is_problem(await client.get("/v1/events"), 429, "too_many_requests")
+    service = running.server.service
+
+    async def left() -> bool:
+        return not (service.feed.watchers or service.places.count)
+
+    await until(left)
+    async with watching(client):
+        assert (service.feed.watchers, service.places.count) == (1, 1)
+
+
+async def test_when_the_service_stops_every_stream_ends_at_once(serve: Serve) -> None:
+    running = await serve()
+    async with contextlib.AsyncExitStack() as stack:
+        watchers = [await stack.enter_async_context(watching(running.client)) for _ in range(3)]
+        async with asyncio.timeout(2):
+            stopping = asyncio.create_task(running.stop())
+            for watcher in watchers:
+                await watcher.ended()
+        await stack.aclose()
+        async with asyncio.timeout(2):
+            await stopping
+
+
+async def test_a_client_that_is_stuck_holds_up_no_stop(serve: Serve) -> None:
+    running = await serve()
+    with a_stuck_client(running):
+
+        async def is_stuck() -> bool:
+            for watcher in running.server.service.feed._watchers:
+                running.server.service.feed._tell(much(1))
+                return len(watcher._waiting) > 1
+            return False
+
+        await until(is_stuck)
+        async with asyncio.timeout(3):
+            await running.stop()
+
+
+async def test_a_key_that_is_revoked_ends_what_it_watches_at_once_and_no_other(
+    serve: Serve, store: Store
+) -> None:
+    good, bad = await make_key(store, "good", "operator"), await make_key(store, "bad", "operator")
+    client = (await serve()).client
+    async with watching(client, **bearer(bad)) as ending, watching(client, **bearer(good)) as staying:
+        assert await store.run(keys.revoke, "bad")
+        await ending.ended()
+        admin = await make_key(store, "admin", "admin")
+        await client.post("/v1/tasks", json={"id": "a", "needs": 1}, headers=bearer(admin))
+        await staying.until("task", id="a")
+    is_problem(await client.get("/v1/events", headers=bearer(bad)), 401, "unauthenticated")
+
+
+async def test_the_first_key_ends_what_somebody_watches_without_one(serve: Serve, store: Store) -> None:
+    client = (await serve()).client
+    async with watching(client) as watcher:
+        await make_key(store, "first", "admin")
+        await watcher.ended()
+
+
+async def test_nothing_is_told_to_a_key_whose_end_was_not_heard(
+    serve: Serve, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = await make_key(store, "bad", "operator")
+    submitter = await make_key(store, "submitter", "submitter")
+    running = await serve()
+    async with watching(running.client, **bearer(bad)) as watcher:
+        heard = running.server.service.feed.hear
+        monkeypatch.setattr(
+            running.server.service.feed, "hear", lambda channel, said: said == "key *" or heard(channel, said)
+        )
+        assert await store.run(keys.revoke, "bad")
+        running.server.service.keyring._read_at = float("-inf")  # two seconds later
+        await running.client.post("/v1/tasks", json={"needs": 1}, headers=bearer(submitter))
+        await watcher.ended()
+        assert "event:" not in watcher.raw
