@@ -8,8 +8,8 @@ _LAST_REPORTS = 100
 
 
 def cut(column: str) -> str:
-    """SQL for a text of others, cut where it is long."""
-    return f"left({column}, {MOST_CHARS})"
+    """SQL for a text of others, or JSON as one, cut where it is long."""
+    return f"left(cast({column} as text), {MOST_CHARS})"
 
 
 # `w` is the work. A column, and no join: joins are by hash, of all with all.

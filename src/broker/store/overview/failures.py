@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from broker.store.overview.texts import clipped
+from broker.store import summaries
 from broker.store.pages import cut, unseal
 from broker.summaries import Failure, Failures
 
@@ -32,14 +32,14 @@ live as materialized (
 ended as materialized (
     select task_id, work_id from ended_tasks where task_id = any(array(select task_id from page))
 )
-select p.work_id, p.task_id, p.tool_id, p.attempt, p.outcome, {clipped("p.error")} as error, p.ended_at,
+select p.work_id, p.task_id, p.tool_id, p.attempt, p.outcome, {summaries.cut("p.error")} as error, p.ended_at,
        p.late, said.message, coalesce(live.state, a.outcome) as task_state
 from page p
 left join live on live.id = p.task_id
 left join ended on ended.task_id = p.task_id
 left join work_archive a on a.work_id = ended.work_id and a.work_id = any(array(select work_id from ended))
 left join lateral (
-    select {clipped("report ->> 'message'")} as message
+    select {summaries.cut("report ->> 'message'")} as message
     from jsonb_array_elements(p.reports) with ordinality as r (report, place)
     where report ->> 'message' is not null
     order by place desc

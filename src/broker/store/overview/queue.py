@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from broker.store.overview.texts import clipped
+from broker.store import summaries
 from broker.store.pages import bounded
 from broker.summaries import Queue, QueuedKind, UnaskedTool
 
@@ -48,7 +48,7 @@ had_their_turn as materialized (
      limit {_LATELY})
 )
 select looked.now, looked.tasks as counted, looked.met > looked.tasks as more,
-       {clipped("k.needs")} as needs, k.priority, k.tasks, o.id as oldest_id, o.created_at as oldest_at,
+       {summaries.cut("k.needs")} as needs, k.priority, k.tasks, o.id as oldest_id, o.created_at as oldest_at,
        (select count(*) from had_their_turn h where h.submitted_at > o.created_at) as passed_by
 from (select now() as now, count(*) as tasks, coalesce(max(met), 0) as met from looked_at) looked
 left join kinds k on true
@@ -58,7 +58,7 @@ order by k.tasks desc, k.oldest
 
 # Its last work may be in any month's partition, and each of these has an index by tool.
 UNASKED = text(f"""
-select t.id, {clipped("t.skills")} as skills, idle.since
+select t.id, {summaries.cut("t.skills")} as skills, idle.since
 from tools t
 left join lateral (
     select ended_at

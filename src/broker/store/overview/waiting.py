@@ -5,15 +5,15 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from broker.schemas import NULL, Task
+from broker.store import summaries
 from broker.store.explanation import BEFORE, TOOLS
-from broker.store.overview.texts import clipped
 from broker.store.verdicts import Facts, Tools, verdict
 from broker.summaries import WaitingTask, WaitingTasks
 
 # In the order of their submission, which is that of their numbers.
 READ = text(f"""
 select now() as now, (select seen_at from assigner where id) as assigner_seen_at, {TOOLS},
-       t.id, {clipped("t.needs")} as needs, t.priority, t.state, t.attempt, t.max_attempts,
+       t.id, {summaries.cut("t.needs")} as needs, t.priority, t.state, t.attempt, t.max_attempts,
        t.retry_backoff_seconds, t.not_before, t.due_at, t.created_at, t.remark, t.error, {BEFORE}
 from (select) always
 left join (
