@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import httpx
 from playwright.async_api import Page, async_playwright, expect
 
 from tests.browser import ARGUMENTS, CHROMIUM
@@ -47,11 +48,18 @@ async def look(url: str) -> None:
             page.screenshot(path=FOLDER / "now.png"), phone.screenshot(path=FOLDER / "phone.png")
         )
         await expect(page.get_by_text("No tool has any work.")).to_be_visible(timeout=120_000)
-        await page.goto(f"{url}/#/then")
+        await page.goto(f"{url}/#/then/{'/'.join(await span(url))}")
         await expect(page.locator("canvas").first).to_be_visible()
         await expect(page.get_by_text("Reading…")).to_have_count(0)
         await page.screenshot(path=FOLDER / "then.png")
         await browser.close()
+
+
+async def span(url: str) -> tuple[str, str]:
+    """From when to when the laboratory was at work."""
+    async with httpx.AsyncClient(base_url=url) as http:
+        attempts = (await http.get("/v1/overview/timeline")).json()["items"]
+    return min(each["assigned_at"] for each in attempts), max(each["ended_at"] for each in attempts)
 
 
 async def at_work(page: Page) -> None:

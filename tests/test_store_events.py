@@ -22,7 +22,7 @@ async def test_new_work_comes_with_its_task_and_its_tool(store: Store) -> None:
     made = await steps.some_work(store, "a", "t", priority=3)
     found = await read(store, work=[made.id])
     assert found.tasks == [TaskEvent(id="a", state="assigned", priority=3, attempt=0)]
-    assert found.tools == [ToolEvent(id="t", state="busy", load=1, capacity=1)]
+    assert found.tools == [ToolEvent(id="t", state="busy", load=1, capacity=1, skills="{}")]
     [told] = found.work
     assert {name: getattr(told, name) for name in told.__struct_fields__ if name != "message"} == {
         name: getattr(made, name) for name in told.__struct_fields__ if name != "message"
@@ -59,7 +59,7 @@ async def test_work_that_has_ended_is_its_record_with_its_task_and_its_tool(stor
     await steps.complete(store, made.id, "failed", error="e" * (MOST_CHARS + 1))
     found = await read(store, {made.id: "running"}, work=[made.id])
     assert [(each.id, each.state, each.attempt) for each in found.tasks] == [("a", "scheduled", 1)]
-    assert found.tools == [ToolEvent(id="t", state="idle", load=0, capacity=1)]
+    assert found.tools == [ToolEvent(id="t", state="idle", load=0, capacity=1, skills="{}")]
     [record] = await steps.archived(store)
     assert found.work == []
     assert found.records == [
@@ -112,9 +112,9 @@ async def test_a_tool_that_is_gone_is_told_as_deleted_and_others_as_they_are(sto
     await store.many(tools.delete, [tools.Deletion("u")])
     await store.one(tools.change, tools.Change("v", ToolChange(draining=True)))
     assert (await read(store, tools=["u", "t", "v"])).tools == [
-        ToolEvent(id="t", state="idle", load=0, capacity=2),
-        ToolEvent(id="v", state="draining", load=0, capacity=2),
-        ToolEvent(id="u", state="deleted", load=0, capacity=0),
+        ToolEvent(id="t", state="idle", load=0, capacity=2, skills="{}"),
+        ToolEvent(id="v", state="draining", load=0, capacity=2, skills="{}"),
+        ToolEvent(id="u", state="deleted", load=0, capacity=0, skills=""),
     ]
 
 

@@ -215,6 +215,7 @@ class ToolEvent(Struct, kw_only=True):
     state: ToolState | Literal["deleted"]
     load: int
     capacity: int
+    skills: JsonText
 
 
 class WorkEvent(WorkSummary, kw_only=True):

@@ -132,6 +132,7 @@ _NO_MORE = {"next": None}
 
 # The same for whoever watches.
 _NEEDS_TEXT = '{"can": "count"}'
+_SKILLS_TEXT = '{"can": ["count"]}'
 _WORK_SUMMARY = {
     "id": _WORK_ID,
     **_PAIR,
@@ -149,7 +150,7 @@ _TOOL_SUMMARY = {
     "state": "idle",
     "load": 1,
     "capacity": 2,
-    "skills": '{"can": ["count"]}',
+    "skills": _SKILLS_TEXT,
     "seen_at": _STARTED,
     "work": [_WORK_SUMMARY],
 }
@@ -230,7 +231,7 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
     ArchiveRecord: _RECORD,
     ArchivePage: {"items": [_RECORD], **_NO_MORE},
     TaskEvent: {"id": "job-1", "state": "running", "priority": 5, "attempt": 0},
-    ToolEvent: {"id": "counter", "state": "idle", "load": 1, "capacity": 2},
+    ToolEvent: {"id": "counter", "state": "idle", "load": 1, "capacity": 2, "skills": _SKILLS_TEXT},
     WorkEvent: {
         "id": _WORK_ID,
         **_PAIR,

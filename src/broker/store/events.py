@@ -43,7 +43,7 @@ where e.task_id = any(cast(:ids as text[]))
 _ENDED_WIDTH = 3
 
 TOOLS = text(f"""
-select t.id, {rows.TOOL_STATE}, t.load, t.capacity
+select t.id, {rows.TOOL_STATE}, t.load, t.capacity, {summaries.cut("t.skills")}
 from tools t
 where t.id = any(cast(:ids as text[]))
 order by t.id
@@ -100,7 +100,7 @@ def read(
     deleted = sorted(tool_ids.difference(each.id for each in there))
     return Events(
         live + [_ended_task(row) for row in gone],
-        there + [ToolEvent(id=id_, state="deleted", load=0, capacity=0) for id_ in deleted],
+        there + [ToolEvent(id=id_, state="deleted", load=0, capacity=0, skills="") for id_ in deleted],
         under_way,
         sorted(records.values(), key=lambda each: (each.ended_at, each.work_id)),
     )
@@ -120,4 +120,4 @@ def _ended_task(row: rows.AnyRow) -> TaskEvent:
 
 
 def _tool(row: rows.AnyRow) -> ToolEvent:
-    return ToolEvent(id=row[0], state=row[1], load=row[2], capacity=row[3])
+    return ToolEvent(id=row[0], state=row[1], load=row[2], capacity=row[3], skills=row[4])

@@ -72,7 +72,7 @@ export class Throughput extends Chart {
       value: (plot, value, column, at) => at === null ? "–" : count(history.items[at]?.[OUTCOMES[place][0]] ?? 0),
     })).reverse();
     return {
-      options: { axes: axes(colour, (value) => count(value)), scales: { y: { range: (plot, least, most) => [0, Math.max(1, most * 1.05)] } }, series: [time(), ...series] },
+      options: { axes: axes(colour, (value) => count(value)), scales: { x: extent(history), y: { range: (plot, least, most) => [0, Math.max(1, most * 1.05)] } }, series: [time(), ...series] },
       data: [times(history), ...sums.reverse()],
     };
   }
@@ -88,7 +88,7 @@ export class Durations extends Chart {
     }));
     const data = TIMES.map(([name]) => history.items.map((bucket) => bucket[name] === null ? null : Math.max(LEAST_SECONDS, bucket[name])));
     return {
-      options: { axes: axes(colour, brief), scales: { y: { distr: 3 } }, series: [time(), ...series] },
+      options: { axes: axes(colour, brief), scales: { x: extent(history), y: { distr: 3 } }, series: [time(), ...series] },
       data: [times(history), ...data],
     };
   }
@@ -99,6 +99,8 @@ function brief(seconds) {
   const [unit, name] = seconds < 100 ? [1, "s"] : seconds < 6000 ? [60, "min"] : [3600, "h"];
   return `${Number((seconds / unit).toPrecision(2))} ${name}`;
 }
+
+const extent = ({ since, until }) => ({ range: [Date.parse(since) / 1000, Date.parse(until) / 1000] });
 
 const times = (history) => history.items.map((bucket) => Date.parse(bucket.at) / 1000);
 

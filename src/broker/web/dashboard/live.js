@@ -75,7 +75,7 @@ export class Live {
     if (known) {
       this.tools.set(data.id, { ...known, ...data });
     } else {
-      this.tools.set(data.id, { skills: "", seen_at: null, work: new Map(), ...data });
+      this.tools.set(data.id, { seen_at: null, work: new Map(), ...data });
       this.tools = new Map([...this.tools].sort(([one], [other]) => (one < other ? -1 : 1)));
     }
   }
