@@ -81,6 +81,7 @@ async def test_what_is_told_is_what_is_read(http: httpx.AsyncClient) -> None:
     async with watching(http) as watcher:
         pair = await started(http, priority=-3)
         told = {each.name: each.data for each in await watcher.until("work", state="running")}
+        told["tool"]["skills"] = json.loads(told["tool"]["skills"])
         for name, path in (("task", "tasks/a"), ("tool", "tools/t"), ("work", f"work/{pair.work}")):
             found = await get(http, f"/v1/{path}")
             assert told[name] == {key: found.get(key) for key in told[name]}, name
