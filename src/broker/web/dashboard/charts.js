@@ -6,7 +6,7 @@ import { count, span } from "./format.js";
 const HEIGHT = 200;
 // The bad ones on top, where they are seen.
 const OUTCOMES = [
-  ["succeeded", "good"], ["released", "away"], ["cancelled", "odd"], ["failed", "bad"], ["timed_out", "bad"], ["lost", "bad"],
+  ["succeeded", "good"], ["released", "away"], ["cancelled", "odd"], ["failed", "bad"], ["timed_out", "slow"], ["lost", "gone"],
 ];
 const TIMES = [
   ["wait_median_seconds", "waited, half of them at most", "accent", []],
@@ -14,6 +14,8 @@ const TIMES = [
   ["run_median_seconds", "ran, half of them at most", "odd", []],
   ["run_p95_seconds", "ran, 95 of 100 at most", "odd", [4, 4]],
 ];
+// There is no half of an attempt.
+const COUNTS = [1, 2, 5].flatMap((n) => [0, 1, 2, 3, 4, 5].map((tens) => n * 10 ** tens)).sort((one, other) => one - other);
 // A logarithm has no zero.
 const LEAST_SECONDS = 0.001;
 
@@ -23,9 +25,11 @@ class Chart {
   #plot = null;
   #zoom;
 
-  constructor(zoom) {
+  constructor(zoom, label) {
     this.#zoom = zoom;
     this.element.className = "chart";
+    this.element.setAttribute("role", "group");
+    this.element.setAttribute("aria-label", label);
     new ResizeObserver(() => this.#fit()).observe(this.element);
   }
 
@@ -72,7 +76,7 @@ export class Throughput extends Chart {
       value: (plot, value, column, at) => at === null ? "–" : count(history.items[at]?.[OUTCOMES[place][0]] ?? 0),
     })).reverse();
     return {
-      options: { axes: axes(colour, (value) => count(value)), scales: { x: extent(history), y: { range: (plot, least, most) => [0, Math.max(1, most * 1.05)] } }, series: [time(), ...series] },
+      options: { axes: axes(colour, count, COUNTS), scales: { x: extent(history), y: { range: (plot, least, most) => [0, Math.max(1, most * 1.05)] } }, series: [time(), ...series] },
       data: [times(history), ...sums.reverse()],
     };
   }
@@ -106,7 +110,7 @@ const times = (history) => history.items.map((bucket) => Date.parse(bucket.at) /
 
 const time = () => ({ label: "from", value: (plot, value) => value === null ? "–" : new Date(value * 1000).toLocaleTimeString("en-GB") });
 
-function axes(colour, inWords) {
+function axes(colour, inWords, incrs) {
   const both = { stroke: colour("faint"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 } };
   return [
     { ...both, values: [
@@ -115,6 +119,6 @@ function axes(colour, inWords) {
       [60, "{HH}:{mm}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
       [1, "{HH}:{mm}:{ss}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
     ] },
-    { ...both, size: 62, values: (plot, values) => values.map((value) => value === null ? "" : inWords(value)) },
+    { ...both, size: 62, incrs, values: (plot, values) => values.map((value) => value === null ? "" : inWords(value)) },
   ];
 }

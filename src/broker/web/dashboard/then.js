@@ -35,8 +35,8 @@ export class Then {
   #more = null;
   #asTable = false;
   #timeline = new Timeline((since, until) => this.#look(since, until), (bar) => this.#open(bar));
-  #throughput = new Throughput((since, until) => this.#look(since, until));
-  #durations = new Durations((since, until) => this.#look(since, until));
+  #throughput = new Throughput((since, until) => this.#look(since, until), "Attempts that ended, by outcome");
+  #durations = new Durations((since, until) => this.#look(since, until), "How long tasks waited and ran");
 
   constructor(app, address) {
     this.#app = app;

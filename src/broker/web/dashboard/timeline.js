@@ -295,7 +295,7 @@ export class Timeline {
 
 /** By which of the page's colours an outcome is drawn. */
 export const COLOURS = {
-  running: "accent", succeeded: "good", failed: "bad", timed_out: "bad", lost: "bad", cancelled: "odd", released: "away",
+  running: "accent", succeeded: "good", failed: "bad", timed_out: "slow", lost: "gone", cancelled: "odd", released: "away",
 };
 
 /** The tools in the order of their names, each with its bars in lanes where they overlap. */

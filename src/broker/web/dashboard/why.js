@@ -110,7 +110,7 @@ export class Why {
         </section>
         <section aria-labelledby="unasked">
           <h3 id="unasked">With room, and without work for long</h3>
-          ${unasked.length === 0 ? empty("Every tool with room had work lately.") : html`<table>
+          ${unasked.length === 0 ? empty("No tool with room has been idle for long.") : html`<table>
             <thead><tr><th scope="col">Tool</th><th scope="col">Skills</th><th scope="col">Idle for</th></tr></thead>
             <tbody>${unasked.map((tool) => html`<tr>
               <td data-name="Tool">${toolLink(tool.id)}</td>
