@@ -1,6 +1,5 @@
 """The dashboard and its way to the broker: keys, restarts, and more than it could be told one by one."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -108,10 +107,11 @@ async def test_what_comes_by_the_thousand_is_counted(database: str, browser: Bro
 async def test_hundreds_of_tools_are_there_for_who_asks(database: str, browser: Browser) -> None:
     async with a_broker(Settings(database_url=database)) as broker, a_look(browser, broker.url) as looks:
         page = looks.page
-        await asyncio.gather(*(add_tool(broker.client, f"tool-{number:03}") for number in range(250)))
-        await page.get_by_label("Find a tool").fill("tool-249")
+        for number in range(210):
+            await add_tool(broker.client, f"tool-{number:03}")
+        await page.get_by_label("Find a tool").fill("tool-209")
         await expect(page.locator(".tile")).to_have_count(1)
         await page.get_by_label("Find a tool").fill("tool-")
         await expect(page.locator(".tile")).to_have_count(200)
-        await page.get_by_role("button", name="Show all 250 tools").click()
-        await expect(page.locator(".tile")).to_have_count(250)
+        await page.get_by_role("button", name="Show all 210 tools").click()
+        await expect(page.locator(".tile")).to_have_count(210)
