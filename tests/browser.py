@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _REQUIRED = "BROKER_TEST_BROWSER"
@@ -19,6 +19,9 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None and os.environ.get(_REQUIRED) != "required",
     reason="this machine has no Chromium: apt-get install chromium",
 )
+
+# What happens is seen within a second, as tests.dashboard_load measures; a busy machine may take longer.
+expect.set_options(timeout=30_000)
 
 # Chromium calls home at its start, if it may.
 ARGUMENTS = [

@@ -1,11 +1,12 @@
 """What the dashboard costs: `python -m tests.dashboard_load` measures it in some three minutes.
 
 With 2,000 tools and 100,000 tasks: what a page that shows them costs its browser while 200 things happen in a
-second, and what fifty dashboards cost the service while nothing does.
+second, how soon it shows them, and what fifty dashboards cost the service while nothing does.
 """
 
 import asyncio
 import itertools
+import statistics
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +25,7 @@ TOOLS, AT_WORK, TASKS = 2_000, 1_000, 100_000
 EVENTS_PER_SECOND = 200
 SECONDS = 20
 DASHBOARDS = 50
+REPORTS = 50
 IDLE_SECONDS = 40
 
 _BATCH = 1_000
@@ -55,6 +57,13 @@ async def _measure(url: str, server: psutil.Process) -> None:
                     busy = await _cost_of(page, _happen(http, works))
                 _tell(view, "nothing happens", quiet)
                 _tell(view, f"{EVENTS_PER_SECOND} events a second", busy)
+            await page.goto(f"{url}/#/now")
+            with console.status("Waiting for reports to be seen …"):
+                seen = await _until_seen(page, http, works[0])
+            console.print(
+                f"A report is seen after {statistics.median(seen):.0f} ms, the slowest of {len(seen)} after"
+                f" {max(seen):.0f} ms"
+            )
         with console.status(f"{DASHBOARDS} dashboards look on …"):
             await _idle(url, server)
 
@@ -88,6 +97,19 @@ async def _happen(http: httpx.AsyncClient, works: Sequence[str]) -> None:
             due = began + number / EVENTS_PER_SECOND
             await asyncio.sleep(max(0.0, due - loop.time()))
             group.create_task(_report(http, next(turn), number % 100 / 100))
+
+
+async def _until_seen(page: Page, http: httpx.AsyncClient, work: str) -> list[float]:
+    """For each of some reports, how long after its answer the page shows it, in milliseconds."""
+    loop = asyncio.get_running_loop()
+    took = []
+    for number in range(REPORTS):
+        message = f"report number {number}"
+        await _post(http, f"/v1/work/{work}/reports", {"message": message})
+        began = loop.time()
+        await expect(page.locator(".tile").filter(has_text=message)).to_be_visible()
+        took.append(1000 * (loop.time() - began))
+    return took
 
 
 async def _report(http: httpx.AsyncClient, work: str, progress: float) -> None:

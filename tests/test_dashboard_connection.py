@@ -74,7 +74,7 @@ async def test_a_key_that_is_revoked_is_asked_for_anew(closed: Running, browser:
         await sign_in(looks.page, key)
         await expect(looks.page.locator(".state.live")).to_be_visible()
         await make_key(store, "ops", "operator", replace=True)
-        await expect(looks.page.get_by_label("Key")).to_be_visible(timeout=15_000)
+        await expect(looks.page.get_by_label("Key")).to_be_visible()
         looks.trouble.clear()
 
 
@@ -89,7 +89,7 @@ async def test_the_page_comes_back_when_the_broker_does(database: str, browser: 
     await expect(looks.page.locator(".state")).to_have_text("Not connected")
     async with a_broker(settings, port) as second:
         await add_tool(second.client, "meanwhile")
-        await expect(looks.page.locator(".tile").filter(has_text="meanwhile")).to_be_visible(timeout=15_000)
+        await expect(looks.page.locator(".tile").filter(has_text="meanwhile")).to_be_visible()
         await expect(looks.page.locator(".state")).to_have_text("Live")
         looks.trouble.clear()
         await looks_at.__aexit__(None, None, None)
@@ -101,7 +101,7 @@ async def test_what_comes_by_the_thousand_is_counted(database: str, browser: Bro
         for batch in range(3):
             await add_tasks(broker.client, *(f"t-{batch}-{n}" for n in range(1_000)), needs={"can": "count"})
         rows = looks.page.get_by_role("row").filter(has_text='"count"')
-        await expect(rows).to_contain_text("3,000", timeout=6_000)
+        await expect(rows).to_contain_text("3,000")
 
 
 async def test_hundreds_of_tools_are_there_for_who_asks(database: str, browser: Browser) -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from broker import feed as feeds
 from broker.feed import Feed
+from broker.hints import KINDS, MOST_IDS, Hints
 from broker.summaries import TaskEvent
 from broker.wake.listener import EVENTS, TASK, TOOL, WORK
 from broker.wake.waiters import Waiter
@@ -45,14 +46,14 @@ def test_who_comes_back_is_told_exactly_what_came_since_or_to_read_anew(
 
 @given(st.lists(st.tuples(st.sampled_from([TASK, TOOL, WORK, "task", "tool", "work"]), st.integers(1, 300))))
 def test_what_is_to_be_looked_at_is_bounded_and_what_is_not_is_missed(heard: list[tuple[str, int]]) -> None:
-    hints = feeds._Hints()
+    hints = Hints()
     asked: dict[str, set[str]] = {"task": set(), "tool": set(), "work": set()}
     for place, (source, count) in enumerate(heard):
         ids = [f"{place}-{number}" for number in range(count)]
         hints.add(source, ",".join(ids))
-        asked[feeds._KINDS[source]].update(ids)
+        asked[KINDS[source]].update(ids)
     for kind, ids in hints.ids.items():
-        assert len(ids) <= feeds._MOST_IDS
+        assert len(ids) <= MOST_IDS
         assert ids == asked[kind] or kind in hints.missed
 
 

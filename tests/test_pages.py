@@ -63,5 +63,5 @@ async def try_out(page: Page) -> str:
         await call.locator(".btn-clear").click()
     await call.locator(".execute").click()
     status = call.locator(".live-responses-table tbody .response-col_status")
-    await expect(status).to_have_text(re.compile(r"\d{3}"), timeout=20_000)
+    await expect(status).to_have_text(re.compile(r"\d{3}"))
     return (await status.inner_text()).split()[0]

@@ -9,7 +9,7 @@ import contextlib
 import random
 import secrets
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 from uuid import UUID
 
@@ -17,10 +17,11 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from broker.hints import KINDS, MUCH, Hints
 from broker.schemas import WorkState
 from broker.store import Store, events
 from broker.summaries import EVENT_KINDS, EventKind, Resync
-from broker.wake.listener import EVENTS, EVERYONE, TASK, TOOL, WORK
+from broker.wake.listener import EVENTS
 from broker.wake.waiters import Waiter
 
 log = structlog.get_logger(__name__)
@@ -34,8 +35,6 @@ _PAUSES_PER_READING = 4
 _LONGEST_PAUSE_SECONDS = 2.0
 _AGAIN_SECONDS = 1.0
 
-# Of each kind, in one round; more are not told one by one.
-_MOST_IDS = 500
 # Of one round, of what is kept of the last ones, and of what waits for one client.
 _MOST_BYTES = 256 * 1024
 # Of how much work it is remembered in which state it was told.
@@ -43,67 +42,11 @@ _MOST_KNOWN = 20_000
 # When a browser that has lost its connection comes again; not all in the same moment.
 _RETRY_MILLISECONDS = (1_000, 3_000)
 
-HintKind = Literal["task", "tool", "work"]
-_KINDS: dict[str, HintKind] = {TASK: "task", TOOL: "tool", WORK: "work", "task": "task", "tool": "tool"}
-_KINDS["work"] = "work"
-# What may have happened to things that are not named. A task that ended without work left a record; new work
-# is told with its task and its tool, and work that has changed may have ended.
-_AFFECTED: dict[str, Collection[EventKind]] = {
-    "task": ["task"],
-    TASK: ["task", "archive"],
-    "tool": ["tool"],
-    TOOL: ["tool"],
-    "work": ["work", "task", "tool"],
-    WORK: EVENT_KINDS,
-}
-_TOO_MANY: dict[HintKind, Collection[EventKind]] = {
-    "task": _AFFECTED[TASK],
-    "tool": _AFFECTED[TOOL],
-    "work": EVENT_KINDS,
-}
-_MUCH = "Much has changed at once."
 _UNHEARD = "For a while nothing could be heard."
 _NOT_KEPT = "What you have missed is not kept."
 _SLOW = "More has happened than you have taken."
 
 Told: TypeAlias = "tuple[EventKind | Literal['resync'], Struct]"
-
-
-class _Hints:
-    """What is to be looked at, and of what there is too much."""
-
-    def __init__(self) -> None:
-        self.ids: dict[HintKind, set[str]] = {"task": set(), "tool": set(), "work": set()}
-        self.missed: set[EventKind] = set()
-        self.why = _MUCH
-
-    def add(self, source: str, ids: str) -> None:
-        """Look at these; the source is a channel, or what the events' channel says."""
-        if ids == EVERYONE:
-            self.missed.update(_AFFECTED[source])
-        else:
-            self.look_at(_KINDS[source], ids.split(","))
-
-    def look_at(self, kind: HintKind, ids: Collection[str]) -> None:
-        """Look at these."""
-        found = self.ids[kind]
-        found.update(ids)
-        if len(found) > _MOST_IDS:
-            found.clear()
-            self.missed.update(_TOO_MANY[kind])
-
-    def miss(self, why: str) -> None:
-        """Anything may have happened."""
-        self.missed.update(EVENT_KINDS)
-        self.why = why
-
-    def join(self, later: "_Hints") -> None:
-        """Look at what came later, too."""
-        for kind, ids in later.ids.items():
-            self.look_at(kind, ids)
-        if later.missed:
-            self.missed.update(later.missed)
-            self.why = later.why
 
 
 class Watcher:
@@ -166,7 +109,7 @@ class Feed:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._watchers: set[Watcher] = set()
-        self._hints = _Hints()
+        self._hints = Hints()
         self._news = asyncio.Event()
         self._known: dict[UUID, WorkState] = {}
         self._run_id = secrets.token_hex(4)
@@ -205,7 +148,7 @@ class Feed:
             source, _, payload = payload.partition(" ")
         else:
             source = channel
-        if source in _KINDS:
+        if source in KINDS:
             if self._watchers:
                 self._hints.add(source, payload)
                 self._news.set()
@@ -253,13 +196,13 @@ class Feed:
 
     async def _round(self) -> None:
         """Read what became of what was heard of, and tell it; if that fails, it is still to be done."""
-        hints, self._hints = self._hints, _Hints()
+        hints, self._hints = self._hints, Hints()
         if not self._watchers:
             self._forget()
             return
         ids, missed = hints.ids, hints.missed
         if len(missed) == len(EVENT_KINDS):
-            ids = _Hints().ids
+            ids = Hints().ids
         try:
             found = await self._store.read(
                 events.read,
@@ -303,7 +246,7 @@ class Feed:
         self._number += 1
         round_ = _encode(told, self._position)
         if len(round_) > _MOST_BYTES:
-            round_ = self._resync(_MUCH)
+            round_ = self._resync(MUCH)
         else:
             self.told += len(told)
             self.resyncs += told[0][0] == "resync"
@@ -323,7 +266,7 @@ class Feed:
         self._number += 1
         self._rounds.clear()
         self._kept_bytes = 0
-        self._hints = _Hints()
+        self._hints = Hints()
         self._known.clear()
 
     @property

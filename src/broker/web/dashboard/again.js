@@ -9,6 +9,7 @@ export class Again {
   #timer = null;
   #reading = false;
   #missed = false;
+  #asleep = false;
   #nextAt = 0;
 
   /**
@@ -22,6 +23,7 @@ export class Again {
 
   /** It may have changed. */
   soon() {
+    if (this.#asleep) return;
     if (this.#reading) this.#missed = true;
     else this.#timer ??= setTimeout(() => this.#now(), Math.max(0, this.#nextAt - performance.now()));
   }
@@ -34,8 +36,19 @@ export class Again {
     this.#read = async () => {};
   }
 
+  #awake() {
+    this.#asleep = false;
+    this.soon();
+  }
+
   async #now() {
     this.#timer = null;
+    if (document.hidden) {
+      // When somebody looks is soon enough.
+      this.#asleep = true;
+      document.addEventListener("visibilitychange", () => this.#awake(), { once: true });
+      return;
+    }
     this.#reading = true;
     const began = performance.now();
     await this.#read();

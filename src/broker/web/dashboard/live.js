@@ -9,27 +9,24 @@ export class Live {
   tools = new Map();
   /** Whether the tools have been read. */
   known = false;
-  #reading = null;
-  #meanwhile = [];
-  #again = false;
+  // What was heard while everything was read; null: it is not read now.
+  #meanwhile = null;
 
-  /** Read everything anew. Calls that come meanwhile are one more reading. */
+  /** Read everything anew. */
   async read() {
-    if (this.#reading) {
-      this.#again = true;
-      return this.#reading;
-    }
-    this.#reading = this.#readAll().finally(() => { this.#reading = null; });
-    await this.#reading;
-    if (this.#again) {
-      this.#again = false;
-      await this.read();
+    this.#meanwhile = [];
+    try {
+      this.tools = await readAll();
+      this.known = true;
+    } finally {
+      for (const [kind, data] of this.#meanwhile) this.#take(kind, data);
+      this.#meanwhile = null;
     }
   }
 
   /** Take what was heard. While everything is read, it is kept for afterwards: it may be newer. */
   hear(kind, data) {
-    if (this.#reading) this.#meanwhile.push([kind, data]);
+    if (this.#meanwhile) this.#meanwhile.push([kind, data]);
     else this.#take(kind, data);
   }
 
@@ -38,23 +35,6 @@ export class Live {
     const all = [];
     for (const tool of this.tools.values()) all.push(...tool.work.values());
     return all.sort((one, other) => (one.id < other.id ? -1 : 1));
-  }
-
-  async #readAll() {
-    this.#meanwhile = [];
-    const tools = new Map();
-    let after = null;
-    do {
-      const page = await read("/v1/overview/tools", { limit: PAGE, after });
-      for (const tool of page.items) {
-        tools.set(tool.id, { ...tool, work: new Map(tool.work.map((work) => [work.id, work])) });
-      }
-      after = page.next;
-    } while (after !== null);
-    this.tools = tools;
-    this.known = true;
-    for (const [kind, data] of this.#meanwhile) this.#take(kind, data);
-    this.#meanwhile = [];
   }
 
   // A tool that changes is a new object: so whoever has drawn the old one sees that it did.
@@ -87,4 +67,17 @@ export class Live {
     change(work);
     this.tools.set(id, { ...known, work });
   }
+}
+
+async function readAll() {
+  const tools = new Map();
+  let after = null;
+  do {
+    const page = await read("/v1/overview/tools", { limit: PAGE, after });
+    for (const tool of page.items) {
+      tools.set(tool.id, { ...tool, work: new Map(tool.work.map((work) => [work.id, work])) });
+    }
+    after = page.next;
+  } while (after !== null);
+  return tools;
 }

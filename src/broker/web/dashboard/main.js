@@ -1,5 +1,6 @@
 // The page: which view is shown, what it is told, and when it is drawn.
 
+import { Again } from "./again.js";
 import { forgetKey, hasKey, read } from "./api.js";
 import { Events } from "./events.js";
 import { header } from "./header.js";
@@ -20,17 +21,10 @@ const VIEWS = { now: Now, why: Why, then: Then, tool: Tool, task: Task, record: 
 const DRAW_MS = 250, TICK_MS = 1000;
 // The counts are read anew when something has happened, and now and then for the time an assigner last asked.
 const STATS_BUSY_MS = 1000, STATS_IDLE_MS = 30_000;
-// To read everything anew is not done more often than this.
-const RESYNC_MS = 2000;
+// All tools are not read more often than this.
+const TOOLS_MS = 2000;
 
-/**
- * What every view is given.
- *
- * A view is a class: `constructor(app, id)` with the id that its address names; `title`, for the tab;
- * `async load()`, which reads what it shows, when it is entered and when something was missed; `heard(kind, data)`,
- * which is told of every event, and with null that something of a kind was missed; `template()`, which is drawn;
- * `left()`, when another takes its place; and, where it can, `moved(id)`, when its own address changes.
- */
+/** The page, which every view is given. */
 class App {
   live = new Live();
   stats = null;
@@ -38,16 +32,15 @@ class App {
   state = "connecting";
   name = "";
   view = null;
-  #trouble = null;
   #signIn = null;
+  // What went wrong with what the view shows, and with the tools.
+  #trouble = { view: null, tools: null };
   #drawn = 0;
   #drawing = null;
   #clock = 0;
   #statsAt = 0;
-  #readingStats = false;
-  #statsDue = null;
-  #resyncAt = 0;
-  #resyncDue = null;
+  #stats = new Again(() => this.#readStats(), STATS_BUSY_MS);
+  #tools = new Again(() => this.#readTools(), TOOLS_MS);
   #events = new Events(
     (kind, data) => this.#heard(kind, data),
     (state) => this.#turned(state),
@@ -83,20 +76,22 @@ class App {
     const view = this.view;
     try {
       await view.load();
-      this.#trouble = null;
+      if (view === this.view) this.#trouble.view = null;
     } catch (error) {
-      if (view === this.view) this.refused(error);
+      if (view !== this.view) return;
+      this.refused(error);
+      if (mayPass(error)) view.changed();
     }
     this.draw();
   }
 
   /** Show what went wrong; a key that is missing or not good is asked for. */
-  refused(error) {
+  refused(error, what = "view") {
     if (error.status === 401) {
       this.#signIn ??= new SignIn(this, hasKey() ? "That key is not known to the broker." : "");
       forgetKey();
     } else {
-      this.#trouble = error;
+      this.#trouble[what] = error;
     }
     this.draw();
   }
@@ -104,7 +99,8 @@ class App {
   /** A key was given: begin anew with it. */
   signedIn() {
     this.#signIn = null;
-    this.#trouble = null;
+    this.#trouble = { view: null, tools: null };
+    this.state = "connecting";
     this.#events.listen();
     this.load();
   }
@@ -114,26 +110,10 @@ class App {
     location.reload();
   }
 
-  async readStats() {
-    if (this.#readingStats) return;
-    this.#readingStats = true;
-    try {
-      const asked = Date.now();
-      this.stats = await read("/v1/stats");
-      this.#clock = Date.parse(this.stats.at) - (asked + Date.now()) / 2;
-      this.#statsAt = performance.now();
-    } catch (error) {
-      if (error.status === 401) this.refused(error);
-    } finally {
-      this.#readingStats = false;
-    }
-    this.draw();
-  }
-
   #go() {
     const [given, ...parts] = location.hash.replace(/^#\/?/, "").split("/");
     const name = Object.hasOwn(VIEWS, given) ? given : "now";
-    const id = parts.map(decodeURIComponent).join("/");
+    const id = decoded(parts.join("/"));
     if (name === this.name && this.view.moved) {
       this.view.moved(id);
       return;
@@ -141,7 +121,7 @@ class App {
     this.view?.left();
     this.name = name;
     this.view = new VIEWS[name](this, id);
-    this.#trouble = null;
+    this.#trouble.view = null;
     document.title = `${this.view.title} · broker`;
     this.#focus();
     this.load();
@@ -156,73 +136,82 @@ class App {
 
   #heard(kind, data) {
     if (kind === "resync") {
-      this.#resyncSoon(data.of);
+      // The tools and their work are of all kinds but that.
+      if (data.of.some((each) => each !== "task")) this.#tools.soon();
+      for (const each of data.of) this.view.heard(each, null);
     } else {
       this.live.hear(kind, data);
       this.view.heard(kind, data);
     }
-    this.#statsSoon();
+    this.#stats.soon();
     this.draw();
   }
 
   #turned(state) {
     if (state instanceof Error) {
       this.state = "lost";
-      this.refused(state);
+      this.refused(state, "tools");
       return;
     }
-    // What came before we listened, or again, is read: not more than that is known of it.
-    if (state === "live" && this.state !== "live") this.#resync();
+    // What happened before one listened is told by nobody: so all that is shown is read once more.
+    if (state === "live" && this.state !== "live") {
+      this.#tools.soon();
+      this.#stats.soon();
+      this.load();
+    }
     this.state = state;
     this.draw();
   }
 
-  #resyncSoon(of) {
-    if (of.some((kind) => kind !== "task")) {
-      const wait = Math.max(0, this.#resyncAt + RESYNC_MS - performance.now());
-      this.#resyncDue ??= setTimeout(() => this.#resync(), wait);
-    }
-    for (const kind of of) this.view.heard(kind, null);
-  }
-
-  async #resync() {
-    clearTimeout(this.#resyncDue);
-    this.#resyncDue = null;
-    this.readStats();
+  async #readTools() {
     try {
       await this.live.read();
-      this.#trouble = null;
+      this.#trouble.tools = null;
     } catch (error) {
-      this.refused(error);
+      this.refused(error, "tools");
+      if (mayPass(error)) this.#tools.soon();
     }
-    // It is counted from the end, for a reading may take long.
-    this.#resyncAt = performance.now();
     this.draw();
   }
 
-  #statsSoon() {
-    this.#statsDue ??= setTimeout(() => {
-      this.#statsDue = null;
-      this.readStats();
-    }, STATS_BUSY_MS);
+  async #readStats() {
+    this.#statsAt = performance.now();
+    try {
+      const asked = Date.now();
+      this.stats = await read("/v1/stats");
+      this.#clock = Date.parse(this.stats.at) - (asked + Date.now()) / 2;
+    } catch (error) {
+      if (error.status === 401) this.refused(error);
+    }
+    this.draw();
   }
 
   #tick() {
-    if (!document.hidden && this.state === "live" && performance.now() - this.#statsAt > STATS_IDLE_MS) {
-      this.#statsAt = performance.now();
-      this.readStats();
-    }
+    if (this.state === "live" && performance.now() - this.#statsAt > STATS_IDLE_MS) this.#stats.soon();
     this.draw();
   }
 
   #draw() {
     this.#drawing = null;
     this.#drawn = performance.now();
+    const failed = this.#trouble.view ?? this.#trouble.tools;
     render(header(this), document.getElementById("header"));
     render(
-      this.#signIn?.template() ?? [this.#trouble ? trouble(this.#trouble) : nothing, this.view.template()],
+      this.#signIn?.template() ?? [failed ? trouble(failed) : nothing, this.view.template()],
       document.getElementById("main"),
     );
+  }
+}
+
+/** Whether it is worth trying again: the broker is away, or has too much to do. */
+const mayPass = ({ status }) => status === 0 || status === 429 || status >= 500;
+
+/** A part of the address; what is not written as it should be is taken as it is. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
   }
 }
 

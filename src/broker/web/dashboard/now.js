@@ -1,10 +1,10 @@
 // Now: what every tool is at, what runs and how far it is, and what waits.
 
-import { Again } from "./again.js";
 import { read } from "./api.js";
 import { count, counted } from "./format.js";
 import { badge, bar, button, empty, json, since, taskLink, toolLink } from "./parts.js";
 import { requeueWork, cancelTask } from "./actions.js";
+import { View } from "./view.js";
 import { guard } from "./vendor/lit-html/directives/guard.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
@@ -15,43 +15,32 @@ const TILES = 200, ROWS = 50;
 const WORK_OF_TILE = 3;
 const QUEUE_MS = 2000;
 
-export class Now {
+export class Now extends View {
   title = "Now";
-  #app;
   #queue = null;
-  #again;
   #wanted = "";
   #state = null;
   #tiles = TILES;
   #rows = ROWS;
 
   constructor(app) {
-    this.#app = app;
-    this.#again = new Again(() => this.load().catch((error) => app.refused(error)), QUEUE_MS);
+    super(app, QUEUE_MS);
   }
 
   async load() {
     this.#queue = await read("/v1/overview/queue");
-    this.#app.draw();
-  }
-
-  heard() {
-    this.#again.soon();
-  }
-
-  left() {
-    this.#again.stop();
+    this.app.draw();
   }
 
   template() {
     return html`<h1 class="for-ears">Now</h1>
       ${this.#tools()}
       ${this.#running()}
-      ${this.#queue ? queue(this.#app, this.#queue) : nothing}`;
+      ${this.#queue ? queue(this.app, this.#queue) : nothing}`;
   }
 
   #tools() {
-    const { live } = this.#app;
+    const { live } = this.app;
     const found = [...live.tools.values()].filter((tool) => this.#matches(tool));
     const shown = this.#state ? found.filter((tool) => tool.state === this.#state) : found;
     return html`<section aria-labelledby="tools">
@@ -67,25 +56,25 @@ export class Now {
       </div>
       ${shown.length === 0 ? empty(this.#noTools()) : nothing}
       <ul class="tiles">${repeat(shown.slice(0, this.#tiles), (tool) => tool.id,
-        (tool) => guard([tool, Math.floor(this.#app.now() / 1000)], () => tile(this.#app, tool)))}</ul>
+        (tool) => guard([tool, Math.floor(this.app.now() / 1000)], () => tile(this.app, tool)))}</ul>
       ${more(shown.length, this.#tiles, "tool", () => this.#set(() => { this.#tiles = shown.length; }))}
     </section>`;
   }
 
   #noTools() {
-    if (!this.#app.live.known) return "Reading…";
-    return this.#app.live.tools.size ? "No tool is like that." : "No tool has registered yet.";
+    if (!this.app.live.known) return "Reading…";
+    return this.app.live.tools.size ? "No tool is like that." : "No tool has registered yet.";
   }
 
   #running() {
-    const work = this.#app.live.work();
+    const work = this.app.live.work();
     return html`<section aria-labelledby="running">
       <h2 id="running">Work under way <span class="faint">${count(work.length)}</span></h2>
       ${work.length === 0 ? empty("No tool has any work.") : html`<table>
         <thead><tr><th scope="col">Task</th><th scope="col">Tool</th><th scope="col">State</th><th scope="col">Since</th>
           <th scope="col">Progress</th><th scope="col">Last report</th><th scope="col">Do</th></tr></thead>
         <tbody>${repeat(work.slice(0, this.#rows), (each) => each.id,
-          (each) => guard([each, Math.floor(this.#app.now() / 1000)], () => row(this.#app, each)))}</tbody>
+          (each) => guard([each, Math.floor(this.app.now() / 1000)], () => row(this.app, each)))}</tbody>
       </table>`}
       ${more(work.length, this.#rows, "work", () => this.#set(() => { this.#rows = work.length; }))}
     </section>`;
@@ -98,7 +87,7 @@ export class Now {
 
   #set(change) {
     change();
-    this.#app.draw();
+    this.app.draw();
   }
 }
 

@@ -1,32 +1,29 @@
 // One attempt, from the archive or under way: what it was about, every report, and how it ended.
 
-import { Again } from "./again.js";
 import { call, path, read, readText, Refused } from "./api.js";
 import { between, count, moment, percent, span } from "./format.js";
 import { member } from "./jsontext.js";
 import { badge, bar, button, empty, recordLink, taskLink, toolLink, value } from "./parts.js";
 import { acceptLate, deleteRecord, requeueWork } from "./actions.js";
+import { View } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const READ_MS = 1000;
 const ATTEMPTS = 100;
 const REPORTS = 500;
 
-export class Record {
-  #app;
+export class Record extends View {
   #id;
   #record = null;
   #texts = {};
   #attempts = [];
   #taskState = null;
   #gone = false;
-  #again;
 
   constructor(app, id) {
-    this.#app = app;
+    super(app, READ_MS);
     this.#id = id;
     this.title = "Record";
-    this.#again = new Again(() => this.load().catch((error) => app.refused(error)), READ_MS);
   }
 
   async load() {
@@ -39,15 +36,11 @@ export class Record {
       [this.#attempts, this.#taskState] = await Promise.all([this.#others(record.task_id), this.#stateOf(record.task_id)]);
       this.#record = record;
     }
-    this.#app.draw();
+    this.app.draw();
   }
 
   heard(kind, data) {
-    if (data === null || data.id === this.#id || data.work_id === this.#id) this.#again.soon();
-  }
-
-  left() {
-    this.#again.stop();
+    if (data === null || data.id === this.#id || data.work_id === this.#id) this.changed();
   }
 
   template() {
@@ -112,11 +105,11 @@ export class Record {
 
   #actions() {
     const { task_id: task, ended_at: ended, late, outcome } = this.#record;
-    if (!ended) return button("Take back", () => requeueWork(this.#app, this.#id, task));
+    if (!ended) return button("Take back", () => requeueWork(this.app, this.#id, task));
     return [
       late && outcome !== "succeeded" && ["available", "scheduled", "failed"].includes(this.#taskState)
-        ? button("Take the late result", () => acceptLate(this.#app, this.#id, task)) : nothing,
-      button("Delete the record", () => deleteRecord(this.#app, this.#id), { danger: true }),
+        ? button("Take the late result", () => acceptLate(this.app, this.#id, task)) : nothing,
+      button("Delete the record", () => deleteRecord(this.app, this.#id), { danger: true }),
     ];
   }
 

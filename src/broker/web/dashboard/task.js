@@ -1,31 +1,28 @@
 // One task: where it stands and why, what it is, and every attempt at it.
 
-import { Again } from "./again.js";
 import { path, read, readText } from "./api.js";
 import { between, moment, span } from "./format.js";
 import { member } from "./jsontext.js";
 import { badge, bar, button, empty, recordLink, since, toolLink, value } from "./parts.js";
 import { cancelTask, requeueWork, retryTask } from "./actions.js";
+import { View } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const READ_MS = 1000;
 const ATTEMPTS = 100;
 
-export class Task {
-  #app;
+export class Task extends View {
   #id;
   #task = null;
   #values = {};
   #explanation = null;
   #attempts = [];
   #gone = false;
-  #again;
 
   constructor(app, id) {
-    this.#app = app;
+    super(app, READ_MS);
     this.#id = id;
     this.title = id;
-    this.#again = new Again(() => this.load().catch((error) => app.refused(error)), READ_MS);
   }
 
   async load() {
@@ -44,15 +41,11 @@ export class Task {
       if (error.status !== 404) throw error;
       this.#gone = true;
     }
-    this.#app.draw();
+    this.app.draw();
   }
 
   heard(kind, data) {
-    if (data === null || (kind === "task" ? data.id : data.task_id) === this.#id) this.#again.soon();
-  }
-
-  left() {
-    this.#again.stop();
+    if (data === null || (kind === "task" ? data.id : data.task_id) === this.#id) this.changed();
   }
 
   template() {
@@ -64,7 +57,7 @@ export class Task {
         <p>${this.#explanation.detail}</p>
         ${this.#underWay()}
         <dl class="facts">
-          <dt>Submitted</dt><dd>${moment(task.created_at)}, ${since(this.#app, task.created_at)} ago</dd>
+          <dt>Submitted</dt><dd>${moment(task.created_at)}, ${since(this.app, task.created_at)} ago</dd>
           ${task.not_before ? html`<dt>Not before</dt><dd>${moment(task.not_before)}</dd>` : nothing}
           <dt>Priority</dt><dd>${task.priority}</dd>
           <dt>Attempts</dt><dd>${task.attempt} of ${task.max_attempts}</dd>
@@ -95,16 +88,16 @@ export class Task {
   #actions() {
     const { id, state, work_id: work } = this.#task;
     return [
-      state === "failed" ? button("Try again", () => retryTask(this.#app, id)) : nothing,
+      state === "failed" ? button("Try again", () => retryTask(this.app, id)) : nothing,
       work && ["assigned", "running"].includes(state)
-        ? button("Take back", () => requeueWork(this.#app, work, id)) : nothing,
+        ? button("Take back", () => requeueWork(this.app, work, id)) : nothing,
       ["succeeded", "cancelled"].includes(state)
-        ? nothing : button(state === "failed" ? "Delete" : "Cancel", () => cancelTask(this.#app, id), { danger: true }),
+        ? nothing : button(state === "failed" ? "Delete" : "Cancel", () => cancelTask(this.app, id), { danger: true }),
     ];
   }
 
   #underWay() {
-    const work = this.#app.live.work().find((each) => each.task_id === this.#id);
+    const work = this.app.live.work().find((each) => each.task_id === this.#id);
     return work && work.state === "running" ? bar(work.progress, "Progress") : nothing;
   }
 }

@@ -1,12 +1,12 @@
 // Then: what was done by whom and when, how much and how quickly, and what went wrong.
 
-import { Again } from "./again.js";
 import { read } from "./api.js";
 import { count, counted, cut, moment, span } from "./format.js";
 import { badge, button, empty, recordLink, taskLink, toolLink } from "./parts.js";
 import { acceptLate, retryTask } from "./actions.js";
 import { Durations, Throughput } from "./charts.js";
 import { MARKS, Timeline } from "./timeline.js";
+import { View } from "./view.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
@@ -17,14 +17,12 @@ const DEFAULT = "1h";
 const LEAST = 2000;
 const ATTEMPTS = 2000, BUCKETS = 60, FAILURES = 20;
 const ROWS = 200;
-const READ_MS = 5000;
+const READ_MS = 3000;
 const BAD = ["failed", "timed_out", "lost"];
 const WAITS = ["available", "scheduled", "failed"];
 
-export class Then {
+export class Then extends View {
   title = "Then";
-  #app;
-  #again;
   #name = null;
   #length = 0;
   #since = 0;
@@ -39,15 +37,14 @@ export class Then {
   #durations = new Durations((since, until) => this.#look(since, until), "How long tasks waited and ran");
 
   constructor(app, address) {
-    this.#app = app;
-    this.#again = new Again(() => this.load().catch((error) => app.refused(error)), READ_MS);
+    super(app, READ_MS);
     this.#set(address);
   }
 
   /** Another span is asked for. */
   moved(address) {
     this.#set(address);
-    this.#app.load();
+    this.app.load();
   }
 
   async load() {
@@ -67,15 +64,16 @@ export class Then {
     this.#more = failures.next;
     this.#throughput.show(history);
     this.#durations.show(history);
-    this.#app.draw();
+    this.app.draw();
   }
 
   heard(kind, data) {
-    if (this.#name && (kind === "archive" || data === null)) this.#again.soon();
+    if (this.#name && (kind === "archive" || data === null)) this.changed();
   }
 
   left() {
-    this.#again.stop();
+    super.left();
+    this.#timeline.left();
   }
 
   template() {
@@ -130,9 +128,9 @@ export class Then {
     }));
     const { until } = this.#times();
     const known = new Set(ended.map((bar) => bar.id));
-    const now = this.#app.now();
+    const now = this.app.now();
     if (until < now - LEAST) return ended;
-    const running = this.#app.live.work().filter((work) => !known.has(work.id)).map((work) => ({
+    const running = this.app.live.work().filter((work) => !known.has(work.id)).map((work) => ({
       id: work.id, task: work.task_id, tool: work.tool_id, attempt: work.attempt, outcome: "running",
       begin: Date.parse(work.started_at ?? work.assigned_at), end: now,
     }));
@@ -150,7 +148,7 @@ export class Then {
   }
 
   #table(bars) {
-    return html`<details @toggle=${(event) => { this.#asTable = event.target.open; this.#app.draw(); }}>
+    return html`<details @toggle=${(event) => { this.#asTable = event.target.open; this.app.draw(); }}>
       <summary>The same as a table</summary>
       ${this.#asTable ? html`<table>
         <thead><tr><th scope="col">Ended</th><th scope="col">Tool</th><th scope="col">Task</th><th scope="col" class="number">Attempt</th>
@@ -190,8 +188,8 @@ export class Then {
       <td data-name="Its task now">${state ? badge(state) : "not known"}</td>
       <td><span class="buttons">
         ${each.late && WAITS.includes(state)
-          ? button("Take the late result", () => acceptLate(this.#app, id, task), { label: `Take the late result of task ${task}` }) : nothing}
-        ${state === "failed" ? button("Try again", () => retryTask(this.#app, task), { label: `Try task ${task} again` }) : nothing}
+          ? button("Take the late result", () => acceptLate(this.app, id, task), { label: `Take the late result of task ${task}` }) : nothing}
+        ${state === "failed" ? button("Try again", () => retryTask(this.app, task), { label: `Try task ${task} again` }) : nothing}
       </span></td></tr>`;
   }
 
@@ -202,14 +200,14 @@ export class Then {
       this.#failures = [...this.#failures, ...page.items];
       this.#more = page.next;
     } catch (error) {
-      this.#app.refused(error);
+      this.app.refused(error);
     }
-    this.#app.draw();
+    this.app.draw();
   }
 
   #times() {
     if (!this.#name) return { since: this.#since, until: this.#until };
-    const until = this.#app.now();
+    const until = this.app.now();
     return { since: until - this.#length, until };
   }
 

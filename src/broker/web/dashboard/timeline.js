@@ -1,15 +1,14 @@
 // A timeline on a canvas: a row for each tool, a bar for each attempt. Only what is in sight is drawn.
 
 import { age, moment } from "./format.js";
+import { GAP, LANE, nearest, rowsOf } from "./lanes.js";
+import { ticksOf } from "./ticks.js";
 
-const LANE = 18, GAP = 6, AXIS = 24, LABELS = 150, NARROW = 90;
-const MOST_LANES = 8;
+const AXIS = 24, LABELS = 150, NARROW = 90;
 const MOST_HEIGHT = 480;
 // Beside its colour each outcome has a mark, where there is room for it.
 export const MARKS = { running: "▸", succeeded: "", failed: "✕", timed_out: "◷", lost: "?", cancelled: "–", released: "↩" };
 const STRIPED = new Set(["failed", "timed_out", "lost"]);
-const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
-const STEPS = [1, 5, 15, 30].map((n) => n * SECOND).concat([1, 5, 15, 30].map((n) => n * MINUTE), [1, 3, 6, 12].map((n) => n * HOUR), [1, 7, 30].map((n) => n * DAY));
 const WHEEL = 1.3;
 const HINT = "Point at a bar to see what it is; drag over a span of time to see it larger.";
 
@@ -26,6 +25,7 @@ export class Timeline {
   #until = 1;
   #selected = null;
   #drag = null;
+  #gone = new AbortController();
   #zoom;
   #open;
 
@@ -49,7 +49,12 @@ export class Timeline {
     this.element.append(this.#scroll, this.#line);
     this.#listen();
     new ResizeObserver(() => this.draw()).observe(this.#scroll);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw(), { signal: this.#gone.signal });
+  }
+
+  /** Nobody looks any more. */
+  left() {
+    this.#gone.abort();
   }
 
   /** Show attempts: `{id, task, tool, attempt, outcome, begin, end}`, times in milliseconds. */
@@ -86,7 +91,7 @@ export class Timeline {
     pen.textBaseline = "middle";
     const style = getComputedStyle(this.element);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-    const ticks = this.#ticks(width);
+    const ticks = ticksOf(this.#since, this.#until, width - this.#left()).map((tick) => ({ ...tick, x: this.#x(tick.at) }));
     this.#drawGrid(pen, ticks, height, colour);
     this.#drawRows(pen, width, height, colour);
     this.#drawAxis(pen, ticks, width, colour);
@@ -138,19 +143,6 @@ export class Timeline {
       pen.strokeRect(x - 1, top - 1, width + 2, LANE);
       pen.lineWidth = 1;
     }
-  }
-
-  /** The moments on the axis, each with where it is and what it is called. */
-  #ticks(width) {
-    const room = width - this.#left(), length = this.#until - this.#since;
-    const step = STEPS.find((each) => (each / length) * room > 70) ?? STEPS.at(-1);
-    // Steps of hours and days are even by the reader's clock.
-    const offset = new Date(this.#since).getTimezoneOffset() * MINUTE;
-    const ticks = [];
-    for (let at = Math.ceil((this.#since - offset) / step) * step + offset; at < this.#until; at += step) {
-      ticks.push({ x: this.#x(at), text: label(at, step) });
-    }
-    return ticks;
   }
 
   #drawGrid(pen, ticks, height, colour) {
@@ -298,49 +290,11 @@ export const COLOURS = {
   running: "accent", succeeded: "good", failed: "bad", timed_out: "slow", lost: "gone", cancelled: "odd", released: "away",
 };
 
-/** The tools in the order of their names, each with its bars in lanes where they overlap. */
-function rowsOf(attempts) {
-  const byTool = Map.groupBy(attempts, (bar) => bar.tool);
-  const rows = [...byTool.keys()].sort().map((tool) => ({ tool, bars: byTool.get(tool), top: 0, height: 0 }));
-  let top = 0;
-  for (const row of rows) {
-    row.bars.sort((one, other) => one.begin - other.begin);
-    const ends = [];
-    for (const bar of row.bars) {
-      const free = ends.findIndex((end) => end <= bar.begin);
-      bar.lane = free >= 0 ? free : Math.min(ends.length, MOST_LANES - 1);
-      ends[bar.lane] = bar.end;
-    }
-    row.top = top;
-    row.height = GAP + LANE * ends.length;
-    top += row.height;
-  }
-  return rows;
-}
-
-/** Which bar is nearest in time to another. */
-function nearest(bars, to) {
-  if (!to) return 0;
-  let best = 0;
-  bars.forEach((bar, place) => {
-    if (Math.abs(bar.begin - to.begin) < Math.abs(bars[best].begin - to.begin)) best = place;
-  });
-  return best;
-}
-
 function inWords(bar) {
   const length = age((bar.end - bar.begin) / 1000);
   const begin = moment(new Date(bar.begin).toISOString());
   const how = bar.outcome === "running" ? `has been running for ${length}` : `${bar.outcome.replace("_", " ")} after ${length}`;
   return `${bar.tool}: task ${bar.task}, attempt ${bar.attempt}, ${how}, begun ${begin}.`;
-}
-
-function label(at, step) {
-  const date = new Date(at);
-  if (step >= DAY || (date.getHours() === 0 && date.getMinutes() === 0 && step >= MINUTE)) {
-    return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
-  }
-  return date.toLocaleTimeString("en-GB", step < MINUTE ? {} : { hour: "2-digit", minute: "2-digit" });
 }
 
 function fitting(pen, text, width) {

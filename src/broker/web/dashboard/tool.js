@@ -1,30 +1,27 @@
 // One tool: what it can do, what it is at, and what it did last.
 
-import { Again } from "./again.js";
 import { path, read, readText } from "./api.js";
 import { between, moment, span } from "./format.js";
 import { badge, bar, button, empty, recordLink, since, taskLink } from "./parts.js";
 import { deleteTool, drainTool, undrainTool } from "./actions.js";
 import { member } from "./jsontext.js";
+import { View } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const READ_MS = 1000;
 const LATEST = 50;
 
-export class Tool {
-  #app;
+export class Tool extends View {
   #id;
   #tool = null;
   #skills = "";
   #attempts = [];
   #gone = false;
-  #again;
 
   constructor(app, id) {
-    this.#app = app;
+    super(app, READ_MS);
     this.#id = id;
     this.title = id;
-    this.#again = new Again(() => this.load().catch((error) => app.refused(error)), READ_MS);
   }
 
   async load() {
@@ -41,40 +38,36 @@ export class Tool {
       if (error.status !== 404) throw error;
       this.#gone = true;
     }
-    this.#app.draw();
+    this.app.draw();
   }
 
   heard(kind, data) {
-    if (data === null || (kind === "tool" ? data.id : data.tool_id) === this.#id) this.#again.soon();
-  }
-
-  left() {
-    this.#again.stop();
+    if (data === null || (kind === "tool" ? data.id : data.tool_id) === this.#id) this.changed();
   }
 
   template() {
     if (this.#gone) return html`<h1>${this.#id}</h1>${empty("There is no such tool, or it was deleted.")}`;
     const tool = this.#tool;
     if (tool === null) return empty("Reading…");
-    const work = [...(this.#app.live.tools.get(this.#id)?.work.values() ?? [])];
+    const work = [...(this.app.live.tools.get(this.#id)?.work.values() ?? [])];
     return html`<section class="card">
         <div class="head"><h1>${tool.id}</h1>${badge(tool.state)}
           <span class="buttons">
             ${tool.state === "draining"
-              ? button("Let it have work again", () => undrainTool(this.#app, tool.id))
-              : button("Drain", () => drainTool(this.#app, tool.id))}
-            ${button("Delete", () => deleteTool(this.#app, tool.id), { danger: true })}
+              ? button("Let it have work again", () => undrainTool(this.app, tool.id))
+              : button("Drain", () => drainTool(this.app, tool.id))}
+            ${button("Delete", () => deleteTool(this.app, tool.id), { danger: true })}
           </span></div>
         <dl class="facts">
           <dt>Load</dt><dd>${tool.load} of ${tool.capacity}</dd>
           <dt>Registered</dt><dd>${moment(tool.registered_at)}</dd>
-          <dt>Last heard of</dt><dd>${since(this.#app, tool.seen_at)} ago; offline after ${span(tool.lease_seconds)} of silence</dd>
+          <dt>Last heard of</dt><dd>${since(this.app, tool.seen_at)} ago; offline after ${span(tool.lease_seconds)} of silence</dd>
         </dl>
         <h2>Skills</h2><pre tabindex="0" aria-label="Skills">${this.#skills}</pre>
       </section>
       <section aria-labelledby="has"><h2 id="has">At work on</h2>
         ${work.length === 0 ? empty("Nothing.") : html`<ul class="tiles">${work.map((each) => html`<li class="tile busy">
-          <div class="doing">${taskLink(each.task_id)} ${since(this.#app, each.started_at ?? each.assigned_at)}
+          <div class="doing">${taskLink(each.task_id)} ${since(this.app, each.started_at ?? each.assigned_at)}
             ${bar(each.state === "running" ? each.progress : 0, `Progress of ${each.task_id}`)}
             <span class="message">${each.message ?? nothing}</span></div></li>`)}</ul>`}
       </section>

@@ -1,10 +1,10 @@
 // Why: what waits and for what reason, and who is left out.
 
-import { Again } from "./again.js";
 import { read } from "./api.js";
 import { age, count, counted, moment } from "./format.js";
 import { badge, button, empty, json, since, taskLink, toolLink } from "./parts.js";
 import { cancelTask } from "./actions.js";
+import { View } from "./view.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
@@ -22,17 +22,14 @@ const VERDICTS = {
   backing_off: "waits to be tried again",
 };
 
-export class Why {
+export class Why extends View {
   title = "Why";
-  #app;
   #waiting = null;
   #queue = null;
   #limit = PAGE;
-  #again;
 
   constructor(app) {
-    this.#app = app;
-    this.#again = new Again(() => this.load().catch((error) => app.refused(error)), READ_MS);
+    super(app, READ_MS);
   }
 
   async load() {
@@ -40,15 +37,7 @@ export class Why {
       read("/v1/overview/waiting", { limit: this.#limit }),
       read("/v1/overview/queue"),
     ]);
-    this.#app.draw();
-  }
-
-  heard() {
-    this.#again.soon();
-  }
-
-  left() {
-    this.#again.stop();
+    this.app.draw();
   }
 
   template() {
@@ -61,7 +50,7 @@ export class Why {
     const { items, assigner_seen_at: seen, available_tools: tools } = this.#waiting;
     return html`<section aria-labelledby="waiting">
       <h2 id="waiting">Waiting, for longest first</h2>
-      <p class="faint">${seen === null ? "No assigner has ever asked" : html`An assigner asked ${age(this.#app.ago(seen))} ago`};
+      <p class="faint">${seen === null ? "No assigner has ever asked" : html`An assigner asked ${age(this.app.ago(seen))} ago`};
         ${counted(tools, "tool")} could be given work.</p>
       ${items.length === 0 ? empty("Nothing waits.") : html`<table>
         <thead><tr><th scope="col">Task</th><th scope="col">Waits for</th><th scope="col" class="number">Priority</th>
@@ -75,18 +64,18 @@ export class Why {
   #task(task) {
     return html`<tr>
       <td data-name="Task">${taskLink(task.id)}${task.attempt ? html` <span class="faint">${task.attempt} of ${task.max_attempts} attempts made</span>` : nothing}</td>
-      <td data-name="Waits for">${since(this.#app, task.created_at)}</td>
+      <td data-name="Waits for">${since(this.app, task.created_at)}</td>
       <td data-name="Priority" class="number">${task.priority}</td>
       <td data-name="Needs">${json(task.needs, 80)}</td>
       <td><span class="badge ${task.state}">${VERDICTS[task.verdict] ?? task.verdict}</span>
         <span class="detail">${task.detail}</span></td>
-      <td>${button("Cancel", () => cancelTask(this.#app, task.id), { label: `Cancel task ${task.id}` })}</td>
+      <td>${button("Cancel", () => cancelTask(this.app, task.id), { label: `Cancel task ${task.id}` })}</td>
     </tr>`;
   }
 
   #more() {
     this.#limit = MOST;
-    this.#app.load();
+    this.app.load();
   }
 
   #leftOut() {
@@ -104,7 +93,7 @@ export class Why {
             <tbody>${passed.map((kind) => html`<tr>
               <td data-name="Needs">${json(kind.needs)}</td>
               <td data-name="Tasks" class="number">${count(kind.tasks)}</td>
-              <td data-name="The oldest">${taskLink(kind.oldest_id)}, ${since(this.#app, kind.oldest_at)}</td>
+              <td data-name="The oldest">${taskLink(kind.oldest_id)}, ${since(this.app, kind.oldest_at)}</td>
               <td data-name="Passed by" class="number">${kind.passed_by >= 1000 ? "1,000 or more" : count(kind.passed_by)} later ones</td>
             </tr>`)}</tbody></table>`}
         </section>
@@ -115,7 +104,7 @@ export class Why {
             <tbody>${unasked.map((tool) => html`<tr>
               <td data-name="Tool">${toolLink(tool.id)}</td>
               <td data-name="Skills">${json(tool.skills)}</td>
-              <td data-name="Idle for"><span title=${moment(tool.since)}>${since(this.#app, tool.since)}</span></td>
+              <td data-name="Idle for"><span title=${moment(tool.since)}>${since(this.app, tool.since)}</span></td>
             </tr>`)}</tbody></table>`}
         </section>
       </div>
