@@ -23,6 +23,8 @@ const LEAST_SECONDS = 0.001;
 class Chart {
   element = document.createElement("div");
   #plot = null;
+  #gone = false;
+  #observer = new ResizeObserver(() => this.#fit());
   #zoom;
 
   constructor(zoom, label) {
@@ -30,11 +32,20 @@ class Chart {
     this.element.className = "chart";
     this.element.setAttribute("role", "group");
     this.element.setAttribute("aria-label", label);
-    new ResizeObserver(() => this.#fit()).observe(this.element);
+    this.#observer.observe(this.element);
+  }
+
+  /** Nobody looks any more. */
+  left() {
+    this.#observer.disconnect();
+    this.#plot?.destroy();
+    this.#plot = null;
+    this.#gone = true;
   }
 
   /** Show a history, as `/v1/overview/history` answers it. */
   show(history) {
+    if (this.#gone) return;
     this.#plot?.destroy();
     const style = getComputedStyle(this.element.isConnected ? this.element : document.body);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();

@@ -1,6 +1,5 @@
 // JSON as it was sent, to the last digit: JavaScript's numbers would lose some.
 
-const STRING = /"(?:[^"\\]|\\.)*"/y;
 const PLAIN = /[^"[\]{},:\s]+/y;
 
 /** The text of a member of an object, given the text of the object; undefined: it has none. */
@@ -45,8 +44,14 @@ function endOf(text, at) {
 }
 
 function stringAt(text, at) {
-  STRING.lastIndex = at;
-  return STRING.exec(text)[0];
+  let end = at;
+  let escapes;
+  do {
+    end = text.indexOf('"', end + 1);
+    escapes = 0;
+    while (text[end - 1 - escapes] === "\\") escapes += 1;
+  } while (escapes % 2);
+  return text.slice(at, end + 1);
 }
 
 function skip(text, at) {

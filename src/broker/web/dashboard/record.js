@@ -4,7 +4,7 @@ import { call, path, read, readText, Refused } from "./api.js";
 import { between, count, moment, percent, span } from "./format.js";
 import { member } from "./jsontext.js";
 import { badge, bar, button, empty, recordLink, taskLink, toolLink, value } from "./parts.js";
-import { acceptLate, deleteRecord, requeueWork } from "./actions.js";
+import { acceptLate, deleteRecord, requeueWork, retryTask } from "./actions.js";
 import { View } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
@@ -13,10 +13,11 @@ const ATTEMPTS = 100;
 const REPORTS = 500;
 
 export class Record extends View {
+  static ofOne = true;
   #id;
   #record = null;
   #texts = {};
-  #attempts = [];
+  #attempts = null;
   #taskState = null;
   #gone = false;
 
@@ -85,7 +86,7 @@ export class Record extends View {
   }
 
   async #others(task) {
-    return (await read("/v1/overview/timeline", { task_id: task, limit: ATTEMPTS })).items;
+    return read("/v1/overview/timeline", { task_id: task, limit: ATTEMPTS });
   }
 
   async #stateOf(task) {
@@ -109,6 +110,7 @@ export class Record extends View {
     return [
       late && outcome !== "succeeded" && ["available", "scheduled", "failed"].includes(this.#taskState)
         ? button("Take the late result", () => acceptLate(this.app, this.#id, task)) : nothing,
+      this.#taskState === "failed" ? button("Try the task again", () => retryTask(this.app, task)) : nothing,
       button("Delete the record", () => deleteRecord(this.app, this.#id), { danger: true }),
     ];
   }
@@ -130,9 +132,10 @@ export class Record extends View {
 
   #beside() {
     return html`<section aria-labelledby="attempts"><h2 id="attempts">All attempts at this task that have ended</h2>
-      ${this.#attempts.length === 0 ? empty("None.") : html`<ul class="attempts">${this.#attempts.map((each) => html`<li>
+      ${this.#attempts.items.length === 0 ? empty("None.") : html`<ul class="attempts">${this.#attempts.items.map((each) => html`<li>
         ${each.work_id === this.#id ? html`attempt ${each.attempt}, this one` : recordLink(each.work_id, `attempt ${each.attempt}`)}
         ${badge(each.outcome)} by ${toolLink(each.tool_id)}, ended ${moment(each.ended_at)}</li>`)}</ul>`}
+      ${this.#attempts.complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`}
     </section>`;
   }
 }

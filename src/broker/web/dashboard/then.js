@@ -14,8 +14,9 @@ const HOUR = 3_600_000;
 // The spans that go on with the time, by how they are called in the address.
 const SPANS = { "1h": ["Last hour", HOUR], "8h": ["8 hours", 8 * HOUR], "24h": ["24 hours", 24 * HOUR], "7d": ["7 days", 168 * HOUR] };
 const DEFAULT = "1h";
-const LEAST = 2000;
-const ATTEMPTS = 2000, BUCKETS = 60, FAILURES = 20;
+// What may be looked at: not less, and nothing that is in no archive.
+const LEAST = 2000, EARLIEST = Date.UTC(1990), LATEST = Date.UTC(2990);
+const ATTEMPTS = 2000, BUCKETS = 60, FAILURES = 20, MOST_FAILURES = 1000;
 const ROWS = 200;
 const READ_MS = 3000;
 const BAD = ["failed", "timed_out", "lost"];
@@ -30,7 +31,8 @@ export class Then extends View {
   #attempts = null;
   #history = null;
   #failures = null;
-  #more = null;
+  #more = false;
+  #wanted = FAILURES;
   #asTable = false;
   #timeline = new Timeline((since, until) => this.#look(since, until), (bar) => this.#open(bar));
   #throughput = new Throughput((since, until) => this.#look(since, until), "Attempts that ended, by outcome");
@@ -49,19 +51,21 @@ export class Then extends View {
 
   async load() {
     const { since, until } = this.#times();
-    const query = { since: new Date(since).toISOString(), until: this.#name ? null : new Date(until).toISOString() };
+    // All who look at the last hour ask for the same, for a while.
+    const begin = this.#name ? since - (since % (this.#length / BUCKETS)) : since;
+    const query = { since: new Date(begin).toISOString(), until: this.#name ? null : new Date(until).toISOString() };
     const asked = [this.#name, this.#since, this.#until].join();
     const [timeline, history, failures] = await Promise.all([
       read("/v1/overview/timeline", { ...query, limit: ATTEMPTS }),
       read("/v1/overview/history", { ...query, buckets: BUCKETS }),
-      read("/v1/overview/failures", { ...query, limit: FAILURES }),
+      read("/v1/overview/failures", { ...query, limit: this.#wanted }),
     ]);
     // Meanwhile another one may have been.
     if (asked !== [this.#name, this.#since, this.#until].join()) return;
     this.#attempts = timeline;
     this.#history = history;
     this.#failures = failures.items;
-    this.#more = failures.next;
+    this.#more = failures.next !== null;
     this.#throughput.show(history);
     this.#durations.show(history);
     this.app.draw();
@@ -73,7 +77,7 @@ export class Then extends View {
 
   left() {
     super.left();
-    this.#timeline.left();
+    for (const each of [this.#timeline, this.#throughput, this.#durations]) each.left();
   }
 
   template() {
@@ -172,7 +176,7 @@ export class Then extends View {
         <thead><tr><th scope="col">Ended</th><th scope="col">Task</th><th scope="col">Tool</th><th scope="col">Outcome</th>
           <th scope="col">Error</th><th scope="col">Last report</th><th scope="col">Its task now</th><th scope="col">Do</th></tr></thead>
         <tbody>${repeat(this.#failures, (each) => each.work_id, (each) => this.#failure(each))}</tbody></table>`}
-      ${this.#more ? html`<p>${button("Show more", () => this.#readMore())}</p>` : nothing}
+      ${this.#more && this.#wanted < MOST_FAILURES ? html`<p>${button("Show more", () => this.#readMore())}</p>` : nothing}
     </section>`;
   }
 
@@ -193,16 +197,9 @@ export class Then extends View {
       </span></td></tr>`;
   }
 
-  async #readMore() {
-    const { since } = this.#times();
-    try {
-      const page = await read("/v1/overview/failures", { since: new Date(since).toISOString(), limit: 100, after: this.#more });
-      this.#failures = [...this.#failures, ...page.items];
-      this.#more = page.next;
-    } catch (error) {
-      this.app.refused(error);
-    }
-    this.app.draw();
+  #readMore() {
+    this.#wanted = Math.min(5 * this.#wanted, MOST_FAILURES);
+    this.app.load();
   }
 
   #times() {
@@ -214,7 +211,8 @@ export class Then extends View {
   #set(address) {
     const [begin, end] = address.split("/").map(Date.parse);
     this.#attempts = null;
-    if (begin < end) {
+    this.#wanted = FAILURES;
+    if (end - begin >= LEAST && begin >= EARLIEST && end <= LATEST) {
       this.#name = null;
       [this.#since, this.#until] = [begin, end];
     } else {
@@ -228,7 +226,7 @@ export class Then extends View {
   }
 
   #look(since, until) {
-    if (until - since < LEAST) return;
+    if (until - since < LEAST || since < EARLIEST || until > LATEST) return;
     this.#go([since, until].map((time) => encodeURIComponent(new Date(time).toISOString())).join("/"));
   }
 

@@ -26,6 +26,7 @@ export class Timeline {
   #selected = null;
   #drag = null;
   #gone = new AbortController();
+  #observer = new ResizeObserver(() => this.draw());
   #zoom;
   #open;
 
@@ -48,13 +49,14 @@ export class Timeline {
     this.#scroll.append(this.#canvas, this.#height);
     this.element.append(this.#scroll, this.#line);
     this.#listen();
-    new ResizeObserver(() => this.draw()).observe(this.#scroll);
+    this.#observer.observe(this.#scroll);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw(), { signal: this.#gone.signal });
   }
 
   /** Nobody looks any more. */
   left() {
     this.#gone.abort();
+    this.#observer.disconnect();
   }
 
   /** Show attempts: `{id, task, tool, attempt, outcome, begin, end}`, times in milliseconds. */
