@@ -72,7 +72,13 @@ export class Then extends View {
   }
 
   heard(kind, data) {
-    if (this.#name && (kind === "archive" || data === null)) this.changed();
+    if (!this.#name || (kind !== "archive" && data !== null)) return;
+    // It is under way no more, and in the answer to come.
+    if (data?.tool_id && this.#attempts) {
+      const others = this.#attempts.items.filter((each) => each.work_id !== data.work_id);
+      this.#attempts = { ...this.#attempts, items: [data, ...others].slice(0, ATTEMPTS) };
+    }
+    this.changed();
   }
 
   left() {
@@ -152,7 +158,7 @@ export class Then extends View {
   }
 
   #table(bars) {
-    return html`<details @toggle=${(event) => { this.#asTable = event.target.open; this.app.draw(); }}>
+    return html`<details ?open=${this.#asTable} @toggle=${(event) => { this.#asTable = event.target.open; this.app.draw(); }}>
       <summary>The same as a table</summary>
       ${this.#asTable ? html`<table>
         <thead><tr><th scope="col">Ended</th><th scope="col">Tool</th><th scope="col">Task</th><th scope="col" class="number">Attempt</th>
