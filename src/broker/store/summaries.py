@@ -12,6 +12,13 @@ def cut(column: str) -> str:
     return f"left(cast({column} as text), {MOST_CHARS})"
 
 
+def cut_in_the_middle(column: str) -> str:
+    """SQL for an error, cut where it is long: what it is stands at the end of a traceback, or in front."""
+    third = MOST_CHARS // 3
+    return f"""case when length({column}) <= {MOST_CHARS} then {column}
+                else left({column}, {third}) || ' … ' || right({column}, {2 * third - 3}) end"""
+
+
 # `w` is the work. A column, and no join: joins are by hash, of all with all.
 LAST_MESSAGE = cut(f"""(
         select message
@@ -26,8 +33,8 @@ WORK = f"""
 
 # `a` is the record.
 RECORD = f"""
-    a.work_id, a.task_id, a.tool_id, a.attempt, a.outcome, {cut("a.error")} as error, a.assigned_at,
-    a.started_at, a.ended_at"""
+    a.work_id, a.task_id, a.tool_id, a.attempt, a.outcome, {cut_in_the_middle("a.error")} as error,
+    a.assigned_at, a.started_at, a.ended_at"""
 
 
 def work(row: AnyRow) -> WorkEvent:

@@ -11,9 +11,10 @@ let asked = 0;
  *
  * @param app - the page, which reads what it shows anew afterwards
  * @param about - `title` and `text` of the question, `verb` on the button, `danger`: it cannot be undone,
- *   `option`: a text with a box to tick, `act(option)`: does it, `done`: what is then said
+ *   `option`: a text with a box to tick, `act(option)`: does it, `done`: what is then said, `errors`: what is said
+ *   instead of the broker's own words, by its codes
  */
-function ask(app, { title, text, verb, danger, option, act, done }) {
+function ask(app, { title, text, verb, danger, option, act, done, errors = {} }) {
   const dialog = document.getElementById("dialog");
   const number = (asked += 1);
   let error = null;
@@ -48,9 +49,9 @@ function ask(app, { title, text, verb, danger, option, act, done }) {
     <h2 id="dialog-title">${title}</h2>
     <p>${text}</p>
     ${option ? html`<label class="option"><input type="checkbox" name="option"> ${option}</label>` : nothing}
-    ${error ? html`<p class="trouble" role="alert">${error.message}</p>` : nothing}
+    ${error ? html`<p class="trouble" role="alert">${errors[error.code] ?? error.message}</p>` : nothing}
     <div class="buttons">
-      <button type="button" @click=${() => dialog.close()}>Leave it</button>
+      <button type="button" autofocus @click=${() => dialog.close()}>Leave it</button>
       <button type="submit" class=${danger ? "danger" : "main"} ?disabled=${busy}>${verb}</button>
     </div>
   </form>`, dialog);
@@ -74,6 +75,15 @@ export const cancelTask = (app, id) => ask(app, {
   done: `Task ${id} is cancelled, or its tool is asked to stop.`,
 });
 
+export const deleteTask = (app, id) => ask(app, {
+  title: `Delete task ${id}?`,
+  text: "It has failed, and is not tried again. The archive keeps every attempt at it.",
+  verb: "Delete the task",
+  danger: true,
+  act: () => call("DELETE", path("tasks", id)),
+  done: `Task ${id} is deleted.`,
+});
+
 export const retryTask = (app, id) => ask(app, {
   title: `Try task ${id} again?`,
   text: "It is offered again, its attempts counted afresh.",
@@ -84,7 +94,7 @@ export const retryTask = (app, id) => ask(app, {
 
 export const requeueWork = (app, id, taskId) => ask(app, {
   title: `Take task ${taskId} from its tool?`,
-  text: "The tool is asked to stop, and the task goes back, for another attempt that is not counted.",
+  text: "The tool is asked to stop, and the task is offered again; that counts as no attempt. The same tool may get it once more: to prevent that, drain it first.",
   verb: "Take it back",
   act: () => call("POST", path("work", id, "cancel"), { requeue: true }),
   done: `The tool is asked to give task ${taskId} back.`,
@@ -113,6 +123,7 @@ export const deleteTool = (app, id) => ask(app, {
   danger: true,
   option: "Even if it has work: that is then lost, and its tasks go back",
   act: (force) => call("DELETE", `${path("tools", id)}${force ? "?force=true" : ""}`),
+  errors: { tool_busy: "It has unfinished work. Drain it and wait, or tick the box to give that work up." },
   done: `Tool ${id} is deleted.`,
 });
 

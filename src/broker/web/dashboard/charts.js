@@ -98,7 +98,7 @@ export class Durations extends Chart {
   draw(history, colour) {
     const series = TIMES.map(([, label, shade, dash]) => ({
       label, dash, stroke: colour(shade), width: 2, spanGaps: true,
-      points: { size: 5 },
+      points: { show: true, size: 5 },
       value: (plot, value) => value === null ? "–" : span(value),
     }));
     const data = TIMES.map(([name]) => history.items.map((bucket) => bucket[name] === null ? null : Math.max(LEAST_SECONDS, bucket[name])));

@@ -49,5 +49,15 @@ export function cut(text, most) {
   return line.length > most ? `${line.slice(0, most - 1)}…` : line;
 }
 
+/** A text that has room, cut in its middle: what went wrong stands at the end of a traceback, and else in front. */
+export function middle(text, most) {
+  const line = cut(text, Infinity);
+  const third = Math.floor(most / 3);
+  return line.length > most ? `${line.slice(0, third)} … ${line.slice(-2 * third)}` : line;
+}
+
+/** A text of the broker's, which has times in UTC, with those of the reader's clock. */
+export const inLocalTime = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g, moment);
+
 /** The seconds from one moment to another. */
 export const between = (from, to) => (Date.parse(to) - Date.parse(from)) / 1000;

@@ -5,7 +5,7 @@ import { age, count } from "./format.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const VIEWS = [["now", "Now"], ["why", "Why"], ["then", "Then"]];
-const STATES = { connecting: "Connecting…", live: "Live", lost: "Not connected" };
+const STATES = { connecting: "Connecting…", live: "Live", lost: "Not connected", out: "Signed out" };
 // An assigner asks at least once a minute, as no call waits for longer.
 const SILENCE_SECONDS = 90;
 
@@ -17,12 +17,20 @@ export const header = (app) => html`
         aria-current=${app.name === name ? "page" : nothing}>${text}</a>`)}
       <a href="/docs">API</a>
     </nav>
+    <form class="find" role="search" @submit=${find}><input type="search" name="id" placeholder="Find a task by its id"
+      aria-label="Find a task by its id"></form>
     <span class="state ${app.state}">${STATES[app.state]}</span>
     ${hasKey() ? html`<button type="button" class="plain" @click=${() => app.signOut()}>Sign out</button>` : nothing}
   </div>
   ${app.stats ? counts(app.stats) : nothing}
   ${app.stats ? warning(app) : nothing}
 `;
+
+function find(event) {
+  event.preventDefault();
+  const id = new FormData(event.target).get("id").trim();
+  if (id) location.hash = `#/task/${encodeURIComponent(id)}`;
+}
 
 function counts({ tasks, tools, last_minute: minute }) {
   const ended = minute.failed + minute.timed_out + minute.lost;
@@ -45,7 +53,7 @@ const one = (name, value, href, alarming) => html`<div class=${alarming ? "alarm
 function warning(app) {
   const { assigner_seen_at: seen, tasks } = app.stats;
   if (!tasks.available) return nothing;
-  if (seen === null) return alarm("No assigner has ever asked for tasks: nothing is given to tools. Start one, for example `broker assign`.");
+  if (seen === null) return alarm("No assigner has ever asked for tasks: nothing is given to tools. Start one, for example by the command: broker assign");
   const silent = app.ago(seen);
   return silent > SILENCE_SECONDS
     ? alarm(`No assigner has asked for ${age(silent)}: nothing is given to tools. Is it running?`)

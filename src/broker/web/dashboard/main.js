@@ -87,11 +87,17 @@ class App {
 
   /** Show what went wrong; a key that is missing or not good is asked for. */
   refused(error, what = "view") {
-    if (error.status === 401) {
+    if (error.status === 403 && what === "tools") {
+      // A key of another role can see nothing here.
+      this.#signIn ??= new SignIn(this, error.message);
+      forgetKey();
+      this.state = "out";
+    } else if (error.status === 401) {
       // Of a key that was given up meanwhile it says nothing.
       if (hasKey() && error.key !== keyInUse()) return;
       this.#signIn ??= new SignIn(this, hasKey() ? "That key is not known to the broker." : "");
       forgetKey();
+      this.state = "out";
     } else {
       this.#trouble[what] = error;
     }

@@ -63,7 +63,7 @@ export class Now extends View {
 
   #noTools() {
     if (!this.app.live.known) return "Reading…";
-    return this.app.live.tools.size ? "No tool is like that." : "No tool has registered yet.";
+    return this.app.live.tools.size ? "No tool is like that." : "No tool has registered yet. Any program can be one: broker tool --id ID --skills JSON -- PROGRAM";
   }
 
   #running() {
@@ -84,7 +84,8 @@ export class Now extends View {
 
   #matches(tool) {
     const wanted = this.#wanted;
-    return !wanted || tool.id.toLowerCase().includes(wanted) || tool.skills.toLowerCase().includes(wanted);
+    const text = `${tool.id} ${tool.skills}`.toLowerCase();
+    return wanted.split(/\s+/).every((word) => text.includes(word));
   }
 
   #set(change) {
@@ -125,7 +126,6 @@ const row = (app, work) => html`<tr>
 </tr>`;
 
 function queue(app, { kinds, counted: looked, more: beyond }) {
-  const most = Math.max(1, ...kinds.map((kind) => kind.tasks));
   return html`<section aria-labelledby="queue">
     <h2 id="queue">Queue <span class="faint">${beyond ? "more than " : ""}${count(looked)}</span></h2>
     ${kinds.length === 0 ? empty("Nothing waits.") : html`<table>
@@ -135,7 +135,7 @@ function queue(app, { kinds, counted: looked, more: beyond }) {
         <td data-name="Needs">${json(kind.needs)}</td>
         <td data-name="Priority" class="number">${kind.priority}</td>
         <td data-name="Tasks" class="number">${count(kind.tasks)}</td>
-        <td><meter min="0" max=${most} .value=${kind.tasks} aria-label="${counted(kind.tasks, "task")}"></meter></td>
+        <td><meter min="0" max=${Math.max(1, looked)} .value=${kind.tasks} aria-label="${counted(kind.tasks, "task")}"></meter></td>
         <td data-name="The oldest waits for">${since(app, kind.oldest_at)} (${taskLink(kind.oldest_id)})</td>
       </tr>`)}</tbody>
     </table>`}

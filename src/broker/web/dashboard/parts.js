@@ -43,5 +43,6 @@ export const empty = (text) => html`<p class="empty">${text}</p>`;
 export const trouble = (error) => html`<p class="trouble" role="alert">${error.message}</p>`;
 
 /** A button to do something to a thing. */
-export const button = (text, act, { danger = false, label } = {}) => html`<button type="button"
-  class=${danger ? "danger" : nothing} aria-label=${label ?? nothing} @click=${act}>${text}</button>`;
+export const button = (text, act, { danger = false, label, expanded } = {}) => html`<button type="button"
+  class=${danger ? "danger" : nothing} aria-label=${label ?? nothing} aria-expanded=${expanded ?? nothing}
+  @click=${act}>${text}</button>`;

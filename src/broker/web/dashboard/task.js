@@ -1,10 +1,10 @@
 // One task: where it stands and why, what it is, and every attempt at it.
 
 import { path, read, readText } from "./api.js";
-import { between, moment, span } from "./format.js";
+import { between, inLocalTime, moment, span } from "./format.js";
 import { member } from "./jsontext.js";
 import { badge, bar, button, empty, recordLink, since, toolLink, value } from "./parts.js";
-import { cancelTask, requeueWork, retryTask } from "./actions.js";
+import { cancelTask, deleteTask, requeueWork, retryTask } from "./actions.js";
 import { View } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
@@ -54,7 +54,7 @@ export class Task extends View {
     if (task === null) return empty("Reading…");
     return html`<section class="card">
         <div class="head"><h1>${task.id}</h1>${badge(task.state)}<span class="buttons">${this.#actions()}</span></div>
-        <p>${this.#explanation.detail}</p>
+        <p>${inLocalTime(this.#explanation.detail)}</p>
         ${this.#underWay()}
         <dl class="facts">
           <dt>Submitted</dt><dd>${moment(task.created_at)}, ${since(this.app, task.created_at)} ago</dd>
@@ -93,7 +93,9 @@ export class Task extends View {
       work && ["assigned", "running"].includes(state)
         ? button("Take back", () => requeueWork(this.app, work, id)) : nothing,
       ["succeeded", "cancelled"].includes(state)
-        ? nothing : button(state === "failed" ? "Delete" : "Cancel", () => cancelTask(this.app, id), { danger: true }),
+        ? nothing : state === "failed"
+          ? button("Delete", () => deleteTask(this.app, id), { danger: true })
+          : button("Cancel", () => cancelTask(this.app, id), { danger: true }),
     ];
   }
 

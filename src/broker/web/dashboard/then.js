@@ -1,7 +1,7 @@
 // Then: what was done by whom and when, how much and how quickly, and what went wrong.
 
 import { read } from "./api.js";
-import { count, counted, cut, moment, span } from "./format.js";
+import { count, counted, middle, moment, span } from "./format.js";
 import { badge, button, empty, recordLink, taskLink, toolLink } from "./parts.js";
 import { acceptLate, retryTask } from "./actions.js";
 import { Durations, Throughput } from "./charts.js";
@@ -151,15 +151,14 @@ export class Then extends View {
     const sum = (name) => this.#history.items.reduce((all, bucket) => all + bucket[name], 0);
     const all = ["succeeded", "cancelled", "released", ...BAD].reduce((so, name) => so + sum(name), 0);
     if (!all) return "Nothing ended in this span of time.";
-    const told = [["succeeded", "succeeded"], ["failed", "failed"], ["timed_out", "ran out of time"], ["lost", "were lost"],
-      ["cancelled", "were cancelled"], ["released", "were given back"]].filter(([name]) => sum(name));
+    const told = [["succeeded", "succeeded"], ["failed", "failed"], ["timed_out", "timed out"], ["lost", "lost"],
+      ["cancelled", "cancelled"], ["released", "given back"]].filter(([name]) => sum(name));
     const beyond = this.#history.complete ? "" : "More than these: ";
     return `${beyond}${counted(all, "attempt")} ended: ${told.map(([name, text]) => `${count(sum(name))} ${text}`).join(", ")}.`;
   }
 
   #table(bars) {
-    return html`<details ?open=${this.#asTable} @toggle=${(event) => { this.#asTable = event.target.open; this.app.draw(); }}>
-      <summary>The same as a table</summary>
+    return html`<p>${button("The same as a table", () => { this.#asTable = !this.#asTable; this.app.draw(); }, { expanded: this.#asTable })}</p>
       ${this.#asTable ? html`<table>
         <thead><tr><th scope="col">Ended</th><th scope="col">Tool</th><th scope="col">Task</th><th scope="col" class="number">Attempt</th>
           <th scope="col">Outcome</th><th scope="col" class="number">Ran for</th></tr></thead>
@@ -171,8 +170,7 @@ export class Then extends View {
           <td data-name="Outcome">${badge(bar.outcome)}</td>
           <td data-name="Ran for" class="number">${span((bar.end - bar.begin) / 1000)}</td></tr>`)}</tbody>
       </table>
-      ${bars.length > ROWS ? html`<p class="faint">These are the newest ${ROWS} of ${count(bars.length)}.</p>` : nothing}` : nothing}
-    </details>`;
+      ${bars.length > ROWS ? html`<p class="faint">These are the newest ${ROWS} of ${count(bars.length)}.</p>` : nothing}` : nothing}`;
   }
 
   #failed() {
@@ -193,8 +191,8 @@ export class Then extends View {
       <td data-name="Task">${taskLink(task)} <span class="faint">attempt ${each.attempt}</span></td>
       <td data-name="Tool">${toolLink(each.tool_id)}</td>
       <td data-name="Outcome">${badge(each.outcome)}</td>
-      <td data-name="Error">${cut(each.error, 160)}</td>
-      <td data-name="Last report">${cut(each.message, 160)}</td>
+      <td data-name="Error">${middle(each.error, 240)}</td>
+      <td data-name="Last report">${middle(each.message, 160)}</td>
       <td data-name="Its task now">${state ? badge(state) : "not known"}</td>
       <td><span class="buttons">
         ${each.late && WAITS.includes(state)

@@ -1,7 +1,7 @@
 // Why: what waits and for what reason, and who is left out.
 
 import { read } from "./api.js";
-import { age, count, counted, moment } from "./format.js";
+import { age, count, counted, inLocalTime, moment } from "./format.js";
 import { badge, button, empty, json, since, taskLink, toolLink } from "./parts.js";
 import { cancelTask } from "./actions.js";
 import { View } from "./view.js";
@@ -42,8 +42,9 @@ export class Why extends View {
 
   template() {
     return html`<h1 class="for-ears">Why</h1>
+      ${this.#queue && this.#waiting?.items.length ? this.#leftOut() : nothing}
       ${this.#waiting ? this.#tasks() : empty("Reading…")}
-      ${this.#queue ? this.#leftOut() : nothing}`;
+      ${this.#queue && !this.#waiting?.items.length ? this.#leftOut() : nothing}`;
   }
 
   #tasks() {
@@ -68,7 +69,7 @@ export class Why extends View {
       <td data-name="Priority" class="number">${task.priority}</td>
       <td data-name="Needs">${json(task.needs, 80)}</td>
       <td><span class="badge ${task.state}">${VERDICTS[task.verdict] ?? task.verdict}</span>
-        <span class="detail">${task.detail}</span></td>
+        <span class="detail">${inLocalTime(task.detail)}</span></td>
       <td>${button("Cancel", () => cancelTask(this.app, task.id), { label: `Cancel task ${task.id}` })}</td>
     </tr>`;
   }
