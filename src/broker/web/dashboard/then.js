@@ -1,43 +1,55 @@
 // Then: what was done by whom and when, how much and how quickly, and what went wrong.
 
 import { read } from "./api.js";
-import { count, counted, cut, moment, span } from "./format.js";
+import { count, cut, moment, span } from "./format.js";
 import { badge, button, empty, recordLink, taskLink, toolLink } from "./parts.js";
 import { acceptLate, retryTask } from "./actions.js";
 import { Durations, Throughput } from "./charts.js";
-import { MARKS, Timeline } from "./timeline.js";
+import { ended, lasted } from "./history.js";
+import { MARKS } from "./drawing.js";
+import { Timeline } from "./timeline.js";
 import { View } from "./view.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-const HOUR = 3_600_000;
-// The spans that go on with the time, by how they are called in the address.
-const SPANS = { "1h": ["Last hour", HOUR], "8h": ["8 hours", 8 * HOUR], "24h": ["24 hours", 24 * HOUR], "7d": ["7 days", 168 * HOUR] };
+// The address has either two moments, or a length: that span ends now, and goes on with the time.
+const SPANS = { "1h": "Last hour", "8h": "8 hours", "24h": "24 hours", "7d": "7 days" };
 const DEFAULT = "1h";
-const LEAST = 2000;
-const ATTEMPTS = 2000, BUCKETS = 60, FAILURES = 20;
+const UNITS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const LEAST = 2000, MOST = 3660 * UNITS.d;
+const ATTEMPTS = 2000, BUCKETS = 60;
+// Of what went wrong so many are shown at first, more when asked for, and so many at most.
+const FAILURES = 20, MORE_FAILURES = 100, MOST_FAILURES = 1000;
 const ROWS = 200;
 const READ_MS = 3000;
-const BAD = ["failed", "timed_out", "lost"];
 const WAITS = ["available", "scheduled", "failed"];
 
 export class Then extends View {
   title = "Then";
-  #name = null;
-  #length = 0;
+  #length = null;
   #since = 0;
   #until = 0;
   #attempts = null;
   #history = null;
   #failures = null;
-  #more = null;
+  #most = FAILURES;
+  // Whether what was read is of another span than is looked at.
+  #old = true;
   #asTable = false;
-  #timeline = new Timeline((since, until) => this.#look(since, until), (bar) => this.#open(bar));
+  #timeline = new Timeline({
+    look: (since, until) => this.#look(since, until),
+    scale: (by, around) => this.#scale(by, around),
+    open: (bar) => this.#open(bar),
+  });
   #throughput = new Throughput((since, until) => this.#look(since, until), "Attempts that ended, by outcome");
   #durations = new Durations((since, until) => this.#look(since, until), "How long tasks waited and ran");
 
+  #dark = matchMedia("(prefers-color-scheme: dark)");
+  #recolour = () => [this.#throughput, this.#durations].forEach((chart) => chart.recolour());
+
   constructor(app, address) {
     super(app, READ_MS);
+    this.#dark.addEventListener("change", this.#recolour);
     this.#set(address);
   }
 
@@ -49,31 +61,34 @@ export class Then extends View {
 
   async load() {
     const { since, until } = this.#times();
-    const query = { since: new Date(since).toISOString(), until: this.#name ? null : new Date(until).toISOString() };
-    const asked = [this.#name, this.#since, this.#until].join();
-    const [timeline, history, failures] = await Promise.all([
+    const query = { since: new Date(since).toISOString(), until: this.#length ? null : new Date(until).toISOString() };
+    const asked = this.#asked();
+    const [attempts, history, failures] = await Promise.all([
       read("/v1/overview/timeline", { ...query, limit: ATTEMPTS }),
       read("/v1/overview/history", { ...query, buckets: BUCKETS }),
-      read("/v1/overview/failures", { ...query, limit: FAILURES }),
+      read("/v1/overview/failures", { ...query, limit: this.#most }),
     ]);
     // Meanwhile another one may have been.
-    if (asked !== [this.#name, this.#since, this.#until].join()) return;
-    this.#attempts = timeline;
+    if (asked !== this.#asked()) return;
+    this.#old = false;
+    this.#attempts = attempts;
     this.#history = history;
-    this.#failures = failures.items;
-    this.#more = failures.next;
+    this.#failures = failures;
     this.#throughput.show(history);
     this.#durations.show(history);
     this.app.draw();
   }
 
   heard(kind, data) {
-    if (this.#name && (kind === "archive" || data === null)) this.changed();
+    if (this.#times().until >= this.app.now() && (kind === "archive" || data === null)) this.changed();
   }
 
   left() {
     super.left();
+    this.#dark.removeEventListener("change", this.#recolour);
     this.#timeline.left();
+    this.#throughput.left();
+    this.#durations.left();
   }
 
   template() {
@@ -86,27 +101,29 @@ export class Then extends View {
     const { since, until } = this.#times();
     return html`<div class="head">
       <div class="buttons" role="group" aria-label="Span of time">
-        ${Object.entries(SPANS).map(([name, [text]]) => html`<button type="button" aria-pressed=${this.#name === name}
+        ${Object.entries(SPANS).map(([name, text]) => html`<button type="button" aria-pressed=${this.#length === lengthOf(name)}
           @click=${() => this.#go(name)}>${text}</button>`)}
       </div>
-      <div class="buttons">
-        ${button("Zoom in", () => this.#timeline.zoomIn())}
-        ${button("Zoom out", () => this.#timeline.zoomOut())}
-        ${this.#name ? nothing : button("Earlier", () => this.#look(since - (until - since), since))}
-        ${this.#name ? nothing : button("Later", () => this.#look(until, until + (until - since)))}
+      <div class="buttons" role="group" aria-label="Move">
+        ${button("Zoom in", () => this.#scale(0.5))}
+        ${button("Zoom out", () => this.#scale(2))}
+        ${button("Earlier", () => this.#look(since - (until - since), since))}
+        ${this.#length ? nothing : button("Later", () => this.#look(until, until + (until - since)))}
+        ${this.#length ? nothing : button("Now", () => this.#goNow(until - since))}
       </div>
-      <span class="faint">${moment(new Date(since).toISOString())} to ${this.#name ? "now" : moment(new Date(until).toISOString())}</span>
+      <span class="faint">${atTime(since)} to ${this.#length ? "now" : atTime(until)}</span>
     </div>`;
   }
 
   #shown() {
     const { since, until } = this.#times();
     const bars = this.#bars();
-    this.#timeline.show(bars, since, until);
+    this.#timeline.show(bars, { since, until, from: this.#knownFrom() });
     return html`<section aria-labelledby="timeline">
         <h2 id="timeline">Timeline</h2>
-        <p>${this.#inWords()}</p>
-        ${bars.length ? html`${this.#timeline.element}${legend()}` : nothing}
+        <p>${this.#old ? "Reading…" : ended(this.#history)}</p>
+        ${this.#timeline.element}
+        ${legend()}
         ${this.#attempts.complete ? nothing
           : html`<p class="faint">The newest ${count(ATTEMPTS)} attempts of this span are shown; zoom in to see all.</p>`}
         ${bars.length ? this.#table(bars) : nothing}
@@ -115,36 +132,31 @@ export class Then extends View {
         <section aria-labelledby="throughput"><h2 id="throughput">Ended, every ${span(this.#history.bucket_seconds)}</h2>
           <div class="card">${this.#throughput.element}</div></section>
         <section aria-labelledby="durations"><h2 id="durations">Waited and ran for</h2>
-          <div class="card">${this.#durations.element}</div></section>
+          <div class="card">${this.#durations.element}<p class="faint">${lasted(this.#history)}</p></div></section>
       </div>
       ${this.#failed()}`;
   }
 
-  /** What has ended, and what is under way where the span reaches now. */
+  /** What has ended, and what is under way and was already in the span. */
   #bars() {
-    const ended = this.#attempts.items.map((each) => ({
+    const past = this.#attempts.items.map((each) => ({
       id: each.work_id, task: each.task_id, tool: each.tool_id, attempt: each.attempt, outcome: each.outcome,
       begin: Date.parse(each.started_at ?? each.assigned_at), end: Date.parse(each.ended_at),
     }));
+    const known = new Set(past.map((bar) => bar.id));
     const { until } = this.#times();
-    const known = new Set(ended.map((bar) => bar.id));
-    const now = this.app.now();
-    if (until < now - LEAST) return ended;
+    const end = this.app.now();
     const running = this.app.live.work().filter((work) => !known.has(work.id)).map((work) => ({
       id: work.id, task: work.task_id, tool: work.tool_id, attempt: work.attempt, outcome: "running",
-      begin: Date.parse(work.started_at ?? work.assigned_at), end: now,
+      begin: Date.parse(work.started_at ?? work.assigned_at), end,
     }));
-    return [...ended, ...running];
+    return [...past, ...running.filter(({ begin }) => begin < until)];
   }
 
-  #inWords() {
-    const sum = (name) => this.#history.items.reduce((all, bucket) => all + bucket[name], 0);
-    const all = ["succeeded", "cancelled", "released", ...BAD].reduce((so, name) => so + sum(name), 0);
-    if (!all) return "Nothing ended in this span of time.";
-    const told = [["succeeded", "succeeded"], ["failed", "failed"], ["timed_out", "ran out of time"], ["lost", "were lost"],
-      ["cancelled", "were cancelled"], ["released", "were given back"]].filter(([name]) => sum(name));
-    const beyond = this.#history.complete ? "" : "More than these: ";
-    return `${beyond}${counted(all, "attempt")} ended: ${told.map(([name, text]) => `${count(sum(name))} ${text}`).join(", ")}.`;
+  /** Since when all attempts are known, not only the newest of them. */
+  #knownFrom() {
+    const { complete, items } = this.#attempts;
+    return complete ? -Infinity : Date.parse(items.at(-1).ended_at);
   }
 
   #table(bars) {
@@ -154,7 +166,7 @@ export class Then extends View {
         <thead><tr><th scope="col">Ended</th><th scope="col">Tool</th><th scope="col">Task</th><th scope="col" class="number">Attempt</th>
           <th scope="col">Outcome</th><th scope="col" class="number">Ran for</th></tr></thead>
         <tbody>${repeat(bars.toSorted((one, other) => other.end - one.end).slice(0, ROWS), (bar) => bar.id, (bar) => html`<tr>
-          <td data-name="Ended">${recordLink(bar.id, bar.outcome === "running" ? "under way" : moment(new Date(bar.end).toISOString()))}</td>
+          <td data-name="Ended">${recordLink(bar.id, bar.outcome === "running" ? "under way" : atTime(bar.end))}</td>
           <td data-name="Tool">${toolLink(bar.tool)}</td>
           <td data-name="Task">${taskLink(bar.task)}</td>
           <td data-name="Attempt" class="number">${bar.attempt}</td>
@@ -166,13 +178,16 @@ export class Then extends View {
   }
 
   #failed() {
+    const { items, next } = this.#failures;
     return html`<section aria-labelledby="failures">
       <h2 id="failures">What went wrong</h2>
-      ${this.#failures.length === 0 ? empty("Nothing, in this span of time.") : html`<table>
+      ${items.length === 0 ? empty("Nothing, in this span of time.") : html`<table>
         <thead><tr><th scope="col">Ended</th><th scope="col">Task</th><th scope="col">Tool</th><th scope="col">Outcome</th>
           <th scope="col">Error</th><th scope="col">Last report</th><th scope="col">Its task now</th><th scope="col">Do</th></tr></thead>
-        <tbody>${repeat(this.#failures, (each) => each.work_id, (each) => this.#failure(each))}</tbody></table>`}
-      ${this.#more ? html`<p>${button("Show more", () => this.#readMore())}</p>` : nothing}
+        <tbody>${repeat(items, (each) => each.work_id, (each) => this.#failure(each))}</tbody></table>`}
+      ${next === null ? nothing : items.length >= MOST_FAILURES
+        ? html`<p class="faint">These are the newest ${count(MOST_FAILURES)}; zoom in to see others.</p>`
+        : html`<p>${button("Show more", () => this.#showMore())}</p>`}
     </section>`;
   }
 
@@ -183,7 +198,7 @@ export class Then extends View {
       <td data-name="Task">${taskLink(task)} <span class="faint">attempt ${each.attempt}</span></td>
       <td data-name="Tool">${toolLink(each.tool_id)}</td>
       <td data-name="Outcome">${badge(each.outcome)}</td>
-      <td data-name="Error">${cut(each.error, 160)}</td>
+      <td data-name="Error">${cut(firstLine(each.error), 160)}</td>
       <td data-name="Last report">${cut(each.message, 160)}</td>
       <td data-name="Its task now">${state ? badge(state) : "not known"}</td>
       <td><span class="buttons">
@@ -193,33 +208,30 @@ export class Then extends View {
       </span></td></tr>`;
   }
 
-  async #readMore() {
-    const { since } = this.#times();
-    try {
-      const page = await read("/v1/overview/failures", { since: new Date(since).toISOString(), limit: 100, after: this.#more });
-      this.#failures = [...this.#failures, ...page.items];
-      this.#more = page.next;
-    } catch (error) {
-      this.app.refused(error);
-    }
-    this.app.draw();
+  #showMore() {
+    this.#most = Math.min(this.#most + MORE_FAILURES, MOST_FAILURES);
+    this.app.load();
   }
 
   #times() {
-    if (!this.#name) return { since: this.#since, until: this.#until };
+    if (!this.#length) return { since: this.#since, until: this.#until };
     const until = this.app.now();
     return { since: until - this.#length, until };
   }
 
+  #asked() {
+    return [this.#length, this.#since, this.#until, this.#most].join();
+  }
+
   #set(address) {
     const [begin, end] = address.split("/").map(Date.parse);
-    this.#attempts = null;
+    this.#old = true;
+    this.#most = FAILURES;
     if (begin < end) {
-      this.#name = null;
+      this.#length = null;
       [this.#since, this.#until] = [begin, end];
     } else {
-      this.#name = Object.hasOwn(SPANS, address) ? address : DEFAULT;
-      this.#length = SPANS[this.#name][1];
+      this.#length = lengthOf(address) ?? lengthOf(DEFAULT);
     }
   }
 
@@ -227,9 +239,22 @@ export class Then extends View {
     location.hash = `#/then/${address}`;
   }
 
+  #goNow(length) {
+    this.#go(addressOf(Math.min(length, MOST)));
+  }
+
+  /** Look at another span. There is nothing after now: one that would reach beyond it is as long, and ends there. */
   #look(since, until) {
     if (until - since < LEAST) return;
-    this.#go([since, until].map((time) => encodeURIComponent(new Date(time).toISOString())).join("/"));
+    if (until >= this.app.now()) this.#goNow(until - since);
+    else this.#go([Math.max(since, until - MOST), until].map((time) => encodeURIComponent(new Date(time).toISOString())).join("/"));
+  }
+
+  /** Look at so many times as much, around a moment; without one around the middle, or up to now. */
+  #scale(by, around) {
+    const { since, until } = this.#times();
+    const still = around ?? (this.#length ? until : (since + until) / 2);
+    this.#look(still - (still - since) * by, still + (until - still) * by);
   }
 
   #open(bar) {
@@ -240,3 +265,20 @@ export class Then extends View {
 const legend = () => html`<ul class="legend" aria-label="Legend">
   ${Object.entries(MARKS).map(([name, mark]) => html`<li><span class="badge ${name}">${mark} ${name.replace("_", " ")}</span></li>`)}
 </ul>`;
+
+const atTime = (time) => moment(new Date(time).toISOString());
+
+const firstLine = (text) => (text ?? "").trim().split("\n", 1)[0];
+
+/** How long a span of time is that an address names, in milliseconds; null: it names none. */
+function lengthOf(address) {
+  const [, number, unit] = /^([1-9]\d{0,9})([smhd])$/.exec(address) ?? [];
+  return unit ? Math.min(Math.max(number * UNITS[unit], LEAST), MOST) : null;
+}
+
+/** How an address names a length, in the largest unit that goes into it. */
+function addressOf(length) {
+  const whole = Math.round(length / UNITS.s) * UNITS.s;
+  const unit = Object.keys(UNITS).findLast((each) => whole % UNITS[each] === 0);
+  return `${whole / UNITS[unit]}${unit}`;
+}
