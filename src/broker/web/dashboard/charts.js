@@ -142,7 +142,7 @@ const time = () => ({ label: "from", value: (plot, value) => value === null ? "â
 function axes(colour, inWords, incrs) {
   const both = { stroke: colour("faint"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 } };
   return [
-    { ...both, values: [
+    { ...both, space: 80, values: [
       [86400, "{YYYY}-{MM}-{DD}", null, null, null, null, null, null, 1],
       [3600, "{HH}:{mm}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
       [60, "{HH}:{mm}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],

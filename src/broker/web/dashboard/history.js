@@ -3,8 +3,7 @@
 import { count, counted, span } from "./format.js";
 
 const OUTCOMES = {
-  succeeded: "succeeded", failed: "failed", timed_out: "ran out of time", lost: "were lost", cancelled: "were cancelled",
-  released: "were given back",
+  succeeded: "succeeded", failed: "failed", timed_out: "out of time", lost: "lost", cancelled: "cancelled", released: "given back",
 };
 
 /** How much ended, and how. */

@@ -1,6 +1,5 @@
 // JSON as it was sent, to the last digit: JavaScript's numbers would lose some.
 
-const STRING = /"(?:[^"\\]|\\.)*"/y;
 const PLAIN = /[^"[\]{},:\s]+/y;
 
 /** The text of a member of an object, given the text of the object; undefined: it has none. */
@@ -18,6 +17,19 @@ export function member(text, name) {
     if (text[at] !== ",") return undefined;
     at += 1;
   }
+}
+
+/** The texts of the elements of an array, given the text of the array. */
+export function elements(text) {
+  const found = [];
+  let at = skip(text, text.indexOf("[") + 1);
+  while (text[at] !== "]") {
+    const end = endOf(text, at);
+    found.push(text.slice(at, end));
+    at = skip(text, end);
+    if (text[at] === ",") at = skip(text, at + 1);
+  }
+  return found;
 }
 
 /** Where the value that begins there ends. */
@@ -44,9 +56,19 @@ function endOf(text, at) {
   return at;
 }
 
+// A regular expression would overflow the stack on a string of some megabytes.
 function stringAt(text, at) {
-  STRING.lastIndex = at;
-  return STRING.exec(text)[0];
+  let end = at;
+  do end = text.indexOf('"', end + 1);
+  while (isEscaped(text, end));
+  return text.slice(at, end + 1);
+}
+
+/** Whether an odd number of backslashes is in front. */
+function isEscaped(text, at) {
+  let first = at;
+  while (text[first - 1] === "\\") first -= 1;
+  return (at - first) % 2 === 1;
 }
 
 function skip(text, at) {
