@@ -1,4 +1,4 @@
-"""The dashboard's past, looked at in a real browser: spans of time, the timeline by keyboard, and what a record holds."""
+"""The dashboard's past in a real browser: spans of time, the timeline by keyboard, what a record holds."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -3,7 +3,8 @@
 import { count, counted, span } from "./format.js";
 
 const OUTCOMES = {
-  succeeded: "succeeded", failed: "failed", timed_out: "out of time", lost: "lost", cancelled: "cancelled", released: "given back",
+  succeeded: "succeeded", failed: "failed", timed_out: "out of time", lost: "lost", cancelled: "cancelled",
+  released: "given back",
 };
 
 /** How much ended, and how. */

@@ -45,7 +45,11 @@ export class Then extends View {
   #durations = new Durations((since, until) => this.#look(since, until), "How long tasks waited and ran");
 
   #dark = matchMedia("(prefers-color-scheme: dark)");
-  #recolour = () => [this.#throughput, this.#durations].forEach((chart) => chart.recolour());
+  #recolour = () => {
+    this.#throughput.recolour();
+    this.#durations.recolour();
+    this.app.draw();
+  };
 
   constructor(app, address) {
     super(app, READ_MS);
@@ -247,7 +251,7 @@ export class Then extends View {
   #look(since, until) {
     if (until - since < LEAST) return;
     if (until >= this.app.now()) this.#goNow(until - since);
-    else this.#go([Math.max(since, until - MOST), until].map((time) => encodeURIComponent(new Date(time).toISOString())).join("/"));
+    else this.#go([Math.max(since, until - MOST), until].map((time) => new Date(time).toISOString()).join("/"));
   }
 
   /** Look at so many times as much, around a moment; without one around the middle, or up to now. */
