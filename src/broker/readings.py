@@ -14,7 +14,8 @@ Answer = TypeVar("Answer")
 Given = TypeVarTuple("Given")
 
 # To count takes the longer the more there is. For so many times as long as a reading took the next one is not
-# begun: so all who watch, however many they are, keep one connection busy for a tenth of the time.
+# begun: so all who watch the same, however many they are, keep one connection busy for a tenth of the time.
+# Of readings that are asked for different things one goes after the other.
 _PAUSES_PER_READING = 9
 # But who asks is not to wait for longer.
 _LONGEST_PAUSE_SECONDS = 2.0
@@ -32,6 +33,7 @@ class Readings:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._readings: LRUCache[Hashable, _Reading] = LRUCache(_MOST_READINGS)
+        self._turns: dict[Hashable, asyncio.Lock] = {}
 
     async def read(self, do: Callable[[Connection, *Given], Answer], *given: *Given) -> Answer:
         """What a reading finds now: what was written before the call is in it.
@@ -45,7 +47,9 @@ class Readings:
         """
         key = (do, *given)
         if (reading := self._readings.get(key)) is None:
-            reading = self._readings[key] = _Reading(self._store, lambda connection: do(connection, *given))
+            turns = self._turns.setdefault(do, asyncio.Lock())
+            reading = _Reading(self._store, lambda connection: do(connection, *given), turns)
+            self._readings[key] = reading
         return cast("Answer", await reading.share())
 
 
@@ -55,14 +59,15 @@ class _Reading:
     Args:
         store: The database.
         do: The reading.
+        turns: Whose turn it is, among those of its kind.
     """
 
-    def __init__(self, store: Store, do: Callable[[Connection], Any]) -> None:
+    def __init__(self, store: Store, do: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
         self._store = store
         self._do = do
-        self._reading: asyncio.Task[Any] | None = None
-        # When the last one began, and when the next one may, by the loop's clock.
-        self._began = -math.inf
+        self._turns = turns
+        self._reading: asyncio.Task[tuple[Any, float]] | None = None
+        # When the next one may begin, by the loop's clock.
         self._next_at = -math.inf
 
     async def share(self) -> Any:
@@ -74,17 +79,17 @@ class _Reading:
                 if (pause := self._next_at - loop.time()) > 0:
                     await asyncio.sleep(pause)
                     continue
-                self._began = loop.time()
                 self._reading = asyncio.create_task(self._read(), name="reading")
-            is_fresh = self._began >= asked_at
-            found = await asyncio.shield(self._reading)
-            if is_fresh:
+            found, began = await asyncio.shield(self._reading)
+            if began >= asked_at:
                 return found
 
-    async def _read(self) -> Any:
+    async def _read(self) -> tuple[Any, float]:
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        found = await self._store.read(self._do)
-        now = loop.time()
-        self._next_at = now + min(_PAUSES_PER_READING * (now - began), _LONGEST_PAUSE_SECONDS)
-        return found
+        async with self._turns:
+            began = loop.time()
+            try:
+                return await self._store.read(self._do), began
+            finally:
+                now = loop.time()
+                self._next_at = now + min(_PAUSES_PER_READING * (now - began), _LONGEST_PAUSE_SECONDS)

@@ -9,8 +9,9 @@ from broker.store import summaries
 from broker.store.pages import cut, unseal
 from broker.summaries import Failure, Failures
 
-# Reports are read where they are stored in so many bytes: all reports of an attempt are one value.
-_MOST_REPORT_BYTES = 2**20
+# Reports are read where they are stored in so many bytes, which is compressed: all reports of an attempt are
+# one value, and a page has many.
+_MOST_REPORT_BYTES = 2**16
 
 READ = text(f"""
 with page as materialized (

@@ -1,6 +1,6 @@
 """The timeline: which tool was at what, and when."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
@@ -10,6 +10,9 @@ from broker.summaries import Attempted, Timeline
 # What was under way at the end of a span ended after it. It is looked for among so many: those that were
 # assigned last before the end.
 _ASSIGNED_LAST = 20_000
+
+# The driver tells the first and the last moment that Python knows as endless times, of which no id is.
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 _COLUMNS = "work_id, task_id, tool_id, attempt, outcome, assigned_at, started_at, ended_at"
 _OF_WHOM = """
@@ -52,7 +55,8 @@ class Span(NamedTuple):
 
 def read(connection: Connection, span: Span, limit: int) -> Timeline:
     """Attempts that have ended, those that ended last first."""
-    found = connection.execute(READ, span._asdict() | {"limit": limit + 1}).all()
+    until = None if span.until is None else min(max(span.until, _EARLIEST), _LATEST)
+    found = connection.execute(READ, span._asdict() | {"until": until, "limit": limit + 1}).all()
     items = [
         Attempted(
             work_id=row.work_id,

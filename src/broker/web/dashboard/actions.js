@@ -3,6 +3,9 @@
 import { call, path } from "./api.js";
 import { html, nothing, render } from "./vendor/lit-html/lit-html.js";
 
+// How often something was asked.
+let asked = 0;
+
 /**
  * Ask, and do it.
  *
@@ -12,6 +15,7 @@ import { html, nothing, render } from "./vendor/lit-html/lit-html.js";
  */
 function ask(app, { title, text, verb, danger, option, act, done }) {
   const dialog = document.getElementById("dialog");
+  const number = (asked += 1);
   let error = null;
   let busy = false;
 
@@ -23,7 +27,8 @@ function ask(app, { title, text, verb, danger, option, act, done }) {
     show();
     try {
       await act(ticked);
-      dialog.close();
+      // Meanwhile something else may be asked: that is not to be answered by this.
+      if (number === asked) dialog.close();
       say(done);
       app.load();
     } catch (failed) {
@@ -31,10 +36,12 @@ function ask(app, { title, text, verb, danger, option, act, done }) {
       if (failed.status === 401) {
         dialog.close();
         app.refused(failed);
+      } else if (number !== asked || !dialog.open) {
+        app.refused(failed);
       }
     }
     busy = false;
-    show();
+    if (number === asked) show();
   };
 
   const show = () => render(html`<form @submit=${submit}>

@@ -1,6 +1,8 @@
 // Calls of the broker's API. The key is kept for as long as this tab is open, and nowhere else.
 
 const KEY = "broker-key";
+// A broker that has not answered for so long has to be asked again.
+const PATIENCE_MS = 30_000;
 
 /** What the broker refused, or that it did not answer (status 0). */
 export class Refused extends Error {
@@ -8,38 +10,45 @@ export class Refused extends Error {
     super(problem.detail || problem.title || `The broker answered ${status}.`);
     this.status = status;
     this.code = problem.code ?? null;
-    this.errors = problem.errors ?? [];
+    /** The key that was sent. */
+    this.key = null;
   }
 }
 
-export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+export const keyInUse = () => sessionStorage.getItem(KEY);
+export const hasKey = () => keyInUse() !== null;
 export const useKey = (key) => sessionStorage.setItem(KEY, key);
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 
-/** Send a request with the key, where there is one. Throws `Refused` unless it was answered with success. */
+/**
+ * Send a request with the key, where there is one. Throws `Refused` unless it was answered with success: in time, but
+ * for one with a signal of its own.
+ */
 export async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
-  const key = sessionStorage.getItem(KEY);
+  const key = keyInUse();
   const all = { ...headers };
   if (key !== null) all.Authorization = `Bearer ${key}`;
   if (body !== undefined) all["Content-Type"] = "application/json";
   let answer;
   try {
     answer = await fetch(path, {
-      method, signal, headers: all, cache: "no-store",
+      method, headers: all, cache: "no-store",
+      signal: signal ?? AbortSignal.timeout(PATIENCE_MS),
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Refused(0, { detail: "The broker does not answer. Is it running?" });
   }
-  if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
-  return answer;
+  if (answer.ok) return answer;
+  const refused = new Refused(answer.status, await problemOf(answer));
+  refused.key = key;
+  throw refused;
 }
 
 /** Call the API; the answer's JSON, or null where it has none. */
 export async function call(method, path, body) {
-  const answer = await send(path, { method, body });
-  const text = await answer.text();
+  const text = await textOf(await send(path, { method, body }));
   return text === "" ? null : JSON.parse(text);
 }
 
@@ -48,7 +57,7 @@ export const read = (path, query = {}) => call("GET", withQuery(path, query));
 
 /** Read a text as it is: JSON with numbers to the last digit. */
 export async function readText(path) {
-  return (await send(path)).text();
+  return textOf(await send(path));
 }
 
 /** A path of the API: `path("tools", id)`. */
@@ -57,6 +66,14 @@ export const path = (...parts) => `/v1/${parts.map(encodeURIComponent).join("/")
 function withQuery(path, query) {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined);
   return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+}
+
+async function textOf(answer) {
+  try {
+    return await answer.text();
+  } catch {
+    throw new Refused(0, { detail: "The broker's answer broke off." });
+  }
 }
 
 async function problemOf(answer) {

@@ -26,6 +26,7 @@ class Chart {
   element = document.createElement("div");
   #history = null;
   #plot = null;
+  #gone = false;
   #zoom;
   #resized = new ResizeObserver(() => this.#fit());
 
@@ -50,7 +51,7 @@ class Chart {
 
   /** The page has other colours now. */
   recolour() {
-    if (!this.#history) return;
+    if (this.#gone || !this.#history) return;
     this.#plot?.destroy();
     const style = getComputedStyle(this.element.isConnected ? this.element : document.body);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -69,6 +70,8 @@ class Chart {
   left() {
     this.#resized.disconnect();
     this.#plot?.destroy();
+    this.#plot = null;
+    this.#gone = true;
   }
 
   #data() {

@@ -3,6 +3,8 @@
 import { read } from "./api.js";
 
 const PAGE = 1000;
+// Of a tool with much work so much is read.
+const MOST_WORK = 16;
 
 export class Live {
   /** The tools by id, in the order of their ids; each has `work`, a Map by id. */
@@ -30,7 +32,22 @@ export class Live {
     else this.#take(kind, data);
   }
 
-  /** All work under way, that which has had it for longest first. */
+  /** Whether more or less work is known than the tools say they have: then something was not told. */
+  get isOdd() {
+    for (const { load, work } of this.tools.values()) {
+      if (work.size < Math.min(load, MOST_WORK) || work.size > load) return true;
+    }
+    return false;
+  }
+
+  /** How much work all tools have. */
+  get load() {
+    let sum = 0;
+    for (const tool of this.tools.values()) sum += tool.load;
+    return sum;
+  }
+
+  /** All work under way that is known, that which has had it for longest first. */
   work() {
     const all = [];
     for (const tool of this.tools.values()) all.push(...tool.work.values());

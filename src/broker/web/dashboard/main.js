@@ -1,7 +1,7 @@
 // The page: which view is shown, what it is told, and when it is drawn.
 
 import { Again } from "./again.js";
-import { forgetKey, hasKey, read } from "./api.js";
+import { forgetKey, hasKey, keyInUse, read } from "./api.js";
 import { Events } from "./events.js";
 import { header } from "./header.js";
 import { Live } from "./live.js";
@@ -88,6 +88,8 @@ class App {
   /** Show what went wrong; a key that is missing or not good is asked for. */
   refused(error, what = "view") {
     if (error.status === 401) {
+      // Of a key that was given up meanwhile it says nothing.
+      if (hasKey() && error.key !== keyInUse()) return;
       this.#signIn ??= new SignIn(this, hasKey() ? "That key is not known to the broker." : "");
       forgetKey();
     } else {
@@ -112,8 +114,8 @@ class App {
 
   #go() {
     const [given, ...parts] = location.hash.replace(/^#\/?/, "").split("/");
-    const name = Object.hasOwn(VIEWS, given) ? given : "now";
     const id = decoded(parts.join("/"));
+    const name = Object.hasOwn(VIEWS, given) && (id || !VIEWS[given].ofOne) ? given : "now";
     if (name === this.name && this.view.moved) {
       this.view.moved(id);
       return;
@@ -188,18 +190,28 @@ class App {
 
   #tick() {
     if (this.state === "live" && performance.now() - this.#statsAt > STATS_IDLE_MS) this.#stats.soon();
+    if (this.live.isOdd) this.#tools.soon();
     this.draw();
   }
 
   #draw() {
     this.#drawing = null;
     this.#drawn = performance.now();
-    const failed = this.#trouble.view ?? this.#trouble.tools;
     render(header(this), document.getElementById("header"));
-    render(
-      this.#signIn?.template() ?? [failed ? trouble(failed) : nothing, this.view.template()],
-      document.getElementById("main"),
-    );
+    render(this.#signIn?.template() ?? this.#shown(), document.getElementById("main"));
+  }
+
+  #shown() {
+    let view;
+    try {
+      view = this.view.template();
+    } catch (error) {
+      // Whatever it is that cannot be shown: who looks is to know of it.
+      this.#trouble.view ??= error;
+      view = nothing;
+    }
+    const failed = this.#trouble.view ?? this.#trouble.tools;
+    return [failed ? trouble(failed) : nothing, view];
   }
 }
 

@@ -69,14 +69,16 @@ export class Now extends View {
   #running() {
     const work = this.app.live.work();
     return html`<section aria-labelledby="running">
-      <h2 id="running">Work under way <span class="faint">${count(work.length)}</span></h2>
+      <h2 id="running">Work under way <span class="faint">${count(Math.max(work.length, this.app.live.load))}</span></h2>
       ${work.length === 0 ? empty("No tool has any work.") : html`<table>
         <thead><tr><th scope="col">Task</th><th scope="col">Tool</th><th scope="col">State</th><th scope="col">Since</th>
           <th scope="col">Progress</th><th scope="col">Last report</th><th scope="col">Do</th></tr></thead>
         <tbody>${repeat(work.slice(0, this.#rows), (each) => each.id,
           (each) => guard([each, Math.floor(this.app.now() / 1000)], () => row(this.app, each)))}</tbody>
       </table>`}
-      ${more(work.length, this.#rows, "work", () => this.#set(() => { this.#rows = work.length; }))}
+      ${more(work.length, this.#rows, "piece", () => this.#set(() => { this.#rows = work.length; }))}
+      ${this.app.live.load > work.length
+        ? html`<p class="faint">Of tools with much work only the oldest is shown.</p>` : nothing}
     </section>`;
   }
 

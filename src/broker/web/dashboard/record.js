@@ -4,7 +4,7 @@ import { call, path, read, readText, Refused } from "./api.js";
 import { between, count, cut, moment, percent, span } from "./format.js";
 import { elements, member } from "./jsontext.js";
 import { badge, bar, button, download, empty, recordLink, since, taskLink, toolLink, value } from "./parts.js";
-import { acceptLate, deleteRecord, requeueWork } from "./actions.js";
+import { acceptLate, deleteRecord, requeueWork, retryTask } from "./actions.js";
 import { View } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
@@ -15,11 +15,12 @@ const DATA = 200;
 const WAITS = ["available", "scheduled", "failed"];
 
 export class Record extends View {
+  static ofOne = true;
   #id;
   #record = null;
   #text = "";
   #texts = {};
-  #attempts = [];
+  #attempts = null;
   #taskState = null;
   #gone = false;
 
@@ -35,7 +36,7 @@ export class Record extends View {
     if (text !== null) {
       const record = JSON.parse(text);
       [this.#attempts, this.#taskState] = await Promise.all([
-        this.#others(record.task_id), record.late ? this.#stateOf(record.task_id) : null,
+        this.#others(record.task_id), this.#stateOf(record),
       ]);
       this.#text = text;
       this.#texts = textsOf(text, record);
@@ -79,22 +80,30 @@ export class Record extends View {
 
   /** The text of the record, or of the work under way; null: there is neither. */
   async #find() {
-    const underWay = this.app.live.work().some((work) => work.id === this.#id);
-    for (const kind of underWay ? ["work", "archive"] : ["archive", "work"]) {
-      try {
-        return await readText(path(kind, this.#id));
-      } catch (error) {
-        if (!(error instanceof Refused) || error.status !== 404) throw error;
-      }
+    // Work that has ended is answered too, but its record says more.
+    if (isUnderWay(this.#record) || this.app.live.work().some((work) => work.id === this.#id)) {
+      const text = await this.#textOf("work");
+      if (isUnderWay(JSON.parse(text))) return text;
     }
-    return null;
+    return await this.#textOf("archive") ?? this.#textOf("work");
+  }
+
+  async #textOf(kind) {
+    try {
+      return await readText(path(kind, this.#id));
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 404) throw error;
+      return null;
+    }
   }
 
   async #others(task) {
-    return (await read("/v1/overview/timeline", { task_id: task, limit: ATTEMPTS })).items;
+    return read("/v1/overview/timeline", { task_id: task, limit: ATTEMPTS });
   }
 
-  async #stateOf(task) {
+  /** What has become of its task, where more may be done with it; null: that, or it is not known any more. */
+  async #stateOf({ outcome, task_id: task }) {
+    if ([undefined, "succeeded", "cancelled"].includes(outcome)) return null;
     try {
       return (await call("GET", path("tasks", task))).state;
     } catch (error) {
@@ -118,6 +127,7 @@ export class Record extends View {
       file,
       late && outcome !== "succeeded" && WAITS.includes(this.#taskState)
         ? button("Take the late result", () => acceptLate(this.app, this.#id, task)) : nothing,
+      this.#taskState === "failed" ? button("Try the task again", () => retryTask(this.app, task)) : nothing,
       button("Delete the record", () => deleteRecord(this.app, this.#id), { danger: true }),
     ];
   }
@@ -139,12 +149,15 @@ export class Record extends View {
 
   #beside() {
     return html`<section aria-labelledby="attempts"><h2 id="attempts">All attempts at this task that have ended</h2>
-      ${this.#attempts.length === 0 ? empty("None.") : html`<ul class="attempts">${this.#attempts.map((each) => html`<li>
+      ${this.#attempts.items.length === 0 ? empty("None.") : html`<ul class="attempts">${this.#attempts.items.map((each) => html`<li>
         ${each.work_id === this.#id ? html`attempt ${each.attempt}, this one` : recordLink(each.work_id, `attempt ${each.attempt}`)}
         ${badge(each.outcome)} by ${toolLink(each.tool_id)}, ended ${moment(each.ended_at)}</li>`)}</ul>`}
+      ${this.#attempts.complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`}
     </section>`;
   }
 }
+
+const isUnderWay = (work) => ["assigned", "running"].includes(work?.state);
 
 /** What is somebody else's in it, to the last digit. */
 function textsOf(text, { task, late }) {

@@ -12,11 +12,12 @@ const READ_MS = 1000;
 const ATTEMPTS = 100;
 
 export class Task extends View {
+  static ofOne = true;
   #id;
   #task = null;
   #values = {};
   #explanation = null;
-  #attempts = [];
+  #attempts = null;
   #gone = false;
 
   constructor(app, id) {
@@ -32,10 +33,9 @@ export class Task extends View {
         read(`${path("tasks", this.#id)}/explain`),
         read("/v1/overview/timeline", { task_id: this.#id, limit: ATTEMPTS }),
       ]);
-      this.#task = JSON.parse(text);
-      this.#values = Object.fromEntries(["needs", "payload", "result"].map((name) => [name, member(text, name)]));
-      this.#explanation = explanation;
-      this.#attempts = attempts.items;
+      const values = Object.fromEntries(["needs", "payload", "result"].map((name) => [name, member(text, name)]));
+      [this.#task, this.#values] = [JSON.parse(text), values];
+      [this.#explanation, this.#attempts] = [explanation, attempts];
       this.#gone = false;
     } catch (error) {
       if (error.status !== 404) throw error;
@@ -71,10 +71,10 @@ export class Task extends View {
         ${["succeeded", "failed"].includes(task.state) ? value("Result", this.#values.result) : nothing}
       </section>
       <section aria-labelledby="attempts"><h2 id="attempts">Attempts that have ended</h2>
-        ${this.#attempts.length === 0 ? empty("None.") : html`<table>
+        ${this.#attempts.items.length === 0 ? empty("None.") : html`<table>
           <thead><tr><th scope="col" class="number">Attempt</th><th scope="col">Tool</th><th scope="col">Outcome</th>
             <th scope="col">Assigned</th><th scope="col" class="number">Ran for</th><th scope="col">Record</th></tr></thead>
-          <tbody>${this.#attempts.map((each) => html`<tr>
+          <tbody>${this.#attempts.items.map((each) => html`<tr>
             <td data-name="Attempt" class="number">${each.attempt}</td>
             <td data-name="Tool">${toolLink(each.tool_id)}</td>
             <td data-name="Outcome">${badge(each.outcome)}</td>
@@ -82,6 +82,7 @@ export class Task extends View {
             <td data-name="Ran for" class="number">${each.started_at ? span(between(each.started_at, each.ended_at)) : "–"}</td>
             <td>${recordLink(each.work_id, "Read it")}</td>
           </tr>`)}</tbody></table>`}
+        ${this.#attempts.complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`}
       </section>`;
   }
 

@@ -17,9 +17,11 @@ const SPANS = { "1h": "Last hour", "8h": "8 hours", "24h": "24 hours", "7d": "7 
 const DEFAULT = "1h";
 const UNITS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const LEAST = 2000, MOST = 3660 * UNITS.d;
+// What is before or after that is in no archive.
+const EARLIEST = Date.UTC(1990), LATEST = Date.UTC(2990);
 const ATTEMPTS = 2000, BUCKETS = 60;
-// Of what went wrong so many are shown at first, more when asked for, and so many at most.
-const FAILURES = 20, MORE_FAILURES = 100, MOST_FAILURES = 1000;
+// Of what went wrong so many are shown at first, so many times as many when more are asked for, and so many at most.
+const FAILURES = 20, MORE = 5, MOST_FAILURES = 1000;
 const ROWS = 200;
 const READ_MS = 3000;
 const WAITS = ["available", "scheduled", "failed"];
@@ -65,7 +67,9 @@ export class Then extends View {
 
   async load() {
     const { since, until } = this.#times();
-    const query = { since: new Date(since).toISOString(), until: this.#length ? null : new Date(until).toISOString() };
+    // All who look at the last hour ask for the same, for a while.
+    const begin = this.#length ? since - (since % (this.#length / BUCKETS)) : since;
+    const query = { since: new Date(begin).toISOString(), until: this.#length ? null : new Date(until).toISOString() };
     const asked = this.#asked();
     const [attempts, history, failures] = await Promise.all([
       read("/v1/overview/timeline", { ...query, limit: ATTEMPTS }),
@@ -84,15 +88,16 @@ export class Then extends View {
   }
 
   heard(kind, data) {
-    if (this.#times().until >= this.app.now() && (kind === "archive" || data === null)) this.changed();
+    if (this.#times().until < this.app.now() || (kind !== "archive" && data !== null)) return;
+    // What has ended is not under way any more: until it is read with the rest it would be nowhere.
+    if (data?.tool_id && this.#attempts) this.#attempts.items.unshift(data);
+    this.changed();
   }
 
   left() {
     super.left();
     this.#dark.removeEventListener("change", this.#recolour);
-    this.#timeline.left();
-    this.#throughput.left();
-    this.#durations.left();
+    for (const each of [this.#timeline, this.#throughput, this.#durations]) each.left();
   }
 
   template() {
@@ -130,7 +135,7 @@ export class Then extends View {
         ${legend()}
         ${this.#attempts.complete ? nothing
           : html`<p class="faint">The newest ${count(ATTEMPTS)} attempts of this span are shown; zoom in to see all.</p>`}
-        ${bars.length ? this.#table(bars) : nothing}
+        ${this.#table(bars)}
       </section>
       <div class="columns">
         <section aria-labelledby="throughput"><h2 id="throughput">Ended, every ${span(this.#history.bucket_seconds)}</h2>
@@ -143,18 +148,13 @@ export class Then extends View {
 
   /** What has ended, and what is under way and was already in the span. */
   #bars() {
-    const past = this.#attempts.items.map((each) => ({
-      id: each.work_id, task: each.task_id, tool: each.tool_id, attempt: each.attempt, outcome: each.outcome,
-      begin: Date.parse(each.started_at ?? each.assigned_at), end: Date.parse(each.ended_at),
-    }));
-    const known = new Set(past.map((bar) => bar.id));
     const { until } = this.#times();
-    const end = this.app.now();
-    const running = this.app.live.work().filter((work) => !known.has(work.id)).map((work) => ({
-      id: work.id, task: work.task_id, tool: work.tool_id, attempt: work.attempt, outcome: "running",
-      begin: Date.parse(work.started_at ?? work.assigned_at), end,
-    }));
-    return [...past, ...running.filter(({ begin }) => begin < until)];
+    const now = this.app.now();
+    const running = this.app.live.work().map((work) => barOf(work, work.id, "running", now));
+    const past = this.#attempts.items.map((each) => barOf(each, each.work_id, each.outcome, Date.parse(each.ended_at)));
+    // What is known in both ways has ended, and what was heard and then read is one.
+    const bars = new Map([...running.filter(({ begin }) => begin < until), ...past].map((bar) => [bar.id, bar]));
+    return [...bars.values()];
   }
 
   /** Since when all attempts are known, not only the newest of them. */
@@ -164,7 +164,7 @@ export class Then extends View {
   }
 
   #table(bars) {
-    return html`<details @toggle=${(event) => { this.#asTable = event.target.open; this.app.draw(); }}>
+    return html`<details ?hidden=${bars.length === 0} @toggle=${(event) => { this.#asTable = event.target.open; this.app.draw(); }}>
       <summary>The same as a table</summary>
       ${this.#asTable ? html`<table>
         <thead><tr><th scope="col">Ended</th><th scope="col">Tool</th><th scope="col">Task</th><th scope="col" class="number">Attempt</th>
@@ -213,7 +213,7 @@ export class Then extends View {
   }
 
   #showMore() {
-    this.#most = Math.min(this.#most + MORE_FAILURES, MOST_FAILURES);
+    this.#most = Math.min(MORE * this.#most, MOST_FAILURES);
     this.app.load();
   }
 
@@ -231,7 +231,7 @@ export class Then extends View {
     const [begin, end] = address.split("/").map(Date.parse);
     this.#old = true;
     this.#most = FAILURES;
-    if (begin < end) {
+    if (end - begin >= LEAST && begin >= EARLIEST && end <= LATEST) {
       this.#length = null;
       [this.#since, this.#until] = [begin, end];
     } else {
@@ -249,9 +249,9 @@ export class Then extends View {
 
   /** Look at another span. There is nothing after now: one that would reach beyond it is as long, and ends there. */
   #look(since, until) {
-    if (until - since < LEAST) return;
+    if (until - since < LEAST || since < EARLIEST) return;
     if (until >= this.app.now()) this.#goNow(until - since);
-    else this.#go([Math.max(since, until - MOST), until].map((time) => new Date(time).toISOString()).join("/"));
+    else this.#go([since, until].map((time) => new Date(time).toISOString()).join("/"));
   }
 
   /** Look at so many times as much, around a moment; without one around the middle, or up to now. */
@@ -269,6 +269,9 @@ export class Then extends View {
 const legend = () => html`<ul class="legend" aria-label="Legend">
   ${Object.entries(MARKS).map(([name, mark]) => html`<li><span class="badge ${name}">${mark} ${name.replace("_", " ")}</span></li>`)}
 </ul>`;
+
+const barOf = ({ task_id: task, tool_id: tool, attempt, started_at, assigned_at }, id, outcome, end) =>
+  ({ id, task, tool, attempt, outcome, begin: Date.parse(started_at ?? assigned_at), end });
 
 const atTime = (time) => moment(new Date(time).toISOString());
 

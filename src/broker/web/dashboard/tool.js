@@ -12,6 +12,7 @@ const READ_MS = 1000;
 const LATEST = 50;
 
 export class Tool extends View {
+  static ofOne = true;
   #id;
   #tool = null;
   #skills = "";

@@ -7,9 +7,10 @@ import { Again } from "./again.js";
  *
  * It has a `title`, for the tab; `async load()`, which reads what it shows: when it is entered, when something may have
  * changed and when an action was taken; and `template()`, which is drawn. One that can shows another address of its own
- * by `moved(id)`.
+ * by `moved(id)`; one that is `ofOne` thing has an address only with its id.
  */
 export class View {
+  static ofOne = false;
   #again;
 
   /**
