@@ -90,8 +90,16 @@ export class Then extends View {
   heard(kind, data) {
     if (this.#times().until < this.app.now() || (kind !== "archive" && data !== null)) return;
     // What has ended is not under way any more: until it is read with the rest it would be nowhere.
-    if (data?.tool_id && this.#attempts) this.#attempts.items.unshift(data);
+    if (data?.tool_id && this.#attempts) this.#take(data);
     this.changed();
+  }
+
+  #take(attempt) {
+    const { items } = this.#attempts;
+    items.unshift(attempt);
+    if (items.length <= ATTEMPTS) return;
+    items.pop();
+    this.#attempts.complete = false;
   }
 
   left() {
