@@ -191,8 +191,9 @@ async def test_an_attempt_that_ends_comes_into_the_timeline(
     async with a_look(browser, broker.url, "/#/then") as looks:
         await expect(looks.page.locator("canvas").first).to_be_visible()
         await completed(http, pair.work)
-        await looks.page.get_by_role("button", name="The same as a table").click()
-        await expect(looks.page.get_by_role("row").filter(has_text="slide-1")).to_contain_text("succeeded")
+        table = looks.page.locator("details").filter(has_text="as a table")
+        await table.locator("summary").click()
+        await expect(table.get_by_role("row").filter(has_text="slide-1")).to_contain_text("succeeded")
 
 
 async def test_numbers_are_shown_to_the_last_digit(

@@ -19,6 +19,19 @@ export function member(text, name) {
   }
 }
 
+/** The texts of the elements of an array, given the text of the array. */
+export function elements(text) {
+  const found = [];
+  let at = skip(text, text.indexOf("[") + 1);
+  while (text[at] !== "]") {
+    const end = endOf(text, at);
+    found.push(text.slice(at, end));
+    at = skip(text, end);
+    if (text[at] === ",") at = skip(text, at + 1);
+  }
+  return found;
+}
+
 /** Where the value that begins there ends. */
 function endOf(text, at) {
   let depth = 0;
@@ -43,15 +56,19 @@ function endOf(text, at) {
   return at;
 }
 
+// A regular expression would overflow the stack on a string of some megabytes.
 function stringAt(text, at) {
   let end = at;
-  let escapes;
-  do {
-    end = text.indexOf('"', end + 1);
-    escapes = 0;
-    while (text[end - 1 - escapes] === "\\") escapes += 1;
-  } while (escapes % 2);
+  do end = text.indexOf('"', end + 1);
+  while (isEscaped(text, end));
   return text.slice(at, end + 1);
+}
+
+/** Whether an odd number of backslashes is in front. */
+function isEscaped(text, at) {
+  let first = at;
+  while (text[first - 1] === "\\") first -= 1;
+  return (at - first) % 2 === 1;
 }
 
 function skip(text, at) {

@@ -5,6 +5,7 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 // So much of a value is shown.
 const MOST_SHOWN = 20_000;
+const KEPT_MS = 60_000;
 
 const link = (view, id) => `#/${view}/${encodeURIComponent(id)}`;
 
@@ -29,12 +30,22 @@ export const since = (app, text) =>
 /** JSON of somebody else's, on a line. */
 export const json = (text, most = 120) => html`<code title=${text.length > most ? text : nothing}>${cut(text, most)}</code>`;
 
-/** A value of somebody else's, as JSON; a long one is cut. Nothing of one that is null. */
+/** A value of somebody else's, as JSON; a long one is cut, and can be had whole. Nothing of one that is null. */
 export function value(title, text) {
   if (text === undefined || text === "null") return nothing;
   const shown = text.slice(0, MOST_SHOWN);
-  return html`<h2>${title}</h2><pre tabindex="0" aria-label=${title}>${shown}${shown.length < text.length
-    ? `…\n(${count(text.length)} characters in all)` : nothing}</pre>`;
+  return html`<h2>${title}</h2><pre tabindex="0" aria-label=${title}>${shown}${shown.length < text.length ? "…" : nothing}</pre>
+    ${shown.length < text.length ? html`<p class="buttons"><span class="faint">These are the first ${count(MOST_SHOWN)} of
+      ${count(text.length)} characters.</span>
+      ${button("Download all", () => download(`${title}.json`, text), { label: `Download all of ${title}` })}</p>` : nothing}`;
+}
+
+/** Give a text as a file, under a name. */
+export function download(name, text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  // Some browsers begin to read it only afterwards.
+  setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
 }
 
 export const empty = (text) => html`<p class="empty">${text}</p>`;
@@ -43,6 +54,5 @@ export const empty = (text) => html`<p class="empty">${text}</p>`;
 export const trouble = (error) => html`<p class="trouble" role="alert">${error.message}</p>`;
 
 /** A button to do something to a thing. */
-export const button = (text, act, { danger = false, label, expanded } = {}) => html`<button type="button"
-  class=${danger ? "danger" : nothing} aria-label=${label ?? nothing} aria-expanded=${expanded ?? nothing}
-  @click=${act}>${text}</button>`;
+export const button = (text, act, { danger = false, label } = {}) => html`<button type="button"
+  class=${danger ? "danger" : nothing} aria-label=${label ?? nothing} @click=${act}>${text}</button>`;

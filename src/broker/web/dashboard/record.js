@@ -1,9 +1,9 @@
 // One attempt, from the archive or under way: what it was about, every report, and how it ended.
 
 import { call, path, read, readText, Refused } from "./api.js";
-import { between, count, moment, percent, span } from "./format.js";
-import { member } from "./jsontext.js";
-import { badge, bar, button, empty, recordLink, taskLink, toolLink, value } from "./parts.js";
+import { between, count, cut, moment, percent, span } from "./format.js";
+import { elements, member } from "./jsontext.js";
+import { badge, bar, button, download, empty, recordLink, since, taskLink, toolLink, value } from "./parts.js";
 import { acceptLate, deleteRecord, requeueWork, retryTask } from "./actions.js";
 import { View } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
@@ -11,11 +11,14 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js";
 const READ_MS = 1000;
 const ATTEMPTS = 100;
 const REPORTS = 500;
+const DATA = 200;
+const WAITS = ["available", "scheduled", "failed"];
 
 export class Record extends View {
   static ofOne = true;
   #id;
   #record = null;
+  #text = "";
   #texts = {};
   #attempts = null;
   #taskState = null;
@@ -32,9 +35,11 @@ export class Record extends View {
     this.#gone = text === null;
     if (text !== null) {
       const record = JSON.parse(text);
-      const task = member(text, "task") ?? text;
-      this.#texts = { needs: member(task, "needs"), payload: member(task, "payload"), result: member(text, "result") };
-      [this.#attempts, this.#taskState] = await Promise.all([this.#others(record.task_id), this.#stateOf(record.task_id)]);
+      [this.#attempts, this.#taskState] = await Promise.all([
+        this.#others(record.task_id), this.#stateOf(record),
+      ]);
+      this.#text = text;
+      this.#texts = textsOf(text, record);
       this.#record = record;
     }
     this.app.draw();
@@ -53,19 +58,19 @@ export class Record extends View {
         <div class="head"><h1>Attempt ${record.attempt} at ${record.task_id}</h1>${badge(outcome)}
           <span class="buttons">${this.#actions()}</span></div>
         ${record.late ? html`<p class="note">A late result came ${moment(record.late.at)}, after the attempt had ended
-          without it.</p>` : nothing}
-        ${record.ended_at ? nothing : bar(record.progress, "Progress")}
+          without it.${outcome === "succeeded" ? " It was taken." : nothing}</p>` : nothing}
+        ${record.state === "running" ? bar(record.progress, "Progress") : nothing}
         <dl class="facts">
           <dt>Task</dt><dd>${taskLink(record.task_id)}</dd>
           <dt>Tool</dt><dd>${record.tool_id ? toolLink(record.tool_id) : "none: it was never assigned"}</dd>
           <dt>Assigned</dt><dd>${moment(record.assigned_at)}${this.#waited()}</dd>
-          <dt>Started</dt><dd>${moment(started)}</dd>
+          <dt>Started</dt><dd>${moment(started)}${started && !record.ended_at ? html`, ${since(this.app, started)} ago` : nothing}</dd>
           ${record.ended_at ? html`<dt>Ended</dt><dd>${moment(record.ended_at)}${started
             ? `, after ${span(between(started, record.ended_at))}` : nothing}</dd>` : nothing}
         </dl>
         ${record.error ? html`<h2>Error</h2><pre tabindex="0" aria-label="Error">${record.error}</pre>` : nothing}
         ${value("Result", this.#texts.result)}
-        ${record.late ? value("Late result", JSON.stringify(record.late.result)) : nothing}
+        ${record.late ? value("Late result", this.#texts.late) : nothing}
         ${value("Needs", this.#texts.needs)}
         ${value("Payload", this.#texts.payload)}
       </section>
@@ -75,21 +80,30 @@ export class Record extends View {
 
   /** The text of the record, or of the work under way; null: there is neither. */
   async #find() {
-    for (const kind of ["archive", "work"]) {
-      try {
-        return await readText(path(kind, this.#id));
-      } catch (error) {
-        if (!(error instanceof Refused) || error.status !== 404) throw error;
-      }
+    // Work that has ended is answered too, but its record says more.
+    if (isUnderWay(this.#record) || this.app.live.work().some((work) => work.id === this.#id)) {
+      const text = await this.#textOf("work");
+      if (isUnderWay(JSON.parse(text))) return text;
     }
-    return null;
+    return await this.#textOf("archive") ?? this.#textOf("work");
+  }
+
+  async #textOf(kind) {
+    try {
+      return await readText(path(kind, this.#id));
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 404) throw error;
+      return null;
+    }
   }
 
   async #others(task) {
     return read("/v1/overview/timeline", { task_id: task, limit: ATTEMPTS });
   }
 
-  async #stateOf(task) {
+  /** What has become of its task, where more may be done with it; null: that, or it is not known any more. */
+  async #stateOf({ outcome, task_id: task }) {
+    if ([undefined, "succeeded", "cancelled"].includes(outcome)) return null;
     try {
       return (await call("GET", path("tasks", task))).state;
     } catch (error) {
@@ -101,14 +115,17 @@ export class Record extends View {
   #waited() {
     const { task, attempt, assigned_at: assigned } = this.#record;
     if (!task || attempt > 1 || !assigned) return nothing;
-    return `, after ${span(between(task.created_at, assigned))} of waiting`;
+    const waited = Math.min(...[task.created_at, task.not_before].filter(Boolean).map((from) => between(from, assigned)));
+    return `, after ${span(waited)} of waiting`;
   }
 
   #actions() {
     const { task_id: task, ended_at: ended, late, outcome } = this.#record;
-    if (!ended) return button("Take back", () => requeueWork(this.app, this.#id, task));
+    const file = button("Download", () => download(`${this.#id}.json`, this.#text), { label: "Download all of this as JSON" });
+    if (!ended) return [button("Take back", () => requeueWork(this.app, this.#id, task)), file];
     return [
-      late && outcome !== "succeeded" && ["available", "scheduled", "failed"].includes(this.#taskState)
+      file,
+      late && outcome !== "succeeded" && WAITS.includes(this.#taskState)
         ? button("Take the late result", () => acceptLate(this.app, this.#id, task)) : nothing,
       this.#taskState === "failed" ? button("Try the task again", () => retryTask(this.app, task)) : nothing,
       button("Delete the record", () => deleteRecord(this.app, this.#id), { danger: true }),
@@ -120,13 +137,13 @@ export class Record extends View {
     return html`<section aria-labelledby="reports"><h2 id="reports">Reports <span class="faint">${count(reports.length)}</span></h2>
       ${reports.length === 0 ? empty("None.") : html`<table>
         <thead><tr><th scope="col">After</th><th scope="col">Progress</th><th scope="col">Message</th><th scope="col">Data</th></tr></thead>
-        <tbody>${reports.slice(0, REPORTS).map((report) => html`<tr>
+        <tbody>${reports.slice(0, REPORTS).map((report, place) => html`<tr>
           <td data-name="After"><span title=${moment(report.at)}>${span(between(started ?? report.at, report.at))}</span></td>
-          <td data-name="Progress">${report.progress === null ? "" : html`${bar(report.progress, "Progress")} ${percent(report.progress)}`}</td>
+          <td data-name="Progress" class="progress">${report.progress === null ? "" : html`${bar(report.progress, "Progress")} ${percent(report.progress)}`}</td>
           <td data-name="Message">${report.message ?? ""}</td>
-          <td data-name="Data">${report.data === null ? "" : html`<code>${JSON.stringify(report.data).slice(0, 200)}</code>`}</td>
+          <td data-name="Data">${report.data === null ? "" : html`<code>${cut(this.#texts.data[place], DATA)}</code>`}</td>
         </tr>`)}</tbody></table>`}
-      ${reports.length > REPORTS ? html`<p class="faint">The first ${REPORTS} are shown; all are in <code>${path("archive", this.#id)}</code>.</p>` : nothing}
+      ${reports.length > REPORTS ? html`<p class="faint">The first ${REPORTS} are shown; to download this gives all.</p>` : nothing}
     </section>`;
   }
 
@@ -138,4 +155,18 @@ export class Record extends View {
       ${this.#attempts.complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`}
     </section>`;
   }
+}
+
+const isUnderWay = (work) => ["assigned", "running"].includes(work?.state);
+
+/** What is somebody else's in it, to the last digit. */
+function textsOf(text, { task, late }) {
+  const about = task ? member(text, "task") : text;
+  return {
+    needs: member(about, "needs"),
+    payload: member(about, "payload"),
+    result: member(text, "result"),
+    late: late ? member(member(text, "late"), "result") : undefined,
+    data: elements(member(text, "reports")).slice(0, REPORTS).map((report) => member(report, "data")),
+  };
 }

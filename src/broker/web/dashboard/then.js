@@ -1,45 +1,61 @@
 // Then: what was done by whom and when, how much and how quickly, and what went wrong.
 
 import { read } from "./api.js";
-import { count, counted, middle, moment, span } from "./format.js";
+import { count, middle, moment, span } from "./format.js";
 import { badge, button, empty, recordLink, taskLink, toolLink } from "./parts.js";
 import { acceptLate, retryTask } from "./actions.js";
 import { Durations, Throughput } from "./charts.js";
-import { MARKS, Timeline } from "./timeline.js";
+import { ended, lasted } from "./history.js";
+import { MARKS } from "./drawing.js";
+import { Timeline } from "./timeline.js";
 import { View } from "./view.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-const HOUR = 3_600_000;
-// The spans that go on with the time, by how they are called in the address.
-const SPANS = { "1h": ["Last hour", HOUR], "8h": ["8 hours", 8 * HOUR], "24h": ["24 hours", 24 * HOUR], "7d": ["7 days", 168 * HOUR] };
+// The address has either two moments, or a length: that span ends now, and goes on with the time.
+const SPANS = { "1h": "Last hour", "8h": "8 hours", "24h": "24 hours", "7d": "7 days" };
 const DEFAULT = "1h";
-// What may be looked at: not less, and nothing that is in no archive.
-const LEAST = 2000, EARLIEST = Date.UTC(1990), LATEST = Date.UTC(2990);
-const ATTEMPTS = 2000, BUCKETS = 60, FAILURES = 20, MOST_FAILURES = 1000;
+const UNITS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const LEAST = 2000, MOST = 3660 * UNITS.d;
+// What is before or after that is in no archive.
+const EARLIEST = Date.UTC(1990), LATEST = Date.UTC(2990);
+const ATTEMPTS = 2000, BUCKETS = 60;
+// Of what went wrong so many are shown at first, so many times as many when more are asked for, and so many at most.
+const FAILURES = 20, MORE = 5, MOST_FAILURES = 1000;
 const ROWS = 200;
 const READ_MS = 3000;
-const BAD = ["failed", "timed_out", "lost"];
 const WAITS = ["available", "scheduled", "failed"];
 
 export class Then extends View {
   title = "Then";
-  #name = null;
-  #length = 0;
+  #length = null;
   #since = 0;
   #until = 0;
   #attempts = null;
   #history = null;
   #failures = null;
-  #more = false;
-  #wanted = FAILURES;
+  #most = FAILURES;
+  // Whether what was read is of another span than is looked at.
+  #old = true;
   #asTable = false;
-  #timeline = new Timeline((since, until) => this.#look(since, until), (bar) => this.#open(bar));
+  #timeline = new Timeline({
+    look: (since, until) => this.#look(since, until),
+    scale: (by, around) => this.#scale(by, around),
+    open: (bar) => this.#open(bar),
+  });
   #throughput = new Throughput((since, until) => this.#look(since, until), "Attempts that ended, by outcome");
   #durations = new Durations((since, until) => this.#look(since, until), "How long tasks waited and ran");
 
+  #dark = matchMedia("(prefers-color-scheme: dark)");
+  #recolour = () => {
+    this.#throughput.recolour();
+    this.#durations.recolour();
+    this.app.draw();
+  };
+
   constructor(app, address) {
     super(app, READ_MS);
+    this.#dark.addEventListener("change", this.#recolour);
     this.#set(address);
   }
 
@@ -52,37 +68,43 @@ export class Then extends View {
   async load() {
     const { since, until } = this.#times();
     // All who look at the last hour ask for the same, for a while.
-    const begin = this.#name ? since - (since % (this.#length / BUCKETS)) : since;
-    const query = { since: new Date(begin).toISOString(), until: this.#name ? null : new Date(until).toISOString() };
-    const asked = [this.#name, this.#since, this.#until].join();
-    const [timeline, history, failures] = await Promise.all([
+    const begin = this.#length ? since - (since % (this.#length / BUCKETS)) : since;
+    const query = { since: new Date(begin).toISOString(), until: this.#length ? null : new Date(until).toISOString() };
+    const asked = this.#asked();
+    const [attempts, history, failures] = await Promise.all([
       read("/v1/overview/timeline", { ...query, limit: ATTEMPTS }),
       read("/v1/overview/history", { ...query, buckets: BUCKETS }),
-      read("/v1/overview/failures", { ...query, limit: this.#wanted }),
+      read("/v1/overview/failures", { ...query, limit: this.#most }),
     ]);
     // Meanwhile another one may have been.
-    if (asked !== [this.#name, this.#since, this.#until].join()) return;
-    this.#attempts = timeline;
+    if (asked !== this.#asked()) return;
+    this.#old = false;
+    this.#attempts = attempts;
     this.#history = history;
-    this.#failures = failures.items;
-    this.#more = failures.next !== null;
+    this.#failures = failures;
     this.#throughput.show(history);
     this.#durations.show(history);
     this.app.draw();
   }
 
   heard(kind, data) {
-    if (!this.#name || (kind !== "archive" && data !== null)) return;
-    // It is under way no more, and in the answer to come.
-    if (data?.tool_id && this.#attempts) {
-      const others = this.#attempts.items.filter((each) => each.work_id !== data.work_id);
-      this.#attempts = { ...this.#attempts, items: [data, ...others].slice(0, ATTEMPTS) };
-    }
+    if (this.#times().until < this.app.now() || (kind !== "archive" && data !== null)) return;
+    // What has ended is not under way any more: until it is read with the rest it would be nowhere.
+    if (data?.tool_id && this.#attempts) this.#take(data);
     this.changed();
+  }
+
+  #take(attempt) {
+    const { items } = this.#attempts;
+    items.unshift(attempt);
+    if (items.length <= ATTEMPTS) return;
+    items.pop();
+    this.#attempts.complete = false;
   }
 
   left() {
     super.left();
+    this.#dark.removeEventListener("change", this.#recolour);
     for (const each of [this.#timeline, this.#throughput, this.#durations]) each.left();
   }
 
@@ -96,91 +118,88 @@ export class Then extends View {
     const { since, until } = this.#times();
     return html`<div class="head">
       <div class="buttons" role="group" aria-label="Span of time">
-        ${Object.entries(SPANS).map(([name, [text]]) => html`<button type="button" aria-pressed=${this.#name === name}
+        ${Object.entries(SPANS).map(([name, text]) => html`<button type="button" aria-pressed=${this.#length === lengthOf(name)}
           @click=${() => this.#go(name)}>${text}</button>`)}
       </div>
-      <div class="buttons">
-        ${button("Zoom in", () => this.#timeline.zoomIn())}
-        ${button("Zoom out", () => this.#timeline.zoomOut())}
-        ${this.#name ? nothing : button("Earlier", () => this.#look(since - (until - since), since))}
-        ${this.#name ? nothing : button("Later", () => this.#look(until, until + (until - since)))}
+      <div class="buttons" role="group" aria-label="Move">
+        ${button("Zoom in", () => this.#scale(0.5))}
+        ${button("Zoom out", () => this.#scale(2))}
+        ${button("Earlier", () => this.#look(since - (until - since), since))}
+        ${this.#length ? nothing : button("Later", () => this.#look(until, until + (until - since)))}
+        ${this.#length ? nothing : button("Now", () => this.#goNow(until - since))}
       </div>
-      <span class="faint">${moment(new Date(since).toISOString())} to ${this.#name ? "now" : moment(new Date(until).toISOString())}</span>
+      <span class="faint">${atTime(since)} to ${this.#length ? "now" : atTime(until)}</span>
     </div>`;
   }
 
   #shown() {
     const { since, until } = this.#times();
     const bars = this.#bars();
-    this.#timeline.show(bars, since, until);
+    this.#timeline.show(bars, { since, until, from: this.#knownFrom() });
     return html`<section aria-labelledby="timeline">
         <h2 id="timeline">Timeline</h2>
-        <p>${this.#inWords()}</p>
-        ${bars.length ? html`${this.#timeline.element}${legend()}` : nothing}
+        <p>${this.#old ? "Reading…" : ended(this.#history)}</p>
+        ${this.#timeline.element}
+        ${legend()}
         ${this.#attempts.complete ? nothing
           : html`<p class="faint">The newest ${count(ATTEMPTS)} attempts of this span are shown; zoom in to see all.</p>`}
-        ${bars.length ? this.#table(bars) : nothing}
+        ${this.#table(bars)}
       </section>
       <div class="columns">
         <section aria-labelledby="throughput"><h2 id="throughput">Ended, every ${span(this.#history.bucket_seconds)}</h2>
           <div class="card">${this.#throughput.element}</div></section>
         <section aria-labelledby="durations"><h2 id="durations">Waited and ran for</h2>
-          <div class="card">${this.#durations.element}</div></section>
+          <div class="card">${this.#durations.element}<p class="faint">${lasted(this.#history)}</p></div></section>
       </div>
       ${this.#failed()}`;
   }
 
-  /** What has ended, and what is under way where the span reaches now. */
+  /** What has ended, and what is under way and was already in the span. */
   #bars() {
-    const ended = this.#attempts.items.map((each) => ({
-      id: each.work_id, task: each.task_id, tool: each.tool_id, attempt: each.attempt, outcome: each.outcome,
-      begin: Date.parse(each.started_at ?? each.assigned_at), end: Date.parse(each.ended_at),
-    }));
     const { until } = this.#times();
-    const known = new Set(ended.map((bar) => bar.id));
     const now = this.app.now();
-    if (until < now - LEAST) return ended;
-    const running = this.app.live.work().filter((work) => !known.has(work.id)).map((work) => ({
-      id: work.id, task: work.task_id, tool: work.tool_id, attempt: work.attempt, outcome: "running",
-      begin: Date.parse(work.started_at ?? work.assigned_at), end: now,
-    }));
-    return [...ended, ...running];
+    const running = this.app.live.work().map((work) => barOf(work, work.id, "running", now));
+    const past = this.#attempts.items.map((each) => barOf(each, each.work_id, each.outcome, Date.parse(each.ended_at)));
+    // What is known in both ways has ended, and what was heard and then read is one.
+    const bars = new Map([...running.filter(({ begin }) => begin < until), ...past].map((bar) => [bar.id, bar]));
+    return [...bars.values()];
   }
 
-  #inWords() {
-    const sum = (name) => this.#history.items.reduce((all, bucket) => all + bucket[name], 0);
-    const all = ["succeeded", "cancelled", "released", ...BAD].reduce((so, name) => so + sum(name), 0);
-    if (!all) return "Nothing ended in this span of time.";
-    const told = [["succeeded", "succeeded"], ["failed", "failed"], ["timed_out", "timed out"], ["lost", "lost"],
-      ["cancelled", "cancelled"], ["released", "given back"]].filter(([name]) => sum(name));
-    const beyond = this.#history.complete ? "" : "More than these: ";
-    return `${beyond}${counted(all, "attempt")} ended: ${told.map(([name, text]) => `${count(sum(name))} ${text}`).join(", ")}.`;
+  /** Since when all attempts are known, not only the newest of them. */
+  #knownFrom() {
+    const { complete, items } = this.#attempts;
+    return complete ? -Infinity : Date.parse(items.at(-1).ended_at);
   }
 
   #table(bars) {
-    return html`<p>${button("The same as a table", () => { this.#asTable = !this.#asTable; this.app.draw(); }, { expanded: this.#asTable })}</p>
+    return html`<details ?hidden=${bars.length === 0} @toggle=${(event) => { this.#asTable = event.target.open; this.app.draw(); }}>
+      <summary>The same as a table</summary>
       ${this.#asTable ? html`<table>
         <thead><tr><th scope="col">Ended</th><th scope="col">Tool</th><th scope="col">Task</th><th scope="col" class="number">Attempt</th>
           <th scope="col">Outcome</th><th scope="col" class="number">Ran for</th></tr></thead>
         <tbody>${repeat(bars.toSorted((one, other) => other.end - one.end).slice(0, ROWS), (bar) => bar.id, (bar) => html`<tr>
-          <td data-name="Ended">${recordLink(bar.id, bar.outcome === "running" ? "under way" : moment(new Date(bar.end).toISOString()))}</td>
+          <td data-name="Ended">${recordLink(bar.id, bar.outcome === "running" ? "under way" : atTime(bar.end))}</td>
           <td data-name="Tool">${toolLink(bar.tool)}</td>
           <td data-name="Task">${taskLink(bar.task)}</td>
           <td data-name="Attempt" class="number">${bar.attempt}</td>
           <td data-name="Outcome">${badge(bar.outcome)}</td>
           <td data-name="Ran for" class="number">${span((bar.end - bar.begin) / 1000)}</td></tr>`)}</tbody>
       </table>
-      ${bars.length > ROWS ? html`<p class="faint">These are the newest ${ROWS} of ${count(bars.length)}.</p>` : nothing}` : nothing}`;
+      ${bars.length > ROWS ? html`<p class="faint">These are the newest ${ROWS} of ${count(bars.length)}.</p>` : nothing}` : nothing}
+    </details>`;
   }
 
   #failed() {
+    const { items, next } = this.#failures;
     return html`<section aria-labelledby="failures">
       <h2 id="failures">What went wrong</h2>
-      ${this.#failures.length === 0 ? empty("Nothing, in this span of time.") : html`<table>
+      ${items.length === 0 ? empty("Nothing, in this span of time.") : html`<table>
         <thead><tr><th scope="col">Ended</th><th scope="col">Task</th><th scope="col">Tool</th><th scope="col">Outcome</th>
           <th scope="col">Error</th><th scope="col">Last report</th><th scope="col">Its task now</th><th scope="col">Do</th></tr></thead>
-        <tbody>${repeat(this.#failures, (each) => each.work_id, (each) => this.#failure(each))}</tbody></table>`}
-      ${this.#more && this.#wanted < MOST_FAILURES ? html`<p>${button("Show more", () => this.#readMore())}</p>` : nothing}
+        <tbody>${repeat(items, (each) => each.work_id, (each) => this.#failure(each))}</tbody></table>`}
+      ${next === null ? nothing : items.length >= MOST_FAILURES
+        ? html`<p class="faint">These are the newest ${count(MOST_FAILURES)}; zoom in to see others.</p>`
+        : html`<p>${button("Show more", () => this.#showMore())}</p>`}
     </section>`;
   }
 
@@ -201,27 +220,30 @@ export class Then extends View {
       </span></td></tr>`;
   }
 
-  #readMore() {
-    this.#wanted = Math.min(5 * this.#wanted, MOST_FAILURES);
+  #showMore() {
+    this.#most = Math.min(MORE * this.#most, MOST_FAILURES);
     this.app.load();
   }
 
   #times() {
-    if (!this.#name) return { since: this.#since, until: this.#until };
+    if (!this.#length) return { since: this.#since, until: this.#until };
     const until = this.app.now();
     return { since: until - this.#length, until };
   }
 
+  #asked() {
+    return [this.#length, this.#since, this.#until, this.#most].join();
+  }
+
   #set(address) {
     const [begin, end] = address.split("/").map(Date.parse);
-    this.#attempts = null;
-    this.#wanted = FAILURES;
+    this.#old = true;
+    this.#most = FAILURES;
     if (end - begin >= LEAST && begin >= EARLIEST && end <= LATEST) {
-      this.#name = null;
+      this.#length = null;
       [this.#since, this.#until] = [begin, end];
     } else {
-      this.#name = Object.hasOwn(SPANS, address) ? address : DEFAULT;
-      this.#length = SPANS[this.#name][1];
+      this.#length = lengthOf(address) ?? lengthOf(DEFAULT);
     }
   }
 
@@ -229,9 +251,22 @@ export class Then extends View {
     location.hash = `#/then/${address}`;
   }
 
+  #goNow(length) {
+    this.#go(addressOf(Math.min(length, MOST)));
+  }
+
+  /** Look at another span. There is nothing after now: one that would reach beyond it is as long, and ends there. */
   #look(since, until) {
-    if (until - since < LEAST || since < EARLIEST || until > LATEST) return;
-    this.#go([since, until].map((time) => encodeURIComponent(new Date(time).toISOString())).join("/"));
+    if (until - since < LEAST || since < EARLIEST) return;
+    if (until >= this.app.now()) this.#goNow(until - since);
+    else this.#go([since, until].map((time) => new Date(time).toISOString()).join("/"));
+  }
+
+  /** Look at so many times as much, around a moment; without one around the middle, or up to now. */
+  #scale(by, around) {
+    const { since, until } = this.#times();
+    const still = around ?? (this.#length ? until : (since + until) / 2);
+    this.#look(still - (still - since) * by, still + (until - still) * by);
   }
 
   #open(bar) {
@@ -242,3 +277,22 @@ export class Then extends View {
 const legend = () => html`<ul class="legend" aria-label="Legend">
   ${Object.entries(MARKS).map(([name, mark]) => html`<li><span class="badge ${name}">${mark} ${name.replace("_", " ")}</span></li>`)}
 </ul>`;
+
+const barOf = ({ task_id: task, tool_id: tool, attempt, started_at, assigned_at }, id, outcome, end) =>
+  ({ id, task, tool, attempt, outcome, begin: Date.parse(started_at ?? assigned_at), end });
+
+const atTime = (time) => moment(new Date(time).toISOString());
+
+
+/** How long a span of time is that an address names, in milliseconds; null: it names none. */
+function lengthOf(address) {
+  const [, number, unit] = /^([1-9]\d{0,9})([smhd])$/.exec(address) ?? [];
+  return unit ? Math.min(Math.max(number * UNITS[unit], LEAST), MOST) : null;
+}
+
+/** How an address names a length, in the largest unit that goes into it. */
+function addressOf(length) {
+  const whole = Math.round(length / UNITS.s) * UNITS.s;
+  const unit = Object.keys(UNITS).findLast((each) => whole % UNITS[each] === 0);
+  return `${whole / UNITS[unit]}${unit}`;
+}

@@ -1,0 +1,91 @@
+"""The dashboard's past in a real browser: spans of time, the timeline by keyboard, what a record holds."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from playwright.async_api import Browser, Locator, Page, expect
+
+from tests import browser as looking
+from tests import helpers
+from tests.browser import a_look, needs_chromium
+from tests.conftest import Running
+from tests.helpers import assigned, completed, started
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs_chromium]
+browser = looking.shared_browser
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+EXACT = "123456789012345678901234567890.10"
+# As a picture in a payload may be.
+LONG = "x" * 8_000_000
+
+
+def timeline(page: Page) -> Locator:
+    return page.get_by_role("application", name="Timeline")
+
+
+async def failed(http: httpx.AsyncClient, task: str) -> str:
+    pair = await started(http, task, "microscope", max_attempts=1)
+    await completed(http, pair.work, "failed", error="No focus.")
+    return pair.work
+
+
+async def test_the_timeline_is_read_and_zoomed_by_the_keyboard_alone(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    work = await failed(http, "blurred")
+    async with a_look(browser, broker.url, "/#/then") as looks:
+        page = looks.page
+        await timeline(page).focus()
+        await page.keyboard.press("ArrowRight")
+        told = page.locator(".timeline [role=status]")
+        await expect(told).to_contain_text("microscope: task blurred, attempt 1, failed after")
+        await page.keyboard.press("-")
+        await expect(page).to_have_url(f"{broker.url}/#/then/2h")
+        await expect(page.get_by_text("1 attempt ended: 1 failed.")).to_be_visible()
+        await expect(timeline(page)).to_be_focused()
+        await expect(told).to_contain_text("blurred")
+        await page.keyboard.press("Enter")
+        await expect(page).to_have_url(f"{broker.url}/#/record/{work}")
+
+
+async def test_a_span_is_in_the_address_and_what_is_in_it_is_shown(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    await failed(http, "seen")
+    now = datetime.now(UTC)
+    until = now - timedelta(hours=2)
+    since = until - timedelta(hours=1)
+    async with a_look(browser, broker.url, f"/#/then/{since.isoformat()}/{until.isoformat()}") as looks:
+        page = looks.page
+        await expect(page.get_by_text("Nothing ended in this span of time.")).to_be_visible()
+        await expect(page.get_by_text("Nothing, in this span of time.")).to_be_visible()
+        await page.get_by_role("button", name="Now", exact=True).click()
+        await expect(page).to_have_url(f"{broker.url}/#/then/1h")
+        await expect(page.get_by_role("row").filter(has_text="seen")).to_contain_text("No focus.")
+        await page.go_back()
+        await expect(page.get_by_text("Nothing ended in this span of time.")).to_be_visible()
+
+
+async def test_a_record_is_shown_to_the_last_digit_however_long_it_is(
+    broker: Running, http: httpx.AsyncClient, browser: Browser
+) -> None:
+    pair = await assigned(http, "exact", "balance", payload={"picture": LONG, "escaped": 'a "\\'})
+    headers = {"Content-Type": "application/json"}
+    report = f'{{"message": "weighed", "data": {{"grams": {EXACT}}}}}'
+    await http.post(f"/v1/work/{pair.work}/reports", content=report, headers=headers)
+    result = f'{{"outcome": "succeeded", "result": [{EXACT}]}}'
+    await http.post(f"/v1/work/{pair.work}/complete", content=result, headers=headers)
+    async with a_look(browser, broker.url, f"/#/record/{pair.work}") as looks:
+        page = looks.page
+        await expect(page.get_by_label("Result", exact=True)).to_contain_text(EXACT)
+        await expect(page.get_by_role("row").filter(has_text="weighed")).to_contain_text(EXACT)
+        async with page.expect_download() as download:
+            await page.get_by_role("button", name="Download all of Payload").click()
+        path = await (await download.value).path()
+        assert json.loads(path.read_text())["picture"] == LONG
