@@ -34,9 +34,8 @@ ended as materialized (
     select task_id, work_id from ended_tasks where task_id = any(array(select task_id from page))
 )
 select p.work_id, p.task_id, p.tool_id, p.attempt, p.outcome,
-       {summaries.cut_in_the_middle("p.error")} as error,
-       p.ended_at,
-       p.late, said.message, coalesce(live.state, a.outcome) as task_state
+       {summaries.cut_in_the_middle("p.error")} as error, p.ended_at, p.late, said.message,
+       coalesce(live.state, a.outcome) as task_state
 from page p
 left join live on live.id = p.task_id
 left join ended on ended.task_id = p.task_id

@@ -9,6 +9,7 @@ export class Again {
   #timer = null;
   #reading = false;
   #missed = false;
+  #urgent = false;
   #asleep = false;
   #nextAt = 0;
 
@@ -25,7 +26,16 @@ export class Again {
   soon() {
     if (this.#asleep) return;
     if (this.#reading) this.#missed = true;
-    else this.#timer ??= setTimeout(() => this.#now(), Math.max(0, this.#nextAt - performance.now()));
+    else this.#timer ??= setTimeout(() => this.#run(), Math.max(0, this.#nextAt - performance.now()));
+  }
+
+  /** It has changed, and somebody waits to see it. Of two readings at once the older might come last. */
+  now() {
+    this.#nextAt = 0;
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#urgent = this.#reading;
+    this.soon();
   }
 
   /** Nobody looks any more. */
@@ -41,7 +51,7 @@ export class Again {
     this.soon();
   }
 
-  async #now() {
+  async #run() {
     this.#timer = null;
     if (document.hidden) {
       // When somebody looks is soon enough.
@@ -53,8 +63,8 @@ export class Again {
     const began = performance.now();
     await this.#read();
     const took = performance.now() - began;
-    this.#nextAt = performance.now() + Math.max(this.#pause, PAUSES * took);
-    this.#reading = false;
+    this.#nextAt = this.#urgent ? 0 : performance.now() + Math.max(this.#pause, PAUSES * took);
+    this.#reading = this.#urgent = false;
     if (this.#missed) {
       this.#missed = false;
       this.soon();

@@ -71,9 +71,14 @@ class App {
     this.#drawing = setTimeout(() => requestAnimationFrame(() => this.#draw()), wait);
   }
 
-  /** Read what the view shows anew. */
-  async load() {
-    const view = this.view;
+  /** Read what is shown anew. */
+  load() {
+    this.view.refresh();
+    this.draw();
+  }
+
+  /** Have a view read what it shows. */
+  async read(view) {
     try {
       await view.load();
       if (view === this.view) this.#trouble.view = null;

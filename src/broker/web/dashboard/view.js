@@ -19,12 +19,17 @@ export class View {
    */
   constructor(app, pause) {
     this.app = app;
-    this.#again = new Again(() => app.load(), pause);
+    this.#again = new Again(() => app.read(this), pause);
   }
 
   /** Read anew what is shown, as something of it has changed. */
   changed() {
     this.#again.soon();
+  }
+
+  /** Read anew at once what is shown. */
+  refresh() {
+    this.#again.now();
   }
 
   /** Something has happened: an event's kind and data; null: something of that kind was missed. */
