@@ -12,7 +12,8 @@ depends_on = None
 
 # Of work that changes or ends, tasks that fail or end and tools that get work or are gone, whoever waits for
 # them is told by channels of their own. The rest is told here: of which kind, and the ids of that kind, or a
-# star where those would not fit.
+# star where those would not fit. What is written in large sets is a star as well: whoever watches has to read
+# anew then, and nobody pays for ids that are too many to be told.
 NOTIFY_EVENT = """
 create function notify_event(kind text, ids text[]) returns void language plpgsql as $$
     declare
@@ -37,7 +38,8 @@ create or replace function notify_tasks() returns trigger language plpgsql as $$
         if exists (select from new_rows where due_at < now() + interval '30 s') then
             perform notify_ids('broker_upkeep', '{tasks}');
         end if;
-        perform notify_event('task', array(select id from new_rows));
+        perform notify_event('task', case when (select count(*) from new_rows) > 50 then '{*}'
+                                          else array(select id from new_rows) end);
         return null;
     end
 $$
@@ -101,7 +103,8 @@ create or replace function notify_work() returns trigger language plpgsql as $$
         if exists (select from new_rows where deadline_at < now() + interval '30 s') then
             perform notify_ids('broker_upkeep', '{work}');
         end if;
-        perform notify_event('work', array(select cast(id as text) from new_rows));
+        perform notify_event('work', case when (select count(*) from new_rows) > 50 then '{*}'
+                                          else array(select cast(id as text) from new_rows) end);
         return null;
     end
 $$
