@@ -1,5 +1,6 @@
 """/v1/overview: what whoever watches is told, without payloads, and no more than can be looked at."""
 
+import itertools
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import event
 
-from broker.store.overview import tools
+from broker.store.overview import failures, tools
 from tests import helpers
 from tests.conftest import Running
 from tests.helpers import (
@@ -332,6 +333,35 @@ async def test_failures_are_told_with_what_became_of_their_tasks(
     moment = found["items"][1]["ended_at"]
     assert ids((await overview(http, "failures", until=moment))["items"], "task_id") == ["held"]
     assert ids((await overview(http, "failures", since=moment))["items"], "task_id") == ["over", "late"]
+
+
+async def test_of_very_long_reports_only_those_of_the_newest_failures_are_read(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http, "t", capacity=100)
+    for number in range(20):
+        pair = await assigned(http, f"a-{number:02}", "t")
+        await report(http, pair.work, message=f"of {number}")
+        await completed(http, pair.work, "failed", retry=False)
+    # What is random is stored as it is; of the newest one there is too much.
+    await sql.execute("""
+        update work_archive
+        set reports = (
+            select jsonb_build_array(jsonb_build_object('data', string_agg(md5(random()::text), '')))
+                   || reports
+            from generate_series(1, case when task_id = 'a-19' then 60000 else 25000 end))
+    """)
+    sizes = [
+        row[0]
+        for row in await sql.fetch("select pg_column_size(reports) from work_archive order by task_id desc")
+    ]
+    assert sizes[0] > failures._MOST_REPORT_BYTES > max(sizes[1:])
+    so_far = list(itertools.accumulate(sizes[1:]))
+    read = sum(size <= failures._MOST_BYTES_IN_ALL for size in so_far)
+    assert 0 < read < len(so_far)
+    told = [failure["message"] for failure in (await overview(http, "failures"))["items"]]
+    said = [f"of {number}" for number in reversed(range(20))]
+    assert told == [None, *said[1 : 1 + read], *[None] * (len(so_far) - read)]
 
 
 # What it costs

@@ -177,7 +177,12 @@ class Failure(Struct, kw_only=True):
     attempt: Attempt
     outcome: Outcome
     error: Cut
-    message: Annotated[str | None, Meta(description="The last message that was reported, cut if long.")]
+    message: Annotated[
+        str | None,
+        Meta(
+            description="The last message that was reported, cut if long; null, too, where reports are many."
+        ),
+    ]
     ended_at: Moment
     late: Annotated[bool, Meta(description="Whether a success came after it had ended.")]
     task_state: Annotated[

@@ -9,20 +9,33 @@ from broker.store import summaries
 from broker.store.pages import cut, unseal
 from broker.summaries import Failure, Failures
 
-# Reports are read where they are stored in so many bytes, which is compressed: all reports of an attempt are
-# one value, and a page has many.
-_MOST_REPORT_BYTES = 2**16
+# All reports of an attempt are one value, which is read as a whole or not at all. It is read where it is
+# stored in so many bytes, and, the newest first, in so many for all of a page: they are compressed, and what
+# repeats itself takes ninety times as many to be read.
+_MOST_REPORT_BYTES = 2**20
+_MOST_BYTES_IN_ALL = 8 * 2**20
+
+# Of the last 100 reports; to take all of them apart would take ten times as long.
+_LAST_MESSAGE = "jsonb_path_query_array(r.reports, '$[last - 99 to last].message ? (@ != null)') ->> -1"
 
 READ = text(f"""
 with page as materialized (
     select work_id, task_id, tool_id, attempt, outcome, error, ended_at, late is not null as late,
-           case when pg_column_size(reports) <= {_MOST_REPORT_BYTES} then reports end as reports
+           reports, pg_column_size(reports) as bytes
     from work_archive
     where outcome in ('failed', 'timed_out', 'lost') and tool_id is not null
       and (ended_at, work_id) < (:before_at, :before_id)
       and (cast(:since as timestamptz) is null or ended_at >= :since)
     order by ended_at desc, work_id desc
     limit :limit
+),
+readable as materialized (
+    select work_id, reports
+    from (select work_id, reports,
+                 sum(bytes) over (order by ended_at desc, work_id desc rows unbounded preceding) as so_far
+          from page
+          where bytes <= {_MOST_REPORT_BYTES}) r
+    where so_far <= {_MOST_BYTES_IN_ALL}
 ),
 live as materialized (
     select t.id, coalesce(w.state, t.state) as state
@@ -34,19 +47,13 @@ ended as materialized (
     select task_id, work_id from ended_tasks where task_id = any(array(select task_id from page))
 )
 select p.work_id, p.task_id, p.tool_id, p.attempt, p.outcome,
-       {summaries.cut_in_the_middle("p.error")} as error, p.ended_at, p.late, said.message,
-       coalesce(live.state, a.outcome) as task_state
+       {summaries.cut_in_the_middle("p.error")} as error, p.ended_at, p.late,
+       {summaries.cut(_LAST_MESSAGE)} as message, coalesce(live.state, a.outcome) as task_state
 from page p
+left join readable r on r.work_id = p.work_id
 left join live on live.id = p.task_id
 left join ended on ended.task_id = p.task_id
 left join work_archive a on a.work_id = ended.work_id and a.work_id = any(array(select work_id from ended))
-left join lateral (
-    select {summaries.cut("report ->> 'message'")} as message
-    from jsonb_array_elements(p.reports) with ordinality as r (report, place)
-    where report ->> 'message' is not null
-    order by place desc
-    limit 1
-) said on true
 order by p.ended_at desc, p.work_id desc
 """)
 
