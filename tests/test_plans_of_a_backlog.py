@@ -36,6 +36,9 @@ from broker.store import (
 )
 from broker.store.address import libpq_url
 from broker.store.engine import SETTINGS
+from broker.store.verdicts import MOST_BEFORE
+from broker.summaries import History, Queue
+from tests import store_helpers as steps
 from tests.conftest import a_database, run_sql
 
 ROWS = 1_000_000
@@ -212,6 +215,14 @@ LISTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "attempts at a task": (overview.timeline.READ, EVERY_ATTEMPT | {"task_id": "archived-7"}),
     "what has failed": (overview.failures.READ, FAILURES),
 }
+A_YEAR = {"since": LAST_MINUTE - timedelta(days=365), "until": LAST_MINUTE, "seconds": 86_400}
+# What looks at much, but at no more than so many.
+READINGS: dict[str, tuple[TextClause, dict[str, Any], int]] = {
+    "the queue": (overview.queue.KINDS, {}, overview.queue.MOST_LOOKED_AT),
+    "who is unasked": (overview.queue.UNASKED, {}, 0),
+    "what waits": (overview.waiting.READ, {"limit": SET}, SET * MOST_BEFORE),
+    "the history of a year": (overview.history.READ, A_YEAR, overview.history.MOST_RECORDS),
+}
 
 
 @pytest.fixture(scope="module")
@@ -299,13 +310,39 @@ async def plan_again_and_again(crowd: Crowd, name: str) -> None:
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_page_of_a_list_costs_a_page(loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str) -> None:
-    plan = loop.run_until_complete(plan_of_a_list(crowd, name))
+    assert loop.run_until_complete(rows_met(crowd, *LISTS[name])) <= FEW
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_a_reading_looks_at_so_many_at_most(loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str) -> None:
+    statement, values, bound = READINGS[name]
+    # Beside them, the attempts by which it is told who is passed over.
+    few = FEW + 3 * overview.queue.LATELY
+    assert loop.run_until_complete(rows_met(crowd, statement, values)) <= bound + few
+
+
+def test_what_is_left_out_of_a_reading_is_told(loop: asyncio.AbstractEventLoop, crowd: Crowd) -> None:
+    async def read() -> tuple[Queue, History]:
+        async with steps.a_store(crowd.url) as store:
+            history = await store.read(overview.history.read, A_YEAR["since"], A_YEAR["until"], 12)
+            return await store.read(overview.queue.read), history
+
+    queue, history = loop.run_until_complete(read())
+    assert (queue.counted, queue.more) == (overview.queue.MOST_LOOKED_AT, True)
+    assert sum(kind.tasks for kind in queue.kinds) == queue.counted
+    assert not history.complete
+    assert sum(bucket.succeeded for bucket in history.items) >= overview.history.MOST_RECORDS
+    assert history.items[-1].succeeded > history.items[0].succeeded == 0
+
+
+async def rows_met(crowd: Crowd, statement: TextClause, values: dict[str, Any]) -> float:
+    """How many rows of tables and indexes a statement meets."""
+    plan = await plan_of(crowd, statement, values)
     nodes = [node for node in every_node(plan) if "Index Name" in node or "Relation Name" in node]
-    assert sum(map(rows_of, nodes)) <= FEW, json.dumps(plan, indent=1)
+    return sum(map(rows_of, nodes))
 
 
-async def plan_of_a_list(crowd: Crowd, name: str) -> Any:
-    statement, values = LISTS[name]
+async def plan_of(crowd: Crowd, statement: TextClause, values: dict[str, Any]) -> Any:
     text, names = numbered(statement.text)
     connection = await asyncpg.connect(libpq_url(crowd.url), server_settings=SETTINGS)
     try:

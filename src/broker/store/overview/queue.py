@@ -10,8 +10,8 @@ from broker.summaries import Queue, QueuedKind, UnaskedTool
 MOST_LOOKED_AT = 100_000
 # So many kinds are told, and so many tools.
 _MOST_TOLD = 100
-# Who had their turn: of so many attempts, the latest of those under way and of those that have ended.
-_LATELY = 2_000
+#: Who had their turn: of so many attempts, the latest of those under way and of those that have ended.
+LATELY = 2_000
 # A tool that has had nothing to do for longer is unasked.
 _IDLE_MINUTES = 10
 
@@ -37,15 +37,15 @@ kinds as materialized (
 ),
 had_their_turn as materialized (
     (select t.created_at as submitted_at
-     from (select task_id, id from work order by id desc limit {_LATELY}) w
+     from (select task_id, id from work order by id desc limit {LATELY}) w
      join tasks t on t.id = w.task_id and t.id = any(array(
-         select task_id from work order by id desc limit {_LATELY})))
+         select task_id from work order by id desc limit {LATELY})))
     union all
     (select submitted_at
      from work_archive
      where tool_id is not null
      order by ended_at desc, work_id desc
-     limit {_LATELY})
+     limit {LATELY})
 )
 select looked.now, looked.tasks as counted, looked.met > looked.tasks as more,
        {summaries.cut("k.needs")} as needs, k.priority, k.tasks, o.id as oldest_id, o.created_at as oldest_at,
