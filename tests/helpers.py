@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import httpx
 import pytest_asyncio
+from sqlalchemy import event
 
 from broker.security import hashed, new_key
 from broker.settings import Settings
@@ -169,6 +170,22 @@ def exactly(text: str) -> Any:
 def waiting(broker: Running) -> int:
     """How many are registered to be woken (the upkeep may be one of them)."""
     return len(broker.server.service.waiters)
+
+
+@contextmanager
+def statements(broker: Running) -> Iterator[list[str]]:
+    """The statements that reach the database within the block."""
+    told: list[str] = []
+    engine = broker.server.service.store.engine.sync_engine
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        told.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield told
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
 
 
 async def park(broker: Running, method: str, path: str, **request: Any) -> "asyncio.Task[httpx.Response]":

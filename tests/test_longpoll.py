@@ -1,17 +1,14 @@
 """The long poll, from outside: a parked request is woken by what concerns it, and by nothing else."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import asyncpg
 import httpx
-from sqlalchemy import event
 
 from broker.client import Assigner, AsyncBroker, Tool, Work
 from broker.wake.listener import UPKEEP
 from tests.conftest import Running, Serve
+from tests.helpers import statements
 from tests.store_helpers import asleep
 
 Parked = asyncio.Task[httpx.Response]
@@ -25,20 +22,6 @@ async def park(broker: Running, *paths: str) -> list[Parked]:
         while asleep(service.waiters) < len(paths):
             await asyncio.sleep(0.01)
     return parked
-
-
-@contextmanager
-def statements(broker: Running) -> Iterator[list[str]]:
-    """The statements that reach the database within the block."""
-    seen: list[str] = []
-    engine = broker.server.service.store.engine.sync_engine
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(engine, "before_cursor_execute", note)
 
 
 async def test_an_assignment_wakes_its_tool_and_no_other_request_looks(serve: Serve) -> None:

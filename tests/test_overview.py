@@ -1,5 +1,6 @@
 """/v1/overview: what whoever watches is told, without payloads, and no more than can be looked at."""
 
+import asyncio
 import itertools
 import json
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,6 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from sqlalchemy import event
 
 from broker.store.overview import failures, tools
 from tests import helpers
@@ -370,16 +370,6 @@ async def test_of_very_long_reports_only_those_of_the_newest_failures_are_read(
 async def test_who_asks_for_the_same_at_the_same_time_shares_a_reading(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    statements = 0
-    engine = broker.server.service.store.engine.sync_engine
-
-    def count(*_: Any) -> None:
-        nonlocal statements
-        statements += 1
-
-    event.listen(engine, "before_cursor_execute", count)
-    try:
-        await helpers.asyncio.gather(*(overview(http, "queue") for _ in range(50)))
-    finally:
-        event.remove(engine, "before_cursor_execute", count)
-    assert statements <= 8
+    with helpers.statements(broker) as told:
+        await asyncio.gather(*(overview(http, "queue") for _ in range(50)))
+    assert len(told) <= 8

@@ -4,12 +4,10 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import asyncpg
 import httpx
 import pytest
-from sqlalchemy import event
 
 from broker.store import stats
 from broker.store.address import libpq_url
@@ -197,17 +195,8 @@ async def test_all_of_it_is_at_one_moment(http: httpx.AsyncClient) -> None:
 
 
 async def test_who_asks_at_once_shares_a_reading(broker: Running, http: httpx.AsyncClient) -> None:
-    told: list[str] = []
-    engine = broker.server.service.store.engine.sync_engine
-
-    def note(*statement: Any) -> None:
-        told.append(statement[2])
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
+    with helpers.statements(broker) as told:
         answers = await asyncio.gather(*(read(http) for _ in range(100)))
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
     readings = len({answer["at"] for answer in answers})
     assert told.count(stats.READ.text) == readings
     assert readings <= 10

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx
-from sqlalchemy import event
 
 from broker import feed as feeds
 from broker.summaries import WorkEvent
@@ -88,22 +87,6 @@ async def watching(
             first = await watcher.next()
             assert (first.name, first.id) == ("", watcher.position)
         yield watcher
-
-
-@contextlib.contextmanager
-def statements(broker: Running) -> Iterator[list[str]]:
-    """What is asked of the database meanwhile; what is given by ids, as its text has it."""
-    told: list[str] = []
-    engine = broker.server.service.store.engine.sync_engine
-
-    def note(*statement: Any) -> None:
-        told.append(statement[2].replace("$1", ":ids"))
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield told
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 def brief(events: list[Event]) -> set[tuple[Any, ...]]:

@@ -127,6 +127,9 @@ export const deleteTool = (app, id) => ask(app, {
   done: `Tool ${id} is deleted.`,
 });
 
+/** Whether a late result is taken for a task in that state. */
+export const mayTakeLate = (state) => ["available", "scheduled", "failed"].includes(state);
+
 export const acceptLate = (app, id, taskId) => ask(app, {
   title: "Take the late result?",
   text: `It came after the attempt had ended without it. It becomes the result of task ${taskId}, which is then over.`,

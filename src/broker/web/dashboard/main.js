@@ -28,7 +28,7 @@ const TOOLS_MS = 2000;
 class App {
   live = new Live();
   stats = null;
-  /** "connecting", "live" or "lost". */
+  /** "connecting", "live", "lost", or "out": a key is asked for. */
   state = "connecting";
   name = "";
   view = null;
@@ -94,19 +94,21 @@ class App {
   refused(error, what = "view") {
     if (error.status === 403 && what === "tools") {
       // A key of another role can see nothing here.
-      this.#signIn ??= new SignIn(this, error.message);
-      forgetKey();
-      this.state = "out";
+      this.#askForKey(error.message);
     } else if (error.status === 401) {
       // Of a key that was given up meanwhile it says nothing.
       if (hasKey() && error.key !== keyInUse()) return;
-      this.#signIn ??= new SignIn(this, hasKey() ? "That key is not known to the broker." : "");
-      forgetKey();
-      this.state = "out";
+      this.#askForKey(hasKey() ? "That key is not known to the broker." : "");
     } else {
       this.#trouble[what] = error;
     }
     this.draw();
+  }
+
+  #askForKey(why) {
+    this.#signIn ??= new SignIn(this, why);
+    forgetKey();
+    this.state = "out";
   }
 
   /** A key was given: begin anew with it. */
@@ -138,7 +140,6 @@ class App {
     document.title = `${this.view.title} · broker`;
     this.#focus();
     this.load();
-    this.draw();
   }
 
   #focus() {

@@ -2,7 +2,7 @@
 
 import { read } from "./api.js";
 import { count, counted } from "./format.js";
-import { badge, bar, button, empty, json, since, taskLink, toolLink } from "./parts.js";
+import { badge, bar, button, doing, empty, json, since, taskLink, toolLink } from "./parts.js";
 import { requeueWork, cancelTask } from "./actions.js";
 import { View } from "./view.js";
 import { guard } from "./vendor/lit-html/directives/guard.js";
@@ -29,7 +29,6 @@ export class Now extends View {
 
   async load() {
     this.#queue = await read("/v1/overview/queue");
-    this.app.draw();
   }
 
   template() {
@@ -67,9 +66,9 @@ export class Now extends View {
   }
 
   #running() {
-    const work = this.app.live.work();
+    const work = this.app.live.work(), { load } = this.app.live;
     return html`<section aria-labelledby="running">
-      <h2 id="running">Work under way <span class="faint">${count(Math.max(work.length, this.app.live.load))}</span></h2>
+      <h2 id="running">Work under way <span class="faint">${count(Math.max(work.length, load))}</span></h2>
       ${work.length === 0 ? empty("No tool has any work.") : html`<table>
         <thead><tr><th scope="col">Task</th><th scope="col">Tool</th><th scope="col">State</th><th scope="col">Since</th>
           <th scope="col">Progress</th><th scope="col">Last report</th><th scope="col">Do</th></tr></thead>
@@ -77,7 +76,7 @@ export class Now extends View {
           (each) => guard([each, Math.floor(this.app.now() / 1000)], () => row(this.app, each)))}</tbody>
       </table>`}
       ${more(work.length, this.#rows, "piece", () => this.#set(() => { this.#rows = work.length; }))}
-      ${this.app.live.load > work.length
+      ${load > work.length
         ? html`<p class="faint">Of tools with much work only the oldest is shown.</p>` : nothing}
     </section>`;
   }
@@ -105,12 +104,6 @@ function tile(app, tool) {
     ${work.length === 0 ? html`<p class="faint">${json(tool.skills, 60)}</p>` : nothing}
   </li>`;
 }
-
-const doing = (app, work) => html`<div class="doing">
-  ${taskLink(work.task_id)} ${since(app, work.started_at ?? work.assigned_at)}
-  ${work.state === "running" ? bar(work.progress, `Progress of ${work.task_id}`) : nothing}
-  <span class="message">${work.cancel_requested ? "Asked to stop. " : ""}${work.state === "assigned" ? "Not started yet" : work.message ?? ""}</span>
-</div>`;
 
 const row = (app, work) => html`<tr>
   <td data-name="Task">${taskLink(work.task_id)}${work.attempt > 1 ? html` <span class="faint">attempt ${work.attempt}</span>` : nothing}</td>

@@ -27,6 +27,13 @@ export function bar(progress, label) {
 export const since = (app, text) =>
   html`<time datetime=${text} title=${moment(text)}>${age(app.ago(text))}</time>`;
 
+/** Work that a tool is at: for how long, how far it is, and what was last said about it. */
+export const doing = (app, work) => html`<div class="doing">
+  ${taskLink(work.task_id)} ${since(app, work.started_at ?? work.assigned_at)}
+  ${work.state === "running" ? bar(work.progress, `Progress of ${work.task_id}`) : nothing}
+  <span class="message">${work.cancel_requested ? "Asked to stop. " : ""}${work.state === "assigned" ? "Not started yet" : work.message ?? ""}</span>
+</div>`;
+
 /** JSON of somebody else's, on a line. */
 export const json = (text, most = 120) => html`<code title=${text.length > most ? text : nothing}>${cut(text, most)}</code>`;
 

@@ -1,58 +1,46 @@
 // One attempt, from the archive or under way: what it was about, every report, and how it ended.
 
-import { call, path, read, readText, Refused } from "./api.js";
+import { path, read, readText } from "./api.js";
 import { between, count, cut, moment, percent, span } from "./format.js";
 import { elements, member } from "./jsontext.js";
 import { badge, bar, button, download, empty, recordLink, since, taskLink, toolLink, value } from "./parts.js";
-import { acceptLate, deleteRecord, requeueWork, retryTask } from "./actions.js";
-import { View } from "./view.js";
+import { acceptLate, deleteRecord, mayTakeLate, requeueWork, retryTask } from "./actions.js";
+import { Thing } from "./thing.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-const READ_MS = 1000;
 const ATTEMPTS = 100;
 const REPORTS = 500;
 const DATA = 200;
-const WAITS = ["available", "scheduled", "failed"];
 
-export class Record extends View {
-  static ofOne = true;
-  #id;
-  #record = null;
-  #text = "";
-  #texts = {};
-  #attempts = null;
-  #taskState = null;
-  #gone = false;
+export class Record extends Thing {
+  missing = "There is no such work, or its record was deleted.";
+  #record;
+  #text;
+  #texts;
+  #attempts;
+  #taskState;
 
   constructor(app, id) {
-    super(app, READ_MS);
-    this.#id = id;
-    this.title = "Record";
+    super(app, id, "Record");
   }
 
-  async load() {
-    const text = await this.#find();
-    this.#gone = text === null;
-    if (text !== null) {
-      const record = JSON.parse(text);
-      [this.#attempts, this.#taskState] = await Promise.all([
-        this.#others(record.task_id), this.#stateOf(record),
-      ]);
-      this.#text = text;
-      this.#texts = textsOf(text, record);
-      this.#record = record;
-    }
-    this.app.draw();
+  async find() {
+    const text = await this.#read();
+    const record = JSON.parse(text);
+    [this.#attempts, this.#taskState] = await Promise.all([
+      read("/v1/overview/timeline", { task_id: record.task_id, limit: ATTEMPTS }), this.#stateOf(record),
+    ]);
+    this.#text = text;
+    this.#texts = textsOf(text, record);
+    this.#record = record;
   }
 
   heard(kind, data) {
-    if (data === null || data.id === this.#id || data.work_id === this.#id) this.changed();
+    if (data === null || data.id === this.id || data.work_id === this.id) this.changed();
   }
 
-  template() {
-    if (this.#gone) return html`<h1>Record</h1>${empty("There is no such work, or its record was deleted.")}`;
+  drawn() {
     const record = this.#record;
-    if (record === null) return empty("Reading…");
     const { outcome = record.state, started_at: started } = record;
     return html`<section class="card">
         <div class="head"><h1>Attempt ${record.attempt} at ${record.task_id}</h1>${badge(outcome)}
@@ -78,38 +66,21 @@ export class Record extends View {
       ${this.#beside()}`;
   }
 
-  /** The text of the record, or of the work under way; null: there is neither. */
-  async #find() {
+  /** The text of the record, or of the work under way. */
+  async #read() {
+    const work = () => readText(path("work", this.id));
     // Work that has ended is answered too, but its record says more.
-    if (isUnderWay(this.#record) || this.app.live.work().some((work) => work.id === this.#id)) {
-      const text = await this.#textOf("work");
+    if (isUnderWay(this.#record) || this.app.live.work().some(({ id }) => id === this.id)) {
+      const text = await work();
       if (isUnderWay(JSON.parse(text))) return text;
     }
-    return await this.#textOf("archive") ?? this.#textOf("work");
-  }
-
-  async #textOf(kind) {
-    try {
-      return await readText(path(kind, this.#id));
-    } catch (error) {
-      if (!(error instanceof Refused) || error.status !== 404) throw error;
-      return null;
-    }
-  }
-
-  async #others(task) {
-    return read("/v1/overview/timeline", { task_id: task, limit: ATTEMPTS });
+    return await unlessMissing(readText(path("archive", this.id))) ?? work();
   }
 
   /** What has become of its task, where more may be done with it; null: that, or it is not known any more. */
   async #stateOf({ outcome, task_id: task }) {
     if ([undefined, "succeeded", "cancelled"].includes(outcome)) return null;
-    try {
-      return (await call("GET", path("tasks", task))).state;
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      return null;
-    }
+    return (await unlessMissing(read(path("tasks", task))))?.state ?? null;
   }
 
   #waited() {
@@ -121,14 +92,14 @@ export class Record extends View {
 
   #actions() {
     const { task_id: task, ended_at: ended, late, outcome } = this.#record;
-    const file = button("Download", () => download(`${this.#id}.json`, this.#text), { label: "Download all of this as JSON" });
-    if (!ended) return [button("Take back", () => requeueWork(this.app, this.#id, task)), file];
+    const file = button("Download", () => download(`${this.id}.json`, this.#text), { label: "Download all of this as JSON" });
+    if (!ended) return [button("Take back", () => requeueWork(this.app, this.id, task)), file];
     return [
       file,
-      late && outcome !== "succeeded" && WAITS.includes(this.#taskState)
-        ? button("Take the late result", () => acceptLate(this.app, this.#id, task)) : nothing,
+      late && outcome !== "succeeded" && mayTakeLate(this.#taskState)
+        ? button("Take the late result", () => acceptLate(this.app, this.id, task)) : nothing,
       this.#taskState === "failed" ? button("Try the task again", () => retryTask(this.app, task)) : nothing,
-      button("Delete the record", () => deleteRecord(this.app, this.#id), { danger: true }),
+      button("Delete the record", () => deleteRecord(this.app, this.id), { danger: true }),
     ];
   }
 
@@ -150,10 +121,20 @@ export class Record extends View {
   #beside() {
     return html`<section aria-labelledby="attempts"><h2 id="attempts">All attempts at this task that have ended</h2>
       ${this.#attempts.items.length === 0 ? empty("None.") : html`<ul class="attempts">${this.#attempts.items.map((each) => html`<li>
-        ${each.work_id === this.#id ? html`attempt ${each.attempt}, this one` : recordLink(each.work_id, `attempt ${each.attempt}`)}
+        ${each.work_id === this.id ? html`attempt ${each.attempt}, this one` : recordLink(each.work_id, `attempt ${each.attempt}`)}
         ${badge(each.outcome)} by ${toolLink(each.tool_id)}, ended ${moment(each.ended_at)}</li>`)}</ul>`}
       ${this.#attempts.complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`}
     </section>`;
+  }
+}
+
+/** What was read; null: it is not there. */
+async function unlessMissing(reading) {
+  try {
+    return await reading;
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    return null;
   }
 }
 

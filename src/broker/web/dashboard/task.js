@@ -5,53 +5,35 @@ import { between, inLocalTime, moment, span } from "./format.js";
 import { member } from "./jsontext.js";
 import { badge, bar, button, empty, recordLink, since, toolLink, value } from "./parts.js";
 import { cancelTask, deleteTask, requeueWork, retryTask } from "./actions.js";
-import { View } from "./view.js";
+import { Thing } from "./thing.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-const READ_MS = 1000;
 const ATTEMPTS = 100;
 
-export class Task extends View {
-  static ofOne = true;
-  #id;
-  #task = null;
-  #values = {};
-  #explanation = null;
-  #attempts = null;
-  #gone = false;
+export class Task extends Thing {
+  missing = "There is no such task, or its record was deleted.";
+  #task;
+  #values;
+  #explanation;
+  #attempts;
 
-  constructor(app, id) {
-    super(app, READ_MS);
-    this.#id = id;
-    this.title = id;
-  }
-
-  async load() {
-    try {
-      const [text, explanation, attempts] = await Promise.all([
-        readText(path("tasks", this.#id)),
-        read(`${path("tasks", this.#id)}/explain`),
-        read("/v1/overview/timeline", { task_id: this.#id, limit: ATTEMPTS }),
-      ]);
-      const values = Object.fromEntries(["needs", "payload", "result"].map((name) => [name, member(text, name)]));
-      [this.#task, this.#values] = [JSON.parse(text), values];
-      [this.#explanation, this.#attempts] = [explanation, attempts];
-      this.#gone = false;
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      this.#gone = true;
-    }
-    this.app.draw();
+  async find() {
+    const [text, explanation, attempts] = await Promise.all([
+      readText(path("tasks", this.id)),
+      read(path("tasks", this.id, "explain")),
+      read("/v1/overview/timeline", { task_id: this.id, limit: ATTEMPTS }),
+    ]);
+    this.#task = JSON.parse(text);
+    this.#values = Object.fromEntries(["needs", "payload", "result"].map((name) => [name, member(text, name)]));
+    [this.#explanation, this.#attempts] = [explanation, attempts];
   }
 
   heard(kind, data) {
-    if (data === null || (kind === "task" ? data.id : data.task_id) === this.#id) this.changed();
+    if (data === null || (kind === "task" ? data.id : data.task_id) === this.id) this.changed();
   }
 
-  template() {
-    if (this.#gone) return html`<h1>${this.#id}</h1>${empty("There is no such task, or its record was deleted.")}`;
+  drawn() {
     const task = this.#task;
-    if (task === null) return empty("Reading…");
     return html`<section class="card">
         <div class="head"><h1>${task.id}</h1>${badge(task.state)}<span class="buttons">${this.#actions()}</span></div>
         <p>${inLocalTime(this.#explanation.detail)}</p>
@@ -100,7 +82,7 @@ export class Task extends View {
   }
 
   #underWay() {
-    const work = this.app.live.work().find((each) => each.task_id === this.#id);
+    const work = this.app.live.work().find((each) => each.task_id === this.id);
     return work && work.state === "running" ? bar(work.progress, "Progress") : nothing;
   }
 }

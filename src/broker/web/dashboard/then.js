@@ -3,7 +3,7 @@
 import { read } from "./api.js";
 import { count, middle, moment, span } from "./format.js";
 import { badge, button, empty, recordLink, taskLink, toolLink } from "./parts.js";
-import { acceptLate, retryTask } from "./actions.js";
+import { acceptLate, mayTakeLate, retryTask } from "./actions.js";
 import { Durations, Throughput } from "./charts.js";
 import { ended, lasted } from "./history.js";
 import { MARKS } from "./drawing.js";
@@ -24,7 +24,6 @@ const ATTEMPTS = 2000, BUCKETS = 60;
 const FAILURES = 20, MORE = 5, MOST_FAILURES = 1000;
 const ROWS = 200;
 const READ_MS = 3000;
-const WAITS = ["available", "scheduled", "failed"];
 
 export class Then extends View {
   title = "Then";
@@ -84,7 +83,6 @@ export class Then extends View {
     this.#failures = failures;
     this.#throughput.show(history);
     this.#durations.show(history);
-    this.app.draw();
   }
 
   heard(kind, data) {
@@ -214,7 +212,7 @@ export class Then extends View {
       <td data-name="Last report">${middle(each.message, 160)}</td>
       <td data-name="Its task now">${state ? badge(state) : "not known"}</td>
       <td><span class="buttons">
-        ${each.late && WAITS.includes(state)
+        ${each.late && mayTakeLate(state)
           ? button("Take the late result", () => acceptLate(this.app, id, task), { label: `Take the late result of task ${task}` }) : nothing}
         ${state === "failed" ? button("Try again", () => retryTask(this.app, task), { label: `Try task ${task} again` }) : nothing}
       </span></td></tr>`;
@@ -282,7 +280,6 @@ const barOf = ({ task_id: task, tool_id: tool, attempt, started_at, assigned_at 
   ({ id, task, tool, attempt, outcome, begin: Date.parse(started_at ?? assigned_at), end });
 
 const atTime = (time) => moment(new Date(time).toISOString());
-
 
 /** How long a span of time is that an address names, in milliseconds; null: it names none. */
 function lengthOf(address) {

@@ -2,55 +2,37 @@
 
 import { path, read, readText } from "./api.js";
 import { between, moment, span } from "./format.js";
-import { badge, bar, button, empty, recordLink, since, taskLink } from "./parts.js";
+import { badge, button, doing, empty, recordLink, since, taskLink } from "./parts.js";
 import { deleteTool, drainTool, undrainTool } from "./actions.js";
 import { member } from "./jsontext.js";
-import { View } from "./view.js";
-import { html, nothing } from "./vendor/lit-html/lit-html.js";
+import { Thing } from "./thing.js";
+import { html } from "./vendor/lit-html/lit-html.js";
 
-const READ_MS = 1000;
 const LATEST = 50;
 
-export class Tool extends View {
-  static ofOne = true;
-  #id;
-  #tool = null;
-  #skills = "";
-  #attempts = [];
-  #gone = false;
+export class Tool extends Thing {
+  missing = "There is no such tool, or it was deleted.";
+  #tool;
+  #skills;
+  #attempts;
 
-  constructor(app, id) {
-    super(app, READ_MS);
-    this.#id = id;
-    this.title = id;
-  }
-
-  async load() {
-    try {
-      const [text, timeline] = await Promise.all([
-        readText(path("tools", this.#id)),
-        read("/v1/overview/timeline", { tool_id: this.#id, limit: LATEST }),
-      ]);
-      this.#tool = JSON.parse(text);
-      this.#skills = member(text, "skills");
-      this.#attempts = timeline.items;
-      this.#gone = false;
-    } catch (error) {
-      if (error.status !== 404) throw error;
-      this.#gone = true;
-    }
-    this.app.draw();
+  async find() {
+    const [text, timeline] = await Promise.all([
+      readText(path("tools", this.id)),
+      read("/v1/overview/timeline", { tool_id: this.id, limit: LATEST }),
+    ]);
+    this.#tool = JSON.parse(text);
+    this.#skills = member(text, "skills");
+    this.#attempts = timeline.items;
   }
 
   heard(kind, data) {
-    if (data === null || (kind === "tool" ? data.id : data.tool_id) === this.#id) this.changed();
+    if (data === null || (kind === "tool" ? data.id : data.tool_id) === this.id) this.changed();
   }
 
-  template() {
-    if (this.#gone) return html`<h1>${this.#id}</h1>${empty("There is no such tool, or it was deleted.")}`;
+  drawn() {
     const tool = this.#tool;
-    if (tool === null) return empty("Reading…");
-    const work = [...(this.app.live.tools.get(this.#id)?.work.values() ?? [])];
+    const work = [...(this.app.live.tools.get(this.id)?.work.values() ?? [])];
     return html`<section class="card">
         <div class="head"><h1>${tool.id}</h1>${badge(tool.state)}
           <span class="buttons">
@@ -68,9 +50,7 @@ export class Tool extends View {
       </section>
       <section aria-labelledby="has"><h2 id="has">At work on</h2>
         ${work.length === 0 ? empty("Nothing.") : html`<ul class="tiles">${work.map((each) => html`<li class="tile busy">
-          <div class="doing">${taskLink(each.task_id)} ${since(this.app, each.started_at ?? each.assigned_at)}
-            ${bar(each.state === "running" ? each.progress : 0, `Progress of ${each.task_id}`)}
-            <span class="message">${each.message ?? nothing}</span></div></li>`)}</ul>`}
+          ${doing(this.app, each)}</li>`)}</ul>`}
       </section>
       <section aria-labelledby="did"><h2 id="did">Lately</h2>
         ${this.#attempts.length === 0 ? empty("It has ended nothing yet.") : html`<table>

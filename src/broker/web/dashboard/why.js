@@ -1,8 +1,8 @@
 // Why: what waits and for what reason, and who is left out.
 
 import { read } from "./api.js";
-import { age, count, counted, inLocalTime, moment } from "./format.js";
-import { badge, button, empty, json, since, taskLink, toolLink } from "./parts.js";
+import { age, count, counted, inLocalTime } from "./format.js";
+import { button, empty, json, since, taskLink, toolLink } from "./parts.js";
 import { cancelTask } from "./actions.js";
 import { View } from "./view.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
@@ -37,7 +37,6 @@ export class Why extends View {
       read("/v1/overview/waiting", { limit: this.#limit }),
       read("/v1/overview/queue"),
     ]);
-    this.app.draw();
   }
 
   template() {
@@ -105,7 +104,7 @@ export class Why extends View {
             <tbody>${unasked.map((tool) => html`<tr>
               <td data-name="Tool">${toolLink(tool.id)}</td>
               <td data-name="Skills">${json(tool.skills)}</td>
-              <td data-name="Idle for"><span title=${moment(tool.since)}>${since(this.app, tool.since)}</span></td>
+              <td data-name="Idle for">${since(this.app, tool.since)}</td>
             </tr>`)}</tbody></table>`}
         </section>
       </div>
