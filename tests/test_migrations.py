@@ -84,6 +84,49 @@ async def test_migrating_what_is_current_changes_nothing(empty_database: str) ->
     assert await fetch(empty_database, OBJECTS) == first
 
 
+async def later(url: str, *, works_from: str) -> None:
+    """A later program has migrated."""
+    await run_sql(
+        url,
+        "update alembic_version set version_num = '9999'",
+        f"update schema_support set works_from = '{works_from}'",
+    )
+
+
+async def test_a_later_schema_that_says_so_serves_programs_of_before(database: str, store: Store) -> None:
+    await later(database, works_from=schema.needed())
+    assert await store.read(schema.misfit) is None
+    await schema.migrate(database)
+    assert await fetch(database, HERE) == [("9999",)]
+
+
+async def test_a_later_schema_that_does_not_is_refused(database: str, store: Store) -> None:
+    await later(database, works_from="9998")
+    assert "version 9998 and later" in (await store.read(schema.misfit) or "")
+    with pytest.raises(schema.OtherSchemaError, match="install a later broker"):
+        await schema.migrate(database)
+
+
+async def test_an_earlier_schema_has_to_be_migrated(empty_database: str) -> None:
+    async with steps.a_store(empty_database) as store:
+        assert "has no schema yet" in (await store.read(schema.misfit) or "")
+        await schema.migrate(empty_database, "0009")
+        assert "run `broker migrate`" in (await store.read(schema.misfit) or "")
+
+
+async def test_a_table_that_is_in_use_is_waited_for_and_kept_from_nobody(empty_database: str) -> None:
+    await schema.migrate(empty_database, "0007")
+    async with steps.a_connection(empty_database) as user, steps.a_connection(empty_database) as other:
+        async with user.transaction():
+            await user.execute("lock table work_archive in access share mode")
+            migrating = asyncio.create_task(schema.migrate(empty_database))
+            await steps.blocked(other)
+            # Behind the one who waits; but not for as long as the transaction lasts.
+            await asyncio.wait_for(other.execute("select from work_archive"), 20)
+        await migrating
+    assert await fetch(empty_database, HERE) == [(schema.needed(),)]
+
+
 async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str) -> None:
     program = "import asyncio, sys; from broker.store import schema; asyncio.run(schema.migrate(sys.argv[1]))"
     async with steps.a_connection(empty_database) as gate:

@@ -44,7 +44,7 @@ def database(settings: Settings) -> Iterator[Settings]:
 
     Raises:
         EmbeddedError: The embedded PostgreSQL cannot run.
-        click.ClickException: The given database has another schema.
+        click.ClickException: The database has another schema.
     """
     if settings.database_url is not None:
         _check_schema(settings.database_url)
@@ -53,7 +53,10 @@ def database(settings: Settings) -> Iterator[Settings]:
     folder = _folder(settings)
     with EmbeddedPostgres(folder) as postgres:
         log.info("embedded PostgreSQL is up", data_dir=str(folder))
-        asyncio.run(schema.migrate(postgres.url()))
+        try:
+            asyncio.run(schema.migrate(postgres.url()))
+        except schema.OtherSchemaError as error:
+            raise click.ClickException(str(error)) from error
         yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
 
 
@@ -100,16 +103,13 @@ def ask(url: str, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwar
 
 def _check_schema(url: str) -> None:
     try:
-        current = ask(url, schema.current)
+        misfit = ask(url, schema.misfit)
     except Unavailable as error:
         raise click.ClickException(
             f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}"
         ) from error
-    if current != schema.needed():
-        state = f"is at version {current}" if current else "has no schema yet"
-        raise click.ClickException(
-            f"The database {state}; this program needs version {schema.needed()}. Run `broker migrate` first."
-        )
+    if misfit:
+        raise click.ClickException(f"The database {misfit}.")
 
 
 @contextlib.contextmanager

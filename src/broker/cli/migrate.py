@@ -5,7 +5,7 @@ import asyncio
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from broker.cli.database import from_environment
+from broker.cli.database import ask, from_environment
 from broker.store import schema
 
 
@@ -21,6 +21,9 @@ def migrate(revision: str) -> None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
     try:
         asyncio.run(schema.migrate(url, revision))
+    except schema.OtherSchemaError as error:
+        raise click.ClickException(str(error)) from error
     except (SQLAlchemyError, OSError) as error:
         raise click.ClickException(f"The database cannot be migrated: {error}") from error
-    click.echo(f"The schema is at version {schema.needed() if revision == 'head' else revision}.")
+    here = ask(url, schema.current)
+    click.echo(f"The schema is at version {here}." if here else "The schema is gone.")

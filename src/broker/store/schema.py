@@ -1,21 +1,38 @@
 """The schema: which version the database is at, which this program needs, and the way there."""
 
+import asyncio
 from importlib.resources import files
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.store import retention
 from broker.store.address import Address
 from broker.store.engine import create_engine
 
+log = structlog.get_logger(__name__)
+
 # Two processes that migrate at once take turns: the lock goes when its connection is closed.
 # The number is only to be nobody else's.
 _LOCK = text("select pg_advisory_lock(7022026)")
+
+# To change a table one has to wait until everybody lets go of it, and meanwhile nobody else gets at it: so
+# not for longer than requests can bear, but again and again.
+_PATIENCE = text("set lock_timeout = '2s'")
+_TRIES = 30
+_PAUSE_SECONDS = 1.0
+# The lock was not given in time; or it, and somebody else's, would never have been.
+_NOT_GIVEN = {"55P03", "40P01"}
+
+# Of programs of which version, and later, the schema can be used.
+_WORKS_FROM = text("select works_from from schema_support")
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -38,28 +55,79 @@ def current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+class OtherSchemaError(Exception):
+    """The database has a schema that this program cannot work with; the message says what to do."""
+
+
+def misfit(connection: Connection) -> str | None:
+    """Why this program cannot work with the database's schema, for people; None: it can.
+
+    A program works with the schema of a later version, too, as long as that says so: so programs of both
+    run beside each other while they are changed for the later one, which is migrated to first.
+    """
+    here, wanted = current(connection), needed()
+    if here is None:
+        return f"has no schema yet, this program needs version {wanted}: run `broker migrate`"
+    if here < wanted:
+        return f"is at version {here}, this program needs version {wanted}: run `broker migrate`"
+    if here > wanted and (works_from := connection.execute(_WORKS_FROM).scalar_one()) > wanted:
+        return (
+            f"is at version {here}, which serves programs of version {works_from} and later, and this one is"
+            f" of version {wanted}: install a later broker"
+        )
+    return None
+
+
 async def migrate(url: str, revision: str = "head") -> None:
     """Bring the schema of a database to a revision, and make the archive's next partitions.
 
     Args:
         url: The database.
         revision: `head`, `base` or the number of a revision.
+
+    Raises:
+        OtherSchemaError: The schema is a later program's; or one that is in the way has not ended.
     """
     engine = create_engine(Address(url).connect)
     try:
         async with engine.connect() as connection:
             await connection.execute(_LOCK)
+            await connection.execute(_PATIENCE)
             await connection.commit()
-            await connection.run_sync(_move, revision)
-            await connection.commit()
+            await _move_patiently(connection, revision)
     finally:
         await engine.dispose()
 
 
+async def _move_patiently(connection: AsyncConnection, revision: str) -> None:
+    """Move, and try again where somebody holds a table: what is done of it is done."""
+    for left in reversed(range(_TRIES)):
+        try:
+            await connection.run_sync(_move, revision)
+            await connection.commit()
+        except DBAPIError as error:
+            await connection.rollback()
+            if getattr(error.orig, "sqlstate", None) not in _NOT_GIVEN:
+                raise
+            if not left:
+                raise OtherSchemaError(
+                    "Somebody holds a table that has to be changed, in a transaction that does not end:"
+                    " see `select pid, xact_start, query from pg_stat_activity order by xact_start`."
+                ) from error
+            log.warning("a table is in use; trying again", tries_left=left)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
 def _move(connection: Connection, revision: str) -> None:
-    here = MigrationContext.configure(connection).get_current_revision()
+    here = current(connection)
+    if revision == "head" and here is not None and here > needed():
+        if why := misfit(connection):
+            raise OtherSchemaError(f"The database {why}.")
+        return
     script = ScriptDirectory.from_config(config())
     down = revision == "base" or (here is not None and revision != "head" and revision < here)
     (command.downgrade if down else command.upgrade)(config(connection), revision)
-    if MigrationContext.configure(connection).get_current_revision() == script.get_current_head():
+    if current(connection) == script.get_current_head():
         retention.create_partitions(connection)
