@@ -1,10 +1,12 @@
 """One PostgreSQL for each process that tests, and for each test a database of its own, cut from a template.
 
 `BROKER_TEST_DATABASE_URL` names another PostgreSQL to test against (its user may create databases);
-otherwise the embedded one runs, without its durable settings.
+otherwise the embedded one runs, without its durable settings. With `BROKER_TEST_POOLER=1` the brokers reach
+it through PgBouncer in transaction mode.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import shutil
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from sqlalchemy import make_url
 
@@ -24,10 +27,13 @@ from broker.server import Server, create_server
 from broker.settings import Settings
 from broker.store import Store, schema
 from broker.store.address import libpq_url
+from tests.pooler import Pooler
 
 # Of this process alone: several that test at once may share a server.
 TEMPLATE = f"broker_template_{os.getpid()}"
 _numbers = count()
+# What stands before that PostgreSQL, if anything does.
+_poolers: list[Pooler] = []
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -38,11 +44,15 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a server to make databases on."""
-    if given := os.environ.get("BROKER_TEST_DATABASE_URL"):
-        yield given
-        return
-    with a_folder() as folder, EmbeddedPostgres(folder / "data", durable=False) as embedded:
-        yield embedded.url()
+    with contextlib.ExitStack() as stack:
+        url = os.environ.get("BROKER_TEST_DATABASE_URL")
+        if not url:
+            folder = stack.enter_context(a_folder())
+            url = stack.enter_context(EmbeddedPostgres(folder / "data", durable=False)).url()
+        if os.environ.get("BROKER_TEST_POOLER"):
+            _poolers.append(stack.enter_context(Pooler(url)))
+            stack.callback(_poolers.clear)
+        yield url
 
 
 @pytest.fixture
@@ -152,6 +162,13 @@ async def a_broker(settings: Settings, port: int = 0, *, always_there: bool = Tr
         port: 0: a free one.
         always_there: Whether it forgives no tool's silence, though it begins only now: time can be moved.
     """
+    for pooler in _poolers:
+        if settings.database_url and settings.listen_url is None:
+            settings = msgspec.structs.replace(
+                settings,
+                database_url=pooler.through(settings.database_url),
+                listen_url=settings.database_url,
+            )
     server = create_server(settings, port=port)
     task = asyncio.create_task(server.serve())
     try:

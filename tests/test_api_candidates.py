@@ -661,8 +661,8 @@ async def test_batches_that_race_pair_no_task_twice_and_fill_no_tool_beyond_its_
     pairs = [{"task_id": task, "tool_id": tool} for task in tasks for tool in tools]
     bodies = [{"items": shuffled(pairs, seed)} for seed in range(10)]
     answers = await asyncio.gather(*(http.post("/v1/work/batch", json=body) for body in bodies))
+    assert {answer.status_code for answer in answers} == {200}, [answer.text[:300] for answer in answers]
     found = [item for answer in answers for item in answer.json()["items"]]
-    assert {answer.status_code for answer in answers} == {200}
     assert sum(item["status"] == "assigned" for item in found) == 15
     await nothing_is_overfull(http, capacity=3, expected=15)
 

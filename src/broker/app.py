@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -18,7 +19,7 @@ from broker.api.dashboard import Dashboard
 from broker.api.docs import Docs
 from broker.api.events import Events
 from broker.api.health import Health
-from broker.api.metrics import Metrics
+from broker.api.metrics import MetricsPage
 from broker.api.options import answer_options
 from broker.api.overview import Overview
 from broker.api.parameters import refuse_odd_queries
@@ -28,6 +29,7 @@ from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
 from broker.feed import Feed
+from broker.metrics import Metrics
 from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
@@ -52,18 +54,21 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     """
     if settings.database_url is None:
         raise ValueError("a service needs a database_url")
+    metrics = Metrics()
     store = Store(
         settings.database_url,
         pool_size=settings.pool_size,
         timeout_seconds=settings.database_timeout_seconds,
         group_commit=settings.group_commit,
+        witness=metrics,
+        pooled=settings.listen_url is not None,
     )
     waiters = Waiters()
     feed = Feed(store)
     listener = Listener(
         waiters,
         Address(
-            settings.listen_url or settings.database_url,
+            str(settings.direct_url),
             connect_seconds=min(settings.database_timeout_seconds, CONNECT_SECONDS),
         ).connect,
         probe_seconds=settings.probe_seconds,
@@ -76,6 +81,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     }
     return Service(
         settings=settings,
+        metrics=metrics,
         store=store,
         owners=owners,
         keyring=Keyring(store, owners, admin_key=settings.the_admin_key(), may_be_open=may_be_open),
@@ -118,17 +124,18 @@ def create_app(service: Service) -> Litestar:
                 await each.stop()
             await service.store.close()
 
+    answer = partial(problems.answer, metrics=service.metrics)
     return Litestar(
         route_handlers=[
             *(Tools, Tasks, Candidates, Work, Archive, Events, Overview, Stats),
-            *(Health, Metrics, Docs, Dashboard),
+            *(Health, MetricsPage, Docs, Dashboard),
         ],
         lifespan=[running],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
             "access": Provide(access_of, sync_to_thread=False),
         },
-        exception_handlers={HTTPException: problems.answer, Exception: problems.answer},
+        exception_handlers={HTTPException: answer, Exception: answer},
         before_request=_before,
         request_class=BodyOrNothing,
         request_max_body_size=service.settings.max_body_bytes,

@@ -25,7 +25,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     Args:
         database_url: `postgresql://user:password@host/name`; none: the embedded Postgres. Several hosts,
             `host-a:5432,host-b:5432`: the one that takes writes is used, whichever that is.
-        listen_url: Where to LISTEN, when a pooler stands in front of `database_url`.
+        listen_url: The database itself, where `database_url` is that of a pooler in transaction mode, over
+            which no notification is heard. `broker migrate` and `broker keys` use it, too.
         data_dir: Where the embedded Postgres keeps its data; else /var/lib/broker for root, and for others
             broker under XDG_DATA_HOME or ~/.local/share.
         admin_key: A key with the role admin that is there from the start; at least 20 characters of chance.
@@ -110,6 +111,11 @@ class Settings(Struct, frozen=True, kw_only=True):
                     raise SettingsError(f"{variable}={environment[variable]!r}: {error}") from None
         values.update((name, value) for name, value in given.items() if value is not None)
         return cls(**values)
+
+    @property
+    def direct_url(self) -> str | None:
+        """The database itself, past a pooler: for what needs a session, and for what is done once."""
+        return self.listen_url or self.database_url
 
     def the_admin_key(self) -> str | None:
         """The admin key that is there from the start, from wherever it is; none: there is none.

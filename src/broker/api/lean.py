@@ -161,9 +161,9 @@ class Lean:
             # Here, as the other way takes memory for every request that waits.
             if answering:
                 raise
-            await problems.send(Stopping(), scope, receive, send)
+            await problems.send(Stopping(), scope, receive, send, self._service.metrics)
         except Exception as error:  # noqa: BLE001 - Litestar would have it handled just so
-            await problems.send(error, scope, receive, send)
+            await problems.send(error, scope, receive, send, self._service.metrics)
 
 
 def _lean_routes(app: Litestar) -> dict[str, list[LeanRoute]]:

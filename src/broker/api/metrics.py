@@ -1,19 +1,29 @@
 """/metrics: what there is to watch, as Prometheus reads it."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 
 from litestar import Controller, MediaType, Response, get
 from litestar.di import NamedDependency
+from msgspec import structs
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from broker.api.access import ALL, allow
 from broker.api.service import Service
+from broker.errors import Unavailable
+from broker.schemas import Stats
+from broker.store import stats
+from broker.wake.listener import CANDIDATES, TASK, TOOL, WORK
+from broker.wake.waiters import Waiters
+
+# What requests wait for; `/v1/events` has a gauge of its own.
+_TOPICS = (CANDIDATES, TASK, TOOL, WORK)
 
 
-class Metrics(Controller):
+class MetricsPage(Controller):
     """For Prometheus."""
 
     path = "/metrics"
@@ -21,61 +31,139 @@ class Metrics(Controller):
 
     @get(media_type=MediaType.TEXT, guards=[allow(operator=ALL)])
     async def read(self, service: NamedDependency[Service]) -> Response[bytes]:
-        """How the service is: counters and gauges of this process."""
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_OfProcess(service))
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        """How the service is.
+
+        What is in the database is the same whichever process of the service is asked: it is not to be added
+        up. The rest is of the processes that serve this address.
+        """
+        note(service)
+        of_database = CollectorRegistry(auto_describe=False)
+        try:
+            found, usage = await service.readings.read(stats.read_with_queue)
+            of_database.register(_OfDatabase(found, usage))
+        except Unavailable:
+            of_database.register(_OfDatabase(None, None))
+        return Response(
+            generate_latest(service.metrics.gathered()) + generate_latest(of_database),
+            media_type=CONTENT_TYPE_LATEST,
+        )
 
 
-class _OfProcess(Collector):
-    """What one process knows of itself, read when it is asked for: nothing is counted twice."""
+def note(service: Service) -> None:
+    """Have the metrics of a process know what its parts know."""
+    gauge, count = service.metrics.gauge, service.metrics.count
+    _note_listener(service)
+    for topic, parked in _parked(service.waiters).items():
+        gauge("broker_parked_requests", "Requests that wait to be woken, by what for.", parked, topic=topic)
+    settings = service.settings
+    gauge("broker_parked_requests_max", "How many may wait in all (BROKER_MAX_WAITS).", settings.max_waits)
+    gauge("broker_database_connections_in_use", "Connections of the pool in use.", service.store.in_use())
+    gauge("broker_database_connections_max", "How many the pool may have.", settings.pool_size)
+    for step, waiting in service.store.waiting().items():
+        gauge(
+            "broker_group_commit_waiting",
+            "Calls that wait for the next set, which are refused beyond 10,000.",
+            waiting,
+            step=step,
+        )
+    feed = service.feed
+    gauge("broker_events_watchers", "Clients that watch /v1/events.", feed.watchers)
+    count("broker_events_told", "Events told, each once however many watch.", feed.told)
+    count("broker_events_resyncs", "How often clients were told to read anew.", feed.resyncs)
+    for chore, done in service.upkeep.done.items():
+        count(
+            "broker_upkeep", "What the upkeep has dealt with: tasks, work, tools, records.", done, chore=chore
+        )
+    count(
+        "broker_leases_expired",
+        "Tools that were silent past their lease, and are offline for it.",
+        service.upkeep.done["tools"],
+    )
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+
+def _note_listener(service: Service) -> None:
+    gauge, count, listener = service.metrics.gauge, service.metrics.count, service.listener
+    gauge(
+        "broker_listener_connected",
+        "Whether notifications are heard, in every process; if not, waiting requests look every second.",
+        int(listener.connected.is_set()),
+        of_all="livemin",
+    )
+    count("broker_listener_connects", "How often the listener has connected.", listener.connects)
+    count("broker_listener_notifications", "Notifications heard.", listener.heard)
+    if listener.probe_latency_seconds is not None:
+        gauge(
+            "broker_listener_probe_seconds",
+            "How long the last probe took from NOTIFY until it was heard.",
+            listener.probe_latency_seconds,
+            of_all="livemax",
+        )
+
+
+def _parked(waiters: Waiters) -> dict[str, int]:
+    counts = waiters.counts()
+    return {topic.removeprefix("broker_"): counts[topic] for topic in _TOPICS}
+
+
+class _OfDatabase(Collector):
+    """What the database says.
+
+    Args:
+        found: How many of everything there are; None: it does not answer.
+        usage: How full the queue of notifications is, from 0 to 1.
+    """
+
+    def __init__(self, found: Stats | None, usage: float | None) -> None:
+        self._found = found
+        self._usage = usage
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
-        yield from self._of_listener()
+        """The metrics."""
+        found = self._found
         yield GaugeMetricFamily(
-            "broker_waiting_requests", "Requests and loops that wait to be woken.", len(self._service.waiters)
+            "broker_database_up", "Whether the database has answered just now.", int(found is not None)
         )
+        if found is None or self._usage is None:
+            return
+        room = structs.asdict(found.tools)
         yield GaugeMetricFamily(
-            "broker_database_connections_in_use",
-            "Connections of the pool in use.",
-            self._service.store.in_use(),
+            "broker_tools_room", "How much more work the available tools can take.", room.pop("room")
         )
-        yield from self._of_feed()
-        done = CounterMetricFamily(
-            "broker_upkeep", "What the upkeep has dealt with: tasks, work, tools, records.", labels=["chore"]
-        )
-        for chore, count in self._service.upkeep.done.items():
-            done.add_metric([chore], count)
-        yield done
-
-    def _of_listener(self) -> Iterator[Metric]:
-        listener = self._service.listener
+        work = structs.asdict(found.work)
         yield GaugeMetricFamily(
-            "broker_listener_connected",
-            "Whether notifications are heard; if not, waiting requests look every second.",
-            int(listener.connected.is_set()),
+            "broker_work_cancel_requested", "Work that was asked to stop.", work.pop("cancel_requested")
         )
-        yield CounterMetricFamily(
-            "broker_listener_connects", "How often the listener has connected.", listener.connects
+        yield _by_state("broker_tasks", "Live tasks, by state.", structs.asdict(found.tasks))
+        yield _by_state("broker_tools", "Tools, by state.", room)
+        yield _by_state("broker_work", "Work under way, by state.", work)
+        yield GaugeMetricFamily(
+            "broker_oldest_available_seconds",
+            "How long ago the oldest available task was submitted; 0: there is none.",
+            found.oldest_available_seconds or 0,
         )
-        yield CounterMetricFamily("broker_listener_notifications", "Notifications heard.", listener.heard)
-        if listener.probe_latency_seconds is not None:
+        if found.assigner_seen_at is not None:
             yield GaugeMetricFamily(
-                "broker_listener_probe_seconds",
-                "How long the last probe took from NOTIFY until it was heard.",
-                listener.probe_latency_seconds,
+                "broker_assigner_seen_timestamp_seconds",
+                "When an assigner last asked.",
+                found.assigner_seen_at.timestamp(),
             )
+        yield GaugeMetricFamily(
+            "broker_database_timestamp_seconds", "What time it is by the database.", found.at.timestamp()
+        )
+        yield GaugeMetricFamily(
+            "broker_clock_skew_seconds",
+            "How far this machine's clock is ahead of the database's, roughly.",
+            time.time() - found.at.timestamp(),
+        )
+        yield GaugeMetricFamily(
+            "broker_notification_queue_usage",
+            "How full PostgreSQL's queue of notifications is, from 0 to 1; when it is full, writes fail.",
+            self._usage,
+        )
 
-    def _of_feed(self) -> Iterator[Metric]:
-        feed = self._service.feed
-        yield GaugeMetricFamily("broker_events_watchers", "Clients that watch /v1/events.", feed.watchers)
-        yield CounterMetricFamily(
-            "broker_events_told", "Events told, each once however many watch.", feed.told
-        )
-        yield CounterMetricFamily(
-            "broker_events_resyncs", "How often clients were told to read anew.", feed.resyncs
-        )
+
+def _by_state(name: str, told: str, counts: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, told, labels=["state"])
+    for state, count in counts.items():
+        family.add_metric([state], count)
+    return family

@@ -28,6 +28,7 @@ from broker.errors import (
     ValidationFailed,
     WorkEnded,
 )
+from broker.metrics import Metrics
 from broker.schemas import FieldError, Problem
 
 log = structlog.get_logger(__name__)
@@ -38,14 +39,19 @@ MEDIA_TYPE = "application/problem+json"
 _TYPE = "about:blank"
 
 
-def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def answer(
+    request: Request[Any, Any, Any], error: Exception, metrics: Metrics | None = None
+) -> Response[bytes]:
     """The problem that tells of an error.
 
     Args:
         request: What was asked.
         error: What went wrong.
+        metrics: Where it is counted.
     """
     known = error if isinstance(error, BrokerError) else _translate(request, error)
+    if metrics is not None:
+        metrics.refused(known.code)
     # Not of the `url`: that has to make sense of the header `Host`.
     path = request.scope["path"]
     if known.status >= 500 and not isinstance(known, Unavailable):
@@ -73,9 +79,11 @@ def problem(error: BrokerError, instance: str) -> Problem:
     )
 
 
-async def send(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request with the problem that tells of an error."""
-    response = answer(Request(scope, receive, send), error)
+async def send(
+    error: Exception, scope: Scope, receive: Receive, send: Send, metrics: Metrics | None = None
+) -> None:
+    """Answer a request with the problem that tells of an error; `metrics`: where it is counted."""
+    response = answer(Request(scope, receive, send), error, metrics)
     headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(response.content))} | response.headers
     await send(
         {

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from broker.feed import Feed
+from broker.metrics import Metrics
 from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
@@ -21,6 +22,7 @@ class Service(Struct, frozen=True, kw_only=True):
     """The parts of a running broker."""
 
     settings: Settings
+    metrics: Metrics
     store: Store
     owners: Owners
     keyring: Keyring

@@ -73,6 +73,8 @@ async def next_work(
         if has_looked and not (found and found.items):
             # What wakes it may be that its token is void, or its key was revoked.
             await check_again(service, access, at_once=True)
+        if has_looked and found and found.since_seconds is not None:
+            service.metrics.dispatched(found.since_seconds)
         has_looked = True
         if found is None:
             return None

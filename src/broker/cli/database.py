@@ -46,8 +46,8 @@ def database(settings: Settings) -> Iterator[Settings]:
         EmbeddedError: The embedded PostgreSQL cannot run.
         click.ClickException: The database has another schema.
     """
-    if settings.database_url is not None:
-        _check_schema(settings.database_url)
+    if settings.direct_url is not None:
+        _check_schema(settings.direct_url)
         yield settings
         return
     folder = _folder(settings)
@@ -122,7 +122,7 @@ def reached(settings: Settings) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            url = str(stack.enter_context(database(settings)).database_url)
+            url = str(stack.enter_context(database(settings)).direct_url)
         except FolderInUseError:
             found = EmbeddedPostgres.url_of_running(_folder(settings))
             if found is None:

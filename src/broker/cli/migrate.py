@@ -16,7 +16,7 @@ def migrate(revision: str) -> None:
 
     The embedded PostgreSQL needs no such call: `broker serve` sees to it.
     """
-    url = from_environment().database_url
+    url = from_environment().direct_url
     if url is None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
     try:

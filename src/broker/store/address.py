@@ -21,13 +21,17 @@ class Address:
         url: `postgresql://user:password@host/name`, with several hosts `host-a:5432,host-b:5432`.
         connect_seconds: How long each of them is given: enough for one that is busy, and not too long before
             the next one is asked.
+        takes_writes: Whether only a host that takes writes will do. A pooler cannot be asked.
     """
 
-    def __init__(self, url: str, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    def __init__(
+        self, url: str, *, connect_seconds: float = CONNECT_SECONDS, takes_writes: bool = True
+    ) -> None:
         self._connect_seconds = connect_seconds
         self._hosts = _each_host(libpq_url(url))
         # Of several hosts only one takes writes, as a rule.
-        self._options = {} if "target_session_attrs" in url else {"target_session_attrs": "read-write"}
+        is_said = "target_session_attrs" in url or not takes_writes
+        self._options = {} if is_said else {"target_session_attrs": "read-write"}
 
     async def connect(self, **options: Any) -> "asyncpg.Connection[Any]":
         """A new connection to a host that takes writes; the one that last did is asked first.

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 from broker.schemas import NULL, ArchiveRecord, Outcome
 from broker.store import archive, leases, rows
 from broker.store.engine import BeginAgain, one_statement
+from broker.store.facts import WorkEnded, note
 
 # For whoever has to look before work ends.
 LOCK = text("""
@@ -142,11 +143,20 @@ tools_have_room as (
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
 )"""
 _HEARD = leases.renewed("array(select id from locked_tools)")
-END = text(f"{_END}, {_HEARD} select {archive.RECORD} from archived a")
+# What a `WorkEnded` has of it.
+_FACT = """
+    a.work_id, a.task_id, a.tool_id, a.outcome,
+    case when a.attempt = 1
+         then cast(extract(epoch from a.assigned_at - a.waiting_since) as double precision) end,
+    cast(extract(epoch from a.started_at - a.assigned_at) as double precision),
+    cast(extract(epoch from a.ended_at - a.started_at) as double precision)"""
+_FACT_WIDTH = len(WorkEnded._fields)
+
+END = text(f"{_END}, {_HEARD} select {_FACT}, {archive.RECORD} from archived a")
 # For those who do not read the records: they are long.
-END_BRIEFLY = text(f"{_END}, {_HEARD} select work_id from archived")
+END_BRIEFLY = text(f"{_END}, {_HEARD} select {_FACT} from archived a")
 # For work whose tool had no say in it.
-END_UNHEARD = text(f"{_END} select work_id from archived")
+END_UNHEARD = text(f"{_END} select {_FACT} from archived a")
 
 
 class Ending(NamedTuple):
@@ -184,7 +194,7 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
         For each what became of it, with its record.
     """
     first = _first(endings)
-    ended = [archive.record(row) for row in _end(connection, END, first)]
+    ended = [archive.record(row[_FACT_WIDTH:]) for row in _end(connection, END, first)]
     records = {record.work_id: record for record in ended}
     fates = _fates(connection, endings, first, records.keys())
     if missing := first.keys() - records.keys():
@@ -216,7 +226,9 @@ def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, E
     """End the work that is under way; a row for each that was."""
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
     values["result"] = [rows.given(ending.result) for ending in endings.values()]
-    return connection.execute(statement, values).all()
+    ended = connection.execute(statement, values).all()
+    note(connection, (WorkEnded(*row[:_FACT_WIDTH]) for row in ended))
+    return ended
 
 
 def _fates(

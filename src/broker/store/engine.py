@@ -1,6 +1,7 @@
 """The way to the database: one engine, short transactions, and errors in the broker's own words."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from broker.errors import BadRequest, Unavailable
+from broker.store import facts, pooler
 from broker.store.address import CONNECT_SECONDS, Address
 from broker.store.group_commit import GroupCommit
 
@@ -45,16 +47,16 @@ SETTINGS = {
     "seq_page_cost": "0.1",
     "random_page_cost": "0.1",
 }
+_NAME = {"application_name": "broker"}
+_SESSION = {"TimeZone": "UTC"}
 _CONNECTION = {
-    "application_name": "broker",
-    "TimeZone": "UTC",
     # What a statement waited for it has to see.
     "default_transaction_isolation": "read committed",
     # A broker that is gone without a word holds no locks for long.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
-} | SETTINGS
+}
 
 # Over such a connection nothing more is to be had: its server stops, or is a primary no longer.
 _USELESS = {"57P01", "57P02", "57P03", "25006"}
@@ -119,31 +121,50 @@ class Store:
         pool_size: How many connections to keep at most.
         timeout_seconds: How long a statement may take.
         group_commit: Whether single items share transactions; else each has one of its own.
+        witness: Who counts what is done.
+        pooled: Whether a pooler in transaction mode, PgBouncer for one, stands in front of it: then nothing
+            outlasts a transaction, no setting and no prepared statement, and there is nothing outside of one.
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 8, timeout_seconds: float = 15.0, group_commit: bool = True
+        self,
+        url: str,
+        *,
+        pool_size: int = 8,
+        timeout_seconds: float = 15.0,
+        group_commit: bool = True,
+        witness: facts.Witness | None = None,
+        pooled: bool = False,
     ) -> None:
+        self._witness = witness
         milliseconds = str(int(timeout_seconds * 1000))
         limits = {
             "statement_timeout": milliseconds,
             "idle_in_transaction_session_timeout": milliseconds,
         }
-        self._address = Address(url, connect_seconds=min(timeout_seconds, CONNECT_SECONDS))
+        self._address = Address(
+            url, connect_seconds=min(timeout_seconds, CONNECT_SECONDS), takes_writes=not pooled
+        )
         self._connections: WeakSet[asyncpg.Connection[Any]] = WeakSet()
         self.engine = create_engine(
-            self._connect,
+            partial(self._connect, **pooler.OF_CONNECTION) if pooled else self._connect,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
             # JSON passes through as text.
             json_deserializer=Raw,
-            server_settings=_CONNECTION | limits,
+            server_settings=_NAME if pooled else _NAME | _CONNECTION | _SESSION | SETTINGS | limits,
+            **(pooler.OF_ENGINE if pooled else {}),
         )
+        in_transaction = self.engine.execution_options(isolation_level="READ COMMITTED")
+        by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         event.listen(self.engine.sync_engine, "handle_error", _give_up_useless)
+        if pooled:
+            pooler.set_in_each_transaction(in_transaction, _SESSION | SETTINGS | limits)
+            pooler.make_each_statement_a_transaction(by_statement, _SESSION | SETTINGS | limits)
         self._patience_seconds = timeout_seconds + _GRACE_SECONDS
-        self._in_transaction = async_sessionmaker(self.engine)
-        self._by_statement = async_sessionmaker(self.engine.execution_options(isolation_level="AUTOCOMMIT"))
+        self._in_transaction = async_sessionmaker(in_transaction)
+        self._by_statement = async_sessionmaker(by_statement)
         self._group_commit = group_commit
         self._groups: dict[Step[Any, Any], GroupCommit[Any, Any]] = {}
 
@@ -182,12 +203,7 @@ class Store:
             Unavailable: The database did not answer.
             BadRequest: PostgreSQL refuses a value.
         """
-
-        def take(session: Session) -> Answer:
-            with session, self._watched(session.connection()) as connection:
-                return do(connection, *args, **kwargs)
-
-        return await self._take(self._by_statement, take)
+        return await self._take(self._by_statement, lambda connection: do(connection, *args, **kwargs))
 
     async def read_one(self, step: Step[Item, Answer], item: Item) -> Answer:
         """Read one item by a step that only reads; those who come at the same time share its statements."""
@@ -205,9 +221,28 @@ class Store:
             return answer
         group = self._groups.get(step)
         if group is None:
-            group = self._groups[step] = GroupCommit(partial(take, step))
+            group = self._groups[step] = GroupCommit(self._measured(step, take))
         shared: Answer = await group.call(item, size)
         return shared
+
+    def _measured(
+        self,
+        step: Step[Item, Answer],
+        take: Callable[[Step[Item, Answer], Sequence[Item]], Awaitable[list[Answer]]],
+    ) -> Callable[[Sequence[Item]], Awaitable[list[Answer]]]:
+        """A step that takes sets, and has them counted."""
+        witness, name = self._witness, _name(step)
+        if witness is None:
+            return partial(take, step)
+
+        async def measured(items: Sequence[Item]) -> list[Answer]:
+            began = time.perf_counter()
+            try:
+                return await take(step, items)
+            finally:
+                witness.set_taken(name, len(items), time.perf_counter() - began)
+
+        return measured
 
     async def _step(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
         fits = _ONE_STATEMENT.get(step)
@@ -215,17 +250,24 @@ class Store:
         return await once(step, items)
 
     async def _run_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        def take(session: Session) -> Answer:
-            with session, self._watched(session.connection()) as connection:
-                answer = do(connection, *args, **kwargs)
-                session.commit()
-            return answer
-
-        return await self._take(self._in_transaction, take)
+        return await self._take(self._in_transaction, lambda connection: do(connection, *args, **kwargs))
 
     async def _take(
-        self, sessions: async_sessionmaker[AsyncSession], take: Callable[[Session], Answer]
+        self, sessions: async_sessionmaker[AsyncSession], do: Callable[[Connection], Answer]
     ) -> Answer:
+        def take(session: Session) -> Answer:
+            with session, self._watched(session.connection()) as connection:
+                info = connection.info
+                try:
+                    answer = do(connection)
+                finally:
+                    noted = facts.take(info)
+                if sessions is self._in_transaction:
+                    session.commit()
+            if noted and self._witness is not None:
+                self._witness.ended(noted)
+            return answer
+
         with _in_our_words():
             return await sessions().run_sync(take)
 
@@ -256,6 +298,10 @@ class Store:
         """How many connections are in use."""
         return cast("QueuePool", self.engine.pool).checkedout()
 
+    def waiting(self) -> dict[str, int]:
+        """For each step how many calls wait for their set."""
+        return {_name(step): len(group) for step, group in self._groups.items()}
+
     def break_off(self) -> None:
         """End every connection without waiting for a word from the database, which may say none."""
         for connection in list(self._connections):
@@ -267,6 +313,11 @@ class Store:
         for group in self._groups.values():
             await group.close()
         await self.engine.dispose()
+
+
+def _name(step: Step[Any, Any]) -> str:
+    """A step's name, `tasks.submit` for example."""
+    return f"{step.__module__.rpartition('.')[2]}.{step.__qualname__}"
 
 
 def create_engine(

@@ -8,6 +8,7 @@ them less the more there are. Calls are taken in the order in which they came.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, NamedTuple, TypeVar, cast
 
 from broker.errors import Overloaded, Stopping, Unavailable
@@ -52,6 +53,10 @@ class GroupCommit(Generic[Item, Answer]):
         self._waiting_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
 
+    def __len__(self) -> int:
+        """How many calls wait."""
+        return len(self._waiting)
+
     async def call(self, item: Item, size: int) -> Answer:
         """Take the step with one item, and its answer once that is committed.
 
@@ -72,7 +77,8 @@ class GroupCommit(Generic[Item, Answer]):
         self._waiting.append(_Call(item, size, future))
         self._waiting_bytes += size
         if len(self._under_way) < _UNDER_WAY:
-            self._under_way.add(asyncio.create_task(self._work_off()))
+            # What belongs to this caller's request is not that of the others who share the set.
+            self._under_way.add(asyncio.create_task(self._work_off(), context=Context()))
         return await future
 
     async def close(self) -> None:

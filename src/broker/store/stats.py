@@ -66,6 +66,15 @@ cross join (
 """)
 
 
+# From 0 to 1.
+QUEUE = text("select pg_notification_queue_usage()")
+
+
+def read_with_queue(connection: Connection) -> tuple[Stats, float]:
+    """The same, and how full the queue of notifications is, from 0 to 1."""
+    return read(connection), connection.execute(QUEUE).scalar_one()
+
+
 def read(connection: Connection) -> Stats:
     """How many of everything there are, and what has happened in the last minute."""
     row = connection.execute(READ).one()

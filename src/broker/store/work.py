@@ -33,7 +33,8 @@ ASSIGNED_TO = text(f"""
 with assigned as materialized (
     select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
 )
-select {rows.WORK}, o.id, o.offline, l.lease_seconds
+select {rows.WORK}, o.id, o.offline, l.lease_seconds,
+       cast(extract(epoch from statement_timestamp() - w.assigned_at) as double precision)
 from tools o
 join tool_leases l on l.tool_id = o.id and l.tool_id = any(cast(:tool_ids as text[]))
 left join assigned w on w.tool_id = o.id
@@ -182,11 +183,19 @@ class ReportTaken(NamedTuple):
 
 
 class InHand(NamedTuple):
-    """The work that waits for a tool, whether the tool is taken to be offline, and how long its lease is."""
+    """The work that waits for a tool.
+
+    Args:
+        items: The work, the oldest first.
+        offline: Whether the tool is taken to be offline.
+        lease_seconds: How long its lease is.
+        since_seconds: How long the oldest has been assigned; None: there is none.
+    """
 
     items: list[Work]
     offline: bool
     lease_seconds: float
+    since_seconds: float | None
 
 
 class WorkFilter(NamedTuple):
@@ -229,8 +238,8 @@ def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[InHand 
     """For each tool the work that it did not start yet, the oldest first; None: unknown."""
     found: dict[str, InHand] = {}
     for row in connection.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
-        tool_id, offline, lease_seconds = row[rows.WORK_WIDTH :]
-        in_hand = found.setdefault(tool_id, InHand([], offline, lease_seconds))
+        tool_id, offline, lease_seconds, since_seconds = row[rows.WORK_WIDTH :]
+        in_hand = found.setdefault(tool_id, InHand([], offline, lease_seconds, since_seconds))
         if row[0] is not None:
             in_hand.items.append(rows.work(row))
     return [found.get(tool_id) for tool_id in tool_ids]

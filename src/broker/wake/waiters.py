@@ -1,7 +1,7 @@
 """Who waits for what: a register of parked requests, and the ways to wake them."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 
@@ -57,6 +57,13 @@ class Waiters:
     def released(self) -> bool:
         """Whether nobody shall wait any more, because the server stops."""
         return self._released
+
+    def counts(self) -> Counter[str]:
+        """For each topic how many wait."""
+        found: Counter[str] = Counter()
+        for (topic, _), waiters in self._parked.items():
+            found[topic] += len(waiters)
+        return found
 
     def waiting(self) -> dict[str, list[str]]:
         """For each topic the keys that somebody waits for."""

@@ -1,0 +1,141 @@
+"""Metrics: what a process counts of itself, as Prometheus takes it.
+
+Where several processes serve one socket, the library keeps its numbers in files that they share: whichever
+of them is asked, answers for all.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from broker.schemas import Outcome
+from broker.store.facts import WorkEnded
+
+#: The library's own variable: a folder that several processes share.
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+OfAll = Literal["livesum", "livemin", "livemax"]
+
+_MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_WHILES = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400)
+_SETS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+class Metrics:
+    """What a process counts of itself."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        if not is_shared():
+            ProcessCollector(registry=self.registry)
+        self._counted: dict[Counter, float] = {}
+
+        waited = self._histogram(
+            "broker_work_wait_seconds",
+            "How long tasks had waited when they were first assigned, by how that attempt ended.",
+            _WHILES,
+            ["outcome"],
+        )
+        ran = self._histogram(
+            "broker_work_run_seconds", "How long work ran, from start to end.", _WHILES, ["outcome"]
+        )
+        ended = self._counter("broker_work_ended", "Attempts that have ended, by outcome.", ["outcome"])
+        # Looked up once: that costs as much as to count.
+        outcomes = get_args(Outcome)
+        self._waited = {outcome: waited.labels(outcome) for outcome in outcomes}
+        self._ran = {outcome: ran.labels(outcome) for outcome in outcomes}
+        self._ended = {outcome: ended.labels(outcome) for outcome in outcomes}
+        self._started_after = self._histogram(
+            "broker_work_start_seconds", "How long it took from assigned to started.", _MOMENTS
+        )
+        self._dispatched = self._histogram(
+            "broker_dispatch_seconds",
+            "How long it took from assigned until a tool that waited was told.",
+            _MOMENTS,
+        )
+        self._sets = self._histogram(
+            "broker_group_commit_set_size", "How many calls shared a transaction.", _SETS, ["step"]
+        )
+        self._took = self._histogram(
+            "broker_group_commit_seconds",
+            "How long the transactions took, the way to the database and back included.",
+            _MOMENTS,
+            ["step"],
+        )
+        self._refused = self._counter(
+            "broker_problems", "Requests that were answered with a problem, by its code.", ["code"]
+        )
+        self._gauges: dict[str, Gauge] = {}
+        self._counters: dict[str, Counter] = {}
+
+    def ended(self, works: Sequence[WorkEnded]) -> None:
+        """These pieces of work have ended."""
+        for work in works:
+            self._ended[work.outcome].inc()
+            if work.waited_seconds is not None:
+                self._waited[work.outcome].observe(work.waited_seconds)
+            if work.ran_seconds is not None:
+                self._ran[work.outcome].observe(work.ran_seconds)
+            if work.started_after_seconds is not None:
+                self._started_after.observe(work.started_after_seconds)
+
+    def set_taken(self, step: str, items: int, seconds: float) -> None:
+        """A set of so many items shared a transaction, which took so long."""
+        self._sets.labels(step).observe(items)
+        self._took.labels(step).observe(seconds)
+
+    def dispatched(self, seconds: float) -> None:
+        """A tool that waited was told of its work, so long after that was assigned."""
+        self._dispatched.observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """A request was answered with a problem of this code."""
+        self._refused.labels(code).inc()
+
+    def gauge(self, name: str, told: str, value: float, *, of_all: OfAll = "livesum", **labels: str) -> None:
+        """Set what has a value now.
+
+        Args:
+            name: The metric's name.
+            told: What it is, for people.
+            value: Its value in this process.
+            of_all: What the value of several processes is, as the library calls it.
+            labels: Of which of them.
+        """
+        if (gauge := self._gauges.get(name)) is None:
+            gauge = Gauge(name, told, list(labels), registry=self.registry, multiprocess_mode=of_all)
+            self._gauges[name] = gauge
+        (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def count(self, name: str, told: str, value: float, **labels: str) -> None:
+        """Set what only grows and is counted elsewhere; otherwise like `gauge`."""
+        if (counter := self._counters.get(name)) is None:
+            counter = self._counters[name] = self._counter(name, told, list(labels))
+        child = counter.labels(**labels) if labels else counter
+        child.inc(value - self._counted.get(child, 0))
+        self._counted[child] = value
+
+    def gathered(self) -> CollectorRegistry:
+        """What there is to tell; of all processes, where they share their numbers."""
+        if not is_shared():
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry
+
+    def _counter(self, name: str, told: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(name, told, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, told: str, buckets: Sequence[float], labels: Sequence[str] = ()
+    ) -> Histogram:
+        return Histogram(name, told, labels, buckets=buckets, registry=self.registry)
+
+
+def is_shared() -> bool:
+    """Whether several processes share their numbers."""
+    return bool(os.environ.get(SHARED_FOLDER))

@@ -1,0 +1,88 @@
+"""PgBouncer in transaction mode, in front of the PostgreSQL that the tests have."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from sqlalchemy import make_url
+
+PROGRAM = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+
+# Of fewer connections than the broker has, so that it always gets another one.
+CONFIGURATION = """\
+[databases]
+* = {target}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 3
+max_client_conn = 1000
+server_idle_timeout = 5
+"""
+
+
+class Pooler:
+    """A PgBouncer of our own, for as long as the `with` block lasts.
+
+    Args:
+        url: The server that it stands before; any of its databases can be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        host = self._url.query.get("host", self._url.host)
+        self._host = host if isinstance(host, str) else host[0]
+        self._port = self._url.port or int(str(self._url.query.get("port", 5432)))
+        self._folder = Path(tempfile.mkdtemp(prefix="broker-pooler-"))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def through(self, url: str) -> str:
+        """The URL of a database, as it is reached through the pooler."""
+        database = urlsplit(url).path.lstrip("/")
+        return f"postgresql://{self._url.username}@127.0.0.1:{self.port}/{database}"
+
+    def __enter__(self) -> Self:
+        target = f"host={self._host} port={self._port} user={self._url.username}"
+        if self._url.password:
+            target += f" password={self._url.password}"
+        file = self._folder / "pgbouncer.ini"
+        file.write_text(CONFIGURATION.format(target=target, port=self.port))
+        self._folder.chmod(0o755)
+        file.chmod(0o644)
+        # It will not run as root, and a socket is its owner's alone.
+        own = Path(self._host) / f".s.PGSQL.{self._port}"
+        owner = own.stat().st_uid if own.exists() else 65534
+        self._process = subprocess.Popen(
+            [str(PROGRAM), file], user=owner if os.geteuid() == 0 else None, stderr=subprocess.DEVNULL
+        )
+        self._until_it_listens()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder)
+
+    def _until_it_listens(self) -> None:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+            except ConnectionRefusedError:
+                assert self._process.poll() is None, "PgBouncer has ended"
+                assert time.monotonic() < deadline, "PgBouncer does not listen"
+                time.sleep(0.01)
+            else:
+                return

@@ -1,0 +1,171 @@
+"""/metrics answers what an operator asks."""
+
+import asyncpg
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests import helpers
+from tests.conftest import Running, Serve
+from tests.helpers import (
+    add_task,
+    add_tool,
+    assign,
+    assigned,
+    completed,
+    deadline_passes,
+    park,
+    started,
+    until_it_is,
+    woken,
+)
+from tests.store_helpers import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+Metrics = dict[tuple[str, ...], float]
+
+
+async def read(http: httpx.AsyncClient) -> Metrics:
+    """Every value by its name and the values of its labels."""
+    answer = await http.get("/metrics")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def since(before: Metrics, after: Metrics, *name: str) -> float:
+    return after[name] - before.get(name, 0)
+
+
+async def test_how_many_there_are_of_everything(http: httpx.AsyncClient) -> None:
+    await started(http, "runs", "t")
+    await assigned(http, "assigned", "u")
+    await add_task(http, "waits")
+    await add_task(http, "later", not_before="2100-01-01T00:00:00Z")
+    found = await read(http)
+    states = ("scheduled", "available", "assigned", "running", "failed")
+    assert [found["broker_tasks", state] for state in states] == [1, 1, 1, 1, 0]
+    assert (found["broker_work", "assigned"], found["broker_work", "running"]) == (1, 1)
+    assert found["broker_tools", "idle"] == 2
+    assert found["broker_tools_room",] == 198
+    assert 0 < found["broker_oldest_available_seconds",] < 60
+    assert found["broker_database_up",] == 1
+    assert 0 <= found["broker_notification_queue_usage",] < 1
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", "released", "cancelled"])
+async def test_how_work_ends_and_how_long_it_waited_and_ran(http: httpx.AsyncClient, outcome: str) -> None:
+    before = await read(http)
+    pair = await started(http, max_attempts=1)
+    await completed(http, pair.work, outcome)
+    after = await read(http)
+    assert since(before, after, "broker_work_ended_total", outcome) == 1
+    for name in ("broker_work_wait_seconds", "broker_work_run_seconds"):
+        assert since(before, after, f"{name}_count", outcome) == 1
+        assert 0 < since(before, after, f"{name}_sum", outcome) < 60
+    assert since(before, after, "broker_work_start_seconds_count") == 1
+
+
+async def test_work_that_ends_without_its_tool_is_counted_too(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    before = await read(http)
+    late = await started(http, "slow", "t", timeout_seconds=3600, max_attempts=1)
+    await deadline_passes(sql, late.work)
+    await until_it_is(http, "/v1/tasks/slow", "failed")
+    gone = await started(http, "gone", "u")
+    assert (await http.delete("/v1/tools/u?force=true")).status_code == 204
+    taken = await assigned(http, "taken", "v")
+    assert (await http.delete("/v1/tasks/taken")).status_code == 204
+    after = await read(http)
+    for outcome in ("timed_out", "lost", "cancelled"):
+        assert since(before, after, "broker_work_ended_total", outcome) == 1, outcome
+    # It was never started.
+    assert since(before, after, "broker_work_run_seconds_count", "cancelled") == 0
+    assert len({late.work, gone.work, taken.work}) == 3
+
+
+async def test_how_soon_a_waiting_tool_is_told(broker: Running, http: httpx.AsyncClient) -> None:
+    await add_tool(http)
+    await add_task(http)
+    parked = await park(broker, "GET", "/v1/tools/t/work?wait=30")
+    before = await read(http)
+    assert before["broker_parked_requests", "tool"] == 1
+    await assign(http)
+    assert (await woken(parked))["items"]
+    after = await read(http)
+    assert since(before, after, "broker_dispatch_seconds_count") == 1
+    assert 0 < since(before, after, "broker_dispatch_seconds_sum") < 5
+    assert after["broker_parked_requests", "tool"] == 0
+
+
+async def test_who_finds_work_at_once_has_waited_for_nothing(http: httpx.AsyncClient) -> None:
+    await assigned(http)
+    before = await read(http)
+    assert (await http.get("/v1/tools/t/work?wait=30")).json()["items"]
+    assert since(before, await read(http), "broker_dispatch_seconds_count") == 0
+
+
+async def test_how_many_calls_share_a_transaction(http: httpx.AsyncClient) -> None:
+    before = await read(http)
+    await add_task(http)
+    after = await read(http)
+    step = "tasks.submit"
+    assert since(before, after, "broker_group_commit_set_size_count", step) == 1
+    assert since(before, after, "broker_group_commit_set_size_sum", step) == 1
+    assert since(before, after, "broker_group_commit_seconds_count", step) == 1
+    assert after["broker_group_commit_waiting", step] == 0
+
+
+async def test_what_is_refused_and_why(http: httpx.AsyncClient) -> None:
+    before = await read(http)
+    await http.post("/v1/tasks", json={"needs": {}, "colour": "red"})
+    await http.get("/v1/tasks/nothing")
+    await http.get("/nowhere")
+    after = await read(http)
+    for code in ("validation_failed", "task_not_found", "not_found"):
+        assert since(before, after, "broker_problems_total", code) == 1, code
+
+
+async def test_a_lease_that_ran_out(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+    before = await read(http)
+    await add_tool(http, "silent")
+    await helpers.gone_offline(http, sql, "silent")
+
+    async def counted() -> bool:
+        return since(before, await read(http), "broker_leases_expired_total") == 1
+
+    await until(counted)
+    assert (await read(http))["broker_tools", "offline"] == 1
+
+
+async def test_how_the_process_is(http: httpx.AsyncClient) -> None:
+    found = await read(http)
+    assert found["broker_listener_connected",] == 1
+    assert found["broker_database_connections_max",] == 8
+    assert found["broker_parked_requests_max",] == 16_000
+    assert found["process_resident_memory_bytes",] > 0
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_without_a_database_it_says_so_and_the_rest(serve: Serve) -> None:
+    running = await serve()
+    running.server.service.store.break_off()
+
+    async def refuse(**_: object) -> None:
+        raise OSError
+
+    running.server.service.store._address.connect = refuse  # type: ignore[method-assign,assignment]
+    found = await read(running.client)
+    assert found["broker_database_up",] == 0
+    assert ("broker_tasks", "available") not in found
+    assert "broker_listener_connected" in {name for name, *_ in found}
