@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import ipaddress
+import os
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
 from broker.api.lean import Lean
+from broker.api.metrics import note
 from broker.api.service import Service
 from broker.app import create_app, create_service
 from broker.connections import Connection, Connections
@@ -50,10 +52,12 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's configuration.
         service: The broker that it serves.
+        parent: The process that it is a worker of: it stops when that is gone.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, *, parent: int | None = None) -> None:
         super().__init__(config)
+        self._parent = parent
         self.service = service
         self.server_state: Connections = Connections(service.settings)
 
@@ -99,7 +103,18 @@ class Server(uvicorn.Server):
         """Look after the connections once a second, of ten ticks."""
         if counter % 10 == 0:
             self.server_state.sweep()
+            self.service.metrics.gauge(
+                "broker_connections", "Clients that are connected.", len(self.server_state.connections)
+            )
+            if self._parent is not None:
+                self._be_a_worker(self._parent)
         return await super().on_tick(counter)
+
+    def _be_a_worker(self, parent: int) -> None:
+        # Another one may be asked how we are.
+        note(self.service)
+        if os.getppid() != parent:
+            self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, let writes under way finish, and go."""
@@ -126,13 +141,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> Server:
+def create_server(
+    settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, parent: int | None = None
+) -> Server:
     """A server of the broker; at an address that others can reach nobody may do anything without a key.
 
     Args:
         settings: The settings; `database_url` is given.
         host: The address to listen on.
         port: The port; 0 takes a free one.
+        parent: The process that it is to be a worker of.
     """
     service = create_service(settings, may_be_open=is_loopback(host))
     config = uvicorn.Config(
@@ -145,4 +163,4 @@ def create_server(settings: Settings, *, host: str = "127.0.0.1", port: int = 80
         headers=[("X-Content-Type-Options", "nosniff")],
         **UVICORN | {"http": Connection},
     )
-    return Server(config, service)
+    return Server(config, service, parent=parent)

@@ -14,6 +14,7 @@ from broker.embedded import EmbeddedError
 from broker.server import create_server, is_loopback
 from broker.settings import Settings, SettingsError, describe, unknown_variables
 from broker.store.keys import all_of_them
+from broker.workers import Workers
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +27,14 @@ SHORTEST = 20
 @click.option(
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The port; 0: a free one."
 )
-def serve(host: str, port: int) -> None:
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="How many processes serve it. One is enough for most; see docs/growth.md.",
+)
+def serve(host: str, port: int, workers: int) -> None:
     """Run the service.
 
     With no BROKER_DATABASE_URL it brings its own PostgreSQL, keeps the data under BROKER_DATA_DIR, and brings
@@ -44,9 +52,12 @@ def serve(host: str, port: int) -> None:
         if 0 < len(settings.the_admin_key() or "") < SHORTEST:
             log.warning("the admin key is short: whoever guesses it may do everything")
         with database(settings) as ready:
-            if not (is_loopback(host) or ready.the_admin_key() or ask(str(ready.database_url), all_of_them)):
+            if not (is_loopback(host) or ready.the_admin_key() or ask(str(ready.direct_url), all_of_them)):
                 raise _open_to_others(host, settings)
-            create_server(ready, host=host, port=port).run()
+            if workers > 1:
+                Workers(ready, host=host, port=port, count=workers).run()
+            else:
+                create_server(ready, host=host, port=port).run()
     except (SettingsError, EmbeddedError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -1,0 +1,141 @@
+"""`broker serve --workers`: several processes serve one address as one would."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.helpers import add_task, add_tool, assign, complete, serving, until_ready
+from tests.store_helpers import until
+
+WORKERS = ("--workers", "2")
+
+
+def workers(parent: int) -> set[int]:
+    """The processes that serve; multiprocessing has one more, which looks after what they share."""
+    return {
+        child.pid for child in psutil.Process(parent).children() if "spawn_main" in " ".join(child.cmdline())
+    }
+
+
+async def serve(http: httpx.AsyncClient, workers: int) -> None:
+    """Return when so many serve: each has a listener."""
+
+    async def all_there() -> bool:
+        return (await metrics(http)).get("broker_database_connections_max") == 8 * workers
+
+    await until(all_there)
+
+
+async def metrics(http: httpx.AsyncClient) -> dict[str, float]:
+    answer = await http.get("/metrics")
+    return {
+        sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+async def test_tools_that_wait_in_either_are_woken_whoever_pairs_them(database: str) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database, BROKER_FALLBACK_SECONDS="60") as (process, url):
+        await until_ready(url)
+        assert len(workers(process.pid)) == 2
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=70) as http:
+            await serve(http, 2)
+            tools = [f"t{n}" for n in range(30)]
+            for tool in tools:
+                await add_tool(http, tool)
+                await add_task(http, f"of-{tool}")
+            parked = [asyncio.create_task(http.get(f"/v1/tools/{tool}/work?wait=50")) for tool in tools]
+
+            async def all_wait() -> bool:
+                return (await metrics(http))["broker_parked_requests tool"] == len(tools)
+
+            await until(all_wait)
+            for tool in tools:
+                await assign(http, f"of-{tool}", tool)
+            async with asyncio.timeout(20):
+                answers = await asyncio.gather(*parked)
+            [works] = zip(*(answer.json()["items"] for answer in answers), strict=True)
+            assert [work["tool_id"] for work in works] == tools
+            for work in works:
+                assert (await complete(http, work["id"])).status_code == 200
+            found = await metrics(http)
+            assert found["broker_work_ended_total succeeded"] == len(tools)
+            assert found["broker_dispatch_seconds_count"] == len(tools)
+            assert found["broker_listener_connected"] == 1
+
+
+async def test_one_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_is_missing(
+    database: str,
+) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as http:
+            await serve(http, 2)
+            await add_task(http)
+            before = workers(process.pid)
+            os.kill(min(before), signal.SIGKILL)
+
+            async def another() -> bool:
+                return len(workers(process.pid) - {min(before)}) == 2
+
+            await until(another)
+            await serve(http, 2)
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/v1/tasks/a")).json()["state"] == "available"
+
+
+async def test_told_to_stop_they_answer_who_waits_and_are_gone_within_two_seconds(database: str) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url, timeout=70) as http:
+            await serve(http, 2)
+            await add_tool(http)
+            parked = [asyncio.create_task(http.get("/v1/tools/t/work?wait=60")) for _ in range(20)]
+
+            async def all_wait() -> bool:
+                return (await metrics(http))["broker_parked_requests tool"] == 20
+
+            await until(all_wait)
+            they = workers(process.pid)
+            process.terminate()
+            began = time.monotonic()
+            assert {(await answer).status_code for answer in parked} == {200}
+            assert await asyncio.to_thread(process.wait, 5) == 0
+            assert time.monotonic() - began < 2
+            assert not any(map(psutil.pid_exists, they))
+
+
+async def test_without_their_parent_they_stop(database: str) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as http:
+            await serve(http, 2)
+        they = workers(process.pid)
+        process.kill()
+
+        async def all_gone() -> bool:
+            return not any(map(psutil.pid_exists, they))
+
+        await until(all_gone)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", httpx.URL(url).port or 0))
+
+
+async def test_they_share_the_database_that_comes_along(data_dir: Path) -> None:
+    with serving(*WORKERS, BROKER_DATA_DIR=str(data_dir)) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as http:
+            await serve(http, 2)
+            await add_task(http)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 10) == 0
