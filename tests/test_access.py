@@ -381,7 +381,7 @@ async def test_whatever_a_tool_asks_about_itself_brings_it_back(
 
 def guarded(broker: Running) -> list[tuple[str, str, list[Any]]]:
     """Every method and path that is served, and its guards; what answers OPTIONS tells the methods alone."""
-    app = broker.server.config.app.app
+    app = broker.server.config.app.app.app
     return [
         (method, re.sub(r"\{\w+\}", "{}", route.path_format).rstrip("/") or "/", handler.resolve_guards())
         for route in app.routes

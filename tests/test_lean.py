@@ -173,7 +173,7 @@ def watched(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
 
 
 def lean_of(broker: Running) -> Lean:
-    lean = broker.server.config.app
+    lean = broker.server.config.app.app
     assert isinstance(lean, Lean)
     return lean
 

@@ -43,6 +43,7 @@ from broker.wake.listener import TASK, TOOL, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import News, Sweep
 from broker.wake.waiters import Waiters
+from broker.witness import Witness
 
 
 def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
@@ -60,7 +61,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         pool_size=settings.pool_size,
         timeout_seconds=settings.database_timeout_seconds,
         group_commit=settings.group_commit,
-        witness=metrics,
+        witness=Witness(metrics),
         pooled=settings.listen_url is not None,
     )
     waiters = Waiters()

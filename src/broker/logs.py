@@ -6,14 +6,20 @@ import sys
 import structlog
 
 
-def configure(level: str = "info") -> None:
+def configure(level: str = "info", **always: object) -> None:
     """Have structlog, and what uses the standard library's logging, write to standard error.
 
     Args:
         level: The least level that is written.
+        always: What every line has.
     """
+
+    def add(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        return {**always, **event}
+
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

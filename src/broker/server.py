@@ -16,6 +16,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from broker.api.lean import Lean
 from broker.api.metrics import note
+from broker.api.requests import Requests
 from broker.api.service import Service
 from broker.app import create_app, create_service
 from broker.connections import Connection, Connections
@@ -32,9 +33,12 @@ UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "http": "httptools",
     "ws": "none",
+    "interface": "asgi3",
     "log_config": None,
     "access_log": False,
     "proxy_headers": False,
+    # A request that comes while one before is answered is not that one's.
+    "reset_contextvars": True,
     "server_header": False,
     "date_header": False,
     # Longer than clients (httpx: 5 s) and proxies (nginx: 60 s) keep a connection that is idle: whoever
@@ -154,7 +158,7 @@ def create_server(
     """
     service = create_service(settings, may_be_open=is_loopback(host))
     config = uvicorn.Config(
-        Lean(create_app(service), service),
+        Requests(Lean(create_app(service), service), are_logged=settings.access_log),
         host=host,
         port=port,
         lifespan="on",

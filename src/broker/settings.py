@@ -56,6 +56,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         archive_retention_days: How long the archive keeps a record at least; it goes with the month in which
             its work was assigned. Not set: for ever.
         log_level: The least that is logged: debug, info, warning or error.
+        access_log: Whether each request is logged when it is answered, with its id, its status and its time.
         shutdown_seconds: How long the server gives writes under way when it is told to stop.
     """
 
@@ -82,6 +83,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     probe_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
     archive_retention_days: Annotated[int, Meta(ge=1, le=36_500)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: bool = False
     shutdown_seconds: Annotated[int, Meta(ge=0, le=60)] = 1
 
     def __post_init__(self) -> None:

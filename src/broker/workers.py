@@ -101,8 +101,7 @@ class Workers:
 
 def _work(settings: Settings, host: str, shared: socket.socket, number: int, parent: int) -> None:
     """What a worker does."""
-    logs.configure(settings.log_level)
-    structlog.contextvars.bind_contextvars(worker=number)
+    logs.configure(settings.log_level, worker=number)
     create_server(settings, host=host, parent=parent).run(sockets=[shared])
 
 

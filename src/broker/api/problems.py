@@ -18,6 +18,7 @@ from litestar.types import Receive, Scope, Send
 from msgspec import UNSET
 
 from broker.api.parameters import parameters
+from broker.api.requests import HEADER, new_name
 from broker.errors import (
     BadRequest,
     BrokerError,
@@ -54,9 +55,13 @@ def answer(
         metrics.refused(known.code)
     # Not of the `url`: that has to make sense of the header `Host`.
     path = request.scope["path"]
-    if known.status >= 500 and not isinstance(known, Unavailable):
-        log.error("request failed", method=request.method, path=path, exc_info=error)
     headers = dict(known.headers) | (getattr(error, "headers", None) or {})
+    if known.status >= 500 and not isinstance(known, Unavailable):
+        if "request_id" not in structlog.contextvars.get_contextvars():
+            # So that what the client was told can be found.
+            headers[HEADER] = new_name()
+            structlog.contextvars.bind_contextvars(request_id=headers[HEADER])
+        log.error("request failed", method=request.method, path=path, exc_info=error)
     return Response(
         content=msgspec.json.encode(problem(known, path)),
         status_code=known.status,

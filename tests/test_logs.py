@@ -1,0 +1,92 @@
+"""The log: a line is JSON, says what it is about, and can be found by what the client was told."""
+
+import asyncio
+import json
+import subprocess
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from tests.conftest import Serve
+from tests.helpers import add_task, add_tool, assigned, complete, serving, started, until_ready
+
+
+def lines(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+    """What a service has logged, once it has ended."""
+    process.terminate()
+    assert process.stderr is not None
+    return [json.loads(line) for line in process.stderr]
+
+
+def about(told: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
+    return [line for line in told if line["event"] == event]
+
+
+async def test_the_name_of_a_request_is_given_back(serve: Serve) -> None:
+    http = (await serve()).client
+    for path, body in (
+        ("/v1/tasks", {"needs": {}}),
+        ("/v1/tasks", {"needs": {}, "bad": 1}),
+        ("/nowhere", {}),
+    ):
+        answer = await http.post(path, json=body, headers={"X-Request-ID": "from-the-proxy:1"})
+        assert answer.headers["X-Request-ID"] == "from-the-proxy:1", path
+        assert "X-Request-ID" not in (await http.post(path, json=body)).headers
+
+
+@pytest.mark.parametrize("name", ["a b", "x" * 129, '"}', "é"])
+async def test_a_name_that_does_not_fit_into_a_log_is_replaced(serve: Serve, name: str) -> None:
+    http = (await serve()).client
+    answer = await http.get("/health/live", headers={b"X-Request-ID": name.encode()})
+    assert len(answer.headers["X-Request-ID"]) == 16
+
+
+async def test_every_request_has_its_line_where_that_is_wanted(database: str) -> None:
+    with serving(BROKER_DATABASE_URL=database, BROKER_ACCESS_LOG="true") as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url, headers={"X-Request-ID": "mine"}) as http:
+            pair = await started(http)
+            await complete(http, pair.work)
+            await http.get("/v1/tasks/none")
+        told = await asyncio.to_thread(lines, process)
+    ours = [line for line in about(told, "request") if line["request_id"] == "mine"]
+    seen = [(line["method"], line["path"], line["status"]) for line in ours]
+    assert ("POST", "/v1/tasks", 201) in seen
+    assert ("POST", f"/v1/work/{pair.work}/start", 200) in seen
+    assert ("GET", "/v1/tasks/none", 404) in seen
+    assert all(0 <= line["milliseconds"] < 60_000 for line in ours)
+    assert {line["work_id"] for line in ours if "work_id" in line} == {pair.work}
+    assert "none" in {line.get("task_id") for line in ours}
+    # Those that came with no name have got one.
+    assert all(line["request_id"] for line in about(told, "request"))
+
+
+async def test_without_being_asked_for_it_tells_only_of_what_nobody_asked_for(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    with serving(BROKER_DATABASE_URL=database) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as http:
+            done = await started(http, "done")
+            await complete(http, done.work)
+            lost = await assigned(http, "lost")
+            await http.delete("/v1/tools/t?force=true")
+        told = await asyncio.to_thread(lines, process)
+    assert not about(told, "request")
+    [line] = about(told, "work ended")
+    assert (line["outcome"], line["work_id"], line["task_id"]) == ("lost", lost.work, "lost")
+
+
+async def test_a_failure_of_ours_can_be_found_by_what_the_client_was_told(
+    serve: Serve, sql: asyncpg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http = (await serve()).client
+    await add_tool(http)
+    await add_task(http)
+    # What a check constraint refuses that the service has let through.
+    await sql.execute("alter table work add constraint never check (false)")
+    answer = await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})
+    assert answer.status_code == 500
+    assert answer.headers["X-Request-ID"] in capsys.readouterr().out
