@@ -20,6 +20,8 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 OfAll = Literal["livesum", "livemin", "livemax"]
 
+_WARNED_OF = ("internal", "unavailable", "too_many_requests")
+
 _MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _WHILES = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400)
 _SETS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -69,6 +71,9 @@ class Metrics:
         self._refused = self._counter(
             "broker_problems", "Requests that were answered with a problem, by its code.", ["code"]
         )
+        # A counter that begins with its first event has no increase to be warned of.
+        for code in _WARNED_OF:
+            self._refused.labels(code)
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
 

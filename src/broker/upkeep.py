@@ -61,7 +61,7 @@ class Upkeep:
         self._retention = Retention(retention_days)
         self._tasks: list[asyncio.Task[None]] = []
         #: How many rows each chore has dealt with.
-        self.done: Counter[str] = Counter()
+        self.done: Counter[str] = Counter({chore.name: 0 for chore in due.CHORES} | {"archive": 0})
 
     def start(self) -> None:
         """Begin, in the background."""

@@ -1,6 +1,5 @@
 """/metrics: what there is to watch, as Prometheus reads it."""
 
-import time
 from collections.abc import Iterator, Mapping
 
 from litestar import Controller, MediaType, Response, get
@@ -149,11 +148,6 @@ class _OfDatabase(Collector):
             )
         yield GaugeMetricFamily(
             "broker_database_timestamp_seconds", "What time it is by the database.", found.at.timestamp()
-        )
-        yield GaugeMetricFamily(
-            "broker_clock_skew_seconds",
-            "How far this machine's clock is ahead of the database's, roughly.",
-            time.time() - found.at.timestamp(),
         )
         yield GaugeMetricFamily(
             "broker_notification_queue_usage",

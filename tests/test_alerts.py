@@ -1,0 +1,270 @@
+"""Every alert rule fires when what it warns of is the case, and asks for metrics that there are."""
+
+import asyncio
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests import engines, helpers
+from tests.conftest import Serve
+from tests.engines import needed
+from tests.helpers import free_port
+
+FOLDER = Path(__file__).parents[1] / "containers"
+RULES = FOLDER / "prometheus" / "alerts.yml"
+
+OF = 'instance="a",job="broker"'
+
+# What makes each of them fire, a value a minute; and what keeps it quiet.
+Series = dict[str, str]
+CASES: dict[str, tuple[Series, Series]] = {
+    "BrokerDown": ({f"up{{{OF}}}": "0x60"}, {f"up{{{OF}}}": "1x60"}),
+    "BrokerDatabaseDown": (
+        {f"broker_database_up{{{OF}}}": "0x60"},
+        {f"broker_database_up{{{OF}}}": "1x60"},
+    ),
+    "BrokerListenerDeaf": (
+        {f"broker_listener_connected{{{OF}}}": "0x60"},
+        {f"broker_listener_connected{{{OF}}}": "1x60"},
+    ),
+    "BrokerListenerFlaps": (
+        {f"broker_listener_connects_total{{{OF}}}": "0+1x60"},
+        {f"broker_listener_connects_total{{{OF}}}": "1x60"},
+    ),
+    "BrokerFails": (
+        {f'broker_problems_total{{{OF},code="internal"}}': "0+1x60"},
+        {f'broker_problems_total{{{OF},code="task_not_found"}}': "0+100x60"},
+    ),
+    "BrokerRefuses": (
+        {f'broker_problems_total{{{OF},code="unavailable"}}': "0+120x60"},
+        {f'broker_problems_total{{{OF},code="unavailable"}}': "0+6x60"},
+    ),
+    "BrokerPlacesFillUp": (
+        {
+            f'broker_parked_requests{{{OF},topic="tool"}}': "950x60",
+            f"broker_parked_requests_max{{{OF}}}": "1000x60",
+        },
+        {
+            f'broker_parked_requests{{{OF},topic="tool"}}': "100x60",
+            f"broker_parked_requests_max{{{OF}}}": "1000x60",
+        },
+    ),
+    "BrokerFilesRunOut": (
+        {f"process_open_fds{{{OF}}}": "950x60", f"process_max_fds{{{OF}}}": "1000x60"},
+        {f"process_open_fds{{{OF}}}": "100x60", f"process_max_fds{{{OF}}}": "1000x60"},
+    ),
+    "BrokerNotificationQueueFills": (
+        {f"broker_notification_queue_usage{{{OF}}}": "0.6x60"},
+        {f"broker_notification_queue_usage{{{OF}}}": "0.01x60"},
+    ),
+    "BrokerDatabaseSlow": (
+        {
+            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="1"}}': "0x60",
+            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="2.5"}}': "0+60x60",
+            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="+Inf"}}': "0+60x60",
+        },
+        {
+            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="0.01"}}': "0+60x60",
+            f'broker_group_commit_seconds_bucket{{{OF},step="tasks.submit",le="+Inf"}}': "0+60x60",
+        },
+    ),
+    "BrokerCallsQueue": (
+        {f'broker_group_commit_waiting{{{OF},step="tasks.submit"}}': "5000x60"},
+        {f'broker_group_commit_waiting{{{OF},step="tasks.submit"}}': "64x60"},
+    ),
+    "BrokerPoolUsedUp": (
+        {
+            f"broker_database_connections_in_use{{{OF}}}": "8x60",
+            f"broker_database_connections_max{{{OF}}}": "8x60",
+        },
+        {
+            f"broker_database_connections_in_use{{{OF}}}": "2x60",
+            f"broker_database_connections_max{{{OF}}}": "8x60",
+        },
+    ),
+    "BrokerHasNoAssigner": (
+        {
+            f'broker_tasks{{{OF},state="available"}}': "3x60",
+            f"broker_database_timestamp_seconds{{{OF}}}": "1000+60x60",
+            f"broker_assigner_seen_timestamp_seconds{{{OF}}}": "900x60",
+        },
+        {
+            f'broker_tasks{{{OF},state="available"}}': "3x60",
+            f"broker_database_timestamp_seconds{{{OF}}}": "1000+60x60",
+            f"broker_assigner_seen_timestamp_seconds{{{OF}}}": "995+60x60",
+        },
+    ),
+    "BrokerHasNoTools": (
+        {
+            f'broker_tasks{{{OF},state="available"}}': "3x60",
+            f'broker_tools{{{OF},state="offline"}}': "3x60",
+            f'broker_tools{{{OF},state="idle"}}': "0x60",
+        },
+        {f'broker_tasks{{{OF},state="available"}}': "3x60", f'broker_tools{{{OF},state="idle"}}': "1x60"},
+    ),
+    "BrokerTasksWait": (
+        {f"broker_oldest_available_seconds{{{OF}}}": "4000+60x60", f"broker_tools_room{{{OF}}}": "2x60"},
+        {f"broker_oldest_available_seconds{{{OF}}}": "4000+60x60", f"broker_tools_room{{{OF}}}": "0x60"},
+    ),
+    "BrokerAttemptsFail": (
+        {
+            f'broker_work_ended_total{{{OF},outcome="failed"}}': "0+6x60",
+            f'broker_work_ended_total{{{OF},outcome="succeeded"}}': "0+1x60",
+        },
+        {
+            f'broker_work_ended_total{{{OF},outcome="failed"}}': "0+6x60",
+            f'broker_work_ended_total{{{OF},outcome="succeeded"}}': "0+60x60",
+        },
+    ),
+    "BrokerTasksHeld": (
+        {f'broker_tasks{{{OF},state="failed"}}': "1x60"},
+        {f'broker_tasks{{{OF},state="failed"}}': "0x60"},
+    ),
+    "BrokerToolsFallSilent": (
+        {f"broker_leases_expired_total{{{OF}}}": "0+1x60"},
+        {f"broker_leases_expired_total{{{OF}}}": "0 0 0 1x57"},
+    ),
+    "BrokerDispatchSlow": (
+        {
+            f'broker_dispatch_seconds_bucket{{{OF},le="1"}}': "0x60",
+            f'broker_dispatch_seconds_bucket{{{OF},le="2.5"}}': "0+60x60",
+            f'broker_dispatch_seconds_bucket{{{OF},le="+Inf"}}': "0+60x60",
+        },
+        {
+            f'broker_dispatch_seconds_bucket{{{OF},le="0.005"}}': "0+60x60",
+            f'broker_dispatch_seconds_bucket{{{OF},le="+Inf"}}': "0+60x60",
+        },
+    ),
+}
+
+# What Prometheus itself has, and what a process has of its machine.
+_NOT_OURS = {"up", "process_open_fds", "process_max_fds"}
+
+
+def rules() -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def panels() -> list[str]:
+    """What the dashboards ask for."""
+    return [
+        target["expr"]
+        for file in (FOLDER / "grafana" / "dashboards").glob("*.json")
+        for panel in json.loads(file.read_text())["panels"]
+        for target in panel.get("targets", [])
+    ]
+
+
+def test_every_rule_is_made_to_fire_here_and_says_why() -> None:
+    assert rules().keys() == CASES.keys()
+    for name, rule in rules().items():
+        assert rule["annotations"].keys() == {"summary", "reason", "look_at"}, name
+        assert rule["labels"]["severity"] in ("page", "ticket"), name
+
+
+@needed("promtool")
+def test_every_rule_fires_when_it_should_and_else_not(tmp_path: Path) -> None:
+    tests = []
+    for name, (bad, good) in CASES.items():
+        for series, fires in ((bad, True), (good, False)):
+            tests.append(
+                {
+                    "name": f"{name} {'fires' if fires else 'is quiet'}",
+                    "interval": "1m",
+                    "input_series": [{"series": key, "values": value} for key, value in series.items()],
+                    "promql_expr_test": [
+                        {
+                            "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
+                            "eval_time": "50m",
+                            "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+                        }
+                    ],
+                }
+            )
+    file = tmp_path / "tests.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    run = subprocess.run(
+        [str(engines.program("promtool")), "test", "rules", file], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+async def test_what_rules_and_dashboards_ask_for_is_there(serve: Serve) -> None:
+    running = await serve()
+    http = running.client
+    pair = await helpers.started(http)
+    await helpers.complete(http, pair.work)
+    await helpers.get(http, "/v1/candidates")
+    text = (await http.get("/metrics")).text
+    known = {
+        name
+        for family in text_string_to_metric_families(text)
+        for name in (family.name, *(sample.name for sample in family.samples), f"{family.name}_bucket")
+    }
+    asked = [rule["expr"] for rule in rules().values()] + panels()
+    for expression in asked:
+        names = set(re.findall(r"\b(?:(?:broker|process)_[a-z_]+|up)\b", expression))
+        assert names, expression
+        assert names <= known | _NOT_OURS, expression
+
+
+@needed("prometheus")
+async def test_prometheus_takes_it_and_the_rules(serve: Serve, tmp_path: Path) -> None:
+    running = await serve()
+    await helpers.add_task(running.client)
+    given = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text())
+    [job] = given["scrape_configs"]
+    assert job["job_name"] == "broker"
+    # All as it is, but for where the brokers are, and how often.
+    del job["dns_sd_configs"]
+    del job["authorization"]
+    job["static_configs"] = [{"targets": [running.url.removeprefix("http://").rstrip("/")]}]
+    given["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    given["rule_files"] = [str(RULES)]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(given))
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        str(engines.program("prometheus")),
+        f"--config.file={tmp_path / 'prometheus.yml'}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(60), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            while not await found(http, 'max(broker_tasks{state="available"}) == 1'):
+                await asyncio.sleep(0.2)
+            assert await found(http, 'up{job="broker"} == 1')
+            answer = (await http.get("/api/v1/rules")).json()
+        loaded = {rule["name"]: rule for group in answer["data"]["groups"] for rule in group["rules"]}
+        assert loaded.keys() == CASES.keys()
+        assert {rule.get("lastError", "") for rule in loaded.values()} == {""}
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def found(http: httpx.AsyncClient, expression: str) -> bool:
+    try:
+        answer = await http.get("/api/v1/query", params={"query": expression})
+    except httpx.TransportError:
+        return False
+    return answer.status_code == 200 and bool(answer.json()["data"]["result"])
+
+
+@pytest.mark.parametrize(
+    "file", sorted((FOLDER / "grafana" / "dashboards").glob("*.json")), ids=lambda f: f.name
+)
+def test_a_dashboard_can_be_read(file: Path) -> None:
+    board = json.loads(file.read_text())
+    assert board["title"]
+    assert board["uid"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
