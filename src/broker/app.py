@@ -29,6 +29,7 @@ from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
 from broker.feed import Feed
+from broker.lists import Lists
 from broker.metrics import Metrics
 from broker.owners import Owners
 from broker.places import Places
@@ -64,6 +65,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         witness=Witness(metrics),
         pooled=settings.listen_url is not None,
     )
+    lists = Lists(store, _copy(settings))
     waiters = Waiters()
     feed = Feed(store)
     listener = Listener(
@@ -84,6 +86,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         settings=settings,
         metrics=metrics,
         store=store,
+        lists=lists,
         owners=owners,
         keyring=Keyring(store, owners, admin_key=settings.the_admin_key(), may_be_open=may_be_open),
         waiters=waiters,
@@ -94,6 +97,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         presence=Presence(store),
         attendance=Attendance(store),
         readings=Readings(store),
+        past=Readings(lists),
         feed=feed,
         upkeep=Upkeep(
             store,
@@ -101,6 +105,18 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
             retention_days=settings.archive_retention_days,
             turned_at=lambda: listener.turned_at,
         ),
+    )
+
+
+def _copy(settings: Settings) -> Store | None:
+    """The copy of the database that is there to be read."""
+    if settings.read_url is None:
+        return None
+    return Store(
+        settings.read_url,
+        pool_size=settings.pool_size,
+        timeout_seconds=settings.database_timeout_seconds,
+        takes_writes=False,
     )
 
 
@@ -121,9 +137,11 @@ def create_app(service: Service) -> Litestar:
         finally:
             # Requests have had their time.
             service.store.break_off()
+            service.lists.break_off()
             for each in (service.feed, service.upkeep, service.presence, service.sweep, service.listener):
                 await each.stop()
             await service.store.close()
+            await service.lists.close()
 
     answer = partial(problems.answer, metrics=service.metrics)
     return Litestar(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 from cachetools import LRUCache
 from sqlalchemy import Connection
 
-from broker.store import Store
+from broker.lists import Reader
 
 Answer = TypeVar("Answer")
 Given = TypeVarTuple("Given")
@@ -30,7 +30,7 @@ class Readings:
         store: The database.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Reader) -> None:
         self._store = store
         self._readings: LRUCache[Hashable, _Reading] = LRUCache(_MOST_READINGS)
         self._turns: dict[Hashable, asyncio.Lock] = {}
@@ -62,7 +62,7 @@ class _Reading:
         turns: Whose turn it is, among those of its kind.
     """
 
-    def __init__(self, store: Store, do: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
+    def __init__(self, store: Reader, do: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
         self._store = store
         self._do = do
         self._turns = turns

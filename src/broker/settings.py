@@ -27,6 +27,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             `host-a:5432,host-b:5432`: the one that takes writes is used, whichever that is.
         listen_url: The database itself, where `database_url` is that of a pooler in transaction mode, over
             which no notification is heard. `broker migrate` and `broker keys` use it, too.
+        read_url: A copy of the database, a hot standby, from which tasks and the archive are listed; what is
+            listed may be some moments old then. While it does not answer, the database itself is read.
         data_dir: Where the embedded Postgres keeps its data; else /var/lib/broker for root, and for others
             broker under XDG_DATA_HOME or ~/.local/share.
         admin_key: A key with the role admin that is there from the start; at least 20 characters of chance.
@@ -62,6 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_url: str | None = None
     listen_url: str | None = None
+    read_url: str | None = None
     data_dir: Path | None = None
     admin_key: str | None = None
     admin_key_file: Path | None = None
@@ -87,7 +90,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     shutdown_seconds: Annotated[int, Meta(ge=0, le=60)] = 1
 
     def __post_init__(self) -> None:
-        for name in ("database_url", "listen_url"):
+        for name in ("database_url", "listen_url", "read_url"):
             url = getattr(self, name)
             if url is not None and not _is_database(url):
                 # Not the value: it may hold a password.

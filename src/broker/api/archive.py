@@ -45,7 +45,7 @@ class Archive(Controller):
     ) -> ArchivePage:
         """List the archive, the newest first."""
         which = _filter(access, task_id, tool_id, outcome, since, until)
-        return await service.store.read(archive.page, which, limit=limit, after=after)
+        return await service.lists.read(archive.page, which, limit=limit, after=after)
 
     @get(
         "/export",
@@ -70,7 +70,7 @@ class Archive(Controller):
 
         async def read(after: str | None) -> ArchivePage:
             await check_again(service, access)
-            return await service.store.read(archive.page, which, limit=_PORTION, after=after)
+            return await service.lists.read(archive.page, which, limit=_PORTION, after=after)
 
         async def lines(page: ArchivePage) -> AsyncIterator[bytes]:
             yield _encode_lines(page.items)

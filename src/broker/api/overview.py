@@ -68,7 +68,7 @@ class Overview(Controller):
         What was still under way at its end is found among the 20,000 attempts that were assigned last before.
         """
         span = timeline.Span(time_parameter(since, "since"), time_parameter(until, "until"), tool_id, task_id)
-        return await service.store.read(timeline.read, span, limit)
+        return await service.lists.read(timeline.read, span, limit)
 
     @get("/history", guards=[allow(operator=ALL)])
     async def history(
@@ -85,7 +85,7 @@ class Overview(Controller):
         By default that is the last hour. Attempts without a tool are none.
         """
         begin, end = time_parameter(since, "since"), time_parameter(until, "until")
-        return await service.readings.read(history.read, begin, end, buckets)
+        return await service.past.read(history.read, begin, end, buckets)
 
     @get("/failures", guards=[allow(operator=ALL)])
     async def failures(
@@ -97,7 +97,7 @@ class Overview(Controller):
         after: After = None,
     ) -> Failures:
         """List the attempts that failed, ran out of time or were lost, the newest first."""
-        return await service.store.read(
+        return await service.lists.read(
             failures.page,
             since=time_parameter(since, "since"),
             until=time_parameter(until, "until"),

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from broker.feed import Feed
+from broker.lists import Lists
 from broker.metrics import Metrics
 from broker.owners import Owners
 from broker.places import Places
@@ -24,6 +25,7 @@ class Service(Struct, frozen=True, kw_only=True):
     settings: Settings
     metrics: Metrics
     store: Store
+    lists: Lists
     owners: Owners
     keyring: Keyring
     waiters: Waiters
@@ -34,5 +36,6 @@ class Service(Struct, frozen=True, kw_only=True):
     presence: Presence
     attendance: Attendance
     readings: Readings
+    past: Readings
     feed: Feed
     upkeep: Upkeep

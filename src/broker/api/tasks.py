@@ -100,7 +100,7 @@ class Tasks(Controller):
         which = tasks.TaskFilter(
             in_state, json_parameter(needs, "needs", service.settings), older_than_seconds, access.key
         )
-        return await service.store.read(tasks.page, which, limit=limit, after=after)
+        return await service.lists.read(tasks.page, which, limit=limit, after=after)
 
     @get("/{task_id:str}", lean=True, guards=[_MAY_READ], errors=[TaskNotFound])
     async def read(

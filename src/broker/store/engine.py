@@ -124,6 +124,7 @@ class Store:
         witness: Who counts what is done.
         pooled: Whether a pooler in transaction mode, PgBouncer for one, stands in front of it: then nothing
             outlasts a transaction, no setting and no prepared statement, and there is nothing outside of one.
+        takes_writes: Whether a host that takes none will not do.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Store:
         group_commit: bool = True,
         witness: facts.Witness | None = None,
         pooled: bool = False,
+        takes_writes: bool = True,
     ) -> None:
         self._witness = witness
         milliseconds = str(int(timeout_seconds * 1000))
@@ -143,7 +145,9 @@ class Store:
             "idle_in_transaction_session_timeout": milliseconds,
         }
         self._address = Address(
-            url, connect_seconds=min(timeout_seconds, CONNECT_SECONDS), takes_writes=not pooled
+            url,
+            connect_seconds=min(timeout_seconds, CONNECT_SECONDS),
+            takes_writes=takes_writes and not pooled,
         )
         self._connections: WeakSet[asyncpg.Connection[Any]] = WeakSet()
         self.engine = create_engine(
