@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle, islice
 
 from broker.bench.figures import Round, latencies
 from broker.bench.http import Connection
@@ -12,10 +13,10 @@ _WARM_UP_SECONDS = 0.5
 
 
 @asynccontextmanager
-async def connections(url: str, many: int) -> AsyncIterator[list[Connection]]:
-    """So many connections to a service."""
+async def connections(*urls: str, many: int) -> AsyncIterator[list[Connection]]:
+    """So many connections to a service, or to several in turn."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(Connection(url)) for _ in range(many)]
+        yield [await stack.enter_async_context(Connection(url)) for url in islice(cycle(urls), many)]
 
 
 async def closed_loop(
@@ -33,7 +34,7 @@ async def closed_loop(
         How often a second it was done, as `/s`, and how long it took: `p50 ms` and so on.
     """
     took: list[float] = []
-    async with connections(url, clients) as open_:
+    async with connections(url, many=clients) as open_:
         begin = time.perf_counter() + _WARM_UP_SECONDS
         end = begin + seconds
 

@@ -30,7 +30,7 @@ class Fifo:
     async def run(self) -> None:
         """Assign until cancelled."""
         cursor = ""
-        async with connections(self._url, 2) as [first, second]:
+        async with connections(self._url, many=2) as [first, second]:
             while True:
                 path = f"/v1/candidates?wait={_WAIT_SECONDS}{cursor}"
                 found = await first.call("GET", path, form=Candidates)
@@ -69,7 +69,7 @@ async def registered(url: str, many: int, capacity: int = 1) -> AsyncIterator[li
     """So many tools, registered for the length of the block; their ids."""
     run = uuid4().hex[:12]
     tools = [f"bench-{run}-{number}" for number in range(many)]
-    async with connections(url, min(many, 16)) as open_:
+    async with connections(url, many=min(many, 16)) as open_:
         waiting = deque(tools)
 
         async def register(connection: Connection) -> None:
@@ -81,7 +81,7 @@ async def registered(url: str, many: int, capacity: int = 1) -> AsyncIterator[li
     try:
         yield tools
     finally:
-        async with connections(url, 1) as [connection]:
+        async with connections(url, many=1) as [connection]:
             for tool in tools:
                 await connection.send("DELETE", f"/v1/tools/{tool}")
 

@@ -11,6 +11,7 @@ from broker.bench.scenarios import (
     dispatch,
     drain,
     endurance,
+    growth,
     idle,
     lifecycle,
     match,
@@ -19,11 +20,11 @@ from broker.bench.scenarios import (
 )
 from broker.bench.stage import Stage
 
-_MODULES = (submit, lifecycle, drain, bulk, dispatch, tool, match, crowd, idle, backlog, endurance)
+_MODULES = (submit, lifecycle, drain, bulk, dispatch, tool, match, crowd, idle, growth, backlog, endurance)
 SCENARIOS = {module.SCENARIO.name: module.SCENARIO for module in _MODULES}
 
 # What takes minutes, and is run where it is asked for.
-LONG = ("backlog", "endurance")
+LONG = ("growth", "backlog", "endurance")
 
 
 async def run(

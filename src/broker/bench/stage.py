@@ -76,11 +76,14 @@ class Stage:
         return self._postgres
 
     @asynccontextmanager
-    async def service(self, database: str | None = None, **environment: str) -> AsyncIterator[Service]:
+    async def service(
+        self, database: str | None = None, *, workers: int = 1, **environment: str
+    ) -> AsyncIterator[Service]:
         """A service for the length of the block, or the one that was given.
 
         Args:
             database: Its database's URL; none: one of its own, which is empty.
+            workers: How many processes serve it.
             environment: Settings of its own.
         """
         if self._given is not None:
@@ -89,7 +92,8 @@ class Stage:
         async with AsyncExitStack() as stack:
             if database is None:
                 database = await stack.enter_async_context(self.database())
-            with _process(["-m", "broker.cli", "serve"], database, environment) as (url, pid):
+            command = ["-m", "broker.cli", "serve", "--workers", str(workers)]
+            with _process(command, database, environment) as (url, pid):
                 await _ready(url, "/health/ready")
                 yield Service(url=url, pid=pid, database=database)
 
@@ -139,7 +143,7 @@ def _process(
     arguments: list[str], database: str | None, environment: dict[str, str]
 ) -> Iterator[tuple[str, int]]:
     port = _free_port()
-    broker = arguments[-1] == "serve"
+    broker = "serve" in arguments
     command = [sys.executable, *arguments, *(["--port", str(port)] if broker else [str(port)])]
     variables = os.environ | {"BROKER_LOG_LEVEL": "error"} | environment
     for name in ("BROKER_ADMIN_KEY", "BROKER_ADMIN_KEY_FILE"):

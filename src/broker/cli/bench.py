@@ -25,7 +25,7 @@ from broker.embedded import EmbeddedError, EmbeddedPostgres
 _DESCRIPTIONS = "\n".join(f"  {name:<10} {scenario.says}" for name, scenario in SCENARIOS.items())
 
 
-@click.command(epilog=f"\b\nScenarios ({' and '.join(LONG)} only where they are asked for):\n{_DESCRIPTIONS}")
+@click.command(epilog=f"\b\nScenarios ({', '.join(LONG)} only where they are asked for):\n{_DESCRIPTIONS}")
 @click.argument("scenarios", nargs=-1, type=click.Choice(list(SCENARIOS)), metavar="[SCENARIO]...")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100), help="Rounds of each.")
 @click.option(

@@ -101,7 +101,7 @@ async def _measure(service: Service) -> Round:
         took[call].append(time.perf_counter() - began)
         return answer
 
-    async with registered(service.url, 1) as [tool], connections(service.url, 1) as [connection]:
+    async with registered(service.url, 1) as [tool], connections(service.url, many=1) as [connection]:
         for _ in range(_TIMES):
             await _life(connection, tool, timed)
     return {call: statistics.median(seconds) * 1000 for call, seconds in took.items()}

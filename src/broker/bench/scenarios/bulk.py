@@ -63,7 +63,7 @@ async def live(url: str, tasks: int) -> float:
 
     async with (
         registered(url, _TOOLS, _CAPACITY) as tools,
-        connections(url, _SUBMITTERS + _TOOLS) as others,
+        connections(url, many=_SUBMITTERS + _TOOLS) as others,
     ):
         workers = zip(others[_SUBMITTERS:], tools, strict=True)
         parts = [asyncio.create_task(work(connection, tool)) for connection, tool in workers]

@@ -43,7 +43,7 @@ async def _round(stage: Stage, size: Size) -> Round:
 async def _lives(url: str, tool: str, many: int) -> list[float]:
     """How long each of so many life cycles takes."""
     took = []
-    async with connections(url, 1) as [connection]:
+    async with connections(url, many=1) as [connection]:
         for number in range(many):
             began = time.perf_counter()
             await _life(connection, tool, number)
@@ -62,7 +62,7 @@ async def _life(connection: Connection, tool: str, number: int) -> None:
 @asynccontextmanager
 async def _crowd(url: str, tool: str, size: Size) -> AsyncIterator[None]:
     """A client with very many parked requests, and connections over which next to nothing goes."""
-    async with connections(url, size.of(_PARKED)) as open_:
+    async with connections(url, many=size.of(_PARKED)) as open_:
         bad = [asyncio.create_task(_park(connection, tool)) for connection in open_]
         bad += [asyncio.create_task(_dawdle(url, number)) for number in range(size.of(_SLOW))]
         async with background(*bad):

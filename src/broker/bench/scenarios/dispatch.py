@@ -40,7 +40,7 @@ async def _round(stage: Stage, size: Size) -> Round:
     async with (
         stage.service() as service,
         registered(service.url, size.of(_TOOLS)) as tools,
-        connections(service.url, len(tools) + 1) as [ours, *others],
+        connections(service.url, many=len(tools) + 1) as [ours, *others],
     ):
         waited: dict[str, _Waited] = {}
         workers = zip(others, tools, strict=True)

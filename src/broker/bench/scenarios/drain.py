@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from broker.bench.figures import Round, latencies
 from broker.bench.http import BenchError, Connection
@@ -24,10 +24,18 @@ async def _round(stage: Stage, size: Size) -> Round:
     """Drain the tasks of one round."""
     tasks = size.of(_TASKS)
     async with stage.service() as service, registered(service.url, _TOOLS) as tools:
-        return await _drain(service.url, tools, tasks)
+        return await drain([service.url], tools, tasks)
 
 
-async def _drain(url: str, tools: list[str], tasks: int) -> Round:
+async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Round:
+    """Have so many tasks submitted, assigned and completed, each client by whichever service is next.
+
+    Args:
+        urls: The services, of one database.
+        tools: Registered, and idle.
+        tasks: How many.
+    """
+    url = urls[0]
     numbers = iter(range(tasks))
     received = 0
     last: dict[str, str] = {}
@@ -52,7 +60,7 @@ async def _drain(url: str, tools: list[str], tasks: int) -> Round:
                 path = f"/v1/work/{items[0].id}/complete"
                 items = (await connection.call("POST", path, _SUCCEEDED, Completed)).next
 
-    async with connections(url, _SUBMITTERS + len(tools)) as others:
+    async with connections(*urls, many=_SUBMITTERS + len(tools)) as others:
         workers = zip(others[_SUBMITTERS:], tools, strict=True)
         parts = [asyncio.create_task(work(connection, tool)) for connection, tool in workers]
         patience = asyncio.timeout(60 + tasks / _SLOWEST)
@@ -62,7 +70,7 @@ async def _drain(url: str, tools: list[str], tasks: int) -> Round:
             await all_received.wait()
             await _ended(others[0], last.values())
             seconds = time.perf_counter() - began
-    async with connections(url, 1) as [connection]:
+    async with connections(url, many=1) as [connection]:
         await _check(connection, tools, tasks)
     return {"tasks/s": tasks / seconds} | latencies(took, "submit ")
 

@@ -32,7 +32,7 @@ async def _round(stage: Stage, size: Size) -> Round:
         )
     async with stage.service() as service, registered(service.url, size.of(_TOOLS)) as tools:
         before = memory(_pid(service))
-        async with connections(service.url, len(tools)) as open_:
+        async with connections(service.url, many=len(tools)) as open_:
             parked = []
             for first in range(0, len(tools), _AT_A_TIME):
                 some = zip(open_[first : first + _AT_A_TIME], tools[first:], strict=False)

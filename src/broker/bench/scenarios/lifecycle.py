@@ -33,7 +33,7 @@ async def _round(stage: Stage, size: Size) -> Round:
 async def _live(url: str, seconds: float) -> Round:
     run = uuid4()
     tools = [f"bench-{run}-{number}" for number in range(_CLIENTS)]
-    async with connections(url, 1) as [connection]:
+    async with connections(url, many=1) as [connection]:
         for tool in tools:
             await connection.call("POST", "/v1/tools", {"id": tool, "skills": {}})
 
@@ -41,7 +41,7 @@ async def _live(url: str, seconds: float) -> Round:
         await _life(connection, tools[number])
 
     found = await closed_loop(url, _CLIENTS, seconds, life)
-    async with connections(url, 1) as [connection]:
+    async with connections(url, many=1) as [connection]:
         for tool in tools:
             await connection.call("DELETE", f"/v1/tools/{tool}", form=None)
     return found

@@ -26,7 +26,7 @@ _SLOWEST = 20
 async def _round(stage: Stage, size: Size) -> Round:
     """Have one tool do the tasks of one round; measured from the end of the first to that of the last."""
     tasks = max(2, size.of(_TASKS))
-    async with stage.service() as service, connections(service.url, 1) as [connection]:
+    async with stage.service() as service, connections(service.url, many=1) as [connection]:
         ids = [f"bench-{uuid4()}" for _ in range(tasks)]
         for first in range(0, tasks, _BATCH):
             items = [task(number) | {"id": id_} for number, id_ in enumerate(ids[first : first + _BATCH])]
