@@ -1,18 +1,45 @@
 """`growth`: the same work with more processes, and with a second service on the same database."""
 
+import asyncio
 from contextlib import AsyncExitStack
 
+import asyncpg
+
+from broker.bench import pgbench
 from broker.bench.figures import Round
-from broker.bench.http import BenchError
+from broker.bench.http import BenchError, Connection
+from broker.bench.load import connections
 from broker.bench.parts import registered
-from broker.bench.process import cpu_seconds
+from broker.bench.process import cpu_seconds, memory
 from broker.bench.scenarios import Scenario, Size, bulk, drain
 from broker.bench.stage import Service, Stage
+from broker.bench.work import Named, Pair, encoded
 
 _TASKS = 5_000
 _MANY_TASKS = 20_000
 _TOOLS = 64
 _WORKERS = (1, 2, 4)
+_REPORTS = 10_000
+_HALF_WAY = b'{"progress": 0.5, "message": "half way"}'
+_SUCCEEDED = b'{"outcome": "succeeded"}'
+_PGBENCH_CLIENTS = 16
+
+# How many transactions the disk takes, and how many where each notifies: PostgreSQL lets only one of those
+# commit at a time.
+_WRITE = """
+update tool_leases set seen_at = now() where tool_id = concat('tool-', cast(:client_id as text))"""
+_COMMITS = {
+    "commits/s": f"{_WRITE};\n",
+    "commits that notify/s": f"""
+with written as ({_WRITE} returning tool_id) select pg_notify('broker_bench', '') from written;\n""",
+}
+
+_ARCHIVE_BYTES = """
+select (pg_total_relation_size('ended_tasks')
+        + (select sum(pg_total_relation_size(inhrelid)) from pg_inherits
+           where inhparent = cast('work_archive' as regclass)))
+       / (select cast(count(*) as double precision) from work_archive)
+"""
 
 
 async def _round(stage: Stage, size: Size) -> Round:
@@ -26,10 +53,15 @@ async def _round(stage: Stage, size: Size) -> Round:
             found |= await _drain(stage, [service], name, size)
             if workers == 1:
                 found |= await _bulk(stage, service, size)
+                found |= await _reports(stage, service, size)
+                found["archive bytes/task"] = await _archive_bytes(service)
+                found["MiB a process"] = memory(service.pid or 0) / 2**20
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(stage.database())
         services = [await stack.enter_async_context(stage.service(database)) for _ in range(2)]
         found |= await _drain(stage, services, "2 services", size)
+    for name, script in _COMMITS.items():
+        found[name] = await pgbench.run(stage, script, clients=_PGBENCH_CLIENTS, seconds=size.seconds)
     return found
 
 
@@ -56,6 +88,40 @@ async def _bulk(stage: Stage, service: Service, size: Size) -> Round:
         "in batches, service ms/task": 1000 * ours / tasks,
         "in batches, database ms/task": 1000 * databases / tasks,
     }
+
+
+async def _reports(stage: Stage, service: Service, size: Size) -> Round:
+    """What a report costs, of many tools that each send one after the other."""
+    reports = max(1, size.of(_REPORTS) // _TOOLS)
+
+    async def report(connection: Connection, work: str) -> None:
+        for _ in range(reports):
+            await connection.call("POST", f"/v1/work/{work}/reports", _HALF_WAY, form=None)
+
+    async with registered(service.url, _TOOLS) as tools, connections(service.url, many=_TOOLS) as open_:
+        works = []
+        for tool in tools:
+            task = await open_[0].call("POST", "/v1/tasks", encoded(0), Named)
+            work = await open_[0].call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), Named)
+            works.append(work.id)
+        before = _cpu(stage, [service])
+        await asyncio.gather(*map(report, open_, works))
+        ours, databases = (after - first for first, after in zip(before, _cpu(stage, [service]), strict=True))
+        for work_id in works:
+            await open_[0].call("POST", f"/v1/work/{work_id}/complete", _SUCCEEDED, form=None)
+    return {
+        "service ms/report": 1000 * ours / (reports * _TOOLS),
+        "database ms/report": 1000 * databases / (reports * _TOOLS),
+    }
+
+
+async def _archive_bytes(service: Service) -> float:
+    """What a record takes on the disk, its indexes and what is known of its task included."""
+    connection = await asyncpg.connect(service.database)
+    try:
+        return float(await connection.fetchval(_ARCHIVE_BYTES))
+    finally:
+        await connection.close()
 
 
 def _cpu(stage: Stage, services: list[Service]) -> tuple[float, float]:
