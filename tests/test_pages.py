@@ -17,7 +17,7 @@ database = helpers.shared_database
 broker = helpers.shared_broker
 
 KEY = "the-key-of-who-looks-at-the-page"
-PAGES = ["/docs", "/"]
+PAGES = ["/docs", "/", "/capacity"]
 
 
 @pytest.mark.parametrize("path", PAGES)

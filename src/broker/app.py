@@ -15,6 +15,7 @@ from broker.api.access import access_of
 from broker.api.archive import Archive
 from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
+from broker.api.capacity import Capacity
 from broker.api.dashboard import Dashboard
 from broker.api.docs import Docs
 from broker.api.events import Events
@@ -147,7 +148,7 @@ def create_app(service: Service) -> Litestar:
     return Litestar(
         route_handlers=[
             *(Tools, Tasks, Candidates, Work, Archive, Events, Overview, Stats),
-            *(Health, MetricsPage, Docs, Dashboard),
+            *(Health, MetricsPage, Docs, Dashboard, Capacity),
         ],
         lifespan=[running],
         dependencies={

@@ -1,0 +1,17 @@
+// What things cost, as `broker bench growth idle` measures it; MEASURED says where and when.
+
+export const MEASURED = "";
+
+export const COSTS = {
+  serviceMsPerTask: { is: 1.0, says: "CPU of the service for a task, one call for each step, ms" },
+  databaseMsPerTask: { is: 1.0, says: "CPU of PostgreSQL for it, ms" },
+  serviceMsInBatches: { is: 0.1, says: "CPU of the service for a task in batches of 100, ms" },
+  databaseMsInBatches: { is: 0.2, says: "CPU of PostgreSQL for it, ms" },
+  serviceMsPerReport: { is: 0.2, says: "CPU of the service for a report, ms" },
+  databaseMsPerReport: { is: 0.2, says: "CPU of PostgreSQL for it, ms" },
+  idlePercentPer10k: { is: 0.2, says: "CPU of the service for 10,000 tools that wait, % of a core" },
+  kibPerTool: { is: 15.9, says: "Memory for a tool that waits, KiB" },
+  mibPerProcess: { is: 80, says: "Memory of a process that does nothing, MiB" },
+  bytesPerRecord: { is: 2000, says: "Disk for a record, beside its payload, result and reports, bytes" },
+  commitsThatNotify: { is: 2400, says: "Transactions a second that notify, which PostgreSQL commits one after the other" },
+};
