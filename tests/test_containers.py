@@ -1,0 +1,120 @@
+"""What containers are made from holds what it promises; that it runs is for tests/containers/build.sh."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.containers import nginx
+from tests.helpers import an_environment
+
+ROOT = Path(__file__).parents[1]
+CONTAINERS = ROOT / "containers"
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PROFILES = sorted({profile for service in SERVICES.values() for profile in service.get("profiles", [])})
+# Made by hand, by a broker that runs: docs/containers.md.
+_BY_HAND = {"prometheus_key"}
+
+
+def test_nothing_is_published_but_on_this_machine() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(published) == len(set(published)) > 0
+    assert [port for port in published if not re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)] == []
+
+
+def test_every_password_and_key_comes_from_a_file_that_chance_has_made(tmp_path: Path) -> None:
+    subprocess.run([CONTAINERS / "secrets.sh", tmp_path / "secrets"], check=True)
+    made = {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
+    wanted = {name: ROOT / secret["file"] for name, secret in COMPOSE["secrets"].items()}
+    assert set(made) == set(wanted) - _BY_HAND
+    assert {file.parent for file in wanted.values()} == {CONTAINERS / "secrets"}
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert len({made[name] for name in ("broker_admin_key", "database_password", "pgadmin_password")}) == 3
+    assert made["database_password"].strip() in made["pgadmin_passfile"]
+    # What is there stays, whatever was put into it.
+    subprocess.run([CONTAINERS / "secrets.sh", tmp_path / "secrets"], check=True)
+    assert {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()} == made
+    for name, service in SERVICES.items():
+        for variable, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|KEY|SECRET|PGPASS", variable):
+                assert re.fullmatch(r"/run/secrets/\w+", value), f"{name}: {variable}"
+                assert Path(value).name in service["secrets"]
+            assert not re.search(r"://[^@/]+:[^@/]+@", value), f"{name}: {variable} holds a password"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_may_do_no_more_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] or name == "pgadmin"
+    assert service["restart"] == ("on-failure" if name == "migrate" else "unless-stopped")
+    # Of the broker's own image it is in the Containerfile.
+    assert "healthcheck" in service or "build" in service
+    assert re.search(r":v?\d+(\.\d+)*(-\w+)*$|:\$\{BROKER_VERSION:-[\d.]+\}$", service["image"])
+
+
+def test_every_file_that_is_mounted_is_there() -> None:
+    mounted = [mount for service in SERVICES.values() for mount in service.get("volumes", [])]
+    files = [mount.split(":")[0] for mount in mounted if mount.startswith(".")]
+    assert len(files) > 5
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    named = {mount.split(":")[0] for mount in mounted if not mount.startswith(".")}
+    assert named == set(COMPOSE["volumes"])
+
+
+def test_brokers_wait_until_the_schema_is_there() -> None:
+    brokers = [service for name, service in SERVICES.items() if name.startswith("broker")]
+    assert len(brokers) == 3
+    for service in brokers:
+        assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+@pytest.mark.parametrize("profile", ["", *PROFILES])
+def test_the_compose_file_is_one(profile: str, tmp_path: Path) -> None:
+    # It asks podman for its version before it does anything; it is to read the file here, and nothing more.
+    podman = tmp_path / "podman"
+    podman.write_text("#!/bin/sh\necho podman version 5.4.0\n")
+    podman.chmod(0o755)
+    environment = an_environment(PATH=f"{tmp_path}:/usr/bin:/bin", COMPOSE_PROFILES=profile)
+    command = [sys.executable, "-m", "podman_compose", "--file", str(ROOT / "compose.yaml"), "config"]
+    answered = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answered.returncode == 0, answered.stderr
+    started = set(yaml.safe_load(answered.stdout)["services"])
+    assert {"postgres", "migrate", "broker"} <= started
+    assert started == {
+        name for name, service in SERVICES.items() if profile in service.get("profiles", [profile])
+    }
+
+
+def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+    if program is None:
+        pytest.skip("there is no nginx")
+    file = nginx.configuration(tmp_path, port=8080, brokers=["127.0.0.1:8000", "127.0.0.1:8001"])
+    told = subprocess.run([program, "-t", "-c", file], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+
+
+def test_nginx_never_sends_again_what_may_have_been_taken() -> None:
+    told = re.findall(
+        r"^\s*proxy_next_upstream (.+);$", (CONTAINERS / "nginx/nginx.conf").read_text(), re.MULTILINE
+    )
+    assert told == ["error timeout"]
+
+
+def test_pgadmin_is_told_of_the_database_that_is_there() -> None:
+    [server] = json.loads((CONTAINERS / "pgadmin/servers.json").read_text())["Servers"].values()
+    postgres = SERVICES["postgres"]["environment"]
+    assert server["Host"] in SERVICES
+    assert (server["Username"], server["MaintenanceDB"]) == (
+        postgres["POSTGRES_USER"],
+        postgres["POSTGRES_DB"],
+    )
