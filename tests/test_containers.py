@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from tests.containers import nginx
+from tests.containers.rolling import rolling
 from tests.helpers import an_environment
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +21,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROFILES = sorted({profile for service in SERVICES.values() for profile in service.get("profiles", [])})
 # Made by hand, by a broker that runs: docs/containers.md.
 _BY_HAND = {"prometheus_key"}
+
+needs_nginx = pytest.mark.skipif(not nginx.PROGRAM.exists(), reason="there is no nginx")
 
 
 def test_nothing_is_published_but_on_this_machine() -> None:
@@ -94,13 +96,19 @@ def test_the_compose_file_is_one(profile: str, tmp_path: Path) -> None:
     }
 
 
+@needs_nginx
 def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-    if program is None:
-        pytest.skip("there is no nginx")
     file = nginx.configuration(tmp_path, port=8080, brokers=["127.0.0.1:8000", "127.0.0.1:8001"])
-    told = subprocess.run([program, "-t", "-c", file], capture_output=True, text=True, check=False)
+    told = subprocess.run([nginx.PROGRAM, "-t", "-c", file], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
+
+
+@needs_nginx
+async def test_behind_nginx_a_reload_and_a_rolling_restart_lose_nothing(
+    database: str, tmp_path: Path
+) -> None:
+    seen = await rolling(database, tmp_path, tools=60)
+    assert {what for what in seen if what.startswith("GET")} == set()
 
 
 def test_nginx_never_sends_again_what_may_have_been_taken() -> None:

@@ -14,6 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 BASE=docker.io/library/python:3.13-slim-trixie
+IMAGE=localhost/broker
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 URL=http://127.0.0.1:8000
 CA_FILE=${CA_FILE:-/etc/ssl/certs/ca-certificates.crt}
@@ -47,14 +48,33 @@ make_the_base_image() {
   }
 }
 
-# start [VARIABLE=VALUE…]: the image's own command, as its own user.
-start() {
-  local variables=() from
-  for variable in "$@"; do variables+=(--env "$variable"); done
+
+build_the_image() {
+  say "The image"
+  local from
   from=$(now)
-  build run --isolation chroot --cap-drop all --user 10001:10001 --volume "$WORK/data:/var/lib/broker" \
-    --volume "$WORK/secrets:/run/secrets:ro" "${variables[@]}" "$container" -- broker serve --host 0.0.0.0 \
-    > "$WORK/broker.log" 2>&1 &
+  build bud --isolation chroot --format docker --pull-never --quiet --tag "$IMAGE" --file Containerfile \
+    --volume "$CA_FILE:/etc/ssl/certs/ca-certificates.crt:ro" . > "$WORK/build.log"
+  echo "built in $(since "$from"): $(size "$IMAGE"), of which $(size "$BASE") are the base image"
+  # What the image says of itself, and that it holds no more than it has to.
+  build inspect --type image "$IMAGE" | jq -ce '.Docker.config
+    | {User, Entrypoint, Cmd, ExposedPorts, Volumes, StopSignal, health: (.Healthcheck.Test[0])}'
+  container=$(build from --pull-never "$IMAGE")
+  in_it --user 10001:10001 -- broker --version
+  ! in_it -- python -c 'import pip' 2> /dev/null
+}
+
+size() { build images --format '{{.Size}}' "$1"; }
+in_it() { build run --isolation chroot --volume "$WORK/data:/var/lib/broker" "$@"; }
+# with OPTIONS…: `in_it`, as the image's user, who may do nothing else.
+with() { in_it --cap-drop all --user 10001:10001 --volume "$WORK/secrets:/run/secrets:ro" "$@"; }
+
+# The image's own command, as its own user; `buildah run` would take neither by itself.
+start() {
+  local from
+  from=$(now)
+  with --env BROKER_ADMIN_KEY_FILE=/run/secrets/broker_admin_key "$container" -- \
+    broker serve --host 0.0.0.0 > "$WORK/broker.log" 2>&1 &
   runner=$!
   until curl -fsS "$URL/health/ready" > "$WORK/ready.json" 2> /dev/null; do
     kill -0 "$runner" 2> /dev/null || { cat "$WORK/broker.log"; return 1; }
@@ -62,3 +82,57 @@ start() {
   done
   echo "ready after $(since "$from"): $(cat "$WORK/ready.json")"
 }
+
+# SIGTERM to the service, as an engine sends it to a container's first process.
+stop() {
+  local from service
+  from=$(now)
+  service=$(pgrep --uid 10001 --full --oldest 'broker serve --host 0\.0\.0\.0')
+  kill -TERM "$service"
+  wait "$runner"
+  echo "gone after $(since "$from"), status $?"
+}
+
+call() { curl -fsS -H "Authorization: Bearer $(cat "$WORK/secrets/broker_admin_key")" "$@"; }
+
+# life_cycle NAME: a task from its submission to the archive.
+life_cycle() {
+  local work
+  call "$URL/v1/tools" --json '{"id": "'"$1"'", "skills": {"can": "count"}}' > /dev/null
+  call "$URL/v1/tasks" --json '{"id": "'"$1"'", "needs": {"can": "count"}, "payload": [1, 2]}' > /dev/null
+  call "$URL/v1/work" --json '{"task_id": "'"$1"'", "tool_id": "'"$1"'"}' > /dev/null
+  work=$(call "$URL/v1/tools/$1/work?wait=10" | jq -er '.items[0].id')
+  call "$URL/v1/work/$work/reports" --json '{"progress": 0.5, "message": "half way"}' > /dev/null
+  call "$URL/v1/work/$work/complete" --json '{"outcome": "succeeded", "result": {"count": 2}}' > /dev/null
+  see "$1"
+}
+
+# see NAME: its result is there, and its record with the report.
+see() {
+  call "$URL/v1/tasks/$1?wait=10" | jq -ce '{id, state, result} | select(.result == {"count": 2})'
+  call "$URL/v1/archive?task_id=$1" | jq -ce '.items | map({outcome, reports: (.reports | length)})
+    | select(. == [{"outcome": "succeeded", "reports": 1}])'
+}
+
+make_the_base_image
+build_the_image
+chown -R 10001:10001 "$WORK/data"
+
+say "Without a key it does not open itself to others"
+! with "$container" -- broker serve --host 0.0.0.0
+
+say "With one, a life cycle"
+sh containers/secrets.sh "$WORK/secrets"
+chmod 0755 "$WORK/secrets" # here the folder is mounted, and not each file
+start
+curl -sS -o /dev/null -w 'without a key: %{http_code}\n' "$URL/v1/tasks"
+life_cycle first
+with "$container" -- sh -c "$(sed -n 's/^ *CMD \["python", "-c", "\(.*\)"\]$/exec python -c "\1"/p' Containerfile)"
+echo "the health check passes"
+say "Stopped, and started on the same data"
+stop
+start
+see first
+life_cycle second
+stop
+say "All as it should be"

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+PROGRAM = Path("/usr/sbin/nginx")
 CONFIGURATION = Path(__file__).parents[2] / "containers" / "nginx" / "nginx.conf"
 
 
