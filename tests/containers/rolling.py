@@ -3,9 +3,9 @@
     python -m tests.containers.rolling [--tools 1000]
 
 The nginx is the one of containers/nginx/, the brokers are `broker serve` on one database. Before each of the
-three changes every tool waits in a long poll; while it goes on, each is given a task. Clients do no more than to
-send again what got no proper answer, and what they saw is counted. In the end each task was handed to its tool,
-once, and the archive has it, once.
+three changes every tool waits in a long poll; while it goes on, each is given a task. Clients only send again
+what got no proper answer, and what they saw is counted. In the end each task was handed to its tool, once,
+and the archive has it, once.
 """
 
 import argparse
