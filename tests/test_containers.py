@@ -5,19 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from broker.settings import unknown_variables
 from tests.containers import nginx
 from tests.containers.rolling import rolling
-from tests.helpers import an_environment
+from tests.helpers import Json, an_environment
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+COMPOSE: Json = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, Json] = COMPOSE["services"]
 PROFILES = sorted({profile for service in SERVICES.values() for profile in service.get("profiles", [])})
 # Made by hand, by a broker that runs: docs/containers.md.
 _BY_HAND = {"prometheus_key"}
@@ -126,3 +127,50 @@ def test_pgadmin_is_told_of_the_database_that_is_there() -> None:
         postgres["POSTGRES_USER"],
         postgres["POSTGRES_DB"],
     )
+
+
+def _manifests() -> list[Json]:
+    folder = CONTAINERS / "kubernetes"
+    named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    assert {*named, "kustomization.yaml"} == {file.name for file in folder.iterdir()}
+    return [manifest for name in named for manifest in yaml.safe_load_all((folder / name).read_text())]
+
+
+def test_on_kubernetes_the_parts_fit_together() -> None:
+    manifests = {manifest["kind"]: manifest for manifest in _manifests()}
+    pod = manifests["Deployment"]["spec"]["template"]
+    labels = pod["metadata"]["labels"].items()
+    assert manifests["Deployment"]["spec"]["selector"]["matchLabels"].items() <= labels
+    assert manifests["Service"]["spec"]["selector"].items() <= labels
+    assert manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= labels
+    database = manifests["Cluster"]["metadata"]["name"]
+    secrets = {volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if "secret" in volume}
+    assert secrets == {f"{database}-app", "broker-admin-key"}
+    owner = manifests["Cluster"]["spec"]["bootstrap"]["initdb"]
+    for container in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
+        variables = {variable["name"]: variable["value"] for variable in container["env"]}
+        url = urlsplit(variables["BROKER_DATABASE_URL"])
+        assert (url.username, url.hostname, url.path) == (
+            owner["owner"],
+            f"{database}-rw",
+            f"/{owner['database']}",
+        )
+        assert unknown_variables(variables) == []
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_kubernetes_would_take_them() -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="it is 108 MB, and installed by hand")
+    for manifest in _manifests():
+        if "postgresql.cnpg.io" not in manifest["apiVersion"]:
+            validate.validate(manifest, validate.latest_version(), strict=True)
+
+
+def test_every_variable_of_a_broker_is_a_setting() -> None:
+    for name, service in SERVICES.items():
+        if name.startswith(("broker", "migrate")):
+            assert unknown_variables(service["environment"]) == []
