@@ -18,12 +18,18 @@ IMAGE=localhost/broker
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 URL=http://127.0.0.1:8000
 CA_FILE=${CA_FILE:-/etc/ssl/certs/ca-certificates.crt}
-if [ -z "${WORK:-}" ]; then
-  WORK=$(mktemp --directory)
-  trap 'rm -rf "$WORK"' EXIT
-fi
+keep=${WORK:+yes}
+WORK=${WORK:-$(mktemp --directory)}
 mkdir -p "$WORK/data" "$WORK/secrets"
 container=
+
+# Whatever happens, nothing goes on running.
+trap clean EXIT
+clean() {
+  if service=$(the_service); then kill -TERM "$service" && wait || true; fi
+  if [ -n "$container" ]; then build rm "$container" > /dev/null; fi
+  if [ -z "$keep" ]; then rm -rf "$WORK"; fi
+}
 
 build() { buildah --root "$WORK/storage" --runroot "$WORK/run" --storage-driver vfs "$@"; }
 say() { printf '\n== %s\n' "$*"; }
@@ -86,13 +92,13 @@ start() {
 
 # SIGTERM to the service, as an engine sends it to a container's first process.
 stop() {
-  local from service
+  local from
   from=$(now)
-  service=$(pgrep --uid 10001 --full --oldest 'broker serve --host 0\.0\.0\.0')
-  kill -TERM "$service"
-  wait "$runner"
-  echo "gone after $(since "$from"), status $?"
+  kill -TERM "$(the_service)"
+  wait "$runner" # fails as the service does
+  echo "gone after $(since "$from"), with status 0"
 }
+the_service() { pgrep --euid 10001 --full 'bin/python /opt/broker/bin/broker serve'; }
 
 call() { curl -fsS -H "Authorization: Bearer $(cat "$WORK/secrets/broker_admin_key")" "$@"; }
 
