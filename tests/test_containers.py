@@ -1,5 +1,6 @@
 """What containers are made from holds what it promises; that it runs is for tests/containers/build.sh."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -7,13 +8,15 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
 
 from broker.settings import unknown_variables
+from tests.conftest import Running
 from tests.containers import nginx
 from tests.containers.rolling import rolling
-from tests.helpers import Json, an_environment
+from tests.helpers import Json, an_environment, free_port, is_problem
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"
@@ -110,6 +113,45 @@ async def test_behind_nginx_a_reload_and_a_rolling_restart_lose_nothing(
 ) -> None:
     seen = await rolling(database, tmp_path, tools=60)
     assert {what for what in seen if what.startswith("GET")} == set()
+
+
+@needs_nginx
+async def test_through_nginx_events_come_at_once_and_errors_are_the_brokers(
+    broker: Running, tmp_path: Path
+) -> None:
+    address = broker.url.removeprefix("http://")
+    front = nginx.Nginx(tmp_path, [address, address])
+    async with front.running(), httpx.AsyncClient(base_url=front.url, timeout=30) as http:
+        async with asyncio.timeout(30), http.stream("GET", "/v1/events") as events:
+            lines = events.aiter_lines()
+            await anext(lines)
+            await http.post("/v1/tasks", json={"id": "a", "needs": 1})
+            async for line in lines:
+                if line.startswith("event: task"):
+                    break
+        is_problem(await http.get("/v1/tasks/b"), 404, "task_not_found")
+        kind = {"Content-Type": "application/json"}
+        large = await http.post("/v1/tasks", content=b" " * (32 * 2**20 + 1), headers=kind)
+        is_problem(large, 413, "payload_too_large")
+        asked = [await http.get("/health/live", headers={"X-Request-ID": name}) for name in ("mine", "n o")]
+        assert [answer.status_code for answer in asked] == [200, 200]
+    logged = [json.loads(line)["request_id"] for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert logged[-2] == "mine"
+    assert re.fullmatch("[0-9a-f]{32}", logged[-1])
+
+
+@needs_nginx
+async def test_where_no_broker_answers_nginx_says_so_as_a_broker_would(tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    front = nginx.Nginx(tmp_path, [nobody, nobody])
+    async with front.running(), httpx.AsyncClient(base_url=front.url) as http:
+        answer = await http.post("/v1/tasks", json={"needs": 1})
+    assert answer.status_code == 502
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem.keys() == {"type", "title", "status", "detail", "instance", "code"}
+    assert (problem["code"], problem["instance"]) == ("unavailable", "/v1/tasks")
+    assert answer.headers["Retry-After"] == "1"
 
 
 def test_nginx_never_sends_again_what_may_have_been_taken() -> None:

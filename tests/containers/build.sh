@@ -6,7 +6,8 @@
 # The base image's name is given to a root file system that debootstrap makes, with the same Debian and the same
 # release of Python, so nothing comes from a registry of images. One container then starts as anybody would start it,
 # as an ordinary user who may do nothing; a task goes through its whole life; it is stopped, and starts again on the
-# same data. What is left out here, and the engines do: a read-only root, the health check, seccomp.
+# same data; and it starts once more where nothing but the data and /tmp can be written. What the engines do beyond
+# that, seccomp for example, is left out here.
 #
 #   WORK=DIR        where the root file system, images and data are, and stay; else in a folder that is removed
 #   CA_FILE=FILE    certificates that are trusted while the image is built, where the machine has its own
@@ -77,11 +78,35 @@ in_it() { build run --isolation chroot --volume "$WORK/data:/var/lib/broker" "$@
 with() { in_it --cap-drop all --user 10001:10001 --volume "$WORK/secrets:/run/secrets:ro" "$@"; }
 
 # The image's own command, as its own user; `buildah run` would take neither by itself.
+usual() {
+  with --env BROKER_ADMIN_KEY_FILE=/run/secrets/broker_admin_key "$container" -- broker serve --host 0.0.0.0
+}
+
+# The same without buildah, whose `run` knows no read-only root.
+read_only() {
+  local root
+  root=$(build mount "$container")
+  mkdir -p "$root/run/secrets" "$WORK/empty"
+  chown 10001:10001 "$WORK/empty"
+  unshare --mount --propagation private sh -eu -c '
+    mount --bind "$1" "$1"
+    mount --bind "$2" "$1/var/lib/broker"
+    mount --bind "$3" "$1/run/secrets"
+    mount -t tmpfs tmpfs "$1/tmp"
+    mount -t proc proc "$1/proc"
+    mount --rbind /dev "$1/dev"
+    mount -o remount,ro,bind "$1"
+    if touch "$1/somewhere" 2> /dev/null; then echo "this can be written to" && exit 1; fi
+    exec env -i PATH=/opt/broker/bin:/usr/bin:/usr/sbin PYTHONDONTWRITEBYTECODE=1 BROKER_DATA_DIR=/var/lib/broker \
+      BROKER_ADMIN_KEY_FILE=/run/secrets/broker_admin_key chroot --userspec=10001:10001 --groups= "$1" \
+      setpriv --no-new-privs broker serve --host 0.0.0.0' sh "$root" "$WORK/empty" "$WORK/secrets"
+}
+
+# start [HOW]
 start() {
   local from
   from=$(now)
-  with --env BROKER_ADMIN_KEY_FILE=/run/secrets/broker_admin_key "$container" -- \
-    broker serve --host 0.0.0.0 > "$WORK/broker.log" 2>&1 &
+  "${@:-usual}" > "$WORK/broker.log" 2>&1 &
   runner=$!
   until curl -fsS "$URL/health/ready" > "$WORK/ready.json" 2> /dev/null; do
     kill -0 "$runner" 2> /dev/null || { cat "$WORK/broker.log"; return 1; }
@@ -142,4 +167,10 @@ start
 see first
 life_cycle second
 stop
+
+say "With a read-only root, on no data yet"
+start read_only
+life_cycle third
+stop
+
 say "All as it should be"

@@ -14,7 +14,6 @@ import contextlib
 import os
 import random
 import resource
-import signal
 import socket
 import ssl
 import sys
@@ -25,20 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from broker.embedded import EmbeddedPostgres
 from broker.store import schema
 from tests.conftest import a_folder
-from tests.containers import nginx
+from tests.containers.nginx import Nginx
 from tests.crash.laboratory import Service
-from tests.helpers import free_port
 
 Json = dict[str, Any]
 
 _SLICE = 50
 _GIVER = "giver"
-# nginx's old workers stay for as long as a poll of theirs does, 60 s at most.
 _PATIENCE_SECONDS = 90
 
 
@@ -121,42 +117,6 @@ class Clients:
                 await self._more.wait_for(lambda tasks=tasks: tasks.keys() <= self.completed.keys())
 
 
-class Nginx:
-    """The nginx before the brokers."""
-
-    def __init__(self, folder: Path, brokers: list[Service]) -> None:
-        self.port = free_port()
-        addresses = [broker.url.removeprefix("http://") for broker in brokers]
-        self._file = nginx.configuration(folder, port=self.port, brokers=addresses)
-        self._log = folder / "nginx.log"
-        self._process: asyncio.subprocess.Process | None = None
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """It runs for as long as the block lasts."""
-        # As root its workers would be another user, who may not enter a folder of ours.
-        user = " user root;" if os.geteuid() == 0 else ""
-        with self._log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                nginx.PROGRAM, "-c", str(self._file), "-g", f"daemon off;{user}", stdout=log, stderr=log
-            )
-        try:
-            yield
-        finally:
-            self._process.terminate()
-            await self._process.wait()
-
-    async def reload(self) -> None:
-        """Have new workers take over; the old ones have ended when it returns."""
-        assert self._process is not None
-        master = psutil.Process(self._process.pid)
-        old = {worker.pid for worker in master.children()}
-        self._process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while old & {worker.pid for worker in master.children()}:
-                await asyncio.sleep(0.05)
-
-
 async def rolling(database: str, folder: Path, *, tools: int) -> Counter[str]:
     """Reload nginx and restart two brokers under waiting tools, and see that nothing is lost.
 
@@ -176,14 +136,14 @@ async def rolling(database: str, folder: Path, *, tools: int) -> Counter[str]:
         Service("broker0", database, folder, port=first),
         Service("broker1", database, folder, port=second),
     ]
-    front = Nginx(folder, brokers)
+    front = Nginx(folder, [broker.url.removeprefix("http://") for broker in brokers])
     async with contextlib.AsyncExitStack() as stack:
         for broker in brokers:
             broker.start()
             stack.push_async_callback(broker.kill)
             await broker.until_ready()
         await stack.enter_async_context(front.running())
-        clients = Clients(f"http://127.0.0.1:{front.port}", tools)
+        clients = Clients(front.url, tools)
         await _until(_answers, clients)
         async with clients.at_work():
             changes: dict[str, Callable[[], Awaitable[None]]] = {
