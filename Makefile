@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench soak pictures check audit venv format clean
+.PHONY: help demo test serve bench soak rolling image-check pictures check audit venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 MINUTES ?= 10
 
 help: ## List what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-demo ## Watch a laboratory at work, on real images
 	@$(BIN)/broker demo
@@ -25,6 +25,12 @@ bench: $(VENV)/.installed-demo ## Measure it, beside what this machine allows (s
 
 soak: $(VENV)/.installed-test ## Kill and cut everything at random for ten minutes, and count afterwards
 	@$(BIN)/python -m tests.crash.soak --minutes $(MINUTES)
+
+rolling: $(VENV)/.installed-test ## Restart two brokers behind nginx under 1,000 tools that wait (takes nginx)
+	@$(BIN)/python -m tests.containers.rolling
+
+image-check: ## Build the container image and run it, without a container engine (takes buildah; as root)
+	@tests/containers/build.sh
 
 pictures: $(VENV)/.installed-test ## Make README's pictures of the dashboard anew, from the demo (takes Chromium)
 	@$(BIN)/python -m tests.screenshots

@@ -6,6 +6,7 @@ What a block is for stands before it, where a browser does not show it:
     <!-- goes on -->            it runs until the page ends, beside the blocks that follow
     <!-- goes on, 2 tools -->   the same, and they begin when there are so many tools
     <!-- fails -->              it ends with another status than 0
+    <!-- not here -->           it takes what a test has not, say a container engine; its syntax is seen
 
 `sh` and `python` are run; of `console` each command is run, and what it prints compared, where `…` stands for
 anything. Of `json` it is seen that it is JSON. A block of another kind needs to be a file.
@@ -69,6 +70,8 @@ async def run(text: str, folder: Path, url: str) -> None:
                 json.loads(block.code)
             if name != block.says:
                 _save(folder / name, block.code)
+            elif block.says == "not here":
+                await _run(["bash", "-n", "-c", block.code], folder, environment)
             elif block.kind == "console":
                 for command, prints in _COMMAND.findall(block.code):
                     printed = await _run(["bash", "-c", command], folder, environment)

@@ -120,8 +120,8 @@ async def test_a_setting_that_cannot_be_used_is_named(setting: str, value: str) 
     assert "Traceback" not in said
 
 
-async def test_it_does_not_listen_beyond_this_machine() -> None:
-    with serving("--host", "0.0.0.0") as (process, _):
+async def test_it_does_not_listen_beyond_this_machine(data_dir: Path) -> None:
+    with serving("--host", "0.0.0.0", BROKER_DATA_DIR=str(data_dir)) as (process, _):
         assert await ended(process, within=20) == 1
         assert "0.0.0.0" in process.stderr.read().decode()
 

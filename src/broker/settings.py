@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 _OF_CLIENTS = {"BROKER_URL", "BROKER_KEY"}
 _SENDABLE = re.compile("[!-~]+")
 _SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg"}
+_DATABASES = ("database_url", "listen_url", "read_url")
 
 
 class SettingsError(Exception):
@@ -25,6 +26,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     Args:
         database_url: `postgresql://user:password@host/name`; none: the embedded Postgres. Several hosts,
             `host-a:5432,host-b:5432`: the one that takes writes is used, whichever that is.
+        database_password_file: The file that has the password, for URLs that have a user and no password.
         listen_url: The database itself, where `database_url` is that of a pooler in transaction mode, over
             which no notification is heard. `broker migrate` and `broker keys` use it, too.
         read_url: A copy of the database, a hot standby, from which tasks and the archive are listed; what is
@@ -63,6 +65,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """
 
     database_url: str | None = None
+    database_password_file: Path | None = None
     listen_url: str | None = None
     read_url: str | None = None
     data_dir: Path | None = None
@@ -90,7 +93,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     shutdown_seconds: Annotated[int, Meta(ge=0, le=60)] = 1
 
     def __post_init__(self) -> None:
-        for name in ("database_url", "listen_url", "read_url"):
+        for name in _DATABASES:
             url = getattr(self, name)
             if url is not None and not _is_database(url):
                 # Not the value: it may hold a password.
@@ -99,6 +102,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> "Settings":
         """The settings that the environment gives, and over them those in `given` that are not None.
+
+        The password of the database's file is in the URLs then.
 
         Raises:
             SettingsError: A value cannot be used; the message names the variable and says why.
@@ -115,7 +120,14 @@ class Settings(Struct, frozen=True, kw_only=True):
                 except msgspec.ValidationError as error:
                     raise SettingsError(f"{variable}={environment[variable]!r}: {error}") from None
         values.update((name, value) for name, value in given.items() if value is not None)
-        return cls(**values)
+        settings = cls(**values)
+        if settings.database_password_file is None:
+            return settings
+        password = _word_in(settings.database_password_file, variable_of("database_password_file"))
+        urls = {name: getattr(settings, name) for name in _DATABASES}
+        return msgspec.structs.replace(
+            settings, **{name: _with_password(url, password) for name, url in urls.items() if url is not None}
+        )
 
     @property
     def direct_url(self) -> str | None:
@@ -133,10 +145,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             if key is not None:
                 raise SettingsError("Set BROKER_ADMIN_KEY or BROKER_ADMIN_KEY_FILE, not both.")
             variable = variable_of("admin_key_file")
-            try:
-                key = self.admin_key_file.read_text().strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"{variable}={str(self.admin_key_file)!r}: {error}") from None
+            key = _word_in(self.admin_key_file, variable)
         if key is not None and not _SENDABLE.fullmatch(key):
             raise SettingsError(f"{variable} has no key: letters, digits and signs of ASCII, without spaces.")
         return key
@@ -147,6 +156,26 @@ def _is_database(url: str) -> bool:
         return urlsplit(url).scheme in _SCHEMES
     except ValueError:
         return False
+
+
+def _word_in(file: Path, variable: str) -> str:
+    """What a file has, without the line's end.
+
+    Raises:
+        SettingsError: It cannot be read.
+    """
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}={str(file)!r}: {error}") from None
+
+
+def _with_password(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    if not user or ":" in user:
+        return url
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}{at}{hosts}").geturl()
 
 
 def variable_of(name: str) -> str:

@@ -83,8 +83,10 @@ class Process:
 class Service(Process):
     """A `broker serve` on a port that stays the same."""
 
-    def __init__(self, name: str, database: str, folder: Path, **settings: str) -> None:
-        port = free_port()
+    def __init__(
+        self, name: str, database: str, folder: Path, *, port: int | None = None, **settings: str
+    ) -> None:
+        port = port or free_port()
         self.url = f"http://127.0.0.1:{port}"
         environment = SETTINGS | {"BROKER_DATABASE_URL": database} | settings
         super().__init__(name, ["broker.cli", "serve", "--port", str(port)], environment, folder)

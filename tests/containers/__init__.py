@@ -1,0 +1,1 @@
+"""What containers run, seen to run without a container engine."""

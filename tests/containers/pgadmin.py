@@ -1,0 +1,139 @@
+"""pgAdmin with the files of containers/, taken in as its image does it, and looked at in a browser.
+
+    python -m tests.containers.pgadmin PYTHON [--picture FILE]
+
+PYTHON is that of an environment with pgadmin4: `python3 -m venv DIR; DIR/bin/pip install pgadmin4`.
+The database asks for the password that containers/secrets.sh has made. The server has to be in pgAdmin's
+tree from the start, and to open without anybody being asked for a password.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+from playwright.async_api import async_playwright
+
+from broker.embedded.account import Account
+from broker.embedded.programs import Programs
+from tests import browser
+from tests.conftest import a_folder
+from tests.helpers import free_port
+
+CONTAINERS = Path(__file__).parents[2] / "containers"
+MAIL = "admin@example.com"
+_PATIENCE_SECONDS = 60
+
+
+@contextlib.contextmanager
+def a_database(folder: Path, secrets: Path, port: int) -> Iterator[None]:
+    """A PostgreSQL that listens on TCP and asks for the password, as the one of compose.yaml."""
+    data = folder / "postgres"
+    account = Account.for_data(data)
+    programs = Programs.find(account, folder)
+    account.make_private(data)
+    password = account.make_private(folder / "password") / "file"
+    shutil.copy(secrets / "database_password", password)
+    ask = ("--auth-local", "trust", "--auth-host", "scram-sha-256")
+    options = ("--username", "broker", *ask, "--pwfile", password)
+    programs.run("initdb", "--pgdata", data, *options)
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
+    programs.run("pg_ctl", "--pgdata", data, "--wait", "--log", data / "log", "--options", settings, "start")
+    where = ("--host", data, "--port", str(port), "--username", "broker", "postgres")
+    programs.run("psql", *where, "--command", "create database broker")
+    try:
+        yield
+    finally:
+        programs.run("pg_ctl", "--pgdata", data, "--wait", "--mode", "fast", "stop")
+
+
+@contextlib.contextmanager
+def pgadmin(python: str, folder: Path, secrets: Path, *, port: int, database: int) -> Iterator[None]:
+    """pgAdmin, which the steps of its image have made ready; only ports and folders are others."""
+    found = [python, "-c", "import pgadmin4; print(pgadmin4.__path__[0])"]
+    package = subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip()
+    (folder / "config_local.py").write_text(
+        f"SERVER_MODE = True\nDATA_DIR = {str(folder)!r}\nSTORAGE_DIR = {str(folder / 'storage')!r}\n"
+        f"SQLITE_PATH = {str(folder / 'pgadmin4.db')!r}\nSESSION_DB_PATH = {str(folder / 'sessions')!r}\n"
+        f"LOG_FILE = {str(folder / 'pgadmin4.log')!r}\nUPGRADE_CHECK_ENABLED = False\n"
+        f"DEFAULT_SERVER = '127.0.0.1'\nDEFAULT_SERVER_PORT = {port}\n"
+    )
+    servers = (CONTAINERS / "pgadmin/servers.json").read_text()
+    servers = servers.replace('"postgres"', '"127.0.0.1"').replace("5432", str(database))
+    (folder / "servers.json").write_text(servers)
+    password = (secrets / "pgadmin_password").read_text().strip()
+    environment = os.environ | {
+        "PYTHONPATH": str(folder),
+        "PGADMIN_SETUP_EMAIL": MAIL,
+        "PGADMIN_SETUP_PASSWORD": password,
+    }
+    steps = (["setup-db"], ["load-servers", str(folder / "servers.json"), "--user", MAIL])
+    for step in steps:
+        subprocess.run([python, "setup.py", *step], cwd=package, env=environment, check=True)
+    storage = folder / "storage" / MAIL.replace("@", "_")
+    storage.mkdir(parents=True)
+    shutil.copy(secrets / "pgadmin_passfile", storage / ".pgpass")
+    (storage / ".pgpass").chmod(0o600)
+    process = subprocess.Popen([python, "pgAdmin4.py"], cwd=package, env=environment)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def look(url: str, password: str, picture: Path | None) -> None:
+    """Sign in, and open the server that is there."""
+    async with asyncio.timeout(_PATIENCE_SECONDS), httpx.AsyncClient() as http:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await http.get(f"{url}/misc/ping")).is_success:
+                    break
+            await asyncio.sleep(0.2)
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=browser.CHROMIUM, args=browser.ARGUMENTS)
+        page = await chromium.new_page(viewport={"width": 1200, "height": 700})
+        page.set_default_timeout(_PATIENCE_SECONDS * 1000)
+        await page.goto(url)
+        await page.fill("input[name=email]", MAIL)
+        await page.fill("input[name=password]", password)
+        await page.click("button[type=submit]")
+        await page.dblclick("text=Servers")
+        await page.dblclick('.file-entry:has-text("broker")')
+        await page.wait_for_selector("text=Server connected")
+        await page.wait_for_selector("text=Databases")
+        if picture is not None:
+            await page.screenshot(path=picture)
+        await chromium.close()
+
+
+def main() -> None:
+    """Do it, and tell."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("python")
+    parser.add_argument("--picture", type=Path)
+    given = parser.parse_args()
+    with a_folder() as folder:
+        secrets, own = folder / "secrets", folder / "pgadmin"
+        own.mkdir()
+        subprocess.run([CONTAINERS / "secrets.sh", secrets], check=True)
+        port, database = free_port(), free_port()
+        password = (secrets / "pgadmin_password").read_text().strip()
+        with (
+            a_database(folder, secrets, database),
+            pgadmin(given.python, own, secrets, port=port, database=database),
+        ):
+            asyncio.run(look(f"http://127.0.0.1:{port}", password, given.picture))
+    sys.stdout.write("the server is registered, and opens without being asked for a password\n")
+
+
+if __name__ == "__main__":
+    main()

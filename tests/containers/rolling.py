@@ -1,0 +1,240 @@
+"""Two brokers behind nginx are restarted, one after the other, and nginx reloads, with 1,000 tools waiting.
+
+    python -m tests.containers.rolling [--tools 1000]
+
+The nginx is the one of containers/nginx/, the brokers are `broker serve` on one database. Before each of the
+three changes every tool waits in a long poll; while it goes on, each is given a task. Clients only send again
+what got no proper answer, and what they saw is counted. In the end each task was handed to its tool, once,
+and the archive has it, once.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import resource
+import socket
+import ssl
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from broker.embedded import EmbeddedPostgres
+from broker.store import schema
+from tests.conftest import a_folder
+from tests.containers.nginx import Nginx
+from tests.crash.laboratory import Service
+
+Json = dict[str, Any]
+
+_SLICE = 50
+_GIVER = "giver"
+_PATIENCE_SECONDS = 90
+
+
+class Clients:
+    """Tools that wait, and one who gives them tasks, all through nginx.
+
+    Args:
+        url: Where nginx is.
+        tools: How many tools.
+    """
+
+    def __init__(self, url: str, tools: int) -> None:
+        self.names = [f"tool-{number}" for number in range(tools)]
+        # Each has a client of its own: one for all would look through all connections with every call.
+        trust = ssl.create_default_context()
+        self._http = {
+            name: httpx.AsyncClient(base_url=url, verify=trust, timeout=_PATIENCE_SECONDS)
+            for name in [*self.names, _GIVER]
+        }
+        self.received: dict[str, list[str]] = {}
+        self.completed: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()
+        self._more = asyncio.Condition()
+
+    async def call(self, who: str, method: str, path: str, **options: Any) -> Json:
+        """Call, and send again whatever got no proper answer."""
+        async with asyncio.timeout(2 * _PATIENCE_SECONDS):
+            while True:
+                try:
+                    answer = await self._http[who].request(method, path, **options)
+                except httpx.TransportError as error:
+                    self.seen[f"{method}: {type(error).__name__}"] += 1
+                else:
+                    if answer.is_success:
+                        return answer.json()
+                    assert answer.status_code in (502, 503, 504), f"{method} {path}: {answer.text}"
+                    self.seen[f"{method}: {answer.status_code}"] += 1
+                # Not to wait for something: so that many do not come back at once.
+                await asyncio.sleep(random.uniform(0.05, 0.5))
+
+    @contextlib.asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """All tools wait for work and do it, for as long as the block lasts."""
+        for first in range(0, len(self.names), _SLICE):
+            registered = (
+                self.call(name, "POST", "/v1/tools", json={"id": name, "skills": {}, "lease_seconds": 600})
+                for name in self.names[first : first + _SLICE]
+            )
+            await asyncio.gather(*registered)
+        async with asyncio.TaskGroup() as tools:
+            waiting = [tools.create_task(self._work(name)) for name in self.names]
+            yield
+            for task in waiting:
+                task.cancel()
+        for http in self._http.values():
+            await http.aclose()
+
+    async def _work(self, name: str) -> None:
+        while True:
+            found = await self.call(name, "GET", f"/v1/tools/{name}/work", params={"wait": 60})
+            for work in found["items"]:
+                self.received.setdefault(work["task_id"], []).append(work["id"])
+                end = {"outcome": "succeeded", "result": name}
+                done = await self.call(name, "POST", f"/v1/work/{work['id']}/complete", json=end)
+                assert done["archived"]["tool_id"] == name
+                async with self._more:
+                    self.completed[work["task_id"]] += 1
+                    self._more.notify_all()
+
+    async def give(self, what: str) -> None:
+        """A task to each tool, a slice after the other; each slice has to be done before the next one."""
+        for first in range(0, len(self.names), _SLICE):
+            tasks = {f"{what}-{name}": name for name in self.names[first : first + _SLICE]}
+            items: list[Json] = [{"id": task, "needs": {}} for task in tasks]
+            await self.call(_GIVER, "POST", "/v1/tasks/batch", json={"items": items})
+            items = [{"task_id": task, "tool_id": tool} for task, tool in tasks.items()]
+            answer = await self.call(_GIVER, "POST", "/v1/work/batch", json={"items": items})
+            assert {item["status"] for item in answer["items"]} <= {"assigned", "exists", "task_unavailable"}
+            async with asyncio.timeout(_PATIENCE_SECONDS), self._more:
+                await self._more.wait_for(lambda tasks=tasks: tasks.keys() <= self.completed.keys())
+
+
+async def rolling(database: str, folder: Path, *, tools: int) -> Counter[str]:
+    """Reload nginx and restart two brokers under waiting tools, and see that nothing is lost.
+
+    Args:
+        database: An empty one, with its schema.
+        folder: For logs.
+        tools: How many tools wait.
+
+    Returns:
+        What clients saw and mended by sending it again, and how often.
+
+    Raises:
+        AssertionError: Something was lost, came twice, or could not be mended.
+    """
+    first, second = _ports()
+    brokers = [
+        Service("broker0", database, folder, port=first),
+        Service("broker1", database, folder, port=second),
+    ]
+    front = Nginx(folder, [broker.url.removeprefix("http://") for broker in brokers])
+    async with contextlib.AsyncExitStack() as stack:
+        for broker in brokers:
+            broker.start()
+            stack.push_async_callback(broker.kill)
+            await broker.until_ready()
+        await stack.enter_async_context(front.running())
+        clients = Clients(front.url, tools)
+        await _until(_answers, clients)
+        async with clients.at_work():
+            changes: dict[str, Callable[[], Awaitable[None]]] = {
+                "reload": front.reload,
+                "first": lambda: _restart(brokers[0]),
+                "second": lambda: _restart(brokers[1]),
+            }
+            for name, change in changes.items():
+                await _until(_all_wait, brokers, tools)
+                async with asyncio.TaskGroup() as at_once:
+                    at_once.create_task(change())
+                    at_once.create_task(clients.give(name))
+        await _audit(brokers[0].url, clients, set(changes))
+    return clients.seen
+
+
+def _ports() -> tuple[int, int]:
+    """Two free ports that stay so: none that a connection could take while its broker is away."""
+    free: list[int] = []
+    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            free.append(port)
+        if len(free) == 2:
+            break
+    first, second = free
+    return first, second
+
+
+async def _restart(broker: Service) -> None:
+    began = time.monotonic()
+    assert await broker.terminate() == 0
+    assert time.monotonic() - began < 5, "it did not end in time"
+    broker.start()
+    await broker.until_ready()
+
+
+async def _answers(clients: Clients) -> bool:
+    return bool(await clients.call(_GIVER, "GET", "/health/ready"))
+
+
+async def _all_wait(brokers: list[Service], tools: int) -> bool:
+    waiting = 0.0
+    async with httpx.AsyncClient() as http:
+        for broker in brokers:
+            told = (await http.get(f"{broker.url}/metrics")).text
+            waiting += float(told.split("\nbroker_waiting_requests ")[1].split("\n")[0])
+    return waiting >= tools
+
+
+async def _until(holds: Callable[..., Awaitable[bool]], *arguments: Any) -> None:
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while not await holds(*arguments):
+            await asyncio.sleep(0.1)
+
+
+async def _audit(url: str, clients: Clients, changes: set[str]) -> None:
+    """See that each task went to its tool, once, and is in the archive, once."""
+    wanted = {f"{change}-{name}": name for change in changes for name in clients.names}
+    assert clients.received.keys() == wanted.keys()
+    assert {task for task, works in clients.received.items() if len(set(works)) != 1} == set()
+    archived: dict[str, list[Json]] = {}
+    async with httpx.AsyncClient(base_url=url) as http, http.stream("GET", "/v1/archive/export") as export:
+        async for line in export.aiter_lines():
+            record = httpx.Response(200, text=line).json()
+            archived.setdefault(record["task_id"], []).append(record)
+    assert {
+        task: [(record["tool_id"], record["outcome"], record["work_id"]) for record in records]
+        for task, records in archived.items()
+    } == {task: [(tool, "succeeded", clients.received[task][0])] for task, tool in wanted.items()}
+
+
+def main() -> None:
+    """Do it, on a database of its own, and tell what clients saw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tools", type=int, default=1000)
+    tools = parser.parse_args().tools
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with a_folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
+        asyncio.run(schema.migrate(postgres.url()))
+        logs = folder / "logs"
+        logs.mkdir()
+        began = time.monotonic()
+        seen = asyncio.run(rolling(postgres.url(), logs, tools=tools))
+    told = [f"{count:8} {what}" for what, count in seen.most_common()] or ["       0"]
+    took = f"{time.monotonic() - began:.0f} s"
+    sys.stdout.write("\n".join([f"{3 * tools} tasks, nothing lost, in {took}; sent again:", *told, ""]))
+
+
+if __name__ == "__main__":
+    main()

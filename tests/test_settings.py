@@ -1,0 +1,40 @@
+"""The database's password by file, where a URL would show it to everybody who may look at a container."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from broker.settings import Settings, SettingsError
+
+
+def _password(folder: Path, text: str) -> str:
+    file = folder / "password"
+    file.write_text(text)
+    return str(file)
+
+
+def test_the_password_of_the_database_comes_from_a_file(tmp_path: Path) -> None:
+    settings = Settings.from_environment(
+        {
+            "BROKER_DATABASE_URL": "postgresql://me@pooler:6432/name?sslmode=require",
+            "BROKER_LISTEN_URL": "postgresql+asyncpg://me@host-a:5432,host-b:5433/name",
+            "BROKER_DATABASE_PASSWORD_FILE": _password(tmp_path, "p@ss:/w%rd?\n"),
+        }
+    )
+    url = make_url(str(settings.database_url))
+    assert (url.username, url.password, url.host, url.port) == ("me", "p@ss:/w%rd?", "pooler", 6432)
+    assert url.query == {"sslmode": "require"}
+    assert settings.listen_url == "postgresql+asyncpg://me:p%40ss%3A%2Fw%25rd%3F@host-a:5432,host-b:5433/name"
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:mine@host/name", "postgresql:///name?host=/run/postgresql"])
+def test_a_url_with_a_password_or_without_a_user_stays_as_it_is(tmp_path: Path, url: str) -> None:
+    file = _password(tmp_path, "another")
+    settings = Settings.from_environment({"BROKER_DATABASE_URL": url, "BROKER_DATABASE_PASSWORD_FILE": file})
+    assert settings.database_url == url
+
+
+def test_a_password_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="BROKER_DATABASE_PASSWORD_FILE"):
+        Settings.from_environment({"BROKER_DATABASE_PASSWORD_FILE": str(tmp_path / "missing")})
