@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench soak rolling image-check pictures check audit venv format clean
+.PHONY: help demo test test-pooler serve bench soak rolling image-check pictures check audit venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -16,6 +16,14 @@ demo: $(VENV)/.installed-demo ## Watch a laboratory at work, on real images
 
 test: $(VENV)/.installed-test ## Run the tests
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
+# The HTTP interface, whatever its state is read by.
+HTTP_TESTS := tests/test_api_*.py tests/test_access.py tests/test_attacks.py tests/test_events*.py tests/test_fuzz.py \
+  tests/test_keys.py tests/test_lean.py tests/test_metrics.py tests/test_openapi.py tests/test_overview.py \
+  tests/test_pages*.py tests/test_pooler.py tests/test_stats.py tests/test_upkeep.py tests/life_cycle
+
+test-pooler: $(VENV)/.installed-test ## Run the tests of the HTTP interface through PgBouncer in transaction mode
+	@BROKER_TEST_POOLER=1 BROKER_TEST_ENGINES=required $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(HTTP_TESTS)
 
 serve: $(VENV)/.installed-demo ## Run the service, with a database of its own
 	@$(BIN)/broker serve

@@ -1,34 +1,20 @@
 """PgBouncer in transaction mode, in front of the PostgreSQL that the tests have."""
 
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from shutil import rmtree
 from typing import Self
 from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
 
-PROGRAM = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
+from tests.engines import program
 
-# Of fewer connections than the broker has, so that it always gets another one.
-CONFIGURATION = """\
-[databases]
-* = {target}
-
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 3
-max_client_conn = 1000
-server_idle_timeout = 5
-"""
+CONFIGURATION = Path(__file__).parents[1] / "containers" / "pgbouncer" / "pgbouncer.ini"
 
 
 class Pooler:
@@ -58,14 +44,16 @@ class Pooler:
         if self._url.password:
             target += f" password={self._url.password}"
         file = self._folder / "pgbouncer.ini"
-        file.write_text(CONFIGURATION.format(target=target, port=self.port))
+        file.write_text(self._configuration(target))
         self._folder.chmod(0o755)
         file.chmod(0o644)
         # It will not run as root, and a socket is its owner's alone.
         own = Path(self._host) / f".s.PGSQL.{self._port}"
         owner = own.stat().st_uid if own.exists() else 65534
         self._process = subprocess.Popen(
-            [str(PROGRAM), file], user=owner if os.geteuid() == 0 else None, stderr=subprocess.DEVNULL
+            [str(program("pgbouncer")), file],
+            user=owner if os.geteuid() == 0 else None,
+            stderr=subprocess.DEVNULL,
         )
         self._until_it_listens()
         return self
@@ -73,7 +61,28 @@ class Pooler:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        shutil.rmtree(self._folder)
+        rmtree(self._folder)
+
+    def _configuration(self, target: str) -> str:
+        """The one that comes along, but for where and for whom; and everybody is let in."""
+        here = {
+            "broker": ("*", target),
+            "listen_addr": ("listen_addr", "127.0.0.1"),
+            "listen_port": ("listen_port", self.port),
+            "auth_type": ("auth_type", "any"),
+            "auth_file": ("auth_file", ""),
+            # Fewer than the broker has, so that it always gets another one.
+            "default_pool_size": ("default_pool_size", 3),
+        }
+        lines = []
+        for line in CONFIGURATION.read_text().splitlines():
+            name = line.partition("=")[0].strip()
+            if name in here:
+                other, value = here.pop(name)
+                line = f"{other} = {value}"  # noqa: PLW2901
+            lines.append(line)
+        assert not here, f"it says nothing of {here.keys()}"
+        return "\n".join(lines) + "\n"
 
     def _until_it_listens(self) -> None:
         deadline = time.monotonic() + 10

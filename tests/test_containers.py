@@ -16,6 +16,7 @@ from broker.settings import unknown_variables
 from tests.conftest import Running
 from tests.containers import nginx
 from tests.containers.rolling import rolling
+from tests.engines import needed
 from tests.helpers import Json, an_environment, free_port, is_problem
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ PROFILES = sorted({profile for service in SERVICES.values() for profile in servi
 # Made by hand, by a broker that runs: docs/containers.md.
 _BY_HAND = {"prometheus_key"}
 
-needs_nginx = pytest.mark.skipif(not nginx.PROGRAM.exists(), reason="there is no nginx")
+needs_nginx = needed("nginx")
 
 
 def test_nothing_is_published_but_on_this_machine() -> None:

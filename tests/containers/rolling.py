@@ -190,7 +190,7 @@ async def _all_wait(brokers: list[Service], tools: int) -> bool:
     async with httpx.AsyncClient() as http:
         for broker in brokers:
             told = (await http.get(f"{broker.url}/metrics")).text
-            waiting += float(told.split("\nbroker_waiting_requests ")[1].split("\n")[0])
+            waiting += float(told.split('\nbroker_parked_requests{topic="tool"} ')[1].split("\n")[0])
     return waiting >= tools
 
 

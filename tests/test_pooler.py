@@ -1,0 +1,114 @@
+"""Through PgBouncer in transaction mode, with fewer connections than the broker has, all goes as without it.
+
+`make test-pooler` runs all tests of the HTTP interface so.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import httpx
+import pytest
+
+from broker.server import create_server
+from broker.settings import Settings
+from broker.store.address import libpq_url
+from tests.conftest import Running, a_broker
+from tests.engines import needed
+from tests.helpers import add_task, add_tool, assign, complete, get, park, records, until_it_is, woken
+from tests.pooler import Pooler
+from tests.store_helpers import until
+
+pytestmark = needed("pgbouncer")
+
+
+@pytest.fixture
+def pooler(postgres: str) -> Iterator[Pooler]:
+    with Pooler(postgres) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+async def broker(pooler: Pooler, database: str) -> AsyncIterator[Running]:
+    settings = Settings(database_url=pooler.through(database), listen_url=database, fallback_seconds=60)
+    async with a_broker(settings) as running:
+        yield running
+
+
+async def a_life(http: httpx.AsyncClient, name: str) -> None:
+    await add_tool(http, name)
+    await add_task(http, name)
+    work = await assign(http, name, name)
+    assert [item["id"] for item in (await get(http, f"/v1/tools/{name}/work", wait=5))["items"]] == [
+        work["id"]
+    ]
+    assert (await http.post(f"/v1/work/{work['id']}/reports", json={"progress": 0.5})).status_code == 201
+    assert (await complete(http, work["id"], result=name)).status_code == 200
+    [record] = await records(http, name)
+    assert (record["result"], len(record["reports"])) == (name, 1)
+
+
+async def test_many_lives_at_once(broker: Running) -> None:
+    await asyncio.gather(*(a_life(broker.client, f"n{number}") for number in range(60)))
+    assert len((await get(broker.client, "/v1/archive"))["items"]) == 60
+
+
+async def test_who_waits_is_woken_by_what_is_heard_past_it(broker: Running) -> None:
+    http = broker.client
+    await add_tool(http)
+    await add_task(http)
+    parked = await park(broker, "GET", "/v1/tools/t/work?wait=30")
+    await assign(http)
+    assert (await woken(parked))["items"]
+
+
+async def test_settings_are_those_of_each_transaction_and_stay_with_nobody(
+    pooler: Pooler, broker: Running
+) -> None:
+    store = broker.server.service.store
+    for run in (store.read, store.run):
+        told = await run(lambda connection: connection.exec_driver_sql("show enable_seqscan").scalar_one())
+        assert told == "off"
+    database = pooler.through(str(broker.server.service.settings.listen_url))
+    others = await asyncpg.connect(libpq_url(database), statement_cache_size=0)
+    try:
+        async with others.transaction():
+            assert await others.fetchval("show enable_seqscan") == "on"
+    finally:
+        await others.close()
+
+
+async def test_without_a_way_past_it_nothing_is_heard_and_it_says_so(pooler: Pooler, database: str) -> None:
+    server = create_server(
+        Settings(database_url=pooler.through(database), listen_url=pooler.through(database)), port=0
+    )
+    serving = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: _is(server.started and bool(server.service.listener._told)))
+        assert not server.service.listener.connected.is_set()
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            checks = (await http.get("/health/ready")).json()["checks"]
+        assert "is not connected" in checks["listener"]
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def _is(value: bool) -> bool:
+    return value
+
+
+async def test_when_the_database_has_ended_all_connections_it_goes_on(
+    broker: Running, sql: asyncpg.Connection
+) -> None:
+    http = broker.client
+    await add_task(http)
+    await sql.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    async with asyncio.timeout(20):
+        while (await http.get("/v1/tasks/a")).status_code != 200:
+            await asyncio.sleep(0.05)
+    assert (await until_it_is(http, "/v1/tasks/a", "available"))["id"] == "a"
