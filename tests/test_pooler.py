@@ -10,14 +10,23 @@ import asyncpg
 import httpx
 import pytest
 
-from broker.server import create_server
 from broker.settings import Settings
 from broker.store.address import libpq_url
 from tests.conftest import Running, a_broker
 from tests.engines import needed
-from tests.helpers import add_task, add_tool, assign, complete, get, park, records, until_it_is, woken
+from tests.helpers import (
+    add_task,
+    add_tool,
+    assign,
+    complete,
+    get,
+    park,
+    records,
+    serving,
+    until_it_is,
+    woken,
+)
 from tests.pooler import Pooler
-from tests.store_helpers import until
 
 pytestmark = needed("pgbouncer")
 
@@ -78,25 +87,21 @@ async def test_settings_are_those_of_each_transaction_and_stay_with_nobody(
         await others.close()
 
 
-async def test_without_a_way_past_it_nothing_is_heard_and_it_says_so(pooler: Pooler, database: str) -> None:
-    server = create_server(
-        Settings(database_url=pooler.through(database), listen_url=pooler.through(database)), port=0
-    )
-    serving = asyncio.create_task(server.serve())
-    try:
-        await until(lambda: _is(server.started and bool(server.service.listener._told)))
-        assert not server.service.listener.connected.is_set()
-        port = server.servers[0].sockets[0].getsockname()[1]
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            checks = (await http.get("/health/ready")).json()["checks"]
-        assert "is not connected" in checks["listener"]
-    finally:
-        server.should_exit = True
-        await serving
+async def test_without_a_way_past_it_that_is_said(
+    pooler: Pooler, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    through = pooler.through(database)
+    async with a_broker(Settings(database_url=through, listen_url=through)):
+        assert "set BROKER_LISTEN_URL to the database itself" in capsys.readouterr().out
 
 
-async def _is(value: bool) -> bool:
-    return value
+async def test_serve_says_what_to_do_where_it_is_told_of_a_pooler_alone(
+    pooler: Pooler, database: str
+) -> None:
+    with serving(BROKER_DATABASE_URL=pooler.through(database)) as (process, _):
+        assert await asyncio.to_thread(process.wait, 30) == 1
+        assert process.stderr is not None
+        assert b"Is it a pooler? Then set BROKER_LISTEN_URL" in process.stderr.read()
 
 
 async def test_when_the_database_has_ended_all_connections_it_goes_on(

@@ -105,8 +105,10 @@ def _check_schema(url: str) -> None:
     try:
         misfit = ask(url, schema.misfit)
     except Unavailable as error:
+        pooler = "startup parameter" in str(error.__cause__)
+        hint = " Is it a pooler? Then set BROKER_LISTEN_URL to the database itself." if pooler else ""
         raise click.ClickException(
-            f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}"
+            f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}{hint}"
         ) from error
     if misfit:
         raise click.ClickException(f"The database {misfit}.")

@@ -126,6 +126,7 @@ class Listener:
         try:
             connection.add_termination_listener(lambda _: lost.set())
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
+                await self._warn_of_pooler(connection)
                 for channel in CHANNELS:
                     await connection.add_listener(channel, self._hear)
             await self._watch(connection, lost)
@@ -134,6 +135,14 @@ class Listener:
                 self.connected.clear()
                 self._turn()
             connection.terminate()
+
+    async def _warn_of_pooler(self, connection: "asyncpg.Connection[Any]") -> None:
+        """Warn where somebody stands between us and the server, listens in our place, and tells nothing."""
+        if connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"):
+            log.warning(
+                "listening through a pooler: in its transaction mode notifications are lost",
+                to_change_that="set BROKER_LISTEN_URL to the database itself",
+            )
 
     def _turn(self) -> None:
         self.turned_at = asyncio.get_running_loop().time()
