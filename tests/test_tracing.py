@@ -233,7 +233,7 @@ main(["serve", "--port", "{port}"])
     _, said = await process.communicate()
     assert process.returncode == 0
     assert b"OpenTelemetry is not installed" in said
-    assert b"pip install 'broker[otel]'" in said
+    assert b"pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http" in said
     assert b"Traceback" not in said
 
 

@@ -42,7 +42,7 @@ def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
         log.warning(
             "traces are asked for, and OpenTelemetry is not installed: there are none",
             missing=error.name,
-            to_change_that="pip install 'broker[otel]'",
+            to_change_that="pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http",
         )
         return app
     spans = provider(names)
