@@ -221,7 +221,7 @@ async def running_work(store: Store, task: str = "task", tool: str = "tool", **f
     made = await some_work(store, task, tool, **fields)
     started = await store.one(work.start, made.id)
     assert started is not None
-    return started
+    return started.work
 
 
 def ending(

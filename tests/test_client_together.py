@@ -22,7 +22,7 @@ async def test_what_comes_while_a_call_is_under_way_goes_with_the_next_one() -> 
     calls: list[int] = []
     go_on = asyncio.Event()
 
-    async def call(items: list[Raw]) -> Sequence[bytes]:
+    async def call(items: list[Raw], _: object) -> Sequence[bytes]:
         calls.append(len(items))
         await go_on.wait()
         return [bytes(item) for item in items]
@@ -44,7 +44,7 @@ async def test_what_comes_while_a_call_is_under_way_goes_with_the_next_one() -> 
 async def test_of_a_thousand_the_one_that_is_to_blame_is_found_by_few_calls() -> None:
     calls = 0
 
-    async def call(items: list[Raw]) -> Sequence[int]:
+    async def call(items: list[Raw], _: object) -> Sequence[int]:
         nonlocal calls
         calls += 1
         if any(bytes(item) == b"666" for item in items):
@@ -62,7 +62,7 @@ async def test_of_a_thousand_the_one_that_is_to_blame_is_found_by_few_calls() ->
 async def test_what_concerns_all_is_told_to_all_at_once(error: Exception) -> None:
     calls = 0
 
-    async def call(items: list[Raw]) -> Sequence[int]:
+    async def call(items: list[Raw], _: object) -> Sequence[int]:
         nonlocal calls
         calls += 1
         raise error
@@ -75,7 +75,7 @@ async def test_what_concerns_all_is_told_to_all_at_once(error: Exception) -> Non
 async def test_larger_items_share_fewer_calls() -> None:
     sizes: list[int] = []
 
-    async def call(items: list[Raw]) -> Sequence[int]:
+    async def call(items: list[Raw], _: object) -> Sequence[int]:
         sizes.append(len(items))
         return [0] * len(items)
 

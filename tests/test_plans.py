@@ -41,6 +41,7 @@ async def test_submitting_many_compares_not_all_with_all(run_dry: Store) -> None
         "max_attempts": [3] * MANY,
         "retry_backoff_seconds": [1.0] * MANY,
         "created_by": [None] * MANY,
+        "trace_context": [None] * MANY,
     }
     assert await thrown_away(run_dry, tasks.SUBMIT, values) < MANY
 

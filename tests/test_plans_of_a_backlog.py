@@ -95,6 +95,7 @@ SUBMITTED = {
     "max_attempts": [3] * SET,
     "retry_backoff_seconds": [1.0] * SET,
     "created_by": ["somebody"] * SET,
+    "trace_context": [None] * SET,
 }
 PAIRS = {"task_ids": FREE, "tool_ids": TOOLS}
 OLD_SNAPSHOT = "3:3:"

@@ -46,15 +46,15 @@ async def test_the_record_tells_everything_as_it_was(store: Store, sql: asyncpg.
     [made] = await steps.assigned(store, ("a", "t"))
     for number in range(20):
         await steps.report(store, made.id, progress=number / 20, message=f"{number} é", data=DIGITS)
-    running = await store.run(work.with_reports, made.id)
+    seen = await store.run(work.with_reports, made.id)
     task, tool = await steps.the_task(store, "a"), await steps.the_tool(store, "t")
 
     ended = await steps.complete(store, made.id, result=DIGITS, error="none")
 
     assert ended.status == "ended"
     assert ended.record is not None
-    assert running is not None
-    record = ended.record
+    assert seen is not None
+    record, running = ended.record, seen.work
     assert record.task == task
     assert record.tool == tool
     assert record.reports == running.reports
@@ -99,11 +99,12 @@ async def test_ended_work_is_told_like_work_with_a_version_above_its_last(store:
     made = await steps.running_work(store)
     await steps.report(store, made.id, progress=0.25)
     await steps.report(store, made.id, message="no number")
-    before = await store.run(work.with_reports, made.id)
+    running = await store.run(work.with_reports, made.id)
     await steps.complete(store, made.id, "failed")
-    after = await store.run(work.with_reports, made.id)
-    assert before is not None
-    assert after is not None
+    ended = await store.run(work.with_reports, made.id)
+    assert running is not None
+    assert ended is not None
+    before, after = running.work, ended.work
     assert after.version > before.version
     assert (after.state, after.progress, after.reports) == ("failed", 0.25, before.reports)
     assert (after.started_at, after.deadline_at) == (before.started_at, before.deadline_at)

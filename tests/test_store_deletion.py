@@ -77,7 +77,7 @@ async def test_running_work_is_asked_to_stop_and_asked_once(store: Store, sql: a
     assert await steps.delete(store, "a") == "asked"
     assert await store.run(work.with_reports, made.id) == first
     assert first is not None
-    assert (first.cancel_requested, first.version) == (True, made.version + 1)
+    assert (first.work.cancel_requested, first.work.version) == (True, made.version + 1)
     [heartbeat] = await steps.many(store, leases.heartbeat, ["t"])
     assert heartbeat is not None
     assert heartbeat.cancel == [made.id]
@@ -183,7 +183,7 @@ async def test_work_started_between_the_look_and_the_lock_is_asked_to_stop(
     assert await deleting == "asked"
     seen = await store.run(work.with_reports, made.id)
     assert seen is not None
-    assert (seen.state, seen.cancel_requested) == ("running", True)
+    assert (seen.work.state, seen.work.cancel_requested) == ("running", True)
     await steps.audit(sql)
 
 

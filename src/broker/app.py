@@ -9,6 +9,7 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
+from litestar.types import Scope
 
 from broker.api import problems
 from broker.api.access import access_of
@@ -40,6 +41,7 @@ from broker.security import Keyring
 from broker.settings import Settings
 from broker.store import Store, tasks, work
 from broker.store.address import CONNECT_SECONDS, Address
+from broker.trace_context import TraceContext
 from broker.upkeep import Upkeep
 from broker.wake.listener import TASK, TOOL, Listener
 from broker.wake.longpoll import LongPoll
@@ -154,6 +156,7 @@ def create_app(service: Service) -> Litestar:
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
             "access": Provide(access_of, sync_to_thread=False),
+            "trace_context": Provide(_trace_context, sync_to_thread=False),
         },
         exception_handlers={HTTPException: answer, Exception: answer},
         before_request=_before,
@@ -166,6 +169,11 @@ def create_app(service: Service) -> Litestar:
         # structlog does the logging; Litestar's default costs a thread that wakes all the time.
         logging_config=None,
     )
+
+
+def _trace_context(scope: Scope) -> TraceContext | None:
+    """The trace that a request belongs to."""
+    return TraceContext.of(scope["headers"])
 
 
 async def _before(request: Request[Any, Any, Any]) -> Response[None] | None:

@@ -22,6 +22,7 @@ from broker.app import create_app, create_service
 from broker.connections import Connection, Connections
 from broker.errors import Unavailable
 from broker.settings import Settings
+from broker.tracing import traced
 
 # Python's own is 700, which a few requests reach.
 _ALLOCATIONS_PER_COLLECTION = 20_000
@@ -157,8 +158,11 @@ def create_server(
         parent: The process that it is to be a worker of.
     """
     service = create_service(settings, may_be_open=is_loopback(host))
+    app = Lean(create_app(service), service)
     config = uvicorn.Config(
-        Requests(Lean(create_app(service), service), are_logged=settings.access_log),
+        traced(
+            Requests(app, are_logged=settings.access_log), [route.path_format for route in app.app.routes]
+        ),
         host=host,
         port=port,
         lifespan="on",

@@ -86,6 +86,22 @@ _HEADERS: dict[int, Json] = {
     503: _RETRY_AFTER,
 }
 
+# W3C Trace Context. Patterns would say that what is garbled is refused.
+_TRACE: dict[str, tuple[str, str]] = {
+    "traceparent": (
+        "The trace and span that the task is submitted in (W3C Trace Context). Garbled, it is ignored.",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    ),
+    "tracestate": ("What tracers want to know besides; without `traceparent` it is ignored.", "lab=beam-4"),
+}
+_TRACE_ANSWERED: Json = {
+    name: {"description": text, "schema": {"type": "string"}}
+    for name, text in {
+        "traceparent": "The trace and the span that the task was submitted in, where it was in one.",
+        "tracestate": "As the submitter gave it, where it did.",
+    }.items()
+}
+
 # There, `$` is the end, and there is no newline after it to be refused.
 _PYTHONS_OWN = r"(?!\n)"
 
@@ -139,8 +155,11 @@ def _operation(call: Operation, calls: list[Operation]) -> Json:
         described["description"] = description
     if call.roles:
         described["security"] = [{"key": []}]
-    if call.parameters:
-        described["parameters"] = [_parameter(name, field) for name, field in call.parameters.items()]
+    taken = [_parameter(name, field) for name, field in call.parameters.items()]
+    if call.takes_trace:
+        taken += [_ref("parameters", name) for name in _TRACE]
+    if taken:
+        described["parameters"] = taken
     if call.body:
         described["requestBody"] = {
             "required": any(field.required for field in msgspec.structs.fields(call.body)),
@@ -198,6 +217,12 @@ def _path_parameter(name: str) -> Json:
     return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
 
 
+def _trace_parameter(name: str) -> Json:
+    description, example = _TRACE[name]
+    schema = {"type": "string"}
+    return {"name": name, "in": "header", "description": description, "example": example, "schema": schema}
+
+
 # What is answered
 
 
@@ -221,6 +246,8 @@ def _response(call: Operation, answer: Answer, calls: list[Operation]) -> Json:
         described["content"] = {written: {"schema": {"type": "string"}}}
         if call.events:
             described["content"][written]["example"] = _stream(call.events)
+    if call.hands_on_trace:
+        described["headers"] = {name: _ref("headers", name) for name in _TRACE_ANSWERED}
     if links := _links(answer.form, calls):
         described["links"] = links
     return described
@@ -281,7 +308,11 @@ def _components(calls: list[Operation]) -> Json:
     )
     return {
         "schemas": dict(sorted(_tidy(schemas).items())),
-        "parameters": {name: _path_parameter(name) for name in _IN_PATHS},
+        "parameters": {
+            **{name: _path_parameter(name) for name in _IN_PATHS},
+            **{name: _trace_parameter(name) for name in _TRACE},
+        },
+        "headers": _TRACE_ANSWERED,
         "responses": {name: _refusal(errors) for name, errors in sorted(refusals.items())},
         "examples": {name: {"value": value} for name, value in sorted(examples.items())},
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

@@ -20,7 +20,7 @@ from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.status_codes import HTTP_200_OK
-from litestar.types import Receive, Scope, Send
+from litestar.types import Message, Receive, Scope, Send
 from msgspec import Struct
 
 from broker.api import problems
@@ -32,6 +32,7 @@ from broker.api.stopping import AnswersWhenStopped
 from broker.errors import Stopping
 from broker.owners import FRESH_SECONDS
 from broker.schemas import Request
+from broker.trace_context import TraceContext
 
 _JSON = b"application/json"
 _LENGTH = re.compile(rb"[0-9]{1,15}")
@@ -146,17 +147,15 @@ class Lean:
             given["service"] = self._service
             if "access" in route.takes:
                 given["access"] = access
+            if "trace_context" in route.takes:
+                given["trace_context"] = TraceContext.of(scope["headers"])
             if "request" in route.takes:
                 given["request"] = BodyOrNothing(scope, receive, send)
             call: Callable[..., Awaitable[Any]] = route.handler.fn
-            answer = await call(**given)
-            status = route.status
-            if isinstance(answer, Response):
-                status = answer.status_code or status
-                answer = answer.content
-            body = _encode(answer)
+            start, body = _messages(await call(**given), route.status)
             answering = True
-            await _send(send, status, body)
+            await send(start)
+            await send(body)
         except asyncio.CancelledError:
             # Here, as the other way takes memory for every request that waits.
             if answering:
@@ -219,7 +218,17 @@ async def _body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-async def _send(send: Send, status: int, body: bytes) -> None:
-    headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def _messages(answer: Any, status: int) -> tuple[Message, Message]:
+    """What a handler answers, as it is sent; the status is that of answers that do not say."""
+    headers = [(b"content-type", _JSON)]
+    if isinstance(answer, Response):
+        status = answer.status_code or status
+        if answer.headers:
+            headers += [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+        answer = answer.content
+    body = _encode(answer)
+    headers.append((b"content-length", str(len(body)).encode()))
+    return (
+        {"type": "http.response.start", "status": status, "headers": headers},
+        {"type": "http.response.body", "body": body, "more_body": False},
+    )

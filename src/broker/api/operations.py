@@ -77,6 +77,16 @@ class Operation(NamedTuple):
         }
 
     @property
+    def takes_trace(self) -> bool:
+        """Whether it takes the trace that the request belongs to."""
+        return "trace_context" in self.handler.parsed_fn_signature.parameters
+
+    @property
+    def hands_on_trace(self) -> bool:
+        """Whether it answers with the trace that the task was submitted in."""
+        return bool(self.handler.opt.get("hands_on_trace"))
+
+    @property
     def body(self) -> type[Struct] | None:
         """The request that it takes, if any."""
         data = self.handler.parsed_fn_signature.parameters.get("data")

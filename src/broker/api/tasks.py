@@ -30,6 +30,7 @@ from broker.schemas import (
 )
 from broker.store import deletion, tasks
 from broker.store.explanation import explain as explanation_of
+from broker.trace_context import TraceContext
 from broker.wake.listener import TASK
 
 _OVER = ("succeeded", "cancelled", "failed")
@@ -53,10 +54,14 @@ class Tasks(Controller):
         responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")},
     )
     async def submit(
-        self, data: JSONBody[NewTask], service: NamedDependency[Service], access: NamedDependency[Access]
+        self,
+        data: JSONBody[NewTask],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
+        trace_context: NamedDependency[TraceContext | None],
     ) -> Response[Task]:
         """Submit a task. One whose id is known already, live or archived, is answered as it is: 200."""
-        submission = _submission(data, access)
+        submission = _submission(data, access, trace_context)
         size = len(data.needs) + len(data.payload)
         submitted = await service.store.one(tasks.submit, submission, size=size)
         if submitted.task is None:
@@ -66,10 +71,14 @@ class Tasks(Controller):
 
     @post("/batch", status_code=HTTP_200_OK, lean=True, guards=[allow(submitter=OWN)])
     async def submit_many(
-        self, data: JSONBody[NewTasks], service: NamedDependency[Service], access: NamedDependency[Access]
+        self,
+        data: JSONBody[NewTasks],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
+        trace_context: NamedDependency[TraceContext | None],
     ) -> SubmittedTasks:
         """Submit up to 10,000 tasks: all of them are written, or none."""
-        submissions = [_submission(task, access) for task in data.items]
+        submissions = [_submission(task, access, trace_context) for task in data.items]
         answers = await service.store.many(tasks.submit_briefly, submissions)
         return SubmittedTasks(
             items=[
@@ -197,8 +206,8 @@ class Tasks(Controller):
         )
 
 
-def _submission(task: NewTask, access: Access) -> tasks.Submission:
-    return tasks.Submission(task, access.caller.key, any_owner=access.key is None)
+def _submission(task: NewTask, access: Access, trace_context: TraceContext | None) -> tasks.Submission:
+    return tasks.Submission(task, access.caller.key, access.key is None, trace_context)
 
 
 async def _read(

@@ -51,6 +51,7 @@ from broker.schemas import (
 from broker.schemas import Work as WorkItem
 from broker.store import archive, assignment, cancellation, completion, leases, work
 from broker.store.cancellation import Cancellation
+from broker.trace_context import TraceContext
 from broker.wake.listener import WORK as WORK_CHANNEL
 
 _STATUS: dict[completion.Fate, CompletedStatus] = {
@@ -123,7 +124,7 @@ class Work(Controller):
             ]
         )
 
-    @get("/{work_id:str}", guards=[_MAY_READ], errors=[WorkNotFound])
+    @get("/{work_id:str}", guards=[_MAY_READ], errors=[WorkNotFound], hands_on_trace=True)
     async def read(
         self,
         request: Request[Any, Any, Any],
@@ -135,22 +136,22 @@ class Work(Controller):
             int | None,
             QueryParameter(ge=0, le=2**31 - 1, description="Answer once the version is above this."),
         ] = None,
-    ) -> WorkWithReports:
+    ) -> Response[WorkWithReports]:
         """Read work with its reports; with `wait`, as soon as its version is above `after_version`."""
         id_ = work_id_of(work_id)
         first: int | None = after_version
 
-        async def look() -> WorkWithReports:
+        async def look() -> work.Seen:
             if (found := await service.store.read(work.with_reports, id_)) is None:
                 raise WorkNotFound
             return found
 
-        def moved(seen: WorkWithReports) -> bool:
+        def moved(seen: work.Seen) -> bool:
             nonlocal first
-            first = seen.version if first is None else first
-            return seen.version > first or seen.state not in ("assigned", "running")
+            first = seen.work.version if first is None else first
+            return seen.work.version > first or seen.work.state not in ("assigned", "running")
 
-        return await park(
+        seen = await park(
             request,
             service,
             access,
@@ -161,6 +162,7 @@ class Work(Controller):
             key=str(id_),
             tool=access.tool,
         )
+        return Response(seen.work, headers=_handed_on(seen.trace_context))
 
     @post(
         "/{work_id:str}/start",
@@ -168,6 +170,7 @@ class Work(Controller):
         lean=True,
         guards=[_MAY_DO],
         errors=[WorkNotFound, WorkEnded],
+        hands_on_trace=True,
     )
     async def start(
         self,
@@ -175,12 +178,12 @@ class Work(Controller):
         data: JSONBody[Nothing],
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-    ) -> WorkItem:
+    ) -> Response[WorkItem]:
         """Say that the tool has begun."""
         started = await service.store.one(work.start, work_id_of(work_id))
         if started is None:
             raise await _too_late(service, access, work_id_of(work_id))
-        return started
+        return Response(started.work, headers=_handed_on(started.trace_context))
 
     @post(
         "/{work_id:str}/reports",
@@ -188,6 +191,7 @@ class Work(Controller):
         guards=[_MAY_DO],
         responses={HTTP_200_OK: also(Reported, "The same report again.")},
         errors=[WorkNotFound, WorkEnded],
+        hands_on_trace=True,
     )
     async def report(
         self,
@@ -209,7 +213,8 @@ class Work(Controller):
         answer = Reported(
             id=taken.id, cancel_requested=taken.cancel_requested, lease_expires_at=taken.lease_expires_at
         )
-        return Response(answer, status_code=HTTP_201_CREATED if taken.created else HTTP_200_OK)
+        status = HTTP_201_CREATED if taken.created else HTTP_200_OK
+        return Response(answer, status_code=status, headers=_handed_on(taken.trace_context))
 
     @get("/{work_id:str}/reports", guards=[_MAY_READ], errors=[WorkNotFound])
     async def reports(
@@ -311,6 +316,11 @@ class Work(Controller):
         if asked is None:
             raise WorkEnded((await _ended(service, id_)).outcome)
         return asked
+
+
+def _handed_on(context: TraceContext | None) -> dict[str, str] | None:
+    """The headers by which a tool is told the trace that its task was submitted in."""
+    return context.headers() if context else None
 
 
 async def _of_others(data: WorkCompletions, service: Service, access: Access) -> set[UUID]:

@@ -13,6 +13,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import UNSET, Raw
 
+from broker.client import tracing
 from broker.client.connection import Connection, ProblemError
 from broker.client.handle import AsyncHandle, Handle
 from broker.client.loop import Loop
@@ -100,7 +101,8 @@ class AsyncBroker:
             httpx.TransportError: The broker did not answer for as long as patience lasts.
         """
         body = {"id": id or str(uuid4()), "needs": needs, "payload": payload, **known(options)}
-        task = await self.connection.call("POST", "/v1/tasks", Task, json=body)
+        trace = tracing.submitting()
+        task = await self.connection.call("POST", "/v1/tasks", Task, json=body, trace=trace)
         return self.handle(task.id, task=task)
 
     async def submit_many(self, tasks: Iterable[Mapping[str, Any]]) -> list[AsyncHandle]:
@@ -115,10 +117,11 @@ class AsyncBroker:
             ProblemError: The broker refused one; `errors` says which, counted from the first of all.
         """
         handles: list[AsyncHandle] = []
+        call, trace = self.connection.call, tracing.submitting()
         for batch in _batches(tasks):
             try:
                 body = {"items": batch}
-                answer = await self.connection.call("POST", "/v1/tasks/batch", SubmittedTasks, json=body)
+                answer = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, trace=trace)
             except ProblemError as error:
                 raise _counted_from(len(handles), error) from None
             handles += [self.handle(item.id, existed=item.status == "exists") for item in answer.items]

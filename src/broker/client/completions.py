@@ -1,5 +1,6 @@
 """Completing work: what ends while a call is under way goes with the next one."""
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -38,7 +39,7 @@ class Completions:
         """
         return await self._together.put(Raw(msgspec.json.encode({"work_id": work_id, **completion})))
 
-    async def _call(self, items: list[Raw]) -> list[CompletedStatus]:
-        body = {"items": items}
-        answer = await self._connection.call("POST", "/v1/work/complete", CompletedBatch, json=body)
+    async def _call(self, items: list[Raw], trace: Mapping[str, str]) -> list[CompletedStatus]:
+        body, call = {"items": items}, self._connection.call
+        answer = await call("POST", "/v1/work/complete", CompletedBatch, json=body, trace=trace)
         return [item.status for item in answer.items]

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,6 +15,7 @@ import httpx
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from broker.client import tracing
 from broker.schemas import FieldError, Problem
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,8 @@ class Connection:
         query: Mapping[str, Any] | None = None,
         wait: float = 0,
         patience_seconds: float | UnsetType | None = UNSET,
+        trace: Mapping[str, str] | None = None,
+        heard: Callable[[Mapping[str, str]], object] | None = None,
     ) -> Answer:
         """Make a call.
 
@@ -145,6 +148,8 @@ class Connection:
             query: Parameters; those that are None are left out.
             wait: How long the broker may wait before it answers.
             patience_seconds: How long to go on when it does not; else the connection's.
+            trace: The headers of the trace that the call belongs to; else those of the current span, if any.
+            heard: Is given the headers of the answer.
 
         Returns:
             The answer.
@@ -159,11 +164,14 @@ class Connection:
             path,
             params=_parameters(query),
             content=content,
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **(tracing.current() if trace is None else trace)},
             timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
         )
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
-        return await self._send(request, form, patience, repeatable(method, path, content))
+        answer, headers = await self._send(request, form, patience, repeatable(method, path, content))
+        if heard is not None:
+            heard(headers)
+        return answer
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -187,7 +195,7 @@ class Connection:
 
     async def _send(
         self, request: httpx.Request, form: type[Answer], patience: float | None, safe: bool
-    ) -> Answer:
+    ) -> tuple[Answer, httpx.Headers]:
         loop = asyncio.get_running_loop()
         end = None if patience is None else loop.time() + patience
         delay = _FIRST_DELAY_SECONDS
@@ -197,7 +205,7 @@ class Connection:
                     response = await self._http.send(request)
                 if response.is_success and (found := _read(response, form)) is not UNSET:
                     self._is_there()
-                    return found
+                    return found, response.headers
                 again = safe or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
                 is_refusal = not response.is_success and response.status_code not in _TRY_AGAIN
                 if is_refusal or not again or (end is not None and loop.time() >= end):

@@ -13,6 +13,7 @@ from uuid import uuid4
 import msgspec
 from msgspec import Raw
 
+from broker.client import tracing
 from broker.client.broker import AsyncBroker, TaskOptions, known
 from broker.client.functions import NEEDED, as_call, returned
 from broker.client.handle import ended_well
@@ -144,11 +145,11 @@ class Executor(concurrent.futures.Executor):
             await asyncio.wait(self._following)
         await self._broker.close()
 
-    async def _submit(self, tasks: list[Raw]) -> list[str]:
+    async def _submit(self, tasks: list[Raw], trace: Mapping[str, str]) -> list[str]:
         """Submit tasks; their ids."""
         body = {"items": tasks}
-        call = self._broker.connection.call
-        answer = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body)
+        call, trace = self._broker.connection.call, trace or tracing.inherited()
+        answer = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, trace=trace)
         return [item.id for item in answer.items]
 
     async def _follow(

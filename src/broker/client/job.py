@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import logging
 import threading
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from broker import schemas
+from broker.client import tracing
 from broker.client.completions import Completions
 from broker.client.connection import Connection, ProblemError
 from broker.client.work import AsyncWork, FailedError, StoppedError, Work
@@ -84,18 +86,20 @@ class Job:
 
     async def _do(self) -> None:
         try:
-            start = self._connection.call("POST", f"{self._path}/start", schemas.Work)
-            started = await unless_ended(start)
+            path, heard = f"{self._path}/start", self._handed.in_trace
+            started = await unless_ended(self._connection.call("POST", path, schemas.Work, heard=heard))
         finally:
             self.begun.set()
         if started is None:
             return
         watching = asyncio.create_task(self._watch())
-        try:
-            completion = await self._outcome()
-        finally:
-            watching.cancel()
-        await self._complete(completion)
+        with tracing.working(self._handed):
+            try:
+                completion = await self._outcome()
+            finally:
+                watching.cancel()
+            tracing.ended(completion)
+            await self._complete(completion)
 
     async def _outcome(self) -> dict[str, Any]:
         """What the handler comes to."""
@@ -113,6 +117,7 @@ class Job:
         except FailedError as error:
             return {"outcome": "failed", "error": _told(str(error)), "retry": error.retry}
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its work's end, not the tool's
+            tracing.raised(error)
             log.warning("task %s failed: %r", handed.task_id, error)
             text = "".join(traceback.format_exception(error.with_traceback(_without_us(error))))
             return {"outcome": "failed", "error": _told(text)}
@@ -211,5 +216,7 @@ async def _in_thread(function: Handler, handed: Work) -> Any:
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name=f"work {handed.id}", daemon=True).start()
+    # What is current here, such as a span, is so there.
+    run_here = contextvars.copy_context().run
+    threading.Thread(target=run_here, args=(run,), name=f"work {handed.id}", daemon=True).start()
     return await future

@@ -1,11 +1,12 @@
 """Calls of many things: what comes while one is under way goes with the next one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from msgspec import Raw
 
+from broker.client import tracing
 from broker.client.connection import ProblemError
 
 Answer = TypeVar("Answer")
@@ -17,23 +18,32 @@ _ONE_IS_TO_BLAME = (400, 413, 422)
 _MOST_BYTES = 2**20
 
 
+class _Waiting(NamedTuple, Generic[Answer]):
+    """An item, who is told what is answered for it, and the headers of the trace that it belongs to."""
+
+    item: Raw
+    told: asyncio.Future[Answer]
+    trace: Mapping[str, str]
+
+
 class Together(Generic[Answer]):
     """Makes one call at a time, and with it for all that has come since the last one; nothing waits for more.
 
     Args:
         call: Makes a call for these items, as JSON, and answers for each of them, in their order. When it
-            is refused because of one of them, it is made again with half of them, and so on.
+            is refused because of one of them, it is made again with half of them, and so on. All of them
+            belong to one trace, whose headers it is given.
     """
 
-    def __init__(self, call: Callable[[list[Raw]], Awaitable[Sequence[Answer]]]) -> None:
+    def __init__(self, call: Callable[[list[Raw], Mapping[str, str]], Awaitable[Sequence[Answer]]]) -> None:
         self._call = call
-        self._waiting: list[tuple[Raw, asyncio.Future[Answer]]] = []
+        self._waiting: list[_Waiting[Answer]] = []
         self._calling: asyncio.Task[None] | None = None
 
     async def put(self, item: Raw) -> Answer:
         """What is answered for an item; raises what the call for it alone does."""
         told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, told))
+        self._waiting.append(_Waiting(item, told, tracing.current()))
         if self._calling is None:
             self._calling = asyncio.create_task(self._go_on())
         return await told
@@ -45,21 +55,21 @@ class Together(Generic[Answer]):
         finally:
             self._calling = None
 
-    def _next(self) -> list[tuple[Raw, asyncio.Future[Answer]]]:
+    def _next(self) -> list[_Waiting[Answer]]:
         """As much as a call takes; what nobody waits for any more is left out."""
-        waiting = [(item, told) for item, told in self._waiting if not told.done()]
+        waiting = [each for each in self._waiting if not each.told.done()]
         size, count = 0, 0
-        for item, _ in waiting[:_MOST]:
-            size += len(bytes(item))
-            if count and size > _MOST_BYTES:
+        for each in waiting[:_MOST]:
+            size += len(bytes(each.item))
+            if count and (size > _MOST_BYTES or each.trace != waiting[0].trace):
                 break
             count += 1
         self._waiting = waiting[count:]
         return waiting[:count]
 
-    async def _answer(self, batch: list[tuple[Raw, asyncio.Future[Answer]]]) -> None:
+    async def _answer(self, batch: list[_Waiting[Answer]]) -> None:
         try:
-            answers = await self._call([item for item, _ in batch])
+            answers = await self._call([each.item for each in batch], batch[0].trace)
         except ProblemError as error:
             if len(batch) > 1 and error.problem.status in _ONE_IS_TO_BLAME:
                 middle = len(batch) // 2
@@ -71,12 +81,12 @@ class Together(Generic[Answer]):
         except Exception as error:  # noqa: BLE001 - it is told to whoever waits
             _fail(batch, error)
             return
-        for (_, told), answer in zip(batch, answers, strict=True):
-            if not told.done():
-                told.set_result(answer)
+        for each, answer in zip(batch, answers, strict=True):
+            if not each.told.done():
+                each.told.set_result(answer)
 
 
-def _fail(batch: list[tuple[Raw, asyncio.Future[Answer]]], error: Exception) -> None:
-    for _, told in batch:
-        if not told.done():
-            told.set_exception(error)
+def _fail(batch: list[_Waiting[Answer]], error: Exception) -> None:
+    for each in batch:
+        if not each.told.done():
+            each.told.set_exception(error)

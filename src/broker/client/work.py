@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -11,6 +11,7 @@ import msgspec
 from broker import schemas
 from broker.client.connection import Connection, ProblemError
 from broker.schemas import Reported, plain
+from broker.trace_context import TraceContext
 
 Form = TypeVar("Form")
 
@@ -48,6 +49,9 @@ class AsyncWork:
         self.reported_at = -math.inf
         #: Whether the work should stop: somebody asks for it, or it has ended without us, or we shall exit.
         self.cancelled = work.cancel_requested
+        #: The trace that the task was submitted in, for any tracer: `traceparent` and `tracestate`
+        #: (W3C Trace Context), where the submitter gave them.
+        self.trace_context: Mapping[str, str] = {}
 
     @property
     def id(self) -> UUID:
@@ -126,6 +130,10 @@ class AsyncWork:
         self.reported_at = asyncio.get_running_loop().time()
         if answer.cancel_requested:
             self.cancelled = True
+
+    def in_trace(self, headers: Mapping[str, str]) -> None:
+        """Take the trace that the broker's answer tells of."""
+        self.trace_context = {name: headers[name] for name in TraceContext._fields if name in headers}
 
     def stop_if_cancelled(self) -> None:
         """Leave the handler if the work should stop.

@@ -2,7 +2,7 @@
 
 import os
 
-from broker.client import AsyncWork
+from broker.client import AsyncWork, tracing
 from broker.programs.folders import WorkFolder
 
 
@@ -16,7 +16,13 @@ def environment(work: AsyncWork, folder: WorkFolder, *, url: str, input_in_file:
         input_in_file: Whether the program reads its payload from a file.
     """
     # Settings of a service that runs beside us are no business of a program's, nor is what gives access.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    # The trace that we were started in, if any, is not the task's.
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("BROKER_") and name not in ("TRACEPARENT", "TRACESTATE")
+    }
+    trace = tracing.current() or work.trace_context
     given = {
         "BROKER_URL": url,
         "BROKER_TOOL_ID": work.tool_id,
@@ -29,4 +35,4 @@ def environment(work: AsyncWork, folder: WorkFolder, *, url: str, input_in_file:
     }
     if input_in_file:
         given["BROKER_INPUT"] = str(folder.payload)
-    return inherited | given
+    return inherited | given | {name.upper().replace("-", "_"): value for name, value in trace.items()}

@@ -10,6 +10,7 @@ from broker.schemas import FieldError, NewTask, Task, TaskPage, TaskRemark
 from broker.store import archive, ownership, rows
 from broker.store.engine import one_statement
 from broker.store.pages import bounded, cut, met, unseal
+from broker.trace_context import TraceContext
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
 # submissions that share ids then wait for each other in one direction only.
@@ -17,25 +18,27 @@ _SUBMIT = """
 with asked as materialized (
     select a.place, nextval('tasks_seq_seq') as seq,
            coalesce(a.id, cast(uuid7() as text)) as id, a.needs, a.payload, a.priority,
-           a.not_before, a.timeout_seconds, a.max_attempts, a.retry_backoff_seconds, a.created_by
+           a.not_before, a.timeout_seconds, a.max_attempts, a.retry_backoff_seconds, a.created_by,
+           a.trace_context
     from (select *
           from unnest(cast(:id as text[]), cast(:needs as jsonb[]), cast(:payload as jsonb[]),
                       cast(:priority as smallint[]), cast(:not_before as timestamptz[]),
                       cast(:timeout_seconds as double precision[]), cast(:max_attempts as integer[]),
-                      cast(:retry_backoff_seconds as double precision[]), cast(:created_by as text[]))
+                      cast(:retry_backoff_seconds as double precision[]), cast(:created_by as text[]),
+                      cast(:trace_context as text[]))
                with ordinality
                as u (id, needs, payload, priority, not_before, timeout_seconds, max_attempts,
-                     retry_backoff_seconds, created_by, place)
+                     retry_backoff_seconds, created_by, trace_context, place)
           order by place) a
 ),
 created as (
     insert into tasks as t (id, seq, needs, payload, priority, state, due_at, not_before, timeout_seconds,
-                            max_attempts, retry_backoff_seconds, created_by)
+                            max_attempts, retry_backoff_seconds, created_by, trace_context)
     overriding system value
     select id, seq, needs, payload, priority,
            case when not_before > now() then 'scheduled' else 'available' end,
            case when not_before > now() then not_before end,
-           not_before, timeout_seconds, max_attempts, retry_backoff_seconds, created_by
+           not_before, timeout_seconds, max_attempts, retry_backoff_seconds, created_by, trace_context
     from asked
     order by id collate "C", seq
     on conflict (id) do nothing
@@ -152,11 +155,13 @@ class Submission(NamedTuple):
         task: The task.
         by: The name of the key that submits it; None: nobody's, as there are no keys.
         any_owner: Whether a task of its id that is known already may be somebody else's.
+        trace_context: The trace that it is submitted in, if any.
     """
 
     task: NewTask
     by: str | None = None
     any_owner: bool = True
+    trace_context: TraceContext | None = None
 
 
 class Submitted(NamedTuple):
@@ -238,6 +243,7 @@ def _submit(
     values["needs"] = [rows.given(task.needs) for task in tasks]
     values["payload"] = [rows.given(task.payload) for task in tasks]
     values["created_by"] = [asked.by for asked in new]
+    values["trace_context"] = [asked.trace_context and asked.trace_context.text for asked in new]
     answers = connection.execute(statement, values).all()
     chosen = [row[0] for row, task in zip(answers, tasks, strict=True) if task.id and row[0] is not None]
     ended: set[str] = set()

@@ -19,9 +19,10 @@ from broker.schemas import (
 from broker.store import archive, leases, rows
 from broker.store.engine import one_statement
 from broker.store.pages import bounded, cut, met, unseal
+from broker.trace_context import TraceContext
 
 BY_IDS = text(f"""
-select {rows.WORK}
+select {rows.WORK}, t.trace_context
 from work w
 join tasks t
   on t.id = w.task_id and t.id = any(array(select task_id from work where id = any(cast(:ids as uuid[]))))
@@ -91,7 +92,7 @@ started as (
     returning w.*
 ),
 {leases.renewed("array(select tool_id from locked)")}
-select {rows.WORK}
+select {rows.WORK}, t.trace_context
 from (select * from started union all select * from locked where state <> 'assigned') w
 join their_tasks t on t.id = w.task_id
 """)
@@ -99,6 +100,9 @@ join their_tasks t on t.id = w.task_id
 REPORT = text(f"""
 with locked as materialized (
     select * from work where id = any(cast(:work_id as uuid[])) order by id for no key update
+),
+their_tasks as materialized (
+    select id, timeout_seconds, trace_context from tasks where id = any(array(select task_id from locked))
 ),
 asked as materialized (
     select u.place, u.work_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data, size.bytes,
@@ -133,9 +137,9 @@ told as (
         state = 'running', started_at = coalesce(w.started_at, now()),
         deadline_at = case when w.state = 'running' then w.deadline_at
                            else now() + make_interval(secs => t.timeout_seconds) end
-    from latest, locked, tasks t
+    from latest, locked, their_tasks t
     where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and locked.id = latest.work_id
-      and t.id = locked.task_id and t.id = any(array(select task_id from locked))
+      and t.id = locked.task_id
 ),
 {leases.renewed("array(select tool_id from locked)")}
 select asked.place, asked.id,
@@ -144,9 +148,11 @@ select asked.place, asked.id,
        locked.cancel_requested, renewed.expires_at,
        asked.fits or written.id is not null or exists (
            select from work_reports r where r.work_id = asked.work_id and r.id = asked.id
-       ) as is_there
+       ) as is_there,
+       t.trace_context
 from asked
 join locked on locked.id = asked.work_id
+join their_tasks t on t.id = locked.task_id
 join renewed on renewed.tool_id = locked.tool_id
 left join written on written.work_id = asked.work_id and written.id = asked.id
 """)
@@ -173,13 +179,31 @@ class ReportOf(NamedTuple):
 
 
 class ReportTaken(NamedTuple):
-    """What became of a report; `is_there`: that the work had room for it."""
+    """What became of a report; `is_there`: that the work had room for it.
+
+    `trace_context` is the one that the task was submitted in, if any.
+    """
 
     id: UUID
     created: bool
     cancel_requested: bool
     lease_expires_at: datetime
     is_there: bool
+    trace_context: TraceContext | None
+
+
+class Started(NamedTuple):
+    """Work that runs, and the trace that its task was submitted in, if any."""
+
+    work: Work
+    trace_context: TraceContext | None
+
+
+class Seen(NamedTuple):
+    """Work with its reports, and the trace that its task was submitted in, if any; ended work has none."""
+
+    work: WorkWithReports
+    trace_context: TraceContext | None
 
 
 class InHand(NamedTuple):
@@ -208,9 +232,12 @@ class WorkFilter(NamedTuple):
 
 
 @one_statement()
-def start(connection: Connection, ids: Sequence[UUID]) -> list[Work | None]:
+def start(connection: Connection, ids: Sequence[UUID]) -> list[Started | None]:
     """Start work; for each the work as it is now, None where it is not under way."""
-    found = {row[0]: rows.work(row) for row in connection.execute(START, {"ids": ids})}
+    found = {
+        row[0]: Started(rows.work(row), TraceContext.read(row[rows.WORK_WIDTH]))
+        for row in connection.execute(START, {"ids": ids})
+    }
     return [found.get(id_) for id_ in ids]
 
 
@@ -225,13 +252,11 @@ def report(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTa
         "work_id": [report.work_id for report in reports],
         "data": [rows.given(report.report.data) for report in reports],
     }
-    taken = {row[0]: ReportTaken(*row[1:]) for row in connection.execute(REPORT, values)}
+    taken = {
+        place: ReportTaken._make((*became, TraceContext.read(context)))
+        for place, *became, context in connection.execute(REPORT, values)
+    }
     return [taken.get(place) for place in range(1, len(reports) + 1)]
-
-
-def by_ids(connection: Connection, ids: Sequence[UUID]) -> list[Work]:
-    """The work of these ids that is under way, in no particular order."""
-    return [rows.work(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
 
 def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[InHand | None]:
@@ -259,13 +284,15 @@ def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | 
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
-def with_reports(connection: Connection, work_id: UUID) -> WorkWithReports | None:
+def with_reports(connection: Connection, work_id: UUID) -> Seen | None:
     """Work with all of its reports, under way or ended (its state is the outcome then)."""
-    found = by_ids(connection, [work_id])
-    if not found:
-        return archive.as_work(connection, work_id)
+    found = connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none()
+    if found is None:
+        ended = archive.as_work(connection, work_id)
+        return Seen(ended, None) if ended else None
     reports = connection.execute(REPORTS, {"work_id": work_id})
-    return WorkWithReports(**asdict(found[0]), reports=[rows.report(row) for row in reports])
+    work = WorkWithReports(**asdict(rows.work(found)), reports=[rows.report(row) for row in reports])
+    return Seen(work, TraceContext.read(found.trace_context))
 
 
 def reports(connection: Connection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
@@ -273,7 +300,7 @@ def reports(connection: Connection, work_id: UUID, *, limit: int, after: str | N
     begin = unseal(after, int, field="after") if after is not None else 0
     found: Sequence[Report]
     of = 0
-    if by_ids(connection, [work_id]):
+    if connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none():
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
         page = connection.execute(REPORTS_PAGE, values).all()
         of = met(page)

@@ -1,0 +1,145 @@
+"""A span around every request.
+
+Not by opentelemetry-instrumentation-asgi: it reads a query as UTF-8 before the application can, so that one
+odd byte ends in a 500, which no request may; it hands on the queries, which hold what tasks need; and it is
+a beta that brings five packages more. Statements have no spans: with group commit one of them belongs to many
+requests at once, so that as a part of any one of them it would say what is not so.
+"""
+
+import asyncio
+import contextlib
+import re
+import threading
+from importlib.metadata import version
+from typing import Any
+
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from opentelemetry import propagate
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, use_span
+from structlog.contextvars import bind_contextvars
+
+# What is asked for all the time, and by nobody who traces.
+_UNTRACED = {"/health/live", "/health/ready", "/metrics"}
+_METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_WAIT = re.compile(rb"(?:.*&)?wait=([0-9]{1,2}(?:\.[0-9]{1,9})?)(?:&.*)?", re.DOTALL)
+_SERVER_ERROR = 500
+# How long the end of the process may be kept up by spans that are still to be sent.
+_FLUSH_SECONDS = 0.5
+
+Attributes = dict[str, str | float]
+
+
+class Traced:
+    """The application, with a span around each request.
+
+    Args:
+        app: The application.
+        paths: Its paths, with their parameters like `{task_id}`.
+        provider: Makes the spans, and is shut down with the application.
+    """
+
+    def __init__(self, app: ASGIApp, paths: list[str], provider: TracerProvider) -> None:
+        self._app = app
+        self._provider = provider
+        self._tracer = provider.get_tracer("broker", version("broker"))
+        self._fixed = {path for path in paths if not _PARAMETER.search(path)}
+        self._patterns = [
+            (path, re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", path)))
+            for path in paths
+            if path not in self._fixed
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, and tell of it."""
+        # Litestar's types know of no lifespan here.
+        kind: str = scope["type"]
+        if kind == "lifespan":
+            await self._app(scope, receive, self._flushing(send))
+        elif scope["path"] in _UNTRACED:
+            await self._app(scope, receive, send)
+        else:
+            span = self._begin(scope)
+            # So that whoever reads the log finds the trace.
+            bind_contextvars(trace_id=format_trace_id(span.get_span_context().trace_id))
+            with use_span(span, end_on_exit=True):
+                await self._app(scope, receive, _noting(span, send))
+
+    def _begin(self, scope: Any) -> Span:
+        """The span of a request, below the one that its headers tell of."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        attributes: Attributes = {
+            "http.request.method": method,
+            "url.path": scope["path"],
+            "url.scheme": scope["scheme"],
+        }
+        if scope["client"]:
+            attributes["client.address"] = scope["client"][0]
+        if wait := _WAIT.fullmatch(scope["query_string"]):
+            attributes["broker.wait_seconds"] = float(wait[1])
+        name = "HTTP" if method == "_OTHER" else method
+        if route := self._route(scope["path"], attributes):
+            name = f"{name} {route}"
+            attributes["http.route"] = route
+        return self._tracer.start_span(
+            name,
+            context=propagate.extract(headers, context=Context()),
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+        )
+
+    def _route(self, path: str, attributes: Attributes) -> str | None:
+        """The path without what is given in it, which is told in the attributes."""
+        if path in self._fixed:
+            return path
+        for route, pattern in self._patterns:
+            if found := pattern.fullmatch(path):
+                attributes.update({f"broker.{name}": value for name, value in found.groupdict().items()})
+                return route
+        return None
+
+    def _flushing(self, send: Send) -> Send:
+        """Send the last spans before it is said that all has come to its end."""
+
+        async def flush_and_send(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await _within(_FLUSH_SECONDS, self._provider)
+            await send(message)
+
+        return flush_and_send
+
+
+def _noting(span: Span, send: Send) -> Send:
+    """Tell the span how the request was answered."""
+
+    async def note_and_send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            span.set_attribute("http.response.status_code", status)
+            if status >= _SERVER_ERROR:
+                span.set_attribute("error.type", str(status))
+                span.set_status(StatusCode.ERROR)
+        await send(message)
+
+    return note_and_send
+
+
+async def _within(seconds: float, provider: TracerProvider) -> None:
+    """Shut a provider down, which sends what it has; whoever takes it may be away."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def shut_down() -> None:
+        try:
+            provider.shutdown()
+        finally:
+            with contextlib.suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(done.set)
+
+    # Not the loop's own threads: the end of the process would wait for those.
+    threading.Thread(target=shut_down, name="last spans", daemon=True).start()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await done.wait()

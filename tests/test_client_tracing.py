@@ -1,0 +1,244 @@
+"""Traces of programs that use the client: from the submitter's span to the handler's, and without any."""
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode, Tracer
+
+from broker.client import Assigner, AsyncBroker, AsyncWork, Broker, Executor, FailedError, Tool, Work
+from tests import cli_helpers, helpers
+from tests.conftest import Running
+from tests.helpers import an_environment
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+CONTEXT = {"traceparent": PARENT, "tracestate": "lab=beam-4"}
+
+
+class Tracing:
+    """A program that traces, and the spans that it has ended."""
+
+    def __init__(self, tracer: Tracer, exporter: InMemorySpanExporter) -> None:
+        self.tracer = tracer
+        self._exporter = exporter
+
+    def spans(self, name: str = "work t") -> list[ReadableSpan]:
+        return [span for span in self._exporter.get_finished_spans() if span.name == name]
+
+    def span(self, name: str = "work t") -> ReadableSpan:
+        [span] = self.spans(name)
+        return span
+
+
+@pytest.fixture
+def tracing(monkeypatch: pytest.MonkeyPatch) -> Tracing:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    # `set_tracer_provider` can be called only once in a process.
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    return Tracing(trace.get_tracer("program"), exporter)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_there_before(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRACEPARENT", raising=False)
+    monkeypatch.delenv("TRACESTATE", raising=False)
+
+
+@asynccontextmanager
+async def doing(tool: Tool) -> AsyncIterator[None]:
+    """A tool and an assigner at work, for as long as the block runs."""
+    tasks = [asyncio.create_task(work()) for work in (tool.work, Assigner(url=tool._url).assign)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def at_work(url: str, handler: Callable[[Any], Any]) -> AbstractAsyncContextManager[None]:
+    """The tool `t` with this handler at work."""
+    tool = Tool("t", {}, url=url)
+    tool.handler(handler)
+    return doing(tool)
+
+
+def here(_: object) -> str:
+    """The span that a handler runs in."""
+    return f"{trace.get_current_span().get_span_context().span_id:x}"
+
+
+async def there(work: AsyncWork) -> str:
+    return here(work)
+
+
+def mapped(work: Work) -> dict[str, str]:
+    return dict(work.trace_context)
+
+
+# With a tracer
+
+
+@pytest.mark.parametrize("handler", [here, there])
+async def test_the_handlers_span_is_the_child_of_the_submitters(
+    broker: Running, tracing: Tracing, handler: Callable[[Any], Any]
+) -> None:
+    async with AsyncBroker(broker.url) as submitter, at_work(broker.url, handler):
+        with tracing.tracer.start_as_current_span("ask"):
+            handle = await submitter.submit({}, id="a")
+        result = await handle.result(timeout=20)
+    asked, done = tracing.span("ask"), tracing.span()
+    assert done.parent is not None
+    assert (done.parent.span_id, done.context.trace_id) == (asked.context.span_id, asked.context.trace_id)
+    assert result == f"{done.context.span_id:x}"
+    assert done.kind is SpanKind.CONSUMER
+    assert done.status.status_code is StatusCode.UNSET
+    told = dict(done.attributes or {})
+    assert told.pop("broker.work_id")
+    assert told == {
+        "messaging.system": "broker",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "work",
+        "messaging.destination.name": "t",
+        "messaging.message.id": "a",
+        "broker.task_id": "a",
+        "broker.tool_id": "t",
+        "broker.attempt": 1,
+        "broker.outcome": "succeeded",
+    }
+
+
+async def test_a_synchronous_program_submits_in_its_span_too(broker: Running, tracing: Tracing) -> None:
+    def submit() -> None:
+        with Broker(broker.url) as submitter, tracing.tracer.start_as_current_span("ask"):
+            handles = [submitter.submit({}, id="a"), *submitter.submit_many([{"needs": {}, "id": "b"}])]
+        with Broker(broker.url) as waiter:
+            for handle in handles:
+                waiter.handle(handle.id).result(timeout=20)
+
+    async with at_work(broker.url, here):
+        await asyncio.to_thread(submit)
+    parents = {span.parent.span_id for span in tracing.spans() if span.parent}
+    assert parents == {tracing.span("ask").context.span_id}
+    assert len(tracing.spans()) == 2
+
+
+async def test_calls_of_an_executor_are_each_in_the_trace_they_were_made_in(
+    broker: Running, tracing: Tracing
+) -> None:
+    def call() -> None:
+        with Executor(url=broker.url) as executor:
+            for _ in range(10):
+                with tracing.tracer.start_as_current_span("ask"):
+                    executor.submit(textwrap.dedent, " a")
+
+    async with doing(Tool.calling("t", textwrap.dedent, capacity=10, url=broker.url)):
+        await asyncio.to_thread(call)
+    asked = [span.context.span_id for span in tracing.spans("ask")]
+    assert sorted(span.parent.span_id for span in tracing.spans() if span.parent) == sorted(asked)
+    assert len(set(asked)) == 10
+
+
+async def test_a_task_that_was_submitted_in_no_trace_begins_one(broker: Running, tracing: Tracing) -> None:
+    async with AsyncBroker(broker.url) as submitter:
+        with tracing.tracer.start_as_current_span("main"):
+            async with at_work(broker.url, here):
+                await helpers.add_task(broker.client, "a")
+                await submitter.handle("a").result(timeout=20)
+    assert tracing.span().parent is None
+
+
+async def test_a_handler_that_fails_says_so_in_its_span(broker: Running, tracing: Tracing) -> None:
+    def fail(work: Work) -> None:
+        if work.task_id == "a":
+            raise ZeroDivisionError("by nothing")
+        raise FailedError("no beam", retry=False)
+
+    async with AsyncBroker(broker.url) as submitter, at_work(broker.url, fail):
+        for id_ in ("a", "b"):
+            handle = await submitter.submit({}, id=id_, max_attempts=1)
+            await handle.wait(timeout=20)
+    said = {(span.attributes or {})["broker.task_id"]: span for span in tracing.spans()}
+    assert [said[id_].status.description for id_ in ("a", "b")] == [
+        "ZeroDivisionError: by nothing",
+        "no beam",
+    ]
+    assert [event.name for event in said["a"].events] == ["exception"]
+    assert {span.status.status_code for span in said.values()} == {StatusCode.ERROR}
+
+
+# Without one
+
+
+async def test_a_handler_is_given_the_context_for_any_tracer(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    async with AsyncBroker(broker.url) as submitter, at_work(broker.url, mapped):
+        for id_, context in (("a", CONTEXT), ("b", {})):
+            assert (
+                await http.post("/v1/tasks", json={"id": id_, "needs": {}}, headers=context)
+            ).status_code == 201
+            assert await submitter.handle(id_).result(timeout=20) == context
+
+
+async def test_a_program_that_does_not_trace_loads_nothing_for_it(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    program = f"""
+import sys
+sys.modules["opentelemetry"] = None
+from broker.client import Broker
+with Broker({broker.url!r}) as broker:
+    broker.submit({{}}, id="a")
+assert not [name for name in sys.modules if name.startswith("opentelemetry.")]
+"""
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", program],
+        env=an_environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.decode()) == (0, "")
+    assert (await helpers.get(http, "/v1/tasks/a"))["state"] == "available"
+
+
+async def test_a_shell_hands_a_trace_through_the_broker_to_a_program(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """`broker submit` takes the trace of its environment, and `broker tool` gives it to its program."""
+    script = 'printf \'["%s","%s"]\' "$TRACEPARENT" "$TRACESTATE"'
+    command = ["tool", "--id", "t", "--skills", "{}", "--scratch", str(tmp_path), "--", "sh", "-c", script]
+    given = {"TRACEPARENT": PARENT, "TRACESTATE": "lab=beam-4"}
+    mine = {"TRACEPARENT": PARENT.replace("4bf9", "0000")}
+    async with cli_helpers.running(broker.url, *command, **mine):
+        for task, environment in (("a", given), ("b", {"TRACEPARENT": "garbled"}), ("c", {})):
+            ended = await cli_helpers.run(broker.url, "submit", "--id", task, "--needs", "{}", **environment)
+            assert ended.status == 0, ended.err
+        async with asyncio.timeout(20):
+            while (await http.get("/v1/tools/t")).status_code != 200:
+                await asyncio.sleep(0.01)
+        for task, seen in (("a", [PARENT, "lab=beam-4"]), ("b", ["", ""]), ("c", ["", ""])):
+            await helpers.assign(http, task)
+            ended_task = await helpers.get(http, f"/v1/tasks/{task}", wait=20)
+            assert ended_task["result"] == seen
