@@ -1,6 +1,7 @@
 """`broker serve --workers`: several processes serve one address as one would."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -19,9 +20,12 @@ WORKERS = ("--workers", "2")
 
 def workers(parent: int) -> set[int]:
     """The processes that serve; multiprocessing has one more, which looks after what they share."""
-    return {
-        child.pid for child in psutil.Process(parent).children() if "spawn_main" in " ".join(child.cmdline())
-    }
+    found = set()
+    for child in psutil.Process(parent).children():
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.add(child.pid)
+    return found
 
 
 async def serve(http: httpx.AsyncClient, workers: int) -> None:

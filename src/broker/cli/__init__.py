@@ -16,6 +16,8 @@ _COMMANDS = {
     "archive": "Export what has ended.",
     "keys": "Make, list and revoke keys.",
     "migrate": "Bring a database's schema up to date.",
+    "backup": "Write all that the database holds into a file.",
+    "restore": "Read such a file into an empty database.",
     "demo": "Watch a laboratory at work, on real images.",
     "bench": "Measure what the broker does on this machine.",
 }

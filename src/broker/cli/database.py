@@ -72,6 +72,19 @@ def is_made(settings: Settings) -> bool:
     return settings.database_url is not None or (_folder(settings) / "postgres").exists()
 
 
+def see_that_it_is_made(settings: Settings) -> None:
+    """See that there is something to look into.
+
+    Raises:
+        click.ClickException: The embedded database was never used.
+    """
+    if not is_made(settings):
+        raise click.ClickException(
+            f"There is no {described(settings).removeprefix('the ')} yet. Set BROKER_DATA_DIR or"
+            " BROKER_DATABASE_URL as the service has it."
+        )
+
+
 def default_data_dir() -> Path:
     """Where data of services, or of this user, belongs."""
     if os.geteuid() == 0:
@@ -126,9 +139,38 @@ def reached(settings: Settings) -> Iterator[str]:
         try:
             url = str(stack.enter_context(database(settings)).direct_url)
         except FolderInUseError:
-            found = EmbeddedPostgres.url_of_running(_folder(settings))
-            if found is None:
+            if (running := _running(settings)) is None:
                 raise
-            _check_schema(found)
-            url = found
+            _check_schema(running)
+            url = running
         yield url
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, *, shared: bool) -> Iterator[str]:
+    """The URL of the database as it is, whatever schema it has.
+
+    Args:
+        settings: Of a database that a pooler stands in front of, the one behind it is meant.
+        shared: Whether it may be the embedded one that a service is running on.
+
+    Raises:
+        EmbeddedError: The embedded PostgreSQL cannot run.
+    """
+    if settings.direct_url is not None:
+        yield settings.direct_url
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(EmbeddedPostgres(_folder(settings))).url()
+        except FolderInUseError:
+            running = _running(settings)
+            if not shared or running is None:
+                raise
+            url = running
+        yield url
+
+
+def _running(settings: Settings) -> str | None:
+    """The URL of the embedded PostgreSQL that a service is running, once it is known."""
+    return EmbeddedPostgres.url_of_running(_folder(settings))
