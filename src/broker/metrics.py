@@ -74,6 +74,7 @@ class Metrics:
         # A counter that begins with its first event has no increase to be warned of.
         for code in _WARNED_OF:
             self._refused.labels(code)
+        self._of_step: dict[str, tuple[Histogram, Histogram]] = {}
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
 
@@ -90,8 +91,12 @@ class Metrics:
 
     def set_taken(self, step: str, items: int, seconds: float) -> None:
         """A set of so many items shared a transaction, which took so long."""
-        self._sets.labels(step).observe(items)
-        self._took.labels(step).observe(seconds)
+        found = self._of_step.get(step)
+        if found is None:
+            found = self._of_step[step] = (self._sets.labels(step), self._took.labels(step))
+        sets, took = found
+        sets.observe(items)
+        took.observe(seconds)
 
     def dispatched(self, seconds: float) -> None:
         """A tool that waited was told of its work, so long after that was assigned."""

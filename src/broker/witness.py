@@ -28,10 +28,12 @@ class Witness:
     def ended(self, works: Sequence[WorkEnded]) -> None:
         """These pieces of work have ended."""
         self._metrics.ended(works)
+        tells_all = logging.getLogger("broker").isEnabledFor(logging.DEBUG)
         for work in works:
-            level = logging.INFO if work.outcome in _UNASKED else logging.DEBUG
+            if not (tells_all or work.outcome in _UNASKED):
+                continue
             log.log(
-                level,
+                logging.INFO if work.outcome in _UNASKED else logging.DEBUG,
                 "work ended",
                 outcome=work.outcome,
                 work_id=str(work.work_id),
