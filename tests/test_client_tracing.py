@@ -232,7 +232,7 @@ async def test_a_shell_hands_a_trace_through_the_broker_to_a_program(
     given = {"TRACEPARENT": PARENT, "TRACESTATE": "lab=beam-4"}
     mine = {"TRACEPARENT": PARENT.replace("4bf9", "0000")}
     async with cli_helpers.running(broker.url, *command, **mine):
-        for task, environment in (("a", given), ("b", {"TRACEPARENT": "garbled"}), ("c", {})):
+        for task, environment in (("a", given), ("b", {"TRACEPARENT": "\udcff"}), ("c", {})):
             ended = await cli_helpers.run(broker.url, "submit", "--id", task, "--needs", "{}", **environment)
             assert ended.status == 0, ended.err
         async with asyncio.timeout(20):

@@ -7,14 +7,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from broker.trace_context import TraceContext
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
-
     from broker.client.work import AsyncWork
 
 _NOTHING: Mapping[str, str] = {}
@@ -39,7 +36,7 @@ def submitting() -> Mapping[str, str]:
 def inherited() -> Mapping[str, str]:
     """The headers that the environment has for this process, as `broker tool` gives them to its programs."""
     names = ("traceparent", "tracestate")
-    given = [(name.encode(), os.environ.get(name.upper(), "").encode()) for name in names]
+    given = [(name.encode(), os.fsencode(os.environ.get(name.upper(), ""))) for name in names]
     context = TraceContext.of(given)
     return context.headers() if context else _NOTHING
 
@@ -53,7 +50,7 @@ def working(work: "AsyncWork") -> Iterator[None]:
     from opentelemetry import propagate, trace  # noqa: PLC0415
     from opentelemetry.context import Context  # noqa: PLC0415
 
-    with _tracer().start_as_current_span(
+    with trace.get_tracer("broker.client").start_as_current_span(
         f"work {work.tool_id}",
         # Whatever span the tool was started in has nothing to do with this task.
         context=propagate.extract(work.trace_context, context=Context()),
@@ -95,9 +92,3 @@ def ended(completion: Mapping[str, Any]) -> None:
 
 def _is_used() -> bool:
     return "opentelemetry.trace" in sys.modules
-
-
-def _tracer() -> "Tracer":
-    from opentelemetry import trace  # noqa: PLC0415
-
-    return trace.get_tracer("broker.client", version("broker"))
