@@ -1,10 +1,14 @@
 """/metrics answers what an operator asks."""
 
+import asyncio
+from pathlib import Path
+
 import asyncpg
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.metrics import SHARED_FOLDER, Metrics
 from tests import helpers
 from tests.conftest import Running, Serve
 from tests.helpers import (
@@ -27,10 +31,10 @@ broker = helpers.shared_broker
 sql = helpers.shared_sql
 http = helpers.shared_http
 
-Metrics = dict[tuple[str, ...], float]
+Values = dict[tuple[str, ...], float]
 
 
-async def read(http: httpx.AsyncClient) -> Metrics:
+async def read(http: httpx.AsyncClient) -> Values:
     """Every value by its name and the values of its labels."""
     answer = await http.get("/metrics")
     assert answer.status_code == 200, answer.text
@@ -42,7 +46,7 @@ async def read(http: httpx.AsyncClient) -> Metrics:
     }
 
 
-def since(before: Metrics, after: Metrics, *name: str) -> float:
+def since(before: Values, after: Values, *name: str) -> float:
     return after[name] - before.get(name, 0)
 
 
@@ -169,3 +173,19 @@ async def test_without_a_database_it_says_so_and_the_rest(serve: Serve) -> None:
     assert found["broker_database_up",] == 0
     assert ("broker_tasks", "available") not in found
     assert "broker_listener_connected" in {name for name, *_ in found}
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_process_that_just_begins_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
+    # What the library has made by then of a file that holds a process's numbers.
+    begun = tmp_path / "counter_1.db"
+    begun.touch()
+    told = asyncio.create_task(metrics.told())
+    done, _ = await asyncio.wait([told], timeout=0.2)
+    assert not done
+    begun.write_bytes(bytes(1024))
+    assert await asyncio.wait_for(told, 5) == b""

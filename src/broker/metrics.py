@@ -4,14 +4,18 @@ Where several processes serve one socket, the library keeps its numbers in files
 of them is asked, answers for all.
 """
 
+import asyncio
 import os
+import struct
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from broker.errors import Unavailable
 from broker.schemas import Outcome
 from broker.store.facts import WorkEnded
 
@@ -21,6 +25,9 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 OfAll = Literal["livesum", "livemin", "livemax"]
 
 _WARNED_OF = ("internal", "unavailable", "too_many_requests")
+
+_TRIES = 20
+_AGAIN_SECONDS = 0.05
 
 _MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _WHILES = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400)
@@ -129,13 +136,19 @@ class Metrics:
         child.inc(value - self._counted.get(child, 0))
         self._counted[child] = value
 
-    def gathered(self) -> CollectorRegistry:
+    async def told(self) -> bytes:
         """What there is to tell; of all processes, where they share their numbers."""
         if not is_shared():
-            return self.registry
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return registry
+            return generate_latest(self.registry)
+        for _ in range(_TRIES):
+            registry = CollectorRegistry()
+            try:
+                MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+                return generate_latest(registry)
+            except (OSError, struct.error, ValueError):
+                # A process begins, or has ended: one of its files is not whole yet, or just gone.
+                await asyncio.sleep(_AGAIN_SECONDS)
+        raise Unavailable("The metrics of all processes cannot be gathered just now.")
 
     def _counter(self, name: str, told: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, told, labels, registry=self.registry)

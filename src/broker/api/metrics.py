@@ -43,7 +43,7 @@ class MetricsPage(Controller):
         except Unavailable:
             of_database.register(_OfDatabase(None, None))
         return Response(
-            generate_latest(service.metrics.gathered()) + generate_latest(of_database),
+            await service.metrics.told() + generate_latest(of_database),
             media_type=CONTENT_TYPE_LATEST,
         )
 
