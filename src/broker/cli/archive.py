@@ -1,23 +1,20 @@
 """`broker archive`: what has ended."""
 
 import asyncio
-import contextlib
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
-from uuid import uuid4
 
 import click
 import httpx
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from broker.cli.calling import calls_a_broker
+from broker.cli.files import whole_file
+from broker.cli.screen import spinner
 from broker.cli.values import Moment
 from broker.client.connection import Connection
 from broker.schemas import Outcome
@@ -86,7 +83,10 @@ def export(
         return
     # Told to stop, it clears away what it has begun.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with _whole_file(output, force=force) as file, _progress() as tell:
+    with (
+        whole_file(output, replace=force, option="--force") as file,
+        spinner("waiting for the first record") as tell,
+    ):
         export = _Export(file, tell)
         asyncio.run(export.run(url, query))
     click.echo(f"{export} in {output}.", err=True)
@@ -148,44 +148,3 @@ class _Export:
             f"The export broke off after {self}: {why}. It is not complete; begin again. (A broker cuts"
             " off whoever reads too slowly: where a program reads this, write to a file first, with -o.)"
         )
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Shows how far it is, on a terminal."""
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("waiting for the first record", total=None)
-        yield lambda told: progress.update(bar, description=told)
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that is there only when the block has come to its end; until then it has another name.
-
-    Raises:
-        click.ClickException: It cannot be written, or is there already.
-    """
-    _may_write(path, force=force)
-    path = path.resolve()
-    part = path.with_name(f".{uuid4().hex}.partial")
-    try:
-        with part.open("xb") as file:
-            yield file
-            os.fsync(file.fileno())
-        _may_write(path, force=force)
-        part.replace(path)
-    except OSError as error:
-        raise click.ClickException(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def _may_write(path: Path, *, force: bool) -> None:
-    if path.exists():
-        if not path.is_file():
-            raise click.ClickException(f"{path} is no ordinary file; leave -o out, and redirect the output.")
-        if not force:
-            raise click.ClickException(f"{path} is there already; --force replaces it.")

@@ -69,6 +69,19 @@ def is_made(settings: Settings) -> bool:
     return settings.database_url is not None or (_folder(settings) / "postgres").exists()
 
 
+def see_that_it_is_made(settings: Settings) -> None:
+    """See that there is something to look into.
+
+    Raises:
+        click.ClickException: The embedded database was never used.
+    """
+    if not is_made(settings):
+        raise click.ClickException(
+            f"There is no {described(settings).removeprefix('the ')} yet. Set BROKER_DATA_DIR or"
+            " BROKER_DATABASE_URL as the service has it."
+        )
+
+
 def default_data_dir() -> Path:
     """Where data of services, or of this user, belongs."""
     if os.geteuid() == 0:
@@ -123,10 +136,43 @@ def reached(settings: Settings) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         try:
             url = str(stack.enter_context(database(settings)).database_url)
-        except FolderInUseError:
-            found = EmbeddedPostgres.url_of_running(_folder(settings))
-            if found is None:
-                raise
-            _check_schema(found)
-            url = found
+        except FolderInUseError as error:
+            url = _running(settings, error)
+            _check_schema(url)
         yield url
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, *, shared: bool) -> Iterator[str]:
+    """The URL of the database as it is, whatever schema it has.
+
+    Args:
+        settings: Of a database that a pooler stands in front of, the one behind it is meant.
+        shared: Whether it may be the embedded one that a service is running on.
+
+    Raises:
+        EmbeddedError: The embedded PostgreSQL cannot run.
+    """
+    if settings.database_url is not None:
+        yield settings.listen_url or settings.database_url
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(EmbeddedPostgres(_folder(settings))).url()
+        except FolderInUseError as error:
+            if not shared:
+                raise
+            url = _running(settings, error)
+        yield url
+
+
+def _running(settings: Settings, in_use: FolderInUseError) -> str:
+    """The URL of the embedded PostgreSQL that a service runs, which has its folder.
+
+    Raises:
+        FolderInUseError: It has not started yet.
+    """
+    found = EmbeddedPostgres.url_of_running(_folder(settings))
+    if found is None:
+        raise in_use
+    return found

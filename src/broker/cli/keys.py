@@ -6,7 +6,7 @@ import secrets
 import click
 
 from broker import logs
-from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
+from broker.cli.database import Answer, Given, ask, described, from_environment, reached, see_that_it_is_made
 from broker.embedded import EmbeddedError
 from broker.errors import Unavailable
 from broker.schemas import ID_PATTERN
@@ -71,7 +71,7 @@ def create(roles: tuple[str, ...], name: str | None, replace: bool) -> None:
 def list_() -> None:
     """List the keys: their names, their roles, and since and until when they are good."""
     settings = from_environment()
-    _is_there(settings)
+    see_that_it_is_made(settings)
     found = _in_database(settings, store.all_of_them)
     if not found:
         click.echo(
@@ -106,25 +106,12 @@ def revoke(name: str) -> None:
     if name.startswith(KEY_PREFIX):
         raise click.UsageError("That is a key; give its name, as `broker keys list` shows it.")
     settings = from_environment()
-    _is_there(settings)
+    see_that_it_is_made(settings)
     if not _in_database(settings, store.revoke, name):
         raise click.ClickException(
             f"There is no key {name!r} in use; `broker keys list` shows those there are."
         )
     click.echo(f"Key {name} is revoked.", err=True)
-
-
-def _is_there(settings: Settings) -> None:
-    """See that there is something to look into.
-
-    Raises:
-        click.ClickException: The embedded database was never used.
-    """
-    if not is_made(settings):
-        raise click.ClickException(
-            f"There is no {described(settings).removeprefix('the ')} yet. Set BROKER_DATA_DIR or"
-            " BROKER_DATABASE_URL as the service has it."
-        )
 
 
 def _in_database(

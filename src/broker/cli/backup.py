@@ -1,0 +1,74 @@
+"""`broker backup`: all that a database holds, in a file."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.filesize import decimal
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker import dump, logs
+from broker.cli.database import ask, described, from_environment, opened, see_that_it_is_made
+from broker.cli.files import whole_file
+from broker.cli.screen import note, spinner
+from broker.dump import DumpError, Place
+from broker.embedded import EmbeddedError
+from broker.errors import Unavailable
+from broker.store import schema
+
+_EXAMPLES = """
+\b
+Examples:
+  broker backup broker.dump
+  broker backup --overwrite "broker-$(date +%a).dump"     one for each day of the week
+  BROKER_DATA_DIR=/srv/broker broker backup broker.dump
+
+The file is one of `pg_dump --format=custom`: `broker restore` reads it in, and so does `pg_restore`.
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+def backup(file: Path, *, overwrite: bool) -> None:
+    """Write all that the database holds into FILE, as it is in one moment.
+
+    It is the database of BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR: set them as the service
+    has them, whether it runs or not. A running service goes on meanwhile. The file is there only when it is
+    whole; until then it has another name. Only you may read it: payloads, results and the hashes of keys are
+    in it.
+    """
+    settings = from_environment()
+    see_that_it_is_made(settings)
+    with ends_in_order(), opened(settings, shared=True) as url:
+        place = Place.of(url, own=settings.database_url is not None)
+        if ask(url, schema.current) is None:
+            raise click.ClickException(f"There is nothing in {described(settings)} yet.")
+        with (
+            whole_file(file, replace=overwrite, option="--overwrite", mode=0o600) as written,
+            spinner("writing") as tell,
+        ):
+            dump.write(place, Path(written.name), lambda size: tell(f"{decimal(size)} written"))
+        note(f"{file}: {decimal(file.stat().st_size)}, from {described(settings)}.")
+
+
+@contextlib.contextmanager
+def ends_in_order() -> Iterator[None]:
+    """What goes wrong in the block is told to people; told to stop, it clears away what it has begun.
+
+    Raises:
+        click.ClickException: Something went wrong.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    logs.configure("warning")
+    try:
+        yield
+    except (DumpError, EmbeddedError) as error:
+        raise click.ClickException(str(error)) from error
+    except Unavailable as error:
+        raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
+    except SQLAlchemyError as error:
+        raise click.ClickException(f"The database refuses it: {error}") from error

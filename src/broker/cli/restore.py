@@ -1,0 +1,84 @@
+"""`broker restore`: a backup, read into an empty database."""
+
+import asyncio
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+from rich.filesize import decimal
+
+from broker import dump
+from broker.cli.backup import ends_in_order
+from broker.cli.database import ask, described, from_environment, opened
+from broker.cli.screen import note, spinner
+from broker.dump import Place
+from broker.embedded import FolderInUseError
+from broker.settings import Settings
+from broker.store import schema
+
+_EXAMPLES = """
+\b
+Examples:
+  BROKER_DATA_DIR=/srv/broker-restored broker restore broker.dump
+  BROKER_DATABASE_URL=postgresql://broker@db/restored broker restore broker.dump
+
+Then start the service with the same setting. docs/backup.md says what a restore means for those who use it.
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def restore(file: Path) -> None:
+    """Read FILE, from `broker backup`, into an EMPTY database, and bring that up to date.
+
+    It is the database of BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR. One that holds anything
+    is never touched. It is all or nothing: when it fails, the database is as empty as before.
+    """
+    settings = from_environment()
+    with ends_in_order():
+        try:
+            with opened(settings, shared=False) as url:
+                _read_in(settings, url, file)
+        except FolderInUseError as error:
+            raise _refused(settings, "is in use") from error
+
+
+def _read_in(settings: Settings, url: str, path: Path) -> None:
+    place = Place.of(url, own=settings.database_url is not None)
+    with _opened(path) as file, spinner("reading") as tell:
+        found = dump.version(place, file)
+        if not schema.is_known(found):
+            raise click.ClickException(
+                f"{path} is from a newer broker: its schema is at version {found}, and this one knows those"
+                f" up to {schema.needed()}. Restore it with that one, or one that is newer still."
+            )
+        if something := ask(url, schema.something_in):
+            raise _refused(settings, f"is not empty ({something} is there)")
+        size = decimal(path.stat().st_size)
+        dump.read_in(place, file, lambda done: tell(f"{decimal(done)} of {size} read"))
+        tell("bringing it up to date")
+        asyncio.run(schema.take_over(url))
+    note(f"{path} is restored into {described(settings)}, which is at version {schema.needed()}.")
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be read: {error.strerror}.") from error
+    if not file.seekable():
+        file.close()
+        raise click.ClickException(f"{path} is no ordinary file; save what comes from it, and restore that.")
+    return file
+
+
+def _refused(settings: Settings, why: str) -> click.ClickException:
+    another = (
+        "Set BROKER_DATABASE_URL to one that is new (`createdb` makes one)"
+        if settings.database_url is not None
+        else "Set BROKER_DATA_DIR to a folder that is not there yet"
+    )
+    return click.ClickException(
+        f"T{described(settings)[1:]} {why}, and a restore never touches data. {another}, restore"
+        " into that, and start the service with it."
+    )
