@@ -14,20 +14,27 @@ import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
+from sqlalchemy import make_url
 
 from broker.dump import Place
-from broker.store import schema
+from broker.embedded.account import Account
+from broker.embedded.programs import Programs
+from broker.errors import CursorExpired
+from broker.store import candidates, schema
 from broker.store.address import libpq_url
-from tests import helpers
+from tests import helpers, pages
 from tests.cli_helpers import Ended, run, running
-from tests.conftest import a_database, a_folder
+from tests.conftest import a_database, a_folder, run_sql
 from tests.helpers import add_task, an_environment, completed, started
+from tests.store_helpers import a_store
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 database = helpers.shared_database
 broker = helpers.shared_broker
 sql = helpers.shared_sql
 http = helpers.shared_http
+
+PAGE = (Path(__file__).parents[1] / "docs" / "backup.md").read_text()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -99,14 +106,16 @@ async def test_a_restored_database_has_every_row_of_the_one_that_was_backed_up(
     assert told.status == 0, told.err
     assert f"is at version {schema.needed()}" in told.err
     assert await rows(empty) == before
+    # Without that, PostgreSQL plans as for empty tables.
+    connection = await asyncpg.connect(libpq_url(empty))
+    assert await connection.fetchval("select reltuples from pg_class where relname = 'tasks'") == 3
+    await connection.close()
 
 
-async def test_only_its_owner_may_read_a_backup(dump: Path) -> None:
+async def test_only_its_owner_may_read_a_backup_and_it_is_overwritten_only_if_that_is_wanted(
+    dump: Path, database: str
+) -> None:
     assert mode(dump) == 0o600
-    assert in_folder(dump.parent) == ["broker.dump"]
-
-
-async def test_a_backup_is_not_overwritten_unless_it_is_wanted(dump: Path, database: str) -> None:
     put(dump, b"precious")
     told = await run("", "backup", str(dump), BROKER_DATABASE_URL=database)
     assert told == (1, "", f"Error: {dump} is there already; --overwrite replaces it.\n")
@@ -114,6 +123,7 @@ async def test_a_backup_is_not_overwritten_unless_it_is_wanted(dump: Path, datab
     told = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
     assert told.status == 0
     assert content(dump).startswith(b"PGDMP")
+    assert mode(dump) == 0o600
     assert in_folder(dump.parent) == ["broker.dump"]
 
 
@@ -127,6 +137,22 @@ async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty
     assert await connection.fetchval("select value from mine.measured") == 17
     await connection.close()
     assert await rows(empty) == {}
+
+
+async def test_a_cursor_is_expired_when_a_database_is_restored_under_its_old_name(
+    postgres: str, template: str, tmp_path: Path
+) -> None:
+    async with a_database(postgres, template) as url:
+        async with a_store(url) as store:
+            cursor = (await store.run(candidates.candidates, cursor=None, limit=10)).cursor
+        told = await run("", "backup", str(tmp_path / "a"), BROKER_DATABASE_URL=url)
+        assert told.status == 0, told.err
+        name = make_url(url).database
+        await run_sql(postgres, f"drop database {name}", f"create database {name}")
+        assert (await restore(tmp_path / "a", url)).status == 0
+        async with a_store(url) as store:
+            with pytest.raises(CursorExpired):
+                await store.run(candidates.candidates, cursor=cursor, limit=10)
 
 
 async def test_a_damaged_backup_is_refused_and_leaves_the_database_empty(dump: Path, empty: str) -> None:
@@ -166,10 +192,14 @@ async def test_what_cannot_be_read_in_is_told_in_postgresqls_words_and_leaves_no
     assert await rows(empty) == {}
 
 
-async def test_the_backup_of_an_older_version_is_brought_up_to_date(
+async def test_the_backup_of_an_older_version_and_another_month_is_brought_up_to_date(
     postgres: str, empty: str, tmp_path: Path
 ) -> None:
     async with a_database(postgres) as old:
+        await schema.migrate(old)
+        months = [name for name in await rows(old) if name.startswith("work_archive_2")]
+        # As it is when there is not yet a partition for any of them.
+        await run_sql(old, *(f"drop table {name}" for name in months))
         await schema.migrate(old, "0007")
         told = await run("", "backup", str(tmp_path / "old.dump"), BROKER_DATABASE_URL=old)
         assert told.status == 0, told.err
@@ -177,6 +207,8 @@ async def test_the_backup_of_an_older_version_is_brought_up_to_date(
     assert told.status == 0, told.err
     found = await rows(empty)
     assert found["alembic_version"] == [f"({schema.needed()})"]
+    assert months
+    assert set(months) < found.keys()
 
 
 async def test_the_backup_of_a_newer_version_is_refused(
@@ -253,6 +285,31 @@ async def test_told_to_stop_it_leaves_nothing_behind(
             await asyncio.sleep(0.02)
 
 
+async def test_a_restore_that_is_told_to_stop_leaves_the_database_empty(
+    dump: Path, empty: str, sql: asyncpg.Connection
+) -> None:
+    there = "select count(*) from pg_stat_activity where application_name = 'psql' and datname = $1"
+    name = make_url(empty).database
+    connection = await asyncpg.connect(libpq_url(empty))
+    transaction = connection.transaction()
+    await transaction.start()
+    # So that it has to wait, having made some of its tables.
+    await connection.execute("create table work_reports (id int)")
+    async with running("", "restore", str(dump), BROKER_DATABASE_URL=empty) as process:
+        async with asyncio.timeout(20):
+            while not await sql.fetchval(f"{there} and wait_event_type = 'Lock'", name):
+                await asyncio.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            _, err = await process.communicate()
+    assert (process.returncode, err) == (128 + signal.SIGTERM, b"")
+    await transaction.rollback()
+    await connection.close()
+    async with asyncio.timeout(20):
+        while await sql.fetchval(there, name):
+            await asyncio.sleep(0.02)
+    assert await rows(empty) == {}
+
+
 @pytest.mark.parametrize(
     ("url", "told", "password"),
     [
@@ -286,11 +343,33 @@ async def test_the_embedded_database_is_backed_up_as_it_is_and_restored_into_a_n
         assert made.status == 0, made.err
         file = str(folder / "broker.dump")
         assert (await run("", "backup", file, **there)).status == 0
-        refused = await run("", "restore", file, **there)
-        assert refused.status == 1
-        assert "Set BROKER_DATA_DIR to a folder that is not there yet" in refused.err
         told = await run("", "restore", file, **restored)
         assert told.status == 0, told.err
-        listed = [await run("", "keys", "list", **each) for each in (there, restored)]
-        assert listed[0] == listed[1]
-        assert "me    admin" in listed[1].out
+        assert "me    admin" in (await run("", "keys", "list", **restored)).out
+
+
+async def test_the_recipe_for_postgresqls_own_programs_does_the_same(
+    http: httpx.AsyncClient, postgres: str, database: str, sql: asyncpg.Connection, empty: str, tmp_path: Path
+) -> None:
+    await add_task(http)
+    [recipe] = [block.code for block in pages.blocks(PAGE) if block.says == "file: dump-and-restore.sh"]
+    put(tmp_path / "recipe", recipe.encode())
+    # Those that come with the broker, which are too new for a server that is old.
+    programs = [str(Path(sys.executable).parent)]
+    if await sql.fetchval("select current_setting('server_version_num')::int") >= 170_000:
+        programs.append(str(Programs.find(Account(), tmp_path).folder))
+    path = ":".join([*programs, os.environ["PATH"]])
+    process = await asyncio.create_subprocess_exec(
+        *("sh", str(tmp_path / "recipe"), libpq_url(database), libpq_url(empty)),
+        cwd=tmp_path,
+        env=an_environment(PATH=path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    assert await rows(empty) == await rows(database)
+    async with a_database(postgres) as other:
+        assert (await restore(tmp_path / "own.dump", other)).status == 0
+        assert await rows(other) == await rows(database)
