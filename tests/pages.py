@@ -53,15 +53,16 @@ def section(text: str, title: str) -> str:
     return found[2]
 
 
-async def run(text: str, folder: Path, url: str) -> None:
+async def run(text: str, folder: Path, url: str, **settings: str) -> None:
     """Run a page.
 
     Args:
         text: The page.
         folder: Where its files are and its programs run.
         url: The broker; it takes the place of the local one.
+        settings: What is set in the environment beside that.
     """
-    environment = helpers.an_environment(BROKER_URL=url, HOME=str(folder), PYTHONUNBUFFERED="1")
+    environment = helpers.an_environment(BROKER_URL=url, HOME=str(folder), PYTHONUNBUFFERED="1", **settings)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     async with contextlib.AsyncExitStack() as going_on:
         for block in blocks(text.replace(_LOCAL, url)):

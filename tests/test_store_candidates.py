@@ -2,16 +2,19 @@
 
 import asyncio
 import random
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import asyncpg
 import pytest
 from msgspec import Raw
 
+from broker.embedded import EmbeddedPostgres
 from broker.errors import CursorExpired, ValidationFailed
 from broker.schemas import Candidates, TaskRemark, ToolChange
-from broker.store import Store, candidates, due, leases, tasks, tools
+from broker.store import Store, candidates, due, leases, schema, tasks, tools
 from broker.store.pages import seal
 from tests import store_helpers as steps
 from tests.conftest import Serve, a_database
@@ -407,6 +410,43 @@ async def test_rows_from_a_dump_of_a_database_with_more_history_do_not_make_anyo
     await sql.execute("update tools set changed = cast('99999999' as xid8)")
     assert await reader.news() == (["a"], ["t"])
     assert await reader.news() == NOTHING
+
+
+async def test_rows_from_a_dump_are_told_once_more_at_most_when_this_database_has_as_much_history(
+    reader: Reader, store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.submit(store, "a")
+    await steps.register(store, "t")
+    soon = "cast(cast(cast(cast(changed as text) as bigint) + 10 as text) as xid8)"
+    await sql.execute(f"update tasks set changed = {soon}")
+    await sql.execute("update tools set changed = (select changed from tasks)")
+    told = [await reader.news()]
+    for _ in range(20):
+        await sql.execute("select pg_current_xact_id()")
+        told.append(await reader.news())
+    assert [each for each in told if each != NOTHING] == [(["a"], ["t"])] * 2
+    assert told[0] != NOTHING
+
+
+async def test_a_cursor_is_expired_when_a_copy_of_the_databases_files_is_put_back(data_dir: Path) -> None:
+    """Where it was honoured, what is new would be taken for what was there in the history that is lost."""
+    postgres = EmbeddedPostgres(data_dir, durable=False)
+    with postgres:
+        await schema.migrate(postgres.url())
+    copy = data_dir.with_name("copy")
+    await asyncio.to_thread(subprocess.run, ["cp", "-a", data_dir, copy], check=True)
+    with postgres:
+        async with steps.a_store(postgres.url()) as store:
+            await steps.submit(store, "lost")
+            page = await store.run(candidates.candidates, cursor=None, limit=10)
+            assert [task.id for task in page.tasks] == ["lost"]
+    await asyncio.to_thread(data_dir.rename, data_dir.with_name("lost"))
+    await asyncio.to_thread(copy.rename, data_dir)
+    with postgres:
+        async with steps.a_store(postgres.url()) as store:
+            await steps.submit(store, "new")
+            with pytest.raises(CursorExpired):
+                await store.run(candidates.candidates, cursor=page.cursor, limit=10)
 
 
 async def test_a_parked_reader_on_its_last_page_hears_of_what_comes_before_its_place(

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from broker.embedded import EmbeddedError
 from broker.embedded.account import Account
@@ -23,6 +23,12 @@ _VERSION = re.compile(rb"^COPY \S+ \(version_num\) FROM stdin;\n(\S+)\n", re.MUL
 # pg_restore sets this whatever the server is, and those before 17 do not know it.
 _UNKNOWN_BEFORE_17 = b"SET transaction_timeout = 0;\n"
 _HEAD_BYTES = 4096
+
+_TROUBLE = {
+    "pg_dump": "The dump cannot be written",
+    "pg_restore": "The dump cannot be read; it may be damaged, or not whole",
+    "psql": "The dump cannot be read in, and the database is as it was",
+}
 
 _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 5.0
@@ -57,7 +63,7 @@ class Place(NamedTuple):
         user, _, password = who.partition(":")
         query = parse_qsl(parts.query, keep_blank_values=True)
         password = unquote(password) or dict(query).get("password", "")
-        rest = urlencode([(name, value) for name, value in query if name != "password"])
+        rest = urlencode([(name, value) for name, value in query if name != "password"], quote_via=quote)
         strangers = ("BROKER_",) if own else ("BROKER_", "PG")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(strangers)}
         environment["LC_ALL"] = "C"
@@ -68,12 +74,12 @@ class Place(NamedTuple):
         return cls(parts._replace(netloc=f"{user}{at}{hosts}", query=rest).geturl(), environment)
 
 
-def write(place: Place, file: BinaryIO, tell: Tell) -> None:
+def write(place: Place, file: Path, tell: Tell) -> None:
     """Write a dump; it has the database as it was in one moment, and holds nobody up.
 
     Args:
         place: The database.
-        file: An ordinary file, which is empty.
+        file: The file; what is in it is replaced.
         tell: Called now and then with how many bytes are written.
 
     Raises:
@@ -81,10 +87,9 @@ def write(place: Place, file: BinaryIO, tell: Tell) -> None:
     """
     # Extensions belong to a server, and to make them takes more rights than a broker needs.
     options = ("--format=custom", "--exclude-extension=*", "--no-password")
-    # By a name: into its standard output it would write the list of contents twice.
-    there = f"--file=/dev/fd/{file.fileno()}"
-    with _program(place, "pg_dump", *options, there, f"--dbname={place.url}", keeps=file) as run:
-        run.wait(lambda: tell(os.fstat(file.fileno()).st_size))
+    # Not by way of its output: it would add its table of contents once more, in place of putting it right.
+    with _program(place, "pg_dump", *options, f"--file={file}", f"--dbname={place.url}") as run:
+        run.wait(lambda: tell(file.stat().st_size))
 
 
 def version(place: Place, file: BinaryIO) -> str:
@@ -182,7 +187,7 @@ class _Run:
         if status:
             self._said.seek(0)
             said = self._said.read().decode(errors="replace").strip()
-            raise DumpError(said or f"{self._name} ended with status {status}.")
+            raise DumpError(f"{_TROUBLE[self._name]}: {said or f'{self._name} ended with status {status}'}")
 
 
 @contextlib.contextmanager
@@ -192,18 +197,8 @@ def _program(
     *arguments: str,
     stdin: BinaryIO | int = subprocess.DEVNULL,
     stdout: BinaryIO | int = subprocess.DEVNULL,
-    keeps: BinaryIO | None = None,
 ) -> Iterator[_Run]:
-    """Run one of PostgreSQL's programs; it ends with the block at the latest.
-
-    Args:
-        place: The database.
-        name: The program.
-        arguments: What it is given.
-        stdin: What it reads.
-        stdout: What it writes.
-        keeps: A file that it has open, too, under the same number.
-    """
+    """Run one of PostgreSQL's programs; it ends with the block at the latest."""
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's own programs, no shell
             [_folder() / name, *arguments],
@@ -211,7 +206,6 @@ def _program(
             stdout=stdout,
             stderr=said,
             env=place.environment,
-            pass_fds=() if keeps is None else (keeps.fileno(),),
             # Ctrl-C is for us, who end it then.
             start_new_session=True,
         )

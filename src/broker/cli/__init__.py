@@ -15,9 +15,9 @@ _COMMANDS = {
     "top": "Watch tools, work and queue, live.",
     "archive": "Export what has ended.",
     "keys": "Make, list and revoke keys.",
-    "migrate": "Bring a database's schema up to date.",
-    "backup": "Write all that the database holds into a file.",
+    "backup": "Write all that a database holds into a file.",
     "restore": "Read such a file into an empty database.",
+    "migrate": "Bring a database's schema up to date.",
     "demo": "Watch a laboratory at work, on real images.",
     "bench": "Measure what the broker does on this machine.",
 }

@@ -1,43 +1,74 @@
-"""`broker backup`: all that the database holds, in a file."""
+"""`broker backup`: all that a database holds, in a file."""
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.filesize import decimal
+from sqlalchemy.exc import SQLAlchemyError
 
-from broker.cli.database import from_environment, opened, see_that_it_is_made
+from broker import dump, logs
+from broker.cli.database import ask, described, from_environment, opened, see_that_it_is_made
 from broker.cli.files import whole_file
-from broker.cli.screen import spinner
-from broker.dump import DumpError, Place, write
+from broker.cli.screen import note, spinner
+from broker.dump import DumpError, Place
 from broker.embedded import EmbeddedError
+from broker.errors import Unavailable
+from broker.store import schema
 
-# It holds whatever payloads hold, and from the hashes of keys one can tell which of two is meant.
-_MODE = 0o600
+_EXAMPLES = """
+\b
+Examples:
+  broker backup broker.dump
+  broker backup --overwrite "broker-$(date +%a).dump"     one for each day of the week
+  BROKER_DATA_DIR=/srv/broker broker backup broker.dump
+
+The file is one of `pg_dump --format=custom`: `broker restore` reads it in, and so does `pg_restore`.
+"""
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Replace the file, if it is there.")
-def backup(file: Path, overwrite: bool) -> None:
-    """Write all that the database holds into FILE: tasks, tools, work, the archive, keys.
+@click.command(epilog=_EXAMPLES)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+def backup(file: Path, *, overwrite: bool) -> None:
+    """Write all that the database holds into FILE, as it is in one moment.
 
-    The service may run meanwhile; the file has everything as it was in one moment. It is there only when it
-    is whole. `broker restore` reads it, and so does pg_restore (it is what `pg_dump --format=custom` writes).
+    It is the database of BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR: set them as the service
+    has them, whether it runs or not. A running service goes on meanwhile. The file is there only when it is
+    whole; until then it has another name. Only you may read it: payloads, results and the hashes of keys are
+    in it.
     """
-    # Told to stop, it clears away what it has begun.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = from_environment()
     see_that_it_is_made(settings)
-    try:
+    with ends_in_order(), opened(settings, shared=True) as url:
+        place = Place.of(url, own=settings.direct_url is not None)
+        if ask(url, schema.current) is None:
+            raise click.ClickException(f"There is nothing in {described(settings)} yet.")
         with (
-            opened(settings, shared=True) as url,
-            whole_file(file, replace=overwrite, option="--overwrite", mode=_MODE) as written,
-            spinner("waiting for the database") as tell,
+            whole_file(file, replace=overwrite, option="--overwrite", mode=0o600) as written,
+            spinner("writing") as tell,
         ):
-            place = Place.of(url, own=settings.direct_url is not None)
-            write(place, written, lambda count: tell(f"{decimal(count)} written"))
+            dump.write(place, Path(written.name), lambda size: tell(f"{decimal(size)} written"))
+        note(f"{file}: {decimal(file.stat().st_size)}, from {described(settings)}.")
+
+
+@contextlib.contextmanager
+def ends_in_order() -> Iterator[None]:
+    """What goes wrong in the block is told to people; told to stop, it clears away what it has begun.
+
+    Raises:
+        click.ClickException: Something went wrong.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    logs.configure("warning")
+    try:
+        yield
     except (DumpError, EmbeddedError) as error:
-        raise click.ClickException(f"There is no backup: {error}") from error
-    click.echo(f"{decimal(file.stat().st_size)} in {file}.", err=True)
+        raise click.ClickException(str(error)) from error
+    except Unavailable as error:
+        raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
+    except SQLAlchemyError as error:
+        raise click.ClickException(f"The database refuses it: {error}") from error

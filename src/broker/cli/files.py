@@ -27,7 +27,7 @@ def whole_file(path: Path, *, replace: bool, option: str, mode: int = 0o666) -> 
     path = path.resolve()
     part = path.with_name(f".{uuid4().hex}.partial")
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
+        with open(part, "xb", opener=lambda name, how: os.open(name, how, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

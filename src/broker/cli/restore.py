@@ -1,65 +1,84 @@
 """`broker restore`: a backup, read into an empty database."""
 
 import asyncio
-import signal
-import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 from rich.filesize import decimal
 
+from broker import dump
+from broker.cli.backup import ends_in_order
 from broker.cli.database import ask, described, from_environment, opened
-from broker.cli.screen import spinner
-from broker.dump import DumpError, Place, read_in, version
-from broker.embedded import EmbeddedError
-from broker.errors import Unavailable
+from broker.cli.screen import note, spinner
+from broker.dump import Place
+from broker.embedded import FolderInUseError
 from broker.settings import Settings
 from broker.store import schema
 
+_EXAMPLES = """
+\b
+Examples:
+  BROKER_DATA_DIR=/srv/broker-restored broker restore broker.dump
+  BROKER_DATABASE_URL=postgresql://broker@db/restored broker restore broker.dump
 
-@click.command()
-@click.argument("file", type=click.File("rb"))
-def restore(file: BinaryIO) -> None:
-    """Read FILE, which `broker backup` has written, into an empty database, and bring its schema up to date.
+Then start the service with the same setting. docs/backup.md says what a restore means for those who use it.
+"""
 
-    With no BROKER_DATABASE_URL that is a new PostgreSQL of the broker's own, in BROKER_DATA_DIR. What is
-    there already is never touched. Either all of it is read in, or nothing.
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def restore(file: Path) -> None:
+    """Read FILE, from `broker backup`, into an EMPTY database, and bring that up to date.
+
+    It is the database of BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR. One that holds anything
+    is never touched. It is all or nothing: when it fails, the database is as empty as before.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = from_environment()
+    with ends_in_order():
+        try:
+            with opened(settings, shared=False) as url:
+                _read_in(settings, url, file)
+        except FolderInUseError as error:
+            raise _refused(settings, "is in use") from error
+
+
+def _read_in(settings: Settings, url: str, path: Path) -> None:
+    place = Place.of(url, own=settings.direct_url is not None)
+    with _opened(path) as file, spinner("reading") as tell:
+        found = dump.version(place, file)
+        if not schema.is_known(found):
+            raise click.ClickException(
+                f"{path} is from a newer broker: its schema is at version {found}, and this one knows those"
+                f" up to {schema.needed()}. Restore it with that one, or one that is newer still."
+            )
+        if something := ask(url, schema.something_in):
+            raise _refused(settings, f"is not empty ({something} is there)")
+        size = decimal(path.stat().st_size)
+        dump.read_in(place, file, lambda done: tell(f"{decimal(done)} of {size} read"))
+        tell("bringing it up to date")
+        asyncio.run(schema.take_over(url))
+    note(f"{path} is restored into {described(settings)}, which is at version {schema.needed()}.")
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
-        with opened(settings, shared=False) as url:
-            place = Place.of(url, own=settings.direct_url is not None)
-            _see_that_it_fits(settings, url, version(place, file))
-            size = Path(file.name).stat().st_size
-            with spinner("reading it in") as tell:
-                read_in(place, file, lambda count: tell(f"{decimal(count)} of {decimal(size)} read in"))
-            asyncio.run(schema.migrate(url))
-    except Unavailable as error:
-        raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
-    except (DumpError, EmbeddedError, schema.OtherSchemaError) as error:
-        raise click.ClickException(f"Nothing was restored: {error}") from error
-    click.echo(f"{file.name} is in {described(settings)}.", err=True)
+        file = path.open("rb")
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be read: {error.strerror}.") from error
+    if not file.seekable():
+        file.close()
+        raise click.ClickException(f"{path} is no ordinary file; save what comes from it, and restore that.")
+    return file
 
 
-def _see_that_it_fits(settings: Settings, url: str, version: str) -> None:
-    """See that the database is empty, and the backup none of a later program.
-
-    Raises:
-        click.ClickException: It is not so.
-    """
-    if version > schema.needed():
-        raise click.ClickException(
-            f"Nothing was restored: the backup is of schema {version}, this program of {schema.needed()}."
-            " Install a later broker."
-        )
-    if ask(url, schema.current) is not None:
-        instead = (
-            "an empty database: create one, and set BROKER_DATABASE_URL"
-            if settings.direct_url is not None
-            else "a new folder: set BROKER_DATA_DIR"
-        )
-        raise click.ClickException(
-            f"Nothing was restored: there is something in {described(settings)} already. Choose {instead}."
-        )
+def _refused(settings: Settings, why: str) -> click.ClickException:
+    another = (
+        "Set BROKER_DATABASE_URL to one that is new (`createdb` makes one)"
+        if settings.direct_url is not None
+        else "Set BROKER_DATA_DIR to a folder that is not there yet"
+    )
+    return click.ClickException(
+        f"T{described(settings)[1:]} {why}, and a restore never touches data. {another}, restore"
+        " into that, and start the service with it."
+    )

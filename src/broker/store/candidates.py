@@ -21,12 +21,15 @@ from broker.schemas import Candidates, Task, Tool
 from broker.store import rows
 from broker.store.pages import bounded, met, seal, unseal
 
-# The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this
-# database, and these tables (a dump that is read in again makes new ones).
+# The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this start of
+# its server (a copy of its files that is put back has another history from then on; and after a crash the
+# numbers of transactions that had written nothing are given again), this database, and these tables (a dump
+# that is read in again makes new ones).
 SNAPSHOT = text("""
 select cast(pg_current_snapshot() as text) as reading,
        md5(concat_ws('/', (select system_identifier from pg_control_system()),
                      substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+                     extract(epoch from pg_postmaster_start_time()),
                      (select oid from pg_database where datname = current_database()),
                      pg_relation_filenode('tasks'), pg_relation_filenode('tools'))) as home
 """)

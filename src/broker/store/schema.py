@@ -9,6 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,6 +34,18 @@ _NOT_GIVEN = {"55P03", "40P01"}
 
 # Of programs of which version, and later, the schema can be used.
 _WORKS_FROM = text("select works_from from schema_support")
+
+
+# Whatever a database can hold that is not PostgreSQL's own, nor an extension's.
+SOMETHING = text("""
+select min(n.nspname || '.' || c.relname)
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+  and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+  and not exists (select from pg_depend d
+                  where d.classid = cast('pg_class' as regclass) and d.objid = c.oid and d.deptype = 'e')
+""")
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -78,6 +91,20 @@ def misfit(connection: Connection) -> str | None:
     return None
 
 
+def is_known(version: str) -> bool:
+    """Whether this program knows the way on from a version: it is none of a newer program's."""
+    try:
+        return ScriptDirectory.from_config(config()).get_revision(version) is not None
+    except CommandError:
+        return False
+
+
+def something_in(connection: Connection) -> str | None:
+    """The name of a table or the like that the database has; none: it is empty."""
+    found: str | None = connection.execute(SOMETHING).scalar_one()
+    return found
+
+
 async def migrate(url: str, revision: str = "head") -> None:
     """Bring the schema of a database to a revision, and make the archive's next partitions.
 
@@ -118,6 +145,21 @@ async def _move_patiently(connection: AsyncConnection, revision: str) -> None:
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
             return
+
+
+async def take_over(url: str) -> None:
+    """Make a database ready that was read in from a dump: bring it up to date, and count what is in it.
+
+    PostgreSQL plans by such counts, which no dump has, and would plan as for empty tables until it has come
+    to count by itself.
+    """
+    await migrate(url)
+    engine = create_engine(Address(url).connect)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("analyze"))
+    finally:
+        await engine.dispose()
 
 
 def _move(connection: Connection, revision: str) -> None:

@@ -1,0 +1,375 @@
+"""`broker backup` and `broker restore`: all that a database holds, whole or not at all."""
+
+import asyncio
+import os
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+from sqlalchemy import make_url
+
+from broker.dump import Place
+from broker.embedded.account import Account
+from broker.embedded.programs import Programs
+from broker.errors import CursorExpired
+from broker.store import candidates, schema
+from broker.store.address import libpq_url
+from tests import helpers, pages
+from tests.cli_helpers import Ended, run, running
+from tests.conftest import a_database, a_folder, run_sql
+from tests.helpers import add_task, an_environment, completed, started
+from tests.store_helpers import a_store
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+PAGE = (Path(__file__).parents[1] / "docs" / "backup.md").read_text()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def dump(http: httpx.AsyncClient, database: str, tmp_path: Path) -> Path:
+    """The backup of a database with a task."""
+    await add_task(http)
+    file = tmp_path / "broker.dump"
+    told = await run("", "backup", str(file), BROKER_DATABASE_URL=database)
+    assert told.status == 0, told.err
+    return file
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def empty(postgres: str) -> AsyncIterator[str]:
+    """The URL of a database with nothing in it."""
+    async with a_database(postgres) as url:
+        yield url
+
+
+async def rows(url: str) -> dict[str, list[str]]:
+    """Every row of every table of a database, as text."""
+    connection = await asyncpg.connect(libpq_url(url))
+    try:
+        tables = await connection.fetch(
+            "select c.oid::regclass::text as name from pg_class c"
+            " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'"
+        )
+        return {
+            name: [row[0] for row in await connection.fetch(f"select t::text from {name} t order by 1")]
+            for (name,) in tables
+        }
+    finally:
+        await connection.close()
+
+
+def content(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def put(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def mode(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def in_folder(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir()]
+
+
+async def restore(file: Path, url: str) -> Ended:
+    return await run("", "restore", str(file), BROKER_DATABASE_URL=url)
+
+
+async def test_a_restored_database_has_every_row_of_the_one_that_was_backed_up(
+    http: httpx.AsyncClient, database: str, empty: str, tmp_path: Path
+) -> None:
+    digits = "[1.10, 123456789012345678901234567890]"
+    await http.post("/v1/tasks", content=f'{{"id": "exact", "needs": 1, "payload": {digits}}}')
+    await add_task(http, "later", not_before="2100-01-01T00:00:00Z")
+    await completed(http, (await started(http, "ended")).work)
+    await http.post(f"/v1/work/{(await started(http, 'runs')).work}/reports", json={"message": "half"})
+    told = await run("", "backup", str(tmp_path / "a.dump"), BROKER_DATABASE_URL=database)
+    assert told.err.endswith(" kB, from the database of BROKER_DATABASE_URL.\n")
+    before = await rows(database)
+    assert len(before["tasks"]) == 3
+    told = await restore(tmp_path / "a.dump", empty)
+    assert told.status == 0, told.err
+    assert f"is at version {schema.needed()}" in told.err
+    assert await rows(empty) == before
+    # Without that, PostgreSQL plans as for empty tables.
+    connection = await asyncpg.connect(libpq_url(empty))
+    assert await connection.fetchval("select reltuples from pg_class where relname = 'tasks'") == 3
+    await connection.close()
+
+
+async def test_only_its_owner_may_read_a_backup_and_it_is_overwritten_only_if_that_is_wanted(
+    dump: Path, database: str
+) -> None:
+    assert mode(dump) == 0o600
+    put(dump, b"precious")
+    told = await run("", "backup", str(dump), BROKER_DATABASE_URL=database)
+    assert told == (1, "", f"Error: {dump} is there already; --overwrite replaces it.\n")
+    assert content(dump) == b"precious"
+    told = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
+    assert told.status == 0
+    assert content(dump).startswith(b"PGDMP")
+    assert mode(dump) == 0o600
+    assert in_folder(dump.parent) == ["broker.dump"]
+
+
+async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty: str) -> None:
+    connection = await asyncpg.connect(libpq_url(empty))
+    await connection.execute("create schema mine; create table mine.measured as select 17 as value")
+    told = await restore(dump, empty)
+    assert told.status == 1
+    assert "The database of BROKER_DATABASE_URL is not empty (mine.measured is there)" in told.err
+    assert "Set BROKER_DATABASE_URL to one that is new" in told.err
+    assert await connection.fetchval("select value from mine.measured") == 17
+    await connection.close()
+    assert await rows(empty) == {}
+
+
+async def test_a_cursor_is_expired_when_a_database_is_restored_under_its_old_name(
+    postgres: str, template: str, tmp_path: Path
+) -> None:
+    async with a_database(postgres, template) as url:
+        async with a_store(url) as store:
+            cursor = (await store.run(candidates.candidates, cursor=None, limit=10)).cursor
+        told = await run("", "backup", str(tmp_path / "a"), BROKER_DATABASE_URL=url)
+        assert told.status == 0, told.err
+        name = make_url(url).database
+        await run_sql(postgres, f"drop database {name}", f"create database {name}")
+        assert (await restore(tmp_path / "a", url)).status == 0
+        async with a_store(url) as store:
+            with pytest.raises(CursorExpired):
+                await store.run(candidates.candidates, cursor=cursor, limit=10)
+
+
+async def test_a_damaged_backup_is_refused_and_leaves_the_database_empty(dump: Path, empty: str) -> None:
+    whole = content(dump)
+    for part in (whole[:3], whole[:300], whole[: len(whole) // 2], whole[:-1]):
+        put(dump, part)
+        told = await restore(dump, empty)
+        assert told.status == 1, len(part)
+        assert told.err.startswith(("Error: This is no file", "Error: The dump cannot be read"))
+        assert await rows(empty) == {}
+    put(dump, whole)
+    assert (await restore(dump, empty)).status == 0
+
+
+async def test_what_is_no_backup_is_refused(empty: str, tmp_path: Path) -> None:
+    put(tmp_path / "text", b"select 1;")
+    told = await restore(tmp_path / "text", empty)
+    assert told.err == (
+        "Error: This is no file that `broker backup` or `pg_dump --format=custom` has written.\n"
+    )
+    told = await restore(tmp_path / "missing", empty)
+    assert told.status == 2
+    assert "does not exist" in told.err
+
+
+async def test_what_cannot_be_read_in_is_told_in_postgresqls_words_and_leaves_nothing(
+    dump: Path, empty: str
+) -> None:
+    connection = await asyncpg.connect(libpq_url(empty))
+    taken = "create function notify_ids(channel text, ids text[]) returns void language sql as 'select'"
+    await connection.execute(taken)
+    await connection.close()
+    told = await restore(dump, empty)
+    assert told.status == 1
+    assert told.err.startswith("Error: The dump cannot be read in, and the database is as it was")
+    assert 'function "notify_ids" already exists' in told.err
+    assert await rows(empty) == {}
+
+
+async def test_the_backup_of_an_older_version_and_another_month_is_brought_up_to_date(
+    postgres: str, empty: str, tmp_path: Path
+) -> None:
+    async with a_database(postgres) as old:
+        await schema.migrate(old)
+        months = [name for name in await rows(old) if name.startswith("work_archive_2")]
+        # As it is when there is not yet a partition for any of them.
+        await run_sql(old, *(f"drop table {name}" for name in months))
+        await schema.migrate(old, "0007")
+        told = await run("", "backup", str(tmp_path / "old.dump"), BROKER_DATABASE_URL=old)
+        assert told.status == 0, told.err
+    told = await restore(tmp_path / "old.dump", empty)
+    assert told.status == 0, told.err
+    found = await rows(empty)
+    assert found["alembic_version"] == [f"({schema.needed()})"]
+    assert months
+    assert set(months) < found.keys()
+
+
+async def test_the_backup_of_a_newer_version_is_refused(
+    postgres: str, template: str, empty: str, tmp_path: Path
+) -> None:
+    async with a_database(postgres, template) as new:
+        connection = await asyncpg.connect(libpq_url(new))
+        await connection.execute("update alembic_version set version_num = '9999'")
+        await connection.close()
+        assert (await run("", "backup", str(tmp_path / "new"), BROKER_DATABASE_URL=new)).status == 0
+    told = await restore(tmp_path / "new", empty)
+    assert told.status == 1
+    assert "its schema is at version 9999, and this one knows those up to" in told.err
+    assert await rows(empty) == {}
+
+
+async def test_where_nothing_is_there_is_nothing_to_back_up(empty: str, tmp_path: Path) -> None:
+    told = await run("", "backup", str(tmp_path / "a"), BROKER_DATABASE_URL=empty)
+    assert told == (1, "", "Error: There is nothing in the database of BROKER_DATABASE_URL yet.\n")
+    told = await run("", "backup", str(tmp_path / "a"), BROKER_DATA_DIR=str(tmp_path / "data"))
+    assert told.status == 1
+    assert f"There is no embedded database in {tmp_path / 'data'} yet" in told.err
+    assert in_folder(tmp_path) == []
+
+
+async def test_a_database_that_is_away_is_told(dump: Path) -> None:
+    away = "postgresql://nobody:secret@127.0.0.1:9/none"
+    for command in (["backup", str(dump), "--overwrite"], ["restore", str(dump)]):
+        told = await run("", *command, BROKER_DATABASE_URL=away)
+        assert told.status == 1
+        assert told.err.startswith("Error: The database does not answer: ")
+        assert "secret" not in told.err
+
+
+async def test_a_disk_that_fills_up_leaves_no_file_and_is_an_error(
+    http: httpx.AsyncClient, database: str, tmp_path: Path
+) -> None:
+    await add_task(http, payload=os.urandom(500_000).hex())
+    # A file can grow to 64 kB, and no further.
+    command = f"ulimit -f 64; exec {shlex.quote(sys.executable)} -m broker.cli backup {tmp_path / 'a.dump'}"
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", command), env=an_environment(BROKER_DATABASE_URL=database), stderr=subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    assert process.returncode == 1
+    assert err.startswith(b"Error: The dump cannot be written: ")
+    assert in_folder(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_told_to_stop_it_leaves_nothing_behind(
+    database: str, sql: asyncpg.Connection, tmp_path: Path, number: signal.Signals
+) -> None:
+    # Within a transaction these views stay as they were when they were first looked at.
+    there = (
+        "select count(*), pg_stat_clear_snapshot() from pg_stat_activity where application_name = 'pg_dump'"
+    )
+    async with sql.transaction():
+        # So that it has to wait.
+        await sql.execute("lock table keys in access exclusive mode")
+        environment = {"BROKER_DATABASE_URL": database}
+        async with running("", "backup", str(tmp_path / "a.dump"), **environment) as process:
+            async with asyncio.timeout(20):
+                while not await sql.fetchval(f"{there} and wait_event_type = 'Lock'"):
+                    await asyncio.sleep(0.02)
+                process.send_signal(number)
+                _, err = await process.communicate()
+    assert process.returncode == (1 if number == signal.SIGINT else 128 + number)
+    assert b"Traceback" not in err
+    assert in_folder(tmp_path) == []
+    async with asyncio.timeout(20):
+        while await sql.fetchval(there):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_restore_that_is_told_to_stop_leaves_the_database_empty(
+    dump: Path, empty: str, sql: asyncpg.Connection
+) -> None:
+    there = "select count(*) from pg_stat_activity where application_name = 'psql' and datname = $1"
+    name = make_url(empty).database
+    connection = await asyncpg.connect(libpq_url(empty))
+    transaction = connection.transaction()
+    await transaction.start()
+    # So that it has to wait, having made some of its tables.
+    await connection.execute("create table work_reports (id int)")
+    async with running("", "restore", str(dump), BROKER_DATABASE_URL=empty) as process:
+        async with asyncio.timeout(20):
+            while not await sql.fetchval(f"{there} and wait_event_type = 'Lock'", name):
+                await asyncio.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            _, err = await process.communicate()
+    assert (process.returncode, err) == (128 + signal.SIGTERM, b"")
+    await transaction.rollback()
+    await connection.close()
+    async with asyncio.timeout(20):
+        while await sql.fetchval(there, name):
+            await asyncio.sleep(0.02)
+    assert await rows(empty) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "told", "password"),
+    [
+        ("postgresql+asyncpg://me:a%2Fb@db/x", "postgresql://me@db/x", "a/b"),
+        ("postgres://me:p:q@a:1,b:2/x?sslmode=require", "postgresql://me@a:1,b:2/x?sslmode=require", "p:q"),
+        ("postgresql://db/x?user=me&password=s%26t", "postgresql://db/x?user=me", "s&t"),
+        ("postgresql://me@/x?host=/a%20b&port=5", "postgresql://me@/x?host=%2Fa%20b&port=5", None),
+    ],
+)
+async def test_no_password_is_on_a_command_line(url: str, told: str, password: str | None) -> None:
+    place = Place.of(url, own=True)
+    assert place.url == told
+    assert place.environment.get("PGPASSWORD") == password
+
+
+async def test_what_the_environment_says_of_another_database_is_not_meant_for_the_embedded_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PGPASSFILE", "PGOPTIONS", "BROKER_KEY"):
+        monkeypatch.setenv(name, "x")
+    own, embedded = (Place.of("postgresql://db/x", own=own).environment for own in (True, False))
+    assert {"PGPASSFILE", "PGOPTIONS"} <= own.keys()
+    assert not {"PGPASSFILE", "PGOPTIONS"} & embedded.keys()
+    assert "BROKER_KEY" not in own.keys() | embedded.keys()
+
+
+async def test_the_embedded_database_is_backed_up_as_it_is_and_restored_into_a_new_folder() -> None:
+    with a_folder() as folder:
+        there, restored = ({"BROKER_DATA_DIR": str(folder / name)} for name in ("there", "restored"))
+        made = await run("", "keys", "create", "--role", "admin", "--name", "me", **there)
+        assert made.status == 0, made.err
+        file = str(folder / "broker.dump")
+        assert (await run("", "backup", file, **there)).status == 0
+        told = await run("", "restore", file, **restored)
+        assert told.status == 0, told.err
+        assert "me    admin" in (await run("", "keys", "list", **restored)).out
+
+
+async def test_the_recipe_for_postgresqls_own_programs_does_the_same(
+    http: httpx.AsyncClient, postgres: str, database: str, sql: asyncpg.Connection, empty: str, tmp_path: Path
+) -> None:
+    await add_task(http)
+    [recipe] = [block.code for block in pages.blocks(PAGE) if block.says == "file: dump-and-restore.sh"]
+    put(tmp_path / "recipe", recipe.encode())
+    # Those that come with the broker, which are too new for a server that is old.
+    programs = [str(Path(sys.executable).parent)]
+    if await sql.fetchval("select current_setting('server_version_num')::int") >= 170_000:
+        programs.append(str(Programs.find(Account(), tmp_path).folder))
+    path = ":".join([*programs, os.environ["PATH"]])
+    process = await asyncio.create_subprocess_exec(
+        *("sh", str(tmp_path / "recipe"), libpq_url(database), libpq_url(empty)),
+        cwd=tmp_path,
+        env=an_environment(PATH=path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    assert await rows(empty) == await rows(database)
+    async with a_database(postgres) as other:
+        assert (await restore(tmp_path / "own.dump", other)).status == 0
+        assert await rows(other) == await rows(database)
