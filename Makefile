@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pooler serve bench soak rolling image-check pictures check audit venv format clean
+.PHONY: help demo test test-all test-pooler serve bench soak rolling image-check pictures check audit venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -16,6 +16,9 @@ demo: $(VENV)/.installed-demo ## Watch a laboratory at work, on real images
 
 test: $(VENV)/.installed-test ## Run the tests
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-all: $(VENV)/.installed-test ## Run all tests, those that take long included (some twenty minutes)
+	@BROKER_TEST_THOROUGH=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'thorough or not thorough'
 
 # The HTTP interface, whatever its state is read by.
 HTTP_TESTS := tests/test_api_*.py tests/test_access.py tests/test_attacks.py tests/test_events*.py tests/test_fuzz.py \

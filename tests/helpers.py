@@ -39,6 +39,9 @@ from tests.conftest import Running, a_broker, a_database
 
 Json = dict[str, Any]
 
+# Whether there is time for more examples: `make test-all` says so.
+THOROUGH = bool(os.environ.get("BROKER_TEST_THOROUGH"))
+
 TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive")
 
 

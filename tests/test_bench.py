@@ -137,7 +137,7 @@ def test_a_service_that_is_not_there_is_told_in_a_sentence() -> None:
 
 def test_a_short_run_shows_a_table_and_writes_everything_down(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    options = ("--rounds", "1", "--seconds", "0.5", "--share", "0.02", "--json", str(file))
+    options = ("--rounds", "1", "--seconds", "0.2", "--share", "0.02", "--json", str(file))
     answer = bench(*RUN, *options)
     assert answer.returncode == 0, answer.stderr
 

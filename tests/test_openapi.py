@@ -22,7 +22,7 @@ from broker import errors, schemas, summaries
 from tests import description, helpers
 from tests.conftest import run_sql
 from tests.description import PROBLEM, calls, inside, resolved
-from tests.helpers import Json, an_environment, bearer, serving, until_ready
+from tests.helpers import THOROUGH, Json, an_environment, bearer, serving, until_ready
 from tests.schemathesis_hooks import CONFIG, for_schemathesis
 
 database = helpers.shared_database
@@ -186,7 +186,7 @@ def test_who_follows_the_links_finds_only_what_is_described(url: str, database: 
 
 
 SETTINGS = settings(
-    max_examples=30,
+    max_examples=60 if THOROUGH else 15,
     stateful_step_count=20,
     deadline=None,
     derandomize=True,

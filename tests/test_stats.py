@@ -266,7 +266,7 @@ async def test_it_looks_at_no_waiting_task_and_at_no_record_from_before(
         while not all_visible:  # whoever looks just then is in the way
             await sql.execute("vacuum analyze tasks")
             all_visible = await sql.fetchval(
-                "select relallvisible > 0.9 * relpages from pg_class where relname = 'tasks'"
+                "select relallvisible > 0.97 * relpages from pg_class where relname = 'tasks'"
             )
     connection = await asyncpg.connect(libpq_url(database), server_settings=SETTINGS)
     try:

@@ -38,6 +38,7 @@ async def test_the_broker_is_killed_under_load(database: str, tmp_path: Path) ->
         await laboratory.audit()
 
 
+@pytest.mark.thorough
 async def test_one_of_two_brokers_is_killed_under_load(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path, brokers=2) as laboratory:
         async with laboratory.customers.at_work():
@@ -48,6 +49,7 @@ async def test_one_of_two_brokers_is_killed_under_load(database: str, tmp_path: 
         await laboratory.audit()
 
 
+@pytest.mark.thorough
 async def test_the_broker_is_told_to_stop_under_load(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path) as laboratory:
         [broker] = laboratory.brokers
@@ -60,6 +62,7 @@ async def test_the_broker_is_told_to_stop_under_load(database: str, tmp_path: Pa
         await laboratory.audit()
 
 
+@pytest.mark.thorough
 async def test_a_rolling_restart_of_two_brokers_loses_no_wake_up(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path, brokers=2) as laboratory:
         async with laboratory.customers.at_work():
@@ -86,6 +89,7 @@ async def test_tools_and_the_assigner_are_killed_under_load(database: str, tmp_p
         await laboratory.audit()
 
 
+@pytest.mark.thorough
 async def test_a_tool_is_told_to_stop_under_load(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path) as laboratory:
         async with laboratory.customers.at_work():
@@ -98,6 +102,7 @@ async def test_a_tool_is_told_to_stop_under_load(database: str, tmp_path: Path) 
             assert await sql.fetchval("select count(*) from work_archive where outcome = 'lost'") == 0
 
 
+@pytest.mark.thorough
 async def test_a_tool_that_stands_still_is_lost_and_comes_back(database: str, tmp_path: Path) -> None:
     async with a_laboratory(database, tmp_path, tools=1) as laboratory:
         [tool] = laboratory.tools
@@ -140,6 +145,7 @@ async def test_the_postmaster_is_killed_under_load(cluster: EmbeddedPostgres, tm
         await laboratory.audit()
 
 
+@pytest.mark.thorough
 async def test_a_backend_that_crashes_takes_all_others_with_it(
     cluster: EmbeddedPostgres, tmp_path: Path
 ) -> None:
@@ -153,6 +159,7 @@ async def test_a_backend_that_crashes_takes_all_others_with_it(
         await laboratory.audit()
 
 
+@pytest.mark.thorough
 async def test_the_way_to_the_database_goes_silent_under_load(database: str, tmp_path: Path) -> None:
     async with Proxy(database) as proxy, a_laboratory(database, tmp_path, through=proxy.url) as laboratory:
         async with laboratory.customers.at_work():
@@ -166,7 +173,7 @@ async def test_the_way_to_the_database_goes_silent_under_load(database: str, tmp
         await laboratory.audit()
 
 
-@pytest.mark.parametrize("how", ["it is killed", "it is cut off"])
+@pytest.mark.parametrize("how", ["it is killed", pytest.param("it is cut off", marks=pytest.mark.thorough)])
 async def test_the_standby_takes_over_and_the_broker_follows(tmp_path: Path, how: str) -> None:
     with a_folder() as folder:
         async with (

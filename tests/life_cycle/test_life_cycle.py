@@ -22,6 +22,7 @@ from broker.store import Store, due
 from broker.store.address import libpq_url
 from tests import store_helpers
 from tests.conftest import a_broker, a_database
+from tests.helpers import THOROUGH
 from tests.life_cycle.diagram import ARROWS, NOWHERE
 from tests.life_cycle.model import ENDED, Model, Task, Tool, Work
 
@@ -463,7 +464,7 @@ async def a_place(postgres: str, template: str) -> AsyncIterator[None]:
 @pytest.mark.usefixtures("place")
 class TestLifeCycle(LifeCycle.TestCase):
     settings = settings(
-        max_examples=45,
+        max_examples=60 if THOROUGH else 20,
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
