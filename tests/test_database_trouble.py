@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import httpx
 import pytest
+from sqlalchemy import make_url
 
 from broker.errors import Unavailable
 from broker.settings import Settings
@@ -157,7 +158,8 @@ async def test_a_host_that_takes_no_writes_is_passed_over(database: str, sql: as
     await sql.execute(f"alter database {name} set default_transaction_read_only = on")
     with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
         await Address(database).connect()
-    any_host = await Address(f"{libpq_url(database)}&target_session_attrs=any").connect()
+    either = make_url(database).update_query_dict({"target_session_attrs": "any"})
+    any_host = await Address(either.render_as_string(hide_password=False)).connect()
     await any_host.close()
 
 

@@ -21,7 +21,10 @@ from tests.conftest import Serve, with_database
 
 # Longer than any test has patience for: who is answered sooner was woken.
 LONG = 60.0
-LISTENERS = "select pid from pg_stat_activity where application_name = 'broker listener'"
+LISTENERS = (
+    "select pid from pg_stat_activity"
+    " where application_name = 'broker listener' and datname = current_database()"
+)
 
 
 async def nowhere(**_: object) -> asyncpg.Connection:
