@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.engines import program
 from tests.helpers import free_port
 
-PROGRAM = Path("/usr/sbin/nginx")
+PROGRAM = program("nginx") or "nginx"
 CONFIGURATION = Path(__file__).parents[2] / "containers" / "nginx" / "nginx.conf"
 _PATIENCE_SECONDS = 30
 
