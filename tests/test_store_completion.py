@@ -4,15 +4,17 @@ import asyncio
 import json
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from msgspec import Raw
+from sqlalchemy import Connection
 
 from broker.errors import BadRequest
 from broker.schemas import NULL, Outcome, Task
-from broker.store import Store, completion, due, leases, work
+from broker.store import Store, archive, completion, due, leases, work
+from broker.store.completion import Ended
 from broker.store.work import ReportOf
 from tests import store_helpers as steps
 from tests.store_helpers import ending
@@ -264,6 +266,22 @@ async def test_completed_again_it_is_the_same_record(store: Store) -> None:
     other = await steps.complete(store, made.id, "failed")
     assert (again.status, again.record) == ("same", first.record)
     assert (other.status, other.record) == ("other", first.record)
+
+
+async def test_completed_again_while_its_record_is_deleted_it_is_unknown(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await steps.running_work(store)
+    await steps.complete(store, made.id)
+    told = archive.told
+
+    def told_before_it_is_deleted(connection: Connection, work_ids: list[UUID]) -> Any:
+        answer = told(connection, work_ids)
+        archive.delete(connection, work_ids)
+        return answer
+
+    monkeypatch.setattr(archive, "told", told_before_it_is_deleted)
+    assert await steps.complete(store, made.id) == Ended("unknown", None)
 
 
 async def test_unknown_work_is_answered_and_holds_up_nothing(store: Store, sql: asyncpg.Connection) -> None:

@@ -199,8 +199,11 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
     fates = _fates(connection, endings, first, records.keys())
     if missing := first.keys() - records.keys():
         records |= {record.work_id: record for record in archive.by_ids(connection, missing)}
+    # What was looked up may have been deleted since.
     return [
-        Ended(fate, records[ending.work_id] if fate != "unknown" else None)
+        Ended(fate, records[ending.work_id])
+        if fate != "unknown" and ending.work_id in records
+        else Ended("unknown", None)
         for ending, fate in zip(endings, fates, strict=True)
     ]
 
@@ -240,7 +243,9 @@ def _fates(
         return ending.work_id in ended and first[ending.work_id] is ending
 
     again = [ending.work_id for ending in endings if not is_ours(ending)]
-    told = archive.told(connection, again) if again else {}
+    if not again:
+        return ["ended"] * len(endings)
+    told = archive.told(connection, again)
 
     def fate(ending: Ending) -> Fate:
         if is_ours(ending):
