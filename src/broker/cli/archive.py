@@ -1,7 +1,6 @@
 """`broker archive`: what has ended."""
 
 import asyncio
-import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -15,6 +14,7 @@ from rich.filesize import decimal
 from broker.cli.calling import calls_a_broker
 from broker.cli.files import whole_file
 from broker.cli.screen import spinner
+from broker.cli.stopping import ends_in_order
 from broker.cli.values import Moment
 from broker.client.connection import Connection
 from broker.schemas import Outcome
@@ -81,9 +81,8 @@ def export(
             raise click.UsageError("Standard output is closed; -o writes to a file.")
         asyncio.run(_Export(sys.stdout.buffer, lambda _: None).run(url, query))
         return
-    # Told to stop, it clears away what it has begun.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with (
+        ends_in_order(),
         whole_file(output, replace=force, option="--force") as file,
         spinner("waiting for the first record") as tell,
     ):

@@ -1,22 +1,16 @@
 """`broker backup`: all that a database holds, in a file."""
 
-import contextlib
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.filesize import decimal
-from sqlalchemy.exc import SQLAlchemyError
 
-from broker import dump, logs
-from broker.cli.database import ask, described, from_environment, opened, see_that_it_is_made
+from broker import dump
+from broker.cli.database import ask, clear_errors, described, from_environment, opened, see_that_it_is_made
 from broker.cli.files import whole_file
 from broker.cli.screen import note, spinner
-from broker.dump import DumpError, Place
-from broker.embedded import EmbeddedError
-from broker.errors import Unavailable
+from broker.cli.stopping import ends_in_order
+from broker.dump import Place
 from broker.store import schema
 
 _EXAMPLES = """
@@ -43,7 +37,7 @@ def backup(file: Path, *, overwrite: bool) -> None:
     """
     settings = from_environment()
     see_that_it_is_made(settings)
-    with ends_in_order(), opened(settings, shared=True) as url:
+    with ends_in_order(), clear_errors(), opened(settings, shared=True) as url:
         place = Place.of(url, own=settings.direct_url is not None)
         if ask(url, schema.current) is None:
             raise click.ClickException(f"There is nothing in {described(settings)} yet.")
@@ -53,22 +47,3 @@ def backup(file: Path, *, overwrite: bool) -> None:
         ):
             dump.write(place, Path(written.name), lambda size: tell(f"{decimal(size)} written"))
         note(f"{file}: {decimal(file.stat().st_size)}, from {described(settings)}.")
-
-
-@contextlib.contextmanager
-def ends_in_order() -> Iterator[None]:
-    """What goes wrong in the block is told to people; told to stop, it clears away what it has begun.
-
-    Raises:
-        click.ClickException: Something went wrong.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    logs.configure("warning")
-    try:
-        yield
-    except (DumpError, EmbeddedError) as error:
-        raise click.ClickException(str(error)) from error
-    except Unavailable as error:
-        raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
-    except SQLAlchemyError as error:
-        raise click.ClickException(f"The database refuses it: {error}") from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import resource
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from broker.bench.http import BenchError
 from broker.bench.run import LONG, SCENARIOS, run
 from broker.bench.scenarios import Size
 from broker.bench.stage import Stage
+from broker.cli.stopping import ends_in_order
 from broker.embedded import EmbeddedError, EmbeddedPostgres
 
 _DESCRIPTIONS = "\n".join(f"  {name:<10} {scenario.says}" for name, scenario in SCENARIOS.items())
@@ -70,12 +70,10 @@ def bench(
     machine. Let nothing else run meanwhile.
     """
     _allow_many_connections()
-    # Told to stop, it stops what it has started, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     names = scenarios or [name for name in SCENARIOS if name not in LONG]
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
-        with _stage(url, folder) as stage:
+        with ends_in_order(), _stage(url, folder) as stage:
             measured = _measure(console, stage, names, rounds=rounds, size=Size(seconds=seconds, share=share))
     except (BenchError, EmbeddedError, OSError, TimeoutError) as error:
         raise click.ClickException(f"{error or 'The service did not answer in time.'}") from error

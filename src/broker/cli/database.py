@@ -10,8 +10,11 @@ from typing import ParamSpec, TypeVar
 import click
 import msgspec
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from broker.embedded import EmbeddedPostgres, FolderInUseError
+from broker import logs
+from broker.dump import DumpError
+from broker.embedded import EmbeddedError, EmbeddedPostgres, FolderInUseError
 from broker.errors import Unavailable
 from broker.settings import Settings, SettingsError
 from broker.store import Store, schema
@@ -33,6 +36,24 @@ def from_environment() -> Settings:
         return Settings.from_environment()
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """What goes wrong in the block is told to people, and nothing else is.
+
+    Raises:
+        click.ClickException: Something went wrong.
+    """
+    logs.configure("warning")
+    try:
+        yield
+    except (DumpError, EmbeddedError) as error:
+        raise click.ClickException(str(error)) from error
+    except Unavailable as error:
+        raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
+    except SQLAlchemyError as error:
+        raise click.ClickException(f"The database refuses it: {error}") from error
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.cli.database import default_data_dir
+from broker.cli.stopping import ends_in_order
 from broker.schemas import ArchiveRecord
 from broker.settings import Settings, SettingsError
 
@@ -33,11 +34,10 @@ def demo(keep: bool, port: int) -> None:
         raise click.ClickException("The demo needs its images: pip install 'broker[demo]'")
     # Where there is no terminal, nobody is helped by lines that break.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    # Told to stop, it stops what it has started, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         data_dir = Settings.from_environment().data_dir or default_data_dir().with_name("broker-demo")
-        succeeded = _run(console, data_dir, keep=keep, port=port)
+        with ends_in_order():
+            succeeded = _run(console, data_dir, keep=keep, port=port)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     except (TimeoutError, RuntimeError) as error:

@@ -8,9 +8,9 @@ import click
 from rich.filesize import decimal
 
 from broker import dump
-from broker.cli.backup import ends_in_order
-from broker.cli.database import ask, described, from_environment, opened
+from broker.cli.database import ask, clear_errors, described, from_environment, opened
 from broker.cli.screen import note, spinner
+from broker.cli.stopping import ends_in_order
 from broker.dump import Place
 from broker.embedded import FolderInUseError
 from broker.settings import Settings
@@ -35,7 +35,7 @@ def restore(file: Path) -> None:
     is never touched. It is all or nothing: when it fails, the database is as empty as before.
     """
     settings = from_environment()
-    with ends_in_order():
+    with ends_in_order(), clear_errors():
         try:
             with opened(settings, shared=False) as url:
                 _read_in(settings, url, file)
