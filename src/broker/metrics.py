@@ -5,6 +5,7 @@ of them is asked, answers for all.
 """
 
 import asyncio
+import collections
 import os
 import struct
 from collections.abc import Sequence
@@ -87,8 +88,9 @@ class Metrics:
 
     def ended(self, works: Sequence[WorkEnded]) -> None:
         """These pieces of work have ended."""
+        for outcome, many in collections.Counter(work.outcome for work in works).items():
+            self._ended[outcome].inc(many)
         for work in works:
-            self._ended[work.outcome].inc()
             if work.waited_seconds is not None:
                 self._waited[work.outcome].observe(work.waited_seconds)
             if work.ran_seconds is not None:

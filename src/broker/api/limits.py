@@ -14,7 +14,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from msgspec import Raw, Struct
 
-from broker.schemas import FieldError, Request
+from broker.schemas import NULL, FieldError, Request
 from broker.settings import Settings
 
 _MATCHED = ("needs", "skills")
@@ -22,7 +22,8 @@ _MATCHED = ("needs", "skills")
 # Possessive: else every byte of a long text would be remembered as a place to go back to.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 # What a number out of range has: an exponent of three digits, or very many digits. Texts may have them, too.
-_LARGE_EXPONENT = re.compile(rb"[0-9]\.?[eE][+-]?[0-9]{3}")
+# Two, as what begins with a letter is found many times faster than what begins with one of several.
+_LARGE_EXPONENTS = (re.compile(rb"e[+-]?[0-9]{3}"), re.compile(rb"E[+-]?[0-9]{3}"))
 _MANY_DIGITS = 1_000
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789." else ord(" ") for byte in range(256))
 _NUMBER = re.compile(rb"-?[0-9][0-9.]*+(?:[eE][+-]?(?P<exponent>[0-9]+))?")
@@ -55,7 +56,10 @@ def problems(request: Request, settings: Settings, path: str = "") -> Iterator[F
             for place, item in enumerate(value):
                 yield from problems(item, settings, f"{path}{name}[{place}].")
         elif isinstance(value, Raw):
-            if message := json_problem(bytes(value), settings, matched=name in _MATCHED):
+            # What was left out is most of what there is.
+            if value is not NULL and (
+                message := json_problem(bytes(value), settings, matched=name in _MATCHED)
+            ):
                 yield FieldError(field=path + name, message=message)
         elif isinstance(value, str) and (message := _text_problem(value, settings)):
             yield FieldError(field=path + name, message=message)
@@ -116,7 +120,7 @@ def _depth(value: bytes) -> int:
 
 
 def _may_hold_big_number(value: bytes) -> bool:
-    if _LARGE_EXPONENT.search(value):
+    if any(exponent.search(value) for exponent in _LARGE_EXPONENTS):
         return True
     return len(value) > _MANY_DIGITS and b"0" * _MANY_DIGITS in value.translate(_DIGITS_ONLY)
 

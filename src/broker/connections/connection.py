@@ -8,6 +8,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from broker.api import problems
+from broker.connections.answer import Answer
 from broker.connections.watched import LINGER_SECONDS, Watched
 from broker.errors import BrokerError, Crowded, HeadersTooLarge, MalformedRequest, RequestTimeout
 
@@ -75,6 +76,7 @@ class Connection(Watched):
         if self.parser.should_upgrade() and _has_body(self.headers):
             raise MalformedRequest("Only HTTP/1.1 is spoken here: leave out the header `Upgrade`.")
         super().on_headers_complete()
+        self.cycle.transport = Answer(self.transport)
         self._since = 0.0
         self._read = 0
         if not self.pipeline:
