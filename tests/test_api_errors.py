@@ -99,6 +99,7 @@ UNKEEPABLE = {
     "lone surrogate in a key": r'{"\udfff": 1}',
     "too large a number": "1e400000",
     "too large a negative number": "[-1e400000]",
+    "too large a number with a capital": "1.5E+400000",
     "too small a number": "1e-400000",
     "an exponent beyond everything": "1e99999999999999999999",
     "201 deep": nested(201),

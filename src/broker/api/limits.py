@@ -23,7 +23,7 @@ _MATCHED = ("needs", "skills")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 # What a number out of range has: an exponent of three digits, or very many digits. Texts may have them, too.
 # Two, as what begins with a letter is found many times faster than what begins with one of several.
-_LARGE_EXPONENTS = (re.compile(rb"e[+-]?[0-9]{3}"), re.compile(rb"E[+-]?[0-9]{3}"))
+_LARGE_EXPONENT, _LARGE_EXPONENT_IN_CAPITALS = (re.compile(rb"%b[+-]?[0-9]{3}" % e) for e in (b"e", b"E"))
 _MANY_DIGITS = 1_000
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789." else ord(" ") for byte in range(256))
 _NUMBER = re.compile(rb"-?[0-9][0-9.]*+(?:[eE][+-]?(?P<exponent>[0-9]+))?")
@@ -52,14 +52,14 @@ def problems(request: Request, settings: Settings, path: str = "") -> Iterator[F
     """
     for name, kind in _fields(type(request)):
         value = getattr(request, name)
+        if value is None or value is NULL:
+            # Left out, as most of it is.
+            continue
         if kind is list:
             for place, item in enumerate(value):
                 yield from problems(item, settings, f"{path}{name}[{place}].")
         elif isinstance(value, Raw):
-            # What was left out is most of what there is.
-            if value is not NULL and (
-                message := json_problem(bytes(value), settings, matched=name in _MATCHED)
-            ):
+            if message := json_problem(bytes(value), settings, matched=name in _MATCHED):
                 yield FieldError(field=path + name, message=message)
         elif isinstance(value, str) and (message := _text_problem(value, settings)):
             yield FieldError(field=path + name, message=message)
@@ -97,7 +97,7 @@ def json_problem(value: bytes, settings: Settings, *, matched: bool) -> str | No
     """What is wrong with a JSON value, in words; `matched`: it is a `needs` or `skills`."""
     if matched and len(value) > settings.max_match_bytes:
         return f"is {len(value)} bytes long; the limit is {settings.max_match_bytes}"
-    if value.count(b"[") + value.count(b"{") > settings.max_depth and _depth(value) > settings.max_depth:
+    if _may_be_deep(value, settings.max_depth) and _depth(value) > settings.max_depth:
         return f"is nested deeper than {settings.max_depth}"
     if b"\\u" in value:
         escapes = value.replace(b"\\\\", b"")
@@ -113,6 +113,11 @@ def lone_surrogate(body: bytes) -> int | None:
     return next((found.start() for found in _SURROGATES.finditer(body) if found["alone"]), None)
 
 
+def _may_be_deep(value: bytes, limit: int) -> bool:
+    """What is opened is closed again, so that a short value is not deep."""
+    return len(value) > 2 * limit and value.count(b"[") + value.count(b"{") > limit
+
+
 def _depth(value: bytes) -> int:
     """How deep arrays and objects nest; brackets in strings do not count."""
     steps = _STRING.sub(b"", value).translate(_STEPS, _NO_STEP)
@@ -120,7 +125,7 @@ def _depth(value: bytes) -> int:
 
 
 def _may_hold_big_number(value: bytes) -> bool:
-    if any(exponent.search(value) for exponent in _LARGE_EXPONENTS):
+    if _LARGE_EXPONENT.search(value) or _LARGE_EXPONENT_IN_CAPITALS.search(value):
         return True
     return len(value) > _MANY_DIGITS and b"0" * _MANY_DIGITS in value.translate(_DIGITS_ONLY)
 
