@@ -17,6 +17,7 @@ import contextlib
 import json
 import re
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from tests import helpers
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<says>[^>]+) -->\n)?```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-_COMMAND = re.compile(r"^\$ (?P<command>.+(?:\\\n.+)*)\n(?P<prints>(?:(?!\$ ).*\n)*)", re.MULTILINE)
+_COMMAND = re.compile(r"^\$ (?P<command>(?:.*\\\n)*.+)\n(?P<prints>(?:(?!\$ ).*\n)*)", re.MULTILINE)
 _LOCAL = "http://127.0.0.1:8000"
 _SECONDS = 60
 
@@ -65,6 +66,9 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
     environment = helpers.an_environment(BROKER_URL=url, HOME=str(folder), PYTHONUNBUFFERED="1", **settings)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     async with contextlib.AsyncExitStack() as going_on:
+        # Tools that run here while somebody tries the same page would find each other there.
+        environment["TMPDIR"] = going_on.enter_context(tempfile.TemporaryDirectory(prefix="broker-page-"))
+        Path(environment["TMPDIR"]).chmod(0o1777)
         for block in blocks(text.replace(_LOCAL, url)):
             name = block.says.removeprefix("file: ")
             if block.kind == "json":
