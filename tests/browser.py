@@ -1,24 +1,18 @@
 """A browser that looks at the broker's pages, and notes whatever they should not do."""
 
-import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_REQUIRED = "BROKER_TEST_BROWSER"
+from tests.engines import needed, program
 
-# Where one is required, what needs it fails without.
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get(_REQUIRED) != "required",
-    reason="this machine has no Chromium: apt-get install chromium",
-)
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = program(*_NAMES)
+needs_chromium = needed(*_NAMES)
 
 # What happens is seen within a second, as tests.dashboard_load measures; a busy machine may take longer.
 expect.set_options(timeout=30_000)

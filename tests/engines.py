@@ -1,22 +1,31 @@
-"""Engines that the service is run with: PgBouncer, nginx, Prometheus.
+"""Programs that the service is run with, and looked at: PgBouncer, nginx, Prometheus, Chromium.
 
 Where they are not installed their tests are skipped, unless `BROKER_TEST_ENGINES=required`.
 """
 
 import os
 import shutil
+import socket
 
 import pytest
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
-def program(name: str) -> str | None:
-    """Where a program is; None: nowhere."""
-    return shutil.which(name, path=_PATH)
+def program(*names: str) -> str | None:
+    """Where a program is that has one of these names; None: nowhere."""
+    return next(filter(None, (shutil.which(name, path=_PATH) for name in names)), None)
 
 
-def needed(name: str) -> pytest.MarkDecorator:
-    """The mark of tests that need a program."""
-    missing = program(name) is None and os.environ.get("BROKER_TEST_ENGINES") != "required"
-    return pytest.mark.skipif(missing, reason=f"{name} is not installed")
+def needed(*names: str) -> pytest.MarkDecorator:
+    """The mark of tests that need a program that has one of these names."""
+    missing = program(*names) is None and os.environ.get("BROKER_TEST_ENGINES") != "required"
+    return pytest.mark.skipif(missing, reason=f"{names[0]} is not installed")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ from broker.store import Store, keys
 from broker.store.address import libpq_url
 from tests import description
 from tests.conftest import Running, a_broker, a_database
+from tests.engines import free_port
 
 Json = dict[str, Any]
 
@@ -277,14 +277,6 @@ async def records(http: httpx.AsyncClient, task: str = "a") -> list[Json]:
     """The archive's records of a task, the newest first."""
     items: list[Json] = (await get(http, "/v1/archive", task_id=task))["items"]
     return items
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def end_group(pid: int) -> None:

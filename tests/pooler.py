@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
 
-from tests.engines import program
+from tests.engines import free_port, program
 
 CONFIGURATION = Path(__file__).parents[1] / "containers" / "pgbouncer" / "pgbouncer.ini"
 
@@ -30,9 +30,7 @@ class Pooler:
         self._host = host if isinstance(host, str) else host[0]
         self._port = self._url.port or int(str(self._url.query.get("port", 5432)))
         self._folder = Path(tempfile.mkdtemp(prefix="broker-pooler-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def through(self, url: str) -> str:
         """The URL of a database, as it is reached through the pooler."""

@@ -10,7 +10,8 @@ import httpx
 from playwright.async_api import Page, async_playwright, expect
 
 from tests.browser import ARGUMENTS, CHROMIUM
-from tests.helpers import an_environment, free_port, until_ready
+from tests.engines import free_port
+from tests.helpers import an_environment, until_ready
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
 SIZE = {"width": 1280, "height": 860}

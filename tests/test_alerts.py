@@ -14,8 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import engines, helpers
 from tests.conftest import Serve
-from tests.engines import needed
-from tests.helpers import free_port
+from tests.engines import free_port, needed
 
 FOLDER = Path(__file__).parents[1] / "containers"
 RULES = FOLDER / "prometheus" / "alerts.yml"

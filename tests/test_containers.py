@@ -16,8 +16,8 @@ from broker.settings import unknown_variables
 from tests.conftest import Running
 from tests.containers import nginx
 from tests.containers.rolling import rolling
-from tests.engines import needed
-from tests.helpers import Json, an_environment, free_port, is_problem
+from tests.engines import free_port, needed
+from tests.helpers import Json, an_environment, is_problem
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"

@@ -12,7 +12,8 @@ from tests import browser as looking
 from tests import helpers
 from tests.browser import a_look, needs_chromium
 from tests.conftest import Running, a_broker, a_database
-from tests.helpers import add_task, add_tasks, add_tool, bearer, free_port, make_key
+from tests.engines import free_port
+from tests.helpers import add_task, add_tasks, add_tool, bearer, make_key
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs_chromium]
 browser = looking.shared_browser

@@ -16,13 +16,13 @@ from broker.server import create_server
 from broker.settings import Settings
 from broker.tracing import wanted
 from tests.collector import Collector, collecting
+from tests.engines import free_port
 from tests.helpers import (
     add_task,
     add_tool,
     an_environment,
     assign,
     completed,
-    free_port,
     serving,
     until_ready,
 )

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from broker.store import schema
-from tests.helpers import Json, add_tool, an_environment, assign, complete, free_port, get, until_ready
+from tests.engines import free_port
+from tests.helpers import Json, add_tool, an_environment, assign, complete, get, until_ready
 
 ROOT = Path(__file__).parents[1]
 TASKS = 200

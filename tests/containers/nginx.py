@@ -11,8 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.engines import program
-from tests.helpers import free_port
+from tests.engines import free_port, program
 
 PROGRAM = program("nginx") or "nginx"
 CONFIGURATION = Path(__file__).parents[2] / "containers" / "nginx" / "nginx.conf"

@@ -24,7 +24,7 @@ from broker.embedded.account import Account
 from broker.embedded.programs import Programs
 from tests import browser
 from tests.conftest import a_folder
-from tests.helpers import free_port
+from tests.engines import free_port
 
 CONTAINERS = Path(__file__).parents[2] / "containers"
 MAIL = "admin@example.com"

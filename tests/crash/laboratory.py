@@ -17,7 +17,8 @@ from typing import Any, Self
 from broker.store.address import Address
 from tests import store_helpers
 from tests.crash.customers import KINDS, PATIENCE_SECONDS, Customers, Kind
-from tests.helpers import an_environment, free_port, until_ready
+from tests.engines import free_port
+from tests.helpers import an_environment, until_ready
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
