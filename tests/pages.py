@@ -18,7 +18,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,9 +66,7 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
     environment = helpers.an_environment(BROKER_URL=url, HOME=str(folder), PYTHONUNBUFFERED="1", **settings)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     async with contextlib.AsyncExitStack() as going_on:
-        # Tools that run here while somebody tries the same page would find each other there.
-        environment["TMPDIR"] = going_on.enter_context(tempfile.TemporaryDirectory(prefix="broker-page-"))
-        Path(environment["TMPDIR"]).chmod(0o1777)
+        environment["TMPDIR"] = going_on.enter_context(_temporary_folder())
         for block in blocks(text.replace(_LOCAL, url)):
             name = block.says.removeprefix("file: ")
             if block.kind == "json":
@@ -90,6 +88,14 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
                     await _run([*program, block.code], folder, environment, fails=block.says == "fails")
             else:
                 assert block.kind in ("json", "mermaid"), f"a block of kind {block.kind!r} is not run"
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """One for this page: tools of somebody who tries it meanwhile would be met in that of the machine."""
+    with tempfile.TemporaryDirectory(prefix="broker-page-") as folder:
+        Path(folder).chmod(0o1777)
+        yield folder
 
 
 async def _until_there_are(tools: int, url: str) -> None:
