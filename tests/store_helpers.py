@@ -99,7 +99,16 @@ async def blocked(sql: asyncpg.Connection, count: int = 1) -> None:
 
 
 async def is_blocked(sql: asyncpg.Connection, count: int) -> bool:
-    return await sql.fetchval("select count(distinct pid) from pg_locks where not granted") >= count
+    # Only here: other tests may share the server.
+    return (
+        await sql.fetchval("""
+            select count(distinct pid)
+            from pg_locks
+            join pg_stat_activity using (pid)
+            where not granted and datname = current_database()
+        """)
+        >= count
+    )
 
 
 async def parked(broker: Running, count: int) -> None:

@@ -288,11 +288,15 @@ def test_it_touches_no_more_than_it_names(
 # Whose plan depends on what is asked for.
 PLANNED_ANEW = [name for name in STATEMENTS if name.startswith("candidates")]
 PLANNED_ANEW += ["read records", "events of records"]
+# Rare, and taken for dearer than it is.
+PLANNED_ANEW_BEFORE_16 = ["keep what is late"]
 
 
 @pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in PLANNED_ANEW])
 def test_it_is_planned_once(loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str) -> None:
     """Also where each set is the smallest, for which a plan of its own seems cheapest."""
+    if name in PLANNED_ANEW_BEFORE_16 and crowd.fresh.get_server_version().major < 16:
+        pytest.skip("PostgreSQL 15 plans it anew")
     loop.run_until_complete(plan_again_and_again(crowd, name))
 
 
