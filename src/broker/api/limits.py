@@ -23,7 +23,8 @@ _MATCHED = ("needs", "skills")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 # What a number out of range has: an exponent of three digits, or very many digits. Texts may have them, too.
 # Two, as what begins with a letter is found many times faster than what begins with one of several.
-_LARGE_EXPONENT, _LARGE_EXPONENT_IN_CAPITALS = (re.compile(rb"%b[+-]?[0-9]{3}" % e) for e in (b"e", b"E"))
+_LARGE_EXPONENT = re.compile(rb"e[+-]?[0-9]{3}")
+_LARGE_EXPONENT_IN_CAPITALS = re.compile(rb"E[+-]?[0-9]{3}")
 _MANY_DIGITS = 1_000
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789." else ord(" ") for byte in range(256))
 _NUMBER = re.compile(rb"-?[0-9][0-9.]*+(?:[eE][+-]?(?P<exponent>[0-9]+))?")
