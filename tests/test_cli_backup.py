@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -259,7 +259,24 @@ async def test_a_disk_that_fills_up_leaves_no_file_and_is_an_error(
     assert in_folder(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture
+def ctrl_c(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What Ctrl-C does to commands that are begun now; what a script starts with `&` ignores it."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize(
+    ("number", "ctrl_c"),
+    [
+        (signal.SIGTERM, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_IGN),
+        (signal.SIGINT, signal.default_int_handler),
+    ],
+    indirect=["ctrl_c"],
+)
 async def test_told_to_stop_it_leaves_nothing_behind(
     database: str, sql: asyncpg.Connection, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -285,6 +302,8 @@ async def test_told_to_stop_it_leaves_nothing_behind(
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN], indirect=True)
 async def test_a_restore_that_is_told_to_stop_leaves_the_database_empty(
     dump: Path, empty: str, sql: asyncpg.Connection
 ) -> None:

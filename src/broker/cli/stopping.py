@@ -11,8 +11,9 @@ from types import FrameType
 def ends_in_order() -> Iterator[None]:
     """Have SIGTERM end the block as Ctrl-C does, so that it clears away what it has begun.
 
-    asyncio knows Ctrl-C: it cancels what runs. An exception that a handler of our own raised would come out
-    of the middle of its loop, and leave tasks behind.
+    asyncio knows Ctrl-C: it cancels what runs. An exception that a handler of our own raises comes out of the
+    middle of its loop, and may leave tasks behind; so that is done only where Ctrl-C is ignored, as it is by
+    what a script starts with `&`.
 
     Raises:
         SystemExit: SIGTERM came; the status is the one that shells tell of it.
@@ -22,6 +23,8 @@ def ends_in_order() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal told
         told = True
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, stop)
