@@ -5,6 +5,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +28,10 @@ def workers(parent: int) -> set[int]:
             if "spawn_main" in " ".join(child.cmdline()):
                 found.add(child.pid)
     return found
+
+
+def in_folder(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
 
 
 async def serve(http: httpx.AsyncClient, workers: int) -> None:
@@ -75,6 +81,10 @@ async def test_tools_that_wait_in_either_are_woken_whoever_pairs_them(database: 
             assert found["broker_work_ended_total succeeded"] == len(tools)
             assert found["broker_dispatch_seconds_count"] == len(tools)
             assert found["broker_listener_connected"] == 1
+            # Of their files that which is nearest to its limit; of their memory all.
+            assert 0 < found["process_open_fds"] < found["process_max_fds"]
+            assert found["process_resident_memory_bytes"] > 2 * 30 * 2**20
+            assert found["process_cpu_seconds_total"] > 0
 
 
 async def test_one_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_is_missing(
@@ -118,8 +128,8 @@ async def test_told_to_stop_they_answer_who_waits_and_are_gone_within_two_second
             assert not any(map(psutil.pid_exists, they))
 
 
-async def test_without_their_parent_they_stop(database: str) -> None:
-    with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
+async def test_without_their_parent_they_stop_and_leave_nothing(database: str, tmp_path: Path) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database, TMPDIR=str(tmp_path)) as (process, url):
         await until_ready(url)
         async with httpx.AsyncClient(base_url=url) as http:
             await serve(http, 2)
@@ -133,6 +143,28 @@ async def test_without_their_parent_they_stop(database: str) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", httpx.URL(url).port or 0))
+    assert in_folder(tmp_path) == []
+
+
+def test_workers_that_cannot_start_are_given_up(tmp_path: Path) -> None:
+    program = """
+from broker import workers
+from broker.settings import Settings
+
+def fail(*_, **__):
+    raise RuntimeError("it is not to be")
+
+# Workers begin by reading this, too.
+workers.create_server = fail
+if __name__ == "__main__":
+    workers.Workers(Settings(), host="127.0.0.1", port=0, count=2).run()
+"""
+    file = tmp_path / "serve.py"
+    file.write_text(program)
+    ended = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "WorkersError: A worker could not start" in ended.stderr
+    assert "RuntimeError: it is not to be" in ended.stderr
 
 
 async def test_they_share_the_database_that_comes_along(data_dir: Path) -> None:

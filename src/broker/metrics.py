@@ -27,6 +27,13 @@ OfAll = Literal["livesum", "livemin", "livemax"]
 
 _WARNED_OF = ("internal", "unavailable", "too_many_requests")
 
+# Of what there is a limit for each process, that one is told which comes nearest to it.
+_OF_ALL_PROCESSES: dict[str, OfAll] = {
+    "process_open_fds": "livemax",
+    "process_max_fds": "livemin",
+    "process_start_time_seconds": "livemin",
+}
+
 _TRIES = 20
 _AGAIN_SECONDS = 0.05
 
@@ -40,7 +47,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        if not is_shared():
+        # What it reads is not shared by itself.
+        self._process = ProcessCollector(registry=None) if is_shared() else None
+        if self._process is None:
             ProcessCollector(registry=self.registry)
         self._counted: dict[Counter, float] = {}
 
@@ -129,6 +138,18 @@ class Metrics:
             gauge = Gauge(name, told, list(labels), registry=self.registry, multiprocess_mode=of_all)
             self._gauges[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def note_process(self) -> None:
+        """Set what the library reads of a process by itself where there is but one."""
+        if self._process is None:
+            return
+        for family in self._process.collect():
+            [sample] = family.samples
+            if family.type == "counter":
+                self.count(family.name, family.documentation, sample.value)
+            else:
+                of_all = _OF_ALL_PROCESSES.get(family.name, "livesum")
+                self.gauge(family.name, family.documentation, sample.value, of_all=of_all)
 
     def count(self, name: str, told: str, value: float, **labels: str) -> None:
         """Set what only grows and is counted elsewhere; otherwise like `gauge`."""

@@ -1,9 +1,9 @@
 """The uvicorn server that lets go of parked requests before it waits for them to end."""
 
+import asyncio
 import contextlib
 import gc
 import ipaddress
-import os
 import signal
 import socket
 import threading
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's configuration.
         service: The broker that it serves.
-        parent: The process that it is a worker of: it stops when that is gone.
+        parent: What can be read from once the process that it is a worker of is gone: then it stops.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, *, parent: int | None = None) -> None:
@@ -86,6 +86,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say where."""
         self.server_state.make_room()
+        if self._parent is not None:
+            asyncio.get_running_loop().add_reader(self._parent, self._leave)
         await super().startup(sockets)
         await self._say_who_may_call()
         _collect_garbage_seldom()
@@ -112,14 +114,14 @@ class Server(uvicorn.Server):
                 "broker_connections", "Clients that are connected.", len(self.server_state.connections)
             )
             if self._parent is not None:
-                self._be_a_worker(self._parent)
+                # Another worker may be asked how we are.
+                note(self.service)
         return await super().on_tick(counter)
 
-    def _be_a_worker(self, parent: int) -> None:
-        # Another one may be asked how we are.
-        note(self.service)
-        if os.getppid() != parent:
-            self.should_exit = True
+    def _leave(self) -> None:
+        self.should_exit = True
+        if self._parent is not None:
+            asyncio.get_running_loop().remove_reader(self._parent)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer who waits, let writes under way finish, and go."""
@@ -155,7 +157,7 @@ def create_server(
         settings: The settings; `database_url` is given.
         host: The address to listen on.
         port: The port; 0 takes a free one.
-        parent: The process that it is to be a worker of.
+        parent: What can be read from once the process that it is to be a worker of is gone.
     """
     service = create_service(settings, may_be_open=is_loopback(host))
     app = Lean(create_app(service), service)

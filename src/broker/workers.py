@@ -9,12 +9,15 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
+from typing import cast
 
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
@@ -30,10 +33,16 @@ _BACKLOG = 2048
 # One that ends sooner than this after its start would do so again.
 _QUICK_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
+# What a worker ends with that cannot even begin to serve.
+_CANNOT_START = 3
 # Beyond what each of them takes to stop.
 _GRACE_SECONDS = 3.0
 # Nothing of a process that was forked is safe to use when it has threads.
 _spawn = multiprocessing.get_context("spawn")
+
+
+class WorkersError(Exception):
+    """There can be no workers; the message says why."""
 
 
 class Workers:
@@ -51,11 +60,16 @@ class Workers:
         self._host = host
         self._port = port
         self._running: dict[int, tuple[SpawnProcess, float]] = {}
+        self._replaced: set[int] = set()
         self._count = count
         self._stopping = False
 
     def run(self) -> None:
-        """Serve until told to stop by SIGTERM or SIGINT; a worker that ends is replaced."""
+        """Serve until told to stop by SIGTERM or SIGINT; a worker that ends is replaced.
+
+        Raises:
+            WorkersError: They cannot start, and so never would.
+        """
         with _told() as told, _folder_of_metrics() as folder, _listening(self._host, self._port) as shared:
             while not self._stopping:
                 for number in range(1, self._count + 1):
@@ -63,25 +77,36 @@ class Workers:
                         self._start(number, shared)
                 ready = connection.wait([told, *(worker.sentinel for worker, _ in self._running.values())])
                 self._stopping = told in ready
-                self._bury(folder)
+                try:
+                    self._bury(folder)
+                except WorkersError:
+                    self._stop()
+                    raise
             self._stop()
 
     def _start(self, number: int, shared: socket.socket) -> None:
         worker = _spawn.Process(
             target=_work,
-            args=(self._settings, self._host, shared, number, os.getpid()),
+            args=(self._settings, self._host, shared, number),
             name=f"worker-{number}",
         )
         worker.start()
         self._running[number] = (worker, time.monotonic())
 
     def _bury(self, folder: str) -> None:
-        """Forget those that have ended; not so fast that they would be started all the time."""
+        """Forget those that have ended; not so fast that they would be started all the time.
+
+        Raises:
+            WorkersError: One of the first cannot start.
+        """
         for number, (worker, since) in list(self._running.items()):
             if worker.is_alive():
                 continue
             del self._running[number]
             mark_process_dead(worker.pid, folder)  # type: ignore[no-untyped-call]
+            if worker.exitcode == _CANNOT_START and number not in self._replaced:
+                raise WorkersError("A worker could not start; why it could not stands above.")
+            self._replaced.add(number)
             if not self._stopping:
                 log.error("a worker has ended; starting another one", worker=number, status=worker.exitcode)
                 if time.monotonic() - since < _QUICK_SECONDS:
@@ -99,10 +124,19 @@ class Workers:
                 worker.join()
 
 
-def _work(settings: Settings, host: str, shared: socket.socket, number: int, parent: int) -> None:
+def _work(settings: Settings, host: str, shared: socket.socket, number: int) -> None:
     """What a worker does."""
     logs.configure(settings.log_level, worker=number)
-    create_server(settings, host=host, parent=parent).run(sockets=[shared])
+    parent = cast("BaseProcess", multiprocessing.parent_process())
+    try:
+        server = create_server(settings, host=host, parent=parent.sentinel)
+    except Exception:
+        log.exception("this worker cannot start")
+        sys.exit(_CANNOT_START)
+    server.run(sockets=[shared])
+    if not parent.is_alive():
+        # It would have done that itself.
+        shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class MetricsPage(Controller):
 def note(service: Service) -> None:
     """Have the metrics of a process know what its parts know."""
     gauge, count = service.metrics.gauge, service.metrics.count
+    service.metrics.note_process()
     _note_listener(service)
     for topic, parked in _parked(service.waiters).items():
         gauge("broker_parked_requests", "Requests that wait to be woken, by what for.", parked, topic=topic)
