@@ -246,3 +246,26 @@ async def test_an_exporter_that_is_not_installed_is_named_and_the_service_serves
         assert process.stderr is not None
         said = process.stderr.read()
     assert b"pip install opentelemetry-exporter-otlp-proto-grpc" in said
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_PROPAGATORS", "nonsense"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "1"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc"),
+    ],
+)
+async def test_a_variable_that_opentelemetry_cannot_use_is_told_and_the_service_serves(
+    database: str, variable: str, value: str
+) -> None:
+    given = {"OTEL_TRACES_EXPORTER": "console", variable: value}
+    with serving(BROKER_DATABASE_URL=database, **given) as (process, url):
+        await until_ready(url)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 5) == 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert b"traces cannot be begun" in said
+    assert b"Traceback" not in said

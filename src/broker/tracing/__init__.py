@@ -38,6 +38,8 @@ def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
         # Only whoever traces needs it.
         from broker.tracing.export import provider  # noqa: PLC0415
         from broker.tracing.spans import Traced  # noqa: PLC0415
+
+        spans = provider(names)
     except ImportError as error:
         log.warning(
             "traces are asked for, and OpenTelemetry is not installed: there are none",
@@ -45,5 +47,11 @@ def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
             to_change_that="pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http",
         )
         return app
-    spans = provider(names)
+    except (ValueError, TypeError, LookupError, RuntimeError, OSError) as error:
+        # OpenTelemetry takes its variables as they come.
+        log.warning(
+            "traces cannot be begun, and there are none: is one of the variables OTEL_… misspelt?",
+            why=f"{type(error).__name__}: {error}",
+        )
+        return app
     return Traced(app, paths, spans) if spans else app
