@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
+import pty
 import subprocess
+import sys
 from typing import Any
 
 import asyncpg
@@ -90,3 +93,27 @@ async def test_a_failure_of_ours_can_be_found_by_what_the_client_was_told(
     answer = await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})
     assert answer.status_code == 500
     assert answer.headers["X-Request-ID"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("id_", "told"), [("a\x1b[31mb", r"a\x1b[31mb"), ("é\u009b31mb", r"é\x9b31mb"), ("a\nb", r"a\nb")]
+)
+def test_what_an_id_holds_does_nothing_to_a_terminal(id_: str, told: str) -> None:
+    said = on_a_terminal(f"structlog.get_logger('broker.x').info('it ended', task_id={id_!r})")
+    assert told in said
+    assert id_ not in said
+
+
+def test_what_can_be_read_is_on_a_terminal_as_it_is() -> None:
+    assert "größe-1" in on_a_terminal("structlog.get_logger('broker.x').info('it ended', task_id='größe-1')")
+
+
+def on_a_terminal(call: str) -> str:
+    """What a call of the log writes there."""
+    reader, writer = pty.openpty()
+    program = f"import structlog; from broker import logs; logs.configure(); {call}"
+    with os.fdopen(reader, "rb", buffering=0) as screen:
+        subprocess.run([sys.executable, "-c", program], stderr=writer, check=True)
+        said = screen.read(4096)
+        os.close(writer)
+    return said.decode()

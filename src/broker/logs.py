@@ -5,6 +5,22 @@ import sys
 
 import structlog
 
+_OF_SEVERAL_LINES = {"event", "exception"}
+
+
+def _printable(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Ids are anybody's choice, and a terminal does what it is told by a character that is none."""
+    return {
+        name: "".join(map(_seen, value))
+        if isinstance(value, str) and name not in _OF_SEVERAL_LINES
+        else value
+        for name, value in event.items()
+    }
+
+
+def _seen(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
 
 def configure(level: str = "info", **always: object) -> None:
     """Have structlog, and what uses the standard library's logging, write to standard error.
@@ -26,7 +42,7 @@ def configure(level: str = "info", **always: object) -> None:
     on_terminal = sys.stderr.isatty()
     last: list[structlog.types.Processor] = (
         # No local variables in tracebacks: they hold payloads and tokens.
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [_printable, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if on_terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
