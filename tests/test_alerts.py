@@ -25,6 +25,8 @@ OF = 'instance="a",job="broker"'
 Series = dict[str, str]
 CASES: dict[str, tuple[Series, Series]] = {
     "BrokerDown": ({f"up{{{OF}}}": "0x60"}, {f"up{{{OF}}}": "1x60"}),
+    # Of brokers that are found by a name that is gone there is nothing to be read.
+    "BrokerGone": ({'up{job="prometheus"}': "1x60"}, {f"up{{{OF}}}": "1x60"}),
     "BrokerDatabaseDown": (
         {f"broker_database_up{{{OF}}}": "0x60"},
         {f"broker_database_up{{{OF}}}": "1x60"},
@@ -143,8 +145,8 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
 }
 
-# What Prometheus itself has, and what a process has of its machine.
-_NOT_OURS = {"up", "process_open_fds", "process_max_fds"}
+# What Prometheus itself has.
+_NOT_OURS = {"up"}
 
 
 def rules() -> dict[str, dict[str, Any]]:
