@@ -1,6 +1,7 @@
 """`broker backup` and `broker restore`: all that a database holds, whole or not at all."""
 
 import asyncio
+import fcntl
 import os
 import shlex
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -139,6 +141,41 @@ async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty
     assert await rows(empty) == {}
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "create function mine() returns integer language sql as 'select 17'",
+        "create type mine as enum ('a')",
+        "create type mine as (a integer)",
+        "create domain mine as integer",
+    ],
+)
+async def test_nor_is_one_with_a_function_or_a_type_alone(dump: Path, empty: str, made: str) -> None:
+    connection = await asyncpg.connect(libpq_url(empty))
+    await connection.execute(made)
+    await connection.close()
+    told = await restore(dump, empty)
+    assert told.status == 1
+    assert "is not empty (public.mine is there)" in told.err
+
+
+async def test_what_a_backup_that_was_killed_had_written_is_removed_by_the_next(
+    dump: Path, database: str
+) -> None:
+    def left_by_one_that_was_killed() -> Path:
+        left = dump.with_name(f".{dump.name}.{uuid4().hex}.partial")
+        left.write_bytes(b"half")
+        return left
+
+    left_by_one_that_was_killed()
+    at_work = left_by_one_that_was_killed()
+    with at_work.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        told = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
+    assert told.status == 0, told.err
+    assert sorted(in_folder(dump.parent)) == [at_work.name, dump.name]
+
+
 async def test_a_cursor_is_expired_when_a_database_is_restored_under_its_old_name(
     postgres: str, template: str, tmp_path: Path
 ) -> None:
@@ -182,14 +219,15 @@ async def test_what_cannot_be_read_in_is_told_in_postgresqls_words_and_leaves_no
     dump: Path, empty: str
 ) -> None:
     connection = await asyncpg.connect(libpq_url(empty))
-    taken = "create function notify_ids(channel text, ids text[]) returns void language sql as 'select'"
-    await connection.execute(taken)
+    await connection.execute("drop schema public")
     await connection.close()
     told = await restore(dump, empty)
     assert told.status == 1
     assert told.err.startswith("Error: The dump cannot be read in, and the database is as it was")
-    assert 'function "notify_ids" already exists' in told.err
-    assert await rows(empty) == {}
+    assert 'schema "public" does not exist' in told.err
+    connection = await asyncpg.connect(libpq_url(empty))
+    assert await connection.fetchval("select count(*) from pg_namespace where nspname !~ '^(pg_|info)'") == 0
+    await connection.close()
 
 
 async def test_the_backup_of_an_older_version_and_another_month_is_brought_up_to_date(

@@ -1,6 +1,8 @@
 """Files that commands write: whole, or not at all."""
 
 import contextlib
+import fcntl
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +27,14 @@ def whole_file(path: Path, *, replace: bool, option: str, mode: int = 0o666) -> 
     """
     _may_write(path, replace=replace, option=option)
     path = path.resolve()
-    part = path.with_name(f".{uuid4().hex}.partial")
+    begin = f".{path.name[:50]}."
+    part = path.with_name(f"{begin}{uuid4().hex}.partial")
+    _remove_left_behind(path.parent, begin)
     try:
         with open(part, "xb", opener=lambda name, how: os.open(name, how, mode)) as file:
+            # For as long as we live: so whoever comes next can tell that it is ours still.
+            with contextlib.suppress(OSError):  # not every network has locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,6 +45,14 @@ def whole_file(path: Path, *, replace: bool, option: str, mode: int = 0o666) -> 
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _remove_left_behind(folder: Path, begin: str) -> None:
+    """Remove what was written under such a name by somebody who was killed meanwhile."""
+    for left in folder.glob(f"{glob.escape(begin)}{'[0-9a-f]' * 32}.partial"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def _may_write(path: Path, *, replace: bool, option: str) -> None:

@@ -38,13 +38,19 @@ _WORKS_FROM = text("select works_from from schema_support")
 
 # Whatever a database can hold that is not PostgreSQL's own, nor an extension's.
 SOMETHING = text("""
-select min(n.nspname || '.' || c.relname)
-from pg_class c
-join pg_namespace n on n.oid = c.relnamespace
+select min(n.nspname || '.' || it.name)
+from (
+    select tableoid, oid, relnamespace, relname from pg_class
+    where relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'c')
+    union all
+    select tableoid, oid, pronamespace, proname from pg_proc
+    union all
+    select tableoid, oid, typnamespace, typname from pg_type where typtype in ('e', 'd', 'r')
+) it (catalog, oid, namespace, name)
+join pg_namespace n on n.oid = it.namespace
 where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-  and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
   and not exists (select from pg_depend d
-                  where d.classid = cast('pg_class' as regclass) and d.objid = c.oid and d.deptype = 'e')
+                  where d.classid = it.catalog and d.objid = it.oid and d.deptype = 'e')
 """)
 
 
@@ -100,7 +106,7 @@ def is_known(version: str) -> bool:
 
 
 def something_in(connection: Connection) -> str | None:
-    """The name of a table or the like that the database has; none: it is empty."""
+    """The name of a table, function or type that the database has; none: it is empty."""
     found: str | None = connection.execute(SOMETHING).scalar_one()
     return found
 
