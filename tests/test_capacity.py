@@ -86,12 +86,32 @@ async def test_past_one_postgresql_it_says_how_many(broker: Running, browser: Br
         await expect(page.get_by_text("run 4 brokers side by side")).to_be_visible()
 
 
-async def test_what_is_no_number_changes_nothing(broker: Running, browser: Browser) -> None:
+async def test_what_cannot_be_computed_with_is_told(broker: Running, browser: Browser) -> None:
     async with a_look(browser, broker.url, "/capacity") as looks:
-        before = await figure(looks.page, "CPU of PostgreSQL")
-        await fill(looks.page, batched=7)
-        await looks.page.locator("input[name=tools]").fill("")
-        assert await figure(looks.page, "CPU of PostgreSQL") == before
+        page = looks.page
+        before = await figure(page, "CPU of PostgreSQL")
+        await fill(page, batched=7, tasksPerSecond=1e308)
+        await page.locator("input[name=tools]").fill("")
+        assert await figure(page, "CPU of PostgreSQL") == before
+        refused = page.get_by_text("The figures are without this entry: ")
+        await expect(refused).to_have_count(3)
+        await expect(refused.first).to_contain_text("Of them in batches, 0 to 1.")
+        await page.locator("summary").click()
+        await fill(page, commitsThatNotify=0)
+        await expect(refused).to_have_count(4)
+        await fill(page, batched=1, tasksPerSecond=20, tools=1, commitsThatNotify=1)
+        await expect(refused).to_have_count(0)
+
+
+async def test_more_processes_than_one_machine_takes_are_for_several(
+    broker: Running, browser: Browser
+) -> None:
+    async with a_look(browser, broker.url, "/capacity") as looks:
+        await opened(looks.page, tasksPerSecond=10, reportsPerTask=0, databaseCores=1024)
+        await expect(looks.page.get_by_text("One process is enough")).to_be_visible()
+        await expect(looks.page.locator("code", has_text="broker serve").first).to_be_visible()
+        await fill(looks.page, tasksPerSecond=100_000)
+        await expect(looks.page.get_by_text("on several machines, behind a proxy")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

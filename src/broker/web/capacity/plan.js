@@ -10,10 +10,12 @@ const MAX_CONNECTIONS = 100;
 const LARGEST_SET = 500;
 const STEPS = 3;
 const UNDER_WAY = 2;
+// What `broker serve --workers` takes.
+const MOST_WORKERS = 64;
 
 /**
  * @param {object} asked tools, tasksPerSecond, batched (0 to 1), reportsPerTask, bytesPerTask, days,
- *   databaseCores, leaseSeconds
+ *   databaseCores
  * @param {object} costs by the names of costs.js, as numbers
  */
 export function plan(asked, costs) {
@@ -62,7 +64,11 @@ export function advice(asked, found) {
     said.push("One process is enough: `broker serve`. A second one elsewhere is for when a machine fails, not for speed.");
   } else {
     said.push(
-      `${found.processes} processes${found.brokers > 1 ? " for each" : ""}: \`broker serve --workers ${found.processes}\` on one machine, or as many replicas behind a proxy.`,
+      `${found.processes} processes${found.brokers > 1 ? " for each" : ""}: ${
+        found.processes > MOST_WORKERS
+          ? "on several machines, behind a proxy"
+          : `\`broker serve --workers ${found.processes}\` on one machine, or as many replicas behind a proxy`
+      }.`,
     );
   }
   if (found.tooManyConnections) {
