@@ -12,8 +12,8 @@ from broker.demo.tool import SKILLS
 
 def test_the_demo_processes_every_picture_and_exits_0(data_dir: Path) -> None:
     demo = subprocess.run(
-        [sys.executable, "-m", "broker.cli", "demo"],
-        env={**os.environ, "BROKER_DATA_DIR": str(data_dir)},
+        [sys.executable, "-m", "broker.cli", "demo", "--data-dir", str(data_dir)],
+        env={**os.environ, "BROKER_DATA_DIR": str(data_dir.with_name("of-a-service"))},
         capture_output=True,
         text=True,
         timeout=120,
@@ -25,3 +25,6 @@ def test_the_demo_processes_every_picture_and_exits_0(data_dir: Path) -> None:
     for tool in SKILLS:
         assert re.search(rf"{tool}\s+running", demo.stdout), f"{tool} had nothing to do"
     assert not (data_dir / "postgres" / "postmaster.pid").exists(), "its database was left running"
+    assert not data_dir.with_name("of-a-service").exists()
+    lines = [line for line in demo.stdout.splitlines() if re.search(r" (submitted|assigned|running) ", line)]
+    assert len(lines) == len(set(lines)), "something was told twice"

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.cli.database import default_data_dir
+from broker.cli.screen import this_program
 from broker.cli.stopping import ends_in_order
 from broker.schemas import ArchiveRecord
-from broker.settings import Settings, SettingsError
 
 
 @click.command()
@@ -23,7 +23,12 @@ from broker.settings import Settings, SettingsError
 @click.option(
     "--port", default=0, type=click.IntRange(0, 65535), help="The service's port.  [default: a free one]"
 )
-def demo(keep: bool, port: int) -> None:
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where its data is kept: nothing of a service of yours.  [default: broker-demo, beside a service's]",
+)
+def demo(keep: bool, port: int, data_dir: Path | None) -> None:
     """Watch a laboratory at work, on real images.
 
     Instruments submit pictures (of cells, eyes, the sky, pages, coins), an assigner pairs them with the tools
@@ -35,11 +40,9 @@ def demo(keep: bool, port: int) -> None:
     # Where there is no terminal, nobody is helped by lines that break.
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
-        data_dir = Settings.from_environment().data_dir or default_data_dir().with_name("broker-demo")
+        folder = data_dir or default_data_dir().with_name("broker-demo")
         with ends_in_order():
-            succeeded = _run(console, data_dir, keep=keep, port=port)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
+            succeeded = _run(console, folder, keep=keep, port=port)
     except (TimeoutError, RuntimeError) as error:
         raise click.ClickException(
             f"The demo's service did not start; what it said stands above. {error}"
@@ -70,7 +73,7 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
                 signal.pause()
     console.print(
         "The whole story is kept in the archive. To read it:\n"
-        f"  BROKER_DATA_DIR={data_dir} {sys.executable} -m broker.cli serve\n"
+        f"  BROKER_DATA_DIR={data_dir} {this_program()} serve\n"
         "  and open http://127.0.0.1:8000/#/then",
         soft_wrap=True,
     )
@@ -81,7 +84,15 @@ async def _watch(console: Console, url: str) -> list[ArchiveRecord]:
     from broker.demo import display, laboratory  # noqa: PLC0415 - needs the extra
 
     if not console.is_terminal:
-        return await laboratory.work(url, lambda step: console.print(display.line(step), soft_wrap=True))
+        said: dict[int, str] = {}
+
+        def say(step: laboratory.Step) -> None:
+            line = display.line(step)
+            if said.get(id(step.picture)) != line:
+                console.print(line, soft_wrap=True)
+            said[id(step.picture)] = line
+
+        return await laboratory.work(url, say)
     steps: dict[int, laboratory.Step] = {}
     with Live(console=console, refresh_per_second=12) as live:
 

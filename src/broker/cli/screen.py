@@ -103,3 +103,9 @@ def printable(text: str) -> str:
 def note(text: str) -> None:
     """Tell people something on standard error."""
     click.echo(text, err=True)
+
+
+def this_program() -> str:
+    """How the command was called, for people who are to call it again."""
+    by_module = sys.argv[0].endswith("__main__.py")
+    return f"{sys.executable} -m broker.cli" if by_module else sys.argv[0]

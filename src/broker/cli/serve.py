@@ -1,20 +1,24 @@
 """`broker serve`: the service, with a database of its own where none is given."""
 
 import errno
+import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import click
 import structlog
 
 from broker import logs
 from broker.cli.database import ask, database, described
+from broker.cli.screen import this_program
 from broker.embedded import EmbeddedError
+from broker.metrics import SHARED_FOLDER
 from broker.server import create_server, is_loopback
 from broker.settings import Settings, SettingsError, describe, unknown_variables
 from broker.store.keys import all_of_them
-from broker.workers import Workers
+from broker.workers import Workers, WorkersError
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +48,7 @@ def serve(host: str, port: int, workers: int) -> None:
     # Until the server takes over: told to stop, stop the database as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _see_that_it_is_free(host, port)
+    _see_that_numbers_can_be_kept()
     try:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
@@ -58,7 +63,7 @@ def serve(host: str, port: int, workers: int) -> None:
                 Workers(ready, host=host, port=port, count=workers).run()
             else:
                 create_server(ready, host=host, port=port).run()
-    except (SettingsError, EmbeddedError) as error:
+    except (SettingsError, EmbeddedError, WorkersError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -82,13 +87,25 @@ def _see_that_it_is_free(host: str, port: int) -> None:
         ) from error
 
 
+def _see_that_numbers_can_be_kept() -> None:
+    """See that the folder is there in which processes are to share their metrics, if there is one.
+
+    Raises:
+        click.ClickException: It is not.
+    """
+    folder = os.environ.get(SHARED_FOLDER)
+    if folder and not (Path(folder).is_dir() and os.access(folder, os.W_OK)):
+        raise click.ClickException(
+            f"{SHARED_FOLDER} is {folder}, and that is no folder which can be written to."
+            " Unset it: the broker needs none."
+        )
+
+
 def _open_to_others(host: str, settings: Settings) -> click.ClickException:
     """That an address that others can reach is refused, where everybody could make any call."""
-    by_module = sys.argv[0].endswith("__main__.py")
-    program = f"{sys.executable} -m broker.cli" if by_module else sys.argv[0]
     return click.ClickException(
         f"There are no keys in {described(settings)}, so the service listens on this machine only, and not on"
         f" {host}. Make the first one, for yourself, with the same settings, and start again:\n\n"
-        f"  {program} keys create --role admin --name me\n\n"
+        f"  {this_program()} keys create --role admin --name me\n\n"
         f"Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of {SHORTEST} characters or more."
     )
