@@ -16,13 +16,17 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
 from broker.cli import main
-from broker.cli.task_files import for_files
+from broker.cli.screen import Screen
+from broker.cli.submission import Submission
+from broker.cli.task_files import Given, checked, for_files
+from broker.client import AsyncBroker
 from tests import helpers
 from tests.cli_helpers import Ended, run, running
 from tests.conftest import Running
@@ -270,6 +274,29 @@ async def test_the_result_alone_is_for_pipes(broker: Running, http: httpx.AsyncC
         assert await the_end(process) == (0, '{"words": 3}\n', "")
     again = await run(broker.url, "submit", "--id", "a", "--needs", "1", "--result")
     assert again == (0, '{"words": 3}\n', "0 created, 1 was there already.\n")
+
+
+async def test_whoever_waits_for_long_is_told_why(
+    broker: Running,
+    http: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("broker.cli.submission._SILENT_SECONDS", 0.01)
+    given = checked(Given({"id": "a", "needs": Raw(b"1")}))
+    submission = Submission([given], 1, Screen(), wait=True)
+    async with AsyncBroker(broker.url) as client:
+        await submission.submit(client)
+        waits = asyncio.create_task(submission.result(within=20))
+        said = ""
+        async with asyncio.timeout(20):
+            while "Task a is waited for. " not in said:
+                await asyncio.sleep(0.005)
+                said += capsys.readouterr().err
+        await http.delete("/v1/tasks/a")
+        with pytest.raises(ClickException, match="was cancelled"):
+            await waits
+    assert "assigner" in said
 
 
 async def test_a_failure_has_no_result_but_an_error(broker: Running, http: httpx.AsyncClient) -> None:

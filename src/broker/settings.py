@@ -153,7 +153,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def _is_database(url: str) -> bool:
     try:
-        return urlsplit(url).scheme in _SCHEMES
+        return "://" in url and urlsplit(url).scheme in _SCHEMES
     except ValueError:
         return False
 

@@ -1,5 +1,6 @@
 """A submission: tasks that are sent batch by batch, and waited for."""
 
+import asyncio
 import contextlib
 import re
 from collections import Counter
@@ -8,18 +9,21 @@ from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import click
+import httpx
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from broker.cli.screen import Screen, note, printable
 from broker.cli.task_files import Given
 from broker.client import AsyncBroker, AsyncHandle, ProblemError
-from broker.client.connection import explained
-from broker.schemas import Task
+from broker.client.connection import explained, in_path
+from broker.schemas import Explanation, Task
 
 # As many as the client sends in a call.
 _BATCH = 1_000
 _MOST_IDS = 100
+# As long as nobody wonders.
+_SILENT_SECONDS = 10.0
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -143,12 +147,24 @@ class Submission:
             TimeoutError: It has not ended in that time.
         """
         [(handle, _)] = self._waiting.values()
-        task = await handle.wait(within)
+        telling = asyncio.create_task(self._tell_why_it_waits(handle))
+        try:
+            task = await handle.wait(within)
+        finally:
+            telling.cancel()
         if task.state != "succeeded":
             how = "failed" if task.state == "failed" else "was cancelled"
             why = f": {printable(task.error)}" if task.error else "."
             raise click.ClickException(f"Task {task.id} {how}{why}")
         self._screen.tell(bytes(task.result).decode())
+
+    async def _tell_why_it_waits(self, handle: AsyncHandle) -> None:
+        """Whoever hears nothing for long wonders; the task's id is good for finding out more."""
+        await asyncio.sleep(_SILENT_SECONDS)
+        connection = cast("AsyncBroker", self._broker).connection
+        with contextlib.suppress(ProblemError, httpx.TransportError):
+            why = await connection.call("GET", f"/v1/tasks/{in_path(handle.id)}/explain", Explanation)
+            note(f"Task {handle.id} is waited for. {printable(' '.join(why.detail.split()))}")
 
     @property
     def has_begun(self) -> bool:
