@@ -119,7 +119,16 @@ def report(row: AnyRow) -> Report:
     return Report(id=row[0], at=row[1], progress=row[2], message=row[3], data=raw(row[4]))
 
 
-def columns(items: Iterable[Any], *names: str) -> dict[str, list[Any]]:
-    """The items turned on their side: for each name a list, as `unnest` takes them."""
+def columns(items: Iterable[Any], *names: str) -> dict[str, list[Any] | None]:
+    """The items turned on their side: for each name a column."""
     items = list(items)
-    return {name: [getattr(item, name) for item in items] for name in names}
+    return {name: column(getattr(item, name) for item in items) for name in names}
+
+
+def column(values: Iterable[Any]) -> list[Any] | None:
+    """A list as `unnest` takes it; of nothing but nulls none, as it fills up what is missing with those.
+
+    asyncpg takes as long for a null as for a value, and most of what may be given is left out.
+    """
+    found = list(values)
+    return None if found and found.count(None) == len(found) else found

@@ -242,8 +242,8 @@ def _submit(
     )
     values["needs"] = [rows.given(task.needs) for task in tasks]
     values["payload"] = [rows.given(task.payload) for task in tasks]
-    values["created_by"] = [asked.by for asked in new]
-    values["trace_context"] = [asked.trace_context and asked.trace_context.text for asked in new]
+    values["created_by"] = rows.column(asked.by for asked in new)
+    values["trace_context"] = rows.column(asked.trace_context and asked.trace_context.text for asked in new)
     answers = connection.execute(statement, values).all()
     chosen = [row[0] for row, task in zip(answers, tasks, strict=True) if task.id and row[0] is not None]
     ended: set[str] = set()
