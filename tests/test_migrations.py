@@ -8,10 +8,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy import make_url
 
 import broker
 from broker.store import Store, completion, retention, schema
 from tests import store_helpers as steps
+from tests.cli_helpers import run
 from tests.conftest import run_sql
 
 ROOT = Path(__file__).parents[1]
@@ -243,3 +245,16 @@ async def test_partitions_made_later_have_the_indexes_of_those_made_first(
     await store.run(retention.create_partitions)
     assert await fetch(database, described) == first
     assert {row[1:] for row in first} == {(6, 1)}
+
+
+async def test_what_postgresql_says_is_told_with_what_can_be_done(postgres: str) -> None:
+    url = make_url(postgres).set(database="not_there").render_as_string(hide_password=False)
+    told = await run("", "migrate", BROKER_DATABASE_URL=url)
+    assert told == (
+        1,
+        "",
+        (
+            'Error: The database refuses it: database "not_there" does not exist; `createdb --owner USER NAME`'
+            " makes it\n"
+        ),
+    )

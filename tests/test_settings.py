@@ -38,3 +38,31 @@ def test_a_url_with_a_password_or_without_a_user_stays_as_it_is(tmp_path: Path, 
 def test_a_password_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="BROKER_DATABASE_PASSWORD_FILE"):
         Settings.from_environment({"BROKER_DATABASE_PASSWORD_FILE": str(tmp_path / "missing")})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "postgresql:/name",
+        "mysql://host/name",
+        "postgresql://host:port/name",
+        "postgresql://[::1/name",
+    ],
+)
+def test_what_is_no_database_is_told(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"BROKER_DATABASE_URL is no postgresql://"):
+        Settings.from_environment({"BROKER_DATABASE_URL": url})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://a:5432,b:5433/name",
+        "postgresql://me@[::1]:5432/name",
+        "postgres:///name?host=/run",
+        "postgresql+asyncpg://me:p%40@host/name",
+    ],
+)
+def test_every_form_of_a_database_is_taken(url: str) -> None:
+    assert Settings.from_environment({"BROKER_DATABASE_URL": url}).database_url == url

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]+)?")
 _OF_CLIENTS = {"BROKER_URL", "BROKER_KEY"}
 _SENDABLE = re.compile("[!-~]+")
 _SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg"}
@@ -153,9 +154,11 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 def _is_database(url: str) -> bool:
     try:
-        return "://" in url and urlsplit(url).scheme in _SCHEMES
+        parts = urlsplit(url)
     except ValueError:
         return False
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    return "://" in url and parts.scheme in _SCHEMES and all(map(_HOST.fullmatch, hosts))
 
 
 def _word_in(file: Path, variable: str) -> str:

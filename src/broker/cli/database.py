@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import click
 import msgspec
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from broker import logs
 from broker.dump import DumpError
@@ -24,6 +24,14 @@ Answer = TypeVar("Answer")
 Given = ParamSpec("Given")
 
 log = structlog.get_logger(__name__)
+
+# By PostgreSQL's SQLSTATE.
+_ADVICE = {
+    "28000": "where that user is missing, `createuser --pwprompt USER` makes it",
+    "28P01": "the password is in the URL, or in the file that BROKER_DATABASE_PASSWORD_FILE names",
+    "3D000": "`createdb --owner USER NAME` makes it",
+    "42501": "the database has to belong to the user that the broker comes as",
+}
 
 
 def from_environment() -> Settings:
@@ -48,12 +56,22 @@ def clear_errors() -> Iterator[None]:
     logs.configure("warning")
     try:
         yield
-    except (DumpError, EmbeddedError) as error:
+    except (DumpError, EmbeddedError, schema.OtherSchemaError) as error:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:
-        raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
-    except SQLAlchemyError as error:
-        raise click.ClickException(f"The database refuses it: {error}") from error
+        raise click.ClickException(
+            f"The database does not answer: {_in_its_words(error.__cause__)}"
+        ) from error
+    except DBAPIError as error:
+        raise click.ClickException(f"The database refuses it: {_in_its_words(error.orig)}") from error
+    except (SQLAlchemyError, OSError) as error:
+        raise click.ClickException(f"The database cannot be used: {error}") from error
+
+
+def _in_its_words(error: BaseException | None) -> str:
+    """What PostgreSQL says, and what can be done about it."""
+    advice = _ADVICE.get(str(getattr(error, "sqlstate", "")))
+    return f"{error}; {advice}" if advice else str(error)
 
 
 @contextlib.contextmanager
@@ -142,7 +160,7 @@ def _check_schema(url: str) -> None:
         pooler = "startup parameter" in str(error.__cause__)
         hint = " Is it a pooler? Then set BROKER_LISTEN_URL to the database itself." if pooler else ""
         raise click.ClickException(
-            f"The database of BROKER_DATABASE_URL does not answer: {error.__cause__}{hint}"
+            f"The database of BROKER_DATABASE_URL does not answer: {_in_its_words(error.__cause__)}{hint}"
         ) from error
     if misfit:
         raise click.ClickException(f"The database {misfit}.")

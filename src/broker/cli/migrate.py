@@ -3,9 +3,8 @@
 import asyncio
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from broker.cli.database import ask, from_environment
+from broker.cli.database import ask, clear_errors, from_environment
 from broker.store import schema
 
 
@@ -19,11 +18,7 @@ def migrate(revision: str) -> None:
     url = from_environment().direct_url
     if url is None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
-    try:
+    with clear_errors():
         asyncio.run(schema.migrate(url, revision))
-    except schema.OtherSchemaError as error:
-        raise click.ClickException(str(error)) from error
-    except (SQLAlchemyError, OSError) as error:
-        raise click.ClickException(f"The database cannot be migrated: {error}") from error
-    here = ask(url, schema.current)
+        here = ask(url, schema.current)
     click.echo(f"The schema is at version {here}." if here else "The schema is gone.")
