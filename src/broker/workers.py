@@ -104,7 +104,7 @@ class Workers:
                 continue
             del self._running[number]
             mark_process_dead(worker.pid, folder)  # type: ignore[no-untyped-call]
-            if worker.exitcode == _CANNOT_START and number not in self._replaced:
+            if worker.exitcode == _CANNOT_START and not (number in self._replaced or self._stopping):
                 raise WorkersError("A worker could not start; why it could not stands above.")
             self._replaced.add(number)
             if not self._stopping:
