@@ -254,7 +254,7 @@ async def test_what_postgresql_says_is_told_with_what_can_be_done(postgres: str)
         1,
         "",
         (
-            'Error: The database refuses it: database "not_there" does not exist; `createdb --owner USER NAME`'
-            " makes it\n"
+            'Error: The database refuses it: database "not_there" does not exist;'
+            " `createdb --owner USER NAME` makes it\n"
         ),
     )
