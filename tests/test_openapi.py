@@ -186,7 +186,7 @@ def test_who_follows_the_links_finds_only_what_is_described(url: str, database: 
 
 
 SETTINGS = settings(
-    max_examples=60 if THOROUGH else 15,
+    max_examples=60 if THOROUGH else 8,
     stateful_step_count=20,
     deadline=None,
     derandomize=True,
