@@ -104,7 +104,7 @@ async def look(url: str, password: str, picture: Path | None) -> None:
         await page.fill("input[name=email]", MAIL)
         await page.fill("input[name=password]", password)
         await page.click("button[type=submit]")
-        await page.dblclick("text=Servers")
+        await page.dblclick('.file-entry:has-text("Servers")')
         await page.dblclick('.file-entry:has-text("broker")')
         await page.wait_for_selector("text=Server connected")
         await page.wait_for_selector("text=Databases")
