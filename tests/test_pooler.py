@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import httpx
 import pytest
+from sqlalchemy import Connection
 
+from broker.errors import Unavailable
 from broker.settings import Settings
 from broker.store.address import libpq_url
 from tests.conftest import Running, a_broker
@@ -85,6 +87,18 @@ async def test_settings_are_those_of_each_transaction_and_stay_with_nobody(
             assert await others.fetchval("show enable_seqscan") == "on"
     finally:
         await others.close()
+
+
+async def test_a_connection_that_is_lost_before_a_statement_is_told_as_any_other(broker: Running) -> None:
+    def lose(connection: Connection) -> None:
+        connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
+        connection.exec_driver_sql("select 1")
+
+    store = broker.server.service.store
+    for run in (store.read, store.run):
+        with pytest.raises(Unavailable):
+            await run(lose)
+        assert await run(lambda connection: connection.exec_driver_sql("select 1").scalar_one()) == 1
 
 
 async def test_without_a_way_past_it_that_is_said(

@@ -65,8 +65,10 @@ def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, s
         _tell(connection, "commit")
 
     def roll_back(context: ExceptionContext) -> None:
-        if context.connection is not None and not context.is_disconnect:
-            _tell(context.connection, "rollback")
+        connection = context.connection
+        # One that is lost has nothing left to roll back.
+        if not (connection is None or connection.invalidated or context.is_disconnect):
+            _tell(connection, "rollback")
 
     event.listen(engine.sync_engine, "before_cursor_execute", begin)
     event.listen(engine.sync_engine, "after_cursor_execute", commit)
