@@ -236,6 +236,36 @@ async def test_while_there_are_no_keys_no_page_from_elsewhere_gets_in(
     assert "broker keys create" in problem["detail"]
 
 
+FROM_ELSEWHERE: list[dict[str, str]] = [
+    {"X-Forwarded-For": "192.0.2.7"},
+    {"X-Forwarded-For": "127.0.0.1, 192.0.2.7"},
+    {"X-Forwarded-For": "unknown"},
+    {"X-Real-IP": "2001:db8::1"},
+    {"Forwarded": "for=192.0.2.7;proto=http"},
+]
+
+
+@pytest.mark.parametrize("headers", FROM_ELSEWHERE, ids=str)
+@pytest.mark.parametrize("call", ["POST /v1/tasks", "GET /v1/tools"])
+async def test_while_there_are_no_keys_no_proxy_brings_anybody_in(
+    broker: Running, headers: dict[str, str], call: str
+) -> None:
+    method, path = call.split()
+    body = {"needs": 1} if method == "POST" else None
+    refused = await broker.client.request(method, path, json=body, headers=headers)
+    assert "broker keys create" in is_problem(refused, 403, "forbidden")["detail"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-Forwarded-For": "127.0.0.1, ::1"}, {"X-Real-IP": "127.0.0.1"}, {"Forwarded": 'for="[::1]:5"'}],
+)
+async def test_while_there_are_no_keys_a_proxy_brings_in_who_is_on_this_machine(
+    broker: Running, headers: dict[str, str]
+) -> None:
+    assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
+
+
 async def test_while_there_are_no_keys_our_own_page_gets_in(broker: Running) -> None:
     port = httpx.URL(broker.url).port
     for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):

@@ -30,7 +30,10 @@ _ID = re.compile(ID_PATTERN)
 _LOOPBACK = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 _REMEMBERED = 1_024
 _IN_PATHS = ("task_id", "tool_id", "work_id")
-_TOLD = frozenset((b"authorization", b"host", b"origin", b"sec-fetch-site"))
+# What proxies tell of those who ask them.
+_FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded")
+_TOLD = frozenset((b"authorization", b"host", b"origin", b"sec-fetch-site", *_FORWARDED))
+_HERE = re.compile(rb"(for=)?\"?(127(\.[0-9]{1,3}){3}|\[?::1\]?)(:[0-9]+)?\"?", re.IGNORECASE)
 
 
 class Reach(Enum):
@@ -116,7 +119,7 @@ class Allow:
         bearer = _bearer(told.get(b"authorization", b""))
         caller = await service.keyring.caller(bearer)
         if caller is ANYBODY:
-            _refuse_pages_of_others(told.get(b"host"), told.get(b"origin"), told.get(b"sec-fetch-site"))
+            _refuse_others(told)
             return _open_to(bearer, (scope["client"] or ("",))[0])
         reaches = {self.roles[role] for role in _roles_of(caller) if role in self.roles}
         if not reaches:
@@ -263,10 +266,28 @@ def _bearer(authorization: bytes) -> str | None:
     return given.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
 
 
+_FOR_ITSELF = (
+    "There are no keys, so this service is for programs on its own machine, by the name of localhost or"
+    " 127.0.0.1, and for no page from elsewhere. To open it to others, make keys: `broker keys create`."
+)
+
+
 @lru_cache(_REMEMBERED)
 def _open_to(bearer: str | None, address: str) -> Access:
     """What everybody has while there are no keys; made once for each, as it costs memory while they wait."""
     return Access(caller=ANYBODY, reach=ALL, bearer=bearer, client=address)
+
+
+def _refuse_others(told: Mapping[bytes, bytes]) -> None:
+    """While there are no keys, see that whoever calls is on this machine, as far as the headers tell.
+
+    Raises:
+        Forbidden: They are not.
+    """
+    _refuse_pages_of_others(told.get(b"host"), told.get(b"origin"), told.get(b"sec-fetch-site"))
+    for name in _FORWARDED:
+        if name in told:
+            _refuse_whom_a_proxy_brings(told[name])
 
 
 @lru_cache(_REMEMBERED)
@@ -278,12 +299,19 @@ def _refuse_pages_of_others(host: bytes | None, origin: bytes | None, site: byte
     """
     host = host or b"localhost"
     is_ours = site in (None, b"none", b"same-origin") and origin in (None, b"http://" + host)
-    if is_ours and _LOOPBACK.fullmatch(host):
-        return
-    raise Forbidden(
-        "There are no keys, so this service is for programs on its own machine, by the name of localhost or"
-        " 127.0.0.1, and for no page from elsewhere. To open it to others, make keys: `broker keys create`."
-    )
+    if not (is_ours and _LOOPBACK.fullmatch(host)):
+        raise Forbidden(_FOR_ITSELF)
+
+
+@lru_cache(_REMEMBERED)
+def _refuse_whom_a_proxy_brings(forwarded: bytes) -> None:
+    """While there are no keys, have a proxy on this machine open the service to nobody elsewhere.
+
+    Raises:
+        Forbidden: The request comes from another machine, or it cannot be told from which.
+    """
+    if not all(_HERE.fullmatch(address.strip()) for address in forwarded.split(b",")):
+        raise Forbidden(_FOR_ITSELF)
 
 
 def last_segment(scope: Scope) -> str:
