@@ -147,6 +147,7 @@ async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty
         "create function mine() returns integer language sql as 'select 17'",
         "create type mine as enum ('a')",
         "create type mine as (a integer)",
+        "create table mine (a integer)",
         "create domain mine as integer",
     ],
 )
@@ -165,15 +166,19 @@ async def test_what_a_backup_that_was_killed_had_written_is_removed_by_the_next(
     def left_by_one_that_was_killed() -> Path:
         left = dump.with_name(f".{dump.name}.{uuid4().hex}.partial")
         left.write_bytes(b"half")
+        os.utime(left, (0, 0))
         return left
 
     left_by_one_that_was_killed()
-    at_work = left_by_one_that_was_killed()
+    at_work, just_begun, pipe = (left_by_one_that_was_killed() for _ in range(3))
+    os.utime(just_begun)
+    pipe.unlink()
+    os.mkfifo(pipe)
     with at_work.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         told = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
     assert told.status == 0, told.err
-    assert sorted(in_folder(dump.parent)) == [at_work.name, dump.name]
+    assert set(in_folder(dump.parent)) == {at_work.name, just_begun.name, pipe.name, dump.name}
 
 
 async def test_a_cursor_is_expired_when_a_database_is_restored_under_its_old_name(

@@ -270,6 +270,20 @@ async def test_what_programs_report_is_written_to_stderr_unless_that_is_unwanted
     assert ("a: one\na: progress: 20% two\n" in tool.said) is not quiet
 
 
+async def test_what_programs_and_payloads_say_steers_no_terminal(
+    broker: Running, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    program = executable(tmp_path / "program", '#!/bin/sh\nprintf "%s\\n" "$1" >&2\nexit 1\n')
+    async with registered(broker, tmp_path, str(program), "{x}") as tool:
+        await helpers.add_task(http, payload={"x": "\x1b[31mEVIL\x07"}, max_attempts=1)
+        await helpers.assign(http)
+        await helpers.until_it_is(http, "/v1/tasks/a", "failed")
+        tool.signal(signal.SIGTERM)
+        await tool.ended()
+    assert "a: \ufffd[31mEVIL\ufffd\n" in tool.said
+    assert not {"\x1b", "\x07"} & set(tool.said)
+
+
 async def test_work_goes_on_when_nobody_reads_what_is_written_to_stderr(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:

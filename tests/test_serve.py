@@ -111,7 +111,8 @@ async def test_a_database_with_an_old_schema_is_refused_with_the_way_out(empty_d
         ("BROKER_POOL_SIZE", "many"),
         ("BROKER_DATABASE_URL", "postgresql:/x"),
         ("BROKER_DATABASE_URL", "postgresql://127.0.0.1:1/x"),
-        ("PROMETHEUS_MULTIPROC_DIR", "/no/such/folder"),
+        ("PROMETHEUS_MULTIPROC_DIR", "/tmp"),
+        ("PROMETHEUS_MULTIPROC_DIR", ""),
     ],
 )
 async def test_a_setting_that_cannot_be_used_is_named(setting: str, value: str) -> None:

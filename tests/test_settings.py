@@ -48,6 +48,7 @@ def test_a_password_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         "mysql://host/name",
         "postgresql://host:port/name",
         "postgresql://[::1/name",
+        "postgresql://host:99999/name",
     ],
 )
 def test_what_is_no_database_is_told(url: str) -> None:
@@ -61,6 +62,7 @@ def test_what_is_no_database_is_told(url: str) -> None:
         "postgresql://a:5432,b:5433/name",
         "postgresql://me@[::1]:5432/name",
         "postgres:///name?host=/run",
+        "postgresql://me@host:/name",
         "postgresql+asyncpg://me:p%40@host/name",
     ],
 )

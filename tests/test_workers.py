@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers import add_task, add_tool, assign, complete, serving, until_ready
@@ -28,6 +29,13 @@ def workers(parent: int) -> set[int]:
             if "spawn_main" in " ".join(child.cmdline()):
                 found.add(child.pid)
     return found
+
+
+def holes(folder: Path) -> list[str]:
+    """Files of metrics that are smaller on the disk than they say."""
+    files = list(folder.glob("broker-metrics-*/*.db"))
+    assert files
+    return [file.name for file in files if file.stat().st_blocks * 512 < file.stat().st_size]
 
 
 def in_folder(folder: Path) -> list[str]:
@@ -146,13 +154,21 @@ async def test_without_their_parent_they_stop_and_leave_nothing(database: str, t
     assert in_folder(tmp_path) == []
 
 
-def test_workers_that_cannot_start_are_given_up(tmp_path: Path) -> None:
-    program = """
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        ("raise RuntimeError('it is not to be')", "RuntimeError: it is not to be"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "ended with status -11"),
+    ],
+)
+def test_workers_that_cannot_start_are_given_up(tmp_path: Path, fails: str, says: str) -> None:
+    program = f"""
+import os, signal
 from broker import workers
 from broker.settings import Settings
 
 def fail(*_, **__):
-    raise RuntimeError("it is not to be")
+    {fails}
 
 # Workers begin by reading this, too.
 workers.create_server = fail
@@ -164,7 +180,24 @@ if __name__ == "__main__":
     ended = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
     assert "WorkersError: A worker could not start" in ended.stderr
-    assert "RuntimeError: it is not to be" in ended.stderr
+    assert says in ended.stderr
+
+
+async def test_a_terminal_that_is_closed_stops_them(database: str) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
+        await until_ready(url)
+        they = workers(process.pid)
+        process.send_signal(signal.SIGHUP)
+        assert await asyncio.to_thread(process.wait, 10) == 0
+        assert not any(map(psutil.pid_exists, they))
+
+
+async def test_to_count_is_no_risk_where_the_disk_is_full(database: str, tmp_path: Path) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database, TMPDIR=str(tmp_path)) as (_, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as http:
+            await serve(http, 2)
+        assert holes(tmp_path) == []
 
 
 async def test_they_share_the_database_that_comes_along(data_dir: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 import uvicorn
-from uvicorn.server import HANDLED_SIGNALS
 
 from broker.api.lean import Lean
 from broker.api.metrics import note
@@ -76,7 +75,7 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        before = {number: signal.signal(number, self.handle_exit) for number in stopping_signals()}
         try:
             yield
         finally:
@@ -138,6 +137,13 @@ def _collect_garbage_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_ALLOCATIONS_PER_COLLECTION)
+
+
+def stopping_signals() -> tuple[signal.Signals, ...]:
+    """What tells a service to stop; that its terminal is gone, too, unless that is not to matter (nohup)."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return (signal.SIGTERM, signal.SIGINT)
+    return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def is_loopback(host: str) -> bool:

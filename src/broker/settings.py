@@ -10,7 +10,8 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]+)?")
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:(?P<port>[0-9]{0,5}))?")
+_MOST_PORTS = 65_535
 _OF_CLIENTS = {"BROKER_URL", "BROKER_KEY"}
 _SENDABLE = re.compile("[!-~]+")
 _SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg"}
@@ -157,8 +158,9 @@ def _is_database(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    hosts = parts.netloc.rpartition("@")[2].split(",")
-    return "://" in url and parts.scheme in _SCHEMES and all(map(_HOST.fullmatch, hosts))
+    hosts = map(_HOST.fullmatch, parts.netloc.rpartition("@")[2].split(","))
+    are_hosts = all(host and int(host["port"] or 0) <= _MOST_PORTS for host in hosts)
+    return "://" in url and parts.scheme in _SCHEMES and are_hosts
 
 
 def _word_in(file: Path, variable: str) -> str:

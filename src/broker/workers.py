@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import cast
 
 import structlog
@@ -24,7 +25,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from broker import logs
 from broker.metrics import SHARED_FOLDER
-from broker.server import create_server
+from broker.server import create_server, stopping_signals
 from broker.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -33,8 +34,13 @@ _BACKLOG = 2048
 # One that ends sooner than this after its start would do so again.
 _QUICK_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
-# What a worker ends with that cannot even begin to serve.
+# What a worker ends with that cannot even begin to serve; uvicorn's own status, too.
 _CANNOT_START = 3
+# What it ends with where it was told to, or others have ended it.
+_TOLD = (0, -signal.SIGKILL, -signal.SIGTERM)
+# The library's numbers in files, and how large it makes them.
+_FILES = ("counter", "histogram", "gauge_livesum", "gauge_livemin", "gauge_livemax")
+_FILE_BYTES = 1 << 20
 # Beyond what each of them takes to stop.
 _GRACE_SECONDS = 3.0
 # Nothing of a process that was forked is safe to use when it has threads.
@@ -78,10 +84,13 @@ class Workers:
                 ready = connection.wait([told, *(worker.sentinel for worker, _ in self._running.values())])
                 self._stopping = told in ready
                 try:
-                    self._bury(folder)
+                    is_quick = self._bury(folder)
                 except WorkersError:
                     self._stop()
                     raise
+                if is_quick and not self._stopping:
+                    # Not so fast that they would be started all the time; but told to stop, at once.
+                    self._stopping = told.poll(_PAUSE_SECONDS)
             self._stop()
 
     def _start(self, number: int, shared: socket.socket) -> None:
@@ -93,24 +102,31 @@ class Workers:
         worker.start()
         self._running[number] = (worker, time.monotonic())
 
-    def _bury(self, folder: str) -> None:
-        """Forget those that have ended; not so fast that they would be started all the time.
+    def _bury(self, folder: str) -> bool:
+        """Forget those that have ended; whether one of them has ended soon after its start.
 
         Raises:
             WorkersError: One of the first cannot start.
         """
+        is_quick = False
         for number, (worker, since) in list(self._running.items()):
             if worker.is_alive():
                 continue
             del self._running[number]
             mark_process_dead(worker.pid, folder)  # type: ignore[no-untyped-call]
-            if worker.exitcode == _CANNOT_START and not (number in self._replaced or self._stopping):
-                raise WorkersError("A worker could not start; why it could not stands above.")
+            if self._stopping:
+                continue
+            was_quick = time.monotonic() - since < _QUICK_SECONDS
+            could_not = worker.exitcode == _CANNOT_START or (was_quick and worker.exitcode not in _TOLD)
+            if could_not and number not in self._replaced:
+                raise WorkersError(
+                    f"A worker could not start, and ended with status {worker.exitcode}; if it has said why,"
+                    " that stands above."
+                )
             self._replaced.add(number)
-            if not self._stopping:
-                log.error("a worker has ended; starting another one", worker=number, status=worker.exitcode)
-                if time.monotonic() - since < _QUICK_SECONDS:
-                    time.sleep(_PAUSE_SECONDS)
+            log.error("a worker has ended; starting another one", worker=number, status=worker.exitcode)
+            is_quick = is_quick or was_quick
+        return is_quick
 
     def _stop(self) -> None:
         workers = [worker for worker, _ in self._running.values()]
@@ -128,15 +144,33 @@ def _work(settings: Settings, host: str, shared: socket.socket, number: int) -> 
     """What a worker does."""
     logs.configure(settings.log_level, worker=number)
     parent = cast("BaseProcess", multiprocessing.parent_process())
+    if not parent.is_alive():
+        return
     try:
+        _make_room_for_metrics(os.environ[SHARED_FOLDER])
         server = create_server(settings, host=host, parent=parent.sentinel)
     except Exception:
+        if not parent.is_alive():
+            return
         log.exception("this worker cannot start")
         sys.exit(_CANNOT_START)
     server.run(sockets=[shared])
     if not parent.is_alive():
         # It would have done that itself.
         shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
+
+
+def _make_room_for_metrics(folder: str) -> None:
+    """Have the files of this process's metrics on the disk as a whole.
+
+    The library maps them into memory and leaves holes in them: with a full disk, to count would be to crash.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    for name in _FILES:
+        with (Path(folder) / f"{name}_{os.getpid()}.db").open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
 
 
 @contextmanager
@@ -147,7 +181,7 @@ def _told() -> Iterator["connection.Connection"]:
     def tell(number: int, _: object) -> None:
         writer.send(number)
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, tell) for number in stopping_signals()}
     try:
         yield reader
     finally:

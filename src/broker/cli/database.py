@@ -64,7 +64,7 @@ def clear_errors() -> Iterator[None]:
         ) from error
     except DBAPIError as error:
         raise click.ClickException(f"The database refuses it: {_in_its_words(error.orig)}") from error
-    except (SQLAlchemyError, OSError) as error:
+    except SQLAlchemyError as error:
         raise click.ClickException(f"The database cannot be used: {error}") from error
 
 
@@ -156,6 +156,10 @@ def ask(url: str, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwar
 def _check_schema(url: str) -> None:
     try:
         misfit = ask(url, schema.misfit)
+    except DBAPIError as error:
+        raise click.ClickException(
+            f"The database of BROKER_DATABASE_URL refuses it: {_in_its_words(error.orig)}"
+        ) from error
     except Unavailable as error:
         pooler = "startup parameter" in str(error.__cause__)
         hint = " Is it a pooler? Then set BROKER_LISTEN_URL to the database itself." if pooler else ""

@@ -3,6 +3,7 @@
 import asyncio
 
 import click
+from alembic.util import CommandError
 
 from broker.cli.database import ask, clear_errors, from_environment
 from broker.store import schema
@@ -19,6 +20,11 @@ def migrate(revision: str) -> None:
     if url is None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
     with clear_errors():
-        asyncio.run(schema.migrate(url, revision))
+        try:
+            asyncio.run(schema.migrate(url, revision))
+        except OSError as error:
+            raise click.ClickException(f"The database does not answer: {error}") from error
+        except CommandError as error:
+            raise click.ClickException(f"There is no such revision: {error}") from error
         here = ask(url, schema.current)
     click.echo(f"The schema is at version {here}." if here else "The schema is gone.")

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 
 import click
 import structlog
@@ -15,7 +14,7 @@ from broker.cli.database import ask, database, described
 from broker.cli.screen import this_program
 from broker.embedded import EmbeddedError
 from broker.metrics import SHARED_FOLDER
-from broker.server import create_server, is_loopback
+from broker.server import create_server, is_loopback, stopping_signals
 from broker.settings import Settings, SettingsError, describe, unknown_variables
 from broker.store.keys import all_of_them
 from broker.workers import Workers, WorkersError
@@ -46,7 +45,9 @@ def serve(host: str, port: int, workers: int) -> None:
     written is finished.
     """
     # Until the server takes over: told to stop, stop the database as well.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in stopping_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, lambda *_: sys.exit(0))
     _see_that_it_is_free(host, port)
     _see_that_numbers_can_be_kept()
     try:
@@ -88,17 +89,16 @@ def _see_that_it_is_free(host: str, port: int) -> None:
 
 
 def _see_that_numbers_can_be_kept() -> None:
-    """See that the folder is there in which processes are to share their metrics, if there is one.
+    """See that nobody has given us a folder for the numbers of several processes.
 
     Raises:
-        click.ClickException: It is not.
+        click.ClickException: There is one: what others have left there would be taken for ours.
     """
-    folder = os.environ.get(SHARED_FOLDER)
-    if folder and not (Path(folder).is_dir() and os.access(folder, os.W_OK)):
-        raise click.ClickException(
-            f"{SHARED_FOLDER} is {folder}, and that is no folder which can be written to."
-            " Unset it: the broker needs none."
-        )
+    for name in (SHARED_FOLDER, SHARED_FOLDER.lower()):
+        if name in os.environ:
+            raise click.ClickException(
+                f"Unset {name}: with --workers the broker makes such a folder, and else it needs none."
+            )
 
 
 def _open_to_others(host: str, settings: Settings) -> click.ClickException:

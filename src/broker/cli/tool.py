@@ -11,6 +11,7 @@ import click
 from msgspec import Raw
 
 from broker.cli.calling import calls_a_broker
+from broker.cli.screen import printable
 from broker.cli.values import Json, Span
 from broker.client import Tool, running
 from broker.client.connection import DEFAULT_URL
@@ -184,14 +185,17 @@ def tool(
         url=url,
     )
     aside = Aside(sys.stderr)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=aside)
+    told = logging.StreamHandler(aside)
+    told.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[told], level=logging.WARNING)
     logging.getLogger("broker").setLevel(logging.INFO)
     try:
         resolved = commands.resolve(command)
         folder = ToolFolder(tool_id, scratch)
         with folder.locked():
             folder.clean(how.grace_seconds)
-            _work(worker, Runner(resolved, folder, how, echo=None if quiet else aside.write), aside)
+            echo = None if quiet else lambda lines: aside.write(printable(lines))
+            _work(worker, Runner(resolved, folder, how, echo=echo), aside)
     except CannotRunError as error:
         raise click.ClickException(str(error)) from error
     finally:
@@ -218,3 +222,11 @@ def _stop_once(*_: object) -> None:
     """A terminal that is closed tells us to stop: its shell says so, and the kernel says so again."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.raise_signal(signal.SIGTERM)
+
+
+class _Printable(logging.Formatter):
+    """What a payload has, and a program says of it, steers nobody's terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A line."""
+        return printable(super().format(record))

@@ -41,11 +41,13 @@ SOMETHING = text("""
 select min(n.nspname || '.' || it.name)
 from (
     select tableoid, oid, relnamespace, relname from pg_class
-    where relkind in ('r', 'p', 'v', 'm', 'S', 'f', 'c')
+    where relkind in ('r', 'p', 'v', 'm', 'S', 'f')
     union all
     select tableoid, oid, pronamespace, proname from pg_proc
     union all
-    select tableoid, oid, typnamespace, typname from pg_type where typtype in ('e', 'd', 'r')
+    select tableoid, oid, typnamespace, typname from pg_type
+    where typtype in ('e', 'd', 'r')
+       or typtype = 'c' and exists (select from pg_class where oid = typrelid and relkind = 'c')
 ) it (catalog, oid, namespace, name)
 join pg_namespace n on n.oid = it.namespace
 where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
