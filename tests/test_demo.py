@@ -22,6 +22,7 @@ def test_the_demo_processes_every_picture_and_exits_0(data_dir: Path) -> None:
     assert demo.returncode == 0, demo.stderr
     assert f"{len(PICTURES)} of {len(PICTURES)} tasks succeeded" in demo.stdout
     assert "24 coins" in demo.stdout
+    assert "cannot be reached" not in demo.stderr
     for tool in SKILLS:
         assert re.search(rf"{tool}\s+running", demo.stdout), f"{tool} had nothing to do"
     assert not (data_dir / "postgres" / "postmaster.pid").exists(), "its database was left running"

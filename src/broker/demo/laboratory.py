@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -56,9 +57,14 @@ def tools(url: str) -> Iterator[None]:
 
 
 async def until_ready(url: str) -> None:
-    """Wait until the service is ready."""
-    async with asyncio.timeout(_READY_SECONDS), Connection(url) as connection:
-        await connection.call("GET", "/health/ready", Ready)
+    """Wait until the service is ready; that it is not yet is no news."""
+    log = logging.getLogger("broker.client")
+    log.setLevel(logging.ERROR)
+    try:
+        async with asyncio.timeout(_READY_SECONDS), Connection(url) as connection:
+            await connection.call("GET", "/health/ready", Ready)
+    finally:
+        log.setLevel(logging.NOTSET)
 
 
 async def work(url: str, tell: Tell) -> list[ArchiveRecord]:
