@@ -144,6 +144,14 @@ async def test_what_was_acknowledged_is_there_after_kill_and_restart(data_dir: P
     assert not (data_dir / "postgres" / "postmaster.pid").exists(), "PostgreSQL was not stopped cleanly"
 
 
+async def test_when_its_terminal_is_closed_it_stops_its_database_too(data_dir: Path) -> None:
+    with serving(BROKER_DATA_DIR=str(data_dir)) as (process, url):
+        await until_ready(url)
+        process.send_signal(signal.SIGHUP)
+        assert await ended(process, within=5) == 0
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
 async def test_two_brokers_on_one_folder_are_told_apart(data_dir: Path) -> None:
     with serving(BROKER_DATA_DIR=str(data_dir)) as (_, url):
         await until_ready(url)

@@ -38,9 +38,9 @@ _PAUSE_SECONDS = 1.0
 _CANNOT_START = 3
 # What it ends with where it was told to, or others have ended it.
 _TOLD = (0, -signal.SIGKILL, -signal.SIGTERM)
-# The library's numbers in files, and how large it makes them.
+# The files in which the library keeps numbers, and several times what is in the largest of them.
 _FILES = ("counter", "histogram", "gauge_livesum", "gauge_livemin", "gauge_livemax")
-_FILE_BYTES = 1 << 20
+_FILE_BYTES = 1 << 18
 # Beyond what each of them takes to stop.
 _GRACE_SECONDS = 3.0
 # Nothing of a process that was forked is safe to use when it has threads.
@@ -71,7 +71,7 @@ class Workers:
         self._stopping = False
 
     def run(self) -> None:
-        """Serve until told to stop by SIGTERM or SIGINT; a worker that ends is replaced.
+        """Serve until told to stop by SIGTERM, SIGINT or SIGHUP; a worker that ends is replaced.
 
         Raises:
             WorkersError: They cannot start, and so never would.
