@@ -57,7 +57,7 @@ function show() {
       <section aria-live="polite" aria-label="What it needs">
         <h2>What it needs</h2>
         ${[...refused.values()].map((said) => html`<p class="refused">The figures are without this entry: ${said}</p>`)}
-        <table class=${refused.size ? "stale" : ""}>
+        <table>
           <tbody>
             ${row("CPU of the service", `${number(found.serviceCores, 2)} cores`, "in all, when it is busiest")}
             ${row("CPU of PostgreSQL", `${number(found.databaseCores, 2)} cores`, "in all, when it is busiest")}
