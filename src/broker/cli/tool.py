@@ -184,18 +184,15 @@ def tool(
         grace_seconds=how.grace_seconds + _LAST_WORDS_SECONDS,
         url=url,
     )
-    aside = Aside(sys.stderr)
-    told = logging.StreamHandler(aside)
-    told.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(handlers=[told], level=logging.WARNING)
+    aside = Aside(sys.stderr, printable)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=aside)
     logging.getLogger("broker").setLevel(logging.INFO)
     try:
         resolved = commands.resolve(command)
         folder = ToolFolder(tool_id, scratch)
         with folder.locked():
             folder.clean(how.grace_seconds)
-            echo = None if quiet else lambda lines: aside.write(printable(lines))
-            _work(worker, Runner(resolved, folder, how, echo=echo), aside)
+            _work(worker, Runner(resolved, folder, how, echo=None if quiet else aside.write), aside)
     except CannotRunError as error:
         raise click.ClickException(str(error)) from error
     finally:
@@ -222,11 +219,3 @@ def _stop_once(*_: object) -> None:
     """A terminal that is closed tells us to stop: its shell says so, and the kernel says so again."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.raise_signal(signal.SIGTERM)
-
-
-class _Printable(logging.Formatter):
-    """What a payload has, and a program says of it, steers nobody's terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """A line."""
-        return printable(super().format(record))

@@ -1,6 +1,7 @@
 """Writing that nobody has to read: a terminal that was halted, or a pager, holds up no work."""
 
 import threading
+from collections.abc import Callable
 from typing import TextIO
 
 _MOST_CHARACTERS = 2**20
@@ -11,10 +12,12 @@ class Aside:
 
     Args:
         stream: Where to.
+        shown: What a text becomes before it is written.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, shown: Callable[[str], str]) -> None:
         self._stream = stream
+        self._shown = shown
         self._changed = threading.Condition()
         self._waiting: list[str] = []
         # Of what waits, and of what is being written.
@@ -47,7 +50,7 @@ class Aside:
                 text = "".join(self._waiting)
                 self._waiting.clear()
             try:
-                self._stream.write(text)
+                self._stream.write(self._shown(text))
                 self._stream.flush()
             except (OSError, ValueError):
                 pass  # there is no terminal any more
