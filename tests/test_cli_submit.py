@@ -31,6 +31,7 @@ from tests import helpers
 from tests.cli_helpers import Ended, run, running
 from tests.conftest import Running
 from tests.helpers import add_task, add_tool, an_environment, assign, completed, exactly, get, ids, waiting
+from tests.store_helpers import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 database = helpers.shared_database
@@ -289,10 +290,13 @@ async def test_whoever_waits_for_long_is_told_why(
         await submission.submit(client)
         waits = asyncio.create_task(submission.result(within=20))
         said = ""
-        async with asyncio.timeout(20):
-            while "Task a is waited for. " not in said:
-                await asyncio.sleep(0.005)
-                said += capsys.readouterr().err
+
+        async def is_told() -> bool:
+            nonlocal said
+            said += capsys.readouterr().err
+            return "Task a is waited for. " in said
+
+        await until(is_told)
         await http.delete("/v1/tasks/a")
         with pytest.raises(ClickException, match="was cancelled"):
             await waits

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from broker.cli.calling import calls_a_broker
-from broker.cli.screen import is_terminal, printable
+from broker.cli.screen import is_terminal, one_line
 from broker.client.connection import Connection, ProblemError, in_path
 from broker.schemas import Explanation, Outcome, Verdict
 
@@ -112,7 +112,7 @@ def _as_json(told: _Told) -> bytes:
 def _lines(told: _Told, width: int | None) -> Iterator[str]:
     """For people; sentences are broken only for a terminal, which has a width."""
     why = told.why
-    detail = _line(why.detail)
+    detail = one_line(why.detail)
     words = dict.fromkeys((why.state, why.verdict))
     yield click.style(f"{told.task}: {', '.join(words)}", bold=True)
     yield detail if width is None else click.wrap_text(detail, width)
@@ -122,7 +122,7 @@ def _lines(told: _Told, width: int | None) -> Iterator[str]:
         ("Assigner last asked", _time(why.assigner_seen_at) or "never"),
     ]
     if why.remark is not None:
-        facts.append(("Assigner's remark", _line(why.remark)))
+        facts.append(("Assigner's remark", one_line(why.remark)))
     yield from _aligned(facts)
     if told.records is not None and told.records.items:
         yield ""
@@ -143,7 +143,7 @@ def _attempts(task: str, records: _Records) -> Iterator[str]:
                 each.tool_id or "none",
                 _time(each.started_at) or "not started",
                 _time(each.ended_at),
-                _shortened(_line(each.error or "")),
+                _shortened(one_line(each.error or "")),
             )
             for each in records.items
         ]
@@ -180,11 +180,6 @@ def _steps(told: _Told) -> Iterator[tuple[str, str]]:
 
 def _time(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _line(text: str) -> str:
-    """What others have said, on one line."""
-    return printable(" ".join(text.split()))
 
 
 def _shortened(line: str) -> str:

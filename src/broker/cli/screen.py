@@ -100,6 +100,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """The same on one line."""
+    return printable(" ".join(text.split()))
+
+
 def note(text: str) -> None:
     """Tell people something on standard error."""
     click.echo(text, err=True)

@@ -13,11 +13,11 @@ import httpx
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from broker.cli.screen import Screen, note, printable
+from broker.cli.screen import Screen, note, one_line, printable
 from broker.cli.task_files import Given
 from broker.client import AsyncBroker, AsyncHandle, ProblemError
-from broker.client.connection import explained, in_path
-from broker.schemas import Explanation, Task
+from broker.client.connection import explained
+from broker.schemas import Task
 
 # As many as the client sends in a call.
 _BATCH = 1_000
@@ -158,13 +158,13 @@ class Submission:
             raise click.ClickException(f"Task {task.id} {how}{why}")
         self._screen.tell(bytes(task.result).decode())
 
-    async def _tell_why_it_waits(self, handle: AsyncHandle) -> None:
+    @staticmethod
+    async def _tell_why_it_waits(handle: AsyncHandle) -> None:
         """Whoever hears nothing for long wonders; the task's id is good for finding out more."""
         await asyncio.sleep(_SILENT_SECONDS)
-        connection = cast("AsyncBroker", self._broker).connection
         with contextlib.suppress(ProblemError, httpx.TransportError):
-            why = await connection.call("GET", f"/v1/tasks/{in_path(handle.id)}/explain", Explanation)
-            note(f"Task {handle.id} is waited for. {printable(' '.join(why.detail.split()))}")
+            why = await handle.explain()
+            note(f"Task {handle.id} is waited for. {one_line(why.detail)}")
 
     @property
     def has_begun(self) -> bool:
