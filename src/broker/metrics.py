@@ -9,6 +9,7 @@ import collections
 import os
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -34,6 +35,8 @@ _OF_ALL_PROCESSES: dict[str, OfAll] = {
     "process_start_time_seconds": "livemin",
 }
 
+# Several times what is in the largest of the files.
+_FILE_BYTES = 1 << 18
 _TRIES = 20
 _AGAIN_SECONDS = 0.05
 
@@ -185,3 +188,19 @@ class Metrics:
 def is_shared() -> bool:
     """Whether several processes share their numbers."""
     return bool(os.environ.get(SHARED_FOLDER))
+
+
+def make_room(folder: str) -> None:
+    """Have the files in which this process shares its numbers on the disk as a whole.
+
+    The library maps them into memory and leaves holes in them: with a full disk, to count would be to crash.
+
+    Args:
+        folder: The one that the processes share.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    for name in ("counter", "histogram", *(f"gauge_{of_all}" for of_all in get_args(OfAll))):
+        with (Path(folder) / f"{name}_{os.getpid()}.db").open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)

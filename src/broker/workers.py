@@ -17,14 +17,12 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import cast
 
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
-from broker import logs
-from broker.metrics import SHARED_FOLDER
+from broker import logs, metrics
 from broker.server import create_server, stopping_signals
 from broker.settings import Settings
 
@@ -38,9 +36,6 @@ _PAUSE_SECONDS = 1.0
 _CANNOT_START = 3
 # What it ends with where it was told to, or others have ended it.
 _TOLD = (0, -signal.SIGKILL, -signal.SIGTERM)
-# The files in which the library keeps numbers, and several times what is in the largest of them.
-_FILES = ("counter", "histogram", "gauge_livesum", "gauge_livemin", "gauge_livemax")
-_FILE_BYTES = 1 << 18
 # Beyond what each of them takes to stop.
 _GRACE_SECONDS = 3.0
 # Nothing of a process that was forked is safe to use when it has threads.
@@ -77,21 +72,22 @@ class Workers:
             WorkersError: They cannot start, and so never would.
         """
         with _told() as told, _folder_of_metrics() as folder, _listening(self._host, self._port) as shared:
-            while not self._stopping:
-                for number in range(1, self._count + 1):
-                    if number not in self._running:
-                        self._start(number, shared)
-                ready = connection.wait([told, *(worker.sentinel for worker, _ in self._running.values())])
-                self._stopping = told in ready
-                try:
-                    is_quick = self._bury(folder)
-                except WorkersError:
-                    self._stop()
-                    raise
-                if is_quick and not self._stopping:
-                    # Not so fast that they would be started all the time; but told to stop, at once.
-                    self._stopping = told.poll(_PAUSE_SECONDS)
-            self._stop()
+            try:
+                while not self._stopping:
+                    self._look_after(told, folder, shared)
+            finally:
+                self._stop()
+
+    def _look_after(self, told: "connection.Connection", folder: str, shared: socket.socket) -> None:
+        """Have as many as there should be, until one has ended or we are told to stop."""
+        for number in range(1, self._count + 1):
+            if number not in self._running:
+                self._start(number, shared)
+        ready = connection.wait([told, *(worker.sentinel for worker, _ in self._running.values())])
+        self._stopping = told in ready
+        if self._bury(folder) and not self._stopping:
+            # Not so fast that they would be started all the time; but told to stop, at once.
+            self._stopping = told.poll(_PAUSE_SECONDS)
 
     def _start(self, number: int, shared: socket.socket) -> None:
         worker = _spawn.Process(
@@ -147,7 +143,7 @@ def _work(settings: Settings, host: str, shared: socket.socket, number: int) -> 
     if not parent.is_alive():
         return
     try:
-        _make_room_for_metrics(os.environ[SHARED_FOLDER])
+        metrics.make_room(os.environ[metrics.SHARED_FOLDER])
         server = create_server(settings, host=host, parent=parent.sentinel)
     except Exception:
         if not parent.is_alive():
@@ -157,20 +153,7 @@ def _work(settings: Settings, host: str, shared: socket.socket, number: int) -> 
     server.run(sockets=[shared])
     if not parent.is_alive():
         # It would have done that itself.
-        shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
-
-
-def _make_room_for_metrics(folder: str) -> None:
-    """Have the files of this process's metrics on the disk as a whole.
-
-    The library maps them into memory and leaves holes in them: with a full disk, to count would be to crash.
-
-    Raises:
-        OSError: The disk is full.
-    """
-    for name in _FILES:
-        with (Path(folder) / f"{name}_{os.getpid()}.db").open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
+        shutil.rmtree(os.environ[metrics.SHARED_FOLDER], ignore_errors=True)
 
 
 @contextmanager
@@ -192,11 +175,11 @@ def _told() -> Iterator["connection.Connection"]:
 @contextmanager
 def _folder_of_metrics() -> Iterator[str]:
     """The folder that the workers' metrics share; they find it in their environment."""
-    folder = os.environ[SHARED_FOLDER] = tempfile.mkdtemp(prefix="broker-metrics-")
+    folder = os.environ[metrics.SHARED_FOLDER] = tempfile.mkdtemp(prefix="broker-metrics-")
     try:
         yield folder
     finally:
-        del os.environ[SHARED_FOLDER]
+        del os.environ[metrics.SHARED_FOLDER]
         shutil.rmtree(folder, ignore_errors=True)
 
 
