@@ -27,13 +27,14 @@ from broker.security import ANYBODY, Caller
 from broker.store.ownership import WorkOwner
 
 _ID = re.compile(ID_PATTERN)
-_LOOPBACK = re.compile(rb"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+_IPV4_HERE = rb"127(?:\.[0-9]{1,3}){3}"
+_LOOPBACK = re.compile(rb"(localhost|%b|\[::1\])(:[0-9]+)?" % _IPV4_HERE, re.IGNORECASE)
 _REMEMBERED = 1_024
 _IN_PATHS = ("task_id", "tool_id", "work_id")
 # What proxies tell of those who ask them.
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded")
 _TOLD = frozenset((b"authorization", b"host", b"origin", b"sec-fetch-site", *_FORWARDED))
-_HERE = re.compile(rb"(for=)?\"?(127(\.[0-9]{1,3}){3}|\[?::1\]?)(:[0-9]+)?\"?", re.IGNORECASE)
+_HERE = re.compile(rb"(for=)?\"?(%b|\[?::1\]?)(:[0-9]+)?\"?" % _IPV4_HERE, re.IGNORECASE)
 
 
 class Reach(Enum):

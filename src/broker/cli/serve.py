@@ -49,7 +49,7 @@ def serve(host: str, port: int, workers: int) -> None:
         if number != signal.SIGINT:
             signal.signal(number, lambda *_: sys.exit(0))
     _see_that_it_is_free(host, port)
-    _see_that_numbers_can_be_kept()
+    _see_that_metrics_are_ours()
     try:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
@@ -88,7 +88,7 @@ def _see_that_it_is_free(host: str, port: int) -> None:
         ) from error
 
 
-def _see_that_numbers_can_be_kept() -> None:
+def _see_that_metrics_are_ours() -> None:
     """See that nobody has given us a folder for the numbers of several processes.
 
     Raises:
