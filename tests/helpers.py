@@ -22,6 +22,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -326,3 +327,8 @@ async def make_key(store: Store, name: str, *roles: str, replace: bool = False) 
 def bearer(key: str) -> dict[str, str]:
     """The header that carries it."""
     return {"Authorization": f"Bearer {key}"}
+
+
+def in_folder(folder: Path) -> list[str]:
+    """The names of what is in it."""
+    return [each.name for each in folder.iterdir()]

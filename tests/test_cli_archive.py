@@ -20,7 +20,7 @@ from broker.store import archive
 from tests import helpers
 from tests.cli_helpers import run, running
 from tests.conftest import Running
-from tests.helpers import add_task, add_tool, an_environment, assign, completed, get
+from tests.helpers import add_task, add_tool, an_environment, assign, completed, get, in_folder
 from tests.proxy import Proxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -51,10 +51,6 @@ def breaks_off(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
         return page(*args, **kwargs)
 
     monkeypatch.setattr(archive, "page", broken)
-
-
-def in_folder(folder: Path) -> list[str]:
-    return [each.name for each in folder.iterdir()]
 
 
 async def test_every_record_is_a_line_as_the_api_has_it(broker: Running, http: httpx.AsyncClient) -> None:

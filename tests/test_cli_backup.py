@@ -27,7 +27,7 @@ from broker.store.address import libpq_url
 from tests import helpers, pages
 from tests.cli_helpers import Ended, run, running
 from tests.conftest import a_database, a_folder, run_sql
-from tests.helpers import add_task, an_environment, completed, started
+from tests.helpers import add_task, an_environment, completed, in_folder, started
 from tests.store_helpers import a_store
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -82,10 +82,6 @@ def put(file: Path, content: bytes) -> None:
 
 def mode(file: Path) -> int:
     return stat.S_IMODE(file.stat().st_mode)
-
-
-def in_folder(folder: Path) -> list[str]:
-    return [each.name for each in folder.iterdir()]
 
 
 async def restore(file: Path, url: str) -> Ended:

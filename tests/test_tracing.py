@@ -237,15 +237,19 @@ main(["serve", "--port", "{port}"])
     assert b"Traceback" not in said
 
 
-async def test_an_exporter_that_is_not_installed_is_named_and_the_service_serves(database: str) -> None:
-    given = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+async def served(database: str, given: dict[str, str]) -> bytes:
+    """What a service with these variables has said that served, and was told to stop."""
     with serving(BROKER_DATABASE_URL=database, **given) as (process, url):
         await until_ready(url)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 5) == 0
         assert process.stderr is not None
-        said = process.stderr.read()
-    assert b"pip install opentelemetry-exporter-otlp-proto-grpc" in said
+        return process.stderr.read()
+
+
+async def test_an_exporter_that_is_not_installed_is_named_and_the_service_serves(database: str) -> None:
+    given = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    assert b"pip install opentelemetry-exporter-otlp-proto-grpc" in await served(database, given)
 
 
 @pytest.mark.parametrize(
@@ -256,11 +260,6 @@ async def test_a_variable_that_opentelemetry_cannot_use_is_told_and_the_service_
     database: str, variable: str, value: str
 ) -> None:
     given = {"OTEL_TRACES_EXPORTER": "console", variable: value}
-    with serving(BROKER_DATABASE_URL=database, **given) as (process, url):
-        await until_ready(url)
-        process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 5) == 0
-        assert process.stderr is not None
-        said = process.stderr.read()
+    said = await served(database, given)
     assert b"traces cannot be begun" in said
     assert b"Traceback" not in said

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.helpers import add_task, add_tool, assign, complete, serving, until_ready
+from tests.helpers import add_task, add_tool, assign, complete, in_folder, serving, until_ready
 from tests.store_helpers import until
 
 WORKERS = ("--workers", "2")
@@ -36,10 +36,6 @@ def holes(folder: Path) -> list[str]:
     files = list(folder.glob("broker-metrics-*/*.db"))
     assert files
     return [file.name for file in files if file.stat().st_blocks * 512 < file.stat().st_size]
-
-
-def in_folder(folder: Path) -> list[str]:
-    return [file.name for file in folder.iterdir()]
 
 
 async def serve(http: httpx.AsyncClient, workers: int) -> None:
