@@ -58,6 +58,10 @@ class Proxy:
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         await self._open.wait()
+        await self._forward(reader, writer)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect to the server behind the proxy, and pass on bytes in both directions."""
         try:
             if folder := self._behind.query.get("host"):
                 path = f"{folder}/.s.PGSQL.{self._behind.query.get('port', 5432)}"
@@ -90,3 +94,42 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         self.restore()
         await self.stop()
+
+
+class Gateway(Proxy):
+    """An HTTP proxy that can respond by itself, as a proxy does whose configuration is being changed.
+
+    Args:
+        url: The URL of the HTTP service behind it.
+        port: The port to listen on.
+    """
+
+    def __init__(self, url: str, *, port: int = 0) -> None:
+        super().__init__(url)
+        self.port = port
+        self._response: bytes | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL of the service through the gateway."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def respond_with(self, response: bytes) -> None:
+        """Close all connections, and send this response to each request until `forward_again`."""
+        self._response = response
+        await self.cut()
+
+    def forward_again(self) -> None:
+        """Pass requests on to the service."""
+        self._response = None
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._response is None:
+            await super()._forward(reader, writer)
+            return
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(self._response)
+            await writer.drain()
+        writer.close()
+        self._writers.discard(writer)

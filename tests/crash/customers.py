@@ -25,7 +25,7 @@ class Kind(NamedTuple):
     """
 
     share: int
-    at_first: Literal["succeeds", "fails", "hangs"] = "succeeds"
+    at_first: Literal["succeeds", "fails", "hangs", "reports"] = "succeeds"
     options: Mapping[str, Any] = MappingProxyType({})
     deleted: bool = False
 
@@ -37,6 +37,8 @@ KINDS = (
 )
 # Its first attempt is over time before the tool is through, and its result then comes too late.
 HANGS = Kind(1, at_first="hangs", options={"retry_backoff_seconds": 0.05, "timeout_seconds": 1})
+# Its first attempt sends many reports, of which some are large.
+REPORTS = Kind(1, at_first="reports")
 
 
 class Customers:

@@ -19,6 +19,7 @@ from tests import store_helpers
 from tests.crash.customers import KINDS, PATIENCE_SECONDS, Customers, Kind
 from tests.engines import free_port
 from tests.helpers import an_environment, until_ready
+from tests.proxy import Gateway
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -106,6 +107,7 @@ class Laboratory:
         tools: How many tools.
         through: How the brokers reach the database, where that is another way.
         kinds: What the customers submit.
+        gateways: Whether clients reach each broker through an HTTP proxy.
     """
 
     def __init__(
@@ -117,12 +119,14 @@ class Laboratory:
         tools: int = 2,
         through: str | None = None,
         kinds: Sequence[Kind] = KINDS,
+        gateways: bool = False,
     ) -> None:
         self.database = database
         self._folder = folder
         self._runs = folder / "runs.txt"
         self.brokers = [Service(f"broker{n}", through or database, folder) for n in range(brokers)]
-        urls = [broker.url for broker in self.brokers]
+        self.gateways = [Gateway(broker.url, port=free_port()) for broker in self.brokers if gateways]
+        urls = [each.url for each in self.gateways or self.brokers]
         self.tools = [
             self._program("tool", f"t{n}", urls[n % brokers], "--runs", str(self._runs)) for n in range(tools)
         ]
@@ -135,6 +139,8 @@ class Laboratory:
 
     async def __aenter__(self) -> Self:
         self._runs.touch()
+        for gateway in self.gateways:
+            await gateway.start()
         for process in (*self.brokers, *self.tools, self.assigner):
             process.start()
         for broker in self.brokers:
@@ -144,6 +150,8 @@ class Laboratory:
     async def __aexit__(self, *_: object) -> None:
         for process in (*self.tools, self.assigner, *self.brokers):
             await process.kill()
+        for gateway in self.gateways:
+            await gateway.stop()
 
     async def audit(self) -> None:
         """Every acknowledged task has ended exactly once; none is lost or stuck, every tool has room."""

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tests.conftest import a_folder
-from tests.crash.customers import HANGS, KINDS
+from tests.crash.customers import HANGS, KINDS, REPORTS
 from tests.crash.faults import OF_PROCESSES, OF_THE_DATABASE, Fault, Scene, name_of
 from tests.crash.laboratory import a_laboratory
 from tests.crash.pair import a_pair
@@ -62,7 +62,9 @@ class Soak:
         """
         async with (
             a_pair(data) as pair,
-            a_laboratory(pair.url, logs, brokers=2, tools=4, kinds=(*KINDS, HANGS)) as laboratory,
+            a_laboratory(
+                pair.url, logs, brokers=2, tools=4, kinds=(*KINDS, HANGS, REPORTS), gateways=True
+            ) as laboratory,
         ):
             lasting, mortal = laboratory.brokers
             watch = Watch(laboratory, lasting)

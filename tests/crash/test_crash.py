@@ -13,6 +13,8 @@ from broker.embedded import EmbeddedPostgres
 from broker.store import schema
 from tests import store_helpers as steps
 from tests.conftest import a_folder
+from tests.crash import faults
+from tests.crash.customers import REPORTS
 from tests.crash.faults import BACKENDS, END_BACKEND, END_LISTENERS
 from tests.crash.laboratory import a_laboratory
 from tests.crash.pair import a_pair
@@ -187,3 +189,26 @@ async def test_the_standby_takes_over_and_the_broker_follows(tmp_path: Path, how
                 await pair.fail_over()
                 await laboratory.customers.more(60)
             await laboratory.audit()
+
+
+@pytest.mark.parametrize(
+    "page", [faults.PAGES[0], *(pytest.param(page, marks=pytest.mark.thorough) for page in faults.PAGES[1:])]
+)
+async def test_pages_of_a_proxy_end_no_client_and_lose_no_result(
+    database: str, tmp_path: Path, page: tuple[str, str, str]
+) -> None:
+    async with a_laboratory(database, tmp_path, gateways=True) as laboratory:
+        async with laboratory.customers.at_work():
+            await faults.respond_by_itself(laboratory.gateways[0], *page)
+            await laboratory.customers.more()
+        await laboratory.audit()
+
+
+async def test_work_with_many_reports_survives_the_death_of_its_broker(database: str, tmp_path: Path) -> None:
+    async with a_laboratory(database, tmp_path, kinds=(REPORTS,)) as laboratory:
+        [broker] = laboratory.brokers
+        async with laboratory.customers.at_work():
+            await broker.kill()
+            broker.start()
+            await laboratory.customers.more()
+        await laboratory.audit()
