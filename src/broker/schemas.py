@@ -471,6 +471,40 @@ class FieldError(Struct, kw_only=True):
     message: str
 
 
+#: Every code that a problem of the broker may have: a client knows the broker's problems by them.
+ERROR_CODES = frozenset(
+    {
+        "validation_failed",
+        "malformed_json",
+        "malformed_request",
+        "not_found",
+        "method_not_allowed",
+        "request_timeout",
+        "task_not_found",
+        "tool_not_found",
+        "work_not_found",
+        "conflict",
+        "task_unavailable",
+        "tool_unavailable",
+        "tool_busy",
+        "work_ended",
+        "task_ended",
+        "key_exists",
+        "key_not_found",
+        "nothing_to_accept",
+        "cursor_expired",
+        "payload_too_large",
+        "unsupported_media_type",
+        "headers_too_large",
+        "unauthenticated",
+        "forbidden",
+        "too_many_requests",
+        "unavailable",
+        "internal",
+    }
+)
+
+
 class Problem(Struct, kw_only=True, omit_defaults=True):
     """An error, as RFC 9457 has it, with a stable word for programs in `code`."""
 

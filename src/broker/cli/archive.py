@@ -20,6 +20,7 @@ from broker.client.connection import Connection
 from broker.schemas import Outcome
 
 _AGO = Moment(ago=True)
+_MEDIA_TYPE = "application/x-ndjson"
 
 _EXAMPLES = """
 \b
@@ -118,7 +119,7 @@ class _Export:
         last = b"\n"
         async with Connection(url) as connection:
             try:
-                async with connection.stream("/v1/archive/export", query=query) as chunks:
+                async with connection.stream("/v1/archive/export", _MEDIA_TYPE, query=query) as chunks:
                     async for last in chunks:
                         self._write(last)
             except httpx.TransportError as error:

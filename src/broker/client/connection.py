@@ -16,6 +16,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from broker.client import tracing
+from broker.client.repeating import is_unheard, repeatable, retry_after
+from broker.client.responses import ForeignResponseError, is_of_type, problem, read
 from broker.schemas import FieldError, Problem
 
 log = logging.getLogger(__name__)
@@ -26,16 +28,14 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 10.0
-_LONGEST_RETRY_AFTER_SECONDS = 600.0
 # How much longer than the broker's own waiting an answer may take.
 _MARGIN_SECONDS = 30.0
 # How much longer than patience lasts an answer may take that is on its way.
 _LAST_ANSWER_SECONDS = 2.0
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
-# What makes something new with every call, unless that has an id of its client's.
-_MAKES_NEW = ("/v1/tasks", "/v1/tools", "/reports")
-# That nothing of the call has reached the broker.
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# These keep the method and the body.
+_FOLLOWED = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
+_MOST_REDIRECTS = 5
 
 
 class SettingError(ValueError):
@@ -89,7 +89,8 @@ class Connection:
 
     Calls are repeated with growing, random delays until the broker answers, or patience ends, however long it
     is away. One whose answer was lost is repeated only where that is safe: what would be made anew each time
-    needs an id of its own for that.
+    needs an id of its own for that. A response that is not the broker's, such as a proxy's page, counts as a
+    lost one. Redirects that keep the method and the body (307, 308) are followed.
 
     Args:
         url: Where the broker is; else `BROKER_URL`, else the local one.
@@ -107,7 +108,8 @@ class Connection:
         if not self.url.startswith(("http://", "https://")):
             raise SettingError(f"The broker's URL has to begin with http:// or https://, and is {self.url!r}")
         self._patience_seconds = patience_seconds
-        self._away = False
+        self._trouble: str | None = None
+        self._was_there = False
         self._http = _client(self.url)
         self.use(key or os.environ.get("BROKER_KEY"))
 
@@ -156,6 +158,7 @@ class Connection:
 
         Raises:
             ProblemError: The broker refused the call.
+            SettingError: The broker has another URL; the message names it.
             httpx.TransportError: The broker did not answer for as long as patience lasts.
         """
         content = None if json is None else msgspec.json.encode(json)
@@ -175,23 +178,29 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, *, query: Mapping[str, Any] | None = None
+        self, path: str, media_type: str, *, query: Mapping[str, Any] | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Read an answer of any length as it comes. It is asked for once: what was read cannot be unread.
 
         Args:
             path: Below the base path, like `/v1/archive/export`.
+            media_type: What the answer is of, like `application/x-ndjson`.
             query: Parameters; those that are None are left out.
 
         Raises:
             ProblemError: The broker refused the call.
+            SettingError: The broker has another URL; the message names it.
             httpx.TransportError: The broker does not answer, or has stopped in the middle.
         """
-        async with self._http.stream("GET", path, params=_parameters(query)) as response:
-            if not response.is_success:
+        request = self._http.build_request("GET", path, params=_parameters(query))
+        response = await self._exchange(request, stream=True)
+        try:
+            if not response.is_success or not is_of_type(response, media_type):
                 await response.aread()
-                raise ProblemError(_problem(response))
+                raise ProblemError(self._problem(response, request))
             yield response.aiter_bytes()
+        finally:
+            await response.aclose()
 
     async def _send(
         self, request: httpx.Request, form: type[Answer], patience: float | None, safe: bool
@@ -202,38 +211,85 @@ class Connection:
         while True:
             try:
                 async with asyncio.timeout_at(None if end is None else end + _LAST_ANSWER_SECONDS):
-                    response = await self._http.send(request)
-                if response.is_success and (found := _read(response, form)) is not UNSET:
+                    response = await self._exchange(request)
+                found = read(response, form) if response.is_success else self._problem(response, request)
+                self._was_there = True
+                if not isinstance(found, Problem):
                     self._is_there()
                     return found, response.headers
-                again = safe or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
-                is_refusal = not response.is_success and response.status_code not in _TRY_AGAIN
-                if is_refusal or not again or (end is not None and loop.time() >= end):
+                is_safe = safe or found.status == HTTPStatus.TOO_MANY_REQUESTS
+                again = found.status in _TRY_AGAIN and is_safe
+                if not again or (end is not None and loop.time() >= end):
                     self._is_there()
-                    raise ProblemError(_problem(response))
-                trouble, at_least = f"answers {response.status_code}", _retry_after(response)
+                    raise ProblemError(found)
+                trouble, at_least = f"answers {found.status}", retry_after(response)
             except TimeoutError:
                 raise httpx.ReadTimeout("no answer came in time", request=request) from None
             except httpx.TransportError as error:
-                again = safe or isinstance(error, _NOT_SENT)
-                if not again or (end is not None and loop.time() >= end):
+                if not (safe or is_unheard(error)) or (end is not None and loop.time() >= end):
                     raise
-                trouble, at_least = f"cannot be reached: {error!r}", 0.0
+                trouble, at_least = _told(error)
             self._is_away(trouble)
             # Full jitter, so that many who lost the same broker do not come back together.
             pause = at_least + delay * random.random()  # noqa: S311
             await asyncio.sleep(pause if end is None else min(pause, max(0.0, end - loop.time())))
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
 
+    async def _exchange(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
+        """Send a request, and again to where a redirect says; without the key to another origin.
+
+        Raises:
+            SettingError: The redirect cannot be followed, and nothing here was ever the broker.
+            ForeignResponseError: It cannot be followed, but the broker was here before.
+        """
+        following: httpx.Request | None = request
+        redirects = -1
+        while following is not None:
+            redirects += 1
+            response = await self._http.send(following, stream=stream)
+            following = response.next_request
+            if following is None:
+                return response
+            if stream:
+                await response.aread()
+            follows = response.status_code in _FOLLOWED and redirects < _MOST_REDIRECTS
+            if not follows or following.url.scheme not in ("http", "https"):
+                break
+        if self._was_there:
+            # Something has come between; the broker may be back.
+            raise ForeignResponseError(response)
+        raise self._moved(request, response.headers["Location"])
+
+    def _problem(self, response: httpx.Response, request: httpx.Request) -> Problem:
+        """Return the problem of a refused request.
+
+        Raises:
+            SettingError: It is refused for want of the key, which a redirect has lost.
+            ForeignResponseError: It is none of the broker's.
+        """
+        found = problem(response)
+        had, has = (each.headers.get("Authorization") for each in (request, response.request))
+        if found.status == HTTPStatus.UNAUTHORIZED and had and not has:
+            raise self._moved(request, str(response.request.url))
+        return found
+
+    def _moved(self, request: httpx.Request, location: str) -> SettingError:
+        address = location.partition("?")[0].removesuffix(request.url.path).rstrip("/")
+        return SettingError(
+            f"The broker at {self.url} has another address, {address}: set --url or BROKER_URL to it."
+        )
+
     def _is_away(self, trouble: str) -> None:
-        if not self._away:
+        # Not each error of the network: only what a person would do something else about.
+        kind = trouble.partition(":")[0] if trouble.startswith("cannot be reached") else trouble
+        if self._trouble != kind:
             log.warning("the broker at %s %s; going on trying", self.url, trouble)
-            self._away = True
+            self._trouble = kind
 
     def _is_there(self) -> None:
-        if self._away:
+        if self._trouble is not None:
             log.warning("the broker at %s is back", self.url)
-            self._away = False
+            self._trouble = None
 
     async def close(self) -> None:
         """Close it."""
@@ -267,31 +323,6 @@ def _client(url: str) -> httpx.AsyncClient:
         raise SettingError(f"The broker at {url!r} cannot be called: {error}") from error
 
 
-class _Named(msgspec.Struct):
-    """Of a body: its id, or those of its items."""
-
-    id: str | None = None
-    items: list["_Named"] = []
-
-
-def repeatable(method: str, path: str, body: bytes | None) -> bool:
-    """Whether a call can be made again though it may have been heard, and its answer lost.
-
-    Args:
-        method: Its method; all but some POST can.
-        path: Its path.
-        body: Its body, as JSON; what is to be made anew, or each of its items, needs an id.
-    """
-    collection = path.removesuffix("/batch")
-    if method != "POST" or not collection.endswith(_MAKES_NEW):
-        return True
-    try:
-        named = msgspec.json.decode(body or b"{}", type=_Named)
-    except msgspec.ValidationError:
-        return False
-    return all(item.id is not None for item in ([named] if collection == path else named.items))
-
-
 def in_path(id_: object) -> str:
     """An id as a part of a path."""
     return quote(str(id_), safe="~:")
@@ -301,32 +332,8 @@ def _parameters(query: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (query or {}).items() if value is not None}
 
 
-def _retry_after(response: httpx.Response) -> float:
-    """How long the broker asks to wait; something between us and it may say so in other words."""
-    try:
-        return min(max(0.0, float(response.headers.get("Retry-After", 0))), _LONGEST_RETRY_AFTER_SECONDS)
-    except ValueError:
-        return 0.0
-
-
-def _read(response: httpx.Response, form: type[Answer]) -> Answer | UnsetType:
-    """The answer; UNSET where something between us and the broker gave it."""
-    try:
-        return msgspec.json.decode(response.content or b"null", type=form)
-    except msgspec.MsgspecError:
-        return UNSET
-
-
-def _problem(response: httpx.Response) -> Problem:
-    try:
-        return msgspec.json.decode(response.content, type=Problem)
-    except msgspec.MsgspecError:
-        # Something between us and the broker answered.
-        return Problem(
-            type="about:blank",
-            title=response.reason_phrase,
-            status=response.status_code,
-            detail=response.text[:200],
-            instance=response.url.path,
-            code="internal",
-        )
+def _told(error: httpx.TransportError) -> tuple[str, float]:
+    """What keeps a request from the broker, for people, and how long to wait at least."""
+    if isinstance(error, ForeignResponseError):
+        return f"does not respond: {error}", retry_after(error.response)
+    return f"cannot be reached: {error!r}", 0.0

@@ -1,6 +1,7 @@
 """A submitted task, as its submitter holds it: wait for it, read its result, cancel it."""
 
 import asyncio
+from types import NoneType
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -152,7 +153,7 @@ class AsyncHandle:
             force: Take it away at once, whatever its tool does.
         """
         query = {"force": "true"} if force else None
-        await self._connection.call("DELETE", self._path, object, query=query)
+        await self._connection.call("DELETE", self._path, NoneType, query=query)
 
     async def retry(self) -> Task:
         """Have a task that has failed for good tried again, its attempts counted afresh.

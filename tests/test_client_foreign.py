@@ -1,0 +1,264 @@
+"""Responses that are not the broker's: a proxy's pages and redirects, and what a client makes of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from broker import errors
+from broker.client import Assigner, AsyncBroker, AsyncWork, SettingError, Tool
+from broker.client.responses import ForeignResponseError
+from broker.schemas import ERROR_CODES, Heartbeat, Task
+from tests import helpers
+from tests.cli_helpers import run
+from tests.conftest import Running
+from tests.test_client import at_work
+from tests.test_client_connection import GOOD, answering, refusal, slept
+from tests.test_openapi import every_error
+
+__all__ = ["slept"]
+
+PROBLEM_JSON = "application/problem+json"
+PAGE = "404 page not found"
+GATEWAY = {"type": "https://gateway.example/problem", "title": "t", "status": 404, "traceId": "1"}
+PROBLEM = {"type": "t", "title": "t", "status": 404, "detail": "d", "instance": "/", "code": "task_not_found"}
+
+
+@asynccontextmanager
+async def a_proxy(url: str) -> AsyncIterator["Proxy"]:
+    """A proxy before a broker, which can answer requests itself."""
+    proxy = Proxy(url)
+    server = await asyncio.start_server(proxy.meet, "127.0.0.1", 0)
+    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, httpx.AsyncClient(base_url=url, timeout=90) as proxy.http:
+        yield proxy
+        for each in proxy.open:
+            each.cancel()
+        await asyncio.gather(*proxy.open, return_exceptions=True)
+
+
+class Proxy:
+    """Passes requests on, one for each connection; `own` is what it answers itself, if it does."""
+
+    def __init__(self, behind: str) -> None:
+        self.behind = behind
+        self.url = ""
+        self.http: httpx.AsyncClient
+        self.own: bytes | None = None
+        self.only = ""
+        self.asked: list[tuple[str, str]] = []
+        self.answered = 0
+        self.open: set[asyncio.Task[Any]] = set()
+
+    async def meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.open.add(task)
+        try:
+            await self._pass_on(reader, writer)
+        finally:
+            self.open.discard(task)
+            writer.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        method, path, _ = head[0].split()
+        headers = dict(line.split(": ", 1) for line in head[1:] if line)
+        content = await reader.readexactly(int(headers.get("Content-Length", 0)))
+        self.asked.append((method, path))
+        if self.own is not None and self.only in path:
+            self.answered += 1
+            writer.write(self.own)
+        else:
+            passed = {name: headers[name] for name in ("Authorization", "Content-Type") if name in headers}
+            response = await self.http.request(method, path, headers=passed, content=content)
+            writer.write(f"HTTP/1.1 {response.status_code} X\r\nConnection: close\r\n".encode())
+            for name in ("content-type", "retry-after"):
+                if name in response.headers:
+                    writer.write(f"{name}: {response.headers[name]}\r\n".encode())
+            writer.write(f"Content-Length: {len(response.content)}\r\n\r\n".encode() + response.content)
+        await writer.drain()
+
+    async def until_answered(self, times: int) -> None:
+        """Return when it has answered itself so many times."""
+        async with asyncio.timeout(20):
+            while self.answered < times:
+                await asyncio.sleep(0.01)
+
+
+def text(status: str, content: str = PAGE, *headers: str) -> bytes:
+    """A response of a proxy."""
+    lines = [f"HTTP/1.1 {status}", "Connection: close", "Content-Type: text/plain", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(content)}", "", content]).encode()
+
+
+def test_the_client_knows_every_code_that_the_broker_responds_with() -> None:
+    assert {error.code for error in every_error(errors.BrokerError)} <= ERROR_CODES
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        httpx.Response(404, text=PAGE),
+        httpx.Response(401, html="<h1>Log in</h1>"),
+        httpx.Response(403, json={"message": "blocked"}),
+        httpx.Response(404, json=PROBLEM),
+        httpx.Response(404, content=msgspec.json.encode(GATEWAY), headers={"Content-Type": PROBLEM_JSON}),
+        refusal(409, "quota_exceeded"),
+        httpx.Response(400),
+        httpx.Response(200, html="<h1>Welcome</h1>"),
+        httpx.Response(200, json={"status": "ok"}),
+        httpx.Response(200),
+        httpx.Response(304),
+    ],
+    ids=["text", "login page", "json", "no problem+json", "another's problem", "unknown code", "nothing",
+         "welcome page", "another's json", "empty", "not modified"],
+)  # fmt: skip
+async def test_what_is_not_the_brokers_own_response_is_retried(
+    slept: list[float], caplog: pytest.LogCaptureFixture, foreign: httpx.Response
+) -> None:
+    lease = {"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []}
+    good = httpx.Response(200, json=lease)
+    async with answering(foreign, foreign, good) as (connection, asked):
+        await connection.call("POST", "/v1/tools/t/heartbeat", Heartbeat)
+    assert len(asked) == 3
+    assert f"something else responds: {foreign.status_code}" in caplog.text
+
+
+async def test_the_log_says_what_responds_in_place_of_the_broker(
+    slept: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    page = httpx.Response(404, html="<html>\n  <title>Not here\x1b[2J</title>\n" + "x" * 1000)
+    async with answering(page, httpx.ConnectError("no"), httpx.ReadError(""), page, GOOD) as (connection, _):
+        await connection.call("GET", "/", int)
+    told = [record.message for record in caplog.records]
+    assert told[0].startswith(
+        "the broker at http://broker does not respond: something else responds: 404 Not Found,"
+        " text/html; charset=utf-8, '<html> <title>Not here?[2J</title> xxx"
+    )
+    assert len(told[0]) < 300
+    assert [line.split(" http://broker ")[1].split(":")[0] for line in told[1:]] == [
+        "cannot be reached",
+        "does not respond",
+        "is back",
+    ]
+
+
+async def test_where_something_else_responds_until_patience_ends_the_error_says_what(
+    slept: list[float],
+) -> None:
+    async with answering(httpx.Response(404, text=PAGE), patience_seconds=0) as (connection, _):
+        with pytest.raises(ForeignResponseError, match=r"404 Not Found, text/plain.*'404 page not found'"):
+            await connection.call("GET", "/v1/tasks/a", Task)
+
+
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+async def test_a_redirect_that_keeps_method_and_body_is_followed(status: int, method: str) -> None:
+    moved = httpx.Response(status, headers={"Location": "https://broker/v1/there?x=1"})
+    async with answering(moved, GOOD, key="k") as (connection, asked):
+        assert await connection.call(method, "/v1/here", int, json={"a": 1}) == 1
+    assert [(each.method, each.content) for each in asked] == [(method, b'{"a":1}')] * 2
+    assert str(asked[1].url) == "https://broker/v1/there?x=1"
+
+
+async def test_the_key_is_not_sent_to_another_origin() -> None:
+    moved = httpx.Response(307, headers={"Location": "http://other/v1/here"})
+    async with answering(moved, GOOD, key="secret") as (connection, asked):
+        await connection.call("GET", "/v1/here", int)
+    assert [each.headers.get("Authorization") for each in asked] == ["Bearer secret", None]
+    async with answering(moved, refusal(401, "unauthenticated"), key="secret") as (connection, asked):
+        with pytest.raises(SettingError, match="http://other: set --url or BROKER_URL"):
+            await connection.call("GET", "/v1/here", int)
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "named"),
+    [
+        (301, "https://new.example/v1/tasks/a", "https://new.example:"),
+        (302, "https://login.example/?back=1", "https://login.example:"),
+        (303, "/elsewhere", "/elsewhere:"),
+        (308, "ftp://new.example/v1/tasks/a", "ftp://new.example:"),
+        (307, "/v1/tasks/a", "has another address"),
+    ],
+)
+async def test_any_other_redirect_is_one_line_that_names_the_new_address(
+    status: int, location: str, named: str
+) -> None:
+    moved = httpx.Response(status, headers={"Location": location})
+    async with answering(moved) as (connection, asked):
+        with pytest.raises(SettingError) as error:
+            await connection.call("GET", "/v1/tasks/a", Task)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(asked) <= 6
+
+
+async def test_a_redirect_that_comes_between_later_is_waited_out(slept: list[float]) -> None:
+    login = httpx.Response(302, headers={"Location": "https://login.example/"})
+    async with answering(GOOD, login, login, GOOD) as (connection, asked):
+        assert await connection.call("GET", "/v1/tasks/a", int) == 1
+        assert await connection.call("GET", "/v1/tasks/a", int) == 1
+    assert len(asked) == 4
+
+
+async def test_no_finished_work_is_lost_while_a_proxy_answers_for_the_broker(broker: Running) -> None:
+    """The tool, its assigner and the submitter all meet the proxy's page, at the worst moments."""
+    finish = asyncio.Event()
+    async with a_proxy(broker.url) as proxy, AsyncBroker(proxy.url) as submitter:
+        tool = Tool("steady", {}, url=proxy.url)
+
+        @tool.handler
+        async def work(work: AsyncWork) -> str:
+            await finish.wait()
+            return f"done {work.payload}"
+
+        async with at_work(tool.work, Assigner(url=proxy.url).assign):
+            first = await submitter.submit({}, 1)
+            waiting = asyncio.create_task(first.result(timeout=60))
+            await helpers.until_it_is(broker.client, f"/v1/tasks/{first.id}", "running")
+            proxy.own = text("404 Not Found")
+            finish.set()
+            second = asyncio.create_task(submitter.submit({}, 2))
+            await proxy.until_answered(6)
+            assert any(path == "/v1/work/complete" for _, path in proxy.asked)
+            proxy.own = None
+            assert await waiting == "done 1"
+            assert await (await second).result(timeout=60) == "done 2"
+    assert [record["outcome"] for record in await helpers.records(broker.client, first.id)] == ["succeeded"]
+
+
+async def test_every_command_says_what_responds_in_place_of_the_broker(tmp_path: Any) -> None:
+    commands = [
+        ["explain", "job"], ["cancel", "job"], ["retry", "job"], ["top", "--once"], ["archive", "export"],
+        ["archive", "export", "-o", str(tmp_path / "archive.ndjson")],
+    ]  # fmt: skip
+    for answer in (text("404 Not Found"), text("200 OK", "<h1>Welcome</h1>")):
+        async with a_proxy("http://127.0.0.1:9") as proxy:
+            proxy.own = answer
+            ended = await asyncio.gather(*(run(proxy.url, *command) for command in commands))
+        for command, (status, out, err) in zip(commands, ended, strict=True):
+            assert status == 1, command
+            assert out == "", command
+            assert "something else responds: " in err, command
+            assert "Traceback" not in err, command
+    assert helpers.in_folder(tmp_path) == []
+
+
+async def test_every_command_ends_with_the_new_address_in_one_line(tmp_path: Any) -> None:
+    commands = [
+        ["explain", "job"], ["cancel", "job"], ["retry", "job"], ["top", "--once"], ["archive", "export"],
+        ["submit", "--needs", "1"], ["assign"], ["tool", "--id", "t", "--skills", "1", "--", "true"],
+    ]  # fmt: skip
+    async with a_proxy("http://127.0.0.1:9") as proxy:
+        proxy.own = text("301 Moved Permanently", "", "Location: https://new.example/")
+        ended = await asyncio.gather(*(run(proxy.url, *command) for command in commands))
+    for command, (status, out, err) in zip(commands, ended, strict=True):
+        assert (status, out) == (1, ""), command
+        last = err.strip().splitlines()[-1]
+        assert "https://new.example: set --url or BROKER_URL to it." in last, command
+        assert "Traceback" not in err, command
