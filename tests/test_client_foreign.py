@@ -1,6 +1,7 @@
 """Responses that are not the broker's: a proxy's pages and redirects, and what a client makes of them."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -59,7 +60,9 @@ class Proxy:
         assert task is not None
         self.open.add(task)
         try:
-            await self._pass_on(reader, writer)
+            # The end of the test, or of who asked, is none of a proxy's troubles.
+            with contextlib.suppress(asyncio.CancelledError, OSError, EOFError, httpx.TransportError):
+                await self._pass_on(reader, writer)
         finally:
             self.open.discard(task)
             writer.close()

@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw
 
 from broker.client import tracing
 from broker.client.connection import Connection, ProblemError
+from broker.client.encoding import encoded
 from broker.client.handle import AsyncHandle, Handle
 from broker.client.loop import Loop
 from broker.client.turns import Turns
@@ -100,7 +101,8 @@ class AsyncBroker:
             ProblemError: The broker refused it; `errors` says which field.
             httpx.TransportError: The broker did not answer for as long as patience lasts.
         """
-        body = {"id": id or str(uuid4()), "needs": needs, "payload": payload, **known(options)}
+        id_ = str(uuid4()) if id is None else id
+        body = {"id": id_, "needs": needs, "payload": payload, **known(options)}
         trace = tracing.submitting()
         task = await self.connection.call("POST", "/v1/tasks", Task, json=body, trace=trace)
         return self.handle(task.id, task=task)
@@ -298,7 +300,8 @@ def _batches(tasks: Iterable[Mapping[str, Any]]) -> Iterator[list[Raw]]:
     batch: list[Raw] = []
     size = 0
     for task in tasks:
-        item = Raw(msgspec.json.encode({**task, "id": task.get("id") or str(uuid4())}))
+        id_ = task.get("id")
+        item = Raw(encoded({**task, "id": str(uuid4()) if id_ is None else id_}))
         if batch and (len(batch) == _BATCH or size + len(bytes(item)) > _BATCH_BYTES):
             yield batch
             batch, size = [], 0

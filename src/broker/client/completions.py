@@ -35,7 +35,6 @@ class Completions:
 
         Raises:
             ProblemError: The broker refuses it.
-            Exception: It is no JSON; whatever the result's own methods raise.
         """
         return await self._together.put(Raw(msgspec.json.encode({"work_id": work_id, **completion})))
 

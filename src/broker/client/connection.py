@@ -12,10 +12,10 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from broker.client import tracing
+from broker.client.encoding import encoded
 from broker.client.repeating import is_unheard, repeatable, retry_after
 from broker.client.responses import ForeignResponseError, is_of_type, problem, read
 from broker.schemas import FieldError, Problem
@@ -146,7 +146,7 @@ class Connection:
             method: GET, POST and so on.
             path: Below the base path, like `/v1/tasks`.
             form: What the answer is.
-            json: The body; anything msgspec can encode.
+            json: The body; see `encoded` for what it may hold.
             query: Parameters; those that are None are left out.
             wait: How long the broker may wait before it answers.
             patience_seconds: How long to go on when it does not; else the connection's.
@@ -161,7 +161,7 @@ class Connection:
             SettingError: The broker has another URL; the message names it.
             httpx.TransportError: The broker did not answer for as long as patience lasts.
         """
-        content = None if json is None else msgspec.json.encode(json)
+        content = None if json is None else encoded(json)
         request = self._http.build_request(
             method,
             path,

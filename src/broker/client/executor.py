@@ -10,11 +10,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack
 from uuid import uuid4
 
-import msgspec
 from msgspec import Raw
 
 from broker.client import tracing
 from broker.client.broker import AsyncBroker, TaskOptions, known
+from broker.client.encoding import encoded
 from broker.client.functions import NEEDED, as_call, returned
 from broker.client.handle import ended_well
 from broker.client.loop import Loop
@@ -100,7 +100,7 @@ class Executor(concurrent.futures.Executor):
             **self._options,
         }
         future: concurrent.futures.Future[Result] = concurrent.futures.Future()
-        body = Raw(msgspec.json.encode(task))
+        body = Raw(encoded(task))
         with self._lock:
             if self._is_shut:
                 raise RuntimeError("the executor is shut down")

@@ -59,7 +59,7 @@ class Functions:
             raise FailedError(f"this tool knows no function {error}", retry=False) from error
         except (TypeError, msgspec.ValidationError) as error:
             raise FailedError(f"the arguments do not fit: {error}", retry=False) from error
-        return plainly(function(*arguments.args, **arguments.kwargs))
+        return function(*arguments.args, **arguments.kwargs)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -94,9 +94,8 @@ def as_call(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[s
 
     Raises:
         ValueError: The function has no name by which it could be called.
-        TypeError: An argument is no JSON.
     """
-    return {"function": name_of(function), "args": plainly(list(args)), "kwargs": plainly(dict(kwargs))}
+    return {"function": name_of(function), "args": list(args), "kwargs": dict(kwargs)}
 
 
 def returned(function: Callable[..., Any], result: Raw) -> Any:
@@ -107,21 +106,6 @@ def returned(function: Callable[..., Any], result: Raw) -> Any:
     except msgspec.ValidationError:
         # It has succeeded, whatever was announced.
         return msgspec.json.decode(result)
-
-
-def plainly(value: Any) -> Any:
-    """A value as JSON knows it; a path is its text.
-
-    Raises:
-        TypeError: It is none.
-    """
-    return msgspec.to_builtins(value, enc_hook=_as_json)
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, PurePath):
-        return str(value)
-    raise TypeError(f"a {type(value).__name__} is no JSON: pass numbers, texts, lists, the path of a file")
 
 
 def _bound(

@@ -8,28 +8,36 @@ import logging
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from msgspec import Raw
+
 from broker import schemas
-from broker.client import tracing
+from broker.client import cleaning, tracing
 from broker.client.completions import Completions
-from broker.client.connection import Connection, ProblemError
-from broker.client.work import AsyncWork, FailedError, StoppedError, Work
+from broker.client.connection import Connection, ProblemError, explained
+from broker.client.encoding import encoded
+from broker.client.work import NOT_OURS, AsyncWork, FailedError, StoppedError, Work
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Any]
 
 _MAX_ERROR_CHARS = 4_000
+# Of an error that the broker has not taken at its full length; the last is the least that it can be set to.
+_SHORTER_CHARS = (500, 16)
 _WAIT_SECONDS = 30.0
 # What is done sooner is not worth asking whether it should stop.
 _WATCH_AFTER_SECONDS = 1.0
 # A report is told whether the work should stop; what reports more often than that need not ask.
 _QUIET_SECONDS = 1.0
-# That work is ours no longer; the last: another program is the tool now.
-_NOT_OURS = ("work_ended", "work_not_found", "unauthenticated")
+# These say that the completion itself is refused: no repetition of it is ever taken.
+_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Job:
@@ -49,9 +57,9 @@ class Job:
         self._completions = completions
         self._handler = handler
         self._path = f"/v1/work/{work.id}"
-        asynchronous = inspect.iscoroutinefunction(handler)
-        self._handed = (AsyncWork if asynchronous else Work)(connection, work)
+        self._handed = (AsyncWork if _is_asynchronous(handler) else Work)(connection, work)
         self._stopped_as = "cancelled"
+        self._is_started = False
         #: Set when the broker knows that it has begun, or that it never will.
         self.begun = asyncio.Event()
         #: Done when it is completed.
@@ -81,8 +89,11 @@ class Job:
     async def _run(self) -> None:
         try:
             await self._do()
-        except Exception:
+        except Exception as error:
             log.exception("work %s is given up", self._handed.id)
+            if self._is_started:
+                with contextlib.suppress(Exception):  # it is told above
+                    await self._complete(_failed(f"the tool's client has failed: {error!r}"))
 
     async def _do(self) -> None:
         try:
@@ -92,6 +103,7 @@ class Job:
             self.begun.set()
         if started is None:
             return
+        self._is_started = True
         watching = asyncio.create_task(self._watch())
         with tracing.working(self._handed):
             try:
@@ -108,32 +120,45 @@ class Job:
             handed.stop_if_cancelled()
             if isinstance(handed, Work):
                 result = await _in_thread(self._handler, handed)
+                if inspect.isawaitable(result):
+                    result = _encoded(handed, await handed.run(result))
             else:
-                result = await handed.run(self._handler(handed))
+                result = _encoded(handed, await handed.run(self._handler(handed)))
         except (StoppedError, asyncio.CancelledError) as error:
             if handed.cancelled:
                 return {"outcome": self._stopped_as}
-            return {"outcome": "failed", "error": f"the handler stopped by itself: {error!r}"}
+            return _failed(f"the handler stopped by itself: {error!r}")
         except FailedError as error:
-            return {"outcome": "failed", "error": _told(str(error)), "retry": error.retry}
+            return _failed(str(error), retry=error.retry)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its work's end, not the tool's
             tracing.raised(error)
             log.warning("task %s failed: %r", handed.task_id, error)
             text = "".join(traceback.format_exception(error.with_traceback(_without_us(error))))
-            return {"outcome": "failed", "error": _told(text)}
+            return _failed(text)
         return {"outcome": "succeeded", "result": result}
 
     async def _complete(self, completion: dict[str, Any]) -> None:
-        """Complete the work; a result that cannot be written as JSON or is refused is a failure."""
-        complete, id_ = self._completions.complete, self._handed.id
-        try:
-            status = await unless_ended(complete(id_, completion))
-        except Exception as error:  # noqa: BLE001 - a result may be anything, and so may what it raises
-            log.warning("task %s: its result cannot be taken: %r", self._handed.task_id, error)
-            refused = {"outcome": "failed", "error": _told(f"the result cannot be taken: {error}")}
-            status = await unless_ended(complete(id_, refused))
+        """Complete the work, whatever it takes: else the task would stay running, and the tool without room.
+
+        A result that the broker refuses is a failure that no other attempt can mend. What may pass, such as a
+        key that lacks a role just now, is waited out.
+        """
+        complete, id_, task_id = self._completions.complete, self._handed.id, self._handed.task_id
+        pause, shorter = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS)
+        while True:
+            try:
+                status = await unless_ended(complete(id_, completion))
+                break
+            except ProblemError as error:
+                log.warning("task %s: its completion is refused: %s", task_id, explained(error))
+                if error.problem.status in _REFUSALS and (longest := next(shorter, 0)):
+                    why = completion.get("error") or f"the result cannot be taken: {explained(error)}"
+                    completion = _failed(why, retry=completion.get("retry", False), longest=longest)
+                    continue
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         if status not in ("archived", "exists", None):
-            log.warning("task %s: it had ended without us (%s)", self._handed.task_id, status)
+            log.warning("task %s: it had ended without us (%s)", task_id, status)
 
     async def _watch(self) -> None:
         """Have the handler stop when somebody asks for that, or its work ends without it."""
@@ -147,7 +172,7 @@ class Job:
             try:
                 work = await self._connection.call("GET", self._path, schemas.Work, query=query, wait=wait)
             except ProblemError as error:
-                if error.code in _NOT_OURS:
+                if error.code in NOT_OURS:
                     told = error.problem.detail
                     log.warning("task %s: %s; what does it is told to stop", self._handed.task_id, told)
                     self.cancel()
@@ -174,11 +199,28 @@ def _is_ours(trace: TracebackType) -> bool:
     return Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
 
 
-def _told(text: str) -> str:
-    """An error as it can be told: its end, without what JSON or PostgreSQL cannot hold."""
-    return (
-        text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")[-_MAX_ERROR_CHARS:]
-    )
+def _failed(error: str, *, retry: bool = True, longest: int = _MAX_ERROR_CHARS) -> dict[str, Any]:
+    """Return the completion of work that has failed; of its error the end, which says what went wrong."""
+    return {"outcome": "failed", "error": cleaning.text(error)[-longest:], "retry": retry}
+
+
+def _encoded(handed: AsyncWork, result: Any) -> Raw:
+    """Encode the result of work.
+
+    Raises:
+        FailedError: It is no JSON; another attempt would compute the same.
+    """
+    try:
+        return Raw(encoded(result))
+    except Exception as error:
+        log.warning("task %s: its result cannot be taken: %r", handed.task_id, error)
+        raise FailedError(f"the result cannot be taken: {error}", retry=False) from error
+
+
+def _is_asynchronous(handler: Handler) -> bool:
+    """Return whether a handler is an `async def`, or an object that is called as one."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - what it is, not whether it is there
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 async def unless_ended(call: Awaitable[Any]) -> Any:
@@ -186,14 +228,18 @@ async def unless_ended(call: Awaitable[Any]) -> Any:
     try:
         return await call
     except ProblemError as error:
-        if error.code not in _NOT_OURS:
+        if error.code not in NOT_OURS:
             raise
         log.warning("work ended without us: %s", error.problem.detail)
         return None
 
 
 async def _in_thread(function: Handler, handed: Work) -> Any:
-    """Run an ordinary function in a thread of its own, which does not keep the process from ending."""
+    """Run an ordinary function in a thread of its own, which does not keep the process from ending.
+
+    Returns:
+        Its result as JSON, encoded in that thread; or the awaitable that it has returned.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 
@@ -209,6 +255,7 @@ async def _in_thread(function: Handler, handed: Work) -> Any:
         result, error = None, None
         try:
             result = function(handed)
+            result = result if inspect.isawaitable(result) else _encoded(handed, result)
         except Exception as raised:  # noqa: BLE001 - it is told to whoever waits
             error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
         except BaseException as raised:  # noqa: BLE001 - a handler that exits ends its work, not the tool

@@ -1,19 +1,28 @@
 """The work that a handler is given."""
 
 import asyncio
+import logging
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
 
 from broker import schemas
-from broker.client.connection import Connection, ProblemError
+from broker.client import cleaning
+from broker.client.connection import Connection, ProblemError, explained
 from broker.schemas import Reported, plain
 from broker.trace_context import TraceContext
 
+log = logging.getLogger(__name__)
+
 Form = TypeVar("Form")
+
+#: That work is ours no longer; the last: another program is the tool now.
+NOT_OURS = ("work_ended", "work_not_found", "unauthenticated")
+# A report that is refused for its size, and holds less than this, is one too many.
+_SMALL_BYTES = 2**20
 
 
 class FailedError(Exception):
@@ -45,6 +54,10 @@ class AsyncWork:
         self._connection = connection
         self._work = work
         self._running: asyncio.Task[Any] | None = None
+        self._takes_reports = True
+        self._has_warned = False
+        #: How many reports the broker has refused.
+        self.reports_refused = 0
         #: When it was last reported on, by the loop's clock.
         self.reported_at = -math.inf
         #: Whether the work should stop: somebody asks for it, or it has ended without us, or we shall exit.
@@ -107,29 +120,59 @@ class AsyncWork:
         except msgspec.ValidationError as error:
             raise FailedError(f"the payload is not what this tool works on: {error}", retry=False) from error
 
-    async def report(
-        self, progress: float | None = None, message: str | None = None, data: Any = None
-    ) -> None:
-        """Report on the work.
+    async def report(self, progress: float | None = None, message: object = None, data: Any = None) -> None:
+        """Report on the work. A report never ends its handler: one that is refused is logged.
 
         Args:
-            progress: How much of it is done, 0 to 1.
-            message: In words.
-            data: Any JSON value.
-
-        Raises:
-            ProblemError: The work has ended meanwhile, or a value is refused.
+            progress: How much of it is done, 0 to 1; anything else is left out.
+            message: In words, or an exception; longer texts are cut, and characters that cannot be stored are
+                replaced.
+            data: Any JSON value, and what a result may be; what cannot be encoded is left out.
         """
-        body = {"id": uuid4(), "progress": progress, "message": message, "data": data}
+        await self._send(self._report(progress, message, data))
+
+    def _report(self, progress: object, message: object, data: Any) -> dict[str, Any]:
+        """Clean a report, so that the broker accepts it."""
+        body: dict[str, Any] = {"id": uuid4(), "progress": None, "message": None, "data": None}
+        body["progress"] = cleaning.progress(progress)
+        if progress is not None and body["progress"] is None:
+            self._warn(f"progress is a number from 0 to 1, and not {progress!r:.100}")
         try:
-            answer = await self._connection.call("POST", f"/v1/work/{self.id}/reports", Reported, json=body)
+            body["message"] = cleaning.message(message)
+            body["data"] = None if data is None else cleaning.data(data)
+        except Exception as error:  # noqa: BLE001 - whatever a value's own methods raise, the work goes on
+            self._warn(f"a part of a report is left out: {error}")
+        return body
+
+    async def _send(self, report: dict[str, Any]) -> None:
+        """Send a report, unless none will be taken any more."""
+        if not self._takes_reports:
+            self.reports_refused += 1
+            return
+        path = f"/v1/work/{self.id}/reports"
+        try:
+            answer = await self._connection.call("POST", path, Reported, json=report)
         except ProblemError as error:
-            if error.code == "work_ended":
-                self.cancelled = True
-            raise
+            self._is_refused(error, small=len(bytes(report["data"] or b"")) < _SMALL_BYTES)
+            return
         self.reported_at = asyncio.get_running_loop().time()
         if answer.cancel_requested:
             self.cancelled = True
+
+    def _is_refused(self, error: ProblemError, *, small: bool) -> None:
+        """See what a refusal means for the work, and for the reports to come."""
+        self.reports_refused += 1
+        self._warn(f"a report was refused: {explained(error)}")
+        if error.code in NOT_OURS:
+            self.cancelled = True
+        if error.code in NOT_OURS or (error.code == "payload_too_large" and small):
+            self._takes_reports = False
+
+    def _warn(self, trouble: str) -> None:
+        """Log what is wrong with a report, once for each work."""
+        if not self._has_warned:
+            log.warning("%s: %s", self.task_id, trouble)
+            self._has_warned = True
 
     def in_trace(self, headers: Mapping[str, str]) -> None:
         """Take the trace that the broker's answer tells of."""
@@ -151,13 +194,13 @@ class AsyncWork:
         if self._running is not None and not self._running.cancelling():
             self._running.cancel()
 
-    async def run(self, doing: Coroutine[Any, Any, Any]) -> Any:
+    async def run(self, doing: Awaitable[Any]) -> Any:
         """Do it, so that it can be cancelled."""
         self._running = asyncio.create_task(_contained(doing))
         return await self._running
 
 
-async def _contained(doing: Coroutine[Any, Any, Any]) -> Any:
+async def _contained(doing: Awaitable[Any]) -> Any:
     """Do it; a handler that exits ends its work, not the tool."""
     try:
         return await doing
@@ -175,8 +218,27 @@ class Work(AsyncWork):
         self._loop = asyncio.get_running_loop()
 
     def report(  # type: ignore[override]
-        self, progress: float | None = None, message: str | None = None, data: Any = None
+        self, progress: float | None = None, message: object = None, data: Any = None
     ) -> None:
-        """Report on the work; see `AsyncWork.report`."""
-        told = super().report(progress, message, data)
-        asyncio.run_coroutine_threadsafe(told, self._loop).result()
+        """Report on the work; see `AsyncWork.report`.
+
+        In a coroutine that the function has returned, it can be awaited, and is sent in any case.
+        """
+        sending = self._send(self._report(progress, message, data))
+        if _runs_here(self._loop):
+            return self._loop.create_task(sending)  # type: ignore[return-value]
+        try:
+            asyncio.run_coroutine_threadsafe(sending, self._loop).result()
+        except RuntimeError:
+            # The tool has ended, and has not waited for this handler.
+            sending.close()
+            self.cancelled = True
+        return None
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether this is the loop's own thread."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -4,7 +4,8 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from broker.programs.lines import cut
+from broker.client import cleaning
+from broker.client.cleaning import cut
 
 _PROGRESS = re.compile(r"progress:\s*(\d+\.?\d*|\.\d+)\s*(%?)(?:\s+(.*))?", re.ASCII | re.IGNORECASE)
 
@@ -15,8 +16,8 @@ def progress_of(line: str) -> tuple[float | None, str | None]:
     `progress: 0.4 half of it` and `progress: 40% half of it` are such; all other lines are words.
     """
     if found := _PROGRESS.fullmatch(line):
-        progress = float(found[1]) / (100 if found[2] else 1)
-        if progress <= 1:
+        progress = cleaning.progress(float(found[1]) / (100 if found[2] else 1))
+        if progress is not None:
             return progress, found[3] or None
     return None, line
 

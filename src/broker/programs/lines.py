@@ -2,7 +2,7 @@
 
 import codecs
 
-_CUT = "…"
+from broker.client.cleaning import cut
 
 
 class Lines:
@@ -34,8 +34,3 @@ class Lines:
         # One character more than a line may have, to know that it is to be cut.
         self._begun = parts.pop()[: self._longest + 1]
         return [cut(part.rstrip(), self._longest) for part in parts if part and not part.isspace()]
-
-
-def cut(text: str, longest: int) -> str:
-    """A text of so many characters at most; one that is cut ends in `…`."""
-    return text if len(text) <= longest else text[: longest - len(_CUT)] + _CUT

@@ -5,19 +5,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from broker.client import AsyncWork, ProblemError
-from broker.client.connection import explained
+from broker.client import AsyncWork
+from broker.client.cleaning import LONGEST_TEXT
 from broker.programs.backlog import Backlog
 from broker.programs.lines import Lines
 
 log = logging.getLogger(__name__)
 
-# What the broker takes as a message, unless it is set otherwise.
-_LONGEST = 10_000
 _MOST_WAITING = 100
 _LAST_LINES = 20
-# That no report on this work will be taken any more; the last: there are too many.
-_NO_MORE = ("work_ended", "work_not_found", "unauthenticated", "payload_too_large")
 
 
 class Reports:
@@ -33,12 +29,10 @@ class Reports:
     def __init__(self, work: AsyncWork, echo: Callable[[str], object] | None) -> None:
         self._work = work
         self._echo = echo
-        self._lines = Lines(_LONGEST)
-        self._backlog = Backlog(_MOST_WAITING, _LONGEST)
+        self._lines = Lines(LONGEST_TEXT)
+        self._backlog = Backlog(_MOST_WAITING, LONGEST_TEXT)
         self._news = asyncio.Event()
         self._all_said = False
-        self._refused = 0
-        self._are_taken = True
         self._sending = asyncio.create_task(self._send_all(), name=f"reports on {work.id}")
         #: The last lines.
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -53,8 +47,8 @@ class Reports:
         self._all_said = True
         self._news.set()
         await self._sending
-        if self._refused:
-            log.warning("%s: %d reports were refused", self._work.task_id, self._refused)
+        if refused := self._work.reports_refused:
+            log.warning("%s: %d reports were refused", self._work.task_id, refused)
 
     def stop(self) -> None:
         """Send no more."""
@@ -79,20 +73,7 @@ class Reports:
     async def _send(self) -> None:
         """Send the oldest that waits."""
         report = self._backlog.take()
-        if not self._are_taken:
-            self._refused += 1
-            return
-        try:
-            await self._work.report(report.progress, report.message)
-        except ProblemError as error:
-            self._are_refused(error)
+        await self._work.report(report.progress, report.message)
         # Work whose program has ended is as good as done.
         if self._work.cancelled and not self._all_said:
             self._work.cancel()
-
-    def _are_refused(self, error: ProblemError) -> None:
-        """See what a refusal means for the reports to come; the program goes on."""
-        if not self._refused:
-            log.warning("%s: a report was refused: %s", self._work.task_id, explained(error))
-        self._refused += 1
-        self._are_taken = error.code not in _NO_MORE
