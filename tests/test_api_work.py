@@ -382,6 +382,30 @@ async def test_prefer_wait_parks_a_request_for_work(broker: Running, http: httpx
     assert len((await woken(parked))["reports"]) == 1
 
 
+MINIMAL = {"Prefer": "wait=60, return=minimal"}
+
+
+async def test_who_watches_work_need_not_read_its_payload_and_its_reports(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pair = await started(http, payload="x" * 100_000)
+    await report(http, pair.work)
+    path = f"/v1/work/{pair.work}"
+    version = (await get(http, path))["version"]
+    answer = await http.get(path, headers={"Prefer": "return=minimal"})
+    assert answer.json() == {"state": "running", "cancel_requested": False, "version": version}
+    assert answer.headers["Preference-Applied"] == "return=minimal"
+    parked = await park(broker, "GET", path, headers=MINIMAL)
+    await http.post(f"{path}/cancel", json={})
+    assert await woken(parked) == {"state": "running", "cancel_requested": True, "version": version + 1}
+    parked = await park(broker, "GET", path, headers=MINIMAL)
+    await completed(http, pair.work)
+    full = await get(http, path)
+    for seen in (await woken(parked), (await http.get(path, headers=MINIMAL)).json()):
+        assert seen == {name: full[name] for name in ("state", "cancel_requested", "version")}
+    assert (await http.get(f"/v1/work/{UNKNOWN}", headers=MINIMAL)).status_code == 404
+
+
 # Completing
 
 

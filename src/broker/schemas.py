@@ -358,6 +358,14 @@ class WorkWithReports(Work, kw_only=True):
     reports: Sequence[Report]
 
 
+class WorkStatus(Struct, kw_only=True):
+    """What a watcher needs to know of work: `Prefer: return=minimal` asks for no more."""
+
+    state: AnyWorkState
+    cancel_requested: CancelRequested
+    version: Annotated[int, Meta(description="Grows with every change.")]
+
+
 class WorkPage(Struct, kw_only=True):
     """Some of the work under way; `next` goes into `?after=`, null at the end."""
 

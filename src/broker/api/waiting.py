@@ -104,6 +104,12 @@ def _some(found: list[Work] | None) -> bool:
     return found is None or bool(found)
 
 
+def prefers_minimal(request: Request[Any, Any, Any]) -> bool:
+    """Return whether the client asks for no more than it needs to watch: `Prefer: return=minimal`."""
+    preferences = request.headers.get("prefer", "").lower().split(",")
+    return "return=minimal" in (preference.replace(" ", "") for preference in preferences)
+
+
 def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:
     """How long a request may wait: `?wait=`, else `Prefer: wait=` (RFC 7240) cut to the range."""
     if wait is not None:

@@ -12,7 +12,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPT
 from broker.api.access import ALL, OWN, Access, allow, allow_work, has_tool, is_tools
 from broker.api.parameters import After, IdFilter, Limit, Wait, also, work_id_of
 from broker.api.service import Service
-from broker.api.waiting import next_work, park
+from broker.api.waiting import next_work, park, prefers_minimal
 from broker.errors import (
     BrokerError,
     PayloadTooLarge,
@@ -137,12 +137,17 @@ class Work(Controller):
             QueryParameter(ge=0, le=2**31 - 1, description="Answer once the version is above this."),
         ] = None,
     ) -> Response[WorkWithReports]:
-        """Read work with its reports; with `wait`, as soon as its version is above `after_version`."""
+        """Read work with its reports; with `wait`, as soon as its version is above `after_version`.
+
+        With `Prefer: return=minimal` (RFC 7240) only `state`, `version` and `cancel_requested`, to watch it.
+        """
         id_ = work_id_of(work_id)
         first: int | None = after_version
+        is_minimal = prefers_minimal(request)
 
         async def look() -> work.Seen:
-            if (found := await service.store.read(work.with_reports, id_)) is None:
+            read = work.status if is_minimal else work.with_reports
+            if (found := await service.store.read(read, id_)) is None:
                 raise WorkNotFound
             return found
 
@@ -162,7 +167,9 @@ class Work(Controller):
             key=str(id_),
             tool=access.tool,
         )
-        return Response(seen.work, headers=_handed_on(seen.trace_context))
+        headers = {"Preference-Applied": "return=minimal"} if is_minimal else _handed_on(seen.trace_context)
+        content: Any = seen.work
+        return Response(content, headers=headers)
 
     @post(
         "/{work_id:str}/start",

@@ -9,7 +9,16 @@ from msgspec import Raw
 from msgspec.json import decode
 from sqlalchemy import Connection, text
 
-from broker.schemas import ArchivePage, ArchiveRecord, LateResult, Report, Task, Tool, WorkWithReports
+from broker.schemas import (
+    ArchivePage,
+    ArchiveRecord,
+    LateResult,
+    Report,
+    Task,
+    Tool,
+    WorkStatus,
+    WorkWithReports,
+)
 from broker.store import rows
 from broker.store.engine import one_statement
 from broker.store.pages import bounded, cut, met, unseal
@@ -22,6 +31,10 @@ BY_IDS = text(f"""
 select {RECORD}
 from work_archive a
 where a.work_id = any(cast(:ids as uuid[]))
+""")
+
+STATUS = text("""
+select outcome, version, cancel_requested from work_archive where work_id = :work_id and tool_id is not null
 """)
 
 TOLD = text("""
@@ -214,6 +227,12 @@ def as_work(connection: Connection, work_id: UUID) -> WorkWithReports | None:
         deadline_at=row.deadline_at,
         reports=reports,
     )
+
+
+def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
+    """Return how ended work ended, its state being the outcome; None: there is none."""
+    row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
+    return WorkStatus(state=row[0], version=row[1], cancel_requested=row[2]) if row else None
 
 
 def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:

@@ -14,6 +14,7 @@ from broker.schemas import (
     ReportPage,
     Work,
     WorkPage,
+    WorkStatus,
     WorkWithReports,
 )
 from broker.store import archive, leases, rows
@@ -27,6 +28,10 @@ from work w
 join tasks t
   on t.id = w.task_id and t.id = any(array(select task_id from work where id = any(cast(:ids as uuid[]))))
 where w.id = any(cast(:ids as uuid[]))
+""")
+
+STATUS = text("""
+select state, version, cancel_requested from work where id = :work_id
 """)
 
 # A tool that has none comes with nulls, one that is unknown not at all.
@@ -202,7 +207,7 @@ class Started(NamedTuple):
 class Seen(NamedTuple):
     """Work with its reports, and the trace that its task was submitted in, if any; ended work has none."""
 
-    work: WorkWithReports
+    work: WorkWithReports | WorkStatus
     trace_context: TraceContext | None
 
 
@@ -293,6 +298,15 @@ def with_reports(connection: Connection, work_id: UUID) -> Seen | None:
     reports = connection.execute(REPORTS, {"work_id": work_id})
     work = WorkWithReports(**asdict(rows.work(found)), reports=[rows.report(row) for row in reports])
     return Seen(work, TraceContext.read(found.trace_context))
+
+
+def status(connection: Connection, work_id: UUID) -> Seen | None:
+    """Return what a watcher needs to know of work, under way or ended; None: it is unknown."""
+    row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
+    if row is None:
+        ended = archive.status(connection, work_id)
+        return Seen(ended, None) if ended else None
+    return Seen(WorkStatus(state=row[0], version=row[1], cancel_requested=row[2]), None)
 
 
 def reports(connection: Connection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
