@@ -19,7 +19,7 @@ from broker.client.broker import AsyncBroker, Broker, TaskOptions
 from broker.client.connection import Connection, ProblemError, SettingError
 from broker.client.executor import Executor
 from broker.client.handle import AsyncHandle, Handle, TaskCancelledError, TaskFailedError
-from broker.client.tool import Tool
+from broker.client.tool import Tool, ToolLostError
 from broker.client.work import AsyncWork, FailedError, StoppedError, Work
 from broker.matching.contains import contains
 from broker.matching.misfit import MisfitError
@@ -44,6 +44,7 @@ __all__ = [
     "TaskFailedError",
     "TaskOptions",
     "Tool",
+    "ToolLostError",
     "Unasked",
     "Wallflowers",
     "Work",

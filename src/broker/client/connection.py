@@ -16,13 +16,14 @@ from msgspec import UNSET, UnsetType
 
 from broker.client import tracing
 from broker.client.encoding import encoded
-from broker.client.repeating import is_unheard, repeatable, retry_after
+from broker.client.repeating import is_unheard, repeatable, retry_after, trouble_of
 from broker.client.responses import ForeignResponseError, is_of_type, problem, read
 from broker.schemas import FieldError, Problem
 
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -67,6 +68,11 @@ class ProblemError(Exception):
         """The fields that were refused."""
         return self.problem.errors or []
 
+    @property
+    def advice(self) -> str | None:
+        """What to do about it, for people, where that is known."""
+        return _ADVICE.get(self.code)
+
 
 _ADVICE = {
     "unauthenticated": "Set BROKER_KEY to a key of this broker; `broker keys create` makes one there.",
@@ -79,8 +85,8 @@ def explained(error: ProblemError) -> str:
     """What was refused, each field that was, and what to do, for people."""
     fields = [f"{field.field}: {field.message}" for field in error.errors]
     told = [error.problem.detail, *(field for field in fields if field not in error.problem.detail)]
-    if advice := _ADVICE.get(error.code):
-        told.append(advice)
+    if error.advice:
+        told.append(error.advice)
     return "\n  ".join(told)
 
 
@@ -110,7 +116,7 @@ class Connection:
         self._patience_seconds = patience_seconds
         self._trouble: str | None = None
         self._was_there = False
-        self._http = _client(self.url)
+        self._http = http_client(self.url, httpx.AsyncClient)
         self.use(key or os.environ.get("BROKER_KEY"))
 
     def use(self, key: str | None) -> None:
@@ -126,6 +132,11 @@ class Connection:
             )
         if key:
             self._http.headers["Authorization"] = f"Bearer {key}"
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last request did not reach the broker."""
+        return self._trouble is not None
 
     async def call(
         self,
@@ -228,7 +239,7 @@ class Connection:
             except httpx.TransportError as error:
                 if not (safe or is_unheard(error)) or (end is not None and loop.time() >= end):
                     raise
-                trouble, at_least = _told(error)
+                trouble, at_least = trouble_of(error)
             self._is_away(trouble)
             # Full jitter, so that many who lost the same broker do not come back together.
             pause = at_least + delay * random.random()  # noqa: S311
@@ -280,7 +291,6 @@ class Connection:
         )
 
     def _is_away(self, trouble: str) -> None:
-        # Not each error of the network: only what a person would do something else about.
         kind = trouble.partition(":")[0] if trouble.startswith("cannot be reached") else trouble
         if self._trouble != kind:
             log.warning("the broker at %s %s; going on trying", self.url, trouble)
@@ -304,8 +314,12 @@ class Connection:
         await self.close()
 
 
-def _client(url: str) -> httpx.AsyncClient:
-    """The HTTP client.
+def http_client(url: str, kind: type[Client]) -> Client:
+    """Return an HTTP client for the broker.
+
+    Args:
+        url: Where the broker is.
+        kind: `httpx.AsyncClient`, or `httpx.Client`.
 
     Raises:
         SettingError: The URL is none, or what the environment says of proxies and certificates is no use.
@@ -313,11 +327,12 @@ def _client(url: str) -> httpx.AsyncClient:
     try:
         # A proxy does not reach what is on this machine only.
         is_here = httpx.URL(url).host in ("localhost", "127.0.0.1", "::1")
-        return httpx.AsyncClient(
+        return kind(
             base_url=url,
             timeout=httpx.Timeout(_MARGIN_SECONDS, connect=5),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             trust_env=not is_here,
+            max_redirects=_MOST_REDIRECTS,
         )
     except (httpx.InvalidURL, ValueError, ImportError, OSError) as error:
         raise SettingError(f"The broker at {url!r} cannot be called: {error}") from error
@@ -330,10 +345,3 @@ def in_path(id_: object) -> str:
 
 def _parameters(query: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (query or {}).items() if value is not None}
-
-
-def _told(error: httpx.TransportError) -> tuple[str, float]:
-    """What keeps a request from the broker, for people, and how long to wait at least."""
-    if isinstance(error, ForeignResponseError):
-        return f"does not respond: {error}", retry_after(error.response)
-    return f"cannot be reached: {error!r}", 0.0

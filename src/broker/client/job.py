@@ -65,6 +65,11 @@ class Job:
         #: Done when it is completed.
         self.task = asyncio.create_task(self._run(), name=f"work {work.id}")
 
+    @property
+    def task_id(self) -> str:
+        """The id of its task."""
+        return self._handed.task_id
+
     def cancel(self) -> None:
         """Have the handler stop, because somebody asks for it or the work has ended without us."""
         self._handed.cancel()
@@ -174,7 +179,7 @@ class Job:
             except ProblemError as error:
                 if error.code in NOT_OURS:
                     told = error.problem.detail
-                    log.warning("task %s: %s; what does it is told to stop", self._handed.task_id, told)
+                    log.warning("task %s: %s; what does it is told to stop", self.task_id, told)
                     self.cancel()
                     return
                 log.warning("work %s cannot be watched: %s", self._handed.id, error)
@@ -182,7 +187,7 @@ class Job:
             version = work.version
             if work.cancel_requested or work.state != "running":
                 why = "it is to be cancelled" if work.state == "running" else f"it has ended: {work.state}"
-                log.warning("task %s: %s; what does it is told to stop", work.task_id, why)
+                log.warning("task %s: %s; what does it is told to stop", self.task_id, why)
                 self.cancel()
                 return
 

@@ -52,3 +52,10 @@ def retry_after(response: httpx.Response) -> float:
         return min(max(0.0, float(response.headers.get("Retry-After", 0))), _LONGEST_RETRY_AFTER_SECONDS)
     except ValueError:
         return 0.0
+
+
+def trouble_of(error: httpx.TransportError) -> tuple[str, float]:
+    """Return what keeps a request from the broker, for people, and how long to wait at least."""
+    if isinstance(error, ForeignResponseError):
+        return f"does not respond: {error}", retry_after(error.response)
+    return f"cannot be reached: {error!r}", 0.0

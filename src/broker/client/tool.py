@@ -8,21 +8,38 @@ from functools import partial
 from typing import Literal, Self, TypedDict, Unpack
 from uuid import UUID
 
+from msgspec import structs
+
 from broker import schemas
 from broker.client import running
 from broker.client.completions import Completions
 from broker.client.connection import Connection, ProblemError, in_path
 from broker.client.functions import Functions
+from broker.client.heartbeats import LOST, Heartbeats
 from broker.client.job import Handler, Job, unless_ended
-from broker.schemas import Completed, Heartbeat, RegisteredTool, WorkItems
+from broker.schemas import Completed, Problem, RegisteredTool, WorkItems
 
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 30.0
-_HEARTBEATS_PER_LEASE = 3
 _PAUSE_SECONDS = 1.0
 # How long a broker that is away keeps us from stopping, where that loses nothing.
 _STOP_PATIENCE_SECONDS = 5.0
+
+
+class ToolLostError(ProblemError):
+    """The tool is this program's no longer; a new registration makes it so again."""
+
+    advice = None
+
+    @classmethod
+    def of(cls, tool_id: str, problem: Problem) -> Self:
+        """Return the error that tells of a problem which says that the tool is lost."""
+        if problem.code == "tool_not_found":
+            why = "it was deleted from the broker"
+        else:
+            why = "another program has registered with its id since, or its key was revoked"
+        return cls(structs.replace(problem, detail=f"Tool {tool_id} has to end: {why}."))
 
 
 class ToolOptions(TypedDict, total=False):
@@ -79,6 +96,9 @@ class Tool:
         self._path = f"/v1/tools/{in_path(id)}"
         self._handler: Handler | None = None
         self._in_hand: dict[UUID, Job] = {}
+        # Whether a request waits for work, which renews the lease.
+        self._is_waiting = False
+        self._is_lost = False
 
     @classmethod
     def calling(
@@ -122,7 +142,8 @@ class Tool:
         """Register, and work until cancelled; then finish what is in hand, or give it back.
 
         Raises:
-            ProblemError: The broker refuses the registration, or the tool was deleted.
+            ToolLostError: Another program has registered with the tool's id, or the tool was deleted.
+            ProblemError: The broker refuses the registration.
         """
         if self._handler is None:
             raise RuntimeError("the tool has no handler: decorate a function with @tool.handler")
@@ -130,21 +151,71 @@ class Tool:
             registered = await connection.call("POST", "/v1/tools", RegisteredTool, json=self._registration)
             connection.use(registered.token)
             log.info("registered as %s at %s", self.id, connection.url)
-            completions = Completions(connection)
-            beating = asyncio.create_task(self._beat(connection))
+            heartbeats = self._heartbeats(connection, registered.token)
+            heartbeats.start()
+            self._is_lost = False
+            taking = asyncio.create_task(self._take_all(connection, self._handler))
             try:
-                while True:
-                    await self._take(connection, completions, self._handler)
+                await asyncio.wait([taking, heartbeats.lost], return_when=asyncio.FIRST_COMPLETED)
+                (heartbeats.lost if heartbeats.lost.done() else taking).result()
             except ProblemError as error:
-                if error.code == "unauthenticated":
-                    log.error(  # noqa: TRY400 - the message says it all
-                        "tool %s has to end: another program registered with its id, or its key was revoked",
-                        self.id,
-                    )
-                raise
+                if error.code not in LOST:
+                    raise
+                lost = ToolLostError.of(self.id, error.problem)
+                log.error("%s", lost.problem.detail)  # noqa: TRY400 - the message says it all
+                await self._leave()
+                raise lost from error
             finally:
-                await self._stop(connection)
-                beating.cancel()
+                taking.cancel()
+                await asyncio.wait([taking])
+                if not self._is_lost:
+                    await self._stop(connection)
+                await heartbeats.stop()
+
+    def _heartbeats(self, connection: Connection, token: str) -> Heartbeats:
+        """Return the heartbeats; when they find the tool lost, handlers are told to stop."""
+        heartbeats = Heartbeats(
+            connection,
+            token,
+            self._path,
+            self._lease_seconds,
+            at_work=self._at_work,
+            is_needed=lambda: bool(self._in_hand) or not self._is_waiting or connection.is_away,
+            cancel=self._cancel,
+        )
+
+        def stop(lost: asyncio.Future[None]) -> None:
+            if not lost.cancelled():
+                self._cancel(list(self._in_hand))
+
+        heartbeats.lost.add_done_callback(stop)
+        return heartbeats
+
+    def _at_work(self) -> list[str]:
+        """Return the tasks in hand; any thread may ask."""
+        return [job.task_id for job in list(self._in_hand.values())]
+
+    def _cancel(self, ids: Iterable[UUID]) -> None:
+        """Have handlers stop whose work is to be cancelled."""
+        for id_ in ids:
+            if (job := self._in_hand.get(id_)) is not None:
+                job.cancel()
+
+    async def _leave(self) -> None:
+        """Have handlers stop: their work is another program's, or nobody's."""
+        self._is_lost = True
+        jobs = list(self._in_hand.values())
+        for job in jobs:
+            job.cancel()
+        if not await _all_done(jobs, within=self._grace_seconds):
+            for job in jobs:
+                job.abandon()
+
+    async def _take_all(self, connection: Connection, handler: Handler) -> None:
+        """Take work, and begin with it, until cancelled."""
+        completions = Completions(connection)
+        while True:
+            await self._take(connection, completions, handler)
 
     async def _take(self, connection: Connection, completions: Completions, handler: Handler) -> None:
         """Wait for work, and begin with it.
@@ -156,7 +227,12 @@ class Tool:
                 [job.task for job in self._in_hand.values()], return_when=asyncio.FIRST_COMPLETED
             )
         query = {"wait": _WAIT_SECONDS}
-        found = await connection.call("GET", f"{self._path}/work", WorkItems, query=query, wait=_WAIT_SECONDS)
+        self._is_waiting = True
+        try:
+            path = f"{self._path}/work"
+            found = await connection.call("GET", path, WorkItems, query=query, wait=_WAIT_SECONDS)
+        finally:
+            self._is_waiting = False
         new = [work for work in found.items if work.id not in self._in_hand][:room]
         if found.items and not new:
             # It could not be started.
@@ -168,22 +244,6 @@ class Tool:
         for job in jobs:
             # Until it is started it would be found again.
             await job.begun.wait()
-
-    async def _beat(self, connection: Connection) -> None:
-        """Renew the lease while handlers are busy, and hear what should stop."""
-        while True:
-            await asyncio.sleep(self._lease_seconds / _HEARTBEATS_PER_LEASE)
-            try:
-                heard = await connection.call("POST", f"{self._path}/heartbeat", Heartbeat)
-            except ProblemError as error:
-                log.warning("no heartbeat: %s", error)
-                if error.code == "unauthenticated":
-                    for lost in self._in_hand.values():
-                        lost.cancel()
-                continue
-            for work_id in heard.cancel:
-                if (job := self._in_hand.get(work_id)) is not None:
-                    job.cancel()
 
     async def _stop(self, connection: Connection) -> None:
         """Take no more, give back what was not started, and finish the rest or give that back, too."""

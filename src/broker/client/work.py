@@ -200,6 +200,10 @@ class AsyncWork:
         return await self._running
 
 
+#: The function that has awaited handlers on its stack.
+CALLER = "_contained"
+
+
 async def _contained(doing: Awaitable[Any]) -> Any:
     """Do it; a handler that exits ends its work, not the tool."""
     try:

@@ -1,0 +1,218 @@
+"""A tool's heartbeats: no handler costs it the lease, no outage does, and it ends where it is replaced."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from broker.client import Assigner, AsyncBroker, AsyncWork, Connection, Tool, ToolLostError, Work
+from broker.client.heartbeats import Heartbeats
+from tests import helpers
+from tests.conftest import Serve
+from tests.test_client import at_work
+from tests.test_client_connection import AWAY, BROKEN, HTML, refusal
+
+LEASE = {"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []}
+KEY = "the-key-of-who-may-do-everything"
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats come every tenth of a second, though no lease is shorter than five."""
+    monkeypatch.setattr("broker.client.heartbeats._PER_LEASE", 50)
+    monkeypatch.setattr("broker.client.heartbeats._BLOCKED_SECONDS", 0.05)
+
+
+@pytest.fixture
+def url(database: str) -> Iterator[str]:
+    """A broker in a process of its own: here the event loop is blocked."""
+    with helpers.serving(BROKER_DATABASE_URL=database) as (_, url):
+        asyncio.run(helpers.until_ready(url))
+        yield url
+
+
+def lease_is_renewed(url: str, times: int) -> bool:
+    """Block this thread until a tool's lease is renewed so often; whether it was."""
+    seen, end = set(), time.monotonic() + 20
+    while len(seen) <= times and time.monotonic() < end:
+        seen.add(httpx.get(f"{url}/v1/tools/t").json()["lease_expires_at"])
+    return len(seen) > times
+
+
+@pytest.mark.usefixtures("often")
+def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_is_named(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        tool = Tool("t", {}, lease_seconds=5, url=url)
+
+        @tool.handler
+        async def measure_slowly(work: AsyncWork) -> bool:
+            return lease_is_renewed(url, times=5)
+
+        async with at_work(tool.work, Assigner(url=url).assign), AsyncBroker(url) as submitter:
+            assert await (await submitter.submit({})).result(timeout=60)
+
+    asyncio.run(program())
+    warnings = [record.message for record in caplog.records if "blocks the event loop" in record.message]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the handler measure_slowly (")
+    assert "ordinary function" in warnings[0]
+
+
+@pytest.mark.usefixtures("often")
+async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: Serve) -> None:
+    broker = await serve()
+    tool, go_on = Tool("t", {}, lease_seconds=5, url=broker.url), asyncio.Event()
+    beats: list[float] = []
+    beat, needed = Heartbeats._beat, threading.Semaphore(0)
+
+    def count(self: Heartbeats, http: httpx.Client) -> float:
+        beats.append(time.monotonic())
+        return beat(self, http)
+
+    class Counted(Heartbeats):
+        def __init__(self, *given: Any, is_needed: Callable[[], bool], **named: Any) -> None:
+            def asked() -> bool:
+                needed.release()
+                return is_needed()
+
+            super().__init__(*given, is_needed=asked, **named)
+
+        _beat = count
+
+    async def asked(times: int) -> None:
+        for _ in range(times):
+            assert await asyncio.to_thread(needed.acquire, timeout=20)
+
+    @tool.handler
+    async def work(work: AsyncWork) -> None:
+        await go_on.wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("broker.client.tool.Heartbeats", Counted)
+        async with at_work(tool.work), AsyncBroker(broker.url) as submitter:
+            async with asyncio.timeout(20):
+                while not helpers.waiting(broker):
+                    await asyncio.sleep(0.01)
+            await asked(1)
+            beats.clear()
+            await asked(5)
+            assert not beats
+            async with at_work(Assigner(url=broker.url).assign):
+                handle = await submitter.submit({})
+                await helpers.until_it_is(broker.client, f"/v1/tasks/{handle.id}", "running")
+                await asked(5)
+                assert beats
+                go_on.set()
+                await handle.wait(timeout=20)
+
+
+def a_way(*answers: httpx.Response | Exception) -> httpx.Client:
+    """A way to the broker on which these are the answers, the last one for ever."""
+    left = list(answers)
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        found = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    transport = httpx.MockTransport(answer)
+    return httpx.Client(base_url="http://broker", transport=transport, headers={"Authorization": "Bearer t"})
+
+
+def heartbeats(lease_seconds: float, **given: Any) -> Heartbeats:
+    given = {"at_work": list, "is_needed": lambda: True, "cancel": list, **given}
+    return Heartbeats(Connection("http://broker"), "t", "/v1/tools/t", lease_seconds, **given)
+
+
+@pytest.mark.parametrize("lease_seconds", [5, 60, 86_400])
+async def test_while_the_broker_is_away_a_heartbeat_comes_every_third_of_the_lease(
+    lease_seconds: float,
+) -> None:
+    """Whatever is in its place asks for: an attempt and the pause after it take that long together."""
+    much = {"Retry-After": "600"}
+    for trouble in (
+        httpx.ConnectError("no"), BROKEN, HTML, AWAY, httpx.Response(503, headers=much),
+        refusal(503, "unavailable", **much), refusal(429, "too_many_requests", **much),
+        refusal(403, "forbidden"), httpx.Response(302, headers={"Location": "/"}),
+    ):  # fmt: skip
+        beating = heartbeats(lease_seconds)
+        with a_way(trouble) as way:
+            pauses = [beating._beat(way) for _ in range(50)]
+        assert max(pauses) + beating._longest <= lease_seconds / 3 + 1, trouble
+        assert max(pauses[20:]) <= 11, trouble
+        assert not beating.lost.done()
+
+
+async def test_a_heartbeat_hears_which_work_should_stop() -> None:
+    stopped: list[Any] = []
+    id_ = "019f0000-0000-7000-8000-000000000000"
+    beating = heartbeats(60, cancel=stopped.extend)
+    with a_way(httpx.Response(200, json={**LEASE, "cancel": [id_]})) as way:
+        assert await asyncio.to_thread(beating._beat, way) == 20
+    async with asyncio.timeout(5):
+        while not stopped:
+            await asyncio.sleep(0)
+    assert [str(each) for each in stopped] == [id_]
+
+
+async def test_what_endangers_the_lease_is_logged_once_and_so_is_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("broker.client.heartbeats.time.monotonic", lambda: now)
+    beating = heartbeats(60)
+    trouble = httpx.Response(404, text="404 page not found")
+    with a_way(trouble, trouble, trouble, httpx.Response(200, json=LEASE)) as way:
+        for seconds in (20, 20, 20, 20):
+            now += seconds
+            beating._beat(way)
+    endangered, good = (record.message for record in caplog.records)
+    assert endangered.startswith(
+        "no heartbeat has reached the broker at http://broker for 40 s of a lease of 60 s: something else"
+        " responds: 404 Not Found, text/plain"
+    )
+    assert good == "heartbeats reach the broker at http://broker again"
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("why", ["another registered", "it was deleted"])
+async def test_a_tool_that_is_lost_ends_though_its_handler_does_not(serve: Serve, why: str) -> None:
+    broker = await serve(admin_key=KEY)
+    broker.client.headers.update(helpers.bearer(KEY))
+    tool = Tool("t", {}, lease_seconds=5, grace_seconds=0.1, url=broker.url, key=KEY)
+    begun, told, end = threading.Event(), threading.Event(), threading.Event()
+
+    @tool.handler
+    def stubborn(work: Work) -> None:
+        begun.set()
+        while not end.wait(0.01):
+            if work.cancelled:
+                told.set()
+
+    working = asyncio.create_task(tool.work())
+    try:
+        async with (
+            at_work(Assigner(url=broker.url, key=KEY).assign),
+            AsyncBroker(broker.url, key=KEY) as submitter,
+        ):
+            await submitter.submit({})
+            assert await asyncio.to_thread(begun.wait, 20)
+        if why == "it was deleted":
+            assert (await broker.client.delete("/v1/tools/t?force=true")).status_code == 204
+        else:
+            await helpers.add_tool(broker.client, "t")
+        with pytest.raises(ToolLostError, match=r"Tool t has to end: (another program has|it was deleted)"):
+            await asyncio.wait_for(working, 20)
+        assert told.is_set()
+        if why != "it was deleted":
+            assert (await helpers.get(broker.client, "/v1/tools/t"))["state"] != "draining"
+    finally:
+        end.set()
+        working.cancel()
