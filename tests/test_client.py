@@ -254,6 +254,30 @@ async def test_a_report_tells_that_the_work_should_stop(broker: Running, submitt
 
 
 @pytest.mark.usefixtures("quickly")
+async def test_a_job_is_watched_without_reading_its_payload_again(
+    broker: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_client_foreign import a_proxy
+
+    monkeypatch.setattr("broker.client.job._QUIET_SECONDS", 0.0)
+    async with a_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:
+        tool = Tool("chatty", {}, url=proxy.url)
+
+        def watches() -> list[int]:
+            return [size for method, path, size in proxy.passed if method == "GET" and "/v1/work/" in path]
+
+        @tool.handler
+        async def work(work: AsyncWork) -> None:
+            while len(watches()) < 5:
+                await work.report(data="x" * 10_000)
+
+        async with at_work(tool.work, Assigner(url=broker.url).assign):
+            handle = await submitter.submit({}, "x" * 2**20)
+            await handle.result(timeout=20)
+        assert max(watches()) < 200
+
+
+@pytest.mark.usefixtures("quickly")
 async def test_a_handler_is_told_when_its_work_ended_without_it(
     broker: Running, submitter: AsyncBroker
 ) -> None:

@@ -52,6 +52,7 @@ class Proxy:
         self.own: bytes | None = None
         self.only = ""
         self.asked: list[tuple[str, str]] = []
+        self.passed: list[tuple[str, str, int]] = []
         self.answered = 0
         self.open: set[asyncio.Task[Any]] = set()
 
@@ -77,8 +78,11 @@ class Proxy:
             self.answered += 1
             writer.write(self.own)
         else:
-            passed = {name: headers[name] for name in ("Authorization", "Content-Type") if name in headers}
+            passed = {
+                name: headers[name] for name in ("Authorization", "Content-Type", "Prefer") if name in headers
+            }
             response = await self.http.request(method, path, headers=passed, content=content)
+            self.passed.append((method, path.partition("?")[0], len(response.content)))
             writer.write(f"HTTP/1.1 {response.status_code} X\r\nConnection: close\r\n".encode())
             for name in ("content-type", "retry-after"):
                 if name in response.headers:

@@ -34,6 +34,7 @@ _MARGIN_SECONDS = 30.0
 # How much longer than patience lasts an answer may take that is on its way.
 _LAST_ANSWER_SECONDS = 2.0
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
+_HEADERS = ({"Content-Type": "application/json"}, {"Prefer": "return=minimal"})
 # These keep the method and the body.
 _FOLLOWED = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
 _MOST_REDIRECTS = 5
@@ -148,6 +149,7 @@ class Connection:
         query: Mapping[str, Any] | None = None,
         wait: float = 0,
         patience_seconds: float | UnsetType | None = UNSET,
+        is_minimal: bool = False,
         trace: Mapping[str, str] | None = None,
         heard: Callable[[Mapping[str, str]], object] | None = None,
     ) -> Answer:
@@ -161,6 +163,7 @@ class Connection:
             query: Parameters; those that are None are left out.
             wait: How long the broker may wait before it answers.
             patience_seconds: How long to go on when it does not; else the connection's.
+            is_minimal: Whether the shortest form of the answer will do.
             trace: The headers of the trace that the call belongs to; else those of the current span, if any.
             heard: Is given the headers of the answer.
 
@@ -178,7 +181,7 @@ class Connection:
             path,
             params=_parameters(query),
             content=content,
-            headers={"Content-Type": "application/json", **(tracing.current() if trace is None else trace)},
+            headers={**_HEADERS[is_minimal], **(tracing.current() if trace is None else trace)},
             timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
         )
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds

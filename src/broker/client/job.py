@@ -21,6 +21,7 @@ from broker.client.completions import Completions
 from broker.client.connection import Connection, ProblemError, explained
 from broker.client.encoding import encoded
 from broker.client.work import NOT_OURS, AsyncWork, FailedError, StoppedError, Work
+from broker.schemas import WorkStatus
 
 log = logging.getLogger(__name__)
 
@@ -174,8 +175,9 @@ class Job:
                 continue
             wait = 0.0 if version is None else _WAIT_SECONDS
             query = {"wait": wait, "after_version": version}
+            call = self._connection.call
             try:
-                work = await self._connection.call("GET", self._path, schemas.Work, query=query, wait=wait)
+                work = await call("GET", self._path, WorkStatus, query=query, wait=wait, is_minimal=True)
             except ProblemError as error:
                 if error.code in NOT_OURS:
                     told = error.problem.detail
