@@ -125,9 +125,10 @@ def asleep(waiters: Waiters) -> int:
     """How many have looked, and wait now; the upkeep always waits."""
     return sum(
         waiter._future is not None
-        for (topic, _), parked in waiters._parked.items()
+        for topic, parked in waiters._parked.items()
         if topic != UPKEEP
-        for waiter in parked
+        for waiting in parked.values()
+        for waiter in waiting
     )
 
 

@@ -1,7 +1,7 @@
 """Waking: the register of waiters, the long poll over it, and the listener that feeds them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -15,7 +15,7 @@ from broker.store.address import Address
 from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, UPKEEP, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import Sweep
-from broker.wake.waiters import Waiters
+from broker.wake.waiters import Waiter, Waiters
 from tests import store_helpers as steps
 from tests.conftest import Serve, with_database
 
@@ -128,6 +128,22 @@ async def test_only_the_key_that_is_concerned_is_woken(waiters: Waiters) -> None
         assert (done, pending) == ({waits[1]}, {waits[2]})
         waiters.release()
         await waits[2]
+
+
+async def test_waking_one_topic_visits_no_waiter_of_another(
+    waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unread(dict[str, set[Waiter]]):
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("the waiters of another topic were visited")
+
+        items = keys = values = __iter__  # type: ignore[assignment]
+
+    with waiters.parked(TOOL, "a"), waiters.parked(CANDIDATES) as waiter:
+        monkeypatch.setitem(waiters._parked, TOOL, Unread(waiters._parked[TOOL]))
+        waiters.wake_topic(CANDIDATES)
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            assert await waiter.wait(LONG)
 
 
 async def test_everyone_who_waits_for_the_same_key_is_woken(waiters: Waiters) -> None:

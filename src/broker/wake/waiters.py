@@ -47,11 +47,12 @@ class Waiters:
     """The parked requests of a process, by topic (a channel) and key (an id, or none)."""
 
     def __init__(self) -> None:
-        self._parked: defaultdict[tuple[str, str], set[Waiter]] = defaultdict(set)
+        # Indexed by topic first, so that waking a topic does not visit the waiters of other topics.
+        self._parked: defaultdict[str, dict[str, set[Waiter]]] = defaultdict(dict)
         self._released = False
 
     def __len__(self) -> int:
-        return sum(len(waiters) for waiters in self._parked.values())
+        return sum(self.counts().values())
 
     @property
     def released(self) -> bool:
@@ -60,17 +61,11 @@ class Waiters:
 
     def counts(self) -> Counter[str]:
         """For each topic how many wait."""
-        found: Counter[str] = Counter()
-        for (topic, _), waiters in self._parked.items():
-            found[topic] += len(waiters)
-        return found
+        return Counter({topic: sum(map(len, parked.values())) for topic, parked in self._parked.items()})
 
     def waiting(self) -> dict[str, list[str]]:
         """For each topic the keys that somebody waits for."""
-        found: defaultdict[str, list[str]] = defaultdict(list)
-        for topic, key in self._parked:
-            found[topic].append(key)
-        return found
+        return {topic: list(parked) for topic, parked in self._parked.items()}
 
     def parked(self, topic: str, key: str = "") -> "Parked":
         """Be in the register for the length of a `with` block."""
@@ -78,34 +73,35 @@ class Waiters:
 
     def enter(self, at: tuple[str, str], waiter: Waiter) -> None:
         """Take a waiter in."""
-        self._parked[at].add(waiter)
+        topic, key = at
+        self._parked[topic].setdefault(key, set()).add(waiter)
 
     def leave(self, at: tuple[str, str], waiter: Waiter) -> None:
         """Let a waiter go."""
-        waiters = self._parked[at]
-        waiters.discard(waiter)
-        if not waiters:
-            del self._parked[at]
+        topic, key = at
+        parked = self._parked[topic]
+        parked[key].discard(waiter)
+        if not parked[key]:
+            del parked[key]
+        if not parked:
+            del self._parked[topic]
 
     def wake(self, topic: str, keys: Iterable[str]) -> None:
         """Wake those who wait for one of the keys, and nobody else."""
+        parked = self._parked.get(topic, {})
         for key in keys:
-            for waiter in self._parked.get((topic, key), ()):
+            for waiter in parked.get(key, ()):
                 waiter.wake()
 
     def wake_topic(self, topic: str) -> None:
         """Wake everyone who waits for anything of a topic."""
-        for (parked_topic, _), waiters in self._parked.items():
-            if parked_topic == topic:
-                for waiter in waiters:
-                    waiter.wake()
+        self.wake(topic, self._parked.get(topic, {}))
 
     def release(self) -> None:
         """Wake everyone for good: the server stops."""
         self._released = True
-        for waiters in self._parked.values():
-            for waiter in waiters:
-                waiter.wake()
+        for topic in self._parked:
+            self.wake_topic(topic)
 
 
 class Parked:
