@@ -98,7 +98,11 @@ SUBMITTED = {
     "trace_context": [None] * SET,
 }
 PAIRS = {"task_ids": FREE, "tool_ids": TOOLS}
+# In their place stands the current snapshot, or its end.
+NOW, LATEST = "{now}", "{its xmax}"
 OLD_SNAPSHOT = "3:3:"
+# What a reader has seen that read just now while one transaction was open since before the backlog.
+BESIDE_AN_OLD_TRANSACTION = f"3:{LATEST}:3"
 
 
 def reading(crowd: Crowd) -> dict[str, Any]:
@@ -129,8 +133,6 @@ def late(crowd: Crowd) -> dict[str, Any]:
     return {"work_id": crowd.archived_ids, "result": ["1"] * SET, "error": [None] * SET}
 
 
-# Read in its place, by the database.
-NOW = "{now}"
 STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "submit": (tasks.SUBMIT, SUBMITTED),
     "submit, briefly": (tasks.SUBMIT_BRIEFLY, SUBMITTED),
@@ -140,7 +142,15 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "candidates, tools": (candidates.WALK_TOOLS, lambda c: reading(c) | {"id": ""}),
     "candidates, what is new": (candidates.NEW_TASKS, lambda c: reading(c) | {"seen": NOW}),
     "candidates, very much is new": (candidates.NEW_TASKS, lambda c: reading(c) | {"seen": OLD_SNAPSHOT}),
+    "candidates, beside an old transaction": (
+        candidates.NEW_TASKS,
+        lambda c: reading(c) | {"seen": BESIDE_AN_OLD_TRANSACTION},
+    ),
     "candidates, new tools": (candidates.NEW_TOOLS, lambda c: reading(c) | {"seen": NOW}),
+    "candidates, new tools beside an old transaction": (
+        candidates.NEW_TOOLS,
+        lambda c: reading(c) | {"seen": BESIDE_AN_OLD_TRANSACTION},
+    ),
     "assign": (assignment.ASSIGN, PAIRS),
     "assign, briefly": (assignment.ASSIGN_BRIEFLY, PAIRS),
     "assign again": (assignment.OF_PAIRS, {"task_ids": BUSY, "tool_ids": TOOLS}),
@@ -372,7 +382,8 @@ async def explain(
     _, names = numbered(statement.text)
     values = given(crowd) if callable(given) else given
     now = await connection.fetchval("select cast(pg_current_snapshot() as text)")
-    literals = ", ".join(literal(values[each], most).replace(NOW, now) for each in names)
+    known = {NOW: now, LATEST: now.split(":")[1]}
+    literals = ", ".join(literal(values[each], most, known) for each in names)
     call = identifier(name) + (f"({literals})" if names else "")
     transaction = connection.transaction()
     await transaction.start()
@@ -394,14 +405,17 @@ def identifier(name: str) -> str:
     return "the_" + re.sub(r"\W+", "_", name)
 
 
-def literal(value: Any, most: int) -> str:
-    """A value as SQL; of a list so many at most."""
+def literal(value: Any, most: int, known: dict[str, str]) -> str:
+    """A value as SQL; of a list so many at most, and with what is known only now in its place."""
     if value is None:
         return "null"
     if isinstance(value, list):
         inner = ",".join("null" if each is None else json.dumps(str(each)) for each in value[:most])
         value = f"{{{inner}}}"
-    return "'" + str(value).replace("'", "''") + "'"
+    value = str(value)
+    for place, now in known.items():
+        value = value.replace(place, now)
+    return "'" + value.replace("'", "''") + "'"
 
 
 def every_node(plan: Any) -> Iterator[dict[str, Any]]:

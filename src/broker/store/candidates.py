@@ -34,27 +34,48 @@ select cast(pg_current_snapshot() as text) as reading,
                      pg_relation_filenode('tasks'), pg_relation_filenode('tools'))) as home
 """)
 
-# What changed since the reading began is left to the next one, which would tell it again. A transaction
-# that is still to come has changed nothing, either: such a row was read in from the dump of a database with
-# more history, and would be new for ever.
-_NEW = """
-    changed >= pg_snapshot_xmin(cast(cast(:seen as text) as pg_snapshot))
-    and not pg_visible_in_snapshot(changed, cast(cast(:seen as text) as pg_snapshot))
-    and pg_visible_in_snapshot(changed, cast(cast(:reading as text) as pg_snapshot))"""
 
-_NEW_TASKS = f"""
-select * from tasks where state = 'available' and {_NEW} order by changed limit :limit"""
+def _new(available: str) -> str:
+    """SQL for the rows that became available, or changed, after one snapshot and before a later one.
+
+    What a snapshot has not seen are the transactions in progress, which it lists, and those that came later.
+    Each of the two is a range of the index on `changed`: the cost is that of the new rows. A range from
+    the oldest transaction in progress on grows for as long as any transaction in the cluster stays open.
+
+    What changed since the reading began is left to the next one, which would return it again. A transaction
+    that is still to come has changed nothing: its rows come from the dump of a database with more history,
+    and would be new at each reading.
+
+    Args:
+        available: The table, and the condition by which its rows are available.
+    """
+    seen, reading = (f"cast(cast(:{name} as text) as pg_snapshot)" for name in ("seen", "reading"))
+    return f"""
+    select *
+    from (
+        (select * from {available}
+           and changed = any(array(select pg_snapshot_xip({seen})))
+           and pg_visible_in_snapshot(changed, {reading})
+         limit :limit)
+        union all
+        (select * from {available}
+           and changed >= pg_snapshot_xmax({seen}) and changed < pg_snapshot_xmax({reading})
+           and pg_visible_in_snapshot(changed, {reading})
+         order by changed
+         limit :limit)
+    ) unseen
+    limit :limit"""
+
+
 NEW_TASKS = text(f"""
 select {rows.TASK}, t.met
-from ({bounded(_NEW_TASKS, size=rows.TASK_SIZE, order="changed")}) t
+from ({bounded(_new("tasks where state = 'available'"), size=rows.TASK_SIZE, order="changed")}) t
 left join work w on false
 order by -cast(t.priority as integer), t.seq
 """)
 
 NEW_TOOLS = text(f"""
-with new as materialized (
-    select * from tools where available and {_NEW} order by changed limit :limit
-)
+with new as materialized ({_new("tools where available")})
 select {rows.TOOL}
 from new t
 join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from new))
@@ -153,9 +174,9 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     tools: list[Tool] = []
     if here.reading is None:
         here = Cursor(home=home, seen=here.seen, reading=snapshot)
-        new = _new(connection, NEW_TASKS, here, limit)
+        new = _read_new(connection, NEW_TASKS, here, limit)
         tasks = [rows.task(row) for row in new]
-        tools = [rows.tool(row) for row in _new(connection, NEW_TOOLS, here, limit)]
+        tools = [rows.tool(row) for row in _read_new(connection, NEW_TOOLS, here, limit)]
         # More than a page of them: they are read page by page, in the order of the offer.
         here.task = _FIRST_TASK if _is_cut(new, limit) else None
         here.tool = _FIRST_TOOL if len(tools) > limit else None
@@ -172,7 +193,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     return Candidates(cursor=seal(onward), tasks=tasks, tools=tools, more=more)
 
 
-def _new(connection: Connection, statement: TextClause, here: Cursor, limit: int) -> Sequence[Row[Any]]:
+def _read_new(connection: Connection, statement: TextClause, here: Cursor, limit: int) -> Sequence[Row[Any]]:
     values = {"seen": here.seen, "reading": here.reading, "limit": limit + 1}
     return connection.execute(statement, values).all()
 
