@@ -180,16 +180,19 @@ def waiting(broker: Running) -> int:
 def statements(broker: Running) -> Iterator[list[str]]:
     """The statements that reach the database within the block."""
     told: list[str] = []
-    engine = broker.server.service.store.engine.sync_engine
+    service = broker.server.service
+    engines = [store.engine.sync_engine for store in (service.store, service.fresh.store)]
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         told.append(statement)
 
-    event.listen(engine, "before_cursor_execute", note)
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
     try:
         yield told
     finally:
-        event.remove(engine, "before_cursor_execute", note)
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", note)
 
 
 async def park(broker: Running, method: str, path: str, **request: Any) -> "asyncio.Task[httpx.Response]":

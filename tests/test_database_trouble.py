@@ -71,14 +71,16 @@ async def test_told_to_stop_while_the_database_is_silent_it_asks_everyone_to_com
 ) -> None:
     async with a_broker(Settings(database_url=proxy.url, fallback_seconds=60)) as broker:
         proxy.silence()
-        calls = (
+        writes = (
             broker.client.post("/v1/tasks", json={"id": "a", "needs": {}}),  # the short way
             broker.client.post("/v1/tasks/a/retry"),
-            broker.client.get("/v1/tasks"),
         )
-        asked = [asyncio.create_task(call) for call in calls]
+        # Some have a connection, and others wait for one.
+        reads = [broker.client.get("/v1/tasks") for _ in range(2 * Settings().read_pool_size)]
+        asked = [asyncio.create_task(call) for call in (*writes, *reads)]
+        service = broker.server.service
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
-            while broker.server.service.store.in_use() < len(calls):
+            while service.store.in_use() < len(writes) or service.fresh.waiting < len(reads) // 2:
                 await asyncio.sleep(0.001)
         async with asyncio.timeout(2):
             await broker.stop()

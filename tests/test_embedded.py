@@ -159,7 +159,7 @@ def test_there_is_a_database_broker_owned_by_a_superuser_broker(shared: Embedded
         ("TimeZone", "UTC"),
         ("server_encoding", "UTF8"),
         ("lc_messages", "C"),
-        ("max_connections", "640"),
+        ("max_connections", "896"),
         ("shared_buffers", "128MB"),
         ("log_truncate_on_rotation", "on"),
         ("log_rotation_age", "1d"),

@@ -1,16 +1,152 @@
-"""A hot standby takes the reading of lists off the database, and nothing depends on it."""
+"""Lists have connections of their own, to a hot standby if there is one, and nothing else depends on them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
+import httpx
 import pytest
+from sqlalchemy import event
 
+from broker.lists import MOST_WAITING
 from broker.settings import Settings
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, Serve, a_broker
 from tests.crash.pair import Pair, a_pair
-from tests.helpers import add_task, completed, get, ids, started
+from tests.helpers import add_task, add_tool, assigned, completed, get, ids, is_problem, started
 from tests.store_helpers import until
+
+# Whatever lists, exports, counts or explains. Each is read over connections that nothing else uses.
+READINGS = [
+    "/v1/tasks",
+    "/v1/tasks?state=running&needs=1",
+    "/v1/tasks/waits/explain",
+    "/v1/tools",
+    "/v1/work",
+    "/v1/work/{work}/reports",
+    "/v1/archive",
+    "/v1/archive/export",
+    "/v1/overview/tools",
+    "/v1/overview/queue",
+    "/v1/overview/waiting",
+    "/v1/overview/timeline",
+    "/v1/overview/history",
+    "/v1/overview/failures",
+    "/v1/stats",
+    "/metrics",
+]
+# Those of them that read the archive.
+OF_THE_ARCHIVE = [
+    path
+    for path in READINGS
+    if path.split("?")[0]
+    in {
+        "/v1/archive",
+        "/v1/archive/export",
+        "/v1/overview/queue",
+        "/v1/overview/timeline",
+        "/v1/overview/history",
+        "/v1/overview/failures",
+        "/v1/stats",
+        "/metrics",
+    }
+]
+
+
+TASKS_THAT_NEED_NOTHING = """
+insert into tasks (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds)
+select 'task-' || number, '{{}}', '0', 0, 'available', 3, 1 from generate_series(1, {count}) number
+"""
+
+
+@asynccontextmanager
+async def without_an_archive(sql: asyncpg.Connection) -> AsyncIterator[None]:
+    """A while in which whatever reads the archive has to wait."""
+    async with sql.transaction():
+        await sql.execute("lock table work_archive in access exclusive mode")
+        yield
+
+
+async def waiting(broker: Running, count: int) -> None:
+    async def so_many() -> bool:
+        return broker.server.service.fresh.waiting >= count
+
+    await until(so_many)
+
+
+@pytest.mark.parametrize("path", READINGS)
+async def test_a_list_never_uses_a_connection_of_the_life_cycle(
+    broker: Running, http: httpx.AsyncClient, path: str
+) -> None:
+    work = (await assigned(http, "busy")).work
+    await add_task(http, "waits")
+    service = broker.server.service
+    used: list[object] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        used.append(statement)
+
+    # What goes on by itself meanwhile does use them.
+    await service.keyring.know()
+    for part in (service.upkeep, service.presence, service.sweep):
+        await part.stop()
+    engine = service.store.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        answer = await http.get(path.format(work=work))
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert answer.status_code == 200
+    assert used == []
+
+
+async def test_lists_that_wait_for_the_database_hold_up_no_step_of_the_life_cycle(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http, capacity=10)
+    async with without_an_archive(sql):
+        lists = [asyncio.create_task(http.get(path)) for path in OF_THE_ARCHIVE * 5]
+        await waiting(broker, 10)
+        async with asyncio.timeout(3):
+            # Without an id of its own: such a one might have ended, and be in the archive.
+            task = (await http.post("/v1/tasks", json={"needs": {}})).json()["id"]
+            assert (await http.post("/v1/tools/t/heartbeat")).status_code == 200
+            assert ids((await get(http, "/v1/candidates"))["tasks"]) == [task]
+            work = (await http.post("/v1/work", json={"task_id": task, "tool_id": "t"})).json()["id"]
+            assert (await http.post(f"/v1/work/{work}/start")).status_code == 200
+            assert (await http.post(f"/v1/work/{work}/reports", json={})).status_code == 201
+        assert not any(reading.done() for reading in lists)
+    assert {answer.status_code for answer in await asyncio.gather(*lists)} == {200}
+
+
+async def test_more_lists_than_can_wait_are_refused_for_a_moment(
+    broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    at_once = Settings().read_pool_size
+    async with without_an_archive(sql):
+        lists = [asyncio.create_task(http.get("/v1/archive")) for _ in range(at_once + MOST_WAITING)]
+        await waiting(broker, MOST_WAITING)
+        refused = await http.get("/v1/archive")
+        is_problem(refused, 503, "unavailable")
+        assert int(refused.headers["Retry-After"]) >= 1
+    assert {answer.status_code for answer in await asyncio.gather(*lists)} == {200}
+
+
+async def test_a_list_ends_by_a_time_limit_of_its_own(serve: Serve, sql: asyncpg.Connection) -> None:
+    broker = await serve(read_timeout_seconds=0.5, database_timeout_seconds=600)
+    async with without_an_archive(sql):
+        is_problem(await broker.client.get("/v1/archive"), 503, "unavailable")
+    assert (await get(broker.client, "/v1/archive"))["items"] == []
+
+
+async def test_a_list_finds_the_one_match_behind_thousands_in_one_request(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(TASKS_THAT_NEED_NOTHING.format(count=12_000))
+    await add_task(http, "last", needs={"rare": True})
+    page = await get(http, "/v1/tasks", needs='{"rare": true}')
+    assert ids(page["items"]) == ["last"]
 
 
 @asynccontextmanager

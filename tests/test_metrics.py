@@ -156,6 +156,7 @@ async def test_how_the_process_is(http: httpx.AsyncClient) -> None:
     found = await read(http)
     assert found["broker_listener_connected",] == 1
     assert found["broker_database_connections_max",] == 8
+    assert found["broker_lists_waiting",] == 0
     assert found["broker_parked_requests_max",] == 16_000
     assert found["process_resident_memory_bytes",] > 0
 
@@ -163,12 +164,13 @@ async def test_how_the_process_is(http: httpx.AsyncClient) -> None:
 @pytest.mark.asyncio(loop_scope="function")
 async def test_without_a_database_it_says_so_and_the_rest(serve: Serve) -> None:
     running = await serve()
-    running.server.service.store.break_off()
 
     async def refuse(**_: object) -> None:
         raise OSError
 
-    running.server.service.store._address.connect = refuse  # type: ignore[method-assign,assignment]
+    for store in (running.server.service.store, running.server.service.fresh.store):
+        store.break_off()
+        store._address.connect = refuse  # type: ignore[method-assign,assignment]
     found = await read(running.client)
     assert found["broker_database_up",] == 0
     assert ("broker_tasks", "available") not in found

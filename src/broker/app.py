@@ -31,7 +31,7 @@ from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
 from broker.feed import Feed
-from broker.lists import Lists
+from broker.lists import Lists, Reads
 from broker.metrics import Metrics
 from broker.owners import Owners
 from broker.places import Places
@@ -68,9 +68,12 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         witness=Witness(metrics),
         pooled=settings.listen_url is not None,
     )
-    lists = Lists(store, _copy(settings))
+    # One more for the event stream, and one for statistics: neither waits behind lists.
+    reading = _reading(settings, settings.database_url, pool_size=settings.read_pool_size + 2)
+    fresh = Reads(reading, at_once=settings.read_pool_size)
+    lists = Lists(fresh, _copy(settings))
     waiters = Waiters()
-    feed = Feed(store)
+    feed = Feed(reading)
     listener = Listener(
         waiters,
         Address(
@@ -90,6 +93,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         metrics=metrics,
         store=store,
         lists=lists,
+        fresh=fresh,
         owners=owners,
         keyring=Keyring(store, owners, admin_key=settings.the_admin_key(), may_be_open=may_be_open),
         waiters=waiters,
@@ -99,7 +103,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
         presence=Presence(store),
         attendance=Attendance(store),
-        readings=Readings(store),
+        readings=Readings(Reads(reading, at_once=1)),
         past=Readings(lists),
         feed=feed,
         upkeep=Upkeep(
@@ -111,15 +115,22 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     )
 
 
-def _copy(settings: Settings) -> Store | None:
+def _copy(settings: Settings) -> Reads | None:
     """The copy of the database that is there to be read."""
     if settings.read_url is None:
         return None
+    size = settings.read_pool_size
+    return Reads(_reading(settings, settings.read_url, pool_size=size, takes_writes=False), at_once=size)
+
+
+def _reading(settings: Settings, url: str, *, pool_size: int, takes_writes: bool = True) -> Store:
+    """Connections for lists, exports and dashboards, which no step of the life cycle uses."""
     return Store(
-        settings.read_url,
-        pool_size=settings.pool_size,
-        timeout_seconds=settings.database_timeout_seconds,
-        takes_writes=False,
+        url,
+        pool_size=pool_size,
+        timeout_seconds=min(settings.read_timeout_seconds, settings.database_timeout_seconds),
+        pooled=settings.listen_url is not None,
+        takes_writes=takes_writes,
     )
 
 
@@ -140,10 +151,12 @@ def create_app(service: Service) -> Litestar:
         finally:
             # Requests have had their time.
             service.store.break_off()
+            service.fresh.break_off()
             service.lists.break_off()
             for each in (service.feed, service.upkeep, service.presence, service.sweep, service.listener):
                 await each.stop()
             await service.store.close()
+            await service.fresh.close()
             await service.lists.close()
 
     answer = partial(problems.answer, metrics=service.metrics)

@@ -38,6 +38,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         admin_key: A key with the role admin that is there from the start; at least 20 characters of chance.
         admin_key_file: Or: the file that has it.
         pool_size: Database connections for requests, in one process.
+        read_pool_size: Further database connections in one process, for lists, exports and dashboards, and
+            as many to read_url; events and statistics have one more each. Nothing else uses them.
+        read_timeout_seconds: How long a statement for lists, exports and dashboards may take, at most
+            database_timeout_seconds; then 503.
         database_timeout_seconds: How long a statement may take, or the database be silent; then 503.
         group_commit: Whether requests that come at the same time share a transaction; else each has one of
             its own, which `broker bench` compares with.
@@ -74,6 +78,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     admin_key: str | None = None
     admin_key_file: Path | None = None
     pool_size: Annotated[int, Meta(ge=1, le=100)] = 8
+    read_pool_size: Annotated[int, Meta(ge=1, le=100)] = 2
+    read_timeout_seconds: Annotated[float, Meta(ge=0.5, le=600)] = 10.0
     database_timeout_seconds: Annotated[float, Meta(ge=0.5, le=600)] = 15.0
     group_commit: bool = True
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 16_000

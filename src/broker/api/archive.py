@@ -13,6 +13,7 @@ from broker.api.access import ALL, OWN, Access, allow, allow_record, check_again
 from broker.api.parameters import After, IdFilter, Limit, Since, Until, time_parameter, work_id_of
 from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
+from broker.lists import page as page_of
 from broker.schemas import ArchivePage, ArchiveRecord, Nothing, Outcome
 from broker.store import acceptance, archive
 
@@ -45,7 +46,7 @@ class Archive(Controller):
     ) -> ArchivePage:
         """List the archive, the newest first."""
         which = _filter(access, task_id, tool_id, outcome, since, until)
-        return await service.lists.read(archive.page, which, limit=limit, after=after)
+        return await page_of(service.lists, archive.page, which, limit=limit, after=after)
 
     @get(
         "/export",
@@ -76,7 +77,8 @@ class Archive(Controller):
             yield _encode_lines(page.items)
             while page.next is not None:
                 page = await read(page.next)
-                yield _encode_lines(page.items)
+                if page.items:
+                    yield _encode_lines(page.items)
 
         return Stream(lines(await read(None)), media_type=NDJSON)
 

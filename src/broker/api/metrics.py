@@ -59,6 +59,11 @@ def note(service: Service) -> None:
     gauge("broker_parked_requests_max", "How many may wait in all (BROKER_MAX_WAITS).", settings.max_waits)
     gauge("broker_database_connections_in_use", "Connections of the pool in use.", service.store.in_use())
     gauge("broker_database_connections_max", "How many the pool may have.", settings.pool_size)
+    gauge(
+        "broker_lists_waiting",
+        "Lists, exports and dashboards that wait for a connection (BROKER_READ_POOL_SIZE).",
+        service.lists.waiting,
+    )
     count(
         "broker_lists_not_from_copy",
         "Lists that were read from the database itself though there is BROKER_READ_URL.",

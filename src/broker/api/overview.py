@@ -29,7 +29,7 @@ class Overview(Controller):
         self, service: NamedDependency[Service], limit: Limit = 100, after: After = None
     ) -> ToolSummaryPage:
         """List the tools, each with the first of its work and the last that was said about that."""
-        return await service.store.read(tools.page, limit=limit, after=after)
+        return await service.fresh.read(tools.page, limit=limit, after=after)
 
     @get("/queue", guards=[allow(operator=ALL)])
     async def queue(self, service: NamedDependency[Service]) -> Queue:

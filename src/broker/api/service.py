@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from broker.feed import Feed
-from broker.lists import Lists
+from broker.lists import Lists, Reads
 from broker.metrics import Metrics
 from broker.owners import Owners
 from broker.places import Places
@@ -26,6 +26,7 @@ class Service(Struct, frozen=True, kw_only=True):
     metrics: Metrics
     store: Store
     lists: Lists
+    fresh: Reads
     owners: Owners
     keyring: Keyring
     waiters: Waiters

@@ -12,6 +12,7 @@ from broker.api.parameters import After, Force, Limit, Wait, also, id_of, json_p
 from broker.api.service import Service
 from broker.api.waiting import park
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
+from broker.lists import page as page_of
 from broker.schemas import (
     Explanation,
     LiveTaskState,
@@ -109,7 +110,7 @@ class Tasks(Controller):
         which = tasks.TaskFilter(
             in_state, json_parameter(needs, "needs", service.settings), older_than_seconds, access.key
         )
-        return await service.lists.read(tasks.page, which, limit=limit, after=after)
+        return await page_of(service.lists, tasks.page, which, limit=limit, after=after)
 
     @get("/{task_id:str}", lean=True, guards=[_MAY_READ], errors=[TaskNotFound])
     async def read(
@@ -160,7 +161,7 @@ class Tasks(Controller):
     @get("/{task_id:str}/explain", guards=[_MAY_READ], errors=[TaskNotFound])
     async def explain(self, task_id: FromPath[str], service: NamedDependency[Service]) -> Explanation:
         """Why the task has not run yet."""
-        explanation = await service.store.read(explanation_of, id_of(task_id, TaskNotFound))
+        explanation = await service.fresh.read(explanation_of, id_of(task_id, TaskNotFound))
         if explanation is None:
             raise TaskNotFound
         return explanation

@@ -14,6 +14,7 @@ from broker.api.parameters import After, Force, Limit, Wait, also, id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work
 from broker.errors import Forbidden, ToolBusy, ToolNotFound
+from broker.lists import page as page_of
 from broker.schemas import (
     Heartbeat,
     NewTool,
@@ -68,8 +69,8 @@ class Tools(Controller):
         after: After = None,
     ) -> ToolPage:
         """List the tools, in the order of their ids."""
-        return await service.store.read(
-            tools.page, state=in_state, registered_by=access.key, limit=limit, after=after
+        return await page_of(
+            service.fresh, tools.page, state=in_state, registered_by=access.key, limit=limit, after=after
         )
 
     @get(

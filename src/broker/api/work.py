@@ -26,6 +26,7 @@ from broker.errors import (
     WorkEnded,
     WorkNotFound,
 )
+from broker.lists import page as page_of
 from broker.schemas import (
     ArchiveRecord,
     AssignedPair,
@@ -96,7 +97,7 @@ class Work(Controller):
                 return WorkPage(items=[], next=None)
             tool_id = own
         which = work.WorkFilter(tool_id, task_id, in_state, registered_by=access.key)
-        return await service.store.read(work.page, which, limit=limit, after=after)
+        return await page_of(service.fresh, work.page, which, limit=limit, after=after)
 
     @post(
         tags=["The assigner"],
@@ -232,10 +233,10 @@ class Work(Controller):
         after: After = None,
     ) -> ReportPage:
         """The reports on work, in order; on ended work, those in the archive."""
-        page = await service.store.read(work.reports, work_id_of(work_id), limit=limit, after=after)
-        if page is None:
+        found = await service.fresh.read(work.reports, work_id_of(work_id), limit=limit, after=after)
+        if found is None:
             raise WorkNotFound
-        return page
+        return found
 
     @post(
         "/{work_id:str}/complete",

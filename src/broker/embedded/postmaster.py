@@ -24,7 +24,7 @@ SETTINGS = {
     "listen_addresses": "",  # the socket only: no port to clash over, nothing to reach from outside
     "port": "5432",  # names the socket's file, and must not come from another Postgres' PGPORT
     "unix_socket_permissions": "0700",
-    "max_connections": "640",  # as many workers as may be, with a pool each, and room for psql
+    "max_connections": "896",  # as many workers as may be, with pools each, and room for psql
     "shared_buffers": "128MB",  # the hot tables fit; a laboratory's machine has other things to do
     # Not /dev/shm: systemd empties that when the user logs out, and containers get 64 MB of it.
     "dynamic_shared_memory_type": "mmap",

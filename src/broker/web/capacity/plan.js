@@ -2,9 +2,9 @@
 
 // Nothing is to be busier than this: beyond it, whoever comes has to queue.
 const BUSY = 0.7;
-// The service's own limits, by default: docs tell of BROKER_MAX_WAITS and BROKER_POOL_SIZE.
+// The service's own limits, by default: docs tell of BROKER_MAX_WAITS, BROKER_POOL_SIZE and BROKER_READ_POOL_SIZE.
 const WAITS_PER_PROCESS = 16_000;
-const CONNECTIONS_PER_PROCESS = 9;
+const CONNECTIONS_PER_PROCESS = 13;
 const MAX_CONNECTIONS = 100;
 // How many calls share a transaction at most, and how many steps a task has: submit, assign, complete.
 const LARGEST_SET = 500;
