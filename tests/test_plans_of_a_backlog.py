@@ -32,10 +32,12 @@ from broker.store import (
     ownership,
     retention,
     tasks,
+    tools,
     work,
 )
 from broker.store.address import libpq_url
 from broker.store.engine import SETTINGS
+from broker.store.pages import MOST_EXAMINED
 from broker.store.verdicts import MOST_BEFORE
 from broker.summaries import History, Queue
 from tests import store_helpers as steps
@@ -199,32 +201,86 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
 }
 
 
-EVERY_RECORD = archive.ArchiveFilter()._asdict() | {
-    "before_at": datetime.max.replace(tzinfo=UTC),
-    "before_id": UUID(int=2**128 - 1),
-    "limit": SET,
-}
-EVERY_TASK = {"after": -1, "state": None, "needs": None, "older_than": None, "limit": SET}
 LAST_MINUTE = datetime.now(UTC) - timedelta(minutes=1)
+LONG_AGO = LAST_MINUTE - timedelta(days=90)
+NEWEST = {"before_at": datetime.max.replace(tzinfo=UTC), "before_id": UUID(int=2**128 - 1), "limit": SET}
 EVERY_ATTEMPT = overview.timeline.Span()._asdict() | {"limit": SET}
-FAILURES = {name: EVERY_RECORD[name] for name in ("before_at", "before_id", "since", "limit")}
+
+
+def list_of_tasks(*, after: int = -1, **filters: Any) -> tuple[TextClause, dict[str, Any]]:
+    which = tasks.TaskFilter(**filters)
+    return tasks.listing(which), which._asdict() | {"after": after, "limit": SET}
+
+
+def list_of_records(**filters: Any) -> tuple[TextClause, dict[str, Any]]:
+    which = archive.ArchiveFilter(**filters)
+    return archive.listing(which), which._asdict() | NEWEST
+
+
+def list_of_work(**filters: Any) -> tuple[TextClause, dict[str, Any]]:
+    which = work.WorkFilter(**filters)
+    return work.listing(which), which._asdict() | {"after": UUID(int=0), "limit": SET}
+
+
+def list_of_tools(state: str | None = None, registered_by: str | None = None) -> Any:
+    filters = {"state": state, "registered_by": registered_by}
+    return tools.listing(**filters), filters | {"after": "", "limit": SET}
+
+
+# What an index finds.
 LISTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
-    "records": (archive.LIST, EVERY_RECORD),
-    "records of a task": (archive.LIST, EVERY_RECORD | {"task_id": "archived-7"}),
-    "records of a tool": (archive.LIST, EVERY_RECORD | {"tool_id": "tool-7"}),
-    "records since then": (archive.LIST, EVERY_RECORD | {"since": LAST_MINUTE}),
-    "records until then": (archive.LIST, EVERY_RECORD | {"until": LAST_MINUTE - timedelta(days=90)}),
-    "records of a key": (archive.LIST_OF_KEY, EVERY_RECORD | {"created_by": "somebody"}),
-    "tasks": (tasks.LIST, EVERY_TASK),
-    "tasks of a key": (tasks.LIST_OF_KEY, EVERY_TASK | {"created_by": "somebody"}),
-    "available tasks": (tasks.LIST, EVERY_TASK | {"state": "available"}),
-    "tasks from the middle on": (tasks.LIST, EVERY_TASK | {"after": 500_000}),
+    "records": list_of_records(),
+    "records of a task": list_of_records(task_id="archived-7"),
+    "records of a tool": list_of_records(tool_id="tool-7"),
+    "records that failed": list_of_records(outcome="failed"),
+    "records that were cancelled": list_of_records(outcome="cancelled"),
+    "records that were released": list_of_records(outcome="released"),
+    "records that were lost": list_of_records(outcome="lost"),
+    "records that timed out": list_of_records(outcome="timed_out"),
+    "records that succeeded": list_of_records(outcome="succeeded"),
+    "records since then": list_of_records(since=LAST_MINUTE),
+    "records until then": list_of_records(until=LONG_AGO),
+    "records of a span that failed": list_of_records(outcome="failed", since=LONG_AGO, until=LAST_MINUTE),
+    "records of a key": list_of_records(created_by="somebody"),
+    "tasks": list_of_tasks(),
+    "tasks of a key": list_of_tasks(created_by="somebody"),
+    "available tasks": list_of_tasks(state="available"),
+    "scheduled tasks": list_of_tasks(state="scheduled"),
+    "assigned tasks": list_of_tasks(state="assigned"),
+    "running tasks": list_of_tasks(state="running"),
+    "failed tasks": list_of_tasks(state="failed"),
+    "tasks from the middle on": list_of_tasks(after=500_000),
+    "work": list_of_work(),
+    "work of a tool": list_of_work(tool_id="tool-7"),
+    "work on a task": list_of_work(task_id="busy-7"),
+    "running work": list_of_work(state="running"),
+    "work of a key's tools": list_of_work(registered_by="somebody"),
+    "work of a tool in a state": list_of_work(tool_id="tool-7", state="running"),
+    "tools": list_of_tools(),
+    "tools in a state": list_of_tools("offline"),
+    "tools of a key": list_of_tools("idle", "somebody"),
     "what tools are at": (overview.tools.PAGE, {"after": "", "limit": SET}),
     "what was under way": (overview.timeline.READ, EVERY_ATTEMPT),
     "what was under way since then": (overview.timeline.READ, EVERY_ATTEMPT | {"since": LAST_MINUTE}),
     "what a tool was at": (overview.timeline.READ, EVERY_ATTEMPT | {"tool_id": "tool-7"}),
     "attempts at a task": (overview.timeline.READ, EVERY_ATTEMPT | {"task_id": "archived-7"}),
-    "what has failed": (overview.failures.READ, FAILURES),
+    "what has failed": (overview.failures.READ, NEWEST | {"since": None}),
+}
+# What an index finds is examined further, and nothing matches.
+EXAMINED: dict[str, tuple[TextClause, dict[str, Any]]] = {
+    "tasks that need": list_of_tasks(needs='{"skill": "unknown"}'),
+    "available tasks that need": list_of_tasks(state="available", needs='{"skill": "unknown"}'),
+    "scheduled tasks that need": list_of_tasks(state="scheduled", needs='{"skill": "unknown"}'),
+    "failed tasks that need": list_of_tasks(state="failed", needs='{"skill": "unknown"}'),
+    "old tasks": list_of_tasks(older_than_seconds=1e8),
+    "old tasks in a state": list_of_tasks(state="available", older_than_seconds=1e8),
+    "tasks of a key that need": list_of_tasks(created_by="somebody", needs='{"skill": "unknown"}'),
+    "failed tasks of a key": list_of_tasks(state="failed", created_by="somebody"),
+    "records of a tool that were lost": list_of_records(tool_id="tool-7", outcome="lost"),
+    "records of a task and a tool": list_of_records(task_id="archived-7", tool_id="nobody"),
+    "records of a key that were lost": list_of_records(created_by="somebody", outcome="lost"),
+    "records of nobody's tool in a span": list_of_records(tool_id="nobody", since=LONG_AGO),
+    "records of a key and a tool": list_of_records(created_by="somebody", tool_id="tool-7"),
 }
 A_YEAR = {"since": LAST_MINUTE - timedelta(days=365), "until": LAST_MINUTE, "seconds": 86_400}
 # What looks at much, but at no more than so many.
@@ -326,6 +382,14 @@ async def plan_again_and_again(crowd: Crowd, name: str) -> None:
 @pytest.mark.parametrize("name", LISTS)
 def test_a_page_of_a_list_costs_a_page(loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str) -> None:
     assert loop.run_until_complete(rows_met(crowd, *LISTS[name])) <= FEW
+
+
+@pytest.mark.parametrize("name", EXAMINED)
+def test_a_page_that_nothing_matches_examines_so_many_at_most(
+    loop: asyncio.AbstractEventLoop, crowd: Crowd, name: str
+) -> None:
+    # Once for the page, and once for where it stopped.
+    assert loop.run_until_complete(rows_met(crowd, *EXAMINED[name])) <= 2 * MOST_EXAMINED + FEW
 
 
 @pytest.mark.parametrize("name", READINGS)

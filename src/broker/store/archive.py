@@ -2,17 +2,19 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from functools import cache
+from typing import NamedTuple, get_args
 from uuid import UUID
 
 from msgspec import Raw
 from msgspec.json import decode
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import (
     ArchivePage,
     ArchiveRecord,
     LateResult,
+    Outcome,
     Report,
     Task,
     Tool,
@@ -21,7 +23,7 @@ from broker.schemas import (
 )
 from broker.store import rows
 from broker.store.engine import one_statement
-from broker.store.pages import bounded, cut, met, unseal
+from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
 
 RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
@@ -68,23 +70,40 @@ _SIZE = """
     pg_column_size(task) + pg_column_size(result) + pg_column_size(reports)
     + coalesce(pg_column_size(late), 0)"""
 _ORDER = "ended_at desc, work_id desc"
-_LIST = f"""
-select *
-from work_archive a
-where (a.ended_at, a.work_id) < (:before_at, :before_id)
-  and (cast(:task_id as text) is null or a.task_id = :task_id)
-  and (cast(:tool_id as text) is null or a.tool_id = :tool_id)
-  and (cast(:outcome as text) is null or a.outcome = :outcome)
-  and (cast(:since as timestamptz) is null or a.ended_at >= :since)
-  and (cast(:until as timestamptz) is null or a.ended_at < :until)
-  and {{whose}}
-order by {_ORDER}
-limit :limit
-"""
-LIST, LIST_OF_KEY = (
-    text(f"select {RECORD}, met from ({bounded(_LIST.format(whose=whose), size=_SIZE, order=_ORDER)}) a")
-    for whose in ("true", "a.created_by = :created_by")
-)
+# Literals, so that the planner sees that an index of some outcomes has them.
+_OF_OUTCOME = {outcome: f"outcome = '{outcome}'" for outcome in get_args(Outcome)}
+# The filters that have an index in the order of the list, those that leave the fewest records in front.
+_INDEXED = ("task_id", "tool_id", "outcome", "created_by")
+_SPAN = {"since": "ended_at >= :since", "until": "ended_at < :until"}
+
+
+@cache
+def _listing(outcome: str | None, given: frozenset[str]) -> TextClause:
+    """Return the statement for a list with some of the filters.
+
+    An index finds the records that match the first of them, in their order. The others are checked for a
+    bounded number of these.
+    """
+    keep = {name: f"{name} = :{name}" for name in _INDEXED if name in given}
+    if outcome is not None:
+        keep["outcome"] = _OF_OUTCOME[outcome]
+    # Most records have succeeded: the index has the others.
+    indexed = [name for name in keep if name != "outcome" or outcome != "succeeded"]
+    by_index = [keep.pop(name) for name in indexed[:1]]
+    by_index += [condition for name, condition in _SPAN.items() if name in given]
+    by_index.append("(ended_at, work_id) < (:before_at, :before_id)")
+    records = f"select * from work_archive where {' and '.join(by_index)}"
+    conditions = tuple(keep.values())
+    return text(f"""
+with page as materialized ({bounded(kept(records, conditions, order=_ORDER), size=_SIZE, order=_ORDER)}),
+examined as materialized ({last_examined(records, conditions, order=_ORDER, key="ended_at, work_id")})
+select {RECORD}, a.met, examined.ended_at as examined_at, examined.work_id as examined_id
+from (select) always
+left join page a on true
+left join examined on true
+order by a.ended_at desc, a.work_id desc
+""")
+
 
 AS_WORK = text("""
 select work_id, task_id, tool_id, attempt, outcome, task, reports, cancel_requested, version,
@@ -194,13 +213,22 @@ def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | No
     connection.execute(KEEP_LATE, values)
 
 
+def listing(which: ArchiveFilter) -> TextClause:
+    """Return the statement for a page of a list."""
+    given = (name for name in (*_INDEXED, *_SPAN) if getattr(which, name) is not None)
+    return _listing(which.outcome, frozenset(given))
+
+
 def page(connection: Connection, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:
     """Some of the records, the newest first."""
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
     values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
-    statement = LIST if which.created_by is None else LIST_OF_KEY
-    found = connection.execute(statement, values).all()
-    items, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id), of=met(found))
+    first, *more = connection.execute(listing(which), values).all()
+    found = [row for row in (first, *more) if row.work_id is not None]
+    examined = None if first.examined_id is None else (first.examined_at, first.examined_id)
+    items, onward = cut(
+        found, limit, key=lambda row: (row.ended_at, row.work_id), of=met(found), examined=examined
+    )
     return ArchivePage(items=[record(row) for row in items], next=onward)
 
 

@@ -14,6 +14,10 @@ from broker.schemas import FieldError
 # What a page holds at most, as it is stored (which is compressed), beside its last item.
 _MOST_BYTES = 8 * 2**20
 
+#: How many rows a page examines at most to find those that it returns. It bounds what a filter without an
+#: index costs, whatever there is; such a page may be short, or empty, and still have a next one.
+MOST_EXAMINED = 5_000
+
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 
@@ -38,13 +42,55 @@ def bounded(rows: str, *, size: str, order: str) -> str:
     order by {order}"""
 
 
+def kept(rows: str, keep: Sequence[str], *, order: str) -> str:
+    """SQL for at most `:limit` rows that meet further conditions, among the first `MOST_EXAMINED`.
+
+    Args:
+        rows: SQL for the rows, which an index finds in their order.
+        keep: SQL for each further condition on a row `t`.
+        order: SQL for the order.
+    """
+    if not keep:
+        return f"{rows} order by {order} limit :limit"
+    return f"""
+    select *
+    from ({rows} order by {order} limit {MOST_EXAMINED}) t
+    where {" and ".join(keep)}
+    order by {order}
+    limit :limit"""
+
+
+def last_examined(rows: str, keep: Sequence[str], *, order: str, key: str) -> str:
+    """SQL for where `kept` stopped, if it found fewer than `:limit` rows and there are more to examine.
+
+    Args:
+        rows: As for `kept`, whose rows have to be in the CTE `page` of the same statement.
+        keep: The same.
+        order: The same.
+        key: The columns of the key.
+    """
+    if not keep:
+        return f"select {key} from ({rows}) t limit 0"
+    return f"""
+    select {key}
+    from ({rows}) t
+    where (select count(*) from page) < :limit
+    order by {order}
+    limit 1 offset {MOST_EXAMINED - 1}"""
+
+
 def met(found: Sequence[Row[Any]]) -> int:
     """How many rows there were, of which these are those that `bounded` had room for."""
-    return int(found[0].met) if found else 0
+    return int(found[0].met or 0) if found else 0
 
 
 def cut(
-    found: Sequence[Found], limit: int, key: Callable[[Found], object], *, of: int | None = None
+    found: Sequence[Found],
+    limit: int,
+    key: Callable[[Found], object],
+    *,
+    of: int | None = None,
+    examined: object = None,
 ) -> tuple[Sequence[Found], str | None]:
     """A page of what was found, and where the next one begins.
 
@@ -53,11 +99,12 @@ def cut(
         limit: How much the page holds.
         key: What says where to go on, of the last one on the page.
         of: How many there were, where not all of them had room.
+        examined: The key of the last row that was examined, if there may be more after it.
     """
     items = found[:limit]
-    if len(items) == max(len(found), of or 0):
-        return items, None
-    return items, seal(key(items[-1]))
+    if len(items) < max(len(found), of or 0):
+        return items, seal(key(items[-1]))
+    return items, None if examined is None else seal(examined)
 
 
 def seal(key: object) -> str:

@@ -1,6 +1,7 @@
 """Tasks: submitting, reading, remarks, and deleting what does not run."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
@@ -9,7 +10,7 @@ from broker.errors import Forbidden
 from broker.schemas import FieldError, NewTask, Task, TaskPage, TaskRemark
 from broker.store import archive, ownership, rows
 from broker.store.engine import one_statement
-from broker.store.pages import bounded, cut, met, unseal
+from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
 from broker.trace_context import TraceContext
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
@@ -94,28 +95,47 @@ from unnest(cast(:ids as text[])) as u (id)
 where u.id not in (select id from tasks where state <> 'failed' and id = any(cast(:ids as text[])))
 """)
 
-_LIST = """
-    select *
-    from tasks t
-    where seq > :after
-      and (cast(:state as text) is null
-           or coalesce((select w.state from work w where w.id = t.work_id), state) = :state)
-      and (cast(:needs as jsonb) is null or needs @> cast(:needs as jsonb))
-      and (cast(:older_than as double precision) is null
-           or created_at < now() - make_interval(secs => cast(:older_than as double precision)))
-      and {whose}
-    order by seq
-    limit :limit"""
-LIST, LIST_OF_KEY = (
-    text(f"""
-with page as materialized ({bounded(_LIST.format(whose=whose), size=rows.TASK_SIZE, order="seq")})
-select {rows.TASK}, t.seq, t.met
-from page t
+# The states that have an index in the order of `seq`; available tasks have one in the order of the offer.
+_SCHEDULED, _FAILED, _ASSIGNED = "state = 'scheduled'", "state = 'failed'", "state = 'assigned'"
+_BY_STATE = {"scheduled": _SCHEDULED, "failed": _FAILED, "assigned": _ASSIGNED, "running": _ASSIGNED}
+_FILTERS = {
+    "created_by": "created_by = :created_by",
+    "needs": "needs @> cast(:needs as jsonb)",
+    "older_than_seconds": """
+        created_at < now() - make_interval(secs => cast(:older_than_seconds as double precision))""",
+}
+# Which of the two an assigned task is in, its work says.
+_STATE_OF_WORK = "(select w.state from work w where w.id = t.work_id) = :state"
+
+
+@cache
+def _listing(state: str | None, given: frozenset[str]) -> TextClause:
+    """Return the statement for a list with some of the filters.
+
+    An index finds the tasks of one state or of one key. The other conditions are checked for a bounded number
+    of them: an index for each of these would be written by every submit and assignment. One on `needs` (GIN)
+    makes a third more WAL for each task, and one body of many keys would make thousands of entries.
+    """
+    keep = [condition for name, condition in _FILTERS.items() if name in given]
+    by_index = _BY_STATE.get(state or "", "true")
+    if by_index == "true" and "created_by" in given:
+        by_index = keep.pop(0)
+    if state == "available":
+        keep.append("state = 'available'")
+    elif by_index == _ASSIGNED:
+        keep.append(_STATE_OF_WORK)
+    tasks = f"select * from tasks where {by_index} and seq > :after"
+    return text(f"""
+with page as materialized ({bounded(kept(tasks, keep, order="seq"), size=rows.TASK_SIZE, order="seq")}),
+examined as materialized ({last_examined(tasks, keep, order="seq", key="seq")})
+select {rows.TASK}, t.seq, t.met, examined.seq as examined
+from (select) always
+left join page t on true
+left join examined on true
 left join work w on w.id = t.work_id and w.id = any(array(select work_id from page))
 order by t.seq
 """)
-    for whose in ("true", "created_by = :created_by")
-)
+
 
 REMARK = text("""
 with asked as (
@@ -285,19 +305,19 @@ def with_news(connection: Connection, ids: Sequence[str]) -> list[str]:
     return list(connection.execute(WITH_NEWS, {"ids": ids}).scalars())
 
 
+def listing(which: TaskFilter) -> TextClause:
+    """Return the statement for a page of a list."""
+    given = (name for name in _FILTERS if getattr(which, name) is not None)
+    return _listing(which.state, frozenset(given))
+
+
 def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
     """Some of the live tasks, in the order of their submission."""
-    values = {
-        "after": unseal(after, int, field="after") if after is not None else -1,
-        "state": which.state,
-        "needs": which.needs,
-        "older_than": which.older_than_seconds,
-        "created_by": which.created_by,
-        "limit": limit + 1,
-    }
-    statement = LIST if which.created_by is None else LIST_OF_KEY
-    found = connection.execute(statement, values).all()
-    items, onward = cut(found, limit, key=lambda row: row.seq, of=met(found))
+    begin = unseal(after, int, field="after") if after is not None else -1
+    values = which._asdict() | {"after": begin, "limit": limit + 1}
+    first, *more = connection.execute(listing(which), values).all()
+    found = [row for row in (first, *more) if row.id is not None]
+    items, onward = cut(found, limit, key=lambda row: row.seq, of=met(found), examined=first.examined)
     return TaskPage(items=[rows.task(row) for row in items], next=onward)
 
 

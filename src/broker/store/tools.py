@@ -2,16 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET, Raw
 from msgspec.structs import asdict
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import NewTool, Tool, ToolChange, ToolPage
 from broker.store import completion, leases, ownership, rows
 from broker.store.engine import BeginAgain
-from broker.store.pages import cut, unseal
+from broker.store.pages import cut, kept, last_examined, unseal
 
 REGISTER = text("""
 insert into tools as t (id, skills, capacity, token_hash, registered_by)
@@ -35,18 +36,22 @@ join tool_leases l on l.tool_id = t.id and l.tool_id = any(cast(:ids as text[]))
 where t.id = any(cast(:ids as text[]))
 """)
 
-LIST = text(f"""
-with page as materialized (
-    select *
-    from tools t
-    where id > :after and (cast(:state as text) is null or {rows.TOOL_STATE} = :state)
-      and (cast(:registered_by as text) is null or registered_by = :registered_by)
-    order by id
-    limit :limit
-)
-select {rows.TOOL}
-from page t
-join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from page))
+_FILTERS = {"state": f"{rows.TOOL_STATE} = :state", "registered_by": "registered_by = :registered_by"}
+
+
+@cache
+def _listing(given: frozenset[str]) -> TextClause:
+    """Return the statement for a list with some of the filters."""
+    keep = [condition for name, condition in _FILTERS.items() if name in given]
+    tools = "select * from tools where id > :after"
+    return text(f"""
+with page as materialized ({kept(tools, keep, order="id")}),
+examined as materialized ({last_examined(tools, keep, order="id", key="id")})
+select {rows.TOOL}, examined.id as examined
+from (select) always
+left join page t on true
+left join examined on true
+left join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from page))
 order by t.id
 """)
 
@@ -190,18 +195,22 @@ def by_ids(connection: Connection, ids: Sequence[str]) -> list[Tool]:
     return [rows.tool(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
 
+def listing(*, state: str | None, registered_by: str | None) -> TextClause:
+    """Return the statement for a page of a list."""
+    given = {"state": state, "registered_by": registered_by}
+    return _listing(frozenset(name for name, value in given.items() if value is not None))
+
+
 def page(
     connection: Connection, *, state: str | None, registered_by: str | None, limit: int, after: str | None
 ) -> ToolPage:
     """Some of the tools, in the order of their ids."""
-    values = {
-        "after": unseal(after, str, field="after") if after is not None else "",
-        "state": state,
-        "registered_by": registered_by,
-        "limit": limit + 1,
-    }
-    found = connection.execute(LIST, values).all()
-    items, onward = cut(found, limit, key=lambda row: row[0])
+    filters = {"state": state, "registered_by": registered_by}
+    begin = unseal(after, str, field="after") if after is not None else ""
+    statement = listing(**filters)
+    first, *more = connection.execute(statement, filters | {"after": begin, "limit": limit + 1}).all()
+    found = [row for row in (first, *more) if row[0] is not None]
+    items, onward = cut(found, limit, key=lambda row: row[0], examined=first.examined)
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)
 
 

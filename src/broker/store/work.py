@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
 from msgspec.structs import asdict
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import (
     NewReport,
@@ -19,7 +20,7 @@ from broker.schemas import (
 )
 from broker.store import archive, leases, rows
 from broker.store.engine import one_statement
-from broker.store.pages import bounded, cut, met, unseal
+from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
 from broker.trace_context import TraceContext
 
 BY_IDS = text(f"""
@@ -56,25 +57,40 @@ where u.id in (select tool_id from work where state = 'assigned' and tool_id = a
    or u.id not in (select id from tools where id = any(cast(:ids as text[])))
 """)
 
+_FILTERS = {
+    "task_id": "task_id = :task_id",
+    "tool_id": "tool_id = :tool_id",
+    "state": "state = :state",
+    "registered_by": "tool_id in (select id from tools where registered_by = :registered_by)",
+}
+_INDEXED = ("task_id", "tool_id")
 _PAGE = f"""
 select {rows.WORK}
 from page w
 join tasks t on t.id = w.task_id and t.id = any(array(select task_id from page))"""
-LIST = text(f"""
-with page as materialized (
-    select *
-    from work
-    where id > :after
-      and (cast(:tool_id as text) is null or tool_id = :tool_id)
-      and (cast(:task_id as text) is null or task_id = :task_id)
-      and (cast(:state as text) is null or state = :state)
-      and (cast(:registered_by as text) is null
-           or tool_id in (select id from tools where registered_by = :registered_by))
-    order by id
-    limit :limit
-)
-{bounded(_PAGE, size="pg_column_size(needs) + pg_column_size(payload)", order="id")}
+
+
+@cache
+def _listing(given: frozenset[str]) -> TextClause:
+    """Return the statement for a list with some of the filters.
+
+    The state has no index: that work starts and is reported on would be written to it, too.
+    """
+    keep = {name: condition for name, condition in _FILTERS.items() if name in given}
+    by_index = [keep.pop(name) for name in _INDEXED if name in keep][:1]
+    works = f"select * from work where {' and '.join([*by_index, 'id > :after'])}"
+    conditions = tuple(keep.values())
+    size = "pg_column_size(needs) + pg_column_size(payload)"
+    return text(f"""
+with page as materialized ({kept(works, conditions, order="id")}),
+examined as materialized ({last_examined(works, conditions, order="id", key="id")})
+select w.*, examined.id as examined
+from (select) always
+left join ({bounded(_PAGE, size=size, order="id")}) w on true
+left join examined on true
+order by w.id
 """)
+
 
 # Below what PostgreSQL can make one value of, with what it puts around each report.
 _MOST_REPORT_BYTES = 128 * 2**20
@@ -280,12 +296,18 @@ def tools_with_news(connection: Connection, tool_ids: Sequence[str]) -> list[str
     return list(connection.execute(TOOLS_WITH_NEWS, {"ids": tool_ids}).scalars())
 
 
+def listing(which: WorkFilter) -> TextClause:
+    """Return the statement for a page of a list."""
+    return _listing(frozenset(name for name, value in which._asdict().items() if value is not None))
+
+
 def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
     """Some of the work under way, in the order of its assignment."""
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
     values = which._asdict() | {"after": begin, "limit": limit + 1}
-    found = connection.execute(LIST, values).all()
-    items, onward = cut(found, limit, key=lambda row: row[0], of=met(found))
+    first, *more = connection.execute(listing(which), values).all()
+    found = [row for row in (first, *more) if row[0] is not None]
+    items, onward = cut(found, limit, key=lambda row: row[0], of=met(found), examined=first.examined)
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
