@@ -229,7 +229,7 @@ async def some_work(store: Store, task: str = "task", tool: str = "tool", **fiel
 async def running_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
     """The same, started."""
     made = await some_work(store, task, tool, **fields)
-    started = await store.one(work.start, made.id)
+    started = await store.one(work.start, work.Start(made.id))
     assert started is not None
     return started.work
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from broker.security import hashed
+from broker.store import leases
 from broker.store.address import libpq_url
 from tests import helpers, store_helpers
 from tests.conftest import Running
@@ -258,10 +259,10 @@ async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_ou
     presence, loop = broker.server.service.presence, asyncio.get_running_loop()
 
     async def is_planned_for_that() -> bool:
-        return presence._due.get("t", math.inf) < loop.time() + 5
+        return presence._due.get(leases.Beat("t"), math.inf) < loop.time() + 5
 
     async def is_planned_for_an_hour() -> bool:
-        return 60 < presence._due.get("t", math.inf) - loop.time() < 3600
+        return 60 < presence._due.get(leases.Beat("t"), math.inf) - loop.time() < 3600
 
     await store_helpers.until(is_planned_for_an_hour)
     assert (await http.patch("/v1/tools/t", json={"lease_seconds": 5})).status_code == 200

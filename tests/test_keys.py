@@ -90,7 +90,7 @@ async def test_a_request_costs_no_look_at_the_keys_of_its_own(serve: Serve, stor
             for _ in range(50):
                 answer = await broker.client.post("/v1/tools/t/heartbeat", headers=bearer(each))
                 assert answer.status_code == 200, answer.text
-    looks = [statement for statement in seen if "from keys" in statement or "token_hash" in statement]
+    looks = [each for each in seen if "from keys" in each or "registered_by, token_hash" in each]
     # One of the keys and one of the tool, and each once more should this take longer than two seconds.
     assert len(looks) <= 4 < 50 < len(seen)
 

@@ -110,9 +110,9 @@ async def test_what_comes_due_before_the_upkeep_looks_by_itself_is_for_it(store:
     assert await heard.since() == [(TOOL, "hasty"), (UPKEEP, "work")]
     [long] = await steps.assigned(store, ("long", "patient"))
     assert await heard.since() == [(TOOL, "patient")]
-    await store.one(work.start, quick.id)
+    await store.one(work.start, work.Start(quick.id))
     assert await heard.since() == [(UPKEEP, "work"), (WORK, f"{quick.id}")]
-    await store.one(work.start, long.id)
+    await store.one(work.start, work.Start(long.id))
     assert await heard.since() == [(WORK, f"{long.id}")]
 
 
@@ -148,7 +148,7 @@ async def test_a_tool_that_is_back_is_for_the_upkeep_which_watches_its_lease_aga
     await sql.execute("update tool_leases set expires_at = now()")
     await store.run(due.take_offline, 10)
     await heard.since()
-    await store.one(leases.heartbeat, "t")
+    await store.one(leases.heartbeat, leases.Beat("t"))
     assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
 
 
@@ -188,9 +188,9 @@ async def test_a_tool_with_room_left_is_news_to_the_assigner(store: Store, heard
 async def test_starting_and_reporting_are_for_who_watches_the_work(store: Store, heard: Heard) -> None:
     made = await steps.some_work(store)
     await heard.since()
-    await store.one(work.start, made.id)
+    await store.one(work.start, work.Start(made.id))
     assert await heard.since() == [(WORK, f"{made.id}")]
-    await store.one(work.start, made.id)
+    await store.one(work.start, work.Start(made.id))
     assert await heard.since() == []
     await steps.report(store, made.id, progress=0.5)
     assert await heard.since() == [(WORK, f"{made.id}")]
@@ -269,7 +269,7 @@ async def test_renewals_and_remarks_are_no_news(store: Store, heard: Heard) -> N
     await steps.submit(store, "a")
     await steps.register(store, "t", "u")
     await heard.since()
-    await store.many(leases.heartbeat, ["t", "u"])
+    await store.many(leases.heartbeat, [leases.Beat("t"), leases.Beat("u")])
     await store.many(tasks.remark, [TaskRemark(task_id="a", text="why")])
     assert await heard.since() == []
 
@@ -277,12 +277,12 @@ async def test_renewals_and_remarks_are_no_news(store: Store, heard: Heard) -> N
 async def test_steps_over_nothing_are_no_news(store: Store, heard: Heard) -> None:
     await steps.assign(store, ("nothing", "nowhere"))
     await steps.complete(store, uuid4())
-    await store.one(work.start, uuid4())
+    await store.one(work.start, work.Start(uuid4()))
     await steps.delete(store, "nothing")
     await store.one(cancellation.cancel, Cancellation(uuid4()))
     await store.one(acceptance.accept, uuid4())
     await store.one(tasks.retry, "nothing")
-    await store.one(leases.heartbeat, "nobody")
+    await store.one(leases.heartbeat, leases.Beat("nobody"))
     for chore in due.CHORES:
         await store.run(chore.do, 10)
     await store.run(due.make_available, 10)
@@ -307,7 +307,7 @@ async def test_a_set_is_one_notification_on_each_channel(store: Store, heard: He
     made = await steps.assigned(store, *((id_, "t") for id_ in ids))
     assert await heard.since() == [(TOOL, "t")]
     works = ",".join(sorted(f"{item.id}" for item in made))
-    await store.many(work.start, [item.id for item in made])
+    await store.many(work.start, [work.Start(item.id) for item in made])
     assert await heard.since() == [(WORK, works)]
     await store.many(completion.complete, [steps.ending(item.id) for item in made])
     assert await heard.since() == [(CANDIDATES, "*"), (TASK, ",".join(ids)), (WORK, works)]
@@ -370,16 +370,16 @@ async def test_who_watches_everything_is_told_of_every_change_of_a_tool_but_of_i
     await sql.execute("update tool_leases set expires_at = now()")
     await store.run(due.take_offline, 10)
     assert await told.since() == [(EVENTS, "tool t")]
-    await store.one(leases.heartbeat, "t")
+    await store.one(leases.heartbeat, leases.Beat("t"))
     assert await told.since() == [(EVENTS, "tool t")]
-    await store.one(leases.heartbeat, "t")
+    await store.one(leases.heartbeat, leases.Beat("t"))
     assert await told.since() == []
 
 
 async def test_what_the_other_channels_tell_is_not_told_once_more(store: Store, told: Heard) -> None:
     made = await steps.some_work(store, "a")
     await told.since()
-    await store.one(work.start, made.id)
+    await store.one(work.start, work.Start(made.id))
     await steps.report(store, made.id, progress=0.5)
     await steps.complete(store, made.id)
     await store.many(tools.delete, [tools.Deletion("tool")])
@@ -398,7 +398,7 @@ async def test_steps_over_nothing_are_no_events_either(store: Store, told: Heard
     await steps.complete(store, uuid4())
     await steps.delete(store, "nothing")
     await store.one(tasks.retry, "nothing")
-    await store.one(leases.heartbeat, "nobody")
+    await store.one(leases.heartbeat, leases.Beat("nobody"))
     for chore in due.CHORES:
         await store.run(chore.do, 10)
     await store.many(tasks.remark, [TaskRemark(task_id="nothing", text="why")])

@@ -107,6 +107,10 @@ OLD_SNAPSHOT = "3:3:"
 BESIDE_AN_OLD_TRANSACTION = f"3:{LATEST}:3"
 
 
+NO_TOKENS = {"token_tool": None, "token_hash": None}
+BEATS = {"ids": TOOLS, "token_hash": [b"1"] * len(TOOLS)}
+
+
 def reading(crowd: Crowd) -> dict[str, Any]:
     return {"seen": None, "reading": NOW, "limit": SET}
 
@@ -118,6 +122,7 @@ def ending(crowd: Crowd) -> dict[str, Any]:
         "result": ["1"] * SET,
         "error": [None] * SET,
         "retry": [True] * SET,
+        **NO_TOKENS,
     }
 
 
@@ -128,6 +133,7 @@ def reports(crowd: Crowd) -> dict[str, Any]:
         "progress": [0.5] * SET,
         "message": ["half way"] * SET,
         "data": ["null"] * SET,
+        **NO_TOKENS,
     }
 
 
@@ -158,12 +164,12 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "assign again": (assignment.OF_PAIRS, {"task_ids": BUSY, "tool_ids": TOOLS}),
     "poll": (work.ASSIGNED_TO, {"tool_ids": TOOLS}),
     "who has work": (work.TOOLS_WITH_NEWS, {"ids": TOOLS}),
-    "start": (work.START, lambda c: {"ids": c.work_ids}),
+    "start": (work.START, lambda c: {"ids": c.work_ids} | NO_TOKENS),
     "report": (work.REPORT, reports),
     "read work": (work.BY_IDS, lambda c: {"ids": c.work_ids}),
-    "renew leases": (leases.RENEW, {"ids": TOOLS}),
-    "heartbeat": (leases.HEARTBEAT, {"ids": TOOLS}),
-    "come back": (leases.COME_BACK, {"ids": TOOLS}),
+    "renew leases": (leases.RENEW, BEATS),
+    "heartbeat": (leases.HEARTBEAT, BEATS),
+    "come back": (leases.COME_BACK, BEATS),
     "lock what ends": (completion.LOCK, lambda c: {"ids": c.work_ids, "task_ids": [], "tool_ids": TOOLS}),
     "work of tools": (completion.OF_TOOLS, {"tool_ids": TOOLS, "running_only": True}),
     "cancel": (cancellation.CANCEL, lambda c: {"ids": c.work_ids, "requeue": [True] * SET}),

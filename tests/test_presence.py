@@ -10,6 +10,7 @@ import pytest
 
 from broker.presence import Presence
 from broker.store import Store
+from broker.store.leases import Beat
 from tests import store_helpers as steps
 from tests.conftest import Serve
 
@@ -44,11 +45,11 @@ async def renewed(sql: asyncpg.Connection, tool_id: str, times: int) -> None:
 @contextmanager
 def waiting(presence: Presence, tool_id: str) -> Iterator[None]:
     """A tool that waits for the length of the block."""
-    presence.arrive(tool_id)
+    presence.arrive(Beat(tool_id))
     try:
         yield
     finally:
-        presence.leave(tool_id)
+        presence.leave(Beat(tool_id))
 
 
 async def test_a_parked_tool_keeps_its_lease_however_long_it_waits(
@@ -88,7 +89,7 @@ async def test_what_is_not_known_or_was_deleted_is_forgotten(
     await steps.register(store, "t")
     with waiting(presence, "nobody"), waiting(presence, "t"):
         await renewed(sql, "t", times=1)
-    assert "nobody" not in presence._due
+    assert Beat("nobody") not in presence._due
 
 
 async def test_a_renewal_that_fails_is_tried_again(
@@ -100,7 +101,7 @@ async def test_a_renewal_that_fails_is_tried_again(
     with waiting(presence, "t"):
 
         async def tried() -> bool:
-            return store.engine.pool.checkedin() > 0 and presence._due.get("t", 0) > started
+            return store.engine.pool.checkedin() > 0 and presence._due.get(Beat("t"), 0) > started
 
         started = asyncio.get_running_loop().time() + 0.6
         await steps.until(tried)
@@ -140,20 +141,20 @@ async def test_a_tool_whose_lease_becomes_shorter_while_it_waits_is_renewed_in_t
     with waiting(presence, "t"):
         await renewed(sql, "t", times=1)
         await steps.register(store, "t", lease_seconds=5)
-        presence.expect("t", 5)
+        presence.expect(Beat("t"), 5)
         await renewed(sql, "t", times=2)
 
 
 async def test_of_two_plans_the_sooner_one_stays(store: Store) -> None:
     presence = Presence(store)
     now = asyncio.get_running_loop().time()
-    presence.expect("t", 5)
-    presence.expect("t", 3600)
-    assert presence._due["t"] - now < 5
+    presence.expect(Beat("t"), 5)
+    presence.expect(Beat("t"), 3600)
+    assert presence._due[Beat("t")] - now < 5
 
 
 async def test_a_tool_that_asks_often_is_not_kept_in_mind_more_than_once(store: Store) -> None:
     presence = Presence(store)
     for number in range(20_000):
-        presence.expect("t", 40_000 - number)
+        presence.expect(Beat("t"), 40_000 - number)
     assert len(presence._in_order) < 2_000

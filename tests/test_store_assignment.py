@@ -334,7 +334,9 @@ async def test_everything_at_once_keeps_its_accounts(
                     deletions = [deletion.Deletion(chance.choice(ids), chance.random() < 0.5)]
                     await steps.many(store, deletion.delete, deletions)
                 case 6:
-                    await steps.many(store, leases.heartbeat, sorted(chance.sample(homes, 3)))
+                    await steps.many(
+                        store, leases.heartbeat, [leases.Beat(id_) for id_ in sorted(chance.sample(homes, 3))]
+                    )
 
     await asyncio.gather(*(play(player) for player in range(8)))
     await steps.audit(sql)

@@ -199,7 +199,7 @@ async def test_remarks_and_lease_renewals_are_no_change(store: Store, reader: Re
     await steps.register(store, "t")
     await reader.news()
     await store.many(tasks.remark, [TaskRemark(task_id="a", text="no room")])
-    await store.many(leases.heartbeat, ["t"])
+    await store.many(leases.heartbeat, [leases.Beat("t")])
     assert await reader.news() == NOTHING
 
 

@@ -353,7 +353,7 @@ async def test_a_start_that_comes_while_work_ends_is_refused(store: Store, sql: 
     made = await steps.some_work(store)
     async with steps.Held(store) as completing:
         await completing.take(completion.complete, [ending(made.id, "released")])
-        starting = asyncio.create_task(store.one(work.start, made.id))
+        starting = asyncio.create_task(store.one(work.start, work.Start(made.id)))
         await steps.blocked(sql)
     assert await starting is None
     await steps.audit(sql)
@@ -364,7 +364,7 @@ async def test_work_started_while_its_loss_waits_is_lost_as_started(
 ) -> None:
     made = await steps.some_work(store, "a")
     async with steps.Held(store) as starting:
-        await starting.take(work.start, [made.id])
+        await starting.take(work.start, [work.Start(made.id)])
         losing = asyncio.create_task(store.run(completion.end, [ending(made.id, "lost")]))
         await steps.blocked(sql)
     await losing
@@ -453,5 +453,5 @@ async def test_lease_and_accounts_survive_a_tool_with_many_works_that_all_end(
     made = await steps.assigned(store, *((id_, "t") for id_ in ids))
     answers = await steps.many(store, completion.complete, [ending(item.id, result=NULL) for item in made])
     assert {answer.status for answer in answers} == {"ended"}
-    assert (await steps.many(store, leases.heartbeat, ["t"]))[0] is not None
+    assert (await steps.many(store, leases.heartbeat, [leases.Beat("t")]))[0] is not None
     await steps.audit(sql)

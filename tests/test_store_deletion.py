@@ -78,7 +78,7 @@ async def test_running_work_is_asked_to_stop_and_asked_once(store: Store, sql: a
     assert await store.run(work.with_reports, made.id) == first
     assert first is not None
     assert (first.work.cancel_requested, first.work.version) == (True, made.version + 1)
-    [heartbeat] = await steps.many(store, leases.heartbeat, ["t"])
+    [heartbeat] = await steps.many(store, leases.heartbeat, [leases.Beat("t")])
     assert heartbeat is not None
     assert heartbeat.cancel == [made.id]
     await steps.complete(store, made.id, "failed")
@@ -177,7 +177,7 @@ async def test_work_started_between_the_look_and_the_lock_is_asked_to_stop(
 ) -> None:
     made = await steps.some_work(store, "a")
     async with steps.Held(store) as starting:
-        await starting.take(work.start, [made.id])
+        await starting.take(work.start, [work.Start(made.id)])
         deleting = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await deleting == "asked"

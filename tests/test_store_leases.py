@@ -16,8 +16,8 @@ from tests import store_helpers as steps
 
 Step = Callable[[Store, UUID], Awaitable[object]]
 STEPS: dict[str, Step] = {
-    "heartbeat": lambda store, _: store.one(leases.heartbeat, "tool"),
-    "start": lambda store, id_: store.one(work.start, id_),
+    "heartbeat": lambda store, _: store.one(leases.heartbeat, leases.Beat("tool")),
+    "start": lambda store, id_: store.one(work.start, work.Start(id_)),
     "report": steps.report,
     "complete": steps.complete,
 }
@@ -56,7 +56,7 @@ async def test_a_lease_ends_no_sooner_than_was_told_while_a_call_waited(
         await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         late = asyncio.ensure_future(STEPS[step](store, made.id))
         await steps.blocked(sql)
-        heard = await store.one(leases.heartbeat, "tool")
+        heard = await store.one(leases.heartbeat, leases.Beat("tool"))
     assert heard is not None
     await late
     assert (await steps.the_tool(store, "tool")).lease_expires_at >= heard.lease_expires_at
@@ -86,5 +86,5 @@ async def test_a_changed_length_holds_from_the_next_call_on(store: Store, sql: a
     changed = await store.one(tools.change, tools.Change("tool", ToolChange(lease_seconds=3600)))
     assert changed is not None
     assert changed.lease_seconds == 3600
-    await store.one(leases.heartbeat, "tool")
+    await store.one(leases.heartbeat, leases.Beat("tool"))
     assert await sql.fetchval("select expires_at - now() from tool_leases") > timedelta(seconds=3500)

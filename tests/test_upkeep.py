@@ -180,7 +180,7 @@ async def test_a_tool_that_is_heard_just_before_stays(store: Store, sql: asyncpg
     await steps.running_work(store)
     await sql.execute(LAPSE, ["tool"])
     async with steps.Held(store) as late:
-        assert await late.take(leases.heartbeat, ["tool"]) != [None]
+        assert await late.take(leases.heartbeat, [leases.Beat("tool")]) != [None]
         assert await store.run(due.take_offline, 10) == 0
     assert await store.run(due.take_offline, 10) == 0
     assert await offline(sql) == []
@@ -193,7 +193,7 @@ async def test_a_heartbeat_that_waits_while_its_tool_is_taken_offline_brings_it_
     await sql.execute(LAPSE, ["tool"])
     async with steps.Held(store) as upkeep:
         assert await upkeep.take(due.take_offline, 10) == 1
-        heard = asyncio.create_task(store.one(leases.heartbeat, "tool"))
+        heard = asyncio.create_task(store.one(leases.heartbeat, leases.Beat("tool")))
         await steps.blocked(sql)
     assert await heard is not None
     assert (await steps.the_tool(store, "tool")).state == "idle"

@@ -378,7 +378,7 @@ async def test_a_sweep_finds_the_tools_that_have_work_to_start_or_are_no_more(st
     await steps.register(store, "idle", "assigned", "running")
     await steps.some_work(store, "x", "assigned")
     started = await steps.some_work(store, "y", "running")
-    await store.one(work.start, started.id)
+    await store.one(work.start, work.Start(started.id))
     ids = ["idle", "assigned", "running", "gone"]
     assert set(await store.run(work.tools_with_news, ids)) == {"assigned", "gone"}
 

@@ -6,6 +6,7 @@ BrokerError
 │   ├── MalformedRequest        it is not even HTTP
 │   └── ValidationFailed        names every offending field
 ├── Unauthenticated             401, with WWW-Authenticate
+│   └── VoidToken
 ├── Forbidden                   403
 ├── NotFound                    404
 │   ├── TaskNotFound
@@ -91,6 +92,10 @@ class Unauthenticated(BrokerError):
     code = "unauthenticated"
     title = "Unauthenticated"
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="broker"'}
+
+
+class VoidToken(Unauthenticated):
+    """This token is void: its tool registered again since, or was deleted, or its key was revoked."""
 
 
 class Forbidden(BrokerError):

@@ -13,6 +13,7 @@ from collections import Counter
 import structlog
 
 from broker.store import Store, assigner, leases
+from broker.store.leases import Beat
 
 log = structlog.get_logger(__name__)
 
@@ -38,36 +39,36 @@ class Presence:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: Counter[str] = Counter()
-        self._asked: set[str] = set()
+        self._waiting: Counter[Beat] = Counter()
+        self._asked: set[Beat] = set()
         # When the next renewal of each tool is due, by the loop's clock; the heap has them in order.
-        self._due: dict[str, float] = {}
-        self._in_order: list[tuple[float, str]] = []
+        self._due: dict[Beat, float] = {}
+        self._in_order: list[tuple[float, Beat]] = []
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def arrive(self, tool_id: str) -> None:
+    def arrive(self, beat: Beat) -> None:
         """Count a tool as present, until it leaves."""
-        self._waiting[tool_id] += 1
-        self.hear(tool_id)
+        self._waiting[beat] += 1
+        self.hear(beat)
 
-    def hear(self, tool_id: str) -> None:
+    def hear(self, beat: Beat) -> None:
         """Count a tool as present just now."""
-        self._asked.add(tool_id)
+        self._asked.add(beat)
         now = asyncio.get_running_loop().time()
         # That it asks is to be seen soon, and not only when its lease is to be renewed.
-        if self._due.get(tool_id, math.inf) > now + _SHORTEST_PLAN_SECONDS:
-            self._plan(tool_id, now)
+        if self._due.get(beat, math.inf) > now + _SHORTEST_PLAN_SECONDS:
+            self._plan(beat, now)
 
-    def expect(self, tool_id: str, lease_seconds: float) -> None:
+    def expect(self, beat: Beat, lease_seconds: float) -> None:
         """Renew a lease in time, whatever length it has now."""
-        self._plan(tool_id, asyncio.get_running_loop().time() + lease_seconds / _RENEWALS_PER_LEASE)
+        self._plan(beat, asyncio.get_running_loop().time() + lease_seconds / _RENEWALS_PER_LEASE)
 
-    def leave(self, tool_id: str) -> None:
+    def leave(self, beat: Beat) -> None:
         """Count it no longer."""
-        self._waiting[tool_id] -= 1
-        if not self._waiting[tool_id]:
-            del self._waiting[tool_id]
+        self._waiting[beat] -= 1
+        if not self._waiting[beat]:
+            del self._waiting[beat]
 
     def start(self) -> None:
         """Begin, in the background."""
@@ -80,15 +81,15 @@ class Presence:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def _plan(self, tool_id: str, at: float) -> None:
+    def _plan(self, beat: Beat, at: float) -> None:
         """Plan a renewal; one that is planned sooner stays."""
-        if self._due.get(tool_id, math.inf) <= at:
+        if self._due.get(beat, math.inf) <= at:
             return
-        self._due[tool_id] = at
-        heapq.heappush(self._in_order, (at, tool_id))
+        self._due[beat] = at
+        heapq.heappush(self._in_order, (at, beat))
         self._news.set()
         if len(self._in_order) > 2 * len(self._due) + _MOST_OUTDATED:
-            self._in_order = [(at, tool_id) for tool_id, at in self._due.items()]
+            self._in_order = [(at, beat) for beat, at in self._due.items()]
             heapq.heapify(self._in_order)
 
     async def _run(self) -> None:
@@ -109,32 +110,32 @@ class Presence:
                 async with asyncio.timeout_at(self._in_order[0][0] if self._in_order else None):
                     await self._news.wait()
 
-    def _take_due(self, now: float) -> list[str]:
+    def _take_due(self, now: float) -> list[Beat]:
         """The tools whose renewal is due and that were heard of since the last one."""
         due = []
         while self._in_order and self._in_order[0][0] <= now:
-            at, tool_id = heapq.heappop(self._in_order)
-            if self._due.get(tool_id) != at:
+            at, beat = heapq.heappop(self._in_order)
+            if self._due.get(beat) != at:
                 continue  # planned sooner since
-            del self._due[tool_id]
-            if tool_id in self._waiting or tool_id in self._asked:
-                due.append(tool_id)
+            del self._due[beat]
+            if beat in self._waiting or beat in self._asked:
+                due.append(beat)
         self._asked.difference_update(due)
         return due
 
-    async def _renew(self, ids: list[str]) -> None:
+    async def _renew(self, beats: list[Beat]) -> None:
         now = asyncio.get_running_loop().time()
         try:
-            kept = await self._store.many(leases.keep, ids)
+            kept = await self._store.many(leases.keep, beats)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             log.warning("leases wait to be renewed", error=repr(error))
-            for tool_id in ids:
-                self._asked.add(tool_id)
-                self._plan(tool_id, now + 2 * _ROUND_SECONDS)
+            for beat in beats:
+                self._asked.add(beat)
+                self._plan(beat, now + 2 * _ROUND_SECONDS)
             return
-        for tool_id, seconds in zip(ids, kept, strict=True):
-            if seconds is not None:  # else it was deleted
-                self._plan(tool_id, now + seconds / _RENEWALS_PER_LEASE)
+        for beat, seconds in zip(beats, kept, strict=True):
+            if isinstance(seconds, float):  # else the tool was deleted, or the token is void
+                self._plan(beat, now + seconds / _RENEWALS_PER_LEASE)
 
 
 class Attendance:

@@ -17,11 +17,12 @@ from typing import Literal, get_args
 import structlog
 from msgspec import Struct
 
-from broker.errors import Unauthenticated, Unavailable
+from broker.errors import Unauthenticated, Unavailable, VoidToken
 from broker.owners import FRESH_SECONDS, Owners
 from broker.schemas import ID_PATTERN
 from broker.store import Store, keys
-from broker.store.ownership import ToolOwner
+from broker.store.leases import Beat
+from broker.store.ownership import Token, ToolOwner
 
 log = structlog.get_logger(__name__)
 
@@ -52,12 +53,24 @@ class Caller(Struct, frozen=True, kw_only=True):
         roles: What it may do.
         tool_id: The tool, where one calls by its token.
         registered_by: And the name of the key that registered it.
+        token: The token of a tool that came with the request, also while there are no keys.
     """
 
     key: str | None = None
     roles: frozenset[Role] = frozenset()
     tool_id: str | None = None
     registered_by: str | None = None
+    token: Token | None = None
+
+    @property
+    def is_anybody(self) -> bool:
+        """Whether there are no keys, and so everybody may do everything."""
+        return self.key is None and self.tool_id is None
+
+    def beat(self, tool_id: str) -> Beat:
+        """Return a sign of life of a tool: with the token, if it is that tool's."""
+        token = self.token
+        return Beat(tool_id, token.hash) if token and token.tool_id == tool_id else Beat(tool_id)
 
 
 #: Whoever calls while there are no keys.
@@ -108,8 +121,13 @@ class Keyring:
         self._read_at = -math.inf
         self._reading: asyncio.Task[None] | None = None
 
-    async def caller(self, bearer: str | None) -> Caller:
+    async def caller(self, bearer: str | None, *, fenced: bool = False) -> Caller:
         """Who calls with this key or token, as it was known two seconds ago at most.
+
+        Args:
+            bearer: The key or token.
+            fenced: Whether the statement that does what is asked refuses a void token. While there are no
+                keys, the token is then not looked up here.
 
         Raises:
             Unauthenticated: Nobody whom we know.
@@ -119,7 +137,7 @@ class Keyring:
         if now - self._read_at > FRESH_SECONDS:
             await self._be_fresh(now)
         if self.is_open:
-            return ANYBODY
+            return await self._of_anybody(bearer, fenced=fenced)
         if not bearer:
             raise Unauthenticated("No key came with this call: send it as `Authorization: Bearer KEY`.")
         digest = hashed(bearer)
@@ -175,24 +193,44 @@ class Keyring:
             raise Unauthenticated
         return found
 
-    async def _of_token(self, token: str) -> Caller:
-        tool_id, secret = _parts_of(token)
-        given = hashed(secret)
+    async def _of_anybody(self, bearer: str | None, *, fenced: bool) -> Caller:
+        """While there are no keys, a key is no hindrance; a tool's token is checked all the same.
+
+        Else two programs with one tool's id would both do its work.
+        """
+        if bearer is None or not bearer.startswith(_TOKEN):
+            return ANYBODY
+        token = _token_in(bearer)
+        registered_by = None if fenced else await self._registrar_of(token)
+        return Caller(roles=ANYBODY.roles, token=token, registered_by=registered_by)
+
+    async def _of_token(self, bearer: str) -> Caller:
+        token = _token_in(bearer)
+        registered_by = await self._registrar_of(token)
+        if registered_by not in self._registrars:
+            raise VoidToken
+        return Caller(tool_id=token.tool_id, registered_by=registered_by, token=token)
+
+    async def _registrar_of(self, token: Token) -> str | None:
+        """The name of the key that registered a token's tool; None: it was registered without one.
+
+        Raises:
+            VoidToken: The tool has another token now, or is gone.
+        """
         registered_by: str | None = None
 
         def is_its(owner: ToolOwner) -> bool:
             nonlocal registered_by
             registered_by = owner.key
-            is_good = owner.token_hash is not None and compare_digest(owner.token_hash, given)
-            return is_good and owner.key in self._registrars
+            return owner.token_hash is not None and compare_digest(owner.token_hash, token.hash)
 
-        if not await self._owners.tool_is(tool_id, is_its):
-            raise Unauthenticated
-        return Caller(tool_id=tool_id, registered_by=registered_by)
+        if not await self._owners.tool_is(token.tool_id, is_its):
+            raise VoidToken
+        return registered_by
 
 
-def _parts_of(token: str) -> tuple[str, str]:
-    """The id of a token's tool, and its secret.
+def _token_in(token: str) -> Token:
+    """A tool's token as the database knows it.
 
     Raises:
         Unauthenticated: It is no token.
@@ -205,4 +243,4 @@ def _parts_of(token: str) -> tuple[str, str]:
         raise Unauthenticated from None
     if not _ID.match(tool_id):
         raise Unauthenticated
-    return tool_id, parts["secret"]
+    return Token(tool_id, hashed(parts["secret"]))

@@ -18,12 +18,13 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 from msgspec import Struct
+from msgspec.structs import replace
 
 from broker.api.service import Service
-from broker.errors import Forbidden, NotFound, TaskNotFound, ToolNotFound, WorkNotFound
+from broker.errors import Forbidden, NotFound, TaskNotFound, ToolNotFound, VoidToken, WorkNotFound
 from broker.owners import Owners
 from broker.schemas import ID_PATTERN
-from broker.security import ANYBODY, Caller
+from broker.security import Caller
 from broker.store.ownership import WorkOwner
 
 _ID = re.compile(ID_PATTERN)
@@ -57,6 +58,7 @@ class Access(Struct, frozen=True, kw_only=True):
         client: Whose limits count: the key's, which are those of its tools, too; where there are no keys, the
             address's.
         tool: The tool that calls, about itself or its work, where that is known.
+        fenced: Whether the statement that does what is asked refuses a void token.
     """
 
     caller: Caller
@@ -64,6 +66,7 @@ class Access(Struct, frozen=True, kw_only=True):
     bearer: str | None
     client: str
     tool: str | None = None
+    fenced: bool = False
 
     @property
     def key(self) -> str | None:
@@ -87,14 +90,21 @@ class Allow:
         roles: Which role may make the call, about what; `token` is a tool by its token.
         judge: Whether what the path names is the caller's; none: the handler sees to it.
         missing: What it is said to be that is not there, and so nobody's own.
+        fenced: Whether the statement that does what is asked refuses a void token and renews the lease.
     """
 
     def __init__(
-        self, roles: Mapping[str, Reach], judge: Judge | None = None, missing: type[NotFound] = NotFound
+        self,
+        roles: Mapping[str, Reach],
+        judge: Judge | None = None,
+        missing: type[NotFound] = NotFound,
+        *,
+        fenced: bool = False,
     ) -> None:
         self.roles = {**roles, "admin": ALL}
         self._judge = judge
         self._missing = missing
+        self._is_fenced = fenced
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         """Admit a request, on its way through Litestar."""
@@ -118,19 +128,21 @@ class Allow:
         """
         told = {name: value for name, value in scope["headers"] if name in _TOLD}
         bearer = _bearer(told.get(b"authorization", b""))
-        caller = await service.keyring.caller(bearer)
-        if caller is ANYBODY:
+        caller = await service.keyring.caller(bearer, fenced=self._is_fenced)
+        if caller.is_anybody:
             _refuse_others(told)
-            return _open_to(bearer, (scope["client"] or ("",))[0])
+            tool = await self._tool_of_anybody(service, caller, scope, path)
+            return _open_to(caller, bearer, (scope["client"] or ("",))[0], tool, self._is_fenced)
         reaches = {self.roles[role] for role in _roles_of(caller) if role in self.roles}
         if not reaches:
             takes, has = _in_words(self.roles), _in_words(_roles_of(caller))
             raise Forbidden(f"That takes a key with the role {takes}; yours is {has}.")
         client = f"key {caller.key or caller.registered_by}"
         tool = None
-        if OWN in reaches and self._judge is not None:
-            thing = next((path[name] for name in _IN_PATHS if name in path), last_segment(scope))
-            is_theirs, tool = await self._judge(service.owners, caller, thing)
+        if self._judge is None:
+            tool = caller.tool_id
+        elif OWN in reaches:
+            is_theirs, tool = await self._judge(service.owners, caller, _thing(scope, path))
             if is_theirs is None and ALL not in reaches:
                 # Not left to the handler: it may be there by then, and be somebody else's.
                 raise self._missing
@@ -144,8 +156,27 @@ class Allow:
         if reaches != {OWN}:
             return Access(caller=caller, reach=ALL, bearer=bearer, client=client)
         if tool is not None:
-            service.presence.hear(tool)
-        return Access(caller=caller, reach=OWN, bearer=bearer, client=client, tool=tool)
+            service.presence.hear(caller.beat(tool))
+        return Access(
+            caller=caller, reach=OWN, bearer=bearer, client=client, tool=tool, fenced=self._is_fenced
+        )
+
+    async def _tool_of_anybody(
+        self, service: Service, caller: Caller, scope: Scope, path: Mapping[str, Any]
+    ) -> str | None:
+        """While there are no keys: the tool that asks with its token about itself or its work.
+
+        Its lease is renewed. Where the statement does that, there is nothing to look up.
+        """
+        if caller.token is None or self._is_fenced or "token" not in self.roles:
+            return None
+        tool: str | None = caller.token.tool_id
+        if self._judge is not None:
+            _, tool = await self._judge(service.owners, replace(caller, tool_id=tool), _thing(scope, path))
+        if tool == caller.token.tool_id:
+            service.presence.hear(caller.beat(tool))
+            return tool
+        return None
 
 
 class Anyone(Allow):
@@ -161,9 +192,9 @@ class Anyone(Allow):
 anyone = Anyone()
 
 
-def allow(**roles: Reach) -> Allow:
+def allow(*, fenced: bool = False, **roles: Reach) -> Allow:
     """Who may make a call; what is the caller's own, its handler sees to."""
-    return Allow(roles)
+    return Allow(roles, fenced=fenced)
 
 
 def allow_task(**roles: Reach) -> Allow:
@@ -171,14 +202,14 @@ def allow_task(**roles: Reach) -> Allow:
     return Allow(roles, _task, TaskNotFound)
 
 
-def allow_tool(**roles: Reach) -> Allow:
+def allow_tool(*, fenced: bool = False, **roles: Reach) -> Allow:
     """Who may make a call about a tool: its own are those that the key registered."""
-    return Allow(roles, _tool, ToolNotFound)
+    return Allow(roles, _tool, ToolNotFound, fenced=fenced)
 
 
-def allow_work(**roles: Reach) -> Allow:
+def allow_work(*, fenced: bool = False, **roles: Reach) -> Allow:
     """Who may make a call about a work: its own are those of the tools that the key registered."""
-    return Allow(roles, _work, WorkNotFound)
+    return Allow(roles, _work, WorkNotFound, fenced=fenced)
 
 
 def allow_record(**roles: Reach) -> Allow:
@@ -205,9 +236,16 @@ async def check_again(service: Service, access: Access, *, at_once: bool = False
     """
     if at_once:
         await service.keyring.know(asyncio.get_running_loop().time())
-        if access.caller.tool_id is not None:
-            service.owners.forget_tool(access.caller.tool_id)
-    await service.keyring.caller(access.bearer)
+        if access.caller.token is not None:
+            service.owners.forget_tool(access.caller.token.tool_id)
+    await service.keyring.caller(access.bearer, fenced=access.fenced and not at_once)
+
+
+def void_token(service: Service, access: Access) -> VoidToken:
+    """Return the error for a token that a statement has refused, and forget that it was good."""
+    if access.caller.token is not None:
+        service.owners.forget_tool(access.caller.token.tool_id)
+    return VoidToken()
 
 
 async def _task(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
@@ -274,9 +312,9 @@ _FOR_ITSELF = (
 
 
 @lru_cache(_REMEMBERED)
-def _open_to(bearer: str | None, address: str) -> Access:
+def _open_to(caller: Caller, bearer: str | None, address: str, tool: str | None, fenced: bool) -> Access:
     """What everybody has while there are no keys; made once for each, as it costs memory while they wait."""
-    return Access(caller=ANYBODY, reach=ALL, bearer=bearer, client=address)
+    return Access(caller=caller, reach=ALL, bearer=bearer, client=address, tool=tool, fenced=fenced)
 
 
 def _refuse_others(told: Mapping[bytes, bytes]) -> None:
@@ -313,6 +351,12 @@ def _refuse_whom_a_proxy_brings(forwarded: bytes) -> None:
     """
     if not all(_HERE.fullmatch(address.strip()) for address in forwarded.split(b",")):
         raise Forbidden(_FOR_ITSELF)
+
+
+def _thing(scope: Scope, path: Mapping[str, Any]) -> str:
+    """What the path names: a task, a tool, a work or a record, by its id."""
+    named: str = next((path[name] for name in _IN_PATHS if name in path), last_segment(scope))
+    return named
 
 
 def last_segment(scope: Scope) -> str:

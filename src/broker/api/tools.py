@@ -9,7 +9,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from msgspec import UNSET
 from msgspec.structs import asdict
 
-from broker.api.access import ALL, OWN, Access, allow, allow_tool
+from broker.api.access import ALL, OWN, Access, allow, allow_tool, void_token
 from broker.api.parameters import After, Force, Limit, Wait, also, id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work
@@ -28,6 +28,7 @@ from broker.schemas import (
 )
 from broker.security import hashed, new_secret, token_of
 from broker.store import leases, tools
+from broker.store.ownership import VOID
 
 
 class Tools(Controller):
@@ -98,7 +99,10 @@ class Tools(Controller):
             value is not UNSET for name, value in asdict(data).items() if name != "draining"
         ):
             raise Forbidden("An operator may change `draining` alone: the rest is the tool's own.")
-        changed = await service.store.one(tools.change, tools.Change(id_of(tool_id, ToolNotFound), data))
+        change = tools.Change(id_of(tool_id, ToolNotFound), data, access.caller.token)
+        changed = await service.store.one(tools.change, change)
+        if changed == VOID:
+            raise void_token(service, access)
         if changed is None:
             raise ToolNotFound
         return changed
@@ -109,10 +113,17 @@ class Tools(Controller):
         errors=[ToolNotFound, ToolBusy],
     )
     async def remove(
-        self, tool_id: FromPath[str], service: NamedDependency[Service], force: Force = False
+        self,
+        tool_id: FromPath[str],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
+        force: Force = False,
     ) -> None:
         """Delete a tool that has no unfinished work; by force, its work is lost and the tasks go back."""
-        match await service.store.one(tools.delete, tools.Deletion(id_of(tool_id, ToolNotFound), force)):
+        deletion = tools.Deletion(id_of(tool_id, ToolNotFound), force, access.caller.token)
+        match await service.store.one(tools.delete, deletion):
+            case "void":
+                raise void_token(service, access)
             case "busy":
                 raise ToolBusy
             case "unknown":
@@ -123,14 +134,21 @@ class Tools(Controller):
         "/{tool_id:str}/heartbeat",
         status_code=HTTP_200_OK,
         lean=True,
-        guards=[allow_tool(tool=OWN, token=OWN)],
+        guards=[allow_tool(fenced=True, tool=OWN, token=OWN)],
         errors=[ToolNotFound],
     )
     async def heartbeat(
-        self, tool_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
+        self,
+        tool_id: FromPath[str],
+        data: JSONBody[Nothing],
+        service: NamedDependency[Service],
+        access: NamedDependency[Access],
     ) -> Heartbeat:
         """Renew the tool's lease, and hear which of its work should stop."""
-        heard = await service.store.one(leases.heartbeat, id_of(tool_id, ToolNotFound))
+        beat = access.caller.beat(id_of(tool_id, ToolNotFound))
+        heard = await service.store.one(leases.heartbeat, beat)
+        if heard == VOID or (heard is None and beat.token_hash):
+            raise void_token(service, access)
         if heard is None:
             raise ToolNotFound
         return heard
@@ -138,7 +156,7 @@ class Tools(Controller):
     @get(
         "/{tool_id:str}/work",
         lean=True,
-        guards=[allow_tool(tool=OWN, token=OWN, assigner=ALL, operator=ALL)],
+        guards=[allow_tool(fenced=True, tool=OWN, token=OWN, assigner=ALL, operator=ALL)],
         errors=[ToolNotFound],
     )
     async def work(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from litestar import Request
 
-from broker.api.access import Access, check_again
+from broker.api.access import Access, check_again, void_token
 from broker.api.parameters import MAX_WAIT_SECONDS
 from broker.api.service import Service
 from broker.schemas import Work
@@ -42,21 +42,22 @@ async def park(
             pass
 
     seconds = wait_seconds(request, wait)
-    if tool is not None:
-        service.presence.hear(tool)
+    beat = None if tool is None else access.caller.beat(tool)
+    if beat is not None:
+        service.presence.hear(beat)
     if not seconds:
         return await look()
     service.places.take(access.client)
-    if tool is not None:
-        service.presence.arrive(tool)
+    if beat is not None:
+        service.presence.arrive(beat)
     try:
         answer = await service.poll.wait(
             look, until=until, seconds=seconds, topic=topic, key=key, look_last=look_last, gone=gone
         )
     finally:
         service.places.give_back(access.client)
-        if tool is not None:
-            service.presence.leave(tool)
+        if beat is not None:
+            service.presence.leave(beat)
     await check_again(service, access)
     return answer
 
@@ -66,10 +67,13 @@ async def next_work(
 ) -> list[Work] | None:
     """The work that a tool has not started yet, as soon as there is some; None: there is no such tool."""
     has_looked = False
+    beat = access.caller.beat(tool_id)
 
     async def look() -> list[Work] | None:
         nonlocal has_looked
         found = await service.store.read_one(work.assigned_to, tool_id)
+        if beat.token_hash and (found is None or found.token_hash != beat.token_hash):
+            raise void_token(service, access)
         if has_looked and not (found and found.items):
             # What wakes it may be that its token is void, or its key was revoked.
             await check_again(service, access, at_once=True)
@@ -81,8 +85,8 @@ async def next_work(
         if access.acts_as_tool:
             if found.offline:
                 # It is back: that it asks says so.
-                await service.store.one(leases.keep, tool_id)
-            service.presence.expect(tool_id, found.lease_seconds)
+                await service.store.one(leases.keep, beat)
+            service.presence.expect(beat, found.lease_seconds)
         return found.items
 
     return await park(

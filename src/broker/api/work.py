@@ -9,7 +9,17 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED
 
-from broker.api.access import ALL, OWN, Access, allow, allow_work, has_tool, is_tools
+from broker.api.access import (
+    ALL,
+    OWN,
+    Access,
+    allow,
+    allow_work,
+    check_again,
+    has_tool,
+    is_tools,
+    void_token,
+)
 from broker.api.parameters import After, IdFilter, Limit, Wait, also, work_id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work, park, prefers_minimal
@@ -71,7 +81,7 @@ _REFUSALS: dict[PairStatus, type[BrokerError]] = {
 }
 
 _MAY_READ = allow_work(tool=OWN, token=OWN, assigner=ALL, operator=ALL)
-_MAY_DO = allow_work(tool=OWN, token=OWN)
+_MAY_DO = allow_work(fenced=True, tool=OWN, token=OWN)
 
 
 class Work(Controller):
@@ -188,7 +198,7 @@ class Work(Controller):
         access: NamedDependency[Access],
     ) -> Response[WorkItem]:
         """Say that the tool has begun."""
-        started = await service.store.one(work.start, work_id_of(work_id))
+        started = await service.store.one(work.start, work.Start(work_id_of(work_id), access.caller.token))
         if started is None:
             raise await _too_late(service, access, work_id_of(work_id))
         return Response(started.work, headers=_handed_on(started.trace_context))
@@ -210,7 +220,8 @@ class Work(Controller):
     ) -> Response[Reported]:
         """Report progress. The same `id` again is not written twice: 200."""
         id_ = work_id_of(work_id)
-        taken = await service.store.one(work.report, work.ReportOf(id_, data), size=len(data.data))
+        report = work.ReportOf(id_, data, access.caller.token)
+        taken = await service.store.one(work.report, report, size=len(data.data))
         if taken is None:
             raise await _too_late(service, access, id_)
         if not taken.is_there:
@@ -259,8 +270,11 @@ class Work(Controller):
         the tool's next work.
         """
         id_ = work_id_of(work_id)
-        ending = completion.Ending(id_, data.outcome, data.result, data.error, data.retry)
+        token = access.caller.token
+        ending = completion.Ending(id_, data.outcome, data.result, data.error, data.retry, token)
         ended = await service.store.one(completion.complete, ending, size=len(data.result))
+        if ended.status == "void":
+            raise void_token(service, access)
         if (record := ended.record) is None:
             raise WorkNotFound
         if ended.status != "ended":
@@ -275,7 +289,7 @@ class Work(Controller):
                 following = await next_work(request, service, access, record.tool_id, data.next_wait_seconds)
         return Completed(archived=record, next=following or [])
 
-    @post("/complete", status_code=HTTP_200_OK, lean=True, guards=[allow(tool=OWN, token=OWN)])
+    @post("/complete", status_code=HTTP_200_OK, lean=True, guards=[allow(fenced=True, tool=OWN, token=OWN)])
     async def complete_many(
         self,
         data: JSONBody[WorkCompletions],
@@ -285,15 +299,19 @@ class Work(Controller):
         """End up to 1,000 pieces of work, each for itself."""
         others = await _of_others(data, service, access)
         endings = [
-            completion.Ending(item.work_id, item.outcome, item.result, item.error, item.retry)
+            completion.Ending(
+                item.work_id, item.outcome, item.result, item.error, item.retry, access.caller.token
+            )
             for item in data.items
             if item.work_id not in others
         ]
         fates = await service.store.many(completion.complete_briefly, endings)
+        if "void" in fates:
+            raise void_token(service, access)
         late = {ending.work_id for ending, fate in zip(endings, fates, strict=True) if fate != "ended"}
         tools = await service.store.read(archive.tools_of, late) if late else []
         if theirs := [
-            tool
+            access.caller.beat(tool)
             for tool in tools
             if access.reach is ALL or await has_tool(service.owners, access.caller, tool)
         ]:
@@ -353,7 +371,13 @@ async def _ended(service: Service, id_: UUID) -> ArchiveRecord:
 
 
 async def _too_late(service: Service, access: Access, id_: UUID) -> WorkEnded:
-    """That a tool's work has ended; the tool is there."""
+    """That a tool's work has ended; the tool is there.
+
+    Raises:
+        VoidToken: The token is void, whatever became of the work.
+    """
+    if access.caller.token is not None:
+        await check_again(service, access, at_once=True)
     record = await _ended(service, id_)
     await _heard(service, access, record)
     return WorkEnded(record.outcome)
@@ -362,7 +386,7 @@ async def _too_late(service: Service, access: Access, id_: UUID) -> WorkEnded:
 async def _heard(service: Service, access: Access, record: ArchiveRecord) -> None:
     """Renew the lease of a tool that calls about work that has ended: it is there."""
     if record.tool_id is not None and _is_there(access, record):
-        await service.store.one(leases.keep, record.tool_id)
+        await service.store.one(leases.keep, access.caller.beat(record.tool_id))
 
 
 def _is_there(access: Access, record: ArchiveRecord) -> bool:

@@ -12,9 +12,10 @@ from msgspec import Raw
 from sqlalchemy import Connection, Row, TextClause, text
 
 from broker.schemas import NULL, ArchiveRecord, Outcome
-from broker.store import archive, leases, rows
+from broker.store import archive, leases, ownership, rows
 from broker.store.engine import BeginAgain, one_statement
 from broker.store.facts import WorkEnded, note
+from broker.store.ownership import Token
 
 # For whoever has to look before work ends.
 LOCK = text("""
@@ -56,8 +57,8 @@ _END = f"""
 with asked as (
     select *
     from unnest(cast(:work_id as uuid[]), cast(:outcome as text[]), cast(:result as jsonb[]),
-                cast(:error as text[]), cast(:retry as boolean[]))
-         as u (work_id, outcome, result, error, retry)
+                cast(:error as text[]), cast(:retry as boolean[]), {ownership.HOLDERS})
+         as u (work_id, outcome, result, error, retry, token_tool, token_hash)
 ),
 -- A row that is locked comes in its latest version; all else is as it was when the statement began.
 locked_work as materialized (
@@ -75,7 +76,7 @@ locked_tools as materialized (
 ),
 -- Once for each tool, however much of its work ends.
 their_tools as materialized (
-    select o.id, o.registered_by, {rows.TOOL_JSON} as tool
+    select o.id, o.registered_by, o.token_hash, {rows.TOOL_JSON} as tool
     from locked_tools o
     join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select id from locked_tools))
 ),
@@ -92,7 +93,7 @@ ending as materialized (
     from asked
     join locked_work w on w.id = asked.work_id
     join locked_tasks t on t.id = w.task_id
-    join their_tools o on o.id = w.tool_id
+    join their_tools o on o.id = w.tool_id and {ownership.is_current("asked", "o.id", "o.token_hash")}
     cross join lateral (
         select case when not w.cancel_requested or asked.outcome = 'succeeded' then asked.outcome
                     when w.cancel_requeue then 'released'
@@ -142,7 +143,9 @@ tools_have_room as (
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
 )"""
-_HEARD = leases.renewed("array(select id from locked_tools)")
+_THEIRS = "array(select id from locked_tools)"
+_HEARD = f"""{leases.locked(_THEIRS)},
+{leases.renewed(_THEIRS, which="l.tool_id in (select tool_id from ending)")}"""
 # What a `WorkEnded` has of it.
 _FACT = """
     a.work_id, a.task_id, a.tool_id, a.outcome,
@@ -160,22 +163,24 @@ END_UNHEARD = text(f"{_END} select {_FACT} from archived a")
 
 
 class Ending(NamedTuple):
-    """How a piece of work ends."""
+    """How a piece of work ends, and the token that the request came with."""
 
     work_id: UUID
     outcome: Outcome
     result: Raw = NULL
     error: str | None = None
     retry: bool = True
+    token: Token | None = None
 
 
-Fate = Literal["ended", "same", "other", "unknown"]
+Fate = Literal["ended", "same", "other", "unknown", "void"]
 
 
 class Ended(NamedTuple):
     """What became of an ending: `ended` by it, or already `same` or `other`, or `unknown`.
 
-    The record is the archive's, None for `unknown`.
+    It is `void`, and changes nothing, if it came with a void token. The record is the archive's, None for
+    `unknown` and `void`.
     """
 
     status: Fate
@@ -193,7 +198,7 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
     Returns:
         For each what became of it, with its record.
     """
-    first = _first(endings)
+    first = _first(connection, endings)
     ended = [archive.record(row[_FACT_WIDTH:]) for row in _end(connection, END, first)]
     records = {record.work_id: record for record in ended}
     fates = _fates(connection, endings, first, records.keys())
@@ -201,8 +206,10 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
         records |= {record.work_id: record for record in archive.by_ids(connection, missing)}
     # What was looked up may have been deleted since.
     return [
-        Ended(fate, records[ending.work_id])
-        if fate != "unknown" and ending.work_id in records
+        Ended(fate, None)
+        if fate in ("unknown", "void")
+        else Ended(fate, records[ending.work_id])
+        if ending.work_id in records
         else Ended("unknown", None)
         for ending, fate in zip(endings, fates, strict=True)
     ]
@@ -211,24 +218,29 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
 @one_statement()
 def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[Fate]:
     """The same, without the records."""
-    first = _first(endings)
+    first = _first(connection, endings)
     return _fates(connection, endings, first, {row[0] for row in _end(connection, END_BRIEFLY, first)})
 
 
 def end(connection: Connection, endings: Sequence[Ending]) -> None:
     """End the work that is under way, without a word from its tool."""
-    _end(connection, END_UNHEARD, _first(endings))
+    _end(connection, END_UNHEARD, _first(connection, endings))
 
 
-def _first(endings: Sequence[Ending]) -> dict[UUID, Ending]:
-    """Of several endings of the same work, the first."""
-    return {ending.work_id: ending for ending in reversed(endings)}
+def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Ending]:
+    """Of several endings of the same work, the first; one with a void token gives way to the others."""
+    first = {ending.work_id: ending for ending in reversed(endings)}
+    if any(ending.token != first[ending.work_id].token for ending in endings):
+        void = ownership.void(connection, [ending.token for ending in endings])
+        first |= {ending.work_id: ending for ending in reversed(endings) if ending.token not in void}
+    return first
 
 
 def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]) -> Sequence[Row[Any]]:
     """End the work that is under way; a row for each that was."""
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
     values["result"] = [rows.given(ending.result) for ending in endings.values()]
+    values |= ownership.token_columns(ending.token for ending in endings.values())
     ended = connection.execute(statement, values).all()
     note(connection, (WorkEnded(*row[:_FACT_WIDTH]) for row in ended))
     return ended
@@ -246,10 +258,13 @@ def _fates(
     if not again:
         return ["ended"] * len(endings)
     told = archive.told(connection, again)
+    void = ownership.void(connection, [ending.token for ending in endings])
 
     def fate(ending: Ending) -> Fate:
         if is_ours(ending):
             return "ended"
+        if ending.token in void:
+            return "void"
         if ending.work_id not in told:
             return "unknown"
         return "same" if ending.outcome in told[ending.work_id] else "other"

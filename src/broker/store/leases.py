@@ -3,12 +3,17 @@
 They have a table of their own and are renewed in place: no index has what changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import Heartbeat
+from broker.store import rows
 from broker.store.engine import one_statement
+from broker.store.ownership import VOID, Void
+
+Renewal = TypeVar("Renewal")
 
 BEGIN = text("""
 insert into tool_leases as l (tool_id, lease_seconds, seen_at, expires_at)
@@ -37,8 +42,27 @@ where l.tool_id = a.tool_id and l.tool_id = any(cast(:ids as text[]))
 """)
 
 
+def locked(tools: str) -> str:
+    """The part of a statement that locks leases, and takes the time once they are locked.
+
+    Args:
+        tools: SQL for the array of the tools' ids.
+    """
+    return f"""
+locked_leases as materialized (
+    select tool_id, expires_at, token_hash
+    from tool_leases
+    where tool_id = any({tools})
+    order by tool_id
+    for no key update
+),
+moment as materialized (
+    select clock_timestamp() as now from (select count(*) from locked_leases) all_of_them
+)"""
+
+
 def renewed(tools: str, *, which: str = "true") -> str:
-    """The part of a statement that renews leases, as whatever a tool does renews its own.
+    """The part of a statement that renews leases, as whatever a tool does renews its own; after `locked`.
 
     They run from when they are locked, not from when the statement began, which may have waited: so none
     ends sooner than somebody was told.
@@ -49,16 +73,6 @@ def renewed(tools: str, *, which: str = "true") -> str:
             it was locked.
     """
     return f"""
-locked_leases as materialized (
-    select tool_id, expires_at
-    from tool_leases
-    where tool_id = any({tools})
-    order by tool_id
-    for no key update
-),
-moment as materialized (
-    select clock_timestamp() as now from (select count(*) from locked_leases) all_of_them
-),
 renewed as (
     update tool_leases l
     set seen_at = (select now from moment),
@@ -69,31 +83,54 @@ renewed as (
 )"""
 
 
+_IDS = "cast(:ids as text[])"
+_ITEMS = f"unnest({_IDS}, cast(:token_hash as bytea[])) as u (tool_id, token_hash)"
 # A tool whose lease has run out may be offline; that is only seen after its lease was locked.
-_ASKED = renewed("cast(:ids as text[])", which="locked_leases.expires_at > (select now from moment)")
-RENEW = text(f"with {_ASKED} select tool_id, lease_seconds from renewed")
+_ASKED = f"""{locked(_IDS)},
+held as materialized (
+    select l.tool_id
+    from {_ITEMS}
+    join locked_leases l on l.tool_id = u.tool_id
+    where (u.token_hash is null or u.token_hash = l.token_hash) and l.expires_at > (select now from moment)
+),
+{renewed(_IDS, which="l.tool_id in (select tool_id from held)")}"""
+RENEW = text(f"""
+with {_ASKED}
+select l.tool_id, l.token_hash, renewed.lease_seconds
+from locked_leases l
+left join renewed on renewed.tool_id = l.tool_id
+""")
 
 HEARTBEAT = text(f"""
 with {_ASKED}
-select tool_id, expires_at,
+select l.tool_id, l.token_hash, renewed.expires_at,
        array(select w.id
              from work w
              where w.tool_id = renewed.tool_id and w.cancel_requested
              order by w.assigned_at, w.id) as to_cancel
-from renewed
+from locked_leases l
+left join renewed on renewed.tool_id = l.tool_id
 """)
 
 COME_BACK = text(f"""
 with locked_tools as materialized (
-    select id, offline from tools where id = any(cast(:ids as text[])) order by id for no key update
+    select id, offline, token_hash from tools where id = any({_IDS}) order by id for no key update
+),
+held as materialized (
+    select t.id
+    from {_ITEMS}
+    join locked_tools t on t.id = u.tool_id
+    where u.token_hash is null or u.token_hash = t.token_hash
 ),
 back as (
     update tools t
     set offline = false, changed = pg_current_xact_id()
     from locked_tools
-    where t.id = locked_tools.id and t.id = any(cast(:ids as text[])) and locked_tools.offline
+    where t.id = locked_tools.id and t.id = any({_IDS}) and locked_tools.offline
+      and t.id in (select id from held)
 ),
-{renewed("array(select id from locked_tools)")}
+{locked("array(select id from locked_tools)")},
+{renewed("array(select id from held)")}
 select tool_id, lease_seconds from renewed
 """)
 
@@ -117,33 +154,67 @@ def tell(connection: Connection, ids: Sequence[str]) -> None:
     connection.execute(TELL, {"ids": ids})
 
 
+class Beat(NamedTuple):
+    """A sign of life of a tool, and the hash of the token it came with; empty: it came without one."""
+
+    tool_id: str
+    token_hash: bytes = b""
+
+
 @one_statement()
-def heartbeat(connection: Connection, ids: Sequence[str]) -> list[Heartbeat | None]:
+def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat | Void | None]:
     """Renew leases; for each tool until when, and which of its work should stop. None: unknown.
 
     A tool that was offline is back.
     """
-    heard = _heard(connection, ids)
-    if missing := [id_ for id_ in ids if id_ not in heard]:
-        connection.execute(COME_BACK, {"ids": missing})
-        heard |= _heard(connection, missing)
-    return [heard.get(id_) for id_ in ids]
+    return _renew(connection, HEARTBEAT, beats, lambda row: Heartbeat(lease_expires_at=row[2], cancel=row[3]))
 
 
 @one_statement()
-def keep(connection: Connection, ids: Sequence[str]) -> list[float | None]:
+def keep(connection: Connection, beats: Sequence[Beat]) -> list[float | Void | None]:
     """Renew leases; for each tool how many seconds its leases last. None: unknown.
 
     A tool that was offline is back.
     """
-    seconds = {row[0]: row[1] for row in connection.execute(RENEW, {"ids": ids})}
-    if missing := [id_ for id_ in ids if id_ not in seconds]:
-        seconds |= {row[0]: row[1] for row in connection.execute(COME_BACK, {"ids": missing})}
-    return [seconds.get(id_) for id_ in ids]
+    return _renew(connection, RENEW, beats, lambda row: float(row[2]))
 
 
-def _heard(connection: Connection, ids: Sequence[str]) -> dict[str, Heartbeat]:
+def _renew(
+    connection: Connection,
+    statement: TextClause,
+    beats: Sequence[Beat],
+    read: Callable[[rows.AnyRow], Renewal],
+) -> list[Renewal | Void | None]:
+    """Renew leases, and those of tools that are offline in a second step: each takes more locks."""
+    renewals = _renewals(connection, statement, beats, read)
+    if expired := [beat for beat, renewal in zip(beats, renewals, strict=True) if renewal is None]:
+        connection.execute(COME_BACK, _values(expired))
+        later = iter(_renewals(connection, statement, expired, read))
+        renewals = [next(later) if renewal is None else renewal for renewal in renewals]
+    return renewals
+
+
+def _renewals(
+    connection: Connection,
+    statement: TextClause,
+    beats: Sequence[Beat],
+    read: Callable[[rows.AnyRow], Renewal],
+) -> list[Renewal | Void | None]:
+    """Renew leases; `void` where another token holds the lease, None where it has run out or is unknown."""
+    leases = {row[0]: row for row in connection.execute(statement, _values(beats))}
+
+    def of(beat: Beat) -> Renewal | Void | None:
+        if (row := leases.get(beat.tool_id)) is None:
+            return None
+        if beat.token_hash and beat.token_hash != row[1]:
+            return VOID
+        return None if row[2] is None else read(row)
+
+    return [of(beat) for beat in beats]
+
+
+def _values(beats: Sequence[Beat]) -> dict[str, list[Any] | None]:
     return {
-        row[0]: Heartbeat(lease_expires_at=row[1], cancel=row[2])
-        for row in connection.execute(HEARTBEAT, {"ids": ids})
+        "ids": [beat.tool_id for beat in beats],
+        "token_hash": rows.column(beat.token_hash or None for beat in beats),
     }

@@ -3,11 +3,13 @@
 Keys are known by their names here; what was submitted or registered while there were no keys is nobody's.
 """
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
+
+from broker.store.rows import column
 
 TASKS = text("""
 select id, created_by from tasks where id = any(cast(:ids as text[]))
@@ -38,6 +40,30 @@ where work_id = any(cast(:ids as uuid[]))
 """)
 
 
+# The items of a step that a tool takes come with its token, or with none where somebody else acts for it.
+HOLDERS = "cast(:token_tool as text[]), cast(:token_hash as bytea[])"
+
+
+def is_current(item: str, tool_id: str, token_hash: str) -> str:
+    """Return the SQL condition that an item does not come with a void token of a tool.
+
+    A token of another tool says nothing about this one: the roles decide whether its holder may act.
+
+    Args:
+        item: The alias of the item; its columns `token_tool` and `token_hash` are of `HOLDERS`.
+        tool_id: SQL for the tool's id.
+        token_hash: SQL for the hash of the tool's token, from a row that the statement has locked.
+    """
+    return (
+        f"({item}.token_hash is null or {item}.token_tool <> {tool_id} or {item}.token_hash = {token_hash})"
+    )
+
+
+#: The result of a step for an item that came with a void token.
+VOID: Final = "void"
+Void = Literal["void"]
+
+
 class TaskOwner(NamedTuple):
     """The key that submitted a task; None: nobody's."""
 
@@ -49,6 +75,13 @@ class ToolOwner(NamedTuple):
 
     key: str | None
     token_hash: bytes | None
+
+
+class Token(NamedTuple):
+    """A tool's token, as the database knows it: by its hash. It is void once the tool has another one."""
+
+    tool_id: str
+    hash: bytes
 
 
 class WorkOwner(NamedTuple):
@@ -78,3 +111,29 @@ def of_works(connection: Connection, ids: Sequence[UUID]) -> list[WorkOwner | No
     """For each of these works, under way or ended, whose it is; None: unknown."""
     found = {row[0]: WorkOwner(*row[1:]) for row in connection.execute(WORKS, {"ids": ids})}
     return [found.get(id_) for id_ in ids]
+
+
+def void(connection: Connection, tokens: Collection[Token | None]) -> set[Token | None]:
+    """Return those of the tokens that are not the current ones of their tools."""
+    given = {token for token in tokens if token is not None}
+    if not given:
+        return set()
+    ids = list({token.tool_id for token in given})
+    current = {
+        id_: owner and owner.token_hash for id_, owner in zip(ids, of_tools(connection, ids), strict=True)
+    }
+    return {token for token in given if token.hash != current[token.tool_id]}
+
+
+def is_void(token: Token | None, current: Token | None) -> bool:
+    """Whether a token is one of this tool, and not its current one."""
+    return token is not None and current is not None and token.tool_id == current.tool_id and token != current
+
+
+def token_columns(tokens: Iterable[Token | None]) -> dict[str, list[Any] | None]:
+    """Return the tokens that requests came with as the parameters of `HOLDERS`."""
+    given = list(tokens)
+    return {
+        "token_tool": column(token and token.tool_id for token in given),
+        "token_hash": column(token and token.hash for token in given),
+    }

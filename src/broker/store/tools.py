@@ -12,6 +12,7 @@ from sqlalchemy import Connection, TextClause, text
 from broker.schemas import NewTool, Tool, ToolChange, ToolPage
 from broker.store import completion, leases, ownership, rows
 from broker.store.engine import BeginAgain
+from broker.store.ownership import VOID, Token, Void
 from broker.store.pages import cut, kept, last_examined, unseal
 
 REGISTER = text("""
@@ -73,7 +74,11 @@ from asked a join locked on locked.id = a.id
 where t.id = a.id and t.id = any(cast(:id as text[]))
 """)
 
-LOCK = text("select id from tools where id = any(cast(:ids as text[])) order by id for update")
+LOCK_TO_CHANGE = text("""
+select id from tools where id = any(cast(:ids as text[])) order by id for no key update
+""")
+
+LOCK = text("select id, token_hash from tools where id = any(cast(:ids as text[])) order by id for update")
 
 DELETE = text("delete from tools where id = any(cast(:ids as text[])) and load = 0 returning id")
 
@@ -102,20 +107,22 @@ class Registered(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A tool's id, and what to change of it."""
+    """A tool's id, what to change of it, and the token that the request came with."""
 
     id: str
     change: ToolChange
+    token: Token | None = None
 
 
-Deleted = Literal["deleted", "busy", "unknown"]
+Deleted = Literal["deleted", "busy", "unknown"] | Void
 
 
 class Deletion(NamedTuple):
-    """A tool to delete; by force, its unfinished work is lost."""
+    """A tool to delete, and the token that the request came with; by force, its unfinished work is lost."""
 
     id: str
     force: bool = False
+    token: Token | None = None
 
 
 def register(connection: Connection, new: Sequence[Registration]) -> list[Registered]:
@@ -214,10 +221,23 @@ def page(
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)
 
 
-def change(connection: Connection, changes: Sequence[Change]) -> list[Tool | None]:
-    """Change tools, one change after the other; for each the tool as it is then, None where there is none."""
+def change(connection: Connection, changes: Sequence[Change]) -> list[Tool | Void | None]:
+    """Change tools, one change after the other; for each the tool as it is then, None where there is none.
+
+    A change that comes with a void token is left out, and its result is `void`.
+    """
+    void: set[Token | None] = set()
+    if any(change.token for change in changes):
+        connection.execute(LOCK_TO_CHANGE, {"ids": [change.id for change in changes]})
+        void = ownership.void(connection, [change.token for change in changes])
+    good = [change for change in changes if change.token not in void]
+    known = iter(_change(connection, good) if good else [])
+    return [VOID if change.token in void else next(known) for change in changes]
+
+
+def _change(connection: Connection, changes: Sequence[Change]) -> list[Tool | None]:
     merged: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for id_, changed in changes:
+    for id_, changed, _ in changes:
         given = {name: value for name, value in asdict(changed).items() if value is not UNSET}
         if isinstance(skills := given.get("skills"), Raw):
             given["skills"] = rows.given(skills)
@@ -236,15 +256,22 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
     """Delete tools: those that have no work, and by force those that have some.
 
     Raises:
-        BeginAgain: A tool got work behind our back, and work comes first in the order of locks.
+        BeginAgain: A tool got work or another token behind our back, and work comes first in the order of
+            locks.
     """
-    if forced := sorted({deletion.id for deletion in deletions if deletion.force}):
+    void = ownership.void(connection, [deletion.token for deletion in deletions])
+    good = [deletion for deletion in deletions if deletion.token not in void]
+    if forced := sorted({deletion.id for deletion in good if deletion.force}):
         completion.lose(connection, forced, "The tool was deleted.")
-    ids = list({deletion.id for deletion in deletions})
-    known = set(connection.execute(LOCK, {"ids": ids}).scalars())
+    ids = list({deletion.id for deletion in good})
+    known = {row.id: Token(*row) for row in connection.execute(LOCK, {"ids": ids})}
+    if any(ownership.is_void(deletion.token, known.get(deletion.id)) for deletion in good):
+        raise BeginAgain
     deleted = set(connection.execute(DELETE, {"ids": list(known)}).scalars())
 
-    def fate(id_: str) -> Deleted:
-        return "deleted" if id_ in deleted else "busy" if id_ in known else "unknown"
+    def fate(deletion: Deletion) -> Deleted:
+        if deletion.token in void:
+            return VOID
+        return "deleted" if deletion.id in deleted else "busy" if deletion.id in known else "unknown"
 
-    return [fate(deletion.id) for deletion in deletions]
+    return [fate(deletion) for deletion in deletions]

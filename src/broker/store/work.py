@@ -18,8 +18,9 @@ from broker.schemas import (
     WorkStatus,
     WorkWithReports,
 )
-from broker.store import archive, leases, rows
+from broker.store import archive, leases, ownership, rows
 from broker.store.engine import one_statement
+from broker.store.ownership import Token
 from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
 from broker.trace_context import TraceContext
 
@@ -40,7 +41,7 @@ ASSIGNED_TO = text(f"""
 with assigned as materialized (
     select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
 )
-select {rows.WORK}, o.id, o.offline, l.lease_seconds,
+select {rows.WORK}, o.id, o.offline, o.token_hash, l.lease_seconds,
        cast(extract(epoch from statement_timestamp() - w.assigned_at) as double precision)
 from tools o
 join tool_leases l on l.tool_id = o.id and l.tool_id = any(cast(:tool_ids as text[]))
@@ -103,19 +104,28 @@ with locked as materialized (
 their_tasks as materialized (
     select * from tasks where id = any(array(select task_id from locked))
 ),
+{leases.locked("array(select tool_id from locked)")},
+asked as materialized (
+    select locked.id, locked.tool_id
+    from unnest(cast(:ids as uuid[]), {ownership.HOLDERS}) as u (id, token_tool, token_hash)
+    join locked on locked.id = u.id
+    left join locked_leases l on l.tool_id = locked.tool_id
+    where {ownership.is_current("u", "locked.tool_id", "l.token_hash")}
+),
 started as (
     update work w
     set state = 'running', started_at = now(), version = w.version + 1,
         deadline_at = now() + make_interval(secs => t.timeout_seconds)
     from locked, their_tasks t
     where w.id = locked.id and w.id = any(cast(:ids as uuid[])) and locked.state = 'assigned'
-      and t.id = locked.task_id
+      and t.id = locked.task_id and locked.id in (select id from asked)
     returning w.*
 ),
-{leases.renewed("array(select tool_id from locked)")}
-select {rows.WORK}, t.trace_context
-from (select * from started union all select * from locked where state <> 'assigned') w
+{leases.renewed("array(select tool_id from asked)")}
+select {rows.WORK}, t.trace_context, l.token_hash
+from (select * from started union all select * from locked where id not in (select id from started)) w
 join their_tasks t on t.id = w.task_id
+left join locked_leases l on l.tool_id = w.tool_id
 """)
 
 REPORT = text(f"""
@@ -125,17 +135,21 @@ with locked as materialized (
 their_tasks as materialized (
     select id, timeout_seconds, trace_context from tasks where id = any(array(select task_id from locked))
 ),
+{leases.locked("array(select tool_id from locked)")},
 asked as materialized (
-    select u.place, u.work_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data, size.bytes,
+    select u.place, u.work_id, locked.tool_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data,
+           size.bytes,
            locked.report_bytes + sum(size.bytes) over (partition by u.work_id order by u.place)
                <= {_MOST_REPORT_BYTES} as fits
     from unnest(cast(:work_id as uuid[]), cast(:id as uuid[]), cast(:progress as double precision[]),
-                cast(:message as text[]), cast(:data as jsonb[])) with ordinality
-         as u (work_id, id, progress, message, data, place)
+                cast(:message as text[]), cast(:data as jsonb[]), {ownership.HOLDERS}) with ordinality
+         as u (work_id, id, progress, message, data, token_tool, token_hash, place)
     join locked on locked.id = u.work_id
+    join locked_leases l on l.tool_id = locked.tool_id
     cross join lateral (
         select pg_column_size(u.data) + coalesce(octet_length(u.message), 0) as bytes
     ) size
+    where {ownership.is_current("u", "locked.tool_id", "l.token_hash")}
 ),
 written as (
     insert into work_reports (work_id, id, progress, message, data)
@@ -162,7 +176,7 @@ told as (
     where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and locked.id = latest.work_id
       and t.id = locked.task_id
 ),
-{leases.renewed("array(select tool_id from locked)")}
+{leases.renewed("array(select tool_id from locked)", which="l.tool_id in (select tool_id from asked)")}
 select asked.place, asked.id,
        written.id is not null
        and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created,
@@ -192,11 +206,19 @@ from ({bounded(_REPORTS_PAGE, size="pg_column_size(data)", order="seq")}) r
 _FIRST = UUID(int=0)
 
 
+class Start(NamedTuple):
+    """Work to start, and the token that the request came with."""
+
+    work_id: UUID
+    token: Token | None = None
+
+
 class ReportOf(NamedTuple):
-    """A report, and the work it is about."""
+    """A report, the work it is about, and the token that the request came with."""
 
     work_id: UUID
     report: NewReport
+    token: Token | None = None
 
 
 class ReportTaken(NamedTuple):
@@ -233,12 +255,14 @@ class InHand(NamedTuple):
     Args:
         items: The work, the oldest first.
         offline: Whether the tool is taken to be offline.
+        token_hash: The hash of the tool's token.
         lease_seconds: How long its lease is.
         since_seconds: How long the oldest has been assigned; None: there is none.
     """
 
     items: list[Work]
     offline: bool
+    token_hash: bytes | None
     lease_seconds: float
     since_seconds: float | None
 
@@ -253,18 +277,29 @@ class WorkFilter(NamedTuple):
 
 
 @one_statement()
-def start(connection: Connection, ids: Sequence[UUID]) -> list[Started | None]:
-    """Start work; for each the work as it is now, None where it is not under way."""
-    found = {
-        row[0]: Started(rows.work(row), TraceContext.read(row[rows.WORK_WIDTH]))
-        for row in connection.execute(START, {"ids": ids})
+def start(connection: Connection, starts: Sequence[Start]) -> list[Started | None]:
+    """Start work; for each the work as it is now, None where it is not under way or the token is void."""
+    values = {
+        "ids": [start.work_id for start in starts],
+        **ownership.token_columns(start.token for start in starts),
     }
-    return [found.get(id_) for id_ in ids]
+    found: dict[UUID, tuple[Started, Token]] = {}
+    for row in connection.execute(START, values):
+        started = Started(rows.work(row), TraceContext.read(row[rows.WORK_WIDTH]))
+        found[row[0]] = started, Token(started.work.tool_id, row[rows.WORK_WIDTH + 1])
+
+    def of(start: Start) -> Started | None:
+        started, current = found.get(start.work_id, (None, None))
+        return None if ownership.is_void(start.token, current) else started
+
+    return [of(start) for start in starts]
 
 
 @one_statement()
 def report(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTaken | None]:
-    """Take reports, in their order; for each what became of it, None where its work is not under way.
+    """Take reports, in their order; for each what became of it.
+
+    None where its work is not under way or the token is void.
 
     Work that was not started yet starts by its first report. A report that is there already, by its
     id, is answered and not written again.
@@ -272,6 +307,7 @@ def report(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTa
     values = rows.columns((report.report for report in reports), "id", "progress", "message") | {
         "work_id": [report.work_id for report in reports],
         "data": [rows.given(report.report.data) for report in reports],
+        **ownership.token_columns(report.token for report in reports),
     }
     taken = {
         place: ReportTaken._make((*became, TraceContext.read(context)))
@@ -284,8 +320,8 @@ def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[InHand 
     """For each tool the work that it did not start yet, the oldest first; None: unknown."""
     found: dict[str, InHand] = {}
     for row in connection.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
-        tool_id, offline, lease_seconds, since_seconds = row[rows.WORK_WIDTH :]
-        in_hand = found.setdefault(tool_id, InHand([], offline, lease_seconds, since_seconds))
+        tool_id, *about = row[rows.WORK_WIDTH :]
+        in_hand = found.setdefault(tool_id, InHand([], *about))
         if row[0] is not None:
             in_hand.items.append(rows.work(row))
     return [found.get(tool_id) for tool_id in tool_ids]

@@ -1,0 +1,209 @@
+"""Tokens of tools while there are no keys: a void one is refused, the current one renews the lease."""
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from broker.store import ownership
+from broker.store.leases import Beat
+from tests import helpers, store_helpers
+from tests.conftest import Running
+from tests.helpers import (
+    add_tool,
+    assigned,
+    bearer,
+    get,
+    is_problem,
+    park,
+    serving,
+    started,
+    statements,
+    until_ready,
+    woken,
+)
+
+# How the statements begin that look up who may act.
+LOOK_UPS = tuple(
+    str(each).partition(":")[0].partition("where")[0] for each in (ownership.TOOLS, ownership.WORKS)
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+WITH_A_TOKEN: dict[str, Any] = {
+    "POST /v1/tools/t/heartbeat": {},
+    "GET /v1/tools/t": None,
+    "GET /v1/tools/t/work": None,
+    "GET /v1/tools/t/work?wait=5": None,
+    "PATCH /v1/tools/t": {"draining": True},
+    "DELETE /v1/tools/t?force=true": None,
+    "GET /v1/work": None,
+    "GET /v1/work/WORK": None,
+    "GET /v1/work/WORK?wait=5": None,
+    "GET /v1/work/WORK/reports": None,
+    "POST /v1/work/WORK/start": {},
+    "POST /v1/work/WORK/reports": {"progress": 0.5},
+    "POST /v1/work/WORK/complete": {"outcome": "succeeded"},
+    "POST /v1/work/complete": {"items": [{"work_id": "WORK", "outcome": "succeeded"}]},
+    "POST /v1/tasks": {"needs": 1},
+    "GET /v1/tasks/a": None,
+}
+READS = [call for call, body in WITH_A_TOKEN.items() if body is None and call.startswith("GET /v1/")][:-1]
+
+
+async def call(http: httpx.AsyncClient, call: str, work: str, token: str) -> httpx.Response:
+    method, path = call.split()
+    body = json.dumps(WITH_A_TOKEN[call]).replace("WORK", work) if WITH_A_TOKEN[call] is not None else None
+    headers = bearer(token) | ({"Content-Type": "application/json"} if body else {})
+    return await http.request(method, path.replace("WORK", work), content=body, headers=headers)
+
+
+async def registered_twice(http: httpx.AsyncClient, work: str) -> tuple[str, str]:
+    """The void token of a tool, and the current one."""
+    tokens = [(await add_tool(http, capacity=100, resume=True))["token"] for _ in range(2)]
+    assert (await http.get(f"/v1/work/{work}")).json()["state"] in ("assigned", "running")
+    return tokens[0], tokens[1]
+
+
+@pytest.mark.parametrize("request_", WITH_A_TOKEN)
+async def test_without_keys_a_void_token_is_refused_and_changes_nothing(
+    http: httpx.AsyncClient, request_: str
+) -> None:
+    pair = await assigned(http)
+    void, current = await registered_twice(http, pair.work)
+    before = await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]
+    refused = await call(http, request_, pair.work, void)
+    assert "void" in is_problem(refused, 401, "unauthenticated")["detail"]
+    assert refused.headers["www-authenticate"].startswith("Bearer")
+    assert (await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]) == before
+    answer = await call(http, request_, pair.work, current)
+    assert answer.status_code < 300, answer.text
+
+
+@pytest.mark.parametrize("request_", ["start", "reports", "complete"])
+async def test_a_void_token_is_refused_before_anybody_looks_how_the_work_ended(
+    http: httpx.AsyncClient, request_: str
+) -> None:
+    pair = await started(http)
+    void = (await add_tool(http, resume=True))["token"]
+    await add_tool(http)
+    body = {"outcome": "succeeded"} if request_ == "complete" else {}
+    refused = await http.post(f"/v1/work/{pair.work}/{request_}", json=body, headers=bearer(void))
+    is_problem(refused, 401, "unauthenticated")
+    assert (await get(http, f"/v1/archive/{pair.work}"))["late"] is None
+
+
+@pytest.mark.parametrize("request_", READS)
+async def test_without_keys_whatever_a_tool_asks_about_itself_with_its_token_renews_its_lease(
+    http: httpx.AsyncClient, sql: asyncpg.Connection, request_: str
+) -> None:
+    pair = await started(http)
+    token = (await add_tool(http, capacity=100, resume=True))["token"]
+    await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
+    assert (await call(http, request_.partition("?")[0], pair.work, token)).status_code == 200
+    await helpers.until_it_is(http, "/v1/tools/t", "idle")
+
+
+async def test_without_keys_a_tool_that_waits_for_a_change_of_its_work_keeps_its_lease(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pair = await started(http)
+    token = (await add_tool(http, capacity=100, resume=True, lease_seconds=5))["token"]
+    before = (await get(http, "/v1/tools/t"))["lease_expires_at"]
+    parked = await park(broker, "GET", f"/v1/work/{pair.work}?wait=60", headers=bearer(token))
+
+    async def renewed_twice() -> bool:
+        presence = broker.server.service.presence
+        [beat] = [beat for beat in presence._waiting if beat.tool_id == "t"]
+        assert beat.token_hash
+        return bool((await get(http, "/v1/tools/t"))["lease_expires_at"] > before)
+
+    for _ in range(2):
+        await store_helpers.until(renewed_twice)
+        before = (await get(http, "/v1/tools/t"))["lease_expires_at"]
+    await http.post(f"/v1/work/{pair.work}/cancel")
+    assert (await woken(parked))["cancel_requested"] is True
+
+
+async def test_without_keys_who_waits_for_work_is_refused_once_another_program_registers(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    token = (await add_tool(http))["token"]
+    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60", headers=bearer(token))
+    await add_tool(http)
+    async with asyncio.timeout(5):
+        is_problem(await parked, 401, "unauthenticated")
+    assert Beat("t") not in broker.server.service.presence._waiting
+
+
+@pytest.mark.parametrize("token", ["bt_", "bt_dA_short", "bt_!!_" + "A" * 43])
+async def test_without_keys_what_begins_like_a_token_and_is_none_is_refused(
+    http: httpx.AsyncClient, token: str
+) -> None:
+    is_problem(await http.get("/v1/tools", headers=bearer(token)), 401, "unauthenticated")
+
+
+async def test_without_keys_neither_a_key_nor_a_current_token_closes_anything(
+    http: httpx.AsyncClient,
+) -> None:
+    token = (await add_tool(http))["token"]
+    pair = await assigned(http, "a", "other")
+    for headers in (bearer("bk_whatever"), bearer("anything"), bearer(token)):
+        assert (await http.get("/v1/tools", headers=headers)).status_code == 200
+        assert (await http.get("/v1/tools/other/work", headers=headers)).status_code == 200
+    assert (await http.post(f"/v1/work/{pair.work}/start", headers=bearer(token))).status_code == 200
+
+
+async def test_a_token_of_a_deleted_tool_is_void(http: httpx.AsyncClient) -> None:
+    token = (await add_tool(http))["token"]
+    assert (await http.delete("/v1/tools/t")).status_code == 204
+    for method, path in (("POST", "/v1/tools/t/heartbeat"), ("GET", "/v1/tools/t/work")):
+        is_problem(await http.request(method, path, headers=bearer(token)), 401, "unauthenticated")
+
+
+async def test_without_keys_a_token_costs_the_life_cycle_no_statement(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    pair = await assigned(http)
+    token = (await add_tool(http, capacity=100, resume=True))["token"]
+    for request_ in (
+        "GET /v1/tools/t/work",
+        "POST /v1/tools/t/heartbeat",
+        "POST /v1/work/WORK/start",
+        "POST /v1/work/WORK/reports",
+        "POST /v1/work/WORK/complete",
+    ):
+        await broker.server.service.keyring.know(asyncio.get_running_loop().time())
+        with statements(broker) as seen:
+            assert (await call(http, request_, pair.work, token)).status_code < 300
+        assert not [each for each in seen if each.startswith(LOOK_UPS)], request_
+
+
+async def test_a_start_that_another_process_lets_in_with_a_void_token_is_refused(database: str) -> None:
+    """Each process remembers for two seconds that a token was good; the statement does not."""
+    here = {"BROKER_DATABASE_URL": database}
+    with serving(**here) as (_, first), serving(**here) as (_, second):
+        await until_ready(first)
+        await until_ready(second)
+        async with (
+            httpx.AsyncClient(base_url=first, timeout=30) as one,
+            httpx.AsyncClient(base_url=second, timeout=30) as two,
+        ):
+            pair = await assigned(one, "shared", "twice")
+            old = (await add_tool(one, "twice", resume=True))["token"]
+            assert (await two.get("/v1/tools/twice", headers=bearer(old))).status_code == 200
+            new = (await add_tool(one, "twice"))["token"]
+            for path in (f"/v1/work/{pair.work}/start", "/v1/tools/twice/heartbeat"):
+                is_problem(await two.post(path, headers=bearer(old)), 401, "unauthenticated")
+            drained = await two.patch("/v1/tools/twice", json={"draining": True}, headers=bearer(old))
+            is_problem(drained, 401, "unauthenticated")
+            found = await two.get("/v1/tools/twice/work", headers=bearer(new))
+            assert [item["state"] for item in found.json()["items"]] == ["assigned"]
+            assert (await two.post(f"/v1/work/{pair.work}/start", headers=bearer(new))).status_code == 200
