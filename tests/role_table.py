@@ -14,7 +14,16 @@ README = Path(__file__).parents[1] / "README.md"
 COLUMNS = {"submitter": "submitter", "tool": "tool", "token": "a tool's token", "assigner": "assigner"}
 COLUMNS |= {"operator": "operator", "admin": "admin"}
 CELLS = {None: "", Reach.ALL: "yes", Reach.OWN: "own"}
-GROUPS = ["/v1/tools", "/v1/tasks", "/v1/candidates", "/v1/work", "/v1/archive", "/v1/overview", "/"]
+GROUPS = [
+    "/v1/tools",
+    "/v1/tasks",
+    "/v1/candidates",
+    "/v1/work",
+    "/v1/archive",
+    "/v1/overview",
+    "/v1/keys",
+    "/",
+]
 METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE"]
 PLACE = re.compile(r"(?<=<!-- roles -->\n).*?(?=\n<!-- end of roles -->)", re.DOTALL)
 

@@ -72,6 +72,9 @@ GET    /v1/overview/failures            operator
 GET    /v1/events                       operator
 GET    /v1/stats                        operator
 GET    /metrics                         operator
+POST   /v1/keys
+GET    /v1/keys
+DELETE /v1/keys/{key}
 """
 CALLS = [(line.split()[0], line.split()[1], line.split()[2:]) for line in TABLE.strip().splitlines()]
 OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json", "/", "/capacity"]
@@ -91,6 +94,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/work"): lambda world: {"task_id": world.task, "tool_id": world.tool},
     ("POST", "/v1/work/batch"): lambda world: {"items": [{"task_id": world.task, "tool_id": world.tool}]},
     ("POST", "/v1/work/{work}/complete"): lambda _: {"outcome": "succeeded"},
+    ("POST", "/v1/keys"): lambda world: {"name": world.key, "roles": ["submitter"], "replace": True},
     ("POST", "/v1/work/complete"): lambda world: {"items": [{"work_id": world.work, "outcome": "failed"}]},
 }
 
@@ -103,6 +107,7 @@ class World(NamedTuple):
     work: str
     record: str
     token: str
+    key: str
 
 
 Make = Callable[[str], Awaitable[World]]
@@ -155,7 +160,10 @@ async def make(http: httpx.AsyncClient, secrets: dict[str, str]) -> Make:
             pair = {"task_id": task["id"], "tool_id": entered["id"]}
             works[name] = (await post("assigner", "/v1/work", **pair))["id"]
         await post(tool, f"/v1/work/{works['ended']}/complete", outcome="succeeded")
-        return World(f"task-{whose}", entered["id"], works["task"], works["ended"], entered["token"])
+        key = await post("admin", "/v1/keys", name=f"key-{whose}", roles=["submitter"], replace=True)
+        return World(
+            f"task-{whose}", entered["id"], works["task"], works["ended"], entered["token"], key["name"]
+        )
 
     return a_world
 

@@ -21,6 +21,7 @@ from broker.api.dashboard import Dashboard
 from broker.api.docs import Docs
 from broker.api.events import Events
 from broker.api.health import Health
+from broker.api.keys import Keys
 from broker.api.metrics import MetricsPage
 from broker.api.options import answer_options
 from broker.api.overview import Overview
@@ -162,7 +163,7 @@ def create_app(service: Service) -> Litestar:
     answer = partial(problems.answer, metrics=service.metrics)
     return Litestar(
         route_handlers=[
-            *(Tools, Tasks, Candidates, Work, Archive, Events, Overview, Stats),
+            *(Tools, Tasks, Candidates, Work, Archive, Events, Overview, Stats, Keys),
             *(Health, MetricsPage, Docs, Dashboard, Capacity),
         ],
         lifespan=[running],

@@ -11,7 +11,8 @@ BrokerError
 ├── NotFound                    404
 │   ├── TaskNotFound
 │   ├── ToolNotFound
-│   └── WorkNotFound
+│   ├── WorkNotFound
+│   └── KeyNotFound
 ├── MethodNotAllowed            405
 ├── RequestTimeout              408
 ├── Conflict                    409
@@ -20,7 +21,8 @@ BrokerError
 │   ├── ToolBusy
 │   ├── WorkEnded               carries the outcome
 │   ├── TaskEnded
-│   └── NothingToAccept
+│   ├── NothingToAccept
+│   └── KeyExists
 ├── CursorExpired               410
 ├── PayloadTooLarge             413
 ├── UnsupportedMediaType        415
@@ -135,6 +137,13 @@ class WorkNotFound(NotFound):
     title = "Work not found"
 
 
+class KeyNotFound(NotFound):
+    """There is no key of this name in use."""
+
+    code = "key_not_found"
+    title = "Key not found"
+
+
 class MethodNotAllowed(BrokerError):
     """This address does not take this method."""
 
@@ -204,6 +213,13 @@ class NothingToAccept(Conflict):
 
     code = "nothing_to_accept"
     title = "Nothing to accept"
+
+
+class KeyExists(Conflict):
+    """There is a key of this name. Choose another name, or replace it with `"replace": true`."""
+
+    code = "key_exists"
+    title = "Key exists"
 
 
 class CursorExpired(BrokerError):

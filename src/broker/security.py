@@ -12,21 +12,21 @@ import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Literal, get_args
+from typing import get_args
 
 import structlog
 from msgspec import Struct
 
 from broker.errors import Unauthenticated, Unavailable, VoidToken
+from broker.last_use import LastUse
 from broker.owners import FRESH_SECONDS, Owners
-from broker.schemas import ID_PATTERN
+from broker.schemas import ID_PATTERN, Role
 from broker.store import Store, keys
 from broker.store.leases import Beat
 from broker.store.ownership import Token, ToolOwner
 
 log = structlog.get_logger(__name__)
 
-Role = Literal["submitter", "tool", "assigner", "operator", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 #: The admin key of the settings; no key in the database can be called so.
@@ -120,6 +120,7 @@ class Keyring:
         self._registrars: set[str | None] = set()
         self._read_at = -math.inf
         self._reading: asyncio.Task[None] | None = None
+        self._last_use = LastUse(store)
 
     async def caller(self, bearer: str | None, *, fenced: bool = False) -> Caller:
         """Who calls with this key or token, as it was known two seconds ago at most.
@@ -191,6 +192,7 @@ class Keyring:
             await self.know(asyncio.get_running_loop().time())
         if (found := self._keys.get(digest)) is None:
             raise Unauthenticated
+        self._last_use.note(digest)
         return found
 
     async def _of_anybody(self, bearer: str | None, *, fenced: bool) -> Caller:

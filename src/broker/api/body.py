@@ -185,9 +185,10 @@ def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
 def _item_type(hint: Any) -> Any:
     """The request that a list is of; none where it is no such list."""
     bare = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-    if get_origin(bare) is list and issubclass(get_args(bare)[0], Request):
-        return get_args(bare)[0]
-    return None
+    if get_origin(bare) is not list:
+        return None
+    [item] = get_args(bare)
+    return item if isinstance(item, type) and issubclass(item, Request) else None
 
 
 def _items(value: bytes, hint: Any) -> list[Raw] | None:

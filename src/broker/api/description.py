@@ -29,6 +29,8 @@ from broker.schemas import (
     Completed,
     FieldError,
     Id,
+    KeyName,
+    MadeKey,
     Nothing,
     Pair,
     Problem,
@@ -67,6 +69,7 @@ _TAGS = {
     "Archive": "How everything ended: every attempt, with all that was reported on it.",
     "Overview": "Summaries for whoever watches, without payloads and results.",
     "Events": "What happens, as it happens.",
+    "Keys": "Who may do what.",
     "Health": "For load balancers, containers, Prometheus and people.",
 }
 
@@ -75,6 +78,7 @@ _IN_PATHS: dict[str, tuple[Any, str]] = {
     "task_id": (Id, "The task's id."),
     "tool_id": (Id, "The tool's id."),
     "work_id": (UUID, "The work's id."),
+    "key_name": (KeyName, "The key's name."),
 }
 
 _RETRY_AFTER = {
@@ -115,6 +119,7 @@ _LEADS: dict[Any, dict[str, str]] = {
     WorkWithReports: {"work_id": "/id"},
     Completed: {"work_id": "/archived/work_id", "task_id": "/archived/task_id"},
     ArchiveRecord: {"work_id": "/work_id"},
+    MadeKey: {"key_name": "/name"},
 }
 # And where it holds all that the body of another call wants.
 _LEADS_TO_BODY: dict[Any, tuple[Any, dict[str, str]]] = {

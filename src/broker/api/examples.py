@@ -13,7 +13,10 @@ from broker.schemas import (
     Completion,
     Explanation,
     Heartbeat,
+    KeyPage,
+    MadeKey,
     NewCancellation,
+    NewKey,
     NewRemark,
     NewReport,
     NewTask,
@@ -77,6 +80,7 @@ _TOOL = {
     "registered_at": _REGISTERED,
     "seen_at": _STARTED,
 }
+_KEY = {"name": "microscope", "roles": ["tool"], "created_at": _REGISTERED}
 _TASK = {
     **_NEW_TASK,
     "state": "available",
@@ -205,6 +209,9 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
     Tool: _TOOL,
     RegisteredTool: {**_TOOL, "token": "bt_Y291bnRlcg_1sC0bQ2mXlUqk1Gd7v0vJpVYh3oYcM6rT9wZ5nE8aKs"},
     ToolPage: {"items": [_TOOL], **_NO_MORE},
+    NewKey: {"name": "microscope", "roles": ["tool"]},
+    MadeKey: {**_KEY, "key": "bk_3q2-7wXl0nJt5cYb8RfVd1mKpZs6HuGoEaIiTjQxNvM"},
+    KeyPage: {"items": [{**_KEY, "last_used_at": _STARTED}], **_NO_MORE},
     Heartbeat: {"lease_expires_at": _LEASE_ENDS, "cancel": [_WORK_ID]},
     Task: _TASK,
     TaskPage: {"items": [_TASK], **_NO_MORE},

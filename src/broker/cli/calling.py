@@ -22,7 +22,7 @@ def calls_a_broker(command: Command) -> Command:
 
     @functools.wraps(command)
     def called(*args: Any, url: str | None, **kwargs: Any) -> Any:
-        with _clear_errors(url):
+        with clear_call_errors(url):
             return command(*args, url=url, **kwargs)
 
     option = click.option(
@@ -35,7 +35,12 @@ def calls_a_broker(command: Command) -> Command:
 
 
 @contextlib.contextmanager
-def _clear_errors(url: str | None) -> Iterator[None]:
+def clear_call_errors(url: str | None) -> Iterator[None]:
+    """End the command with a clear message if the broker refuses a request or does not respond.
+
+    Raises:
+        click.ClickException: It does so.
+    """
     try:
         yield
     except ProblemError as error:

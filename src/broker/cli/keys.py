@@ -1,19 +1,29 @@
 """`broker keys`: who may do what."""
 
+import asyncio
 import re
 import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from types import NoneType
+from typing import Any, Protocol, TypeVar
 
 import click
 
-from broker import logs
-from broker.cli.database import Answer, Given, ask, described, from_environment, reached, see_that_it_is_made
+from broker import logs, schemas
+from broker.cli.calling import clear_call_errors
+from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
+from broker.client.connection import Connection, ProblemError, in_path
 from broker.embedded import EmbeddedError
 from broker.errors import Unavailable
-from broker.schemas import ID_PATTERN
+from broker.schemas import ID_PATTERN, KeyPage, MadeKey, NewKey, Role
 from broker.security import KEY_PREFIX, ROLES, hashed, new_key
-from broker.settings import Settings
 from broker.store import keys as store
 from broker.store.engine import Do
+
+Response = TypeVar("Response")
+Row = tuple[str, ...]
 
 _NAME = re.compile(ID_PATTERN)
 
@@ -31,14 +41,40 @@ curl it is -H "Authorization: Bearer $BROKER_KEY". What a key has submitted and 
 name: when that is given to a new key, so is what belongs to it.
 """
 
+_PATIENCE_SECONDS = 5.0
+
+_url = click.option(
+    "--url",
+    envvar="BROKER_URL",
+    show_envvar=True,
+    help="Where the broker runs; BROKER_KEY has the key of an admin, once there are keys."
+    "  [default: work in the database]",
+)
+
+
+class _Keys(Protocol):
+    """The keys of a broker; `where` says which broker, for people."""
+
+    where: str
+
+    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
+        """Make a key and return it; None: there is one of this name."""
+
+    def rows(self) -> list[Row]:
+        """Return the names of the columns, and a row for each key."""
+
+    def revoke(self, name: str) -> bool:
+        """Revoke the key of this name, and return whether there was one in use."""
+
 
 @click.group(epilog=_ROLES)
 def keys() -> None:
     """Make, list and revoke keys.
 
-    They are in the database of BROKER_DATABASE_URL, or in the embedded one in BROKER_DATA_DIR: set them as
-    the service has them, whether it runs or not. A running service knows of a change within two seconds. As
-    soon as there is a key, every call needs one.
+    With --url or BROKER_URL, a broker that runs makes them. Otherwise they are made in the database of
+    BROKER_DATABASE_URL, or in the embedded one in BROKER_DATA_DIR: set them as the service has them, whether
+    it runs or not. A running service knows of a change within two seconds. As soon as there is a key, every
+    request needs one.
     """
 
 
@@ -48,7 +84,8 @@ def keys() -> None:
 )
 @click.option("--name", help="What the key is called in lists.  [default: its roles and some letters]")
 @click.option("--replace", is_flag=True, help="Revoke the key that has the name in the same moment.")
-def create(roles: tuple[str, ...], name: str | None, replace: bool) -> None:
+@_url
+def create(roles: tuple[Role, ...], name: str | None, replace: bool, url: str | None) -> None:
     """Make a key; it is the last line of the output, and is shown this once."""
     roles = tuple(dict.fromkeys(roles))
     name = name if name is not None else "-".join((*roles, secrets.token_hex(2)))
@@ -56,40 +93,31 @@ def create(roles: tuple[str, ...], name: str | None, replace: bool) -> None:
         raise click.UsageError(
             "A name has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit."
         )
-    key = new_key()
-    settings = from_environment()
-    if not _in_database(settings, store.create, name, roles, hashed(key), replace=replace):
+    target = _keys_at(url)
+    if (key := target.create(name, roles, replace=replace)) is None:
         raise click.ClickException(
             f"There is a key {name!r} already: choose another name, or --replace it by the new one."
         )
-    where = described(settings)
-    click.echo(f"Key {name} ({', '.join(roles)}) is made in {where}. It is shown this once:", err=True)
+    click.echo(f"Key {name} ({', '.join(roles)}) is made {target.where}. It is shown this once:", err=True)
     click.echo(key)
 
 
 @keys.command("list")
-def list_() -> None:
-    """List the keys: their names, their roles, and since and until when they are good."""
-    settings = from_environment()
-    see_that_it_is_made(settings)
-    found = _in_database(settings, store.all_of_them)
-    if not found:
+@_url
+def list_(url: str | None) -> None:
+    """List the keys: their names and roles, and when they were made, last used and revoked.
+
+    A broker lists the keys in use; the database has the revoked ones, too.
+    """
+    target = _keys_at(url)
+    table = target.rows()
+    if len(table) == 1:
         click.echo(
-            f"There are no keys in {described(settings)}: unless its service has one from BROKER_ADMIN_KEY,"
+            f"There are no keys {target.where}: unless its service has one from BROKER_ADMIN_KEY,"
             " everybody on its machine may do everything.",
             err=True,
         )
         return
-    table = [("NAME", "ROLES", "CREATED", "REVOKED")]
-    table += [
-        (
-            key.name,
-            ",".join(key.roles),
-            f"{key.created_at:%Y-%m-%d %H:%M}",
-            f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "",
-        )
-        for key in found
-    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -97,7 +125,8 @@ def list_() -> None:
 
 @keys.command()
 @click.argument("name")
-def revoke(name: str) -> None:
+@_url
+def revoke(name: str, url: str | None) -> None:
     """Revoke a key: within two seconds it is good for nothing, nor are the tokens of the tools it registered.
 
     What it has submitted and registered stays; its tools go offline, and what they had begun goes back. To
@@ -105,28 +134,132 @@ def revoke(name: str) -> None:
     """
     if name.startswith(KEY_PREFIX):
         raise click.UsageError("That is a key; give its name, as `broker keys list` shows it.")
-    settings = from_environment()
-    see_that_it_is_made(settings)
-    if not _in_database(settings, store.revoke, name):
+    if not _keys_at(url).revoke(name):
         raise click.ClickException(
             f"There is no key {name!r} in use; `broker keys list` shows those there are."
         )
     click.echo(f"Key {name} is revoked.", err=True)
 
 
-def _in_database(
-    settings: Settings, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs
-) -> Answer:
-    """Do something in a transaction of its own.
+def _keys_at(url: str | None) -> _Keys:
+    return _KeysInDatabase() if url is None else _KeysOfBroker(url)
+
+
+class _KeysInDatabase:
+    """The keys in the database of the settings, whether a service runs on it or not.
 
     Raises:
-        click.ClickException: The database cannot be reached, or has another schema.
+        click.ClickException: There is no database. One that is made here would be nobody's, and its keys
+            worth nothing.
     """
-    try:
-        logs.configure("warning")
-        with reached(settings) as url:
-            return ask(url, do, *args, **kwargs)
-    except EmbeddedError as error:
-        raise click.ClickException(str(error)) from error
-    except Unavailable as error:
-        raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
+
+    def __init__(self) -> None:
+        self._settings = from_environment()
+        where = described(self._settings)
+        self.where = f"in {where}"
+        if not is_made(self._settings):
+            raise click.ClickException(
+                f"There is no {where.removeprefix('the ')} yet. Set BROKER_URL to a broker that runs, or"
+                " BROKER_DATA_DIR or BROKER_DATABASE_URL as its service has it."
+            )
+
+    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
+        key = new_key()
+        made = self._do(store.create, name, roles, hashed(key), replace=replace)
+        return None if made is None else key
+
+    def rows(self) -> list[Row]:
+        return [
+            ("NAME", "ROLES", "CREATED", "LAST USED", "REVOKED"),
+            *(
+                _row(key.name, key.roles, key.created_at, key.last_used_at, key.revoked_at)
+                for key in self._do(store.all_of_them)
+            ),
+        ]
+
+    def revoke(self, name: str) -> bool:
+        return self._do(store.revoke, name)
+
+    def _do(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Do something in a transaction of its own.
+
+        Raises:
+            click.ClickException: The database cannot be reached, or has another schema.
+        """
+        try:
+            logs.configure("warning")
+            with reached(self._settings) as url:
+                return ask(url, do, *args, **kwargs)
+        except EmbeddedError as error:
+            raise click.ClickException(str(error)) from error
+        except Unavailable as error:
+            raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
+
+
+class _KeysOfBroker:
+    """The keys of a broker that runs, over HTTP.
+
+    Args:
+        url: Where it runs.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.where = f"at {url}"
+
+    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
+        new = NewKey(name=name, roles=list(roles), replace=replace)
+        with self._refused("key_exists"):
+            return self._request("POST", "/v1/keys", MadeKey, json=new).key
+        return None
+
+    def rows(self) -> list[Row]:
+        with self._refused():
+            items = list(self._all())
+        return [
+            ("NAME", "ROLES", "CREATED", "LAST USED"),
+            *(_row(key.name, key.roles, key.created_at, key.last_used_at) for key in items),
+        ]
+
+    def revoke(self, name: str) -> bool:
+        with self._refused("key_not_found"):
+            self._request("DELETE", f"/v1/keys/{in_path(name)}", NoneType)
+            return True
+        return False
+
+    def _all(self) -> Iterator[schemas.Key]:
+        page = self._request("GET", "/v1/keys", KeyPage)
+        yield from page.items
+        while page.next is not None:
+            page = self._request("GET", "/v1/keys", KeyPage, query={"after": page.next})
+            yield from page.items
+
+    def _request(self, method: str, path: str, response: type[Response], **options: Any) -> Response:
+        async def send() -> Response:
+            async with Connection(self._url, patience_seconds=_PATIENCE_SECONDS) as connection:
+                return await connection.call(method, path, response, **options)
+
+        return asyncio.run(send())
+
+    @contextmanager
+    def _refused(self, expected: str | None = None) -> Iterator[None]:
+        """End the command with a clear message if the broker refuses, but for one code, which ends the block.
+
+        Raises:
+            click.ClickException: The broker refuses, or does not respond.
+        """
+        with clear_call_errors(self._url):
+            try:
+                yield
+            except ProblemError as error:
+                if error.code in ("unauthenticated", "forbidden"):
+                    raise click.ClickException(
+                        f"{error.problem.detail} Set BROKER_KEY to a key with the role admin, or unset"
+                        " BROKER_URL to work in the database itself."
+                    ) from error
+                if error.code != expected:
+                    raise
+
+
+def _row(name: str, roles: Sequence[str], *times: datetime | None) -> Row:
+    return (name, ",".join(roles), *(f"{at:%Y-%m-%d %H:%M}" if at else "" for at in times))

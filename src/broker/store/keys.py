@@ -6,14 +6,34 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
+from broker import schemas
+from broker.schemas import KeyPage
+from broker.store.engine import BeginAgain, one_statement
+from broker.store.pages import cut, unseal
+
 CREATE = text("""
 insert into keys (name, roles, hash)
 values (:name, cast(:roles as text[]), :hash)
 on conflict (name) where revoked_at is null do nothing
-returning id
+returning created_at
 """)
 
-LIST = text("select name, roles, hash, created_at, revoked_at from keys order by id")
+LIST = text("select name, roles, hash, created_at, revoked_at, last_used_at from keys order by id")
+
+PAGE = text("""
+select name, roles, created_at, last_used_at
+from keys
+where name > :after and revoked_at is null
+order by name
+limit :limit
+""")
+
+USED = text("""
+with locked as materialized (
+    select id from keys where hash = any(cast(:hashes as bytea[])) order by id for no key update
+)
+update keys set last_used_at = now() where id = any(array(select id from locked))
+""")
 
 REVOKE = text("""
 update keys set revoked_at = now() where name = :name and revoked_at is null returning name
@@ -42,19 +62,20 @@ select notify_ids('broker_tool', array(select id from locked_tools)), notify_ids
 
 
 class Key(NamedTuple):
-    """A key: what it is called, what it may do, its hash, and since and until when it is good."""
+    """A key: its name, roles and hash, when it was made and revoked, and when it was last used."""
 
     name: str
     roles: list[str]
     hash: bytes
     created_at: datetime
     revoked_at: datetime | None
+    last_used_at: datetime | None
 
 
 def create(
     connection: Connection, name: str, roles: Sequence[str], hashed: bytes, *, replace: bool = False
-) -> bool:
-    """Enter a key; whether it was: a name belongs to one key at a time.
+) -> datetime | None:
+    """Enter a key, and return when it was made; None: a name belongs to one key at a time.
 
     Args:
         connection: In an open transaction.
@@ -62,16 +83,37 @@ def create(
         roles: What it may do.
         hashed: Its hash; the key itself is nowhere.
         replace: Whether the key that has the name is revoked, and its tools go on with the new one.
+
+    Raises:
+        BeginAgain: Another process gave the name to a key in the meantime, which is to be replaced, too.
     """
     if replace:
         connection.execute(REVOKE, {"name": name})
     values = {"name": name, "roles": list(roles), "hash": hashed}
-    return connection.execute(CREATE, values).one_or_none() is not None
+    created_at: datetime | None = connection.execute(CREATE, values).scalar_one_or_none()
+    if replace and created_at is None:
+        raise BeginAgain
+    return created_at
 
 
 def all_of_them(connection: Connection) -> list[Key]:
     """Every key, revoked ones too, in the order in which they were made."""
     return [Key(*row) for row in connection.execute(LIST)]
+
+
+def page(connection: Connection, *, limit: int, after: str | None) -> KeyPage:
+    """Return some of the keys in use, in the order of their names."""
+    begin = unseal(after, str, field="after") if after is not None else ""
+    found = connection.execute(PAGE, {"after": begin, "limit": limit + 1}).all()
+    items, onward = cut(found, limit, key=lambda row: row.name)
+    return KeyPage(items=[schemas.Key(**row._asdict()) for row in items], next=onward)
+
+
+@one_statement()
+def used(connection: Connection, hashes: Sequence[bytes]) -> list[None]:
+    """Record that keys are in use now."""
+    connection.execute(USED, {"hashes": hashes})
+    return [None] * len(hashes)
 
 
 def revoke(connection: Connection, name: str) -> bool:

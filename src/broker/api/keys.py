@@ -1,0 +1,62 @@
+"""/v1/keys: who may do what."""
+
+import asyncio
+import contextlib
+
+from litestar import Controller, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from broker.api.access import allow
+from broker.api.parameters import After, Limit, id_of
+from broker.api.service import Service
+from broker.errors import KeyExists, KeyNotFound, Unavailable
+from broker.schemas import KeyPage, MadeKey, NewKey
+from broker.security import hashed, new_key
+from broker.store import keys
+
+
+class Keys(Controller):
+    """Keys: each has a name and one or more roles."""
+
+    path = "/v1/keys"
+    tags = ("Keys",)
+
+    @post(guards=[allow()], errors=[KeyExists])
+    async def create(self, data: JSONBody[NewKey], service: NamedDependency[Service]) -> MadeKey:
+        """Make a key; the `key` in the response is shown only here.
+
+        With `replace` the key that has the name is revoked, and the new one gets what belongs to the name. As
+        soon as there is a key, every request needs one: make the first one an `admin`.
+        """
+        key = new_key()
+        roles = list(dict.fromkeys(data.roles))
+        created_at = await service.store.run(keys.create, data.name, roles, hashed(key), replace=data.replace)
+        if created_at is None:
+            raise KeyExists
+        await _know(service)
+        return MadeKey(name=data.name, roles=roles, created_at=created_at, key=key)
+
+    @get(guards=[allow()])
+    async def list(
+        self, service: NamedDependency[Service], limit: Limit = 100, after: After = None
+    ) -> KeyPage:
+        """List the keys in use, in the order of their names."""
+        return await service.store.read(keys.page, limit=limit, after=after)
+
+    @delete("/{key_name:str}", guards=[allow()], errors=[KeyNotFound])
+    async def revoke(self, key_name: FromPath[str], service: NamedDependency[Service]) -> None:
+        """Revoke a key, and make the tokens of its tools void.
+
+        Within two seconds every process of the broker refuses them. The tools go offline, and the work they
+        had started returns. What the key submitted and registered still belongs to its name.
+        """
+        if not await service.store.run(keys.revoke, id_of(key_name, KeyNotFound)):
+            raise KeyNotFound
+        await _know(service)
+
+
+async def _know(service: Service) -> None:
+    """Read the keys again, after a change that is committed. Other processes follow within two seconds."""
+    with contextlib.suppress(Unavailable):
+        await service.keyring.know(asyncio.get_running_loop().time())
