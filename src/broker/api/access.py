@@ -20,6 +20,7 @@ from litestar.types import Scope
 from msgspec import Struct
 from msgspec.structs import replace
 
+from broker.api.loopback import HEADERS, refuse_others
 from broker.api.service import Service
 from broker.errors import Forbidden, NotFound, TaskNotFound, ToolNotFound, VoidToken, WorkNotFound
 from broker.owners import Owners
@@ -28,14 +29,9 @@ from broker.security import Caller
 from broker.store.ownership import WorkOwner
 
 _ID = re.compile(ID_PATTERN)
-_IPV4_HERE = rb"127(?:\.[0-9]{1,3}){3}"
-_LOOPBACK = re.compile(rb"(localhost|%b|\[::1\])(:[0-9]+)?" % _IPV4_HERE, re.IGNORECASE)
 _REMEMBERED = 1_024
+_TOLD = HEADERS | {b"authorization"}
 _IN_PATHS = ("task_id", "tool_id", "work_id")
-# What proxies tell of those who ask them.
-_FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded")
-_TOLD = frozenset((b"authorization", b"host", b"origin", b"sec-fetch-site", *_FORWARDED))
-_HERE = re.compile(rb"(for=)?\"?(%b|\[?::1\]?)(:[0-9]+)?\"?" % _IPV4_HERE, re.IGNORECASE)
 
 
 class Reach(Enum):
@@ -130,7 +126,7 @@ class Allow:
         bearer = _bearer(told.get(b"authorization", b""))
         caller = await service.keyring.caller(bearer, fenced=self._is_fenced)
         if caller.is_anybody:
-            _refuse_others(told)
+            refuse_others(told)
             tool = await self._tool_of_anybody(service, caller, scope, path)
             return _open_to(caller, bearer, (scope["client"] or ("",))[0], tool, self._is_fenced)
         reaches = {self.roles[role] for role in _roles_of(caller) if role in self.roles}
@@ -305,52 +301,10 @@ def _bearer(authorization: bytes) -> str | None:
     return given.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
 
 
-_FOR_ITSELF = (
-    "There are no keys, so this service is for programs on its own machine, by the name of localhost or"
-    " 127.0.0.1, and for no page from elsewhere. To open it to others, make keys: `broker keys create`."
-)
-
-
 @lru_cache(_REMEMBERED)
 def _open_to(caller: Caller, bearer: str | None, address: str, tool: str | None, fenced: bool) -> Access:
     """What everybody has while there are no keys; made once for each, as it costs memory while they wait."""
     return Access(caller=caller, reach=ALL, bearer=bearer, client=address, tool=tool, fenced=fenced)
-
-
-def _refuse_others(told: Mapping[bytes, bytes]) -> None:
-    """While there are no keys, see that whoever calls is on this machine, as far as the headers tell.
-
-    Raises:
-        Forbidden: They are not.
-    """
-    _refuse_pages_of_others(told.get(b"host"), told.get(b"origin"), told.get(b"sec-fetch-site"))
-    for name in _FORWARDED:
-        if name in told:
-            _refuse_whom_a_proxy_brings(told[name])
-
-
-@lru_cache(_REMEMBERED)
-def _refuse_pages_of_others(host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
-    """While there are no keys, have no page from elsewhere act through the browser of who visits it.
-
-    Raises:
-        Forbidden: The request comes from such a page, or by a name that somebody may have made up for us.
-    """
-    host = host or b"localhost"
-    is_ours = site in (None, b"none", b"same-origin") and origin in (None, b"http://" + host)
-    if not (is_ours and _LOOPBACK.fullmatch(host)):
-        raise Forbidden(_FOR_ITSELF)
-
-
-@lru_cache(_REMEMBERED)
-def _refuse_whom_a_proxy_brings(forwarded: bytes) -> None:
-    """While there are no keys, have a proxy on this machine open the service to nobody elsewhere.
-
-    Raises:
-        Forbidden: The request comes from another machine, or it cannot be told from which.
-    """
-    if not all(_HERE.fullmatch(address.strip()) for address in forwarded.split(b",")):
-        raise Forbidden(_FOR_ITSELF)
 
 
 def _thing(scope: Scope, path: Mapping[str, Any]) -> str:

@@ -1,0 +1,61 @@
+"""While there are no keys: only programs on the service's own machine get in.
+
+It then listens on loopback addresses only. Browsers and proxies on the machine can still bring in others; the
+headers tell.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+from broker.errors import Forbidden
+
+_IPV4_HERE = rb"127(?:\.[0-9]{1,3}){3}"
+_LOOPBACK = re.compile(rb"(localhost|%b|\[::1\])(:[0-9]+)?" % _IPV4_HERE, re.IGNORECASE)
+_HERE = re.compile(rb"(for=)?\"?(%b|\[?::1\]?)(:[0-9]+)?\"?" % _IPV4_HERE, re.IGNORECASE)
+# What proxies tell of those who ask them.
+_FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded")
+#: The headers that tell where a request comes from.
+HEADERS = frozenset((b"host", b"origin", b"sec-fetch-site", *_FORWARDED))
+_REMEMBERED = 1_024
+
+_FOR_ITSELF = (
+    "There are no keys, so this service is for programs on its own machine, by the name of localhost or"
+    " 127.0.0.1, and for no page from elsewhere. To open it to others, make keys: `broker keys create`."
+)
+
+
+def refuse_others(told: Mapping[bytes, bytes]) -> None:
+    """While there are no keys, see that whoever calls is on this machine, as far as the headers tell.
+
+    Raises:
+        Forbidden: They are not.
+    """
+    _refuse_pages_of_others(told.get(b"host"), told.get(b"origin"), told.get(b"sec-fetch-site"))
+    for name in _FORWARDED:
+        if name in told:
+            _refuse_whom_a_proxy_brings(told[name])
+
+
+@lru_cache(_REMEMBERED)
+def _refuse_pages_of_others(host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
+    """While there are no keys, have no page from elsewhere act through the browser of who visits it.
+
+    Raises:
+        Forbidden: The request comes from such a page, or by a name that somebody may have made up for us.
+    """
+    host = host or b"localhost"
+    is_ours = site in (None, b"none", b"same-origin") and origin in (None, b"http://" + host)
+    if not (is_ours and _LOOPBACK.fullmatch(host)):
+        raise Forbidden(_FOR_ITSELF)
+
+
+@lru_cache(_REMEMBERED)
+def _refuse_whom_a_proxy_brings(forwarded: bytes) -> None:
+    """While there are no keys, have a proxy on this machine open the service to nobody elsewhere.
+
+    Raises:
+        Forbidden: The request comes from another machine, or it cannot be told from which.
+    """
+    if not all(_HERE.fullmatch(address.strip()) for address in forwarded.split(b",")):
+        raise Forbidden(_FOR_ITSELF)
