@@ -23,13 +23,26 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
+from broker.dump import DumpError, Place, read_in, version, write
 from broker.embedded import EmbeddedError, EmbeddedPostgres, cluster, errors, postmaster
+from broker.store import schema
+from broker.store.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 AS_ROOT = os.geteuid() == 0
 SECONDS = 30
+
+# A broker that becomes a user whom no list has. Only root may be able to read this Python: it imports first.
+AS_NOBODY_KNOWN = """
+import encodings.idna, os
+from broker.cli import backup, demo, keys, main, migrate, serve
+os.setgroups([])
+os.setresgid(54321, 54321, 54321)
+os.setresuid(54321, 54321, 54321)
+main(prog_name="broker")
+"""
 
 # A broker in a process of its own: says its postmaster's pid, runs until its stdin ends.
 CHILD = """
@@ -206,11 +219,70 @@ def test_the_url_names_a_database(shared: EmbeddedPostgres) -> None:
     assert (url.drivername, url.username, url.database) == ("postgresql+asyncpg", "broker", "a/b?c")
 
 
+#: Every variable that libpq or asyncpg reads, with a value that leads elsewhere or nowhere.
+ANOTHER_POSTGRES = {
+    "PGHOST": "nowhere.invalid",
+    "PGHOSTADDR": "192.0.2.1",
+    "PGPORT": "x",
+    "PGDATABASE": "x",
+    "PGUSER": "x",
+    "PGPASSWORD": "x",
+    "PGPASSFILE": "/dev/null",
+    "PGSERVICE": "nowhere",
+    "PGSERVICEFILE": "/not/there",
+    "PGSYSCONFDIR": "/not/there",
+    "PGOPTIONS": "-c nonsense=1",
+    "PGAPPNAME": "x",
+    "PGSSLMODE": "verify-full",
+    "PGSSLNEGOTIATION": "direct",
+    "PGSSLCERT": "/not/there",
+    "PGSSLKEY": "/not/there",
+    "PGSSLROOTCERT": "/not/there",
+    "PGSSLCRL": "/not/there",
+    "PGSSLMINPROTOCOLVERSION": "x",
+    "PGSSLMAXPROTOCOLVERSION": "x",
+    "PGREQUIREAUTH": "x",
+    "PGREQUIREPEER": "x",
+    "PGCHANNELBINDING": "require",
+    "PGGSSENCMODE": "require",
+    "PGKRBSRVNAME": "x",
+    "PGGSSLIB": "x",
+    "PGCONNECT_TIMEOUT": "x",
+    "PGCLIENTENCODING": "LATIN1",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGLOADBALANCEHOSTS": "x",
+    "PGMINPROTOCOLVERSION": "9",
+    "PGDATESTYLE": "x",
+    "PGTZ": "Mars",
+    "PGGEQO": "x",
+    "PGLOCALEDIR": "/not/there",
+    "PGDATA": "/not/there",
+}
+
+
 def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PGPORT", "PGDATA", "PGHOST", "PGUSER", "PGDATABASE", "PGOPTIONS"):
-        monkeypatch.setenv(name, "1")
+    for name, value in ANOTHER_POSTGRES.items():
+        monkeypatch.setenv(name, value)
+
+    async def answer(url: str) -> int:
+        connection = await Address(url).connect()
+        try:
+            found: int = await connection.fetchval("SELECT 1")
+            return found
+        finally:
+            await connection.close()
+
     with EmbeddedPostgres(data_dir, durable=False) as postgres:
-        assert query(postgres, "SELECT 1") == 1
+        assert asyncio.run(answer(postgres.url())) == 1
+        asyncio.run(schema.migrate(postgres.url()))
+        dump = data_dir.parent / "dump"
+        place = Place.of(postgres.url(), own=False)
+        dump.touch()
+        write(place, dump, lambda _: None)
+        with dump.open("rb") as file:
+            assert version(place, file) == schema.needed()
+            with pytest.raises(DumpError, match="already exists"):
+                read_in(place, file, lambda _: None)
 
 
 def test_data_survive_a_stop(running: EmbeddedPostgres) -> None:
@@ -577,3 +649,39 @@ def test_programs_that_the_account_can_not_reach_are_copied_once(
     with EmbeddedPostgres(place / "data", durable=False) as postgres:
         assert query(postgres, "SELECT 1") == 1
     assert (copy.stat().st_ino, copy.stat().st_mtime) == (made.st_ino, made.st_mtime)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root can become another user")
+@pytest.mark.parametrize("arguments", [["serve", "--port", "0"], ["keys", "list"], ["backup", "x"], ["demo"]])
+def test_without_a_home_folder_the_command_says_what_to_set(arguments: list[str]) -> None:
+    ended = as_nobody_known(arguments)
+    [line] = ended.stderr.splitlines()
+    assert ended.returncode == 1
+    assert "home folder" in line
+    assert ("--data-dir" if arguments == ["demo"] else "BROKER_DATA_DIR") in line
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root can become another user")
+def test_without_a_user_name_the_command_says_what_to_set(place: Path) -> None:
+    place.chmod(0o777)
+    ended = as_nobody_known(["serve", "--port", "0"], BROKER_DATA_DIR=str(place / "data"))
+    [line] = ended.stderr.splitlines()
+    assert (ended.returncode, "has no name on this machine" in line) == (1, True)
+    assert "BROKER_DATABASE_URL" in line
+    ended = as_nobody_known(["migrate"], BROKER_DATABASE_URL="postgresql://127.0.0.1:1/x")
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("Error: BROKER_DATABASE_URL names no user")
+
+
+def as_nobody_known(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a `broker` as a user id that no list has, without HOME."""
+    return subprocess.run(
+        [sys.executable, "-c", AS_NOBODY_KNOWN, *arguments],
+        env={"PATH": os.environ["PATH"]} | environment,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )

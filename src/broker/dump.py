@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from broker.connection_url import TLS_IS_REQUIRED, ConnectionUrl, without_password
 from broker.embedded import EmbeddedError
 from broker.embedded.account import Account
 from broker.embedded.programs import MAJOR, Programs
-from broker.store.address import libpq_url
 
 Tell = Callable[[int], None]
 
@@ -44,10 +43,12 @@ class Place(NamedTuple):
     Args:
         url: Where it is, without the password: everybody on a machine can read what a program was given.
         environment: What else they need to know.
+        requires_tls: Whether only an encrypted connection is good enough.
     """
 
     url: str
     environment: dict[str, str]
+    requires_tls: bool = False
 
     @classmethod
     def of(cls, url: str, *, own: bool) -> "Place":
@@ -57,21 +58,27 @@ class Place(NamedTuple):
             url: Where the database is.
             own: Whether it is the user's: then what the environment says of it (PGPASSFILE, PGSSLROOTCERT)
                 is meant.
+
+        Raises:
+            ConnectionUrlError: The URL cannot be used.
+            DumpError: It has a password that would be on a command line.
         """
-        parts = urlsplit(libpq_url(url))
-        who, at, hosts = parts.netloc.rpartition("@")
-        user, _, password = who.partition(":")
-        query = parse_qsl(parts.query, keep_blank_values=True)
-        password = unquote(password) or dict(query).get("password", "")
-        rest = urlencode([(name, value) for name, value in query if name != "password"], quote_via=quote)
+        parsed = ConnectionUrl.parse(url)
+        if parsed["sslpassword"]:
+            raise DumpError("A backup cannot use sslpassword: use a key file without a password.")
         strangers = ("BROKER_",) if own else ("BROKER_", "PG")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(strangers)}
         environment["LC_ALL"] = "C"
+        # The broker does not read these, so they would lead to another database.
+        for name in ("PGSERVICE", "PGHOSTADDR"):
+            environment.pop(name, None)
+        environment["PGUSER"] = parsed.user()
         # Of several hosts the one that takes writes is meant, as everywhere.
-        environment.setdefault("PGTARGETSESSIONATTRS", "read-write")
-        if password:
-            environment["PGPASSWORD"] = password
-        return cls(parts._replace(netloc=f"{user}{at}{hosts}", query=rest).geturl(), environment)
+        environment["PGTARGETSESSIONATTRS"] = "read-write"
+        if parsed.password:
+            environment["PGPASSWORD"] = parsed.password
+        mode = parsed["sslmode"] or environment.get("PGSSLMODE")
+        return cls(without_password(url), environment, mode in TLS_IS_REQUIRED)
 
 
 def write(place: Place, file: Path, tell: Tell) -> None:
@@ -201,7 +208,7 @@ def _program(
     """Run one of PostgreSQL's programs; it ends with the block at the latest."""
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's own programs, no shell
-            [_folder() / name, *arguments],
+            [_folder(needs_tls=place.requires_tls) / name, *arguments],
             stdin=stdin,
             stdout=stdout,
             stderr=said,
@@ -228,17 +235,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _folder() -> Path:
-    """Where the programs are: those that come with the package, unless there are newer ones on the PATH."""
+def _folder(*, needs_tls: bool) -> Path:
+    """Where the programs are: those that come with the package, unless there are newer ones on the PATH.
+
+    Args:
+        needs_tls: Whether they must be able to encrypt, which those that come with the package cannot.
+    """
     try:
-        ours = Programs.find(Account(), Path(tempfile.gettempdir())).folder
+        ours = None if needs_tls else Programs.find(Account(), Path(tempfile.gettempdir())).folder
     except EmbeddedError:
         ours = None
     theirs = shutil.which("pg_dump")
     if theirs is not None and (ours is None or _major(theirs) > int(MAJOR)):
         return Path(theirs).parent
     if ours is None:
-        raise DumpError("PostgreSQL's programs are missing: install a package with pg_dump and pg_restore.")
+        missing = "PostgreSQL's programs are missing"
+        if needs_tls:
+            missing = "sslmode asks for TLS, which the programs that come with the broker cannot speak"
+        raise DumpError(f"{missing}: install a package with pg_dump and pg_restore.")
     return ours
 
 

@@ -10,11 +10,11 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:(?P<port>[0-9]{0,5}))?")
-_MOST_PORTS = 65_535
+from broker.connection_parameters import ConnectionUrlError, check_variables
+from broker.connection_url import ConnectionUrl
+
 _OF_CLIENTS = {"BROKER_URL", "BROKER_KEY"}
 _SENDABLE = re.compile("[!-~]+")
-_SCHEMES = {"postgresql", "postgres", "postgresql+asyncpg"}
 _DATABASES = ("database_url", "listen_url", "read_url")
 
 
@@ -27,7 +27,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     Args:
         database_url: `postgresql://user:password@host/name`; none: the embedded Postgres. Several hosts,
-            `host-a:5432,host-b:5432`: the one that takes writes is used, whichever that is.
+            `host-a:5432,host-b:5432`: the one that takes writes is used, whichever that is. Parameters are
+            those of libpq, `?sslmode=verify-full&connect_timeout=3`; the broker names those it does not
+            support, and refuses them.
         database_password_file: The file that has the password, for URLs that have a user and no password.
         listen_url: The database itself, where `database_url` is that of a pooler in transaction mode, over
             which no notification is heard. `broker migrate` and `broker keys` use it, too.
@@ -103,9 +105,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in _DATABASES:
             url = getattr(self, name)
-            if url is not None and not _is_database(url):
-                # Not the value: it may hold a password.
-                raise SettingsError(f"{variable_of(name)} is no postgresql://user:password@host/name.")
+            if url is None:
+                continue
+            try:
+                ConnectionUrl.parse(url).user()
+            except ConnectionUrlError as error:
+                raise SettingsError(f"{variable_of(name)} {error}.") from None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> "Settings":
@@ -125,10 +130,15 @@ class Settings(Struct, frozen=True, kw_only=True):
                     values[name] = msgspec.convert(
                         environment[variable], types[name], strict=False, dec_hook=_path
                     )
-                except msgspec.ValidationError as error:
+                except (msgspec.ValidationError, RuntimeError) as error:
                     raise SettingsError(f"{variable}={environment[variable]!r}: {error}") from None
         values.update((name, value) for name, value in given.items() if value is not None)
         settings = cls(**values)
+        if any(getattr(settings, name) is not None for name in _DATABASES):
+            try:
+                check_variables(environment)
+            except ConnectionUrlError as error:
+                raise SettingsError(f"{error}.") from None
         if settings.database_password_file is None:
             return settings
         password = _word_in(settings.database_password_file, variable_of("database_password_file"))
@@ -157,16 +167,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         if key is not None and not _SENDABLE.fullmatch(key):
             raise SettingsError(f"{variable} has no key: letters, digits and signs of ASCII, without spaces.")
         return key
-
-
-def _is_database(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    hosts = map(_HOST.fullmatch, parts.netloc.rpartition("@")[2].split(","))
-    are_hosts = all(host and int(host["port"] or 0) <= _MOST_PORTS for host in hosts)
-    return "://" in url and parts.scheme in _SCHEMES and are_hosts
 
 
 def _word_in(file: Path, variable: str) -> str:
@@ -214,5 +214,5 @@ def describe() -> str:
 
 def _path(wanted: type, value: Any) -> Any:
     if wanted is Path:
-        return Path(value)
+        return Path(value).expanduser()
     raise NotImplementedError(wanted)

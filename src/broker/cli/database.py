@@ -124,12 +124,25 @@ def see_that_it_is_made(settings: Settings) -> None:
         )
 
 
-def default_data_dir() -> Path:
-    """Where data of services, or of this user, belongs."""
+def default_data_dir(instead: str = "BROKER_DATA_DIR") -> Path:
+    """Where data of services, or of this user, belongs.
+
+    Args:
+        instead: The setting or option that names another folder.
+
+    Raises:
+        click.ClickException: This user has no home folder.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/broker")
     base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "broker"
+    try:
+        return (Path(base) if base else Path.home() / ".local" / "share") / "broker"
+    except RuntimeError as error:
+        raise click.ClickException(
+            f"User id {os.geteuid()} has no home folder to keep data in: set {instead} to a folder,"
+            " or set HOME."
+        ) from error
 
 
 def _folder(settings: Settings) -> Path:

@@ -40,7 +40,7 @@ def demo(keep: bool, port: int, data_dir: Path | None) -> None:
     # Where there is no terminal, nobody is helped by lines that break.
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
-        folder = data_dir or default_data_dir().with_name("broker-demo")
+        folder = data_dir or default_data_dir("--data-dir").with_name("broker-demo")
         with ends_in_order():
             succeeded = _run(console, folder, keep=keep, port=port)
     except (TimeoutError, RuntimeError) as error:

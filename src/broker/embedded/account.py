@@ -116,6 +116,17 @@ class Account:
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
+    def check_name(self) -> None:
+        """Raise an error if the account has no user name; initdb needs one."""
+        uid = os.geteuid() if self.uid is None else self.uid
+        try:
+            pwd.getpwuid(uid)
+        except KeyError as error:
+            raise EmbeddedError(
+                f"PostgreSQL cannot create its data as user id {uid}, which has no name on this machine. Add"
+                " one to /etc/passwd, start the broker as another user, or set BROKER_DATABASE_URL."
+            ) from error
+
     def check_reach(self, folder: Path) -> None:
         """Raise an error that names the folder in the way, if the account can't enter `folder`.
 

@@ -200,5 +200,6 @@ class EmbeddedPostgres:
 
 def _url(socket: Path, database: str) -> str:
     host = quote(str(socket), safe="/")
-    # The port is the usual one, but said all the same: else clients would take it from PGPORT.
-    return f"postgresql+asyncpg://broker@/{quote(database, safe='')}?host={host}&port={SETTINGS['port']}"
+    # What it does not say, clients read from PG* variables, which are meant for another server.
+    said = f"host={host}&port={SETTINGS['port']}&sslmode=disable&password="
+    return f"postgresql+asyncpg://broker@/{quote(database, safe='')}?{said}"

@@ -54,6 +54,7 @@ def _check_version(data: Path) -> None:
 
 
 def _initialize(data: Path, programs: Programs, account: Account, *, sync: bool) -> None:
+    account.check_name()
     # Made beside its place and moved there complete: being killed midway leaves nothing that looks like data.
     for leftover in data.parent.glob(f"{data.name}.*"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,17 +1,25 @@
 """Where the database is: one host, or several, of which the one that takes writes is meant."""
 
+import random
 import re
 import socket
+from itertools import product
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
+
+from broker.connection_url import ConnectionUrl
 
 _SCHEME = re.compile(r"^postgres(ql)?(\+asyncpg)?://")
 
 CONNECT_SECONDS = 5.0
 # The kernel finds out within some ten seconds that the other side is gone.
-_KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+_KEEP_ALIVE = {
+    "TCP_KEEPIDLE": ("keepalives_idle", 5),
+    "TCP_KEEPINTVL": ("keepalives_interval", 2),
+    "TCP_KEEPCNT": ("keepalives_count", 3),
+    "TCP_USER_TIMEOUT": ("tcp_user_timeout", 10_000),
+}
 
 
 class Address:
@@ -20,18 +28,26 @@ class Address:
     Args:
         url: `postgresql://user:password@host/name`, with several hosts `host-a:5432,host-b:5432`.
         connect_seconds: How long each of them is given: enough for one that is busy, and not too long before
-            the next one is asked.
+            the next one is asked. A `connect_timeout` in the URL comes first.
         takes_writes: Whether only a host that takes writes will do. A pooler cannot be asked.
+
+    Raises:
+        ConnectionUrlError: The URL cannot be used.
     """
 
     def __init__(
         self, url: str, *, connect_seconds: float = CONNECT_SECONDS, takes_writes: bool = True
     ) -> None:
-        self._connect_seconds = connect_seconds
-        self._hosts = _each_host(libpq_url(url))
+        self._url = parsed = ConnectionUrl.parse(url)
+        self._connect_seconds = float(parsed["connect_timeout"] or connect_seconds)
+        self._hosts = list(parsed.hosts)
+        if parsed["load_balance_hosts"] == "random":
+            random.shuffle(self._hosts)
         # Of several hosts only one takes writes, as a rule.
-        is_said = "target_session_attrs" in url or not takes_writes
-        self._options = {} if is_said else {"target_session_attrs": "read-write"}
+        wanted = parsed["target_session_attrs"] or ("read-write" if takes_writes else "any")
+        # asyncpg would choose among all hosts at once; it is given one at a time.
+        self._wanted = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
+        self._options = _options(parsed)
 
     async def connect(self, **options: Any) -> "asyncpg.Connection[Any]":
         """A new connection to a host that takes writes; the one that last did is asked first.
@@ -45,42 +61,66 @@ class Address:
             OSError: No host answers; also asyncpg's errors, of the host that was asked last.
         """
         failed: Exception | None = None
-        for host in list(self._hosts):
+        settings = (options.pop("server_settings", None) or {}) | self._server_settings()
+        for wanted, host in product(self._wanted, list(self._hosts)):
             try:
                 connection = await asyncpg.connect(
-                    host, timeout=self._connect_seconds, **self._options, **options
+                    host=host.name,
+                    port=host.port,
+                    timeout=self._connect_seconds,
+                    target_session_attrs=wanted,
+                    server_settings=settings,
+                    **self._options,
+                    **options,
                 )
             except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
                 failed = error
                 continue
+            except ValueError as error:
+                # asyncpg cannot read a file beside the URL: ~/.pgpass, or a certificate in ~/.postgresql.
+                reason = str(error).partition("\n")[0]
+                raise OSError(f"the connection cannot be prepared: {reason}") from error
             self._hosts.remove(host)
             self._hosts.insert(0, host)
-            _keep_alive(connection)
+            self._keep_alive(connection)
             return connection
         assert failed is not None  # noqa: S101 - there is at least one host
         raise failed
+
+    def _server_settings(self) -> dict[str, str]:
+        """The settings of the session that the URL gives; they come before the broker's."""
+        name = self._url["application_name"] or self._url["fallback_application_name"]
+        given = {"application_name": name, "options": self._url["options"]}
+        return {setting: value for setting, value in given.items() if value is not None}
+
+    def _keep_alive(self, connection: "asyncpg.Connection[Any]") -> None:
+        """Have the kernel watch over a connection that says nothing for long."""
+        sock = connection._transport.get_extra_info("socket")
+        if sock is None or sock.family == socket.AF_UNIX or self._url["keepalives"] == "0":
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, (parameter, default) in _KEEP_ALIVE.items():
+            value = self._url.number(parameter, default)
+            if value and hasattr(socket, option):  # Linux has them all; 0 is the system's own
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _options(url: ConnectionUrl) -> dict[str, Any]:
+    """What asyncpg is given: without these it would read PG* variables, also where they are not meant."""
+    options: dict[str, Any] = {
+        "dsn": url.tls(),
+        "user": url.user(),
+        "password": url.password,
+        "passfile": url["passfile"],
+        "database": url["dbname"],
+        "krbsrvname": url["krbsrvname"],
+        "gsslib": url["gsslib"] or "gssapi",
+    }
+    if url["sslmode"] == "disable":
+        options["direct_tls"] = False
+    return options
 
 
 def libpq_url(url: str) -> str:
     """The URL as PostgreSQL's own libraries and asyncpg read it."""
     return _SCHEME.sub("postgresql://", url)
-
-
-def _each_host(url: str) -> list[str]:
-    """For each host a URL of its own."""
-    parts = urlsplit(url)
-    who, at, hosts = parts.netloc.rpartition("@")
-    if "," not in hosts:
-        return [url]
-    return [parts._replace(netloc=f"{who}{at}{host}").geturl() for host in hosts.split(",")]
-
-
-def _keep_alive(connection: "asyncpg.Connection[Any]") -> None:
-    """Have the kernel watch over a connection that says nothing for long."""
-    sock = connection._transport.get_extra_info("socket")
-    if sock is None or sock.family == socket.AF_UNIX:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEP_ALIVE.items():
-        if hasattr(socket, option):  # Linux has them all
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
