@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 
 import broker
 from broker.store import Store, completion, retention, schema
+from broker.store.address import Address
 from tests import store_helpers as steps
 from tests.cli_helpers import run
 from tests.conftest import run_sql
@@ -250,5 +251,34 @@ async def test_partitions_made_later_have_the_indexes_of_those_made_first(
 async def test_what_postgresql_says_is_told_with_what_can_be_done(postgres: str) -> None:
     url = make_url(postgres).set(database="not_there").render_as_string(hide_password=False)
     told = await run("", "migrate", BROKER_DATABASE_URL=url)
-    says = 'database "not_there" does not exist; `createdb --owner USER NAME` makes it'
+    makes = "createdb --owner USER --encoding UTF8 --template template0 NAME"
+    says = f'database "not_there" does not exist; `{makes}` makes it'
     assert told == (1, "", f"Error: The database refuses it: {says}\n")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_is_not_in_utf8_is_refused_with_the_command_that_makes_one(
+    postgres: str, encoding: str, database: str, tmp_path: Path
+) -> None:
+    name = f"wrong_{encoding.lower()}"
+    admin = await Address(postgres).connect()
+    dump = tmp_path / "dump"
+    assert (await run("", "backup", str(dump), BROKER_DATABASE_URL=database)).status == 0
+    try:
+        await admin.execute(f"create database {name} encoding '{encoding}' template template0 locale 'C'")
+        url = make_url(postgres).set(database=name).render_as_string(hide_password=False)
+        for arguments in (["migrate"], ["serve", "--port", "0"], ["restore", str(dump)], ["keys", "list"]):
+            ended = await run("", *arguments, BROKER_DATABASE_URL=url)
+            assert ended.status == 1, arguments
+            [line] = ended.err.splitlines()
+            assert encoding in line
+            assert "createdb --encoding UTF8 --template template0" in line
+        left = await Address(url).connect()
+        assert (
+            await left.fetchval("select count(*) from pg_class where relnamespace = 'public'::regnamespace")
+            == 0
+        )
+        await left.close()
+    finally:
+        await admin.execute(f"drop database if exists {name} with (force)")
+        await admin.close()

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 _ADVICE = {
     "28000": "where that user is missing, `createuser --pwprompt USER` makes it",
     "28P01": "the password is in the URL, or in the file that BROKER_DATABASE_PASSWORD_FILE names",
-    "3D000": "`createdb --owner USER NAME` makes it",
+    "3D000": "`createdb --owner USER --encoding UTF8 --template template0 NAME` makes it",
     "42501": "the database has to belong to the user that the broker comes as",
 }
 

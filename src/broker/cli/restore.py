@@ -52,6 +52,7 @@ def _read_in(settings: Settings, url: str, path: Path) -> None:
                 f"{path} is from a newer broker: its schema is at version {found}, and this one knows those"
                 f" up to {schema.needed()}. Restore it with that one, or one that is newer still."
             )
+        ask(url, schema.check_encoding)
         if something := ask(url, schema.something_in):
             raise _refused(settings, f"is not empty ({something} is there)")
         size = decimal(path.stat().st_size)
@@ -74,7 +75,8 @@ def _opened(path: Path) -> BinaryIO:
 
 def _refused(settings: Settings, why: str) -> click.ClickException:
     another = (
-        "Set BROKER_DATABASE_URL to one that is new (`createdb` makes one)"
+        "Set BROKER_DATABASE_URL to one that is new"
+        " (`createdb --encoding UTF8 --template template0` makes one)"
         if settings.direct_url is not None
         else "Set BROKER_DATA_DIR to a folder that is not there yet"
     )

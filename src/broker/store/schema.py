@@ -3,6 +3,7 @@
 import asyncio
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 
 import structlog
 from alembic import command
@@ -35,6 +36,9 @@ _NOT_GIVEN = {"55P03", "40P01"}
 # Of programs of which version, and later, the schema can be used.
 _WORKS_FROM = text("select works_from from schema_support")
 
+
+_ENCODING = text("select current_database(), current_setting('server_encoding')")
+_OWNER = text("select pg_get_userbyid(datdba) from pg_database where datname = current_database()")
 
 # Whatever a database can hold that is not PostgreSQL's own, nor an extension's.
 SOMETHING = text("""
@@ -80,12 +84,36 @@ class OtherSchemaError(Exception):
     """The database has a schema that this program cannot work with; the message says what to do."""
 
 
+def check_encoding(connection: Connection) -> None:
+    """See that the database can store every text that a request may contain.
+
+    Raises:
+        OtherSchemaError: Its encoding is not UTF-8.
+    """
+    if problem := _encoding_problem(connection):
+        raise OtherSchemaError(f"The database {problem}.")
+
+
+def _encoding_problem(connection: Connection) -> str | None:
+    name, encoding = connection.execute(_ENCODING).one()
+    if encoding == "UTF8":
+        return None
+    owner = connection.execute(_OWNER).scalar_one()
+    create = f"createdb --encoding UTF8 --template template0 --locale C --owner {quote(owner)} NAME"
+    return (
+        f"{name} has the encoding {encoding}, and the broker needs UTF8. Create another one, as a PostgreSQL"
+        f" superuser, and use that: {create}"
+    )
+
+
 def misfit(connection: Connection) -> str | None:
     """Why this program cannot work with the database's schema, for people; None: it can.
 
     A program works with the schema of a later version, too, as long as that says so: so programs of both
     run beside each other while they are changed for the later one, which is migrated to first.
     """
+    if problem := _encoding_problem(connection):
+        return problem
     here, wanted = current(connection), needed()
     if here is None:
         return f"has no schema yet, this program needs version {wanted}: run `broker migrate`"
@@ -171,6 +199,7 @@ async def take_over(url: str) -> None:
 
 
 def _move(connection: Connection, revision: str) -> None:
+    check_encoding(connection)
     here = current(connection)
     if revision == "head" and here is not None and here > needed():
         if why := misfit(connection):
