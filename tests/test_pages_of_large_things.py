@@ -5,15 +5,17 @@ import json
 import os
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
 from broker.api import archive as archive_api
 from broker.errors import Unavailable
 from broker.store import archive
+from broker.store.pages import MOST_BYTES
 from tests import helpers
 from tests.conftest import Running
-from tests.helpers import add_task, add_tool, assign, completed, get, is_problem
+from tests.helpers import add_task, add_tasks, add_tool, assign, completed, get, is_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 database = helpers.shared_database
@@ -78,6 +80,114 @@ async def test_candidates_are_cut_by_size_and_nothing_is_left_out(http: httpx.As
     assert all(len(page) <= 3 for page in pages)
     assert {f"new-{name}" for name in names} == {name for page in pages for name in page}
     assert (await read(cursor))[0] == [[]]
+
+
+# As JSON 220 kB; PostgreSQL stores 12 kB of it, and prints 5.6 MB.
+EXPANDING = f"[{','.join(['1e99'] * 55_000)}]"
+
+
+async def post(http: httpx.AsyncClient, path: str, body: str) -> Any:
+    """Post JSON as it is written: Python's own encoder writes numbers differently."""
+    response = await http.post(path, content=body, headers={"content-type": "application/json"})
+    assert response.is_success, response.text
+    return response.json()
+
+
+async def sizes(http: httpx.AsyncClient, path: str, items: str = "items") -> list[int]:
+    """Return the number of items on each page; check that each response is bounded."""
+    counts = []
+    query = {}
+    while True:
+        response = await http.get(path, params=query)
+        assert len(response.content) < MOST_BYTES + 2 * 5_700_000
+        page = response.json()
+        counts.append(len(page[items]))
+        if page.get("cursor"):
+            query = {"cursor": page["cursor"]}
+            if not page["more"]:
+                return counts
+        elif page["next"] is None:
+            return counts
+        else:
+            query = {"after": page["next"]}
+
+
+async def test_pages_are_bounded_by_what_is_sent_however_little_is_stored(http: httpx.AsyncClient) -> None:
+    await add_tool(http, capacity=6)
+    for number in range(6):
+        await post(http, "/v1/tasks", f'{{"id": "task-{number}", "needs": {{}}, "payload": {EXPANDING}}}')
+    assert await sizes(http, "/v1/tasks") == [2, 2, 2]
+    assert await sizes(http, "/v1/candidates", "tasks") == [2, 2, 2]
+    works = [(await assign(http, f"task-{number}"))["id"] for number in range(6)]
+    assert await sizes(http, "/v1/work") == [2, 2, 2]
+    for _ in range(6):
+        await post(http, f"/v1/work/{works[0]}/reports", f'{{"data": {EXPANDING}}}')
+    assert await sizes(http, f"/v1/work/{works[0]}/reports") == [2, 2, 2]
+    for work in works[1:]:
+        await post(http, f"/v1/work/{work}/complete", f'{{"outcome": "succeeded", "result": {EXPANDING}}}')
+    # A record has the payload and the result.
+    assert await sizes(http, "/v1/archive") == [1] * 5
+
+
+async def test_failed_tasks_are_listed_with_the_size_of_their_result(http: httpx.AsyncClient) -> None:
+    await add_tool(http, capacity=6)
+    for number in range(3):
+        await add_task(http, f"task-{number}", max_attempts=1)
+        work = await assign(http, f"task-{number}")
+        body = f'{{"outcome": "failed", "result": {EXPANDING}}}'
+        await post(http, f"/v1/work/{work['id']}/complete", body)
+    assert await sizes(http, "/v1/tasks") == [2, 1]
+    for number in range(3):
+        assert (await http.post(f"/v1/tasks/task-{number}/retry")).json()["result"] is None
+    assert await sizes(http, "/v1/tasks") == [3]
+
+
+async def test_tools_are_listed_in_bounded_pages(http: httpx.AsyncClient) -> None:
+    skills = f"[{','.join(['1e99'] * 13_000)}]"  # 1.3 MB in a response
+    for number in range(9):
+        await post(http, "/v1/tools", f'{{"id": "tool-{number}", "skills": {skills}}}')
+    assert await sizes(http, "/v1/tools") == [7, 2]
+    assert await sizes(http, "/v1/candidates", "tools") == [7, 2]
+    response = await http.patch("/v1/tools/tool-0", json={"skills": "few"})
+    assert response.json()["skills"] == "few"
+    assert await sizes(http, "/v1/tools") == [8, 1]
+
+
+async def test_rows_from_before_sizes_were_stored_are_estimated(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    await add_tool(http, capacity=2)
+    for name in ("a", "b", "c", "d"):
+        await add_task(http, name, payload=LARGE)
+    for name in ("c", "d"):
+        await completed(http, (await assign(http, name))["id"], result="small")
+    for table in ("tasks", "tools", "work_archive"):
+        await sql.execute(f"update {table} set bytes = null")
+    assert await in_pages(http, "/v1/tasks") == [["a"], ["b"]]
+    assert [len(page) for page in await in_pages(http, "/v1/archive")] == [1, 1]
+    for name in ("a", "b"):
+        await completed(http, (await assign(http, name))["id"])
+    assert [len(page) for page in await in_pages(http, "/v1/archive")] == [1, 1, 1, 1]
+
+
+async def test_small_rows_from_before_fill_a_page(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+    await add_tasks(http, *(f"task-{number}" for number in range(500)))
+    await sql.execute("update tasks set bytes = null")
+    assert len((await get(http, "/v1/candidates"))["tasks"]) == 500
+
+
+async def test_stored_sizes_are_those_of_the_response(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
+    payload = {"text": "ü\n" * 3_000, "numbers": [1.5, None, True] * 500}
+    await add_tool(http, skills=payload)
+    await add_task(http, payload=payload, needs=payload)
+    task, tool = await get(http, "/v1/tasks/a"), (await get(http, "/v1/tools/t"))["skills"]
+    size = len(json.dumps(task["payload"], ensure_ascii=False).encode())
+    assert await sql.fetchval("select bytes from tasks") == 2 * size
+    assert await sql.fetchval("select bytes from tools") == len(json.dumps(tool, ensure_ascii=False).encode())
+    await completed(http, (await assign(http))["id"], result=payload)
+    assert await sql.fetchval("select bytes from work_archive") == 4 * size
 
 
 async def test_an_export_has_every_record_that_the_list_has(

@@ -37,7 +37,7 @@ from broker.store import (
 )
 from broker.store.address import libpq_url
 from broker.store.engine import SETTINGS
-from broker.store.pages import MOST_EXAMINED
+from broker.store.pages import MOST_BYTES, MOST_EXAMINED
 from broker.store.verdicts import MOST_BEFORE
 from broker.summaries import History, Queue
 from tests import store_helpers as steps
@@ -220,7 +220,7 @@ def list_of_tasks(*, after: int = -1, **filters: Any) -> tuple[TextClause, dict[
 
 def list_of_records(**filters: Any) -> tuple[TextClause, dict[str, Any]]:
     which = archive.ArchiveFilter(**filters)
-    return archive.listing(which), which._asdict() | NEWEST
+    return archive.listing(which), which._asdict() | NEWEST | {"most_bytes": MOST_BYTES}
 
 
 def list_of_work(**filters: Any) -> tuple[TextClause, dict[str, Any]]:

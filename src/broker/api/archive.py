@@ -19,8 +19,9 @@ from broker.store import acceptance, archive
 
 NDJSON = "application/x-ndjson"
 
-# How many records are read at once.
+# How much is read at once: a slow reader keeps no more than that in memory, whatever the archive holds.
 _PORTION = 200
+_PORTION_BYTES = 2**20
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -71,14 +72,20 @@ class Archive(Controller):
 
         async def read(after: str | None) -> ArchivePage:
             await check_again(service, access)
-            return await service.lists.read(archive.page, which, limit=_PORTION, after=after)
+            return await service.lists.read(
+                archive.page, which, limit=_PORTION, after=after, most_bytes=_PORTION_BYTES
+            )
 
         async def lines(page: ArchivePage) -> AsyncIterator[bytes]:
-            yield _encode_lines(page.items)
-            while page.next is not None:
-                page = await read(page.next)
-                if page.items:
-                    yield _encode_lines(page.items)
+            while True:
+                portion, after = _encode_lines(page.items), page.next
+                # The next page is read without this one in memory.
+                del page
+                if portion:
+                    yield portion
+                if after is None:
+                    return
+                page = await read(after)
 
         return Stream(lines(await read(None)), media_type=NDJSON)
 

@@ -7,12 +7,12 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from broker.schemas import ArchiveRecord
-from broker.store import archive
+from broker.store import archive, rows
 from broker.store.engine import one_statement
 
 # Of two late results of the same task the first is taken. When its records are old a task is forgotten, and
 # its id may be another's: a result is for the task that was submitted when it says.
-ACCEPT = text("""
+ACCEPT = text(f"""
 with locked_records as materialized (
     select work_id, task_id, outcome, late, attempt, cast(task ->> 'created_at' as timestamptz) as created_at
     from work_archive
@@ -37,7 +37,7 @@ taken as materialized (
 accepted as (
     update work_archive a
     set outcome = 'succeeded', said = null, result = taken.late -> 'result', error = taken.late ->> 'error',
-        version = a.version + 1
+        version = a.version + 1, bytes = a.bytes + {rows.printed("taken.late -> 'result'")}
     from taken
     where a.work_id = taken.work_id and a.work_id = any(cast(:ids as uuid[]))
 ),

@@ -23,7 +23,7 @@ from broker.schemas import (
 )
 from broker.store import rows
 from broker.store.engine import one_statement
-from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
+from broker.store.pages import MOST_BYTES, bounded, cut, kept, last_examined, met, unseal
 
 RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
@@ -49,7 +49,7 @@ TOOLS_OF = text("""
 select distinct tool_id from work_archive where work_id = any(cast(:ids as uuid[])) and tool_id is not null
 """)
 
-KEEP_LATE = text("""
+KEEP_LATE = text(f"""
 with locked as materialized (
     select work_id, outcome, late
     from work_archive
@@ -58,7 +58,8 @@ with locked as materialized (
     for no key update
 )
 update work_archive a
-set late = jsonb_build_object('outcome', 'succeeded', 'result', u.result, 'error', u.error, 'at', now())
+set late = jsonb_build_object('outcome', 'succeeded', 'result', u.result, 'error', u.error, 'at', now()),
+    bytes = a.bytes + {rows.printed("u.result")}
 from unnest(cast(:work_id as uuid[]), cast(:result as jsonb[]), cast(:error as text[]))
      as u (work_id, result, error)
 join locked on locked.work_id = u.work_id
@@ -66,9 +67,9 @@ where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
   and locked.late is null and locked.outcome <> 'succeeded'
 """)
 
-_SIZE = """
-    pg_column_size(task) + pg_column_size(result) + pg_column_size(reports)
-    + coalesce(pg_column_size(late), 0)"""
+# The size of a record `r` in a response: as it was stored, else estimated.
+_ESTIMATED = rows.estimated("r.task", "r.tool", "r.result", "r.reports", "r.late")
+_SIZE = f"coalesce(r.bytes, {_ESTIMATED}) + coalesce(octet_length(r.error), 0)"
 _ORDER = "ended_at desc, work_id desc"
 # Literals, so that the planner sees that an index of some outcomes has them.
 _OF_OUTCOME = {outcome: f"outcome = '{outcome}'" for outcome in get_args(Outcome)}
@@ -95,7 +96,9 @@ def _listing(outcome: str | None, given: frozenset[str]) -> TextClause:
     records = f"select * from work_archive where {' and '.join(by_index)}"
     conditions = tuple(keep.values())
     return text(f"""
-with page as materialized ({bounded(kept(records, conditions, order=_ORDER), size=_SIZE, order=_ORDER)}),
+with page as materialized (
+    {bounded(kept(records, conditions, order=_ORDER), size=_SIZE, order=_ORDER, most=":most_bytes")}
+),
 examined as materialized ({last_examined(records, conditions, order=_ORDER, key="ended_at, work_id")})
 select {RECORD}, a.met, examined.ended_at as examined_at, examined.work_id as examined_id
 from (select) always
@@ -149,11 +152,11 @@ with ending as materialized (
 ),
 archived as (
     insert into work_archive (work_id, task_id, task, attempt, outcome, result, error, reports, created_by,
-                              submitted_at, waiting_since)
+                              submitted_at, waiting_since, bytes)
     select t.record_id, t.id,
            {rows.TASK_JSON},
            t.attempt, 'cancelled', 'null', null, '[]', t.created_by, t.created_at,
-           greatest(t.created_at, t.not_before)
+           greatest(t.created_at, t.not_before), {rows.task_size("t")}
     from ending t
     left join work w on false
 ),
@@ -219,10 +222,30 @@ def listing(which: ArchiveFilter) -> TextClause:
     return _listing(which.outcome, frozenset(given))
 
 
-def page(connection: Connection, which: ArchiveFilter, *, limit: int, after: str | None) -> ArchivePage:
-    """Some of the records, the newest first."""
+def page(
+    connection: Connection,
+    which: ArchiveFilter,
+    *,
+    limit: int,
+    after: str | None,
+    most_bytes: int = MOST_BYTES,
+) -> ArchivePage:
+    """Return some of the records, the newest first.
+
+    Args:
+        connection: The database.
+        which: The filter.
+        limit: The most records.
+        after: Where the last page ended.
+        most_bytes: The most bytes of JSON values beside the last record.
+    """
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
-    values = which._asdict() | {"before_at": at, "before_id": id_, "limit": limit + 1}
+    values = which._asdict() | {
+        "before_at": at,
+        "before_id": id_,
+        "limit": limit + 1,
+        "most_bytes": most_bytes,
+    }
     first, *more = connection.execute(listing(which), values).all()
     found = [row for row in (first, *more) if row.work_id is not None]
     examined = None if first.examined_id is None else (first.examined_at, first.examined_id)

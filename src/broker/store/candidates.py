@@ -69,14 +69,16 @@ def _new(available: str) -> str:
 
 NEW_TASKS = text(f"""
 select {rows.TASK}, t.met
-from ({bounded(_new("tasks where state = 'available'"), size=rows.TASK_SIZE, order="changed")}) t
+from ({bounded(_new("tasks where state = 'available'"), size=rows.task_size("r"), order="changed")}) t
 left join work w on false
 order by -cast(t.priority as integer), t.seq
 """)
 
 NEW_TOOLS = text(f"""
-with new as materialized ({_new("tools where available")})
-select {rows.TOOL}
+with new as materialized (
+    {bounded(_new("tools where available"), size=rows.tool_bytes("r"), order="changed")}
+)
+select {rows.TOOL}, t.met
 from new t
 join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from new))
 order by t.id
@@ -97,20 +99,20 @@ order by -cast(t.priority as integer), t.seq
 limit :limit"""
 WALK_TASKS = text(f"""
 select {rows.TASK}, t.seq, t.met
-from ({bounded(_WALK_TASKS, size=rows.TASK_SIZE, order="-cast(priority as integer), seq")}) t
+from ({bounded(_WALK_TASKS, size=rows.task_size("r"), order="-cast(priority as integer), seq")}) t
 left join work w on false
 order by -cast(t.priority as integer), t.seq
 """)
 
+_WALK_TOOLS = f"""
+select *
+from tools t
+where t.available and t.id > :id and {_UNREAD}
+order by t.id
+limit :limit"""
 WALK_TOOLS = text(f"""
-with page as materialized (
-    select *
-    from tools t
-    where t.available and t.id > :id and {_UNREAD}
-    order by t.id
-    limit :limit
-)
-select {rows.TOOL}
+with page as materialized ({bounded(_WALK_TOOLS, size=rows.tool_bytes("r"), order="id")})
+select {rows.TOOL}, t.met
 from page t
 join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from page))
 order by t.id
@@ -176,10 +178,11 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
         here = Cursor(home=home, seen=here.seen, reading=snapshot)
         new = _read_new(connection, NEW_TASKS, here, limit)
         tasks = [rows.task(row) for row in new]
-        tools = [rows.tool(row) for row in _read_new(connection, NEW_TOOLS, here, limit)]
+        new_tools = _read_new(connection, NEW_TOOLS, here, limit)
+        tools = [rows.tool(row) for row in new_tools]
         # More than a page of them: they are read page by page, in the order of the offer.
         here.task = _FIRST_TASK if _is_cut(new, limit) else None
-        here.tool = _FIRST_TOOL if len(tools) > limit else None
+        here.tool = _FIRST_TOOL if _is_cut(new_tools, limit) else None
     if here.task is not None:
         tasks, here.task = _walk_tasks(connection, here, *here.task, limit)
     if here.tool is not None:
@@ -209,7 +212,7 @@ def _walk_tasks(
 
 
 def _is_cut(found: Sequence[Row[Any]], limit: int) -> bool:
-    """Whether there are more tasks than a page holds."""
+    """Return whether there are more tasks, or tools, than a page holds."""
     return met(found) > min(limit, len(found))
 
 
@@ -219,4 +222,4 @@ def _walk_tools(
     values = {"id": after, "seen": here.seen, "reading": here.reading, "limit": limit + 1}
     found = connection.execute(WALK_TOOLS, values).all()
     page = [rows.tool(row) for row in found[:limit]]
-    return page, page[-1].id if len(found) > limit else None
+    return page, page[-1].id if _is_cut(found, limit) else None

@@ -76,7 +76,7 @@ locked_tools as materialized (
 ),
 -- Once for each tool, however much of its work ends.
 their_tools as materialized (
-    select o.id, o.registered_by, o.token_hash, {rows.TOOL_JSON} as tool
+    select o.id, o.registered_by, o.token_hash, {rows.TOOL_JSON} as tool, {rows.tool_bytes("o")} as bytes
     from locked_tools o
     join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select id from locked_tools))
 ),
@@ -84,6 +84,7 @@ ending as materialized (
     select w.*, asked.result, asked.error, final.outcome, nullif(asked.outcome, final.outcome) as said,
            {rows.TASK_JSON} as task, o.tool, t.created_by, o.registered_by,
            t.created_at as submitted_at, greatest(t.created_at, t.not_before) as waiting_since,
+           {rows.task_size("t")} + o.bytes + {rows.printed("asked.result")} as bytes,
            t.attempt + cast(counting.counts as integer) as attempts,
            final.outcome in ('succeeded', 'cancelled') as ends_task,
            counting.counts and (not asked.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
@@ -107,10 +108,11 @@ ending as materialized (
 archived as (
     insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, said, result, error,
                               reports, version, cancel_requested, assigned_at, started_at, deadline_at,
-                              created_by, registered_by, submitted_at, waiting_since)
+                              created_by, registered_by, submitted_at, waiting_since, bytes)
     select e.id, e.task_id, e.tool_id, e.task, e.tool, e.attempt, e.outcome, e.said, e.result, e.error,
            coalesce(r.reports, '[]'), e.version + 1, e.cancel_requested, e.assigned_at, e.started_at,
-           e.deadline_at, e.created_by, e.registered_by, e.submitted_at, e.waiting_since
+           e.deadline_at, e.created_by, e.registered_by, e.submitted_at, e.waiting_since,
+           e.bytes + coalesce({rows.printed("r.reports")}, 0)
     from ending e
     left join take_reports(array(select id from ending)) r on r.of_work = e.id
     returning *
@@ -132,6 +134,7 @@ tasks_back as (
         due_at = case when not e.fails_task and e.due_at > now() then e.due_at end,
         ended_at = case when e.fails_task then now() end,
         result = case when e.fails_task then e.result end,
+        bytes = t.bytes + case when e.fails_task then {rows.printed("e.result")} else 0 end,
         error = e.error, attempt = e.attempts, work_id = null, changed = pg_current_xact_id()
     from ending e
     where t.id = e.task_id and not e.ends_task

@@ -11,8 +11,8 @@ from sqlalchemy import Row
 from broker.errors import ValidationFailed
 from broker.schemas import FieldError
 
-# What a page holds at most, as it is stored (which is compressed), beside its last item.
-_MOST_BYTES = 8 * 2**20
+#: The most bytes of JSON values that one response, or one shared read, holds beside its last item.
+MOST_BYTES = 8 * 2**20
 
 #: How many rows a page examines at most to find those that it returns. It bounds what a filter without an
 #: index costs, whatever there is; such a page may be short, or empty, and still have a next one.
@@ -22,23 +22,23 @@ Key = TypeVar("Key")
 Found = TypeVar("Found")
 
 
-def bounded(rows: str, *, size: str, order: str) -> str:
-    """SQL for those of some rows, from the first on, that an answer has room for; at least one.
+def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) -> str:
+    """Return SQL for the first of some rows: as many as a response has room for, and at least one.
 
     Args:
         rows: SQL for the rows.
-        size: SQL for how large one is, as it is stored: to know that takes no reading of it.
+        size: SQL for the size of a row `r` in the response.
         order: SQL for their order.
+        most: SQL for the most bytes that the response holds beside its last row.
 
     Returns:
-        SQL for the rows, with one more column: `met`, how many there were.
+        SQL for the rows, with the columns `met`, how many there were, and `fits`, which is true.
     """
     return f"""
     select *
-    from (select r.*, count(*) over () as met,
-                 sum({size}) over (order by {order} rows unbounded preceding) - ({size}) as before
+    from (select r.*, count(*) over () as met, {fits(size, order=order, most=most)} as fits
           from ({rows}) r) sized
-    where before < {_MOST_BYTES}
+    where fits
     order by {order}"""
 
 
@@ -77,6 +77,18 @@ def last_examined(rows: str, keep: Sequence[str], *, order: str, key: str) -> st
     where (select count(*) from page) < :limit
     order by {order}
     limit 1 offset {MOST_EXAMINED - 1}"""
+
+
+def fits(size: str, *, order: str, most: str = str(MOST_BYTES)) -> str:
+    """Return SQL for whether a response has room for a row after those before it, or has none yet.
+
+    Args:
+        size: SQL for the size of a row in the response.
+        order: SQL for the order of the rows.
+        most: SQL for the most bytes that the response holds beside its last row.
+    """
+    before = f"sum({size}) over (order by {order} rows between unbounded preceding and 1 preceding)"
+    return f"coalesce({before}, 0) < {most}"
 
 
 def met(found: Sequence[Row[Any]]) -> int:

@@ -9,14 +9,61 @@ from broker.schemas import NULL, Report, Task, Tool, Work
 
 AnyRow = Sequence[Any]
 
+
+def printed(value: str) -> str:
+    """Return SQL for the number of bytes that a JSON value takes in a response; it prints the value."""
+    return f"cast(octet_length(cast({value} as text)) as bigint)"
+
+
+def estimated(*values: str) -> str:
+    """Return SQL that estimates how many bytes JSON values take in a response; it prints only small ones.
+
+    PostgreSQL does not compress a row of less than 2,000 bytes, and hardly ever compresses one a hundredfold.
+
+    Args:
+        values: SQL for the values; null takes nothing.
+    """
+    return " + ".join(
+        f"""coalesce(case when pg_column_size({value}) < 2000 then {printed(value)}
+                      else 100 * cast(pg_column_size({value}) as bigint) end, 0)"""
+        for value in values
+    )
+
+
+def task_bytes(task: str) -> str:
+    """Return SQL for the size of a task's JSON values in a response: as it was stored, else estimated.
+
+    Args:
+        task: The name of the row.
+    """
+    return f"coalesce({task}.bytes, {estimated(f'{task}.needs', f'{task}.payload', f'{task}.result')})"
+
+
+def task_size(task: str) -> str:
+    """Return SQL for the size of a task in a response: its JSON values, and its texts.
+
+    Args:
+        task: The name of the row.
+    """
+    texts = f"coalesce(octet_length({task}.remark), 0) + coalesce(octet_length({task}.error), 0)"
+    return f"{task_bytes(task)} + {texts}"
+
+
+def tool_bytes(tool: str) -> str:
+    """Return SQL for the size of a tool's skills in a response: as it was stored, else estimated.
+
+    Args:
+        tool: The name of the row.
+    """
+    return f"coalesce({tool}.bytes, {estimated(f'{tool}.skills')})"
+
+
 # What a Task is made of, in the order of its fields; `t` is the task, `w` its work (left join).
 TASK = """
     t.id, t.needs, t.payload, t.priority, coalesce(w.state, t.state) as state, t.attempt, t.max_attempts,
     t.retry_backoff_seconds, t.timeout_seconds, t.not_before, t.created_at, t.work_id, t.remark,
     t.result, t.error, t.ended_at"""
 TASK_WIDTH = 16
-# How large it is, as it is stored.
-TASK_SIZE = "pg_column_size(needs) + pg_column_size(payload) + coalesce(pg_column_size(result), 0)"
 
 # `t` is the tool, `l` its lease.
 TOOL_STATE = """

@@ -15,7 +15,7 @@ from broker.trace_context import TraceContext
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
 # submissions that share ids then wait for each other in one direction only.
-_SUBMIT = """
+_SUBMIT = f"""
 with asked as materialized (
     select a.place, nextval('tasks_seq_seq') as seq,
            coalesce(a.id, cast(uuid7() as text)) as id, a.needs, a.payload, a.priority,
@@ -34,12 +34,13 @@ with asked as materialized (
 ),
 created as (
     insert into tasks as t (id, seq, needs, payload, priority, state, due_at, not_before, timeout_seconds,
-                            max_attempts, retry_backoff_seconds, created_by, trace_context)
+                            max_attempts, retry_backoff_seconds, created_by, trace_context, bytes)
     overriding system value
     select id, seq, needs, payload, priority,
            case when not_before > now() then 'scheduled' else 'available' end,
            case when not_before > now() then not_before end,
-           not_before, timeout_seconds, max_attempts, retry_backoff_seconds, created_by, trace_context
+           not_before, timeout_seconds, max_attempts, retry_backoff_seconds, created_by, trace_context,
+           {rows.printed("needs")} + {rows.printed("payload")}
     from asked
     order by id collate "C", seq
     on conflict (id) do nothing
@@ -126,7 +127,7 @@ def _listing(state: str | None, given: frozenset[str]) -> TextClause:
         keep.append(_STATE_OF_WORK)
     tasks = f"select * from tasks where {by_index} and seq > :after"
     return text(f"""
-with page as materialized ({bounded(kept(tasks, keep, order="seq"), size=rows.TASK_SIZE, order="seq")}),
+with page as materialized ({bounded(kept(tasks, keep, order="seq"), size=rows.task_size("r"), order="seq")}),
 examined as materialized ({last_examined(tasks, keep, order="seq", key="seq")})
 select {rows.TASK}, t.seq, t.met, examined.seq as examined
 from (select) always
@@ -156,13 +157,13 @@ select id from locked
 """)
 
 
-RETRY = text("""
+RETRY = text(f"""
 with locked as materialized (
     select id, state from tasks where id = any(cast(:ids as text[])) order by id for no key update
 )
 update tasks t
 set state = 'available', attempt = 0, ended_at = null, result = null, error = null, work_id = null,
-    due_at = null, changed = pg_current_xact_id()
+    bytes = t.bytes - coalesce({rows.printed("t.result")}, 0), due_at = null, changed = pg_current_xact_id()
 from locked
 where t.id = locked.id and t.id = any(cast(:ids as text[])) and locked.state = 'failed'
 """)

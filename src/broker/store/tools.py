@@ -13,18 +13,19 @@ from broker.schemas import NewTool, Tool, ToolChange, ToolPage
 from broker.store import completion, leases, ownership, rows
 from broker.store.engine import BeginAgain
 from broker.store.ownership import VOID, Token, Void
-from broker.store.pages import cut, kept, last_examined, unseal
+from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
 
-REGISTER = text("""
-insert into tools as t (id, skills, capacity, token_hash, registered_by)
-select id, skills, capacity, token_hash, registered_by
+REGISTER = text(f"""
+insert into tools as t (id, skills, capacity, token_hash, registered_by, bytes)
+select id, skills, capacity, token_hash, registered_by, {rows.printed("skills")}
 from (select coalesce(u.id, cast(uuid7() as text)) as id, u.skills, u.capacity, u.token_hash, u.registered_by
       from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
                   cast(:token_hash as bytea[]), cast(:registered_by as text[]))
            as u (id, skills, capacity, token_hash, registered_by)) asked
 order by id collate "C"
 on conflict (id) do update
-set skills = excluded.skills, capacity = excluded.capacity, token_hash = excluded.token_hash,
+set skills = excluded.skills, bytes = excluded.bytes, capacity = excluded.capacity,
+    token_hash = excluded.token_hash,
     registered_by = coalesce(t.registered_by, excluded.registered_by),
     draining = false, offline = false, changed = pg_current_xact_id()
 returning t.id, t.token_hash, t.xmax = 0 as created, t.registered_by
@@ -46,9 +47,11 @@ def _listing(given: frozenset[str]) -> TextClause:
     keep = [condition for name, condition in _FILTERS.items() if name in given]
     tools = "select * from tools where id > :after"
     return text(f"""
-with page as materialized ({kept(tools, keep, order="id")}),
+with page as materialized (
+    {bounded(kept(tools, keep, order="id"), size=rows.tool_bytes("r"), order="id")}
+),
 examined as materialized ({last_examined(tools, keep, order="id", key="id")})
-select {rows.TOOL}, examined.id as examined
+select {rows.TOOL}, t.met, examined.id as examined
 from (select) always
 left join page t on true
 left join examined on true
@@ -57,7 +60,7 @@ order by t.id
 """)
 
 
-CHANGE = text("""
+CHANGE = text(f"""
 with asked as (
     select *
     from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
@@ -68,7 +71,8 @@ locked as materialized (
     select id from tools where id = any(cast(:id as text[])) order by id for no key update
 )
 update tools t
-set skills = coalesce(a.skills, t.skills), capacity = coalesce(a.capacity, t.capacity),
+set skills = coalesce(a.skills, t.skills), bytes = coalesce({rows.printed("a.skills")}, t.bytes),
+    capacity = coalesce(a.capacity, t.capacity),
     draining = coalesce(a.draining, t.draining), changed = pg_current_xact_id()
 from asked a join locked on locked.id = a.id
 where t.id = a.id and t.id = any(cast(:id as text[]))
@@ -217,7 +221,7 @@ def page(
     statement = listing(**filters)
     first, *more = connection.execute(statement, filters | {"after": begin, "limit": limit + 1}).all()
     found = [row for row in (first, *more) if row[0] is not None]
-    items, onward = cut(found, limit, key=lambda row: row[0], examined=first.examined)
+    items, onward = cut(found, limit, key=lambda row: row[0], of=met(found), examined=first.examined)
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)
 
 

@@ -66,7 +66,7 @@ _FILTERS = {
 }
 _INDEXED = ("task_id", "tool_id")
 _PAGE = f"""
-select {rows.WORK}
+select {rows.WORK}, {rows.task_bytes("t")} as bytes
 from page w
 join tasks t on t.id = w.task_id and t.id = any(array(select task_id from page))"""
 
@@ -81,13 +81,12 @@ def _listing(given: frozenset[str]) -> TextClause:
     by_index = [keep.pop(name) for name in _INDEXED if name in keep][:1]
     works = f"select * from work where {' and '.join([*by_index, 'id > :after'])}"
     conditions = tuple(keep.values())
-    size = "pg_column_size(needs) + pg_column_size(payload)"
     return text(f"""
 with page as materialized ({kept(works, conditions, order="id")}),
 examined as materialized ({last_examined(works, conditions, order="id", key="id")})
 select w.*, examined.id as examined
 from (select) always
-left join ({bounded(_PAGE, size=size, order="id")}) w on true
+left join ({bounded(_PAGE, size="r.bytes", order="id")}) w on true
 left join examined on true
 order by w.id
 """)
@@ -198,9 +197,10 @@ select id, at, progress, message, data from work_reports where work_id = :work_i
 """)
 _REPORTS_PAGE = """
 select * from work_reports where work_id = :work_id order by seq limit :limit offset :after"""
+_REPORT_SIZE = f"{rows.printed('r.data')} + coalesce(octet_length(r.message), 0)"
 REPORTS_PAGE = text(f"""
 select id, at, progress, message, data, met
-from ({bounded(_REPORTS_PAGE, size="pg_column_size(data)", order="seq")}) r
+from ({bounded(_REPORTS_PAGE, size=_REPORT_SIZE, order="seq")}) r
 """)
 
 _FIRST = UUID(int=0)

@@ -25,7 +25,7 @@ _LOOKED_AT = f"""
 
 KINDS = text(f"""
 with looked_at as materialized (
-    {bounded(_LOOKED_AT, size="pg_column_size(needs)", order=_OFFERED)}
+    {bounded(_LOOKED_AT, size="pg_column_size(r.needs)", order=_OFFERED)}
     limit {MOST_LOOKED_AT}
 ),
 kinds as materialized (
