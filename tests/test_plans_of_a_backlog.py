@@ -67,10 +67,8 @@ update tools set load = 1;
 -- The newest of a key's own.
 update tasks set created_by = 'somebody' where seq % 10000 = 7 and seq > 100000;
 update work_archive set created_by = 'somebody' where attempt = 1 and substr(task_id, 10)::int % 10000 = 7;
-insert into ended_tasks (task_id, work_id)
-select task_id, work_id from work_archive where task_id = any(array(
-    select 'archived-' || number from generate_series(1, {SET}) as number));
 """
+EVERYTHING_ENDED = "insert into ended_tasks (task_id, work_id) select task_id, work_id from work_archive"
 FREE, BUSY, ENDED, TOOLS = (
     [f"{kind}-{number}" for number in range(1, SET + 1)] for kind in ("free", "busy", "archived", "tool")
 )
@@ -203,12 +201,14 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "events of tasks": (events.TASKS, {"ids": FREE + BUSY}),
     "events of tasks that ended": (events.ENDED_TASKS, {"ids": ENDED}),
     "events of tools": (events.TOOLS, {"ids": TOOLS}),
+    "delete old records": (retention.DELETE_REST, {"days": 30, "batch": SET}),
     "forget": (retention.FORGET_ENDED, lambda c: {"task_ids": ENDED, "work_ids": c.archived_ids}),
 }
 
 
 LAST_MINUTE = datetime.now(UTC) - timedelta(minutes=1)
 LONG_AGO = LAST_MINUTE - timedelta(days=90)
+MIDDLE = UUID("01980000-0000-7000-8000-000000000000")
 NEWEST = {"before_at": datetime.max.replace(tzinfo=UTC), "before_id": UUID(int=2**128 - 1), "limit": SET}
 EVERY_ATTEMPT = overview.timeline.Span()._asdict() | {"limit": SET}
 
@@ -270,6 +270,8 @@ LISTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "what was under way since then": (overview.timeline.READ, EVERY_ATTEMPT | {"since": LAST_MINUTE}),
     "what a tool was at": (overview.timeline.READ, EVERY_ATTEMPT | {"tool_id": "tool-7"}),
     "attempts at a task": (overview.timeline.READ, EVERY_ATTEMPT | {"task_id": "archived-7"}),
+    "records to forget": (retention.records_of("work_archive_rest"), {"after": MIDDLE, "batch": SET}),
+    "the newest record of a partition": (retention.newest_of("work_archive_rest"), {"days": 30}),
     "what has failed": (overview.failures.READ, NEWEST | {"since": None}),
 }
 # What an index finds is examined further, and nothing matches.
@@ -325,11 +327,13 @@ async def a_crowd(postgres: str, template: str) -> AsyncIterator[Crowd]:
             await prepare(stale, empty, name)
         for fill in (FILL_TASKS, FILL_ARCHIVE):
             await run_sql(url, fill.format(first=0, portion=ROWS, total=ROWS))
-        await run_sql(url, KNOWN)
+        await run_sql(url, KNOWN, EVERYTHING_ENDED)
         fresh = await asyncpg.connect(libpq_url(url), server_settings=settings)
         await fresh.execute("vacuum analyze")
         works = await fresh.fetch("select id from work order by task_id")
-        records = await fresh.fetch("select work_id from ended_tasks")
+        records = await fresh.fetch(
+            "select work_id from ended_tasks where task_id = any($1) order by task_id", ENDED
+        )
         crowd = Crowd(url, stale, fresh, *([row[0] for row in rows] for rows in (works, records)))
         for name in STATEMENTS:
             await prepare(fresh, crowd, name)
@@ -359,7 +363,7 @@ def test_it_touches_no_more_than_it_names(
 
 # Whose plan depends on what is asked for.
 PLANNED_ANEW = [name for name in STATEMENTS if name.startswith("candidates")]
-PLANNED_ANEW += ["read records", "events of records"]
+PLANNED_ANEW += ["read records", "events of records", "delete old records"]
 # Rare, and taken for dearer than it is.
 PLANNED_ANEW_BEFORE_16 = ["keep what is late"]
 

@@ -98,6 +98,45 @@ async def test_no_task_is_remembered_by_a_record_that_is_gone(store: Store, sql:
     assert await sql.fetchval("select count(*) from ended_tasks") == 0
 
 
+async def test_retention_goes_on_where_it_was_interrupted(store: Store, sql: asyncpg.Connection) -> None:
+    await sql.execute("select create_archive_partition('2020-01-01')")
+    await record(sql, "old", 25, OF_OLD)
+    assert await store.run(Retention(DAYS).keep, 10) == 10
+    async with steps.Held(store) as timed_out:
+        assert await timed_out.take(Retention(DAYS).keep, 10) == 10
+        await timed_out.roll_back()
+        await timed_out.begin()
+    assert await sql.fetchval("select count(*) from ended_tasks") == 15
+    # Another process, or this one after a restart.
+    assert await keep(store, Retention(DAYS)) == [10, 5, 1]
+    assert OLD not in await partitions(sql)
+    assert await sql.fetchval("select count(*) from ended_tasks") == 0
+
+
+async def test_a_record_that_came_in_meanwhile_is_not_passed_over(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("select create_archive_partition('2020-01-01')")
+    await record(sql, "old", 25, OF_OLD)
+    for _ in range(3):
+        await store.run(Retention(DAYS).keep, 10)
+    # Assigned before all others, ended after them, and old by now.
+    await record(sql, "late", 1, "2020-01-02T00:00:00Z", "2020-03-01T00:00:00Z")
+    assert await keep(store, Retention(DAYS)) == [10, 10, 6, 1]
+    assert await sql.fetchval("select count(*) from ended_tasks") == 0
+
+
+async def test_a_batch_of_old_records_is_bounded_by_its_bytes(store: Store, sql: asyncpg.Connection) -> None:
+    await record(sql, "large", 5, OF_OLD)
+    # Five MiB each that cannot be compressed.
+    await sql.execute("""
+        update work_archive set result = (
+            select to_jsonb(string_agg(encode(sha256(cast(n || task_id as bytea)), 'hex'), ''))
+            from generate_series(1, 80000) n)
+    """)
+    assert await keep(store, Retention(DAYS)) == [2, 2, 1]
+
+
 async def test_records_that_are_in_no_month_go_one_by_one(store: Store, sql: asyncpg.Connection) -> None:
     await record(sql, "a", 15, OF_OLD)
     await record(sql, "young", 1, OF_OLDER, await sql.fetchval("select cast(now() as text)"))

@@ -1,13 +1,19 @@
 """Retention: the archive's partitions, made before they are needed and dropped when they are old.
 
 A partition holds the work that was assigned in a month. It goes when its last record has ended longer ago
-than records are kept.
+than records are kept. Each batch is a transaction that reads the next records of the oldest partition by
+their ids, deletes what `ended_tasks` has of them, and stores how far it got. So its cost does not depend on
+how many tasks have ended, and a batch that fails loses only itself.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
+
+from broker.store.pages import bounded
 
 # This month and the next three: so that the partition is there long before it is needed.
 CREATE = text("""
@@ -33,22 +39,42 @@ delete from ended_tasks
 where task_id = any(cast(:task_ids as text[])) and work_id = any(cast(:work_ids as uuid[]))
 """)
 
-# Records that are in no month's partition: from before there was one for it, or from after it went.
-DELETE_REST = text("""
-delete from work_archive_rest
-where work_id = any(array(
-    select work_id
+# Records that are in no month's partition: from before there was one for it, or from after it went. Large
+# records take long to delete, so a batch is bounded by what is stored.
+_REST = """
+    select *
     from work_archive_rest
     where ended_at < now() - make_interval(days => :days)
     order by ended_at
-    limit :batch))
+    limit :batch"""
+_STORED = "pg_column_size(r.task) + pg_column_size(r.result) + pg_column_size(r.reports)"
+DELETE_REST = text(f"""
+delete from work_archive_rest
+where work_id = any(array(select work_id from ({bounded(_REST, size=_STORED, order="ended_at")}) oldest))
 returning task_id, work_id
+""")
+
+# Where the last batch ended; nothing where it was in another partition, or records came in since.
+PROGRESS = text("""
+select after from retention_progress where partition = :partition and newest is not distinct from :newest
+""")
+KEEP_PROGRESS = text("""
+insert into retention_progress (partition, newest, after) values (:partition, :newest, :after)
+on conflict (id) do update
+set partition = excluded.partition, newest = excluded.newest, after = excluded.after
 """)
 
 # Readers of the archive hold its lock; who completes work queues up behind us meanwhile.
 PATIENCE = text("set local lock_timeout = '200ms'")
 
 _FIRST = UUID(int=0)
+
+
+class _Expired(NamedTuple):
+    """A partition whose records are all old, and the end of the newest of them; None: it has none."""
+
+    partition: str
+    newest: datetime | None
 
 
 class Retention:
@@ -60,8 +86,6 @@ class Retention:
 
     def __init__(self, days: int | None) -> None:
         self._days = days
-        # How far the oldest partition has been gone through.
-        self._after = _FIRST
 
     def keep(self, connection: Connection, batch: int) -> int:
         """Make the partitions that are needed soon, and do a batch of what it takes to drop old ones.
@@ -79,21 +103,14 @@ class Retention:
             return 0
         if (oldest := _expired(connection, self._days)) is None:
             return self._delete_rest(connection, batch)
-        records = connection.execute(
-            text(
-                f"select task_id, work_id from {oldest} where work_id > :after order by work_id limit :batch"
-            ),
-            {"after": self._after, "batch": batch},
-        ).all()
-        if records:
-            _forget(connection, records)
-            self._after = records[-1].work_id
-            return len(records)
-        self._after = _FIRST
-        if _is_remembered(connection, oldest):
-            # What was given up on the way there was not forgotten after all.
-            return 1
-        return self._drop(connection, oldest, self._days)
+        after = connection.execute(PROGRESS, oldest._asdict()).scalar_one_or_none() or _FIRST
+        values = {"after": after, "batch": batch}
+        records = connection.execute(records_of(oldest.partition), values).all()
+        if not records:
+            return self._drop(connection, oldest.partition, self._days)
+        _forget(connection, records)
+        connection.execute(KEEP_PROGRESS, oldest._asdict() | {"after": records[-1].work_id})
+        return len(records)
 
     def _drop(self, connection: Connection, partition: str, days: int) -> int:
         connection.execute(text(f"alter table work_archive detach partition {partition}"))
@@ -119,24 +136,33 @@ def create_partitions(connection: Connection) -> None:
     connection.execute(CREATE)
 
 
-def _expired(connection: Connection, days: int) -> str | None:
-    """The oldest partition that no record holds back any more."""
-    past = connection.execute(PAST_MONTHS, {"days": days}).scalars()
-    return next((name for name in past if _is_old(connection, name, days)), None)
+def records_of(partition: str) -> TextClause:
+    """Return the statement that reads the next records of a partition."""
+    return text(
+        f"select task_id, work_id from {partition} where work_id > :after order by work_id limit :batch"
+    )
+
+
+def newest_of(partition: str) -> TextClause:
+    """Return the statement that reads the newest end of a partition's records, and whether it is old."""
+    return text(f"""
+        select max(ended_at) as newest,
+               coalesce(max(ended_at) < now() - make_interval(days => :days), true) as is_old
+        from {partition}""")
+
+
+def _expired(connection: Connection, days: int) -> _Expired | None:
+    """Return the oldest partition whose records are all old."""
+    for partition in connection.execute(PAST_MONTHS, {"days": days}).scalars():
+        newest, is_old = connection.execute(newest_of(partition), {"days": days}).one()
+        if is_old:
+            return _Expired(partition, newest)
+    return None
 
 
 def _is_old(connection: Connection, partition: str, days: int) -> bool:
-    """Whether the newest record of a partition is old."""
-    newest = text(f"select max(ended_at) >= now() - make_interval(days => :days) from {partition}")
-    return not connection.execute(newest, {"days": days}).scalar_one()
-
-
-def _is_remembered(connection: Connection, partition: str) -> bool:
-    """Whether the end of some task is still looked up in a partition."""
-    remembered = text(
-        f"select exists (select from {partition} r join ended_tasks e using (task_id, work_id))"
-    )
-    return bool(connection.execute(remembered).scalar_one())
+    """Return whether all records of a partition are old."""
+    return bool(connection.execute(newest_of(partition), {"days": days}).one().is_old)
 
 
 def _forget(connection: Connection, records: Sequence[Row[tuple[str, UUID]]]) -> None:
