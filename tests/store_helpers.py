@@ -258,7 +258,8 @@ async def delete(store: Store, task: str, *, force: bool = False) -> str:
 
 
 async def the_task(store: Store, id_: str) -> Task:
-    [found] = await store.run(tasks.by_ids, [id_])
+    [found] = await store.run(tasks.find, [id_])
+    assert found is not None
     return found
 
 

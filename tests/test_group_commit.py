@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from broker.errors import BadRequest, Overloaded, Unavailable
 from broker.store import Store, group_commit, tasks
-from broker.store.group_commit import GroupCommit
+from broker.store.group_commit import LATER, GroupCommit
 from tests.conftest import Running
 from tests.helpers import is_problem
 from tests.store_helpers import new_task
@@ -29,6 +29,8 @@ class Steps:
         self.group = GroupCommit(self.take)
         self.unavailable = False
         self.missing_answers = 0
+        #: How many items of a set have room in it.
+        self.room = 1_000_000
         self._guilty = guilty
         self._held = held
         self._gates: list[asyncio.Event] = []
@@ -43,7 +45,8 @@ class Steps:
             raise Unavailable("gone fishing")
         if any(item in self._guilty for item in items):
             raise Refused
-        return [f"answer to {item}" for item in items][self.missing_answers :]
+        answers = [f"answer to {item}" for item in items][self.missing_answers :]
+        return answers[: self.room] + [LATER] * len(answers[self.room :])
 
     async def call(self, item: int, size: int = 0) -> "asyncio.Task[str]":
         """A caller who has called: the set that it begins, if it does, is under way."""
@@ -99,6 +102,18 @@ async def test_calls_that_come_while_two_sets_are_under_way_share_the_next_in_th
     assert steps.begun == [[1], [2], [5, 3, 4]]
     steps.let_all_go()
     assert await heard(*callers) == answers(1, 2, 5, 3, 4)
+
+
+async def test_an_item_without_room_in_its_set_is_answered_by_a_later_one() -> None:
+    steps = Steps()
+    callers = await steps.calls(1, 2, 3, 4, 5, size=10)
+    steps.room = 1
+    await steps.let_go(0)
+    callers += await steps.calls(6)
+    steps.let_all_go()
+    assert await heard(*callers) == answers(1, 2, 3, 4, 5, 6)
+    assert steps.begun == [[1], [2], [3, 4, 5], [6], [4, 5], [5]]
+    assert (len(steps.group), steps.group._waiting_bytes) == (0, 0)
 
 
 async def test_no_more_than_two_sets_are_under_way_at_a_time() -> None:

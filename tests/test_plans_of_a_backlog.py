@@ -160,6 +160,7 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "assign": (assignment.ASSIGN, PAIRS),
     "assign, briefly": (assignment.ASSIGN_BRIEFLY, PAIRS),
     "assign again": (assignment.OF_PAIRS, {"task_ids": BUSY, "tool_ids": TOOLS}),
+    "assign again, briefly": (assignment.OF_PAIRS_BRIEFLY, {"task_ids": BUSY, "tool_ids": TOOLS}),
     "poll": (work.ASSIGNED_TO, {"tool_ids": TOOLS}),
     "who has work": (work.TOOLS_WITH_NEWS, {"ids": TOOLS}),
     "start": (work.START, lambda c: {"ids": c.work_ids} | NO_TOKENS),
@@ -180,7 +181,8 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "whose tasks": (ownership.TASKS, {"ids": FREE + ENDED}),
     "whose tools": (ownership.TOOLS, {"ids": TOOLS}),
     "whose work": (ownership.WORKS, lambda c: {"ids": c.work_ids + c.archived_ids}),
-    "read records": (archive.BY_IDS, lambda c: {"ids": c.archived_ids}),
+    "read records": (archive.FIND, lambda c: {"ids": c.archived_ids}),
+    "read records that are there": (archive.BY_IDS, lambda c: {"ids": c.archived_ids}),
     "delete tasks": (archive.RECORD_DELETED, {"ids": FREE}),
     "what is due": (due.MAKE_AVAILABLE, {"batch": SET}),
     "when something is due": (due.TASKS_NEXT, {}),
@@ -363,7 +365,7 @@ def test_it_touches_no_more_than_it_names(
 
 # Whose plan depends on what is asked for.
 PLANNED_ANEW = [name for name in STATEMENTS if name.startswith("candidates")]
-PLANNED_ANEW += ["read records", "events of records", "delete old records"]
+PLANNED_ANEW += ["read records", "read records that are there", "events of records", "delete old records"]
 # Rare, and taken for dearer than it is.
 PLANNED_ANEW_BEFORE_16 = ["keep what is late"]
 

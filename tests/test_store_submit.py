@@ -116,7 +116,7 @@ async def test_many_submitters_of_the_same_ids_write_each_once(store: Store, sql
     answers = await asyncio.gather(*(steps.many(store, tasks.submit, batch) for batch in batches))
     created = [task.id for batch in answers for task, made in batch if made]
     assert len(created) == len(set(created)) == 200
-    known = {task.id: task for task in await store.run(tasks.by_ids, created)}
+    known = dict(zip(created, await store.run(tasks.find, created), strict=True))
     assert all(task == known[task.id] for batch in answers for task, _ in batch)
     await steps.audit(sql)
 

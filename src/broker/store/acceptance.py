@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from broker.schemas import ArchiveRecord
 from broker.store import archive, rows
 from broker.store.engine import one_statement
+from broker.store.group_commit import LATER
 
 # Of two late results of the same task the first is taken. When its records are old a task is forgotten, and
 # its id may be another's: a result is for the task that was submitted when it says.
@@ -60,7 +61,7 @@ class Accepted(NamedTuple):
 def accept(connection: Connection, work_ids: Sequence[UUID]) -> list[Accepted]:
     """Take late results as those of their tasks; for each what became of it, or did before."""
     connection.execute(ACCEPT, {"ids": list(work_ids)})
-    return [_accepted(record) for record in archive.find(connection, work_ids)]
+    return [record if record is LATER else _accepted(record) for record in archive.find(connection, work_ids)]
 
 
 def _accepted(record: ArchiveRecord | None) -> Accepted:

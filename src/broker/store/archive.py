@@ -23,11 +23,16 @@ from broker.schemas import (
 )
 from broker.store import rows
 from broker.store.engine import one_statement
-from broker.store.pages import MOST_BYTES, bounded, cut, kept, last_examined, met, unseal
+from broker.store.group_commit import LATER
+from broker.store.pages import MOST_BYTES, bounded, cut, is_cut, kept, last_examined, met, unseal
 
 RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
     a.reports, a.assigned_at, a.started_at, a.ended_at"""
+
+# The size of a record `r` in a response: as it was stored, else estimated.
+_ESTIMATED = rows.estimated("r.task", "r.tool", "r.result", "r.reports", "r.late")
+_SIZE = f"coalesce(r.bytes, {_ESTIMATED}) + coalesce(octet_length(r.error), 0)"
 
 BY_IDS = text(f"""
 select {RECORD}
@@ -38,6 +43,9 @@ where a.work_id = any(cast(:ids as uuid[]))
 STATUS = text("""
 select outcome, version, cancel_requested from work_archive where work_id = :work_id and tool_id is not null
 """)
+# As many of them as a response has room for.
+_FIND = "select * from work_archive where work_id = any(cast(:ids as uuid[]))"
+FIND = text(f"select {RECORD}, a.met from ({bounded(_FIND, size=_SIZE, order='work_id')}) a")
 
 TOLD = text("""
 select work_id, outcome, said
@@ -67,9 +75,6 @@ where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
   and locked.late is null and locked.outcome <> 'succeeded'
 """)
 
-# The size of a record `r` in a response: as it was stored, else estimated.
-_ESTIMATED = rows.estimated("r.task", "r.tool", "r.result", "r.reports", "r.late")
-_SIZE = f"coalesce(r.bytes, {_ESTIMATED}) + coalesce(octet_length(r.error), 0)"
 _ORDER = "ended_at desc, work_id desc"
 # Literals, so that the planner sees that an index of some outcomes has them.
 _OF_OUTCOME = {outcome: f"outcome = '{outcome}'" for outcome in get_args(Outcome)}
@@ -131,15 +136,15 @@ select work_id from gone
 
 HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
 
-ENDED_TASKS = text("""
-select e.task_id, a.task, a.outcome, coalesce(e.attempt, a.attempt), a.result, a.error,
-       coalesce(e.ended_at, a.ended_at), a.work_id
+_ENDED_TASKS = f"""
+select e.task_id, r.task, r.outcome, coalesce(e.attempt, r.attempt) as attempt, r.result, r.error,
+       coalesce(e.ended_at, r.ended_at) as ended_at, r.work_id, {_SIZE} as size
 from ended_tasks e
-join work_archive a
-  on a.work_id = e.work_id
- and a.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
-where e.task_id = any(cast(:ids as text[]))
-""")
+join work_archive r
+  on r.work_id = e.work_id
+ and r.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
+where e.task_id = any(cast(:ids as text[]))"""
+ENDED_TASKS = text(bounded(_ENDED_TASKS, size="r.size", order="task_id"))
 
 # A task that had no work leaves a record all the same, with a work id of its own.
 RECORD_DELETED = text(f"""
@@ -188,9 +193,11 @@ def by_ids(connection: Connection, work_ids: Collection[UUID]) -> list[ArchiveRe
 
 
 def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:
-    """For each of these works its record; None: unknown."""
-    found = {record.work_id: record for record in by_ids(connection, set(work_ids))}
-    return [found.get(id_) for id_ in work_ids]
+    """Return for each of these works its record; None: unknown."""
+    page = connection.execute(FIND, {"ids": list(set(work_ids))}).all()
+    found = {row[0]: record(row) for row in page}
+    unknown = LATER if is_cut(page) else None
+    return [found.get(id_, unknown) for id_ in work_ids]
 
 
 def told(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
@@ -291,9 +298,11 @@ def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:
     return {row[0] for row in connection.execute(HAS_ENDED, {"ids": list(task_ids)})}
 
 
-def ended_tasks(connection: Connection, task_ids: Collection[str]) -> list[Task]:
-    """Those of the tasks that have ended, as the record of their end tells it."""
-    return [_ended_task(row) for row in connection.execute(ENDED_TASKS, {"ids": list(task_ids)})]
+def ended_tasks(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
+    """Return those of the tasks that have ended, by their ids; `LATER` where there was no room for some."""
+    page = connection.execute(ENDED_TASKS, {"ids": list(task_ids)}).all()
+    found: dict[str, Task] = dict.fromkeys(task_ids, LATER) if is_cut(page) else {}
+    return found | {row[0]: _ended_task(row) for row in page}
 
 
 def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:

@@ -9,19 +9,25 @@ from sqlalchemy import Connection, TextClause, text
 from broker.schemas import Pair, PairStatus, Work
 from broker.store import archive, rows
 from broker.store.engine import one_statement
+from broker.store.group_commit import LATER
+from broker.store.pages import bounded, fits, is_cut
 
 # Everyone who locks more than one kind of row locks work first, then tasks, then tools, then leases, each in
 # the order of their ids: so nobody waits in a circle. A row that is locked comes in its latest version, and
 # stays as it is: so it can be told for each pair what becomes of it, and all are written as a set.
 # In a set no task comes twice; of the pairs whose task is free the first ones get what room their tool has.
-_ASSIGN = """
+_ASSIGN = f"""
 with pair as (
     select *
     from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) with ordinality
          as p (task_id, tool_id, place)
 ),
 locked_tasks as materialized (
-    select id, state from tasks where id = any(cast(:task_ids as text[])) order by id for no key update
+    select id, state, {rows.task_bytes("t")} as bytes
+    from tasks t
+    where id = any(cast(:task_ids as text[]))
+    order by id
+    for no key update
 ),
 locked_tools as materialized (
     select o.id, l.lease_seconds,
@@ -39,6 +45,7 @@ judged as materialized (
                 when o.id is null then 'tool_not_found'
                 when row_number() over (partition by p.tool_id, t.state = 'available' order by p.place)
                      > o.room then 'tool_unavailable'
+                when not ({{has_room}}) then 'later'
                 else 'assigned' end as status
     from pair p
     left join locked_tasks t on t.id = p.task_id
@@ -67,7 +74,7 @@ assigned as (
     returning *
 )
 """
-ASSIGN = text(f"""{_ASSIGN}
+ASSIGN = text(f"""{_ASSIGN.format(has_room=fits("t.bytes", order="p.place"))}
 select {rows.WORK}, j.status
 from judged j
 left join assigned w on w.task_id = j.task_id
@@ -75,17 +82,22 @@ left join taken t on t.id = j.task_id
 order by j.place
 """)
 # For those who do not read the work: it is as long as its task.
-ASSIGN_BRIEFLY = text(f"""{_ASSIGN}
+ASSIGN_BRIEFLY = text(f"""{_ASSIGN.format(has_room="true")}
 select w.id, j.status from judged j left join assigned w on w.task_id = j.task_id order by j.place
 """)
 
-OF_PAIRS = text(f"""
-select {rows.WORK}
+_OF_PAIRS = """
 from unnest(cast(:task_ids as text[]), cast(:tool_ids as text[])) as p (task_id, tool_id)
 join work w
-  on w.task_id = p.task_id and w.tool_id = p.tool_id and w.task_id = any(cast(:task_ids as text[]))
-join tasks t on t.id = w.task_id and t.id = any(cast(:task_ids as text[]))
-""")
+  on w.task_id = p.task_id and w.tool_id = p.tool_id and w.task_id = any(cast(:task_ids as text[]))"""
+_WORK_OF_PAIRS = f"""
+select {rows.WORK}, {rows.task_bytes("t")} as bytes {_OF_PAIRS}
+join tasks t on t.id = w.task_id and t.id = any(cast(:task_ids as text[]))"""
+OF_PAIRS = text(bounded(_WORK_OF_PAIRS, size="r.bytes", order="id"))
+OF_PAIRS_BRIEFLY = text(f"select w.id, w.task_id, w.tool_id, count(*) over () as met {_OF_PAIRS}")
+
+# The status of a pair that waits for the next set; no client sees it.
+_LATER = "later"
 
 Key = tuple[str, str]
 Told = TypeVar("Told")
@@ -109,35 +121,47 @@ def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]
     Returns:
         For each pair what became of it.
     """
-    return _assign(connection, ASSIGN, pairs, rows.work)
+    return _assign(connection, ASSIGN, OF_PAIRS, pairs, rows.work)
 
 
 @one_statement()
 def assign_briefly(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
     """The same; of the work only the ids are told."""
-    return _assign(connection, ASSIGN_BRIEFLY, pairs, _id)
+    return _assign(connection, ASSIGN_BRIEFLY, OF_PAIRS_BRIEFLY, pairs, _id)
 
 
 def _assign(
-    connection: Connection, statement: TextClause, pairs: Sequence[Pair], read: Callable[[rows.AnyRow], Told]
+    connection: Connection,
+    statement: TextClause,
+    of_pairs: TextClause,
+    pairs: Sequence[Pair],
+    read: Callable[[rows.AnyRow], Told],
 ) -> list[Assigned[Told]]:
     keys = [(pair.task_id, pair.tool_id) for pair in pairs]
     first: dict[Key, Assigned[Told]] = {}
+    later: dict[Key, Assigned[Told]] = {}
     for run in runs(keys):
         for key, row in zip(run, connection.execute(statement, _values(run)), strict=True):
             first[key] = Assigned(row[-1], read(row) if row[0] is not None else None)
+            if row[-1] == _LATER:
+                later[key] = LATER
     statuses = repeated(keys, {key: assigned.status for key, assigned in first.items()})
 
     refused = [key for key, status in zip(keys, statuses, strict=True) if status == "task_unavailable"]
     there: dict[Key, Told] = {}
     if refused:
-        there = {(row[1], row[2]): read(row) for row in connection.execute(OF_PAIRS, _values(refused))}
+        page = connection.execute(of_pairs, _values(refused)).all()
+        there = {(row[1], row[2]): read(row) for row in page}
+        if is_cut(page):
+            later |= dict.fromkeys(refused, LATER)
     missing = [key[0] for key, status in zip(keys, statuses, strict=True) if status == "task_not_found"]
     ended = archive.has_ended(connection, missing) if missing else set()
 
     def answer(key: Key, status: PairStatus) -> Assigned[Told]:
         if key in there:
             return Assigned("exists", there[key])
+        if key in later:
+            return later[key]
         if status == "task_not_found" and key[0] in ended:
             return Assigned("task_unavailable", None)
         return Assigned(status, first[key].work)

@@ -9,7 +9,13 @@ from sqlalchemy import Connection, text
 from broker.schemas import Work
 from broker.store import rows
 from broker.store.engine import one_statement
+from broker.store.group_commit import LATER
+from broker.store.pages import bounded, is_cut
 
+_TOLD = f"""
+select {rows.WORK}, {rows.task_bytes("t")} as bytes
+from (select * from told union all select * from locked where id not in (select id from told)) w
+join their_tasks t on t.id = w.task_id"""
 # Once the task is to be cancelled it is not queued again, whoever asks for that later.
 CANCEL = text(f"""
 with asked as (
@@ -32,9 +38,7 @@ told as (
       and (not locked.cancel_requested or locked.cancel_requeue and not asked.requeue)
     returning w.*
 )
-select {rows.WORK}
-from (select * from told union all select * from locked where id not in (select id from told)) w
-join their_tasks t on t.id = w.task_id
+{bounded(_TOLD, size="r.bytes", order="id")}
 """)
 
 
@@ -52,5 +56,7 @@ def cancel(connection: Connection, cancellations: Sequence[Cancellation]) -> lis
         "ids": [cancellation.work_id for cancellation in cancellations],
         "requeue": [cancellation.requeue for cancellation in cancellations],
     }
-    found = {row[0]: rows.work(row) for row in connection.execute(CANCEL, values)}
-    return [found.get(cancellation.work_id) for cancellation in cancellations]
+    page = connection.execute(CANCEL, values).all()
+    found = {row[0]: rows.work(row) for row in page}
+    missing = LATER if is_cut(page) else None
+    return [found.get(cancellation.work_id, missing) for cancellation in cancellations]

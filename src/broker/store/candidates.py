@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Row, TextClause, text
 from broker.errors import CursorExpired
 from broker.schemas import Candidates, Task, Tool
 from broker.store import rows
-from broker.store.pages import bounded, met, seal, unseal
+from broker.store.group_commit import LATER
+from broker.store.pages import MOST_BYTES, bounded, met, seal, unseal
 
 # The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this start of
 # its server (a copy of its files that is put back has another history from then on; and after a crash the
@@ -148,8 +149,16 @@ class Asked(NamedTuple):
 
 
 def read(connection: Connection, asked: Sequence[Asked]) -> list[Candidates]:
-    """What each of the assigners asks for; who asks for the same shares a reading."""
-    found = {each: candidates(connection, *each) for each in dict.fromkeys(asked)}
+    """Return what each of the assigners asks for; those that ask for the same share it."""
+    found: dict[Asked, Candidates] = {}
+    size = 0
+    for each in dict.fromkeys(asked):
+        if size > MOST_BYTES:
+            found[each] = LATER
+            continue
+        page = found[each] = candidates(connection, *each)
+        size += sum(len(task.needs) + len(task.payload) for task in page.tasks)
+        size += sum(len(tool.skills) for tool in page.tools)
     return [found[each] for each in asked]
 
 

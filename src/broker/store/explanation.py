@@ -56,7 +56,9 @@ def explain(connection: Connection, id_: str) -> Explanation | None:
     """Why a task has not run yet; None: there is no such task."""
     row = connection.execute(FACTS, {"id": id_}).one()
     live = row[-rows.TASK_WIDTH :]
-    found = [rows.task(live)] if live[0] is not None else archive.ended_tasks(connection, [id_])
+    found = (
+        [rows.task(live)] if live[0] is not None else list(archive.ended_tasks(connection, [id_]).values())
+    )
     if not found:
         return None
     [task] = found

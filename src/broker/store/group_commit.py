@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from broker.errors import Overloaded, Stopping, Unavailable
 
@@ -24,6 +24,11 @@ _LARGEST_BYTES = 4 * 2**20
 # What waits: more than this could not be answered within some seconds.
 _MOST_WAITING = 10_000
 _MOST_WAITING_BYTES = 64 * 2**20
+
+
+#: A step's answer for an item whose result has no room in memory beside the others of its set: the item is
+#: part of the next set. A step answers at least one item of each set in another way.
+LATER: Final[Any] = object()
 
 
 class _Call(NamedTuple, Generic[Item, Answer]):
@@ -138,5 +143,9 @@ class GroupCommit(Generic[Item, Answer]):
             await self._answer(calls[:middle])
             await self._answer(calls[middle:])
         else:
-            for call, answer in answered:
-                call.answer(answer)
+            for call, answer in reversed(answered):
+                if answer is LATER:
+                    self._waiting.appendleft(call)
+                    self._waiting_bytes += call.size
+                else:
+                    call.answer(answer)

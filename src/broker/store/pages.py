@@ -91,6 +91,11 @@ def fits(size: str, *, order: str, most: str = str(MOST_BYTES)) -> str:
     return f"coalesce({before}, 0) < {most}"
 
 
+def is_cut(found: Sequence[Row[Any]]) -> bool:
+    """Return whether `bounded` had no room for some of the rows."""
+    return met(found) > len(found)
+
+
 def met(found: Sequence[Row[Any]]) -> int:
     """How many rows there were, of which these are those that `bounded` had room for."""
     return int(found[0].met or 0) if found else 0

@@ -10,7 +10,8 @@ from broker.errors import Forbidden
 from broker.schemas import FieldError, NewTask, Task, TaskPage, TaskRemark
 from broker.store import archive, ownership, rows
 from broker.store.engine import one_statement
-from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
+from broker.store.group_commit import LATER
+from broker.store.pages import bounded, cut, is_cut, kept, last_examined, met, unseal
 from broker.trace_context import TraceContext
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
@@ -81,12 +82,12 @@ delete from tasks where id = any(array(select task_id from ended where recorded)
 returning id
 """)
 
+_BY_IDS = "select * from tasks where id = any(cast(:ids as text[]))"
 BY_IDS = text(f"""
-select {rows.TASK}
-from tasks t
-left join work w
-  on w.id = t.work_id and w.id = any(array(select work_id from tasks where id = any(cast(:ids as text[]))))
-where t.id = any(cast(:ids as text[]))
+with page as materialized ({bounded(_BY_IDS, size=rows.task_size("r"), order="id")})
+select {rows.TASK}, t.met
+from page t
+left join work w on w.id = t.work_id and w.id = any(array(select work_id from page))
 """)
 
 # Whoever waits for a task waits for its end; one that is held as failed has come to it, too.
@@ -224,14 +225,19 @@ def submit(connection: Connection, new: Sequence[Submission]) -> list[Submitted]
         For each of them the task, and whether it was created.
     """
     created = _submit(connection, SUBMIT, new)
-    known_ids = {asked.task.id for row, asked in zip(created, new, strict=True) if not row and asked.task.id}
-    known = {task.id: task for task in by_ids(connection, known_ids)} if known_ids else {}
+    known_ids = list(
+        {asked.task.id for row, asked in zip(created, new, strict=True) if not row and asked.task.id}
+    )
+    known = dict(zip(known_ids, find(connection, known_ids), strict=True)) if known_ids else {}
     refused = set(_of_others(connection, created, new))
 
     def answer(place: int) -> Submitted:
         if row := created[place]:
             return Submitted(rows.task(row), created=True)
-        return Submitted(None if place in refused else known[str(new[place].task.id)], created=False)
+        if place in refused:
+            return Submitted(None, created=False)
+        task = known[str(new[place].task.id)]
+        return task if task is LATER else Submitted(task, created=False)
 
     return [answer(place) for place in range(len(new))]
 
@@ -288,17 +294,14 @@ def _of_others(
     ]
 
 
-def by_ids(connection: Connection, ids: Sequence[str] | set[str]) -> list[Task]:
-    """The tasks of these ids, live or ended, in no particular order; the unknown are left out."""
-    live = [rows.task(row) for row in connection.execute(BY_IDS, {"ids": list(ids)})]
-    missing = set(ids) - {task.id for task in live}
-    return live + archive.ended_tasks(connection, missing) if missing else live
-
-
 def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
-    """For each of the ids the task, live or ended; None: unknown."""
-    found = {task.id: task for task in by_ids(connection, set(ids))}
-    return [found.get(id_) for id_ in ids]
+    """Return for each of the ids the task, live or ended; None: unknown."""
+    live = connection.execute(BY_IDS, {"ids": list(set(ids))}).all()
+    found: dict[str, Task | None] = {row[0]: rows.task(row) for row in live}
+    if missing := set(ids) - found.keys():
+        found |= archive.ended_tasks(connection, missing)
+    unknown = LATER if is_cut(live) else None
+    return [found.get(id_, unknown) for id_ in ids]
 
 
 def with_news(connection: Connection, ids: Sequence[str]) -> list[str]:

@@ -20,8 +20,9 @@ from broker.schemas import (
 )
 from broker.store import archive, leases, ownership, rows
 from broker.store.engine import one_statement
+from broker.store.group_commit import LATER
 from broker.store.ownership import Token
-from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
+from broker.store.pages import bounded, cut, fits, is_cut, kept, last_examined, met, unseal
 from broker.trace_context import TraceContext
 
 BY_IDS = text(f"""
@@ -40,15 +41,25 @@ select state, version, cancel_requested from work where id = :work_id
 ASSIGNED_TO = text(f"""
 with assigned as materialized (
     select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
+),
+their_tasks as materialized (
+    select id, needs, payload, {rows.task_bytes("t")} as bytes
+    from tasks t
+    where id = any(array(select task_id from assigned))
+),
+sized as (
+    select w.*, {fits("t.bytes", order="w.tool_id, w.assigned_at, w.id")} as fits
+    from assigned w
+    join their_tasks t on t.id = w.task_id
 )
-select {rows.WORK}, o.id, o.offline, o.token_hash, l.lease_seconds,
+select {rows.WORK}, o.id, w.fits, o.offline, o.token_hash, l.lease_seconds,
        cast(extract(epoch from statement_timestamp() - w.assigned_at) as double precision)
 from tools o
 join tool_leases l on l.tool_id = o.id and l.tool_id = any(cast(:tool_ids as text[]))
-left join assigned w on w.tool_id = o.id
-left join tasks t on t.id = w.task_id and t.id = any(array(select task_id from assigned))
+left join sized w on w.tool_id = o.id
+left join their_tasks t on t.id = w.task_id and w.fits
 where o.id = any(cast(:tool_ids as text[]))
-order by w.assigned_at, w.id
+order by o.id, w.assigned_at, w.id
 """)
 
 TOOLS_WITH_NEWS = text("""
@@ -95,6 +106,11 @@ order by w.id
 # Below what PostgreSQL can make one value of, with what it puts around each report.
 _MOST_REPORT_BYTES = 128 * 2**20
 
+_STARTED = f"""
+select {rows.WORK}, t.trace_context, l.token_hash, {rows.task_bytes("t")} as bytes
+from (select * from started union all select * from locked where id not in (select id from started)) w
+join their_tasks t on t.id = w.task_id
+left join locked_leases l on l.tool_id = w.tool_id"""
 # What is read of a row that is locked is its latest version, also where that was written while this waited.
 START = text(f"""
 with locked as materialized (
@@ -121,10 +137,7 @@ started as (
     returning w.*
 ),
 {leases.renewed("array(select tool_id from asked)")}
-select {rows.WORK}, t.trace_context, l.token_hash
-from (select * from started union all select * from locked where id not in (select id from started)) w
-join their_tasks t on t.id = w.task_id
-left join locked_leases l on l.tool_id = w.tool_id
+{bounded(_STARTED, size="r.bytes", order="id")}
 """)
 
 REPORT = text(f"""
@@ -283,13 +296,16 @@ def start(connection: Connection, starts: Sequence[Start]) -> list[Started | Non
         "ids": [start.work_id for start in starts],
         **ownership.token_columns(start.token for start in starts),
     }
+    page = connection.execute(START, values).all()
+    # To start it again returns it, and changes nothing.
+    missing = LATER if is_cut(page) else None
     found: dict[UUID, tuple[Started, Token]] = {}
-    for row in connection.execute(START, values):
+    for row in page:
         started = Started(rows.work(row), TraceContext.read(row[rows.WORK_WIDTH]))
         found[row[0]] = started, Token(started.work.tool_id, row[rows.WORK_WIDTH + 1])
 
     def of(start: Start) -> Started | None:
-        started, current = found.get(start.work_id, (None, None))
+        started, current = found.get(start.work_id, (missing, None))
         return None if ownership.is_void(start.token, current) else started
 
     return [of(start) for start in starts]
@@ -317,14 +333,20 @@ def report(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTa
 
 
 def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[InHand | None]:
-    """For each tool the work that it did not start yet, the oldest first; None: unknown."""
+    """Return for each tool the work that it did not start yet, the oldest first; None: unknown.
+
+    A response has room for the first of it. The rest is in the next ones, when the tool has started these.
+    """
     found: dict[str, InHand] = {}
+    without_room: set[str] = set()
     for row in connection.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
-        tool_id, *about = row[rows.WORK_WIDTH :]
+        tool_id, fits, *about = row[rows.WORK_WIDTH :]
         in_hand = found.setdefault(tool_id, InHand([], *about))
-        if row[0] is not None:
+        if fits:
             in_hand.items.append(rows.work(row))
-    return [found.get(tool_id) for tool_id in tool_ids]
+        elif row[0] is not None and not in_hand.items:
+            without_room.add(tool_id)
+    return [LATER if tool_id in without_room else found.get(tool_id) for tool_id in tool_ids]
 
 
 def tools_with_news(connection: Connection, tool_ids: Sequence[str]) -> list[str]:

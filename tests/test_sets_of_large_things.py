@@ -1,0 +1,151 @@
+"""A set is bounded by what it returns: requests for large things that share a statement take turns."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import ANY
+
+import asyncpg
+import msgspec
+import pytest
+from msgspec import Raw
+
+from broker.schemas import Pair
+from broker.store import Store, archive, assignment, cancellation, candidates, tasks, work
+from broker.store.cancellation import Cancellation
+from broker.store.group_commit import LATER
+from broker.store.pages import MOST_BYTES
+from tests import store_helpers as steps
+
+# As JSON 220 kB; PostgreSQL stores 12 kB of it, and prints 5.6 MB: two fill a set.
+EXPANDING = Raw(f"[{','.join(['1e99'] * 55_000)}]".encode())
+EACH = 5_700_000
+NAMES = ["a", "b", "c", "d", "e"]
+
+
+def size(answers: Sequence[Any]) -> int:
+    """Return how many bytes of JSON the answers hold."""
+    kept = [each.work if hasattr(each, "trace_context") else each for each in answers if each is not LATER]
+    return len(msgspec.json.encode(kept))
+
+
+async def shared(store: Store, step: Any, items: Sequence[Any], *, reads: bool = True) -> list[Any]:
+    """Take a step with all items in one set, which has no room for some; then as requests that share sets.
+
+    Returns:
+        What the requests get.
+    """
+    answers = await (store.read(step, items) if reads else store.many(step, items))
+    assert 0 < answers.count(LATER) < len(items)
+    assert size(answers) < MOST_BYTES + EACH
+    take = store.read_one if reads else store.one
+    found = await asyncio.gather(*(take(step, item) for item in items))
+    assert LATER not in found
+    return found
+
+
+async def made(store: Store, *, tools: bool = False) -> None:
+    """Submit large tasks, and register a tool for each, or one for all."""
+    await steps.submit(store, *NAMES, payload=EXPANDING)
+    await steps.register(store, *(NAMES if tools else ["tool"]), capacity=10)
+
+
+async def all_assigned(store: Store, *, tools: bool = False) -> list[Any]:
+    """Assign them; return the ids of the work."""
+    await made(store, tools=tools)
+    pairs = [Pair(task_id=name, tool_id=name if tools else "tool") for name in NAMES]
+    return [each.work for each in await store.many(assignment.assign_briefly, pairs)]
+
+
+async def test_reads_of_large_tasks_that_share_a_statement(store: Store) -> None:
+    await made(store)
+    found = await shared(store, tasks.find, [*NAMES, "unknown"])
+    assert [task and task.id for task in found] == [*NAMES, None]
+
+
+async def test_reads_of_large_ended_tasks_and_records(store: Store, sql: asyncpg.Connection) -> None:
+    works = await all_assigned(store)
+    for id_ in works:
+        await store.many(steps.completion.complete_briefly, [steps.ending(id_)])
+    found = await shared(store, tasks.find, [*NAMES, "unknown"])
+    assert [task and task.state for task in found] == ["succeeded"] * 5 + [None]
+    records = await shared(store, archive.find, works)
+    assert [record.work_id for record in records] == works
+    # Those of before the size was stored.
+    await sql.execute("update work_archive set bytes = null")
+    assert await store.read(archive.find, works) != await store.read(archive.find, works[:1])
+
+
+async def test_polls_of_tools_with_large_work(store: Store) -> None:
+    works = await all_assigned(store, tools=True)
+    found = await shared(store, work.assigned_to, [*NAMES, "unknown"])
+    assert [in_hand and in_hand.items[0].id for in_hand in found] == [*works, None]
+
+
+async def test_a_tool_gets_its_large_work_bit_by_bit(store: Store) -> None:
+    works = await all_assigned(store)
+    seen = []
+    while True:
+        [in_hand] = await store.read(work.assigned_to, ["tool"])
+        assert in_hand is not None
+        assert size(in_hand.items) < MOST_BYTES + EACH
+        # It starts nothing, and polls again: the same is there.
+        assert await store.read(work.assigned_to, ["tool"]) == [in_hand._replace(since_seconds=ANY)]
+        if not in_hand.items:
+            break
+        seen.append([item.id for item in in_hand.items])
+        await asyncio.gather(*(store.one(work.start, item.id) for item in in_hand.items))
+    assert [len(ids) for ids in seen] == [2, 2, 1]
+    assert sorted(id_ for ids in seen for id_ in ids) == sorted(works)
+
+
+async def test_starts_of_large_work(store: Store, sql: asyncpg.Connection) -> None:
+    works = await all_assigned(store)
+    found = await shared(store, work.start, works, reads=False)
+    assert [(started.work.id, started.work.state) for started in found] == [(id_, "running") for id_ in works]
+    assert await sql.fetchval("select max(version) from work") == 2, "nothing is started twice"
+
+
+async def test_cancellations_of_large_work(store: Store) -> None:
+    works = await all_assigned(store)
+    found = await shared(store, cancellation.cancel, [Cancellation(id_) for id_ in works], reads=False)
+    assert [(each.id, each.cancel_requested) for each in found] == [(id_, True) for id_ in works]
+
+
+async def test_assignments_of_large_tasks(store: Store, sql: asyncpg.Connection) -> None:
+    await made(store)
+    pairs = [Pair(task_id=name, tool_id="tool") for name in NAMES]
+    answers = await store.many(assignment.assign, pairs)
+    assert [each is LATER or each.status for each in answers] == ["assigned"] * 2 + [True] * 3
+    assert await sql.fetchval("select load from tools") == 2, "a pair that waits has been assigned"
+    found = await asyncio.gather(*(store.one(assignment.assign, pair) for pair in pairs))
+    assert sorted(each.status for each in found) == ["assigned"] * 3 + ["exists"] * 2
+    again = await shared(store, assignment.assign, pairs, reads=False)
+    assert [each.work.task_id for each in again] == NAMES
+    brief = await store.many(assignment.assign_briefly, pairs)
+    assert [each.status for each in brief] == ["exists"] * 5
+
+
+async def test_repeated_submissions_of_large_tasks(store: Store) -> None:
+    await made(store)
+    again = [steps.new_task(name) for name in NAMES]
+    found = await shared(store, tasks.submit, again, reads=False)
+    assert [(task.id, created) for task, created in found] == [(name, False) for name in NAMES]
+
+
+async def test_assigners_with_cursors_of_their_own(store: Store) -> None:
+    await made(store)
+    asked = [candidates.Asked(None, limit) for limit in (1000, 999, 998)]
+    found = await shared(store, candidates.read, asked)
+    assert all([task.id for task in page.tasks] == ["a", "b"] and page.more for page in found)
+
+
+@pytest.mark.parametrize("state", ["failed", "available"])
+async def test_retries_of_large_tasks(store: Store, state: str) -> None:
+    works = await all_assigned(store)
+    outcome = {"failed": "failed", "available": "released"}[state]
+    for id_ in works:
+        await store.many(steps.completion.complete_briefly, [steps.ending(id_, outcome, retry=False)])
+    assert (await steps.the_task(store, "a")).state == state
+    found = await shared(store, tasks.retry, NAMES, reads=False)
+    assert [(task.id, task.state) for task in found] == [(name, "available") for name in NAMES]
