@@ -129,6 +129,36 @@ async def test_pages_are_bounded_by_what_is_sent_however_little_is_stored(http: 
     assert await sizes(http, "/v1/archive") == [1] * 5
 
 
+@pytest.mark.parametrize("number", ["1e99", "-1.5E+99", "1e-99"])
+async def test_numbers_are_refused_by_their_length_without_exponents(
+    broker: Running, http: httpx.AsyncClient, number: str
+) -> None:
+    most = broker.server.service.settings.max_body_bytes // 99
+    await add_tool(http)
+    await add_task(http, "work")
+    work = (await assign(http, "work"))["id"]
+
+    def numbers(count: int) -> str:
+        return f"[{','.join([number] * count)}]"
+
+    for path, body in (
+        ("/v1/tasks", '{"needs": {}, "payload": %s}'),
+        (f"/v1/work/{work}/reports", '{"data": %s}'),
+        (f"/v1/work/{work}/complete", '{"outcome": "succeeded", "result": %s}'),
+    ):
+        json_type = {"content-type": "application/json"}
+        response = await http.post(path, content=body % numbers(most + 1), headers=json_type)
+        problem = is_problem(response, 400, "validation_failed")
+        assert "without their exponents" in problem["errors"][0]["message"]
+    task = await post(http, "/v1/tasks", f'{{"needs": {{}}, "payload": {numbers(most)}}}')
+    assert len(task["payload"]) == most
+
+
+async def test_text_with_exponents_is_no_number(http: httpx.AsyncClient) -> None:
+    text = "1.5e99," * 400_000
+    assert (await add_task(http, payload=[text, {text: 1}]))["payload"] == [text, {text: 1}]
+
+
 async def test_failed_tasks_are_listed_with_the_size_of_their_result(http: httpx.AsyncClient) -> None:
     await add_tool(http, capacity=6)
     for number in range(3):

@@ -14,6 +14,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from msgspec import Raw, Struct
 
+from broker.api.expansion import expands_beyond
 from broker.schemas import NULL, FieldError, Request
 from broker.settings import Settings
 
@@ -106,6 +107,8 @@ def json_problem(value: bytes, settings: Settings, *, matched: bool) -> str | No
             return "holds \\u0000, which PostgreSQL cannot keep"
     if _may_hold_big_number(value) and not _numbers_fit(value):
         return "holds a number out of PostgreSQL's range"
+    if expands_beyond(value, settings.max_body_bytes):
+        return f"holds numbers that take more than {settings.max_body_bytes} bytes without their exponents"
     return None
 
 
