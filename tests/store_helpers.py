@@ -15,7 +15,9 @@ from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Out
 from broker.store import Store, archive, assignment, completion, deletion, tasks, tools, work
 from broker.store.address import libpq_url
 from broker.store.completion import Ending
-from broker.store.engine import Answer, BeginAgain, Do, Given, Item, Step
+from broker.store.database_errors import BeginAgain
+from broker.store.engine import Item, Step
+from broker.store.sessions import Answer, Do, Given
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 from tests.conftest import Running

@@ -9,10 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from broker.errors import BadRequest, Overloaded, Unavailable
+from broker.errors import (
+    BadRequest,
+    DatabaseTrouble,
+    LimitExceeded,
+    Locked,
+    Overloaded,
+    TooHeavy,
+    TooSlow,
+    Unavailable,
+)
+from broker.settings import Settings
 from broker.store import Store, group_commit, tasks
 from broker.store.group_commit import LATER, GroupCommit
-from tests.conftest import Running
+from tests import store_helpers as steps_of_store
+from tests.conftest import Running, a_broker
 from tests.helpers import is_problem
 from tests.store_helpers import new_task
 
@@ -24,9 +35,20 @@ class Refused(Exception):
 class Steps:
     """A step under the test's control: each set waits until it is let go, and is answered item by item."""
 
-    def __init__(self, *, held: bool = True, guilty: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        held: bool = True,
+        guilty: Sequence[int] = (),
+        slow: Sequence[int] = (),
+        trouble: type[DatabaseTrouble] = TooSlow,
+    ) -> None:
         self.begun: list[list[int]] = []
-        self.group = GroupCommit(self.take)
+        self.longer: list[list[int]] = []
+        self.more_time = asyncio.Event()
+        self.group = GroupCommit(self.take, self.take_longer)
+        self._slow = slow
+        self._trouble = trouble
         self.unavailable = False
         self.missing_answers = 0
         #: How many items of a set have room in it.
@@ -43,10 +65,17 @@ class Steps:
             await gate.wait()
         if self.unavailable:
             raise Unavailable("gone fishing")
+        if any(item in self._slow for item in items):
+            raise self._trouble("this takes too long")
         if any(item in self._guilty for item in items):
             raise Refused
         answers = [f"answer to {item}" for item in items][self.missing_answers :]
         return answers[: self.room] + [LATER] * len(answers[self.room :])
+
+    async def take_longer(self, items: Sequence[int]) -> list[str]:
+        self.longer.append(list(items))
+        await self.more_time.wait()
+        return [f"late answer to {item}" for item in items]
 
     async def call(self, item: int, size: int = 0) -> "asyncio.Task[str]":
         """A caller who has called: the set that it begins, if it does, is under way."""
@@ -187,6 +216,85 @@ async def test_an_item_that_is_refused_costs_its_set_few_tries() -> None:
     await heard(*callers)
     # Two alone, then 256 of them: each halving is two tries.
     assert len(steps.begun) == 2 + 1 + 2 * 8
+
+
+async def test_an_item_that_is_too_slow_gets_more_time_alone_and_holds_up_nobody() -> None:
+    steps = Steps(slow=[5])
+    callers = await steps.calls(*range(10))
+    steps.let_all_go()
+    assert await heard(*callers[:5], *callers[6:]) == answers(0, 1, 2, 3, 4, 6, 7, 8, 9)
+    assert await heard(*await steps.calls(10, 11, 12)) == answers(10, 11, 12)
+    assert steps.longer == [[5]]
+    assert not callers[5].done()
+    steps.more_time.set()
+    assert await heard(callers[5]) == ["late answer to 5"]
+
+
+async def test_a_set_with_an_item_that_is_too_slow_is_tried_item_by_item() -> None:
+    steps = Steps(slow=[5])
+    callers = await steps.calls(*range(8))
+    steps.let_all_go()
+    steps.more_time.set()
+    await heard(*callers)
+    assert steps.begun == [[0], [1], [2, 3, 4, 5, 6, 7], *([item] for item in range(2, 8))]
+
+
+async def test_an_item_that_somebody_else_locks_fails_alone() -> None:
+    steps = Steps(slow=[5], trouble=Locked)
+    callers = await steps.calls(*range(10))
+    steps.let_all_go()
+    *said, locked = await heard(*callers[:5], *callers[6:], callers[5])
+    assert said == answers(0, 1, 2, 3, 4, 6, 7, 8, 9)
+    assert isinstance(locked, Locked)
+    assert steps.longer == []
+
+
+async def test_an_item_that_exceeds_a_limit_of_postgresql_fails_alone() -> None:
+    steps = Steps(slow=[5], trouble=LimitExceeded)
+    callers = await steps.calls(*range(10))
+    steps.let_all_go()
+    *said, refused = await heard(*callers[:5], *callers[6:], callers[5])
+    assert said == answers(0, 1, 2, 3, 4, 6, 7, 8, 9)
+    assert isinstance(refused, LimitExceeded)
+
+
+async def test_where_every_item_is_too_slow_the_others_are_asked_to_come_again() -> None:
+    steps = Steps(slow=range(2, 50))
+    callers = await steps.calls(*range(50))
+    steps.let_all_go()
+    steps.more_time.set()
+    said = await heard(*callers)
+    assert said[:2] == answers(0, 1)
+    assert said[2:4] == ["late answer to 2", "late answer to 3"]
+    assert all(isinstance(each, Unavailable) for each in said[4:])
+    assert len(steps.begun) == 2 + 1 + 2
+
+
+async def test_of_a_set_with_many_items_that_are_too_slow_the_rest_is_asked_to_come_again() -> None:
+    steps = Steps(slow=range(3, 50))
+    callers = await steps.calls(*range(50))
+    steps.let_all_go()
+    steps.more_time.set()
+    said = await heard(*callers)
+    assert said[:3] == answers(0, 1, 2)
+    assert said[3:7] == [f"late answer to {item}" for item in range(3, 7)]
+    assert all(isinstance(each, Unavailable) for each in said[7:])
+
+
+async def test_closing_lets_go_of_whoever_got_more_time() -> None:
+    steps = Steps(held=False, slow=[1])
+    caller = await steps.call(1)
+    assert steps.longer == [[1]]
+    await steps.group.close()
+    [said] = await heard(caller)
+    assert isinstance(said, Unavailable)
+
+
+async def test_items_that_are_settled_one_by_one_are_answered_in_their_order() -> None:
+    steps = Steps(held=False, slow=[2])
+    steps.more_time.set()
+    said = await steps.group.settle([1, 2, 3])
+    assert said == ["answer to 1", "late answer to 2", "answer to 3"]
 
 
 async def test_where_the_database_is_gone_all_of_a_set_fail_and_nothing_is_tried_again() -> None:
@@ -383,6 +491,46 @@ async def test_a_value_that_postgresql_refuses_fails_alone(store: Store, sql: as
     assert isinstance(told.pop("task-7"), BadRequest)
     assert [each.task.id for each in told.values()] == list(told)
     assert {row["id"] for row in await sql.fetch("select id from tasks")} == told.keys()
+
+
+SLEEP = """
+create function sleep() returns trigger language plpgsql as $$
+    begin
+        perform pg_sleep(60) from new_rows where id = 'guilty';
+        return null;
+    end
+$$;
+create trigger sleep after insert on tasks referencing new table as new_rows
+for each statement execute function sleep();
+"""
+
+
+async def test_a_request_that_is_too_slow_for_the_database_gets_413_and_the_others_succeed(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(SLEEP)
+    async with a_broker(Settings(database_url=database, database_timeout_seconds=0.5)) as broker:
+        ids = [*(f"task-{number}" for number in range(10)), "guilty", "last"]
+        requests = (broker.client.post("/v1/tasks", json={"id": id_, "needs": {}}) for id_ in ids)
+        told = dict(zip(ids, await asyncio.gather(*requests), strict=True))
+        problem = is_problem(told.pop("guilty"), 413, "payload_too_large")
+        assert "BROKER_DATABASE_TIMEOUT_SECONDS" in problem["detail"]
+        assert {answer.status_code for answer in told.values()} == {201}
+        batch = {"items": [{"id": "one", "needs": {}}, {"id": "guilty", "needs": {}}]}
+        is_problem(await broker.client.post("/v1/tasks/batch", json=batch), 413, "payload_too_large")
+        assert (await broker.client.get("/v1/tasks/one")).status_code == 404
+        assert (await broker.client.get("/health/ready")).status_code == 200
+
+
+async def test_of_items_that_are_each_for_itself_one_that_is_too_slow_keeps_no_other_from_success(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(SLEEP)
+    async with steps_of_store.a_store(database, timeout_seconds=0.5) as store:
+        ids = ["one", "guilty", "two"]
+        with pytest.raises(TooHeavy):
+            await store.each(tasks.submit, [new_task(id_) for id_ in ids])
+    assert {row["id"] for row in await sql.fetch("select id from tasks")} == {"one", "two"}
 
 
 async def test_where_too_much_waits_the_client_is_asked_to_come_again(

@@ -25,10 +25,16 @@ BrokerError
 │   └── KeyExists
 ├── CursorExpired               410
 ├── PayloadTooLarge             413
+│   └── TooHeavy                the database did not finish it in time, though it ran alone
 ├── UnsupportedMediaType        415
 ├── TooManyRequests             429, with Retry-After
 ├── HeadersTooLarge             431
 └── Unavailable                 503, with Retry-After
+    ├── ConnectionLost          the database was away
+    ├── DatabaseTrouble         carries the cause
+    │   ├── LimitExceeded
+    │   ├── Locked
+    │   └── TooSlow
     ├── Overloaded
     ├── Crowded
     └── Stopping
@@ -238,6 +244,18 @@ class PayloadTooLarge(BrokerError):
     title = "Payload too large"
 
 
+class TooHeavy(PayloadTooLarge):
+    """The database did not finish this in time, although it ran alone."""
+
+    title = "Too heavy for the database"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"The database did not finish this request within {seconds:g} s, although it ran alone."
+            " Send less at a time, or set BROKER_DATABASE_TIMEOUT_SECONDS higher."
+        )
+
+
 class UnsupportedMediaType(BrokerError):
     """Send JSON, with `Content-Type: application/json` (curl does both with --json)."""
 
@@ -270,6 +288,34 @@ class Unavailable(BrokerError):
     code = "unavailable"
     title = "Service unavailable"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class ConnectionLost(Unavailable):
+    """The connection to the database was lost, or there is none; the request can safely be sent again."""
+
+
+class DatabaseTrouble(Unavailable):
+    """The database cannot do this now; the broker's log says why. You can safely repeat the request.
+
+    Args:
+        cause: What is wrong, for the log and for `/health/ready`.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+class LimitExceeded(DatabaseTrouble):
+    """A limit of PostgreSQL was exceeded; the broker's log says which. You can safely repeat the request."""
+
+
+class Locked(DatabaseTrouble):
+    """Another session locks what this request needs. You can safely repeat the request."""
+
+
+class TooSlow(DatabaseTrouble):
+    """The database did not finish this in time. You can safely repeat the request."""
 
 
 class Overloaded(Unavailable):

@@ -9,7 +9,7 @@ import structlog
 
 from broker.errors import Overloaded, Unavailable
 from broker.store import Store
-from broker.store.engine import Answer, Do, Given
+from broker.store.sessions import Answer, Do, Given
 
 log = structlog.get_logger(__name__)
 

@@ -126,7 +126,7 @@ class Presence:
     async def _renew(self, beats: list[Beat]) -> None:
         now = asyncio.get_running_loop().time()
         try:
-            kept = await self._store.many(leases.keep, beats)
+            kept = await self._store.each(leases.keep, beats)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             log.warning("leases wait to be renewed", error=repr(error))
             for beat in beats:

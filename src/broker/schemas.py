@@ -581,6 +581,10 @@ class Ready(Struct, kw_only=True):
 
     status: Literal["ready", "unready"]
     checks: Annotated[dict[str, str], Meta(description="`ok`, or what is wrong.")]
+    causes: Annotated[
+        list[str],
+        Meta(description="Errors that PostgreSQL reported lately; one request alone can cause some of them."),
+    ] = []
 
 
 class TaskCounts(Struct, kw_only=True):

@@ -261,7 +261,7 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
     },
     Resync: {"of": ["task", "archive"], "why": "Much has changed at once."},
     Alive: {"status": "alive"},
-    Ready: {"status": "ready", "checks": {"database": "ok", "schema": "ok", "listener": "ok"}},
+    Ready: {"status": "ready", "checks": {"database": "ok", "schema": "ok", "listener": "ok"}, "causes": []},
     Stats: {
         "at": _STARTED,
         "tasks": {"scheduled": 0, "available": 3, "assigned": 0, "running": 1, "failed": 0},

@@ -7,7 +7,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 from broker.api.access import anyone
 from broker.api.parameters import also
 from broker.api.service import Service
-from broker.errors import BrokerError
+from broker.errors import BrokerError, DatabaseTrouble
 from broker.schemas import Alive, Ready
 from broker.store import schema
 
@@ -31,16 +31,18 @@ class Health(Controller):
     async def ready(self, service: NamedDependency[Service]) -> Response[Ready]:
         """Ready: the database is reached, its schema is current, the listener is connected; else 503."""
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}
+        troubles = service.store.troubles
         try:
             misfit = await service.store.read(schema.misfit)
             checks["schema"] = misfit or "ok"
-        except BrokerError:
-            checks["database"] = "does not answer"
+            checks["database"] = "; ".join(troubles.causes(of_service=True)) or "ok"
+        except BrokerError as error:
+            checks["database"] = error.cause if isinstance(error, DatabaseTrouble) else "does not answer"
             checks["schema"] = "unknown"
         if not service.listener.connected.is_set():
             checks["listener"] = "is not connected; waiting requests look once a second meanwhile"
         ready = all(state == "ok" for state in checks.values())
         return Response(
-            Ready(status="ready" if ready else "unready", checks=checks),
+            Ready(status="ready" if ready else "unready", checks=checks, causes=troubles.causes()),
             status_code=HTTP_200_OK if ready else HTTP_503_SERVICE_UNAVAILABLE,
         )

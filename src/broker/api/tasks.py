@@ -198,7 +198,7 @@ class Tasks(Controller):
         self, data: JSONBody[TaskRemarks], service: NamedDependency[Service]
     ) -> RemarkedTasks:
         """Say of up to 10,000 tasks why they still wait."""
-        known = await service.store.many(tasks.remark, data.items)
+        known = await service.store.each(tasks.remark, data.items)
         return RemarkedTasks(
             items=[
                 Remarked(task_id=remark.task_id, status="ok" if found else "task_not_found")

@@ -127,7 +127,7 @@ class Work(Controller):
     @post("/batch", status_code=HTTP_200_OK, lean=True, tags=["The assigner"], guards=[allow(assigner=ALL)])
     async def assign_many(self, data: JSONBody[Pairs], service: NamedDependency[Service]) -> AssignedPairs:
         """Give up to 10,000 tasks to tools, each pair for itself; an earlier pair wins over a later one."""
-        answers = await service.store.many(assignment.assign_briefly, data.items)
+        answers = await service.store.each(assignment.assign_briefly, data.items)
         return AssignedPairs(
             items=[
                 AssignedPair(task_id=pair.task_id, tool_id=pair.tool_id, status=status, work_id=work_id)
@@ -305,7 +305,7 @@ class Work(Controller):
             for item in data.items
             if item.work_id not in others
         ]
-        fates = await service.store.many(completion.complete_briefly, endings)
+        fates = await service.store.each(completion.complete_briefly, endings)
         if "void" in fates:
             raise void_token(service, access)
         late = {ending.work_id for ending, fate in zip(endings, fates, strict=True) if fate != "ended"}
@@ -315,7 +315,7 @@ class Work(Controller):
             for tool in tools
             if access.reach is ALL or await has_tool(service.owners, access.caller, tool)
         ]:
-            await service.store.many(leases.keep, theirs)
+            await service.store.each(leases.keep, theirs)
         statuses = (_STATUS[fate] for fate in fates)
         return CompletedBatch(
             items=[

@@ -18,7 +18,7 @@ from broker.embedded import EmbeddedError, EmbeddedPostgres, FolderInUseError
 from broker.errors import Unavailable
 from broker.settings import Settings, SettingsError
 from broker.store import Store, schema
-from broker.store.engine import Do
+from broker.store.sessions import Do
 
 Answer = TypeVar("Answer")
 Given = ParamSpec("Given")

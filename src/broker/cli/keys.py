@@ -20,7 +20,7 @@ from broker.errors import Unavailable
 from broker.schemas import ID_PATTERN, KeyPage, MadeKey, NewKey, Role
 from broker.security import KEY_PREFIX, ROLES, hashed, new_key
 from broker.store import keys as store
-from broker.store.engine import Do
+from broker.store.sessions import Do
 
 Response = TypeVar("Response")
 Row = tuple[str, ...]

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from broker.schemas import NULL, ArchiveRecord, Outcome
 from broker.store import archive, leases, ownership, rows
-from broker.store.engine import BeginAgain, one_statement
+from broker.store.database_errors import BeginAgain
+from broker.store.engine import one_statement
 from broker.store.facts import WorkEnded, note
 from broker.store.ownership import Token
 

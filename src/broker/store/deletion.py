@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from broker.store import archive, cancellation, completion
 from broker.store.cancellation import Cancellation
 from broker.store.completion import Ending
-from broker.store.engine import BeginAgain
+from broker.store.database_errors import BeginAgain
 
 WORK_OF = text("""
 select t.id, t.work_id, w.state

@@ -2,34 +2,34 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
 import asyncpg
+import structlog
 from msgspec import Raw
 from sqlalchemy import Connection, ExceptionContext, QueuePool, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from broker.errors import BadRequest, Unavailable
-from broker.store import facts, pooler
+from broker.errors import DatabaseTrouble, TooHeavy, TooSlow
+from broker.store import database_errors, facts, pooler
 from broker.store.address import CONNECT_SECONDS, Address
+from broker.store.database_errors import BeginAgain
 from broker.store.group_commit import GroupCommit
+from broker.store.sessions import Do, Given, Sessions, name_of
+from broker.store.troubles import Troubles
+
+log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-Given = ParamSpec("Given")
 
 # A step of the life cycle takes a set of items and answers for each of them, in order. Steps are plain
 # functions: a session runs each in one go (SQLAlchemy's `run_sync`), and hands it the connection that it
 # holds, which costs a third less than to await its statements one by one.
 Step = Callable[[Connection, Sequence[Item]], list[Answer]]
-Do = Callable[Concatenate[Connection, Given], Answer]
 
 # Every statement names the rows that it wants of every table (`= any(...)`), finds them by an index, and
 # joins them by hash. Plans are kept, and made from statistics that say "empty" of a queue that has just
@@ -58,30 +58,14 @@ _CONNECTION = {
     "tcp_keepalives_count": "3",
 }
 
-# Over such a connection nothing more is to be had: its server stops, or is a primary no longer.
-_USELESS = {"57P01", "57P02", "57P03", "25006"}
-# How much longer than the database itself we wait for it: then the connection is dead.
-_GRACE_SECONDS = 1.0
-
-# asyncpg's internal error is what a connection that dies between two operations can raise.
-# PostgreSQL's own errors come bare only where a connection is begun.
-_LOST = (
-    InterfaceError,
-    OperationalError,
-    PoolTimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InternalClientError,
-    OSError,
-)
-
-# Classes of SQLSTATEs: this value cannot be stored; this transaction was given up for another.
-_DATA_EXCEPTION = "22"
-_LIMIT_EXCEEDED = "54"
-_ROLLBACK = "40"
-# Insufficient resources, operator intervention, connection, read-only, input and output, a lock not given.
-_NOT_NOW = {"53", "57", "08", "25", "58", "55", ""}
-# No such table, column or function: it is being migrated, or restored.
-_ANOTHER_SCHEMA = {"42P01", "42703", "42883"}
+# The part of a statement's time that it may wait for one lock. Without a limit of its own, a wait for a lock
+# looks like a statement that is too slow.
+_LOCK_SHARE = 0.6
+# What is too slow gets this many times more time, alone.
+_ALONE_FACTOR = 4
+# How many sets may run alone at a time, and how many more may wait for that.
+_MOST_ALONE = 2
+_MOST_WAITING_ALONE = 8
 _TRIES = 5
 
 
@@ -107,10 +91,6 @@ def one_statement(
         return step
 
     return mark
-
-
-class BeginAgain(Unavailable):
-    """This transaction was given up for another; it can be begun again at once."""
 
 
 class Store:
@@ -142,6 +122,7 @@ class Store:
         milliseconds = str(int(timeout_seconds * 1000))
         limits = {
             "statement_timeout": milliseconds,
+            "lock_timeout": str(int(timeout_seconds * _LOCK_SHARE * 1000)),
             "idle_in_transaction_session_timeout": milliseconds,
         }
         self._address = Address(
@@ -166,11 +147,16 @@ class Store:
         if pooled:
             pooler.set_in_each_transaction(in_transaction, _SESSION | SETTINGS | limits)
             pooler.make_each_statement_a_transaction(by_statement, _SESSION | SETTINGS | limits)
-        self._patience_seconds = timeout_seconds + _GRACE_SECONDS
-        self._in_transaction = async_sessionmaker(in_transaction)
-        self._by_statement = async_sessionmaker(by_statement)
+        self._timeout_seconds = timeout_seconds
+        #: What the database cannot do now.
+        self.troubles = Troubles()
+        sessions = partial(Sessions, timeout_seconds=timeout_seconds, troubles=self.troubles, witness=witness)
+        self._in_transaction = sessions(in_transaction, commits=True)
+        self._by_statement = sessions(by_statement, commits=False)
         self._group_commit = group_commit
         self._groups: dict[Step[Any, Any], GroupCommit[Any, Any]] = {}
+        self._alone = asyncio.Semaphore(_MOST_ALONE)
+        self._waiting_alone = 0
 
     async def one(self, step: Step[Item, Answer], item: Item, *, size: int = 0) -> Answer:
         """Take a step with one item, and its answer once that is committed.
@@ -186,12 +172,60 @@ class Store:
             Overloaded: Too much waits for this step already.
             Unavailable: The database did not answer.
             BadRequest: PostgreSQL refuses a value.
+            TooHeavy: The database did not finish it in time, though it ran alone.
         """
-        return await self._shared(step, item, size, self.many)
+        return await self._shared(step, item, size, self._set, partial(self.alone, step))
 
     async def many(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
-        """Take a step with many items, and their answers, in order, once those are committed."""
-        return await _patiently(lambda: self._step(step, items))
+        """Take a step with many items, and their answers, in order, once those are committed: all or none.
+
+        Raises:
+            Unavailable: The database did not answer.
+            BadRequest: PostgreSQL refuses a value.
+            TooHeavy: The database did not finish it in time, though it ran alone.
+        """
+        try:
+            return await self._set(step, items)
+        except TooSlow:
+            return await self.alone(step, items)
+
+    async def each(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+        """Take a step with many items, each for itself; where one fails, the others are done all the same.
+
+        Raises:
+            Unavailable: The database did not answer for one of the items.
+            BadRequest: PostgreSQL refuses a value.
+            TooHeavy: The database did not finish one of the items in time, though it ran alone.
+        """
+        try:
+            return await self._set(step, items)
+        except DatabaseTrouble:
+            return await GroupCommit(partial(self._set, step), partial(self.alone, step)).settle(items)
+
+    async def alone(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+        """Take a step that was too slow again, alone, with more time.
+
+        Raises:
+            Unavailable: The database did not answer, or too many steps that were too slow wait already.
+            TooHeavy: The step was too slow again.
+        """
+        if self._waiting_alone >= _MOST_WAITING_ALONE:
+            raise TooSlow("too many requests are too slow for the database")
+        self._waiting_alone += 1
+        try:
+            async with self._alone:
+                return await self.run_longer(step, items)
+        except TooSlow as error:
+            seconds = self._timeout_seconds * _ALONE_FACTOR
+            log.warning("database did not finish a step in time, alone", step=name_of(step), seconds=seconds)
+            raise TooHeavy(seconds) from error
+        finally:
+            self._waiting_alone -= 1
+
+    async def run_longer(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Run something as `run` does, with more time for each statement."""
+        seconds = self._timeout_seconds * _ALONE_FACTOR
+        return await _patiently(lambda: self._in_transaction.take_longer(seconds, do, *args, **kwargs))
 
     async def run(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
         """Run something in a transaction of its own: a step, a read, or upkeep.
@@ -207,7 +241,7 @@ class Store:
             Unavailable: The database did not answer.
             BadRequest: PostgreSQL refuses a value.
         """
-        return await self._take(self._by_statement, lambda connection: do(connection, *args, **kwargs))
+        return await self._by_statement.take(do, *args, **kwargs)
 
     async def read_one(self, step: Step[Item, Answer], item: Item) -> Answer:
         """Read one item by a step that only reads; those who come at the same time share its statements."""
@@ -219,13 +253,14 @@ class Store:
         item: Item,
         size: int,
         take: Callable[[Step[Item, Answer], Sequence[Item]], Awaitable[list[Answer]]],
+        alone: Callable[[Sequence[Item]], Awaitable[list[Answer]]] | None = None,
     ) -> Answer:
         if not self._group_commit:
-            [answer] = await take(step, [item])
+            [answer] = await (self.many if alone else take)(step, [item])
             return answer
         group = self._groups.get(step)
         if group is None:
-            group = self._groups[step] = GroupCommit(self._measured(step, take))
+            group = self._groups[step] = GroupCommit(self._measured(step, take), alone)
         shared: Answer = await group.call(item, size)
         return shared
 
@@ -235,7 +270,7 @@ class Store:
         take: Callable[[Step[Item, Answer], Sequence[Item]], Awaitable[list[Answer]]],
     ) -> Callable[[Sequence[Item]], Awaitable[list[Answer]]]:
         """A step that takes sets, and has them counted."""
-        witness, name = self._witness, _name(step)
+        witness, name = self._witness, name_of(step)
         if witness is None:
             return partial(take, step)
 
@@ -248,53 +283,23 @@ class Store:
 
         return measured
 
+    async def _set(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+        return await _patiently(lambda: self._step(step, items))
+
     async def _step(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
         fits = _ONE_STATEMENT.get(step)
         once = self.read if fits is not None and all(map(fits, items)) else self._run_once
         return await once(step, items)
 
     async def _run_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        return await self._take(self._in_transaction, lambda connection: do(connection, *args, **kwargs))
-
-    async def _take(
-        self, sessions: async_sessionmaker[AsyncSession], do: Callable[[Connection], Answer]
-    ) -> Answer:
-        def take(session: Session) -> Answer:
-            with session, self._watched(session.connection()) as connection:
-                info = connection.info
-                try:
-                    answer = do(connection)
-                finally:
-                    noted = facts.take(info)
-                if sessions is self._in_transaction:
-                    session.commit()
-            if noted and self._witness is not None:
-                self._witness.ended(noted)
-            return answer
-
-        with _in_our_words():
-            return await sessions().run_sync(take)
-
-    @contextmanager
-    def _watched(self, connection: Connection) -> Iterator[Connection]:
-        """Give a connection up when it stays silent for longer than a statement may take.
-
-        It looks alive where the network swallows everything, and to cancel what runs there would wait for an
-        answer, too.
-        """
-        driver: asyncpg.Connection[Any] = connection.connection.driver_connection
-        timer = asyncio.get_running_loop().call_later(self._patience_seconds, driver.terminate)
-        try:
-            yield connection
-        finally:
-            timer.cancel()
+        return await self._in_transaction.take(do, *args, **kwargs)
 
     async def _connect(self, **options: Any) -> "asyncpg.Connection[Any]":
         try:
             connection = await self._address.connect(**options)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             # Whatever it is that keeps us out.
-            raise Unavailable from error
+            raise database_errors.of_connection(error) from error
         self._connections.add(connection)
         return connection
 
@@ -304,7 +309,7 @@ class Store:
 
     def waiting(self) -> dict[str, int]:
         """For each step how many calls wait for their set."""
-        return {_name(step): len(group) for step, group in self._groups.items()}
+        return {name_of(step): len(group) for step, group in self._groups.items()}
 
     def break_off(self) -> None:
         """End every connection without waiting for a word from the database, which may say none."""
@@ -317,11 +322,6 @@ class Store:
         for group in self._groups.values():
             await group.close()
         await self.engine.dispose()
-
-
-def _name(step: Step[Any, Any]) -> str:
-    """A step's name, `tasks.submit` for example."""
-    return f"{step.__module__.rpartition('.')[2]}.{step.__qualname__}"
 
 
 def create_engine(
@@ -354,31 +354,7 @@ async def _patiently(do: Callable[[], Awaitable[Answer]]) -> Answer:
     return await do()
 
 
-@contextmanager
-def _in_our_words() -> Iterator[None]:
-    """What goes wrong in the block is told in the broker's own words."""
-    try:
-        yield
-    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InternalClientError, OSError) as error:
-        raise _translate(error) from error
-
-
 def _give_up_useless(context: ExceptionContext) -> None:
     """Have the pool throw connections away over which nothing more is to be had."""
-    if getattr(context.original_exception, "sqlstate", None) in _USELESS:
+    if getattr(context.original_exception, "sqlstate", None) in database_errors.USELESS:
         context.is_disconnect = True
-
-
-def _translate(error: Exception) -> Exception:
-    if isinstance(error, DBAPIError):
-        state = str(getattr(error.orig, "sqlstate", None) or "")
-        refused_by_driver = isinstance(getattr(error.orig, "__cause__", None), asyncpg.DataError)
-        if refused_by_driver or state.startswith((_DATA_EXCEPTION, _LIMIT_EXCEEDED)):
-            return BadRequest("PostgreSQL cannot hold a value of this request.")
-        if state.startswith(_ROLLBACK):
-            return BeginAgain()
-        if error.connection_invalidated or state[:2] in _NOT_NOW or state in _ANOTHER_SCHEMA:
-            return Unavailable()
-    if isinstance(error, _LOST):
-        return Unavailable()
-    return error

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from broker.errors import Overloaded, Stopping, Unavailable
+from broker.errors import LimitExceeded, Locked, Overloaded, Stopping, TooSlow, Unavailable
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -24,6 +24,10 @@ _LARGEST_BYTES = 4 * 2**20
 # What waits: more than this could not be answered within some seconds.
 _MOST_WAITING = 10_000
 _MOST_WAITING_BYTES = 64 * 2**20
+# How many items of a set may be too slow before the rest is asked to come again, and how many if no other
+# item succeeded: then it is the database that is slow.
+_MOST_SLOW = 4
+_MOST_SLOW_OF_ALL = 2
 
 
 #: A step's answer for an item whose result has no room in memory beside the others of its set: the item is
@@ -50,13 +54,21 @@ class GroupCommit(Generic[Item, Answer]):
 
     Args:
         take: Takes the step with a set of items in one transaction, and answers for each, in order.
+        take_longer: The same with more time, for an item that is too slow alone.
     """
 
-    def __init__(self, take: Callable[[Sequence[Item]], Awaitable[list[Answer]]]) -> None:
+    def __init__(
+        self,
+        take: Callable[[Sequence[Item]], Awaitable[list[Answer]]],
+        take_longer: Callable[[Sequence[Item]], Awaitable[list[Answer]]] | None = None,
+    ) -> None:
         self._take = take
+        self._take_longer = take_longer
         self._waiting: deque[_Call[Item, Answer]] = deque()
         self._waiting_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
+        # What takes longer holds up nothing else.
+        self._longer: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         """How many calls wait."""
@@ -86,13 +98,29 @@ class GroupCommit(Generic[Item, Answer]):
             self._under_way.add(asyncio.create_task(self._work_off(), context=Context()))
         return await future
 
+    async def settle(self, items: Sequence[Item]) -> list[Answer]:
+        """Take the step with items that are too slow together, and their answers, in order.
+
+        Raises:
+            Unavailable: The database did not answer for one of them; the others are done.
+            TooHeavy: One of them is too slow even alone; the others are done.
+        """
+        loop = asyncio.get_running_loop()
+        calls = [_Call(item, 0, loop.create_future()) for item in items]
+        await self._one_by_one(calls)
+        answers = await asyncio.gather(*(call.future for call in calls), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return cast("list[Answer]", answers)
+
     async def close(self) -> None:
         """Give up what waits and what is under way; who called may do so again elsewhere."""
         for call in self._waiting:
             call.fail(Stopping())
         self._waiting.clear()
         self._waiting_bytes = 0
-        under_way = list(self._under_way)
+        under_way = [*self._under_way, *self._longer]
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
@@ -127,25 +155,70 @@ class GroupCommit(Generic[Item, Answer]):
                 call.fail(Stopping())
             raise
 
-    async def _answer(self, calls: Sequence[_Call[Item, Answer]]) -> None:
+    async def _answer(self, calls: Sequence[_Call[Item, Answer]]) -> Exception | None:
+        """Have each of the calls answered, or fail; return what went wrong, if anything did."""
         try:
             answers = await self._take([call.item for call in calls])
             answered = list(zip(calls, answers, strict=True))
-        except Unavailable as error:
-            for call in calls:
-                call.fail(Unavailable(error.detail))
         except Exception as error:  # noqa: BLE001 - it goes to whom it concerns
             if len(calls) == 1:
-                calls[0].fail(error)
+                self._fail_alone(calls[0], error)
+            elif isinstance(error, (Locked, TooSlow)):
+                await self._one_by_one(calls)
+            elif isinstance(error, Unavailable) and not isinstance(error, LimitExceeded):
+                _fail(calls, error)
+            else:
+                # Somebody's value is refused: halves are tried, until that one fails alone.
+                middle = len(calls) // 2
+                await self._answer(calls[:middle])
+                await self._answer(calls[middle:])
+            return error
+        for call, answer in reversed(answered):
+            if answer is LATER:
+                self._waiting.appendleft(call)
+                self._waiting_bytes += call.size
+            else:
+                call.answer(answer)
+        return None
+
+    async def _one_by_one(self, calls: Sequence[_Call[Item, Answer]]) -> None:
+        """Take each item alone: halves of a set that is too slow would take the whole time once more each."""
+        slow = 0
+        for place, call in enumerate(calls):
+            error = await self._answer([call])
+            slow += isinstance(error, (Locked, TooSlow))
+            most = _MOST_SLOW if slow <= place else _MOST_SLOW_OF_ALL
+            of_all = isinstance(error, Unavailable) and not isinstance(
+                error, (LimitExceeded, Locked, TooSlow)
+            )
+            if of_all or (slow >= most and isinstance(error, (Locked, TooSlow))):
+                _fail(calls[place + 1 :], Unavailable())
                 return
-            # Somebody's value is refused: halves are tried, until that one fails alone.
-            middle = len(calls) // 2
-            await self._answer(calls[:middle])
-            await self._answer(calls[middle:])
+
+    def _fail_alone(self, call: _Call[Item, Answer], error: Exception) -> None:
+        """Give a call its own answer; if it is only too slow, once more time has not helped either."""
+        if not isinstance(error, TooSlow) or self._take_longer is None:
+            call.fail(error)
+            return
+        task = asyncio.create_task(self._answer_later(call), context=Context())
+        self._longer.add(task)
+        task.add_done_callback(self._longer.discard)
+
+    async def _answer_later(self, call: _Call[Item, Answer]) -> None:
+        """Have a call answered that needs more time than the others."""
+        assert self._take_longer is not None  # noqa: S101
+        try:
+            [answer] = await self._take_longer([call.item])
+        except asyncio.CancelledError:
+            call.fail(Stopping())
+            raise
+        except Exception as error:  # noqa: BLE001 - it goes to whom it concerns
+            call.fail(error)
         else:
-            for call, answer in reversed(answered):
-                if answer is LATER:
-                    self._waiting.appendleft(call)
-                    self._waiting_bytes += call.size
-                else:
-                    call.answer(answer)
+            call.answer(answer)
+
+
+def _fail(calls: Sequence[_Call[Item, Answer]], error: Unavailable) -> None:
+    """Fail calls, each with an error of its own: an exception belongs to one traceback."""
+    for call in calls:
+        call.fail(Unavailable(error.detail))

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, text
 
 from broker import schemas
 from broker.schemas import KeyPage
-from broker.store.engine import BeginAgain, one_statement
+from broker.store.database_errors import BeginAgain
+from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal
 
 CREATE = text("""

@@ -10,7 +10,7 @@ import asyncpg
 from sqlalchemy import Connection, ExceptionContext, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from broker.errors import Unavailable
+from broker.store.database_errors import of_connection
 
 
 class PooledConnection(asyncpg.Connection):  # type: ignore[misc] # it ships no types
@@ -85,4 +85,4 @@ def _tell(connection: Connection, command: str) -> None:
         connection.connection.run_async(lambda driver: driver.execute(command))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         connection.invalidate(error)
-        raise Unavailable from error
+        raise of_connection(error) from error

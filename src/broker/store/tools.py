@@ -11,7 +11,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas import NewTool, Tool, ToolChange, ToolPage
 from broker.store import completion, leases, ownership, rows
-from broker.store.engine import BeginAgain
+from broker.store.database_errors import BeginAgain
 from broker.store.ownership import VOID, Token, Void
 from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
 

@@ -1,0 +1,202 @@
+"""PostgreSQL's error codes (SQLSTATEs), and which error of the broker each one becomes.
+
+`CLASSES` has every class of appendix A of the PostgreSQL manual once, `CODES` the codes that differ from
+their class. A code that is in neither is a defect of the broker: its error passes through and becomes a 500.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from broker.errors import (
+    BadRequest,
+    ConnectionLost,
+    DatabaseTrouble,
+    LimitExceeded,
+    Locked,
+    Overloaded,
+    TooSlow,
+    Unavailable,
+)
+
+
+class BeginAgain(Unavailable):
+    """This transaction was given up for another; it can be begun again at once."""
+
+
+class Meaning(Enum):
+    """What an error code means for the request that met it."""
+
+    VALUE = "PostgreSQL refuses a value of the client: 400"
+    AGAIN = "another transaction was in the way: the broker repeats the transaction"
+    LOST = "the connection is lost: 503; the service counts as away"
+    TROUBLE = "the database is in trouble: 503, with a cause in the log and in /health/ready"
+    LIMIT = "a limit of PostgreSQL: the broker splits the batch; the item alone gets 503"
+    LOCKED = "a lock did not come in time: the broker splits the batch; the item alone gets 503"
+    CANCELLED = "after the statement timeout the broker splits the batch; before it, trouble"
+    DEFECT = "a defect of the broker: 500"
+
+
+class Entry(NamedTuple):
+    """A line of the table.
+
+    Args:
+        name: PostgreSQL's name of the class or code.
+        meaning: What it means for the request.
+        cause: The words for the log and for `/health/ready`.
+    """
+
+    name: str
+    meaning: Meaning
+    cause: str = ""
+
+
+_VALUE, _AGAIN, _LOST, _TROUBLE = Meaning.VALUE, Meaning.AGAIN, Meaning.LOST, Meaning.TROUBLE
+_LIMIT, _LOCKED, _CANCELLED, _DEFECT = Meaning.LIMIT, Meaning.LOCKED, Meaning.CANCELLED, Meaning.DEFECT
+_SCHEMA = "the schema is not the one that this version needs; run `broker migrate`"
+
+CLASSES = {
+    "00": Entry("successful completion", _DEFECT),
+    "01": Entry("warning", _DEFECT),
+    "02": Entry("no data", _DEFECT),
+    "03": Entry("SQL statement not yet complete", _DEFECT),
+    "08": Entry("connection exception", _LOST),
+    "09": Entry("triggered action exception", _TROUBLE, "a trigger in the database failed"),
+    "0A": Entry("feature not supported", _TROUBLE, "the database changed under a prepared statement"),
+    "0B": Entry("invalid transaction initiation", _DEFECT),
+    "0F": Entry("locator exception", _DEFECT),
+    "0L": Entry("invalid grantor", _TROUBLE, "the database user lacks a privilege"),
+    "0P": Entry("invalid role specification", _TROUBLE, "the database user's role does not exist"),
+    "0Z": Entry("diagnostics exception", _DEFECT),
+    "10": Entry("XQuery error", _DEFECT),
+    "20": Entry("case not found", _DEFECT),
+    "21": Entry("cardinality violation", _DEFECT),
+    "22": Entry("data exception", _VALUE),
+    "23": Entry("integrity constraint violation", _DEFECT),
+    "24": Entry("invalid cursor state", _DEFECT),
+    "25": Entry("invalid transaction state", _DEFECT),
+    "26": Entry("invalid SQL statement name", _TROUBLE, "a prepared statement is gone: a pooler may hide it"),
+    "27": Entry("triggered data change violation", _TROUBLE, "a trigger in the database failed"),
+    "28": Entry("invalid authorization specification", _TROUBLE, "the database refuses the user or password"),
+    "2B": Entry("dependent privilege descriptors still exist", _DEFECT),
+    "2D": Entry("invalid transaction termination", _DEFECT),
+    "2F": Entry("SQL routine exception", _TROUBLE, "a function in the database failed"),
+    "34": Entry("invalid cursor name", _DEFECT),
+    "38": Entry("external routine exception", _TROUBLE, "a function in the database failed"),
+    "39": Entry("external routine invocation exception", _TROUBLE, "a function in the database failed"),
+    "3B": Entry("savepoint exception", _DEFECT),
+    "3D": Entry("invalid catalog name", _TROUBLE, "the database does not exist"),
+    "3F": Entry("invalid schema name", _TROUBLE, _SCHEMA),
+    "40": Entry("transaction rollback", _AGAIN),
+    "42": Entry("syntax error or access rule violation", _DEFECT),
+    "44": Entry("with check option violation", _DEFECT),
+    "53": Entry("insufficient resources", _TROUBLE, "the database is short of resources"),
+    "54": Entry("program limit exceeded", _LIMIT, "a limit of PostgreSQL was exceeded"),
+    "55": Entry("object not in prerequisite state", _TROUBLE, "the database cannot use an object now"),
+    "57": Entry("operator intervention", _TROUBLE, "an operator intervened in the database"),
+    "58": Entry("system error", _TROUBLE, "the database cannot read or write its files"),
+    "72": Entry("snapshot failure", _AGAIN),
+    "F0": Entry("configuration file error", _TROUBLE, "the configuration of the database is wrong"),
+    "HV": Entry("foreign data wrapper error", _DEFECT),
+    "P0": Entry("PL/pgSQL error", _TROUBLE, "a function or trigger in the database raised an error"),
+    "XX": Entry("internal error", _TROUBLE, "the database reports an internal error"),
+}
+
+CODES = {
+    "22012": Entry("division by zero", _DEFECT),
+    "22023": Entry("invalid parameter value", _DEFECT),
+    "25006": Entry("read-only SQL transaction", _LOST),
+    "25P03": Entry("idle in transaction session timeout", _TROUBLE, "the broker paused in a transaction"),
+    "25P04": Entry("transaction timeout", _CANCELLED, "the database ended a transaction that took too long"),
+    "40003": Entry("statement completion unknown", _LOST),
+    "42501": Entry("insufficient privilege", _TROUBLE, "the database user lacks a privilege"),
+    "42703": Entry("undefined column", _TROUBLE, _SCHEMA),
+    "42704": Entry("undefined object", _TROUBLE, _SCHEMA),
+    "42804": Entry("datatype mismatch", _TROUBLE, _SCHEMA),
+    "42883": Entry("undefined function", _TROUBLE, _SCHEMA),
+    "42P01": Entry("undefined table", _TROUBLE, _SCHEMA),
+    "42P10": Entry("invalid column reference", _TROUBLE, _SCHEMA),
+    "53100": Entry("disk full", _TROUBLE, "the disk of the database is full"),
+    "53200": Entry("out of memory", _TROUBLE, "the database is out of memory"),
+    "53300": Entry("too many connections", _TROUBLE, "the database has no free connection"),
+    "53400": Entry("configuration limit exceeded", _TROUBLE, "a configured limit of the database is reached"),
+    "55P03": Entry("lock not available", _LOCKED, "another session holds a lock for too long"),
+    "57014": Entry("query canceled", _CANCELLED, "a statement was cancelled"),
+    "57P01": Entry("admin shutdown", _LOST),
+    "57P02": Entry("crash shutdown", _LOST),
+    "57P03": Entry("cannot connect now", _LOST),
+    "57P04": Entry("database dropped", _LOST),
+    "57P05": Entry("idle session timeout", _LOST),
+}
+
+# A connection with one of these errors is of no more use: its server stops, or is no longer the primary.
+USELESS = frozenset({"57P01", "57P02", "57P03", "25006"})
+
+_REFUSED = "PostgreSQL cannot hold a value of this request."
+
+# Errors without a code. asyncpg raises its internal error where a connection dies between two operations.
+_LOST_CONNECTION = (
+    InterfaceError,
+    OperationalError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+
+
+def entry(state: str) -> Entry | None:
+    """Return the table's line for a SQLSTATE; None: PostgreSQL has no such class."""
+    return CODES.get(state) or CLASSES.get(state[:2])
+
+
+def translate(error: Exception, *, timed_out: bool = False) -> Exception:
+    """Return the broker's error for an error of the driver.
+
+    Args:
+        error: What SQLAlchemy or asyncpg raised.
+        timed_out: Whether the statement ran for as long as a statement may.
+
+    Returns:
+        An error of the broker's own; `error` itself where it is a defect of the broker.
+    """
+    if isinstance(error, PoolTimeoutError):
+        return Overloaded()
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    driver = cause.__cause__ if isinstance(error, DBAPIError) and cause is not None else cause
+    if isinstance(driver, asyncpg.InterfaceError) and isinstance(driver, ValueError):
+        # asyncpg cannot send a value.
+        return BadRequest(_REFUSED)
+    if state := getattr(cause, "sqlstate", None):
+        return _of_code(str(state), error, timed_out=timed_out)
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return ConnectionLost() if lost or isinstance(error, _LOST_CONNECTION) else error
+
+
+def of_connection(error: Exception) -> Unavailable:
+    """Return the broker's error for one that stands in the way of a connection."""
+    known = translate(error)
+    return known if isinstance(known, Unavailable) else ConnectionLost()
+
+
+def _of_code(state: str, error: Exception, *, timed_out: bool) -> Exception:
+    line = entry(state) or Entry("", _DEFECT)
+    cause = f"{line.cause} (SQLSTATE {state})"
+    match line.meaning:
+        case Meaning.VALUE:
+            return BadRequest(_REFUSED)
+        case Meaning.AGAIN:
+            return BeginAgain()
+        case Meaning.LOST:
+            return ConnectionLost()
+        case Meaning.LIMIT:
+            return LimitExceeded(cause)
+        case Meaning.LOCKED:
+            return Locked(cause)
+        case Meaning.CANCELLED if timed_out:
+            return TooSlow(cause)
+        case Meaning.CANCELLED | Meaning.TROUBLE:
+            return DatabaseTrouble(cause)
+    return error

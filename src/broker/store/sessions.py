@@ -1,0 +1,144 @@
+"""Sessions: what runs in each has a time limit for every statement, and fails in the broker's own words."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import asyncpg
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import Session
+
+from broker.errors import DatabaseTrouble
+from broker.store import facts
+from broker.store.database_errors import translate
+from broker.store.troubles import Troubles
+
+Answer = TypeVar("Answer")
+Given = ParamSpec("Given")
+Do = Callable[Concatenate[Connection, Given], Answer]
+
+# How much longer than the database itself the broker waits for a statement: then the connection is dead.
+_GRACE_SECONDS = 1.0
+# Where a connection keeps when its last statement began.
+_BEGAN = "began"
+
+
+class Sessions:
+    """Sessions of one kind.
+
+    Args:
+        engine: Where they come from.
+        commits: Whether each is a transaction; else each of its statements is one.
+        timeout_seconds: How long a statement may take.
+        troubles: Where trouble of the database is noted.
+        witness: Who counts what is done.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        commits: bool,
+        timeout_seconds: float,
+        troubles: Troubles,
+        witness: facts.Witness | None = None,
+    ) -> None:
+        self._sessions = async_sessionmaker(engine)
+        self._commits = commits
+        self._timeout_seconds = timeout_seconds
+        self._troubles = troubles
+        self._witness = witness
+        event.listen(engine.sync_engine, "before_cursor_execute", _note_begin)
+
+    async def take(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Run something in a session of its own, and return its answer once that is committed.
+
+        Raises:
+            Unavailable: The database did not answer.
+            BadRequest: PostgreSQL refuses a value.
+        """
+        return await self._take(do, lambda connection: do(connection, *args, **kwargs), None)
+
+    async def take_longer(
+        self, seconds: float, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs
+    ) -> Answer:
+        """Do the same with another time limit for each statement, where sessions are transactions."""
+        return await self._take(do, lambda connection: do(connection, *args, **kwargs), seconds)
+
+    async def _take(
+        self, do: Callable[..., Answer], call: Callable[[Connection], Answer], seconds: float | None
+    ) -> Answer:
+        limit = seconds or self._timeout_seconds
+        info: dict[Any, Any] = {_BEGAN: math.inf}
+
+        def take(session: Session) -> Answer:
+            nonlocal info
+            with session, _watched(session.connection(), limit + _GRACE_SECONDS) as connection:
+                info = connection.info
+                if seconds:
+                    connection.exec_driver_sql(f"set local statement_timeout = {int(seconds * 1000)}")
+                try:
+                    answer = call(connection)
+                finally:
+                    noted = facts.take(info)
+                if self._commits:
+                    info[_BEGAN] = time.monotonic()
+                    session.commit()
+            if noted and self._witness is not None:
+                self._witness.ended(noted)
+            return answer
+
+        try:
+            answer = await self._sessions().run_sync(take)
+        except DatabaseTrouble as error:  # in the way of a connection
+            self._troubles.note(name_of(do), error)
+            raise
+        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InternalClientError, OSError) as error:
+            known = translate(error, timed_out=time.monotonic() - info[_BEGAN] >= limit)
+            if isinstance(known, DatabaseTrouble):
+                self._troubles.note(name_of(do), known)
+            raise known from error
+        if self._troubles:
+            self._troubles.clear(name_of(do))
+        return answer
+
+
+def name_of(do: Callable[..., Any]) -> str:
+    """Return the name of a step, `tasks.submit` for example."""
+    return f"{do.__module__.rpartition('.')[2]}.{do.__qualname__}"
+
+
+@contextmanager
+def _watched(connection: Connection, patience_seconds: float) -> Iterator[Connection]:
+    """Give a connection up when a statement stays silent for longer than it may take.
+
+    It looks alive where the network swallows everything, and to cancel what runs there would wait for an
+    answer, too.
+    """
+    driver: asyncpg.Connection[Any] = connection.connection.driver_connection
+    loop = asyncio.get_running_loop()
+    info = connection.info
+    info[_BEGAN] = time.monotonic()
+    timer = loop.call_later(patience_seconds, lambda: look())  # noqa: PLW0108 - it is defined below
+
+    def look() -> None:
+        nonlocal timer
+        left = info[_BEGAN] + patience_seconds - time.monotonic()
+        if left > 0:
+            timer = loop.call_later(left, look)
+        else:
+            driver.terminate()
+
+    try:
+        yield connection
+    finally:
+        timer.cancel()
+
+
+def _note_begin(connection: Connection, *_: Any) -> None:
+    connection.info[_BEGAN] = time.monotonic()

@@ -1,0 +1,67 @@
+"""What the database cannot do now: each cause is logged once, and readiness names it."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from broker.errors import DatabaseTrouble, LimitExceeded, Locked, TooSlow
+
+log = structlog.get_logger(__name__)
+
+# A cause that nobody has met for this long is over.
+_LASTS_SECONDS = 5.0
+# The log repeats a cause when nobody has met it for this long.
+_SILENT_SECONDS = 60.0
+# One request can bring these about; the database serves the others.
+_OF_ONE_REQUEST = (LimitExceeded, Locked, TooSlow)
+
+
+class Troubles:
+    """The causes that the database reports, by the step of the broker that met them last.
+
+    Args:
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._met: dict[str, tuple[float, DatabaseTrouble]] = {}
+        self._logged: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether any step has met trouble that it has not overcome since."""
+        return bool(self._met)
+
+    def note(self, step: str, trouble: DatabaseTrouble) -> None:
+        """Remember a trouble and log its cause, once while it lasts.
+
+        Args:
+            step: The name of the step that met it.
+            trouble: What the step met.
+        """
+        now = self._clock()
+        self._met[step] = now, trouble
+        if now - self._logged.get(trouble.cause, -_SILENT_SECONDS) >= _SILENT_SECONDS:
+            log.warning("database reported trouble", cause=trouble.cause, step=step)
+        self._logged[trouble.cause] = now
+
+    def clear(self, step: str) -> None:
+        """Forget what a step has met: it has succeeded since."""
+        self._met.pop(step, None)
+
+    def causes(self, *, of_service: bool = False) -> list[str]:
+        """Return the causes that were met lately, each once.
+
+        Args:
+            of_service: Whether to leave out what a single request can bring about.
+        """
+        since = self._clock() - _LASTS_SECONDS
+        self._met = {step: each for step, each in self._met.items() if each[0] > since}
+        return sorted(
+            {
+                trouble.cause
+                for _, trouble in self._met.values()
+                if not (of_service and isinstance(trouble, _OF_ONE_REQUEST))
+            }
+        )

@@ -1,0 +1,155 @@
+"""Each error code of PostgreSQL has one meaning, and the broker responds by it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+from sqlalchemy import make_url
+
+from broker.errors import DatabaseTrouble, Locked
+from broker.settings import Settings
+from broker.store import Store, leases, tasks
+from broker.store.database_errors import CLASSES, CODES, Meaning
+from tests import helpers
+from tests import store_helpers as steps
+from tests.conftest import a_broker
+from tests.helpers import add_task, is_problem
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+broker = helpers.shared_broker
+sql = helpers.shared_sql
+http = helpers.shared_http
+
+STATUS = {
+    Meaning.VALUE: (400, "validation_failed"),
+    Meaning.DEFECT: (500, "internal"),
+    **dict.fromkeys(set(Meaning) - {Meaning.VALUE, Meaning.DEFECT}, (503, "unavailable")),
+}
+# PostgreSQL lets nobody raise these: they are no errors.
+NOT_RAISED = {"00", "01", "02"}
+RAISED = {
+    **{f"{name}000": line for name, line in CLASSES.items() if name not in NOT_RAISED},
+    **CODES,
+}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def fault(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database where an insert of a task raises the code in the table `fault`."""
+    async with steps.a_connection(database) as connection:
+        await connection.execute("""
+            create table fault (state text not null);
+            create function fail() returns trigger language plpgsql as $$
+                declare code text := (select state from fault);
+                begin
+                    if code is not null then
+                        raise exception 'select secret from tasks' using errcode = code;
+                    end if;
+                    return null;
+                end
+            $$;
+            create trigger fail before insert on tasks for each statement execute function fail();
+        """)
+        yield connection
+        await connection.execute("drop function fail cascade; drop table fault")
+
+
+@pytest.mark.parametrize("state", RAISED)
+async def test_each_error_of_postgresql_gets_the_response_that_the_table_names(
+    http: httpx.AsyncClient, fault: asyncpg.Connection, state: str
+) -> None:
+    line = RAISED[state]
+    await fault.execute("insert into fault values ($1)", state)
+    answer = await http.post("/v1/tasks", json={"id": f"a{state}", "needs": {}})
+    ready = (await http.get("/health/ready")).json()
+    await fault.execute("delete from fault")
+    problem = is_problem(answer, *STATUS[line.meaning])
+    assert "secret" not in answer.text
+    if problem["status"] == 503:
+        assert int(answer.headers["retry-after"]) >= 1
+    if line.cause:
+        assert f"{line.cause} (SQLSTATE {state})" in ready["causes"]
+        of_service = line.meaning in (Meaning.TROUBLE, Meaning.CANCELLED)
+        assert (ready["checks"]["database"] == "ok") != of_service
+        assert (ready["status"] == "ready") != of_service
+    await add_task(http, f"a{state}")
+    assert (await http.get("/health/ready")).status_code == 200
+
+
+async def test_a_lost_privilege_is_503_until_it_is_granted_again(
+    database: str, sql: asyncpg.Connection, postgres: str
+) -> None:
+    name = await sql.fetchval("select current_database()")
+    await sql.execute(f"""
+        create role clerk_{name} login;
+        grant all on all tables in schema public to clerk_{name};
+        grant all on all sequences in schema public to clerk_{name};
+    """)
+    url = make_url(database).set(username=f"clerk_{name}").render_as_string(hide_password=False)
+    try:
+        async with a_broker(Settings(database_url=url, fallback_seconds=60)) as broker:
+            await add_task(broker.client, "before")
+            await sql.execute(f"revoke insert on tasks from clerk_{name}")
+            refused = await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}})
+            is_problem(refused, 503, "unavailable")
+            ready = await broker.client.get("/health/ready")
+            assert ready.status_code == 503
+            assert "lacks a privilege" in ready.json()["checks"]["database"]
+            await sql.execute(f"grant insert on tasks to clerk_{name}")
+            await add_task(broker.client, "a")
+            assert (await broker.client.get("/health/ready")).status_code == 200
+    finally:
+        await sql.execute(f"drop owned by clerk_{name}; drop role clerk_{name}")
+
+
+async def test_a_statement_that_an_operator_cancels_is_503(database: str, sql: asyncpg.Connection) -> None:
+    async with steps.a_store(database) as store:
+        await steps.register(store, "t")
+        async with sql.transaction():
+            await sql.execute("select from tool_leases for update")
+            beat = asyncio.create_task(store.many(leases.heartbeat, ["t"]))
+            await steps.blocked(sql)
+            await sql.execute(
+                "select pg_cancel_backend(pid) from pg_locks where not granted and pid <> pg_backend_pid()"
+            )
+            with pytest.raises(DatabaseTrouble, match="cannot do this now"):
+                await beat
+        assert store.troubles.causes(of_service=True) == ["a statement was cancelled (SQLSTATE 57014)"]
+
+
+async def test_no_free_connection_is_503_and_no_lost_connection(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    name = await sql.fetchval("select current_database()")
+    await sql.execute(f"create role guest_{name} login connection limit 0")
+    url = make_url(database).set(username=f"guest_{name}").render_as_string(hide_password=False)
+    try:
+        async with steps.a_store(url) as store:
+            with pytest.raises(DatabaseTrouble) as raised:
+                await store.read(tasks.find, ["a"])
+            assert "53300" in raised.value.cause
+            assert store.troubles.causes() == [raised.value.cause]
+    finally:
+        await sql.execute(f"drop role guest_{name}")
+
+
+async def test_a_lock_that_somebody_else_holds_is_503_before_the_statement_times_out(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    async with steps.a_store(database, timeout_seconds=0.5) as store:
+        await steps.register(store, "t")
+        async with sql.transaction():
+            await sql.execute("select from tool_leases for update")
+            with pytest.raises(Locked):
+                await store.one(leases.heartbeat, "t")
+        assert await store.one(leases.heartbeat, "t") is not None
+
+
+async def test_an_error_of_the_schema_is_503_and_names_the_command(database: str, store: Store) -> None:
+    with pytest.raises(DatabaseTrouble) as raised:
+        await store.read(lambda connection: connection.exec_driver_sql("select from no_such_table"))
+    assert "broker migrate" in raised.value.cause
