@@ -72,7 +72,7 @@ async def test_work_is_read_with_its_reports(http: httpx.AsyncClient) -> None:
     pair = await assigned(http)
     listed = (await get(http, "/v1/work"))["items"][0]
     work = await get(http, f"/v1/work/{pair.work}")
-    assert work == {**listed, "reports": []}
+    assert work == {**listed, "reports": [], "report_count": 0}
 
 
 async def test_work_is_listed_by_tool_task_and_state(http: httpx.AsyncClient) -> None:

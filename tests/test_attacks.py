@@ -273,7 +273,7 @@ async def test_the_reports_of_a_work_can_always_be_archived(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await steps.running_work(store)
-    await sql.execute("update work set report_bytes = $1", work._MOST_REPORT_BYTES - 100)
+    await sql.execute("update work set report_bytes = $1", work._MOST_REPORT_BYTES - 300)
     large, small = Raw(b'"' + b"x" * 200 + b'"'), Raw(b"1")
     first = NewReport(id=steps.UUID(int=1), data=small)
     told = await store.many(

@@ -353,9 +353,13 @@ class Reported(Struct, kw_only=True):
 
 
 class WorkWithReports(Work, kw_only=True):
-    """Work, with what was reported on it so far."""
+    """Work with its latest reports; all of them have a list of their own."""
 
-    reports: Sequence[Report]
+    reports: Annotated[
+        Sequence[Report],
+        Meta(description="The latest 1,000, the oldest first; fewer if they are larger than 8 MiB."),
+    ]
+    report_count: Annotated[int, Meta(description="How many reports there are.")]
 
 
 class WorkStatus(Struct, kw_only=True):

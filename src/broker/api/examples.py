@@ -229,7 +229,7 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
     Work: _WORK,
     WorkPage: {"items": [_WORK], **_NO_MORE},
     WorkItems: {"items": [_WORK]},
-    WorkWithReports: {**_WORK, "reports": [_REPORT]},
+    WorkWithReports: {**_WORK, "reports": [_REPORT], "report_count": 1},
     AssignedPairs: {"items": [{**_PAIR, "status": "assigned", "work_id": _WORK_ID}]},
     Reported: {"id": _REPORT["id"], "cancel_requested": False, "lease_expires_at": _LEASE_ENDS},
     ReportPage: {"items": [_REPORT], **_NO_MORE},

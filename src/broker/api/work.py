@@ -148,7 +148,7 @@ class Work(Controller):
             QueryParameter(ge=0, le=2**31 - 1, description="Answer once the version is above this."),
         ] = None,
     ) -> Response[WorkWithReports]:
-        """Read work with its reports; with `wait`, as soon as its version is above `after_version`.
+        """Read work with its latest reports; with `wait`, once its version is above `after_version`.
 
         With `Prefer: return=minimal` (RFC 7240) only `state`, `version` and `cancel_requested`, to watch it.
         """
@@ -226,8 +226,8 @@ class Work(Controller):
             raise await _too_late(service, access, id_)
         if not taken.is_there:
             raise PayloadTooLarge(
-                "The reports on this work hold as much as those on one may, 128 MiB."
-                " Keep what is large elsewhere, and report where."
+                "This work has as many reports as one work may have: 100,000, or 128 MiB of them."
+                " Report less often, or keep large data elsewhere and report where."
             )
         answer = Reported(
             id=taken.id, cancel_requested=taken.cancel_requested, lease_expires_at=taken.lease_expires_at

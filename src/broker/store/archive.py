@@ -113,12 +113,31 @@ order by a.ended_at desc, a.work_id desc
 """)
 
 
+# The last progress is mostly among the latest reports.
 AS_WORK = text("""
-select work_id, task_id, tool_id, attempt, outcome, task, reports, cancel_requested, version,
-       assigned_at, started_at, deadline_at
+select work_id, task_id, tool_id, attempt, outcome, task, cancel_requested, version,
+       assigned_at, started_at, deadline_at, jsonb_array_length(reports) as report_count,
+       cast(coalesce(
+           jsonb_path_query_array(reports, '$[last - 999 to last].progress ? (@ != null)') -> -1,
+           jsonb_path_query_array(reports, '$[*].progress ? (@ != null)') -> -1
+       ) as double precision) as progress
 from work_archive
 where work_id = :work_id and tool_id is not null
 """)
+
+_REPORTS = """
+select element.report, element.place
+from work_archive a
+cross join lateral jsonb_array_elements(
+    jsonb_path_query_array(a.reports, '$[$first to $last]',
+                           jsonb_build_object('first', cast(:first as bigint), 'last', cast(:last as bigint)))
+) with ordinality as element (report, place)
+where a.work_id = :work_id and a.tool_id is not null"""
+_REPORT_SIZE = "octet_length(cast(report as text))"
+REPORTS, LATEST_REPORTS = (
+    text(f"select report, met from ({bounded(_REPORTS, size=_REPORT_SIZE, order=order)}) r order by place")
+    for order in ("place", "place desc")
+)
 
 # Its task is then forgotten, where this was its last word.
 DELETE = text("""
@@ -262,13 +281,19 @@ def page(
     return ArchivePage(items=[record(row) for row in items], next=onward)
 
 
-def as_work(connection: Connection, work_id: UUID) -> WorkWithReports | None:
-    """Ended work, told like work under way: its state is the outcome."""
+def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithReports | None:
+    """Return ended work in the form of work under way: its state is the outcome.
+
+    Args:
+        connection: To the database; a transaction is not needed.
+        work_id: The work.
+        latest: How many of its reports to return at most.
+    """
     row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
         return None
-    task, reports = decode(row.task, type=Task), decode(row.reports, type=list[Report])
-    told = [report.progress for report in reports if report.progress is not None]
+    task = decode(row.task, type=Task)
+    values = {"work_id": work_id, "first": max(row.report_count - latest, 0), "last": row.report_count}
     return WorkWithReports(
         id=row.work_id,
         task_id=row.task_id,
@@ -277,13 +302,14 @@ def as_work(connection: Connection, work_id: UUID) -> WorkWithReports | None:
         state=row.outcome,
         needs=task.needs,
         payload=task.payload,
-        progress=told[-1] if told else None,
+        progress=row.progress,
         cancel_requested=row.cancel_requested,
         version=row.version,
         assigned_at=row.assigned_at,
         started_at=row.started_at,
         deadline_at=row.deadline_at,
-        reports=reports,
+        reports=[decode(report, type=Report) for report, _ in connection.execute(LATEST_REPORTS, values)],
+        report_count=row.report_count,
     )
 
 
@@ -291,6 +317,27 @@ def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
     """Return how ended work ended, its state being the outcome; None: there is none."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
     return WorkStatus(state=row[0], version=row[1], cancel_requested=row[2]) if row else None
+
+
+def reports(
+    connection: Connection, work_id: UUID, *, begin: int, limit: int
+) -> tuple[list[Report], int] | None:
+    """Return some of the reports on ended work, in order, as many as a page has room for.
+
+    Args:
+        connection: To the database; a transaction is not needed.
+        work_id: The work.
+        begin: How many to skip.
+        limit: How many to return at most.
+
+    Returns:
+        The reports, and how many there are within the limit; None: no such work has ended.
+    """
+    values = {"work_id": work_id, "first": begin, "last": begin + limit - 1}
+    found = connection.execute(REPORTS, values).all()
+    if not found and not told(connection, [work_id]):
+        return None
+    return [decode(row.report, type=Report) for row in found], met(found)
 
 
 def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:

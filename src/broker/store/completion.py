@@ -113,7 +113,7 @@ archived as (
     select e.id, e.task_id, e.tool_id, e.task, e.tool, e.attempt, e.outcome, e.said, e.result, e.error,
            coalesce(r.reports, '[]'), e.version + 1, e.cancel_requested, e.assigned_at, e.started_at,
            e.deadline_at, e.created_by, e.registered_by, e.submitted_at, e.waiting_since,
-           e.bytes + coalesce({rows.printed("r.reports")}, 0)
+           e.bytes + e.report_bytes
     from ending e
     left join take_reports(array(select id from ending)) r on r.of_work = e.id
     returning *

@@ -106,7 +106,6 @@ CLASSES = {
 }
 
 CODES = {
-    "22012": Entry("division by zero", _DEFECT),
     "22023": Entry("invalid parameter value", _DEFECT),
     "25006": Entry("read-only SQL transaction", _LOST),
     "25P03": Entry("idle in transaction session timeout", _TROUBLE, "the broker paused in a transaction"),

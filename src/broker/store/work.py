@@ -26,7 +26,7 @@ from broker.store.pages import bounded, cut, fits, is_cut, kept, last_examined, 
 from broker.trace_context import TraceContext
 
 BY_IDS = text(f"""
-select {rows.WORK}, t.trace_context
+select {rows.WORK}, t.trace_context, w.report_count
 from work w
 join tasks t
   on t.id = w.task_id and t.id = any(array(select task_id from work where id = any(cast(:ids as uuid[]))))
@@ -103,8 +103,14 @@ order by w.id
 """)
 
 
-# Below what PostgreSQL can make one value of, with what it puts around each report.
+# How large the reports of one work may be in its archive record, as text and in PostgreSQL's own form (there
+# the limit is twice as high), and how many there may be. So work can always end.
 _MOST_REPORT_BYTES = 128 * 2**20
+_MOST_REPORTS = 100_000
+# What a report has in the record beside its message and its data: names, id, time and progress.
+_REPORT_OVERHEAD = 256
+# How many reports come with their work.
+_LATEST_REPORTS = 1_000
 
 _STARTED = f"""
 select {rows.WORK}, t.trace_context, l.token_hash, {rows.task_bytes("t")} as bytes
@@ -150,29 +156,32 @@ their_tasks as materialized (
 {leases.locked("array(select tool_id from locked)")},
 asked as materialized (
     select u.place, u.work_id, locked.tool_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data,
-           size.bytes,
-           locked.report_bytes + sum(size.bytes) over (partition by u.work_id order by u.place)
-               <= {_MOST_REPORT_BYTES} as fits
+           built.size,
+           locked.report_bytes + sum(built.size) over so_far <= {_MOST_REPORT_BYTES}
+           and locked.report_count + count(*) over so_far <= {_MOST_REPORTS} as fits
     from unnest(cast(:work_id as uuid[]), cast(:id as uuid[]), cast(:progress as double precision[]),
                 cast(:message as text[]), cast(:data as jsonb[]), {ownership.HOLDERS}) with ordinality
          as u (work_id, id, progress, message, data, token_tool, token_hash, place)
     join locked on locked.id = u.work_id
     join locked_leases l on l.tool_id = locked.tool_id
+    -- Numbers are longer as text (1e99) or in PostgreSQL's form (1), and the record is made in both.
     cross join lateral (
-        select pg_column_size(u.data) + coalesce(octet_length(u.message), 0) as bytes
-    ) size
+        select greatest(pg_column_size(u.data), octet_length(cast(u.data as text)))
+               + coalesce(octet_length(cast(to_jsonb(u.message) as text)), 0) + {_REPORT_OVERHEAD} as size
+    ) built
     where {ownership.is_current("u", "locked.tool_id", "l.token_hash")}
+    window so_far as (partition by u.work_id order by u.place)
 ),
 written as (
-    insert into work_reports (work_id, id, progress, message, data)
-    select work_id, id, progress, message, data from asked where fits order by place
+    insert into work_reports (work_id, id, progress, message, data, size)
+    select work_id, id, progress, message, data, size from asked where fits order by place
     on conflict (work_id, id) do nothing
-    returning work_id, seq, id, progress
+    returning work_id, seq, id, progress, size
 ),
 latest as (
     select work_id, cast(count(*) as integer) as reports,
            (array_agg(progress order by seq desc) filter (where progress is not null))[1] as progress,
-           (select sum(bytes) from asked where asked.work_id = written.work_id and fits) as bytes
+           sum(size) as bytes
     from written
     group by work_id
 ),
@@ -180,7 +189,7 @@ latest as (
 told as (
     update work w
     set version = w.version + latest.reports, progress = coalesce(latest.progress, w.progress),
-        report_bytes = w.report_bytes + latest.bytes,
+        report_bytes = w.report_bytes + latest.bytes, report_count = w.report_count + latest.reports,
         state = 'running', started_at = coalesce(w.started_at, now()),
         deadline_at = case when w.state = 'running' then w.deadline_at
                            else now() + make_interval(secs => t.timeout_seconds) end
@@ -204,16 +213,20 @@ join renewed on renewed.tool_id = locked.tool_id
 left join written on written.work_id = asked.work_id and written.id = asked.id
 """)
 
-# Reports are only ever added, under the lock of their work: so a page can go on by counting.
-REPORTS = text("""
-select id, at, progress, message, data from work_reports where work_id = :work_id order by seq
+# Reports from before there were sizes have none.
+_SIZE = "coalesce(size, pg_column_size(data))"
+_LATEST = f"select * from work_reports where work_id = :work_id order by seq desc limit {_LATEST_REPORTS}"
+LATEST_REPORTS = text(f"""
+select id, at, progress, message, data
+from ({bounded(_LATEST, size=_SIZE, order="seq desc")}) r
+order by seq
 """)
+# Reports are only ever added, under the lock of their work: so a page can go on by counting.
 _REPORTS_PAGE = """
 select * from work_reports where work_id = :work_id order by seq limit :limit offset :after"""
-_REPORT_SIZE = f"{rows.printed('r.data')} + coalesce(octet_length(r.message), 0)"
 REPORTS_PAGE = text(f"""
 select id, at, progress, message, data, met
-from ({bounded(_REPORTS_PAGE, size=_REPORT_SIZE, order="seq")}) r
+from ({bounded(_REPORTS_PAGE, size=_SIZE, order="seq")}) r
 """)
 
 _FIRST = UUID(int=0)
@@ -370,13 +383,20 @@ def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | 
 
 
 def with_reports(connection: Connection, work_id: UUID) -> Seen | None:
-    """Work with all of its reports, under way or ended (its state is the outcome then)."""
+    """Return work with its latest reports, under way or ended (its state is the outcome then).
+
+    They are at most 1,000, and fewer where they are more than a page has room for.
+    """
     found = connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none()
     if found is None:
-        ended = archive.as_work(connection, work_id)
+        ended = archive.as_work(connection, work_id, _LATEST_REPORTS)
         return Seen(ended, None) if ended else None
-    reports = connection.execute(REPORTS, {"work_id": work_id})
-    work = WorkWithReports(**asdict(rows.work(found)), reports=[rows.report(row) for row in reports])
+    latest = connection.execute(LATEST_REPORTS, {"work_id": work_id})
+    work = WorkWithReports(
+        **asdict(rows.work(found)),
+        reports=[rows.report(row) for row in latest],
+        report_count=found.report_count,
+    )
     return Seen(work, TraceContext.read(found.trace_context))
 
 
@@ -393,14 +413,12 @@ def reports(connection: Connection, work_id: UUID, *, limit: int, after: str | N
     """Some of the reports on work, under way or ended, in order; None where there is no such work."""
     begin = unseal(after, int, field="after") if after is not None else 0
     found: Sequence[Report]
-    of = 0
     if connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none():
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
         page = connection.execute(REPORTS_PAGE, values).all()
-        of = met(page)
-        found = [rows.report(row) for row in page]
-    elif ended := archive.as_work(connection, work_id):
-        found = ended.reports[begin : begin + limit + 1]
+        found, of = [rows.report(row) for row in page], met(page)
+    elif (ended := archive.reports(connection, work_id, begin=begin, limit=limit + 1)) is not None:
+        found, of = ended
     else:
         return None
     items, onward = cut(found, limit, key=lambda _: begin + min(limit, len(found)), of=of)

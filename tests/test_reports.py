@@ -1,0 +1,147 @@
+"""Reports: how many a work takes, how they are counted, and that reading a work does not depend on it."""
+
+from uuid import UUID
+
+import asyncpg
+import pytest
+from msgspec import Raw
+
+from broker.schemas import NewReport, Work
+from broker.store import Store, completion, tools, work
+from tests import store_helpers as steps
+from tests.conftest import Running
+from tests.helpers import add_task, add_tool, assign, get, is_problem
+
+FILL = """
+with made as (
+    insert into work_reports (work_id, progress, message, data)
+    select $1, case when g = 1 then 0.5 end, g::text, '{}' from generate_series(1, $2::integer) g
+)
+update work set report_count = report_count + $2::integer, version = version + $2::integer where id = $1
+"""
+SHAPES = {
+    "nothing": Raw(b"null"),
+    "small numbers": Raw(b"[" + b",".join([b"1"] * 1000) + b"]"),
+    "long numbers": Raw(b"[" + b",".join([b"1e99"] * 1000) + b"]"),
+    "objects": Raw(b"[" + b",".join([b'{"a":{}}'] * 1000) + b"]"),
+    "escapes": Raw(b'"' + rb"\u0001" * 1000 + b'"'),
+    "text": Raw(b'"' + "\N{GREEK SMALL LETTER MU}".encode() * 1000 + b'"'),
+}
+
+
+async def reported(store: Store, made: Work, **fields: object) -> work.ReportTaken:
+    taken = await steps.report(store, made.id, **fields)
+    assert taken is not None
+    return taken
+
+
+@pytest.mark.parametrize("data", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("message", [None, "\x01" * 1000], ids=["silent", "message"])
+async def test_reports_count_for_at_least_what_the_archive_makes_of_them(
+    store: Store, sql: asyncpg.Connection, data: Raw, message: str | None
+) -> None:
+    made = await steps.running_work(store)
+    for _ in range(3):
+        await reported(store, made, data=data, message=message, progress=0.1234567890123456)
+    counted = await sql.fetchval("select report_bytes from work")
+    assert counted == await sql.fetchval("select sum(size) from work_reports")
+    await steps.complete(store, made.id)
+    text, binary = await sql.fetchrow(
+        "select octet_length(cast(reports as text)), pg_column_size(reports || '[]') from work_archive"
+    )
+    assert max(text, binary) <= counted <= 2 * max(text, binary) + 3 * 256
+
+
+async def test_a_report_that_comes_twice_counts_once(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store)
+    same = work.ReportOf(made.id, NewReport(id=UUID(int=1), data=Raw(b'"x"')))
+    for reports in ([same, same], [same]):
+        await store.many(work.report, reports)
+    row = await sql.fetchrow("select report_count, report_bytes from work")
+    assert tuple(row) == (1, await sql.fetchval("select sum(size) from work_reports"))
+
+
+async def test_a_work_takes_a_hundred_thousand_reports_and_goes_on(
+    broker: Running, sql: asyncpg.Connection
+) -> None:
+    await add_tool(broker.client)
+    await add_task(broker.client)
+    made = UUID((await assign(broker.client))["id"])
+    await sql.execute(FILL, made, 99_999)
+    last = {"id": str(UUID(int=1)), "message": "last"}
+    for status in (201, 200):
+        assert (await broker.client.post(f"/v1/work/{made}/reports", json=last)).status_code == status
+    refused = await broker.client.post(f"/v1/work/{made}/reports", json={})
+    is_problem(refused, 413, "payload_too_large")
+
+    seen = await get(broker.client, f"/v1/work/{made}")
+    assert (seen["state"], seen["report_count"], len(seen["reports"])) == ("running", 100_000, 1_000)
+    assert [report["message"] for report in seen["reports"]] == [*map(str, range(99_001, 100_000)), "last"]
+    done = await broker.client.post(f"/v1/work/{made}/complete", json={"outcome": "succeeded"})
+    assert done.status_code == 200
+    ended = await get(broker.client, f"/v1/work/{made}")
+    assert ended["reports"] == seen["reports"]
+    assert (ended["state"], ended["report_count"], ended["progress"]) == ("succeeded", 100_000, 0.5)
+    record = await get(broker.client, f"/v1/archive/{made}")
+    assert len(record["reports"]) == 100_000
+
+
+@pytest.mark.parametrize("end", ["restart", "force"])
+async def test_a_tool_whose_work_has_as_many_reports_as_it_may_can_be_replaced_and_deleted(
+    store: Store, sql: asyncpg.Connection, end: str
+) -> None:
+    made = await steps.running_work(store)
+    await sql.execute(FILL, made.id, 100_000)
+    if end == "restart":
+        await steps.register(store, "tool")
+    else:
+        assert await store.many(tools.delete, [tools.Deletion("tool", force=True)]) == ["deleted"]
+    assert await sql.fetchval("select outcome from work_archive") == "lost"
+    await steps.audit(sql)
+
+
+async def test_work_is_read_alike_before_and_after_its_end(store: Store, sql: asyncpg.Connection) -> None:
+    made = await steps.running_work(store)
+    await sql.execute(FILL, made.id, 2_500)
+    live = await store.read(work.with_reports, made.id)
+    assert live is not None
+    assert (len(live.work.reports), live.work.report_count) == (1_000, 2_500)
+    before = await every_page(store, made.id)
+    await store.many(completion.complete, [steps.ending(made.id)])
+    ended = await store.read(work.with_reports, made.id)
+    assert ended is not None
+    assert (ended.work.reports, ended.work.report_count) == (live.work.reports, 2_500)
+    assert await every_page(store, made.id) == before
+    assert before == [str(number) for number in range(1, 2_501)]
+
+
+async def every_page(store: Store, work_id: UUID) -> list[str | None]:
+    """The messages of all reports, page by page."""
+    messages: list[str | None] = []
+    after = None
+    while True:
+        page = await store.read(work.reports, work_id, limit=700, after=after)
+        assert page is not None
+        messages += [report.message for report in page.items]
+        if (after := page.next) is None:
+            return messages
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["live", "ended"])
+async def test_large_reports_come_page_by_page_and_only_the_latest_with_their_work(
+    store: Store, sql: asyncpg.Connection, ends: bool
+) -> None:
+    made = await steps.running_work(store)
+    large = Raw(b'"' + b"x" * 3 * 2**20 + b'"')
+    for number in range(6):
+        await reported(store, made, data=large, message=str(number))
+    if ends:
+        await store.many(completion.complete, [steps.ending(made.id)])
+    seen = await store.read(work.with_reports, made.id)
+    assert seen is not None
+    assert ([each.message for each in seen.work.reports], seen.work.report_count) == (["3", "4", "5"], 6)
+    assert await every_page(store, made.id) == [str(number) for number in range(6)]
+
+
+async def test_unknown_work_has_no_reports(store: Store) -> None:
+    assert await store.read(work.reports, UUID(int=1), limit=10, after=None) is None
