@@ -12,9 +12,9 @@ from msgspec import Raw
 from broker.errors import (
     BadRequest,
     DatabaseTrouble,
-    LimitExceeded,
     Locked,
     Overloaded,
+    RowFailed,
     TooHeavy,
     TooSlow,
     Unavailable,
@@ -250,12 +250,12 @@ async def test_an_item_that_somebody_else_locks_fails_alone() -> None:
 
 
 async def test_an_item_that_exceeds_a_limit_of_postgresql_fails_alone() -> None:
-    steps = Steps(slow=[5], trouble=LimitExceeded)
+    steps = Steps(slow=[5], trouble=RowFailed)
     callers = await steps.calls(*range(10))
     steps.let_all_go()
     *said, refused = await heard(*callers[:5], *callers[6:], callers[5])
     assert said == answers(0, 1, 2, 3, 4, 6, 7, 8, 9)
-    assert isinstance(refused, LimitExceeded)
+    assert isinstance(refused, RowFailed)
 
 
 async def test_where_every_item_is_too_slow_the_others_are_asked_to_come_again() -> None:

@@ -1,14 +1,17 @@
 """Upkeep: what is due comes when it is due, though nobody asks."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+import structlog
 
+from broker.errors import ConnectionLost, DatabaseTrouble, Locked, Overloaded, TooSlow
 from broker.settings import Settings
-from broker.store import Store, completion, due, leases, schema
+from broker.store import Store, completion, due, leases, schema, work
 from broker.store.address import Address
 from broker.upkeep import Upkeep
 from broker.wake.listener import UPKEEP, Listener
@@ -402,3 +405,198 @@ async def _has_time(sql: asyncpg.Connection) -> bool:
     leases = "select bool_and(expires_at > now()) from tool_leases"
     deadlines = "select bool_and(deadline_at > now()) from work where state = 'assigned'"
     return bool(await sql.fetchval(f"select ({leases}) and ({deadlines})"))
+
+
+STALL = """
+create function stall() returns trigger language plpgsql as $$
+    begin
+        perform pg_sleep(60) from new_rows where task_id = any('{guilty}');
+        return null;
+    end
+$$;
+create trigger stall after insert on work_archive referencing new table as new_rows
+for each statement execute function stall();
+"""
+
+
+async def work_of_one_tool(store: Store, *names: str) -> None:
+    await steps.register(store, "tool", capacity=len(names))
+    await steps.submit(store, *names, timeout_seconds=3600)
+    for made in await steps.assigned(store, *((name, "tool") for name in names)):
+        await store.one(work.start, made.id)
+
+
+async def ended(sql: asyncpg.Connection, outcome: str) -> list[str]:
+    rows = await sql.fetch("select task_id from work_archive where outcome = $1 order by task_id", outcome)
+    return [row["task_id"] for row in rows]
+
+
+@pytest.mark.parametrize("outcome", ["lost", "timed_out"])
+async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end(
+    database: str, sql: asyncpg.Connection, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row is too slow: it is left alone, and tried again later."""
+    monkeypatch.setattr("broker.upkeep._ASIDE_SECONDS", 0.5)
+    monkeypatch.setattr("broker.upkeep._SHORTEST_SLEEP_SECONDS", 0.02)
+    names = ["guilty", *(f"task-{number}" for number in range(20))]
+    await sql.execute(STALL)
+    async with steps.a_store(database, timeout_seconds=0.5) as store:
+        await work_of_one_tool(store, *names)
+        upkeep = Upkeep(store, Waiters())
+        upkeep.start()
+        upkeep.away_at = -math.inf
+        if outcome == "lost":
+            await sql.execute(LAPSE, ["tool"])
+        else:
+            await sql.execute(PASS, names)
+        upkeep._waiters.wake_topic(UPKEEP)
+        with structlog.testing.capture_logs() as logs:
+
+            async def all_others() -> bool:
+                return len(await ended(sql, outcome)) == len(names) - 1
+
+            await steps.until(all_others)
+            assert "guilty" not in await ended(sql, outcome)
+            assert await offline(sql) == (["tool"] if outcome == "lost" else [])
+            # Tried again, and again in vain: the log has it once.
+            aside = upkeep._aside["tools" if outcome == "lost" else "work"]
+
+            async def failed_again() -> bool:
+                return any(seconds > 0.5 for _, seconds, _ in aside._rows.values())
+
+            await steps.until(failed_again)
+            await sql.execute("drop trigger stall on work_archive")
+
+            async def all_of_them() -> bool:
+                return len(await ended(sql, outcome)) == len(names)
+
+            await steps.until(all_of_them)
+        await upkeep.stop()
+    left = [line for line in logs if line["event"] == "upkeep left a row alone"]
+    assert len(left) == 1
+    assert left[0]["id"] == str(
+        await sql.fetchval("select work_id from work_archive where task_id = 'guilty'")
+    )
+    await steps.audit(sql)
+
+
+async def test_a_silent_tool_with_much_large_work_goes_offline_in_bounded_batches(
+    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due, "_MOST_BYTES", 3000)
+    names = [f"task-{number}" for number in range(6)]
+    await work_of_one_tool(store, *names)
+    await sql.execute("update work set report_bytes = 2000")
+    await sql.execute(LAPSE, ["tool"])
+    tries = due.Tries()
+    assert await store.run(due.take_offline, 10, tries) == 1
+    assert len(tries.ids) == 2, "the last one of a batch may be larger"
+    assert await offline(sql) == ["tool"]
+    assert await store.run(due.seconds_to_next, due.LEASES) < 0
+    # What is left of it is no tool that was taken offline, but is work that was tried.
+    for _ in range(2):
+        assert await store.run(due.take_offline, 10, tries) == 0
+        assert len(tries.ids) == 2
+    assert await ended(sql, "lost") == names
+    assert await store.run(due.seconds_to_next, due.LEASES) is None
+    await steps.audit(sql)
+
+
+async def test_a_tool_that_comes_back_between_two_batches_keeps_the_rest_of_its_work(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await work_of_one_tool(store, "a", "b", "c")
+    await sql.execute(LAPSE, ["tool"])
+    assert await store.run(due.take_offline, 1) == 1
+    assert await store.one(leases.heartbeat, "tool") is not None
+    tries = due.Tries()
+    assert await store.run(due.take_offline, 10, tries) == 0
+    assert tries.ids == []
+    assert (await steps.the_tool(store, "tool")).load == 2
+    await steps.audit(sql)
+
+
+async def test_overdue_work_ends_in_batches_bounded_by_bytes(
+    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due, "_MOST_BYTES", 3000)
+    await work_of_one_tool(store, "a", "b", "c", "d")
+    await sql.execute("update work set report_bytes = 2000")
+    await sql.execute(PASS, ["a", "b", "c", "d"])
+    assert [await store.run(due.end_overdue, 10) for _ in range(3)] == [2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (ConnectionLost(), True),
+        (TooSlow("too slow"), False),
+        (Locked("locked"), False),
+        (Overloaded(), False),
+        (DatabaseTrouble("the disk of the database is full"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_only_a_lost_connection_counts_as_having_been_away(
+    store: Store, error: Exception, away: bool
+) -> None:
+    upkeep = Upkeep(store, Waiters())
+
+    async def fail() -> float:
+        raise error
+
+    assert await upkeep._patiently("tools", fail, 1.0) == 1.0
+    assert (upkeep.away_at > -math.inf) == away
+
+
+async def test_a_lease_that_ran_out_while_its_chore_failed_is_not_extended(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    await steps.some_work(store)
+    await sql.execute("update tool_leases set expires_at = now() - interval '60 s'")
+    await sql.execute("update work set deadline_at = now() - interval '60 s'")
+    before = datetime.now(UTC) - timedelta(seconds=30)
+    for forgive in (due.forgive_silence, due.forgive_late_starts):
+        assert before < await store.run(forgive, 1e6, before)
+    leases_left = "select count(*) from tool_leases where expires_at > now()"
+    starts_left = "select count(*) from work where deadline_at > now()"
+    assert (await sql.fetchval(leases_left), await sql.fetchval(starts_left)) == (0, 0)
+    # Not seen to since: the clock jumped, or the process stood still.
+    for forgive in (due.forgive_silence, due.forgive_late_starts):
+        await store.run(forgive, 1e6, before - timedelta(hours=1))
+    assert (await sql.fetchval(leases_left), await sql.fetchval(starts_left)) == (1, 1)
+
+
+async def test_a_chore_that_keeps_failing_keeps_no_dead_tool_alive(
+    database: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batches fail for longer than what counts as late."""
+    monkeypatch.setattr(due, "_LATE_SECONDS", 0.2)
+    monkeypatch.setattr("broker.upkeep._RETRY_SECONDS", 0.05)
+    async with steps.a_store(database) as store:
+        await steps.running_work(store)
+        await sql.execute("""
+            create function fail() returns trigger language plpgsql as $$
+                begin raise exception 'full' using errcode = '53100'; end $$;
+            create trigger fail before update of offline on tools
+            for each statement when (true) execute function fail();
+        """)
+        upkeep = Upkeep(store, Waiters())
+        upkeep.start()
+        upkeep.away_at = -math.inf
+        await sql.execute(LAPSE, ["tool"])
+        upkeep._waiters.wake_topic(UPKEEP)
+        expires = await sql.fetchval("select expires_at from tool_leases")
+
+        async def late() -> bool:
+            return bool(await sql.fetchval("select now() > expires_at + interval '1 s' from tool_leases"))
+
+        await steps.until(late)
+        assert await sql.fetchval("select expires_at from tool_leases") == expires
+        await sql.execute("drop trigger fail on tools")
+        await steps.until(lambda: _is_offline(sql))
+        await upkeep.stop()
+
+
+async def _is_offline(sql: asyncpg.Connection) -> bool:
+    return await offline(sql) == ["tool"]

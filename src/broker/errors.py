@@ -32,9 +32,10 @@ BrokerError
 └── Unavailable                 503, with Retry-After
     ├── ConnectionLost          the database was away
     ├── DatabaseTrouble         carries the cause
-    │   ├── LimitExceeded
-    │   ├── Locked
-    │   └── TooSlow
+    │   └── RowTrouble          one row may be the cause
+    │       ├── RowFailed
+    │       ├── Locked
+    │       └── TooSlow
     ├── Overloaded
     ├── Crowded
     └── Stopping
@@ -306,15 +307,19 @@ class DatabaseTrouble(Unavailable):
         self.cause = cause
 
 
-class LimitExceeded(DatabaseTrouble):
-    """A limit of PostgreSQL was exceeded; the broker's log says which. You can safely repeat the request."""
+class RowTrouble(DatabaseTrouble):
+    """One row may be the cause of this trouble; the broker's log says why."""
 
 
-class Locked(DatabaseTrouble):
+class RowFailed(RowTrouble):
+    """PostgreSQL failed on this request; the broker's log says why. You can safely repeat the request."""
+
+
+class Locked(RowTrouble):
     """Another session locks what this request needs. You can safely repeat the request."""
 
 
-class TooSlow(DatabaseTrouble):
+class TooSlow(RowTrouble):
     """The database did not finish this in time. You can safely repeat the request."""
 
 

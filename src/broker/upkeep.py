@@ -6,12 +6,14 @@ earlier. It is safe in several processes at once: they take turns, and no batch 
 
 import asyncio
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
-from broker.errors import Unavailable
+from broker.errors import ConnectionLost, RowTrouble, Unavailable
 from broker.store import Store, due
 from broker.store.retention import Retention
 from broker.wake.listener import UPKEEP
@@ -25,10 +27,50 @@ _LONGEST_SLEEP_SECONDS = 30.0
 # However many notifications come.
 _SHORTEST_SLEEP_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
+# A batch that fails is tried again with this part of its rows, down to one.
+_SHRINK = 8
+# A row that fails alone is left alone for a while, longer each time.
+_ASIDE_SECONDS = 10.0
+_LONGEST_ASIDE_SECONDS = 300.0
 # Nobody waits for old records to go. A long reading of the archive can hold that up for as long as it takes.
 _ARCHIVE_SECONDS = 3600.0
 _ARCHIVE_RETRY_SECONDS = 60.0
 _ARCHIVE_NUMBER = 4
+
+
+class Aside:
+    """The rows that a chore leaves alone for a while, because they fail alone."""
+
+    def __init__(self) -> None:
+        # Until when, for how long that is, and whether that is known to be over.
+        self._rows: dict[Any, tuple[float, float, bool]] = {}
+
+    def add(self, id_: Any, now: float) -> bool:
+        """Leave a row alone from now on; return whether it is the first time.
+
+        Args:
+            id_: The id of the row.
+            now: The loop's time.
+        """
+        first = id_ not in self._rows
+        seconds = _ASIDE_SECONDS if first else min(2 * self._rows[id_][1], _LONGEST_ASIDE_SECONDS)
+        self._rows[id_] = now + seconds, seconds, False
+        return first
+
+    def ids(self, now: float) -> list[Any]:
+        """Return the rows to leave alone now; forget those that have not failed again for long."""
+        self._rows = {id_: row for id_, row in self._rows.items() if now < row[0] + row[1]}
+        return [id_ for id_, (until, _, _) in self._rows.items() if now < until]
+
+    def release(self, now: float) -> bool:
+        """Return whether the time of any row is over since this was called last."""
+        over = {
+            id_: (until, seconds, True)
+            for id_, (until, seconds, known) in self._rows.items()
+            if now >= until and not known
+        }
+        self._rows |= over
+        return bool(over)
 
 
 class Upkeep:
@@ -56,8 +98,13 @@ class Upkeep:
         self._beginning = asyncio.Lock()
         # The chores that have found no database when they last looked.
         self._waiting: set[str] = set()
-        #: When we last were not there, or found no database: tools could not be heard then.
+        #: When we last were not there, or lost the database: tools could not be heard then.
         self.away_at = -math.inf
+        # How many rows each chore tries at once, and which it leaves alone.
+        self._sizes: defaultdict[str, int] = defaultdict(lambda: _BATCH)
+        self._aside: defaultdict[str, Aside] = defaultdict(Aside)
+        # Until when each chore has seen to what is due, by the database's clock.
+        self._watched_until: dict[str, datetime] = {}
         self._retention = Retention(retention_days)
         self._tasks: list[asyncio.Task[None]] = []
         #: How many rows each chore has dealt with.
@@ -89,21 +136,55 @@ class Upkeep:
 
     async def _round(self, chore: due.Chore) -> float:
         """Do what is due; how long there is nothing to do now."""
-        forgive = chore.forgive
+        loop = asyncio.get_running_loop()
+        forgiven: tuple[datetime, float] | None = None
         while True:
-            seconds = await self._store.read(due.seconds_to_next, chore)
+            aside = self._aside[chore.name].ids(loop.time())
+            seconds = await self._store.read(due.seconds_to_next, chore, aside)
             if seconds is None or seconds > 0:
-                return min(seconds or _LONGEST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS)
-            if forgive is not None:
+                # A row that is left alone has its time before that.
+                longest = _ASIDE_SECONDS if aside else _LONGEST_SLEEP_SECONDS
+                return min(seconds or longest, longest)
+            if chore.forgive is not None and forgiven is None:
                 # Once: what waits only for its batch is not late.
-                await self._store.run(forgive, self._here_seconds())
-                forgive = None
+                watched_until = self._watched_until.get(chore.name)
+                now = await self._store.run(chore.forgive, self._here_seconds(), watched_until)
+                forgiven = now, loop.time()
                 continue
-            count = await self._store.run(due.in_turn, chore.number, chore.do, _BATCH)
-            if not count:
+            try:
+                goes_on = await self._batch(chore, aside)
+            except ConnectionLost:
+                forgiven = None
+                raise
+            finally:
+                if forgiven is not None:
+                    at, since = forgiven
+                    self._watched_until[chore.name] = at + timedelta(seconds=loop.time() - since)
+            if not goes_on:
                 # Due, and still there: somebody else is at it, or has locked it, and may roll back.
                 return _RETRY_SECONDS
-            self.done[chore.name] += count
+
+    async def _batch(self, chore: due.Chore, aside: list[Any]) -> bool:
+        """Do a batch, or make the next one smaller; return whether there may be more to do."""
+        name, loop, rows = chore.name, asyncio.get_running_loop(), self._aside[chore.name]
+        # The row that failed alone is mostly the first, and would fail the others with it.
+        size = self._sizes[name] = 1 if rows.release(loop.time()) else self._sizes[name]
+        tries = due.Tries(aside)
+        run = self._store.run if size > 1 else self._store.run_longer
+        try:
+            count = await run(due.in_turn, chore.number, chore.do, size, tries)
+        except Exception as error:
+            of_all = isinstance(error, Unavailable) and not isinstance(error, RowTrouble)
+            if of_all or not tries.ids:
+                raise
+            if size > 1:
+                self._sizes[name] = max(min(size, len(tries.ids)) // _SHRINK, 1)
+            elif rows.add(tries.ids[0], loop.time()):
+                log.warning("upkeep left a row alone", chore=name, id=str(tries.ids[0]), error=repr(error))
+            return True
+        self._sizes[name] = min(2 * size, _BATCH)
+        self.done[name] += count
+        return bool(count or tries.ids)
 
     def _here_seconds(self) -> float:
         return asyncio.get_running_loop().time() - max(self.away_at, self._turned_at())
@@ -130,7 +211,7 @@ class Upkeep:
             if name not in self._waiting:
                 log.warning("upkeep has to wait", chore=name, error=repr(error))
                 self._waiting.add(name)
-            if isinstance(error, Unavailable):
+            if isinstance(error, ConnectionLost):
                 self.away_at = asyncio.get_running_loop().time()
             return retry_seconds
         if name in self._waiting:

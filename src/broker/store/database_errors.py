@@ -15,9 +15,9 @@ from broker.errors import (
     BadRequest,
     ConnectionLost,
     DatabaseTrouble,
-    LimitExceeded,
     Locked,
     Overloaded,
+    RowFailed,
     TooSlow,
     Unavailable,
 )
@@ -34,7 +34,7 @@ class Meaning(Enum):
     AGAIN = "another transaction was in the way: the broker repeats the transaction"
     LOST = "the connection is lost: 503; the service counts as away"
     TROUBLE = "the database is in trouble: 503, with a cause in the log and in /health/ready"
-    LIMIT = "a limit of PostgreSQL: the broker splits the batch; the item alone gets 503"
+    ROW = "one row may be the cause: the broker splits the batch; the item alone gets 503"
     LOCKED = "a lock did not come in time: the broker splits the batch; the item alone gets 503"
     CANCELLED = "after the statement timeout the broker splits the batch; before it, trouble"
     DEFECT = "a defect of the broker: 500"
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
 
 
 _VALUE, _AGAIN, _LOST, _TROUBLE = Meaning.VALUE, Meaning.AGAIN, Meaning.LOST, Meaning.TROUBLE
-_LIMIT, _LOCKED, _CANCELLED, _DEFECT = Meaning.LIMIT, Meaning.LOCKED, Meaning.CANCELLED, Meaning.DEFECT
+_ROW, _LOCKED, _CANCELLED, _DEFECT = Meaning.ROW, Meaning.LOCKED, Meaning.CANCELLED, Meaning.DEFECT
 _SCHEMA = "the schema is not the one that this version needs; run `broker migrate`"
 
 CLASSES = {
@@ -64,7 +64,7 @@ CLASSES = {
     "02": Entry("no data", _DEFECT),
     "03": Entry("SQL statement not yet complete", _DEFECT),
     "08": Entry("connection exception", _LOST),
-    "09": Entry("triggered action exception", _TROUBLE, "a trigger in the database failed"),
+    "09": Entry("triggered action exception", _ROW, "a trigger in the database failed"),
     "0A": Entry("feature not supported", _TROUBLE, "the database changed under a prepared statement"),
     "0B": Entry("invalid transaction initiation", _DEFECT),
     "0F": Entry("locator exception", _DEFECT),
@@ -79,14 +79,14 @@ CLASSES = {
     "24": Entry("invalid cursor state", _DEFECT),
     "25": Entry("invalid transaction state", _DEFECT),
     "26": Entry("invalid SQL statement name", _TROUBLE, "a prepared statement is gone: a pooler may hide it"),
-    "27": Entry("triggered data change violation", _TROUBLE, "a trigger in the database failed"),
+    "27": Entry("triggered data change violation", _ROW, "a trigger in the database failed"),
     "28": Entry("invalid authorization specification", _TROUBLE, "the database refuses the user or password"),
     "2B": Entry("dependent privilege descriptors still exist", _DEFECT),
     "2D": Entry("invalid transaction termination", _DEFECT),
-    "2F": Entry("SQL routine exception", _TROUBLE, "a function in the database failed"),
+    "2F": Entry("SQL routine exception", _ROW, "a function in the database failed"),
     "34": Entry("invalid cursor name", _DEFECT),
-    "38": Entry("external routine exception", _TROUBLE, "a function in the database failed"),
-    "39": Entry("external routine invocation exception", _TROUBLE, "a function in the database failed"),
+    "38": Entry("external routine exception", _ROW, "a function in the database failed"),
+    "39": Entry("external routine invocation exception", _ROW, "a function in the database failed"),
     "3B": Entry("savepoint exception", _DEFECT),
     "3D": Entry("invalid catalog name", _TROUBLE, "the database does not exist"),
     "3F": Entry("invalid schema name", _TROUBLE, _SCHEMA),
@@ -94,15 +94,15 @@ CLASSES = {
     "42": Entry("syntax error or access rule violation", _DEFECT),
     "44": Entry("with check option violation", _DEFECT),
     "53": Entry("insufficient resources", _TROUBLE, "the database is short of resources"),
-    "54": Entry("program limit exceeded", _LIMIT, "a limit of PostgreSQL was exceeded"),
+    "54": Entry("program limit exceeded", _ROW, "a limit of PostgreSQL was exceeded"),
     "55": Entry("object not in prerequisite state", _TROUBLE, "the database cannot use an object now"),
     "57": Entry("operator intervention", _TROUBLE, "an operator intervened in the database"),
     "58": Entry("system error", _TROUBLE, "the database cannot read or write its files"),
     "72": Entry("snapshot failure", _AGAIN),
     "F0": Entry("configuration file error", _TROUBLE, "the configuration of the database is wrong"),
     "HV": Entry("foreign data wrapper error", _DEFECT),
-    "P0": Entry("PL/pgSQL error", _TROUBLE, "a function or trigger in the database raised an error"),
-    "XX": Entry("internal error", _TROUBLE, "the database reports an internal error"),
+    "P0": Entry("PL/pgSQL error", _ROW, "a function or trigger in the database raised an error"),
+    "XX": Entry("internal error", _ROW, "the database reports an internal error"),
 }
 
 CODES = {
@@ -190,8 +190,8 @@ def _of_code(state: str, error: Exception, *, timed_out: bool) -> Exception:
             return BeginAgain()
         case Meaning.LOST:
             return ConnectionLost()
-        case Meaning.LIMIT:
-            return LimitExceeded(cause)
+        case Meaning.ROW:
+            return RowFailed(cause)
         case Meaning.LOCKED:
             return Locked(cause)
         case Meaning.CANCELLED if timed_out:

@@ -5,10 +5,12 @@ left to the next one. So any number of processes may do the same chore; by an ad
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from broker.store import completion
 from broker.store.completion import Ending
@@ -19,33 +21,36 @@ _LATE_SECONDS = 3.0
 _HEARING_SECONDS = 300.0
 # Longer than any lease.
 _LONG_SECONDS = 1e9
+# How large the work that one batch ends may be; its last one may be larger.
+_MOST_BYTES = 16 * 2**20
 
 # The numbers are only to be nobody else's.
 TURN = text("select pg_try_advisory_xact_lock(7022026, :chore)")
 
+DUE_TASKS = text("""
+select id from tasks
+where state = 'scheduled' and due_at <= now() and id <> all(cast(:aside as text[]))
+order by due_at
+limit :batch
+for update skip locked
+""")
 MAKE_AVAILABLE = text("""
-with due as materialized (
-    select id from tasks
-    where state = 'scheduled' and due_at <= now()
-    order by due_at
-    limit :batch
-    for update skip locked
-)
-update tasks t
+update tasks
 set state = 'available', due_at = null, changed = pg_current_xact_id()
-from due
-where t.id = due.id and t.id = any(array(select id from due))
-returning t.id
+where id = any(cast(:ids as text[]))
 """)
 TASKS_NEXT = text("""
 select cast(extract(epoch from min(due_at) - clock_timestamp()) as double precision)
 from tasks
-where state = 'scheduled'
+where state = 'scheduled' and id <> all(cast(:aside as text[]))
 """)
 
-# By the database's clock. Its own may jump, and a machine may sleep: then the service looks late.
+# By the database's clock. Its own may jump, and a machine may sleep: then the service looks late. It is not
+# late for what came due while it was at work on the chore.
 _HEARD_UNTIL = """
     now() - make_interval(secs => case when {due_at} < now() - make_interval(secs => :late_seconds)
+                                            and {due_at} > coalesce(cast(:watched_until as timestamptz),
+                                                                    '-infinity')
                                        then 0 else :here_seconds end)
           + make_interval(secs => least(l.lease_seconds, :hearing_seconds))"""
 
@@ -69,22 +74,32 @@ set deadline_at = heard.until
 from heard
 where w.id = heard.id and w.id = any(array(select id from heard)) and heard.until > heard.deadline_at
 """)
+NOW = text("select clock_timestamp()")
 OVERDUE = text("""
 with overdue as materialized (
-    select id, task_id, state
+    select id, task_id, state, deadline_at, report_bytes
     from work
-    where deadline_at <= now()
+    where deadline_at <= now() and id <> all(cast(:aside as uuid[]))
     order by deadline_at
     limit :batch
     for update skip locked
 ),
 locked_tasks as materialized (
-    select id from tasks where id = any(array(select task_id from overdue)) order by id for update skip locked
+    select id, payload
+    from tasks
+    where id = any(array(select task_id from overdue))
+    order by id
+    for update skip locked
 )
-select o.id, o.state from overdue o join locked_tasks t on t.id = o.task_id
+select o.id, o.report_bytes + pg_column_size(t.payload) as size, o.state
+from overdue o
+join locked_tasks t on t.id = o.task_id
+order by o.deadline_at
 """)
 WORK_NEXT = text("""
-select cast(extract(epoch from min(deadline_at) - clock_timestamp()) as double precision) from work
+select cast(extract(epoch from min(deadline_at) - clock_timestamp()) as double precision)
+from work
+where id <> all(cast(:aside as uuid[]))
 """)
 
 EXTEND_LEASES = text(f"""
@@ -102,54 +117,74 @@ from heard
 where l.tool_id = heard.tool_id and l.tool_id = any(array(select tool_id from heard))
   and heard.until > heard.expires_at
 """)
+# Of a tool that is offline there is work to end where one batch was not enough for all of it.
+_HAS_WORK = """
+t.load > (select count(*) from work w where w.tool_id = t.id and w.id = any(cast(:aside as uuid[])))"""
 # As many tools as have a batch of work together, at least one.
-SILENT = text("""
+SILENT = text(f"""
 with silent as materialized (
-    select t.id, t.load, l.expires_at
+    select t.id, t.load, t.offline, l.expires_at
     from tool_leases l
     join tools t on t.id = l.tool_id
-    where l.expires_at <= now() and not t.offline
+    where l.expires_at <= now() and (not t.offline or {_HAS_WORK})
     order by l.expires_at
     limit :batch
     for update skip locked
 )
-select id, load
-from (select id, load, sum(load) over (order by expires_at, id) - load as before from silent) s
+select id, load, offline
+from (select *, sum(load) over (order by expires_at, id) - load as before from silent) s
 where before < :batch
+order by expires_at, id
 """)
 # A tool that is locked gets no more work; what it has is complete when its load says so.
 THEIR_WORK = text("""
 with locked_work as materialized (
-    select id, task_id, tool_id
+    select id, task_id, tool_id, report_bytes
     from work
     where tool_id = any(cast(:tool_ids as text[]))
     order by id
     for update skip locked
 ),
 locked_tasks as materialized (
-    select id
+    select id, payload
     from tasks
     where id = any(array(select task_id from locked_work))
     order by id
     for update skip locked
 )
-select w.tool_id, w.id from locked_work w join locked_tasks t on t.id = w.task_id
+select w.id, w.report_bytes + pg_column_size(t.payload) as size, w.tool_id
+from locked_work w
+join locked_tasks t on t.id = w.task_id
+order by w.id
 """)
 TAKE_OFFLINE = text("""
 update tools set offline = true, changed = pg_current_xact_id() where id = any(cast(:ids as text[]))
 """)
 # A lease that is renewed meanwhile ends no sooner than the shortest of them lasts.
-LEASES_NEXT = text("""
+LEASES_NEXT = text(f"""
 select least(cast(extract(epoch from min(l.expires_at) - clock_timestamp()) as double precision),
              min(l.lease_seconds))
 from tool_leases l
 join tools t on t.id = l.tool_id
-where not t.offline
+where not t.offline or {_HAS_WORK}
 """)
 
 
-Do = Callable[[Connection, int], int]
-Forgive = Callable[[Connection, float], None]
+@dataclass
+class Tries:
+    """The rows that a batch leaves alone, and those that it tries.
+
+    Args:
+        aside: The ids of rows that it leaves alone: tasks or work, as the chore has it.
+        ids: The ids of the rows that it tries, once it has found them.
+    """
+
+    aside: Sequence[Any] = ()
+    ids: list[Any] = field(default_factory=list)
+
+
+Do = Callable[[Connection, int, Tries], int]
+Forgive = Callable[[Connection, float, datetime | None], datetime]
 
 
 class Chore(NamedTuple):
@@ -160,8 +195,7 @@ class Chore(NamedTuple):
         number: Which turn to wait for.
         do: Does a batch; of how many rows.
         next: Asks how many seconds there are until there is something to do.
-        forgive: Gives more time to those who could not be heard, where that matters; given for how many
-            seconds the service has been there.
+        forgive: Gives more time to those who could not be heard, where that matters.
     """
 
     name: str
@@ -171,68 +205,109 @@ class Chore(NamedTuple):
     forgive: Forgive | None = None
 
 
-def in_turn(connection: Connection, number: int, do: Do, batch: int) -> int:
+def in_turn(connection: Connection, number: int, do: Callable[..., int], batch: int, *tries: Tries) -> int:
     """Do a batch of a chore, unless another process is at it; of how many rows."""
     if not connection.execute(TURN, {"chore": number}).scalar_one():
         return 0
-    return do(connection, batch)
+    return do(connection, batch, *tries)
 
 
-def make_available(connection: Connection, batch: int) -> int:
+def make_available(connection: Connection, batch: int, tries: Tries | None = None) -> int:
     """Offer the scheduled tasks whose time has come; how many these were."""
-    return len(connection.execute(MAKE_AVAILABLE, {"batch": batch}).all())
+    tries = tries or Tries()
+    tries.ids[:] = connection.execute(DUE_TASKS, {"batch": batch, "aside": list(tries.aside)}).scalars()
+    if tries.ids:
+        connection.execute(MAKE_AVAILABLE, {"ids": tries.ids})
+    return len(tries.ids)
 
 
-def end_overdue(connection: Connection, batch: int) -> int:
+def end_overdue(connection: Connection, batch: int, tries: Tries | None = None) -> int:
     """End the work that was not started in time, or runs past its time; how much that was."""
-    overdue = connection.execute(OVERDUE, {"batch": batch}).all()
+    tries = tries or Tries()
+    found = connection.execute(OVERDUE, {"batch": batch, "aside": list(tries.aside)}).all()
+    overdue = _within_bytes(found)
+    tries.ids[:] = [row.id for row in overdue]
     if overdue:
-        completion.end(connection, [_overdue(*row) for row in overdue])
+        completion.end(connection, [_overdue(row.id, row.state) for row in overdue])
     return len(overdue)
 
 
-def take_offline(connection: Connection, batch: int) -> int:
+def take_offline(connection: Connection, batch: int, tries: Tries | None = None) -> int:
     """Take tools offline that were silent for longer than their leases, and their work from them.
 
+    What does not fit in the batch, by rows or bytes, is left to the next one: no tool that is offline gets
+    more work, and one that comes back keeps what it still has.
+
     Returns:
-        How many tools that were.
+        How many tools were taken offline.
     """
-    silent = {row[0]: row[1] for row in connection.execute(SILENT, {"batch": batch})}
+    tries = tries or Tries()
+    found = connection.execute(SILENT, {"batch": batch, "aside": list(tries.aside)}).all()
+    silent = {row.id: row for row in found}
     if not silent:
         return 0
-    held: dict[str, list[UUID]] = {id_: [] for id_ in silent}
-    for tool_id, work_id in connection.execute(THEIR_WORK, {"tool_ids": list(silent)}):
-        held[tool_id].append(work_id)
-    gone = [id_ for id_, work_ids in held.items() if len(work_ids) == silent[id_]]
-    if work_ids := [work_id for id_ in gone for work_id in held[id_]]:
-        completion.end(
-            connection, [Ending(work_id, "lost", error="The tool fell silent.") for work_id in work_ids]
-        )
-    connection.execute(TAKE_OFFLINE, {"ids": gone})
-    return len(gone)
+    held: dict[str, list[Row[Any]]] = {id_: [] for id_ in silent}
+    for row in connection.execute(THEIR_WORK, {"tool_ids": list(silent)}):
+        held[row.tool_id].append(row)
+    aside = set(tries.aside)
+    # A tool with a row that somebody else has locked may just be heard.
+    gone = {id_: work for id_, work in held.items() if len(work) == silent[id_].load}
+    lost = _within_bytes(
+        [row for work in gone.values() for row in [row for row in work if row.id not in aside][:batch]]
+    )
+    tries.ids[:] = [row.id for row in lost]
+    if lost:
+        completion.end(connection, [Ending(row.id, "lost", error="The tool fell silent.") for row in lost])
+    newly = [id_ for id_ in gone if not silent[id_].offline]
+    connection.execute(TAKE_OFFLINE, {"ids": newly})
+    return len(newly)
 
 
-def forgive_late_starts(connection: Connection, here_seconds: float) -> None:
+def forgive_late_starts(
+    connection: Connection, here_seconds: float, watched_until: datetime | None = None
+) -> datetime:
     """Give tools the time of a lease since the service is there to start what they could not.
 
     How long work runs is not forgiven: that needs no service.
+
+    Args:
+        connection: In an open transaction.
+        here_seconds: For how long the service has been there.
+        watched_until: Until when it was at work on the chore, by the database's clock; None: unknown.
+
+    Returns:
+        The time, by the database's clock.
     """
-    connection.execute(EXTEND_DEADLINES, _forgiving(here_seconds))
+    connection.execute(EXTEND_DEADLINES, _forgiving(here_seconds, watched_until))
+    return _now(connection)
 
 
-def forgive_silence(connection: Connection, here_seconds: float) -> None:
+def forgive_silence(
+    connection: Connection, here_seconds: float, watched_until: datetime | None = None
+) -> datetime:
     """Give tools the time of a lease since the service is there to be heard again.
 
     Args:
         connection: In an open transaction.
-        here_seconds: For how long it has been there.
+        here_seconds: For how long the service has been there.
+        watched_until: Until when it was at work on the chore, by the database's clock; None: unknown.
+
+    Returns:
+        The time, by the database's clock.
     """
-    connection.execute(EXTEND_LEASES, _forgiving(here_seconds))
+    connection.execute(EXTEND_LEASES, _forgiving(here_seconds, watched_until))
+    return _now(connection)
 
 
-def seconds_to_next(connection: Connection, chore: Chore) -> float | None:
-    """How long until there is something to do; None: there is nothing in sight."""
-    seconds: float | None = connection.execute(chore.next).scalar_one()
+def seconds_to_next(connection: Connection, chore: Chore, aside: Sequence[Any] = ()) -> float | None:
+    """How long until there is something to do; None: there is nothing in sight.
+
+    Args:
+        connection: To the database; a transaction is not needed.
+        chore: The chore.
+        aside: The ids of rows that it leaves alone.
+    """
+    seconds: float | None = connection.execute(chore.next, {"aside": list(aside)}).scalar_one()
     return seconds
 
 
@@ -242,8 +317,25 @@ LEASES = Chore("tools", 3, take_offline, LEASES_NEXT, forgive_silence)
 CHORES: Sequence[Chore] = (TASKS, WORK, LEASES)
 
 
-def _forgiving(here_seconds: float) -> dict[str, float]:
+def _within_bytes(found: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Return the first of the rows that a batch has room for, at least one."""
+    before, room = 0, []
+    for row in found:
+        if before >= _MOST_BYTES:
+            break
+        room.append(row)
+        before += row.size
+    return room
+
+
+def _now(connection: Connection) -> datetime:
+    now: datetime = connection.execute(NOW).scalar_one()
+    return now
+
+
+def _forgiving(here_seconds: float, watched_until: datetime | None = None) -> dict[str, object]:
     return {
+        "watched_until": watched_until,
         "late_seconds": _LATE_SECONDS,
         "here_seconds": min(here_seconds, _LONG_SECONDS),
         "hearing_seconds": _HEARING_SECONDS,

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from broker.errors import LimitExceeded, Locked, Overloaded, Stopping, TooSlow, Unavailable
+from broker.errors import Locked, Overloaded, RowFailed, Stopping, TooSlow, Unavailable
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -165,7 +165,7 @@ class GroupCommit(Generic[Item, Answer]):
                 self._fail_alone(calls[0], error)
             elif isinstance(error, (Locked, TooSlow)):
                 await self._one_by_one(calls)
-            elif isinstance(error, Unavailable) and not isinstance(error, LimitExceeded):
+            elif isinstance(error, Unavailable) and not isinstance(error, RowFailed):
                 _fail(calls, error)
             else:
                 # Somebody's value is refused: halves are tried, until that one fails alone.
@@ -188,9 +188,7 @@ class GroupCommit(Generic[Item, Answer]):
             error = await self._answer([call])
             slow += isinstance(error, (Locked, TooSlow))
             most = _MOST_SLOW if slow <= place else _MOST_SLOW_OF_ALL
-            of_all = isinstance(error, Unavailable) and not isinstance(
-                error, (LimitExceeded, Locked, TooSlow)
-            )
+            of_all = isinstance(error, Unavailable) and not isinstance(error, (RowFailed, Locked, TooSlow))
             if of_all or (slow >= most and isinstance(error, (Locked, TooSlow))):
                 _fail(calls[place + 1 :], Unavailable())
                 return

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from broker.errors import DatabaseTrouble, LimitExceeded, Locked, TooSlow
+from broker.errors import DatabaseTrouble, RowTrouble
 
 log = structlog.get_logger(__name__)
 
@@ -13,8 +13,6 @@ log = structlog.get_logger(__name__)
 _LASTS_SECONDS = 5.0
 # The log repeats a cause when nobody has met it for this long.
 _SILENT_SECONDS = 60.0
-# One request can bring these about; the database serves the others.
-_OF_ONE_REQUEST = (LimitExceeded, Locked, TooSlow)
 
 
 class Troubles:
@@ -62,6 +60,6 @@ class Troubles:
             {
                 trouble.cause
                 for _, trouble in self._met.values()
-                if not (of_service and isinstance(trouble, _OF_ONE_REQUEST))
+                if not (of_service and isinstance(trouble, RowTrouble))
             }
         )
