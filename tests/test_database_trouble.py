@@ -240,6 +240,34 @@ async def test_the_listener_finds_out_that_it_hears_nothing(
             await connection.close()
 
 
+async def test_an_error_that_the_listener_meets_over_a_connection_that_lives_is_no_outage(
+    database: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outages extend leases."""
+    async with listening(Address(proxy.url), probe_seconds=0.1) as (listener, _):
+        execute, found_at = asyncpg.Connection.execute, listener.turned_at
+
+        async def refuse(connection: asyncpg.Connection, query: str, *args: object) -> str:
+            if query.startswith("notify"):
+                query = "do $$ begin raise exception 'full' using errcode = '53100'; end $$"
+            return await execute(connection, query, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncpg.Connection, "execute", refuse)
+
+            async def deaf() -> bool:
+                return not listener.connected.is_set()
+
+            await steps.until(deaf)
+        async with asyncio.timeout(steps.PATIENCE_SECONDS):
+            await listener.connected.wait()
+        assert listener.connects == 2
+        assert listener.turned_at == found_at
+        await proxy.cut()
+        await steps.until(deaf)
+        assert listener.turned_at > found_at
+
+
 async def test_probes_keep_an_idle_listener_and_wake_nobody(database: str) -> None:
     async with listening(Address(database), probe_seconds=0.1) as (listener, waiters):
         with waiters.parked(TOOL, "t") as waiter:

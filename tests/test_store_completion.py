@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 
 from broker.errors import BadRequest
 from broker.schemas import NULL, Outcome, Task
-from broker.store import Store, archive, completion, due, leases, work
+from broker.store import Store, archive, completion, due, leases, tools, work
 from broker.store.completion import Ended
 from broker.store.work import ReportOf
 from tests import store_helpers as steps
@@ -454,4 +455,32 @@ async def test_lease_and_accounts_survive_a_tool_with_many_works_that_all_end(
     answers = await steps.many(store, completion.complete, [ending(item.id, result=NULL) for item in made])
     assert {answer.status for answer in answers} == {"ended"}
     assert (await steps.many(store, leases.heartbeat, [leases.Beat("t")]))[0] is not None
+    await steps.audit(sql)
+
+
+@pytest.mark.parametrize("end", ["restart", "force"])
+async def test_a_tool_with_much_large_work_is_restarted_and_deleted_by_bounded_statements(
+    store: Store, sql: asyncpg.Connection, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completion, "_MOST_BYTES", 3000)
+    sizes: list[int] = []
+    counted = completion.end
+
+    def count(connection: Connection, endings: Sequence[completion.Ending]) -> None:
+        sizes.append(len(endings))
+        counted(connection, endings)
+
+    monkeypatch.setattr(completion, "end", count)
+    names = [f"task-{number}" for number in range(5)]
+    await steps.register(store, "tool", capacity=5)
+    await steps.submit(store, *names)
+    for made in await steps.assigned(store, *((name, "tool") for name in names)):
+        await store.one(work.start, made.id)
+    await sql.execute("update work set report_bytes = 2000")
+    if end == "restart":
+        await steps.register(store, "tool")
+    else:
+        assert await store.many(tools.delete, [tools.Deletion("tool", force=True)]) == ["deleted"]
+    assert sizes == [2, 2, 1]
+    assert await sql.fetchval("select count(*) from work_archive where outcome = 'lost'") == 5
     await steps.audit(sql)

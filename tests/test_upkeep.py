@@ -483,7 +483,7 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
 async def test_a_silent_tool_with_much_large_work_goes_offline_in_bounded_batches(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(due, "_MOST_BYTES", 3000)
+    monkeypatch.setattr(completion, "_MOST_BYTES", 3000)
     names = [f"task-{number}" for number in range(6)]
     await work_of_one_tool(store, *names)
     await sql.execute("update work set report_bytes = 2000")
@@ -519,7 +519,7 @@ async def test_a_tool_that_comes_back_between_two_batches_keeps_the_rest_of_its_
 async def test_overdue_work_ends_in_batches_bounded_by_bytes(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(due, "_MOST_BYTES", 3000)
+    monkeypatch.setattr(completion, "_MOST_BYTES", 3000)
     await work_of_one_tool(store, "a", "b", "c", "d")
     await sql.execute("update work set report_bytes = 2000")
     await sql.execute(PASS, ["a", "b", "c", "d"])

@@ -4,7 +4,7 @@ Work and reports are copied there and deleted; the task is deleted as well (succ
 goes back (available, or scheduled after a backoff) or is held as failed; the tool has room again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -46,10 +46,21 @@ for no key update
 """)
 
 OF_TOOLS = text("""
-select id
-from work
-where tool_id = any(cast(:tool_ids as text[])) and (state = 'running' or not :running_only)
+with found as materialized (
+    select id, task_id, report_bytes
+    from work
+    where tool_id = any(cast(:tool_ids as text[])) and (state = 'running' or not :running_only)
+)
+select f.id, f.report_bytes + pg_column_size(t.payload) as size
+from found f
+join tasks t on t.id = f.task_id and t.id = any(array(select task_id from found))
+order by f.id
 """)
+
+# How much work one statement ends at most, where its ids are not given: by rows, and by bytes (its last one
+# may be larger).
+_MOST_ROWS = 1_000
+_MOST_BYTES = 16 * 2**20
 
 # An attempt counts when it was the tool's: work that it gave back, or never began, was none.
 # The backoff doubles with every attempt, up to a day, and takes 50 to 100 % of that by chance, so
@@ -305,17 +316,35 @@ def lose(
         BeginAgain: A tool got work behind our back, and work comes first in the order of locks.
     """
 
-    def of_tools() -> list[UUID]:
+    def of_tools() -> Sequence[Row[Any]]:
         values = {"tool_ids": list(tool_ids), "running_only": running_only}
-        return list(connection.execute(OF_TOOLS, values).scalars())
+        return connection.execute(OF_TOOLS, values).all()
 
-    seen = of_tools()
+    seen = [row.id for row in of_tools()]
     lock(connection, seen, tool_ids=[*tool_ids, *beside])
-    work_ids = of_tools()
-    if not set(work_ids) <= set(seen):
+    found = of_tools()
+    if not {row.id for row in found} <= set(seen):
         raise BeginAgain
-    if work_ids:
-        end(connection, [Ending(work_id, "lost", error=why) for work_id in work_ids])
+    for part in parts(found):
+        end(connection, [Ending(row.id, "lost", error=why) for row in part])
+
+
+def parts(found: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
+    """Cut work into parts that one statement ends in time, by the `size` of each.
+
+    Args:
+        found: The work.
+    """
+    part: list[Row[Any]] = []
+    room = _MOST_BYTES
+    for row in found:
+        part.append(row)
+        room -= row.size
+        if room <= 0 or len(part) == _MOST_ROWS:
+            yield part
+            part, room = [], _MOST_BYTES
+    if part:
+        yield part
 
 
 def lock(

@@ -21,8 +21,6 @@ _LATE_SECONDS = 3.0
 _HEARING_SECONDS = 300.0
 # Longer than any lease.
 _LONG_SECONDS = 1e9
-# How large the work that one batch ends may be; its last one may be larger.
-_MOST_BYTES = 16 * 2**20
 
 # The numbers are only to be nobody else's.
 TURN = text("select pg_try_advisory_xact_lock(7022026, :chore)")
@@ -225,7 +223,7 @@ def end_overdue(connection: Connection, batch: int, tries: Tries | None = None) 
     """End the work that was not started in time, or runs past its time; how much that was."""
     tries = tries or Tries()
     found = connection.execute(OVERDUE, {"batch": batch, "aside": list(tries.aside)}).all()
-    overdue = _within_bytes(found)
+    overdue = next(completion.parts(found), [])
     tries.ids[:] = [row.id for row in overdue]
     if overdue:
         completion.end(connection, [_overdue(row.id, row.state) for row in overdue])
@@ -252,9 +250,9 @@ def take_offline(connection: Connection, batch: int, tries: Tries | None = None)
     aside = set(tries.aside)
     # A tool with a row that somebody else has locked may just be heard.
     gone = {id_: work for id_, work in held.items() if len(work) == silent[id_].load}
-    lost = _within_bytes(
-        [row for work in gone.values() for row in [row for row in work if row.id not in aside][:batch]]
-    )
+    # Of each tool no more than a batch.
+    theirs = ([row for row in work if row.id not in aside][:batch] for work in gone.values())
+    lost = next(completion.parts([row for work in theirs for row in work]), [])
     tries.ids[:] = [row.id for row in lost]
     if lost:
         completion.end(connection, [Ending(row.id, "lost", error="The tool fell silent.") for row in lost])
@@ -315,17 +313,6 @@ TASKS = Chore("tasks", 1, make_available, TASKS_NEXT)
 WORK = Chore("work", 2, end_overdue, WORK_NEXT, forgive_late_starts)
 LEASES = Chore("tools", 3, take_offline, LEASES_NEXT, forgive_silence)
 CHORES: Sequence[Chore] = (TASKS, WORK, LEASES)
-
-
-def _within_bytes(found: Sequence[Row[Any]]) -> list[Row[Any]]:
-    """Return the first of the rows that a batch has room for, at least one."""
-    before, room = 0, []
-    for row in found:
-        if before >= _MOST_BYTES:
-            break
-        room.append(row)
-        before += row.size
-    return room
 
 
 def _now(connection: Connection) -> datetime:

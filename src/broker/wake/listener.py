@@ -78,9 +78,12 @@ class Listener:
         self._probe_seconds = probe_seconds
         self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
-        # Woken whenever the connection comes or goes; and when that was, by the loop's clock.
+        # Woken whenever the connection comes or goes.
         self.turned = Waiter()
+        # When the database was last lost or found again, by the loop's clock. An error that it reports over a
+        # connection that lives is no loss.
         self.turned_at = -math.inf
+        self._lost = True
         #: How often it has connected, and how many notifications it has heard.
         self.connects = 0
         self.heard = 0
@@ -107,6 +110,7 @@ class Listener:
                 await self._listen()
                 log.warning("listener lost its connection")
             except _TROUBLE as error:
+                self._lost = self._lost or isinstance(error, OSError)
                 if (why := repr(error)) != self._told:  # once: a disk may be full all night
                     log.warning("listener is deaf; going on trying", error=why)
                     self._told = why
@@ -123,6 +127,7 @@ class Listener:
         """
         lost = asyncio.Event()
         connection = await self._connect(server_settings={"application_name": "broker listener"})
+        lives = False
         try:
             connection.add_termination_listener(lambda _: lost.set())
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
@@ -130,7 +135,11 @@ class Listener:
                 for channel in CHANNELS:
                     await connection.add_listener(channel, self._hear)
             await self._watch(connection, lost)
+        except asyncpg.PostgresError:
+            lives = not connection.is_closed()
+            raise
         finally:
+            self._lost = self._lost or not lives
             if self.connected.is_set():
                 self.connected.clear()
                 self._turn()
@@ -145,7 +154,8 @@ class Listener:
             )
 
     def _turn(self) -> None:
-        self.turned_at = asyncio.get_running_loop().time()
+        if self._lost:
+            self.turned_at = asyncio.get_running_loop().time()
         self.turned.wake()
 
     async def _watch(self, connection: "asyncpg.Connection[Any]", lost: asyncio.Event) -> None:
@@ -167,6 +177,7 @@ class Listener:
                 self._told = ""
                 self.connected.set()
                 self._turn()
+                self._lost = False
                 if self._audience is not None:
                     self._audience.miss()
                 log.info("listener connected")
