@@ -5,12 +5,12 @@ nesting, and names one error only. Its serialization plugin lets us do that: a h
 `data: SomeRequest` gets it from here.
 """
 
-import re
+import asyncio
 import time
-from collections.abc import Generator, Iterator
-from functools import cache
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast
 
 import msgspec
 from litestar import Request as Connection
@@ -21,19 +21,26 @@ from litestar.typing import FieldDefinition
 from msgspec import Raw
 
 from broker.api import limits
+from broker.api.body_errors import explain, field_at, located, plainly
+from broker.api.decoders import counted, decoder, read
 from broker.errors import BadRequest, MalformedJson, UnsupportedMediaType, ValidationFailed
 from broker.owners import FRESH_SECONDS
 from broker.schemas import FieldError, Request
 from broker.settings import Settings
 
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"(?:\s*:)?|[\[\]{},]', re.DOTALL)
-_SEARCHED = 2**20
 # So many that are wrong are told; whoever has more will ask again.
 _MOST_ERRORS = 1_000
+# A body up to this size is decoded at once, on the event loop; a larger one in a thread.
+_AT_ONCE = 64 * 1024
+# One thread: two would keep the event loop waiting for the interpreter twice as long.
+_thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 
 
 class BodyOrNothing(Connection[Any, Any, Any]):
     """A request whose missing body is an empty object: then every field has its default, or is missed."""
+
+    # A large body is decoded where it is awaited.
+    decoded: Request | None = None
 
     async def body(self) -> bytes:
         """The body's bytes.
@@ -48,6 +55,10 @@ class BodyOrNothing(Connection[Any, Any, Any]):
             body = await super().body() or b"{}"
         except InternalServerException as error:
             raise BadRequest(error.detail) from None
+        if len(body) > _AT_ONCE and self.decoded is None:
+            _check_media_type(self)
+            form = self.route_handler.parsed_fn_signature.parameters["data"].annotation
+            self.decoded = await decoded(body, form, self.app.state.settings)
         if time.monotonic() - began > FRESH_SECONDS:
             await self.route_handler.authorize_connection(self)
         return body
@@ -69,10 +80,11 @@ class JsonBodies(SerializationPlugin):
 
 class _JsonBody(AbstractDTO[Any]):
     def decode_bytes(self, value: bytes) -> Any:
-        media_type, _ = cast("Connection[Any, Any, Any]", self.asgi_connection).content_type
-        if media_type not in ("", "application/json") and not media_type.endswith("+json"):
-            raise UnsupportedMediaType
-        return decode(value, self.model_type, self.asgi_connection.app.state.settings)
+        request = cast("BodyOrNothing", self.asgi_connection)
+        if request.decoded is not None:
+            return request.decoded
+        _check_media_type(request)
+        return decode(value, self.model_type, request.app.state.settings)
 
     @classmethod
     def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
@@ -87,6 +99,19 @@ class _JsonBody(AbstractDTO[Any]):
         return False
 
 
+def _check_media_type(request: Connection[Any, Any, Any]) -> None:
+    media_type, _ = request.content_type
+    if media_type not in ("", "application/json") and not media_type.endswith("+json"):
+        raise UnsupportedMediaType
+
+
+async def decoded(body: bytes, form: type[Request], settings: Settings) -> Request:
+    """Decode a body of any size without stalling the event loop; see `decode`."""
+    if len(body) <= _AT_ONCE:
+        return decode(body, form, settings)
+    return await asyncio.get_running_loop().run_in_executor(_thread, decode, body, form, settings)
+
+
 def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
     """A request from its body.
 
@@ -99,12 +124,14 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
         MalformedJson: It is not JSON, or not UTF-8.
         ValidationFailed: It is not such a request; every offending field is named.
     """
+    if len(body) > _AT_ONCE:
+        form = counted(form)
     try:
         request = _decoded(body, form)
     except RecursionError:
         message = f"is nested deeper than {settings.max_depth}"
         raise ValidationFailed(
-            [FieldError(field=_field_at(body, depth=settings.max_depth), message=message)]
+            [FieldError(field=field_at(body, depth=settings.max_depth), message=message)]
         ) from None
     if problems := list(islice(limits.problems(request, settings), _MOST_ERRORS)):
         raise ValidationFailed(problems)
@@ -112,135 +139,51 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
 
 
 def _decoded(body: bytes, form: type[Request]) -> Request:
+    # The decoder does not look at what it passes through.
+    _check_utf8(body)
     try:
-        # The decoder does not look at what it passes through.
-        str(body, "utf-8")
-        request: Request = _decoder(form).decode(body)
+        request: Request = read(body, form)
     except msgspec.ValidationError as error:
         _well_formed(body)
-        explained = list(islice(_explain(body, form), _MOST_ERRORS))
-        raise ValidationFailed(explained or [_located(error)]) from None
-    except UnicodeDecodeError as error:
-        raise MalformedJson(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
+        explained = list(islice(explain(body, form), _MOST_ERRORS))
+        raise ValidationFailed(explained or [located(error)]) from None
     except msgspec.DecodeError as error:
         if lone := limits.lone_surrogate(body):
-            field = FieldError(field=_field_at(body, offset=lone), message=limits.LONE_SURROGATE)
+            field = FieldError(field=field_at(body, offset=lone), message=limits.LONE_SURROGATE)
             raise ValidationFailed([field]) from None
         raise _malformed(error) from None
     return request
 
 
+def _check_utf8(body: bytes) -> None:
+    """Check that a body is UTF-8, in steps.
+
+    Raises:
+        MalformedJson: It is not.
+    """
+    if body.isascii():
+        return
+    start = 0
+    while start < len(body):
+        end = most = start + limits.STEP_BYTES
+        # A step does not end inside a character.
+        while end < min(len(body), most + 3) and body[end] & 0xC0 == 0x80:
+            end += 1
+        try:
+            str(body[start:end], "utf-8")
+        except UnicodeDecodeError as error:
+            place = start + error.start
+            raise MalformedJson(f"The body is not UTF-8: byte {place} cannot be read.") from None
+        start = end
+
+
 def _well_formed(body: bytes) -> None:
     """A wrong type is reported where the decoder met it; the rest may still be no JSON."""
     try:
-        _decoder(Raw).decode(body)
+        decoder(Raw).decode(body)
     except msgspec.DecodeError as error:
         raise _malformed(error) from None
 
 
 def _malformed(error: msgspec.DecodeError) -> MalformedJson:
-    return MalformedJson(f"The body is not valid JSON: {_plainly(error)}.")
-
-
-@cache
-def _decoder(form: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(form)
-
-
-def _explain(body: bytes, form: type[Request], path: str = "") -> Iterator[FieldError]:
-    """Every field that is not as it should be: the decoder itself stops at the first."""
-    try:
-        given = _decoder(dict[str, Raw]).decode(body)
-    except msgspec.ValidationError:
-        yield FieldError(field=path.rstrip(".") or "body", message="is not an object")
-        return
-    hints = _hints(form)
-    for name in given.keys() - hints.keys():
-        yield FieldError(field=path + name, message="is no field of this request")
-    for field in msgspec.structs.fields(form):
-        if field.name in given:
-            yield from _explain_field(bytes(given[field.name]), hints[field.name], path + field.name)
-        elif field.required:
-            yield FieldError(field=path + field.name, message="is missing")
-
-
-def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
-    try:
-        _decoder(hint).decode(value)
-    except msgspec.ValidationError as error:
-        item = _item_type(hint)
-        items = _items(value, hint) if item else None
-        if not items:
-            yield FieldError(field=path, message=_plainly(error))
-            return
-        found = False
-        for place, each in enumerate(items):
-            for problem in _explain(bytes(each), item, f"{path}[{place}]."):
-                found = True
-                yield problem
-        if not found:
-            yield FieldError(field=path, message=_plainly(error))
-
-
-def _item_type(hint: Any) -> Any:
-    """The request that a list is of; none where it is no such list."""
-    bare = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-    if get_origin(bare) is not list:
-        return None
-    [item] = get_args(bare)
-    return item if isinstance(item, type) and issubclass(item, Request) else None
-
-
-def _items(value: bytes, hint: Any) -> list[Raw] | None:
-    """The items of a list; none: it is no list, or not as long as it may be."""
-    try:
-        items: list[Raw] = _decoder(Annotated[list[Raw], *hint.__metadata__]).decode(value)
-    except msgspec.ValidationError:
-        return None
-    return items
-
-
-@cache
-def _hints(form: type[Request]) -> dict[str, Any]:
-    return get_type_hints(form, include_extras=True)
-
-
-def _located(error: msgspec.ValidationError) -> FieldError:
-    message, _, place = str(error).partition(" - at `$")
-    return FieldError(field=place.strip(".`") or "body", message=message)
-
-
-def _plainly(error: Exception) -> str:
-    """The decoder's message, in a sentence that begins with the field or the body."""
-    message = str(error).partition(" - at ")[0]
-    message = message.removeprefix("JSON is malformed: ")
-    return message[:1].lower() + message[1:]
-
-
-def _field_at(body: bytes, *, depth: int | None = None, offset: int | None = None) -> str:
-    """The field that holds what the decoder stumbled over, like `items[13].needs`.
-
-    Args:
-        body: Well-formed up to there; only its beginning is searched, so that it takes no time.
-        depth: Where brackets nest deeper than this.
-        offset: Or: at this byte.
-    """
-    names: list[str | int] = []
-    for token in _TOKEN.finditer(body, 0, _SEARCHED):
-        text = token[0]
-        if (offset is not None and token.end() > offset) or (depth is not None and len(names) > depth):
-            break
-        if text in b"[{":
-            names.append(0 if text == b"[" else "")
-        elif text in b"]}":
-            del names[-1:]
-        elif text == b"," and names and isinstance(names[-1], int):
-            names[-1] += 1
-        elif text.endswith(b":") and names:
-            names[-1] = text[: text.rindex(b'"')].strip(b'"').decode()
-    match names:
-        case ["items", int(place), str(name), *_]:
-            return f"items[{place}].{name}"
-        case [str(name), *_] if name:
-            return name
-    return "body"
+    return MalformedJson(f"The body is not valid JSON: {plainly(error)}.")

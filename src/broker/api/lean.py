@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from broker.api import problems
 from broker.api.access import Allow
-from broker.api.body import BodyOrNothing, decode
+from broker.api.body import BodyOrNothing, decoded
 from broker.api.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from broker.api.service import Service
 from broker.api.stopping import AnswersWhenStopped
@@ -141,9 +141,10 @@ class Lean:
                 began = time.monotonic()
                 if (sent := await _body(receive)) is None:
                     return
+                data = await decoded(sent or b"{}", route.form, self._service.settings)
                 if time.monotonic() - began > FRESH_SECONDS:
                     access = await route.guard.admit(self._service, scope, given)
-                given["data"] = decode(sent or b"{}", route.form, self._service.settings)
+                given["data"] = data
             given["service"] = self._service
             if "access" in route.takes:
                 given["access"] = access

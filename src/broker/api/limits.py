@@ -1,9 +1,11 @@
 """What a request may hold: sizes, depths, and only JSON that PostgreSQL's jsonb can keep.
 
-A body is checked with a few passes of C over its bytes; what looks suspicious is looked at closely.
+A value is checked with a few passes of C over its bytes. A long value, or one that looks suspicious, is
+checked in steps, so that a thread that checks it never holds the interpreter for long.
 """
 
 import re
+import time
 from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,36 +14,52 @@ from functools import cache
 from itertools import accumulate
 from typing import get_args, get_origin, get_type_hints
 
+import msgspec
 from msgspec import Raw, Struct
 
-from broker.api.expansion import expands_beyond
 from broker.schemas import NULL, FieldError, Request
 from broker.settings import Settings
 
 _MATCHED = ("needs", "skills")
 
-# Possessive: else every byte of a long text would be remembered as a place to go back to.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-# What a number out of range has: an exponent of three digits, or very many digits. Texts may have them, too.
-# Two, as what begins with a letter is found many times faster than what begins with one of several.
+# The gates that most values pass at once. A number out of range has an exponent of three digits, or very many
+# digits; texts may have them, too. Two patterns, because one that begins with a letter is found many times
+# faster than one that begins with a set.
 _LARGE_EXPONENT = re.compile(rb"e[+-]?[0-9]{3}")
 _LARGE_EXPONENT_IN_CAPITALS = re.compile(rb"E[+-]?[0-9]{3}")
 _MANY_DIGITS = 1_000
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789." else ord(" ") for byte in range(256))
-_NUMBER = re.compile(rb"-?[0-9][0-9.]*+(?:[eE][+-]?(?P<exponent>[0-9]+))?")
-# Escapes and pairs that are in order are passed over, so what is left to match is alone.
-_SURROGATES = re.compile(
-    rb"\\[^u]|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD](?P<alone>[89a-fA-F])", re.DOTALL
+# Only numbers that may be out of range: an exponent of at least 100, or `_MANY_DIGITS` digits. The lookbehind
+# keeps the search linear: it begins once in each run of digits.
+_LARGE_NUMBER = re.compile(
+    rb"(?<![0-9.])(?:[0-9][0-9.]{%d,}+(?:[eE][+-]?[0-9]++)?|[0-9][0-9.]*+[eE][+-]?0*+[1-9][0-9]{2}[0-9]*+)"
+    % (_MANY_DIGITS - 1)
 )
+# Smaller exponents. PostgreSQL returns numbers written out: `1e99` becomes a hundred digits.
+_SMALL_EXPONENT = re.compile(rb"[eE][+-]?0*+([0-9]{1,2}+)(?![0-9])")
+_LARGEST_SMALL_EXPONENT = 99
+_IN_NUMBERS = b"0123456789+-.eE"
+_NUL = "holds \\u0000, which PostgreSQL cannot keep"
+_OUT_OF_RANGE = "holds a number out of PostgreSQL's range"
 LONE_SURROGATE = "holds a lone surrogate, which is no character"
+_SURROGATE_ERROR = re.compile(r"(?:surrogate pair|end of hex escape) \(byte ([0-9]+)\)")
 # For each byte: +1 opens, -1 closes, everything else is taken out.
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-_NO_STEP = bytes(set(range(256)) - set(b"[{]}"))
+_NESTING = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_NESTING = bytes(set(range(256)) - set(b"[{]}"))
 
 # PostgreSQL's numeric: this many digits before the point, and after it.
 _DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
 # Written out, `1e131071` is 131,072 digits: a small body must not become a huge row.
 _DIGITS_IN_ALL = 1_000_000
+# No number that is longer is in range.
+_LONGEST_NUMBER = 200_000
+
+# How much of a value one step looks at: a step holds the interpreter for some milliseconds at most.
+STEP_BYTES = 128 * 1024
+# A pause between steps lets the event loop, which waits for the interpreter, run at once.
+_PAUSE_SECONDS = 0.0005
+
+_anything = msgspec.json.Decoder(Raw)
 
 
 def problems(request: Request, settings: Settings, path: str = "") -> Iterator[FieldError]:
@@ -92,61 +110,129 @@ def _in_range(value: datetime) -> bool:
 def _text_problem(value: str, settings: Settings) -> str | None:
     if len(value) > settings.max_text_chars:
         return f"is {len(value)} characters long; the limit is {settings.max_text_chars}"
-    return "holds \\u0000, which PostgreSQL cannot keep" if "\x00" in value else None
+    return _NUL if "\x00" in value else None
 
 
 def json_problem(value: bytes, settings: Settings, *, matched: bool) -> str | None:
     """What is wrong with a JSON value, in words; `matched`: it is a `needs` or `skills`."""
     if matched and len(value) > settings.max_match_bytes:
         return f"is {len(value)} bytes long; the limit is {settings.max_match_bytes}"
-    if _may_be_deep(value, settings.max_depth) and _depth(value) > settings.max_depth:
-        return f"is nested deeper than {settings.max_depth}"
-    if b"\\u" in value:
-        escapes = value.replace(b"\\\\", b"")
-        if b"\\u0000" in escapes:
-            return "holds \\u0000, which PostgreSQL cannot keep"
-    if _may_hold_big_number(value) and not _numbers_fit(value):
-        return "holds a number out of PostgreSQL's range"
-    if expands_beyond(value, settings.max_body_bytes):
-        return f"holds numbers that take more than {settings.max_body_bytes} bytes without their exponents"
-    return None
+    if _is_plain(value, settings.max_depth):
+        return None
+    return _look_closely(value, settings)
 
 
 def lone_surrogate(body: bytes) -> int | None:
-    """Where in a text an escaped surrogate stands alone."""
-    return next((found.start() for found in _SURROGATES.finditer(body) if found["alone"]), None)
+    """Return the offset of an escaped surrogate that stands alone, if that is what the decoder refuses.
+
+    Args:
+        body: What the decoder refuses to read.
+    """
+    try:
+        # The decoder reports a truncated input unless room for the other surrogate follows.
+        _anything.decode(body + b" " * 6)
+    except msgspec.DecodeError as error:
+        if place := _SURROGATE_ERROR.search(str(error)):
+            return int(place[1]) - 1
+    return None
 
 
-def _may_be_deep(value: bytes, limit: int) -> bool:
-    """What is opened is closed again, so that a short value is not deep."""
-    return len(value) > 2 * limit and value.count(b"[") + value.count(b"{") > limit
+def _is_plain(value: bytes, max_depth: int) -> bool:
+    """Return whether a short value passes all gates; a long one is not plain."""
+    size = len(value)
+    if size > STEP_BYTES or b"\\u0000" in value:
+        return False
+    # What is opened is closed again, so a short value is not deep.
+    if size > 2 * max_depth and value.count(b"[") + value.count(b"{") > max_depth:
+        return False
+    return not _may_hold_large_number(value)
 
 
-def _depth(value: bytes) -> int:
-    """How deep arrays and objects nest; brackets in strings do not count."""
-    steps = _STRING.sub(b"", value).translate(_STEPS, _NO_STEP)
-    return max(accumulate(array("b", steps)), default=0)
+def _look_closely(value: bytes, settings: Settings) -> str | None:
+    """Check a value in steps, each a few passes of C over its bytes.
+
+    Args:
+        value: Well-formed JSON.
+        settings: The limits.
+
+    Returns:
+        What is wrong with it, in words.
+    """
+    max_depth, max_bytes = settings.max_depth, settings.max_body_bytes
+    may_expand = (value.count(b"e") + value.count(b"E")) * _LARGEST_SMALL_EXPONENT > max_bytes
+    depth = digits = expanded = in_string = 0
+    end_of_text = number = b""
+    for piece in _pieces(value):
+        if b"\\u0000" in end_of_text + piece:
+            return _NUL
+        end_of_text = piece[-5:]
+        # Every second part is a string, or what this piece has of it.
+        parts = piece.split(b'"')
+        outside = b" ".join(parts[in_string::2])
+        in_string = (in_string + len(parts) - 1) % 2
+        nesting = outside.translate(_NESTING, _NO_NESTING)
+        opened = nesting.count(b"\x01")
+        may_be_deep = depth + opened > max_depth
+        if may_be_deep and max(accumulate(array("b", nesting), initial=depth)) > max_depth:
+            return f"is nested deeper than {max_depth}"
+        depth += 2 * opened - len(nesting)
+        # The next piece may have the rest of a number.
+        text = number + outside
+        whole = text.rstrip(_IN_NUMBERS)
+        number = text[len(whole) :]
+        digits += _digits(whole)
+        if digits > _DIGITS_IN_ALL or len(number) > _LONGEST_NUMBER:
+            return _OUT_OF_RANGE
+        if may_expand:
+            expanded += sum(map(int, _SMALL_EXPONENT.findall(whole)))
+            if expanded > max_bytes:
+                return f"holds numbers that take more than {max_bytes} bytes without their exponents"
+    return _OUT_OF_RANGE if digits + _digits(number) > _DIGITS_IN_ALL else None
 
 
-def _may_hold_big_number(value: bytes) -> bool:
+def _pieces(value: bytes) -> Iterator[bytes]:
+    """Yield a value in steps, with something else in place of escaped backslashes and quotes.
+
+    Other threads run between the steps.
+    """
+    start = 0
+    while start < len(value):
+        if start:
+            time.sleep(_PAUSE_SECONDS)
+        piece = value[start : start + STEP_BYTES]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+            # The last one belongs to what follows it.
+            piece = value[start : start + STEP_BYTES + 1]
+        start += len(piece)
+        yield piece.replace(b"\\\\", b"..").replace(b'\\"', b"..")
+
+
+def _may_hold_large_number(value: bytes) -> bool:
     if _LARGE_EXPONENT.search(value) or _LARGE_EXPONENT_IN_CAPITALS.search(value):
         return True
     return len(value) > _MANY_DIGITS and b"0" * _MANY_DIGITS in value.translate(_DIGITS_ONLY)
 
 
-def _numbers_fit(value: bytes) -> bool:
-    in_all = 0
-    for found in _NUMBER.finditer(_STRING.sub(b"", value)):
-        if len(found["exponent"] or b"") < 3 and len(found[0]) < _MANY_DIGITS:
-            continue
+def _digits(text: bytes) -> int:
+    """Return how many digits the large numbers of a text have when written out.
+
+    A number that is out of range counts as more digits than a value may have.
+
+    Args:
+        text: JSON without its strings.
+    """
+    if not _may_hold_large_number(text):
+        return 0
+    digits = 0
+    for found in _LARGE_NUMBER.finditer(text):
         try:
             number = Decimal(found[0].decode())
         except InvalidOperation:  # out of Decimal's own range, which is larger
-            return False
+            return _DIGITS_IN_ALL + 1
         before, after = number.adjusted() + 1, -int(number.as_tuple().exponent)
         if before > _DIGITS_BEFORE or after > _DIGITS_AFTER:
-            return False
-        in_all += max(before, 0) + max(after, 0)
-        if in_all > _DIGITS_IN_ALL:
-            return False
-    return True
+            return _DIGITS_IN_ALL + 1
+        digits += max(before, 0) + max(after, 0)
+        if digits > _DIGITS_IN_ALL:
+            break
+    return digits

@@ -9,12 +9,11 @@ from weakref import WeakSet
 
 import asyncpg
 import structlog
-from msgspec import Raw
 from sqlalchemy import Connection, ExceptionContext, QueuePool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from broker.errors import DatabaseTrouble, TooHeavy, TooSlow
-from broker.store import database_errors, facts, pooler
+from broker.store import database_errors, facts, json_codec, pooler
 from broker.store.address import CONNECT_SECONDS, Address
 from broker.store.database_errors import BeginAgain
 from broker.store.group_commit import GroupCommit
@@ -136,8 +135,6 @@ class Store:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
-            # JSON passes through as text.
-            json_deserializer=Raw,
             server_settings=_NAME if pooled else _NAME | _CONNECTION | _SESSION | SETTINGS | limits,
             **(pooler.OF_ENGINE if pooled else {}),
         )
@@ -339,9 +336,12 @@ def create_engine(
     """
     creator = partial(connect, server_settings=server_settings)
     # What is in a statement is nobody's business: an error would tell it to the log.
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **options
     )
+    # The dialect has this method to be overridden.
+    cast("Any", engine.dialect).setup_asyncpg_jsonb_codec = json_codec.set_codec
+    return engine
 
 
 async def _patiently(do: Callable[[], Awaitable[Answer]]) -> Answer:

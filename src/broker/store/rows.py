@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import Raw
 
 from broker.schemas import NULL, Report, Task, Tool, Work
+from broker.store.json_codec import JSONB_VERSION
 
 AnyRow = Sequence[Any]
 
@@ -100,11 +101,6 @@ def raw(value: Raw | None) -> Raw:
     return NULL if value is None else value
 
 
-def given(value: Raw) -> str:
-    """A JSON value on its way in."""
-    return bytes(value).decode()
-
-
 def task(row: AnyRow) -> Task:
     """A Task from the columns of `TASK`."""
     return Task(
@@ -164,6 +160,11 @@ def work(row: AnyRow) -> Work:
 def report(row: AnyRow) -> Report:
     """A Report from id, at, progress, message and data."""
     return Report(id=row[0], at=row[1], progress=row[2], message=row[3], data=raw(row[4]))
+
+
+def given(value: Raw) -> bytes:
+    """A JSON value on its way in: PostgreSQL's jsonb in binary."""
+    return b"".join((JSONB_VERSION, value))
 
 
 def columns(items: Iterable[Any], *names: str) -> dict[str, list[Any] | None]:

@@ -1,0 +1,130 @@
+"""What is wrong with a body: every offending field, named like `items[13].needs`."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Raw
+
+from broker.api.decoders import TOO_LONG, decoder, hints, item_type, read
+from broker.schemas import FieldError, Request
+
+# A string may be cut off where the search ends: else each quote in it would be tried as the start of another.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"(?:\s*:)?|\\?\Z)|[\[\]{},]', re.DOTALL)
+_SEARCHED = 2**20
+# Of a name or message in an error, which may repeat what the client sent.
+_MOST_CHARACTERS = 300
+# A value with more members or items is not taken apart to explain what is wrong with each.
+_MOST_PARTS = 200_000
+
+
+def explain(body: bytes, form: type[Request], path: str = "") -> Iterator[FieldError]:
+    """Every field that is not as it should be: the decoder itself stops at the first."""
+    try:
+        given = _members(body, form)
+    except msgspec.ValidationError:
+        yield FieldError(field=path.rstrip(".") or "body", message="is not an object")
+        return
+    fields = hints(form)
+    for name in given.keys() - fields.keys():
+        yield FieldError(field=path + name[:_MOST_CHARACTERS], message="is no field of this request")
+    for field in msgspec.structs.fields(form):
+        if field.name in given:
+            yield from _explain_field(bytes(given[field.name]), fields[field.name], path + field.name)
+        elif field.required:
+            yield FieldError(field=path + field.name, message="is missing")
+
+
+def _members(body: bytes, form: type[Request]) -> dict[str, Raw]:
+    """Return the members of an object; of very many only those that are fields of the request."""
+    if body.count(b":") <= _MOST_PARTS:
+        members: dict[str, Raw] = decoder(dict[str, Raw]).decode(body)
+        return members
+    known = decoder(_fields_of(form)).decode(body)
+    values = {name: getattr(known, name) for name in known.__struct_fields__}
+    return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+
+
+@cache
+def _fields_of(form: type[Request]) -> type[msgspec.Struct]:
+    """Return a form with the same fields, each any JSON value or absent; it ignores all others."""
+    fields = [(name, Raw | msgspec.UnsetType, msgspec.UNSET) for name in hints(form)]
+    return msgspec.defstruct(form.__name__, fields, kw_only=True)
+
+
+def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
+    try:
+        read(value, hint)
+    except msgspec.ValidationError as error:
+        found = False
+        item = item_type(hint)
+        for place, each in enumerate(_items(value, hint) if item else ()):
+            for problem in explain(bytes(each), item, f"{path}[{place}]."):
+                found = True
+                yield problem
+        if not found:
+            yield located(error, path)
+
+
+def _items(value: bytes, hint: Any) -> list[Raw]:
+    """Return the items of a list; none if it is no list, not as long as it may be, or has too many parts."""
+    if value.count(b",") > _MOST_PARTS:
+        return []
+    try:
+        items: list[Raw] = decoder(Annotated[list[Raw], *hint.__metadata__]).decode(value)
+    except msgspec.ValidationError:
+        return []
+    return items
+
+
+def located(error: msgspec.ValidationError, path: str = "") -> FieldError:
+    """Return what the decoder found, and where.
+
+    Args:
+        error: The decoder's error.
+        path: The field that it decoded; empty for the body.
+    """
+    message = plainly(error)
+    _, _, place = str(error).partition(" - at `$")
+    if message.startswith(TOO_LONG.lower()):
+        # The list is wrong, not the item where the decoder stopped.
+        place = place.rpartition("[")[0]
+    return FieldError(field=(path + place.strip("`")).lstrip(".") or "body", message=message)
+
+
+def plainly(error: Exception) -> str:
+    """The decoder's message, in a sentence that begins with the field or the body."""
+    message = str(error).partition(" - at ")[0]
+    message = message.removeprefix("JSON is malformed: ")[:_MOST_CHARACTERS]
+    return message[:1].lower() + message[1:]
+
+
+def field_at(body: bytes, *, depth: int | None = None, offset: int | None = None) -> str:
+    """The field that holds what the decoder stumbled over, like `items[13].needs`.
+
+    Args:
+        body: Well-formed up to there; only its beginning is searched, so that it takes no time.
+        depth: Where brackets nest deeper than this.
+        offset: Or: at this byte.
+    """
+    names: list[str | int] = []
+    for token in _TOKEN.finditer(body, 0, _SEARCHED):
+        text = token[0]
+        if (offset is not None and token.end() > offset) or (depth is not None and len(names) > depth):
+            break
+        if text in b"[{":
+            names.append(0 if text == b"[" else "")
+        elif text in b"]}":
+            del names[-1:]
+        elif text == b"," and names and isinstance(names[-1], int):
+            names[-1] += 1
+        elif text.endswith(b":") and names:
+            names[-1] = text[: text.rindex(b'"')].strip(b'"').decode()
+    match names:
+        case ["items", int(place), str(name), *_]:
+            return f"items[{place}].{name}"
+        case [str(name), *_] if name:
+            return name
+    return "body"

@@ -1,0 +1,102 @@
+"""No request body holds up the requests of others: a probe runs while the largest bodies are read."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import pytest_asyncio
+
+from broker.settings import Settings
+from tests import helpers, stall
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+database = helpers.shared_database
+
+SIZE = Settings().max_body_bytes
+SLOWEST_SECONDS = 0.25
+IDLE_SECONDS = 2
+# Other programs may hold up a probe, too: what the body does, it does every time.
+TRIES = 3
+# Each takes another way through the code, and little time in the database.
+SHAPES = (
+    "ones beside a UUID with an exponent",
+    "a large number in every step",
+    "text of four bytes a character",
+    "arrays too deep",
+    "an array that does not end",
+    "a lone surrogate behind quotes",
+    "a zero at the end",
+    "unknown arrays",
+    "items that are none",
+)
+ENDPOINTS = stall.endpoints()
+SUBMIT = next(endpoint for endpoint in ENDPOINTS if str(endpoint) == "POST /v1/tasks")
+SUBMIT_MANY = next(endpoint for endpoint in ENDPOINTS if str(endpoint) == "POST /v1/tasks/batch")
+
+
+class Broker(NamedTuple):
+    """A broker that runs in a process of its own, a client and a probe, and how slow the probe is alone."""
+
+    sender: stall.Sender
+    probe: stall.Probe
+    idle_seconds: float
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def broker(database: str) -> Any:
+    with helpers.serving(BROKER_DATABASE_URL=database) as (_, url):
+        await helpers.until_ready(url)
+        sender = stall.Sender(url)
+        with stall.a_probe(url) as probe:
+            began = time.monotonic()
+            await asyncio.sleep(IDLE_SECONDS)
+            yield Broker(sender, probe, probe.slowest(began).waited)
+
+
+def test_the_corpus_has_forty_shapes_of_the_largest_size_for_every_endpoint() -> None:
+    assert len(stall.SHAPES) >= 40
+    for endpoint in ENDPOINTS:
+        sizes = {shape: len(stall.body(endpoint, shape, 100_000)) for shape in stall.SHAPES}
+        assert set(sizes.values()) == {100_000}, endpoint
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
+async def test_no_endpoint_lets_a_large_body_hold_up_others(broker: Broker, endpoint: stall.Endpoint) -> None:
+    holds_up_nobody(broker, endpoint, "many unknown members")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_large_task_holds_up_nobody(broker: Broker, shape: str) -> None:
+    holds_up_nobody(broker, SUBMIT, shape)
+
+
+@pytest.mark.parametrize("shape", stall.ITEMS)
+async def test_a_large_batch_holds_up_nobody(broker: Broker, shape: str) -> None:
+    holds_up_nobody(broker, SUBMIT_MANY, shape)
+
+
+def combinations() -> Iterator[Any]:
+    for endpoint in ENDPOINTS:
+        for shape in stall.SHAPES:
+            yield pytest.param(endpoint, shape, id=f"{endpoint}, {shape}")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("endpoint", "shape"), [*combinations()])
+async def test_no_large_body_holds_up_anybody(broker: Broker, endpoint: stall.Endpoint, shape: str) -> None:
+    holds_up_nobody(broker, endpoint, shape)
+
+
+def holds_up_nobody(broker: Broker, endpoint: stall.Endpoint, shape: str) -> None:
+    """Send a body, and check that the probe's requests waited no longer than they may."""
+    content = stall.body(endpoint, shape, SIZE)
+    slowest = []
+    for _ in range(TRIES):
+        began = time.monotonic()
+        broker.sender.send(endpoint, content)
+        slowest.append(broker.probe.slowest(began))
+        if slowest[-1].waited < SLOWEST_SECONDS + 2 * broker.idle_seconds:
+            return
+    pytest.fail(f"{endpoint}, {shape}: {slowest}; idle: {broker.idle_seconds:.3f} s")
