@@ -4,6 +4,7 @@ BrokerError
 ├── BadRequest                  400
 │   ├── MalformedJson
 │   ├── MalformedRequest        it is not even HTTP
+│   │   └── ExpectationFailed   417
 │   └── ValidationFailed        names every offending field
 ├── Unauthenticated             401, with WWW-Authenticate
 │   └── VoidToken
@@ -27,6 +28,7 @@ BrokerError
 ├── PayloadTooLarge             413
 │   └── TooHeavy                the database did not finish it in time, though it ran alone
 ├── UnsupportedMediaType        415
+│   └── UnsupportedEncoding     with Accept-Encoding
 ├── TooManyRequests             429, with Retry-After
 ├── HeadersTooLarge             431
 └── Unavailable                 503, with Retry-After
@@ -83,6 +85,13 @@ class MalformedRequest(BadRequest):
 
     code = "malformed_request"
     title = "Malformed request"
+
+
+class ExpectationFailed(MalformedRequest):
+    """The only expectation that this service meets is `Expect: 100-continue`."""
+
+    status = 417
+    title = "Expectation failed"
 
 
 class ValidationFailed(BadRequest):
@@ -263,6 +272,12 @@ class UnsupportedMediaType(BrokerError):
     status = 415
     code = "unsupported_media_type"
     title = "Unsupported media type"
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """Send the body without a `Content-Encoding`: this service decodes none."""
+
+    headers: ClassVar[Mapping[str, str]] = {"Accept-Encoding": "identity"}
 
 
 class TooManyRequests(BrokerError):

@@ -23,7 +23,13 @@ from msgspec import Raw
 from broker.api import limits
 from broker.api.body_errors import explain, field_at, located, plainly
 from broker.api.decoders import counted, decoder, read
-from broker.errors import BadRequest, MalformedJson, UnsupportedMediaType, ValidationFailed
+from broker.errors import (
+    BadRequest,
+    MalformedJson,
+    UnsupportedEncoding,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
 from broker.owners import FRESH_SECONDS
 from broker.schemas import FieldError, Request
 from broker.settings import Settings
@@ -100,9 +106,17 @@ class _JsonBody(AbstractDTO[Any]):
 
 
 def _check_media_type(request: Connection[Any, Any, Any]) -> None:
+    """Check that a body is JSON, as it is.
+
+    Raises:
+        UnsupportedMediaType: It is not; or, by the kind `UnsupportedEncoding`, it is compressed.
+    """
     media_type, _ = request.content_type
     if media_type not in ("", "application/json") and not media_type.endswith("+json"):
         raise UnsupportedMediaType
+    encodings = request.headers.get("content-encoding", "identity").split(",")
+    if any(encoding.strip().lower() not in ("", "identity") for encoding in encodings):
+        raise UnsupportedEncoding
 
 
 async def decoded(body: bytes, form: type[Request], settings: Settings) -> Request:

@@ -127,7 +127,7 @@ class Lean:
             elif name == b"content-length":
                 if not _LENGTH.fullmatch(value) or int(value) > self._service.settings.max_body_bytes:
                     return False
-            elif name in (b"transfer-encoding", b"prefer"):
+            elif name in (b"transfer-encoding", b"content-encoding", b"prefer"):
                 return False
         return True
 

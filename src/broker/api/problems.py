@@ -1,6 +1,7 @@
 """Errors on their way out: every one of them is `application/problem+json` (RFC 9457)."""
 
 from collections.abc import Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -109,6 +110,7 @@ def last_words(error: BrokerError, path: str = "") -> bytes:
     """
     content = msgspec.json.encode(problem(error, path))
     headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(content)), "Connection": "close"}
+    headers["Date"] = formatdate(usegmt=True)
     lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
     lines += (f"{name.lower()}: {value}" for name, value in {**headers, **error.headers}.items())
     return "\r\n".join([*lines, "", ""]).encode() + content

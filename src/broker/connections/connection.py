@@ -1,14 +1,17 @@
 """The connection of a client: how much of what it sends is read, and when."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from broker.api import problems
+from broker.connections import head
+from broker.connections.after_upgrade import has_body, parser_of_rest
 from broker.connections.answer import Answer
+from broker.connections.cycle import Cycle
 from broker.connections.watched import LINGER_SECONDS, Watched
 from broker.errors import BrokerError, Crowded, HeadersTooLarge, MalformedRequest, RequestTimeout
 
@@ -26,7 +29,7 @@ _BYTES_PER_SECOND = 1000
 class Connection(Watched):
     """A connection with a bounded appetite; see `Watched` for what it takes."""
 
-    __slots__ = ("_answering", "_behind", "_body", "_fault", "_read", "_whole")
+    __slots__ = ("_answering", "_behind", "_body", "_ended", "_fault", "_read", "_whole")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -40,6 +43,8 @@ class Connection(Watched):
         self._behind: bytes | memoryview = b""
         # Why nothing more is read; it is the last that the client is told.
         self._fault: BrokerError | None = None
+        # Whether the client has closed its sending side.
+        self._ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request, or turn the client away."""
@@ -56,6 +61,21 @@ class Connection(Watched):
         self._shared.release(self)
         self._disconnect()
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Answer the requests that are here, although the client sends no more; then close."""
+        if self._ended:
+            return True
+        if self._fault is None and (self._behind or self._has_to_wait()):
+            self._ended = True
+            for cycle in (self._answering, self.cycle, *(queued for queued, _ in self.pipeline)):
+                if isinstance(cycle, Cycle) and not cycle.response_complete:
+                    cycle.half_close()
+            return True
+        if self._fault is None and self._is_cut_off():
+            self._fail(MalformedRequest("The connection ended before the request did."))
+        super().eof_received()
+        return None
+
     def data_received(self, data: bytes) -> None:
         """Read what came, as far as it is its turn."""
         if self._fault is not None:
@@ -71,11 +91,22 @@ class Connection(Watched):
         """Begin with a request.
 
         Raises:
-            MalformedRequest: It asks for another protocol and has a body, which the parser would not find.
+            MalformedRequest: It is not HTTP/1.1.
+            ExpectationFailed: It expects what nobody here knows.
         """
-        if self.parser.should_upgrade() and _has_body(self.headers):
-            raise MalformedRequest("Only HTTP/1.1 is spoken here: leave out the header `Upgrade`.")
+        version = self.parser.get_http_version()
+        head.check(version, self.headers)
+        if not self.url.startswith(b"/"):
+            self.url = head.origin_form(self.parser.get_method(), self.url, self.headers)
         super().on_headers_complete()
+        # What may follow the body is no header of the request.
+        self.headers = []
+        # uvicorn makes it itself.
+        self.cycle.__class__ = Cycle
+        if self._ended:
+            cast("Cycle", self.cycle).half_close()
+        if version == "1.0":
+            self.cycle.waiting_for_100_continue = False
         self.cycle.transport = Answer(self.transport)
         self._since = 0.0
         self._read = 0
@@ -125,6 +156,18 @@ class Connection(Watched):
             self._read_on()
         elif self._whole is not self.scope:
             self._note()
+        if self._ended and self._fault is None and not self._has_to_wait():
+            self._end()
+
+    def _end(self) -> None:
+        """Close: all requests of a client that sends no more are answered."""
+        if self._is_cut_off():
+            self._fail(MalformedRequest("The connection ended before the request did."))
+        self._close()
+
+    def _is_cut_off(self) -> bool:
+        """Return whether there is a part of a request."""
+        return self._whole is not self.scope
 
     def _has_to_wait(self) -> bool:
         """Whether a request has to be answered before anything that comes behind it is read."""
@@ -149,13 +192,23 @@ class Connection(Watched):
             try:
                 self.parser.feed_data(data)
             except HttpParserUpgrade as upgrade:
-                # It was answered like any other request, and what follows is the next.
+                # It is answered like any other request, and what follows is its body, or the next.
                 data = data[upgrade.args[0] :]
+                headers = list(self.scope["headers"])
+                if has_body(headers):
+                    self._expect_body(headers)
                 continue
             except HttpParserError as error:
                 reason = error.__context__
                 self._fail(reason if isinstance(reason, BrokerError) else MalformedRequest())
             return
+
+    def _expect_body(self, headers: head.Headers) -> None:
+        """Go on with the body of a request that the parser believes to be at its end."""
+        self.parser = parser_of_rest(self, headers)
+        self.cycle.more_body = True
+        self.cycle.message_event.clear()
+        self._whole = None
 
     def _read_on(self) -> None:
         """Read what came behind, up to a request that has to be answered first."""
@@ -242,10 +295,3 @@ class Connection(Watched):
                 cycle.waiting_for_100_continue = False
                 cycle.message_event.set()
         self.pipeline.clear()
-
-
-def _has_body(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
-        for name, value in headers
-    )

@@ -1,0 +1,33 @@
+"""A request and its response, where the client has sent all that it ever will."""
+
+from collections.abc import Awaitable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+
+class Cycle(RequestResponseCycle):
+    """uvicorn's, which knows only clients that are there in both directions or in none.
+
+    A client that has closed its sending side may still read. Whether it does shows only when something is
+    sent to it. So a request that waits is answered at once, with what there is, and any other as usual.
+    """
+
+    #: The client has closed its sending side.
+    half_closed = False
+
+    def receive(self) -> Awaitable[Any]:  # type: ignore[override]
+        """Return the next part of the request; after it, of a client that sends no more, that it is gone."""
+        if self.half_closed and not self.response_started and not self.message_event.is_set():
+            return _gone()
+        return super().receive()
+
+    def half_close(self) -> None:
+        """Wake whoever waits for the client to go."""
+        self.half_closed = True
+        if not self.response_started:
+            self.message_event.set()
+
+
+async def _gone() -> dict[str, str]:
+    return {"type": "http.disconnect"}

@@ -1,0 +1,64 @@
+"""The head of a request, as RFC 9110 and 9112 have it: what the parser lets through and they do not."""
+
+import httptools
+
+from broker.errors import ExpectationFailed, MalformedRequest
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def check(version: str, headers: Headers) -> None:
+    """Check what a server must refuse.
+
+    Args:
+        version: Of HTTP.
+        headers: Their names are in lower case.
+
+    Raises:
+        MalformedRequest: The version is not 1.0 or 1.1, the host is missing or given twice, or the body has
+            a coding that is not known.
+        ExpectationFailed: The request expects something else than `100-continue`.
+    """
+    names = [name for name, _ in headers]
+    if version != "1.1" and version != "1.0":
+        raise MalformedRequest(f"HTTP/1.1 is spoken here, not HTTP/{version}.")
+    hosts = names.count(b"host")
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise MalformedRequest("A request has one header `Host`.")
+    if b"transfer-encoding" in names:
+        codings = [value for name, value in headers if name == b"transfer-encoding"]
+        if [coding.lower() for coding in codings] != [b"chunked"]:
+            raise MalformedRequest("The only transfer coding of a request is `chunked`.")
+    if b"expect" in names and version == "1.1":
+        expected = [value.lower() for name, value in headers if name == b"expect"]
+        if expected != [b"100-continue"]:
+            raise ExpectationFailed
+
+
+def origin_form(method: bytes, target: bytes, headers: Headers) -> bytes:
+    """Return the path and query of a target that is no path: `http://host/path`, or the `*` of OPTIONS.
+
+    The host in the target replaces that in the headers.
+
+    Args:
+        method: The method.
+        target: What the request line names.
+        headers: Those of the request; `Host` is changed.
+
+    Raises:
+        MalformedRequest: It is no such target.
+    """
+    if target == b"*" and method == b"OPTIONS":
+        return b"/"
+    try:
+        url = httptools.parse_url(target)
+    except httptools.HttpParserInvalidURLError:
+        raise MalformedRequest from None
+    if url.host is None or url.schema not in (b"http", b"https"):
+        raise MalformedRequest
+    host = b"[%b]" % url.host if b":" in url.host else url.host
+    if url.port is not None:
+        host += b":%d" % url.port
+    headers[:] = [(name, host if name == b"host" else value) for name, value in headers]
+    query = b"?" + url.query if url.query is not None else b""
+    return (url.path or b"/") + query
