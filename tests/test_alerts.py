@@ -61,6 +61,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {f"process_open_fds{{{OF}}}": "950x60", f"process_max_fds{{{OF}}}": "1000x60"},
         {f"process_open_fds{{{OF}}}": "100x60", f"process_max_fds{{{OF}}}": "1000x60"},
     ),
+    "BrokerOldTransaction": (
+        {f"broker_oldest_transaction_seconds{{{OF}}}": "1700+60x60"},
+        {f"broker_oldest_transaction_seconds{{{OF}}}": "900x60"},
+    ),
     "BrokerNotificationQueueFills": (
         {f"broker_notification_queue_usage{{{OF}}}": "0.6x60"},
         {f"broker_notification_queue_usage{{{OF}}}": "0.01x60"},

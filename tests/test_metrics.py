@@ -23,7 +23,7 @@ from tests.helpers import (
     until_it_is,
     woken,
 )
-from tests.store_helpers import until
+from tests.store_helpers import a_connection, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 database = helpers.shared_database
@@ -64,6 +64,15 @@ async def test_how_many_there_are_of_everything(http: httpx.AsyncClient) -> None
     assert 0 < found["broker_oldest_available_seconds",] < 60
     assert found["broker_database_up",] == 1
     assert 0 <= found["broker_notification_queue_usage",] < 1
+
+
+async def test_the_oldest_transaction_counts_whatever_database_of_the_server_it_is_in(
+    http: httpx.AsyncClient, postgres: str
+) -> None:
+    async with a_connection(postgres) as elsewhere, elsewhere.transaction():
+        await elsewhere.execute("select pg_current_xact_id()")
+        await elsewhere.execute("select pg_sleep(0.5)")
+        assert (await read(http))["broker_oldest_transaction_seconds",] >= 0.5
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "released", "cancelled"])

@@ -38,8 +38,8 @@ class MetricsPage(Controller):
         note(service)
         of_database = CollectorRegistry(auto_describe=False)
         try:
-            found, usage = await service.readings.read(stats.read_with_queue)
-            of_database.register(_OfDatabase(found, usage))
+            found, server = await service.readings.read(stats.read_with_server)
+            of_database.register(_OfDatabase(found, server))
         except Unavailable:
             of_database.register(_OfDatabase(None, None))
         return Response(
@@ -120,20 +120,20 @@ class _OfDatabase(Collector):
 
     Args:
         found: How many of everything there are; None: it does not answer.
-        usage: How full the queue of notifications is, from 0 to 1.
+        server: The state of its server.
     """
 
-    def __init__(self, found: Stats | None, usage: float | None) -> None:
+    def __init__(self, found: Stats | None, server: stats.Server | None) -> None:
         self._found = found
-        self._usage = usage
+        self._server = server
 
     def collect(self) -> Iterator[Metric]:
         """The metrics."""
-        found = self._found
+        found, server = self._found, self._server
         yield GaugeMetricFamily(
             "broker_database_up", "Whether the database has answered just now.", int(found is not None)
         )
-        if found is None or self._usage is None:
+        if found is None or server is None:
             return
         room = structs.asdict(found.tools)
         yield GaugeMetricFamily(
@@ -163,7 +163,12 @@ class _OfDatabase(Collector):
         yield GaugeMetricFamily(
             "broker_notification_queue_usage",
             "How full PostgreSQL's queue of notifications is, from 0 to 1; when it is full, writes fail.",
-            self._usage,
+            server.queue_usage,
+        )
+        yield GaugeMetricFamily(
+            "broker_oldest_transaction_seconds",
+            "How long the oldest open transaction of PostgreSQL has been open; 0: there is none.",
+            server.oldest_transaction_seconds,
         )
 
 

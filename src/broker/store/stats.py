@@ -5,6 +5,8 @@ states has, without a look at the tasks; tools and work, of which there are few,
 minute is what the archive has of it. All of it is one statement, and so at one moment.
 """
 
+from typing import NamedTuple
+
 from sqlalchemy import Connection, text
 
 from broker.schemas import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
@@ -66,13 +68,35 @@ cross join (
 """)
 
 
-# From 0 to 1.
-QUEUE = text("select pg_notification_queue_usage()")
+# No row that was deleted or updated since the oldest transaction began can be removed, in any database of the
+# server. PostgreSQL shows the transactions of other users to members of pg_read_all_stats.
+SERVER = text("""
+select pg_notification_queue_usage() as queue_usage,
+       (select cast(coalesce(extract(epoch from clock_timestamp() - min(began)), 0) as double precision)
+        from (select xact_start as began
+              from pg_stat_activity
+              where backend_type = 'client backend'
+                and (backend_xid is not null or backend_xmin is not null)
+              union all
+              select prepared from pg_prepared_xacts) open_transactions) as oldest_transaction_seconds
+""")
 
 
-def read_with_queue(connection: Connection) -> tuple[Stats, float]:
-    """The same, and how full the queue of notifications is, from 0 to 1."""
-    return read(connection), connection.execute(QUEUE).scalar_one()
+class Server(NamedTuple):
+    """The state of the PostgreSQL server.
+
+    Args:
+        queue_usage: How full the queue of notifications is, from 0 to 1.
+        oldest_transaction_seconds: How long the oldest open transaction has been open; 0: there is none.
+    """
+
+    queue_usage: float
+    oldest_transaction_seconds: float
+
+
+def read_with_server(connection: Connection) -> tuple[Stats, Server]:
+    """Return the statistics, and the state of the server."""
+    return read(connection), Server._make(connection.execute(SERVER).one())
 
 
 def read(connection: Connection) -> Stats:
