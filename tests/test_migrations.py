@@ -11,8 +11,10 @@ import pytest
 from sqlalchemy import make_url
 
 import broker
-from broker.store import Store, completion, retention, schema
+from broker.store import Store, completion, leases, retention, schema
 from broker.store.address import Address
+from broker.store.leases import Beat
+from broker.store.ownership import VOID
 from tests import store_helpers as steps
 from tests.cli_helpers import run
 from tests.conftest import run_sql
@@ -61,6 +63,18 @@ async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_
     await schema.migrate(empty_database)
     assert await fetch(empty_database, OBJECTS) == first
     assert any("work_archive" in str(row) for row in first)
+
+
+async def test_tools_that_are_registered_keep_their_tokens(empty_database: str) -> None:
+    await schema.migrate(empty_database, "0011")
+    await run_sql(
+        empty_database,
+        "insert into tools (id, skills, capacity, token_hash) values ('t', '1', 1, 'token')",
+        "insert into tool_leases (tool_id, lease_seconds, expires_at) values ('t', 60, 'tomorrow')",
+    )
+    await schema.migrate(empty_database)
+    async with steps.a_store(empty_database) as store:
+        assert await store.many(leases.keep, [Beat("t", b"token"), Beat("t", b"old")]) == [60, VOID]
 
 
 async def test_it_goes_down_over_data(empty_database: str) -> None:
