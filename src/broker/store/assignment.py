@@ -94,7 +94,7 @@ _WORK_OF_PAIRS = f"""
 select {rows.WORK}, {rows.task_bytes("t")} as bytes {_OF_PAIRS}
 join tasks t on t.id = w.task_id and t.id = any(cast(:task_ids as text[]))"""
 OF_PAIRS = text(bounded(_WORK_OF_PAIRS, size="r.bytes", order="id"))
-OF_PAIRS_BRIEFLY = text(f"select w.id, w.task_id, w.tool_id, count(*) over () as met {_OF_PAIRS}")
+OF_PAIRS_BRIEFLY = text(f"select w.id, w.task_id, w.tool_id, 0 as met {_OF_PAIRS}")
 
 # The status of a pair that waits for the next set; no client sees it.
 _LATER = "later"

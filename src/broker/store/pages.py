@@ -3,6 +3,7 @@
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import crc32
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +19,8 @@ MOST_BYTES = 8 * 2**20
 #: index costs, whatever there is; such a page may be short, or empty, and still have a next one.
 MOST_EXAMINED = 5_000
 
+_MET = attrgetter("met")
+
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 
@@ -32,12 +35,15 @@ def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) ->
         most: SQL for the most bytes that the response holds beside its last row.
 
     Returns:
-        SQL for the rows, with the columns `met`, how many there were, and `fits`, which is true.
+        SQL for the rows with two more columns: `fits`, which is true, and `met`, for the function `met`.
     """
+    # One window for all: the next row tells whether there are more, and nothing has to be counted.
     return f"""
     select *
-    from (select r.*, count(*) over () as met, {fits(size, order=order, most=most)} as fits
-          from ({rows}) r) sized
+    from (select r.*, coalesce(sum(cast({size} as double precision)) over w, 0) < {most} as fits,
+                 row_number() over w + lead(1, 1, 0) over w as met
+          from ({rows}) r
+          window w as ({_before(order)})) sized
     where fits
     order by {order}"""
 
@@ -79,16 +85,18 @@ def last_examined(rows: str, keep: Sequence[str], *, order: str, key: str) -> st
     limit 1 offset {MOST_EXAMINED - 1}"""
 
 
-def fits(size: str, *, order: str, most: str = str(MOST_BYTES)) -> str:
+def fits(size: str, *, order: str) -> str:
     """Return SQL for whether a response has room for a row after those before it, or has none yet.
 
     Args:
         size: SQL for the size of a row in the response.
         order: SQL for the order of the rows.
-        most: SQL for the most bytes that the response holds beside its last row.
     """
-    before = f"sum({size}) over (order by {order} rows between unbounded preceding and 1 preceding)"
-    return f"coalesce({before}, 0) < {most}"
+    return f"coalesce(sum(cast({size} as double precision)) over ({_before(order)}), 0) < {MOST_BYTES}"
+
+
+def _before(order: str) -> str:
+    return f"order by {order} rows between unbounded preceding and 1 preceding"
 
 
 def is_cut(found: Sequence[Row[Any]]) -> bool:
@@ -97,8 +105,8 @@ def is_cut(found: Sequence[Row[Any]]) -> bool:
 
 
 def met(found: Sequence[Row[Any]]) -> int:
-    """How many rows there were, of which these are those that `bounded` had room for."""
-    return int(found[0].met or 0) if found else 0
+    """Return how many rows there were, up to the first that `bounded` had no room for."""
+    return max(map(_MET, found), default=0)
 
 
 def cut(
