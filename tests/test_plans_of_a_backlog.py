@@ -167,6 +167,8 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "report": (work.REPORT, reports),
     "latest reports": (work.LATEST_REPORTS, lambda c: {"work_id": next(iter(c.work_ids), UUID(int=0))}),
     "read work": (work.BY_IDS, lambda c: {"ids": c.work_ids}),
+    "watch work": (work.STATUS, lambda c: {"work_id": next(iter(c.work_ids), None)}),
+    "watch work that has ended": (archive.STATUS, lambda c: {"work_id": next(iter(c.archived_ids), None)}),
     "renew leases": (leases.RENEW, BEATS),
     "heartbeat": (leases.HEARTBEAT, BEATS),
     "come back": (leases.COME_BACK, BEATS),
