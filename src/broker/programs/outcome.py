@@ -47,24 +47,24 @@ class Output:
         """JSON as it was printed, to the last digit; else text, without the newline at its end; else None.
 
         Raises:
-            FailedError: It cannot be a result.
+            FailedError: It cannot be a result; another attempt would print the same.
         """
         if self.is_too_much:
-            raise FailedError(_TOO_BIG)
+            raise FailedError(_TOO_BIG, retry=False)
         printed = bytes(self._bytes)
         try:
             text = printed.decode()
         except UnicodeDecodeError as error:
-            raise FailedError(_NO_TEXT) from error
+            raise FailedError(_NO_TEXT, retry=False) from error
         if not text or text.isspace():
             return None
         if _is_json(printed):
             return Raw(printed.strip())
         if "\0" in text:
-            raise FailedError(_NO_TEXT)
+            raise FailedError(_NO_TEXT, retry=False)
         text = text.removesuffix("\n").removesuffix("\r")
         if len(msgspec.json.encode(text)) > MOST_BYTES:
-            raise FailedError(_TOO_BIG)
+            raise FailedError(_TOO_BIG, retry=False)
         return text
 
 
