@@ -446,5 +446,14 @@ async def test_an_empty_id_is_refused(submitter: AsyncBroker) -> None:
         assert error.value.code == "validation_failed"
 
 
+@pytest.mark.parametrize("id_", ["", ".", ".."])
+async def test_what_cannot_be_an_id_is_an_unknown_task(submitter: AsyncBroker, id_: str) -> None:
+    handle = submitter.handle(id_)
+    for asking in (handle.wait(timeout=20), handle.cancel(), handle.retry(), handle.explain()):
+        with pytest.raises(ProblemError) as error:
+            await asking
+        assert error.value.code == "task_not_found"
+
+
 def test_a_text_of_a_report_is_no_longer_than_the_broker_takes() -> None:
     assert Settings().max_text_chars == cleaning.LONGEST_TEXT

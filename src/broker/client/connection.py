@@ -342,8 +342,8 @@ def http_client(url: str, kind: type[Client]) -> Client:
 
 
 def in_path(id_: object) -> str:
-    """An id as a part of a path."""
-    return quote(str(id_), safe="~:")
+    """An id as a part of a path; what a path understands otherwise (nothing, dots) is an unknown id."""
+    return quote(str(id_), safe="~:") if str(id_).strip(".") else quote(" ")
 
 
 def _parameters(query: Mapping[str, Any] | None) -> dict[str, Any]:
