@@ -17,8 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from broker.cli import main
+from broker.settings import Settings
 from tests import helpers
-from tests.conftest import Running
+from tests.conftest import Running, a_broker
 from tests.program_helpers import executable, lives, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -63,7 +64,7 @@ class Process:
 
 @asynccontextmanager
 async def started(
-    broker: Running, folder: Path, *command: str, options: str = "", skills: str = "{}"
+    broker: Running, folder: Path, *command: str, options: str = "", skills: str = "{}", key: str = ""
 ) -> AsyncIterator[Process]:
     """A `broker tool` with these options that runs this command, for as long as the block takes at most."""
     process = await asyncio.create_subprocess_exec(
@@ -82,7 +83,7 @@ async def started(
         *options.split(),
         *("--", *command),
         cwd=folder,
-        env=helpers.an_environment(BROKER_URL=broker.url),
+        env=helpers.an_environment(BROKER_URL=broker.url, BROKER_KEY=key),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -296,3 +297,15 @@ async def test_work_goes_on_when_nobody_reads_what_is_written_to_stderr(
         tool.is_read.set()
         assert await tool.ended() == 0
     assert re.search(r"lines are not shown|a: 100000\n", tool.said)
+
+
+async def test_a_tool_whose_id_another_program_has_ends_with_one_line(database: str, tmp_path: Path) -> None:
+    async with (
+        a_broker(Settings(database_url=database, admin_key="a-key")) as broker,
+        registered(broker, tmp_path, "/bin/true", key="a-key") as older,
+    ):
+        broker.client.headers.update(helpers.bearer("a-key"))
+        await helpers.add_tool(broker.client, "t")
+        assert await older.ended() == 1
+    last = older.said.splitlines()[-1]
+    assert last.startswith("Error: Tool t has to end: another program has registered with its id since")

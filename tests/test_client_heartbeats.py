@@ -1,6 +1,7 @@
 """A tool's heartbeats: no handler costs it the lease, no outage does, and it ends where it is replaced."""
 
 import asyncio
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,27 @@ def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_is_named(
     assert len(warnings) == 1
     assert warnings[0].startswith("the handler measure_slowly (")
     assert "ordinary function" in warnings[0]
+
+
+@pytest.mark.usefixtures("often")
+async def test_a_handler_that_holds_the_interpreter_is_named(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = await serve()
+    tool = Tool("t", {}, lease_seconds=5, url=broker.url)
+
+    @tool.handler
+    def measure_in_c(work: Work) -> None:
+        # Unlike a CDLL, it does not let go of the GIL.
+        ctypes.PyDLL(None).usleep(500_000)
+        end = time.monotonic() + 20
+        while "stood still" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.01)
+
+    async with at_work(tool.work, Assigner(url=broker.url).assign), AsyncBroker(broker.url) as submitter:
+        await (await submitter.submit({}, id="scan")).wait(timeout=60)
+    [warning] = {record.message for record in caplog.records if "stood still" in record.message}
+    assert "measure_in_c (task scan)" in warning
 
 
 @pytest.mark.usefixtures("often")

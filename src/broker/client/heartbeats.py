@@ -48,7 +48,7 @@ class Heartbeats:
         token: The tool's token.
         path: The path of the tool.
         lease_seconds: How long its lease lasts.
-        at_work: Returns the ids of the tasks that are worked on; it is called in the thread.
+        at_work: Returns which handlers are at work, for people; it is called in the thread.
         is_needed: Returns whether the lease depends on heartbeats now; it is called in the thread.
         cancel: Is called in the event loop with the ids of the work that should stop.
     """
@@ -170,7 +170,7 @@ class Heartbeats:
             "this process stood still for %.1f s: a handler holds the interpreter (its GIL), or the machine"
             " slept. At work: %s.",
             seconds,
-            ", ".join(f"task {id_}" for id_ in self._at_work()) or "nothing",
+            ", ".join(self._at_work()) or "nothing",
         )
 
 

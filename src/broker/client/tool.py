@@ -192,8 +192,9 @@ class Tool:
         return heartbeats
 
     def _at_work(self) -> list[str]:
-        """Return the tasks in hand; any thread may ask."""
-        return [job.task_id for job in list(self._in_hand.values())]
+        """Return what is in hand, for people; any thread may ask."""
+        name = getattr(self._handler, "__qualname__", type(self._handler).__name__)
+        return [f"{name} (task {job.task_id})" for job in list(self._in_hand.values())]
 
     def _cancel(self, ids: Iterable[UUID]) -> None:
         """Have handlers stop whose work is to be cancelled."""
