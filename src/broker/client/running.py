@@ -40,8 +40,14 @@ def run(doing: Coroutine[Any, Any, None], *, at_once: Callable[[], object] = lam
                     os._exit(128 + number)
             task.cancel()
 
+        def heed(number: int, _: object) -> None:
+            loop.call_soon_threadsafe(stop, signal.Signals(number))
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop, number)
+            try:
+                loop.add_signal_handler(number, stop, number)
+            except NotImplementedError:  # on Windows
+                signal.signal(number, heed)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 

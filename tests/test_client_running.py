@@ -1,0 +1,51 @@
+"""Programs that run until they are told to stop, also where an event loop knows no signals."""
+
+import asyncio
+import signal
+import sys
+
+import pytest
+
+from tests.helpers import an_environment
+
+PROGRAM = """
+import asyncio
+import sys
+
+from broker.client import running
+
+def unknown(*_):
+    raise NotImplementedError
+
+if sys.argv[1] == "as on Windows":
+    asyncio.SelectorEventLoop.add_signal_handler = unknown
+
+async def work():
+    try:
+        print("begun", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        print("ended in order", flush=True)
+
+running.run(work())
+"""
+
+
+@pytest.mark.parametrize("where", ["here", "as on Windows"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_program_that_is_told_to_stop_ends_in_order(where: str, number: signal.Signals) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PROGRAM, where),
+        env=an_environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), 30) == b"begun\n"
+        process.send_signal(number)
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert (process.returncode, out, err) == (0, b"ended in order\n", b"")
