@@ -124,6 +124,8 @@ class Operation(NamedTuple):
             errors |= {Unauthenticated, Forbidden, TooManyRequests}
         if "service" in self.handler.parsed_fn_signature.parameters:
             errors.add(Unavailable)
+            if self.method.upper() != "GET":
+                errors.add(PayloadTooLarge)  # it may be too much for the database
         in_order = sorted(errors, key=lambda error: (error.status, error.code))
         return {status: tuple(group) for status, group in groupby(in_order, key=lambda error: error.status)}
 
