@@ -113,6 +113,7 @@ async def test_there_is_no_key_of_an_unknown_name(http: httpx.AsyncClient, name:
         ({"name": "lab", "roles": None}, "roles"),
         ({"name": "lab", "roles": ["king"]}, "roles"),
         ({"name": "lab", "roles": [1]}, "roles"),
+        pytest.param({"name": "lab", "roles": ["tool"] * 101}, "roles", id="more roles than there are"),
         ({"name": "two words", "roles": ["tool"]}, "name"),
         ({"name": "@admin", "roles": ["tool"]}, "name"),
         ({"name": "", "roles": ["tool"]}, "name"),

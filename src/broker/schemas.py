@@ -484,7 +484,7 @@ class NewKey(Request, kw_only=True):
     """A key to make: its name, and what it may do."""
 
     name: KeyName
-    roles: Annotated[list[Role], Meta(min_length=1)]
+    roles: Annotated[list[Role], Meta(min_length=1, max_length=100)]
     replace: Annotated[
         bool, Meta(description="Revoke the key that has the name; the new one gets what belongs to the name.")
     ] = False
