@@ -34,7 +34,13 @@ Moment = Annotated[datetime, Meta(tz=True)]
 LeaseEnd = Annotated[
     datetime, Meta(tz=True, description="The tool is offline if it is not heard of by then.")
 ]
-Next = Annotated[str | None, Meta(description="Goes into `?after=`; null at the end.")]
+Next = Annotated[
+    str | None,
+    Meta(
+        description="Goes into `?after=`; null at the end. A page may have fewer items than `limit`, or none,"
+        " and still have a next one."
+    ),
+]
 Text = Annotated[str, Meta(description="Up to 10,000 characters, unless the service is set otherwise.")]
 CancelRequested = Annotated[bool, Meta(description="Whether the tool is asked to stop.")]
 AttemptsSoFar = Annotated[int, Meta(description="How many attempts have counted so far.")]
