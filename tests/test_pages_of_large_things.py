@@ -125,6 +125,9 @@ async def test_pages_are_bounded_by_what_is_sent_however_little_is_stored(http: 
     assert await sizes(http, f"/v1/work/{works[0]}/reports") == [2, 2, 2]
     for work in works[1:]:
         await post(http, f"/v1/work/{work}/complete", f'{{"outcome": "succeeded", "result": {EXPANDING}}}')
+    await post(http, f"/v1/work/{works[0]}/complete", '{"outcome": "released"}')
+    assert await sizes(http, f"/v1/work/{works[0]}/reports") == [2, 2, 2]
+    assert (await http.delete(f"/v1/archive/{works[0]}")).status_code == 204
     # A record has the payload and the result.
     assert await sizes(http, "/v1/archive") == [1] * 5
 

@@ -23,7 +23,8 @@ MAX_LIMIT = 1000
 
 _ID = re.compile(ID_PATTERN)
 
-Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description="The most items to answer.")]
+LIMIT = "The most items to return. Large items make a page shorter: read on while `next` is not null."
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description=LIMIT)]
 After = Annotated[str | None, QueryParameter(description="The last answer's `next`, to go on from there.")]
 Wait = Annotated[
     float | None,

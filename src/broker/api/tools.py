@@ -167,7 +167,10 @@ class Tools(Controller):
         access: NamedDependency[Access],
         wait: Wait = None,
     ) -> WorkItems:
-        """The work assigned to the tool and not yet started; with `wait`, as soon as there is some."""
+        """The work assigned to the tool and not yet started; with `wait`, as soon as there is some.
+
+        A response holds 8 MiB of work, or one item. The rest comes when the tool has started the first.
+        """
         items = await next_work(request, service, access, id_of(tool_id, ToolNotFound), wait)
         if items is None:
             raise ToolNotFound

@@ -269,9 +269,14 @@ class Tool:
         await connection.call(
             "PATCH", self._path, schemas.Tool, json={"draining": True}, patience_seconds=patience
         )
-        found = await connection.call("GET", f"{self._path}/work", WorkItems, patience_seconds=patience)
-        for work in found.items:
-            if work.id not in self._in_hand:
+        seen = set(self._in_hand)
+        while True:
+            # Of large work a response has only the first.
+            found = await connection.call("GET", f"{self._path}/work", WorkItems, patience_seconds=patience)
+            if not (new := [work for work in found.items if work.id not in seen]):
+                return
+            for work in new:
+                seen.add(work.id)
                 path, body = f"/v1/work/{work.id}/complete", {"outcome": "released"}
                 await unless_ended(
                     connection.call("POST", path, Completed, json=body, patience_seconds=patience)
