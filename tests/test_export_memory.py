@@ -1,0 +1,81 @@
+"""An export takes little memory, however large the archive is and however slowly it is read."""
+
+import asyncio
+import socket
+from typing import Any
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+
+from broker.store import archive
+from tests import helpers
+from tests.conftest import Running, Serve
+from tests.helpers import serving, until_ready
+
+MIB = 2**20
+RECORDS = 60
+# 12 kB as PostgreSQL stores it, 5.6 MB in a response.
+FILL = f"""
+with value as materialized (
+    select jsonb_agg(cast('1e99' as numeric)) as result from generate_series(1, 55000)
+)
+insert into work_archive (work_id, task_id, task, attempt, outcome, result, reports, bytes)
+select uuid7(), 'task-' || n,
+       jsonb_build_object(
+           'id', 'task-' || n, 'needs', 1, 'payload', null, 'priority', 0, 'state', 'running', 'attempt', 0,
+           'max_attempts', 3, 'retry_backoff_seconds', 1, 'timeout_seconds', null, 'not_before', null,
+           'created_at', now(), 'work_id', null, 'remark', null, 'result', null, 'error', null,
+           'ended_at', null),
+       1, 'succeeded', value.result, '[]', octet_length(cast(value.result as text))
+from generate_series(1, {RECORDS}) n, value
+"""
+
+
+async def test_an_export_of_321_mib_takes_less_than_100_mib(database: str, sql: asyncpg.Connection) -> None:
+    await sql.execute(FILL)
+    with serving(BROKER_DATABASE_URL=database) as (process, url):
+        await until_ready(url)
+        server = psutil.Process(process.pid)
+        before = most = server.memory_info().rss
+        exported = lines = 0
+        async with (
+            httpx.AsyncClient(base_url=url, timeout=60) as client,
+            client.stream("GET", "/v1/archive/export") as response,
+        ):
+            async for chunk in response.aiter_bytes(MIB):
+                exported += len(chunk)
+                lines += chunk.count(b"\n")
+                most = max(most, server.memory_info().rss)
+    assert lines == RECORDS
+    assert exported > 320 * MIB
+    assert most - before < 100 * MIB
+
+
+async def test_a_slow_reader_of_an_export_is_waited_for(
+    serve: Serve, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sql.execute(FILL)
+    portions = 0
+    page = archive.page
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal portions
+        portions += 1
+        return page(*args, **kwargs)
+
+    monkeypatch.setattr(archive, "page", counted)
+    broker: Running = await serve()
+    address = httpx.URL(broker.url)
+    with socket.create_connection((address.host, address.port or 80)) as reader:
+        reader.sendall(b"GET /v1/archive/export HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        seen, unchanged = 0, 0
+        while unchanged < 50:
+            # Other requests are answered meanwhile, and no portion is read ahead of the reader.
+            await helpers.get(broker.client, "/v1/tasks")
+            await asyncio.sleep(0)
+            unchanged = unchanged + 1 if seen == portions > 0 else 0
+            seen = portions
+        assert portions <= 3
+        assert broker.server.service.store.in_use() == 0
