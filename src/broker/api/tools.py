@@ -53,7 +53,7 @@ class Tools(Controller):
         registration = tools.Registration(
             data, hashed(secret), access.caller.key, any_owner=access.key is None
         )
-        entered = await service.store.one(tools.register, registration)
+        entered = await service.store.one(tools.register, registration, size=len(data.skills))
         if entered.tool is None:
             raise Forbidden("Another key has registered a tool of this id.")
         service.owners.forget_tool(entered.tool.id)
