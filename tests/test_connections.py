@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -573,6 +575,30 @@ async def test_a_client_of_http_1_0_that_asks_first_gets_one_response(broker: Ru
 async def test_an_expectation_that_nobody_meets_is_refused(broker: Running) -> None:
     assert await refused(broker, post(task(), headers="Expect: 200-ok\r\n")) == (417, "malformed_request")
     assert (await broker.client.get("/v1/tasks")).json()["items"] == []
+
+
+async def test_a_stream_goes_to_a_client_of_http_1_0_without_chunks(broker: Running) -> None:
+    await helpers.add_tool(broker.client, capacity=100)
+    for number in range(20):
+        pair = await helpers.started(broker.client, f"a{number}", "t", payload="x" * 10_000)
+        await helpers.completed(broker.client, pair.work)
+    expected = (await broker.client.get("/v1/archive/export")).content
+    assert expected.count(b"\n") == 20
+    async with a_client(broker) as client:
+        client.send(b"GET /v1/archive/export HTTP/1.0\r\n\r\n")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert "transfer-encoding" not in answer.headers
+        assert await client.ended() == expected
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="the JDK is not installed")
+async def test_the_first_request_of_a_java_client_keeps_its_body(broker: Running) -> None:
+    source = Path(__file__).parent / "java" / "FirstRequest.java"
+    java = await asyncio.create_subprocess_exec("java", source, broker.url, stdout=subprocess.PIPE)
+    async with asyncio.timeout(60):
+        told, _ = await java.communicate()
+    assert told.split() == [b"201", b"201"]
 
 
 # What Java's HTTP client sends with its first request.

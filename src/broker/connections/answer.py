@@ -2,6 +2,8 @@
 
 import asyncio
 
+_CHUNKED = b"transfer-encoding: chunked\r\n"
+
 
 class Answer(asyncio.Transport):
     """What one answer is written to.
@@ -47,3 +49,19 @@ class Answer(asyncio.Transport):
         if self._head and not self._transport.is_closing():
             self._transport.write(self._head)
         self._head = b""
+
+
+class UnchunkedAnswer(Answer):
+    """What an answer to HTTP/1.0 is written to, which knows no chunks: it ends with its connection."""
+
+    __slots__ = ("_is_chunked",)
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        """Send this, without what uvicorn puts around a chunk."""
+        if self._flush is None:
+            self._is_chunked = _CHUNKED in data
+            data = data.replace(_CHUNKED, b"")
+        elif self._is_chunked:
+            size, _, rest = data.partition(b"\r\n")
+            data = rest[: int(size or b"0", 16)]
+        super().write(data)

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from broker.api import problems
 from broker.connections import head
 from broker.connections.after_upgrade import has_body, parser_of_rest
-from broker.connections.answer import Answer
+from broker.connections.answer import Answer, UnchunkedAnswer
 from broker.connections.cycle import Cycle
 from broker.connections.watched import LINGER_SECONDS, Watched
 from broker.errors import BrokerError, Crowded, HeadersTooLarge, MalformedRequest, RequestTimeout
@@ -105,9 +105,11 @@ class Connection(Watched):
         self.cycle.__class__ = Cycle
         if self._ended:
             cast("Cycle", self.cycle).half_close()
-        if version == "1.0":
+        if version == "1.1":
+            self.cycle.transport = Answer(self.transport)
+        else:
+            self.cycle.transport = UnchunkedAnswer(self.transport)
             self.cycle.waiting_for_100_continue = False
-        self.cycle.transport = Answer(self.transport)
         self._since = 0.0
         self._read = 0
         if not self.pipeline:
