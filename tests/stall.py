@@ -99,6 +99,7 @@ ITEMS: dict[str, bytes] = {
     "short items": b'{"needs":1}',
     "items with unknown members": b'{"needs":1,"x":1}',
     "items that are wrong at last": b'{"needs":1,"priority":99999}',
+    "items with a text again and again": b'{"needs":1,"id":"a",' + b'"id":"a",' * 400 + b'"id":"a"}',
     "pairs": b'{"task_id":"a","tool_id":"t"}',
     "remarks": b'{"task_id":"a","text":""}',
     "completions": b'{"work_id":"01890a5d-ac96-774b-bcce-b302099a8057","outcome":"failed"}',

@@ -121,10 +121,22 @@ def test_a_batch_of_very_many_parts_names_the_first_that_is_wrong() -> None:
     assert errors(json.dumps({"items": items}), NewTasks).keys() == {"items[8000].priority"}
 
 
-def test_an_object_of_very_many_members_names_the_fields_that_are_wrong() -> None:
+def test_an_object_of_very_many_members_names_the_first_that_is_no_field() -> None:
     many = ",".join(f'"x{number}":1' for number in range(300_000))
-    assert "priority" in errors(f'{{"needs":1,"priority":"high",{many}}}', NewTask)
-    assert errors(f'{{"needs":1,{many}}}', NewTask)
+    [named] = errors(f'{{"needs":1,"priority":"high",{many}}}', NewTask).values()
+    assert named == "object contains unknown field `x0`"
+
+
+def test_of_members_of_the_same_name_the_last_counts_however_many_there_are() -> None:
+    for count in (2, 300_000):
+        body = "{" + ",".join(['"id":"a"'] * count) + ',"id":"last","needs":1}'
+        task = decode(body.encode(), NewTask, SETTINGS)
+        assert isinstance(task, NewTask)
+        assert task.id == "last"
+        items = decode(f'{{"items":[{body},{body}]}}'.encode(), NewTasks, SETTINGS)
+        assert isinstance(items, NewTasks)
+        assert [item.id for item in items.items] == ["last", "last"]
+        assert errors(body.replace("last", "a b"), NewTask).keys() == {"id"}
 
 
 def test_a_list_that_is_too_long_is_decoded_no_further_than_it_may_be() -> None:

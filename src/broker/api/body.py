@@ -21,8 +21,8 @@ from litestar.typing import FieldDefinition
 from msgspec import Raw
 
 from broker.api import limits
-from broker.api.body_errors import explain, field_at, located, plainly
-from broker.api.decoders import counted, decoder, read
+from broker.api.body_errors import MOST_PARTS, explain, field_at, located, plainly
+from broker.api.decoders import counted, decoder, once, read
 from broker.errors import (
     BadRequest,
     MalformedJson,
@@ -155,11 +155,15 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
 def _decoded(body: bytes, form: type[Request]) -> Request:
     # The decoder does not look at what it passes through.
     _check_utf8(body)
+    known = body
     try:
-        request: Request = read(body, form)
+        if len(body) > _AT_ONCE:
+            known = once(body, form)
+        request: Request = read(known, form)
     except msgspec.ValidationError as error:
         _well_formed(body)
-        explained = list(islice(explain(body, form), _MOST_ERRORS))
+        is_short = len(body) <= _AT_ONCE or known is not body or body.count(b":") <= MOST_PARTS
+        explained = list(islice(explain(known, form), _MOST_ERRORS)) if is_short else []
         raise ValidationFailed(explained or [located(error)]) from None
     except msgspec.DecodeError as error:
         if lone := limits.lone_surrogate(body):

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Raw
 
-from broker.api.decoders import TOO_LONG, decoder, hints, item_type, read
+from broker.api.decoders import TOO_LONG, decoder, hints, item_type, raw_form, read
 from broker.schemas import FieldError, Request
 
 # A string may be cut off where the search ends: else each quote in it would be tried as the start of another.
@@ -17,7 +16,7 @@ _SEARCHED = 2**20
 # Of a name or message in an error, which may repeat what the client sent.
 _MOST_CHARACTERS = 300
 # A value with more members or items is not taken apart to explain what is wrong with each.
-_MOST_PARTS = 200_000
+MOST_PARTS = 200_000
 
 
 def explain(body: bytes, form: type[Request], path: str = "") -> Iterator[FieldError]:
@@ -39,19 +38,12 @@ def explain(body: bytes, form: type[Request], path: str = "") -> Iterator[FieldE
 
 def _members(body: bytes, form: type[Request]) -> dict[str, Raw]:
     """Return the members of an object; of very many only those that are fields of the request."""
-    if body.count(b":") <= _MOST_PARTS:
+    if body.count(b":") <= MOST_PARTS:
         members: dict[str, Raw] = decoder(dict[str, Raw]).decode(body)
         return members
-    known = decoder(_fields_of(form)).decode(body)
+    known = decoder(raw_form(form)).decode(body)
     values = {name: getattr(known, name) for name in known.__struct_fields__}
     return {name: value for name, value in values.items() if value is not msgspec.UNSET}
-
-
-@cache
-def _fields_of(form: type[Request]) -> type[msgspec.Struct]:
-    """Return a form with the same fields, each any JSON value or absent; it ignores all others."""
-    fields = [(name, Raw | msgspec.UnsetType, msgspec.UNSET) for name in hints(form)]
-    return msgspec.defstruct(form.__name__, fields, kw_only=True)
 
 
 def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
@@ -70,7 +62,7 @@ def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
 
 def _items(value: bytes, hint: Any) -> list[Raw]:
     """Return the items of a list; none if it is no list, not as long as it may be, or has too many parts."""
-    if value.count(b",") > _MOST_PARTS:
+    if value.count(b",") > MOST_PARTS:
         return []
     try:
         items: list[Raw] = decoder(Annotated[list[Raw], *hint.__metadata__]).decode(value)

@@ -58,15 +58,60 @@ def counted(form: type[Request]) -> type[Request]:
     for name, hint in hints(form).items():
         item = item_type(hint)
         if item is not None:
-            most = next(meta.max_length for meta in hint.__metadata__ if meta.max_length)
-            counting: Any = _counting(item, most)
+            counting: Any = _counting(item, _most(hint))
             items = Annotated[list[counting], *hint.__metadata__]
             return cast("type[Request]", msgspec.defstruct(form.__name__, [(name, items)], bases=(form,)))
     return form
 
 
-def _counting(item: type[Request], most: int) -> type[msgspec.Struct]:
-    def count(_: Request) -> None:
+def once(body: bytes, form: type[Request]) -> bytes:
+    """Return a body with each member once, the last where several have the same name.
+
+    The decoder checks each of them, which takes seconds where there are millions.
+
+    Args:
+        body: JSON.
+        form: What the body is, as `counted` returns it.
+
+    Raises:
+        msgspec.ValidationError: It has a field that is none of the request's, or a list has too many items.
+    """
+    return msgspec.json.encode(read(body, _raw_form_with_items(form)))
+
+
+@cache
+def raw_form(form: type[Request]) -> type[msgspec.Struct]:
+    """Return a form with the same fields, each any JSON value or absent; it ignores all others."""
+    fields = [(name, Raw | msgspec.UnsetType, msgspec.UNSET) for name in hints(form)]
+    return msgspec.defstruct(form.__name__, fields, kw_only=True)
+
+
+@cache
+def _raw_form_with_items(form: type[Request]) -> type[msgspec.Struct]:
+    fields: dict[str, Any] = {}
+    for name, hint in hints(form).items():
+        item = item_type(hint)
+        fields[name] = list[_counting(_strict(raw_form(item)), _most(hint))] if item else Raw  # type: ignore[misc]
+    return msgspec.defstruct(
+        form.__name__,
+        [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in fields.items()],
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
+def _strict(form: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    return msgspec.defstruct(form.__name__, [], bases=(form,), forbid_unknown_fields=True)
+
+
+def _most(hint: Any) -> int:
+    """Return how many items a list may have."""
+    most: int = next(meta.max_length for meta in hint.__metadata__ if meta.max_length)
+    return most
+
+
+def _counting(item: type[msgspec.Struct], most: int) -> type[msgspec.Struct]:
+    def count(_: msgspec.Struct) -> None:
         _items_decoded.count += 1
         if _items_decoded.count > most:
             raise ValueError(f"{TOO_LONG}{most}")
