@@ -130,7 +130,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                     values[name] = msgspec.convert(
                         environment[variable], types[name], strict=False, dec_hook=_path
                     )
-                except (msgspec.ValidationError, RuntimeError) as error:
+                except (msgspec.ValidationError, RuntimeError, UnicodeEncodeError) as error:
                     raise SettingsError(f"{variable}={environment[variable]!r}: {error}") from None
         values.update((name, value) for name, value in given.items() if value is not None)
         settings = cls(**values)
@@ -176,7 +176,7 @@ def _word_in(file: Path, variable: str) -> str:
         SettingsError: It cannot be read.
     """
     try:
-        return file.read_text().strip()
+        return file.read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{variable}={str(file)!r}: {error}") from None
 

@@ -1,8 +1,12 @@
 """The `broker` command: a module for each of its subcommands, loaded when it is used."""
 
 from importlib import import_module
+from typing import Any
 
 import click
+
+from broker.cli import streams
+from broker.cli.values import require_utf8
 
 _COMMANDS = {
     "serve": "Run the service.",
@@ -33,7 +37,13 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = getattr(import_module(f"broker.cli.{cmd_name}"), cmd_name)
+        require_utf8(command)
         return command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command as a process of its own."""
+        with streams.prepared():
+            return super().main(*args, **kwargs)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

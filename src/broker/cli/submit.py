@@ -117,6 +117,8 @@ def submit(
     }
     fields = {name: value for name, value in fields.items() if value is not None}
     _fit_together(fields, files, tasks, once=once)
+    for name, value in fields.items():
+        _check_option(name, value)
     with _given(fields, files, tasks, once=once) as given:
         # All of them are looked at before one is sent.
         total = sum(1 for _ in given)
@@ -143,6 +145,19 @@ def _fit_together(fields: dict[str, Any], files: tuple[str, ...], tasks: str | N
         raise click.UsageError("--id is for one task.")
     if once and (not files or "id" in fields):
         raise click.UsageError("--once makes the ids of files: give files, and no --id.")
+
+
+def _check_option(name: str, value: Any) -> None:
+    """See that a broker would accept what an option says, to name the option if not.
+
+    Raises:
+        click.BadParameter: No broker would.
+    """
+    try:
+        checked(Given({"needs": None, name: value}))
+    except click.ClickException as error:
+        option = name.removesuffix("_seconds").replace("_", "-")
+        raise click.BadParameter(error.message, param_hint=f"'--{option}'") from error
 
 
 def _given(

@@ -17,11 +17,10 @@ import msgspec
 from msgspec import Raw
 
 from broker.api import limits
-from broker.cli.values import standard_input
+from broker.cli.values import BYTE_ORDER_MARK, standard_input
 from broker.schemas import NewTask
 from broker.settings import Settings
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # What is larger is a task a line, whatever it looks like.
 _LARGEST_TASK = 256 * 2**20
 # Limits that are a broker's to set are its to tell; here is found what none of them takes.
@@ -155,7 +154,7 @@ class TaskFile:
     def _lines(self) -> Iterator[bytes]:
         self._file.seek(0)
         for number, line in enumerate(self._file):
-            yield line if number else line.removeprefix(_BYTE_ORDER_MARK)
+            yield line if number else line.removeprefix(BYTE_ORDER_MARK)
 
     def _size(self) -> int:
         return self._file.seek(0, os.SEEK_END)

@@ -98,7 +98,7 @@ SECONDS may have a unit: 90s, 10m, 2h, 1d.
     "--lease",
     default="60",
     show_default=True,
-    type=Span(),
+    type=Span(5, 86_400),
     help="Not heard of for so long, the tool is taken for dead, and its work given to others: 5 or more.",
 )
 @click.option(
@@ -171,8 +171,9 @@ def tool(
     The program is started for each piece of work, and need not know of the broker.
     """
     if not re.match(ID_PATTERN, tool_id):
-        raise click.UsageError(
-            "An id has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit."
+        raise click.BadParameter(
+            "An id has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit.",
+            param_hint="'--id'",
         )
     how = Options(url=url or DEFAULT_URL, **options)
     worker = Tool(

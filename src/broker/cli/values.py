@@ -1,5 +1,7 @@
 """What commands are given beside plain texts and numbers: spans of time, times, and JSON."""
 
+import codecs
+import math
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -10,14 +12,50 @@ import click
 import msgspec
 from msgspec import Raw
 
+# Windows programs begin files and output with it.
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _SPAN = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(_UNITS)}]?)", re.ASCII)
 
 
+class Text(click.ParamType[str]):
+    """A text that the broker can be sent: its bytes are UTF-8."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is."""
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is not UTF-8", param)
+        return str(value)
+
+
+def require_utf8(command: click.Command) -> None:
+    """Have a command and all its subcommands refuse plain texts that are not UTF-8, and name the option."""
+    for parameter in command.params:
+        if parameter.type is click.STRING:
+            parameter.type = Text()
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            require_utf8(each)
+
+
 class Span(click.ParamType[float]):
-    """A span of time: a number of seconds, or one with a unit, like `10m`."""
+    """A span of time: a number of seconds, or one with a unit, like `10m`.
+
+    Args:
+        lowest: The shortest one, in seconds.
+        highest: The longest one.
+    """
 
     name = "seconds"
+
+    def __init__(self, lowest: float = 0.0, highest: float = math.inf) -> None:
+        self._lowest = lowest
+        self._highest = highest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read it, in seconds."""
@@ -26,6 +64,8 @@ class Span(click.ParamType[float]):
         seconds = _seconds(str(value))
         if seconds is None:
             self.fail(f"{value!r} is no span of time: give seconds, or a number with s, m, h, d or w", param)
+        if not self._lowest <= seconds <= self._highest:
+            self.fail(f"{value!r} is not between {self._lowest:g} and {self._highest:g} seconds", param)
         return seconds
 
 
@@ -88,10 +128,10 @@ class Json(click.ParamType[Raw]):
 
     def _read(self, value: str, param: click.Parameter | None) -> bytes:
         if value == "-" and self._stdin:
-            return standard_input().read()
+            return standard_input().read().removeprefix(BYTE_ORDER_MARK)
         if value.startswith("@"):
             try:
-                return Path(value[1:]).read_bytes().removeprefix(b"\xef\xbb\xbf")
+                return Path(value[1:]).read_bytes().removeprefix(BYTE_ORDER_MARK)
             except OSError as error:
                 self.fail(f"{value[1:]!r} cannot be read: {error.strerror}", param)
         return value.encode("utf-8", "surrogateescape")

@@ -9,7 +9,8 @@ class Lines:
     r"""The lines of a stream of bytes.
 
     `\r` ends a line as `\n` does: so progress bars come as lines. Empty ones are left out, bytes that are no
-    UTF-8 and NUL replaced, and what is longer than a line may be is cut, so that memory is bounded.
+    UTF-8 and NUL replaced, a byte order mark at the beginning removed, and what is longer than a line may be
+    is cut, so that memory is bounded.
 
     Args:
         longest: How many characters of a line are kept; a cut one ends in `…`.
@@ -17,7 +18,7 @@ class Lines:
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
         self._begun = ""
 
     def feed(self, data: bytes) -> list[str]:

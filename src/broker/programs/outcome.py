@@ -1,5 +1,6 @@
 """What a program has printed and how it has ended, as a result or an error."""
 
+import codecs
 import signal
 from collections.abc import Callable, Sequence
 
@@ -51,7 +52,8 @@ class Output:
         """
         if self.is_too_much:
             raise FailedError(_TOO_BIG, retry=False)
-        printed = bytes(self._bytes)
+        # Windows programs begin their output with it.
+        printed = bytes(self._bytes).removeprefix(codecs.BOM_UTF8)
         try:
             text = printed.decode()
         except UnicodeDecodeError as error:

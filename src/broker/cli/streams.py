@@ -1,0 +1,151 @@
+"""The standard streams of a command: usable whether they are closed, full or of a narrow character set."""
+
+import codecs
+import contextlib
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import click
+
+_MODES = {0: os.O_WRONLY, 1: os.O_RDONLY, 2: os.O_WRONLY}
+_ERRORS = "broker.output"
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+class _BestEffort:
+    """Standard error: a message that cannot be written changes nothing else.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write as much as the stream takes."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Run a command with streams that it can write to, and end it in order when they fail.
+
+    A descriptor that is closed would be given to the next file or connection that the process opens, and
+    receive what is meant for the stream. Reading standard input or writing standard output fails then.
+
+    Raises:
+        SystemExit: The command has ended; or it could not write its output, or read an argument.
+    """
+    for number, mode in _MODES.items():
+        _occupy(number, mode)
+    # A stream that was closed when Python started is None.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ERRORS)
+    before = sys.stderr
+    sys.stderr = _BestEffort(before)
+    try:
+        yield from _ended_in_order()
+    finally:
+        sys.stderr = before
+
+
+def _ended_in_order() -> Iterator[None]:
+    try:
+        yield
+        status: Any = 0
+    except SystemExit as end:
+        status = end.code
+    except UnicodeEncodeError as error:
+        status = _fail(_not_utf8(error))
+    except OSError as error:
+        status = _fail(_described(error))
+    if problem := _output_problem():
+        status = status or _fail(problem)
+        _discard_output()
+    sys.exit(status)
+
+
+def _fail(message: str) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return 1
+
+
+def _output_problem() -> str | None:
+    """Flush standard output; the reason why that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _described(error)
+    return None
+
+
+def _described(error: OSError) -> str:
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    if error.errno == errno.EBADF:
+        return "Standard output is closed."
+    return f"Cannot write the output: {error.strerror}." if error.errno in _OF_WRITING else f"{error}."
+
+
+def _discard_output() -> None:
+    """Have the interpreter flush into nothing when it ends, instead of failing once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _not_utf8(error: UnicodeEncodeError) -> str:
+    named = [word for word in sys.argv[1:] if not word.isascii() and not _is_utf8(word)]
+    what = f"The argument {named[0]!r}" if named else f"The text {error.object[:100]!r}"
+    return f"{what} is not UTF-8."
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _occupy(number: int, mode: int) -> None:
+    """Open a standard descriptor that is closed, such that it can only be used the wrong way round."""
+    with contextlib.suppress(OSError):
+        os.fstat(number)
+        return
+    opened = os.open(os.devnull, mode)
+    if opened != number:
+        os.dup2(opened, number)
+        os.close(opened)
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    r"""Write bytes of file names as they are, and what the character set lacks as JSON does: \u20ac."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    written = b""
+    for character in error.object[error.start : error.end]:
+        byte = ord(character) - 0xDC00
+        written += bytes([byte]) if 0x80 <= byte <= 0xFF else json.dumps(character)[1:-1].encode()
+    return written, error.end
+
+
+codecs.register_error(_ERRORS, _replace)

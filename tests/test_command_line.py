@@ -1,0 +1,180 @@
+"""Promises of every command: text that is not UTF-8, and output that nobody takes."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from broker.cli import main
+from broker.programs.lines import Lines
+from broker.programs.outcome import Output
+from tests.cli_helpers import run
+from tests.conftest import Running
+from tests.helpers import an_environment
+
+NOT_UTF8 = "\udcff"
+NO_BROKER = "http://127.0.0.1:9"
+FOREVER = 60
+BOM = b"\xef\xbb\xbf"
+
+
+def leaves(
+    command: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that does something, with the words that call it."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None
+        yield from leaves(found, (*path, name))
+
+
+LEAVES = list(leaves(main))
+PARAMETERS = [
+    (path, command, parameter)
+    for path, command in LEAVES
+    for parameter in command.params
+    # A path may have any bytes, and a program's arguments are its own.
+    if not isinstance(parameter.type, click.Path) and parameter.type is not click.UNPROCESSED
+    if not (isinstance(parameter, click.Option) and parameter.is_flag)
+]
+
+
+def required(command: click.Command, besides: click.Parameter) -> list[str]:
+    """Arguments for what a command requires: something of the right type."""
+    options, arguments = [], []
+    for parameter in command.params:
+        if parameter is besides or not parameter.required:
+            continue
+        kind = parameter.type
+        value = kind.choices[0] if isinstance(kind, click.Choice) else "1"
+        value = __file__ if isinstance(kind, click.Path) else value
+        (options if isinstance(parameter, click.Option) else arguments).append((parameter, value))
+    words = [word for option, value in options for word in (option.opts[0], value)]
+    return [*words, "--", *(value for _, value in arguments)] if arguments else words
+
+
+@pytest.mark.parametrize("value", [NOT_UTF8, f"a{NOT_UTF8}"])
+@pytest.mark.parametrize(
+    ("path", "command", "parameter"),
+    PARAMETERS,
+    ids=[f"{'-'.join(path)}-{parameter.name}" for path, _, parameter in PARAMETERS],
+)
+def test_a_value_that_is_not_utf8_is_refused_and_its_option_is_named(
+    path: tuple[str, ...], command: click.Command, parameter: click.Parameter, value: str
+) -> None:
+    is_option = isinstance(parameter, click.Option)
+    given = [parameter.opts[0], value] if is_option else []
+    rest = required(command, parameter)
+    ended = CliRunner().invoke(
+        main, [*path, *given, *rest, *([] if is_option else [value])], prog_name="broker"
+    )
+    assert ended.exit_code == 2, ended.output
+    named = parameter.opts[0] if is_option else parameter.make_metavar(click.Context(command))
+    assert f"Invalid value for '{named}'" in ended.output
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of sh; `$broker` in it is the command."""
+    return subprocess.run(
+        ["/bin/sh", "-c", command.replace("$broker", f"{sys.executable} -m broker.cli")],
+        env=an_environment(**environment),
+        capture_output=True,
+        timeout=FOREVER,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("path", [path for path, _ in LEAVES], ids="-".join)
+def test_output_that_nobody_takes_is_an_error_in_one_line(path: tuple[str, ...]) -> None:
+    ended = shell(f"$broker {' '.join(path)} --help >/dev/full")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [b"Error: Cannot write the output: No space left on device."]
+
+
+def test_closed_standard_output_is_an_error_in_one_line() -> None:
+    ended = shell("$broker keys list --help >&-")
+    assert (ended.returncode, ended.stderr) == (1, b"Error: Standard output is closed.\n")
+
+
+@pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full"])
+def test_a_closed_or_full_stderr_changes_no_result(stream: str) -> None:
+    ended = shell(f"$broker keys list --help {stream}")
+    assert (ended.returncode, b"Usage:" in ended.stdout) == (0, True)
+    assert shell(f"$broker keys list --no-such-option {stream}").returncode == 2
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly() -> None:
+    ended = shell("{ $broker serve --help; echo $? >&2; } | true")
+    assert ended.stderr.strip() in (b"0", b"1")
+
+
+async def test_a_result_that_cannot_be_written_is_an_error_after_success(
+    broker: Running, database: str
+) -> None:
+    await broker.client.post("/v1/tasks", json={"id": "t", "needs": 1})
+    for command in (
+        f"$broker submit --needs 1 --id t --url {broker.url} >/dev/full",
+        f"$broker explain t --url {broker.url} >/dev/full",
+        f"$broker top --once --url {broker.url} >/dev/full",
+        "$broker migrate >/dev/full",
+    ):
+        ended = await asyncio.to_thread(shell, command, BROKER_DATABASE_URL=database)
+        assert ended.returncode == 1, command
+        [line] = [line for line in ended.stderr.splitlines() if line.startswith(b"Error: ")]
+        assert b"No space left on device" in line
+
+
+async def test_a_connection_is_never_opened_in_place_of_a_closed_stream(
+    broker: Running, database: str
+) -> None:
+    """The database's connection would be descriptor 1, and what is printed would go to PostgreSQL."""
+    ended = await asyncio.to_thread(shell, "$broker migrate <&- >&- 2>&-", BROKER_DATABASE_URL=database)
+    assert ended.returncode == 1
+    ended = await asyncio.to_thread(shell, "$broker migrate <&- 2>&-", BROKER_DATABASE_URL=database)
+    assert (ended.returncode, ended.stdout[:23]) == (0, b"The schema is at versio")
+
+
+async def test_a_byte_order_mark_on_standard_input_is_left_out(broker: Running) -> None:
+    payload = (BOM + b'{"a": 1}').decode()
+    ended = await run(broker.url, "submit", "--needs", "1", "--id", "one", "--payload", "-", stdin=payload)
+    assert ended.status == 0, ended.err
+    tasks = (BOM + b'{"id": "two", "needs": 1, "payload": 2}\n').decode()
+    ended = await run(broker.url, "submit", "--tasks", "-", stdin=tasks)
+    assert ended.status == 0, ended.err
+    one, two = [(await broker.client.get(f"/v1/tasks/{id_}")).json()["payload"] for id_ in ("one", "two")]
+    assert (one, two) == ({"a": 1}, 2)
+
+
+@pytest.mark.parametrize(
+    ("printed", "result"), [(b'{"a": 1}', {"a": 1}), (b"words\r\n", "words"), (b"", None)]
+)
+def test_a_byte_order_mark_in_a_programs_output_is_left_out(printed: bytes, result: object) -> None:
+    output = Output(lambda: None)
+    output.feed(BOM[:1])
+    output.feed(BOM[1:] + printed)
+    given = output.result()
+    assert (msgspec.json.decode(given) if isinstance(given, msgspec.Raw) else given) == result
+    assert Lines(100).feed(BOM + b"progress: 50%\n") == ["progress: 50%"]
+
+
+def test_what_a_terminal_cannot_show_is_written_as_json_does() -> None:
+    code = "import click; from broker.cli import main\n"
+    code += "text = 'caf\\xe9 \\u20ac \\U0001f600 \\udcff'\n"
+    code += "main.callback = lambda: click.echo(text)\nmain(['migrate', '--help'])"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=an_environment(PYTHONIOENCODING="latin-1"),
+        capture_output=True,
+        timeout=FOREVER,
+        check=False,
+    )
+    assert ended.stdout.splitlines()[0] == b"caf\xe9 \\u20ac \\ud83d\\ude00 \xff", ended.stderr
