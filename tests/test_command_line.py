@@ -1,12 +1,15 @@
-"""Promises of every command: text that is not UTF-8, and output that nobody takes."""
+"""Promises of every command: text that is not UTF-8, output that nobody takes, and being process 1."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import msgspec
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -21,6 +24,7 @@ NOT_UTF8 = "\udcff"
 NO_BROKER = "http://127.0.0.1:9"
 FOREVER = 60
 BOM = b"\xef\xbb\xbf"
+NOT_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process 1")
 
 
 def leaves(
@@ -178,3 +182,50 @@ def test_what_a_terminal_cannot_show_is_written_as_json_does() -> None:
         check=False,
     )
     assert ended.stdout.splitlines()[0] == b"caf\xe9 \\u20ac \\ud83d\\ude00 \xff", ended.stderr
+
+
+# Twenty processes whose parent ends at once.
+ORPHANS = """
+import os
+for _ in range(20):
+    if not os.fork():
+        os.fork()
+        os._exit(0)
+"""
+
+
+@NOT_ROOT
+async def test_as_process_1_a_tool_reaps_what_its_programs_leave_behind(
+    broker: Running, tmp_path: Path
+) -> None:
+    orphans = tmp_path / "orphans.py"
+    orphans.write_text(ORPHANS)
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-m", "broker.cli"),
+        *("tool", "--id", "t", "--skills", "1", "--scratch", str(tmp_path / "scratch"), "--"),
+        # It counts those that have ended and that nobody has waited for.
+        *("sh", "-c", f"{sys.executable} {orphans}; cat /proc/[0-9]*/stat | grep -c ' Z ' || true"),
+        env=an_environment(BROKER_URL=broker.url),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        for number in range(4):
+            async with asyncio.timeout(FOREVER):
+                await broker.client.post("/v1/tasks", json={"id": f"t{number}", "needs": 1})
+                pair = {"task_id": f"t{number}", "tool_id": "t"}
+                while (answer := await broker.client.post("/v1/work", json=pair)).status_code == 404:
+                    await asyncio.sleep(0.02)
+                assert answer.status_code == 201
+                task = (await broker.client.get(f"/v1/tasks/t{number}?wait=60")).json()
+                assert task["state"] == "succeeded", task
+        # Those of this very moment at most: of all that ended before, none is left.
+        assert task["result"] <= 20
+        # Process 1 hands the signal on, and ends as its child does.
+        [first] = psutil.Process(process.pid).children()
+        first.terminate()
+        async with asyncio.timeout(FOREVER):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from broker.cli import streams
+from broker.cli import first_process, streams
 from broker.cli.values import require_utf8
 
 _COMMANDS = {
@@ -42,6 +42,7 @@ class _Lazy(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command as a process of its own."""
+        first_process.hand_over()
         with streams.prepared():
             return super().main(*args, **kwargs)
 

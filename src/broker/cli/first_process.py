@@ -1,0 +1,56 @@
+"""A command as the first process of a container, which inherits every process that loses its parent."""
+
+import contextlib
+import os
+import signal
+import sys
+from types import FrameType
+
+_FIRST = 1
+
+
+def hand_over() -> None:
+    """Continue in a child where this is process 1; wait for every process that ends, and forward signals.
+
+    Without this, ended processes whose parent is gone stay as zombies until no process can be started.
+
+    Raises:
+        SystemExit: In process 1, when the child has ended, with its status.
+    """
+    if os.getpid() != _FIRST:
+        return
+    # Not those that nobody can handle, that mean this process itself, or that its terminal sends.
+    kept = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU}
+    kept |= {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+    forwarded = {number for number in signal.valid_signals() - kept if signal.getsignal(number) is not None}
+    # Until it can be forwarded, a signal waits.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
+    child = os.fork()
+    if child == 0:
+        _lead_own_group()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+
+    def forward(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    for number in forwarded:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            sys.exit(code if code >= 0 else 128 - code)
+
+
+def _lead_own_group() -> None:
+    """Have the terminal send Ctrl-C to us alone; else process 1 would forward it once more."""
+    os.setpgid(0, 0)
+    if os.isatty(0):
+        previous = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        with contextlib.suppress(OSError):
+            os.tcsetpgrp(0, os.getpgrp())
+        signal.signal(signal.SIGTTOU, previous)
