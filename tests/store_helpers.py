@@ -12,7 +12,7 @@ from msgspec import Raw
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Outcome, Pair, Task, Tool, Work
-from broker.store import Store, archive, assignment, completion, deletion, tasks, tools, work
+from broker.store import Store, archive, assignment, completion, deletion, reports, tasks, tools, work
 from broker.store.address import libpq_url
 from broker.store.completion import Ending
 from broker.store.database_errors import BeginAgain
@@ -249,8 +249,8 @@ async def complete(
     return answer
 
 
-async def report(store: Store, work_id: UUID, **fields: Any) -> work.ReportTaken | None:
-    [answer] = await many(store, work.report, [work.ReportOf(work_id, NewReport(**fields))])
+async def report(store: Store, work_id: UUID, **fields: Any) -> reports.ReportTaken | None:
+    [answer] = await many(store, reports.write, [reports.ReportOf(work_id, NewReport(**fields))])
     return answer
 
 

@@ -19,7 +19,7 @@ from broker.errors import BadRequest
 from broker.schemas import NewReport, NewTask, NewTool
 from broker.security import hashed
 from broker.settings import Settings, SettingsError
-from broker.store import Store, keys, tasks, tools, work
+from broker.store import Store, keys, reports, tasks, tools, work
 from tests import store_helpers as steps
 from tests.conftest import Running, Serve
 from tests.helpers import add_task, add_tool, assign, bearer, completed, is_problem, make_key
@@ -277,7 +277,7 @@ async def test_the_reports_of_a_work_can_always_be_archived(
     large, small = Raw(b'"' + b"x" * 200 + b'"'), Raw(b"1")
     first = NewReport(id=steps.UUID(int=1), data=small)
     told = await store.many(
-        work.report, [work.ReportOf(made.id, each) for each in (first, NewReport(data=large), first)]
+        reports.write, [reports.ReportOf(made.id, each) for each in (first, NewReport(data=large), first)]
     )
     assert [report.is_there for report in told if report] == [True, False, True]
     assert await sql.fetchval("select count(*) from work_reports") == 1

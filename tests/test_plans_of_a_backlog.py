@@ -30,6 +30,7 @@ from broker.store import (
     leases,
     overview,
     ownership,
+    reports,
     retention,
     tasks,
     tools,
@@ -124,7 +125,7 @@ def ending(crowd: Crowd) -> dict[str, Any]:
     }
 
 
-def reports(crowd: Crowd) -> dict[str, Any]:
+def some_reports(crowd: Crowd) -> dict[str, Any]:
     return {
         "work_id": crowd.work_ids,
         "id": [None] * SET,
@@ -164,8 +165,8 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "poll": (work.ASSIGNED_TO, {"tool_ids": TOOLS}),
     "who has work": (work.TOOLS_WITH_NEWS, {"ids": TOOLS}),
     "start": (work.START, lambda c: {"ids": c.work_ids} | NO_TOKENS),
-    "report": (work.REPORT, reports),
-    "latest reports": (work.LATEST_REPORTS, lambda c: {"work_id": next(iter(c.work_ids), UUID(int=0))}),
+    "report": (reports.REPORT, some_reports),
+    "latest reports": (reports.LATEST, lambda c: {"work_id": next(iter(c.work_ids), UUID(int=0))}),
     "read work": (work.BY_IDS, lambda c: {"ids": c.work_ids}),
     "watch work": (work.STATUS, lambda c: {"work_id": next(iter(c.work_ids), None)}),
     "watch work that has ended": (archive.STATUS, lambda c: {"work_id": next(iter(c.archived_ids), None)}),

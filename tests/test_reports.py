@@ -7,7 +7,7 @@ import pytest
 from msgspec import Raw
 
 from broker.schemas import NewReport, Work
-from broker.store import Store, completion, tools, work
+from broker.store import Store, completion, reports, tools, work
 from tests import store_helpers as steps
 from tests.conftest import Running
 from tests.helpers import add_task, add_tool, assign, get, is_problem
@@ -29,7 +29,7 @@ SHAPES = {
 }
 
 
-async def reported(store: Store, made: Work, **fields: object) -> work.ReportTaken:
+async def reported(store: Store, made: Work, **fields: object) -> reports.ReportTaken:
     taken = await steps.report(store, made.id, **fields)
     assert taken is not None
     return taken
@@ -54,9 +54,9 @@ async def test_reports_count_for_at_least_what_the_archive_makes_of_them(
 
 async def test_a_report_that_comes_twice_counts_once(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.running_work(store)
-    same = work.ReportOf(made.id, NewReport(id=UUID(int=1), data=Raw(b'"x"')))
-    for reports in ([same, same], [same]):
-        await store.many(work.report, reports)
+    same = reports.ReportOf(made.id, NewReport(id=UUID(int=1), data=Raw(b'"x"')))
+    for given in ([same, same], [same]):
+        await store.many(reports.write, given)
     row = await sql.fetchrow("select report_count, report_bytes from work")
     assert tuple(row) == (1, await sql.fetchval("select sum(size) from work_reports"))
 
@@ -120,7 +120,7 @@ async def every_page(store: Store, work_id: UUID) -> list[str | None]:
     messages: list[str | None] = []
     after = None
     while True:
-        page = await store.read(work.reports, work_id, limit=700, after=after)
+        page = await store.read(reports.page, work_id, limit=700, after=after)
         assert page is not None
         messages += [report.message for report in page.items]
         if (after := page.next) is None:
@@ -144,4 +144,4 @@ async def test_large_reports_come_page_by_page_and_only_the_latest_with_their_wo
 
 
 async def test_unknown_work_has_no_reports(store: Store) -> None:
-    assert await store.read(work.reports, UUID(int=1), limit=10, after=None) is None
+    assert await store.read(reports.page, UUID(int=1), limit=10, after=None) is None

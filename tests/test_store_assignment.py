@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from broker.schemas import NULL, NewReport, Pair, PairStatus, ToolChange
-from broker.store import Store, assignment, completion, deletion, due, leases, tools, work
+from broker.store import Store, assignment, completion, deletion, due, leases, reports, tools, work
 from broker.store.assignment import Key, repeated, runs
 from tests import store_helpers as steps
 
@@ -328,8 +328,8 @@ async def test_everything_at_once_keeps_its_accounts(
                     ]
                     await steps.many(store, completion.complete, endings)
                 case 4:
-                    said = [work.ReportOf(id_, NewReport(progress=0.5)) for id_ in await work_ids(chance)]
-                    await steps.many(store, work.report, said)
+                    said = [reports.ReportOf(id_, NewReport(progress=0.5)) for id_ in await work_ids(chance)]
+                    await steps.many(store, reports.write, said)
                 case 5:
                     deletions = [deletion.Deletion(chance.choice(ids), chance.random() < 0.5)]
                     await steps.many(store, deletion.delete, deletions)

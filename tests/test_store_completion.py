@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 
 from broker.errors import BadRequest
 from broker.schemas import NULL, Outcome, Task
-from broker.store import Store, archive, completion, due, leases, tools, work
+from broker.store import Store, archive, completion, due, leases, reports, tools, work
 from broker.store.completion import Ended
-from broker.store.work import ReportOf
+from broker.store.reports import ReportOf
 from tests import store_helpers as steps
 from tests.store_helpers import ending
 
@@ -326,7 +326,7 @@ async def test_a_report_that_commits_while_completion_waits_is_in_the_record(
     made = await steps.running_work(store)
     async with steps.Held(store) as reporting:
         said = steps.NewReport(message="the last word")
-        [taken] = await reporting.take(work.report, [ReportOf(made.id, said)])
+        [taken] = await reporting.take(reports.write, [ReportOf(made.id, said)])
         completing = asyncio.create_task(steps.complete(store, made.id))
         await steps.blocked(sql)
     record = (await completing).record

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from broker.schemas import NewReport, ToolChange
-from broker.store import Store, acceptance, events, tools, work
+from broker.store import Store, acceptance, events, reports, tools
 from broker.store.events import Events
 from broker.summaries import MOST_CHARS, ArchiveEvent, TaskEvent, ToolEvent
 from tests import store_helpers as steps
@@ -49,7 +49,7 @@ async def test_the_last_message_is_the_one_that_was_said_last_and_is_cut_where_i
     [told] = (await read(store, work=[made.id])).work
     assert told.message == "x" * MOST_CHARS
     # Before the hundred last reports it is not looked for.
-    await store.many(work.report, [work.ReportOf(made.id, NewReport(progress=0.2)) for _ in range(100)])
+    await store.many(reports.write, [reports.ReportOf(made.id, NewReport(progress=0.2)) for _ in range(100)])
     [told] = (await read(store, work=[made.id])).work
     assert told.message is None
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from broker.schemas import NewReport, NewTool, ToolChange
-from broker.store import Store, completion, keys, leases, ownership, tools, work
+from broker.store import Store, completion, keys, leases, ownership, reports, tools, work
 from broker.store.completion import Ended
 from broker.store.leases import Beat
 from broker.store.ownership import VOID, Token
@@ -39,7 +39,7 @@ def change(token: Token) -> tools.Change:
 ACTIONS = {
     "start": Action(lambda store, id_, token: store.one(work.start, work.Start(id_, token))),
     "report": Action(
-        lambda store, id_, token: store.one(work.report, work.ReportOf(id_, NewReport(), token))
+        lambda store, id_, token: store.one(reports.write, reports.ReportOf(id_, NewReport(), token))
     ),
     "complete": Action(
         lambda store, id_, token: store.one(completion.complete, ending(id_, token)), Ended(VOID, None)
@@ -103,8 +103,8 @@ async def test_work_that_is_started_while_its_tool_registers_again_is_lost(
     store: Store, sql: asyncpg.Connection, action: str
 ) -> None:
     made = await steps.some_work(store)
-    item = {"start": work.Start(made.id, OLD), "report": work.ReportOf(made.id, NewReport(), OLD)}[action]
-    step: Any = {"start": work.start, "report": work.report}[action]
+    item = {"start": work.Start(made.id, OLD), "report": reports.ReportOf(made.id, NewReport(), OLD)}[action]
+    step: Any = {"start": work.start, "report": reports.write}[action]
     async with steps.Held(store) as starting:
         assert await starting.take(step, [item]) != [None]
         registering = asyncio.ensure_future(store.one(tools.register, registration()))
@@ -130,7 +130,7 @@ async def test_in_a_set_each_program_gets_its_own_result(store: Store, sql: asyn
     )
     assert [each is not None for each in started] == [False, True, True]
     reported = await steps.many(
-        store, work.report, [work.ReportOf(first.id, NewReport(), token) for token in tokens[:2]]
+        store, reports.write, [reports.ReportOf(first.id, NewReport(), token) for token in tokens[:2]]
     )
     assert [each is not None for each in reported] == [False, True]
     assert await sql.fetchval("select count(*) from work_reports") == 1

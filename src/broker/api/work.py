@@ -60,7 +60,7 @@ from broker.schemas import (
     WorkWithReports,
 )
 from broker.schemas import Work as WorkItem
-from broker.store import archive, assignment, cancellation, completion, leases, work
+from broker.store import archive, assignment, cancellation, completion, leases, reports, work
 from broker.store.cancellation import Cancellation
 from broker.trace_context import TraceContext
 from broker.wake.listener import WORK as WORK_CHANNEL
@@ -220,8 +220,8 @@ class Work(Controller):
     ) -> Response[Reported]:
         """Report progress. The same `id` again is not written twice: 200."""
         id_ = work_id_of(work_id)
-        report = work.ReportOf(id_, data, access.caller.token)
-        taken = await service.store.one(work.report, report, size=len(data.data))
+        report = reports.ReportOf(id_, data, access.caller.token)
+        taken = await service.store.one(reports.write, report, size=len(data.data))
         if taken is None:
             raise await _too_late(service, access, id_)
         if not taken.is_there:
@@ -244,7 +244,7 @@ class Work(Controller):
         after: After = None,
     ) -> ReportPage:
         """The reports on work, in order; on ended work, those in the archive."""
-        found = await service.fresh.read(work.reports, work_id_of(work_id), limit=limit, after=after)
+        found = await service.fresh.read(reports.page, work_id_of(work_id), limit=limit, after=after)
         if found is None:
             raise WorkNotFound
         return found

@@ -1,0 +1,174 @@
+"""Reports on work: taking and reading them. What becomes of them when the work ends is in `completion`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from broker.schemas import NewReport, Report, ReportPage
+from broker.store import archive, leases, ownership, rows
+from broker.store.engine import one_statement
+from broker.store.ownership import Token
+from broker.store.pages import bounded, cut, met, unseal
+from broker.trace_context import TraceContext
+
+# How large the reports of one work may be in its archive record, as text and in PostgreSQL's own form (there
+# the limit is twice as high), and how many there may be. So work can always end.
+_MOST_REPORT_BYTES = 128 * 2**20
+_MOST_REPORTS = 100_000
+# What a report has in the record beside its message and its data: names, id, time and progress.
+_REPORT_OVERHEAD = 256
+# How many reports come with their work.
+MOST_LATEST = 1_000
+
+REPORT = text(f"""
+with locked as materialized (
+    select * from work where id = any(cast(:work_id as uuid[])) order by id for no key update
+),
+their_tasks as materialized (
+    select id, timeout_seconds, trace_context from tasks where id = any(array(select task_id from locked))
+),
+{leases.locked("array(select tool_id from locked)")},
+asked as materialized (
+    select u.place, u.work_id, locked.tool_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data,
+           built.size,
+           locked.report_bytes + sum(built.size) over so_far <= {_MOST_REPORT_BYTES}
+           and locked.report_count + count(*) over so_far <= {_MOST_REPORTS} as fits
+    from unnest(cast(:work_id as uuid[]), cast(:id as uuid[]), cast(:progress as double precision[]),
+                cast(:message as text[]), cast(:data as jsonb[]), {ownership.HOLDERS}) with ordinality
+         as u (work_id, id, progress, message, data, token_tool, token_hash, place)
+    join locked on locked.id = u.work_id
+    join locked_leases l on l.tool_id = locked.tool_id
+    -- Numbers are longer as text (1e99) or in PostgreSQL's form (1), and the record is made in both.
+    cross join lateral (
+        select greatest(pg_column_size(u.data), octet_length(cast(u.data as text)))
+               + coalesce(octet_length(cast(to_jsonb(u.message) as text)), 0) + {_REPORT_OVERHEAD} as size
+    ) built
+    where {ownership.is_current("u", "locked.tool_id", "l.token_hash")}
+    window so_far as (partition by u.work_id order by u.place)
+),
+written as (
+    insert into work_reports (work_id, id, progress, message, data, size)
+    select work_id, id, progress, message, data, size from asked where fits order by place
+    on conflict (work_id, id) do nothing
+    returning work_id, seq, id, progress, size
+),
+latest as (
+    select work_id, cast(count(*) as integer) as reports,
+           (array_agg(progress order by seq desc) filter (where progress is not null))[1] as progress,
+           sum(size) as bytes
+    from written
+    group by work_id
+),
+-- One update for both, the report and the start.
+told as (
+    update work w
+    set version = w.version + latest.reports, progress = coalesce(latest.progress, w.progress),
+        report_bytes = w.report_bytes + latest.bytes, report_count = w.report_count + latest.reports,
+        state = 'running', started_at = coalesce(w.started_at, now()),
+        deadline_at = case when w.state = 'running' then w.deadline_at
+                           else now() + make_interval(secs => t.timeout_seconds) end
+    from latest, locked, their_tasks t
+    where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and locked.id = latest.work_id
+      and t.id = locked.task_id
+),
+{leases.renewed("array(select tool_id from locked)", which="l.tool_id in (select tool_id from asked)")}
+select asked.place, asked.id,
+       written.id is not null
+       and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created,
+       locked.cancel_requested, renewed.expires_at,
+       asked.fits or written.id is not null or exists (
+           select from work_reports r where r.work_id = asked.work_id and r.id = asked.id
+       ) as is_there,
+       t.trace_context
+from asked
+join locked on locked.id = asked.work_id
+join their_tasks t on t.id = locked.task_id
+join renewed on renewed.tool_id = locked.tool_id
+left join written on written.work_id = asked.work_id and written.id = asked.id
+""")
+
+# Reports from before there were sizes have none.
+_SIZE = "coalesce(size, pg_column_size(data))"
+_LATEST = f"select * from work_reports where work_id = :work_id order by seq desc limit {MOST_LATEST}"
+LATEST = text(f"""
+select id, at, progress, message, data
+from ({bounded(_LATEST, size=_SIZE, order="seq desc")}) r
+order by seq
+""")
+# Reports are only ever added, under the lock of their work: so a page can go on by counting.
+_PAGE = """
+select * from work_reports where work_id = :work_id order by seq limit :limit offset :after"""
+PAGE = text(f"""
+select id, at, progress, message, data, met
+from ({bounded(_PAGE, size=_SIZE, order="seq")}) r
+""")
+
+
+IS_UNDER_WAY = text("select from work where id = :work_id")
+
+
+class ReportOf(NamedTuple):
+    """A report, the work it is about, and the token that the request came with."""
+
+    work_id: UUID
+    report: NewReport
+    token: Token | None = None
+
+
+class ReportTaken(NamedTuple):
+    """What became of a report; `is_there`: that the work had room for it.
+
+    `trace_context` is the one that the task was submitted in, if any.
+    """
+
+    id: UUID
+    created: bool
+    cancel_requested: bool
+    lease_expires_at: datetime
+    is_there: bool
+    trace_context: TraceContext | None
+
+
+@one_statement()
+def write(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTaken | None]:
+    """Take reports, in their order; for each what became of it.
+
+    None where its work is not under way or the token is void.
+
+    Work that was not started yet starts by its first report. A report that is there already, by its
+    id, is answered and not written again.
+    """
+    values = rows.columns((report.report for report in reports), "id", "progress", "message") | {
+        "work_id": [report.work_id for report in reports],
+        "data": [rows.given(report.report.data) for report in reports],
+        **ownership.token_columns(report.token for report in reports),
+    }
+    taken = {
+        place: ReportTaken._make((*became, TraceContext.read(context)))
+        for place, *became, context in connection.execute(REPORT, values)
+    }
+    return [taken.get(place) for place in range(1, len(reports) + 1)]
+
+
+def latest(connection: Connection, work_id: UUID) -> list[Report]:
+    """Return the latest reports on work under way, in order, as many as a page has room for."""
+    return [rows.report(row) for row in connection.execute(LATEST, {"work_id": work_id})]
+
+
+def page(connection: Connection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
+    """Some of the reports on work, under way or ended, in order; None where there is no such work."""
+    begin = unseal(after, int, field="after") if after is not None else 0
+    found: Sequence[Report]
+    if connection.execute(IS_UNDER_WAY, {"work_id": work_id}).one_or_none() is not None:
+        values = {"work_id": work_id, "limit": limit + 1, "after": begin}
+        of_page = connection.execute(PAGE, values).all()
+        found, of = [rows.report(row) for row in of_page], met(of_page)
+    elif (ended := archive.reports(connection, work_id, begin=begin, limit=limit + 1)) is not None:
+        found, of = ended
+    else:
+        return None
+    items, onward = cut(found, limit, key=lambda _: begin + min(limit, len(found)), of=of)
+    return ReportPage(items=list(items), next=onward)
