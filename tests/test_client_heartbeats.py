@@ -23,8 +23,8 @@ KEY = "the-key-of-who-may-do-everything"
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heartbeats come every tenth of a second, though no lease is shorter than five."""
-    monkeypatch.setattr("broker.client.heartbeats._PER_LEASE", 50)
+    """Heartbeats come every half second, though no lease is shorter than five."""
+    monkeypatch.setattr("broker.client.heartbeats._PER_LEASE", 10)
     monkeypatch.setattr("broker.client.heartbeats._BLOCKED_SECONDS", 0.05)
 
 
@@ -75,7 +75,8 @@ async def test_a_handler_that_holds_the_interpreter_is_named(
     @tool.handler
     def measure_in_c(work: Work) -> None:
         # Unlike a CDLL, it does not let go of the GIL.
-        ctypes.PyDLL(None).usleep(500_000)
+        ctypes.PyDLL(None).usleep(999_999)
+        ctypes.PyDLL(None).usleep(999_999)
         end = time.monotonic() + 20
         while "stood still" not in caplog.text and time.monotonic() < end:
             time.sleep(0.01)
@@ -145,7 +146,7 @@ def a_way(*answers: httpx.Response | Exception) -> httpx.Client:
         return found
 
     transport = httpx.MockTransport(answer)
-    return httpx.Client(base_url="http://broker", transport=transport, headers={"Authorization": "Bearer t"})
+    return httpx.Client(base_url="http://broker", transport=transport)
 
 
 def heartbeats(lease_seconds: float, **given: Any) -> Heartbeats:
@@ -167,7 +168,7 @@ async def test_while_the_broker_is_away_a_heartbeat_comes_every_third_of_the_lea
         beating = heartbeats(lease_seconds)
         with a_way(trouble) as way:
             pauses = [beating._beat(way) for _ in range(50)]
-        assert max(pauses) + beating._longest <= lease_seconds / 3 + 1, trouble
+        assert max(pauses) <= lease_seconds / 3, trouble
         assert max(pauses[20:]) <= 11, trouble
         assert not beating.lost.done()
 
@@ -230,8 +231,9 @@ async def test_a_tool_that_is_lost_ends_though_its_handler_does_not(serve: Serve
             assert (await broker.client.delete("/v1/tools/t?force=true")).status_code == 204
         else:
             await helpers.add_tool(broker.client, "t")
+        await asyncio.wait([working], timeout=60)
         with pytest.raises(ToolLostError, match=r"Tool t has to end: (another program has|it was deleted)"):
-            await asyncio.wait_for(working, 20)
+            working.result()
         assert told.is_set()
         if why != "it was deleted":
             assert (await helpers.get(broker.client, "/v1/tools/t"))["state"] != "draining"

@@ -27,8 +27,8 @@ LOST = ("unauthenticated", "tool_not_found")
 
 _PER_LEASE = 3
 _FIRST_DELAY_SECONDS = 0.1
-# An attempt and the pause before the next one take a third of the lease together, and no longer than this.
-_LONGEST_ATTEMPT_SECONDS = 10.0
+# An attempt takes no longer than this, nor does the pause before the next one.
+_LONGEST_SECONDS = 10.0
 # What the event loop does not answer within this is blocked.
 _BLOCKED_SECONDS = 1.0
 # How long the end of the thread is waited for; it does not keep the process from ending.
@@ -69,7 +69,8 @@ class Heartbeats:
         self._path = f"{path}/heartbeat"
         self._lease_seconds = lease_seconds
         self._interval = lease_seconds / _PER_LEASE
-        self._longest = min(self._interval / 2, _LONGEST_ATTEMPT_SECONDS)
+        self._longest = min(self._interval / 2, _LONGEST_SECONDS)
+        self._timeout = min(self._interval, _LONGEST_SECONDS)
         self._at_work = at_work
         self._is_needed = is_needed
         self._cancel = cancel
@@ -95,14 +96,15 @@ class Heartbeats:
         await asyncio.to_thread(self._thread.join, _END_SECONDS)
 
     def _run(self) -> None:
-        with http_client(self._url, httpx.Client) as http:
-            http.headers["Authorization"] = f"Bearer {self._token}"
-            due = time.monotonic() + self._interval
+        due = time.monotonic() + self._interval
+        with contextlib.ExitStack() as stack:
+            http: httpx.Client | None = None
             while not self._stopping.wait(max(0.0, due - time.monotonic())):
                 began = time.monotonic()
                 if began - due > self._interval:
                     self._stood_still(began - due)
                 if self._is_needed():
+                    http = http or stack.enter_context(http_client(self._url, httpx.Client))
                     due = began + self._beat(http)
                     self._see_whether_the_loop_runs()
                 else:
@@ -112,7 +114,8 @@ class Heartbeats:
         """Send one; return after how many seconds from now the next one is due."""
         began = time.monotonic()
         try:
-            response = http.post(self._path, timeout=self._longest, follow_redirects=True)
+            http.headers["Authorization"] = f"Bearer {self._token}"
+            response = http.post(self._path, timeout=self._timeout, follow_redirects=True)
             heard = read(response, Heartbeat)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next one is due
             return self._failed(str(error) or repr(error), began)
@@ -143,7 +146,7 @@ class Heartbeats:
             self._has_warned = True
         pause = min(at_least + self._delay * random.random(), self._longest)  # noqa: S311
         self._delay = min(2 * self._delay, self._longest)
-        return time.monotonic() - began + pause
+        return min(time.monotonic() - began + pause, self._interval)
 
     def _lose(self, error: ProblemError) -> None:
         if not self.lost.done():

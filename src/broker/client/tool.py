@@ -127,9 +127,10 @@ class Tool:
     def handler(self, function: Handler) -> Handler:
         """Have a function do the work: it is given the work, and what it returns is the result.
 
-        An ordinary function runs in a thread, an `async def` one in the loop. An exception means that the
-        work has failed; `FailedError(..., retry=False)` that no other attempt is worth it. Work that should
-        stop says so in `work.cancelled`; an `async def` handler is cancelled then.
+        An ordinary function runs in a thread, an `async def` one in the loop; what either returns is awaited
+        if it can be. docs/connect-a-program.md says what a result may hold. An exception means that the work
+        has failed; `FailedError(..., retry=False)` that no other attempt is worth it. Work that should stop
+        says so in `work.cancelled`; an `async def` handler is cancelled then.
         """
         self._handler = function
         return function
