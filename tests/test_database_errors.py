@@ -15,6 +15,7 @@ from broker.store import Store, leases, tasks
 from broker.store.database_errors import CLASSES, CODES, Meaning
 from tests import helpers
 from tests import store_helpers as steps
+from tests.cli_helpers import run
 from tests.conftest import a_broker
 from tests.helpers import add_task, is_problem
 
@@ -153,3 +154,21 @@ async def test_an_error_of_the_schema_is_503_and_names_the_command(database: str
     with pytest.raises(DatabaseTrouble) as raised:
         await store.read(lambda connection: connection.exec_driver_sql("select from no_such_table"))
     assert "broker migrate" in raised.value.cause
+
+
+@pytest.mark.parametrize("command", [("keys", "list"), ("serve", "--port", "0")], ids=lambda each: each[0])
+async def test_a_command_without_privileges_says_so(
+    database: str, sql: asyncpg.Connection, command: tuple[str, ...]
+) -> None:
+    name = await sql.fetchval("select current_database()")
+    await sql.execute(f"create role stranger_{name} login")
+    url = make_url(database).set(username=f"stranger_{name}").render_as_string(hide_password=False)
+    try:
+        told = await run("", *command, BROKER_DATABASE_URL=url)
+    finally:
+        await sql.execute(f"drop role stranger_{name}")
+    assert told.status == 1
+    assert "Traceback" not in told.err
+    line = told.err.splitlines()[-1]
+    assert line.startswith("Error: The database")
+    assert "permission denied for table alembic_version" in line

@@ -169,15 +169,16 @@ def ask(url: str, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwar
 def _check_schema(url: str) -> None:
     try:
         misfit = ask(url, schema.misfit)
-    except DBAPIError as error:
-        raise click.ClickException(
-            f"The database of BROKER_DATABASE_URL refuses it: {_in_its_words(error.orig)}"
-        ) from error
-    except Unavailable as error:
-        pooler = "startup parameter" in str(error.__cause__)
+    except (DBAPIError, Unavailable) as error:
+        cause = error if isinstance(error, DBAPIError) else error.__cause__
+        if isinstance(cause, DBAPIError):
+            raise click.ClickException(
+                f"The database of BROKER_DATABASE_URL refuses it: {_in_its_words(cause.orig)}"
+            ) from error
+        pooler = "startup parameter" in str(cause)
         hint = " Is it a pooler? Then set BROKER_LISTEN_URL to the database itself." if pooler else ""
         raise click.ClickException(
-            f"The database of BROKER_DATABASE_URL does not answer: {_in_its_words(error.__cause__)}{hint}"
+            f"The database of BROKER_DATABASE_URL does not answer: {_in_its_words(cause)}{hint}"
         ) from error
     if misfit:
         raise click.ClickException(f"The database {misfit}.")

@@ -193,7 +193,10 @@ class _KeysInDatabase:
         except EmbeddedError as error:
             raise click.ClickException(str(error)) from error
         except Unavailable as error:
-            raise click.ClickException(f"The database does not answer: {error.__cause__}") from error
+            cause = error.__cause__
+            raise click.ClickException(
+                f"The database does not respond: {getattr(cause, 'orig', cause)}"
+            ) from error
 
 
 class _KeysOfBroker:

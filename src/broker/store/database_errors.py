@@ -195,7 +195,7 @@ def _of_code(state: str, error: Exception, *, timed_out: bool) -> Exception:
         case Meaning.LOCKED:
             return Locked(cause)
         case Meaning.CANCELLED if timed_out:
-            return TooSlow(cause)
+            return TooSlow(f"a statement did not finish in time (SQLSTATE {state})")
         case Meaning.CANCELLED | Meaning.TROUBLE:
             return DatabaseTrouble(cause)
     return error
