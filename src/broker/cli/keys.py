@@ -195,7 +195,7 @@ class _KeysInDatabase:
         except Unavailable as error:
             cause = error.__cause__
             raise click.ClickException(
-                f"The database does not respond: {getattr(cause, 'orig', cause)}"
+                f"The database does not answer: {getattr(cause, 'orig', cause)}"
             ) from error
 
 
