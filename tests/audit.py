@@ -34,6 +34,8 @@ def main() -> int:
         mended = ", ".join(hole["fix_versions"]) or "no version yet"
         click.echo(f"{package['name']} {package['version']}: {hole['id']}, mended in {mended}")
     click.echo(f"audit: {len(looked_up)} packages looked up, {len(holes)} known holes")
+    if skipped := [package["name"] for package in found if "skip_reason" in package]:
+        click.echo(f"audit: the list does not have {len(skipped)} packages: {', '.join(skipped)}")
     return 1 if holes else 0
 
 

@@ -2,12 +2,14 @@
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import audit
 
+ROOT = Path(__file__).parents[1]
 HOLE = {"id": "PYSEC-1", "fix_versions": ["2.0"], "aliases": []}
 FINE = {"name": "fine", "version": "1.0", "vulns": []}
 HOLED = {"name": "holed", "version": "1.0", "vulns": [HOLE]}
@@ -18,6 +20,7 @@ UNKNOWN = {"name": "unknown", "skip_reason": "Dependency not found on PyPI"}
     ("output", "status", "said"),
     [
         (json.dumps({"dependencies": [FINE, UNKNOWN]}), 0, "1 packages looked up, 0 known holes"),
+        (json.dumps({"dependencies": [FINE, UNKNOWN]}), 0, "the list does not have 1 packages: unknown"),
         (json.dumps({"dependencies": [FINE, HOLED]}), 1, "holed 1.0: PYSEC-1, mended in 2.0"),
         (json.dumps({"dependencies": [UNKNOWN]}), 0, "skipped"),
         ("", 0, "skipped, as pip-audit cannot run here: no way to the list"),
@@ -32,3 +35,13 @@ def test_what_is_found_is_told(
     monkeypatch.setattr(subprocess, "run", run)
     assert audit.main() == status
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git knows which files are the project's")
+def test_no_host_of_a_package_registry_is_named() -> None:
+    hosts = r"(pypi|pythonhosted|deb\.debian|npmjs|crates)\.(org|io|com)|archive\.ubuntu\.com|dl-cdn\.alpine"
+    where = [".", ":!tests/test_audit.py", ":!src/broker/web/docs"]
+    found = subprocess.run(
+        ["git", "grep", "-lIE", hosts, "--", *where], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (1, ""), found.stderr
