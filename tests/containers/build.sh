@@ -9,6 +9,7 @@
 # same data; and it starts once more where nothing but the data and /tmp can be written. What the engines do beyond
 # that, seccomp for example, is left out here.
 #
+#   MIRROR=URL      where debootstrap finds Debian; else where this machine's apt finds it
 #   WORK=DIR        where the root file system, images and data are, and stay; else in a folder that is removed
 #   CA_FILE=FILE    certificates that are trusted while the image is built, where the machine has its own
 set -euo pipefail
@@ -16,7 +17,9 @@ cd "$(dirname "$0")/../.."
 
 BASE=docker.io/library/python:3.13-slim-trixie
 IMAGE=localhost/broker
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
+MIRROR=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Identifier: Packages' \
+  | awk '$2 !~ /-/ { print $1; exit }')}
+[ -n "$MIRROR" ] || { echo "apt has no source of Debian packages here: set MIRROR" && exit 1; }
 URL=http://127.0.0.1:8000
 CA_FILE=${CA_FILE:-/etc/ssl/certs/ca-certificates.crt}
 keep=${WORK:+yes}
@@ -73,7 +76,8 @@ build_the_image() {
 }
 
 size() { build images --format '{{.Size}}' "$1"; }
-in_it() { build run --isolation chroot --volume "$WORK/data:/var/lib/broker" "$@"; }
+# Not at /var/lib/broker: that is a volume of the image, which buildah 1.28 mounts over ours in some runs.
+in_it() { build run --isolation chroot --volume "$WORK/data:/srv/data" --env BROKER_DATA_DIR=/srv/data "$@"; }
 # with OPTIONS…: `in_it`, as the image's user, who may do nothing else.
 with() { in_it --cap-drop all --user 10001:10001 --volume "$WORK/secrets:/run/secrets:ro" "$@"; }
 
