@@ -18,10 +18,12 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import make_url
 
+from broker.cli.database import database as embedded_database
 from broker.dump import Place
 from broker.embedded.account import Account
 from broker.embedded.programs import Programs
 from broker.errors import CursorExpired
+from broker.settings import Settings
 from broker.store import candidates, schema
 from broker.store.address import libpq_url
 from tests import helpers, pages
@@ -394,9 +396,15 @@ async def test_what_the_environment_says_of_another_database_is_not_meant_for_th
     assert "BROKER_KEY" not in own.keys() | embedded.keys()
 
 
+def make_embedded_database(folder: Path) -> None:
+    with embedded_database(Settings(data_dir=folder)):
+        pass
+
+
 async def test_the_embedded_database_is_backed_up_as_it_is_and_restored_into_a_new_folder() -> None:
     with a_folder() as folder:
         there, restored = ({"BROKER_DATA_DIR": str(folder / name)} for name in ("there", "restored"))
+        await asyncio.to_thread(make_embedded_database, folder / "there")
         made = await run("", "keys", "create", "--role", "admin", "--name", "me", **there)
         assert made.status == 0, made.err
         file = str(folder / "broker.dump")
