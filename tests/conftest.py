@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -34,6 +35,16 @@ TEMPLATE = f"broker_template_{os.getpid()}"
 _numbers = count()
 # What stands before that PostgreSQL, if anything does.
 _poolers: list[Pooler] = []
+
+
+def pytest_configure() -> None:
+    """Give the programs that tests start the usual signals, also under nohup or behind a shell's `&`.
+
+    A program inherits that a signal is ignored; it does not inherit a handler.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
