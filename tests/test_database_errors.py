@@ -112,7 +112,7 @@ async def test_a_statement_that_an_operator_cancels_is_503(database: str, sql: a
         await steps.register(store, "t")
         async with sql.transaction():
             await sql.execute("select from tool_leases for update")
-            beat = asyncio.create_task(store.many(leases.heartbeat, ["t"]))
+            beat = asyncio.create_task(store.many(leases.heartbeat, [leases.Beat("t")]))
             await steps.blocked(sql)
             await sql.execute(
                 "select pg_cancel_backend(pid) from pg_locks where not granted and pid <> pg_backend_pid()"
@@ -146,8 +146,8 @@ async def test_a_lock_that_somebody_else_holds_is_503_before_the_statement_times
         async with sql.transaction():
             await sql.execute("select from tool_leases for update")
             with pytest.raises(Locked):
-                await store.one(leases.heartbeat, "t")
-        assert await store.one(leases.heartbeat, "t") is not None
+                await store.one(leases.heartbeat, leases.Beat("t"))
+        assert await store.one(leases.heartbeat, leases.Beat("t")) is not None
 
 
 async def test_an_error_of_the_schema_is_503_and_names_the_command(database: str, store: Store) -> None:

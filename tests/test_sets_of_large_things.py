@@ -94,14 +94,14 @@ async def test_a_tool_gets_its_large_work_bit_by_bit(store: Store) -> None:
         if not in_hand.items:
             break
         seen.append([item.id for item in in_hand.items])
-        await asyncio.gather(*(store.one(work.start, item.id) for item in in_hand.items))
+        await asyncio.gather(*(store.one(work.start, work.Start(item.id)) for item in in_hand.items))
     assert [len(ids) for ids in seen] == [2, 2, 1]
     assert sorted(id_ for ids in seen for id_ in ids) == sorted(works)
 
 
 async def test_starts_of_large_work(store: Store, sql: asyncpg.Connection) -> None:
     works = await all_assigned(store)
-    found = await shared(store, work.start, works, reads=False)
+    found = await shared(store, work.start, [work.Start(id_) for id_ in works], reads=False)
     assert [(started.work.id, started.work.state) for started in found] == [(id_, "running") for id_ in works]
     assert await sql.fetchval("select max(version) from work") == 2, "nothing is started twice"
 

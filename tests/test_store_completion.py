@@ -475,7 +475,7 @@ async def test_a_tool_with_much_large_work_is_restarted_and_deleted_by_bounded_s
     await steps.register(store, "tool", capacity=5)
     await steps.submit(store, *names)
     for made in await steps.assigned(store, *((name, "tool") for name in names)):
-        await store.one(work.start, made.id)
+        await store.one(work.start, work.Start(made.id))
     await sql.execute("update work set report_bytes = 2000")
     if end == "restart":
         await steps.register(store, "tool")

@@ -423,7 +423,7 @@ async def work_of_one_tool(store: Store, *names: str) -> None:
     await steps.register(store, "tool", capacity=len(names))
     await steps.submit(store, *names, timeout_seconds=3600)
     for made in await steps.assigned(store, *((name, "tool") for name in names)):
-        await store.one(work.start, made.id)
+        await store.one(work.start, work.Start(made.id))
 
 
 async def ended(sql: asyncpg.Connection, outcome: str) -> list[str]:
@@ -508,7 +508,7 @@ async def test_a_tool_that_comes_back_between_two_batches_keeps_the_rest_of_its_
     await work_of_one_tool(store, "a", "b", "c")
     await sql.execute(LAPSE, ["tool"])
     assert await store.run(due.take_offline, 1) == 1
-    assert await store.one(leases.heartbeat, "tool") is not None
+    assert await store.one(leases.heartbeat, leases.Beat("tool")) is not None
     tries = due.Tries()
     assert await store.run(due.take_offline, 10, tries) == 0
     assert tries.ids == []
