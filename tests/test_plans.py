@@ -1,10 +1,12 @@
 """Plans: a set costs what its rows cost, also with statistics of a time when the queue had run dry."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
 import pytest
+from msgspec import Raw
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -58,6 +60,8 @@ async def test_ending_many_compares_not_all_with_all(run_dry: Store) -> None:
         "result": ["1"] * MANY,
         "error": [None] * MANY,
         "retry": [True] * MANY,
+        "token_tool": None,
+        "token_hash": None,
     }
     ids = {"ids": values["work_id"], "task_ids": [], "tool_ids": []}
     assert await thrown_away(run_dry, completion.LOCK, ids) < MANY
@@ -70,7 +74,7 @@ async def thrown_away(store: Store, statement: TextClause, values: dict[str, Any
         explained = text(f"explain (analyze, format json) {statement.text}")
         [plan] = (await session.execute(explained, values)).scalars()
         await session.rollback()
-    return sum(_removed(plan))
+    return sum(_removed(json.loads(bytes(plan) if isinstance(plan, Raw) else plan)))
 
 
 def _removed(node: Any) -> Iterator[int]:

@@ -107,7 +107,7 @@ from ({bounded(_PAGE, size=_SIZE, order="seq")}) r
 """)
 
 
-IS_UNDER_WAY = text("select from work where id = :work_id")
+IS_UNDER_WAY = text("select id from work where id = :work_id")
 
 
 class ReportOf(NamedTuple):
