@@ -50,6 +50,8 @@ class EventStream(ASGIResponse):
             Overloaded: There is no place left.
         """
         self._service.places.take(self._access.client)
+        # `broker.connections` ends it when the client sends no more.
+        scope["state"]["endless"] = True
         try:
             await super().__call__(scope, receive, send)
         finally:

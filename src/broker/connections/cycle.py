@@ -18,15 +18,19 @@ class Cycle(RequestResponseCycle):
 
     def receive(self) -> Awaitable[Any]:  # type: ignore[override]
         """Return the next part of the request; after it, of a client that sends no more, that it is gone."""
-        if self.half_closed and not self.response_started and not self.message_event.is_set():
+        if self.half_closed and self._waits() and not self.message_event.is_set():
             return _gone()
         return super().receive()
 
     def half_close(self) -> None:
         """Wake whoever waits for the client to go."""
         self.half_closed = True
-        if not self.response_started:
+        if self._waits():
             self.message_event.set()
+
+    def _waits(self) -> bool:
+        """Return whether the response has not begun, or would never end (an event stream)."""
+        return not self.response_started or "endless" in self.scope["state"]
 
 
 async def _gone() -> dict[str, str]:

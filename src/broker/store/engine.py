@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 import asyncpg
 import structlog
+from msgspec import Raw
 from sqlalchemy import Connection, ExceptionContext, QueuePool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -135,6 +136,8 @@ class Store:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
+            # JSON passes through as text.
+            json_deserializer=Raw,
             server_settings=_NAME if pooled else _NAME | _CONNECTION | _SESSION | SETTINGS | limits,
             **(pooler.OF_ENGINE if pooled else {}),
         )
