@@ -10,7 +10,6 @@ import pytest
 
 from broker.security import hashed
 from broker.store import leases
-from broker.store.address import libpq_url
 from tests import helpers, store_helpers
 from tests.conftest import Running
 from tests.helpers import (
@@ -274,31 +273,3 @@ async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_ou
 
 async def _renewed_after(http: httpx.AsyncClient, moment: str) -> bool:
     return (await get(http, "/v1/tools/t"))["lease_expires_at"] > moment
-
-
-async def test_what_could_not_be_heard_while_the_service_was_away_is_not_held_against_a_tool(
-    http: httpx.AsyncClient, sql: asyncpg.Connection, database: str
-) -> None:
-    running = await started(http, "running", "old")
-    waits = await assigned(http, "waits", "old")
-    late = "now() - interval '1 hour'"
-    other = await asyncpg.connect(libpq_url(database))
-    async with other.transaction():
-        await other.execute(f"update tool_leases set expires_at = {late}")
-        await other.execute(f"update work set deadline_at = {late} where state = 'assigned'")
-        await other.execute("notify broker_upkeep, 'tools'")
-        await other.execute("notify broker_upkeep, 'work'")
-    await other.close()
-
-    async def given_more_time() -> bool:
-        return bool(
-            await sql.fetchval(
-                "select (select expires_at > now() from tool_leases)"
-                " and (select deadline_at > now() from work where state = 'assigned')"
-            )
-        )
-
-    await store_helpers.until(given_more_time)
-    assert (await get(http, f"/v1/work/{running.work}"))["state"] == "running"
-    assert (await get(http, f"/v1/work/{waits.work}"))["state"] == "assigned"
-    await gone_offline(http, sql, "old")

@@ -6,13 +6,16 @@ from contextlib import contextmanager
 from datetime import datetime
 
 import asyncpg
+import httpx
 import pytest
 
 from broker.presence import Presence
 from broker.store import Store
+from broker.store.address import libpq_url
 from broker.store.leases import Beat
 from tests import store_helpers as steps
 from tests.conftest import Serve
+from tests.helpers import assigned, get, gone_offline, started
 
 
 @pytest.fixture
@@ -158,3 +161,31 @@ async def test_a_tool_that_asks_often_is_not_kept_in_mind_more_than_once(store: 
     for number in range(20_000):
         presence.expect(Beat("t"), 40_000 - number)
     assert len(presence._in_order) < 2_000
+
+
+async def test_what_could_not_be_heard_while_the_service_was_away_is_not_held_against_a_tool(
+    http: httpx.AsyncClient, sql: asyncpg.Connection, database: str
+) -> None:
+    running = await started(http, "running", "old")
+    waits = await assigned(http, "waits", "old")
+    late = "now() - interval '1 hour'"
+    other = await asyncpg.connect(libpq_url(database))
+    async with other.transaction():
+        await other.execute(f"update tool_leases set expires_at = {late}")
+        await other.execute(f"update work set deadline_at = {late} where state = 'assigned'")
+        await other.execute("notify broker_upkeep, 'tools'")
+        await other.execute("notify broker_upkeep, 'work'")
+    await other.close()
+
+    async def given_more_time() -> bool:
+        return bool(
+            await sql.fetchval(
+                "select (select expires_at > now() from tool_leases)"
+                " and (select deadline_at > now() from work where state = 'assigned')"
+            )
+        )
+
+    await steps.until(given_more_time)
+    assert (await get(http, f"/v1/work/{running.work}"))["state"] == "running"
+    assert (await get(http, f"/v1/work/{waits.work}"))["state"] == "assigned"
+    await gone_offline(http, sql, "old")
