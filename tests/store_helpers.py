@@ -61,6 +61,15 @@ INVARIANTS = {
 }
 
 
+async def disable_notifications(connection: asyncpg.Connection) -> None:
+    """Have no change of a table notify anybody."""
+    for table, trigger in await connection.fetch(
+        "select cast(tgrelid as regclass), tgname from pg_trigger"
+        " where tgname like 'notify%' and tgparentid = 0"
+    ):
+        await connection.execute(f"alter table {table} disable trigger {trigger}")
+
+
 @asynccontextmanager
 async def a_store(url: str, **given: Any) -> AsyncIterator[Store]:
     """A store beside the test's own."""

@@ -19,7 +19,7 @@ from broker.errors import BadRequest
 from broker.schemas import NewReport, NewTask, NewTool
 from broker.security import hashed
 from broker.settings import Settings, SettingsError
-from broker.store import Store, keys, reports, tasks, tools, work
+from broker.store import Store, keys, reports, tasks, tools
 from tests import store_helpers as steps
 from tests.conftest import Running, Serve
 from tests.helpers import add_task, add_tool, assign, bearer, completed, is_problem, make_key
@@ -273,7 +273,7 @@ async def test_the_reports_of_a_work_can_always_be_archived(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await steps.running_work(store)
-    await sql.execute("update work set report_bytes = $1", work._MOST_REPORT_BYTES - 300)
+    await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES - 300)
     large, small = Raw(b'"' + b"x" * 200 + b'"'), Raw(b"1")
     first = NewReport(id=steps.UUID(int=1), data=small)
     told = await store.many(
@@ -290,7 +290,7 @@ async def test_a_report_that_has_no_room_is_told_so(broker: Running, sql: asyncp
     await add_tool(broker.client)
     await add_task(broker.client)
     made = (await assign(broker.client))["id"]
-    await sql.execute("update work set report_bytes = $1", work._MOST_REPORT_BYTES)
+    await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES)
     refused = await broker.client.post(f"/v1/work/{made}/reports", json={"data": "x"})
     is_problem(refused, 413, "payload_too_large")
 

@@ -483,4 +483,4 @@ async def test_a_program_whose_place_another_took_ends_and_lets_go_of_its_work(
         with pytest.raises(ProblemError, match="unauthenticated"):
             await program
     assert stopped.is_set() is busy
-    assert "another program registered with its id" in caplog.text
+    assert "another program has registered with its id" in caplog.text

@@ -7,6 +7,7 @@ import httpx
 
 from broker.client import Assigner, AsyncBroker, Tool, Work
 from broker.wake.listener import UPKEEP
+from tests import store_helpers as steps
 from tests.conftest import Running, Serve
 from tests.helpers import statements
 from tests.store_helpers import asleep
@@ -35,7 +36,7 @@ async def test_an_assignment_wakes_its_tool_and_no_other_request_looks(serve: Se
         work = (await broker.client.post("/v1/work", json={"task_id": "job", "tool_id": "a"})).json()
         async with asyncio.timeout(5):
             answer = await woken
-        looks = [statement for statement in seen if "join assigned w on w.tool_id" in statement]
+        looks = [statement for statement in seen if "join sized w on w.tool_id" in statement]
 
     assert [item["id"] for item in answer.json()["items"]] == [work["id"]]
     assert len(looks) == 1, "somebody else looked, too"
@@ -78,8 +79,7 @@ async def test_it_never_lets_go_of_an_idle_connection_before_its_client_does(bro
 async def test_without_any_notification_everything_still_completes(
     serve: Serve, sql: asyncpg.Connection
 ) -> None:
-    for table in ("tasks", "tools", "tool_leases", "work", "work_archive"):
-        await sql.execute(f"alter table {table} disable trigger user")
+    await steps.disable_notifications(sql)
     broker = await serve(fallback_seconds=0.4)
     tool = Tool("t", {}, url=broker.url)
 

@@ -468,8 +468,7 @@ async def test_a_hint_that_cannot_be_given_never_fails_the_write(
 async def test_without_any_trigger_every_step_answers_the_same(
     store: Store, heard: Heard, sql: asyncpg.Connection
 ) -> None:
-    for table in ("tasks", "tools", "tool_leases", "work", "work_archive"):
-        await sql.execute(f"alter table {table} disable trigger user")
+    await steps.disable_notifications(sql)
     made = await steps.running_work(store, "a")
     assert (await steps.assign(store, ("a", "tool")))[0] == assignment.Assigned("exists", made)
     assert (await steps.complete(store, made.id)).status == "ended"

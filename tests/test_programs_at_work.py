@@ -20,7 +20,7 @@ from broker.programs import outcome, runner
 from broker.programs.command import resolve
 from broker.programs.folders import ToolFolder
 from broker.programs.runner import Options, Runner
-from broker.store import work as store
+from broker.store import reports
 from tests import helpers
 from tests.conftest import Running
 from tests.helpers import Json
@@ -218,7 +218,7 @@ async def test_a_program_goes_on_when_no_more_reports_are_taken(
         work = await begun(http, mark)
         while not (await helpers.get(http, f"/v1/work/{work}?wait=1"))["reports"]:
             pass
-        await sql.execute("update work set report_bytes = $1", store._MOST_REPORT_BYTES)
+        await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES)
         go_on.touch()
         await helpers.until_it_is(http, f"/v1/work/{work}", "succeeded")
     record = await helpers.get(http, f"/v1/archive/{work}")

@@ -512,8 +512,7 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
 async def test_without_triggers_a_parked_request_still_ends(
     serve: Serve, store: Store, sql: asyncpg.Connection
 ) -> None:
-    for table in ("tasks", "tools", "work", "work_archive"):
-        await sql.execute(f"alter table {table} disable trigger user")
+    await steps.disable_notifications(sql)
     broker = await serve(fallback_seconds=0.1)
     await steps.register(store, "t")
     paths = ["/v1/candidates?cursor=", "/v1/tools/t/work", "/v1/tasks/a"]
