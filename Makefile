@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-pooler serve bench soak rolling image-check pictures check audit venv format clean
+.PHONY: help demo test test-all test-pooler serve bench soak stall rolling image-check pictures check audit venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -18,7 +18,7 @@ test: $(VENV)/.installed-test ## Run the tests
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: $(VENV)/.installed-test ## Run all tests, those that take long included (some twenty minutes)
-	@BROKER_TEST_THOROUGH=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'thorough or not thorough'
+	@BROKER_TEST_THOROUGH=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not alone'
 
 # The HTTP interface, whatever its state is read by.
 HTTP_TESTS := tests/test_api_*.py tests/test_access.py tests/test_attacks.py tests/test_events*.py tests/test_fuzz.py \
@@ -36,6 +36,9 @@ bench: $(VENV)/.installed-demo ## Measure it, beside what this machine allows (s
 
 soak: $(VENV)/.installed-test ## Kill and cut everything at random for ten minutes, and count afterwards
 	@$(BIN)/python -m tests.crash.soak --minutes $(MINUTES)
+
+stall: $(VENV)/.installed-test ## Send the largest request bodies, and measure how long others wait (two minutes)
+	@$(BIN)/pytest -m 'alone and not thorough' tests/test_stall.py
 
 rolling: $(VENV)/.installed-test ## Restart two brokers behind nginx under 1,000 tools that wait (takes nginx)
 	@$(BIN)/python -m tests.containers.rolling

@@ -233,6 +233,8 @@ class Probe:
         self._process.kill()
         self._process.wait()
         self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @contextmanager
@@ -262,7 +264,7 @@ class Sender:
         """Send a body; returns the status of the response."""
         self._do("POST", "/v1/tasks", id="a", needs=1)
         work_id = self._do("POST", "/v1/work", task_id="a", tool_id="t")["id"]
-        path = endpoint.path.format(task_id="a", tool_id="t", work_id=work_id, name="x")
+        path = endpoint.path.format(task_id="a", tool_id="t", work_id=work_id, key_name="x")
         headers = {"Content-Type": "application/json"}
         response = self._http.request(endpoint.method, path, content=content, headers=headers)
         for task in self._do("GET", "/v1/tasks")["items"]:
@@ -270,6 +272,10 @@ class Sender:
         for record in self._do("GET", "/v1/archive?limit=1000")["items"]:
             self._do("DELETE", f"/v1/archive/{record['work_id']}")
         return response.status_code
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._http.close()
 
     def _do(self, method: str, path: str, **fields: Any) -> Any:
         response = self._http.request(method, path, json=fields or None)

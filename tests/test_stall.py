@@ -1,8 +1,12 @@
-"""No request body holds up the requests of others: a probe runs while the largest bodies are read."""
+"""No request body holds up the requests of others: a probe runs while the largest bodies are read.
+
+These tests measure times, so nothing else may run beside them: only `make stall` runs them.
+"""
 
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pytest
@@ -47,8 +51,7 @@ class Broker(NamedTuple):
 async def broker(database: str) -> Any:
     with helpers.serving(BROKER_DATABASE_URL=database) as (_, url):
         await helpers.until_ready(url)
-        sender = stall.Sender(url)
-        with stall.a_probe(url) as probe:
+        with closing(stall.Sender(url)) as sender, stall.a_probe(url) as probe:
             began = time.monotonic()
             await asyncio.sleep(IDLE_SECONDS)
             yield Broker(sender, probe, probe.slowest(began).waited)
@@ -61,16 +64,19 @@ async def test_the_corpus_has_forty_shapes_of_the_largest_size_for_every_endpoin
         assert set(sizes.values()) == {2**20}, endpoint
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 async def test_no_endpoint_lets_a_large_body_hold_up_others(broker: Broker, endpoint: stall.Endpoint) -> None:
     holds_up_nobody(broker, endpoint, "many unknown members")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_large_task_holds_up_nobody(broker: Broker, shape: str) -> None:
     holds_up_nobody(broker, SUBMIT, shape)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("shape", stall.ITEMS)
 async def test_a_large_batch_holds_up_nobody(broker: Broker, shape: str) -> None:
     holds_up_nobody(broker, SUBMIT_MANY, shape)
@@ -82,6 +88,7 @@ def combinations() -> Iterator[Any]:
             yield pytest.param(endpoint, shape, id=f"{endpoint}, {shape}")
 
 
+@pytest.mark.alone
 @pytest.mark.thorough
 @pytest.mark.parametrize(("endpoint", "shape"), [*combinations()])
 async def test_no_large_body_holds_up_anybody(broker: Broker, endpoint: stall.Endpoint, shape: str) -> None:
