@@ -15,7 +15,6 @@ from broker.errors import (
     Locked,
     Overloaded,
     RowFailed,
-    TooHeavy,
     TooSlow,
     Unavailable,
 )
@@ -493,6 +492,7 @@ async def test_a_value_that_postgresql_refuses_fails_alone(store: Store, sql: as
     assert {row["id"] for row in await sql.fetch("select id from tasks")} == told.keys()
 
 
+LARGE = "x" * 2**20
 SLEEP = """
 create function sleep() returns trigger language plpgsql as $$
     begin
@@ -505,21 +505,35 @@ for each statement execute function sleep();
 """
 
 
-async def test_a_request_that_is_too_slow_for_the_database_gets_413_and_the_others_succeed(
+async def test_a_large_request_that_is_too_slow_for_the_database_gets_413_and_the_others_succeed(
     database: str, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(SLEEP)
     async with a_broker(Settings(database_url=database, database_timeout_seconds=0.5)) as broker:
         ids = [*(f"task-{number}" for number in range(10)), "guilty", "last"]
-        requests = (broker.client.post("/v1/tasks", json={"id": id_, "needs": {}}) for id_ in ids)
+        guilty = {"id": "guilty", "needs": {}, "payload": LARGE}
+        bodies = (guilty if id_ == "guilty" else {"id": id_, "needs": {}} for id_ in ids)
+        requests = (broker.client.post("/v1/tasks", json=body) for body in bodies)
         told = dict(zip(ids, await asyncio.gather(*requests), strict=True))
         problem = is_problem(told.pop("guilty"), 413, "payload_too_large")
         assert "BROKER_DATABASE_TIMEOUT_SECONDS" in problem["detail"]
         assert {answer.status_code for answer in told.values()} == {201}
-        batch = {"items": [{"id": "one", "needs": {}}, {"id": "guilty", "needs": {}}]}
+        batch = {"items": [{"id": "one", "needs": {}}, guilty]}
         is_problem(await broker.client.post("/v1/tasks/batch", json=batch), 413, "payload_too_large")
         assert (await broker.client.get("/v1/tasks/one")).status_code == 404
         assert (await broker.client.get("/health/ready")).status_code == 200
+
+
+async def test_a_small_request_that_is_too_slow_is_never_told_to_send_less(
+    database: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute(SLEEP)
+    async with a_broker(Settings(database_url=database, database_timeout_seconds=0.5)) as broker:
+        body = {"id": "guilty", "needs": {}}
+        is_problem(await broker.client.post("/v1/tasks", json=body), 503, "unavailable")
+        # The database is fast again.
+        await sql.execute("drop trigger sleep on tasks")
+        assert (await broker.client.post("/v1/tasks", json=body)).status_code == 201
 
 
 async def test_of_items_that_are_each_for_itself_one_that_is_too_slow_keeps_no_other_from_success(
@@ -528,7 +542,7 @@ async def test_of_items_that_are_each_for_itself_one_that_is_too_slow_keeps_no_o
     await sql.execute(SLEEP)
     async with steps_of_store.a_store(database, timeout_seconds=0.5) as store:
         ids = ["one", "guilty", "two"]
-        with pytest.raises(TooHeavy):
+        with pytest.raises(TooSlow):
             await store.each(tasks.submit, [new_task(id_) for id_ in ids])
     assert {row["id"] for row in await sql.fetch("select id from tasks")} == {"one", "two"}
 

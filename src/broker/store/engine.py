@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 import asyncpg
 import structlog
-from msgspec import Raw
+from msgspec import Raw, Struct
 from sqlalchemy import Connection, ExceptionContext, QueuePool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -66,6 +66,10 @@ _ALONE_FACTOR = 4
 # How many sets may run alone at a time, and how many more may wait for that.
 _MOST_ALONE = 2
 _MOST_WAITING_ALONE = 8
+# From this on, a request that is too slow alone is told to send less. A smaller one cannot send less, and may
+# carry finished work: it stays safe to repeat.
+_LARGE_BYTES = 2**20
+_MANY_ITEMS = 100
 _TRIES = 5
 
 
@@ -207,7 +211,8 @@ class Store:
 
         Raises:
             Unavailable: The database did not answer, or too many steps that were too slow wait already.
-            TooHeavy: The step was too slow again.
+            TooSlow: The step was too slow again.
+            TooHeavy: The step was too slow again, and the client sent much at once.
         """
         if self._waiting_alone >= _MOST_WAITING_ALONE:
             raise TooSlow("too many requests are too slow for the database")
@@ -218,6 +223,9 @@ class Store:
         except TooSlow as error:
             seconds = self._timeout_seconds * _ALONE_FACTOR
             log.warning("database did not finish a step in time, alone", step=name_of(step), seconds=seconds)
+            if len(items) < _MANY_ITEMS and _json_bytes(items) < _LARGE_BYTES:
+                # The database is slow, or what is stored is large: sending less would not help.
+                raise
             raise TooHeavy(seconds) from error
         finally:
             self._waiting_alone -= 1
@@ -345,6 +353,15 @@ def create_engine(
     # The dialect has this method to be overridden.
     cast("Any", engine.dialect).setup_asyncpg_jsonb_codec = json_codec.set_codec
     return engine
+
+
+def _json_bytes(item: Any) -> int:
+    """Return about how many bytes of JSON a step is given, wherever they are in its items."""
+    if isinstance(item, Raw):
+        return len(item)
+    if isinstance(item, Struct):
+        item = [getattr(item, name) for name in item.__struct_fields__]
+    return sum(map(_json_bytes, item)) if isinstance(item, (list, tuple)) else 0
 
 
 async def _patiently(do: Callable[[], Awaitable[Answer]]) -> Answer:
