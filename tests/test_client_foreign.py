@@ -213,7 +213,12 @@ async def test_a_redirect_that_comes_between_later_is_waited_out(slept: list[flo
     assert len(asked) == 4
 
 
-async def test_no_finished_work_is_lost_while_a_proxy_answers_for_the_broker(broker: Running) -> None:
+@pytest.mark.parametrize(
+    "headers", [(), ("Content-Encoding: gzip",)], ids=["a page", "a page that is no gzip"]
+)
+async def test_no_finished_work_is_lost_while_a_proxy_answers_for_the_broker(
+    broker: Running, headers: tuple[str, ...]
+) -> None:
     """The tool, its assigner and the submitter all meet the proxy's page, at the worst moments."""
     finish = asyncio.Event()
     async with a_proxy(broker.url) as proxy, AsyncBroker(proxy.url) as submitter:
@@ -228,7 +233,7 @@ async def test_no_finished_work_is_lost_while_a_proxy_answers_for_the_broker(bro
             first = await submitter.submit({}, 1)
             waiting = asyncio.create_task(first.result(timeout=60))
             await helpers.until_it_is(broker.client, f"/v1/tasks/{first.id}", "running")
-            proxy.own = text("404 Not Found")
+            proxy.own = text("404 Not Found", PAGE, *headers)
             finish.set()
             second = asyncio.create_task(submitter.submit({}, 2))
             await proxy.until_answered(6)

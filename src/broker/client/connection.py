@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -212,7 +212,8 @@ class Connection:
             if not response.is_success or not is_of_type(response, media_type):
                 await response.aread()
                 raise ProblemError(self._problem(response, request))
-            yield response.aiter_bytes()
+            with _broken_content_is_a_lost_response(request):
+                yield response.aiter_bytes()
         finally:
             await response.aclose()
 
@@ -260,7 +261,8 @@ class Connection:
         redirects = -1
         while following is not None:
             redirects += 1
-            response = await self._http.send(following, stream=stream)
+            with _broken_content_is_a_lost_response(following):
+                response = await self._http.send(following, stream=stream)
             following = response.next_request
             if following is None:
                 return response
@@ -339,6 +341,15 @@ def http_client(url: str, kind: type[Client]) -> Client:
         )
     except (httpx.InvalidURL, ValueError, ImportError, OSError) as error:
         raise SettingError(f"The broker at {url!r} cannot be called: {error}") from error
+
+
+@contextlib.contextmanager
+def _broken_content_is_a_lost_response(request: httpx.Request) -> Iterator[None]:
+    """Raise a transport error where the content of a response does not match its `Content-Encoding`."""
+    try:
+        yield
+    except httpx.DecodingError as error:
+        raise httpx.RemoteProtocolError(str(error), request=request) from error
 
 
 def in_path(id_: object) -> str:

@@ -61,6 +61,7 @@ class Job:
         self._handed = (AsyncWork if _is_asynchronous(handler) else Work)(connection, work)
         self._stopped_as = "cancelled"
         self._is_started = False
+        self._completion: dict[str, Any] | None = None
         #: Set when the broker knows that it has begun, or that it never will.
         self.begun = asyncio.Event()
         #: Done when it is completed.
@@ -98,8 +99,10 @@ class Job:
         except Exception as error:
             log.exception("work %s is given up", self._handed.id)
             if self._is_started:
-                with contextlib.suppress(Exception):  # it is told above
-                    await self._complete(_failed(f"the tool's client has failed: {error!r}"))
+                # What the handler came to is not lost because it could not be sent the first time.
+                completion = self._completion or _failed(f"the tool's client has failed: {error!r}")
+                with contextlib.suppress(Exception):  # the log has the first error
+                    await self._complete(completion)
 
     async def _do(self) -> None:
         try:
@@ -113,11 +116,11 @@ class Job:
         watching = asyncio.create_task(self._watch())
         with tracing.working(self._handed):
             try:
-                completion = await self._outcome()
+                self._completion = await self._outcome()
             finally:
                 watching.cancel()
-            tracing.ended(completion)
-            await self._complete(completion)
+            tracing.ended(self._completion)
+            await self._complete(self._completion)
 
     async def _outcome(self) -> dict[str, Any]:
         """What the handler comes to."""
