@@ -186,7 +186,6 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "whose tools": (ownership.TOOLS, {"ids": TOOLS}),
     "whose work": (ownership.WORKS, lambda c: {"ids": c.work_ids + c.archived_ids}),
     "read records": (archive.FIND, lambda c: {"ids": c.archived_ids}),
-    "read records that are there": (archive.BY_IDS, lambda c: {"ids": c.archived_ids}),
     "delete tasks": (archive.RECORD_DELETED, {"ids": FREE}),
     "what is due": (due.DUE_TASKS, {"batch": SET, "aside": []}),
     "offer what is due": (due.MAKE_AVAILABLE, {"ids": FREE}),

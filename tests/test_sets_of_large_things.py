@@ -11,7 +11,7 @@ import pytest
 from msgspec import Raw
 
 from broker.schemas import Pair
-from broker.store import Store, archive, assignment, cancellation, candidates, tasks, work
+from broker.store import Store, archive, assignment, cancellation, candidates, completion, tasks, work
 from broker.store.cancellation import Cancellation
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES
@@ -104,6 +104,15 @@ async def test_starts_of_large_work(store: Store, sql: asyncpg.Connection) -> No
     found = await shared(store, work.start, [work.Start(id_) for id_ in works], reads=False)
     assert [(started.work.id, started.work.state) for started in found] == [(id_, "running") for id_ in works]
     assert await sql.fetchval("select max(version) from work") == 2, "nothing is started twice"
+
+
+async def test_completions_of_large_work(store: Store, sql: asyncpg.Connection) -> None:
+    works = await all_assigned(store)
+    endings = [completion.Ending(id_, "succeeded") for id_ in works]
+    found = await shared(store, completion.complete, endings, reads=False)
+    assert [(ended.status, ended.record.work_id) for ended in found] == [("same", id_) for id_ in works]
+    assert await sql.fetchval("select count(*) from work_archive") == 5
+    assert await sql.fetchval("select load from tools") == 0
 
 
 async def test_cancellations_of_large_work(store: Store) -> None:

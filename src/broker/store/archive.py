@@ -30,22 +30,16 @@ RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
     a.reports, a.assigned_at, a.started_at, a.ended_at"""
 
-# The size of a record `r` in a response: as it was stored, else estimated.
+#: The size of a record `r` in a response: as it was stored, else estimated.
 _ESTIMATED = rows.estimated("r.task", "r.tool", "r.result", "r.reports", "r.late")
-_SIZE = f"coalesce(r.bytes, {_ESTIMATED}) + coalesce(octet_length(r.error), 0)"
-
-BY_IDS = text(f"""
-select {RECORD}
-from work_archive a
-where a.work_id = any(cast(:ids as uuid[]))
-""")
+SIZE = f"coalesce(r.bytes, {_ESTIMATED}) + coalesce(octet_length(r.error), 0)"
 
 STATUS = text("""
 select outcome, version, cancel_requested from work_archive where work_id = :work_id and tool_id is not null
 """)
 # As many of them as a response has room for.
 _FIND = "select * from work_archive where work_id = any(cast(:ids as uuid[]))"
-FIND = text(f"select {RECORD}, a.met from ({bounded(_FIND, size=_SIZE, order='work_id')}) a")
+FIND = text(f"select {RECORD}, a.met from ({bounded(_FIND, size=SIZE, order='work_id')}) a")
 
 TOLD = text("""
 select work_id, outcome, said
@@ -102,7 +96,7 @@ def _listing(outcome: str | None, given: frozenset[str]) -> TextClause:
     conditions = tuple(keep.values())
     return text(f"""
 with page as materialized (
-    {bounded(kept(records, conditions, order=_ORDER), size=_SIZE, order=_ORDER, most=":most_bytes")}
+    {bounded(kept(records, conditions, order=_ORDER), size=SIZE, order=_ORDER, most=":most_bytes")}
 ),
 examined as materialized ({last_examined(records, conditions, order=_ORDER, key="ended_at, work_id")})
 select {RECORD}, a.met, examined.ended_at as examined_at, examined.work_id as examined_id
@@ -157,7 +151,7 @@ HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids 
 
 _ENDED_TASKS = f"""
 select e.task_id, r.task, r.outcome, coalesce(e.attempt, r.attempt) as attempt, r.result, r.error,
-       coalesce(e.ended_at, r.ended_at) as ended_at, r.work_id, {_SIZE} as size
+       coalesce(e.ended_at, r.ended_at) as ended_at, r.work_id, {SIZE} as size
 from ended_tasks e
 join work_archive r
   on r.work_id = e.work_id
@@ -204,11 +198,6 @@ class ArchiveFilter(NamedTuple):
     since: datetime | None = None
     until: datetime | None = None
     created_by: str | None = None
-
-
-def by_ids(connection: Connection, work_ids: Collection[UUID]) -> list[ArchiveRecord]:
-    """The records of these works, in no particular order; the unknown are left out."""
-    return [record(row) for row in connection.execute(BY_IDS, {"ids": list(work_ids)})]
 
 
 def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:

@@ -5,7 +5,7 @@ goes back (available, or scheduled after a backoff) or is held as failed; the to
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 from uuid import UUID
 
 from msgspec import Raw
@@ -16,7 +16,9 @@ from broker.store import archive, leases, ownership, rows
 from broker.store.database_errors import BeginAgain
 from broker.store.engine import one_statement
 from broker.store.facts import WorkEnded, note
+from broker.store.group_commit import LATER
 from broker.store.ownership import Token
+from broker.store.pages import bounded
 
 # For whoever has to look before work ends.
 LOCK = text("""
@@ -163,18 +165,23 @@ _HEARD = f"""{leases.locked(_THEIRS)},
 {leases.renewed(_THEIRS, which="l.tool_id in (select tool_id from ending)")}"""
 # What a `WorkEnded` has of it.
 _FACT = """
-    a.work_id, a.task_id, a.tool_id, a.outcome,
-    case when a.attempt = 1
-         then cast(extract(epoch from a.assigned_at - a.waiting_since) as double precision) end,
-    cast(extract(epoch from a.started_at - a.assigned_at) as double precision),
-    cast(extract(epoch from a.ended_at - a.started_at) as double precision)"""
+    e.work_id, e.task_id, e.tool_id, e.outcome,
+    case when e.attempt = 1
+         then cast(extract(epoch from e.assigned_at - e.waiting_since) as double precision) end,
+    cast(extract(epoch from e.started_at - e.assigned_at) as double precision),
+    cast(extract(epoch from e.ended_at - e.started_at) as double precision)"""
 _FACT_WIDTH = len(WorkEnded._fields)
 
-END = text(f"{_END}, {_HEARD} select {_FACT}, {archive.RECORD} from archived a")
+# All of the work ends; of the records, as many are read as a response has room for.
+END = text(f"""{_END}, {_HEARD}
+select {_FACT}, {archive.RECORD}
+from archived e
+left join ({bounded("select * from archived", size=archive.SIZE, order="work_id")}) a on a.work_id = e.work_id
+""")
 # For those who do not read the records: they are long.
-END_BRIEFLY = text(f"{_END}, {_HEARD} select {_FACT} from archived a")
+END_BRIEFLY = text(f"{_END}, {_HEARD} select {_FACT} from archived e")
 # For work whose tool had no say in it.
-END_UNHEARD = text(f"{_END} select {_FACT} from archived a")
+END_UNHEARD = text(f"{_END} select {_FACT} from archived e")
 
 
 class Ending(NamedTuple):
@@ -214,20 +221,24 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
         For each what became of it, with its record.
     """
     first = _first(connection, endings)
-    ended = [archive.record(row[_FACT_WIDTH:]) for row in _end(connection, END, first)]
-    records = {record.work_id: record for record in ended}
+    records: dict[UUID, ArchiveRecord | None] = {
+        row[0]: LATER if row[_FACT_WIDTH] is None else archive.record(row[_FACT_WIDTH:])
+        for row in _end(connection, END, first)
+    }
     fates = _fates(connection, endings, first, records.keys())
-    if missing := first.keys() - records.keys():
-        records |= {record.work_id: record for record in archive.by_ids(connection, missing)}
+    if missing := list(first.keys() - records.keys()):
+        records |= zip(missing, archive.find(connection, missing), strict=True)
+    return [_ended(fate, records[ending.work_id]) for ending, fate in zip(endings, fates, strict=True)]
+
+
+def _ended(fate: Fate, record: ArchiveRecord | None) -> Ended:
+    if fate in ("unknown", "void"):
+        return Ended(fate, None)
+    # Where there was no room for the record, the same ending returns it from the archive.
+    if record is LATER:
+        return cast("Ended", LATER)
     # What was looked up may have been deleted since.
-    return [
-        Ended(fate, None)
-        if fate in ("unknown", "void")
-        else Ended(fate, records[ending.work_id])
-        if ending.work_id in records
-        else Ended("unknown", None)
-        for ending, fate in zip(endings, fates, strict=True)
-    ]
+    return Ended("unknown" if record is None else fate, record)
 
 
 @one_statement()
