@@ -160,9 +160,8 @@ tools_have_room as (
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
 )"""
-_THEIRS = "array(select id from locked_tools)"
-_HEARD = f"""{leases.locked(_THEIRS)},
-{leases.renewed(_THEIRS, which="l.tool_id in (select tool_id from ending)")}"""
+_HEARD = f"""{leases.locked("array(select id from locked_tools)")},
+{leases.renewed("array(select tool_id from ending)")}"""
 # What a `WorkEnded` has of it.
 _FACT = """
     e.work_id, e.task_id, e.tool_id, e.outcome,

@@ -43,7 +43,7 @@ where l.tool_id = a.tool_id and l.tool_id = any(cast(:ids as text[]))
 
 
 def locked(tools: str) -> str:
-    """The part of a statement that locks leases, and takes the time once they are locked.
+    """Return the part of a statement that locks leases, and reads the clock once they are locked.
 
     Args:
         tools: SQL for the array of the tools' ids.
@@ -61,16 +61,14 @@ moment as materialized (
 )"""
 
 
-def renewed(tools: str, *, which: str = "true") -> str:
-    """The part of a statement that renews leases, as whatever a tool does renews its own; after `locked`.
+def renewed(tools: str) -> str:
+    """Return the part of a statement, after `locked`, that renews leases.
 
-    They run from when they are locked, not from when the statement began, which may have waited: so none
-    ends sooner than somebody was told.
+    A lease runs from when it is locked, not from when the statement began, which may have waited. So none
+    ends sooner than a response has said.
 
     Args:
-        tools: SQL for the array of the tools' ids.
-        which: SQL for a condition; `locked_leases` is the lease in its latest version, `moment` has when
-            it was locked.
+        tools: SQL for the array of the tools' ids, which are among those that `locked` has.
     """
     return f"""
 renewed as (
@@ -78,7 +76,7 @@ renewed as (
     set seen_at = (select now from moment),
         expires_at = (select now from moment) + make_interval(secs => l.lease_seconds)
     from locked_leases
-    where l.tool_id = locked_leases.tool_id and l.tool_id = any({tools}) and {which}
+    where l.tool_id = locked_leases.tool_id and l.tool_id = any({tools})
     returning l.tool_id, l.expires_at, l.lease_seconds
 )"""
 
@@ -93,7 +91,7 @@ held as materialized (
     join locked_leases l on l.tool_id = u.tool_id
     where (u.token_hash is null or u.token_hash = l.token_hash) and l.expires_at > (select now from moment)
 ),
-{renewed(_IDS, which="l.tool_id in (select tool_id from held)")}"""
+{renewed("array(select tool_id from held)")}"""
 RENEW = text(f"""
 with {_ASKED}
 select l.tool_id, l.token_hash, renewed.lease_seconds

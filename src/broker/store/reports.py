@@ -74,7 +74,7 @@ told as (
     where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and locked.id = latest.work_id
       and t.id = locked.task_id
 ),
-{leases.renewed("array(select tool_id from locked)", which="l.tool_id in (select tool_id from asked)")}
+{leases.renewed("array(select tool_id from asked)")}
 select asked.place, asked.id,
        written.id is not null
        and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created,
