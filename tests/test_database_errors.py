@@ -16,7 +16,7 @@ from broker.store.database_errors import CLASSES, CODES, Meaning
 from tests import helpers
 from tests import store_helpers as steps
 from tests.cli_helpers import run
-from tests.conftest import a_broker
+from tests.conftest import Running, a_broker
 from tests.helpers import add_task, is_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -120,6 +120,16 @@ async def test_a_statement_that_an_operator_cancels_is_503(database: str, sql: a
             with pytest.raises(DatabaseTrouble, match="cannot do this now"):
                 await beat
         assert store.troubles.causes(of_service=True) == ["a statement was cancelled (SQLSTATE 57014)"]
+
+
+async def test_the_trouble_of_lists_is_named_and_the_service_stays_ready(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    trouble = DatabaseTrouble("the database is out of memory (SQLSTATE 53200)")
+    broker.server.service.fresh.store.troubles.note("tasks.page", trouble)
+    answer = await http.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json()["causes"] == [trouble.cause]
 
 
 async def test_no_free_connection_is_503_and_no_lost_connection(

@@ -31,7 +31,7 @@ class Health(Controller):
     async def ready(self, service: NamedDependency[Service]) -> Response[Ready]:
         """Ready: the database is reached, its schema is current, the listener is connected; else 503."""
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}
-        troubles = service.store.troubles
+        troubles, of_lists = service.store.troubles, service.fresh.store.troubles
         try:
             misfit = await service.store.read(schema.misfit)
             checks["schema"] = misfit or "ok"
@@ -41,8 +41,10 @@ class Health(Controller):
             checks["schema"] = "unknown"
         if not service.listener.connected.is_set():
             checks["listener"] = "is not connected; waiting requests look once a second meanwhile"
+        # Lists have connections of their own: their trouble keeps nothing else from going on.
+        causes = sorted({*troubles.causes(), *of_lists.causes()})
         ready = all(state == "ok" for state in checks.values())
         return Response(
-            Ready(status="ready" if ready else "unready", checks=checks, causes=troubles.causes()),
+            Ready(status="ready" if ready else "unready", checks=checks, causes=causes),
             status_code=HTTP_200_OK if ready else HTTP_503_SERVICE_UNAVAILABLE,
         )
