@@ -462,7 +462,7 @@ async def test_lease_and_accounts_survive_a_tool_with_many_works_that_all_end(
 async def test_a_tool_with_much_large_work_is_restarted_and_deleted_by_bounded_statements(
     store: Store, sql: asyncpg.Connection, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completion, "_MOST_BYTES", 3000)
+    monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 3000)
     sizes: list[int] = []
     counted = completion.end
 

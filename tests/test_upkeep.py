@@ -4,10 +4,12 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
 import structlog
+from msgspec import Raw
 
 from broker.errors import ConnectionLost, DatabaseTrouble, Locked, Overloaded, TooSlow
 from broker.settings import Settings
@@ -419,9 +421,9 @@ for each statement execute function stall();
 """
 
 
-async def work_of_one_tool(store: Store, *names: str) -> None:
+async def work_of_one_tool(store: Store, *names: str, **fields: Any) -> None:
     await steps.register(store, "tool", capacity=len(names))
-    await steps.submit(store, *names, timeout_seconds=3600)
+    await steps.submit(store, *names, timeout_seconds=3600, **fields)
     for made in await steps.assigned(store, *((name, "tool") for name in names)):
         await store.one(work.start, work.Start(made.id))
 
@@ -483,7 +485,7 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
 async def test_a_silent_tool_with_much_large_work_goes_offline_in_bounded_batches(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completion, "_MOST_BYTES", 3000)
+    monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 3000)
     names = [f"task-{number}" for number in range(6)]
     await work_of_one_tool(store, *names)
     await sql.execute("update work set report_bytes = 2000")
@@ -519,9 +521,20 @@ async def test_a_tool_that_comes_back_between_two_batches_keeps_the_rest_of_its_
 async def test_overdue_work_ends_in_batches_bounded_by_bytes(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completion, "_MOST_BYTES", 3000)
+    monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 3000)
     await work_of_one_tool(store, "a", "b", "c", "d")
     await sql.execute("update work set report_bytes = 2000")
+    await sql.execute(PASS, ["a", "b", "c", "d"])
+    assert [await store.run(due.end_overdue, 10) for _ in range(3)] == [2, 2, 0]
+
+
+async def test_a_batch_counts_the_bytes_of_payloads_as_they_are_read_and_not_as_they_are_stored(
+    store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 45_000)
+    zeros = Raw(f"[{','.join(['0'] * 10_000)}]".encode())
+    await work_of_one_tool(store, "a", "b", "c", "d", payload=zeros)
+    assert await sql.fetchval("select max(pg_column_size(payload)) from tasks") < 3_000
     await sql.execute(PASS, ["a", "b", "c", "d"])
     assert [await store.run(due.end_overdue, 10) for _ in range(3)] == [2, 2, 0]
 

@@ -47,22 +47,22 @@ order by tool_id
 for no key update
 """)
 
-OF_TOOLS = text("""
+OF_TOOLS = text(f"""
 with found as materialized (
     select id, task_id, report_bytes
     from work
     where tool_id = any(cast(:tool_ids as text[])) and (state = 'running' or not :running_only)
 )
-select f.id, f.report_bytes + pg_column_size(t.payload) as size
+select f.id, f.report_bytes + {rows.task_bytes("t")} as size
 from found f
 join tasks t on t.id = f.task_id and t.id = any(array(select task_id from found))
 order by f.id
 """)
 
-# How much work one statement ends at most, where its ids are not given: by rows, and by bytes (its last one
-# may be larger).
+# How much work one statement ends at most, where its ids are not given: by rows, and by the bytes that its
+# records take in a response (its last one may be larger).
 _MOST_ROWS = 1_000
-_MOST_BYTES = 16 * 2**20
+_MOST_RECORD_BYTES = 16 * 2**20
 
 # An attempt counts when it was the tool's: work that it gave back, or never began, was none.
 # The backoff doubles with every attempt, up to a day, and takes 50 to 100 % of that by chance, so
@@ -346,13 +346,13 @@ def parts(found: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
         found: The work.
     """
     part: list[Row[Any]] = []
-    room = _MOST_BYTES
+    room = _MOST_RECORD_BYTES
     for row in found:
         part.append(row)
         room -= row.size
         if room <= 0 or len(part) == _MOST_ROWS:
             yield part
-            part, room = [], _MOST_BYTES
+            part, room = [], _MOST_RECORD_BYTES
     if part:
         yield part
 

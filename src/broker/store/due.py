@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause, text
 
-from broker.store import completion
+from broker.store import completion, rows
 from broker.store.completion import Ending
 
 # What is found due only so late was due while nobody looked, and nobody could be heard.
@@ -73,7 +73,7 @@ from heard
 where w.id = heard.id and w.id = any(array(select id from heard)) and heard.until > heard.deadline_at
 """)
 NOW = text("select clock_timestamp()")
-OVERDUE = text("""
+OVERDUE = text(f"""
 with overdue as materialized (
     select id, task_id, state, deadline_at, report_bytes
     from work
@@ -83,13 +83,13 @@ with overdue as materialized (
     for update skip locked
 ),
 locked_tasks as materialized (
-    select id, payload
-    from tasks
+    select id, {rows.task_bytes("t")} as bytes
+    from tasks t
     where id = any(array(select task_id from overdue))
     order by id
     for update skip locked
 )
-select o.id, o.report_bytes + pg_column_size(t.payload) as size, o.state
+select o.id, o.report_bytes + t.bytes as size, o.state
 from overdue o
 join locked_tasks t on t.id = o.task_id
 order by o.deadline_at
@@ -135,7 +135,7 @@ where before < :batch
 order by expires_at, id
 """)
 # A tool that is locked gets no more work; what it has is complete when its load says so.
-THEIR_WORK = text("""
+THEIR_WORK = text(f"""
 with locked_work as materialized (
     select id, task_id, tool_id, report_bytes
     from work
@@ -144,13 +144,13 @@ with locked_work as materialized (
     for update skip locked
 ),
 locked_tasks as materialized (
-    select id, payload
-    from tasks
+    select id, {rows.task_bytes("t")} as bytes
+    from tasks t
     where id = any(array(select task_id from locked_work))
     order by id
     for update skip locked
 )
-select w.id, w.report_bytes + pg_column_size(t.payload) as size, w.tool_id
+select w.id, w.report_bytes + t.bytes as size, w.tool_id
 from locked_work w
 join locked_tasks t on t.id = w.task_id
 order by w.id
