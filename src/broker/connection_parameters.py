@@ -72,7 +72,6 @@ def _unsupported(instead: str) -> _Check:
 _OMIT = "leave it out"
 _NO = r"0|false|off|no"
 _TLS = _one_of("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
-_PEM = "use a key file without a password"
 
 #: Every parameter of libpq (PostgreSQL 18), with the check of its value.
 KNOWN: dict[str, _Check] = {

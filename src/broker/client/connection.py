@@ -230,12 +230,12 @@ class Connection:
                 found = read(response, form) if response.is_success else self._problem(response, request)
                 self._was_there = True
                 if not isinstance(found, Problem):
-                    self._is_there()
+                    self._note_return()
                     return found, response.headers
                 is_safe = safe or found.status == HTTPStatus.TOO_MANY_REQUESTS
                 again = found.status in _TRY_AGAIN and is_safe
                 if not again or (end is not None and loop.time() >= end):
-                    self._is_there()
+                    self._note_return()
                     raise ProblemError(found)
                 trouble, at_least = f"answers {found.status}", retry_after(response)
             except TimeoutError:
@@ -244,7 +244,7 @@ class Connection:
                 if not (safe or is_unheard(error)) or (end is not None and loop.time() >= end):
                     raise
                 trouble, at_least = trouble_of(error)
-            self._is_away(trouble)
+            self._note_trouble(trouble)
             # Full jitter, so that many who lost the same broker do not come back together.
             pause = at_least + delay * random.random()  # noqa: S311
             await asyncio.sleep(pause if end is None else min(pause, max(0.0, end - loop.time())))
@@ -295,13 +295,13 @@ class Connection:
             f"The broker at {self.url} has another address, {address}: set --url or BROKER_URL to it."
         )
 
-    def _is_away(self, trouble: str) -> None:
+    def _note_trouble(self, trouble: str) -> None:
         kind = trouble.partition(":")[0] if trouble.startswith("cannot be reached") else trouble
         if self._trouble != kind:
             log.warning("the broker at %s %s; going on trying", self.url, trouble)
             self._trouble = kind
 
-    def _is_there(self) -> None:
+    def _note_return(self) -> None:
         if self._trouble is not None:
             log.warning("the broker at %s is back", self.url)
             self._trouble = None

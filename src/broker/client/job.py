@@ -35,8 +35,8 @@ _WAIT_SECONDS = 30.0
 _WATCH_AFTER_SECONDS = 1.0
 # A report is told whether the work should stop; what reports more often than that need not ask.
 _QUIET_SECONDS = 1.0
-# These say that the completion itself is refused: no repetition of it is ever taken.
-_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+# The broker refuses the completion itself with these: it would refuse a repetition, too.
+_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 
