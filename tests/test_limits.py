@@ -1,5 +1,6 @@
 """The limits of a JSON value hold wherever it exceeds them, and errors stay short and complete."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.api import decoders, limits
-from broker.api.body import decode
+from broker.api.body import decode, decoded
 from broker.errors import BadRequest, MalformedJson, ValidationFailed
-from broker.schemas import NewTask, NewTasks, Request
+from broker.schemas import Completion, NewTask, NewTasks, Request
 from broker.settings import Settings
 
 SETTINGS = Settings()
@@ -167,3 +168,15 @@ def test_a_lone_surrogate_is_named_behind_any_text(quotes: int) -> None:
         assert errors(f'{{"needs":1,"payload":"{text}{lone}"}}', NewTask) == {
             "payload": limits.LONE_SURROGATE
         }
+
+
+async def test_a_completion_does_not_wait_until_the_large_bodies_of_others_are_read() -> None:
+    settings = Settings()
+    large = b'{"needs": {}, "payload": [%b1]}' % (b"[[]]," * 6_000_000)
+    small = b'{"outcome": "succeeded", "result": "%b"}' % (b"x" * 100_000)
+    others = [asyncio.create_task(decoded(large, NewTask, settings)) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    await decoded(small, Completion, settings)
+    assert not any(other.done() for other in others)
+    for other in others:
+        other.cancel()

@@ -38,8 +38,11 @@ from broker.settings import Settings
 _MOST_ERRORS = 1_000
 # A body up to this size is decoded at once, on the event loop; a larger one in a thread.
 _AT_ONCE = 64 * 1024
-# One thread: two would keep the event loop waiting for the interpreter twice as long.
+# A body above this size can take seconds, and those up to it must not wait for that.
+_LARGE = 2**20
+# One thread for each kind: every further one keeps the event loop waiting for the interpreter.
 _thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+_thread_of_large = ThreadPoolExecutor(1, thread_name_prefix="large bodies")
 
 
 class BodyOrNothing(Connection[Any, Any, Any]):
@@ -123,7 +126,8 @@ async def decoded(body: bytes, form: type[Request], settings: Settings) -> Reque
     """Decode a body of any size without stalling the event loop; see `decode`."""
     if len(body) <= _AT_ONCE:
         return decode(body, form, settings)
-    return await asyncio.get_running_loop().run_in_executor(_thread, decode, body, form, settings)
+    thread = _thread if len(body) <= _LARGE else _thread_of_large
+    return await asyncio.get_running_loop().run_in_executor(thread, decode, body, form, settings)
 
 
 def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
