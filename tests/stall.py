@@ -158,6 +158,7 @@ _VALID: dict[str, Any] = {
     "needs": 1,
     "skills": 1,
     "text": "x",
+    "roles": ["tool"],
     "task_id": "a",
     "tool_id": "t",
     "outcome": "failed",
