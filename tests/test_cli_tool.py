@@ -308,4 +308,4 @@ async def test_a_tool_whose_id_another_program_has_ends_with_one_line(database: 
         await helpers.add_tool(broker.client, "t")
         assert await older.ended() == 1
     last = older.said.splitlines()[-1]
-    assert last.startswith("Error: Tool t has to end: another program has registered with its id since")
+    assert last.startswith("Error: Tool t must end: another program has registered with its id since")

@@ -232,7 +232,7 @@ async def test_a_tool_that_is_lost_ends_though_its_handler_does_not(serve: Serve
         else:
             await helpers.add_tool(broker.client, "t")
         await asyncio.wait([working], timeout=60)
-        with pytest.raises(ToolLostError, match=r"Tool t has to end: (another program has|it was deleted)"):
+        with pytest.raises(ToolLostError, match=r"Tool t must end: (another program has|it was deleted)"):
             working.result()
         assert told.is_set()
         if why != "it was deleted":

@@ -10,11 +10,11 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 
-# A task that is submitted and at once available is in neither: a submit writes nothing more. Every update of
-# the state writes all indexes anew anyway, since others have it in their condition.
+# A task that is available when it is submitted is in neither index, so a submit writes no more. An update of
+# the state writes every index anyway, because some indexes have the state in their condition.
 TASKS_ASSIGNED = "create index tasks_assigned on tasks (seq) where state = 'assigned'"
 TASKS_SCHEDULED = "create index tasks_scheduled on tasks (seq) where state = 'scheduled'"
-# Most records have succeeded. To look for these among the others takes no index.
+# Most records have succeeded, so a list finds them without an index.
 ARCHIVE_BY_OUTCOME = """
 create index work_archive_by_outcome on work_archive (outcome, ended_at, work_id)
 where outcome <> 'succeeded'

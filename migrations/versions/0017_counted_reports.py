@@ -10,7 +10,7 @@ down_revision = "0016"
 branch_labels = None
 depends_on = None
 
-# Both have a constant default, so that no table is rewritten and a process of before goes on.
+# Neither column makes PostgreSQL rewrite its table, and processes of the version before can ignore both.
 REPORT_COUNT = "alter table work add column report_count integer not null default 0"
 COUNT_REPORTS = """
 update work w
@@ -28,6 +28,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """As it was."""
+    """Drop the columns."""
     op.execute("alter table work_reports drop column size")
     op.execute("alter table work drop column report_count")

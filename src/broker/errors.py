@@ -113,7 +113,7 @@ class Unauthenticated(BrokerError):
 
 
 class VoidToken(Unauthenticated):
-    """This token is void: its tool registered again since, or was deleted, or its key was revoked."""
+    """This token is void: its tool has registered again or was deleted, or its key was revoked."""
 
 
 class Forbidden(BrokerError):
@@ -307,11 +307,11 @@ class Unavailable(BrokerError):
 
 
 class ConnectionLost(Unavailable):
-    """The connection to the database was lost, or there is none; the request can safely be sent again."""
+    """The broker has no connection to the database now. You can safely repeat the request."""
 
 
 class DatabaseTrouble(Unavailable):
-    """The database cannot do this now; the broker's log says why. You can safely repeat the request.
+    """The database cannot do this now. The broker's log has the cause. You can safely repeat the request.
 
     Args:
         cause: What is wrong, for the log and for `/health/ready`.
@@ -323,15 +323,15 @@ class DatabaseTrouble(Unavailable):
 
 
 class RowTrouble(DatabaseTrouble):
-    """One row may be the cause of this trouble; the broker's log says why."""
+    """One row may be the cause of this trouble. The broker's log has the cause."""
 
 
 class RowFailed(RowTrouble):
-    """PostgreSQL failed on this request; the broker's log says why. You can safely repeat the request."""
+    """PostgreSQL failed on this request. The broker's log has the cause. You can safely repeat it."""
 
 
 class Locked(RowTrouble):
-    """Another session locks what this request needs. You can safely repeat the request."""
+    """Another session locks rows that this request needs. You can safely repeat the request."""
 
 
 class TooSlow(RowTrouble):

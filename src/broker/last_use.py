@@ -1,4 +1,4 @@
-"""When keys were last used: recorded now and then, and never while a request waits for it."""
+"""Record when keys are used, every ten seconds at most, without a request waiting for it."""
 
 import asyncio
 import math

@@ -28,8 +28,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     Args:
         database_url: `postgresql://user:password@host/name`; none: the embedded Postgres. Several hosts,
             `host-a:5432,host-b:5432`: the one that takes writes is used, whichever that is. Parameters are
-            those of libpq, `?sslmode=verify-full&connect_timeout=3`; the broker names those it does not
-            support, and refuses them.
+            those of libpq, `?sslmode=verify-full&connect_timeout=3`; the broker refuses those it does not
+            support, and names them.
         database_password_file: The file that has the password, for URLs that have a user and no password.
         listen_url: The database itself, where `database_url` is that of a pooler in transaction mode, over
             which no notification is heard. `broker migrate` and `broker keys` use it, too.

@@ -27,7 +27,7 @@ _LONGEST_SLEEP_SECONDS = 30.0
 # However many notifications come.
 _SHORTEST_SLEEP_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
-# A batch that fails is tried again with this part of its rows, down to one.
+# A batch that fails is retried with an eighth of its rows, down to one.
 _SHRINK = 8
 # A row that fails alone is left alone for a while, longer each time.
 _ASIDE_SECONDS = 10.0
@@ -39,7 +39,7 @@ _ARCHIVE_NUMBER = 4
 
 
 class Aside:
-    """The rows that a chore leaves alone for a while, because they fail alone."""
+    """The rows that a chore skips for a while, because each of them fails even alone."""
 
     def __init__(self) -> None:
         # Until when, for how long that is, and whether that is known to be over.

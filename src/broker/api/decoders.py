@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from broker.schemas import Request
 
-# What the decoder says of a list that is too long.
+# The decoder's message about a list that is too long.
 TOO_LONG = "Expected `array` of length <= "
 
 

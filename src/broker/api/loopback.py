@@ -1,7 +1,7 @@
-"""While there are no keys: only programs on the service's own machine get in.
+"""While there are no keys, admit only programs on the service's own machine.
 
-It then listens on loopback addresses only. Browsers and proxies on the machine can still bring in others; the
-headers tell.
+The service then listens on loopback addresses only. Browsers and proxies on the machine can still forward
+requests of others; the headers show that.
 """
 
 import re
@@ -13,9 +13,9 @@ from broker.errors import Forbidden
 _IPV4_HERE = rb"127(?:\.[0-9]{1,3}){3}"
 _LOOPBACK = re.compile(rb"(localhost|%b|\[::1\])(:[0-9]+)?" % _IPV4_HERE, re.IGNORECASE)
 _HERE = re.compile(rb"(for=)?\"?(%b|\[?::1\]?)(:[0-9]+)?\"?" % _IPV4_HERE, re.IGNORECASE)
-# What proxies tell of those who ask them.
+# Proxies name their clients in these.
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded")
-#: The headers that tell where a request comes from.
+#: The headers that show where a request comes from.
 HEADERS = frozenset((b"host", b"origin", b"sec-fetch-site", *_FORWARDED))
 _REMEMBERED = 1_024
 
@@ -26,10 +26,10 @@ _FOR_ITSELF = (
 
 
 def refuse_others(told: Mapping[bytes, bytes]) -> None:
-    """While there are no keys, see that whoever calls is on this machine, as far as the headers tell.
+    """Check that a request comes from this machine, as far as its headers show.
 
     Raises:
-        Forbidden: They are not.
+        Forbidden: It does not.
     """
     _refuse_pages_of_others(told.get(b"host"), told.get(b"origin"), told.get(b"sec-fetch-site"))
     for name in _FORWARDED:
@@ -39,10 +39,10 @@ def refuse_others(told: Mapping[bytes, bytes]) -> None:
 
 @lru_cache(_REMEMBERED)
 def _refuse_pages_of_others(host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
-    """While there are no keys, have no page from elsewhere act through the browser of who visits it.
+    """Refuse requests that a page from elsewhere makes through its visitor's browser.
 
     Raises:
-        Forbidden: The request comes from such a page, or by a name that somebody may have made up for us.
+        Forbidden: The request comes from such a page, or names a host that may point here by DNS rebinding.
     """
     host = host or b"localhost"
     is_ours = site in (None, b"none", b"same-origin") and origin in (None, b"http://" + host)
@@ -52,10 +52,10 @@ def _refuse_pages_of_others(host: bytes | None, origin: bytes | None, site: byte
 
 @lru_cache(_REMEMBERED)
 def _refuse_whom_a_proxy_brings(forwarded: bytes) -> None:
-    """While there are no keys, have a proxy on this machine open the service to nobody elsewhere.
+    """Refuse requests that a proxy on this machine forwards from elsewhere.
 
     Raises:
-        Forbidden: The request comes from another machine, or it cannot be told from which.
+        Forbidden: The request comes from another machine, or its origin is unknown.
     """
     if not all(_HERE.fullmatch(address.strip()) for address in forwarded.split(b",")):
         raise Forbidden(_FOR_ITSELF)

@@ -61,7 +61,7 @@ def note(service: Service) -> None:
     gauge("broker_database_connections_max", "How many the pool may have.", settings.pool_size)
     gauge(
         "broker_lists_waiting",
-        "Lists, exports and dashboards that wait for a connection (BROKER_READ_POOL_SIZE).",
+        "Lists, exports and dashboards that wait for a database connection (BROKER_READ_POOL_SIZE).",
         service.lists.waiting,
     )
     count(

@@ -47,8 +47,8 @@ _url = click.option(
     "--url",
     envvar="BROKER_URL",
     show_envvar=True,
-    help="Where the broker runs; BROKER_KEY has the key of an admin, once there are keys."
-    "  [default: work in the database]",
+    help="URL of a running broker; once there are keys, set BROKER_KEY to the key of an admin."
+    "  [default: use the database]",
 )
 
 
@@ -71,9 +71,9 @@ class _Keys(Protocol):
 def keys() -> None:
     """Make, list and revoke keys.
 
-    With --url or BROKER_URL, a broker that runs makes them. Otherwise they are made in the database of
-    BROKER_DATABASE_URL, or in the embedded one in BROKER_DATA_DIR: set them as the service has them, whether
-    it runs or not. A running service knows of a change within two seconds. As soon as there is a key, every
+    With --url or BROKER_URL, the command asks a running broker. Otherwise it uses the database of
+    BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR: set them as the service has them, whether it
+    runs or not. A running service knows of a change within two seconds. As soon as there is a key, every
     request needs one.
     """
 
@@ -159,7 +159,7 @@ class _KeysInDatabase:
         self.where = f"in {where}"
         if not is_made(self._settings):
             raise click.ClickException(
-                f"There is no {where.removeprefix('the ')} yet. Set BROKER_URL to a broker that runs, or"
+                f"There is no {where.removeprefix('the ')} yet. Set BROKER_URL to a running broker, or"
                 " BROKER_DATA_DIR or BROKER_DATABASE_URL as its service has it."
             )
 
@@ -258,7 +258,7 @@ class _KeysOfBroker:
                 if error.code in ("unauthenticated", "forbidden"):
                     raise click.ClickException(
                         f"{error.problem.detail} Set BROKER_KEY to a key with the role admin, or unset"
-                        " BROKER_URL to work in the database itself."
+                        " BROKER_URL to use the database itself."
                     ) from error
                 if error.code != expected:
                     raise

@@ -1,4 +1,4 @@
-"""Clean what is reported on work, so that the broker accepts it whatever a handler or a program says."""
+"""Clean reports, so that the broker accepts whatever a handler or a program sends."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from broker.client.encoding import as_json, encoded, message_of
 
-# What the broker takes as a text, unless it is set otherwise.
+# The longest text that the broker accepts by default.
 LONGEST_TEXT = 10_000
 # What rounding may add to a progress of 1.
 _ROUNDING = 1e-6
@@ -23,7 +23,7 @@ def text(value: str) -> str:
 
 
 def cut(value: str, longest: int = LONGEST_TEXT) -> str:
-    """Return a text of at most so many characters; one that is cut ends in `…`."""
+    """Return a text cut to a length; one that is cut ends in `…`."""
     return value if len(value) <= longest else value[: longest - len(_CUT)] + _CUT
 
 

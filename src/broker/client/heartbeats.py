@@ -22,7 +22,7 @@ from broker.schemas import Heartbeat, Problem
 
 log = logging.getLogger(__name__)
 
-#: That the tool is this program's no longer: another has its id, its key was revoked, or it was deleted.
+#: Codes that say that the tool is lost: another program has its id, its key was revoked, or it was deleted.
 LOST = ("unauthenticated", "tool_not_found")
 
 _PER_LEASE = 3
@@ -81,7 +81,7 @@ class Heartbeats:
         self._delay = _FIRST_DELAY_SECONDS
         self._heard_at = time.monotonic()
         self._has_warned = self._is_blocked = False
-        #: Ends with the `ProblemError` that says that the tool is this program's no longer.
+        #: Fails with the `ProblemError` that says that the tool is lost.
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ class Heartbeats:
         """Send no more."""
         self._stopping.set()
         if not self.lost.cancel() and not self.lost.cancelled():
-            self.lost.exception()  # whoever wants to know does by now
+            self.lost.exception()  # retrieved, so that asyncio does not log it
         await asyncio.to_thread(self._thread.join, _END_SECONDS)
 
     def _run(self) -> None:

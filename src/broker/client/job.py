@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Any], Any]
 
 _MAX_ERROR_CHARS = 4_000
-# Of an error that the broker has not taken at its full length; the last is the least that it can be set to.
+# How much of an error to send if the broker refuses it at full length. The last is the smallest limit that
+# a broker can have.
 _SHORTER_CHARS = (500, 16)
 _WAIT_SECONDS = 30.0
 # What is done sooner is not worth asking whether it should stop.
@@ -101,7 +102,7 @@ class Job:
             if self._is_started:
                 # What the handler came to is not lost because it could not be sent the first time.
                 completion = self._completion or _failed(f"the tool's client has failed: {error!r}")
-                with contextlib.suppress(Exception):  # the log has the first error
+                with contextlib.suppress(Exception):  # logged above
                     await self._complete(completion)
 
     async def _do(self) -> None:
@@ -184,7 +185,7 @@ class Job:
             except ProblemError as error:
                 if error.code in NOT_OURS:
                     told = error.problem.detail
-                    log.warning("task %s: %s; what does it is told to stop", self.task_id, told)
+                    log.warning("task %s: %s; its handler is asked to stop", self.task_id, told)
                     self.cancel()
                     return
                 log.warning("work %s cannot be watched: %s", self._handed.id, error)
@@ -192,7 +193,7 @@ class Job:
             version = work.version
             if work.cancel_requested or work.state != "running":
                 why = "it is to be cancelled" if work.state == "running" else f"it has ended: {work.state}"
-                log.warning("task %s: %s; what does it is told to stop", self.task_id, why)
+                log.warning("task %s: %s; its handler is asked to stop", self.task_id, why)
                 self.cancel()
                 return
 
@@ -210,7 +211,7 @@ def _is_ours(trace: TracebackType) -> bool:
 
 
 def _failed(error: str, *, retry: bool = True, longest: int = _MAX_ERROR_CHARS) -> dict[str, Any]:
-    """Return the completion of work that has failed; of its error the end, which says what went wrong."""
+    """Return the completion of failed work, with the end of its error, which names the cause."""
     return {"outcome": "failed", "error": cleaning.text(error)[-longest:], "retry": retry}
 
 

@@ -10,7 +10,7 @@ from broker.client.responses import ForeignResponseError
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
 # What makes something new with every call, unless that has an id of its client's.
 _MAKES_NEW = ("/v1/tasks", "/v1/tools", "/v1/keys", "/reports")
-# That nothing of the call has reached the broker.
+# With these errors nothing of the request has reached the broker.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 

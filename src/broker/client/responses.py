@@ -1,4 +1,4 @@
-"""Tell the broker's own responses from those of something on the way to it, such as a proxy."""
+"""Distinguish the broker's own responses from those of something on the way to it, such as a proxy."""
 
 from http import HTTPStatus
 from typing import TypeVar

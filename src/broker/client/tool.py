@@ -28,18 +28,18 @@ _STOP_PATIENCE_SECONDS = 5.0
 
 
 class ToolLostError(ProblemError):
-    """The tool is this program's no longer; a new registration makes it so again."""
+    """The tool does not belong to this program any more; registering again takes it back."""
 
     advice = None
 
     @classmethod
     def of(cls, tool_id: str, problem: Problem) -> Self:
-        """Return the error that tells of a problem which says that the tool is lost."""
+        """Return the error for a problem by which the broker says that the tool is lost."""
         if problem.code == "tool_not_found":
             why = "it was deleted from the broker"
         else:
             why = "another program has registered with its id since, or its key was revoked"
-        return cls(structs.replace(problem, detail=f"Tool {tool_id} has to end: {why}."))
+        return cls(structs.replace(problem, detail=f"Tool {tool_id} must end: {why}."))
 
 
 class ToolOptions(TypedDict, total=False):
@@ -174,7 +174,7 @@ class Tool:
                 await heartbeats.stop()
 
     def _heartbeats(self, connection: Connection, token: str) -> Heartbeats:
-        """Return the heartbeats; when they find the tool lost, handlers are told to stop."""
+        """Return the heartbeats; they stop the handlers if the tool is lost."""
         heartbeats = Heartbeats(
             connection,
             token,
@@ -193,7 +193,7 @@ class Tool:
         return heartbeats
 
     def _at_work(self) -> list[str]:
-        """Return what is in hand, for people; any thread may ask."""
+        """Return the names of the running handlers, for people. Any thread may call it."""
         name = getattr(self._handler, "__qualname__", type(self._handler).__name__)
         return [f"{name} (task {job.task_id})" for job in list(self._in_hand.values())]
 

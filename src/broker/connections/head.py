@@ -21,14 +21,14 @@ def check(version: str, headers: Headers) -> None:
     """
     names = [name for name, _ in headers]
     if version != "1.1" and version != "1.0":
-        raise MalformedRequest(f"HTTP/1.1 is spoken here, not HTTP/{version}.")
+        raise MalformedRequest(f"This service speaks HTTP/1.1, not HTTP/{version}.")
     hosts = names.count(b"host")
     if hosts > 1 or (hosts == 0 and version == "1.1"):
-        raise MalformedRequest("A request has one header `Host`.")
+        raise MalformedRequest("A request needs exactly one `Host` header.")
     if b"transfer-encoding" in names:
         codings = [value for name, value in headers if name == b"transfer-encoding"]
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            raise MalformedRequest("The only transfer coding of a request is `chunked`.")
+            raise MalformedRequest("The service accepts no transfer coding but `chunked`.")
     if b"expect" in names and version == "1.1":
         expected = [value.lower() for name, value in headers if name == b"expect"]
         if expected != [b"100-continue"]:

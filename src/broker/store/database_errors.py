@@ -24,7 +24,7 @@ from broker.errors import (
 
 
 class BeginAgain(Unavailable):
-    """This transaction was given up for another; it can be begun again at once."""
+    """PostgreSQL aborted this transaction because of another one; the broker can repeat it at once."""
 
 
 class Meaning(Enum):
