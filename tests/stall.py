@@ -268,10 +268,13 @@ class Sender:
         path = endpoint.path.format(task_id="a", tool_id="t", work_id=work_id, key_name="x")
         headers = {"Content-Type": "application/json"}
         response = self._http.request(endpoint.method, path, content=content, headers=headers)
-        for task in self._do("GET", "/v1/tasks")["items"]:
-            self._do("DELETE", f"/v1/tasks/{task['id']}?force=true")
-        for record in self._do("GET", "/v1/archive?limit=1000")["items"]:
-            self._do("DELETE", f"/v1/archive/{record['work_id']}")
+        # A page is short where its items are large.
+        while tasks := self._do("GET", "/v1/tasks")["items"]:
+            for task in tasks:
+                self._do("DELETE", f"/v1/tasks/{task['id']}?force=true")
+        while records := self._do("GET", "/v1/archive")["items"]:
+            for record in records:
+                self._do("DELETE", f"/v1/archive/{record['work_id']}")
         return response.status_code
 
     def close(self) -> None:
