@@ -163,7 +163,6 @@ _VALID: dict[str, Any] = {
     "tool_id": "t",
     "outcome": "failed",
     "name": "a",
-    "roles": ["tool"],
     "work_id": "01890a5d-ac96-774b-bcce-b302099a8057",
 }
 
