@@ -91,7 +91,7 @@ left join written on written.work_id = asked.work_id and written.id = asked.id
 """)
 
 # Reports from before there were sizes have none.
-_SIZE = "coalesce(size, pg_column_size(data))"
+_SIZE = f"coalesce(size, {rows.estimated('data')} + coalesce(octet_length(message), 0))"
 _LATEST = f"select * from work_reports where work_id = :work_id order by seq desc limit {MOST_LATEST}"
 LATEST = text(f"""
 select id, at, progress, message, data

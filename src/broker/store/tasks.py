@@ -164,7 +164,8 @@ with locked as materialized (
 )
 update tasks t
 set state = 'available', attempt = 0, ended_at = null, result = null, error = null, work_id = null,
-    bytes = t.bytes - coalesce({rows.printed("t.result")}, 0), due_at = null, changed = pg_current_xact_id()
+    bytes = {rows.printed("t.needs")} + {rows.printed("t.payload")}, due_at = null,
+    changed = pg_current_xact_id()
 from locked
 where t.id = locked.id and t.id = any(cast(:ids as text[])) and locked.state = 'failed'
 """)

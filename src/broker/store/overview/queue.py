@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from broker.store import summaries
+from broker.store import rows, summaries
 from broker.store.pages import bounded
 from broker.summaries import Queue, QueuedKind, UnaskedTool
 
@@ -25,7 +25,7 @@ _LOOKED_AT = f"""
 
 KINDS = text(f"""
 with looked_at as materialized (
-    {bounded(_LOOKED_AT, size="pg_column_size(r.needs)", order=_OFFERED)}
+    {bounded(_LOOKED_AT, size=rows.estimated("r.needs"), order=_OFFERED)}
     limit {MOST_LOOKED_AT}
 ),
 kinds as materialized (
