@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from broker.api import decoders, limits
 from broker.api.body import decode, decoded
 from broker.errors import BadRequest, MalformedJson, ValidationFailed
-from broker.schemas import Completion, NewTask, NewTasks, Request
+from broker.schemas import NewTask, NewTasks, Request
 from broker.settings import Settings
 
 SETTINGS = Settings()
@@ -170,13 +171,50 @@ def test_a_lone_surrogate_is_named_behind_any_text(quotes: int) -> None:
         }
 
 
-async def test_a_completion_does_not_wait_until_the_large_bodies_of_others_are_read() -> None:
-    settings = Settings()
-    large = b'{"needs": {}, "payload": [%b1]}' % (b"[[]]," * 6_000_000)
-    small = b'{"outcome": "succeeded", "result": "%b"}' % (b"x" * 100_000)
-    others = [asyncio.create_task(decoded(large, NewTask, settings)) for _ in range(4)]
-    await asyncio.sleep(0.1)
-    await decoded(small, Completion, settings)
-    assert not any(other.done() for other in others)
-    for other in others:
-        other.cancel()
+def exponents(numbers: list[str]) -> int:
+    return sum(abs(int(number.lower().partition("e")[2] or 0)) for number in numbers)
+
+
+numbers = st.from_regex(r"-?[1-9](\.[0-9]+)?([eE][+-]?0{0,3}[0-9]{1,2})?", fullmatch=True)
+
+
+@given(numbers=st.lists(numbers, min_size=1, max_size=8), step=st.integers(1, 40), most=st.integers(0, 99))
+def test_small_exponents_are_added_up_however_they_are_written(
+    numbers: list[str], step: int, most: int
+) -> None:
+    settings = Settings(max_body_bytes=most)
+    value = "[" + ",".join([*numbers, '"1e99,e7"']) + "]"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "STEP_BYTES", step)
+        patch.setattr(limits, "_PAUSE_SECONDS", 0)
+        found = limits._look_closely(value.encode(), settings)
+    assert (found is not None) == (exponents(numbers) > most)
+
+
+async def test_a_body_of_some_kilobytes_does_not_wait_for_huge_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    problems = limits.problems
+
+    def wait_in_huge(request: Request, *others: Any) -> Iterator[Any]:
+        assert isinstance(request, NewTask)
+        if request.id == "huge":
+            begun.set()
+            assert may_end.wait(20)
+        return problems(request, *others)
+
+    monkeypatch.setattr(limits, "problems", wait_in_huge)
+
+    def task(id_: str, size: int) -> Coroutine[Any, Any, Request]:
+        body = json.dumps({"id": id_, "needs": 1, "payload": "x" * size}).encode()
+        return decoded(body, NewTask, SETTINGS)
+
+    huge = [asyncio.create_task(task("huge", 2**20)) for _ in range(4)]
+    try:
+        assert await asyncio.to_thread(begun.wait, 20)
+        async with asyncio.timeout(20):
+            for size in (1, 70_000, 2**20 - 100):
+                await task("small", size)
+        assert not any(each.done() for each in huge)
+    finally:
+        may_end.set()
+        await asyncio.gather(*huge)

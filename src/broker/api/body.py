@@ -38,11 +38,11 @@ from broker.settings import Settings
 _MOST_ERRORS = 1_000
 # A body up to this size is decoded at once, on the event loop; a larger one in a thread.
 _AT_ONCE = 64 * 1024
-# A body above this size can take seconds, and those up to it must not wait for that.
-_LARGE = 2**20
-# One thread for each kind: every further one keeps the event loop waiting for the interpreter.
+# A larger body takes up to seconds. Smaller ones do not wait for it: they have a thread of their own.
+_HUGE = 2**20
+# One thread each: with more, the event loop would wait longer for the interpreter.
 _thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
-_thread_of_large = ThreadPoolExecutor(1, thread_name_prefix="large bodies")
+_thread_for_huge = ThreadPoolExecutor(1, thread_name_prefix="huge bodies")
 
 
 class BodyOrNothing(Connection[Any, Any, Any]):
@@ -123,10 +123,10 @@ def _check_media_type(request: Connection[Any, Any, Any]) -> None:
 
 
 async def decoded(body: bytes, form: type[Request], settings: Settings) -> Request:
-    """Decode a body of any size without stalling the event loop; see `decode`."""
+    """Decode a body of any size without stalling the event loop or smaller bodies; see `decode`."""
     if len(body) <= _AT_ONCE:
         return decode(body, form, settings)
-    thread = _thread if len(body) <= _LARGE else _thread_of_large
+    thread = _thread if len(body) <= _HUGE else _thread_for_huge
     return await asyncio.get_running_loop().run_in_executor(thread, decode, body, form, settings)
 
 

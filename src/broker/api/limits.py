@@ -36,8 +36,11 @@ _LARGE_NUMBER = re.compile(
     % (_MANY_DIGITS - 1)
 )
 # Smaller exponents. PostgreSQL returns numbers written out: `1e99` becomes a hundred digits.
-_SMALL_EXPONENT = re.compile(rb"[eE][+-]?0*+([0-9]{1,2}+)(?![0-9])")
-_LARGEST_SMALL_EXPONENT = 99
+# They are searched for in lower case and without signs, which is several times faster.
+_SMALL_EXPONENT = re.compile(rb"e0*+([0-9]{1,2}+)(?![0-9])")
+_SMALL_EXPONENTS = {b"%d" % exponent: exponent for exponent in range(1, 100)}
+_LOWER_E = bytes.maketrans(b"E", b"e")
+_SIGNS = b"+-"
 _IN_NUMBERS = b"0123456789+-.eE"
 _NUL = "holds \\u0000, which PostgreSQL cannot keep"
 _OUT_OF_RANGE = "holds a number out of PostgreSQL's range"
@@ -159,7 +162,7 @@ def _look_closely(value: bytes, settings: Settings) -> str | None:
         What is wrong with it, in words.
     """
     max_depth, max_bytes = settings.max_depth, settings.max_body_bytes
-    may_expand = (value.count(b"e") + value.count(b"E")) * _LARGEST_SMALL_EXPONENT > max_bytes
+    may_expand = (value.count(b"e") + value.count(b"E")) * max(_SMALL_EXPONENTS.values()) > max_bytes
     depth = digits = expanded = in_string = 0
     end_of_text = number = b""
     for piece in _pieces(value):
@@ -184,7 +187,8 @@ def _look_closely(value: bytes, settings: Settings) -> str | None:
         if digits > _DIGITS_IN_ALL or len(number) > _LONGEST_NUMBER:
             return _OUT_OF_RANGE
         if may_expand:
-            expanded += sum(map(int, _SMALL_EXPONENT.findall(whole)))
+            exponents = _SMALL_EXPONENT.findall(whole.translate(_LOWER_E, _SIGNS))
+            expanded += sum(map(_SMALL_EXPONENTS.__getitem__, exponents))
             if expanded > max_bytes:
                 return f"holds numbers that take more than {max_bytes} bytes without their exponents"
     return _OUT_OF_RANGE if digits + _digits(number) > _DIGITS_IN_ALL else None
