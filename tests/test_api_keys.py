@@ -242,6 +242,7 @@ async def test_keys_are_made_listed_and_revoked_by_the_broker_that_a_url_names(
     nothing = await broker_keys(broker.url, "list", **folder)
     assert (nothing.status, nothing.out) == (0, "")
     assert f"There are no keys at {broker.url}" in nothing.err
+    assert await broker_keys(broker.url, "list", "--url", "", **folder) == nothing
     first = await broker_keys(broker.url, "create", "--role", "admin", "--name", "me", **folder)
     assert first.status == 0, first.err
     assert f"Key me (admin) is made at {broker.url}" in first.err
@@ -265,9 +266,10 @@ async def test_keys_are_made_listed_and_revoked_by_the_broker_that_a_url_names(
     ]
     assert (await broker_keys("", "revoke", "both", "--url", broker.url, **as_admin)).status == 0
     is_problem(await broker.client.get("/v1/tools", headers=bearer(new)), 401, "unauthenticated")
-    unknown = await broker_keys(broker.url, "revoke", "both", **as_admin)
-    assert unknown.status == 1
-    assert "broker keys list" in unknown.err
+    for name in ("both", "a/b", ".."):
+        unknown = await broker_keys(broker.url, "revoke", name, **as_admin)
+        assert unknown.status == 1
+        assert f"There is no key {name!r} in use; `broker keys list`" in unknown.err
     assert not (tmp_path / "data").exists()
 
 

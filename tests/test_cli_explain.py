@@ -81,10 +81,32 @@ async def test_what_others_say_steers_no_terminal(broker: Running, http: httpx.A
     assert "\x1b" not in told.out
 
 
-@pytest.mark.parametrize("task", ["unknown", "../x"])
+@pytest.mark.parametrize("task", ["unknown", "../x", "a/b", "..", ""])
 async def test_an_unknown_task_is_an_error_that_names_it(broker: Running, task: str) -> None:
     told = await run(broker.url, "explain", task)
     assert told == (1, "", f"Error: There is no task {task!r}, neither live nor ended.\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("explain", "x"), ("cancel", "x"), ("retry", "x"), ("keys", "revoke", "x"), ("archive", "export")],
+)
+async def test_a_url_with_a_wrong_path_is_not_mistaken_for_an_unknown_task(
+    broker: Running, command: tuple[str, ...]
+) -> None:
+    ended = await run(f"{broker.url}/docs", *command)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith("Error: The broker has no path '/docs/v1/")
+    assert f"Check its URL, {broker.url}/docs:" in ended.err
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry"])
+async def test_an_id_with_a_slash_is_an_unknown_task(broker: Running, command: str) -> None:
+    ended = await run(broker.url, command, "a/b", "no", "..")
+    assert [line.partition(": ")[0] for line in ended.err.removeprefix("Error: ").splitlines()] == [
+        "a/b", "no", ".."
+    ]  # fmt: skip
+    assert ended.err.count("There is no such task") == 3
 
 
 @pytest_asyncio.fixture(loop_scope="module")

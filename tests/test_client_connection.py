@@ -45,7 +45,7 @@ async def answering(*answers: Answer, **given: Any) -> AsyncIterator[tuple[Conne
             raise found
         return found
 
-    async with Connection("http://broker", **given) as connection:
+    async with Connection(given.pop("url", "http://broker"), **given) as connection:
         connection._http._transport = httpx.MockTransport(answer)
         yield connection, asked
 

@@ -190,7 +190,8 @@ async def test_the_key_is_not_sent_to_another_origin() -> None:
         (302, "https://login.example/?back=1", "https://login.example:"),
         (303, "/elsewhere", "/elsewhere:"),
         (308, "ftp://new.example/v1/tasks/a", "ftp://new.example:"),
-        (307, "/v1/tasks/a", "has another address"),
+        (307, "/v1/tasks/a", "http://broker redirects to itself:"),
+        (307, "https://broker/v1/tasks/a", "https://broker:"),
     ],
 )
 async def test_any_other_redirect_is_one_line_that_names_the_new_address(
@@ -203,6 +204,13 @@ async def test_any_other_redirect_is_one_line_that_names_the_new_address(
     assert named in str(error.value)
     assert "\n" not in str(error.value)
     assert len(asked) <= 6
+
+
+async def test_a_redirect_names_the_new_address_with_its_base_path() -> None:
+    moved = httpx.Response(301, headers={"Location": "https://broker/base/v1/tasks/a%20b?x=1"})
+    async with answering(moved, url="http://broker/base") as (connection, _):
+        with pytest.raises(SettingError, match="has another address, https://broker/base: set --url"):
+            await connection.call("GET", "/v1/tasks/a%20b", Task)
 
 
 async def test_a_redirect_that_comes_between_later_is_waited_out(slept: list[float]) -> None:

@@ -17,7 +17,7 @@ import structlog
 from broker import logs
 from broker.cli.calling import calls_a_broker
 from broker.client import Assigner, running
-from broker.client.connection import DEFAULT_URL
+from broker.client.addresses import url_of_broker
 from broker.matching.misfit import cut, shown
 from broker.matching.strategies import NAMES
 from broker.schemas import AssignedPair
@@ -167,7 +167,7 @@ def assign(
     logs.configure()
     log.info(
         "assigning",
-        broker=url or DEFAULT_URL,
+        broker=url_of_broker(url),
         match=_called(match),
         rank=_called(rank),
         aging_seconds=aging_seconds,

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import click
 import httpx
 
-from broker.client.connection import DEFAULT_URL, ProblemError, SettingError, explained
+from broker.client.addresses import DEFAULT_URL, url_of_broker
+from broker.client.connection import ProblemError, SettingError, explained
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,11 +45,16 @@ def clear_call_errors(url: str | None) -> Iterator[None]:
     try:
         yield
     except ProblemError as error:
+        if error.code == "not_found":
+            raise click.ClickException(
+                f"The broker has no path {error.problem.instance!r}. Check its URL, {url_of_broker(url)}:"
+                " --url or BROKER_URL must end where the paths of the API, such as /v1/tasks, begin."
+            ) from error
         raise click.ClickException(explained(error)) from error
     except SettingError as error:
         raise click.ClickException(str(error)) from error
     except httpx.TransportError as error:
         raise click.ClickException(
-            f"No broker answers at {url or DEFAULT_URL}: {error or type(error).__name__}. Is it running there"
+            f"No broker answers at {url_of_broker(url)}: {error or type(error).__name__}. Is it running there"
             " (`broker serve`)? --url or BROKER_URL says where it is."
         ) from error

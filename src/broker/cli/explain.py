@@ -4,7 +4,6 @@ import asyncio
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from http import HTTPStatus
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,7 +12,8 @@ import msgspec
 
 from broker.cli.calling import calls_a_broker
 from broker.cli.screen import is_terminal, one_line
-from broker.client.connection import Connection, ProblemError, in_path
+from broker.client.addresses import in_path
+from broker.client.connection import Connection, ProblemError
 from broker.schemas import Explanation, Outcome, Verdict
 
 # A person waits: a broker that is away is told after a few tries.
@@ -91,7 +91,7 @@ async def _ask(url: str | None, task: str) -> _Told:
         try:
             why = await connection.call("GET", f"/v1/tasks/{in_path(task)}/explain", Explanation)
         except ProblemError as error:
-            if error.problem.status != HTTPStatus.NOT_FOUND:
+            if error.code != "task_not_found":
                 raise
             raise click.ClickException(f"There is no task {task!r}, neither live nor ended.") from error
         try:

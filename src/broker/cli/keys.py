@@ -14,7 +14,8 @@ import click
 from broker import logs, schemas
 from broker.cli.calling import clear_call_errors
 from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
-from broker.client.connection import Connection, ProblemError, in_path
+from broker.client.addresses import in_path, url_of_broker
+from broker.client.connection import Connection, ProblemError
 from broker.embedded import EmbeddedError
 from broker.errors import Unavailable
 from broker.schemas import ID_PATTERN, KeyPage, MadeKey, NewKey, Role
@@ -203,12 +204,12 @@ class _KeysOfBroker:
     """The keys of a broker that runs, over HTTP.
 
     Args:
-        url: Where it runs.
+        url: Where it runs; if empty, see `url_of_broker`.
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self.where = f"at {url}"
+        self._url = url_of_broker(url)
+        self.where = f"at {self._url}"
 
     def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
         new = NewKey(name=name, roles=list(roles), replace=replace)

@@ -14,7 +14,7 @@ from broker.cli.calling import calls_a_broker
 from broker.cli.screen import printable
 from broker.cli.values import Json, Span
 from broker.client import Tool, running
-from broker.client.connection import DEFAULT_URL
+from broker.client.addresses import url_of_broker
 from broker.programs import command as commands
 from broker.programs.aside import Aside
 from broker.programs.errors import CannotRunError
@@ -175,7 +175,7 @@ def tool(
             "An id has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit.",
             param_hint="'--id'",
         )
-    how = Options(url=url or DEFAULT_URL, **options)
+    how = Options(url=url_of_broker(url), **options)
     worker = Tool(
         tool_id,
         skills,

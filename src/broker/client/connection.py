@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 from msgspec import UNSET, UnsetType
 
 from broker.client import tracing
+from broker.client.addresses import url_of_broker
 from broker.client.encoding import encoded
 from broker.client.repeating import is_unheard, repeatable, retry_after, trouble_of
 from broker.client.responses import ForeignResponseError, is_of_type, problem, read
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
-
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 10.0
@@ -111,7 +109,7 @@ class Connection:
     def __init__(
         self, url: str | None = None, *, key: str | None = None, patience_seconds: float | None = None
     ) -> None:
-        self.url = (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
+        self.url = url_of_broker(url)
         if not self.url.startswith(("http://", "https://")):
             raise SettingError(f"The broker's URL has to begin with http:// or https://, and is {self.url!r}")
         self._patience_seconds = patience_seconds
@@ -257,24 +255,24 @@ class Connection:
             SettingError: The redirect cannot be followed, and nothing here was ever the broker.
             ForeignResponseError: It cannot be followed, but the broker was here before.
         """
-        following: httpx.Request | None = request
-        redirects = -1
-        while following is not None:
-            redirects += 1
+        following = request
+        redirects = 0
+        while True:
             with _broken_content_is_a_lost_response(following):
                 response = await self._http.send(following, stream=stream)
-            following = response.next_request
-            if following is None:
+            if response.next_request is None:
                 return response
+            following = response.next_request
             if stream:
                 await response.aread()
             follows = response.status_code in _FOLLOWED and redirects < _MOST_REDIRECTS
             if not follows or following.url.scheme not in ("http", "https"):
                 break
+            redirects += 1
         if self._was_there:
             # Something has come between; the broker may be back.
             raise ForeignResponseError(response)
-        raise self._moved(request, response.headers["Location"])
+        raise self._moved(request, following.url)
 
     def _problem(self, response: httpx.Response, request: httpx.Request) -> Problem:
         """Return the problem of a refused request.
@@ -286,11 +284,17 @@ class Connection:
         found = problem(response)
         had, has = (each.headers.get("Authorization") for each in (request, response.request))
         if found.status == HTTPStatus.UNAUTHORIZED and had and not has:
-            raise self._moved(request, str(response.request.url))
+            raise self._moved(request, response.request.url)
         return found
 
-    def _moved(self, request: httpx.Request, location: str) -> SettingError:
-        address = location.partition("?")[0].removesuffix(request.url.path).rstrip("/")
+    def _moved(self, request: httpx.Request, location: httpx.URL) -> SettingError:
+        below = request.url.path.removeprefix(self._http.base_url.path.rstrip("/"))
+        path = location.path.removesuffix(below)
+        address = str(location.copy_with(path=path, query=None, fragment=None)).rstrip("/")
+        if address == self.url:
+            return SettingError(
+                f"The server at {self.url} redirects to itself: set --url or BROKER_URL to the broker."
+            )
         return SettingError(
             f"The broker at {self.url} has another address, {address}: set --url or BROKER_URL to it."
         )
@@ -350,11 +354,6 @@ def _broken_content_is_a_lost_response(request: httpx.Request) -> Iterator[None]
         yield
     except httpx.DecodingError as error:
         raise httpx.RemoteProtocolError(str(error), request=request) from error
-
-
-def in_path(id_: object) -> str:
-    """An id as a part of a path; what a path understands otherwise (nothing, dots) is an unknown id."""
-    return quote(str(id_), safe="~:") if str(id_).strip(".") else quote(" ")
 
 
 def _parameters(query: Mapping[str, Any] | None) -> dict[str, Any]:

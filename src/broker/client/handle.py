@@ -6,7 +6,8 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from broker.client.connection import Connection, in_path
+from broker.client.addresses import in_path
+from broker.client.connection import Connection
 from broker.client.loop import Loop
 from broker.client.turns import Turns
 from broker.schemas import ArchivePage, ArchiveRecord, Explanation, Task, plain

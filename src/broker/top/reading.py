@@ -4,13 +4,13 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from http import HTTPStatus
 from typing import Any, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
 
-from broker.client.connection import Connection, ProblemError, in_path
+from broker.client.addresses import in_path
+from broker.client.connection import Connection, ProblemError
 from broker.schemas import ReportPage, Stats, Task, TaskPage, Tool, ToolPage, Work, WorkPage
 
 Answer = TypeVar("Answer")
@@ -195,7 +195,7 @@ class Reader:
             try:
                 page = await self._get(path, ReportPage, {"limit": limit, "after": known.after})
             except ProblemError as error:
-                if error.problem.status == HTTPStatus.NOT_FOUND:
+                if error.code == "work_not_found":
                     return
                 raise
             said = [report.message for report in page.items if report.message is not None]
