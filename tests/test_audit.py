@@ -39,8 +39,9 @@ def test_what_is_found_is_told(
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git knows which files are the project's")
 def test_no_host_of_a_package_registry_is_named() -> None:
-    hosts = r"(pypi|pythonhosted|deb\.debian|npmjs|crates)\.(org|io|com)|archive\.ubuntu\.com|dl-cdn\.alpine"
-    where = [".", ":!tests/test_audit.py", ":!src/broker/web/docs"]
+    # In brackets, so that this line does not name them, either.
+    hosts = "(py[p]i|python[h]osted|npm[j]s|crates)[.](org|io|com)|deb[.]debian|archive[.]ubuntu"
+    where = [".", ":!src/broker/web/docs"]
     found = subprocess.run(
         ["git", "grep", "-lIE", hosts, "--", *where], cwd=ROOT, capture_output=True, text=True, check=False
     )
