@@ -23,7 +23,7 @@ class Cycle(RequestResponseCycle):
         return super().receive()
 
     def half_close(self) -> None:
-        """Wake whoever waits for the client to go."""
+        """Wake the handlers that wait for the client to disconnect."""
         self.half_closed = True
         if self._waits():
             self.message_event.set()

@@ -73,6 +73,23 @@ from heard
 where w.id = heard.id and w.id = any(array(select id from heard)) and heard.until > heard.deadline_at
 """)
 NOW = text("select clock_timestamp()")
+
+
+def _locked_tasks_of(work: str) -> str:
+    """Return the part of a statement that locks the tasks of work, each with its size in a response.
+
+    Args:
+        work: The name of the part that has the locked work.
+    """
+    return f"""locked_tasks as materialized (
+    select id, {rows.task_bytes("t")} as bytes
+    from tasks t
+    where id = any(array(select task_id from {work}))
+    order by id
+    for update skip locked
+)"""
+
+
 OVERDUE = text(f"""
 with overdue as materialized (
     select id, task_id, state, deadline_at, report_bytes
@@ -82,13 +99,7 @@ with overdue as materialized (
     limit :batch
     for update skip locked
 ),
-locked_tasks as materialized (
-    select id, {rows.task_bytes("t")} as bytes
-    from tasks t
-    where id = any(array(select task_id from overdue))
-    order by id
-    for update skip locked
-)
+{_locked_tasks_of("overdue")}
 select o.id, o.report_bytes + t.bytes as size, o.state
 from overdue o
 join locked_tasks t on t.id = o.task_id
@@ -143,13 +154,7 @@ with locked_work as materialized (
     order by id
     for update skip locked
 ),
-locked_tasks as materialized (
-    select id, {rows.task_bytes("t")} as bytes
-    from tasks t
-    where id = any(array(select task_id from locked_work))
-    order by id
-    for update skip locked
-)
+{_locked_tasks_of("locked_work")}
 select w.id, w.report_bytes + t.bytes as size, w.tool_id
 from locked_work w
 join locked_tasks t on t.id = w.task_id

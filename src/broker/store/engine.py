@@ -66,8 +66,8 @@ _ALONE_FACTOR = 4
 # How many sets may run alone at a time, and how many more may wait for that.
 _MOST_ALONE = 2
 _MOST_WAITING_ALONE = 8
-# From this on, a request that is too slow alone is told to send less. A smaller one cannot send less, and may
-# carry finished work: it stays safe to repeat.
+# If a request of this size is too slow alone, the broker asks the client to send less. A smaller one cannot
+# send less, and may carry finished work: it stays safe to repeat.
 _LARGE_BYTES = 2**20
 _MANY_ITEMS = 100
 _TRIES = 5

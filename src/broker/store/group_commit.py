@@ -186,10 +186,11 @@ class GroupCommit(Generic[Item, Answer]):
         slow = 0
         for place, call in enumerate(calls):
             error = await self._answer([call])
-            slow += isinstance(error, (Locked, TooSlow))
+            is_slow = isinstance(error, (Locked, TooSlow))
+            slow += is_slow
             most = _MOST_SLOW if slow <= place else _MOST_SLOW_OF_ALL
-            of_all = isinstance(error, Unavailable) and not isinstance(error, (RowFailed, Locked, TooSlow))
-            if of_all or (slow >= most and isinstance(error, (Locked, TooSlow))):
+            of_all = isinstance(error, Unavailable) and not is_slow and not isinstance(error, RowFailed)
+            if of_all or (is_slow and slow >= most):
                 _fail(calls[place + 1 :], Unavailable())
                 return
 
