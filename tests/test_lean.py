@@ -214,7 +214,7 @@ def told(answer: httpx.Response, name: str = "") -> tuple[int, dict[str, str], s
     text = answer.text.replace(name, "") if name else answer.text
     for pattern, instead in OWN.items():
         text = pattern.sub(instead, text)
-    headers = {key: value for key, value in answer.headers.items() if key != "content-length"}
+    headers = {key: value for key, value in answer.headers.items() if key not in ("content-length", "date")}
     return answer.status_code, headers, text
 
 
