@@ -60,7 +60,7 @@ def life_cycle(many: int) -> str:
             """
             select cast(array_agg(id) as text) as work_id,
                    cast(array_agg(cast('succeeded' as text)) as text) as outcome,
-                   cast(array_agg(cast('1' as jsonb)) as text) as result,
+                   cast(array_agg(cast('1' as json)) as text) as result,
                    cast(array_fill(cast(null as text), array[{many}]) as text) as error,
                    cast(array_agg(true) as text) as retry
             from work
@@ -145,7 +145,7 @@ def _arguments(many: int) -> str:
     query = f"""
         select cast(array_agg(cast(uuid7() as text)) as text) as id,
                cast(array_agg(cast('{needs}' as jsonb)) as text) as needs,
-               cast(array_agg(cast('{payload}' as jsonb)) as text) as payload,
+               cast(array_agg(cast('{payload}' as json)) as text) as payload,
                cast(array_agg(0) as text) as priority,
                cast(array_fill(cast(null as text), array[{{many}}]) as text) as not_before,
                cast(array_fill(cast(null as text), array[{{many}}]) as text) as timeout_seconds,

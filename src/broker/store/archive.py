@@ -60,9 +60,9 @@ with locked as materialized (
     for no key update
 )
 update work_archive a
-set late = jsonb_build_object('outcome', 'succeeded', 'result', u.result, 'error', u.error, 'at', now()),
+set late = json_build_object('outcome', 'succeeded', 'result', u.result, 'error', u.error, 'at', now()),
     bytes = a.bytes + {rows.printed("u.result")}
-from unnest(cast(:work_id as uuid[]), cast(:result as jsonb[]), cast(:error as text[]))
+from unnest(cast(:work_id as uuid[]), cast(:result as json[]), cast(:error as text[]))
      as u (work_id, result, error)
 join locked on locked.work_id = u.work_id
 where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
@@ -107,26 +107,24 @@ order by a.ended_at desc, a.work_id desc
 """)
 
 
-# The last progress is mostly among the latest reports.
 AS_WORK = text("""
 select work_id, task_id, tool_id, attempt, outcome, task, cancel_requested, version,
-       assigned_at, started_at, deadline_at, jsonb_array_length(reports) as report_count,
-       cast(coalesce(
-           jsonb_path_query_array(reports, '$[last - 999 to last].progress ? (@ != null)') -> -1,
-           jsonb_path_query_array(reports, '$[*].progress ? (@ != null)') -> -1
-       ) as double precision) as progress
+       assigned_at, started_at, deadline_at, told.report_count, told.progress
 from work_archive
+cross join lateral (
+    select count(*) as report_count,
+           (array_agg(cast(report ->> 'progress' as double precision) order by place desc)
+            filter (where report ->> 'progress' is not null))[1] as progress
+    from json_array_elements(cast(reports as json)) with ordinality as element (report, place)
+) told
 where work_id = :work_id and tool_id is not null
 """)
 
 _REPORTS = """
 select element.report, element.place
 from work_archive a
-cross join lateral jsonb_array_elements(
-    jsonb_path_query_array(a.reports, '$[$first to $last]',
-                           jsonb_build_object('first', cast(:first as bigint), 'last', cast(:last as bigint)))
-) with ordinality as element (report, place)
-where a.work_id = :work_id and a.tool_id is not null"""
+cross join lateral json_array_elements(cast(a.reports as json)) with ordinality as element (report, place)
+where a.work_id = :work_id and a.tool_id is not null and place > :after and place <= :until"""
 _REPORT_SIZE = "octet_length(cast(report as text))"
 REPORTS, LATEST_REPORTS = (
     text(f"select report, met from ({bounded(_REPORTS, size=_REPORT_SIZE, order=order)}) r order by place")
@@ -225,7 +223,7 @@ def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | No
     """Keep what tools say of work that ended without them: a result, and an error; the first stays."""
     values = {
         "work_id": list(results),
-        "result": [rows.given(result) for result, _ in results.values()],
+        "result": [result for result, _ in results.values()],
         "error": [error for _, error in results.values()],
     }
     connection.execute(KEEP_LATE, values)
@@ -282,7 +280,7 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
     if row is None:
         return None
     task = decode(row.task, type=Task)
-    values = {"work_id": work_id, "first": max(row.report_count - latest, 0), "last": row.report_count}
+    values = {"work_id": work_id, "after": row.report_count - latest, "until": row.report_count}
     return WorkWithReports(
         id=row.work_id,
         task_id=row.task_id,
@@ -322,7 +320,7 @@ def reports(
     Returns:
         The reports, and how many there are within the limit; None: no such work has ended.
     """
-    values = {"work_id": work_id, "first": begin, "last": begin + limit - 1}
+    values = {"work_id": work_id, "after": begin, "until": begin + limit}
     found = connection.execute(REPORTS, values).all()
     if not found and not told(connection, [work_id]):
         return None

@@ -70,7 +70,7 @@ _MOST_RECORD_BYTES = 16 * 2**20
 _END = f"""
 with asked as (
     select *
-    from unnest(cast(:work_id as uuid[]), cast(:outcome as text[]), cast(:result as jsonb[]),
+    from unnest(cast(:work_id as uuid[]), cast(:outcome as text[]), cast(:result as json[]),
                 cast(:error as text[]), cast(:retry as boolean[]), {ownership.HOLDERS})
          as u (work_id, outcome, result, error, retry, token_tool, token_hash)
 ),
@@ -264,7 +264,7 @@ def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Endi
 def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]) -> Sequence[Row[Any]]:
     """End the work that is under way; a row for each that was."""
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
-    values["result"] = [rows.given(ending.result) for ending in endings.values()]
+    values["result"] = [ending.result for ending in endings.values()]
     values |= ownership.token_columns(ending.token for ending in endings.values())
     ended = connection.execute(statement, values).all()
     note(connection, (WorkEnded(*row[:_FACT_WIDTH]) for row in ended))

@@ -65,7 +65,8 @@ CLASSES = {
     "03": Entry("SQL statement not yet complete", _DEFECT),
     "08": Entry("connection exception", _LOST),
     "09": Entry("triggered action exception", _ROW, "a trigger in the database failed"),
-    "0A": Entry("feature not supported", _TROUBLE, "the database changed under a prepared statement"),
+    # This is how PostgreSQL refuses a prepared statement when a migration has changed a column.
+    "0A": Entry("feature not supported", _AGAIN),
     "0B": Entry("invalid transaction initiation", _DEFECT),
     "0F": Entry("locator exception", _DEFECT),
     "0L": Entry("invalid grantor", _TROUBLE, "the database user lacks a privilege"),

@@ -350,8 +350,7 @@ def create_engine(
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **options
     )
-    # The dialect has this method to be overridden.
-    cast("Any", engine.dialect).setup_asyncpg_jsonb_codec = json_codec.set_codec
+    json_codec.pass_on(engine.dialect)
     return engine
 
 

@@ -4,27 +4,41 @@ from typing import Any
 
 from msgspec import Raw
 
-# PostgreSQL's binary jsonb is this byte, and then the text.
-JSONB_VERSION = b"\x01"
+# PostgreSQL's binary jsonb is this byte, and then the text; its json is the text.
+_JSONB_VERSION = b"\x01"
 
 
-async def set_codec(connection: Any) -> None:
-    """Have a new connection pass every jsonb on as it is.
+def pass_on(dialect: Any) -> None:
+    """Have connections pass every json and jsonb on as it is: they take `Raw`, or text, and return `Raw`.
 
-    It accepts what `rows.given` returns, or text, and it returns `Raw`.
-    SQLAlchemy's own codec decodes and encodes each value, which costs a large one 100 ms on the event loop.
+    SQLAlchemy's own codecs decode and encode each value, which costs a large one 100 ms on the event loop.
 
     Args:
-        connection: SQLAlchemy's, around one of asyncpg.
+        dialect: SQLAlchemy's, for asyncpg; it has these methods to be overridden.
     """
+    dialect.setup_asyncpg_json_codec = _set_json_codec
+    dialect.setup_asyncpg_jsonb_codec = _set_jsonb_codec
+
+
+async def _set_json_codec(connection: Any) -> None:
     await connection._connection.set_type_codec(
-        "jsonb", encoder=_encode, decoder=_decode, schema="pg_catalog", format="binary"
+        "json", encoder=_bytes, decoder=Raw, schema="pg_catalog", format="binary"
     )
 
 
-def _encode(value: bytes | str) -> bytes:
-    return value if isinstance(value, bytes) else JSONB_VERSION + value.encode()
+async def _set_jsonb_codec(connection: Any) -> None:
+    await connection._connection.set_type_codec(
+        "jsonb", encoder=_jsonb, decoder=_of_jsonb, schema="pg_catalog", format="binary"
+    )
 
 
-def _decode(value: bytes) -> Raw:
+def _bytes(value: Raw | str) -> Raw | bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _jsonb(value: Raw | str) -> bytes:
+    return b"".join((_JSONB_VERSION, _bytes(value)))
+
+
+def _of_jsonb(value: bytes) -> Raw:
     return Raw(value[1:])

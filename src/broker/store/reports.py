@@ -14,8 +14,8 @@ from broker.store.ownership import Token
 from broker.store.pages import bounded, cut, met, unseal
 from broker.trace_context import TraceContext
 
-# How large the reports of one work may be in its archive record, as text and in PostgreSQL's own form (there
-# the limit is twice as high), and how many there may be. So work can always end.
+# How large the reports of one work may be in its archive record, and how many there may be. So work can
+# always end.
 _MOST_REPORT_BYTES = 128 * 2**20
 _MOST_REPORTS = 100_000
 # What a report has in the record beside its message and its data: names, id, time and progress.
@@ -37,14 +37,14 @@ asked as materialized (
            locked.report_bytes + sum(built.size) over so_far <= {_MOST_REPORT_BYTES}
            and locked.report_count + count(*) over so_far <= {_MOST_REPORTS} as fits
     from unnest(cast(:work_id as uuid[]), cast(:id as uuid[]), cast(:progress as double precision[]),
-                cast(:message as text[]), cast(:data as jsonb[]), {ownership.HOLDERS}) with ordinality
+                cast(:message as text[]), cast(:data as json[]), {ownership.HOLDERS}) with ordinality
          as u (work_id, id, progress, message, data, token_tool, token_hash, place)
     join locked on locked.id = u.work_id
     join locked_leases l on l.tool_id = locked.tool_id
-    -- Numbers are longer as text (1e99) or in PostgreSQL's form (1), and the record is made in both.
     cross join lateral (
-        select greatest(pg_column_size(u.data), octet_length(cast(u.data as text)))
-               + coalesce(octet_length(cast(to_jsonb(u.message) as text)), 0) + {_REPORT_OVERHEAD} as size
+        select greatest(pg_column_size(cast(u.data as jsonb)),
+                        octet_length(cast(cast(u.data as jsonb) as text)))
+               + coalesce(octet_length(cast(to_json(u.message) as text)), 0) + {_REPORT_OVERHEAD} as size
     ) built
     where {ownership.is_current("u", "locked.tool_id", "l.token_hash")}
     window so_far as (partition by u.work_id order by u.place)
@@ -143,7 +143,7 @@ def write(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTak
     """
     values = rows.columns((report.report for report in reports), "id", "progress", "message") | {
         "work_id": [report.work_id for report in reports],
-        "data": [rows.given(report.report.data) for report in reports],
+        "data": [report.report.data for report in reports],
         **ownership.token_columns(report.token for report in reports),
     }
     taken = {

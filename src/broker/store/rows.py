@@ -6,7 +6,6 @@ from typing import Any
 from msgspec import Raw
 
 from broker.schemas import NULL, Report, Task, Tool, Work
-from broker.store.json_codec import JSONB_VERSION
 
 AnyRow = Sequence[Any]
 
@@ -82,13 +81,13 @@ WORK = """
 WORK_WIDTH = 13
 
 # The same as JSON, for the archive: a task and a tool `as it was`. Here `o` is the tool.
-TASK_JSON = """jsonb_build_object(
+TASK_JSON = """json_build_object(
         'id', t.id, 'needs', t.needs, 'payload', t.payload, 'priority', t.priority,
         'state', coalesce(w.state, t.state), 'attempt', t.attempt, 'max_attempts', t.max_attempts,
         'retry_backoff_seconds', t.retry_backoff_seconds, 'timeout_seconds', t.timeout_seconds,
         'not_before', t.not_before, 'created_at', t.created_at, 'work_id', t.work_id,
         'remark', t.remark, 'result', t.result, 'error', t.error, 'ended_at', t.ended_at)"""
-TOOL_JSON = """jsonb_build_object(
+TOOL_JSON = """json_build_object(
         'id', o.id, 'skills', o.skills, 'capacity', o.capacity, 'load', o.load,
         'state', case when o.offline then 'offline' when o.draining then 'draining'
                       when o.load < o.capacity then 'idle' else 'busy' end,
@@ -160,11 +159,6 @@ def work(row: AnyRow) -> Work:
 def report(row: AnyRow) -> Report:
     """A Report from id, at, progress, message and data."""
     return Report(id=row[0], at=row[1], progress=row[2], message=row[3], data=raw(row[4]))
-
-
-def given(value: Raw) -> bytes:
-    """A JSON value on its way in: PostgreSQL's jsonb in binary."""
-    return b"".join((JSONB_VERSION, value))
 
 
 def columns(items: Iterable[Any], *names: str) -> dict[str, list[Any] | None]:

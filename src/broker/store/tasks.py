@@ -23,7 +23,7 @@ with asked as materialized (
            a.not_before, a.timeout_seconds, a.max_attempts, a.retry_backoff_seconds, a.created_by,
            a.trace_context
     from (select *
-          from unnest(cast(:id as text[]), cast(:needs as jsonb[]), cast(:payload as jsonb[]),
+          from unnest(cast(:id as text[]), cast(:needs as jsonb[]), cast(:payload as json[]),
                       cast(:priority as smallint[]), cast(:not_before as timestamptz[]),
                       cast(:timeout_seconds as double precision[]), cast(:max_attempts as integer[]),
                       cast(:retry_backoff_seconds as double precision[]), cast(:created_by as text[]),
@@ -268,8 +268,8 @@ def _submit(
     values = rows.columns(
         tasks, "id", "priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds"
     )
-    values["needs"] = [rows.given(task.needs) for task in tasks]
-    values["payload"] = [rows.given(task.payload) for task in tasks]
+    values["needs"] = [task.needs for task in tasks]
+    values["payload"] = [task.payload for task in tasks]
     values["created_by"] = rows.column(asked.by for asked in new)
     values["trace_context"] = rows.column(asked.trace_context and asked.trace_context.text for asked in new)
     answers = connection.execute(statement, values).all()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 from msgspec.structs import asdict
 from sqlalchemy import Connection, TextClause, text
 
@@ -181,7 +181,7 @@ def _enter(connection: Connection, new: Sequence[Registration]) -> dict[str | by
     last = {_key(each): each for each in new}
     first = {_key(each): each for each in reversed(new)}
     values = rows.columns((each.tool for each in last.values()), "id", "capacity")
-    values["skills"] = [rows.given(each.tool.skills) for each in last.values()]
+    values["skills"] = [each.tool.skills for each in last.values()]
     values["token_hash"] = [each.token_hash for each in last.values()]
     values["registered_by"] = [first[key].by for key in last]
     entered = {row.token_hash: row for row in connection.execute(REGISTER, values)}
@@ -243,8 +243,6 @@ def _change(connection: Connection, changes: Sequence[Change]) -> list[Tool | No
     merged: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for id_, changed, _ in changes:
         given = {name: value for name, value in asdict(changed).items() if value is not UNSET}
-        if isinstance(skills := given.get("skills"), Raw):
-            given["skills"] = rows.given(skills)
         merged[id_].update(given)
     values: dict[str, list[object]] = {"id": list(merged)}
     for name in ("skills", "capacity", "draining"):

@@ -27,7 +27,7 @@ _SUCCEEDED = b'{"outcome": "succeeded"}'
 FILL_TASKS = """
 insert into tasks (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds)
 select cast(uuid7() as text), '{{"skill": "nobody has"}}',
-       jsonb_build_object('i', number, 'note', repeat('x', 200)),
+       json_build_object('i', number, 'note', repeat('x', 200)),
        number % 10, 'available', 3, 1
 from generate_series(1, {portion}) number
 """
@@ -38,7 +38,7 @@ insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcom
 select cast(overlay(cast(uuid7_floor(at) as text)
                     placing '8000-' || lpad(to_hex(number), 12, '0') from 20) as uuid),
        'archived-' || number, 'tool-' || number % 500,
-       jsonb_build_object('id', 'archived-' || number, 'needs', 1, 'payload', null), '{{}}', 1,
+       json_build_object('id', 'archived-' || number, 'needs', 1, 'payload', null), '{{}}', 1,
        'succeeded', '1', '[]', at, at, at
 from (select number, now() - interval '360 days' * (1 - number / {total}.0) as at
       from generate_series({first} + 1, {first} + {portion}) number) n

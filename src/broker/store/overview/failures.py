@@ -16,7 +16,8 @@ _MOST_REPORT_BYTES = 2**20
 _MOST_BYTES_IN_ALL = 8 * 2**20
 
 # Of the last 100 reports; to take all of them apart would take ten times as long.
-_LAST_MESSAGE = "jsonb_path_query_array(r.reports, '$[last - 99 to last].message ? (@ != null)') ->> -1"
+_LAST_MESSAGE = """
+    jsonb_path_query_array(cast(r.reports as jsonb), '$[last - 99 to last].message ? (@ != null)') ->> -1"""
 
 READ = text(f"""
 with page as materialized (
