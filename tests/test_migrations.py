@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import make_url
 
 import broker
-from broker.store import Store, completion, leases, retention, schema
+from broker.schemas import Pair
+from broker.store import Store, assignment, completion, leases, retention, schema, tasks
 from broker.store.address import Address
 from broker.store.leases import Beat
 from broker.store.ownership import VOID
@@ -296,3 +297,22 @@ async def test_a_database_that_is_not_in_utf8_is_refused_with_the_command_that_m
     finally:
         await admin.execute(f"drop database if exists {name} with (force)")
         await admin.close()
+
+
+async def test_a_column_that_changes_under_prepared_statements_fails_no_request(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    async def live(name: str) -> None:
+        await store.one(tasks.submit, steps.new_task(name))
+        made = await store.one(assignment.assign, Pair(task_id=name, tool_id="tool"))
+        assert made.work is not None
+        await store.one(completion.complete, steps.ending(made.work.id))
+        found = await store.read_one(tasks.find, name)
+        assert found is not None
+        assert found.state == "succeeded"
+
+    await steps.register(store, "tool")
+    await live("a")
+    for table, column in (("tasks", "timeout_seconds"), ("work_archive", "attempt")):
+        await sql.execute(f"alter table {table} alter {column} type numeric")
+    await live("b")

@@ -169,7 +169,8 @@ def translate(error: Exception, *, timed_out: bool = False) -> Exception:
     if isinstance(driver, asyncpg.InterfaceError) and isinstance(driver, ValueError):
         # asyncpg cannot send a value.
         return BadRequest(_REFUSED)
-    if state := getattr(cause, "sqlstate", None):
+    # Of a prepared statement that a migration has changed, only the driver's error has the code.
+    if state := getattr(cause, "sqlstate", None) or getattr(driver, "sqlstate", None):
         return _of_code(str(state), error, timed_out=timed_out)
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     return ConnectionLost() if lost or isinstance(error, _LOST_CONNECTION) else error

@@ -249,7 +249,7 @@ class Store:
             Unavailable: The database did not answer.
             BadRequest: PostgreSQL refuses a value.
         """
-        return await self._by_statement.take(do, *args, **kwargs)
+        return await _patiently(lambda: self._by_statement.take(do, *args, **kwargs))
 
     async def read_one(self, step: Step[Item, Answer], item: Item) -> Answer:
         """Read one item by a step that only reads; those who come at the same time share its statements."""
@@ -296,7 +296,7 @@ class Store:
 
     async def _step(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
         fits = _ONE_STATEMENT.get(step)
-        once = self.read if fits is not None and all(map(fits, items)) else self._run_once
+        once = self._by_statement.take if fits is not None and all(map(fits, items)) else self._run_once
         return await once(step, items)
 
     async def _run_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:

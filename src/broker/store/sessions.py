@@ -102,6 +102,8 @@ class Sessions:
             known = translate(error, timed_out=time.monotonic() - info[_BEGAN] >= limit)
             if isinstance(known, DatabaseTrouble):
                 self._troubles.note(name_of(do), known)
+            if known is error:
+                raise
             raise known from error
         if self._troubles:
             self._troubles.clear(name_of(do))
