@@ -8,10 +8,23 @@ from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
+import msgspec
 from msgspec import Raw
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from broker.schemas import NULL, ArchiveRecord, NewReport, NewTask, NewTool, Outcome, Pair, Task, Tool, Work
+from broker.schemas import (
+    NULL,
+    ArchiveRecord,
+    NewReport,
+    NewTask,
+    NewTool,
+    Outcome,
+    Pair,
+    Report,
+    Task,
+    Tool,
+    Work,
+)
 from broker.store import Store, archive, assignment, completion, deletion, reports, tasks, tools, work
 from broker.store.address import libpq_url
 from broker.store.completion import Ending
@@ -266,6 +279,11 @@ async def report(store: Store, work_id: UUID, **fields: Any) -> reports.ReportTa
 async def delete(store: Store, task: str, *, force: bool = False) -> str:
     [answer] = await many(store, deletion.delete, [deletion.Deletion(task, force)])
     return answer
+
+
+def reports_of(record: ArchiveRecord) -> list[Report]:
+    """The reports of a record, which passes them on as JSON."""
+    return msgspec.json.decode(msgspec.json.encode(record.reports), type=list[Report])
 
 
 async def the_task(store: Store, id_: str) -> Task:

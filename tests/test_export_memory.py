@@ -16,14 +16,14 @@ from tests.helpers import serving, until_ready
 
 MIB = 2**20
 RECORDS = 60
-# 12 kB as PostgreSQL stores it, 5.6 MB in a response.
+# 64 kB as PostgreSQL stores it, 5.6 MB in a response.
 FILL = f"""
 with value as materialized (
-    select jsonb_agg(cast('1e99' as numeric)) as result from generate_series(1, 55000)
+    select json_agg(cast('1e99' as numeric)) as result from generate_series(1, 55000)
 )
 insert into work_archive (work_id, task_id, task, attempt, outcome, result, reports, bytes)
 select uuid7(), 'task-' || n,
-       jsonb_build_object(
+       json_build_object(
            'id', 'task-' || n, 'needs', 1, 'payload', null, 'priority', 0, 'state', 'running', 'attempt', 0,
            'max_attempts', 3, 'retry_backoff_seconds', 1, 'timeout_seconds', null, 'not_before', null,
            'created_at', now(), 'work_id', null, 'remark', null, 'result', null, 'error', null,

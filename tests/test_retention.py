@@ -131,7 +131,7 @@ async def test_a_batch_of_old_records_is_bounded_by_its_bytes(store: Store, sql:
     # Five MiB each that cannot be compressed.
     await sql.execute("""
         update work_archive set result = (
-            select to_jsonb(string_agg(encode(sha256(cast(n || task_id as bytea)), 'hex'), ''))
+            select to_json(string_agg(encode(sha256(cast(n || task_id as bytea)), 'hex'), ''))
             from generate_series(1, 80000) n)
     """)
     assert await keep(store, Retention(DAYS)) == [2, 2, 1]

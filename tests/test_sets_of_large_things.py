@@ -17,8 +17,8 @@ from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES
 from tests import store_helpers as steps
 
-# As JSON 220 kB; PostgreSQL stores 12 kB of it, and prints 5.6 MB: two fill a set.
-EXPANDING = Raw(f"[{','.join(['1e99'] * 55_000)}]".encode())
+# PostgreSQL stores 64 kB of these 5.6 MB; two fill a set.
+COMPRESSED = Raw(f"[{','.join(['1' * 100] * 55_000)}]".encode())
 EACH = 5_700_000
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -46,7 +46,7 @@ async def shared(store: Store, step: Any, items: Sequence[Any], *, reads: bool =
 
 async def made(store: Store, *, tools: bool = False) -> None:
     """Submit large tasks, and register a tool for each, or one for all."""
-    await steps.submit(store, *NAMES, payload=EXPANDING)
+    await steps.submit(store, *NAMES, payload=COMPRESSED)
     await steps.register(store, *(NAMES if tools else ["tool"]), capacity=10)
 
 

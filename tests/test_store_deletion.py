@@ -26,7 +26,7 @@ async def test_a_task_that_waits_is_gone_and_its_record_says_so(
         None,
         None,
     )
-    assert (record.reports, record.started_at, record.error) == ([], None, None)
+    assert (steps.reports_of(record), record.started_at, record.error) == ([], None, None)
     assert record.work_id.version == 7
     assert (await steps.the_task(store, "a")).state == "cancelled"
     await steps.audit(sql)
@@ -54,7 +54,7 @@ async def test_a_failed_task_is_gone(store: Store, sql: asyncpg.Connection) -> N
     made = await steps.running_work(store, "a", max_attempts=1)
     await steps.complete(store, made.id, "failed", error="broken")
     assert await steps.delete(store, "a") == "deleted"
-    newest, _ = await steps.archived(store, task_id="a")
+    [newest] = await steps.archived(store, task_id="a")
     assert (newest.outcome, newest.task.state, newest.task.error) == ("cancelled", "failed", "broken")
     await steps.audit(sql)
 
@@ -97,12 +97,24 @@ async def test_who_deletes_by_force_beside_others_who_do_not_has_it_deleted(
     await steps.audit(sql)
 
 
+@pytest.mark.thorough
+async def test_a_failed_task_with_the_largest_values_can_be_deleted(store: Store) -> None:
+    """PostgreSQL's jsonb would take six times the room, and hold only one of them."""
+    largest = Raw(b"[" + b"1," * (2**24 - 100) + b"1]")
+    made = await steps.running_work(store, "a", "t", payload=largest)
+    await steps.complete(store, made.id, "failed", result=largest, retry=False)
+    assert await steps.delete(store, "a") == "deleted"
+    [newest] = await steps.archived(store, task_id="a")
+    assert (newest.outcome, newest.task.state) == ("cancelled", "failed")
+    assert newest.task.payload == newest.task.result == largest
+
+
 async def test_by_force_running_work_is_cancelled_at_once(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.running_work(store, "a", "t")
     await steps.report(store, made.id, message="half way")
     assert await steps.delete(store, "a", force=True) == "deleted"
     [record] = await steps.archived(store, task_id="a")
-    assert (record.work_id, record.outcome, len(record.reports)) == (made.id, "cancelled", 1)
+    assert (record.work_id, record.outcome, len(steps.reports_of(record))) == (made.id, "cancelled", 1)
     await steps.audit(sql)
 
 
@@ -223,7 +235,7 @@ async def test_a_task_given_to_another_tool_between_the_look_and_the_lock_is_tak
         deleting = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await deleting == "deleted"
-    newest, _ = await steps.archived(store, task_id="a")
+    [newest] = await steps.archived(store, task_id="a")
     assert (newest.outcome, newest.tool_id) == ("cancelled", "u")
     await steps.audit(sql)
 

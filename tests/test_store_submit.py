@@ -52,7 +52,7 @@ async def test_what_is_opaque_comes_back_to_the_last_digit(store: Store) -> None
     assert bytes(task.needs) == (
         b'{"a": 1.10, "b": 123456789012345678901234567890, "c": [null, true, "\xc3\xa9"], "d": 100}'
     )
-    assert bytes(task.payload) == b"0.000"
+    assert bytes(task.payload) == b"-0.000"
     assert await steps.the_task(store, "a") == task
 
 

@@ -54,8 +54,8 @@ call does not know is refused: 400. What is no HTTP/1.1 is 400 `malformed_reques
 408 `request_timeout`, and more than 64 KiB of address and headers 431 `headers_too_large`.
 
 Any JSON value comes back equal, numbers to the last digit. Only what PostgreSQL's jsonb cannot hold is
-refused: `\\u0000`, lone surrogates, numbers out of its range. An integer is written as one: `3`,
-not `3.0`.
+refused: `\\u0000`, lone surrogates, numbers out of its range. `payload`, `data` and `result` come back as
+they were sent, but for line breaks. An integer is written as one: `3`, not `3.0`.
 
 Every call says which roles it is for: a key has one or more of them, and is sent as
 `Authorization: Bearer KEY`. While there are no keys everything is open, to the service's own machine alone.

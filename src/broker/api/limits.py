@@ -1,4 +1,4 @@
-"""What a request may hold: sizes, depths, and only JSON that PostgreSQL's jsonb can keep.
+"""What a request may hold: sizes, depths, and only JSON that PostgreSQL's jsonb can hold.
 
 A value is checked with a few passes of C over its bytes. A long value, or one that looks suspicious, is
 checked in steps, so that a thread that checks it never holds the interpreter for long.
@@ -35,12 +35,6 @@ _LARGE_NUMBER = re.compile(
     rb"(?<![0-9.])(?:[0-9][0-9.]{%d,}+(?:[eE][+-]?[0-9]++)?|[0-9][0-9.]*+[eE][+-]?0*+[1-9][0-9]{2}[0-9]*+)"
     % (_MANY_DIGITS - 1)
 )
-# Smaller exponents. PostgreSQL returns numbers written out: `1e99` becomes a hundred digits.
-# They are searched for in lower case and without signs, which is several times faster.
-_SMALL_EXPONENT = re.compile(rb"e0*+([0-9]{1,2}+)(?![0-9])")
-_SMALL_EXPONENTS = {b"%d" % exponent: exponent for exponent in range(1, 100)}
-_LOWER_E = bytes.maketrans(b"E", b"e")
-_SIGNS = b"+-"
 _IN_NUMBERS = b"0123456789+-.eE"
 _NUL = "holds \\u0000, which PostgreSQL cannot keep"
 _OUT_OF_RANGE = "holds a number out of PostgreSQL's range"
@@ -122,7 +116,7 @@ def json_problem(value: bytes, settings: Settings, *, matched: bool) -> str | No
         return f"is {len(value)} bytes long; the limit is {settings.max_match_bytes}"
     if _is_plain(value, settings.max_depth):
         return None
-    return _look_closely(value, settings)
+    return _look_closely(value, settings.max_depth)
 
 
 def lone_surrogate(body: bytes) -> int | None:
@@ -151,19 +145,17 @@ def _is_plain(value: bytes, max_depth: int) -> bool:
     return not _may_hold_large_number(value)
 
 
-def _look_closely(value: bytes, settings: Settings) -> str | None:
+def _look_closely(value: bytes, max_depth: int) -> str | None:
     """Check a value in steps, each a few passes of C over its bytes.
 
     Args:
         value: Well-formed JSON.
-        settings: The limits.
+        max_depth: How deep it may be nested.
 
     Returns:
         What is wrong with it, in words.
     """
-    max_depth, max_bytes = settings.max_depth, settings.max_body_bytes
-    may_expand = (value.count(b"e") + value.count(b"E")) * max(_SMALL_EXPONENTS.values()) > max_bytes
-    depth = digits = expanded = in_string = 0
+    depth = digits = in_string = 0
     end_of_text = number = b""
     for piece in _pieces(value):
         if b"\\u0000" in end_of_text + piece:
@@ -186,11 +178,6 @@ def _look_closely(value: bytes, settings: Settings) -> str | None:
         digits += _digits(whole)
         if digits > _DIGITS_IN_ALL or len(number) > _LONGEST_NUMBER:
             return _OUT_OF_RANGE
-        if may_expand:
-            exponents = _SMALL_EXPONENT.findall(whole.translate(_LOWER_E, _SIGNS))
-            expanded += sum(map(_SMALL_EXPONENTS.__getitem__, exponents))
-            if expanded > max_bytes:
-                return f"holds numbers that take more than {max_bytes} bytes without their exponents"
     return _OUT_OF_RANGE if digits + _digits(number) > _DIGITS_IN_ALL else None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 from uuid import UUID
 
 from msgspec import Raw
@@ -115,7 +115,7 @@ cross join lateral (
     select count(*) as report_count,
            (array_agg(cast(report ->> 'progress' as double precision) order by place desc)
             filter (where report ->> 'progress' is not null))[1] as progress
-    from json_array_elements(cast(reports as json)) with ordinality as element (report, place)
+    from json_array_elements(reports) with ordinality as element (report, place)
 ) told
 where work_id = :work_id and tool_id is not null
 """)
@@ -123,7 +123,7 @@ where work_id = :work_id and tool_id is not null
 _REPORTS = """
 select element.report, element.place
 from work_archive a
-cross join lateral json_array_elements(cast(a.reports as json)) with ordinality as element (report, place)
+cross join lateral json_array_elements(a.reports) with ordinality as element (report, place)
 where a.work_id = :work_id and a.tool_id is not null and place > :after and place <= :until"""
 _REPORT_SIZE = "octet_length(cast(report as text))"
 REPORTS, LATEST_REPORTS = (
@@ -364,7 +364,8 @@ def record(row: rows.AnyRow) -> ArchiveRecord:
         result=rows.raw(row[7]),
         error=row[8],
         late=decode(row[9], type=LateResult) if row[9] is not None else None,
-        reports=decode(row[10], type=list[Report]),
+        # They are stored as they go out, and may be 128 MiB.
+        reports=cast("list[Report]", row[10]),
         assigned_at=row[11],
         started_at=row[12],
         ended_at=row[13],

@@ -42,8 +42,7 @@ asked as materialized (
     join locked on locked.id = u.work_id
     join locked_leases l on l.tool_id = locked.tool_id
     cross join lateral (
-        select greatest(pg_column_size(cast(u.data as jsonb)),
-                        octet_length(cast(cast(u.data as jsonb) as text)))
+        select octet_length(cast(u.data as text))
                + coalesce(octet_length(cast(to_json(u.message) as text)), 0) + {_REPORT_OVERHEAD} as size
     ) built
     where {ownership.is_current("u", "locked.tool_id", "l.token_hash")}

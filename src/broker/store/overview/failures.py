@@ -5,25 +5,27 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from broker.store import summaries
+from broker.store import archive, summaries
 from broker.store.pages import cut, unseal
 from broker.summaries import Failure, Failures
 
-# All reports of an attempt are one value, which is read as a whole or not at all. It is read where it is
-# stored in so many bytes, and, the newest first, in so many for all of a page: they are compressed, and what
-# repeats itself takes ninety times as many to be read.
-_MOST_REPORT_BYTES = 2**20
+# All reports of an attempt are one value, which is read as a whole or not at all. It is read where its record
+# is at most so large, and, the newest first, so large in all for a page.
+_MOST_RECORD_BYTES = 2**20
 _MOST_BYTES_IN_ALL = 8 * 2**20
 
-# Of the last 100 reports; to take all of them apart would take ten times as long.
-_LAST_MESSAGE = """
-    jsonb_path_query_array(cast(r.reports as jsonb), '$[last - 99 to last].message ? (@ != null)') ->> -1"""
+_LAST_MESSAGE = """(
+           select report ->> 'message'
+           from json_array_elements(r.reports) with ordinality as element (report, place)
+           where report ->> 'message' is not null
+           order by place desc
+           limit 1)"""
 
 READ = text(f"""
 with page as materialized (
     select work_id, task_id, tool_id, attempt, outcome, error, ended_at, late is not null as late,
-           reports, pg_column_size(reports) as bytes
-    from work_archive
+           reports, {archive.SIZE} as bytes
+    from work_archive r
     where outcome in ('failed', 'timed_out', 'lost') and tool_id is not null
       and (ended_at, work_id) < (:before_at, :before_id)
       and (cast(:since as timestamptz) is null or ended_at >= :since)
@@ -35,7 +37,7 @@ readable as materialized (
     from (select work_id, reports,
                  sum(bytes) over (order by ended_at desc, work_id desc rows unbounded preceding) as so_far
           from page
-          where bytes <= {_MOST_REPORT_BYTES}) r
+          where bytes <= {_MOST_RECORD_BYTES}) r
     where so_far <= {_MOST_BYTES_IN_ALL}
 ),
 live as materialized (
