@@ -2,15 +2,18 @@
 
 import asyncio
 import ctypes
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
 from broker.client import Assigner, AsyncBroker, AsyncWork, Connection, Tool, ToolLostError, Work
+from broker.client.connection import http_client
 from broker.client.heartbeats import Heartbeats
 from tests import helpers
 from tests.conftest import Serve
@@ -149,9 +152,9 @@ def a_way(*answers: httpx.Response | Exception) -> httpx.Client:
     return httpx.Client(base_url="http://broker", transport=transport)
 
 
-def heartbeats(lease_seconds: float, **given: Any) -> Heartbeats:
+def heartbeats(lease_seconds: float, url: str = "http://broker", **given: Any) -> Heartbeats:
     given = {"at_work": list, "is_needed": lambda: True, "cancel": list, **given}
-    return Heartbeats(Connection("http://broker"), "t", "/v1/tools/t", lease_seconds, **given)
+    return Heartbeats(Connection(url), "t", "/v1/tools/t", lease_seconds, **given)
 
 
 @pytest.mark.parametrize("lease_seconds", [5, 60, 86_400])
@@ -202,6 +205,61 @@ async def test_what_endangers_the_lease_is_logged_once_and_so_is_its_end(
         " responds: 404 Not Found, text/plain"
     )
     assert good == "heartbeats reach the broker at http://broker again"
+
+
+@asynccontextmanager
+async def a_redirect(status: int) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server that redirects heartbeats to a new path; its URL, and the requests it received."""
+    received: list[str] = []
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        request = head.partition(" HTTP/")[0]
+        received.append(request)
+        content = ""
+        if request == "POST /new/v1/tools/t/heartbeat" and "authorization: bearer t\r\n" in head.lower():
+            first, content = "200 OK", json.dumps(LEASE)
+        elif request == "POST /v1/tools/t/heartbeat":
+            first = f"{status} Moved\r\nLocation: {url}/new/v1/tools/t/heartbeat"
+        else:
+            first = "405 Method Not Allowed"
+        head = f"HTTP/1.1 {first}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield url, received
+
+
+@pytest.mark.parametrize("status", [307, 308])
+async def test_a_heartbeat_follows_a_redirect_that_keeps_the_method(status: int) -> None:
+    async with a_redirect(status) as (url, received):
+        beating = heartbeats(60, url=url)
+        with http_client(url, httpx.Client) as way:
+            assert await asyncio.to_thread(beating._beat, way) == 20
+    assert received == ["POST /v1/tools/t/heartbeat", "POST /new/v1/tools/t/heartbeat"]
+
+
+@pytest.mark.parametrize("was_there", [False, True], ids=["never there", "there before"])
+@pytest.mark.parametrize("status", [301, 302, 303])
+async def test_a_heartbeat_names_the_new_address_of_any_other_redirect(
+    status: int, was_there: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_redirect(status) as (url, received):
+        beating = heartbeats(60, url=url)
+        beating._judge._was_there = was_there
+        beating._heard_at -= 31
+        with http_client(url, httpx.Client) as way:
+            for _ in range(3):
+                await asyncio.to_thread(beating._beat, way)
+    assert received == ["POST /v1/tools/t/heartbeat"] * 3
+    [line] = [record.message for record in caplog.records]
+    assert f"{url}/new" in line
+    assert "\n" not in line
+    assert "405" not in line
+    assert not beating.lost.done()
 
 
 @pytest.mark.usefixtures("often")

@@ -9,7 +9,7 @@ import click
 import httpx
 
 from broker.client.addresses import DEFAULT_URL, url_of_broker
-from broker.client.connection import ProblemError, SettingError, explained
+from broker.client.errors import ProblemError, SettingError, explained
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

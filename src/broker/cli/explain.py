@@ -13,7 +13,8 @@ import msgspec
 from broker.cli.calling import calls_a_broker
 from broker.cli.screen import is_terminal, one_line
 from broker.client.addresses import in_path
-from broker.client.connection import Connection, ProblemError
+from broker.client.connection import Connection
+from broker.client.errors import ProblemError
 from broker.schemas import Explanation, Outcome, Verdict
 
 # A person waits: a broker that is away is told after a few tries.

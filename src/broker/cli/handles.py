@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import click
 
 from broker.client import AsyncBroker, AsyncHandle, ProblemError
-from broker.client.connection import explained
+from broker.client.errors import explained
 
 _ABOUT_ONE_TASK = ("task_not_found", "task_ended")
 _PATIENCE_SECONDS = 5.0

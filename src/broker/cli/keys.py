@@ -15,7 +15,8 @@ from broker import logs, schemas
 from broker.cli.calling import clear_call_errors
 from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
 from broker.client.addresses import in_path, url_of_broker
-from broker.client.connection import Connection, ProblemError
+from broker.client.connection import Connection
+from broker.client.errors import ProblemError
 from broker.embedded import EmbeddedError
 from broker.errors import Unavailable
 from broker.schemas import ID_PATTERN, KeyPage, MadeKey, NewKey, Role

@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 from broker.cli.screen import Screen, note, one_line, printable
 from broker.cli.task_files import Given
 from broker.client import AsyncBroker, AsyncHandle, ProblemError
-from broker.client.connection import explained
+from broker.client.errors import explained
 from broker.schemas import Task
 
 # As many as the client sends in a call.

@@ -16,7 +16,8 @@ Where the broker is, and the key to it, come from `BROKER_URL` and `BROKER_KEY` 
 
 from broker.client.assigner import Assigner
 from broker.client.broker import AsyncBroker, Broker, TaskOptions
-from broker.client.connection import Connection, ProblemError, SettingError
+from broker.client.connection import Connection
+from broker.client.errors import ProblemError, SettingError
 from broker.client.executor import Executor
 from broker.client.handle import AsyncHandle, Handle, TaskCancelledError, TaskFailedError
 from broker.client.tool import Tool, ToolLostError

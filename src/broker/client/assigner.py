@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from broker.client import running
-from broker.client.connection import Connection, ProblemError
+from broker.client.connection import Connection
+from broker.client.errors import ProblemError
 from broker.client.remarking import Remarking
 from broker.client.slices import in_slices
 from broker.matching.contains import contains

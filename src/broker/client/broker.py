@@ -14,8 +14,9 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from broker.client import tracing
-from broker.client.connection import Connection, ProblemError
+from broker.client.connection import Connection
 from broker.client.encoding import encoded
+from broker.client.errors import ProblemError
 from broker.client.handle import AsyncHandle, Handle
 from broker.client.loop import Loop
 from broker.client.turns import Turns

@@ -16,9 +16,11 @@ from msgspec import UNSET, UnsetType
 from broker.client import tracing
 from broker.client.addresses import url_of_broker
 from broker.client.encoding import encoded
+from broker.client.errors import ProblemError, SettingError
+from broker.client.judge import Judge
 from broker.client.repeating import is_unheard, repeatable, retry_after, trouble_of
-from broker.client.responses import ForeignResponseError, is_of_type, problem, read
-from broker.schemas import FieldError, Problem
+from broker.client.responses import is_of_type
+from broker.schemas import Problem
 
 log = logging.getLogger(__name__)
 
@@ -33,60 +35,6 @@ _MARGIN_SECONDS = 30.0
 _LAST_ANSWER_SECONDS = 2.0
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
 _HEADERS = ({"Content-Type": "application/json"}, {"Prefer": "return=minimal"})
-# These keep the method and the body.
-_FOLLOWED = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
-_MOST_REDIRECTS = 5
-
-
-class SettingError(ValueError):
-    """The URL or the key of the broker cannot be one."""
-
-
-class ProblemError(Exception):
-    """The broker refused a call.
-
-    Args:
-        problem: What it said; `problem.code` is the word for programs.
-    """
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        super().__init__(f"{problem.status} {problem.code}: {problem.detail}")
-
-    def __reduce__(self) -> tuple[type[Self], tuple[Problem]]:
-        """Pickled, for it goes from process to process."""
-        return type(self), (self.problem,)
-
-    @property
-    def code(self) -> str:
-        """The stable word for what went wrong, like `task_not_found`."""
-        return self.problem.code
-
-    @property
-    def errors(self) -> list[FieldError]:
-        """The fields that were refused."""
-        return self.problem.errors or []
-
-    @property
-    def advice(self) -> str | None:
-        """What to do about it, for people, where that is known."""
-        return _ADVICE.get(self.code)
-
-
-_ADVICE = {
-    "unauthenticated": "Set BROKER_KEY to a key of this broker; `broker keys create` makes one there.",
-    "forbidden": "The key in BROKER_KEY is good for something else; where the broker runs, `broker keys list`"
-    " tells what.",
-}
-
-
-def explained(error: ProblemError) -> str:
-    """What was refused, each field that was, and what to do, for people."""
-    fields = [f"{field.field}: {field.message}" for field in error.errors]
-    told = [error.problem.detail, *(field for field in fields if field not in error.problem.detail)]
-    if error.advice:
-        told.append(error.advice)
-    return "\n  ".join(told)
 
 
 class Connection:
@@ -114,8 +62,9 @@ class Connection:
             raise SettingError(f"The broker's URL has to begin with http:// or https://, and is {self.url!r}")
         self._patience_seconds = patience_seconds
         self._trouble: str | None = None
-        self._was_there = False
         self._http = http_client(self.url, httpx.AsyncClient)
+        #: Judges the responses of the broker at this URL, whichever HTTP client receives them.
+        self.judge = Judge(self.url)
         self.use(key or os.environ.get("BROKER_KEY"))
 
     def use(self, key: str | None) -> None:
@@ -209,7 +158,7 @@ class Connection:
         try:
             if not response.is_success or not is_of_type(response, media_type):
                 await response.aread()
-                raise ProblemError(self._problem(response, request))
+                raise ProblemError(self.judge.problem(request, response))
             with _broken_content_is_a_lost_response(request):
                 yield response.aiter_bytes()
         finally:
@@ -225,8 +174,7 @@ class Connection:
             try:
                 async with asyncio.timeout_at(None if end is None else end + _LAST_ANSWER_SECONDS):
                     response = await self._exchange(request)
-                found = read(response, form) if response.is_success else self._problem(response, request)
-                self._was_there = True
+                found = self.judge.read(request, response, form)
                 if not isinstance(found, Problem):
                     self._note_return()
                     return found, response.headers
@@ -249,55 +197,18 @@ class Connection:
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
 
     async def _exchange(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
-        """Send a request, and again to where a redirect says; without the key to another origin.
+        """Send a request, and follow the redirects that the judge allows."""
+        response, redirects = await self._sent(request, stream=stream), 0
+        while (following := self.judge.next_request(request, response, redirects)) is not None:
+            response, redirects = await self._sent(following, stream=stream), redirects + 1
+        return response
 
-        Raises:
-            SettingError: The redirect cannot be followed, and nothing here was ever the broker.
-            ForeignResponseError: It cannot be followed, but the broker was here before.
-        """
-        following = request
-        redirects = 0
-        while True:
-            with _broken_content_is_a_lost_response(following):
-                response = await self._http.send(following, stream=stream)
-            if response.next_request is None:
-                return response
-            following = response.next_request
-            if stream:
+    async def _sent(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
+        with _broken_content_is_a_lost_response(request):
+            response = await self._http.send(request, stream=stream)
+            if response.next_request is not None:
                 await response.aread()
-            follows = response.status_code in _FOLLOWED and redirects < _MOST_REDIRECTS
-            if not follows or following.url.scheme not in ("http", "https"):
-                break
-            redirects += 1
-        if self._was_there:
-            # Something has come between; the broker may be back.
-            raise ForeignResponseError(response)
-        raise self._moved(request, following.url)
-
-    def _problem(self, response: httpx.Response, request: httpx.Request) -> Problem:
-        """Return the problem of a refused request.
-
-        Raises:
-            SettingError: It is refused for want of the key, which a redirect has lost.
-            ForeignResponseError: It is none of the broker's.
-        """
-        found = problem(response)
-        had, has = (each.headers.get("Authorization") for each in (request, response.request))
-        if found.status == HTTPStatus.UNAUTHORIZED and had and not has:
-            raise self._moved(request, response.request.url)
-        return found
-
-    def _moved(self, request: httpx.Request, location: httpx.URL) -> SettingError:
-        below = request.url.path.removeprefix(self._http.base_url.path.rstrip("/"))
-        path = location.path.removesuffix(below)
-        address = str(location.copy_with(path=path, query=None, fragment=None)).rstrip("/")
-        if address == self.url:
-            return SettingError(
-                f"The server at {self.url} redirects to itself: set --url or BROKER_URL to the broker."
-            )
-        return SettingError(
-            f"The broker at {self.url} has another address, {address}: set --url or BROKER_URL to it."
-        )
+        return response
 
     def _note_trouble(self, trouble: str) -> None:
         kind = trouble.partition(":")[0] if trouble.startswith("cannot be reached") else trouble
@@ -341,7 +252,6 @@ def http_client(url: str, kind: type[Client]) -> Client:
             timeout=httpx.Timeout(_MARGIN_SECONDS, connect=5),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             trust_env=not is_here,
-            max_redirects=_MOST_REDIRECTS,
         )
     except (httpx.InvalidURL, ValueError, ImportError, OSError) as error:
         raise SettingError(f"The broker at {url!r} cannot be called: {error}") from error

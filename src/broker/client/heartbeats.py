@@ -14,9 +14,9 @@ from uuid import UUID
 
 import httpx
 
-from broker.client.connection import Connection, ProblemError, http_client
+from broker.client.connection import Connection, http_client
+from broker.client.errors import ProblemError
 from broker.client.repeating import retry_after
-from broker.client.responses import read
 from broker.client.work import CALLER
 from broker.schemas import Heartbeat, Problem
 
@@ -44,7 +44,7 @@ class Heartbeats:
     sent at least every third of the lease. They are left out while nothing depends on them.
 
     Args:
-        connection: The tool's connection, which knows where the broker is.
+        connection: The tool's connection, which knows where the broker is and judges its responses.
         token: The tool's token.
         path: The path of the tool.
         lease_seconds: How long its lease lasts.
@@ -65,6 +65,7 @@ class Heartbeats:
         cancel: Callable[[Sequence[UUID]], object],
     ) -> None:
         self._url = connection.url
+        self._judge = connection.judge
         self._token = token
         self._path = f"{path}/heartbeat"
         self._lease_seconds = lease_seconds
@@ -114,9 +115,7 @@ class Heartbeats:
         """Send one; return after how many seconds from now the next one is due."""
         began = time.monotonic()
         try:
-            http.headers["Authorization"] = f"Bearer {self._token}"
-            response = http.post(self._path, timeout=self._timeout, follow_redirects=True)
-            heard = read(response, Heartbeat)
+            heard, response = self._sent(http)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next one is due
             return self._failed(str(error) or repr(error), began)
         if isinstance(heard, Problem):
@@ -131,6 +130,15 @@ class Heartbeats:
         if heard.cancel:
             self._in_loop(self._cancel, heard.cancel)
         return self._interval
+
+    def _sent(self, http: httpx.Client) -> tuple[Heartbeat | Problem, httpx.Response]:
+        """Send one; return what the broker responds, and the response itself."""
+        headers = {"Authorization": f"Bearer {self._token}"}
+        request = http.build_request("POST", self._path, headers=headers, timeout=self._timeout)
+        response, redirects = http.send(request), 0
+        while (following := self._judge.next_request(request, response, redirects)) is not None:
+            response, redirects = http.send(following), redirects + 1
+        return self._judge.read(request, response, Heartbeat), response
 
     def _failed(self, trouble: str, began: float, at_least: float = 0.0) -> float:
         """Return when to try again: before the lease suffers, whatever the broker asks for."""

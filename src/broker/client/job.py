@@ -18,8 +18,9 @@ from msgspec import Raw
 from broker import schemas
 from broker.client import cleaning, tracing
 from broker.client.completions import Completions
-from broker.client.connection import Connection, ProblemError, explained
+from broker.client.connection import Connection
 from broker.client.encoding import encoded
+from broker.client.errors import ProblemError, explained
 from broker.client.work import NOT_OURS, AsyncWork, FailedError, StoppedError, Work
 from broker.schemas import WorkStatus
 

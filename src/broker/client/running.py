@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from broker.client.connection import ProblemError, SettingError, explained
+from broker.client.errors import ProblemError, SettingError, explained
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 from msgspec import Raw
 
 from broker.client import tracing
-from broker.client.connection import ProblemError
+from broker.client.errors import ProblemError
 
 Answer = TypeVar("Answer")
 

@@ -14,7 +14,8 @@ from broker import schemas
 from broker.client import running
 from broker.client.addresses import in_path
 from broker.client.completions import Completions
-from broker.client.connection import Connection, ProblemError
+from broker.client.connection import Connection
+from broker.client.errors import ProblemError
 from broker.client.functions import Functions
 from broker.client.heartbeats import LOST, Heartbeats
 from broker.client.job import Handler, Job, unless_ended

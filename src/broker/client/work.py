@@ -11,7 +11,8 @@ import msgspec
 
 from broker import schemas
 from broker.client import cleaning
-from broker.client.connection import Connection, ProblemError, explained
+from broker.client.connection import Connection
+from broker.client.errors import ProblemError, explained
 from broker.schemas import Reported, plain
 from broker.trace_context import TraceContext
 

@@ -10,7 +10,8 @@ from uuid import UUID
 from msgspec import Struct
 
 from broker.client.addresses import in_path
-from broker.client.connection import Connection, ProblemError
+from broker.client.connection import Connection
+from broker.client.errors import ProblemError
 from broker.schemas import ReportPage, Stats, Task, TaskPage, Tool, ToolPage, Work, WorkPage
 
 Answer = TypeVar("Answer")

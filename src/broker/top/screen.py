@@ -13,7 +13,8 @@ import httpx
 from rich.console import Console
 from rich.live import Live
 
-from broker.client.connection import Connection, ProblemError
+from broker.client.connection import Connection
+from broker.client.errors import ProblemError
 from broker.top.reading import Reader, Snapshot
 from broker.top.texts import span
 from broker.top.view import View

@@ -1,0 +1,56 @@
+"""The errors of the client: settings that cannot be used, and requests that the broker refuses."""
+
+from typing import Self
+
+from broker.schemas import FieldError, Problem
+
+
+class SettingError(ValueError):
+    """The URL or the key of the broker cannot be one."""
+
+
+class ProblemError(Exception):
+    """The broker refused a call.
+
+    Args:
+        problem: What it said; `problem.code` is the word for programs.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(f"{problem.status} {problem.code}: {problem.detail}")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Problem]]:
+        """Pickled, for it goes from process to process."""
+        return type(self), (self.problem,)
+
+    @property
+    def code(self) -> str:
+        """The stable word for what went wrong, like `task_not_found`."""
+        return self.problem.code
+
+    @property
+    def errors(self) -> list[FieldError]:
+        """The fields that were refused."""
+        return self.problem.errors or []
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about it, for people, where that is known."""
+        return _ADVICE.get(self.code)
+
+
+_ADVICE = {
+    "unauthenticated": "Set BROKER_KEY to a key of this broker; `broker keys create` makes one there.",
+    "forbidden": "The key in BROKER_KEY is good for something else; where the broker runs, `broker keys list`"
+    " tells what.",
+}
+
+
+def explained(error: ProblemError) -> str:
+    """What was refused, each field that was, and what to do, for people."""
+    fields = [f"{field.field}: {field.message}" for field in error.errors]
+    told = [error.problem.detail, *(field for field in fields if field not in error.problem.detail)]
+    if error.advice:
+        told.append(error.advice)
+    return "\n  ".join(told)
