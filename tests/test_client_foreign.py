@@ -43,7 +43,10 @@ async def a_proxy(url: str) -> AsyncIterator["Proxy"]:
 
 
 class Proxy:
-    """Passes requests on, one for each connection; `own` is what it answers itself, if it does."""
+    """Passes requests on, one for each connection; `own` is what it answers itself, if it does.
+
+    Bodies of more than `most_bytes` it refuses as nginx does.
+    """
 
     def __init__(self, behind: str) -> None:
         self.behind = behind
@@ -51,6 +54,7 @@ class Proxy:
         self.http: httpx.AsyncClient
         self.own: bytes | None = None
         self.only = ""
+        self.most_bytes: int | None = None
         self.asked: list[tuple[str, str]] = []
         self.passed: list[tuple[str, str, int]] = []
         self.answered = 0
@@ -77,6 +81,9 @@ class Proxy:
         if self.own is not None and self.only in path:
             self.answered += 1
             writer.write(self.own)
+        elif self.most_bytes is not None and len(content) > self.most_bytes:
+            self.answered += 1
+            writer.write(TOO_LARGE)
         else:
             passed = {
                 name: headers[name] for name in ("Authorization", "Content-Type", "Prefer") if name in headers
@@ -101,6 +108,9 @@ def text(status: str, content: str = PAGE, *headers: str) -> bytes:
     """A response of a proxy."""
     lines = [f"HTTP/1.1 {status}", "Connection: close", "Content-Type: text/plain", *headers]
     return "\r\n".join([*lines, f"Content-Length: {len(content)}", "", content]).encode()
+
+
+TOO_LARGE = text("413 Request Entity Too Large", "<html><h1>413 Request Entity Too Large</h1></html>")
 
 
 def test_the_client_knows_every_code_that_the_broker_responds_with() -> None:

@@ -57,6 +57,12 @@ class Nginx:
         self._log = folder / "nginx.log"
         self._process: asyncio.subprocess.Process | None = None
 
+    def leave_out(self, setting: str) -> None:
+        """Use nginx's default for a setting, from the next start on."""
+        text, settings = re.subn(rf"^ +{setting} .+;\n", "", self._file.read_text(), flags=re.MULTILINE)
+        assert settings == 1
+        self._file.write_text(text)
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """It runs for as long as the block lasts."""

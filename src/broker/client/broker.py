@@ -19,13 +19,14 @@ from broker.client.encoding import encoded
 from broker.client.errors import ProblemError
 from broker.client.handle import AsyncHandle, Handle
 from broker.client.loop import Loop
+from broker.client.together import MOST_BYTES
 from broker.client.turns import Turns
 from broker.schemas import FieldError, SubmittedTasks, Task
 
 _PATIENCE_SECONDS = 60.0
-# One call of many tasks; the broker takes bodies of 32 MiB, unless it is set otherwise.
+# The most tasks in one request, and their most bytes.
 _BATCH = 1_000
-_BATCH_BYTES = 8 * 2**20
+_BATCH_BYTES = MOST_BYTES
 
 
 class TaskOptions(TypedDict, total=False):

@@ -43,7 +43,8 @@ class Connection:
     Calls are repeated with growing, random delays until the broker answers, or patience ends, however long it
     is away. One whose answer was lost is repeated only where that is safe: what would be made anew each time
     needs an id of its own for that. A response that is not the broker's, such as a proxy's page, counts as a
-    lost one. Redirects that keep the method and the body (307, 308) are followed.
+    lost one, unless it says that the body is too large (413). Redirects that keep the method and the body
+    (307, 308) are followed.
 
     Args:
         url: Where the broker is; else `BROKER_URL`, else the local one.
@@ -119,6 +120,7 @@ class Connection:
 
         Raises:
             ProblemError: The broker refused the call.
+            ProxyLimitError: A proxy refused it because its body is too large.
             SettingError: The broker has another URL; the message names it.
             httpx.TransportError: The broker did not answer for as long as patience lasts.
         """

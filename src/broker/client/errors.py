@@ -1,5 +1,6 @@
 """The errors of the client: settings that cannot be used, and requests that the broker refuses."""
 
+from http import HTTPStatus
 from typing import Self
 
 from broker.schemas import FieldError, Problem
@@ -38,6 +39,33 @@ class ProblemError(Exception):
     def advice(self) -> str | None:
         """What to do about it, for people, where that is known."""
         return _ADVICE.get(self.code)
+
+
+class ProxyLimitError(ProblemError):
+    """A proxy between the client and the broker refused a request because its body is too large."""
+
+    @classmethod
+    def of(cls, url: str, path: str, size: int) -> Self:
+        """Return the error for a request.
+
+        Args:
+            url: The URL of the broker, without a password.
+            path: The path of the request.
+            size: The size of its body, in bytes.
+        """
+        detail = (
+            f"A proxy at {url} refused the request because its body has {size:,} bytes. Increase the limit of"
+            " the proxy; in nginx the setting is `client_max_body_size`."
+        )
+        problem = Problem(
+            type="about:blank",
+            title="Payload Too Large",
+            status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            detail=detail,
+            instance=path,
+            code="payload_too_large",
+        )
+        return cls(problem)
 
 
 _ADVICE = {

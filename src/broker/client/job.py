@@ -20,7 +20,7 @@ from broker.client import cleaning, tracing
 from broker.client.completions import Completions
 from broker.client.connection import Connection
 from broker.client.encoding import encoded
-from broker.client.errors import ProblemError, explained
+from broker.client.errors import ProblemError, ProxyLimitError, explained
 from broker.client.work import NOT_OURS, AsyncWork, FailedError, StoppedError, Work
 from broker.schemas import WorkStatus
 
@@ -39,6 +39,8 @@ _WATCH_AFTER_SECONDS = 1.0
 _QUIET_SECONDS = 1.0
 # The broker refuses the completion itself with these: it would refuse a repetition, too.
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+# Finished work is worth some more requests, over 15 s: somebody may just be configuring the proxy.
+_MOST_PROXY_REFUSALS = 5
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 
@@ -151,19 +153,21 @@ class Job:
     async def _complete(self, completion: dict[str, Any]) -> None:
         """Complete the work, whatever it takes: else the task would stay running, and the tool without room.
 
-        A result that the broker refuses is a failure that no other attempt can mend. What may pass, such as a
-        key that lacks a role just now, is waited out.
+        A result that the broker refuses is a failure that no other attempt can mend. So is one that stays too
+        large for a proxy. What may pass, such as a key that lacks a role just now, is waited out.
         """
         complete, id_, task_id = self._completions.complete, self._handed.id, self._handed.task_id
-        pause, shorter = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS)
+        pause, shorter, refusals = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS), 0
         while True:
             try:
                 status = await unless_ended(complete(id_, completion))
                 break
             except ProblemError as error:
                 log.warning("task %s: its completion is refused: %s", task_id, explained(error))
-                if error.problem.status in _REFUSALS and (longest := next(shorter, 0)):
-                    why = completion.get("error") or f"the result cannot be taken: {explained(error)}"
+                refusals += 1
+                is_final = not isinstance(error, ProxyLimitError) or refusals >= _MOST_PROXY_REFUSALS
+                if is_final and error.problem.status in _REFUSALS and (longest := next(shorter, 0)):
+                    why = completion.get("error") or _refusal(completion, error)
                     completion = _failed(why, retry=completion.get("retry", False), longest=longest)
                     continue
             await asyncio.sleep(pause)
@@ -214,6 +218,14 @@ def _is_ours(trace: TracebackType) -> bool:
 def _failed(error: str, *, retry: bool = True, longest: int = _MAX_ERROR_CHARS) -> dict[str, Any]:
     """Return the completion of failed work, with the end of its error, which names the cause."""
     return {"outcome": "failed", "error": cleaning.text(error)[-longest:], "retry": retry}
+
+
+def _refusal(completion: dict[str, Any], error: ProblemError) -> str:
+    """Return why the result of a completion cannot be taken."""
+    why = f"the result cannot be taken: {explained(error)}"
+    if error.code == "payload_too_large":
+        why += f" The result has {len(bytes(completion.get('result') or b'')):,} bytes."
+    return why
 
 
 def _encoded(handed: AsyncWork, result: Any) -> Raw:

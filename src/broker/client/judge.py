@@ -6,7 +6,7 @@ from typing import TypeVar
 import httpx
 
 from broker.client import responses
-from broker.client.errors import SettingError
+from broker.client.errors import ProxyLimitError, SettingError
 from broker.client.responses import ForeignResponseError
 from broker.schemas import Problem
 
@@ -69,9 +69,14 @@ class Judge:
 
         Raises:
             SettingError: The broker refused the request because a redirect has removed the key.
+            ProxyLimitError: A proxy refused the request because its body is too large.
             ForeignResponseError: The response is not the broker's.
         """
-        found = responses.read(response, form)
+        try:
+            found = responses.read(response, form)
+        except ForeignResponseError:
+            self._check_size(request, response)
+            raise
         if isinstance(found, Problem):
             self._check_key(request, response, found)
         self._was_there = True
@@ -82,6 +87,13 @@ class Judge:
         found = responses.problem(response)
         self._check_key(request, response, found)
         return found
+
+    def _check_size(self, request: httpx.Request, response: httpx.Response) -> None:
+        """Raise an error for a proxy's limit, which does not pass as its other troubles do."""
+        size = len(request.content)
+        if size and response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            url = httpx.URL(self._url).copy_with(userinfo=b"")
+            raise ProxyLimitError.of(str(url), request.url.path, size) from None
 
     def _check_key(self, request: httpx.Request, response: httpx.Response, found: Problem) -> None:
         had, has = (each.headers.get("Authorization") for each in (request, response.request))

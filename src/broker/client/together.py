@@ -14,8 +14,9 @@ Answer = TypeVar("Answer")
 _MOST = 1_000
 # That something is wrong with one item, or that they are too large together.
 _ONE_IS_TO_BLAME = (400, 413, 422)
-# The broker takes bodies of 32 MiB, unless it is set otherwise; what is bigger than this has its own call.
-_MOST_BYTES = 2**20
+#: A larger item has a request of its own. With what is between the items, the body of a request for several
+#: of them has less than 1 MiB: that is the default limit of nginx, and the broker accepts more.
+MOST_BYTES = 2**20 - 2**12
 
 
 class _Waiting(NamedTuple, Generic[Answer]):
@@ -61,7 +62,7 @@ class Together(Generic[Answer]):
         size, count = 0, 0
         for each in waiting[:_MOST]:
             size += len(bytes(each.item))
-            if count and (size > _MOST_BYTES or each.trace != waiting[0].trace):
+            if count and (size > MOST_BYTES or each.trace != waiting[0].trace):
                 break
             count += 1
         self._waiting = waiting[count:]

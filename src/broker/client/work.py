@@ -22,8 +22,6 @@ Form = TypeVar("Form")
 
 #: That work is ours no longer; the last: another program is the tool now.
 NOT_OURS = ("work_ended", "work_not_found", "unauthenticated")
-# A report that is refused for its size, and holds less than this, is one too many.
-_SMALL_BYTES = 2**20
 
 
 class FailedError(Exception):
@@ -56,6 +54,8 @@ class AsyncWork:
         self._work = work
         self._running: asyncio.Task[Any] | None = None
         self._takes_reports = True
+        # Data of this size or more was refused.
+        self._too_large_bytes = math.inf
         self._has_warned = False
         #: How many reports the broker has refused.
         self.reports_refused = 0
@@ -124,6 +124,8 @@ class AsyncWork:
     async def report(self, progress: float | None = None, message: object = None, data: Any = None) -> None:
         """Report on the work. A report never ends its handler: one that is refused is logged.
 
+        If the data is too large for the broker or a proxy, the report is sent without it.
+
         Args:
             progress: How much of it is done, 0 to 1; anything else is left out.
             message: In words, or an exception; longer texts are cut, and characters that cannot be stored are
@@ -150,23 +152,31 @@ class AsyncWork:
         if not self._takes_reports:
             self.reports_refused += 1
             return
-        path = f"/v1/work/{self.id}/reports"
+        path, size = f"/v1/work/{self.id}/reports", len(bytes(report["data"] or b""))
+        if size >= self._too_large_bytes:
+            report["data"] = None
         try:
             answer = await self._connection.call("POST", path, Reported, json=report)
         except ProblemError as error:
-            self._is_refused(error, small=len(bytes(report["data"] or b"")) < _SMALL_BYTES)
+            if error.code == "payload_too_large" and report["data"] is not None:
+                self._warn(f"the data of a report, {size:,} bytes, is left out: {explained(error)}")
+                self._too_large_bytes = size
+                await self._send(report)
+            else:
+                self._is_refused(error)
             return
         self.reported_at = asyncio.get_running_loop().time()
         if answer.cancel_requested:
             self.cancelled = True
 
-    def _is_refused(self, error: ProblemError, *, small: bool) -> None:
+    def _is_refused(self, error: ProblemError) -> None:
         """See what a refusal means for the work, and for the reports to come."""
         self.reports_refused += 1
         self._warn(f"a report was refused: {explained(error)}")
         if error.code in NOT_OURS:
             self.cancelled = True
-        if error.code in NOT_OURS or (error.code == "payload_too_large" and small):
+        # A report without data is small: it is one more than the broker accepts.
+        if error.code in (*NOT_OURS, "payload_too_large"):
             self._takes_reports = False
 
     def _warn(self, trouble: str) -> None:
