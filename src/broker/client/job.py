@@ -157,15 +157,19 @@ class Job:
         large for a proxy. What may pass, such as a key that lacks a role just now, is waited out.
         """
         complete, id_, task_id = self._completions.complete, self._handed.id, self._handed.task_id
-        pause, shorter, refusals = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS), 0
+        pause, shorter = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS)
+        refusals_of_a_proxy, logged = 0, ""
         while True:
             try:
                 status = await unless_ended(complete(id_, completion))
                 break
             except ProblemError as error:
-                log.warning("task %s: its completion is refused: %s", task_id, explained(error))
-                refusals += 1
-                is_final = not isinstance(error, ProxyLimitError) or refusals >= _MOST_PROXY_REFUSALS
+                if explained(error) != logged:
+                    logged = explained(error)
+                    log.warning("task %s: its completion is refused: %s", task_id, logged)
+                is_of_a_proxy = isinstance(error, ProxyLimitError)
+                refusals_of_a_proxy += is_of_a_proxy
+                is_final = not is_of_a_proxy or refusals_of_a_proxy >= _MOST_PROXY_REFUSALS
                 if is_final and error.problem.status in _REFUSALS and (longest := next(shorter, 0)):
                     why = completion.get("error") or _refusal(completion, error)
                     completion = _failed(why, retry=completion.get("retry", False), longest=longest)
