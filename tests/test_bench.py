@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from broker.bench.figures import Measured, Spread, latencies, percentile
-from broker.bench.http import BenchError
+from broker.bench.http import BenchError, Connection
 from broker.bench.pgbench import tps
 from broker.bench.run import LONG, SCENARIOS
 from broker.bench.scenarios import Size
+from tests.test_client_foreign import a_proxy, text
 
 RUN = ("submit", "drain", "bulk", "match")
 
@@ -28,6 +29,14 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         check=False,
     )
+
+
+async def test_what_a_proxy_redirects_is_not_measured() -> None:
+    async with a_proxy("http://127.0.0.1:9") as proxy:
+        proxy.own = text("301 Moved Permanently", "", "Location: https://new.example/")
+        async with Connection(proxy.url) as connection:
+            with pytest.raises(BenchError, match="GET /v1/stats was answered 301"):
+                await connection.call("GET", "/v1/stats", form=None)
 
 
 def measured(*rounds: dict[str, float], **ratios: tuple[str, str]) -> Measured:

@@ -88,7 +88,8 @@ class Connection(asyncio.Protocol):
         """
         body = given if given is None or isinstance(given, bytes) else msgspec.json.encode(given)
         answer = await self.send(method, path, body)
-        if answer.status >= 400:
+        # A redirect is no success either: the figures would be a proxy's.
+        if answer.status >= 300:
             raise BenchError(f"{method} {path} was answered {answer.status}: {answer.body.decode()[:500]}")
         return msgspec.json.decode(answer.body, type=form) if form is not None and answer.body else None
 
