@@ -482,6 +482,9 @@ class CompletedBatch(Struct, kw_only=True):
 # Keys
 
 
+#: The first characters of each key.
+KEY_PREFIX = "bk_"
+
 Role = Literal["submitter", "tool", "assigner", "operator", "admin"]
 KeyName = Annotated[Id, Meta(description="What the key submits and registers belongs to this name.")]
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from broker.errors import Unauthenticated, Unavailable, VoidToken
 from broker.last_use import LastUse
 from broker.owners import FRESH_SECONDS, Owners
-from broker.schemas import ID_PATTERN, Role
+from broker.schemas import ID_PATTERN, KEY_PREFIX, Role
 from broker.store import Store, keys
 from broker.store.leases import Beat
 from broker.store.ownership import Token, ToolOwner
@@ -38,8 +38,6 @@ _STALE_SECONDS = 30.0
 # The least time between two readings of the keys.
 _PAUSE_SECONDS = 0.1
 
-#: What a key begins with.
-KEY_PREFIX = "bk_"
 _TOKEN = "bt_"  # noqa: S105 - none of them is one
 # What is 32 bytes of chance is 43 characters.
 _TOKEN_PARTS = re.compile(rf"{_TOKEN}(?P<id>[A-Za-z0-9_-]+)_(?P<secret>[A-Za-z0-9_-]{{43}})")

@@ -5,27 +5,20 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from types import NoneType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_args
 
 import click
 
-from broker import logs, schemas
+from broker import schemas
 from broker.cli.calling import clear_call_errors
-from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
+from broker.cli.key_rows import Row, key_row
 from broker.client.addresses import in_path, url_of_broker
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
-from broker.embedded import EmbeddedError
-from broker.errors import Unavailable
-from broker.schemas import ID_PATTERN, KeyPage, MadeKey, NewKey, Role
-from broker.security import KEY_PREFIX, ROLES, hashed, new_key
-from broker.store import keys as store
-from broker.store.sessions import Do
+from broker.schemas import ID_PATTERN, KEY_PREFIX, KeyPage, MadeKey, NewKey, Role
 
 Response = TypeVar("Response")
-Row = tuple[str, ...]
 
 _NAME = re.compile(ID_PATTERN)
 
@@ -82,7 +75,12 @@ def keys() -> None:
 
 @keys.command(epilog=_ROLES)
 @click.option(
-    "--role", "roles", multiple=True, required=True, type=click.Choice(ROLES), help="May be given repeatedly."
+    "--role",
+    "roles",
+    multiple=True,
+    required=True,
+    type=click.Choice(get_args(Role)),
+    help="May be given repeatedly.",
 )
 @click.option("--name", help="What the key is called in lists.  [default: its roles and some letters]")
 @click.option("--replace", is_flag=True, help="Revoke the key that has the name in the same moment.")
@@ -144,61 +142,11 @@ def revoke(name: str, url: str | None) -> None:
 
 
 def _keys_at(url: str | None) -> _Keys:
-    return _KeysInDatabase() if url is None else _KeysOfBroker(url)
+    if url is not None:
+        return _KeysOfBroker(url)
+    from broker.cli.stored_keys import StoredKeys  # noqa: PLC0415 - the database takes long to import
 
-
-class _KeysInDatabase:
-    """The keys in the database of the settings, whether a service runs on it or not.
-
-    Raises:
-        click.ClickException: There is no database. One that is made here would be nobody's, and its keys
-            worth nothing.
-    """
-
-    def __init__(self) -> None:
-        self._settings = from_environment()
-        where = described(self._settings)
-        self.where = f"in {where}"
-        if not is_made(self._settings):
-            raise click.ClickException(
-                f"There is no {where.removeprefix('the ')} yet. Set BROKER_URL to a running broker, or"
-                " BROKER_DATA_DIR or BROKER_DATABASE_URL as its service has it."
-            )
-
-    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
-        key = new_key()
-        made = self._do(store.create, name, roles, hashed(key), replace=replace)
-        return None if made is None else key
-
-    def rows(self) -> list[Row]:
-        return [
-            ("NAME", "ROLES", "CREATED", "LAST USED", "REVOKED"),
-            *(
-                _row(key.name, key.roles, key.created_at, key.last_used_at, key.revoked_at)
-                for key in self._do(store.all_of_them)
-            ),
-        ]
-
-    def revoke(self, name: str) -> bool:
-        return self._do(store.revoke, name)
-
-    def _do(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """Do something in a transaction of its own.
-
-        Raises:
-            click.ClickException: The database cannot be reached, or has another schema.
-        """
-        try:
-            logs.configure("warning")
-            with reached(self._settings) as url:
-                return ask(url, do, *args, **kwargs)
-        except EmbeddedError as error:
-            raise click.ClickException(str(error)) from error
-        except Unavailable as error:
-            cause = error.__cause__
-            raise click.ClickException(
-                f"The database does not answer: {getattr(cause, 'orig', cause)}"
-            ) from error
+    return StoredKeys()
 
 
 class _KeysOfBroker:
@@ -223,7 +171,7 @@ class _KeysOfBroker:
             items = list(self._all())
         return [
             ("NAME", "ROLES", "CREATED", "LAST USED"),
-            *(_row(key.name, key.roles, key.created_at, key.last_used_at) for key in items),
+            *(key_row(key.name, key.roles, key.created_at, key.last_used_at) for key in items),
         ]
 
     def revoke(self, name: str) -> bool:
@@ -264,7 +212,3 @@ class _KeysOfBroker:
                     ) from error
                 if error.code != expected:
                     raise
-
-
-def _row(name: str, roles: Sequence[str], *times: datetime | None) -> Row:
-    return (name, ",".join(roles), *(f"{at:%Y-%m-%d %H:%M}" if at else "" for at in times))

@@ -1,0 +1,72 @@
+"""Keys in a database, for `broker keys` without a broker."""
+
+from collections.abc import Sequence
+
+import click
+
+from broker import logs
+from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
+from broker.cli.key_rows import Row, key_row
+from broker.embedded import EmbeddedError
+from broker.errors import Unavailable
+from broker.schemas import Role
+from broker.security import hashed, new_key
+from broker.store import keys
+from broker.store.sessions import Do
+
+
+class StoredKeys:
+    """The keys in the database of the settings, whether a service runs on it or not.
+
+    Raises:
+        click.ClickException: There is no database. One that is made here would be nobody's, and its keys
+            worth nothing.
+    """
+
+    def __init__(self) -> None:
+        self._settings = from_environment()
+        where = described(self._settings)
+        self.where = f"in {where}"
+        if not is_made(self._settings):
+            raise click.ClickException(
+                f"There is no {where.removeprefix('the ')} yet. Set BROKER_URL to a running broker, or"
+                " BROKER_DATA_DIR or BROKER_DATABASE_URL as its service has it."
+            )
+
+    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
+        """Make a key and return it; None: there is one of this name."""
+        key = new_key()
+        made = self._do(keys.create, name, roles, hashed(key), replace=replace)
+        return None if made is None else key
+
+    def rows(self) -> list[Row]:
+        """Return the names of the columns, and a row for each key, the revoked ones too."""
+        return [
+            ("NAME", "ROLES", "CREATED", "LAST USED", "REVOKED"),
+            *(
+                key_row(key.name, key.roles, key.created_at, key.last_used_at, key.revoked_at)
+                for key in self._do(keys.all_of_them)
+            ),
+        ]
+
+    def revoke(self, name: str) -> bool:
+        """Revoke the key of this name, and return whether there was one in use."""
+        return self._do(keys.revoke, name)
+
+    def _do(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Do something in a transaction of its own.
+
+        Raises:
+            click.ClickException: The database cannot be reached, or has another schema.
+        """
+        try:
+            logs.configure("warning")
+            with reached(self._settings) as url:
+                return ask(url, do, *args, **kwargs)
+        except EmbeddedError as error:
+            raise click.ClickException(str(error)) from error
+        except Unavailable as error:
+            cause = error.__cause__
+            raise click.ClickException(
+                f"The database does not answer: {getattr(cause, 'orig', cause)}"
+            ) from error
