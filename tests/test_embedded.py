@@ -27,6 +27,7 @@ from broker.dump import DumpError, Place, read_in, version, write
 from broker.embedded import EmbeddedError, EmbeddedPostgres, cluster, errors, postmaster
 from broker.store import schema
 from broker.store.address import Address
+from tests.conftest import databases_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def place() -> Iterator[Path]:
 
 def make_place() -> Iterator[Path]:
     """A short folder that every account can enter; pytest's tmp_path is neither."""
-    folder = Path(tempfile.mkdtemp(prefix="emb-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix="emb-", dir=databases_folder())).resolve()
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
