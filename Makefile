@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Several processes share the tests, file by file, in the order of tests/conftest.py.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 # How long `make soak` goes on.
 MINUTES ?= 10
 
@@ -15,10 +18,10 @@ demo: $(VENV)/.installed-demo ## Watch a laboratory at work, on real images
 	@$(BIN)/broker demo
 
 test: $(VENV)/.installed-test ## Run the tests
-	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(PYTEST)
 
 test-all: $(VENV)/.installed-test ## Run all tests, those that take long included (some twenty minutes)
-	@BROKER_TEST_THOROUGH=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not alone'
+	@BROKER_TEST_THOROUGH=1 $(PYTEST) -m 'not alone'
 
 # The HTTP interface, whatever its state is read by.
 HTTP_TESTS := tests/test_api_*.py tests/test_access.py tests/test_attacks.py tests/test_events*.py tests/test_fuzz.py \
@@ -26,7 +29,7 @@ HTTP_TESTS := tests/test_api_*.py tests/test_access.py tests/test_attacks.py tes
   tests/test_pages*.py tests/test_pooler.py tests/test_stats.py tests/test_upkeep.py tests/life_cycle
 
 test-pooler: $(VENV)/.installed-test ## Run the tests of the HTTP interface through PgBouncer in transaction mode
-	@BROKER_TEST_POOLER=1 BROKER_TEST_ENGINES=required $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(HTTP_TESTS)
+	@BROKER_TEST_POOLER=1 BROKER_TEST_ENGINES=required $(PYTEST) $(HTTP_TESTS)
 
 serve: $(VENV)/.installed-demo ## Run the service, with a database of its own
 	@$(BIN)/broker serve

@@ -40,6 +40,26 @@ _numbers = count()
 # What stands before that PostgreSQL, if anything does.
 _poolers: list[Pooler] = []
 
+# The files that take longest, and the longest of them first.
+LONGEST = (
+    "crash/test_crash.py",
+    "test_workers.py",
+    "test_connections.py",
+    "test_docs.py",
+    "test_cli_backup.py",
+    "test_openapi.py",
+    "test_dashboard.py",
+    "test_keys.py",
+    "test_migrations.py",
+    "test_serve.py",
+    "test_upgrade.py",
+    "test_plans_of_a_backlog.py",
+    "test_demo.py",
+    "test_bench.py",
+    "life_cycle/test_life_cycle.py",
+    "test_fuzz.py",
+)
+
 # A file system in memory, and the free bytes that it needs to hold the databases of all test processes.
 MEMORY = Path("/dev/shm")
 ENOUGH_MEMORY = 8 * 2**30
@@ -64,6 +84,12 @@ def pytest_configure() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: one that began last would keep a single process busy."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
