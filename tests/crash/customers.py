@@ -20,12 +20,14 @@ class Kind(NamedTuple):
     Args:
         share: How many there are of it, beside the others.
         at_first: What the tool does at the first attempt.
+        reports: How many reports the first attempt sends, every tenth of them large.
         options: The task's fields.
         deleted: Whether the customer takes it back, soon after.
     """
 
     share: int
-    at_first: Literal["succeeds", "fails", "hangs", "reports"] = "succeeds"
+    at_first: Literal["succeeds", "fails", "hangs"] = "succeeds"
+    reports: int = 0
     options: Mapping[str, Any] = MappingProxyType({})
     deleted: bool = False
 
@@ -38,7 +40,7 @@ KINDS = (
 # Its first attempt is over time before the tool is through, and its result then comes too late.
 HANGS = Kind(1, at_first="hangs", options={"retry_backoff_seconds": 0.05, "timeout_seconds": 1})
 # Its first attempt sends many reports, of which some are large.
-REPORTS = Kind(1, at_first="reports")
+REPORTS = Kind(1, reports=100)
 
 
 class Customers:
@@ -97,7 +99,7 @@ class Customers:
             rounds += 1
             [kind] = random.choices(self._kinds, [kind.share for kind in self._kinds])
             name = f"c{number}.{rounds}"
-            payload = {"name": name, "at_first": kind.at_first}
+            payload = {"name": name, "at_first": kind.at_first, "reports": kind.reports}
             handle = await broker.submit({}, payload, id=name, max_attempts=1000, **kind.options)
             self.acknowledged.add(name)
             if kind.deleted:

@@ -10,7 +10,6 @@ from broker.client import Assigner, AsyncWork, FailedError, Tool
 
 # Longer than what hangs may take.
 HANG_SECONDS = 2
-REPORTS = 100
 # The data of every tenth report: some 300 kB of JSON.
 LARGE = [0.123456789] * 25_000
 
@@ -33,9 +32,10 @@ def main() -> None:
         await asyncio.sleep(random.uniform(0, 0.02))
         if work.attempt == 1 and work.payload["at_first"] == "fails":
             raise FailedError("as it should, at first")
-        if work.attempt == 1 and work.payload["at_first"] == "reports":
-            for number in range(REPORTS):
-                await work.report(number / REPORTS, "a long report", LARGE if number % 10 == 0 else number)
+        if work.attempt == 1:
+            reports = work.payload["reports"]
+            for number in range(reports):
+                await work.report(number / reports, "a long report", LARGE if number % 10 == 0 else number)
         if work.attempt == 1 and work.payload["at_first"] == "hangs":
             await asyncio.sleep(HANG_SECONDS)
         # One write, so that what other processes write does not come in between.

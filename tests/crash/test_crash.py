@@ -18,6 +18,7 @@ from tests.crash.customers import REPORTS
 from tests.crash.faults import BACKENDS, END_BACKEND, END_LISTENERS
 from tests.crash.laboratory import a_laboratory
 from tests.crash.pair import a_pair
+from tests.helpers import THOROUGH
 from tests.proxy import Proxy
 
 
@@ -205,7 +206,8 @@ async def test_pages_of_a_proxy_end_no_client_and_lose_no_result(
 
 
 async def test_work_with_many_reports_survives_the_death_of_its_broker(database: str, tmp_path: Path) -> None:
-    async with a_laboratory(database, tmp_path, kinds=(REPORTS,)) as laboratory:
+    kind = REPORTS if THOROUGH else REPORTS._replace(reports=30)
+    async with a_laboratory(database, tmp_path, kinds=(kind,)) as laboratory:
         [broker] = laboratory.brokers
         async with laboratory.customers.at_work():
             await broker.kill()
