@@ -303,8 +303,11 @@ async def test_who_comes_back_is_told_what_was_missed_and_nothing_twice(http: ht
         async with watching(http) as watcher:
             await add_task(http, "seen")
             await watcher.until("task", id="seen")
+            # The changes of the test before may come with it.
+            await watcher.whole()
             position = watcher.position
         await witness.until("task", id="seen")
+        await witness.whole()
         begin = len(witness.raw)
         for name in ("b", "c"):
             await add_task(http, name)

@@ -35,6 +35,7 @@ class Watching:
         self.position = ""
         self.raw = ""
         self._lines = answer.aiter_lines()
+        self._is_whole = True
 
     async def next(self) -> Event:
         """The next event, or position."""
@@ -42,6 +43,7 @@ class Watching:
             while True:
                 fields = await self._block()
                 self.position = fields.get("id", self.position)
+                self._is_whole = "id" in fields
                 if "data" in fields:
                     return Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
                 if "id" in fields:
@@ -64,6 +66,11 @@ class Watching:
             seen.append(await self.next())
             if seen[-1].name == name and fields.items() <= seen[-1].data.items():
                 return seen
+
+    async def whole(self) -> None:
+        """Return when everything that was sent together has come: its last event sets the position."""
+        while not self._is_whole:
+            await self.next()
 
     async def ended(self) -> None:
         """Return when the service has ended it in good order."""
