@@ -62,7 +62,7 @@ LONGEST = (
 
 # A file system in memory, and the free bytes that it needs to hold the databases of all test processes.
 MEMORY = Path("/dev/shm")
-ENOUGH_MEMORY = 8 * 2**30
+ENOUGH_MEMORY = 5 * 2**30
 
 # Each HTTP client reads the list of certificate authorities, which takes 20 ms. Tests share one.
 _default.create_ssl_context = functools.cache(_default.create_ssl_context)
