@@ -5,9 +5,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# Four processes share the tests, file by file, in the order of tests/conftest.py. On two cores as well: many tests
-# wait for something.
-PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Several processes share the tests, file by file, in the order of tests/conftest.py.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # How long `make soak` goes on.
 MINUTES ?= 10

@@ -40,24 +40,26 @@ _numbers = count()
 # What stands before that PostgreSQL, if anything does.
 _poolers: list[Pooler] = []
 
-# The files that take longest, and the longest of them first.
+# The files that take longest, and about the longest of them first.
 LONGEST = (
     "crash/test_crash.py",
-    "test_workers.py",
-    "test_connections.py",
-    "test_docs.py",
     "test_cli_backup.py",
-    "test_openapi.py",
-    "test_dashboard.py",
-    "test_keys.py",
-    "test_migrations.py",
-    "test_serve.py",
-    "test_upgrade.py",
     "test_plans_of_a_backlog.py",
-    "test_demo.py",
+    "test_workers.py",
+    "test_keys.py",
+    "test_openapi.py",
+    "test_docs.py",
+    "test_connections.py",
+    "test_dashboard.py",
+    "test_access.py",
+    "test_serve.py",
     "test_bench.py",
+    "test_migrations.py",
+    "test_demo.py",
+    "test_api_keys.py",
+    "test_upgrade.py",
     "life_cycle/test_life_cycle.py",
-    "test_fuzz.py",
+    "test_embedded.py",
 )
 
 # A file system in memory, and the free bytes that it needs to hold the databases of all test processes.
@@ -84,6 +86,11 @@ def pytest_configure() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than there are cores: many tests wait, for a timer or for another process."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
