@@ -149,13 +149,10 @@ async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty
         "create domain mine as integer",
     ],
 )
-async def test_nor_is_one_with_a_function_or_a_type_alone(dump: Path, empty: str, made: str) -> None:
-    connection = await asyncpg.connect(libpq_url(empty))
-    await connection.execute(made)
-    await connection.close()
-    told = await restore(dump, empty)
-    assert told.status == 1
-    assert "is not empty (public.mine is there)" in told.err
+async def test_nor_is_one_with_a_function_or_a_type_alone(empty: str, made: str) -> None:
+    await run_sql(empty, made)
+    async with a_store(empty) as store:
+        assert await store.run(schema.something_in) == "public.mine"
 
 
 async def test_what_a_backup_that_was_killed_had_written_is_removed_by_the_next(
