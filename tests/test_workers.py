@@ -132,11 +132,14 @@ async def test_told_to_stop_they_answer_who_waits_and_are_gone_within_two_second
             assert not any(map(psutil.pid_exists, they))
 
 
-async def test_without_their_parent_they_stop_and_leave_nothing(database: str, tmp_path: Path) -> None:
+async def test_to_count_is_no_risk_where_the_disk_is_full_and_without_their_parent_they_leave_nothing(
+    database: str, tmp_path: Path
+) -> None:
     with serving(*WORKERS, BROKER_DATABASE_URL=database, TMPDIR=str(tmp_path)) as (process, url):
         await until_ready(url)
         async with httpx.AsyncClient(base_url=url) as http:
             await serve(http, 2)
+        assert holes(tmp_path) == []
         they = workers(process.pid)
         process.kill()
 
@@ -186,14 +189,6 @@ async def test_a_terminal_that_is_closed_stops_them(database: str) -> None:
         process.send_signal(signal.SIGHUP)
         assert await asyncio.to_thread(process.wait, 10) == 0
         assert not any(map(psutil.pid_exists, they))
-
-
-async def test_to_count_is_no_risk_where_the_disk_is_full(database: str, tmp_path: Path) -> None:
-    with serving(*WORKERS, BROKER_DATABASE_URL=database, TMPDIR=str(tmp_path)) as (_, url):
-        await until_ready(url)
-        async with httpx.AsyncClient(base_url=url) as http:
-            await serve(http, 2)
-        assert holes(tmp_path) == []
 
 
 async def test_they_share_the_database_that_comes_along(data_dir: Path) -> None:
