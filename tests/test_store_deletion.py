@@ -54,7 +54,7 @@ async def test_a_failed_task_is_gone(store: Store, sql: asyncpg.Connection) -> N
     made = await steps.running_work(store, "a", max_attempts=1)
     await steps.complete(store, made.id, "failed", error="broken")
     assert await steps.delete(store, "a") == "deleted"
-    [newest] = await steps.archived(store, task_id="a")
+    newest, _ = await steps.archived(store, task_id="a")
     assert (newest.outcome, newest.task.state, newest.task.error) == ("cancelled", "failed", "broken")
     await steps.audit(sql)
 
@@ -235,7 +235,7 @@ async def test_a_task_given_to_another_tool_between_the_look_and_the_lock_is_tak
         deleting = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await deleting == "deleted"
-    [newest] = await steps.archived(store, task_id="a")
+    newest, _ = await steps.archived(store, task_id="a")
     assert (newest.outcome, newest.tool_id) == ("cancelled", "u")
     await steps.audit(sql)
 
