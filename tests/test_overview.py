@@ -342,18 +342,28 @@ async def test_of_very_long_reports_only_those_of_the_newest_failures_are_read(
     for number in range(20):
         pair = await assigned(http, f"a-{number:02}", "t")
         await report(http, pair.work, message=f"of {number}")
-        longer = failures._MOST_RECORD_BYTES * (1 if number == 19 else 0.8)
+        longer = failures._MOST_REPORT_BYTES * (1 if number == 19 else 0.8)
         await report(http, pair.work, data="x" * int(longer))
         await completed(http, pair.work, "failed", retry=False)
     # Of the newest one there is too much.
     sizes = [row[0] for row in await sql.fetch("select bytes from work_archive order by task_id desc")]
-    assert sizes[0] > failures._MOST_RECORD_BYTES > max(sizes[1:])
+    assert sizes[0] > failures._MOST_REPORT_BYTES > max(sizes[1:])
     so_far = list(itertools.accumulate(sizes[1:]))
     read = sum(size <= failures._MOST_BYTES_IN_ALL for size in so_far)
     assert 0 < read < len(so_far)
     told = [failure["message"] for failure in (await overview(http, "failures"))["items"]]
     said = [f"of {number}" for number in reversed(range(20))]
     assert told == [None, *said[1 : 1 + read], *[None] * (len(so_far) - read)]
+
+
+async def test_the_last_message_of_a_failure_is_read_beside_a_large_payload(http: httpx.AsyncClient) -> None:
+    await add_tool(http, "t")
+    await add_task(http, "a", payload="x" * 2 * failures._MOST_REPORT_BYTES)
+    work = (await assign(http, "a", "t"))["id"]
+    await report(http, work, message="half way", data="y" * 50_000)
+    await completed(http, work, "failed", result="z" * 2 * failures._MOST_REPORT_BYTES)
+    [failure] = (await overview(http, "failures"))["items"]
+    assert failure["message"] == "half way"
 
 
 # What it costs

@@ -5,13 +5,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from broker.store import archive, summaries
+from broker.store import archive, rows, summaries
 from broker.store.pages import cut, unseal
 from broker.summaries import Failure, Failures
 
-# All reports of an attempt are one value, which is read as a whole or not at all. It is read where its record
-# is at most so large, and, the newest first, so large in all for a page.
-_MOST_RECORD_BYTES = 2**20
+# All reports of an attempt are one value, which is read as a whole or not at all. It is read where it is at
+# most so large, and, the newest first, so large in all for a page.
+_MOST_REPORT_BYTES = 2**20
 _MOST_BYTES_IN_ALL = 8 * 2**20
 
 _LAST_MESSAGE = """(
@@ -21,10 +21,13 @@ _LAST_MESSAGE = """(
            order by place desc
            limit 1)"""
 
+# No more than their record, which may be large for its payload, and no more than the estimate.
+_SIZE = f"least({archive.SIZE}, {rows.estimated('r.reports')})"
+
 READ = text(f"""
 with page as materialized (
     select work_id, task_id, tool_id, attempt, outcome, error, ended_at, late is not null as late,
-           reports, {archive.SIZE} as bytes
+           reports, {_SIZE} as bytes
     from work_archive r
     where outcome in ('failed', 'timed_out', 'lost') and tool_id is not null
       and (ended_at, work_id) < (:before_at, :before_id)
@@ -37,7 +40,7 @@ readable as materialized (
     from (select work_id, reports,
                  sum(bytes) over (order by ended_at desc, work_id desc rows unbounded preceding) as so_far
           from page
-          where bytes <= {_MOST_RECORD_BYTES}) r
+          where bytes <= {_MOST_REPORT_BYTES}) r
     where so_far <= {_MOST_BYTES_IN_ALL}
 ),
 live as materialized (
