@@ -27,8 +27,7 @@ AT_BEFORE = AT.format(at="cast(report ->> 'at' as timestamptz)")
 REPORTS_AS_WRITTEN = f"""
 create function reports_as_written(reports jsonb) returns json
 language sql immutable as $$
-    select cast('[' || coalesce(string_agg(cast(row_to_json(written) as text), ',' order by place), '') || ']'
-                as json)
+    select coalesce(json_agg(row_to_json(written) order by place), '[]')
     from jsonb_array_elements(reports) with ordinality as element (report, place)
     cross join lateral (
         select report -> 'id' as id, {AT_BEFORE} as at, report -> 'progress' as progress,
@@ -47,8 +46,7 @@ language plpgsql volatile as $$
         with taken as (
             delete from work_reports r where r.work_id = any(work_ids) returning r.*
         )
-        select t.work_id,
-               cast('[' || string_agg(cast(row_to_json(written) as text), ',' order by t.seq) || ']' as json)
+        select t.work_id, json_agg(row_to_json(written) order by t.seq)
         from taken t
         cross join lateral (
             select t.id, {AT.format(at="t.at")} as at, t.progress, t.message, t.data
