@@ -171,11 +171,14 @@ _FACT = """
     cast(extract(epoch from e.ended_at - e.started_at) as double precision)"""
 _FACT_WIDTH = len(WorkEnded._fields)
 
-# All of the work ends; of the records, as many are read as a response has room for.
+# All of the work ends; of the records, as many are read as a response has room for. They may be very large,
+# so only their sizes are sorted. New records know them.
+_SIZES = "select work_id, bytes + coalesce(octet_length(error), 0) as size from archived"
 END = text(f"""{_END}, {_HEARD}
 select {_FACT}, {archive.RECORD}
 from archived e
-left join ({bounded("select * from archived", size=archive.SIZE, order="work_id")}) a on a.work_id = e.work_id
+left join ({bounded(_SIZES, size="size", order="work_id")}) read on read.work_id = e.work_id
+left join lateral (select e.*) a on read.work_id is not null
 """)
 # For those who do not read the records: they are long.
 END_BRIEFLY = text(f"{_END}, {_HEARD} select {_FACT} from archived e")
