@@ -113,6 +113,40 @@ async def test_work_is_read_alike_before_and_after_its_end(store: Store, sql: as
     assert before == [str(number) for number in range(1, 2_501)]
 
 
+@pytest.mark.parametrize(
+    ("told", "last"), [([], None), ([None, None], None), ([0.25, 0.5, None, None], 0.5), ([0.5, 0.0], 0.0)]
+)
+async def test_the_progress_of_ended_work_is_that_of_the_last_report_that_has_one(
+    store: Store, told: list[float | None], last: float | None
+) -> None:
+    made = await steps.running_work(store)
+    for progress in told:
+        await steps.report(store, made.id, progress=progress)
+    await steps.complete(store, made.id)
+    ended = await store.read(work.with_reports, made.id)
+    assert ended is not None
+    assert (ended.work.progress, ended.work.report_count) == (last, len(told))
+
+
+@pytest.mark.thorough
+async def test_work_with_the_largest_values_can_be_ended_and_read(store: Store) -> None:
+    """PostgreSQL takes longest for many small numbers."""
+    largest = Raw(b"[" + b"1," * (2**24 - 1_000) + b"1]")
+    made = await steps.running_work(store, payload=largest)
+    for number in range(4):
+        taken = await steps.report(store, made.id, data=largest, progress=number / 4)
+        assert taken is not None
+        assert taken.is_there
+    record = (await steps.complete(store, made.id, "failed", result=largest, retry=False)).record
+    assert record is not None
+    assert (record.task.payload, record.result) == (largest, largest)
+    assert [report.data for report in steps.reports_of(record)] == [largest] * 4
+    seen = await store.read(work.with_reports, made.id)
+    assert seen is not None
+    assert (seen.work.progress, seen.work.report_count) == (0.75, 4)
+    assert [report.data for report in seen.work.reports] == [largest]
+
+
 async def every_page(store: Store, work_id: UUID) -> list[str | None]:
     """The messages of all reports, page by page."""
     messages: list[str | None] = []

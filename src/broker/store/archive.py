@@ -107,16 +107,23 @@ order by a.ended_at desc, a.work_id desc
 """)
 
 
+# PostgreSQL splits the reports once: they may be 128 MiB. It then looks for the last progress from their end.
 AS_WORK = text("""
+with split as materialized (
+    select element.report, element.place
+    from work_archive
+    cross join lateral json_array_elements(reports) with ordinality as element (report, place)
+    where work_id = :work_id and tool_id is not null
+),
+backwards as (select report from split order by place desc offset 0)
 select work_id, task_id, tool_id, attempt, outcome, task, cancel_requested, version,
-       assigned_at, started_at, deadline_at, told.report_count, told.progress
+       assigned_at, started_at, deadline_at,
+       (select count(*) from split) as report_count,
+       (select cast(report ->> 'progress' as double precision)
+        from backwards
+        where report ->> 'progress' is not null
+        limit 1) as progress
 from work_archive
-cross join lateral (
-    select count(*) as report_count,
-           (array_agg(cast(report ->> 'progress' as double precision) order by place desc)
-            filter (where report ->> 'progress' is not null))[1] as progress
-    from json_array_elements(reports) with ordinality as element (report, place)
-) told
 where work_id = :work_id and tool_id is not null
 """)
 
