@@ -125,6 +125,14 @@ async def test_a_later_schema_that_does_not_is_refused(database: str, store: Sto
         await schema.migrate(database)
 
 
+@pytest.mark.parametrize(("version", "serves"), [("0016", False), ("0017", True)])
+async def test_the_schema_serves_programs_that_read_json_of_either_type(
+    store: Store, monkeypatch: pytest.MonkeyPatch, version: str, serves: bool
+) -> None:
+    monkeypatch.setattr(schema, "needed", lambda: version)
+    assert (await store.read(schema.misfit) is None) == serves
+
+
 async def test_an_earlier_schema_has_to_be_migrated(empty_database: str) -> None:
     async with steps.a_store(empty_database) as store:
         assert "has no schema yet" in (await store.read(schema.misfit) or "")

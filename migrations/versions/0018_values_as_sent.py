@@ -81,10 +81,13 @@ def upgrade() -> None:
     op.execute("drop function reports_as_written")
     op.execute("drop function take_reports")
     op.execute(TAKE_REPORTS)
+    # Programs of before read these values as jsonb.
+    op.execute("update schema_support set works_from = '0017'")
 
 
 def downgrade() -> None:
     """As it was."""
+    op.execute("update schema_support set works_from = '0010'")
     retype("jsonb", reports="cast(reports as jsonb)")
     op.execute("drop function take_reports")
     op.execute(TAKE_REPORTS_BEFORE)
