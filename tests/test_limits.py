@@ -123,6 +123,13 @@ def test_a_batch_of_very_many_parts_names_the_first_that_is_wrong() -> None:
     assert errors(json.dumps({"items": items}), NewTasks).keys() == {"items[8000].priority"}
 
 
+@pytest.mark.parametrize(("place", "field"), [(100, "items[100].needs"), (8_999, "items")])
+def test_a_lone_surrogate_far_into_a_body_is_in_no_wrong_item(place: int, field: str) -> None:
+    items: list[Any] = [{"needs": number, "payload": [1] * 150} for number in range(9_000)]
+    items[place]["needs"] = "\ud800"
+    assert errors(json.dumps({"items": items}), NewTasks).keys() == {field}
+
+
 def test_an_object_of_very_many_members_names_the_first_that_is_no_field() -> None:
     many = ",".join(f'"x{number}":1' for number in range(300_000))
     [named] = errors(f'{{"needs":1,"priority":"high",{many}}}', NewTask).values()

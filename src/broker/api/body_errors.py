@@ -114,6 +114,10 @@ def field_at(body: bytes, *, depth: int | None = None, offset: int | None = None
             names[-1] += 1
         elif text.endswith(b":") and names:
             names[-1] = text[: text.rindex(b'"')].strip(b'"').decode()
+    else:
+        if len(body) > _SEARCHED and names[:1] == ["items"]:
+            # It may be in any of the items that follow.
+            return "items"
     match names:
         case ["items", int(place), str(name), *_]:
             return f"items[{place}].{name}"
