@@ -272,9 +272,9 @@ async def test_the_result_alone_is_for_pipes(broker: Running, http: httpx.AsyncC
     await add_tool(http)
     async with waited_for(broker, "--needs", "1", "--result") as process:
         await completed(http, (await assign(http))["id"], result={"words": 3})
-        assert await the_end(process) == (0, '{"words": 3}\n', "")
+        assert await the_end(process) == (0, '{"words":3}\n', "")
     again = await run(broker.url, "submit", "--id", "a", "--needs", "1", "--result")
-    assert again == (0, '{"words": 3}\n', "0 created, 1 was there already.\n")
+    assert again == (0, '{"words":3}\n', "0 created, 1 was there already.\n")
 
 
 async def test_whoever_waits_for_long_is_told_why(

@@ -531,7 +531,7 @@ async def test_overdue_work_ends_in_batches_bounded_by_bytes(
 async def test_a_batch_counts_the_bytes_of_payloads_as_they_are_read_and_not_as_they_are_stored(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 45_000)
+    monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 30_000)
     zeros = Raw(f"[{','.join(['0'] * 10_000)}]".encode())
     await work_of_one_tool(store, "a", "b", "c", "d", payload=zeros)
     assert await sql.fetchval("select max(pg_column_size(payload)) from tasks") < 3_000
