@@ -214,6 +214,8 @@ async def test_a_synchronous_program_does_all_of_it(broker: Running, http: httpx
 async def test_what_is_no_url_or_no_key_is_told_at_once() -> None:
     with pytest.raises(SettingError, match="http://"):
         Broker("localhost:8000")
+    with pytest.raises(SettingError, match="no port 70000"):
+        Broker("http://127.0.0.1:70000")
     with pytest.raises(SettingError, match="BROKER_KEY"):
         Broker(key="two\nlines")
 

@@ -200,6 +200,7 @@ async def test_the_key_is_not_sent_to_another_origin() -> None:
         (302, "https://login.example/?back=1", "https://login.example:"),
         (303, "/elsewhere", "/elsewhere:"),
         (308, "ftp://new.example/v1/tasks/a", "ftp://new.example:"),
+        (307, "http://broker:99999/v1/tasks/a", "http://broker:99999:"),
         (307, "/v1/tasks/a", "http://broker redirects to itself:"),
         (307, "https://broker/v1/tasks/a", "https://broker:"),
     ],

@@ -398,11 +398,20 @@ def test_what_makes_no_key_is_said(database: str) -> None:
         done = broker_keys("create", *arguments, **here)
         assert (done.returncode, done.stdout) == (2, "")
         assert told in done.stderr
-    assert made("--role", "tool", **here).startswith("bk_")
     nowhere = broker_keys("list", BROKER_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert nowhere.returncode == 1
     assert "does not answer" in nowhere.stderr
     assert "Traceback" not in nowhere.stderr
+
+
+def test_a_first_key_that_can_make_no_other_is_warned_of(database: str) -> None:
+    here = {"BROKER_DATABASE_URL": database}
+    warned = []
+    for role in ("tool", "tool", "admin"):
+        done = broker_keys("create", "--role", role, **here)
+        assert done.stdout.startswith("bk_")
+        warned.append("make a second one, with the role admin" in " ".join(done.stderr.split()))
+    assert warned == [True, False, False]
 
 
 async def test_a_service_for_others_needs_a_key_and_says_how_to_make_one(database: str) -> None:

@@ -1,6 +1,7 @@
 """/metrics answers what an operator asks."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import asyncpg
@@ -38,7 +39,7 @@ async def read(http: httpx.AsyncClient) -> Values:
     """Every value by its name and the values of its labels."""
     answer = await http.get("/metrics")
     assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert re.fullmatch(r"text/plain; version=[0-9.]+; charset=utf-8", answer.headers["content-type"])
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(answer.text)

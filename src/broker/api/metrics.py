@@ -44,7 +44,7 @@ class MetricsPage(Controller):
             of_database.register(_OfDatabase(None, None))
         return Response(
             await service.metrics.told() + generate_latest(of_database),
-            media_type=CONTENT_TYPE_LATEST,
+            headers={"content-type": CONTENT_TYPE_LATEST},
         )
 
 

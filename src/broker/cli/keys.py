@@ -94,9 +94,17 @@ def create(roles: tuple[Role, ...], name: str | None, replace: bool, url: str | 
             "A name has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit."
         )
     target = _keys_at(url)
+    locks_out = "admin" not in roles and len(target.rows()) == 1
     if (key := target.create(name, roles, replace=replace)) is None:
         raise click.ClickException(
             f"There is a key {name!r} already: choose another name, or --replace it by the new one."
+        )
+    if locks_out:
+        click.echo(
+            "Warning: this is the first key. From now on every request needs one, and this one makes no"
+            " other. Unless the service has a key from BROKER_ADMIN_KEY, make a second one, with the role"
+            " admin, in the database, without --url and BROKER_URL.",
+            err=True,
         )
     click.echo(f"Key {name} ({', '.join(roles)}) is made {target.where}. It is shown this once:", err=True)
     click.echo(key)

@@ -3,15 +3,13 @@
 import asyncio
 
 import click
-from alembic.util import CommandError
 
 from broker.cli.database import ask, clear_errors, from_environment
 from broker.store import schema
 
 
 @click.command()
-@click.option("--to", "revision", default="head", show_default=True, help="The revision to go to.")
-def migrate(revision: str) -> None:
+def migrate() -> None:
     """Bring the schema of BROKER_DATABASE_URL up to date.
 
     The embedded PostgreSQL needs no such call: `broker serve` sees to it.
@@ -21,10 +19,8 @@ def migrate(revision: str) -> None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
     with clear_errors():
         try:
-            asyncio.run(schema.migrate(url, revision))
+            asyncio.run(schema.migrate(url))
         except OSError as error:
             raise click.ClickException(f"The database does not answer: {error}") from error
-        except CommandError as error:
-            raise click.ClickException(f"There is no such revision: {error}") from error
         here = ask(url, schema.current)
-    click.echo(f"The schema is at version {here}." if here else "The schema is gone.")
+    click.echo(f"The schema is at version {here}.")

@@ -3,6 +3,8 @@
 import os
 from urllib.parse import quote
 
+import httpx
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -13,6 +15,24 @@ def url_of_broker(url: str | None) -> str:
         url: The given URL. If it is None or empty, `BROKER_URL` counts, and without that the local broker.
     """
     return (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
+
+
+def parsed(url: str) -> httpx.URL:
+    """Return the parts of a URL.
+
+    Raises:
+        ValueError: The number of its port is too large.
+        httpx.InvalidURL: It is no URL.
+    """
+    parts = httpx.URL(url)
+    if not has_port(parts):
+        raise ValueError(f"there is no port {parts.port}")
+    return parts
+
+
+def has_port(url: httpx.URL) -> bool:
+    """Return whether the port of a URL can be one; httpx takes any number."""
+    return url.port is None or 0 < url.port < 2**16
 
 
 def in_path(id_: object) -> str:

@@ -14,7 +14,7 @@ import httpx
 from msgspec import UNSET, UnsetType
 
 from broker.client import tracing
-from broker.client.addresses import url_of_broker
+from broker.client.addresses import parsed, url_of_broker
 from broker.client.encoding import encoded
 from broker.client.errors import ProblemError, SettingError
 from broker.client.judge import Judge
@@ -248,7 +248,7 @@ def http_client(url: str, kind: type[Client]) -> Client:
     """
     try:
         # A proxy does not reach what is on this machine only.
-        is_here = httpx.URL(url).host in ("localhost", "127.0.0.1", "::1")
+        is_here = parsed(url).host in ("localhost", "127.0.0.1", "::1")
         return kind(
             base_url=url,
             timeout=httpx.Timeout(_MARGIN_SECONDS, connect=5),

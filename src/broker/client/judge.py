@@ -6,6 +6,7 @@ from typing import TypeVar
 import httpx
 
 from broker.client import responses
+from broker.client.addresses import has_port
 from broker.client.errors import ProxyLimitError, SettingError
 from broker.client.responses import ForeignResponseError
 from broker.schemas import Problem
@@ -52,7 +53,7 @@ class Judge:
         if following is None:
             return None
         is_followed = response.status_code in _FOLLOWED and redirects < _MOST_REDIRECTS
-        if is_followed and following.url.scheme in ("http", "https"):
+        if is_followed and following.url.scheme in ("http", "https") and has_port(following.url):
             return following
         if self._was_there:
             # Something has come between; the broker may be back.
