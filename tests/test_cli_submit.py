@@ -366,12 +366,15 @@ async def test_when_time_is_over_the_task_goes_on(broker: Running, http: httpx.A
     assert ids(await live(http)) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("key", "header"), [({}, ""), ({"BROKER_KEY": "k"}, ' -H "Authorization: Bearer $BROKER_KEY"')]
+)
 async def test_of_a_task_without_an_id_of_its_own_it_is_told_how_to_wait_again(
-    broker: Running, http: httpx.AsyncClient
+    broker: Running, http: httpx.AsyncClient, key: dict[str, str], header: str
 ) -> None:
-    told = await run(broker.url, "submit", "--needs", "1", "--within", "0.2")
+    told = await run(broker.url, "submit", "--needs", "1", "--within", "0.2", **key)
     [id_] = ids(await live(http))
-    assert f"curl '{broker.url}/v1/tasks/ID?wait=60', where ID is\n{id_}\n" in told.err
+    assert f"curl{header} '{broker.url}/v1/tasks/ID?wait=60', where ID is\n{id_}\n" in told.err
 
 
 async def test_interrupted_it_says_that_the_task_goes_on(broker: Running, http: httpx.AsyncClient) -> None:

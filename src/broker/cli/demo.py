@@ -36,7 +36,9 @@ def demo(keep: bool, port: int, data_dir: Path | None) -> None:
     something to do.
     """
     if find_spec("skimage") is None:
-        raise click.ClickException("The demo needs its images: pip install 'broker[demo]'")
+        raise click.ClickException(
+            "The demo needs its images: run `pip install '.[demo]'` in the broker's folder."
+        )
     # Where there is no terminal, nobody is helped by lines that break.
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -186,7 +187,8 @@ class Submission:
         if not nameless or self._broker is None:
             return f"{told} The same command waits again: the same ids are the same tasks."
         url = self._broker.connection.url
-        lines = [f"{told} To wait for one again: curl '{url}/v1/tasks/ID?wait=60', where ID is"]
+        key = ' -H "Authorization: Bearer $BROKER_KEY"' if os.environ.get("BROKER_KEY") else ""
+        lines = [f"{told} To wait for one again: curl{key} '{url}/v1/tasks/ID?wait=60', where ID is"]
         lines += nameless[:_MOST_IDS]
         if (more := len(nameless) - _MOST_IDS) > 0:
             lines.append(f"or one of {more:,} more. Tasks that come with an id are easier to find again.")
