@@ -52,8 +52,8 @@ class _Keys(Protocol):
 
     where: str
 
-    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
-        """Make a key and return it; None: there is one of this name."""
+    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> tuple[str, bool] | None:
+        """Make a key; return it, and whether it is the first. None: there is one of this name."""
 
     def rows(self) -> list[Row]:
         """Return the names of the columns, and a row for each key."""
@@ -94,12 +94,12 @@ def create(roles: tuple[Role, ...], name: str | None, replace: bool, url: str | 
             "A name has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit."
         )
     target = _keys_at(url)
-    locks_out = "admin" not in roles and len(target.rows()) == 1
-    if (key := target.create(name, roles, replace=replace)) is None:
+    if (made := target.create(name, roles, replace=replace)) is None:
         raise click.ClickException(
             f"There is a key {name!r} already: choose another name, or --replace it by the new one."
         )
-    if locks_out:
+    key, is_first = made
+    if is_first and "admin" not in roles:
         click.echo(
             "Warning: this is the first key. From now on every request needs one, and this one makes no"
             " other. Unless the service has a key from BROKER_ADMIN_KEY, make a second one, with the role"
@@ -168,10 +168,11 @@ class _KeysOfBroker:
         self._url = url_of_broker(url)
         self.where = f"at {self._url}"
 
-    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
+    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> tuple[str, bool] | None:
         new = NewKey(name=name, roles=list(roles), replace=replace)
         with self._refused("key_exists"):
-            return self._request("POST", "/v1/keys", MadeKey, json=new).key
+            is_first = next(self._all(), None) is None
+            return self._request("POST", "/v1/keys", MadeKey, json=new).key, is_first
         return None
 
     def rows(self) -> list[Row]:

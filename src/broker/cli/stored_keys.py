@@ -1,6 +1,7 @@
 """Keys in a database, for `broker keys` without a broker."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
@@ -33,11 +34,13 @@ class StoredKeys:
                 " BROKER_DATA_DIR or BROKER_DATABASE_URL as its service has it."
             )
 
-    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> str | None:
-        """Make a key and return it; None: there is one of this name."""
+    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> tuple[str, bool] | None:
+        """Make a key; return it, and whether it is the first. None: there is one of this name."""
         key = new_key()
-        made = self._do(keys.create, name, roles, hashed(key), replace=replace)
-        return None if made is None else key
+        with self._database() as url:
+            is_first = not ask(url, keys.all_of_them)
+            made = ask(url, keys.create, name, roles, hashed(key), replace=replace)
+        return None if made is None else (key, is_first)
 
     def rows(self) -> list[Row]:
         """Return the names of the columns, and a row for each key, the revoked ones too."""
@@ -54,7 +57,13 @@ class StoredKeys:
         return self._do(keys.revoke, name)
 
     def _do(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """Do something in a transaction of its own.
+        """Do something in a transaction of its own."""
+        with self._database() as url:
+            return ask(url, do, *args, **kwargs)
+
+    @contextmanager
+    def _database(self) -> Iterator[str]:
+        """Start the embedded PostgreSQL for as long as the block takes, if it does not run; yield the URL.
 
         Raises:
             click.ClickException: The database cannot be reached, or has another schema.
@@ -62,7 +71,7 @@ class StoredKeys:
         try:
             logs.configure("warning")
             with reached(self._settings) as url:
-                return ask(url, do, *args, **kwargs)
+                yield url
         except EmbeddedError as error:
             raise click.ClickException(str(error)) from error
         except Unavailable as error:
