@@ -30,8 +30,8 @@ RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
     a.reports, a.assigned_at, a.started_at, a.ended_at"""
 
-#: The size of a record `r` in a response: as it was stored, else estimated.
 _ESTIMATED = rows.estimated("r.task", "r.tool", "r.result", "r.reports", "r.late")
+#: The size of a record `r` in a response: as it was stored, else estimated.
 SIZE = f"coalesce(r.bytes, {_ESTIMATED}) + coalesce(octet_length(r.error), 0)"
 
 STATUS = text("""
