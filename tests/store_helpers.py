@@ -12,19 +12,13 @@ import msgspec
 from msgspec import Raw
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from broker.schemas import (
-    NULL,
-    ArchiveRecord,
-    NewReport,
-    NewTask,
-    NewTool,
-    Outcome,
-    Pair,
-    Report,
-    Task,
-    Tool,
-    Work,
-)
+from broker.schemas.archive import ArchiveRecord
+from broker.schemas.candidates import Pair
+from broker.schemas.states import Outcome
+from broker.schemas.tasks import NewTask, Task
+from broker.schemas.tools import NewTool, Tool
+from broker.schemas.values import NULL
+from broker.schemas.work import NewReport, Report, Work
 from broker.store import Store, archive, assignment, completion, deletion, reports, tasks, tools, work
 from broker.store.address import libpq_url
 from broker.store.completion import Ending

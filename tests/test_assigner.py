@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from broker.client import Assigner, MisfitError, remarking
-from broker.schemas import AssignedPair
+from broker.schemas.candidates import AssignedPair
 from broker.settings import Settings
 from tests import helpers
 from tests.conftest import Running, a_broker, a_database

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from broker.client import Connection, ProblemError
 from broker.client.repeating import repeatable, retry_after
-from broker.schemas import Pair
+from broker.schemas.candidates import Pair
 
 Answer = httpx.Response | Exception
 

@@ -13,7 +13,9 @@ import pytest
 from broker import errors
 from broker.client import Assigner, AsyncBroker, AsyncWork, SettingError, Tool
 from broker.client.responses import ForeignResponseError
-from broker.schemas import ERROR_CODES, Heartbeat, Task
+from broker.schemas.problems import ERROR_CODES
+from broker.schemas.tasks import Task
+from broker.schemas.tools import Heartbeat
 from tests import helpers
 from tests.cli_helpers import run
 from tests.conftest import Running

@@ -20,7 +20,7 @@ from broker.client import (
     Work,
 )
 from broker.client.errors import ProxyLimitError
-from broker.schemas import Heartbeat
+from broker.schemas.tools import Heartbeat
 from tests import helpers
 from tests.cli_helpers import run
 from tests.conftest import Running, Serve

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from broker.client import ProblemError
 from broker.client.together import Together
-from broker.schemas import Problem
+from broker.schemas.problems import Problem
 
 
 def refused(status: int) -> ProblemError:

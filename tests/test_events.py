@@ -13,10 +13,10 @@ import uvloop
 from sqlalchemy import TextClause
 
 from broker import feed as feeds
-from broker import summaries
 from broker.api import events as api
+from broker.schemas import overview
+from broker.schemas.overview import EVENT_KINDS, TaskEvent, WorkEvent
 from broker.store import events as readings
-from broker.summaries import EVENT_KINDS, TaskEvent, WorkEvent
 from tests import description, helpers
 from tests.conftest import Running
 from tests.helpers import (
@@ -205,10 +205,10 @@ async def test_every_event_is_as_it_is_described(http: httpx.AsyncClient) -> Non
 
 EVENTS_BY_NAME = {
     "task": TaskEvent,
-    "tool": summaries.ToolEvent,
+    "tool": overview.ToolEvent,
     "work": WorkEvent,
-    "archive": summaries.ArchiveEvent,
-    "resync": summaries.Resync,
+    "archive": overview.ArchiveEvent,
+    "resync": overview.Resync,
 }
 
 

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from msgspec import Raw
 
-from broker.schemas import NULL, Task
+from broker.schemas.tasks import Task
+from broker.schemas.values import NULL
 from broker.store.verdicts import Facts, Tools, Underway, verdict
 from tests import helpers
 from tests.helpers import add_task, add_tasks, add_tool, assign, assigned, completed, get, is_problem, started

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from broker import feed as feeds
 from broker.feed import Feed
 from broker.hints import KINDS, MOST_IDS, Hints
-from broker.summaries import TaskEvent
+from broker.schemas.overview import TaskEvent
 from broker.wake.listener import EVENTS, TASK, TOOL, WORK
 from broker.wake.waiters import Waiter
 

@@ -13,7 +13,7 @@ from litestar.types import Receive, Scope, Send
 
 from broker.api.access import anyone
 from broker.api.lean import Lean, LeanRoute, _read_query
-from broker.schemas import Request
+from broker.schemas.values import Request
 from broker.settings import Settings
 from tests import helpers
 from tests.conftest import Running, a_broker

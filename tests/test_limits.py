@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from broker.api import decoders, limits
 from broker.api.body import decode, decoded
 from broker.errors import BadRequest, MalformedJson, ValidationFailed
-from broker.schemas import NewTask, NewTasks, Request
+from broker.schemas.tasks import NewTask, NewTasks
+from broker.schemas.values import Request
 from broker.settings import Settings
 
 SETTINGS = Settings()

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 import broker
-from broker.schemas import Pair
+from broker.schemas.candidates import Pair
 from broker.store import Store, assignment, completion, leases, retention, schema, tasks
 from broker.store.address import Address
 from broker.store.leases import Beat

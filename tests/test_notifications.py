@@ -11,7 +11,8 @@ import asyncpg
 import pytest
 
 from broker.embedded import EmbeddedPostgres
-from broker.schemas import TaskRemark, ToolChange
+from broker.schemas.tasks import TaskRemark
+from broker.schemas.tools import ToolChange
 from broker.store import (
     Store,
     acceptance,

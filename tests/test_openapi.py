@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import httpx
@@ -18,7 +20,8 @@ import requests
 from hypothesis import HealthCheck, settings
 from schemathesis import Case, Response
 
-from broker import errors, schemas, summaries
+from broker import errors, schemas
+from broker.schemas.problems import Problem
 from tests import description, helpers
 from tests.conftest import run_sql
 from tests.description import PROBLEM, calls, inside, resolved
@@ -89,7 +92,7 @@ def test_every_error_is_a_problem_with_an_example_of_each_code(document: Json) -
             content = answer["content"][PROBLEM]
             assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
             for code, example in content["examples"].items():
-                problem = msgspec.convert(resolved(document, example)["value"], schemas.Problem, strict=True)
+                problem = msgspec.convert(resolved(document, example)["value"], Problem, strict=True)
                 assert (problem.code, str(problem.status)) == (code, status)
                 codes.add(code)
     assert codes == {error.code for error in every_error(errors.BrokerError)} - NO_CALLS_OWN
@@ -117,6 +120,8 @@ def test_every_call_takes_a_key_but_those_for_health(document: Json) -> None:
 
 
 def test_every_body_has_an_example_that_is_just_such_a_thing(document: Json) -> None:
+    modules = [import_module(f"broker.schemas.{module.name}") for module in iter_modules(schemas.__path__)]
+    structs = {name: each for module in modules for name, each in vars(module).items()}
     for call in calls(document):
         for body in (call.described.get("requestBody", {}), *call.answers(document).values()):
             content = body.get("content", {}).get(JSON)
@@ -126,8 +131,7 @@ def test_every_body_has_an_example_that_is_just_such_a_thing(document: Json) -> 
             assert content["examples"], str(call)
             for there in content["examples"].values():
                 example = resolved(document, there)["value"]
-                struct = getattr(schemas, form, None) or getattr(summaries, form)
-                thing = msgspec.json.decode(msgspec.json.encode(example), type=struct)
+                thing = msgspec.json.decode(msgspec.json.encode(example), type=structs[form])
                 assert json.loads(msgspec.json.encode(thing)).keys() >= example.keys(), form
 
 

@@ -10,7 +10,7 @@ from msgspec import Raw
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from broker.schemas import Pair
+from broker.schemas.candidates import Pair
 from broker.store import Store, assignment, completion, tasks
 from tests import store_helpers as steps
 

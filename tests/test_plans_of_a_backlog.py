@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import TextClause
 
 from broker.bench.scenarios.backlog import FILL_ARCHIVE, FILL_TASKS
+from broker.schemas.overview import History, Queue
 from broker.store import (
     acceptance,
     archive,
@@ -42,7 +43,6 @@ from broker.store.address import libpq_url
 from broker.store.engine import SETTINGS
 from broker.store.pages import MOST_BYTES, MOST_EXAMINED
 from broker.store.verdicts import MOST_BEFORE
-from broker.summaries import History, Queue
 from tests import store_helpers as steps
 from tests.conftest import a_database, run_sql
 from tests.helpers import THOROUGH

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from msgspec import Raw
 
-from broker.schemas import NewReport, Work
+from broker.schemas.work import NewReport, Work
 from broker.store import Store, completion, reports, tools, work
 from tests import store_helpers as steps
 from tests.conftest import Running

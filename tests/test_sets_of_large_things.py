@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from broker.schemas import Pair
+from broker.schemas.candidates import Pair
 from broker.store import Store, archive, assignment, cancellation, candidates, completion, tasks, work
 from broker.store.cancellation import Cancellation
 from broker.store.group_commit import LATER

@@ -11,7 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from broker.schemas import NULL, NewReport, Pair, PairStatus, ToolChange
+from broker.schemas.candidates import Pair, PairStatus
+from broker.schemas.tools import ToolChange
+from broker.schemas.values import NULL
+from broker.schemas.work import NewReport
 from broker.store import Store, assignment, completion, deletion, due, leases, reports, tools, work
 from broker.store.assignment import Key, repeated, runs
 from tests import store_helpers as steps

@@ -13,7 +13,9 @@ from msgspec import Raw
 
 from broker.embedded import EmbeddedPostgres
 from broker.errors import CursorExpired, ValidationFailed
-from broker.schemas import Candidates, TaskRemark, ToolChange
+from broker.schemas.candidates import Candidates
+from broker.schemas.tasks import TaskRemark
+from broker.schemas.tools import ToolChange
 from broker.store import Store, candidates, due, leases, schema, tasks, tools
 from broker.store.pages import seal
 from tests import store_helpers as steps

@@ -13,7 +13,9 @@ from msgspec import Raw
 from sqlalchemy import Connection
 
 from broker.errors import BadRequest
-from broker.schemas import NULL, Outcome, Task
+from broker.schemas.states import Outcome
+from broker.schemas.tasks import Task
+from broker.schemas.values import NULL
 from broker.store import Store, archive, completion, due, leases, reports, tools, work
 from broker.store.completion import Ended
 from broker.store.reports import ReportOf

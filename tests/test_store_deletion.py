@@ -8,7 +8,8 @@ import pytest
 from msgspec import Raw
 from sqlalchemy import text
 
-from broker.schemas import Pair, ToolChange
+from broker.schemas.candidates import Pair
+from broker.schemas.tools import ToolChange
 from broker.store import Store, archive, assignment, completion, deletion, leases, tools, work
 from tests import store_helpers as steps
 

@@ -6,10 +6,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from broker.schemas import NewReport, ToolChange
+from broker.schemas.overview import MOST_CHARS, ArchiveEvent, TaskEvent, ToolEvent
+from broker.schemas.tools import ToolChange
+from broker.schemas.work import NewReport
 from broker.store import Store, acceptance, events, reports, tools
 from broker.store.events import Events
-from broker.summaries import MOST_CHARS, ArchiveEvent, TaskEvent, ToolEvent
 from tests import store_helpers as steps
 
 

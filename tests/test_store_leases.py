@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 from sqlalchemy import text
 
-from broker.schemas import NewTool, ToolChange
+from broker.schemas.tools import NewTool, ToolChange
 from broker.store import Store, completion, leases, tools, work
 from tests import store_helpers as steps
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from broker.errors import BadRequest
-from broker.schemas import JSON
+from broker.schemas.values import JSON
 from broker.store import Store, archive, completion, tasks
 from tests import store_helpers as steps
 

@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 from msgspec import Raw
 
-from broker.schemas import NewReport, NewTool, ToolChange
+from broker.schemas.tools import NewTool, ToolChange
+from broker.schemas.work import NewReport
 from broker.store import Store, completion, keys, leases, ownership, reports, tools, work
 from broker.store.completion import Ended
 from broker.store.leases import Beat

@@ -26,7 +26,7 @@ from hypothesis import strategies as some
 from rich.console import Console
 
 from broker.client import Connection
-from broker.schemas import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
+from broker.schemas.stats import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
 from broker.settings import Settings
 from broker.top.layout import fit
 from broker.top.reading import WAITING, WORK_OF_TOOL, Doing, Reader, Snapshot, ToolAtWork, Waiting

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.errors import Unavailable
-from broker.schemas import Work
+from broker.schemas.work import Work
 from broker.store import Store, tasks, work
 from broker.store.address import Address
 from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, UPKEEP, Listener

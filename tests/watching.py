@@ -11,7 +11,7 @@ from uuid import UUID
 import httpx
 
 from broker import feed as feeds
-from broker.summaries import WorkEvent
+from broker.schemas.overview import WorkEvent
 from tests.conftest import Running
 from tests.helpers import Json
 from tests.store_helpers import until

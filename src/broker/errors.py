@@ -46,7 +46,7 @@ BrokerError
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from broker.schemas import FieldError
+from broker.schemas.problems import FieldError
 
 
 class BrokerError(Exception):

@@ -18,9 +18,9 @@ import structlog
 from msgspec import Struct
 
 from broker.hints import KINDS, MUCH, Hints
-from broker.schemas import WorkState
+from broker.schemas.overview import EVENT_KINDS, EventKind, Resync
+from broker.schemas.states import WorkState
 from broker.store import Store, events
-from broker.summaries import EVENT_KINDS, EventKind, Resync
 from broker.wake.listener import EVENTS
 from broker.wake.waiters import Waiter
 

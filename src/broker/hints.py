@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Literal
 
-from broker.summaries import EVENT_KINDS, EventKind
+from broker.schemas.overview import EVENT_KINDS, EventKind
 from broker.wake.listener import EVERYONE, TASK, TOOL, WORK
 
 #: Of each kind, in one round; more are not told one by one.

@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from broker.errors import Unavailable
-from broker.schemas import Outcome
+from broker.schemas.states import Outcome
 from broker.store.facts import WorkEnded
 
 #: The library's own variable: a folder that several processes share.

@@ -20,7 +20,8 @@ from msgspec import Struct
 from broker.errors import Unauthenticated, Unavailable, VoidToken
 from broker.last_use import LastUse
 from broker.owners import FRESH_SECONDS, Owners
-from broker.schemas import ID_PATTERN, KEY_PREFIX, Role
+from broker.schemas.keys import KEY_PREFIX, Role
+from broker.schemas.values import ID_PATTERN
 from broker.store import Store, keys
 from broker.store.leases import Beat
 from broker.store.ownership import Token, ToolOwner

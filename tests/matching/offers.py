@@ -9,7 +9,7 @@ from msgspec import Raw
 from broker.matching.matcher import Matcher
 from broker.matching.offers import OfferedTask, OfferedTool, RegisteredTool
 from broker.matching.round import Pairing
-from broker.schemas import ToolState
+from broker.schemas.states import ToolState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -24,7 +24,7 @@ from broker.api.loopback import HEADERS, refuse_others
 from broker.api.service import Service
 from broker.errors import Forbidden, NotFound, TaskNotFound, ToolNotFound, VoidToken, WorkNotFound
 from broker.owners import Owners
-from broker.schemas import ID_PATTERN
+from broker.schemas.values import ID_PATTERN
 from broker.security import Caller
 from broker.store.ownership import WorkOwner
 

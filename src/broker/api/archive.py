@@ -14,7 +14,9 @@ from broker.api.parameters import After, IdFilter, Limit, Since, Until, time_par
 from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
 from broker.lists import page as page_of
-from broker.schemas import ArchivePage, ArchiveRecord, Nothing, Outcome
+from broker.schemas.archive import ArchivePage, ArchiveRecord
+from broker.schemas.states import Outcome
+from broker.schemas.values import Nothing
 from broker.store import acceptance, archive
 
 NDJSON = "application/x-ndjson"

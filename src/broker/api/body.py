@@ -31,7 +31,8 @@ from broker.errors import (
     ValidationFailed,
 )
 from broker.owners import FRESH_SECONDS
-from broker.schemas import FieldError, Request
+from broker.schemas.problems import FieldError
+from broker.schemas.values import Request
 from broker.settings import Settings
 
 # So many that are wrong are told; whoever has more will ask again.

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Raw
 
 from broker.api.decoders import TOO_LONG, decoder, hints, item_type, raw_form, read
-from broker.schemas import FieldError, Request
+from broker.schemas.problems import FieldError
+from broker.schemas.values import Request
 
 # A string may be cut off where the search ends: else each quote in it would be tried as the start of another.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"(?:\s*:)?|\\?\Z)|[\[\]{},]', re.DOTALL)

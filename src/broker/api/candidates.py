@@ -11,7 +11,7 @@ from broker.api.parameters import MAX_LIMIT, Wait
 from broker.api.service import Service
 from broker.api.waiting import park
 from broker.errors import CursorExpired
-from broker.schemas import Candidates as Page
+from broker.schemas.candidates import Candidates as Page
 from broker.store import candidates
 from broker.wake.listener import CANDIDATES
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Raw
 
-from broker.schemas import Request
+from broker.schemas.values import Request
 
 # The decoder's message about a list that is too long.
 TOO_LONG = "Expected `array` of length <= "

@@ -23,24 +23,15 @@ from broker.api.access import Reach
 from broker.api.examples import EXAMPLES
 from broker.api.operations import Answer, Operation, in_a_sentence, is_struct, operations
 from broker.errors import BrokerError, ValidationFailed, WorkEnded
-from broker.schemas import (
-    ArchiveRecord,
-    Candidates,
-    Completed,
-    FieldError,
-    Id,
-    KeyName,
-    MadeKey,
-    Nothing,
-    Pair,
-    Problem,
-    RegisteredTool,
-    Task,
-    Tool,
-    Work,
-    WorkItems,
-    WorkWithReports,
-)
+from broker.schemas.archive import ArchiveRecord
+from broker.schemas.candidates import Candidates, Pair
+from broker.schemas.completion import Completed
+from broker.schemas.keys import KeyName, MadeKey
+from broker.schemas.problems import FieldError, Problem
+from broker.schemas.tasks import Task
+from broker.schemas.tools import RegisteredTool, Tool
+from broker.schemas.values import Id, Nothing
+from broker.schemas.work import Work, WorkItems, WorkWithReports
 
 Json = dict[str, Any]
 

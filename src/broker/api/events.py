@@ -11,7 +11,7 @@ from litestar.types import Receive, Scope, Send
 from broker.api.access import ALL, Access, allow, check_again
 from broker.api.service import Service
 from broker.errors import Unauthenticated, Unavailable
-from broker.summaries import ArchiveEvent, Resync, TaskEvent, ToolEvent, WorkEvent
+from broker.schemas.overview import ArchiveEvent, Resync, TaskEvent, ToolEvent, WorkEvent
 from broker.wake.listener import EVENTS
 
 EVENT_STREAM = "text/event-stream"

@@ -2,49 +2,12 @@
 
 from typing import Any
 
-from broker.schemas import (
-    Alive,
-    ArchivePage,
-    ArchiveRecord,
-    AssignedPairs,
-    Candidates,
-    Completed,
-    CompletedBatch,
-    Completion,
-    Explanation,
-    Heartbeat,
-    KeyPage,
-    MadeKey,
-    NewCancellation,
-    NewKey,
-    NewRemark,
-    NewReport,
-    NewTask,
-    NewTasks,
-    NewTool,
-    Nothing,
-    Pair,
-    Pairs,
-    Ready,
-    RegisteredTool,
-    RemarkedTasks,
-    Reported,
-    ReportPage,
-    Stats,
-    SubmittedTasks,
-    Task,
-    TaskPage,
-    TaskRemarks,
-    Tool,
-    ToolChange,
-    ToolPage,
-    Work,
-    WorkCompletions,
-    WorkItems,
-    WorkPage,
-    WorkWithReports,
-)
-from broker.summaries import (
+from broker.schemas.archive import ArchivePage, ArchiveRecord
+from broker.schemas.candidates import AssignedPairs, Candidates, Pair, Pairs
+from broker.schemas.completion import Completed, CompletedBatch, Completion, WorkCompletions
+from broker.schemas.health import Alive, Ready
+from broker.schemas.keys import KeyPage, MadeKey, NewKey
+from broker.schemas.overview import (
     ArchiveEvent,
     Failures,
     History,
@@ -56,6 +19,30 @@ from broker.summaries import (
     ToolSummaryPage,
     WaitingTasks,
     WorkEvent,
+)
+from broker.schemas.stats import Stats
+from broker.schemas.tasks import (
+    Explanation,
+    NewRemark,
+    NewTask,
+    NewTasks,
+    RemarkedTasks,
+    SubmittedTasks,
+    Task,
+    TaskPage,
+    TaskRemarks,
+)
+from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, Tool, ToolChange, ToolPage
+from broker.schemas.values import Nothing
+from broker.schemas.work import (
+    NewCancellation,
+    NewReport,
+    Reported,
+    ReportPage,
+    Work,
+    WorkItems,
+    WorkPage,
+    WorkWithReports,
 )
 
 _WORK_ID = "019f2f6c-5d3c-7a10-8c62-9a2c5e6f7a81"

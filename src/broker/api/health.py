@@ -8,7 +8,7 @@ from broker.api.access import anyone
 from broker.api.parameters import also
 from broker.api.service import Service
 from broker.errors import BrokerError, DatabaseTrouble
-from broker.schemas import Alive, Ready
+from broker.schemas.health import Alive, Ready
 from broker.store import schema
 
 

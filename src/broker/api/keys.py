@@ -11,7 +11,7 @@ from broker.api.access import allow
 from broker.api.parameters import After, Limit, id_of
 from broker.api.service import Service
 from broker.errors import KeyExists, KeyNotFound, Unavailable
-from broker.schemas import KeyPage, MadeKey, NewKey
+from broker.schemas.keys import KeyPage, MadeKey, NewKey
 from broker.security import hashed, new_key
 from broker.store import keys
 

@@ -31,7 +31,7 @@ from broker.api.service import Service
 from broker.api.stopping import AnswersWhenStopped
 from broker.errors import Stopping
 from broker.owners import FRESH_SECONDS
-from broker.schemas import Request
+from broker.schemas.values import Request
 from broker.trace_context import TraceContext
 
 _JSON = b"application/json"

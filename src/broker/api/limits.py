@@ -17,7 +17,8 @@ from typing import get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Raw, Struct
 
-from broker.schemas import NULL, FieldError, Request
+from broker.schemas.problems import FieldError
+from broker.schemas.values import NULL, Request
 from broker.settings import Settings
 
 _MATCHED = ("needs", "skills")

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from broker.api.access import ALL, allow
 from broker.api.service import Service
 from broker.errors import Unavailable
-from broker.schemas import Stats
+from broker.schemas.stats import Stats
 from broker.store import stats
 from broker.wake.listener import CANDIDATES, TASK, TOOL, WORK
 from broker.wake.waiters import Waiters

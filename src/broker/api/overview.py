@@ -9,8 +9,8 @@ from litestar.params import QueryParameter
 from broker.api.access import ALL, allow
 from broker.api.parameters import TIME, After, IdFilter, Limit, Since, Until, time_parameter
 from broker.api.service import Service
+from broker.schemas.overview import Failures, History, Queue, Timeline, ToolSummaryPage, WaitingTasks
 from broker.store.overview import failures, history, queue, timeline, tools, waiting
-from broker.summaries import Failures, History, Queue, Timeline, ToolSummaryPage, WaitingTasks
 
 _MOST_ATTEMPTS = 5_000
 _MOST_BUCKETS = 500

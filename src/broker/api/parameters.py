@@ -15,7 +15,8 @@ from litestar.params import QueryParameter
 
 from broker.api import limits
 from broker.errors import NotFound, ValidationFailed, WorkNotFound
-from broker.schemas import ID_PATTERN, FieldError, Time
+from broker.schemas.problems import FieldError
+from broker.schemas.values import ID_PATTERN, Time
 from broker.settings import Settings
 
 MAX_WAIT_SECONDS = 60.0

@@ -31,7 +31,7 @@ from broker.errors import (
     WorkEnded,
 )
 from broker.metrics import Metrics
-from broker.schemas import FieldError, Problem
+from broker.schemas.problems import FieldError, Problem
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from litestar.di import NamedDependency
 
 from broker.api.access import ALL, allow
 from broker.api.service import Service
-from broker.schemas import Stats as Numbers
+from broker.schemas.stats import Stats as Numbers
 from broker.store import stats
 
 

@@ -13,13 +13,12 @@ from broker.api.service import Service
 from broker.api.waiting import park
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
 from broker.lists import page as page_of
-from broker.schemas import (
+from broker.schemas.states import LiveTaskState
+from broker.schemas.tasks import (
     Explanation,
-    LiveTaskState,
     NewRemark,
     NewTask,
     NewTasks,
-    Nothing,
     Remarked,
     RemarkedTasks,
     SubmittedTask,
@@ -29,6 +28,7 @@ from broker.schemas import (
     TaskRemark,
     TaskRemarks,
 )
+from broker.schemas.values import Nothing
 from broker.store import deletion, tasks
 from broker.store.explanation import explain as explanation_of
 from broker.trace_context import TraceContext

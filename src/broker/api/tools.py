@@ -15,17 +15,10 @@ from broker.api.service import Service
 from broker.api.waiting import next_work
 from broker.errors import Forbidden, ToolBusy, ToolNotFound
 from broker.lists import page as page_of
-from broker.schemas import (
-    Heartbeat,
-    NewTool,
-    Nothing,
-    RegisteredTool,
-    Tool,
-    ToolChange,
-    ToolPage,
-    ToolState,
-    WorkItems,
-)
+from broker.schemas.states import ToolState
+from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, Tool, ToolChange, ToolPage
+from broker.schemas.values import Nothing
+from broker.schemas.work import WorkItems
 from broker.security import hashed, new_secret, token_of
 from broker.store import leases, tools
 from broker.store.ownership import VOID

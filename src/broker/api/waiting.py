@@ -12,7 +12,7 @@ from litestar import Request
 from broker.api.access import Access, check_again, void_token
 from broker.api.parameters import MAX_WAIT_SECONDS
 from broker.api.service import Service
-from broker.schemas import Work
+from broker.schemas.work import Work
 from broker.store import leases, work
 from broker.wake.listener import TOOL
 

@@ -37,29 +37,20 @@ from broker.errors import (
     WorkNotFound,
 )
 from broker.lists import page as page_of
-from broker.schemas import (
-    ArchiveRecord,
-    AssignedPair,
-    AssignedPairs,
+from broker.schemas.archive import ArchiveRecord
+from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair, Pairs, PairStatus
+from broker.schemas.completion import (
     Completed,
     CompletedBatch,
     CompletedStatus,
     CompletedWork,
     Completion,
-    NewCancellation,
-    NewReport,
-    Nothing,
-    Pair,
-    Pairs,
-    PairStatus,
-    Reported,
-    ReportPage,
     WorkCompletions,
-    WorkPage,
-    WorkState,
-    WorkWithReports,
 )
-from broker.schemas import Work as WorkItem
+from broker.schemas.states import WorkState
+from broker.schemas.values import Nothing
+from broker.schemas.work import NewCancellation, NewReport, Reported, ReportPage, WorkPage, WorkWithReports
+from broker.schemas.work import Work as WorkItem
 from broker.store import archive, assignment, cancellation, completion, leases, reports, work
 from broker.store.cancellation import Cancellation
 from broker.trace_context import TraceContext

@@ -17,7 +17,7 @@ from broker.cli.screen import spinner
 from broker.cli.stopping import ends_in_order
 from broker.cli.values import Moment
 from broker.client.connection import Connection
-from broker.schemas import Outcome
+from broker.schemas.states import Outcome
 
 _AGO = Moment(ago=True)
 _MEDIA_TYPE = "application/x-ndjson"

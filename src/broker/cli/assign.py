@@ -20,7 +20,7 @@ from broker.client import Assigner, running
 from broker.client.addresses import url_of_broker
 from broker.matching.misfit import cut, shown
 from broker.matching.strategies import NAMES
-from broker.schemas import AssignedPair
+from broker.schemas.candidates import AssignedPair
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from broker.cli.database import default_data_dir
 from broker.cli.screen import this_program
 from broker.cli.stopping import ends_in_order
-from broker.schemas import ArchiveRecord
+from broker.schemas.archive import ArchiveRecord
 
 
 @click.command()

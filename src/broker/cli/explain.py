@@ -15,7 +15,8 @@ from broker.cli.screen import is_terminal, one_line
 from broker.client.addresses import in_path
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
-from broker.schemas import Explanation, Outcome, Verdict
+from broker.schemas.states import Outcome
+from broker.schemas.tasks import Explanation, Verdict
 
 # A person waits: a broker that is away is told after a few tries.
 _PATIENCE_SECONDS = 5.0

@@ -10,13 +10,14 @@ from typing import Any, Protocol, TypeVar, get_args
 
 import click
 
-from broker import schemas
 from broker.cli.calling import clear_call_errors
 from broker.cli.key_rows import Row, key_row
 from broker.client.addresses import in_path, url_of_broker
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
-from broker.schemas import ID_PATTERN, KEY_PREFIX, KeyPage, MadeKey, NewKey, Role
+from broker.schemas import keys as schemas
+from broker.schemas.keys import KEY_PREFIX, KeyPage, MadeKey, NewKey, Role
+from broker.schemas.values import ID_PATTERN
 
 Response = TypeVar("Response")
 

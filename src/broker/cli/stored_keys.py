@@ -10,7 +10,7 @@ from broker.cli.database import Answer, Given, ask, described, from_environment,
 from broker.cli.key_rows import Row, key_row
 from broker.embedded import EmbeddedError
 from broker.errors import Unavailable
-from broker.schemas import Role
+from broker.schemas.keys import Role
 from broker.security import hashed, new_key
 from broker.store import keys
 from broker.store.sessions import Do

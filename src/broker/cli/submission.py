@@ -18,7 +18,7 @@ from broker.cli.screen import Screen, note, one_line, printable
 from broker.cli.task_files import Given
 from broker.client import AsyncBroker, AsyncHandle, ProblemError
 from broker.client.errors import explained
-from broker.schemas import Task
+from broker.schemas.tasks import Task
 
 # As many as the client sends in a call.
 _BATCH = 1_000

@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from broker.api import limits
 from broker.cli.values import BYTE_ORDER_MARK, standard_input
-from broker.schemas import NewTask
+from broker.schemas.tasks import NewTask
 from broker.settings import Settings
 
 # What is larger is a task a line, whatever it looks like.

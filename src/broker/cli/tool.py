@@ -20,7 +20,7 @@ from broker.programs.aside import Aside
 from broker.programs.errors import CannotRunError
 from broker.programs.folders import ToolFolder
 from broker.programs.runner import Options, Runner
-from broker.schemas import ID_PATTERN
+from broker.schemas.values import ID_PATTERN
 
 # How long, after a program was killed, its last words and the news of it may take to the broker.
 _LAST_WORDS_SECONDS = 5.0

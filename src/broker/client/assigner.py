@@ -16,7 +16,7 @@ from broker.matching.matcher import Matcher
 from broker.matching.offers import Offers
 from broker.matching.round import Pairing
 from broker.matching.wallflowers import Wallflowers
-from broker.schemas import AssignedPair, AssignedPairs, Pair
+from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from broker.client.handle import AsyncHandle, Handle
 from broker.client.loop import Loop
 from broker.client.together import MOST_BYTES
 from broker.client.turns import Turns
-from broker.schemas import FieldError, SubmittedTasks, Task
+from broker.schemas.problems import FieldError
+from broker.schemas.tasks import SubmittedTasks, Task
 
 _PATIENCE_SECONDS = 60.0
 # The most tasks in one request, and their most bytes.

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from broker.client.connection import Connection
 from broker.client.together import Together
-from broker.schemas import CompletedBatch, CompletedStatus
+from broker.schemas.completion import CompletedBatch, CompletedStatus
 
 
 class Completions:

@@ -20,7 +20,7 @@ from broker.client.errors import ProblemError, SettingError
 from broker.client.judge import Judge
 from broker.client.repeating import is_unheard, repeatable, retry_after, trouble_of
 from broker.client.responses import is_of_type
-from broker.schemas import Problem
+from broker.schemas.problems import Problem
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Self
 
-from broker.schemas import FieldError, Problem
+from broker.schemas.problems import FieldError, Problem
 
 
 class SettingError(ValueError):

@@ -19,7 +19,7 @@ from broker.client.functions import NEEDED, as_call, returned
 from broker.client.handle import ended_well
 from broker.client.loop import Loop
 from broker.client.together import Together
-from broker.schemas import SubmittedTasks
+from broker.schemas.tasks import SubmittedTasks
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

@@ -10,7 +10,9 @@ from broker.client.addresses import in_path
 from broker.client.connection import Connection
 from broker.client.loop import Loop
 from broker.client.turns import Turns
-from broker.schemas import ArchivePage, ArchiveRecord, Explanation, Task, plain
+from broker.schemas.archive import ArchivePage, ArchiveRecord
+from broker.schemas.tasks import Explanation, Task
+from broker.schemas.values import plain
 
 Form = TypeVar("Form")
 

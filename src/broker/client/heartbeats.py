@@ -18,7 +18,8 @@ from broker.client.connection import Connection, http_client
 from broker.client.errors import ProblemError
 from broker.client.repeating import retry_after
 from broker.client.work import CALLER
-from broker.schemas import Heartbeat, Problem
+from broker.schemas.problems import Problem
+from broker.schemas.tools import Heartbeat
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from msgspec import Raw
 
-from broker import schemas
 from broker.client import cleaning, tracing
 from broker.client.completions import Completions
 from broker.client.connection import Connection
 from broker.client.encoding import encoded
 from broker.client.errors import ProblemError, ProxyLimitError, explained
 from broker.client.work import NOT_OURS, AsyncWork, FailedError, StoppedError, Work
-from broker.schemas import WorkStatus
+from broker.schemas import work as schemas
+from broker.schemas.work import WorkStatus
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from broker.client import responses
 from broker.client.addresses import has_port
 from broker.client.errors import ProxyLimitError, SettingError
 from broker.client.responses import ForeignResponseError
-from broker.schemas import Problem
+from broker.schemas.problems import Problem
 
 Answer = TypeVar("Answer")
 

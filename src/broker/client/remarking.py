@@ -8,7 +8,7 @@ from broker.client.slices import in_slices
 from broker.matching.matcher import Matcher
 from broker.matching.offers import RegisteredTool, RegisteredTools
 from broker.matching.remarks import Remarks
-from broker.schemas import RemarkedTasks, TaskRemark
+from broker.schemas.tasks import RemarkedTasks, TaskRemark
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
-from broker.schemas import ERROR_CODES, Problem
+from broker.schemas.problems import ERROR_CODES, Problem
 
 Answer = TypeVar("Answer")
 

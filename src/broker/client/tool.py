@@ -10,7 +10,6 @@ from uuid import UUID
 
 from msgspec import structs
 
-from broker import schemas
 from broker.client import running
 from broker.client.addresses import in_path
 from broker.client.completions import Completions
@@ -19,7 +18,11 @@ from broker.client.errors import ProblemError
 from broker.client.functions import Functions
 from broker.client.heartbeats import LOST, Heartbeats
 from broker.client.job import Handler, Job, unless_ended
-from broker.schemas import Completed, Problem, RegisteredTool, WorkItems
+from broker.schemas import tools as schemas
+from broker.schemas.completion import Completed
+from broker.schemas.problems import Problem
+from broker.schemas.tools import RegisteredTool
+from broker.schemas.work import WorkItems
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from broker import schemas
 from broker.client import cleaning
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError, explained
-from broker.schemas import Reported, plain
+from broker.schemas import work as schemas
+from broker.schemas.values import plain
+from broker.schemas.work import Reported
 from broker.trace_context import TraceContext
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.demo.laboratory import Step
-from broker.schemas import ArchiveRecord, plain
+from broker.schemas.archive import ArchiveRecord
+from broker.schemas.values import plain
 
 _STYLES = {"submitted": "dim", "assigned": "yellow", "running": "cyan", "succeeded": "green"}
 

@@ -15,7 +15,12 @@ from typing import NamedTuple
 from broker.client import Assigner, AsyncBroker, Connection
 from broker.demo.images import PICTURES, Picture, path_of
 from broker.demo.tool import SKILLS
-from broker.schemas import ArchivePage, ArchiveRecord, AssignedPair, Ready, Task, ToolPage, WorkWithReports
+from broker.schemas.archive import ArchivePage, ArchiveRecord
+from broker.schemas.candidates import AssignedPair
+from broker.schemas.health import Ready
+from broker.schemas.tasks import Task
+from broker.schemas.tools import ToolPage
+from broker.schemas.work import WorkWithReports
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0

@@ -13,7 +13,7 @@ from broker.matching.register import Register
 from broker.matching.round import Pairing, Round
 from broker.matching.strategies import ordinary, strategy
 from broker.matching.wallflowers import Wallflowers, Watch
-from broker.schemas import PairStatus
+from broker.schemas.candidates import PairStatus
 
 
 class Matcher:

@@ -4,7 +4,8 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from broker.schemas import JSON, ToolState
+from broker.schemas.states import ToolState
+from broker.schemas.values import JSON
 
 
 class OfferedTask(Struct, kw_only=True):

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from broker.schemas import ArchiveRecord
+from broker.schemas.archive import ArchiveRecord
 from broker.store import archive, rows
 from broker.store.engine import one_statement
 from broker.store.group_commit import LATER

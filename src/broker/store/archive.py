@@ -10,17 +10,11 @@ from msgspec import Raw
 from msgspec.json import decode
 from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas import (
-    ArchivePage,
-    ArchiveRecord,
-    LateResult,
-    Outcome,
-    Report,
-    Task,
-    Tool,
-    WorkStatus,
-    WorkWithReports,
-)
+from broker.schemas.archive import ArchivePage, ArchiveRecord, LateResult
+from broker.schemas.states import Outcome
+from broker.schemas.tasks import Task
+from broker.schemas.tools import Tool
+from broker.schemas.work import Report, WorkStatus, WorkWithReports
 from broker.store import rows
 from broker.store.engine import one_statement
 from broker.store.group_commit import LATER

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas import Pair, PairStatus, Work
+from broker.schemas.candidates import Pair, PairStatus
+from broker.schemas.work import Work
 from broker.store import archive, rows
 from broker.store.engine import one_statement
 from broker.store.group_commit import LATER

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from broker.schemas import Work
+from broker.schemas.work import Work
 from broker.store import rows
 from broker.store.engine import one_statement
 from broker.store.group_commit import LATER

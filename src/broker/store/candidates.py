@@ -17,7 +17,9 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, TextClause, text
 
 from broker.errors import CursorExpired
-from broker.schemas import Candidates, Task, Tool
+from broker.schemas.candidates import Candidates
+from broker.schemas.tasks import Task
+from broker.schemas.tools import Tool
 from broker.store import rows
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, met, seal, unseal

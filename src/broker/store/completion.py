@@ -11,7 +11,9 @@ from uuid import UUID
 from msgspec import Raw
 from sqlalchemy import Connection, Row, TextClause, text
 
-from broker.schemas import NULL, ArchiveRecord, Outcome
+from broker.schemas.archive import ArchiveRecord
+from broker.schemas.states import Outcome
+from broker.schemas.values import NULL
 from broker.store import archive, leases, ownership, rows
 from broker.store.database_errors import BeginAgain
 from broker.store.engine import one_statement

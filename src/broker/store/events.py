@@ -6,8 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
+from broker.schemas.overview import ArchiveEvent, TaskEvent, ToolEvent, WorkEvent
 from broker.store import rows, summaries
-from broker.summaries import ArchiveEvent, TaskEvent, ToolEvent, WorkEvent
 
 WORKS = text(f"""
 select {summaries.WORK}

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from broker.schemas import Explanation
+from broker.schemas.tasks import Explanation
 from broker.store import archive, rows
 from broker.store.verdicts import MOST_BEFORE, Facts, Tools, Underway, verdict
 

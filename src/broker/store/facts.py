@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from broker.schemas import Outcome
+from broker.schemas.states import Outcome
 
 _NOTED = "broker.facts"
 

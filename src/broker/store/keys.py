@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from broker import schemas
-from broker.schemas import KeyPage
+from broker.schemas import keys as schemas
+from broker.schemas.keys import KeyPage
 from broker.store.database_errors import BeginAgain
 from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal

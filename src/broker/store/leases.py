@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas import Heartbeat
+from broker.schemas.tools import Heartbeat
 from broker.store import rows
 from broker.store.engine import one_statement
 from broker.store.ownership import VOID, Void

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Row
 
 from broker.errors import ValidationFailed
-from broker.schemas import FieldError
+from broker.schemas.problems import FieldError
 
 #: The most bytes of JSON values that one response, or one shared read, holds beside its last item.
 MOST_BYTES = 8 * 2**20

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from broker.schemas import NewReport, Report, ReportPage
+from broker.schemas.work import NewReport, Report, ReportPage
 from broker.store import archive, leases, ownership, rows
 from broker.store.engine import one_statement
 from broker.store.ownership import Token

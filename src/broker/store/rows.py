@@ -5,7 +5,10 @@ from typing import Any
 
 from msgspec import Raw
 
-from broker.schemas import NULL, Report, Task, Tool, Work
+from broker.schemas.tasks import Task
+from broker.schemas.tools import Tool
+from broker.schemas.values import NULL
+from broker.schemas.work import Report, Work
 
 AnyRow = Sequence[Any]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from broker.schemas import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
+from broker.schemas.stats import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
 from broker.store import rows
 
 _SINCE = "now() - interval '1 minute'"

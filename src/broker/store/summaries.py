@@ -1,7 +1,7 @@
 """From the database's rows to summaries: short texts, no payloads, no results."""
 
+from broker.schemas.overview import MOST_CHARS, ArchiveEvent, WorkEvent
 from broker.store.rows import AnyRow
-from broker.summaries import MOST_CHARS, ArchiveEvent, WorkEvent
 
 # Of so many reports the last one that says something in words is looked for.
 _LAST_REPORTS = 100

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, TextClause, text
 
 from broker.errors import Forbidden
-from broker.schemas import FieldError, NewTask, Task, TaskPage, TaskRemark
+from broker.schemas.problems import FieldError
+from broker.schemas.tasks import NewTask, Task, TaskPage, TaskRemark
 from broker.store import archive, ownership, rows
 from broker.store.engine import one_statement
 from broker.store.group_commit import LATER

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from msgspec.structs import asdict
 from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas import NewTool, Tool, ToolChange, ToolPage
+from broker.schemas.tools import NewTool, Tool, ToolChange, ToolPage
 from broker.store import completion, leases, ownership, rows
 from broker.store.database_errors import BeginAgain
 from broker.store.ownership import VOID, Token, Void

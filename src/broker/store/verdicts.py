@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from broker.schemas import Task, Verdict
+from broker.schemas.tasks import Task, Verdict
 
 # More tasks that go before are not counted: "more than" has to do.
 MOST_BEFORE = 1_000

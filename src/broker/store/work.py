@@ -8,12 +8,7 @@ from uuid import UUID
 from msgspec.structs import asdict
 from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas import (
-    Work,
-    WorkPage,
-    WorkStatus,
-    WorkWithReports,
-)
+from broker.schemas.work import Work, WorkPage, WorkStatus, WorkWithReports
 from broker.store import archive, leases, ownership, reports, rows
 from broker.store.engine import one_statement
 from broker.store.group_commit import LATER

@@ -12,7 +12,10 @@ from msgspec import Struct
 from broker.client.addresses import in_path
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
-from broker.schemas import ReportPage, Stats, Task, TaskPage, Tool, ToolPage, Work, WorkPage
+from broker.schemas.stats import Stats
+from broker.schemas.tasks import Task, TaskPage
+from broker.schemas.tools import Tool, ToolPage
+from broker.schemas.work import ReportPage, Work, WorkPage
 
 Answer = TypeVar("Answer")
 

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from broker.schemas import Stats
+from broker.schemas.stats import Stats
 from broker.top.layout import Layout, fit, unshown
 from broker.top.reading import Doing, Snapshot, ToolAtWork
 from broker.top.texts import count, line, safe, span

@@ -5,9 +5,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from broker.schemas.overview import Failure, Failures
 from broker.store import archive, rows, summaries
 from broker.store.pages import cut, unseal
-from broker.summaries import Failure, Failures
 
 # All reports of an attempt are one value, which is read as a whole or not at all. It is read where it is at
 # most so large, and, the newest first, so large in all for a page.

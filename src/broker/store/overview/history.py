@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from broker.summaries import Bucket, History
+from broker.schemas.overview import Bucket, History
 
 #: Of a span that has more, the oldest are left out.
 MOST_RECORDS = 200_000

@@ -2,9 +2,9 @@
 
 from sqlalchemy import Connection, text
 
+from broker.schemas.overview import Queue, QueuedKind, UnaskedTool
 from broker.store import rows, summaries
 from broker.store.pages import bounded
-from broker.summaries import Queue, QueuedKind, UnaskedTool
 
 # Of a large backlog so many tasks are looked at, in the order in which they are offered.
 MOST_LOOKED_AT = 100_000

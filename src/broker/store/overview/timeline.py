@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from broker.summaries import Attempted, Timeline
+from broker.schemas.overview import Attempted, Timeline
 
 # What was under way at the end of a span ended after it. It is looked for among so many: those that were
 # assigned last before the end.

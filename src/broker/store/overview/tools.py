@@ -2,9 +2,9 @@
 
 from sqlalchemy import Connection, text
 
+from broker.schemas.overview import ToolSummary, ToolSummaryPage
 from broker.store import rows, summaries
 from broker.store.pages import cut, unseal
-from broker.summaries import ToolSummary, ToolSummaryPage
 
 #: How much work of one tool is told.
 MOST_WORK = 16

@@ -4,11 +4,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from broker.schemas import NULL, Task
+from broker.schemas.overview import WaitingTask, WaitingTasks
+from broker.schemas.tasks import Task
+from broker.schemas.values import NULL
 from broker.store import summaries
 from broker.store.explanation import BEFORE, TOOLS
 from broker.store.verdicts import Facts, Tools, verdict
-from broker.summaries import WaitingTask, WaitingTasks
 
 # In the order of their submission, which is that of their numbers.
 READ = text(f"""

@@ -9,19 +9,10 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from broker.schemas import (
-    Attempt,
-    AttemptsSoFar,
-    CancelRequested,
-    LastWord,
-    Moment,
-    Next,
-    Outcome,
-    TaskState,
-    ToolState,
-    Verdict,
-    WorkState,
-)
+from broker.schemas.states import Outcome, TaskState, ToolState, WorkState
+from broker.schemas.tasks import AttemptsSoFar, LastWord, Verdict
+from broker.schemas.values import Moment, Next
+from broker.schemas.work import Attempt, CancelRequested
 
 #: Texts of others are cut after so many characters.
 MOST_CHARS = 500

@@ -1,0 +1,59 @@
+"""Errors as responses carry them (RFC 9457)."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+
+class FieldError(Struct, kw_only=True):
+    """One field that was refused, and why."""
+
+    field: Annotated[str, Meta(description="Its name, in a batch like `items[13].needs`.")]
+    message: str
+
+
+#: Every code that a problem of the broker may have: a client knows the broker's problems by them.
+ERROR_CODES = frozenset(
+    {
+        "validation_failed",
+        "malformed_json",
+        "malformed_request",
+        "not_found",
+        "method_not_allowed",
+        "request_timeout",
+        "task_not_found",
+        "tool_not_found",
+        "work_not_found",
+        "conflict",
+        "task_unavailable",
+        "tool_unavailable",
+        "tool_busy",
+        "work_ended",
+        "task_ended",
+        "key_exists",
+        "key_not_found",
+        "nothing_to_accept",
+        "cursor_expired",
+        "payload_too_large",
+        "unsupported_media_type",
+        "headers_too_large",
+        "unauthenticated",
+        "forbidden",
+        "too_many_requests",
+        "unavailable",
+        "internal",
+    }
+)
+
+
+class Problem(Struct, kw_only=True, omit_defaults=True):
+    """An error, as RFC 9457 has it, with a stable word for programs in `code`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: Annotated[str, Meta(description="A stable word for programs.")]
+    errors: list[FieldError] | UnsetType = UNSET
+    outcome: Annotated[str, Meta(description="With `work_ended`: how it ended.")] | UnsetType = UNSET
