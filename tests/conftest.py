@@ -27,7 +27,7 @@ import structlog
 from httpx._transports import default as _default
 from sqlalchemy import make_url
 
-from broker.embedded import EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
 from broker.server import Server, create_server
 from broker.settings import Settings
 from broker.store import Store, schema

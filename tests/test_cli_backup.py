@@ -19,10 +19,10 @@ import pytest_asyncio
 from sqlalchemy import make_url
 
 from broker.cli.database import database as embedded_database
-from broker.dump import Place
-from broker.embedded.account import Account
-from broker.embedded.programs import Programs
 from broker.errors import CursorExpired
+from broker.postgres.account import Account
+from broker.postgres.backup import Place
+from broker.postgres.programs import Programs
 from broker.settings import Settings
 from broker.store import candidates, schema
 from broker.store.address import libpq_url

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from broker.connection_parameters import KNOWN, ConnectionUrlError
-from broker.connection_url import ConnectionUrl, Host, without_password
-from broker.embedded.account import Account
-from broker.embedded.programs import MAJOR, Programs
+from broker.postgres.account import Account
+from broker.postgres.connection_parameters import KNOWN, ConnectionUrlError
+from broker.postgres.connection_url import ConnectionUrl, Host, without_password
+from broker.postgres.programs import MAJOR, Programs
 from broker.settings import Settings, SettingsError
 from broker.store.address import Address
 from tests.cli_helpers import run

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.embedded import EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import schema
 from tests import pages
 from tests.conftest import Running

@@ -23,8 +23,10 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from broker.dump import DumpError, Place, read_in, version, write
-from broker.embedded import EmbeddedError, EmbeddedPostgres, cluster, errors, postmaster
+from broker.postgres import cluster, errors, postmaster
+from broker.postgres.backup import BackupError, Place
+from broker.postgres.cluster import EmbeddedPostgres
+from broker.postgres.errors import EmbeddedError
 from broker.store import schema
 from broker.store.address import Address
 from tests.conftest import databases_folder
@@ -49,7 +51,7 @@ main(prog_name="broker")
 CHILD = """
 import sys
 from pathlib import Path
-from broker.embedded import EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
 with EmbeddedPostgres(Path(sys.argv[1]), durable=False) as postgres:
     print(postgres.pid, flush=True)
     sys.stdin.read()
@@ -195,7 +197,7 @@ def test_settings_for_tests(running: EmbeddedPostgres) -> None:
 def test_only_the_owner_can_enter_its_folders(shared: EmbeddedPostgres) -> None:
     for folder in (shared.data_dir, *(shared.data_dir / name for name in ("postgres", "run", "log"))):
         assert mode(folder) == 0o700
-    assert mode(shared.data_dir / "broker.lock") == 0o600
+    assert mode(shared.data_dir / "broker.postgres.lock") == 0o600
     assert list((shared.data_dir / "log").glob("postgres-*.log"))
 
 
@@ -279,11 +281,11 @@ def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: py
         dump = data_dir.parent / "dump"
         place = Place.of(postgres.url(), own=False)
         dump.touch()
-        write(place, dump, lambda _: None)
+        write_backup(place, dump, lambda _: None)
         with dump.open("rb") as file:
-            assert version(place, file) == schema.needed()
-            with pytest.raises(DumpError, match="already exists"):
-                read_in(place, file, lambda _: None)
+            assert backup_version(place, file) == schema.needed()
+            with pytest.raises(BackupError, match="already exists"):
+                restore_backup(place, file, lambda _: None)
 
 
 def test_data_survive_a_stop(running: EmbeddedPostgres) -> None:

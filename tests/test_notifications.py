@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from broker.embedded import EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
 from broker.schemas.tasks import TaskRemark
 from broker.schemas.tools import ToolChange
 from broker.store import (

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from broker.embedded import EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import schema
 from broker.store.address import libpq_url
 from broker.store.keys import revoke

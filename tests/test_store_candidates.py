@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from msgspec import Raw
 
-from broker.embedded import EmbeddedPostgres
 from broker.errors import CursorExpired, ValidationFailed
+from broker.postgres.cluster import EmbeddedPostgres
 from broker.schemas.candidates import Candidates
 from broker.schemas.tasks import TaskRemark
 from broker.schemas.tools import ToolChange

@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from broker.connection_parameters import ConnectionUrlError, check_variables
-from broker.connection_url import ConnectionUrl
+from broker.postgres.connection_parameters import ConnectionUrlError, check_variables
+from broker.postgres.connection_url import ConnectionUrl
 
 _OF_CLIENTS = {"BROKER_URL", "BROKER_KEY"}
 _SENDABLE = re.compile("[!-~]+")

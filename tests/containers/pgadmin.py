@@ -20,8 +20,8 @@ from pathlib import Path
 import httpx
 from playwright.async_api import async_playwright
 
-from broker.embedded.account import Account
-from broker.embedded.programs import Programs
+from broker.postgres.account import Account
+from broker.postgres.programs import Programs
 from tests import browser
 from tests.conftest import a_folder
 from tests.engines import free_port

@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from broker.embedded import EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import schema
 from tests.conftest import a_folder
 from tests.containers.nginx import Nginx

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from broker.embedded import EmbeddedPostgres
-from broker.embedded.programs import Programs
+from broker.postgres.cluster import EmbeddedPostgres
+from broker.postgres.programs import Programs
 from broker.store import schema
 from tests.proxy import Proxy
 

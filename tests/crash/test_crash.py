@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from broker.embedded import EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import schema
 from tests import store_helpers as steps
 from tests.conftest import a_folder

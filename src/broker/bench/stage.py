@@ -15,7 +15,7 @@ import asyncpg
 from msgspec import Struct
 
 from broker.bench.http import BenchError, Connection
-from broker.embedded import EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import schema
 from broker.store.address import libpq_url
 

@@ -5,12 +5,11 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from broker import dump
 from broker.cli.database import ask, clear_errors, described, from_environment, opened, see_that_it_is_made
 from broker.cli.files import whole_file
 from broker.cli.screen import note, spinner
 from broker.cli.stopping import ends_in_order
-from broker.dump import Place
+from broker.postgres.backup import Place, write_backup
 from broker.store import schema
 
 _EXAMPLES = """
@@ -45,5 +44,5 @@ def backup(file: Path, *, overwrite: bool) -> None:
             whole_file(file, replace=overwrite, option="--overwrite", mode=0o600) as written,
             spinner("writing") as tell,
         ):
-            dump.write(place, Path(written.name), lambda size: tell(f"{decimal(size)} written"))
+            write_backup(place, Path(written.name), lambda size: tell(f"{decimal(size)} written"))
         note(f"{file}: {decimal(file.stat().st_size)}, from {described(settings)}.")

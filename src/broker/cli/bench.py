@@ -20,7 +20,8 @@ from broker.bench.run import LONG, SCENARIOS, run
 from broker.bench.scenarios import Size
 from broker.bench.stage import Stage
 from broker.cli.stopping import ends_in_order
-from broker.embedded import EmbeddedError, EmbeddedPostgres
+from broker.postgres.cluster import EmbeddedPostgres
+from broker.postgres.errors import EmbeddedError
 
 _DESCRIPTIONS = "\n".join(f"  {name:<10} {scenario.says}" for name, scenario in SCENARIOS.items())
 

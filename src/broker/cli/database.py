@@ -13,9 +13,10 @@ import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from broker import logs
-from broker.dump import DumpError
-from broker.embedded import EmbeddedError, EmbeddedPostgres, FolderInUseError
 from broker.errors import Unavailable
+from broker.postgres.backup import BackupError
+from broker.postgres.cluster import EmbeddedPostgres
+from broker.postgres.errors import EmbeddedError, FolderInUseError
 from broker.settings import Settings, SettingsError
 from broker.store import Store, schema
 from broker.store.sessions import Do
@@ -56,7 +57,7 @@ def clear_errors() -> Iterator[None]:
     logs.configure("warning")
     try:
         yield
-    except (DumpError, EmbeddedError, schema.OtherSchemaError) as error:
+    except (BackupError, EmbeddedError, schema.OtherSchemaError) as error:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:
         raise click.ClickException(

@@ -7,12 +7,11 @@ from typing import BinaryIO
 import click
 from rich.filesize import decimal
 
-from broker import dump
 from broker.cli.database import ask, clear_errors, described, from_environment, opened
 from broker.cli.screen import note, spinner
 from broker.cli.stopping import ends_in_order
-from broker.dump import Place
-from broker.embedded import FolderInUseError
+from broker.postgres.backup import Place, backup_version, restore_backup
+from broker.postgres.errors import FolderInUseError
 from broker.settings import Settings
 from broker.store import schema
 
@@ -46,7 +45,7 @@ def restore(file: Path) -> None:
 def _read_in(settings: Settings, url: str, path: Path) -> None:
     place = Place.of(url, own=settings.direct_url is not None)
     with _opened(path) as file, spinner("reading") as tell:
-        found = dump.version(place, file)
+        found = backup_version(place, file)
         if not schema.is_known(found):
             raise click.ClickException(
                 f"{path} is from a newer broker: its schema is at version {found}, and this one knows those"
@@ -56,7 +55,7 @@ def _read_in(settings: Settings, url: str, path: Path) -> None:
         if something := ask(url, schema.something_in):
             raise _refused(settings, f"is not empty ({something} is there)")
         size = decimal(path.stat().st_size)
-        dump.read_in(place, file, lambda done: tell(f"{decimal(done)} of {size} read"))
+        restore_backup(place, file, lambda done: tell(f"{decimal(done)} of {size} read"))
         tell("bringing it up to date")
         asyncio.run(schema.take_over(url))
     note(f"{path} is restored into {described(settings)}, which is at version {schema.needed()}.")

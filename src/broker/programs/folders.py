@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from uuid import UUID
 
-from broker import lock
+from broker.postgres import lock
 from broker.programs import leftovers
 from broker.programs.errors import CannotRunError
 from broker.programs.leftovers import Record

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from broker.connection_url import ConnectionUrl
+from broker.postgres.connection_url import ConnectionUrl
 
 _SCHEME = re.compile(r"^postgres(ql)?(\+asyncpg)?://")
 

@@ -8,21 +8,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker import lock
-from broker.embedded.errors import FolderForeignError, FolderInUseError, VersionMismatchError
-from broker.embedded.programs import MAJOR
+from broker.postgres import lock
+from broker.postgres.errors import FolderForeignError, FolderInUseError, VersionMismatchError
+from broker.postgres.programs import MAJOR
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from broker.embedded.account import Account
-    from broker.embedded.programs import Programs
+    from broker.postgres.account import Account
+    from broker.postgres.programs import Programs
 
 
 def locked(data_dir: Path) -> AbstractContextManager[None]:
     """Hold the lock of the folder: one broker per folder."""
     return lock.locked(
-        data_dir / "broker.lock",
+        data_dir / "broker.postgres.lock",
         lambda holder: FolderInUseError(
             f"Another broker (process {holder}) is running on {data_dir}. "
             "Stop it first, or set BROKER_DATA_DIR to another folder."

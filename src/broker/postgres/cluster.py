@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
-from broker.embedded import folder
-from broker.embedded.account import Account
-from broker.embedded.errors import EmbeddedError
-from broker.embedded.postmaster import SETTINGS, Postmaster, backoff, socket_file
-from broker.embedded.programs import Programs
+from broker.postgres import folder
+from broker.postgres.account import Account
+from broker.postgres.errors import EmbeddedError
+from broker.postgres.postmaster import SETTINGS, Postmaster, backoff, socket_file
+from broker.postgres.programs import Programs
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-log = logging.getLogger("broker.embedded")
+log = logging.getLogger("broker.postgres")
 
 QUICK_SECONDS = 60.0  # an end sooner than this after the start counts as a failure to start
 TOLD_FAILURES = 10

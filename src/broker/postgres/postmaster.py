@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from broker.embedded.errors import ProgramFailedError, StartError
+from broker.postgres.errors import ProgramFailedError, StartError
 
 if TYPE_CHECKING:
     import threading
 
-    from broker.embedded.programs import Programs
+    from broker.postgres.programs import Programs
 
-log = logging.getLogger("broker.embedded")
+log = logging.getLogger("broker.postgres")
 
 SETTINGS = {
     "listen_addresses": "",  # the socket only: no port to clash over, nothing to reach from outside

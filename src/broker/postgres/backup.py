@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from broker.connection_url import TLS_IS_REQUIRED, ConnectionUrl, without_password
-from broker.embedded import EmbeddedError
-from broker.embedded.account import Account
-from broker.embedded.programs import MAJOR, Programs
+from broker.postgres.account import Account
+from broker.postgres.connection_url import TLS_IS_REQUIRED, ConnectionUrl, without_password
+from broker.postgres.errors import EmbeddedError
+from broker.postgres.programs import MAJOR, Programs
 
 Tell = Callable[[int], None]
 
@@ -33,7 +33,7 @@ _LOOK_SECONDS = 0.1
 _STOP_SECONDS = 5.0
 
 
-class DumpError(Exception):
+class BackupError(Exception):
     """A dump cannot be written or read in; the message says why, in PostgreSQL's own words."""
 
 
@@ -61,11 +61,11 @@ class Place(NamedTuple):
 
         Raises:
             ConnectionUrlError: The URL cannot be used.
-            DumpError: It has a password that would be on a command line.
+            BackupError: It has a password that would be on a command line.
         """
         parsed = ConnectionUrl.parse(url)
         if parsed["sslpassword"]:
-            raise DumpError("A backup cannot use sslpassword: use a key file without a password.")
+            raise BackupError("A backup cannot use sslpassword: use a key file without a password.")
         strangers = ("BROKER_",) if own else ("BROKER_", "PG")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(strangers)}
         environment["LC_ALL"] = "C"
@@ -81,7 +81,7 @@ class Place(NamedTuple):
         return cls(without_password(url), environment, mode in TLS_IS_REQUIRED)
 
 
-def write(place: Place, file: Path, tell: Tell) -> None:
+def write_backup(place: Place, file: Path, tell: Tell) -> None:
     """Write a dump; it has the database as it was in one moment, and holds nobody up.
 
     Args:
@@ -90,7 +90,7 @@ def write(place: Place, file: Path, tell: Tell) -> None:
         tell: Called now and then with how many bytes are written.
 
     Raises:
-        DumpError: It could not be written whole.
+        BackupError: It could not be written whole.
     """
     # Extensions belong to a server, and to make them takes more rights than a broker needs.
     options = ("--format=custom", "--exclude-extension=*", "--no-password")
@@ -99,15 +99,15 @@ def write(place: Place, file: Path, tell: Tell) -> None:
         run.wait(lambda: tell(file.stat().st_size))
 
 
-def version(place: Place, file: BinaryIO) -> str:
+def backup_version(place: Place, file: BinaryIO) -> str:
     """The version of the schema in a dump.
 
     Raises:
-        DumpError: It is no dump of a broker's database.
+        BackupError: It is no dump of a broker's database.
     """
     file.seek(0)
     if file.read(len(_MAGIC)) != _MAGIC:
-        raise DumpError("This is no file that `broker backup` or `pg_dump --format=custom` has written.")
+        raise BackupError("This is no file that `broker backup` or `pg_dump --format=custom` has written.")
     options = ("--data-only", "--table=alembic_version", "--file=-")
     with (
         _rewound(file),
@@ -118,11 +118,11 @@ def version(place: Place, file: BinaryIO) -> str:
         told.seek(0)
         found = _VERSION.search(told.read())
     if found is None:
-        raise DumpError("This is the dump of a database that is no broker's.")
+        raise BackupError("This is the dump of a database that is no broker's.")
     return found[1].decode()
 
 
-def read_in(place: Place, file: BinaryIO, tell: Tell) -> None:
+def restore_backup(place: Place, file: BinaryIO, tell: Tell) -> None:
     """Read a dump in, whole or not at all, into a database that has nothing of the same names.
 
     Args:
@@ -131,7 +131,7 @@ def read_in(place: Place, file: BinaryIO, tell: Tell) -> None:
         tell: Called now and then with how many bytes are read in.
 
     Raises:
-        DumpError: It could not be read in; the database is as it was.
+        BackupError: It could not be read in; the database is as it was.
     """
     # Who owns what there, and who may do what, is for that database to say.
     options = ("--no-owner", "--no-privileges", "--file=-")
@@ -184,7 +184,7 @@ class _Run:
             look: Called now and then meanwhile.
 
         Raises:
-            DumpError: It failed.
+            BackupError: It failed.
         """
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -194,7 +194,7 @@ class _Run:
         if status:
             self._said.seek(0)
             said = self._said.read().decode(errors="replace").strip()
-            raise DumpError(f"{_TROUBLE[self._name]}: {said or f'{self._name} ended with status {status}'}")
+            raise BackupError(f"{_TROUBLE[self._name]}: {said or f'{self._name} ended with status {status}'}")
 
 
 @contextlib.contextmanager
@@ -252,7 +252,7 @@ def _folder(*, needs_tls: bool) -> Path:
         missing = "PostgreSQL's programs are missing"
         if needs_tls:
             missing = "sslmode asks for TLS, which the programs that come with the broker cannot speak"
-        raise DumpError(f"{missing}: install a package with pg_dump and pg_restore.")
+        raise BackupError(f"{missing}: install a package with pg_dump and pg_restore.")
     return ours
 
 

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.embedded.errors import EmbeddedError, FolderForeignError, FolderUnreachableError
+from broker.postgres.errors import EmbeddedError, FolderForeignError, FolderUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""PostgreSQL itself: its connection URLs, the embedded one, backup and restore."""
