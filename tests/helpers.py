@@ -30,7 +30,7 @@ import httpx
 import pytest_asyncio
 from sqlalchemy import event
 
-from broker.security import hashed, new_key
+from broker.access.keyring import hashed, new_key
 from broker.settings import Settings
 from broker.store import Store, keys
 from broker.store.address import libpq_url

@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 from litestar.routes import HTTPRoute
 
+from broker.access.keyring import new_key
 from broker.api.access import Allow, Anyone
-from broker.security import new_key
 from broker.settings import Settings
 from tests import helpers
 from tests.conftest import Running, a_broker

@@ -8,7 +8,7 @@ import asyncpg
 import httpx
 import pytest
 
-from broker.security import hashed
+from broker.access.keyring import hashed
 from broker.store import leases
 from tests import helpers, store_helpers
 from tests.conftest import Running

@@ -13,13 +13,13 @@ import pytest
 from msgspec import Raw
 from sqlalchemy import text
 
+from broker.access.keyring import hashed
 from broker.api import archive as archive_api
 from broker.client import Connection
 from broker.errors import BadRequest
 from broker.schemas.tasks import NewTask
 from broker.schemas.tools import NewTool
 from broker.schemas.work import NewReport
-from broker.security import hashed
 from broker.settings import Settings, SettingsError
 from broker.store import Store, keys, reports, tasks, tools
 from tests import store_helpers as steps

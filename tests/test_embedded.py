@@ -24,7 +24,6 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from broker.postgres import cluster, errors, postmaster
-from broker.postgres.backup import BackupError, Place
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError
 from broker.store import schema
@@ -197,7 +196,7 @@ def test_settings_for_tests(running: EmbeddedPostgres) -> None:
 def test_only_the_owner_can_enter_its_folders(shared: EmbeddedPostgres) -> None:
     for folder in (shared.data_dir, *(shared.data_dir / name for name in ("postgres", "run", "log"))):
         assert mode(folder) == 0o700
-    assert mode(shared.data_dir / "broker.postgres.lock") == 0o600
+    assert mode(shared.data_dir / "broker.file_lock") == 0o600
     assert list((shared.data_dir / "log").glob("postgres-*.log"))
 
 

@@ -11,6 +11,8 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.types import Scope
 
+from broker.access.keyring import Keyring
+from broker.access.ownership import Owners
 from broker.api import problems
 from broker.api.access import access_of
 from broker.api.archive import Archive
@@ -34,11 +36,9 @@ from broker.api.work import Work
 from broker.feed import Feed
 from broker.lists import Lists, Reads
 from broker.metrics import Metrics
-from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
 from broker.readings import Readings
-from broker.security import Keyring
 from broker.settings import Settings
 from broker.store import Store, tasks, work
 from broker.store.address import CONNECT_SECONDS, Address

@@ -20,6 +20,7 @@ from litestar.plugins import SerializationPlugin
 from litestar.typing import FieldDefinition
 from msgspec import Raw
 
+from broker.access.ownership import FRESH_SECONDS
 from broker.api import limits
 from broker.api.body_errors import MOST_PARTS, explain, field_at, located, plainly
 from broker.api.decoders import counted, decoder, once, read
@@ -30,7 +31,6 @@ from broker.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from broker.owners import FRESH_SECONDS
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 from broker.settings import Settings

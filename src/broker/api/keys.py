@@ -7,12 +7,12 @@ from litestar import Controller, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
+from broker.access.keyring import hashed, new_key
 from broker.api.access import allow
 from broker.api.parameters import After, Limit, id_of
 from broker.api.service import Service
 from broker.errors import KeyExists, KeyNotFound, Unavailable
 from broker.schemas.keys import KeyPage, MadeKey, NewKey
-from broker.security import hashed, new_key
 from broker.store import keys
 
 

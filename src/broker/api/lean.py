@@ -23,6 +23,7 @@ from litestar.status_codes import HTTP_200_OK
 from litestar.types import Message, Receive, Scope, Send
 from msgspec import Struct
 
+from broker.access.ownership import FRESH_SECONDS
 from broker.api import problems
 from broker.api.access import Allow
 from broker.api.body import BodyOrNothing, decoded
@@ -30,7 +31,6 @@ from broker.api.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from broker.api.service import Service
 from broker.api.stopping import AnswersWhenStopped
 from broker.errors import Stopping
-from broker.owners import FRESH_SECONDS
 from broker.schemas.values import Request
 from broker.trace_context import TraceContext
 

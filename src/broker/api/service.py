@@ -2,14 +2,14 @@
 
 from msgspec import Struct
 
+from broker.access.keyring import Keyring
+from broker.access.ownership import Owners
 from broker.feed import Feed
 from broker.lists import Lists, Reads
 from broker.metrics import Metrics
-from broker.owners import Owners
 from broker.places import Places
 from broker.presence import Attendance, Presence
 from broker.readings import Readings
-from broker.security import Keyring
 from broker.settings import Settings
 from broker.store import Store
 from broker.upkeep import Upkeep

@@ -9,6 +9,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED
 from msgspec import UNSET
 from msgspec.structs import asdict
 
+from broker.access.keyring import hashed, new_secret, token_of
 from broker.api.access import ALL, OWN, Access, allow, allow_tool, void_token
 from broker.api.parameters import After, Force, Limit, Wait, also, id_of
 from broker.api.service import Service
@@ -19,7 +20,6 @@ from broker.schemas.states import ToolState
 from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, Tool, ToolChange, ToolPage
 from broker.schemas.values import Nothing
 from broker.schemas.work import WorkItems
-from broker.security import hashed, new_secret, token_of
 from broker.store import leases, tools
 from broker.store.ownership import VOID
 

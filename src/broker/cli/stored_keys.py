@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import click
 
 from broker import logs
+from broker.access.keyring import hashed, new_key
 from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
 from broker.cli.key_rows import Row, key_row
 from broker.errors import Unavailable
 from broker.postgres.errors import EmbeddedError
 from broker.schemas.keys import Role
-from broker.security import hashed, new_key
 from broker.store import keys
 from broker.store.sessions import Do
 

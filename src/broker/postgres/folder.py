@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker.postgres import lock
+from broker import file_lock
 from broker.postgres.errors import FolderForeignError, FolderInUseError, VersionMismatchError
 from broker.postgres.programs import MAJOR
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def locked(data_dir: Path) -> AbstractContextManager[None]:
     """Hold the lock of the folder: one broker per folder."""
-    return lock.locked(
-        data_dir / "broker.postgres.lock",
+    return file_lock.locked(
+        data_dir / "broker.file_lock",
         lambda holder: FolderInUseError(
             f"Another broker (process {holder}) is running on {data_dir}. "
             "Stop it first, or set BROKER_DATA_DIR to another folder."

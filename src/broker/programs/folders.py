@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from uuid import UUID
 
-from broker.postgres import lock
+from broker import file_lock
 from broker.programs import leftovers
 from broker.programs.errors import CannotRunError
 from broker.programs.leftovers import Record
@@ -61,7 +61,7 @@ class ToolFolder:
         Raises:
             CannotRunError: The tool runs already.
         """
-        return lock.locked(
+        return file_lock.locked(
             self.path / "lock",
             lambda holder: CannotRunError(
                 f"Tool {self._tool_id} runs on this machine already, as process {holder}. Stop that, or"

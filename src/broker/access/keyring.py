@@ -17,9 +17,9 @@ from typing import get_args
 import structlog
 from msgspec import Struct
 
+from broker.access.last_use import LastUse
+from broker.access.ownership import FRESH_SECONDS, Owners
 from broker.errors import Unauthenticated, Unavailable, VoidToken
-from broker.last_use import LastUse
-from broker.owners import FRESH_SECONDS, Owners
 from broker.schemas.keys import KEY_PREFIX, Role
 from broker.schemas.values import ID_PATTERN
 from broker.store import Store, keys
