@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: over the connection that `broker.store.schema` hands it."""
+"""How Alembic reaches the database: over the connection that `broker.store.migration` hands it."""
 
 from alembic import context
 

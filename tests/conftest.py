@@ -30,7 +30,7 @@ from sqlalchemy import make_url
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.server import Server, create_server
 from broker.settings import Settings
-from broker.store import Store, schema
+from broker.store import Store, migration
 from broker.store.address import libpq_url
 from tests.pooler import Pooler
 
@@ -129,7 +129,7 @@ def data_dir() -> Iterator[Path]:
 def template(postgres: str) -> Iterator[str]:
     """A migrated database that others are cut from."""
     asyncio.run(run_sql(postgres, f"drop database if exists {TEMPLATE}", f"create database {TEMPLATE}"))
-    asyncio.run(schema.migrate(with_database(postgres, TEMPLATE)))
+    asyncio.run(migration.migrate(with_database(postgres, TEMPLATE)))
     yield TEMPLATE
     asyncio.run(run_sql(postgres, f"drop database {TEMPLATE}"))
 

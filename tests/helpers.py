@@ -181,7 +181,7 @@ def statements(broker: Running) -> Iterator[list[str]]:
     """The statements that reach the database within the block."""
     told: list[str] = []
     service = broker.server.service
-    engines = [store.engine.sync_engine for store in (service.store, service.fresh.store)]
+    engines = [store.engine.sync_engine for store in (service.store, service.primary_reads.store)]
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         told.append(statement)

@@ -24,7 +24,7 @@ from broker.postgres.account import Account
 from broker.postgres.backup import Place
 from broker.postgres.programs import Programs
 from broker.settings import Settings
-from broker.store import candidates, schema
+from broker.store import candidates, migration
 from broker.store.address import libpq_url
 from tests import helpers, pages
 from tests.cli_helpers import Ended, run, running
@@ -104,7 +104,7 @@ async def test_a_restored_database_has_every_row_of_the_one_that_was_backed_up(
     assert len(before["tasks"]) == 3
     told = await restore(tmp_path / "a.dump", empty)
     assert told.status == 0, told.err
-    assert f"is at version {schema.needed()}" in told.err
+    assert f"is at version {migration.needed()}" in told.err
     assert await rows(empty) == before
     # Without that, PostgreSQL plans as for empty tables.
     connection = await asyncpg.connect(libpq_url(empty))
@@ -152,7 +152,7 @@ async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty
 async def test_nor_is_one_with_a_function_or_a_type_alone(empty: str, made: str) -> None:
     await run_sql(empty, made)
     async with a_store(empty) as store:
-        assert await store.run(schema.something_in) == "public.mine"
+        assert await store.run(migration.something_in) == "public.mine"
 
 
 async def test_what_a_backup_that_was_killed_had_written_is_removed_by_the_next(
@@ -234,17 +234,17 @@ async def test_the_backup_of_an_older_version_and_another_month_is_brought_up_to
     postgres: str, empty: str, tmp_path: Path
 ) -> None:
     async with a_database(postgres) as old:
-        await schema.migrate(old)
+        await migration.migrate(old)
         months = [name for name in await rows(old) if name.startswith("work_archive_2")]
         # As it is when there is not yet a partition for any of them.
         await run_sql(old, *(f"drop table {name}" for name in months))
-        await schema.migrate(old, "0007")
+        await migration.migrate(old, "0007")
         told = await run("", "backup", str(tmp_path / "old.dump"), BROKER_DATABASE_URL=old)
         assert told.status == 0, told.err
     told = await restore(tmp_path / "old.dump", empty)
     assert told.status == 0, told.err
     found = await rows(empty)
-    assert found["alembic_version"] == [f"({schema.needed()})"]
+    assert found["alembic_version"] == [f"({migration.needed()})"]
     assert months
     assert set(months) < found.keys()
 

@@ -695,7 +695,7 @@ async def test_a_waiting_request_of_a_client_that_sends_no_more_is_answered_at_o
     async with a_half(broker, poll * 3) as client:
         assert [(await client.answer()).body for _ in range(3)] == [b'{"items":[]}'] * 3
         assert await client.ended() == b""
-    assert broker.server.service.places.count == 0
+    assert broker.server.service.wait_limits.count == 0
 
 
 # Bodies that are compressed

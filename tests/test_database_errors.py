@@ -126,7 +126,7 @@ async def test_the_trouble_of_lists_is_named_and_the_service_stays_ready(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     trouble = DatabaseTrouble("the database is out of memory (SQLSTATE 53200)")
-    broker.server.service.fresh.store.troubles.note("tasks.page", trouble)
+    broker.server.service.primary_reads.store.troubles.note("tasks.page", trouble)
     answer = await http.get("/health/ready")
     assert answer.status_code == 200
     assert answer.json()["causes"] == [trouble.cause]

@@ -80,7 +80,7 @@ async def test_told_to_stop_while_the_database_is_silent_it_asks_everyone_to_com
         asked = [asyncio.create_task(call) for call in (*writes, *reads)]
         service = broker.server.service
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
-            while service.store.in_use() < len(writes) or service.fresh.waiting < len(reads) // 2:
+            while service.store.in_use() < len(writes) or service.primary_reads.waiting < len(reads) // 2:
                 await asyncio.sleep(0.001)
         async with asyncio.timeout(2):
             await broker.stop()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.postgres.cluster import EmbeddedPostgres
-from broker.store import schema
+from broker.store import migration
 from tests import pages
 from tests.conftest import Running
 
@@ -19,7 +19,7 @@ async def test_every_block_of_a_page_runs(text: str, broker: Running, tmp_path: 
     if "broker backup" in text:
         # What a service has made that ran before.
         with EmbeddedPostgres(data_dir) as postgres:
-            await schema.migrate(postgres.url())
+            await migration.migrate(postgres.url())
     await pages.run(text, tmp_path, broker.url, BROKER_DATA_DIR=str(data_dir))
 
 

@@ -24,9 +24,10 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from broker.postgres import cluster, errors, postmaster
+from broker.postgres.backup import BackupError, Place, backup_version, restore_backup, write_backup
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError
-from broker.store import schema
+from broker.store import migration
 from broker.store.address import Address
 from tests.conftest import databases_folder
 
@@ -276,13 +277,13 @@ def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: py
 
     with EmbeddedPostgres(data_dir, durable=False) as postgres:
         assert asyncio.run(answer(postgres.url())) == 1
-        asyncio.run(schema.migrate(postgres.url()))
+        asyncio.run(migration.migrate(postgres.url()))
         dump = data_dir.parent / "dump"
         place = Place.of(postgres.url(), own=False)
         dump.touch()
         write_backup(place, dump, lambda _: None)
         with dump.open("rb") as file:
-            assert backup_version(place, file) == schema.needed()
+            assert backup_version(place, file) == migration.needed()
             with pytest.raises(BackupError, match="already exists"):
                 restore_backup(place, file, lambda _: None)
 

@@ -12,8 +12,8 @@ import pytest
 import uvloop
 from sqlalchemy import TextClause
 
-from broker import feed as feeds
 from broker.api import events as api
+from broker.background import event_stream as feeds
 from broker.schemas import overview
 from broker.schemas.overview import EVENT_KINDS, TaskEvent, WorkEvent
 from broker.store import events as readings
@@ -357,7 +357,7 @@ async def test_what_happened_while_nobody_watched_is_to_be_read_anew(
 async def test_a_position_that_means_nothing_is_answered_by_reading_anew(
     broker: Running, http: httpx.AsyncClient, position: str
 ) -> None:
-    given_ = position.format(run=broker.server.service.feed._run_id).encode()
+    given_ = position.format(run=broker.server.service.event_stream._run_id).encode()
     async with http.stream("GET", "/v1/events", headers={"Last-Event-ID": given_}) as answer:
         first = await Watching(answer).next()
         assert (first.name, first.data["of"]) == ("resync", EVERYTHING)
@@ -404,7 +404,7 @@ async def test_what_cannot_be_read_is_told_once_it_can(
 async def test_who_reads_too_slowly_is_told_to_read_anew_and_takes_no_memory(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    feed = broker.server.service.feed
+    feed = broker.server.service.event_stream
     await settled(broker)
     with a_stuck_client(broker) as connection:
 
@@ -445,14 +445,17 @@ async def test_who_leaves_in_the_midst_of_it_frees_everything_at_once(
     with a_stuck_client(broker):
 
         async def is_stuck() -> bool:
-            for watcher in service.feed._watchers:
-                service.feed._tell(much(1))
+            for watcher in service.event_stream._watchers:
+                service.event_stream._tell(much(1))
                 return len(watcher._waiting) > 1
             return False
 
         await until(is_stuck)
 
     async def nothing_is_left() -> bool:
-        return not (service.feed.watchers or service.places.count) and helpers.waiting(broker) <= waiters
+        return (
+            not (service.event_stream.watchers or service.wait_limits.count)
+            and helpers.waiting(broker) <= waiters
+        )
 
     await until(nothing_is_left)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import feed as feeds
-from broker.feed import Feed
-from broker.hints import KINDS, MOST_IDS, Hints
+from broker.background import event_stream as feeds
+from broker.background.changes import KINDS, MOST_IDS, PendingChanges
+from broker.background.event_stream import EventStream
 from broker.schemas.overview import TaskEvent
 from broker.wake.listener import EVENTS, TASK, TOOL, WORK
 from broker.wake.waiters import Waiter
@@ -23,7 +23,7 @@ def test_who_comes_back_is_told_exactly_what_came_since_or_to_read_anew(
     """Each round has so many events; None: something happened that nobody was told."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feeds, "_MOST_BYTES", most)
-        feed = Feed(None)  # type: ignore[arg-type]
+        feed = EventStream(None)  # type: ignore[arg-type]
         told: list[bytes | None] = []
         positions = [feed._position.decode()]
         for count in rounds:
@@ -46,7 +46,7 @@ def test_who_comes_back_is_told_exactly_what_came_since_or_to_read_anew(
 
 @given(st.lists(st.tuples(st.sampled_from([TASK, TOOL, WORK, "task", "tool", "work"]), st.integers(1, 300))))
 def test_what_is_to_be_looked_at_is_bounded_and_what_is_not_is_missed(heard: list[tuple[str, int]]) -> None:
-    hints = Hints()
+    hints = PendingChanges()
     asked: dict[str, set[str]] = {"task": set(), "tool": set(), "work": set()}
     for place, (source, count) in enumerate(heard):
         ids = [f"{place}-{number}" for number in range(count)]
@@ -58,7 +58,7 @@ def test_what_is_to_be_looked_at_is_bounded_and_what_is_not_is_missed(heard: lis
 
 
 async def test_a_notification_from_elsewhere_is_none_of_its_business() -> None:
-    feed = Feed(None)  # type: ignore[arg-type]
+    feed = EventStream(None)  # type: ignore[arg-type]
     with feed.watched(Waiter(), None) as watcher:
         watcher.take()
         for channel, payload in (

@@ -486,7 +486,7 @@ async def test_a_program_whose_place_another_took_ends_and_lets_go_of_its_work(
             assert (await broker.client.post("/v1/work", json=pair, headers=admin)).status_code == 201
             await begun.wait()
         else:
-            while broker.server.service.places.count < 1:
+            while broker.server.service.wait_limits.count < 1:
                 await asyncio.sleep(0.01)
         await registered(broker.client, key)
         with pytest.raises(ProblemError, match="unauthenticated"):

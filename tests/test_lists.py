@@ -10,8 +10,8 @@ import httpx
 import pytest
 from sqlalchemy import event
 
-from broker.lists import MOST_WAITING
 from broker.settings import Settings
+from broker.store.replica_reads import MOST_WAITING
 from tests.conftest import Running, Serve, a_broker
 from tests.crash.pair import Pair, a_pair
 from tests.helpers import add_task, add_tool, assigned, completed, get, ids, is_problem, started
@@ -70,7 +70,7 @@ async def without_an_archive(sql: asyncpg.Connection) -> AsyncIterator[None]:
 
 async def waiting(broker: Running, count: int) -> None:
     async def so_many() -> bool:
-        return broker.server.service.fresh.waiting >= count
+        return broker.server.service.primary_reads.waiting >= count
 
     await until(so_many)
 
@@ -197,4 +197,4 @@ async def test_without_the_copy_the_database_itself_is_read(folder: Path) -> Non
         await add_task(http, "waits")
         await pair.standby.kill()
         assert ids((await get(http, "/v1/tasks"))["items"]) == ["waits"]
-        assert broker.server.service.lists.missed == 1
+        assert broker.server.service.replica_reads.missed == 1

@@ -178,7 +178,7 @@ async def test_without_a_database_it_says_so_and_the_rest(serve: Serve) -> None:
     async def refuse(**_: object) -> None:
         raise OSError
 
-    for store in (running.server.service.store, running.server.service.fresh.store):
+    for store in (running.server.service.store, running.server.service.primary_reads.store):
         store.break_off()
         store._address.connect = refuse  # type: ignore[method-assign,assignment]
     found = await read(running.client)

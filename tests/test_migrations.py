@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 
 import broker
 from broker.schemas.candidates import Pair
-from broker.store import Store, assignment, completion, leases, retention, schema, tasks
+from broker.store import Store, assignment, completion, leases, migration, retention, tasks
 from broker.store.address import Address
 from broker.store.leases import Beat
 from broker.store.ownership import VOID
@@ -57,48 +57,48 @@ async def fetch(url: str, query: str) -> list[tuple[object, ...]]:
 
 
 async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_database: str) -> None:
-    await schema.migrate(empty_database)
+    await migration.migrate(empty_database)
     first = await fetch(empty_database, OBJECTS)
-    await schema.migrate(empty_database, "base")
+    await migration.migrate(empty_database, "base")
     assert await fetch(empty_database, OBJECTS) == []
-    await schema.migrate(empty_database)
+    await migration.migrate(empty_database)
     assert await fetch(empty_database, OBJECTS) == first
     assert any("work_archive" in str(row) for row in first)
 
 
 async def test_tools_that_are_registered_keep_their_tokens(empty_database: str) -> None:
-    await schema.migrate(empty_database, "0011")
+    await migration.migrate(empty_database, "0011")
     await run_sql(
         empty_database,
         "insert into tools (id, skills, capacity, token_hash) values ('t', '1', 1, 'token')",
         "insert into tool_leases (tool_id, lease_seconds, expires_at) values ('t', 60, 'tomorrow')",
     )
-    await schema.migrate(empty_database)
+    await migration.migrate(empty_database)
     async with steps.a_store(empty_database) as store:
         assert await store.many(leases.keep, [Beat("t", b"token"), Beat("t", b"old")]) == [60, VOID]
 
 
 async def test_it_goes_down_over_data(empty_database: str) -> None:
-    await schema.migrate(empty_database)
+    await migration.migrate(empty_database)
     async with steps.a_store(empty_database) as store:
         await steps.running_work(store)
-    await schema.migrate(empty_database, "base")
+    await migration.migrate(empty_database, "base")
     assert await fetch(empty_database, OBJECTS) == []
 
 
 async def test_the_revision_it_ends_at_is_the_one_this_program_needs(empty_database: str) -> None:
     async with steps.a_store(empty_database) as store:
-        assert await store.run(schema.current) is None
-        await schema.migrate(empty_database)
-        assert await store.run(schema.current) == schema.needed()
-        await schema.migrate(empty_database, "base")
-        assert await store.run(schema.current) is None
+        assert await store.run(migration.current) is None
+        await migration.migrate(empty_database)
+        assert await store.run(migration.current) == migration.needed()
+        await migration.migrate(empty_database, "base")
+        assert await store.run(migration.current) is None
 
 
 async def test_migrating_what_is_current_changes_nothing(empty_database: str) -> None:
-    await schema.migrate(empty_database)
+    await migration.migrate(empty_database)
     first = await fetch(empty_database, OBJECTS)
-    await schema.migrate(empty_database)
+    await migration.migrate(empty_database)
     assert await fetch(empty_database, OBJECTS) == first
 
 
@@ -112,45 +112,45 @@ async def later(url: str, *, works_from: str) -> None:
 
 
 async def test_a_later_schema_that_says_so_serves_programs_of_before(database: str, store: Store) -> None:
-    await later(database, works_from=schema.needed())
-    assert await store.read(schema.misfit) is None
-    await schema.migrate(database)
+    await later(database, works_from=migration.needed())
+    assert await store.read(migration.misfit) is None
+    await migration.migrate(database)
     assert await fetch(database, HERE) == [("9999",)]
 
 
 async def test_a_later_schema_that_does_not_is_refused(database: str, store: Store) -> None:
     await later(database, works_from="9998")
-    assert "version 9998 and later" in (await store.read(schema.misfit) or "")
-    with pytest.raises(schema.OtherSchemaError, match="install a later broker"):
-        await schema.migrate(database)
+    assert "version 9998 and later" in (await store.read(migration.misfit) or "")
+    with pytest.raises(migration.OtherSchemaError, match="install a later broker"):
+        await migration.migrate(database)
 
 
 @pytest.mark.parametrize(("version", "serves"), [("0016", False), ("0017", True)])
 async def test_the_schema_serves_programs_that_read_json_of_either_type(
     store: Store, monkeypatch: pytest.MonkeyPatch, version: str, serves: bool
 ) -> None:
-    monkeypatch.setattr(schema, "needed", lambda: version)
-    assert (await store.read(schema.misfit) is None) == serves
+    monkeypatch.setattr(migration, "needed", lambda: version)
+    assert (await store.read(migration.misfit) is None) == serves
 
 
 async def test_an_earlier_schema_has_to_be_migrated(empty_database: str) -> None:
     async with steps.a_store(empty_database) as store:
-        assert "has no schema yet" in (await store.read(schema.misfit) or "")
-        await schema.migrate(empty_database, "0009")
-        assert "run `broker migrate`" in (await store.read(schema.misfit) or "")
+        assert "has no schema yet" in (await store.read(migration.misfit) or "")
+        await migration.migrate(empty_database, "0009")
+        assert "run `broker migrate`" in (await store.read(migration.misfit) or "")
 
 
 async def test_a_table_that_is_in_use_is_waited_for_and_kept_from_nobody(empty_database: str) -> None:
-    await schema.migrate(empty_database, "0007")
+    await migration.migrate(empty_database, "0007")
     async with steps.a_connection(empty_database) as user, steps.a_connection(empty_database) as other:
         async with user.transaction():
             await user.execute("lock table work_archive in access share mode")
-            migrating = asyncio.create_task(schema.migrate(empty_database))
+            migrating = asyncio.create_task(migration.migrate(empty_database))
             await steps.blocked(other)
             # Behind the one who waits; but not for as long as the transaction lasts.
             await asyncio.wait_for(other.execute("select from work_archive"), 20)
         await migrating
-    assert await fetch(empty_database, HERE) == [(schema.needed(),)]
+    assert await fetch(empty_database, HERE) == [(migration.needed(),)]
 
 
 async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str) -> None:
@@ -164,7 +164,7 @@ async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str
         # Both stand at the door now, none is through it.
         await steps.blocked(gate, 2)
     assert [await process.wait() for process in both] == [0, 0]
-    assert await fetch(empty_database, HERE) == [(schema.needed(),)]
+    assert await fetch(empty_database, HERE) == [(migration.needed(),)]
 
 
 async def test_it_works_from_an_installed_package(empty_database: str, tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ async def test_it_works_from_an_installed_package(empty_database: str, tmp_path:
     )
     told, _ = await process.communicate()
     assert process.returncode == 0, told.decode()
-    assert schema.needed() in told.decode()
-    assert await fetch(empty_database, HERE) == [(schema.needed(),)]
+    assert migration.needed() in told.decode()
+    assert await fetch(empty_database, HERE) == [(migration.needed(),)]
 
 
 async def test_the_archive_has_partitions_for_this_month_and_the_next_three(database: str) -> None:
@@ -194,7 +194,7 @@ async def test_the_archive_has_partitions_for_this_month_and_the_next_three(data
 async def test_months_are_those_of_utc_wherever_the_server_stands(empty_database: str, zone: str) -> None:
     name = empty_database.rpartition("/")[2]
     await run_sql(empty_database, f"alter database {name.partition('?')[0]} set timezone to '{zone}'")
-    await schema.migrate(empty_database)
+    await migration.migrate(empty_database)
     wanted = await fetch(empty_database, NEXT_MONTHS)
     assert await fetch(empty_database, PARTITIONS) == [*wanted, ("work_archive_rest", "DEFAULT")]
 
@@ -237,7 +237,7 @@ async def test_a_month_gets_its_partition_even_when_records_came_before_it(
     work = await steps.running_work(store)
     await steps.complete(store, work.id)
     # What every start of the embedded database, and `broker migrate`, does.
-    await schema.migrate(database)
+    await migration.migrate(database)
     assert await fetch(database, PARTITIONS) == first
     assert [record.work_id for record in await steps.archived(store, task_id="task")] == [work.id]
 

@@ -23,7 +23,7 @@ from broker.store import (
     due,
     keys,
     leases,
-    schema,
+    migration,
     tasks,
     tools,
     work,
@@ -490,7 +490,7 @@ def crowded() -> Iterator[str]:
 async def test_a_listener_that_is_stuck_and_lets_the_queue_fill_up_never_fails_the_write(
     crowded: str,
 ) -> None:
-    await schema.migrate(crowded)
+    await migration.migrate(crowded)
     async with (
         steps.a_connection(crowded) as stuck,
         steps.a_connection(crowded) as other,

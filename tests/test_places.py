@@ -6,32 +6,32 @@ import httpx
 import pytest
 
 from broker.errors import Overloaded, TooManyRequests
-from broker.places import Places
 from broker.store import Store
+from broker.wake.wait_limits import WaitLimits
 from tests.conftest import Running, Serve
 from tests.helpers import add_tool, bearer, is_problem, make_key
 from tests.store_helpers import until
 
 
 def test_a_client_has_so_many_places_and_all_together_have_so_many() -> None:
-    places = Places(for_each=2, in_all=3)
-    places.take("a")
-    places.take("a")
+    places = WaitLimits(for_each=2, in_all=3)
+    places.acquire("a")
+    places.acquire("a")
     with pytest.raises(TooManyRequests):
-        places.take("a")
-    places.take("b")
+        places.acquire("a")
+    places.acquire("b")
     with pytest.raises(Overloaded):
-        places.take("b")
+        places.acquire("b")
     assert places.count == 3
     for client in ("a", "a", "b"):
-        places.give_back(client)
+        places.release(client)
     assert (places.count, places._taken) == (0, {})
-    places.take("a")
+    places.acquire("a")
 
 
 async def parked(broker: Running, path: str, count: int, key: str) -> list[asyncio.Task[httpx.Response]]:
     """Requests that wait when this returns."""
-    places = broker.server.service.places
+    places = broker.server.service.wait_limits
     before = places.count
     waiting = [
         asyncio.create_task(broker.client.get(path, params={"wait": 60}, headers=bearer(key) if key else {}))
@@ -77,7 +77,7 @@ async def test_who_waits_too_often_is_told_so_and_others_wait_on(serve: Serve, s
     others[0].cancel()
 
     async def have_left() -> bool:
-        return broker.server.service.places.count == 4
+        return broker.server.service.wait_limits.count == 4
 
     await until(have_left)
     again = [

@@ -9,7 +9,7 @@ import asyncpg
 import httpx
 import pytest
 
-from broker.presence import Presence
+from broker.background.presence import Presence
 from broker.store import Store
 from broker.store.address import libpq_url
 from broker.store.leases import Beat

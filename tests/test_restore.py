@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from broker.postgres.cluster import EmbeddedPostgres
-from broker.store import schema
+from broker.store import migration
 from broker.store.address import libpq_url
 from broker.store.keys import revoke
 from tests.cli_helpers import run
@@ -66,7 +66,7 @@ async def restored() -> AsyncIterator[Restored]:
     with a_folder() as folder:
         there = {"BROKER_DATA_DIR": str(folder / "there")}
         with EmbeddedPostgres(folder / "there") as postgres:
-            await schema.migrate(postgres.url())
+            await migration.migrate(postgres.url())
             async with a_store(postgres.url()) as store:
                 keys = {role: await make_key(store, role, role) for role in ROLES}
                 keys["revoked"] = await make_key(store, "revoked", "operator")

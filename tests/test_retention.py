@@ -5,10 +5,10 @@ import asyncio
 import asyncpg
 import pytest
 
+from broker.background.upkeep import Upkeep
 from broker.errors import Unavailable
 from broker.store import Store, due, tasks
 from broker.store.retention import Retention
-from broker.upkeep import Upkeep
 from broker.wake.waiters import Waiters
 from tests import store_helpers as steps
 from tests.test_migrations import PARTITIONS, fetch

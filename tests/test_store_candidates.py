@@ -16,7 +16,7 @@ from broker.postgres.cluster import EmbeddedPostgres
 from broker.schemas.candidates import Candidates
 from broker.schemas.tasks import TaskRemark
 from broker.schemas.tools import ToolChange
-from broker.store import Store, candidates, due, leases, schema, tasks, tools
+from broker.store import Store, candidates, due, leases, migration, tasks, tools
 from broker.store.pages import seal
 from tests import store_helpers as steps
 from tests.conftest import Serve, a_database
@@ -434,7 +434,7 @@ async def test_a_cursor_is_expired_when_a_copy_of_the_databases_files_is_put_bac
     """Where it was honoured, what is new would be taken for what was there in the history that is lost."""
     postgres = EmbeddedPostgres(data_dir, durable=False)
     with postgres:
-        await schema.migrate(postgres.url())
+        await migration.migrate(postgres.url())
     copy = data_dir.with_name("copy")
     await asyncio.to_thread(subprocess.run, ["cp", "-a", data_dir, copy], check=True)
     with postgres:

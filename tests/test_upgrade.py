@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from broker.store import schema
+from broker.store import migration
 from tests.engines import free_port
 from tests.helpers import THOROUGH, Json, add_tool, an_environment, assign, complete, get, until_ready
 
@@ -120,12 +120,12 @@ async def test_the_version_before_goes_on_while_the_schema_is_migrated(
     before: Path, empty_database: str
 ) -> None:
     old = await migrate_with(before, empty_database)
-    assert old < schema.needed()
+    assert old < migration.needed()
     with broker_of(before, empty_database) as url:
         await until_ready(url)
         async with a_life_after_the_other(url, "old") as through:
             await grows(through, 20)
-            assert await migrate_with(ROOT, empty_database) == schema.needed()
+            assert await migrate_with(ROOT, empty_database) == migration.needed()
             await grows(through, TASKS)
             with broker_of(ROOT, empty_database) as new_url:
                 await until_ready(new_url)

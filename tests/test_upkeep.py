@@ -11,11 +11,11 @@ import pytest
 import structlog
 from msgspec import Raw
 
+from broker.background.upkeep import Upkeep
 from broker.errors import ConnectionLost, DatabaseTrouble, Locked, Overloaded, TooSlow
 from broker.settings import Settings
-from broker.store import Store, completion, due, leases, schema, work
+from broker.store import Store, completion, due, leases, migration, work
 from broker.store.address import Address
-from broker.upkeep import Upkeep
 from broker.wake.listener import UPKEEP, Listener
 from broker.wake.waiters import Waiters
 from tests import store_helpers as steps
@@ -342,7 +342,7 @@ async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: s
             return store.engine.pool.checkedin() > 0
 
         await steps.until(tried)
-        await schema.migrate(empty_database)
+        await migration.migrate(empty_database)
         await steps.submit(store, "a", not_before=in_seconds(3600))
         await sql.execute("update tasks set due_at = now()")
         waiters.wake_topic(UPKEEP)
@@ -438,8 +438,8 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
     database: str, sql: asyncpg.Connection, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One row is too slow: it is left alone, and tried again later."""
-    monkeypatch.setattr("broker.upkeep._ASIDE_SECONDS", 0.5)
-    monkeypatch.setattr("broker.upkeep._SHORTEST_SLEEP_SECONDS", 0.02)
+    monkeypatch.setattr("broker.background.upkeep._ASIDE_SECONDS", 0.5)
+    monkeypatch.setattr("broker.background.upkeep._SHORTEST_SLEEP_SECONDS", 0.02)
     names = ["guilty", *(f"task-{number}" for number in range(20))]
     await sql.execute(STALL)
     async with steps.a_store(database, timeout_seconds=0.5) as store:
@@ -585,7 +585,7 @@ async def test_a_chore_that_keeps_failing_keeps_no_dead_tool_alive(
 ) -> None:
     """Its batches fail for longer than what counts as late."""
     monkeypatch.setattr(due, "_LATE_SECONDS", 0.2)
-    monkeypatch.setattr("broker.upkeep._RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("broker.background.upkeep._RETRY_SECONDS", 0.05)
     async with steps.a_store(database) as store:
         await steps.running_work(store)
         await sql.execute("""

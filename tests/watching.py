@@ -10,7 +10,7 @@ from uuid import UUID
 
 import httpx
 
-from broker import feed as feeds
+from broker.background import event_stream as feeds
 from broker.schemas.overview import WorkEvent
 from tests.conftest import Running
 from tests.helpers import Json
@@ -112,7 +112,7 @@ async def settled(broker: Running) -> None:
     """Return when nobody watches any more."""
 
     async def nobody() -> bool:
-        return not broker.server.service.feed.watchers
+        return not broker.server.service.event_stream.watchers
 
     await until(nobody)
 

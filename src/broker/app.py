@@ -33,20 +33,20 @@ from broker.api.stats import Stats
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
 from broker.api.work import Work
-from broker.feed import Feed
-from broker.lists import Lists, Reads
+from broker.background.event_stream import EventStream
+from broker.background.presence import Attendance, Presence
+from broker.background.upkeep import Upkeep
 from broker.metrics import Metrics
-from broker.places import Places
-from broker.presence import Attendance, Presence
-from broker.readings import Readings
 from broker.settings import Settings
 from broker.store import Store, tasks, work
 from broker.store.address import CONNECT_SECONDS, Address
+from broker.store.replica_reads import ReadPool, ReplicaReads
+from broker.store.shared_queries import SharedQueries
 from broker.trace_context import TraceContext
-from broker.upkeep import Upkeep
 from broker.wake.listener import TASK, TOOL, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import News, Sweep
+from broker.wake.wait_limits import WaitLimits
 from broker.wake.waiters import Waiters
 from broker.witness import Witness
 
@@ -71,10 +71,10 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     )
     # One more for the event stream, and one for statistics: neither waits behind lists.
     reading = _reading(settings, settings.database_url, pool_size=settings.read_pool_size + 2)
-    fresh = Reads(reading, at_once=settings.read_pool_size)
-    lists = Lists(fresh, _copy(settings))
+    primary_reads = ReadPool(reading, at_once=settings.read_pool_size)
+    replica_reads = ReplicaReads(primary_reads, _replica(settings))
     waiters = Waiters()
-    feed = Feed(reading)
+    feed = EventStream(reading)
     listener = Listener(
         waiters,
         Address(
@@ -93,20 +93,20 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         settings=settings,
         metrics=metrics,
         store=store,
-        lists=lists,
-        fresh=fresh,
+        replica_reads=replica_reads,
+        primary_reads=primary_reads,
         owners=owners,
         keyring=Keyring(store, owners, admin_key=settings.the_admin_key(), may_be_open=may_be_open),
         waiters=waiters,
         listener=listener,
         poll=LongPoll(waiters),
-        places=Places(for_each=settings.max_waits_per_client, in_all=settings.max_waits),
+        wait_limits=WaitLimits(for_each=settings.max_waits_per_client, in_all=settings.max_waits),
         sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
         presence=Presence(store),
         attendance=Attendance(store),
-        readings=Readings(Reads(reading, at_once=1)),
-        past=Readings(lists),
-        feed=feed,
+        shared_queries=SharedQueries(ReadPool(reading, at_once=1)),
+        archive_queries=SharedQueries(replica_reads),
+        event_stream=feed,
         upkeep=Upkeep(
             store,
             waiters,
@@ -116,16 +116,16 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     )
 
 
-def _copy(settings: Settings) -> Reads | None:
-    """The copy of the database that is there to be read."""
+def _replica(settings: Settings) -> ReadPool | None:
+    """Return the connections to the standby in BROKER_READ_URL, if it is set."""
     if settings.read_url is None:
         return None
     size = settings.read_pool_size
-    return Reads(_reading(settings, settings.read_url, pool_size=size, takes_writes=False), at_once=size)
+    return ReadPool(_reading(settings, settings.read_url, pool_size=size, takes_writes=False), at_once=size)
 
 
 def _reading(settings: Settings, url: str, *, pool_size: int, takes_writes: bool = True) -> Store:
-    """Connections for lists, exports and dashboards, which no step of the life cycle uses."""
+    """Return connections for lists, exports and dashboards, which no step of the life cycle uses."""
     return Store(
         url,
         pool_size=pool_size,
@@ -145,20 +145,26 @@ def create_app(service: Service) -> Litestar:
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
         await service.listener.start()
-        for part in (service.sweep, service.presence, service.upkeep, service.feed):
+        for part in (service.sweep, service.presence, service.upkeep, service.event_stream):
             part.start()
         try:
             yield
         finally:
             # Requests have had their time.
             service.store.break_off()
-            service.fresh.break_off()
-            service.lists.break_off()
-            for each in (service.feed, service.upkeep, service.presence, service.sweep, service.listener):
+            service.primary_reads.break_off()
+            service.replica_reads.break_off()
+            for each in (
+                service.event_stream,
+                service.upkeep,
+                service.presence,
+                service.sweep,
+                service.listener,
+            ):
                 await each.stop()
             await service.store.close()
-            await service.fresh.close()
-            await service.lists.close()
+            await service.primary_reads.close()
+            await service.replica_reads.close()
 
     answer = partial(problems.answer, metrics=service.metrics)
     return Litestar(

@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from broker.postgres.cluster import EmbeddedPostgres
-from broker.store import schema
+from broker.store import migration
 from tests.conftest import a_folder
 from tests.containers.nginx import Nginx
 from tests.crash.laboratory import Service
@@ -226,7 +226,7 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with a_folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
-        asyncio.run(schema.migrate(postgres.url()))
+        asyncio.run(migration.migrate(postgres.url()))
         logs = folder / "logs"
         logs.mkdir()
         began = time.monotonic()

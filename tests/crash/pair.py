@@ -9,7 +9,7 @@ from pathlib import Path
 
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.programs import Programs
-from broker.store import schema
+from broker.store import migration
 from tests.proxy import Proxy
 
 PATIENCE_SECONDS = 30
@@ -121,7 +121,7 @@ async def a_pair(folder: Path) -> AsyncIterator[Pair]:
     """A primary and a standby; what the primary commits, the standby has."""
     embedded = EmbeddedPostgres(folder / "data")
     with embedded:
-        await schema.migrate(embedded.url())
+        await migration.migrate(embedded.url())
         assert embedded._postmaster is not None
         programs = embedded._postmaster.programs
     for name in ("one", "two"):

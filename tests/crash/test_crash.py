@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from broker.postgres.cluster import EmbeddedPostgres
-from broker.store import schema
+from broker.store import migration
 from tests import store_helpers as steps
 from tests.conftest import a_folder
 from tests.crash import faults
@@ -26,7 +26,7 @@ from tests.proxy import Proxy
 async def cluster() -> AsyncIterator[EmbeddedPostgres]:
     """A PostgreSQL of the test's own, with its durable settings."""
     with a_folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
-        await schema.migrate(postgres.url())
+        await migration.migrate(postgres.url())
         yield postgres
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from broker.matching.json_schema import Schema
 from broker.matching.misfit import UnjudgeableError
-from broker.matching.schema import Schema
 from tests.matching.offers import raw
 
 

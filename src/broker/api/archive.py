@@ -13,11 +13,11 @@ from broker.api.access import ALL, OWN, Access, allow, allow_record, check_again
 from broker.api.parameters import After, IdFilter, Limit, Since, Until, time_parameter, work_id_of
 from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
-from broker.lists import page as page_of
 from broker.schemas.archive import ArchivePage, ArchiveRecord
 from broker.schemas.states import Outcome
 from broker.schemas.values import Nothing
 from broker.store import acceptance, archive
+from broker.store.replica_reads import page as page_of
 
 NDJSON = "application/x-ndjson"
 
@@ -49,7 +49,7 @@ class Archive(Controller):
     ) -> ArchivePage:
         """List the archive, the newest first."""
         which = _filter(access, task_id, tool_id, outcome, since, until)
-        return await page_of(service.lists, archive.page, which, limit=limit, after=after)
+        return await page_of(service.replica_reads, archive.page, which, limit=limit, after=after)
 
     @get(
         "/export",
@@ -74,7 +74,7 @@ class Archive(Controller):
 
         async def read(after: str | None) -> ArchivePage:
             await check_again(service, access)
-            return await service.lists.read(
+            return await service.replica_reads.read(
                 archive.page, which, limit=_PORTION, after=after, most_bytes=_PORTION_BYTES
             )
 

@@ -23,7 +23,7 @@ _KEEP_ALIVE_SECONDS = 15.0
 _AGAIN_SECONDS = 1.0
 
 
-class EventStream(ASGIResponse):
+class EventStreamResponse(ASGIResponse):
     """An answer that goes on until the client leaves, is welcome no longer, or the server stops.
 
     Args:
@@ -49,13 +49,13 @@ class EventStream(ASGIResponse):
             TooManyRequests: The client waits for as much as it may.
             Overloaded: There is no place left.
         """
-        self._service.places.take(self._access.client)
+        self._service.wait_limits.acquire(self._access.client)
         # `broker.connections` ends it when the client sends no more.
         scope["state"]["endless"] = True
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._service.places.give_back(self._access.client)
+            self._service.wait_limits.release(self._access.client)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
         """Send what happens."""
@@ -67,7 +67,7 @@ class EventStream(ASGIResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_events(self, send: Send, gone: "asyncio.Future[None]") -> None:
-        waiters, feed = self._service.waiters, self._service.feed
+        waiters, feed = self._service.waiters, self._service.event_stream
         with waiters.parked(EVENTS) as waiter, feed.watched(waiter, self._after) as watcher:
             gone.add_done_callback(waiter.wake)
             while not (gone.done() or waiters.released):
@@ -114,7 +114,7 @@ class Events(Controller):
         request: Request[Any, Any, Any],
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-    ) -> EventStream:
+    ) -> EventStreamResponse:
         """Watch what happens: Server-Sent Events, without end.
 
         What came, changed or ended is told as it is by then; several changes of a thing may be told as one.
@@ -122,4 +122,4 @@ class Events(Controller):
         comes back with `Last-Event-ID` is told what it has missed, or, by `resync`, to read anew: so is one
         that reads too slowly, and everybody where very much happens at once. An id may come without an event.
         """
-        return EventStream(service, access, request.headers.get("last-event-id"))
+        return EventStreamResponse(service, access, request.headers.get("last-event-id"))

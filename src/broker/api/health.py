@@ -9,7 +9,7 @@ from broker.api.parameters import also
 from broker.api.service import Service
 from broker.errors import BrokerError, DatabaseTrouble
 from broker.schemas.health import Alive, Ready
-from broker.store import schema
+from broker.store import migration
 
 
 class Health(Controller):
@@ -31,9 +31,9 @@ class Health(Controller):
     async def ready(self, service: NamedDependency[Service]) -> Response[Ready]:
         """Ready: the database is reached, its schema is current, the listener is connected; else 503."""
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}
-        troubles, of_lists = service.store.troubles, service.fresh.store.troubles
+        troubles, of_lists = service.store.troubles, service.primary_reads.store.troubles
         try:
-            misfit = await service.store.read(schema.misfit)
+            misfit = await service.store.read(migration.misfit)
             checks["schema"] = misfit or "ok"
             checks["database"] = "; ".join(troubles.causes(of_service=True)) or "ok"
         except BrokerError as error:

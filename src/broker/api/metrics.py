@@ -38,7 +38,7 @@ class MetricsPage(Controller):
         note(service)
         of_database = CollectorRegistry(auto_describe=False)
         try:
-            found, server = await service.readings.read(stats.read_with_server)
+            found, server = await service.shared_queries.read(stats.read_with_server)
             of_database.register(_OfDatabase(found, server))
         except Unavailable:
             of_database.register(_OfDatabase(None, None))
@@ -62,12 +62,12 @@ def note(service: Service) -> None:
     gauge(
         "broker_lists_waiting",
         "Lists, exports and dashboards that wait for a database connection (BROKER_READ_POOL_SIZE).",
-        service.lists.waiting,
+        service.replica_reads.waiting,
     )
     count(
         "broker_lists_not_from_copy",
         "Lists that were read from the database itself though there is BROKER_READ_URL.",
-        service.lists.missed,
+        service.replica_reads.missed,
     )
     for step, waiting in service.store.waiting().items():
         gauge(
@@ -76,7 +76,7 @@ def note(service: Service) -> None:
             waiting,
             step=step,
         )
-    feed = service.feed
+    feed = service.event_stream
     gauge("broker_events_watchers", "Clients that watch /v1/events.", feed.watchers)
     count("broker_events_told", "Events told, each once however many watch.", feed.told)
     count("broker_events_resyncs", "How often clients were told to read anew.", feed.resyncs)

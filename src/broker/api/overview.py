@@ -29,12 +29,12 @@ class Overview(Controller):
         self, service: NamedDependency[Service], limit: Limit = 100, after: After = None
     ) -> ToolSummaryPage:
         """List the tools, each with the first of its work and the last that was said about that."""
-        return await service.fresh.read(tools.page, limit=limit, after=after)
+        return await service.primary_reads.read(tools.page, limit=limit, after=after)
 
     @get("/queue", guards=[allow(operator=ALL)])
     async def queue(self, service: NamedDependency[Service]) -> Queue:
         """Count what is available by needs and priority, and see who is left out."""
-        return await service.readings.read(queue.read)
+        return await service.shared_queries.read(queue.read)
 
     @get("/waiting", guards=[allow(operator=ALL)])
     async def waiting(
@@ -45,7 +45,7 @@ class Overview(Controller):
         ] = 100,
     ) -> WaitingTasks:
         """List the tasks that wait, those that were submitted first in front, each with the reason why."""
-        return await service.readings.read(waiting.read, limit)
+        return await service.shared_queries.read(waiting.read, limit)
 
     @get("/timeline", guards=[allow(operator=ALL)])
     async def timeline(
@@ -68,7 +68,7 @@ class Overview(Controller):
         What was still under way at its end is found among the 20,000 attempts that were assigned last before.
         """
         span = timeline.Span(time_parameter(since, "since"), time_parameter(until, "until"), tool_id, task_id)
-        return await service.lists.read(timeline.read, span, limit)
+        return await service.replica_reads.read(timeline.read, span, limit)
 
     @get("/history", guards=[allow(operator=ALL)])
     async def history(
@@ -85,7 +85,7 @@ class Overview(Controller):
         By default that is the last hour. Attempts without a tool are none.
         """
         begin, end = time_parameter(since, "since"), time_parameter(until, "until")
-        return await service.past.read(history.read, begin, end, buckets)
+        return await service.archive_queries.read(history.read, begin, end, buckets)
 
     @get("/failures", guards=[allow(operator=ALL)])
     async def failures(
@@ -97,7 +97,7 @@ class Overview(Controller):
         after: After = None,
     ) -> Failures:
         """List the attempts that failed, ran out of time or were lost, the newest first."""
-        return await service.lists.read(
+        return await service.replica_reads.read(
             failures.page,
             since=time_parameter(since, "since"),
             until=time_parameter(until, "until"),

@@ -4,18 +4,18 @@ from msgspec import Struct
 
 from broker.access.keyring import Keyring
 from broker.access.ownership import Owners
-from broker.feed import Feed
-from broker.lists import Lists, Reads
+from broker.background.event_stream import EventStream
+from broker.background.presence import Attendance, Presence
+from broker.background.upkeep import Upkeep
 from broker.metrics import Metrics
-from broker.places import Places
-from broker.presence import Attendance, Presence
-from broker.readings import Readings
 from broker.settings import Settings
 from broker.store import Store
-from broker.upkeep import Upkeep
+from broker.store.replica_reads import ReadPool, ReplicaReads
+from broker.store.shared_queries import SharedQueries
 from broker.wake.listener import Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import Sweep
+from broker.wake.wait_limits import WaitLimits
 from broker.wake.waiters import Waiters
 
 
@@ -25,18 +25,18 @@ class Service(Struct, frozen=True, kw_only=True):
     settings: Settings
     metrics: Metrics
     store: Store
-    lists: Lists
-    fresh: Reads
+    replica_reads: ReplicaReads
+    primary_reads: ReadPool
     owners: Owners
     keyring: Keyring
     waiters: Waiters
     listener: Listener
     poll: LongPoll
-    places: Places
+    wait_limits: WaitLimits
     sweep: Sweep
     presence: Presence
     attendance: Attendance
-    readings: Readings
-    past: Readings
-    feed: Feed
+    shared_queries: SharedQueries
+    archive_queries: SharedQueries
+    event_stream: EventStream
     upkeep: Upkeep

@@ -22,4 +22,4 @@ class Stats(Controller):
         The answer is no older than the request. Those who ask at the same time share one; with very many
         tasks waiting it may be two seconds until the next one is made.
         """
-        return await service.readings.read(stats.read)
+        return await service.shared_queries.read(stats.read)

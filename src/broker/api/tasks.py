@@ -12,7 +12,6 @@ from broker.api.parameters import After, Force, Limit, Wait, also, id_of, json_p
 from broker.api.service import Service
 from broker.api.waiting import park
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
-from broker.lists import page as page_of
 from broker.schemas.states import LiveTaskState
 from broker.schemas.tasks import (
     Explanation,
@@ -31,6 +30,7 @@ from broker.schemas.tasks import (
 from broker.schemas.values import Nothing
 from broker.store import deletion, tasks
 from broker.store.explanation import explain as explanation_of
+from broker.store.replica_reads import page as page_of
 from broker.trace_context import TraceContext
 from broker.wake.listener import TASK
 
@@ -110,7 +110,7 @@ class Tasks(Controller):
         which = tasks.TaskFilter(
             in_state, json_parameter(needs, "needs", service.settings), older_than_seconds, access.key
         )
-        return await page_of(service.lists, tasks.page, which, limit=limit, after=after)
+        return await page_of(service.replica_reads, tasks.page, which, limit=limit, after=after)
 
     @get("/{task_id:str}", lean=True, guards=[_MAY_READ], errors=[TaskNotFound])
     async def read(
@@ -161,7 +161,7 @@ class Tasks(Controller):
     @get("/{task_id:str}/explain", guards=[_MAY_READ], errors=[TaskNotFound])
     async def explain(self, task_id: FromPath[str], service: NamedDependency[Service]) -> Explanation:
         """Why the task has not run yet."""
-        explanation = await service.fresh.read(explanation_of, id_of(task_id, TaskNotFound))
+        explanation = await service.primary_reads.read(explanation_of, id_of(task_id, TaskNotFound))
         if explanation is None:
             raise TaskNotFound
         return explanation

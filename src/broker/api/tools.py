@@ -15,13 +15,13 @@ from broker.api.parameters import After, Force, Limit, Wait, also, id_of
 from broker.api.service import Service
 from broker.api.waiting import next_work
 from broker.errors import Forbidden, ToolBusy, ToolNotFound
-from broker.lists import page as page_of
 from broker.schemas.states import ToolState
 from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, Tool, ToolChange, ToolPage
 from broker.schemas.values import Nothing
 from broker.schemas.work import WorkItems
 from broker.store import leases, tools
 from broker.store.ownership import VOID
+from broker.store.replica_reads import page as page_of
 
 
 class Tools(Controller):
@@ -64,7 +64,12 @@ class Tools(Controller):
     ) -> ToolPage:
         """List the tools, in the order of their ids."""
         return await page_of(
-            service.fresh, tools.page, state=in_state, registered_by=access.key, limit=limit, after=after
+            service.primary_reads,
+            tools.page,
+            state=in_state,
+            registered_by=access.key,
+            limit=limit,
+            after=after,
         )
 
     @get(

@@ -47,7 +47,7 @@ async def park(
         service.presence.hear(beat)
     if not seconds:
         return await look()
-    service.places.take(access.client)
+    service.wait_limits.acquire(access.client)
     if beat is not None:
         service.presence.arrive(beat)
     try:
@@ -55,7 +55,7 @@ async def park(
             look, until=until, seconds=seconds, topic=topic, key=key, look_last=look_last, gone=gone
         )
     finally:
-        service.places.give_back(access.client)
+        service.wait_limits.release(access.client)
         if beat is not None:
             service.presence.leave(beat)
     await check_again(service, access)

@@ -36,7 +36,6 @@ from broker.errors import (
     WorkEnded,
     WorkNotFound,
 )
-from broker.lists import page as page_of
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair, Pairs, PairStatus
 from broker.schemas.completion import (
@@ -53,6 +52,7 @@ from broker.schemas.work import NewCancellation, NewReport, Reported, ReportPage
 from broker.schemas.work import Work as WorkItem
 from broker.store import archive, assignment, cancellation, completion, leases, reports, work
 from broker.store.cancellation import Cancellation
+from broker.store.replica_reads import page as page_of
 from broker.trace_context import TraceContext
 from broker.wake.listener import WORK as WORK_CHANNEL
 
@@ -98,7 +98,7 @@ class Work(Controller):
                 return WorkPage(items=[], next=None)
             tool_id = own
         which = work.WorkFilter(tool_id, task_id, in_state, registered_by=access.key)
-        return await page_of(service.fresh, work.page, which, limit=limit, after=after)
+        return await page_of(service.primary_reads, work.page, which, limit=limit, after=after)
 
     @post(
         tags=["The assigner"],
@@ -235,7 +235,7 @@ class Work(Controller):
         after: After = None,
     ) -> ReportPage:
         """The reports on work, in order; on ended work, those in the archive."""
-        found = await service.fresh.read(reports.page, work_id_of(work_id), limit=limit, after=after)
+        found = await service.primary_reads.read(reports.page, work_id_of(work_id), limit=limit, after=after)
         if found is None:
             raise WorkNotFound
         return found

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from broker.bench.http import BenchError, Connection
 from broker.postgres.cluster import EmbeddedPostgres
-from broker.store import schema
+from broker.store import migration
 from broker.store.address import libpq_url
 
 _READY_SECONDS = 30
@@ -126,7 +126,7 @@ class Stage:
     async def _create(self, name: str) -> str:
         await execute(self._server, f"create database {name}")
         url = self._own.url(name)
-        await schema.migrate(url)
+        await migration.migrate(url)
         await execute(self._server, "checkpoint")
         return libpq_url(url)
 

@@ -18,7 +18,7 @@ from broker.postgres.backup import BackupError
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError, FolderInUseError
 from broker.settings import Settings, SettingsError
-from broker.store import Store, schema
+from broker.store import Store, migration
 from broker.store.sessions import Do
 
 Answer = TypeVar("Answer")
@@ -57,7 +57,7 @@ def clear_errors() -> Iterator[None]:
     logs.configure("warning")
     try:
         yield
-    except (BackupError, EmbeddedError, schema.OtherSchemaError) as error:
+    except (BackupError, EmbeddedError, migration.OtherSchemaError) as error:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:
         raise click.ClickException(
@@ -94,8 +94,8 @@ def database(settings: Settings) -> Iterator[Settings]:
     with EmbeddedPostgres(folder) as postgres:
         log.info("embedded PostgreSQL is up", data_dir=str(folder))
         try:
-            asyncio.run(schema.migrate(postgres.url()))
-        except schema.OtherSchemaError as error:
+            asyncio.run(migration.migrate(postgres.url()))
+        except migration.OtherSchemaError as error:
             raise click.ClickException(str(error)) from error
         yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
 
@@ -169,7 +169,7 @@ def ask(url: str, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwar
 
 def _check_schema(url: str) -> None:
     try:
-        misfit = ask(url, schema.misfit)
+        misfit = ask(url, migration.misfit)
     except (DBAPIError, Unavailable) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
         if isinstance(cause, DBAPIError):

@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from broker.cli.database import ask, clear_errors, from_environment
-from broker.store import schema
+from broker.store import migration
 
 
 @click.command()
@@ -19,8 +19,8 @@ def migrate() -> None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
     with clear_errors():
         try:
-            asyncio.run(schema.migrate(url))
+            asyncio.run(migration.migrate(url))
         except OSError as error:
             raise click.ClickException(f"The database does not answer: {error}") from error
-        here = ask(url, schema.current)
+        here = ask(url, migration.current)
     click.echo(f"The schema is at version {here}.")

@@ -13,7 +13,7 @@ from broker.cli.stopping import ends_in_order
 from broker.postgres.backup import Place, backup_version, restore_backup
 from broker.postgres.errors import FolderInUseError
 from broker.settings import Settings
-from broker.store import schema
+from broker.store import migration
 
 _EXAMPLES = """
 \b
@@ -46,19 +46,19 @@ def _read_in(settings: Settings, url: str, path: Path) -> None:
     place = Place.of(url, own=settings.direct_url is not None)
     with _opened(path) as file, spinner("reading") as tell:
         found = backup_version(place, file)
-        if not schema.is_known(found):
+        if not migration.is_known(found):
             raise click.ClickException(
                 f"{path} is from a newer broker: its schema is at version {found}, and this one knows those"
-                f" up to {schema.needed()}. Restore it with that one, or one that is newer still."
+                f" up to {migration.needed()}. Restore it with that one, or one that is newer still."
             )
-        ask(url, schema.check_encoding)
-        if something := ask(url, schema.something_in):
+        ask(url, migration.check_encoding)
+        if something := ask(url, migration.something_in):
             raise _refused(settings, f"is not empty ({something} is there)")
         size = decimal(path.stat().st_size)
         restore_backup(place, file, lambda done: tell(f"{decimal(done)} of {size} read"))
         tell("bringing it up to date")
-        asyncio.run(schema.take_over(url))
-    note(f"{path} is restored into {described(settings)}, which is at version {schema.needed()}.")
+        asyncio.run(migration.take_over(url))
+    note(f"{path} is restored into {described(settings)}, which is at version {migration.needed()}.")
 
 
 def _opened(path: Path) -> BinaryIO:

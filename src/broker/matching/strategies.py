@@ -43,7 +43,7 @@ def strategy(match: Match | str) -> Strategy:
         return Contains()
     if match == "schema":
         # It takes a third of the time that importing all of the client takes.
-        from broker.matching.schema import Schema  # noqa: PLC0415
+        from broker.matching.json_schema import Schema  # noqa: PLC0415
 
         return Schema()
     if not isinstance(match, str):

@@ -1,4 +1,4 @@
-"""Lists: reads for people and dashboards, over connections of their own, from a copy if there is one."""
+"""Reads for people and dashboards: over connections of their own, from the standby if there is one."""
 
 import asyncio
 import math
@@ -13,16 +13,16 @@ from broker.store.sessions import Answer, Do, Given
 
 log = structlog.get_logger(__name__)
 
-# A copy that does not answer is not asked again for so long; who lists does not wait for it.
+# After a standby did not respond, reads go to the primary for this long without trying it.
 _PAUSE_SECONDS = 10.0
 #: How many reads may wait for a connection; the next one gets 503.
 MOST_WAITING = 100
-# How long a list looks for its first item. An empty page that has a next one comes after that.
+# How long a list is searched for its first item. After that the response is an empty page with a next one.
 _FIRST_ITEM_SECONDS = 1.0
 
 
 class Page(Protocol):
-    """A page of a list, and where the next one begins."""
+    """A page of a list, and the position where the next one begins."""
 
     items: Any
     next: Any
@@ -32,14 +32,14 @@ SomePage = TypeVar("SomePage", bound=Page)
 
 
 class Reader(Protocol):
-    """Whatever reads."""
+    """Runs queries that need no transaction."""
 
     async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """What something that needs no transaction finds."""
+        """Return what a query finds."""
 
 
-class Reads:
-    """Reads over a few connections, which no write uses: each waits for its turn, and not too many do.
+class ReadPool:
+    """A few connections for reads, which no write uses: a read waits for one, and a bounded number wait.
 
     Args:
         store: The database, with connections that no write uses.
@@ -53,11 +53,11 @@ class Reads:
         self.waiting = 0
 
     async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """Read when a connection is free.
+        """Run a query when a connection is free.
 
         Raises:
             Overloaded: Too many reads wait already.
-            Unavailable: The database did not answer.
+            Unavailable: The database did not respond.
             BadRequest: PostgreSQL refuses a value.
         """
         if self.waiting >= MOST_WAITING:
@@ -81,56 +81,56 @@ class Reads:
         await self.store.close()
 
 
-class Lists:
-    """Reads from the copy, or from the database itself where there is none, or it does not answer.
+class ReplicaReads:
+    """Reads from the standby, or from the primary if there is no standby or it does not respond.
 
     Args:
-        itself: Reads of the database.
-        copy: Reads of a hot standby of it.
+        primary: Reads from the primary.
+        replica: Reads from a hot standby of it.
     """
 
-    def __init__(self, itself: Reads, copy: Reads | None = None) -> None:
-        self._itself = itself
-        self._copy = copy
-        self._again_at = -math.inf
-        #: How often the database itself was read though there is a copy.
+    def __init__(self, primary: ReadPool, replica: ReadPool | None = None) -> None:
+        self._primary = primary
+        self._replica = replica
+        self._try_again_at = -math.inf
+        #: How many reads went to the primary although there is a standby.
         self.missed = 0
 
     async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """What a reading finds.
+        """Run a query.
 
         Raises:
             Overloaded: Too many reads wait already.
-            Unavailable: The database does not answer, either.
+            Unavailable: The primary does not respond, either.
             BadRequest: PostgreSQL refuses a value.
         """
-        if self._copy is not None:
-            if time.monotonic() >= self._again_at:
+        if self._replica is not None:
+            if time.monotonic() >= self._try_again_at:
                 try:
-                    return await self._copy.read(do, *args, **kwargs)
+                    return await self._replica.read(do, *args, **kwargs)
                 except Overloaded:
-                    # It answers, to others first: the database itself is not to have what is too much for it.
+                    # It is alive and busy. The primary must not get what is too much for it.
                     raise
                 except Unavailable as error:
-                    self._again_at = time.monotonic() + _PAUSE_SECONDS
+                    self._try_again_at = time.monotonic() + _PAUSE_SECONDS
                     log.warning("lists are read from the database itself", error=repr(error.__cause__))
             self.missed += 1
-        return await self._itself.read(do, *args, **kwargs)
+        return await self._primary.read(do, *args, **kwargs)
 
     @property
     def waiting(self) -> int:
-        """How many reads wait for a connection, to the database itself or to the copy."""
-        return self._itself.waiting + (self._copy.waiting if self._copy is not None else 0)
+        """How many reads wait for a connection, to the primary or to the standby."""
+        return self._primary.waiting + (self._replica.waiting if self._replica is not None else 0)
 
     def break_off(self) -> None:
-        """End every connection to the copy."""
-        if self._copy is not None:
-            self._copy.break_off()
+        """End every connection to the standby."""
+        if self._replica is not None:
+            self._replica.break_off()
 
     async def close(self) -> None:
-        """Let go of the copy."""
-        if self._copy is not None:
-            await self._copy.close()
+        """Close the connections to the standby."""
+        if self._replica is not None:
+            await self._replica.close()
 
 
 async def page(
@@ -138,24 +138,24 @@ async def page(
 ) -> SomePage:
     """Read a page of a list: the first that has an item, or the one that was reached after a second.
 
-    A page examines a bounded number of rows, and is empty if none of them matches. Each is a read of its own,
-    so that others have their turn in between.
+    A query for a page examines a bounded number of rows, and the page is empty if none of them matches. Other
+    reads can run between two such queries.
 
     Args:
         reader: Where to read.
         do: Reads a page.
-        args: What it takes.
+        args: Positional arguments of `do`.
         after: Where to begin.
-        kwargs: What it takes, too.
+        kwargs: Keyword arguments of `do`.
 
     Raises:
         Overloaded: Too many reads wait already.
-        Unavailable: The database does not answer.
+        Unavailable: The database does not respond.
         BadRequest: PostgreSQL refuses a value.
     """
     until = time.monotonic() + _FIRST_ITEM_SECONDS
     while True:
-        found = await reader.read(do, *args, after=after, **kwargs)
-        if found.items or found.next is None or time.monotonic() >= until:
-            return found
-        after = found.next
+        result = await reader.read(do, *args, after=after, **kwargs)
+        if result.items or result.next is None or time.monotonic() >= until:
+            return result
+        after = result.next

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from broker.hints import KINDS, MUCH, Hints
+from broker.background.changes import KINDS, MUCH, PendingChanges
 from broker.schemas.overview import EVENT_KINDS, EventKind, Resync
 from broker.schemas.states import WorkState
 from broker.store import Store, events
@@ -49,7 +49,7 @@ _SLOW = "More has happened than you have taken."
 Told: TypeAlias = "tuple[EventKind | Literal['resync'], Struct]"
 
 
-class Watcher:
+class Subscriber:
     """One client that watches, and what waits for it.
 
     Args:
@@ -95,7 +95,7 @@ class Watcher:
         return taken
 
 
-class Feed:
+class EventStream:
     """Tells all who watch what happens, as Server-Sent Events.
 
     A round is what was read at once; it has a number, by which a client says where it was when it lost its
@@ -108,8 +108,8 @@ class Feed:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._watchers: set[Watcher] = set()
-        self._hints = Hints()
+        self._watchers: set[Subscriber] = set()
+        self._hints = PendingChanges()
         self._news = asyncio.Event()
         self._known: dict[UUID, WorkState] = {}
         self._run_id = secrets.token_hex(4)
@@ -128,14 +128,14 @@ class Feed:
         return len(self._watchers)
 
     @contextlib.contextmanager
-    def watched(self, waiter: Waiter, after: str | None) -> Iterator[Watcher]:
+    def watched(self, waiter: Waiter, after: str | None) -> Iterator[Subscriber]:
         """Tell somebody what happens, for the length of a `with` block.
 
         Args:
             waiter: Is woken whenever there is something to take.
             after: Where they were when they lost their connection; None: they have not read anything yet.
         """
-        watcher = Watcher(waiter, self._greeting(after))
+        watcher = Subscriber(waiter, self._greeting(after))
         self._watchers.add(watcher)
         try:
             yield watcher
@@ -196,13 +196,13 @@ class Feed:
 
     async def _round(self) -> None:
         """Read what became of what was heard of, and tell it; if that fails, it is still to be done."""
-        hints, self._hints = self._hints, Hints()
+        hints, self._hints = self._hints, PendingChanges()
         if not self._watchers:
             self._forget()
             return
         ids, missed = hints.ids, hints.missed
         if len(missed) == len(EVENT_KINDS):
-            ids = Hints().ids
+            ids = PendingChanges().ids
         try:
             found = await self._store.read(
                 events.read,
@@ -266,7 +266,7 @@ class Feed:
         self._number += 1
         self._rounds.clear()
         self._kept_bytes = 0
-        self._hints = Hints()
+        self._hints = PendingChanges()
         self._known.clear()
 
     @property

@@ -1,0 +1,95 @@
+"""Shared queries: requests that ask for the same slow query at the same time share one run of it."""
+
+import asyncio
+import math
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, TypeVarTuple, cast
+
+from cachetools import LRUCache
+from sqlalchemy import Connection
+
+from broker.store.replica_reads import Reader
+
+Answer = TypeVar("Answer")
+Given = TypeVarTuple("Given")
+
+# Counting takes longer the more there is. After a query, the next one waits this many times as long as the
+# last one took. So all dashboards together keep one connection busy for a tenth of the time.
+_PAUSES_PER_QUERY = 9
+# No request waits longer than this for the next query to begin.
+_LONGEST_PAUSE_SECONDS = 2.0
+# How many queries, each with its arguments, are kept apart.
+_MOST_QUERIES = 100
+
+
+class SharedQueries:
+    """Runs queries for requests, one run for all that ask at once.
+
+    Args:
+        reader: The database.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._queries: LRUCache[Hashable, _SharedQuery] = LRUCache(_MOST_QUERIES)
+        self._turns: dict[Hashable, asyncio.Lock] = {}
+
+    async def read(self, do: Callable[[Connection, *Given], Answer], *arguments: *Given) -> Answer:
+        """Return what a query finds now: what was written before this call is in it.
+
+        Args:
+            do: The query.
+            arguments: Its arguments. Requests with the same arguments share a run; runs of one query with
+                different arguments follow each other.
+
+        Raises:
+            Unavailable: The database did not respond.
+        """
+        key = (do, *arguments)
+        if (query := self._queries.get(key)) is None:
+            turns = self._turns.setdefault(do, asyncio.Lock())
+            query = _SharedQuery(self._reader, lambda connection: do(connection, *arguments), turns)
+            self._queries[key] = query
+        return cast("Answer", await query.share())
+
+
+class _SharedQuery:
+    """A query with its arguments, run again and again.
+
+    Args:
+        reader: The database.
+        do: The query.
+        turns: The lock that queries of its kind share.
+    """
+
+    def __init__(self, reader: Reader, do: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
+        self._reader = reader
+        self._do = do
+        self._turns = turns
+        self._run: asyncio.Task[tuple[Any, float]] | None = None
+        # When the next run may begin, by the loop's clock.
+        self._next_at = -math.inf
+
+    async def share(self) -> Any:
+        """Return the result of a run that begins now, or of one that begins later for another request."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        while True:
+            if self._run is None or self._run.done():
+                if (pause := self._next_at - loop.time()) > 0:
+                    await asyncio.sleep(pause)
+                    continue
+                self._run = asyncio.create_task(self._read(), name="shared query")
+            result, began = await asyncio.shield(self._run)
+            if began >= asked_at:
+                return result
+
+    async def _read(self) -> tuple[Any, float]:
+        loop = asyncio.get_running_loop()
+        async with self._turns:
+            began = loop.time()
+            try:
+                return await self._reader.read(self._do), began
+            finally:
+                now = loop.time()
+                self._next_at = now + min(_PAUSES_PER_QUERY * (now - began), _LONGEST_PAUSE_SECONDS)
