@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.metrics import SHARED_FOLDER, Metrics
+from broker.telemetry.metrics import SHARED_FOLDER, Metrics
 from tests import helpers
 from tests.conftest import Running, Serve
 from tests.helpers import (

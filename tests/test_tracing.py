@@ -14,7 +14,7 @@ import pytest
 from broker.api.requests import Requests
 from broker.server import create_server
 from broker.settings import Settings
-from broker.tracing import wanted
+from broker.telemetry.tracing import wanted
 from tests.collector import Collector, collecting
 from tests.engines import free_port
 from tests.helpers import (

@@ -36,19 +36,19 @@ from broker.api.work import Work
 from broker.background.event_stream import EventStream
 from broker.background.presence import Attendance, Presence
 from broker.background.upkeep import Upkeep
-from broker.metrics import Metrics
 from broker.settings import Settings
 from broker.store import Store, tasks, work
 from broker.store.address import CONNECT_SECONDS, Address
 from broker.store.replica_reads import ReadPool, ReplicaReads
 from broker.store.shared_queries import SharedQueries
+from broker.telemetry.metrics import Metrics
+from broker.telemetry.observer import StoreObserver
 from broker.trace_context import TraceContext
 from broker.wake.listener import TASK, TOOL, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import News, Sweep
 from broker.wake.wait_limits import WaitLimits
 from broker.wake.waiters import Waiters
-from broker.witness import Witness
 
 
 def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
@@ -66,7 +66,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         pool_size=settings.pool_size,
         timeout_seconds=settings.database_timeout_seconds,
         group_commit=settings.group_commit,
-        witness=Witness(metrics),
+        observer=StoreObserver(metrics),
         pooled=settings.listen_url is not None,
     )
     # One more for the event stream, and one for statistics: neither waits behind lists.

@@ -21,7 +21,7 @@ from broker.app import create_app, create_service
 from broker.connections import Connection, Connections
 from broker.errors import Unavailable
 from broker.settings import Settings
-from broker.tracing import traced
+from broker.telemetry.tracing import traced
 
 # Python's own is 700, which a few requests reach.
 _ALLOCATIONS_PER_COLLECTION = 20_000

@@ -22,9 +22,9 @@ from typing import cast
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
-from broker import logs, metrics
 from broker.server import create_server, stopping_signals
 from broker.settings import Settings
+from broker.telemetry import logs, metrics
 
 log = structlog.get_logger(__name__)
 

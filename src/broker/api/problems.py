@@ -30,8 +30,8 @@ from broker.errors import (
     ValidationFailed,
     WorkEnded,
 )
-from broker.metrics import Metrics
 from broker.schemas.problems import FieldError, Problem
+from broker.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

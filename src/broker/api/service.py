@@ -7,11 +7,11 @@ from broker.access.ownership import Owners
 from broker.background.event_stream import EventStream
 from broker.background.presence import Attendance, Presence
 from broker.background.upkeep import Upkeep
-from broker.metrics import Metrics
 from broker.settings import Settings
 from broker.store import Store
 from broker.store.replica_reads import ReadPool, ReplicaReads
 from broker.store.shared_queries import SharedQueries
+from broker.telemetry.metrics import Metrics
 from broker.wake.listener import Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import Sweep

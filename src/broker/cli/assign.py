@@ -14,13 +14,13 @@ from typing import Any
 import click
 import structlog
 
-from broker import logs
 from broker.cli.calling import calls_a_broker
 from broker.client import Assigner, running
 from broker.client.addresses import url_of_broker
 from broker.matching.misfit import cut, shown
 from broker.matching.strategies import NAMES
 from broker.schemas.candidates import AssignedPair
+from broker.telemetry import logs
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,6 @@ import msgspec
 import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from broker import logs
 from broker.errors import Unavailable
 from broker.postgres.backup import BackupError
 from broker.postgres.cluster import EmbeddedPostgres
@@ -20,6 +19,7 @@ from broker.postgres.errors import EmbeddedError, FolderInUseError
 from broker.settings import Settings, SettingsError
 from broker.store import Store, migration
 from broker.store.sessions import Do
+from broker.telemetry import logs
 
 Answer = TypeVar("Answer")
 Given = ParamSpec("Given")

@@ -9,14 +9,14 @@ import sys
 import click
 import structlog
 
-from broker import logs
 from broker.cli.database import ask, database, described
 from broker.cli.screen import this_program
-from broker.metrics import SHARED_FOLDER
 from broker.postgres.errors import EmbeddedError
 from broker.server import create_server, is_loopback, stopping_signals
 from broker.settings import Settings, SettingsError, describe, unknown_variables
 from broker.store.keys import all_of_them
+from broker.telemetry import logs
+from broker.telemetry.metrics import SHARED_FOLDER
 from broker.workers import Workers, WorkersError
 
 log = structlog.get_logger(__name__)

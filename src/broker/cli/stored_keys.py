@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import click
 
-from broker import logs
 from broker.access.keyring import hashed, new_key
 from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
 from broker.cli.key_rows import Row, key_row
@@ -14,6 +13,7 @@ from broker.postgres.errors import EmbeddedError
 from broker.schemas.keys import Role
 from broker.store import keys
 from broker.store.sessions import Do
+from broker.telemetry import logs
 
 
 class StoredKeys:

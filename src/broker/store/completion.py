@@ -17,8 +17,8 @@ from broker.schemas.values import NULL
 from broker.store import archive, leases, ownership, rows
 from broker.store.database_errors import BeginAgain
 from broker.store.engine import one_statement
-from broker.store.facts import WorkEnded, note
 from broker.store.group_commit import LATER
+from broker.store.observer import EndedWork, note
 from broker.store.ownership import Token
 from broker.store.pages import bounded
 
@@ -171,7 +171,7 @@ _FACT = """
          then cast(extract(epoch from e.assigned_at - e.waiting_since) as double precision) end,
     cast(extract(epoch from e.started_at - e.assigned_at) as double precision),
     cast(extract(epoch from e.ended_at - e.started_at) as double precision)"""
-_FACT_WIDTH = len(WorkEnded._fields)
+_FACT_WIDTH = len(EndedWork._fields)
 
 # All of the work ends; of the records, as many are read as a response has room for. They may be very large,
 # so only their sizes are sorted. New records know them.
@@ -272,7 +272,7 @@ def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, E
     values["result"] = [ending.result for ending in endings.values()]
     values |= ownership.token_columns(ending.token for ending in endings.values())
     ended = connection.execute(statement, values).all()
-    note(connection, (WorkEnded(*row[:_FACT_WIDTH]) for row in ended))
+    note(connection, (EndedWork(*row[:_FACT_WIDTH]) for row in ended))
     return ended
 
 

@@ -14,10 +14,11 @@ from sqlalchemy import Connection, ExceptionContext, QueuePool, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from broker.errors import DatabaseTrouble, TooHeavy, TooSlow
-from broker.store import database_errors, facts, json_codec, pooler
+from broker.store import database_errors, json_codec, pooler
 from broker.store.address import CONNECT_SECONDS, Address
 from broker.store.database_errors import BeginAgain
 from broker.store.group_commit import GroupCommit
+from broker.store.observer import Observer
 from broker.store.sessions import Do, Given, Sessions, name_of
 from broker.store.troubles import Troubles
 
@@ -105,7 +106,7 @@ class Store:
         pool_size: How many connections to keep at most.
         timeout_seconds: How long a statement may take.
         group_commit: Whether single items share transactions; else each has one of its own.
-        witness: Who counts what is done.
+        observer: Counts and logs what is done.
         pooled: Whether a pooler in transaction mode, PgBouncer for one, stands in front of it: then nothing
             outlasts a transaction, no setting and no prepared statement, and there is nothing outside of one.
         takes_writes: Whether a host that takes none will not do.
@@ -118,11 +119,11 @@ class Store:
         pool_size: int = 8,
         timeout_seconds: float = 15.0,
         group_commit: bool = True,
-        witness: facts.Witness | None = None,
+        observer: Observer | None = None,
         pooled: bool = False,
         takes_writes: bool = True,
     ) -> None:
-        self._witness = witness
+        self._observer = observer
         milliseconds = str(int(timeout_seconds * 1000))
         limits = {
             "statement_timeout": milliseconds,
@@ -154,7 +155,9 @@ class Store:
         self._timeout_seconds = timeout_seconds
         #: What the database cannot do now.
         self.troubles = Troubles()
-        sessions = partial(Sessions, timeout_seconds=timeout_seconds, troubles=self.troubles, witness=witness)
+        sessions = partial(
+            Sessions, timeout_seconds=timeout_seconds, troubles=self.troubles, observer=observer
+        )
         self._in_transaction = sessions(in_transaction, commits=True)
         self._by_statement = sessions(by_statement, commits=False)
         self._group_commit = group_commit
@@ -278,8 +281,8 @@ class Store:
         take: Callable[[Step[Item, Answer], Sequence[Item]], Awaitable[list[Answer]]],
     ) -> Callable[[Sequence[Item]], Awaitable[list[Answer]]]:
         """A step that takes sets, and has them counted."""
-        witness, name = self._witness, name_of(step)
-        if witness is None:
+        observer, name = self._observer, name_of(step)
+        if observer is None:
             return partial(take, step)
 
         async def measured(items: Sequence[Item]) -> list[Answer]:
@@ -287,7 +290,7 @@ class Store:
             try:
                 return await take(step, items)
             finally:
-                witness.set_taken(name, len(items), time.perf_counter() - began)
+                observer.set_committed(name, len(items), time.perf_counter() - began)
 
         return measured
 

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from broker.errors import DatabaseTrouble
-from broker.store import facts
 from broker.store.database_errors import translate
+from broker.store.observer import Observer, pop_noted
 from broker.store.troubles import Troubles
 
 Answer = TypeVar("Answer")
@@ -36,7 +36,7 @@ class Sessions:
         commits: Whether each is a transaction; else each of its statements is one.
         timeout_seconds: How long a statement may take.
         troubles: Where trouble of the database is noted.
-        witness: Who counts what is done.
+        observer: Counts and logs what is done.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Sessions:
         commits: bool,
         timeout_seconds: float,
         troubles: Troubles,
-        witness: facts.Witness | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._sessions = async_sessionmaker(engine)
         self._commits = commits
         self._timeout_seconds = timeout_seconds
         self._troubles = troubles
-        self._witness = witness
+        self._observer = observer
         event.listen(engine.sync_engine, "before_cursor_execute", _note_begin)
 
     async def take(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
@@ -85,12 +85,12 @@ class Sessions:
                 try:
                     answer = call(connection)
                 finally:
-                    noted = facts.take(info)
+                    noted = pop_noted(info)
                 if self._commits:
                     info[_BEGAN] = time.monotonic()
                     session.commit()
-            if noted and self._witness is not None:
-                self._witness.ended(noted)
+            if noted and self._observer is not None:
+                self._observer.work_ended(noted)
             return answer
 
         try:

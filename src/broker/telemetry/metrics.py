@@ -19,7 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from broker.errors import Unavailable
 from broker.schemas.states import Outcome
-from broker.store.facts import WorkEnded
+from broker.store.observer import EndedWork
 
 #: The library's own variable: a folder that several processes share.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -98,7 +98,7 @@ class Metrics:
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
 
-    def ended(self, works: Sequence[WorkEnded]) -> None:
+    def work_ended(self, works: Sequence[EndedWork]) -> None:
         """These pieces of work have ended."""
         for outcome, many in collections.Counter(work.outcome for work in works).items():
             self._ended[outcome].inc(many)
@@ -110,7 +110,7 @@ class Metrics:
             if work.started_after_seconds is not None:
                 self._started_after.observe(work.started_after_seconds)
 
-    def set_taken(self, step: str, items: int, seconds: float) -> None:
+    def set_committed(self, step: str, items: int, seconds: float) -> None:
         """A set of so many items shared a transaction, which took so long."""
         found = self._of_step.get(step)
         if found is None:

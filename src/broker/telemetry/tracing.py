@@ -36,8 +36,8 @@ def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
         return app
     try:
         # Only whoever traces needs it.
-        from broker.tracing.export import provider  # noqa: PLC0415
-        from broker.tracing.spans import Traced  # noqa: PLC0415
+        from broker.telemetry.span_export import provider  # noqa: PLC0415
+        from broker.telemetry.spans import Traced  # noqa: PLC0415
 
         spans = provider(names)
     except ImportError as error:
