@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-from broker.api.description import describe
 from broker.app import create_app, create_service
+from broker.http.openapi import describe
 from broker.settings import Settings
 
 Json = dict[str, Any]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from litestar import Litestar
 
-from broker.api.access import Reach
-from broker.api.operations import Operation, operations
 from broker.app import create_app, create_service
+from broker.http.guards import Reach
+from broker.http.openapi_operations import Operation, operations
 from broker.settings import Settings
 
 README = Path(__file__).parents[1] / "README.md"

@@ -15,7 +15,7 @@ import pytest_asyncio
 from litestar.routes import HTTPRoute
 
 from broker.access.keyring import new_key
-from broker.api.access import Allow, Anyone
+from broker.http.guards import Allow, Anyone
 from broker.settings import Settings
 from tests import helpers
 from tests.conftest import Running, a_broker

@@ -11,8 +11,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import Receive, Scope, Send
 
-from broker.api.access import anyone
-from broker.api.lean import Lean, LeanRoute, _read_query
+from broker.http.fast_path import FastPath, LeanRoute, _read_query
+from broker.http.guards import anyone
 from broker.schemas.values import Request
 from broker.settings import Settings
 from tests import helpers
@@ -172,9 +172,9 @@ def watched(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
     return long_way
 
 
-def lean_of(broker: Running) -> Lean:
+def lean_of(broker: Running) -> FastPath:
     lean = broker.server.config.app.app
-    assert isinstance(lean, Lean)
+    assert isinstance(lean, FastPath)
     return lean
 
 

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.api import decoders, limits
-from broker.api.body import decode, decoded
 from broker.errors import BadRequest, MalformedJson, ValidationFailed
+from broker.http import decoders, json_limits
+from broker.http.body import decode, decoded
 from broker.schemas.tasks import NewTask, NewTasks
 from broker.schemas.values import Request
 from broker.settings import Settings
 
 SETTINGS = Settings()
 DEPTH = SETTINGS.max_depth
-STEP = limits.STEP_BYTES
+STEP = json_limits.STEP_BYTES
 
 UNFIT = {
     "a large number": "1e131073",
@@ -55,7 +55,7 @@ def around_the_step(value: str) -> Iterator[bytes]:
 
 def problem(value: bytes) -> str | None:
     json.loads(value, parse_int=str, parse_float=str)
-    return limits.json_problem(value, SETTINGS, matched=False)
+    return json_limits.json_problem(value, SETTINGS, matched=False)
 
 
 @pytest.mark.parametrize("name", UNFIT)
@@ -86,9 +86,9 @@ def depth_of(value: Any) -> int:
 @given(value=values, step=st.integers(1, 40), most=st.integers(1, 5))
 def test_depth_is_counted_the_same_in_steps_of_any_size(value: Any, step: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "STEP_BYTES", step)
-        patch.setattr(limits, "_PAUSE_SECONDS", 0)
-        found = limits._look_closely(json.dumps(value).encode(), most)
+        patch.setattr(json_limits, "STEP_BYTES", step)
+        patch.setattr(json_limits, "_PAUSE_SECONDS", 0)
+        found = json_limits._look_closely(json.dumps(value).encode(), most)
     assert (found is None) == (depth_of(value) <= most)
 
 
@@ -175,13 +175,13 @@ def test_a_lone_surrogate_is_named_behind_any_text(quotes: int) -> None:
     text = r"\"" * quotes
     for lone in (r"\ud800", r"\udfff", r"\ud800x", r"\ud800\u0041"):
         assert errors(f'{{"needs":1,"payload":"{text}{lone}"}}', NewTask) == {
-            "payload": limits.LONE_SURROGATE
+            "payload": json_limits.LONE_SURROGATE
         }
 
 
 async def test_a_body_of_some_kilobytes_does_not_wait_for_huge_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, may_end = threading.Event(), threading.Event()
-    problems = limits.problems
+    problems = json_limits.problems
 
     def wait_in_huge(request: Request, *others: Any) -> Iterator[Any]:
         assert isinstance(request, NewTask)
@@ -190,7 +190,7 @@ async def test_a_body_of_some_kilobytes_does_not_wait_for_huge_ones(monkeypatch:
             assert may_end.wait(20)
         return problems(request, *others)
 
-    monkeypatch.setattr(limits, "problems", wait_in_huge)
+    monkeypatch.setattr(json_limits, "problems", wait_in_huge)
 
     def task(id_: str, size: int) -> Coroutine[Any, Any, Request]:
         body = json.dumps({"id": id_, "needs": 1, "payload": "x" * size}).encode()

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from broker.api.pages import PAGE_HEADERS
+from broker.http.assets import PAGE_HEADERS
 from broker.settings import Settings
 from tests import helpers
 from tests.browser import a_look, needs_chromium, shared_browser

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from broker.api.requests import Requests
+from broker.http.request_log import RequestLog
 from broker.server import create_server
 from broker.settings import Settings
 from broker.telemetry.tracing import wanted
@@ -59,7 +59,7 @@ def test_the_standard_variables_say_whether_there_are_traces(
 
 async def test_without_them_nothing_stands_before_the_application(database: str) -> None:
     server = create_server(Settings(database_url=database))
-    assert isinstance(server.config.app, Requests)
+    assert isinstance(server.config.app, RequestLog)
     await server.service.store.close()
 
 

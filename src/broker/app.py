@@ -13,10 +13,7 @@ from litestar.types import Scope
 
 from broker.access.keyring import Keyring
 from broker.access.ownership import Owners
-from broker.api import problems
-from broker.api.access import access_of
 from broker.api.archive import Archive
-from broker.api.body import BodyOrNothing, JsonBodies
 from broker.api.candidates import Candidates
 from broker.api.capacity import Capacity
 from broker.api.dashboard import Dashboard
@@ -25,10 +22,7 @@ from broker.api.events import Events
 from broker.api.health import Health
 from broker.api.keys import Keys
 from broker.api.metrics import MetricsPage
-from broker.api.options import answer_options
 from broker.api.overview import Overview
-from broker.api.parameters import refuse_odd_queries
-from broker.api.service import Service
 from broker.api.stats import Stats
 from broker.api.tasks import Tasks
 from broker.api.tools import Tools
@@ -36,6 +30,12 @@ from broker.api.work import Work
 from broker.background.event_stream import EventStream
 from broker.background.presence import Attendance, Presence
 from broker.background.upkeep import Upkeep
+from broker.http import problems
+from broker.http.body import BodyOrNothing, JsonBodies
+from broker.http.guards import access_of
+from broker.http.options import answer_options
+from broker.http.parameters import refuse_odd_queries
+from broker.service import Service
 from broker.settings import Settings
 from broker.store import Store, tasks, work
 from broker.store.address import CONNECT_SECONDS, Address
@@ -183,7 +183,7 @@ def create_app(service: Service) -> Litestar:
         request_class=BodyOrNothing,
         request_max_body_size=service.settings.max_body_bytes,
         plugins=[JsonBodies()],
-        # broker.api.description makes the description.
+        # broker.http.openapi makes the description.
         openapi_config=None,
         state=State({"settings": service.settings, "service": service}),
         # structlog does the logging; Litestar's default costs a thread that wakes all the time.

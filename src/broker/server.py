@@ -13,13 +13,13 @@ from typing import Any
 import structlog
 import uvicorn
 
-from broker.api.lean import Lean
 from broker.api.metrics import note
-from broker.api.requests import Requests
-from broker.api.service import Service
 from broker.app import create_app, create_service
 from broker.connections import Connection, Connections
 from broker.errors import Unavailable
+from broker.http.fast_path import FastPath
+from broker.http.request_log import RequestLog
+from broker.service import Service
 from broker.settings import Settings
 from broker.telemetry.tracing import traced
 
@@ -167,10 +167,10 @@ def create_server(
         parent: What can be read from once the process that it is to be a worker of is gone.
     """
     service = create_service(settings, may_be_open=is_loopback(host))
-    app = Lean(create_app(service), service)
+    app = FastPath(create_app(service), service)
     config = uvicorn.Config(
         traced(
-            Requests(app, are_logged=settings.access_log), [route.path_format for route in app.app.routes]
+            RequestLog(app, are_logged=settings.access_log), [route.path_format for route in app.app.routes]
         ),
         host=host,
         port=port,

@@ -9,13 +9,13 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK
 
-from broker.api.access import ALL, OWN, Access, allow, allow_record, check_again
-from broker.api.parameters import After, IdFilter, Limit, Since, Until, time_parameter, work_id_of
-from broker.api.service import Service
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
+from broker.http.guards import ALL, OWN, Access, allow, allow_record, check_again
+from broker.http.parameters import After, IdFilter, Limit, Since, Until, time_parameter, work_id_of
 from broker.schemas.archive import ArchivePage, ArchiveRecord
 from broker.schemas.states import Outcome
 from broker.schemas.values import Nothing
+from broker.service import Service
 from broker.store import acceptance, archive
 from broker.store.replica_reads import page as page_of
 

@@ -6,12 +6,12 @@ from litestar import Controller, Request, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from broker.api.access import ALL, Access, allow
-from broker.api.parameters import MAX_LIMIT, Wait
-from broker.api.service import Service
-from broker.api.waiting import park
 from broker.errors import CursorExpired
+from broker.http.guards import ALL, Access, allow
+from broker.http.parameters import MAX_LIMIT, Wait
+from broker.http.waiting import park
 from broker.schemas.candidates import Candidates as Page
+from broker.service import Service
 from broker.store import candidates
 from broker.wake.listener import CANDIDATES
 

@@ -5,8 +5,8 @@ from typing import Any
 from litestar import Controller, Request, Response, get
 from litestar.params import FromPath
 
-from broker.api.access import anyone
-from broker.api.pages import asset
+from broker.http.assets import asset
+from broker.http.guards import anyone
 
 _FOLDER = "capacity"
 

@@ -8,9 +8,9 @@ import msgspec
 from litestar import Controller, Litestar, Request, Response, get
 from litestar.params import FromPath
 
-from broker.api.access import anyone
-from broker.api.description import describe
-from broker.api.pages import Asset, asset
+from broker.http.assets import Asset, asset
+from broker.http.guards import anyone
+from broker.http.openapi import describe
 
 
 class Docs(Controller):

@@ -8,10 +8,10 @@ from litestar.di import NamedDependency
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from broker.api.access import ALL, Access, allow, check_again
-from broker.api.service import Service
 from broker.errors import Unauthenticated, Unavailable
+from broker.http.guards import ALL, Access, allow, check_again
 from broker.schemas.overview import ArchiveEvent, Resync, TaskEvent, ToolEvent, WorkEvent
+from broker.service import Service
 from broker.wake.listener import EVENTS
 
 EVENT_STREAM = "text/event-stream"

@@ -4,11 +4,11 @@ from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 
-from broker.api.access import anyone
-from broker.api.parameters import also
-from broker.api.service import Service
 from broker.errors import BrokerError, DatabaseTrouble
+from broker.http.guards import anyone
+from broker.http.parameters import also
 from broker.schemas.health import Alive, Ready
+from broker.service import Service
 from broker.store import migration
 
 

@@ -8,11 +8,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from broker.access.keyring import hashed, new_key
-from broker.api.access import allow
-from broker.api.parameters import After, Limit, id_of
-from broker.api.service import Service
 from broker.errors import KeyExists, KeyNotFound, Unavailable
+from broker.http.guards import allow
+from broker.http.parameters import After, Limit, id_of
 from broker.schemas.keys import KeyPage, MadeKey, NewKey
+from broker.service import Service
 from broker.store import keys
 
 

@@ -10,10 +10,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from broker.api.access import ALL, allow
-from broker.api.service import Service
 from broker.errors import Unavailable
+from broker.http.guards import ALL, allow
 from broker.schemas.stats import Stats
+from broker.service import Service
 from broker.store import stats
 from broker.wake.listener import CANDIDATES, TASK, TOOL, WORK
 from broker.wake.waiters import Waiters

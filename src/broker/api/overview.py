@@ -6,10 +6,10 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
-from broker.api.access import ALL, allow
-from broker.api.parameters import TIME, After, IdFilter, Limit, Since, Until, time_parameter
-from broker.api.service import Service
+from broker.http.guards import ALL, allow
+from broker.http.parameters import TIME, After, IdFilter, Limit, Since, Until, time_parameter
 from broker.schemas.overview import Failures, History, Queue, Timeline, ToolSummaryPage, WaitingTasks
+from broker.service import Service
 from broker.store.overview import failures, history, queue, timeline, tools, waiting
 
 _MOST_ATTEMPTS = 5_000

@@ -3,9 +3,9 @@
 from litestar import Controller, get
 from litestar.di import NamedDependency
 
-from broker.api.access import ALL, allow
-from broker.api.service import Service
+from broker.http.guards import ALL, allow
 from broker.schemas.stats import Stats as Numbers
+from broker.service import Service
 from broker.store import stats
 
 

@@ -7,11 +7,10 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED, HTTP_204_NO_CONTENT
 
-from broker.api.access import ALL, OWN, Access, allow, allow_task, last_segment
-from broker.api.parameters import After, Force, Limit, Wait, also, id_of, json_parameter
-from broker.api.service import Service
-from broker.api.waiting import park
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
+from broker.http.guards import ALL, OWN, Access, allow, allow_task, last_segment
+from broker.http.parameters import After, Force, Limit, Wait, also, id_of, json_parameter
+from broker.http.waiting import park
 from broker.schemas.states import LiveTaskState
 from broker.schemas.tasks import (
     Explanation,
@@ -28,6 +27,7 @@ from broker.schemas.tasks import (
     TaskRemarks,
 )
 from broker.schemas.values import Nothing
+from broker.service import Service
 from broker.store import deletion, tasks
 from broker.store.explanation import explain as explanation_of
 from broker.store.replica_reads import page as page_of

@@ -10,15 +10,15 @@ from msgspec import UNSET
 from msgspec.structs import asdict
 
 from broker.access.keyring import hashed, new_secret, token_of
-from broker.api.access import ALL, OWN, Access, allow, allow_tool, void_token
-from broker.api.parameters import After, Force, Limit, Wait, also, id_of
-from broker.api.service import Service
-from broker.api.waiting import next_work
 from broker.errors import Forbidden, ToolBusy, ToolNotFound
+from broker.http.guards import ALL, OWN, Access, allow, allow_tool, void_token
+from broker.http.parameters import After, Force, Limit, Wait, also, id_of
+from broker.http.waiting import next_work
 from broker.schemas.states import ToolState
 from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, Tool, ToolChange, ToolPage
 from broker.schemas.values import Nothing
 from broker.schemas.work import WorkItems
+from broker.service import Service
 from broker.store import leases, tools
 from broker.store.ownership import VOID
 from broker.store.replica_reads import page as page_of

@@ -9,20 +9,6 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPTED
 
-from broker.api.access import (
-    ALL,
-    OWN,
-    Access,
-    allow,
-    allow_work,
-    check_again,
-    has_tool,
-    is_tools,
-    void_token,
-)
-from broker.api.parameters import After, IdFilter, Limit, Wait, also, work_id_of
-from broker.api.service import Service
-from broker.api.waiting import next_work, park, prefers_minimal
 from broker.errors import (
     BrokerError,
     PayloadTooLarge,
@@ -36,6 +22,19 @@ from broker.errors import (
     WorkEnded,
     WorkNotFound,
 )
+from broker.http.guards import (
+    ALL,
+    OWN,
+    Access,
+    allow,
+    allow_work,
+    check_again,
+    has_tool,
+    is_tools,
+    void_token,
+)
+from broker.http.parameters import After, IdFilter, Limit, Wait, also, work_id_of
+from broker.http.waiting import next_work, park, prefers_minimal
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair, Pairs, PairStatus
 from broker.schemas.completion import (
@@ -50,6 +49,7 @@ from broker.schemas.states import WorkState
 from broker.schemas.values import Nothing
 from broker.schemas.work import NewCancellation, NewReport, Reported, ReportPage, WorkPage, WorkWithReports
 from broker.schemas.work import Work as WorkItem
+from broker.service import Service
 from broker.store import archive, assignment, cancellation, completion, leases, reports, work
 from broker.store.cancellation import Cancellation
 from broker.store.replica_reads import page as page_of

@@ -16,8 +16,8 @@ import click
 import msgspec
 from msgspec import Raw
 
-from broker.api import limits
 from broker.cli.values import BYTE_ORDER_MARK, standard_input
+from broker.http import json_limits
 from broker.schemas.tasks import NewTask
 from broker.settings import Settings
 
@@ -53,7 +53,7 @@ def checked(given: Given) -> Given:
     """
     try:
         body = msgspec.json.encode(given.fields)
-        problem = next(limits.problems(_task.decode(body), _WIDEST), None)
+        problem = next(json_limits.problems(_task.decode(body), _WIDEST), None)
     except RecursionError:
         raise _bad(given.where, "is nested too deep") from None
     except msgspec.ValidationError as error:
@@ -124,8 +124,8 @@ class TaskFile:
         except msgspec.ValidationError:
             raise _bad(where, 'is no JSON object; a task is one, like {"needs": 1}') from None
         except msgspec.DecodeError as error:
-            if limits.lone_surrogate(text) is not None:
-                raise _bad(where, limits.LONE_SURROGATE) from None
+            if json_limits.lone_surrogate(text) is not None:
+                raise _bad(where, json_limits.LONE_SURROGATE) from None
             raise _no_json(where, error) from None
         except RecursionError:
             raise _bad(where, "is nested too deep") from None

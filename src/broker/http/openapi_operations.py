@@ -13,8 +13,6 @@ from litestar.routes import HTTPRoute
 from litestar.typing import FieldDefinition
 from msgspec import Struct
 
-from broker.api.access import Allow, Anyone, Reach
-from broker.api.parameters import parameters
 from broker.errors import (
     BrokerError,
     Forbidden,
@@ -26,11 +24,13 @@ from broker.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from broker.http.guards import Allow, Anyone, Reach
+from broker.http.parameters import parameters
 
 Refusals = dict[int, tuple[type[BrokerError], ...]]
 
 
-class Answer(NamedTuple):
+class DescribedResponse(NamedTuple):
     """What is answered when all is well.
 
     Args:
@@ -93,13 +93,13 @@ class Operation(NamedTuple):
         return data.annotation if data else None
 
     @property
-    def answers(self) -> dict[int, Answer]:
+    def answers(self) -> dict[int, DescribedResponse]:
         """What it answers when all is well, by status."""
         told = self.handler.parsed_fn_signature.return_type.annotation
         [form] = get_args(told) or [told]
-        found = {self.handler.status_code: Answer(form, in_a_sentence(form))}
+        found = {self.handler.status_code: DescribedResponse(form, in_a_sentence(form))}
         for status, other in (self.handler.responses or {}).items():
-            found[status] = Answer(other.data_container, other.description)
+            found[status] = DescribedResponse(other.data_container, other.description)
         return found
 
     @property

@@ -18,8 +18,6 @@ from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE, HTTP_500_IN
 from litestar.types import Receive, Scope, Send
 from msgspec import UNSET
 
-from broker.api.parameters import parameters
-from broker.api.requests import HEADER, new_name
 from broker.errors import (
     BadRequest,
     BrokerError,
@@ -30,6 +28,8 @@ from broker.errors import (
     ValidationFailed,
     WorkEnded,
 )
+from broker.http.parameters import parameters
+from broker.http.request_log import HEADER, new_name
 from broker.schemas.problems import FieldError, Problem
 from broker.telemetry.metrics import Metrics
 

@@ -24,14 +24,14 @@ from litestar.types import Message, Receive, Scope, Send
 from msgspec import Struct
 
 from broker.access.ownership import FRESH_SECONDS
-from broker.api import problems
-from broker.api.access import Allow
-from broker.api.body import BodyOrNothing, decoded
-from broker.api.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
-from broker.api.service import Service
-from broker.api.stopping import AnswersWhenStopped
 from broker.errors import Stopping
+from broker.http import problems
+from broker.http.body import BodyOrNothing, decoded
+from broker.http.guards import Allow
+from broker.http.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
+from broker.http.shutdown import AnswersWhenStopped
 from broker.schemas.values import Request
+from broker.service import Service
 from broker.trace_context import TraceContext
 
 _JSON = b"application/json"
@@ -76,7 +76,7 @@ class LeanRoute(Struct, frozen=True, kw_only=True):
     status: int
 
 
-class Lean:
+class FastPath:
     """The application, with the short way in front.
 
     Args:

@@ -13,8 +13,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
 
-from broker.api import limits
 from broker.errors import NotFound, ValidationFailed, WorkNotFound
+from broker.http import json_limits
 from broker.schemas.problems import FieldError
 from broker.schemas.values import ID_PATTERN, Time
 from broker.settings import Settings
@@ -87,7 +87,7 @@ def json_parameter(text: str | None, field: str, settings: Settings) -> str | No
         value = msgspec.json.decode(text, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise not_json from None
-    if problem := limits.json_problem(bytes(value), settings, matched=True):
+    if problem := json_limits.json_problem(bytes(value), settings, matched=True):
         raise ValidationFailed([FieldError(field=field, message=problem)])
     return text
 

@@ -22,10 +22,10 @@ from msgspec.structs import replace
 
 from broker.access.keyring import Caller
 from broker.access.ownership import Owners
-from broker.api.loopback import HEADERS, refuse_others
-from broker.api.service import Service
 from broker.errors import Forbidden, NotFound, TaskNotFound, ToolNotFound, VoidToken, WorkNotFound
+from broker.http.loopback import HEADERS, refuse_others
 from broker.schemas.values import ID_PATTERN
+from broker.service import Service
 from broker.store.ownership import WorkOwner
 
 _ID = re.compile(ID_PATTERN)

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from litestar import Request
 
-from broker.api.access import Access, check_again, void_token
-from broker.api.parameters import MAX_WAIT_SECONDS
-from broker.api.service import Service
+from broker.http.guards import Access, check_again, void_token
+from broker.http.parameters import MAX_WAIT_SECONDS
 from broker.schemas.work import Work
+from broker.service import Service
 from broker.store import leases, work
 from broker.wake.listener import TOOL
 

@@ -28,7 +28,7 @@ _WORDS = {"batch", "remarks", "complete", "export"}
 _GONE = 499
 
 
-class Requests:
+class RequestLog:
     """The application, with a name for every request that has one.
 
     Args:

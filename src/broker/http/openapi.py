@@ -18,11 +18,11 @@ from litestar.params import ParameterKwarg, PathParameter
 from litestar.typing import FieldDefinition
 from msgspec import Meta, Struct
 
-from broker.api import problems
-from broker.api.access import Reach
-from broker.api.examples import EXAMPLES
-from broker.api.operations import Answer, Operation, in_a_sentence, is_struct, operations
 from broker.errors import BrokerError, ValidationFailed, WorkEnded
+from broker.http import problems
+from broker.http.guards import Reach
+from broker.http.openapi_examples import EXAMPLES
+from broker.http.openapi_operations import DescribedResponse, Operation, in_a_sentence, is_struct, operations
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.candidates import Candidates, Pair
 from broker.schemas.completion import Completed
@@ -232,7 +232,7 @@ def _responses(call: Operation, calls: list[Operation]) -> Json:
     return described
 
 
-def _response(call: Operation, answer: Answer, calls: list[Operation]) -> Json:
+def _response(call: Operation, answer: DescribedResponse, calls: list[Operation]) -> Json:
     described: Json = {"description": answer.description}
     if is_struct(answer.form):
         described["content"] = {"application/json": _content(answer.form)}

@@ -21,9 +21,6 @@ from litestar.typing import FieldDefinition
 from msgspec import Raw
 
 from broker.access.ownership import FRESH_SECONDS
-from broker.api import limits
-from broker.api.body_errors import MOST_PARTS, explain, field_at, located, plainly
-from broker.api.decoders import counted, decoder, once, read
 from broker.errors import (
     BadRequest,
     MalformedJson,
@@ -31,6 +28,9 @@ from broker.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from broker.http import json_limits
+from broker.http.body_errors import MOST_PARTS, explain, field_at, located, plainly
+from broker.http.decoders import counted, decoder, once, read
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 from broker.settings import Settings
@@ -152,7 +152,7 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
         raise ValidationFailed(
             [FieldError(field=field_at(body, depth=settings.max_depth), message=message)]
         ) from None
-    if problems := list(islice(limits.problems(request, settings), _MOST_ERRORS)):
+    if problems := list(islice(json_limits.problems(request, settings), _MOST_ERRORS)):
         raise ValidationFailed(problems)
     return _decoded(_on_one_line(body), form) if b"\n" in body or b"\r" in body else request
 
@@ -162,8 +162,8 @@ def _on_one_line(body: bytes) -> bytes:
 
     Values go out as they came, and in exports each record is a line.
     """
-    steps = range(0, len(body), limits.STEP_BYTES)
-    return b"".join([body[at : at + limits.STEP_BYTES].translate(None, b"\r\n") for at in steps])
+    steps = range(0, len(body), json_limits.STEP_BYTES)
+    return b"".join([body[at : at + json_limits.STEP_BYTES].translate(None, b"\r\n") for at in steps])
 
 
 def _decoded(body: bytes, form: type[Request]) -> Request:
@@ -180,8 +180,8 @@ def _decoded(body: bytes, form: type[Request]) -> Request:
         explained = list(islice(explain(known, form), _MOST_ERRORS)) if is_short else []
         raise ValidationFailed(explained or [located(error)]) from None
     except msgspec.DecodeError as error:
-        if lone := limits.lone_surrogate(body):
-            field = FieldError(field=field_at(body, offset=lone), message=limits.LONE_SURROGATE)
+        if lone := json_limits.lone_surrogate(body):
+            field = FieldError(field=field_at(body, offset=lone), message=json_limits.LONE_SURROGATE)
             raise ValidationFailed([field]) from None
         raise _malformed(error) from None
     return request
@@ -197,7 +197,7 @@ def _check_utf8(body: bytes) -> None:
         return
     start = 0
     while start < len(body):
-        end = most = start + limits.STEP_BYTES
+        end = most = start + json_limits.STEP_BYTES
         # A step does not end inside a character.
         while end < min(len(body), most + 3) and body[end] & 0xC0 == 0x80:
             end += 1

@@ -5,8 +5,8 @@ import asyncio
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from broker.api import problems
 from broker.errors import Stopping
+from broker.http import problems
 
 
 class AnswersWhenStopped:

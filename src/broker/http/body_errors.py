@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Raw
 
-from broker.api.decoders import TOO_LONG, decoder, hints, item_type, raw_form, read
+from broker.http.decoders import TOO_LONG, decoder, hints, item_type, raw_form, read
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 
