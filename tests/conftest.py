@@ -28,7 +28,7 @@ from httpx._transports import default as _default
 from sqlalchemy import make_url
 
 from broker.postgres.cluster import EmbeddedPostgres
-from broker.server import Server, create_server
+from broker.server.http_server import Server, create_server
 from broker.settings import Settings
 from broker.store import Store, migration
 from broker.store.address import libpq_url

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from broker.connections.answer import Answer
+from broker.server.connections.answer import Answer
 
 
 class Wire(asyncio.Transport):

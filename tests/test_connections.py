@@ -366,7 +366,8 @@ async def test_of_a_thousand_too_many_every_one_is_told_so(serve: Serve) -> None
 def room(limits: tuple[int, int], wanted: int) -> tuple[list[int], str]:
     """The connections and the limit that a process with such limits comes to, and what it logs."""
     code = (
-        "import resource; from broker import logs; from broker.connections import Connections;"
+        "import resource; from broker.telemetry import logs;"
+        "from broker.server.connections import Connections;"
         f"from broker.settings import Settings; resource.setrlimit(resource.RLIMIT_NOFILE, {limits});"
         f"logs.configure(); shared = Connections(Settings(max_connections={wanted})); shared.make_room();"
         "print(shared.most, *resource.getrlimit(resource.RLIMIT_NOFILE))"

@@ -14,7 +14,7 @@ from broker.access.keyring import hashed, new_key
 from broker.cli.serve import SHORTEST
 from broker.client import Assigner, AsyncBroker, AsyncWork, ProblemError, Tool, Work
 from broker.errors import Unavailable
-from broker.server import create_server, is_loopback
+from broker.server.http_server import create_server, is_loopback
 from broker.settings import Settings, SettingsError
 from broker.store import Store, keys
 from tests.conftest import Running, Serve

@@ -111,7 +111,7 @@ def test_what_can_be_read_is_on_a_terminal_as_it_is() -> None:
 def on_a_terminal(call: str) -> str:
     """What a call of the log writes there."""
     reader, writer = pty.openpty()
-    program = f"import structlog; from broker import logs; logs.configure(); {call}"
+    program = f"import structlog; from broker.telemetry import logs; logs.configure(); {call}"
     with os.fdopen(reader, "rb", buffering=0) as screen:
         subprocess.run([sys.executable, "-c", program], stderr=writer, check=True)
         said = screen.read(4096)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from broker.http.request_log import RequestLog
-from broker.server import create_server
+from broker.server.http_server import create_server
 from broker.settings import Settings
 from broker.telemetry.tracing import wanted
 from tests.collector import Collector, collecting

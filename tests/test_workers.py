@@ -163,22 +163,22 @@ async def test_to_count_is_no_risk_where_the_disk_is_full_and_without_their_pare
 def test_workers_that_cannot_start_are_given_up(tmp_path: Path, fails: str, says: str) -> None:
     program = f"""
 import os, signal
-from broker import workers
+from broker.server import worker_processes
 from broker.settings import Settings
 
 def fail(*_, **__):
     {fails}
 
 # Workers begin by reading this, too.
-workers.create_server = fail
+worker_processes.create_server = fail
 if __name__ == "__main__":
-    workers.Workers(Settings(), host="127.0.0.1", port=0, count=2).run()
+    worker_processes.WorkerProcesses(Settings(), host="127.0.0.1", port=0, count=2).run()
 """
     file = tmp_path / "serve.py"
     file.write_text(program)
     ended = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
-    assert "WorkersError: A worker could not start" in ended.stderr
+    assert "WorkerProcessesError: A worker could not start" in ended.stderr
     assert says in ended.stderr
 
 

@@ -13,20 +13,20 @@ from litestar.types import Scope
 
 from broker.access.keyring import Keyring
 from broker.access.ownership import Owners
-from broker.api.archive import Archive
-from broker.api.candidates import Candidates
-from broker.api.capacity import Capacity
-from broker.api.dashboard import Dashboard
-from broker.api.docs import Docs
-from broker.api.events import Events
-from broker.api.health import Health
-from broker.api.keys import Keys
-from broker.api.metrics import MetricsPage
-from broker.api.overview import Overview
-from broker.api.stats import Stats
-from broker.api.tasks import Tasks
-from broker.api.tools import Tools
-from broker.api.work import Work
+from broker.api.archive import ArchiveController
+from broker.api.candidates import CandidatesController
+from broker.api.capacity import CapacityController
+from broker.api.dashboard import DashboardController
+from broker.api.docs import DocsController
+from broker.api.events import EventsController
+from broker.api.health import HealthController
+from broker.api.keys import KeysController
+from broker.api.metrics import MetricsController
+from broker.api.overview import OverviewController
+from broker.api.stats import StatsController
+from broker.api.tasks import TasksController
+from broker.api.tools import ToolsController
+from broker.api.work import WorkController
 from broker.background.event_stream import EventStream
 from broker.background.presence import Attendance, Presence
 from broker.background.upkeep import Upkeep
@@ -169,8 +169,20 @@ def create_app(service: Service) -> Litestar:
     answer = partial(problems.answer, metrics=service.metrics)
     return Litestar(
         route_handlers=[
-            *(Tools, Tasks, Candidates, Work, Archive, Events, Overview, Stats, Keys),
-            *(Health, MetricsPage, Docs, Dashboard, Capacity),
+            ToolsController,
+            TasksController,
+            CandidatesController,
+            WorkController,
+            ArchiveController,
+            EventsController,
+            OverviewController,
+            StatsController,
+            KeysController,
+            HealthController,
+            MetricsController,
+            DocsController,
+            DashboardController,
+            CapacityController,
         ],
         lifespan=[running],
         dependencies={

@@ -28,7 +28,7 @@ _PORTION_BYTES = 2**20
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class Archive(Controller):
+class ArchiveController(Controller):
     """The archive: every attempt, with all that was reported on it."""
 
     path = "/v1/archive"

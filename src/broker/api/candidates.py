@@ -10,13 +10,13 @@ from broker.errors import CursorExpired
 from broker.http.guards import ALL, Access, allow
 from broker.http.parameters import MAX_LIMIT, Wait
 from broker.http.waiting import park
-from broker.schemas.candidates import Candidates as Page
+from broker.schemas.candidates import Candidates
 from broker.service import Service
 from broker.store import candidates
 from broker.wake.listener import CANDIDATES
 
 
-class Candidates(Controller):
+class CandidatesController(Controller):
     """What an assigner looks at."""
 
     path = "/v1/candidates"
@@ -35,15 +35,15 @@ class Candidates(Controller):
         limit: Annotated[
             int, QueryParameter(ge=1, le=MAX_LIMIT, description="For each of tasks and tools.")
         ] = MAX_LIMIT,
-    ) -> Page:
+    ) -> Candidates:
         """The available tasks and tools; with a cursor, those that became available or changed since."""
 
-        async def look() -> Page:
+        async def look() -> Candidates:
             if not access.caller.roles.isdisjoint(("assigner", "admin")):
                 await service.attendance.ask()
             return await service.store.read_one(candidates.read, candidates.Asked(cursor, limit))
 
-        def some(found: Page) -> bool:
+        def some(found: Candidates) -> bool:
             return bool(found.tasks or found.tools or found.more)
 
         return await park(

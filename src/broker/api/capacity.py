@@ -11,7 +11,7 @@ from broker.http.guards import anyone
 _FOLDER = "capacity"
 
 
-class Capacity(Controller):
+class CapacityController(Controller):
     """The page, which knows nothing of this service."""
 
     path = "/capacity"

@@ -14,7 +14,7 @@ from broker.http.guards import anyone
 _FOLDER = "dashboard"
 
 
-class Dashboard(Controller):
+class DashboardController(Controller):
     """The dashboard."""
 
     include_in_schema = False

@@ -13,7 +13,7 @@ from broker.http.guards import anyone
 from broker.http.openapi import describe
 
 
-class Docs(Controller):
+class DocsController(Controller):
     """The description of the API for programs, and the page for people."""
 
     include_in_schema = False

@@ -50,7 +50,7 @@ class EventStreamResponse(ASGIResponse):
             Overloaded: There is no place left.
         """
         self._service.wait_limits.acquire(self._access.client)
-        # `broker.connections` ends it when the client sends no more.
+        # `broker.server.connections` ends it when the client sends no more.
         scope["state"]["endless"] = True
         try:
             await super().__call__(scope, receive, send)
@@ -92,7 +92,7 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-class Events(Controller):
+class EventsController(Controller):
     """What happens, as it happens."""
 
     path = "/v1/events"

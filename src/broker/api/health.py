@@ -12,7 +12,7 @@ from broker.service import Service
 from broker.store import migration
 
 
-class Health(Controller):
+class HealthController(Controller):
     """For load balancers, containers and people."""
 
     path = "/health"

@@ -16,7 +16,7 @@ from broker.service import Service
 from broker.store import keys
 
 
-class Keys(Controller):
+class KeysController(Controller):
     """Keys: each has a name and one or more roles."""
 
     path = "/v1/keys"

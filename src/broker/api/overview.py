@@ -18,7 +18,7 @@ _MOST_BUCKETS = 500
 _MOST_WAITING = 200
 
 
-class Overview(Controller):
+class OverviewController(Controller):
     """Summaries, for whoever watches: without payloads and results, and with long texts cut."""
 
     path = "/v1/overview"

@@ -4,19 +4,19 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 
 from broker.http.guards import ALL, allow
-from broker.schemas.stats import Stats as Numbers
+from broker.schemas.stats import Stats
 from broker.service import Service
 from broker.store import stats
 
 
-class Stats(Controller):
+class StatsController(Controller):
     """How the broker is doing, in a few numbers."""
 
     path = "/v1/stats"
     tags = ("Health",)
 
     @get(guards=[allow(operator=ALL)])
-    async def read(self, service: NamedDependency[Service]) -> Numbers:
+    async def read(self, service: NamedDependency[Service]) -> Stats:
         """Count tasks, tools and work by their state, and what has happened in the last minute.
 
         The answer is no older than the request. Those who ask at the same time share one; with very many

@@ -43,7 +43,7 @@ _MAY_READ = allow_task(submitter=OWN, assigner=ALL, operator=ALL)
 _MAY_CHANGE = allow_task(submitter=OWN, operator=ALL)
 
 
-class Tasks(Controller):
+class TasksController(Controller):
     """Tasks: things that need doing."""
 
     path = "/v1/tasks"

@@ -24,7 +24,7 @@ from broker.store.ownership import VOID
 from broker.store.replica_reads import page as page_of
 
 
-class Tools(Controller):
+class ToolsController(Controller):
     """Tools: programs, instruments and machines that do work."""
 
     path = "/v1/tools"

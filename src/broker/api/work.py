@@ -47,14 +47,21 @@ from broker.schemas.completion import (
 )
 from broker.schemas.states import WorkState
 from broker.schemas.values import Nothing
-from broker.schemas.work import NewCancellation, NewReport, Reported, ReportPage, WorkPage, WorkWithReports
-from broker.schemas.work import Work as WorkItem
+from broker.schemas.work import (
+    NewCancellation,
+    NewReport,
+    Reported,
+    ReportPage,
+    Work,
+    WorkPage,
+    WorkWithReports,
+)
 from broker.service import Service
 from broker.store import archive, assignment, cancellation, completion, leases, reports, work
 from broker.store.cancellation import Cancellation
 from broker.store.replica_reads import page as page_of
 from broker.trace_context import TraceContext
-from broker.wake.listener import WORK as WORK_CHANNEL
+from broker.wake.listener import WORK
 
 _STATUS: dict[completion.Fate, CompletedStatus] = {
     "ended": "archived",
@@ -75,7 +82,7 @@ _MAY_READ = allow_work(tool=OWN, token=OWN, assigner=ALL, operator=ALL)
 _MAY_DO = allow_work(fenced=True, tool=OWN, token=OWN)
 
 
-class Work(Controller):
+class WorkController(Controller):
     """Work: one attempt of one tool at one task."""
 
     path = "/v1/work"
@@ -104,10 +111,10 @@ class Work(Controller):
         tags=["The assigner"],
         lean=True,
         guards=[allow(assigner=ALL)],
-        responses={HTTP_200_OK: also(WorkItem, "The same pair again.")},
+        responses={HTTP_200_OK: also(Work, "The same pair again.")},
         errors=[*_REFUSALS.values()],
     )
-    async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[WorkItem]:
+    async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[Work]:
         """Give a task to a tool. The same pair again is answered with the same work: 200."""
         assigned = await service.store.one(assignment.assign, data)
         if assigned.work is None:
@@ -165,7 +172,7 @@ class Work(Controller):
             look,
             until=moved,
             wait=wait,
-            topic=WORK_CHANNEL,
+            topic=WORK,
             key=str(id_),
             tool=access.tool,
         )
@@ -187,7 +194,7 @@ class Work(Controller):
         data: JSONBody[Nothing],
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-    ) -> Response[WorkItem]:
+    ) -> Response[Work]:
         """Say that the tool has begun."""
         started = await service.store.one(work.start, work.Start(work_id_of(work_id), access.caller.token))
         if started is None:
@@ -273,7 +280,7 @@ class Work(Controller):
         if ended.status == "other":
             may_be_taken = record.late is not None and record.outcome != "succeeded"
             raise WorkEnded(record.outcome, late=f"/v1/archive/{id_}/accept" if may_be_taken else None)
-        following: list[WorkItem] | None = None
+        following: list[Work] | None = None
         if data.next_wait_seconds > 0 and record.tool_id is not None and _is_there(access, record):
             # Whatever keeps it from waiting does not undo what is done.
             with contextlib.suppress(TooManyRequests, Unauthenticated, Unavailable):
@@ -326,7 +333,7 @@ class Work(Controller):
     )
     async def cancel(
         self, work_id: FromPath[str], data: JSONBody[NewCancellation], service: NamedDependency[Service]
-    ) -> WorkItem:
+    ) -> Work:
         """Ask the tool to stop. Its task is cancelled with the work, or goes back (`requeue`)."""
         id_ = work_id_of(work_id)
         asked = await service.store.one(cancellation.cancel, Cancellation(id_, data.requeue))

@@ -10,7 +10,7 @@ import uvicorn
 from litestar import Litestar, post
 from msgspec import Struct
 
-from broker.server import UVICORN
+from broker.server.http_server import UVICORN
 
 
 class Task(Struct):

@@ -12,12 +12,12 @@ import structlog
 from broker.cli.database import ask, database, described
 from broker.cli.screen import this_program
 from broker.postgres.errors import EmbeddedError
-from broker.server import create_server, is_loopback, stopping_signals
+from broker.server.http_server import create_server, is_loopback, stopping_signals
+from broker.server.worker_processes import WorkerProcesses, WorkerProcessesError
 from broker.settings import Settings, SettingsError, describe, unknown_variables
 from broker.store.keys import all_of_them
 from broker.telemetry import logs
 from broker.telemetry.metrics import SHARED_FOLDER
-from broker.workers import Workers, WorkersError
 
 log = structlog.get_logger(__name__)
 
@@ -61,10 +61,10 @@ def serve(host: str, port: int, workers: int) -> None:
             if not (is_loopback(host) or ready.the_admin_key() or ask(str(ready.direct_url), all_of_them)):
                 raise _open_to_others(host, settings)
             if workers > 1:
-                Workers(ready, host=host, port=port, count=workers).run()
+                WorkerProcesses(ready, host=host, port=port, count=workers).run()
             else:
                 create_server(ready, host=host, port=port).run()
-    except (SettingsError, EmbeddedError, WorkersError) as error:
+    except (SettingsError, EmbeddedError, WorkerProcessesError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -58,7 +58,8 @@ class Operation(NamedTuple):
     @property
     def id(self) -> str:
         """Like `tools_register`: what generated clients call it."""
-        return f"{self.handler.fn.__qualname__.partition('.')[0].lower()}_{self.handler.handler_name}"
+        controller = self.handler.fn.__qualname__.partition(".")[0].removesuffix("Controller")
+        return f"{controller.lower()}_{self.handler.handler_name}"
 
     @property
     def docstring(self) -> tuple[str, str]:

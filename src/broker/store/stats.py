@@ -82,7 +82,7 @@ select pg_notification_queue_usage() as queue_usage,
 """)
 
 
-class Server(NamedTuple):
+class ServerState(NamedTuple):
     """The state of the PostgreSQL server.
 
     Args:
@@ -94,9 +94,9 @@ class Server(NamedTuple):
     oldest_transaction_seconds: float
 
 
-def read_with_server(connection: Connection) -> tuple[Stats, Server]:
+def read_with_server(connection: Connection) -> tuple[Stats, ServerState]:
     """Return the statistics, and the state of the server."""
-    return read(connection), Server._make(connection.execute(SERVER).one())
+    return read(connection), ServerState._make(connection.execute(SERVER).one())
 
 
 def read(connection: Connection) -> Stats:

@@ -7,13 +7,13 @@ from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from broker.connections import head
-from broker.connections.after_upgrade import has_body, parser_of_rest
-from broker.connections.answer import Answer, UnchunkedAnswer
-from broker.connections.cycle import Cycle
-from broker.connections.watched import LINGER_SECONDS, Watched
 from broker.errors import BrokerError, Crowded, HeadersTooLarge, MalformedRequest, RequestTimeout
 from broker.http import problems
+from broker.server.connections import head
+from broker.server.connections.after_upgrade import has_body, parser_of_rest
+from broker.server.connections.answer import Answer, UnchunkedAnswer
+from broker.server.connections.cycle import Cycle
+from broker.server.connections.watched import LINGER_SECONDS, Watched
 
 # What is parsed at once; less where it holds several requests, as those that are parsed stand in a queue.
 _PIECE = 4096

@@ -13,12 +13,11 @@ from typing import Any
 import structlog
 import uvicorn
 
-from broker.api.metrics import note
 from broker.app import create_app, create_service
-from broker.connections import Connection, Connections
 from broker.errors import Unavailable
 from broker.http.fast_path import FastPath
 from broker.http.request_log import RequestLog
+from broker.server.connections import Connection, Connections
 from broker.service import Service
 from broker.settings import Settings
 from broker.telemetry.tracing import traced
@@ -115,7 +114,7 @@ class Server(uvicorn.Server):
             )
             if self._parent is not None:
                 # Another worker may be asked how we are.
-                note(self.service)
+                self.service.update_metrics()
         return await super().on_tick(counter)
 
     def _leave(self) -> None:

@@ -13,7 +13,7 @@ from broker.errors import Crowded
 from broker.settings import Settings
 
 if TYPE_CHECKING:
-    from broker.connections.watched import Watched
+    from broker.server.connections.watched import Watched
 
 # Files that are no connections of clients: the database's, libraries, and those of clients turned away.
 _OTHER_FILES = 200

@@ -5,7 +5,7 @@ attributes here, and about once a second one sweep looks at the connections that
 costs no timer, and one that waits for its answer nothing at all.
 """
 
-from broker.connections.connection import Connection
-from broker.connections.shared import Connections
+from broker.server.connections.connection import Connection
+from broker.server.connections.shared import Connections
 
 __all__ = ["Connection", "Connections"]

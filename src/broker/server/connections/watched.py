@@ -6,7 +6,7 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from broker.connections.shared import Connections
+from broker.server.connections.shared import Connections
 
 # How long a client that is refused has to take notice of it. If it were closed while it still sends, its
 # system would throw the answer away.

@@ -1,4 +1,4 @@
-"""Workers: several processes that serve one address.
+"""Worker processes: several processes that serve one address.
 
 Each is a whole service, with a pool, a listener and a register of waiters of its own; they share the socket
 that they listen on, so that whichever has time takes the next connection. The upkeep they do in turns.
@@ -22,7 +22,7 @@ from typing import cast
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
-from broker.server import create_server, stopping_signals
+from broker.server.http_server import create_server, stopping_signals
 from broker.settings import Settings
 from broker.telemetry import logs, metrics
 
@@ -42,11 +42,11 @@ _GRACE_SECONDS = 3.0
 _spawn = multiprocessing.get_context("spawn")
 
 
-class WorkersError(Exception):
+class WorkerProcessesError(Exception):
     """There can be no workers; the message says why."""
 
 
-class Workers:
+class WorkerProcesses:
     """Several processes that serve one address, for as long as `run` does.
 
     Args:
@@ -69,7 +69,7 @@ class Workers:
         """Serve until told to stop by SIGTERM, SIGINT or SIGHUP; a worker that ends is replaced.
 
         Raises:
-            WorkersError: They cannot start, and so never would.
+            WorkerProcessesError: They cannot start, and so never would.
         """
         with _told() as told, _folder_of_metrics() as folder, _listening(self._host, self._port) as shared:
             try:
@@ -102,7 +102,7 @@ class Workers:
         """Forget those that have ended; whether one of them has ended soon after its start.
 
         Raises:
-            WorkersError: One of the first cannot start.
+            WorkerProcessesError: One of the first cannot start.
         """
         is_quick = False
         for number, (worker, since) in list(self._running.items()):
@@ -115,7 +115,7 @@ class Workers:
             was_quick = time.monotonic() - since < _QUICK_SECONDS
             could_not = worker.exitcode == _CANNOT_START or (was_quick and worker.exitcode not in _TOLD)
             if could_not and number not in self._replaced:
-                raise WorkersError(
+                raise WorkerProcessesError(
                     f"A worker could not start, and ended with status {worker.exitcode}; if it has said why,"
                     " that stands above."
                 )

@@ -1,0 +1,1 @@
+"""The uvicorn server, its connections and its worker processes."""
