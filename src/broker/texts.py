@@ -1,0 +1,44 @@
+"""Shorten texts of others, and make them harmless for a terminal."""
+
+_ELLIPSIS = "…"
+_ELLIPSIS_IN_THE_MIDDLE = " … "
+
+
+def shorten(text: str, longest: int) -> str:
+    """Return a text of at most `longest` characters; a shortened one ends in `…`."""
+    return text if len(text) <= longest else text[: longest - len(_ELLIPSIS)] + _ELLIPSIS
+
+
+def shorten_in_the_middle(text: str, longest: int) -> str:
+    """Return a text of at most `longest` characters, shortened after its first third.
+
+    The beginning and the end of an error say most: a traceback ends with what went wrong.
+    """
+    if len(text) <= longest:
+        return text
+    first = longest // 3
+    return f"{text[:first]}{_ELLIPSIS_IN_THE_MIDDLE}{text[first + len(_ELLIPSIS_IN_THE_MIDDLE) - longest :]}"
+
+
+def replace_unprintable(text: str, replacement: str = "\N{REPLACEMENT CHARACTER}", *, keep: str = "") -> str:
+    """Return a text with a replacement for each character that a terminal could act on.
+
+    Args:
+        text: A text of others.
+        replacement: What stands for such a character.
+        keep: Characters to keep all the same, such as line breaks.
+    """
+    return "".join(each if each.isprintable() or each in keep else replacement for each in text)
+
+
+def escape_unprintable(text: str, *, keep: str = "") -> str:
+    r"""Return a text with an escape sequence for each character that a terminal could act on, like `\x1b`.
+
+    Args:
+        text: A text of others.
+        keep: Characters to keep all the same, such as line breaks.
+    """
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode()
+        for each in text
+    )

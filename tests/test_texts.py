@@ -1,0 +1,29 @@
+"""Texts of others are shortened to a length, and a terminal acts on none of their characters."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.texts import escape_unprintable, replace_unprintable, shorten, shorten_in_the_middle
+
+
+@given(st.text(), st.integers(10, 40))
+def test_a_shortened_text_has_the_length_that_was_asked_for(text: str, longest: int) -> None:
+    for short in (shorten(text, longest), shorten_in_the_middle(text, longest)):
+        assert len(short) == min(len(text), longest)
+        assert (short == text) == (len(text) <= longest) or "…" in text
+
+
+def test_a_text_shortened_in_the_middle_keeps_its_beginning_and_its_end() -> None:
+    assert shorten_in_the_middle("first line, many lines, ValueError: last", 20) == "first  … Error: last"
+
+
+@given(st.text())
+def test_a_terminal_acts_on_no_character_of_a_printable_text(text: str) -> None:
+    assert escape_unprintable(text).isprintable()
+    assert replace_unprintable(text).isprintable()
+    assert len(replace_unprintable(text)) == len(text)
+
+
+def test_characters_to_keep_stay() -> None:
+    assert escape_unprintable("a\tb\x1b[2J\n", keep="\n\t") == "a\tb\\x1b[2J\n"
+    assert replace_unprintable("a\nb\x07", "?", keep="\n") == "a\nb?"
