@@ -300,7 +300,7 @@ async def test_a_report_that_has_no_room_is_told_so(broker: Running, sql: asyncp
 def test_a_long_text_is_looked_through_without_much_memory() -> None:
     look = """
 import resource
-from broker.api.limits import json_problem
+from broker.http.json_limits import json_problem
 from broker.settings import Settings
 text = b'"' + b"0e123" * 3_000_000 + b'"'
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

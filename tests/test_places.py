@@ -25,7 +25,7 @@ def test_a_client_has_so_many_places_and_all_together_have_so_many() -> None:
     assert places.count == 3
     for client in ("a", "a", "b"):
         places.release(client)
-    assert (places.count, places._taken) == (0, {})
+    assert (places.count, places._per_client) == (0, {})
     places.acquire("a")
 
 
