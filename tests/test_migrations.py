@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -12,15 +13,13 @@ from sqlalchemy import make_url
 
 import broker
 from broker.schemas.candidates import Pair
-from broker.store import Store, assignment, completion, leases, migration, retention, tasks
+from broker.store import Store, assignment, completion, migration, retention, tasks
 from broker.store.address import Address
-from broker.store.leases import Beat
-from broker.store.ownership import VOID
 from tests import store_helpers as steps
 from tests.cli_helpers import run
 from tests.conftest import run_sql
+from tests.next_version import ROOT, add_migration, copy_sources
 
-ROOT = Path(__file__).parents[1]
 HERE = "select version_num from alembic_version"
 
 # Everything in our schema but Alembic's own table and what belongs to it.
@@ -51,6 +50,21 @@ order by 1
 """
 
 
+# Makes the migrations of this process those of a later version: it has one more, which executes these
+# statements. Returns its revision.
+NextVersion = Callable[..., str]
+
+
+@pytest.fixture
+def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NextVersion:
+    def make(*statements: str) -> str:
+        copy_sources(tmp_path, "migrations")
+        monkeypatch.setattr(migration, "scripts_folder", lambda: tmp_path / "migrations")
+        return add_migration(tmp_path, *statements)
+
+    return make
+
+
 async def fetch(url: str, query: str) -> list[tuple[object, ...]]:
     async with steps.a_connection(url) as connection:
         return [tuple(row) for row in await connection.fetch(query)]
@@ -64,18 +78,6 @@ async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_
     await migration.migrate(empty_database)
     assert await fetch(empty_database, OBJECTS) == first
     assert any("work_archive" in str(row) for row in first)
-
-
-async def test_tools_that_are_registered_keep_their_tokens(empty_database: str) -> None:
-    await migration.migrate(empty_database, "0011")
-    await run_sql(
-        empty_database,
-        "insert into tools (id, skills, capacity, token_hash) values ('t', '1', 1, 'token')",
-        "insert into tool_leases (tool_id, lease_seconds, expires_at) values ('t', 60, 'tomorrow')",
-    )
-    await migration.migrate(empty_database)
-    async with steps.a_store(empty_database) as store:
-        assert await store.many(leases.keep, [Beat("t", b"token"), Beat("t", b"old")]) == [60, VOID]
 
 
 async def test_it_goes_down_over_data(empty_database: str) -> None:
@@ -125,36 +127,42 @@ async def test_a_later_schema_that_does_not_is_refused(database: str, store: Sto
         await migration.migrate(database)
 
 
-@pytest.mark.parametrize(("version", "serves"), [("0016", False), ("0017", True)])
-async def test_the_schema_serves_programs_that_read_json_of_either_type(
-    store: Store, monkeypatch: pytest.MonkeyPatch, version: str, serves: bool
-) -> None:
-    monkeypatch.setattr(migration, "needed", lambda: version)
-    assert (await store.read(migration.misfit) is None) == serves
-
-
-async def test_an_earlier_schema_has_to_be_migrated(empty_database: str) -> None:
+async def test_a_database_without_a_schema_needs_a_migration(empty_database: str) -> None:
     async with steps.a_store(empty_database) as store:
         assert "has no schema yet" in (await store.read(migration.misfit) or "")
-        await migration.migrate(empty_database, "0009")
-        assert "run `broker migrate`" in (await store.read(migration.misfit) or "")
+        await migration.migrate(empty_database)
+        assert await store.read(migration.misfit) is None
 
 
-async def test_a_table_that_is_in_use_is_waited_for_and_kept_from_nobody(empty_database: str) -> None:
-    await migration.migrate(empty_database, "0007")
-    async with steps.a_connection(empty_database) as user, steps.a_connection(empty_database) as other:
+async def test_an_earlier_schema_needs_a_migration(
+    database: str, store: Store, next_version: NextVersion
+) -> None:
+    newest = next_version("select 1")
+    assert "run `broker migrate`" in (await store.read(migration.misfit) or "")
+    await migration.migrate(database)
+    assert await store.read(migration.misfit) is None
+    assert await fetch(database, HERE) == [(newest,)]
+
+
+async def test_a_migration_waits_for_a_table_in_use_and_lets_others_use_it(
+    database: str, next_version: NextVersion
+) -> None:
+    newest = next_version("alter table work_archive add column made_up text")
+    async with steps.a_connection(database) as user, steps.a_connection(database) as other:
         async with user.transaction():
             await user.execute("lock table work_archive in access share mode")
-            migrating = asyncio.create_task(migration.migrate(empty_database))
+            migrating = asyncio.create_task(migration.migrate(database))
             await steps.blocked(other)
-            # Behind the one who waits; but not for as long as the transaction lasts.
+            # It queues behind the migration, but not until the transaction ends.
             await asyncio.wait_for(other.execute("select from work_archive"), 20)
         await migrating
-    assert await fetch(empty_database, HERE) == [(migration.needed(),)]
+    assert await fetch(database, HERE) == [(newest,)]
 
 
 async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str) -> None:
-    program = "import asyncio, sys; from broker.store import schema; asyncio.run(schema.migrate(sys.argv[1]))"
+    program = (
+        "import asyncio, sys; from broker.store import migration; asyncio.run(migration.migrate(sys.argv[1]))"
+    )
     async with steps.a_connection(empty_database) as gate:
         await gate.execute("select pg_advisory_lock(7022026)")
         both = [

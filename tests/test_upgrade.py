@@ -1,48 +1,99 @@
-"""An upgrade under way: the version before goes on while the schema is migrated, and beside the new one."""
+"""An upgrade under way: the version before goes on while the schema is migrated, and beside the new one.
+
+There are up to two upgrades. One is from this version to a made-up next one, whose migration does what most
+do: it adds columns and an index to tables in use. The other is from the version before the newest migration
+to this one, once there is a migration after 0001.
+"""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
 
-from broker.store import migration
-from tests.engines import free_port
+from tests.engines import free_port, needed
 from tests.helpers import THOROUGH, Json, add_tool, an_environment, assign, complete, get, until_ready
+from tests.next_version import ROOT, add_migration, copy_sources, migrations_in
 
-ROOT = Path(__file__).parents[1]
+pytestmark = needed("git")
+
 # How many tasks live on after the migration.
 TASKS = 200 if THOROUGH else 50
 
-
-def newest_migration() -> Path:
-    return max((ROOT / "migrations" / "versions").glob("[0-9]*.py"))
-
-
-def commit_before(file: Path) -> str | None:
-    """The last commit that had no such file; None: this is no checkout that remembers."""
-    command = ("git", "log", "--diff-filter=A", "--format=%P", "-1", "--", str(file))
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.split()[0] if found.returncode == 0 and found.stdout.strip() else None
+MADE_UP_MIGRATION = (
+    "alter table tasks add column made_up text",
+    "alter table work add column made_up integer not null default 0",
+    "alter table work_archive add column made_up text",
+    "create index tasks_made_up on tasks (made_up)",
+)
+UPGRADES = ["to a made-up version", "to this version"]
 
 
-@pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources of the version before: that of the last schema but one."""
-    commit = commit_before(newest_migration())
+class Upgrade(NamedTuple):
+    """The sources of two versions: folders with `src` and `migrations`."""
+
+    before: Path
+    after: Path
+
+
+@pytest.fixture(scope="module", params=UPGRADES if len(migrations_in(ROOT)) > 1 else UPGRADES[:1])
+def upgrade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Upgrade:
+    after = ROOT
+    if request.param == "to a made-up version":
+        after = tmp_path_factory.mktemp("after")
+        make_next_version(after)
+    newest = migrations_in(after)[-1]
+    commit = commit_before(newest, after)
     if commit is None:
         pytest.skip("there is no history here to take the version before from")
-    folder = tmp_path_factory.mktemp("before")
-    archive = subprocess.run(
-        ("git", "archive", commit, "src", "migrations"), cwd=ROOT, capture_output=True, check=True
-    )
-    subprocess.run(("tar", "-x", "-C", str(folder)), input=archive.stdout, check=True)
-    return folder
+    before = tmp_path_factory.mktemp("before")
+    archive = git(after, "archive", commit, "src", "migrations")
+    subprocess.run(("tar", "-x", "-C", str(before)), input=archive, check=True)
+    return Upgrade(before, after)
+
+
+def make_next_version(folder: Path) -> None:
+    """Make a repository of two commits: this version, and the migration of a made-up next one."""
+    copy_sources(folder, "src", "migrations")
+    git(folder, "init", "--quiet")
+    commit(folder, "this version")
+    add_migration(folder, *MADE_UP_MIGRATION)
+    commit(folder, "the next version")
+
+
+def commit(checkout: Path, message: str) -> None:
+    """Commit everything."""
+    git(checkout, "add", "--all", "--force")
+    author = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+    git(checkout, *author, "commit", "--quiet", "--no-verify", "--message", message)
+
+
+def commit_before(file: Path, checkout: Path) -> str | None:
+    """Return the last commit without a file; None if the history does not go back to it."""
+    try:
+        added = git(checkout, "log", "--diff-filter=A", "--format=%H %P", "-1", "--", str(file))
+    except subprocess.CalledProcessError:
+        return None
+    if not added:  # It is not committed yet.
+        return "HEAD"
+    _, *parents = added.decode().split()
+    return parents[0] if parents else None
+
+
+def git(checkout: Path, *arguments: str) -> bytes:
+    """Run git in a checkout; return what it prints."""
+    # In a hook, git's own variables name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(
+        ("git", *arguments), cwd=checkout, env=environment, capture_output=True, check=True
+    ).stdout
 
 
 @contextmanager
@@ -117,17 +168,16 @@ async def grows(through: list[str], by: int) -> None:
 
 
 async def test_the_version_before_goes_on_while_the_schema_is_migrated(
-    before: Path, empty_database: str
+    upgrade: Upgrade, empty_database: str
 ) -> None:
-    old = await migrate_with(before, empty_database)
-    assert old < migration.needed()
-    with broker_of(before, empty_database) as url:
+    old = await migrate_with(upgrade.before, empty_database)
+    with broker_of(upgrade.before, empty_database) as url:
         await until_ready(url)
         async with a_life_after_the_other(url, "old") as through:
             await grows(through, 20)
-            assert await migrate_with(ROOT, empty_database) == migration.needed()
+            assert await migrate_with(upgrade.after, empty_database) > old
             await grows(through, TASKS)
-            with broker_of(ROOT, empty_database) as new_url:
+            with broker_of(upgrade.after, empty_database) as new_url:
                 await until_ready(new_url)
                 # A task goes through the hands of both.
                 async with a_life_after_the_other(new_url, "new") as too:
@@ -136,14 +186,13 @@ async def test_the_version_before_goes_on_while_the_schema_is_migrated(
         async with httpx.AsyncClient(base_url=url) as http:
             for task in through:
                 assert (await get(http, f"/v1/tasks/{task}"))["state"] == "succeeded"
-            if old >= "0010":
-                # It knows that it may go on; before that, it asked for its own schema and no other.
-                assert (await http.get("/health/ready")).status_code == 200
+            assert (await http.get("/health/ready")).status_code == 200
 
 
-async def test_the_version_before_can_be_started_again_after_that(before: Path, empty_database: str) -> None:
-    if await migrate_with(before, empty_database) < "0010":
-        pytest.skip("the version before asks for its own schema and no other")
-    await migrate_with(ROOT, empty_database)
-    with broker_of(before, empty_database) as url:
+async def test_the_version_before_can_be_started_again_after_that(
+    upgrade: Upgrade, empty_database: str
+) -> None:
+    await migrate_with(upgrade.before, empty_database)
+    await migrate_with(upgrade.after, empty_database)
+    with broker_of(upgrade.before, empty_database) as url:
         await until_ready(url)

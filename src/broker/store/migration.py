@@ -60,14 +60,18 @@ where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
 """)
 
 
-def config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration: the migrations beside the package, or those of the checkout."""
+def scripts_folder() -> Path:
+    """Return the folder of the migrations: in an installed package, or in a checkout."""
     packaged = Path(str(files("broker"))) / "migrations"
-    folder = packaged if packaged.is_dir() else Path(__file__).parents[3] / "migrations"
-    found = Config()
-    found.set_main_option("script_location", str(folder).replace("%", "%%"))
-    found.attributes["connection"] = connection
-    return found
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "migrations"
+
+
+def config(connection: Connection | None = None) -> Config:
+    """Return Alembic's configuration for the migrations."""
+    configuration = Config()
+    configuration.set_main_option("script_location", str(scripts_folder()).replace("%", "%%"))
+    configuration.attributes["connection"] = connection
+    return configuration
 
 
 def needed() -> str:

@@ -1,0 +1,125 @@
+-- A record of each work that has ended, and of each task that ended without work.
+--
+-- The partitions follow the time in the record's id, a version 7 UUID. So the primary key alone makes sure
+-- that work ends once, across all partitions, and a record is found by its id in one partition.
+create table work_archive (
+    work_id uuid primary key,
+    task_id text collate "C" not null,
+    tool_id text collate "C",
+    -- As json, because two payloads or results of the largest size do not fit into one jsonb.
+    task json not null,
+    tool json,
+    attempt integer not null,
+    outcome text not null
+        check (outcome in ('succeeded', 'failed', 'cancelled', 'released', 'lost', 'timed_out')),
+    -- The outcome that the tool reported, if it is not the outcome of the work: a failure of work that was
+    -- asked to cancel counts as cancelled.
+    said text,
+    result json not null,
+    error text,
+    late json,
+    reports json not null,
+    version integer not null default 1,
+    cancel_requested boolean not null default false,
+    assigned_at timestamptz,
+    started_at timestamptz,
+    deadline_at timestamptz,
+    ended_at timestamptz not null default now(),
+    -- The names of the keys that submitted the task and that registered the tool.
+    created_by text,
+    registered_by text,
+    -- Also in task, which may be very large because it has the payload.
+    submitted_at timestamptz,
+    -- When the task could first run: when it was submitted, or its not_before.
+    waiting_since timestamptz,
+    -- As in tools.
+    bytes bigint
+) partition by range (work_id);
+
+-- For records of a month that has no partition.
+create table work_archive_rest partition of work_archive default;
+
+create index work_archive_by_time on work_archive (ended_at, work_id);
+
+create index work_archive_by_task on work_archive (task_id, ended_at);
+
+create index work_archive_by_tool on work_archive (tool_id, ended_at);
+
+create index work_archive_of_key on work_archive (created_by, ended_at, work_id) where created_by is not null;
+
+-- Of a million attempts a few have failed, and people look for those.
+create index work_archive_failures on work_archive (ended_at, work_id)
+where outcome in ('failed', 'timed_out', 'lost') and tool_id is not null;
+
+-- Most records have succeeded, so a list finds those without an index.
+create index work_archive_by_outcome on work_archive (outcome, ended_at, work_id)
+where outcome <> 'succeeded';
+
+-- One row for each task that has ended: its last record. The id cannot be used again.
+create table ended_tasks (
+    task_id text collate "C" primary key,
+    work_id uuid not null,
+    -- Set when a late result was accepted: the task's own values, which are not those of that record.
+    attempt integer,
+    ended_at timestamptz
+);
+
+-- The progress of retention. Before a partition is dropped, the rows of ended_tasks that point to it are
+-- deleted in batches. Each batch commits how far it got: a timeout loses one batch, a restart none.
+create table retention_progress (
+    -- One row at most.
+    id boolean primary key default true check (id),
+    partition text not null,
+    -- The end of the partition's newest record. If one is added, retention reads from the start again.
+    newest timestamptz,
+    after uuid not null
+);
+
+-- Create the partition of a month, and move its records there from work_archive_rest. Two processes that
+-- create the same table would fail, so they take turns.
+create function create_archive_partition(month date) returns void language plpgsql as $$
+    declare
+        name text := 'work_archive_' || to_char(month, 'YYYY_MM');
+        first timestamp := date_trunc('month', cast(month as timestamp));
+        least uuid := uuid7_floor(first at time zone 'UTC');
+        beyond uuid := uuid7_floor((first + interval '1 month') at time zone 'UTC');
+    begin
+        perform pg_advisory_xact_lock(7022026);
+        if to_regclass(name) is null then
+            lock table work_archive_rest in access exclusive mode;
+            execute format('create table %I (like work_archive including all)', name);
+            execute format('with moved as (delete from work_archive_rest'
+                ' where work_id >= %L and work_id < %L returning *) insert into %I select * from moved',
+                least, beyond, name);
+            execute format('alter table work_archive attach partition %I for values from (%L) to (%L)',
+                name, least, beyond);
+        end if;
+    end
+$$;
+
+create function notify_archive() returns trigger language plpgsql as $$
+    begin
+        perform notify_ids('broker_work', array(
+            select cast(work_id as text) from new_rows where tool_id is not null));
+        perform notify_ids('broker_task', array(
+            select task_id from new_rows where outcome in ('succeeded', 'cancelled')));
+        return null;
+    end
+$$;
+
+create trigger notify_archive after insert on work_archive referencing new table as new_rows
+for each statement execute function notify_archive();
+
+-- A late result that is accepted ends the task.
+create function notify_accepted() returns trigger language plpgsql as $$
+    begin
+        perform notify_ids('broker_task', array(
+            select n.task_id from new_rows n join old_rows o using (work_id)
+            where n.outcome = 'succeeded' and o.outcome <> 'succeeded'));
+        return null;
+    end
+$$;
+
+create trigger notify_accepted after update on work_archive
+referencing old table as old_rows new table as new_rows
+for each statement execute function notify_accepted();

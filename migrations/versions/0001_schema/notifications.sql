@@ -1,0 +1,41 @@
+-- Notifications wake the requests that wait. They are only hints: a woken request reads the tables again,
+-- and without any notification it reads them a little later.
+--
+--   broker_candidates  a task or a tool became available, or changed while available
+--   broker_tool        tools that got work or were deleted, by tool id
+--   broker_work        work that changed or ended, by work id
+--   broker_task        tasks that ended or failed, by task id
+--   broker_upkeep      a kind of row that comes due before the upkeep looks again by itself
+--   broker_events      other changes, for the event stream: a kind and its ids
+--
+-- A payload of PostgreSQL holds at most 8,000 bytes. If the ids do not fit, the payload is a star: every
+-- request that waits on the channel reads again. If PostgreSQL cannot queue a notification, the write that
+-- caused it succeeds all the same.
+
+-- Notify a channel of ids. Without ids, do nothing.
+create function notify_ids(channel text, ids text[]) returns void language plpgsql as $$
+    declare
+        payload text := array_to_string(ids, ',');
+    begin
+        if cardinality(ids) > 0 then
+            perform pg_notify(channel, case when octet_length(payload) <= 7000 then payload else '*' end);
+        end if;
+    exception when others then
+        raise warning 'no notification on %: %', channel, sqlerrm;
+    end
+$$;
+
+-- Notify the event stream of changes that no other channel reports. A statement that writes many rows sends
+-- a star, so it does not pay for ids that would not fit: subscribers then read everything again.
+create function notify_event(kind text, ids text[]) returns void language plpgsql as $$
+    declare
+        payload text := array_to_string(ids, ',');
+    begin
+        if cardinality(ids) > 0 then
+            perform pg_notify('broker_events',
+                kind || ' ' || case when octet_length(payload) <= 7000 then payload else '*' end);
+        end if;
+    exception when others then
+        raise warning 'no notification on broker_events: %', sqlerrm;
+    end
+$$;

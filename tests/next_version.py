@@ -1,0 +1,39 @@
+"""A made-up next version: this one's sources and one more migration, for tests of upgrades."""
+
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+_MIGRATION = """
+from alembic import op
+
+revision = {revision!r}
+down_revision = {before!r}
+
+
+def upgrade() -> None:
+    for statement in {statements!r}:
+        op.execute(statement)
+"""
+
+
+def migrations_in(checkout: Path) -> list[Path]:
+    """Return the migrations of a checkout, oldest first."""
+    return sorted((checkout / "migrations" / "versions").glob("[0-9]*.py"))
+
+
+def copy_sources(folder: Path, *names: str) -> None:
+    """Copy these folders of the checkout to another one that will look like a checkout."""
+    for name in names:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def add_migration(checkout: Path, *statements: str) -> str:
+    """Add a migration that executes these statements; return its revision."""
+    newest = migrations_in(checkout)[-1]
+    before = newest.name.partition("_")[0]
+    revision = f"{int(before) + 1:04}"
+    migration = _MIGRATION.format(revision=revision, before=before, statements=statements)
+    newest.with_name(f"{revision}_made_up.py").write_text(migration)
+    return revision
