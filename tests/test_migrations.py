@@ -34,6 +34,17 @@ where pg_describe_object(d.classid, d.objid, 0) not like '%alembic_version%'
 order by 1
 """
 
+# The columns of tables and the code of functions, each as PostgreSQL understood it.
+DEFINITIONS = """
+select cast(attrelid as regclass)::text, attname::text, format_type(atttypid, atttypmod)
+from pg_attribute join pg_class c on c.oid = attrelid
+where relnamespace = cast('public' as regnamespace) and attnum > 0
+union all
+select oid::regprocedure::text, prosrc, null from pg_proc
+where pronamespace = cast('public' as regnamespace)
+order by 1, 2
+"""
+
 PARTITIONS = """
 select c.relname, pg_get_expr(c.relpartbound, c.oid) as bounds
 from pg_inherits i join pg_class c on c.oid = i.inhrelid
@@ -175,22 +186,41 @@ async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str
     assert await fetch(empty_database, HERE) == [(migration.needed(),)]
 
 
-async def test_it_works_from_an_installed_package(empty_database: str, tmp_path: Path) -> None:
-    installed = tmp_path / "site" / "broker"
-    shutil.copytree(Path(broker.__file__).parent, installed)
+async def run_installed(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run a module of Python beside an installed package; return what it prints."""
+    site_packages = folder / "site-packages"
+    shutil.copytree(Path(broker.__file__).parent, site_packages / "broker")
     # As pyproject.toml puts them into the wheel.
-    shutil.copytree(ROOT / "migrations", installed / "migrations")
+    shutil.copytree(ROOT / "migrations", site_packages / "broker" / "migrations")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "broker.cli", "migrate"),
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(installed.parent), "BROKER_DATABASE_URL": empty_database},
+        *(sys.executable, "-m", *arguments),
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(site_packages)} | environment,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=asyncio.subprocess.PIPE,
     )
-    told, _ = await process.communicate()
-    assert process.returncode == 0, told.decode()
-    assert migration.needed() in told.decode()
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+async def test_it_works_from_an_installed_package(empty_database: str, tmp_path: Path) -> None:
+    printed = await run_installed(tmp_path, "broker.cli", "migrate", BROKER_DATABASE_URL=empty_database)
+    assert migration.needed() in printed
     assert await fetch(empty_database, HERE) == [(migration.needed(),)]
+
+
+async def test_alembic_prints_the_migrations_as_sql(empty_database: str, tmp_path: Path) -> None:
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = broker:migrations\n")
+    script = await run_installed(tmp_path, "alembic", "upgrade", "head", "--sql")
+    await run_sql(empty_database, script)
+    async with steps.a_store(empty_database) as store:
+        assert await store.run(migration.misfit) is None
+        await store.run(retention.create_partitions)
+    printed = await fetch(empty_database, DEFINITIONS)
+    await migration.migrate(empty_database, "base")
+    await migration.migrate(empty_database)
+    assert await fetch(empty_database, DEFINITIONS) == printed
 
 
 async def test_the_archive_has_partitions_for_this_month_and_the_next_three(database: str) -> None:
