@@ -1,16 +1,15 @@
 -- Ids of work, reports and archive records, and of tasks and tools whose client sent none.
--- A version 7 UUID (RFC 9562) begins with the time, so rows created together stand together in an index.
+-- A version 7 UUID (RFC 9562) begins with 48 bits of milliseconds, so rows created together stand together in
+-- an index. The rest is random.
 
--- Return a new version 7 UUID. PostgreSQL has such a function itself only from version 18 on.
+-- Return a new version 7 UUID. PostgreSQL has such a function only from version 18 on.
 create function uuid7() returns uuid language sql volatile parallel safe as $$
-    -- RFC 9562, version 7: 48 bits of milliseconds, then chance. PostgreSQL has its own from 18 on.
     select cast(lpad(to_hex(cast(floor(extract(epoch from clock_timestamp()) * 1000) as bigint)), 12, '0')
         || '7' || substr(replace(cast(gen_random_uuid() as text), '-', ''), 14) as uuid)
 $$;
 
 -- Return the smallest version 7 UUID of a moment. Partitions of the archive begin and end at one.
 create function uuid7_floor(at timestamptz) returns uuid language sql immutable parallel safe as $$
-    -- The least version 7 UUID of a moment: where an archive partition begins.
     select cast(lpad(to_hex(cast(floor(extract(epoch from at) * 1000) as bigint)), 12, '0')
         || repeat('0', 20) as uuid)
 $$;

@@ -54,7 +54,8 @@ language plpgsql volatile as $$
         select t.work_id, json_agg(row_to_json(written) order by t.seq)
         from taken t
         cross join lateral (
-            select t.id, to_char(t.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as at, t.progress, t.message, t.data
+            select t.id, to_char(t.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as at,
+                   t.progress, t.message, t.data
         ) written
         group by t.work_id;
     end
