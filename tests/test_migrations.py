@@ -115,27 +115,65 @@ async def test_migrating_what_is_current_changes_nothing(empty_database: str) ->
     assert await fetch(empty_database, OBJECTS) == first
 
 
-async def later(url: str, *, works_from: str) -> None:
-    """A later program has migrated."""
+async def pretend(url: str, version: str = "9999", *, works_from: str) -> None:
+    """Make a database look as if a program of another version had migrated it."""
     await run_sql(
         url,
-        "update alembic_version set version_num = '9999'",
+        f"update alembic_version set version_num = '{version}'",
         f"update schema_support set works_from = '{works_from}'",
     )
 
 
 async def test_a_later_schema_that_says_so_serves_programs_of_before(database: str, store: Store) -> None:
-    await later(database, works_from=migration.needed())
+    await pretend(database, works_from=migration.needed())
     assert await store.read(migration.misfit) is None
     await migration.migrate(database)
     assert await fetch(database, HERE) == [("9999",)]
 
 
 async def test_a_later_schema_that_does_not_is_refused(database: str, store: Store) -> None:
-    await later(database, works_from="9998")
+    await pretend(database, works_from="9998")
     assert "version 9998 and later" in (await store.read(migration.misfit) or "")
     with pytest.raises(migration.OtherSchemaError, match="install a later broker"):
         await migration.migrate(database)
+
+
+async def refusal(database: str) -> str:
+    """Migrate a database that has to be refused; return the message."""
+    async with steps.a_store(database) as store:
+        problem = await store.read(migration.misfit)
+    with pytest.raises(migration.OtherSchemaError) as raised:
+        await migration.migrate(database)
+    assert str(raised.value) == f"The database {problem}."
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("version", ["0009", "0010", "0017"])
+async def test_a_version_that_was_removed_is_refused(database: str, version: str) -> None:
+    if version < "0010":
+        await run_sql(database, f"update alembic_version set version_num = '{version}'")
+        await run_sql(database, "drop table schema_support")
+    else:
+        await pretend(database, version, works_from="0010")
+    message = f"is at version {version}, which was removed before the first release. Create a new database."
+    assert await refusal(database) == f"The database {message}"
+
+
+async def test_the_last_version_that_was_removed_can_be_kept(database: str) -> None:
+    await pretend(database, "0018", works_from="0017")
+    _, advice, _ = (await refusal(database)).split("`")
+    await run_sql(database, *advice.split(";"))
+    await migration.migrate(database)
+    assert await fetch(database, HERE) == [(migration.needed(),)]
+
+
+async def test_a_later_version_with_a_number_of_before_is_not_taken_for_it(
+    database: str, store: Store
+) -> None:
+    await pretend(database, "0002", works_from="0001")
+    assert await store.read(migration.misfit) is None
+    await pretend(database, "0003", works_from="0002")
+    assert "install a later broker" in await refusal(database)
 
 
 async def test_a_database_without_a_schema_needs_a_migration(empty_database: str) -> None:

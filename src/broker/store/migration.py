@@ -33,9 +33,17 @@ _PAUSE_SECONDS = 1.0
 # The lock was not given in time; or it, and somebody else's, would never have been.
 _NOT_GIVEN = {"55P03", "40P01"}
 
-# Of programs of which version, and later, the schema can be used.
+# The earliest version whose programs can use the schema.
 _WORKS_FROM = text("select works_from from schema_support")
+_HAS_WORKS_FROM = text("select to_regclass('schema_support') is not null")
 
+# Before the first release, 0001 replaced the migrations 0001 to 0018. It makes the schema that 0018 made.
+_LAST_REPLACED = "0018"
+# What their schemas said in `schema_support`; those before 0010 did not have that table.
+_REPLACED_WORKS_FROM = {"0010", "0017"}
+_MARK_AS_0001 = (
+    "update alembic_version set version_num = '0001'; update schema_support set works_from = '0001'"
+)
 
 _ENCODING = text("select current_database(), current_setting('server_encoding')")
 _OWNER = text("select pg_get_userbyid(datdba) from pg_database where datname = current_database()")
@@ -123,12 +131,25 @@ def misfit(connection: Connection) -> str | None:
         return f"has no schema yet, this program needs version {wanted}: run `broker migrate`"
     if here < wanted:
         return f"is at version {here}, this program needs version {wanted}: run `broker migrate`"
-    if here > wanted and (works_from := connection.execute(_WORKS_FROM).scalar_one()) > wanted:
+    return None if here == wanted else _later_problem(connection, here, wanted)
+
+
+def _later_problem(connection: Connection, here: str, wanted: str) -> str | None:
+    """Return why a program cannot work with a schema of a version that it does not know; None if it can."""
+    has_works_from = connection.execute(_HAS_WORKS_FROM).scalar_one()
+    works_from = connection.execute(_WORKS_FROM).scalar_one() if has_works_from else None
+    if works_from is None or (here <= _LAST_REPLACED and works_from in _REPLACED_WORKS_FROM):
+        mark = f", or mark this one as version 0001, which has the same schema: `{_MARK_AS_0001}`"
         return (
-            f"is at version {here}, which serves programs of version {works_from} and later, and this one is"
-            f" of version {wanted}: install a later broker"
+            f"is at version {here}, which was removed before the first release. Create a new database"
+            f"{mark if here == _LAST_REPLACED else ''}"
         )
-    return None
+    if works_from <= wanted:
+        return None
+    return (
+        f"is at version {here}, which serves programs of version {works_from} and later, and this one is"
+        f" of version {wanted}: install a later broker"
+    )
 
 
 def is_known(version: str) -> bool:
