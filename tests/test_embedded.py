@@ -283,7 +283,7 @@ def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: py
         dump.touch()
         write_backup(place, dump, lambda _: None)
         with dump.open("rb") as file:
-            assert backup_version(place, file) == migration.needed()
+            assert backup_version(place, file) == migration.required_version()
             with pytest.raises(BackupError, match="already exists"):
                 restore_backup(place, file, lambda _: None)
 

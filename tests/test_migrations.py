@@ -101,11 +101,11 @@ async def test_it_goes_down_over_data(empty_database: str) -> None:
 
 async def test_the_revision_it_ends_at_is_the_one_this_program_needs(empty_database: str) -> None:
     async with steps.a_store(empty_database) as store:
-        assert await store.run(migration.current) is None
+        assert await store.run(migration.current_version) is None
         await migration.migrate(empty_database)
-        assert await store.run(migration.current) == migration.needed()
+        assert await store.run(migration.current_version) == migration.required_version()
         await migration.migrate(empty_database, "base")
-        assert await store.run(migration.current) is None
+        assert await store.run(migration.current_version) is None
 
 
 async def test_migrating_what_is_current_changes_nothing(empty_database: str) -> None:
@@ -125,24 +125,24 @@ async def pretend(url: str, version: str = "9999", *, works_from: str) -> None:
 
 
 async def test_a_later_schema_that_says_so_serves_programs_of_before(database: str, store: Store) -> None:
-    await pretend(database, works_from=migration.needed())
-    assert await store.read(migration.misfit) is None
+    await pretend(database, works_from=migration.required_version())
+    assert await store.read(migration.schema_problem) is None
     await migration.migrate(database)
     assert await fetch(database, HERE) == [("9999",)]
 
 
 async def test_a_later_schema_that_does_not_is_refused(database: str, store: Store) -> None:
     await pretend(database, works_from="9998")
-    assert "version 9998 and later" in (await store.read(migration.misfit) or "")
-    with pytest.raises(migration.OtherSchemaError, match="install a later broker"):
+    assert "version 9998 and later" in (await store.read(migration.schema_problem) or "")
+    with pytest.raises(migration.SchemaError, match="install a later broker"):
         await migration.migrate(database)
 
 
 async def refusal(database: str) -> str:
     """Migrate a database that has to be refused; return the message."""
     async with steps.a_store(database) as store:
-        problem = await store.read(migration.misfit)
-    with pytest.raises(migration.OtherSchemaError) as raised:
+        problem = await store.read(migration.schema_problem)
+    with pytest.raises(migration.SchemaError) as raised:
         await migration.migrate(database)
     assert str(raised.value) == f"The database {problem}."
     return str(raised.value)
@@ -164,32 +164,32 @@ async def test_the_last_version_that_was_removed_can_be_kept(database: str) -> N
     _, advice, _ = (await refusal(database)).split("`")
     await run_sql(database, *advice.split(";"))
     await migration.migrate(database)
-    assert await fetch(database, HERE) == [(migration.needed(),)]
+    assert await fetch(database, HERE) == [(migration.required_version(),)]
 
 
 async def test_a_later_version_with_a_number_of_before_is_not_taken_for_it(
     database: str, store: Store
 ) -> None:
     await pretend(database, "0002", works_from="0001")
-    assert await store.read(migration.misfit) is None
+    assert await store.read(migration.schema_problem) is None
     await pretend(database, "0003", works_from="0002")
     assert "install a later broker" in await refusal(database)
 
 
 async def test_a_database_without_a_schema_needs_a_migration(empty_database: str) -> None:
     async with steps.a_store(empty_database) as store:
-        assert "has no schema yet" in (await store.read(migration.misfit) or "")
+        assert "has no schema yet" in (await store.read(migration.schema_problem) or "")
         await migration.migrate(empty_database)
-        assert await store.read(migration.misfit) is None
+        assert await store.read(migration.schema_problem) is None
 
 
 async def test_an_earlier_schema_needs_a_migration(
     database: str, store: Store, next_version: NextVersion
 ) -> None:
     newest = next_version("select 1")
-    assert "run `broker migrate`" in (await store.read(migration.misfit) or "")
+    assert "run `broker migrate`" in (await store.read(migration.schema_problem) or "")
     await migration.migrate(database)
-    assert await store.read(migration.misfit) is None
+    assert await store.read(migration.schema_problem) is None
     assert await fetch(database, HERE) == [(newest,)]
 
 
@@ -221,7 +221,7 @@ async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str
         # Both stand at the door now, none is through it.
         await steps.blocked(gate, 2)
     assert [await process.wait() for process in both] == [0, 0]
-    assert await fetch(empty_database, HERE) == [(migration.needed(),)]
+    assert await fetch(empty_database, HERE) == [(migration.required_version(),)]
 
 
 async def run_installed(folder: Path, *arguments: str, **environment: str) -> str:
@@ -244,8 +244,8 @@ async def run_installed(folder: Path, *arguments: str, **environment: str) -> st
 
 async def test_it_works_from_an_installed_package(empty_database: str, tmp_path: Path) -> None:
     printed = await run_installed(tmp_path, "broker.cli", "migrate", BROKER_DATABASE_URL=empty_database)
-    assert migration.needed() in printed
-    assert await fetch(empty_database, HERE) == [(migration.needed(),)]
+    assert migration.required_version() in printed
+    assert await fetch(empty_database, HERE) == [(migration.required_version(),)]
 
 
 async def test_alembic_prints_the_migrations_as_sql(empty_database: str, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ async def test_alembic_prints_the_migrations_as_sql(empty_database: str, tmp_pat
     script = await run_installed(tmp_path, "alembic", "upgrade", "head", "--sql")
     await run_sql(empty_database, script)
     async with steps.a_store(empty_database) as store:
-        assert await store.run(migration.misfit) is None
+        assert await store.run(migration.schema_problem) is None
         await store.run(retention.create_partitions)
     printed = await fetch(empty_database, DEFINITIONS)
     await migration.migrate(empty_database, "base")

@@ -33,8 +33,8 @@ class HealthController(Controller):
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}
         troubles, of_lists = service.store.troubles, service.primary_reads.store.troubles
         try:
-            misfit = await service.store.read(migration.misfit)
-            checks["schema"] = misfit or "ok"
+            problem = await service.store.read(migration.schema_problem)
+            checks["schema"] = problem or "ok"
             checks["database"] = "; ".join(troubles.causes(of_service=True)) or "ok"
         except BrokerError as error:
             checks["database"] = error.cause if isinstance(error, DatabaseTrouble) else "does not answer"

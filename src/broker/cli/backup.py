@@ -38,7 +38,7 @@ def backup(file: Path, *, overwrite: bool) -> None:
     see_that_it_is_made(settings)
     with ends_in_order(), clear_errors(), opened(settings, shared=True) as url:
         place = Place.of(url, own=settings.direct_url is not None)
-        if ask(url, migration.current) is None:
+        if ask(url, migration.current_version) is None:
             raise click.ClickException(f"There is nothing in {described(settings)} yet.")
         with (
             whole_file(file, replace=overwrite, option="--overwrite", mode=0o600) as written,

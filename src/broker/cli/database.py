@@ -57,7 +57,7 @@ def clear_errors() -> Iterator[None]:
     logs.configure("warning")
     try:
         yield
-    except (BackupError, EmbeddedError, migration.OtherSchemaError) as error:
+    except (BackupError, EmbeddedError, migration.SchemaError) as error:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:
         raise click.ClickException(
@@ -95,7 +95,7 @@ def database(settings: Settings) -> Iterator[Settings]:
         log.info("embedded PostgreSQL is up", data_dir=str(folder))
         try:
             asyncio.run(migration.migrate(postgres.url()))
-        except migration.OtherSchemaError as error:
+        except migration.SchemaError as error:
             raise click.ClickException(str(error)) from error
         yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
 
@@ -169,7 +169,7 @@ def ask(url: str, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwar
 
 def _check_schema(url: str) -> None:
     try:
-        misfit = ask(url, migration.misfit)
+        problem = ask(url, migration.schema_problem)
     except (DBAPIError, Unavailable) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
         if isinstance(cause, DBAPIError):
@@ -181,8 +181,8 @@ def _check_schema(url: str) -> None:
         raise click.ClickException(
             f"The database of BROKER_DATABASE_URL does not answer: {_in_its_words(cause)}{hint}"
         ) from error
-    if misfit:
-        raise click.ClickException(f"The database {misfit}.")
+    if problem:
+        raise click.ClickException(f"The database {problem}.")
 
 
 @contextlib.contextmanager

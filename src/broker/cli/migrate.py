@@ -22,5 +22,5 @@ def migrate() -> None:
             asyncio.run(migration.migrate(url))
         except OSError as error:
             raise click.ClickException(f"The database does not answer: {error}") from error
-        here = ask(url, migration.current)
+        here = ask(url, migration.current_version)
     click.echo(f"The schema is at version {here}.")

@@ -49,16 +49,19 @@ def _read_in(settings: Settings, url: str, path: Path) -> None:
         if not migration.is_known(found):
             raise click.ClickException(
                 f"{path} is from a newer broker: its schema is at version {found}, and this one knows those"
-                f" up to {migration.needed()}. Restore it with that one, or one that is newer still."
+                f" up to {migration.required_version()}. Restore it with that one, or one that is newer"
+                " still."
             )
         ask(url, migration.check_encoding)
-        if something := ask(url, migration.something_in):
+        if something := ask(url, migration.first_object):
             raise _refused(settings, f"is not empty ({something} is there)")
         size = decimal(path.stat().st_size)
         restore_backup(place, file, lambda done: tell(f"{decimal(done)} of {size} read"))
         tell("bringing it up to date")
-        asyncio.run(migration.take_over(url))
-    note(f"{path} is restored into {described(settings)}, which is at version {migration.needed()}.")
+        asyncio.run(migration.finish_restore(url))
+    note(
+        f"{path} is restored into {described(settings)}, which is at version {migration.required_version()}."
+    )
 
 
 def _opened(path: Path) -> BinaryIO:

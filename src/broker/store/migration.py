@@ -1,4 +1,4 @@
-"""The schema: which version the database is at, which this program needs, and the way there."""
+"""The version of the database's schema, the version that this program needs, and the migration to it."""
 
 import asyncio
 from importlib.resources import files
@@ -21,17 +21,17 @@ from broker.store.engine import create_engine
 
 log = structlog.get_logger(__name__)
 
-# Two processes that migrate at once take turns: the lock goes when its connection is closed.
-# The number is only to be nobody else's.
+# Two processes that migrate at once take turns. PostgreSQL releases the lock when the connection closes. The
+# number has no meaning; `create_archive_partition` in the database uses the same lock.
 _LOCK = text("select pg_advisory_lock(7022026)")
 
-# To change a table one has to wait until everybody lets go of it, and meanwhile nobody else gets at it: so
-# not for longer than requests can bear, but again and again.
-_PATIENCE = text("set lock_timeout = '2s'")
-_TRIES = 30
+# A migration that changes a table waits until no transaction uses it. Requests for the table queue up behind
+# the migration, so it gives up after a time that requests can bear, and starts again a little later.
+_LOCK_TIMEOUT = text("set lock_timeout = '2s'")
+_ATTEMPTS = 30
 _PAUSE_SECONDS = 1.0
-# The lock was not given in time; or it, and somebody else's, would never have been.
-_NOT_GIVEN = {"55P03", "40P01"}
+# lock_not_available (the time is up) and deadlock_detected.
+_LOCK_ERRORS = {"55P03", "40P01"}
 
 # The earliest version whose programs can use the schema.
 _WORKS_FROM = text("select works_from from schema_support")
@@ -48,9 +48,9 @@ _MARK_AS_0001 = (
 _ENCODING = text("select current_database(), current_setting('server_encoding')")
 _OWNER = text("select pg_get_userbyid(datdba) from pg_database where datname = current_database()")
 
-# Whatever a database can hold that is not PostgreSQL's own, nor an extension's.
-SOMETHING = text("""
-select min(n.nspname || '.' || it.name)
+# The first table, function or type that belongs neither to PostgreSQL nor to an extension.
+_FIRST_OBJECT = text("""
+select min(n.nspname || '.' || object.name)
 from (
     select tableoid, oid, relnamespace, relname from pg_class
     where relkind in ('r', 'p', 'v', 'm', 'S', 'f')
@@ -60,11 +60,11 @@ from (
     select tableoid, oid, typnamespace, typname from pg_type
     where typtype in ('e', 'd', 'r')
        or typtype = 'c' and exists (select from pg_class where oid = typrelid and relkind = 'c')
-) it (catalog, oid, namespace, name)
-join pg_namespace n on n.oid = it.namespace
+) object (catalog, oid, namespace, name)
+join pg_namespace n on n.oid = object.namespace
 where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
   and not exists (select from pg_depend d
-                  where d.classid = it.catalog and d.objid = it.oid and d.deptype = 'e')
+                  where d.classid = object.catalog and d.objid = object.oid and d.deptype = 'e')
 """)
 
 
@@ -82,28 +82,28 @@ def config(connection: Connection | None = None) -> Config:
     return configuration
 
 
-def needed() -> str:
-    """The version that this program needs."""
+def required_version() -> str:
+    """Return the version of the schema that this program needs: that of the newest migration."""
     return str(ScriptDirectory.from_config(config()).get_current_head())
 
 
-def current(connection: Connection) -> str | None:
-    """The version that the database is at; none: it has no schema yet."""
+def current_version(connection: Connection) -> str | None:
+    """Return the version of the database's schema; None if it has no schema yet."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
-class OtherSchemaError(Exception):
-    """The database has a schema that this program cannot work with; the message says what to do."""
+class SchemaError(Exception):
+    """This program cannot use or migrate the database's schema; the message says what to do."""
 
 
 def check_encoding(connection: Connection) -> None:
-    """See that the database can store every text that a request may contain.
+    """Check that the database can store every text that a request may contain.
 
     Raises:
-        OtherSchemaError: Its encoding is not UTF-8.
+        SchemaError: Its encoding is not UTF-8.
     """
     if problem := _encoding_problem(connection):
-        raise OtherSchemaError(f"The database {problem}.")
+        raise SchemaError(f"The database {problem}.")
 
 
 def _encoding_problem(connection: Connection) -> str | None:
@@ -118,101 +118,115 @@ def _encoding_problem(connection: Connection) -> str | None:
     )
 
 
-def misfit(connection: Connection) -> str | None:
-    """Why this program cannot work with the database's schema, for people; None: it can.
+def schema_problem(connection: Connection) -> str | None:
+    """Return why this program cannot use the database's schema, and what to do; None if it can.
 
-    A program works with the schema of a later version, too, as long as that says so: so programs of both
-    run beside each other while they are changed for the later one, which is migrated to first.
+    A program can use the schema of a later version, too, if that schema says so. In an upgrade, `broker
+    migrate` comes first, and then programs of both versions run beside each other.
+
+    Returns:
+        The end of a sentence that begins with "The database", without the period.
     """
     if problem := _encoding_problem(connection):
         return problem
-    here, wanted = current(connection), needed()
-    if here is None:
-        return f"has no schema yet, this program needs version {wanted}: run `broker migrate`"
-    if here < wanted:
-        return f"is at version {here}, this program needs version {wanted}: run `broker migrate`"
-    return None if here == wanted else _later_problem(connection, here, wanted)
+    current, required = current_version(connection), required_version()
+    if current is None:
+        return f"has no schema yet, this program needs version {required}: run `broker migrate`"
+    if current < required:
+        return f"is at version {current}, this program needs version {required}: run `broker migrate`"
+    return _later_schema_problem(connection, current, required) if current > required else None
 
 
-def _later_problem(connection: Connection, here: str, wanted: str) -> str | None:
-    """Return why a program cannot work with a schema of a version that it does not know; None if it can."""
+def _later_schema_problem(connection: Connection, current: str, required: str) -> str | None:
     has_works_from = connection.execute(_HAS_WORKS_FROM).scalar_one()
     works_from = connection.execute(_WORKS_FROM).scalar_one() if has_works_from else None
-    if works_from is None or (here <= _LAST_REPLACED and works_from in _REPLACED_WORKS_FROM):
+    if works_from is None or (current <= _LAST_REPLACED and works_from in _REPLACED_WORKS_FROM):
         mark = f", or mark this one as version 0001, which has the same schema: `{_MARK_AS_0001}`"
         return (
-            f"is at version {here}, which was removed before the first release. Create a new database"
-            f"{mark if here == _LAST_REPLACED else ''}"
+            f"is at version {current}, which was removed before the first release. Create a new database"
+            f"{mark if current == _LAST_REPLACED else ''}"
         )
-    if works_from <= wanted:
+    if works_from <= required:
         return None
     return (
-        f"is at version {here}, which serves programs of version {works_from} and later, and this one is"
-        f" of version {wanted}: install a later broker"
+        f"is at version {current}, which serves programs of version {works_from} and later, and this one is"
+        f" of version {required}: install a later broker"
     )
 
 
 def is_known(version: str) -> bool:
-    """Whether this program knows the way on from a version: it is none of a newer program's."""
+    """Return whether this program has the migration to a version, so that it can migrate on from there."""
     try:
         return ScriptDirectory.from_config(config()).get_revision(version) is not None
     except CommandError:
         return False
 
 
-def something_in(connection: Connection) -> str | None:
-    """The name of a table, function or type that the database has; none: it is empty."""
-    found: str | None = connection.execute(SOMETHING).scalar_one()
-    return found
+def first_object(connection: Connection) -> str | None:
+    """Return the name of a table, function or type in the database; None if the database is empty."""
+    name: str | None = connection.execute(_FIRST_OBJECT).scalar_one()
+    return name
 
 
 async def migrate(url: str, revision: str = "head") -> None:
-    """Bring the schema of a database to a revision, and make the archive's next partitions.
+    """Migrate the schema of a database to a revision, and create the archive's next partitions.
 
     Args:
         url: The database.
         revision: `head`, `base` or the number of a revision.
 
     Raises:
-        OtherSchemaError: The schema is a later program's; or one that is in the way has not ended.
+        SchemaError: This program cannot use the schema, or a transaction holds a table and does not end.
     """
     engine = create_engine(Address(url).connect)
     try:
         async with engine.connect() as connection:
             await connection.execute(_LOCK)
-            await connection.execute(_PATIENCE)
+            await connection.execute(_LOCK_TIMEOUT)
             await connection.commit()
-            await _move_patiently(connection, revision)
+            await _migrate_with_retries(connection, revision)
     finally:
         await engine.dispose()
 
 
-async def _move_patiently(connection: AsyncConnection, revision: str) -> None:
-    """Move, and try again where somebody holds a table: what is done of it is done."""
-    for left in reversed(range(_TRIES)):
+async def _migrate_with_retries(connection: AsyncConnection, revision: str) -> None:
+    """Migrate; while another transaction holds a table, start again after the last committed migration."""
+    for attempts_left in reversed(range(_ATTEMPTS)):
         try:
-            await connection.run_sync(_move, revision)
+            await connection.run_sync(_migrate, revision)
             await connection.commit()
         except DBAPIError as error:
             await connection.rollback()
-            if getattr(error.orig, "sqlstate", None) not in _NOT_GIVEN:
+            if getattr(error.orig, "sqlstate", None) not in _LOCK_ERRORS:
                 raise
-            if not left:
-                raise OtherSchemaError(
-                    "Somebody holds a table that has to be changed, in a transaction that does not end:"
-                    " see `select pid, xact_start, query from pg_stat_activity order by xact_start`."
+            if not attempts_left:
+                raise SchemaError(
+                    "A transaction that does not end holds a table that the migration changes. Find and end"
+                    " it: `select pid, xact_start, query from pg_stat_activity order by xact_start`."
                 ) from error
-            log.warning("a table is in use; trying again", tries_left=left)
+            log.warning("migration postponed: a table is in use", attempts_left=attempts_left)
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
             return
 
 
-async def take_over(url: str) -> None:
-    """Make a database ready that was read in from a dump: bring it up to date, and count what is in it.
+def _migrate(connection: Connection, revision: str) -> None:
+    check_encoding(connection)
+    current = current_version(connection)
+    if revision == "head" and current is not None and current > required_version():
+        if problem := schema_problem(connection):
+            raise SchemaError(f"The database {problem}.")
+        return
+    down = revision == "base" or (current is not None and revision != "head" and revision < current)
+    (command.downgrade if down else command.upgrade)(config(connection), revision)
+    if current_version(connection) == required_version():
+        retention.create_partitions(connection)
 
-    PostgreSQL plans by such counts, which no dump has, and would plan as for empty tables until it has come
-    to count by itself.
+
+async def finish_restore(url: str) -> None:
+    """Migrate a database that was restored from a dump, and analyze its tables.
+
+    A dump has no statistics. Without them, PostgreSQL plans as for empty tables until autovacuum analyzes.
     """
     await migrate(url)
     engine = create_engine(Address(url).connect)
@@ -221,17 +235,3 @@ async def take_over(url: str) -> None:
             await connection.execute(text("analyze"))
     finally:
         await engine.dispose()
-
-
-def _move(connection: Connection, revision: str) -> None:
-    check_encoding(connection)
-    here = current(connection)
-    if revision == "head" and here is not None and here > needed():
-        if why := misfit(connection):
-            raise OtherSchemaError(f"The database {why}.")
-        return
-    script = ScriptDirectory.from_config(config())
-    down = revision == "base" or (here is not None and revision != "head" and revision < here)
-    (command.downgrade if down else command.upgrade)(config(connection), revision)
-    if current(connection) == script.get_current_head():
-        retention.create_partitions(connection)
