@@ -106,7 +106,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage again, but never look at the thousands of tests: each broker collects when it starts."""
+    """Collect garbage again, but never look through the tests: each broker collects when it starts."""
     gc.freeze()
     gc.enable()
 

@@ -2,130 +2,35 @@
 
 import asyncio
 import json
-import logging
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import httpx
 import pytest
-import structlog.testing
 import uvloop
 
-from tests import helpers
+from tests import helpers, wire
 from tests.conftest import Running, Serve
 from tests.helpers import Json
+from tests.wire import (
+    BIG,
+    BIG_SIZE,
+    LARGE,
+    LIVE,
+    WITHIN,
+    a_client,
+    a_socket,
+    port_of,
+    post,
+    shared,
+    task,
+    until,
+)
 
 NEW_LOOP = uvloop.new_event_loop
+no_trouble = wire.no_trouble
 
-WITHIN = 20
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
-# A script of 1.7 MB. The kernel takes 4 MiB of what nobody reads.
-LARGE = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
-BIG = b"GET /v1/tasks/big HTTP/1.1\r\nHost: localhost\r\nConnection: %s\r\n\r\n"
-BIG_SIZE = 12 * 2**20
 PATIENT: Json = {"header_timeout_seconds": 600, "body_timeout_seconds": 3600, "send_timeout_seconds": 3600}
-
-
-def post(body: bytes, *, length: int | None = None, path: str = "/v1/tasks", headers: str = "") -> bytes:
-    """A request as it goes over the wire; it may promise more than it has."""
-    size = len(body) if length is None else length
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {size}\r\n\r\n".encode() + body
-    )
-
-
-def task(size: int = 11) -> bytes:
-    """The body of a task, of so many bytes."""
-    return b'{"needs": "' + b"x" * (size - 13) + b'"}' if size > 13 else b'{"needs":1}'
-
-
-def payload(size: int) -> bytes:
-    """The body of a task with a payload of so many bytes."""
-    return b'{"needs":1,"payload":"' + b"x" * size + b'"}'
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def is_problem(self, status: int, code: str) -> Json:
-        """Checks the shape of an error that ends a connection, and hands it back."""
-        assert self.headers["connection"] == "close"
-        # No call that is described: its connection may have been refused before there was one.
-        told = {"headers": self.headers, "content": self.body, "request": httpx.Request("GET", "http://x/")}
-        return helpers.is_problem(httpx.Response(self.status, **told), status, code)
-
-
-class Client:
-    """A client that sends what it is told to, and nothing else."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def send(self, data: bytes) -> None:
-        self._writer.write(data)
-
-    async def answer(self) -> Answer:
-        async with asyncio.timeout(WITHIN):
-            first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()[:-1]
-            headers = {name: value for name, _, value in (line.partition(": ") for line in lines)}
-            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        return Answer(int(first.split()[1]), headers, body)
-
-    async def ended(self) -> bytes:
-        """What else comes until the connection is closed; a reset does not count as that."""
-        async with asyncio.timeout(WITHIN):
-            return await self._reader.read()
-
-    def send_no_more(self) -> None:
-        self._writer.write_eof()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-@asynccontextmanager
-async def a_client(broker: Running) -> AsyncIterator[Client]:
-    client = Client(*await asyncio.open_connection("127.0.0.1", port_of(broker)))
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-@contextmanager
-def a_socket(broker: Running) -> Iterator[socket.socket]:
-    """A connection that nobody reads from, and that can take little."""
-    with closing(socket.socket()) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", port_of(broker)))
-        yield connection
-
-
-def port_of(broker: Running) -> int:
-    port = httpx.URL(broker.url).port
-    assert port is not None
-    return port
-
-
-def shared(broker: Running) -> Any:
-    return broker.server.server_state
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(WITHIN):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def sweeps(broker: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -141,15 +46,6 @@ async def sweeps(broker: Running, monkeypatch: pytest.MonkeyPatch, count: int) -
     monkeypatch.setattr(shared(broker), "sweep", counted)
     await until(lambda: seen >= count)
     monkeypatch.setattr(shared(broker), "sweep", sweep)
-
-
-@pytest.fixture
-def no_trouble(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing is logged as an error, and no traceback at all."""
-    with structlog.testing.capture_logs() as ours:
-        yield
-    assert [entry for entry in ours if entry["log_level"] == "error" or "exc_info" in entry] == []
-    assert [entry for entry in caplog.records if entry.levelno >= logging.ERROR or entry.exc_info] == []
 
 
 # A request that does not come
@@ -440,286 +336,6 @@ async def test_what_comes_behind_a_request_is_bounded_too(serve: Serve) -> None:
         assert answers[-1].startswith("503")
         assert {answer[:3] for answer in answers[:-1]} <= {"200"}
     assert shared(broker).body_bytes == 0
-
-
-# What is no HTTP, or too much of it
-
-CHUNKED = b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-MALFORMED = {
-    "garbage": b"\x00\x01\x02\x03",
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "no such version": b"GET / HTTP/3.7\r\n\r\n",
-    "bare line feeds": b"GET / HTTP/1.1\nHost: localhost\n\n",
-    "lower case": b"get / HTTP/1.1\r\n\r\n",
-    "length, then chunks": post(b"0\r\n\r\n", headers="Transfer-Encoding: chunked\r\n"),
-    "chunks, then length": CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n0\r\n\r\n",
-    "two lengths": post(task(), headers="Content-Length: 11\r\n"),
-    "no such encoding": CHUNKED.replace(b"chunked", b"gzip") + b"0\r\n\r\n",
-    "chunked, but not at last": CHUNKED.replace(b"chunked", b"chunked, gzip") + b"0\r\n\r\n",
-    "a space before the colon": CHUNKED.replace(b"Encoding:", b"Encoding :"),
-    "a folded header": b"GET / HTTP/1.1\r\na: b\r\n c\r\n\r\n",
-    "a negative length": post(b"", length=-1),
-    "an endless length": post(b"", length=10**30),
-    "a bad chunk size": CHUNKED + b"zz\r\n",
-    "a chunk that is too long": CHUNKED + b"2\r\nabcde\r\n",
-    "an endless chunk": CHUNKED + b"f" * 20 + b"\r\n",
-    "CONNECT": b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "a target of another scheme": b"GET ftp://x/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "a target that is no address": b"GET x HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "an asterisk for another method": b"GET * HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "no host": b"GET / HTTP/1.1\r\n\r\n",
-    "two hosts": LIVE[:-2] + b"Host: localhost\r\n\r\n",
-    "another version": b"GET / HTTP/2.0\r\nHost: localhost\r\n\r\n",
-    "compressed, then chunked": CHUNKED.replace(b"chunked", b"gzip, chunked") + b"0\r\n\r\n",
-    "a length among the trailers": CHUNKED + b"b\r\n" + task() + b"\r\n0\r\nContent-Length: 1\r\n\r\n",
-    "bytes in the path": b"GET /v1/tasks/\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "bytes in the query": b"GET /v1/tasks?state=\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "bytes in a header's name": b"GET / HTTP/1.1\r\n\xff: x\r\n\r\n",
-}
-LONG = b"x" * 10**6
-MANY = b"".join(b"x-%d: y\r\n" % number for number in range(100_000))
-TOO_LARGE = {
-    "headers": LIVE[:-2] + MANY + b"\r\n",
-    "a header": LIVE[:-2] + b"x: " + LONG + b"\r\n\r\n",
-    "a header's name": LIVE[:-2] + LONG + b": x\r\n\r\n",
-    "an address": b"GET /" + LONG + b" HTTP/1.1\r\n\r\n",
-    "a query": b"GET /v1/tasks?" + LONG + b" HTTP/1.1\r\n\r\n",
-    "trailers": CHUNKED + b"1\r\n1\r\n0\r\n" + MANY + b"\r\n",
-    "a chunk's extension": CHUNKED + b"1;" + LONG + b"\r\n1\r\n0\r\n\r\n",
-}
-UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-UNUSUAL = {
-    "an empty line before": (b"\r\n" + LIVE, 200),
-    "HTTP/1.0": (LIVE.replace(b"1.1", b"1.0"), 200),
-    "a target with scheme and host": (LIVE.replace(b"/health", b"http://example.org/health"), 200),
-    "WebSocket": (LIVE[:-2] + UPGRADE, 200),
-    "bytes in headers": (LIVE[:-2] + b"x: \xff\xfe\x80\r\nCookie: \xff=\xfe;;=\r\n\r\n", 200),
-    "headers of 56 KiB": (LIVE[:-2] + b"x: " + b"x" * 56 * 1024 + b"\r\n\r\n", 200),
-    "TRACE": (LIVE.replace(b"GET", b"TRACE"), 405),
-    "an address of 50 KiB": (LIVE.replace(b"live", b"x" * 50 * 1024), 404),
-    "no host in HTTP/1.0": (b"GET /health/live HTTP/1.0\r\n\r\n", 200),
-    "a target with no path": (b"GET http://localhost HTTP/1.1\r\nHost: x\r\n\r\n", 200),
-    "a target with no path and a query": (b"GET http://localhost?x HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    "a host that is not the target's": (b"GET http://x/v1/tasks HTTP/1.1\r\nHost: localhost\r\n\r\n", 403),
-    "a target that is not the host's": (b"GET http://[::1]:80/v1/tasks HTTP/1.1\r\nHost: x\r\n\r\n", 200),
-    "an asterisk": (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 204),
-    "a chunk's extensions": (CHUNKED + b'b;a=b;c="d"\r\n' + task() + b"\r\n0\r\n\r\n", 201),
-    "no body of a POST": (b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
-    "another expectation in HTTP/1.0": (LIVE[:-2].replace(b"1.1", b"1.0") + b"Expect: x\r\n\r\n", 200),
-    "no UTF-8 in the path": (LIVE.replace(b"live", b"%ff%fe%00"), 404),
-    "a host that is none": (LIVE.replace(b"Host: localhost", b"Host: [::\xff@:x"), 400),
-    "a port that is none": (
-        LIVE.replace(b"live", b"nothing").replace(b"Host: localhost", b"Host: localhost:y"),
-        404,
-    ),
-    "a length beyond everything": (post(b"", length=2**64 - 1), 413),
-}
-
-
-async def refused(broker: Running, sent: bytes) -> tuple[int, str]:
-    """The status and code of the problem that something is told, and that ends its connection."""
-    async with a_client(broker) as client:
-        client.send(sent)
-        answer = await client.answer()
-        code = json.loads(answer.body)["code"]
-        answer.is_problem(answer.status, code)
-        assert await client.ended() == b""
-    return answer.status, code
-
-
-async def test_what_is_no_http_is_told_so_and_causes_no_trouble(broker: Running, no_trouble: None) -> None:
-    told = {name: await refused(broker, sent) for name, sent in MALFORMED.items()}
-    assert told == dict.fromkeys(MALFORMED, (400, "malformed_request"))
-    await until(lambda: not shared(broker).tasks)
-    assert (await broker.client.get("/v1/tasks")).json()["items"] == []
-    assert shared(broker).body_bytes == 0
-
-
-async def test_headers_beyond_64_kib_are_told_so(broker: Running, no_trouble: None) -> None:
-    told = {name: await refused(broker, sent) for name, sent in TOO_LARGE.items()}
-    assert told == dict.fromkeys(TOO_LARGE, (431, "headers_too_large"))
-    await until(lambda: not shared(broker).tasks)
-
-
-async def test_what_is_unusual_is_answered_and_causes_no_trouble(broker: Running, no_trouble: None) -> None:
-    told = {}
-    for name, (sent, _) in UNUSUAL.items():
-        async with a_client(broker) as client:
-            client.send(sent)
-            told[name] = (await client.answer()).status
-    assert told == {name: status for name, (_, status) in UNUSUAL.items()}
-
-
-async def test_after_a_websocket_that_is_not_spoken_the_connection_goes_on(broker: Running) -> None:
-    async with a_client(broker) as client:
-        client.send(LIVE[:-2] + UPGRADE + post(task()))
-        client.send(post(task()))
-        assert [(await client.answer()).status for _ in range(3)] == [200, 201, 201]
-
-
-async def test_a_client_that_asks_first_is_told_to_go_on_with_its_body(broker: Running) -> None:
-    async with a_client(broker) as client:
-        client.send(post(b"", length=11, headers="Expect: 100-continue\r\n"))
-        assert (await client.answer()).status == 100
-        client.send(task())
-        assert (await client.answer()).status == 201
-
-
-async def test_a_client_of_http_1_0_that_asks_first_gets_one_response(broker: Running) -> None:
-    async with a_client(broker) as client:
-        client.send(post(task(), headers="Expect: 100-continue\r\n").replace(b"1.1", b"1.0"))
-        assert (await client.answer()).status == 201
-        assert await client.ended() == b""
-
-
-async def test_an_expectation_that_nobody_meets_is_refused(broker: Running) -> None:
-    assert await refused(broker, post(task(), headers="Expect: 200-ok\r\n")) == (417, "malformed_request")
-    assert (await broker.client.get("/v1/tasks")).json()["items"] == []
-
-
-async def test_a_stream_goes_to_a_client_of_http_1_0_without_chunks(broker: Running) -> None:
-    await helpers.add_tool(broker.client, capacity=100)
-    for number in range(20):
-        pair = await helpers.started(broker.client, f"a{number}", "t", payload="x" * 10_000)
-        await helpers.completed(broker.client, pair.work)
-    expected = (await broker.client.get("/v1/archive/export")).content
-    assert expected.count(b"\n") == 20
-    async with a_client(broker) as client:
-        client.send(b"GET /v1/archive/export HTTP/1.0\r\n\r\n")
-        answer = await client.answer()
-        assert (answer.status, answer.headers["connection"]) == (200, "close")
-        assert "transfer-encoding" not in answer.headers
-        assert await client.ended() == expected
-
-
-@pytest.mark.skipif(shutil.which("javac") is None, reason="the JDK is not installed")
-async def test_the_first_request_of_a_java_client_keeps_its_body(broker: Running) -> None:
-    source = Path(__file__).parent / "java" / "FirstRequest.java"
-    java = await asyncio.create_subprocess_exec("java", source, broker.url, stdout=subprocess.PIPE)
-    async with asyncio.timeout(60):
-        told, _ = await java.communicate()
-    assert told.split() == [b"201", b"201"]
-
-
-# What Java's HTTP client sends with its first request.
-H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
-
-
-@pytest.mark.parametrize("size", [0, 300_000])
-async def test_a_body_beside_the_offer_of_another_protocol_is_read(broker: Running, size: int) -> None:
-    body, chunk = payload(size), b"%x\r\n%b\r\n"
-    chunked = CHUNKED[:-2] + H2C.encode() + b"\r\n"
-    chunks = b"".join(chunk % (len(part), part) for part in (body[:5], body[5:])) + b"0\r\nx: y\r\n\r\n"
-    sent = (post(body, headers=H2C) + chunked + chunks) * 2 + LIVE
-    async with a_client(broker) as client:
-        client.send(sent)
-        assert [(await client.answer()).status for _ in range(5)] == [*[201] * 4, 200]
-    async with a_client(broker) as client:
-        for place in range(0, len(sent), 1 + len(sent) // 100):
-            client.send(sent[place : place + 1 + len(sent) // 100])
-            await asyncio.sleep(0)
-        assert [(await client.answer()).status for _ in range(5)] == [*[201] * 4, 200]
-    tasks = (await broker.client.get("/v1/tasks")).json()["items"]
-    assert [len(task["payload"]) for task in tasks] == [size] * 8
-
-
-async def test_trailers_are_no_headers(broker: Running) -> None:
-    async with a_client(broker) as client:
-        trailers = b"Content-Encoding: gzip\r\nContent-Type: text/plain\r\n"
-        head = CHUNKED[:-2] + b"Prefer: wait=0\r\n\r\n"
-        client.send(head + b"b\r\n" + task() + b"\r\n0\r\n" + trailers + b"\r\n")
-        assert (await client.answer()).status == 201
-
-
-async def test_every_response_has_a_date(broker: Running) -> None:
-    for sent in (LIVE, b"x", post(b"x")):
-        async with a_client(broker) as client:
-            client.send(sent)
-            told = (await client.answer()).headers["date"]
-            assert abs(parsedate_to_datetime(told) - datetime.now(UTC)) < timedelta(minutes=1)
-
-
-# A client that closes its sending side
-
-
-@asynccontextmanager
-async def a_half(broker: Running, sent: bytes) -> AsyncIterator[Client]:
-    """A client that has sent this, and closed its sending side."""
-    async with a_client(broker) as client:
-        client.send(sent)
-        client.send_no_more()
-        yield client
-
-
-# The second goes through all of Litestar.
-@pytest.mark.parametrize("headers", ["", "Prefer: wait=0\r\n"])
-async def test_a_client_that_sends_no_more_gets_its_response(broker: Running, headers: str) -> None:
-    for size in (0, 3_000_000):
-        async with a_half(broker, post(payload(size), headers=headers)) as client:
-            assert (await client.answer()).status == 201
-            assert await client.ended() == b""
-    assert len((await broker.client.get("/v1/tasks")).json()["items"]) == 2
-
-
-async def test_all_requests_of_a_client_that_sends_no_more_are_answered(broker: Running) -> None:
-    async with a_half(broker, (LIVE + post(task())) * 50) as client:
-        assert [(await client.answer()).status for _ in range(100)] == [200, 201] * 50
-        assert await client.ended() == b""
-
-
-async def test_a_client_that_sends_no_more_gets_a_long_response_to_its_end(broker: Running) -> None:
-    await helpers.add_task(broker.client, "big", payload="x" * BIG_SIZE)
-    async with a_half(broker, BIG % b"keep-alive") as client:
-        assert len((await client.answer()).body) > BIG_SIZE
-        assert await client.ended() == b""
-
-
-@pytest.mark.parametrize("sent", [b"G", LIVE[:-2], post(b"x", length=2), LIVE + LIVE[:20]])
-async def test_a_request_that_is_cut_off_is_refused(broker: Running, sent: bytes) -> None:
-    async with a_half(broker, sent) as client:
-        if sent.startswith(LIVE):
-            assert (await client.answer()).status == 200
-        (await client.answer()).is_problem(400, "malformed_request")
-        assert await client.ended() == b""
-    await until(lambda: not shared(broker).tasks)
-
-
-async def test_a_client_that_sends_nothing_is_let_go_of_when_it_closes(broker: Running) -> None:
-    async with a_half(broker, b"") as client:
-        assert await client.ended() == b""
-
-
-async def test_a_waiting_request_of_a_client_that_sends_no_more_is_answered_at_once(broker: Running) -> None:
-    await helpers.add_tool(broker.client)
-    poll = b"GET /v1/tools/t/work?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with a_half(broker, poll * 3) as client:
-        assert [(await client.answer()).body for _ in range(3)] == [b'{"items":[]}'] * 3
-        assert await client.ended() == b""
-    assert broker.server.service.wait_limits.count == 0
-
-
-# Bodies that are compressed
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "deflate"])
-@pytest.mark.parametrize("size", [0, 300_000])
-async def test_an_encoding_that_is_not_known_is_refused(broker: Running, encoding: str, size: int) -> None:
-    async with a_client(broker) as client:
-        client.send(post(payload(size), headers=f"Content-Encoding: {encoding}\r\n"))
-        answer = await client.answer()
-        assert (answer.status, json.loads(answer.body)["code"]) == (415, "unsupported_media_type")
-        assert answer.headers["accept-encoding"] == "identity"
-        client.send(post(payload(size), headers="Content-Encoding: Identity\r\n"))
-        assert (await client.answer()).status == 201
-
-
-async def test_a_request_before_what_is_no_http_is_answered(broker: Running) -> None:
-    async with a_client(broker) as client:
-        client.send(LIVE + post(task()) + b"\x00")
-        assert [(await client.answer()).status for _ in range(2)] == [200, 201]
-        (await client.answer()).is_problem(400, "malformed_request")
-        assert await client.ended() == b""
 
 
 # All of them at once
