@@ -2,13 +2,13 @@
 
 A module of many short tests shares one broker among them, emptied before each:
 
-    pytestmark = pytest.mark.asyncio(loop_scope="module")
-    database = helpers.shared_database
-    broker = helpers.shared_broker
-    sql = helpers.shared_sql
-    http = helpers.shared_http
+    pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 Its parked requests look again by themselves only every minute: what wakes them sooner is a notification.
+
+Tests of the store share a database in the same way:
+
+    pytestmark, database, sql, store = helpers.SHARED_STORE
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import httpx
+import pytest
 import pytest_asyncio
 from sqlalchemy import event
 
@@ -73,6 +74,21 @@ async def shared_http(broker: Running, sql: asyncpg.Connection) -> httpx.AsyncCl
     """A client of the shared broker, which holds nothing yet."""
     await empty(sql)
     return broker.client
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_store(database: str, sql: asyncpg.Connection) -> AsyncIterator[Store]:
+    """A store on the shared database, which holds nothing yet."""
+    await empty(sql)
+    await sql.execute("delete from keys")
+    store = Store(database)
+    yield store
+    await store.close()
+
+
+_MARK = pytest.mark.asyncio(loop_scope="module")
+SHARED_BROKER = _MARK, shared_database, shared_broker, shared_sql, shared_http
+SHARED_STORE = _MARK, shared_database, shared_sql, shared_store
 
 
 async def empty(sql: asyncpg.Connection) -> None:

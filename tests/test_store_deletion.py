@@ -11,7 +11,10 @@ from sqlalchemy import text
 from broker.schemas.candidates import Pair
 from broker.schemas.tools import ToolChange
 from broker.store import Store, archive, assignment, completion, deletion, leases, tools, work
+from tests import helpers
 from tests import store_helpers as steps
+
+pytestmark, database, sql, store = helpers.SHARED_STORE
 
 
 async def test_a_task_that_waits_is_gone_and_its_record_says_so(
