@@ -1,4 +1,4 @@
-"""Plans: with 400,000 tasks waiting and as many records archived, a statement touches what it names.
+"""Plans: with 220,000 tasks waiting and as many records archived, a statement touches what it names.
 
 `make test-all` has a million of each.
 
@@ -47,8 +47,8 @@ from tests import store_helpers as steps
 from tests.conftest import a_database, run_sql
 from tests.helpers import THOROUGH
 
-# A scan of the smaller number, too, touches ten times as many blocks as any statement may.
-ROWS = 1_000_000 if THOROUGH else 400_000
+# A scan of the smaller number, too, touches several times as many blocks as any statement may.
+ROWS = 1_000_000 if THOROUGH else 220_000
 SET = 20
 # What a set of so many may touch, all tables and indexes together. An order below what any scan would.
 FEW = 60 * SET

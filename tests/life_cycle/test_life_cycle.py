@@ -464,7 +464,7 @@ async def a_place(postgres: str, template: str) -> AsyncIterator[None]:
 @pytest.mark.usefixtures("place")
 class TestLifeCycle(LifeCycle.TestCase):
     settings = settings(
-        max_examples=60 if THOROUGH else 20,
+        max_examples=60 if THOROUGH else 12,
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
