@@ -4,7 +4,6 @@ from datetime import datetime, timedelta
 from urllib.parse import quote
 
 import httpx
-import pytest
 
 from tests import helpers
 from tests.helpers import (
@@ -21,11 +20,7 @@ from tests.helpers import (
     started,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
 

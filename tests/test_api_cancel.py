@@ -28,11 +28,7 @@ from tests.helpers import (
     woken,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
 ENDS = ("failed", "cancelled", "released", "lost", "timed_out")

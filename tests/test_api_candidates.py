@@ -29,11 +29,7 @@ from tests.helpers import (
     woken,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 

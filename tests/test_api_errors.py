@@ -20,11 +20,7 @@ from tests import helpers
 from tests.conftest import Running, a_broker
 from tests.helpers import add_task, add_tool, assign, assigned, exactly, get, is_problem, park, started, woken
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 JSON = "application/json"
 UNKNOWN = "01920000-0000-7000-8000-000000000000"

@@ -24,7 +24,7 @@ from tests.helpers import (
     pages,
     statements,
 )
-from tests.test_keys import FROM_ELSEWHERE, HOSTILE, registered, until_answered
+from tests.test_keys import registered, until_answered
 
 ADMIN = "an-admin-key-of-the-settings"
 
@@ -194,16 +194,6 @@ async def test_the_first_key_can_be_made_from_this_machine_and_closes_the_door(s
     # Revoked, it leaves the door closed.
     assert (await http.delete("/v1/keys/me", headers=key)).status_code == 204
     is_problem(await http.get("/v1/keys"), 401, "unauthenticated")
-
-
-@pytest.mark.parametrize("headers", HOSTILE + FROM_ELSEWHERE, ids=str)
-async def test_the_first_key_is_made_by_nobody_from_elsewhere(
-    serve: Serve, store: Store, headers: dict[str, str]
-) -> None:
-    http = (await serve()).client
-    body = {"name": "me", "roles": ["admin"]}
-    is_problem(await http.post("/v1/keys", json=body, headers=headers), 403, "forbidden")
-    assert await store.read(keys.all_of_them) == []
 
 
 async def test_a_tool_goes_on_with_its_token_when_the_first_key_is_made(serve: Serve) -> None:

@@ -30,11 +30,7 @@ from tests.helpers import (
     woken,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 TOOL_FIELDS = {
     "id", "skills", "capacity", "load", "state", "lease_seconds", "lease_expires_at", "registered_at",

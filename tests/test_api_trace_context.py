@@ -7,11 +7,7 @@ import pytest
 from tests import helpers
 from tests.helpers import Json, add_task, add_tool, assign, complete
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OTHER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"

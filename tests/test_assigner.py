@@ -17,11 +17,7 @@ from tests import helpers
 from tests.conftest import Running, a_broker, a_database
 from tests.helpers import add_task, add_tasks, add_tool, get, until_it_is
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 
 @asynccontextmanager

@@ -23,11 +23,7 @@ from tests.conftest import Running
 from tests.helpers import add_task, add_tool, an_environment, assign, completed, get, in_folder
 from tests.proxy import Proxy
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 
 async def end_some(http: httpx.AsyncClient, count: int = 3, **fields: Any) -> None:

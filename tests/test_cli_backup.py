@@ -33,11 +33,7 @@ from tests.helpers import add_task, an_environment, completed, in_folder, starte
 from tests.next_version import add_migration, copy_sources
 from tests.store_helpers import a_store
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 PAGE = (Path(__file__).parents[1] / "docs" / "backup.md").read_text()
 

@@ -1,18 +1,13 @@
 """`broker cancel` and `broker retry`: what people do with tasks, by their ids."""
 
 import httpx
-import pytest
 
 from tests import helpers
 from tests.cli_helpers import run
 from tests.conftest import Running
 from tests.helpers import add_task, completed, get, started
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 
 async def test_a_task_that_waits_is_gone_and_one_that_runs_is_asked_to_stop(

@@ -16,11 +16,7 @@ from tests.cli_helpers import run
 from tests.conftest import Running, a_broker, a_database
 from tests.helpers import add_task, add_tool, assign, bearer, completed, get, make_key, started
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 
 async def test_a_task_that_waits_is_told_why_and_what_to_do(

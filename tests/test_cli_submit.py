@@ -33,11 +33,7 @@ from tests.conftest import Running
 from tests.helpers import add_task, add_tool, an_environment, assign, completed, exactly, get, ids, waiting
 from tests.store_helpers import until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 DIGITS = '[1.10, 123456789012345678901234567890, "é"]'
 

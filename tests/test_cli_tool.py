@@ -23,11 +23,7 @@ from tests import helpers
 from tests.conftest import Running, a_broker
 from tests.program_helpers import executable, lives, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 
 class Process:

@@ -29,11 +29,7 @@ from tests import helpers
 from tests.conftest import Running
 from tests.helpers import add_tool, assign, completed
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -21,11 +21,7 @@ from tests import helpers
 from tests.conftest import Running
 from tests.test_client import at_work
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 
 class Peak(Struct):

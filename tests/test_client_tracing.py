@@ -23,11 +23,7 @@ from tests import cli_helpers, helpers
 from tests.conftest import Running
 from tests.helpers import an_environment
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 CONTEXT = {"traceparent": PARENT, "tracestate": "lab=beam-4"}

@@ -26,12 +26,9 @@ from tests.helpers import (
     until_it_is,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs_chromium]
+on_one_loop, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark = [on_one_loop, needs_chromium]
 browser = looking.shared_browser
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
 
 PHONE = {"width": 390, "height": 844}
 

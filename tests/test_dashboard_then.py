@@ -4,7 +4,6 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import httpx
-import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from tests import browser as looking
@@ -13,12 +12,9 @@ from tests.browser import a_look, needs_chromium
 from tests.conftest import Running
 from tests.helpers import assigned, completed, started
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs_chromium]
+on_one_loop, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark = [on_one_loop, needs_chromium]
 browser = looking.shared_browser
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
 
 EXACT = "123456789012345678901234567890.10"
 # As a picture in a payload may be.

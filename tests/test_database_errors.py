@@ -19,11 +19,7 @@ from tests.cli_helpers import run
 from tests.conftest import Running, a_broker
 from tests.helpers import add_task, is_problem
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 STATUS = {
     Meaning.VALUE: (400, "validation_failed"),

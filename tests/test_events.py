@@ -38,11 +38,7 @@ from tests.test_wake import LISTENERS
 from tests.watching import WITHIN, Event, Watching, a_stuck_client, brief, much, settled, watching
 
 NEW_LOOP = uvloop.new_event_loop
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 EVERYTHING = list(EVENT_KINDS)
 

@@ -16,11 +16,7 @@ from broker.store.verdicts import Facts, Tools, Underway, verdict
 from tests import helpers
 from tests.helpers import add_task, add_tasks, add_tool, assign, assigned, completed, get, is_problem, started
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=30)

@@ -17,7 +17,7 @@ from broker.errors import Unavailable
 from broker.server.http_server import create_server, is_loopback
 from broker.settings import Settings, SettingsError
 from broker.store import Store, keys
-from tests.conftest import Running, Serve
+from tests.conftest import Serve
 from tests.helpers import (
     add_tool,
     an_environment,
@@ -29,6 +29,7 @@ from tests.helpers import (
     until_ready,
 )
 from tests.test_serve import ended, serving
+from tests.test_without_keys import HOSTILE
 
 
 async def until_answered(
@@ -211,66 +212,6 @@ def test_an_admin_key_comes_from_one_place(tmp_path: Path) -> None:
         Settings(admin_key="a", admin_key_file=tmp_path / "b").the_admin_key()
     with pytest.raises(SettingsError, match="BROKER_ADMIN_KEY_FILE"):
         Settings(admin_key_file=tmp_path / "missing").the_admin_key()
-
-
-HOSTILE: list[dict[str, str]] = [
-    {"Origin": "http://elsewhere.example"},
-    {"Origin": "null"},
-    {"Origin": "http://127.0.0.1:1"},
-    {"Host": "elsewhere.example"},
-    {"Host": "elsewhere.example:8000", "Origin": "http://elsewhere.example:8000"},
-    {"Host": "127.0.0.1.elsewhere.example"},
-    {"Host": "192.0.2.7:8000"},
-]
-
-
-async def is_kept_out(broker: Running, headers: dict[str, str], call: str) -> None:
-    method, path = call.split()
-    body = {"needs": 1} if method == "POST" else None
-    refused = await broker.client.request(method, path, json=body, headers=headers)
-    assert "broker keys create" in is_problem(refused, 403, "forbidden")["detail"]
-
-
-@pytest.mark.parametrize("headers", HOSTILE, ids=str)
-@pytest.mark.parametrize("call", ["POST /v1/tasks", "GET /v1/tools", "GET /metrics"])
-async def test_while_there_are_no_keys_no_page_from_elsewhere_gets_in(
-    broker: Running, headers: dict[str, str], call: str
-) -> None:
-    await is_kept_out(broker, headers, call)
-
-
-FROM_ELSEWHERE: list[dict[str, str]] = [
-    {"X-Forwarded-For": "192.0.2.7"},
-    {"X-Forwarded-For": "127.0.0.1, 192.0.2.7"},
-    {"X-Forwarded-For": "unknown"},
-    {"X-Real-IP": "2001:db8::1"},
-    {"Forwarded": "for=192.0.2.7;proto=http"},
-]
-
-
-@pytest.mark.parametrize("headers", FROM_ELSEWHERE, ids=str)
-@pytest.mark.parametrize("call", ["POST /v1/tasks", "GET /v1/tools"])
-async def test_while_there_are_no_keys_no_proxy_brings_anybody_in(
-    broker: Running, headers: dict[str, str], call: str
-) -> None:
-    await is_kept_out(broker, headers, call)
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{"X-Forwarded-For": "127.0.0.1, ::1"}, {"X-Real-IP": "127.0.0.1"}, {"Forwarded": 'for="[::1]:5"'}],
-)
-async def test_while_there_are_no_keys_a_proxy_brings_in_who_is_on_this_machine(
-    broker: Running, headers: dict[str, str]
-) -> None:
-    assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
-
-
-async def test_while_there_are_no_keys_our_own_page_gets_in(broker: Running) -> None:
-    port = httpx.URL(broker.url).port
-    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):
-        headers = {"Host": host, "Origin": f"http://{host}"}
-        assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
 
 
 async def test_pages_from_elsewhere_may_ask_with_a_key(serve: Serve) -> None:

@@ -26,11 +26,7 @@ from tests.helpers import (
 )
 from tests.store_helpers import a_connection, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 Values = dict[tuple[str, ...], float]
 

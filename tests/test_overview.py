@@ -29,11 +29,7 @@ from tests.helpers import (
     until_it_is,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 LONG = "a very long word " * 100
 

@@ -17,11 +17,7 @@ from tests import helpers
 from tests.conftest import Running
 from tests.helpers import add_task, add_tasks, add_tool, assign, completed, get, is_problem
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 # What PostgreSQL cannot make smaller; three of them fill a page.
 LARGE = base64.b64encode(os.urandom(2_400_000)).decode()

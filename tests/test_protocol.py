@@ -20,11 +20,8 @@ from tests.wire import BIG, BIG_SIZE, LIVE, Client, a_client, payload, post, sha
 NEW_LOOP = uvloop.new_event_loop
 no_trouble = wire.no_trouble
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("http")]
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+on_one_loop, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark = [on_one_loop, pytest.mark.usefixtures("http")]
 
 # What is no HTTP, or too much of it
 

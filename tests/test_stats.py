@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import httpx
-import pytest
 
 from broker.store import stats
 from broker.store.address import libpq_url
@@ -31,11 +30,7 @@ from tests.helpers import (
 )
 from tests.test_plans_of_a_backlog import every_node, rows_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 TASKS = {"scheduled": 0, "available": 0, "assigned": 0, "running": 0, "failed": 0}
 TOOLS = {"idle": 0, "busy": 0, "draining": 0, "offline": 0, "room": 0}

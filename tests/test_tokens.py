@@ -31,11 +31,7 @@ LOOK_UPS = tuple(
     str(each).partition(":")[0].partition("where")[0] for each in (ownership.TOOLS, ownership.WORKS)
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 WITH_A_TOKEN: dict[str, Any] = {
     "POST /v1/tools/t/heartbeat": {},

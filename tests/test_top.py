@@ -37,11 +37,7 @@ from tests.conftest import Running, a_broker, a_database
 from tests.helpers import add_task, add_tasks, add_tool, an_environment, assign, make_key, started
 from tests.store_helpers import a_store
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 NOW = datetime(2026, 7, 2, 9, 30, tzinfo=UTC)
 NASTY = "\x1b[2J\x1b]0;title\x07 [bold red]x[/] :smile: \u202eback\nline\ttwo \x9b31m"

@@ -10,11 +10,7 @@ from tests import helpers
 from tests.helpers import add_task, assign, assigned, complete, get
 from tests.life_cycle.diagram import ARROWS, NOWHERE, arrows
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-broker = helpers.shared_broker
-sql = helpers.shared_sql
-http = helpers.shared_http
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
 
 LATER = "2100-01-01T00:00:00Z"
 

@@ -1,0 +1,78 @@
+"""While there are no keys, everybody on this machine may do everything, and nobody else anything."""
+
+import httpx
+import pytest
+
+from tests import helpers
+from tests.conftest import Running
+from tests.helpers import get, is_problem
+
+pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+
+HOSTILE: list[dict[str, str]] = [
+    {"Origin": "http://elsewhere.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Host": "elsewhere.example"},
+    {"Host": "elsewhere.example:8000", "Origin": "http://elsewhere.example:8000"},
+    {"Host": "127.0.0.1.elsewhere.example"},
+    {"Host": "192.0.2.7:8000"},
+]
+
+
+async def is_kept_out(broker: Running, headers: dict[str, str], call: str) -> None:
+    method, path = call.split()
+    body = {"needs": 1} if method == "POST" else None
+    refused = await broker.client.request(method, path, json=body, headers=headers)
+    assert "broker keys create" in is_problem(refused, 403, "forbidden")["detail"]
+
+
+@pytest.mark.parametrize("headers", HOSTILE, ids=str)
+@pytest.mark.parametrize("call", ["POST /v1/tasks", "GET /v1/tools", "GET /metrics"])
+async def test_while_there_are_no_keys_no_page_from_elsewhere_gets_in(
+    broker: Running, headers: dict[str, str], call: str
+) -> None:
+    await is_kept_out(broker, headers, call)
+
+
+FROM_ELSEWHERE: list[dict[str, str]] = [
+    {"X-Forwarded-For": "192.0.2.7"},
+    {"X-Forwarded-For": "127.0.0.1, 192.0.2.7"},
+    {"X-Forwarded-For": "unknown"},
+    {"X-Real-IP": "2001:db8::1"},
+    {"Forwarded": "for=192.0.2.7;proto=http"},
+]
+
+
+@pytest.mark.parametrize("headers", FROM_ELSEWHERE, ids=str)
+@pytest.mark.parametrize("call", ["POST /v1/tasks", "GET /v1/tools"])
+async def test_while_there_are_no_keys_no_proxy_brings_anybody_in(
+    broker: Running, headers: dict[str, str], call: str
+) -> None:
+    await is_kept_out(broker, headers, call)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-Forwarded-For": "127.0.0.1, ::1"}, {"X-Real-IP": "127.0.0.1"}, {"Forwarded": 'for="[::1]:5"'}],
+)
+async def test_while_there_are_no_keys_a_proxy_brings_in_who_is_on_this_machine(
+    broker: Running, headers: dict[str, str]
+) -> None:
+    assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
+
+
+async def test_while_there_are_no_keys_our_own_page_gets_in(broker: Running) -> None:
+    port = httpx.URL(broker.url).port
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("headers", HOSTILE + FROM_ELSEWHERE, ids=str)
+async def test_the_first_key_is_made_by_nobody_from_elsewhere(
+    http: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    body = {"name": "me", "roles": ["admin"]}
+    is_problem(await http.post("/v1/keys", json=body, headers=headers), 403, "forbidden")
+    assert (await get(http, "/v1/keys"))["items"] == []
