@@ -50,17 +50,17 @@ image-check: ## Build the container image and run it, without a container engine
 	@tests/containers/build.sh
 
 pictures: $(VENV)/.installed-test ## Make README's pictures of the dashboard anew, from the demo (takes Chromium)
-	@$(BIN)/python -m tests.screenshots
+	@$(BIN)/python -m tests.support.screenshots
 
 check: $(VENV)/.installed-test ## Look for what the tests do not see: style, types, imports, known holes
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@$(BIN)/python -m tests.audit
+	@$(BIN)/python -m tests.support.audit
 
 audit: $(VENV)/.installed-test ## Look the locked versions up in the list of known holes, if it can be reached
-	@$(BIN)/python -m tests.audit
+	@$(BIN)/python -m tests.support.audit
 
 format: $(VENV)/.installed-test ## Put the code into shape
 	$(BIN)/ruff check --fix

@@ -34,7 +34,7 @@ from broker.server.http_server import Server, create_server
 from broker.settings import Settings
 from broker.store import Store, migration
 from broker.store.address import libpq_url
-from tests.pooler import Pooler
+from tests.support.pooler import Pooler
 
 # Of this process alone: several that test at once may share a server.
 TEMPLATE = f"broker_template_{os.getpid()}"

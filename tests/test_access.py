@@ -17,14 +17,15 @@ from litestar.routes import HTTPRoute
 from broker.access.keyring import new_key
 from broker.http.guards import Allow, Anyone
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, a_broker
-from tests.helpers import Json, bearer, is_problem, make_key
-from tests.store_helpers import a_store, until
+from tests.support.api import Json, bearer, is_problem, make_key
+from tests.support.shared import empty, shared_database, shared_sql
+from tests.support.steps import a_store
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
-sql = helpers.shared_sql
+database = shared_database
+sql = shared_sql
 
 ADMIN_KEY = "an-admin-key-of-the-settings"
 ROLES = ("submitter", "tool", "assigner", "operator", "admin")
@@ -134,7 +135,7 @@ async def broker(database: str, secrets: dict[str, str]) -> AsyncIterator[Runnin
 @pytest_asyncio.fixture(loop_scope="module")
 async def http(broker: Running, sql: Any) -> httpx.AsyncClient:
     """A client without a key, of a broker that holds nothing but keys."""
-    await helpers.empty(sql)
+    await empty(sql)
     return broker.client
 
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests import engines, helpers
 from tests.conftest import Serve
-from tests.engines import free_port, needed
+from tests.support import api, engines
+from tests.support.engines import needed
+from tests.support.processes import free_port
 
 FOLDER = Path(__file__).parents[1] / "containers"
 RULES = FOLDER / "prometheus" / "alerts.yml"
@@ -205,9 +206,9 @@ def test_every_rule_fires_when_it_should_and_else_not(tmp_path: Path) -> None:
 async def test_what_rules_and_dashboards_ask_for_is_there(serve: Serve) -> None:
     running = await serve()
     http = running.client
-    pair = await helpers.started(http)
-    await helpers.complete(http, pair.work)
-    await helpers.get(http, "/v1/candidates")
+    pair = await api.started(http)
+    await api.complete(http, pair.work)
+    await api.get(http, "/v1/candidates")
     text = (await http.get("/metrics")).text
     known = {
         name
@@ -224,7 +225,7 @@ async def test_what_rules_and_dashboards_ask_for_is_there(serve: Serve) -> None:
 @needed("prometheus")
 async def test_prometheus_takes_it_and_the_rules(serve: Serve, tmp_path: Path) -> None:
     running = await serve()
-    await helpers.add_task(running.client)
+    await api.add_task(running.client)
     given = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text())
     [job] = given["scrape_configs"]
     assert job["job_name"] == "broker"

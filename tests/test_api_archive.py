@@ -5,8 +5,7 @@ from urllib.parse import quote
 
 import httpx
 
-from tests import helpers
-from tests.helpers import (
+from tests.support.api import (
     add_task,
     add_tool,
     assign,
@@ -19,8 +18,9 @@ from tests.helpers import (
     pages,
     started,
 )
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
 

@@ -7,9 +7,9 @@ import asyncpg
 import httpx
 import pytest
 
-from tests import helpers, store_helpers
 from tests.conftest import Running
-from tests.helpers import (
+from tests.support import api, steps
+from tests.support.api import (
     Json,
     add_task,
     assign,
@@ -27,8 +27,10 @@ from tests.helpers import (
     until_it_is,
     woken,
 )
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
 ENDS = ("failed", "cancelled", "released", "lost", "timed_out")
@@ -49,7 +51,7 @@ async def comes_to(http: httpx.AsyncClient, sql: asyncpg.Connection, work: str, 
         await deadline_passes(sql, work)
     else:
         await completed(http, work, outcome)
-    await store_helpers.until(lambda: _has_ended(http, work))
+    await until(lambda: _has_ended(http, work))
     record: Json = await get(http, f"/v1/archive/{work}")
     return record
 
@@ -94,7 +96,7 @@ async def test_whatever_way_but_success_it_ends_it_is_what_was_asked_for(
     if requeue:
         assert task["attempt"] == 0
     assert (await get(http, "/v1/tools/t"))["load"] == 0
-    await store_helpers.audit(sql)
+    await steps.audit(sql)
 
 
 @pytest.mark.parametrize("requeue", [False, True])
@@ -152,7 +154,7 @@ async def test_of_a_cancel_and_an_end_at_once_each_is_answered_by_what_came_firs
         )
         outcome = ended.json()["archived"]["outcome"]
         assert (told.status_code, outcome) in ((202, "cancelled"), (409, "failed"))
-    await store_helpers.audit(sql)
+    await steps.audit(sql)
 
 
 async def failed(http: httpx.AsyncClient, task: str = "a") -> str:
@@ -282,7 +284,7 @@ async def test_a_late_result_is_accepted_while_the_task_waits_or_is_held(
     assert (again.status_code, again.json()) == (200, record)
     assert (await complete(http, pair.work, result=41)).json()["archived"] == record
     assert (await http.post("/v1/tasks", json={"id": "a", "needs": {}})).status_code == 200
-    await store_helpers.audit(sql)
+    await steps.audit(sql)
 
 
 async def test_without_a_late_result_there_is_nothing_to_accept(http: httpx.AsyncClient) -> None:
@@ -315,7 +317,7 @@ async def test_a_late_result_is_not_taken_from_under_the_next_attempt(
     assert (await get(http, "/v1/tasks/a"))["state"] == state
     is_problem(await accept(http, pair.work), 409, "task_unavailable")
     assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "failed"
-    await store_helpers.audit(sql)
+    await steps.audit(sql)
 
 
 async def test_a_late_result_is_not_taken_for_another_task_that_has_its_id(
@@ -351,7 +353,7 @@ async def test_an_accepted_result_leaves_the_task_its_counts_and_ends_it_now(htt
 async def test_what_a_task_without_work_leaves_is_a_record_and_no_work(http: httpx.AsyncClient) -> None:
     await add_task(http)
     assert (await http.delete("/v1/tasks/a")).status_code == 204
-    [record] = await helpers.records(http)
+    [record] = await api.records(http)
     work = f"/v1/work/{record['work_id']}"
     for answer in (
         await http.get(work),
@@ -366,7 +368,7 @@ async def test_what_a_task_without_work_leaves_is_a_record_and_no_work(http: htt
     items = {"items": [{"work_id": record["work_id"], "outcome": "succeeded"}]}
     answer = await http.post("/v1/work/complete", json=items)
     assert answer.json()["items"][0]["status"] == "work_not_found"
-    assert (await helpers.records(http)) == [record]
+    assert (await api.records(http)) == [record]
 
 
 async def test_of_two_late_results_of_a_task_one_is_taken(
@@ -383,7 +385,7 @@ async def test_of_two_late_results_of_a_task_one_is_taken(
         await until_it_is(http, "/v1/tasks/a", "available")
     answers = await asyncio.gather(*(accept(http, work) for work in works))
     assert sorted(answer.status_code for answer in answers) == [200, 409]
-    await store_helpers.audit(sql)
+    await steps.audit(sql)
 
 
 async def test_of_an_acceptance_and_an_assignment_at_once_one_wins(
@@ -396,4 +398,4 @@ async def test_of_an_acceptance_and_an_assignment_at_once_one_wins(
         body = {"task_id": pair.task, "tool_id": pair.tool}
         taken, made = await asyncio.gather(accept(http, pair.work), http.post("/v1/work", json=body))
         assert (taken.status_code, made.status_code) in ((200, 409), (409, 201))
-    await store_helpers.audit(sql)
+    await steps.audit(sql)

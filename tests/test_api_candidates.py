@@ -10,9 +10,8 @@ import httpx
 import pytest
 
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, a_broker, a_database
-from tests.helpers import (
+from tests.support.api import (
     Json,
     add_task,
     add_tasks,
@@ -28,8 +27,9 @@ from tests.helpers import (
     times_out,
     woken,
 )
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 

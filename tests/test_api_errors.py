@@ -16,11 +16,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, a_broker
-from tests.helpers import add_task, add_tool, assign, assigned, exactly, get, is_problem, park, started, woken
+from tests.support.api import (
+    add_task,
+    add_tool,
+    assign,
+    assigned,
+    exactly,
+    get,
+    is_problem,
+    park,
+    started,
+    woken,
+)
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 JSON = "application/json"
 UNKNOWN = "01920000-0000-7000-8000-000000000000"

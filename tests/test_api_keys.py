@@ -9,21 +9,22 @@ import httpx
 import pytest
 
 from broker.store import Store, keys
-from tests import cli_helpers, store_helpers
 from tests.conftest import Running, Serve
-from tests.helpers import (
+from tests.support import cli
+from tests.support.api import (
     Json,
     add_tool,
     assigned,
     bearer,
     get,
-    in_folder,
     is_problem,
     joined,
     make_key,
     pages,
     statements,
 )
+from tests.support.processes import in_folder
+from tests.support.waiting import until
 from tests.test_keys import registered, until_answered
 
 ADMIN = "an-admin-key-of-the-settings"
@@ -169,7 +170,7 @@ async def test_the_last_use_of_a_key_is_recorded_and_not_for_each_request(
     with statements(broker) as seen:
         for _ in range(20):
             assert (await http.get("/v1/tools", headers=bearer(key))).status_code == 200
-        await store_helpers.until(last_use)
+        await until(last_use)
     assert len([each for each in seen if "last_used_at = now()" in each]) <= 2
     by_name = {item["name"]: item["last_used_at"] for item in await listed(http)}
     assert by_name["unused"] is None
@@ -220,8 +221,8 @@ async def test_only_admins_may_make_see_and_revoke_keys(http: httpx.AsyncClient,
 # The command line
 
 
-async def broker_keys(url: str, *arguments: str, **environment: str) -> cli_helpers.Ended:
-    return await cli_helpers.run(url, "keys", *arguments, **environment)
+async def broker_keys(url: str, *arguments: str, **environment: str) -> cli.Ended:
+    return await cli.run(url, "keys", *arguments, **environment)
 
 
 async def test_keys_are_made_listed_and_revoked_by_the_broker_that_a_url_names(

@@ -10,9 +10,9 @@ import pytest
 
 from broker.access.keyring import hashed
 from broker.store import leases
-from tests import helpers, store_helpers
 from tests.conftest import Running
-from tests.helpers import (
+from tests.support import steps
+from tests.support.api import (
     add_task,
     add_tool,
     assign,
@@ -29,8 +29,10 @@ from tests.helpers import (
     until_it_is,
     woken,
 )
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 CALLS = {
     "heartbeat": ("POST", "/v1/tools/t/heartbeat"),
@@ -58,7 +60,7 @@ async def test_a_silent_tool_goes_offline_and_its_work_goes_back_at_once(
         assert (record["outcome"], record["work_id"], record["error"]) == (
             "lost", pair.work, "The tool fell silent.",
         )  # fmt: skip
-    await store_helpers.audit(sql)
+    await steps.audit(sql)
 
 
 async def test_a_tool_without_work_goes_offline_and_is_no_candidate(
@@ -240,7 +242,7 @@ async def test_a_parked_wait_never_lets_the_lease_run_out(
     await add_tool(http, lease_seconds=5)
     before = await get(http, "/v1/tools/t")
     parked = await park(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
-    await store_helpers.until(lambda: _renewed_after(http, before["lease_expires_at"]))
+    await until(lambda: _renewed_after(http, before["lease_expires_at"]))
     await add_task(http)
     await assign(http)
     await woken(parked)
@@ -259,9 +261,9 @@ async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_ou
     async def is_planned_for_an_hour() -> bool:
         return 60 < presence._due.get(leases.Beat("t"), math.inf) - loop.time() < 3600
 
-    await store_helpers.until(is_planned_for_an_hour)
+    await until(is_planned_for_an_hour)
     assert (await http.patch("/v1/tools/t", json={"lease_seconds": 5})).status_code == 200
-    await store_helpers.until(is_planned_for_that)
+    await until(is_planned_for_that)
     await add_task(http)
     await assign(http)
     await woken(parked)

@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, a_broker
-from tests.helpers import (
+from tests.support.api import (
     add_task,
     add_tasks,
     add_tool,
@@ -29,8 +28,9 @@ from tests.helpers import (
     waiting,
     woken,
 )
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 TOOL_FIELDS = {
     "id", "skills", "capacity", "load", "state", "lease_seconds", "lease_expires_at", "registered_at",

@@ -4,10 +4,10 @@ import asyncpg
 import httpx
 import pytest
 
-from tests import helpers
-from tests.helpers import Json, add_task, add_tool, assign, complete
+from tests.support.api import Json, add_task, add_tool, assign, complete
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OTHER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"

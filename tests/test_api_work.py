@@ -8,9 +8,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from tests import helpers
 from tests.conftest import Running
-from tests.helpers import (
+from tests.support.api import (
     Json,
     add_task,
     add_tasks,
@@ -29,8 +28,9 @@ from tests.helpers import (
     times_out,
     woken,
 )
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
 RECORD_FIELDS = {

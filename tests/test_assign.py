@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from broker.cli import main
-from tests import helpers
 from tests.conftest import Running
-from tests.helpers import add_task, add_tool, get, until_it_is
+from tests.support.api import add_task, add_tool, get, until_it_is
+from tests.support.processes import an_environment
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 LAB = """
 from broker.client import MisfitError
@@ -71,7 +72,7 @@ class Assigning:
 async def assigning(*arguments: str, **environment: str) -> AsyncIterator[Assigning]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker.cli", "assign", *arguments),
-        env=helpers.an_environment(**environment),
+        env=an_environment(**environment),
         stderr=asyncio.subprocess.PIPE,
     )
     try:

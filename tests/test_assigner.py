@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -13,11 +13,13 @@ import pytest
 from broker.client import Assigner, MisfitError, remarking
 from broker.schemas.candidates import AssignedPair
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, a_broker, a_database
-from tests.helpers import add_task, add_tasks, add_tool, get, until_it_is
+from tests.support import api
+from tests.support.api import add_task, add_tasks, add_tool, get, until_it_is
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 @asynccontextmanager
@@ -31,12 +33,6 @@ async def assigning(assigner: Assigner) -> AsyncIterator[None]:
         [error] = await asyncio.gather(task, return_exceptions=True)
         if not isinstance(error, asyncio.CancelledError):
             raise error
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def assigned_to(http: httpx.AsyncClient, task: str) -> str:
@@ -135,7 +131,7 @@ async def test_what_others_took_or_deleted_is_forgotten(broker: Running, http: h
         await until(lambda: len(assigner._matcher) == 5)
         await http.delete("/v1/tasks/deleted")
         await http.delete("/v1/tools/gone")
-        await helpers.assign(http, "taken", "other")
+        await api.assign(http, "taken", "other")
         await until(lambda: len(assigner._matcher) == 2)
         await add_tool(http, "printer", skills={"can": "print"})
         assert await assigned_to(http, "kept") == "printer"
@@ -223,7 +219,7 @@ async def test_that_the_only_tool_that_could_do_it_is_away_is_told_and_that_it_i
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http, "xrd-1", skills={"can": "diffract"})
-    await helpers.gone_offline(http, sql, "xrd-1")
+    await api.gone_offline(http, sql, "xrd-1")
     async with assigning(Assigner(recheck_seconds=0.05, url=broker.url)):
         await add_task(http, "a", needs={"can": "diffract"})
         offline = await remark(http, "a")

@@ -22,9 +22,18 @@ from broker.schemas.tools import NewTool
 from broker.schemas.work import NewReport
 from broker.settings import Settings, SettingsError
 from broker.store import Store, keys, reports, tasks, tools
-from tests import store_helpers as steps
 from tests.conftest import Running, Serve
-from tests.helpers import add_task, add_tool, assign, bearer, completed, is_problem, make_key
+from tests.support import steps
+from tests.support.api import (
+    add_task,
+    add_tool,
+    assign,
+    bearer,
+    completed,
+    is_problem,
+    make_key,
+)
+from tests.support.waiting import until
 from tests.test_keys import registered, until_answered
 
 
@@ -104,7 +113,7 @@ async def test_who_had_a_tool_of_that_id_once_gets_nothing_of_the_one_that_has_i
     assert (await client.delete("/v1/tools/t", headers=bearer(theirs))).status_code == 204
     new_token = await registered(client, ours)
     await assigned("new")
-    await steps.until(all_are_heard)
+    await until(all_are_heard)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
 
     again = await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(theirs))
@@ -112,7 +121,7 @@ async def test_who_had_a_tool_of_that_id_once_gets_nothing_of_the_one_that_has_i
     is_problem(await client.post(f"/v1/work/{old}/start", headers=bearer(theirs)), 409, "work_ended")
     items = {"items": [{"work_id": old, "outcome": "succeeded"}]}
     await client.post("/v1/work/complete", json=items, headers=bearer(theirs))
-    await steps.until(all_are_heard)
+    await until(all_are_heard)
     assert await sql.fetchval("select offline from tools") is True
     # Nor has the new one, by its token, a say in what was the old one's.
     is_problem(await client.get(f"/v1/work/{old}", headers=bearer(new_token)), 403, "forbidden")
@@ -178,7 +187,7 @@ async def test_a_token_of_a_revoked_key_is_void_whoever_has_the_name_then(
     async def is_offline() -> bool:
         return bool(await sql.fetchval("select offline from tools"))
 
-    await steps.until(is_offline)
+    await until(is_offline)
 
 
 async def test_a_key_that_replaces_a_tools_and_may_be_none_voids_its_tokens(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests import audit
+from tests.support import audit
 
 ROOT = Path(__file__).parents[1]
 HOLE = {"id": "PYSEC-1", "fix_versions": ["2.0"], "aliases": []}

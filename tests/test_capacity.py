@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests import browser as looking
-from tests import helpers
-from tests.browser import a_look, needs_chromium
 from tests.conftest import Running
+from tests.support import browser as looking
+from tests.support.browser import a_look, needs_chromium
+from tests.support.shared import shared_broker, shared_database
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs_chromium]
 browser = looking.shared_browser
-database = helpers.shared_database
-broker = helpers.shared_broker
+database = shared_database
+broker = shared_broker
 
 # Round figures, so that what comes out can be seen to be right.
 COSTS = {

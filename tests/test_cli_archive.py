@@ -17,13 +17,14 @@ from broker.api import archive as archive_api
 from broker.cli import main
 from broker.errors import Unavailable
 from broker.store import archive
-from tests import helpers
-from tests.cli_helpers import run, running
 from tests.conftest import Running
-from tests.helpers import add_task, add_tool, an_environment, assign, completed, get, in_folder
-from tests.proxy import Proxy
+from tests.support.api import add_task, add_tool, assign, completed, get
+from tests.support.cli import run, running
+from tests.support.processes import an_environment, in_folder
+from tests.support.proxy import Proxy
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 async def end_some(http: httpx.AsyncClient, count: int = 3, **fields: Any) -> None:

@@ -26,14 +26,16 @@ from broker.postgres.programs import Programs
 from broker.settings import Settings
 from broker.store import candidates, migration
 from broker.store.address import libpq_url
-from tests import helpers, pages
-from tests.cli_helpers import Ended, run, running
 from tests.conftest import a_database, a_folder, run_sql
-from tests.helpers import add_task, an_environment, completed, in_folder, started
-from tests.next_version import add_migration, copy_sources
-from tests.store_helpers import a_store
+from tests.support import markdown
+from tests.support.api import add_task, completed, started
+from tests.support.cli import Ended, run, running
+from tests.support.next_version import add_migration, copy_sources
+from tests.support.processes import an_environment, in_folder
+from tests.support.shared import SHARED_BROKER
+from tests.support.steps import a_store
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 PAGE = (Path(__file__).parents[1] / "docs" / "backup.md").read_text()
 
@@ -413,7 +415,7 @@ async def test_the_recipe_for_postgresqls_own_programs_does_the_same(
     http: httpx.AsyncClient, postgres: str, database: str, sql: asyncpg.Connection, empty: str, tmp_path: Path
 ) -> None:
     await add_task(http)
-    [recipe] = [block.code for block in pages.blocks(PAGE) if block.says == "file: dump-and-restore.sh"]
+    [recipe] = [block.code for block in markdown.blocks(PAGE) if block.says == "file: dump-and-restore.sh"]
     put(tmp_path / "recipe", recipe.encode())
     # Those that come with the broker, which are too new for a server that is old.
     programs = [str(Path(sys.executable).parent)]

@@ -2,12 +2,12 @@
 
 import httpx
 
-from tests import helpers
-from tests.cli_helpers import run
 from tests.conftest import Running
-from tests.helpers import add_task, completed, get, started
+from tests.support.api import add_task, completed, get, started
+from tests.support.cli import run
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 async def test_a_task_that_waits_is_gone_and_one_that_runs_is_asked_to_stop(

@@ -11,12 +11,21 @@ import pytest_asyncio
 
 from broker.settings import Settings
 from broker.store import Store
-from tests import helpers
-from tests.cli_helpers import run
 from tests.conftest import Running, a_broker, a_database
-from tests.helpers import add_task, add_tool, assign, bearer, completed, get, make_key, started
+from tests.support.api import (
+    add_task,
+    add_tool,
+    assign,
+    bearer,
+    completed,
+    get,
+    make_key,
+    started,
+)
+from tests.support.cli import run
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 async def test_a_task_that_waits_is_told_why_and_what_to_do(

@@ -27,13 +27,23 @@ from broker.cli.screen import Screen
 from broker.cli.submission import Submission
 from broker.cli.task_files import Given, checked, for_files
 from broker.client import AsyncBroker
-from tests import helpers
-from tests.cli_helpers import Ended, run, running
 from tests.conftest import Running
-from tests.helpers import add_task, add_tool, an_environment, assign, completed, exactly, get, ids, waiting
-from tests.store_helpers import until
+from tests.support.api import (
+    add_task,
+    add_tool,
+    assign,
+    completed,
+    exactly,
+    get,
+    ids,
+    waiting,
+)
+from tests.support.cli import Ended, run, running
+from tests.support.processes import an_environment
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 DIGITS = '[1.10, 123456789012345678901234567890, "é"]'
 

@@ -19,11 +19,13 @@ from click.testing import CliRunner
 from broker.cli import main
 from broker.programs.leftovers import Record
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, a_broker
-from tests.program_helpers import executable, lives, until
+from tests.support import api
+from tests.support.processes import an_environment, executable, lives
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 class Process:
@@ -80,7 +82,7 @@ async def started(
         *options.split(),
         *("--", *command),
         cwd=folder,
-        env=helpers.an_environment(BROKER_URL=broker.url, BROKER_KEY=key),
+        env=an_environment(BROKER_URL=broker.url, BROKER_KEY=key),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -104,8 +106,8 @@ async def registered(*given: Any, **how: Any) -> AsyncIterator[Process]:
 
 async def begun(http: httpx.AsyncClient, mark: Path, task: str = "a") -> int:
     """A task that a program is at, which has written its number into this file; the number."""
-    await helpers.add_task(http, task)
-    await helpers.assign(http, task)
+    await api.add_task(http, task)
+    await api.assign(http, task)
     # Where it runs is written down just after it has begun.
     await until(lambda: mark.exists() and any(each.suffix == ".json" for each in scratch(mark.parent)))
     (pid,) = numbers(mark.parent, mark.name)
@@ -146,12 +148,12 @@ async def test_the_programs_of_the_help_do_what_it_says(
     for number, (skills, command) in enumerate(calls):
         task = f"count-{number}"
         async with registered(broker, tmp_path, *command.split(), skills=skills) as tool:
-            await helpers.add_task(http, task, payload="three small words")
-            await helpers.assign(http, task)
-            ended = await helpers.until_it_is(http, f"/v1/tasks/{task}", "succeeded")
+            await api.add_task(http, task, payload="three small words")
+            await api.assign(http, task)
+            ended = await api.until_it_is(http, f"/v1/tasks/{task}", "succeeded")
             assert ended["result"] == {"words": 3}
-            assert (await helpers.records(http, task))[0]["reports"][-1]["progress"] >= 0.5
-            assert (await helpers.get(http, "/v1/tools/t"))["skills"] == {"can": ["count"]}
+            assert (await api.records(http, task))[0]["reports"][-1]["progress"] >= 0.5
+            assert (await api.get(http, "/v1/tools/t"))["skills"] == {"can": ["count"]}
             tool.signal(signal.SIGTERM)
             assert await tool.ended() == 0
         assert f"{task}: progress: " in tool.said
@@ -181,12 +183,12 @@ async def test_skills_may_come_from_a_file_and_a_tool_runs_once_on_a_machine(
     async with registered(
         broker, tmp_path, "/bin/true", skills="@skills.json", options="--capacity 3 --lease 2m"
     ):
-        entry = await helpers.get(http, "/v1/tools/t")
+        entry = await api.get(http, "/v1/tools/t")
         assert (entry["skills"], entry["capacity"], entry["lease_seconds"]) == ({"can": [1]}, 3, 120)
         async with started(broker, tmp_path, "/bin/true") as second:
             assert await second.ended() == 1
         assert "runs on this machine already" in second.said
-        assert (await helpers.get(http, "/v1/tools/t"))["registered_at"] == entry["registered_at"]
+        assert (await api.get(http, "/v1/tools/t"))["registered_at"] == entry["registered_at"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -197,12 +199,12 @@ async def test_told_to_stop_it_lets_its_program_finish(
     async with registered(broker, tmp_path, stays(tmp_path)) as tool:
         await begun(http, tmp_path / "begun")
         tool.signal(number)
-        await helpers.until_it_is(http, "/v1/tools/t", "draining")
+        await api.until_it_is(http, "/v1/tools/t", "draining")
         if number == signal.SIGHUP:
             tool.signal(number)
         (tmp_path / "go").touch()
         assert await tool.ended() == 0
-    assert (await helpers.get(http, "/v1/tasks/a"))["result"] == 1
+    assert (await api.get(http, "/v1/tasks/a"))["result"] == 1
 
 
 async def test_told_to_stop_it_may_give_its_work_back(
@@ -214,7 +216,7 @@ async def test_told_to_stop_it_may_give_its_work_back(
         tool.signal(signal.SIGTERM)
         assert await tool.ended() == 0
     assert not lives(pid)
-    task = await helpers.get(http, "/v1/tasks/a")
+    task = await api.get(http, "/v1/tasks/a")
     assert (task["state"], task["attempt"]) == ("available", 0)
     assert scratch(tmp_path) == []
 
@@ -225,7 +227,7 @@ async def test_told_to_stop_twice_it_ends_at_once_and_its_programs_with_it(
     async with registered(broker, tmp_path, stays(tmp_path, first="trap '' TERM")) as tool:
         pid = await begun(http, tmp_path / "begun")
         tool.signal(signal.SIGTERM)
-        await helpers.until_it_is(http, "/v1/tools/t", "draining")
+        await api.until_it_is(http, "/v1/tools/t", "draining")
         tool.signal(signal.SIGTERM)
         assert await tool.ended(within=2) == 128 + signal.SIGTERM
     await until(lambda: not lives(pid))
@@ -262,9 +264,9 @@ async def test_what_programs_report_is_written_to_stderr_unless_that_is_unwanted
 ) -> None:
     program = executable(tmp_path / "program", "#!/bin/sh\necho one >&2\necho progress: 20% two >&2\n")
     async with registered(broker, tmp_path, str(program), options="--quiet" if quiet else "") as tool:
-        await helpers.add_task(http)
-        await helpers.assign(http)
-        await helpers.until_it_is(http, "/v1/tasks/a", "succeeded")
+        await api.add_task(http)
+        await api.assign(http)
+        await api.until_it_is(http, "/v1/tasks/a", "succeeded")
         tool.signal(signal.SIGTERM)
         await tool.ended()
     assert ("a: one\na: progress: 20% two\n" in tool.said) is not quiet
@@ -275,9 +277,9 @@ async def test_what_programs_and_payloads_say_steers_no_terminal(
 ) -> None:
     program = executable(tmp_path / "program", '#!/bin/sh\nprintf "%s\\n" "$1" >&2\nexit 1\n')
     async with registered(broker, tmp_path, str(program), "{x}") as tool:
-        await helpers.add_task(http, payload={"x": "\x1b[31mEVIL\x07"}, max_attempts=1)
-        await helpers.assign(http)
-        await helpers.until_it_is(http, "/v1/tasks/a", "failed")
+        await api.add_task(http, payload={"x": "\x1b[31mEVIL\x07"}, max_attempts=1)
+        await api.assign(http)
+        await api.until_it_is(http, "/v1/tasks/a", "failed")
         tool.signal(signal.SIGTERM)
         await tool.ended()
     assert "a: \ufffd[31mEVIL\ufffd\n" in tool.said
@@ -289,9 +291,9 @@ async def test_work_goes_on_when_nobody_reads_what_is_written_to_stderr(
 ) -> None:
     async with registered(broker, tmp_path, "/bin/sh", "-c", "seq 100000 >&2; echo 1") as tool:
         tool.is_read.clear()
-        await helpers.add_task(http)
-        await helpers.assign(http)
-        await helpers.until_it_is(http, "/v1/tasks/a", "succeeded")
+        await api.add_task(http)
+        await api.assign(http)
+        await api.until_it_is(http, "/v1/tasks/a", "succeeded")
         tool.signal(signal.SIGTERM)
         tool.is_read.set()
         assert await tool.ended() == 0
@@ -303,8 +305,8 @@ async def test_a_tool_whose_id_another_program_has_ends_with_one_line(database: 
         a_broker(Settings(database_url=database, admin_key="a-key")) as broker,
         registered(broker, tmp_path, "/bin/true", key="a-key") as older,
     ):
-        broker.client.headers.update(helpers.bearer("a-key"))
-        await helpers.add_tool(broker.client, "t")
+        broker.client.headers.update(api.bearer("a-key"))
+        await api.add_tool(broker.client, "t")
         assert await older.ended() == 1
     last = older.said.splitlines()[-1]
     assert last.startswith("Error: Tool t must end: another program has registered with its id since")

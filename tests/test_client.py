@@ -25,8 +25,8 @@ from broker.client import (
     Work,
 )
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, a_broker
+from tests.support import api
 
 
 @asynccontextmanager
@@ -180,7 +180,7 @@ async def running(broker: Running, task: str) -> str:
     """The work of a task, once it runs."""
     async with asyncio.timeout(20):
         while True:
-            found = await helpers.get(broker.client, "/v1/work", task_id=task, state="running")
+            found = await api.get(broker.client, "/v1/work", task_id=task, state="running")
             if found["items"]:
                 return str(found["items"][0]["id"])
             await asyncio.sleep(0.01)
@@ -208,7 +208,7 @@ async def test_an_async_handler_is_cancelled_when_its_task_is_deleted(
         assert (await broker.client.delete(f"/v1/tasks/{handle.id}")).status_code == 202
         with pytest.raises(TaskCancelledError):
             await handle.result(timeout=20)
-    assert (await helpers.get(broker.client, f"/v1/archive/{work_id}"))["outcome"] == "cancelled"
+    assert (await api.get(broker.client, f"/v1/archive/{work_id}"))["outcome"] == "cancelled"
 
 
 @pytest.mark.usefixtures("quickly")
@@ -320,14 +320,14 @@ async def test_told_to_stop_a_tool_finishes_what_it_has_and_gives_back_the_rest(
     working.cancel()
     other = await submitter.submit({})
     async with asyncio.timeout(20):
-        while (await helpers.get(broker.client, "/v1/tools/orderly"))["state"] != "draining":
+        while (await api.get(broker.client, "/v1/tools/orderly"))["state"] != "draining":
             await asyncio.sleep(0.01)
     assert not working.done()
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await working
     assert await handle.result(timeout=0) == "finished"
-    assert (await helpers.get(broker.client, f"/v1/tasks/{other.id}"))["state"] == "available"
+    assert (await api.get(broker.client, f"/v1/tasks/{other.id}"))["state"] == "available"
 
 
 @pytest.mark.parametrize("kind", ["async", "ordinary", "stubborn"])
@@ -357,8 +357,8 @@ async def test_told_to_stop_a_tool_gives_back_what_it_has(
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(working, 20)
     end.set()
-    assert (await helpers.get(broker.client, f"/v1/archive/{work_id}"))["outcome"] == "released"
-    task = await helpers.get(broker.client, f"/v1/tasks/{handle.id}")
+    assert (await api.get(broker.client, f"/v1/archive/{work_id}"))["outcome"] == "released"
+    task = await api.get(broker.client, f"/v1/tasks/{handle.id}")
     assert (task["state"], task["attempt"]) == ("available", 0)
 
 
@@ -468,8 +468,8 @@ async def test_an_ordinary_handler_that_does_not_stop_has_no_other_beside_it(
         await asyncio.to_thread(begun.wait, 20)
         assert (await http.delete("/v1/tasks/first?force=true")).status_code == 204
         second = await submitter.submit({}, id="second")
-        task = await helpers.until_it_is(http, "/v1/tasks/second", "assigned")
-        work = await helpers.get(http, f"/v1/work/{task['work_id']}", wait=0.5)
+        task = await api.until_it_is(http, "/v1/tasks/second", "assigned")
+        work = await api.get(http, f"/v1/work/{task['work_id']}", wait=0.5)
         assert work["state"] == "assigned"
         stop.set()
         assert await second.result(timeout=20) is True

@@ -25,11 +25,13 @@ from broker.client import (
     broker as module,
 )
 from broker.client.turns import Turns
-from tests import helpers
 from tests.conftest import Running
-from tests.helpers import add_tool, assign, completed
+from tests.support import api
+from tests.support.api import add_tool, assign, completed
+from tests.support.processes import an_environment
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -52,7 +54,7 @@ async def test_many_tasks_are_submitted_in_few_calls_and_in_order(
     handles = await submitter.submit_many({"id": f"n{n}", "needs": {}, "payload": n} for n in range(10))
     assert [handle.id for handle in handles] == [f"n{n}" for n in range(10)]
     assert [handle.existed for handle in handles] == [False] * 10
-    assert (await helpers.get(http, "/v1/tasks/n7"))["payload"] == 7
+    assert (await api.get(http, "/v1/tasks/n7"))["payload"] == 7
 
 
 async def test_what_was_submitted_before_is_told_apart(submitter: AsyncBroker) -> None:
@@ -87,7 +89,7 @@ async def test_results_come_in_the_order_of_the_payloads(
         await add_tool(http, "t", capacity=3)
         found = []
         while len(found) < 3:
-            found = (await helpers.get(http, "/v1/tasks", state="available"))["items"]
+            found = (await api.get(http, "/v1/tasks", state="available"))["items"]
         for task in reversed(found):
             await end(http, task["id"], result=2 * task["payload"])
 
@@ -193,7 +195,7 @@ async def test_a_synchronous_program_does_all_of_it(broker: Running, http: httpx
 
     steps = program()
     assert await asyncio.to_thread(step) == "mapped"
-    found = (await helpers.get(http, "/v1/tasks"))["items"]
+    found = (await api.get(http, "/v1/tasks"))["items"]
     await end(http, found[0]["id"], result=found[0]["payload"])
     assert await asyncio.to_thread(step) == [5]
     assert await asyncio.to_thread(step) == "submitted"
@@ -244,7 +246,7 @@ async def test_who_stops_early_ends_the_waiting_and_the_program_ends(
     )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program),
-        env=helpers.an_environment(BROKER_URL=broker.url),
+        env=an_environment(BROKER_URL=broker.url),
         stdout=asyncio.subprocess.PIPE,
     )
     printed, _ = await asyncio.wait_for(process.communicate(), 30)

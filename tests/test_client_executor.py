@@ -17,11 +17,13 @@ import pytest
 from msgspec import Struct
 
 from broker.client import Assigner, Executor, TaskFailedError, Tool, functions
-from tests import helpers
 from tests.conftest import Running
+from tests.support import api
+from tests.support.processes import an_environment
+from tests.support.shared import SHARED_BROKER
 from tests.test_client import at_work
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 class Peak(Struct):
@@ -133,8 +135,8 @@ async def test_what_cannot_be_called_is_told_by_its_future_at_the_first_attempt(
 async def test_a_tool_calls_no_functions_but_its_own(broker: Running, http: httpx.AsyncClient) -> None:
     payload = {"function": "os:system", "args": ["true"]}
     async with laboratory(broker):
-        await helpers.add_task(http, "a", needs={}, payload=payload)
-        task = await helpers.until_it_is(http, "/v1/tasks/a", "failed")
+        await api.add_task(http, "a", needs={}, payload=payload)
+        task = await api.until_it_is(http, "/v1/tasks/a", "failed")
     assert (task["attempt"], "knows no function 'os:system'" in task["error"]) == (1, True)
 
 
@@ -170,7 +172,7 @@ async def test_a_future_that_is_cancelled_takes_its_task_away(
     futures = await asyncio.to_thread(program)
     assert all(future.cancelled() for future in futures)
     assert len(concurrent.futures.wait(futures, timeout=0).done) == 3
-    assert (await helpers.get(http, "/v1/tasks"))["items"] == []
+    assert (await api.get(http, "/v1/tasks"))["items"] == []
 
 
 async def test_a_future_that_is_cancelled_before_it_was_submitted_leaves_no_task(
@@ -182,7 +184,7 @@ async def test_a_future_that_is_cancelled_before_it_was_submitted_leaves_no_task
                 executor.submit(untyped, n).cancel()
 
     await asyncio.to_thread(program)
-    assert (await helpers.get(http, "/v1/tasks"))["items"] == []
+    assert (await api.get(http, "/v1/tasks"))["items"] == []
 
 
 async def test_a_task_that_runs_is_asked_to_stop_when_its_future_is_cancelled(
@@ -232,10 +234,10 @@ async def test_no_more_than_max_workers_are_submitted_at_once(
     running = asyncio.create_task(asyncio.to_thread(program))
     most = 0
     while not running.done():
-        most = max(most, len((await helpers.get(http, "/v1/tasks"))["items"]))
+        most = max(most, len((await api.get(http, "/v1/tasks"))["items"]))
     await running
     assert most == 2
-    assert (await helpers.get(http, "/v1/tasks"))["items"] == []
+    assert (await api.get(http, "/v1/tasks"))["items"] == []
 
 
 async def test_an_option_that_is_none_is_told_at_once() -> None:
@@ -268,10 +270,10 @@ async def test_the_end_of_a_program_waits_for_what_was_taken(
     )
     async with laboratory(broker):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", program + end), env=helpers.an_environment(BROKER_URL=broker.url)
+            *(sys.executable, "-c", program + end), env=an_environment(BROKER_URL=broker.url)
         )
         assert await asyncio.wait_for(process.wait(), 30) == 0
-    archived = await helpers.get(http, "/v1/archive", outcome="succeeded", limit=1000)
+    archived = await api.get(http, "/v1/archive", outcome="succeeded", limit=1000)
     assert len(archived["items"]) == 20
 
 

@@ -15,8 +15,9 @@ import pytest
 from broker.client import Assigner, AsyncBroker, AsyncWork, Connection, Tool, ToolLostError, Work
 from broker.client.connection import http_client
 from broker.client.heartbeats import Heartbeats
-from tests import helpers
 from tests.conftest import Serve
+from tests.support import api
+from tests.support.processes import serving, until_ready
 from tests.test_client import at_work
 from tests.test_client_connection import AWAY, BROKEN, HTML, refusal
 
@@ -34,8 +35,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def url(database: str) -> Iterator[str]:
     """A broker in a process of its own: here the event loop is blocked."""
-    with helpers.serving(BROKER_DATABASE_URL=database) as (_, url):
-        asyncio.run(helpers.until_ready(url))
+    with serving(BROKER_DATABASE_URL=database) as (_, url):
+        asyncio.run(until_ready(url))
         yield url
 
 
@@ -123,7 +124,7 @@ async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: S
         patch.setattr("broker.client.tool.Heartbeats", Counted)
         async with at_work(tool.work), AsyncBroker(broker.url) as submitter:
             async with asyncio.timeout(20):
-                while not helpers.waiting(broker):
+                while not api.waiting(broker):
                     await asyncio.sleep(0.01)
             await asked(1)
             beats.clear()
@@ -131,7 +132,7 @@ async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: S
             assert not beats
             async with at_work(Assigner(url=broker.url).assign):
                 handle = await submitter.submit({})
-                await helpers.until_it_is(broker.client, f"/v1/tasks/{handle.id}", "running")
+                await api.until_it_is(broker.client, f"/v1/tasks/{handle.id}", "running")
                 await asked(5)
                 assert beats
                 go_on.set()
@@ -266,7 +267,7 @@ async def test_a_heartbeat_names_the_new_address_of_any_other_redirect(
 @pytest.mark.parametrize("why", ["another registered", "it was deleted"])
 async def test_a_tool_that_is_lost_ends_though_its_handler_does_not(serve: Serve, why: str) -> None:
     broker = await serve(admin_key=KEY)
-    broker.client.headers.update(helpers.bearer(KEY))
+    broker.client.headers.update(api.bearer(KEY))
     tool = Tool("t", {}, lease_seconds=5, grace_seconds=0.1, url=broker.url, key=KEY)
     begun, told, end = threading.Event(), threading.Event(), threading.Event()
 
@@ -288,13 +289,13 @@ async def test_a_tool_that_is_lost_ends_though_its_handler_does_not(serve: Serve
         if why == "it was deleted":
             assert (await broker.client.delete("/v1/tools/t?force=true")).status_code == 204
         else:
-            await helpers.add_tool(broker.client, "t")
+            await api.add_tool(broker.client, "t")
         await asyncio.wait([working], timeout=60)
         with pytest.raises(ToolLostError, match=r"Tool t must end: (another program has|it was deleted)"):
             working.result()
         assert told.is_set()
         if why != "it was deleted":
-            assert (await helpers.get(broker.client, "/v1/tools/t"))["state"] != "draining"
+            assert (await api.get(broker.client, "/v1/tools/t"))["state"] != "draining"
     finally:
         end.set()
         working.cancel()

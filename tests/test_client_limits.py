@@ -21,11 +21,11 @@ from broker.client import (
 )
 from broker.client.errors import ProxyLimitError
 from broker.schemas.tools import Heartbeat
-from tests import helpers
-from tests.cli_helpers import run
 from tests.conftest import Running, Serve
 from tests.containers import nginx
-from tests.engines import needed
+from tests.support import api
+from tests.support.cli import run
+from tests.support.engines import needed
 from tests.test_client import at_work
 from tests.test_client_connection import GOOD, answering, slept
 from tests.test_client_foreign import TOO_LARGE, a_proxy
@@ -85,7 +85,7 @@ async def test_a_result_that_a_proxy_refuses_for_its_size_fails_the_task_once(
         assert await (await submitter.submit({}, "small")).result(timeout=30) == "small"
     assert runs == ["large", "small"]
     assert f"The result has {2 * MIB + 2:,} bytes." in str(failed.value)
-    [record] = await helpers.records(broker.client, large.id)
+    [record] = await api.records(broker.client, large.id)
     assert record["outcome"] == "failed"
     assert names_the_limit(record["error"], url)
     assert caplog.text.count("its completion is refused") == 1
@@ -118,7 +118,7 @@ async def test_a_report_that_a_proxy_refuses_for_its_size_is_sent_without_its_da
     async with at_work(tool.work, Assigner(url=url).assign), AsyncBroker(url) as submitter:
         handle = await submitter.submit({})
         assert await handle.result(timeout=30) == 0
-    [record] = await helpers.records(broker.client, handle.id)
+    [record] = await api.records(broker.client, handle.id)
     reports = [(each["progress"], each["message"], each["data"]) for each in record["reports"]]
     assert reports == [(0.1, "large", None), (0.2, "large", None), (0.3, "small", "x")]
     [line] = [record.message for record in caplog.records if record.name == "broker.client.work"]
@@ -172,7 +172,7 @@ async def test_what_the_broker_itself_refuses_for_its_size_is_handled_in_the_sam
         handle = await submitter.submit({})
         with pytest.raises(TaskFailedError, match=r"The result has 20,002 bytes\."):
             await handle.result(timeout=30)
-    [record] = await helpers.records(broker.client, handle.id)
+    [record] = await api.records(broker.client, handle.id)
     reports = [(each["message"], each["data"]) for each in record["reports"]]
     assert reports == [("large", None), ("small", "x")]
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.helpers import an_environment
+from tests.support.processes import an_environment
 
 PROGRAM = """
 import asyncio

@@ -19,11 +19,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
 from broker.client import Assigner, AsyncBroker, AsyncWork, Broker, Executor, FailedError, Tool, Work
-from tests import cli_helpers, helpers
 from tests.conftest import Running
-from tests.helpers import an_environment
+from tests.support import api, cli
+from tests.support.processes import an_environment
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 CONTEXT = {"traceparent": PARENT, "tracestate": "lab=beam-4"}
@@ -159,7 +160,7 @@ async def test_a_task_that_was_submitted_in_no_trace_begins_one(broker: Running,
     async with AsyncBroker(broker.url) as submitter:
         with tracing.tracer.start_as_current_span("main"):
             async with at_work(broker.url, here):
-                await helpers.add_task(broker.client, "a")
+                await api.add_task(broker.client, "a")
                 await submitter.handle("a").result(timeout=20)
     assert tracing.span().parent is None
 
@@ -216,7 +217,7 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.")]
         check=False,
     )
     assert (ended.returncode, ended.stderr.decode()) == (0, "")
-    assert (await helpers.get(http, "/v1/tasks/a"))["state"] == "available"
+    assert (await api.get(http, "/v1/tasks/a"))["state"] == "available"
 
 
 async def test_a_shell_hands_a_trace_through_the_broker_to_a_program(
@@ -227,14 +228,14 @@ async def test_a_shell_hands_a_trace_through_the_broker_to_a_program(
     command = ["tool", "--id", "t", "--skills", "{}", "--scratch", str(tmp_path), "--", "sh", "-c", script]
     given = {"TRACEPARENT": PARENT, "TRACESTATE": "lab=beam-4"}
     mine = {"TRACEPARENT": PARENT.replace("4bf9", "0000")}
-    async with cli_helpers.running(broker.url, *command, **mine):
+    async with cli.running(broker.url, *command, **mine):
         for task, environment in (("a", given), ("b", {"TRACEPARENT": "\udcff"}), ("c", {})):
-            ended = await cli_helpers.run(broker.url, "submit", "--id", task, "--needs", "{}", **environment)
+            ended = await cli.run(broker.url, "submit", "--id", task, "--needs", "{}", **environment)
             assert ended.status == 0, ended.err
         async with asyncio.timeout(20):
             while (await http.get("/v1/tools/t")).status_code != 200:
                 await asyncio.sleep(0.01)
         for task, seen in (("a", [PARENT, "lab=beam-4"]), ("b", ["", ""]), ("c", ["", ""])):
-            await helpers.assign(http, task)
-            ended_task = await helpers.get(http, f"/v1/tasks/{task}", wait=20)
+            await api.assign(http, task)
+            ended_task = await api.get(http, f"/v1/tasks/{task}", wait=20)
             assert ended_task["result"] == seen

@@ -34,8 +34,8 @@ from broker.client import (
 )
 from broker.client.encoding import encoded
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, Serve
+from tests.support import api
 from tests.test_client import at_work, in_circles, quickly
 from tests.test_client_foreign import PROBLEM_JSON, a_proxy
 
@@ -232,7 +232,7 @@ async def test_no_report_ends_its_handler(broker: Running, submitter: AsyncBroke
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({}, max_attempts=1)
         assert await handle.result(timeout=20) == "fine"
-    [record] = await helpers.records(broker.client, handle.id)
+    [record] = await api.records(broker.client, handle.id)
     reports = [(each["progress"], each["message"], each["data"]) for each in record["reports"]]
     assert reports == TAKEN
 
@@ -253,7 +253,7 @@ async def test_a_report_that_the_broker_refuses_does_not_end_its_handler(
     async with at_work(tool.work, Assigner(url=broker.url).assign), AsyncBroker(broker.url) as submitter:
         handle = await submitter.submit({}, id="a", max_attempts=1)
         assert await handle.result(timeout=20) == 2
-    [record] = await helpers.records(broker.client, handle.id)
+    [record] = await api.records(broker.client, handle.id)
     assert [each["message"] for each in record["reports"]] == ["short"]
     assert caplog.text.count("a report was refused") == 1
 
@@ -330,7 +330,7 @@ async def test_a_result_larger_than_the_broker_takes_is_computed_once(serve: Ser
             await handle.result(timeout=20)
     assert handle.task is not None
     assert handle.task.attempt == 1
-    assert (await helpers.get(broker.client, "/v1/tools/large"))["load"] == 0
+    assert (await api.get(broker.client, "/v1/tools/large"))["load"] == 0
 
 
 async def test_an_error_that_is_longer_than_the_broker_takes_is_cut(serve: Serve) -> None:
@@ -347,7 +347,7 @@ async def test_an_error_that_is_longer_than_the_broker_takes_is_cut(serve: Serve
             await handle.result(timeout=20)
     assert handle.task is not None
     assert handle.task.attempt == 2
-    assert (await helpers.get(broker.client, "/v1/tools/wordy"))["load"] == 0
+    assert (await api.get(broker.client, "/v1/tools/wordy"))["load"] == 0
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ async def test_a_completion_is_sent_again_until_the_broker_takes_it(
             await proxy.until_answered(3)
             proxy.own = None
             assert await handle.result(timeout=20) == "done"
-    assert [record["outcome"] for record in await helpers.records(broker.client, handle.id)] == ["succeeded"]
+    assert [record["outcome"] for record in await api.records(broker.client, handle.id)] == ["succeeded"]
 
 
 class Calling:
@@ -413,7 +413,7 @@ async def test_whatever_a_handler_returns_that_can_be_awaited_is_awaited(
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({}, 41, max_attempts=1)
         assert await handle.result(timeout=20) == 42
-    [record] = await helpers.records(broker.client, handle.id)
+    [record] = await api.records(broker.client, handle.id)
     assert [each["message"] for each in record["reports"]] == ["half"]
 
 

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from broker.cli import main
 from broker.programs.lines import Lines
 from broker.programs.outcome import Output
-from tests.cli_helpers import run
 from tests.conftest import Running
-from tests.helpers import an_environment
+from tests.support.cli import run
+from tests.support.processes import an_environment
 
 NOT_UTF8 = "\udcff"
 NO_BROKER = "http://127.0.0.1:9"

@@ -13,7 +13,7 @@ from broker.postgres.connection_url import ConnectionUrl, Host, without_password
 from broker.postgres.programs import MAJOR, Programs
 from broker.settings import Settings, SettingsError
 from broker.store.address import Address
-from tests.cli_helpers import run
+from tests.support.cli import run
 
 SECRET = "hunter2"
 URL_SETTINGS = ["BROKER_DATABASE_URL", "BROKER_LISTEN_URL", "BROKER_READ_URL"]

@@ -9,10 +9,11 @@ import sys
 import pytest
 import uvloop
 
-from tests import helpers, wire
 from tests.conftest import Running, Serve
-from tests.helpers import Json
-from tests.wire import (
+from tests.support import api, wire
+from tests.support.api import Json
+from tests.support.waiting import until
+from tests.support.wire import (
     BIG,
     BIG_SIZE,
     LARGE,
@@ -24,7 +25,6 @@ from tests.wire import (
     post,
     shared,
     task,
-    until,
 )
 
 NEW_LOOP = uvloop.new_event_loop
@@ -154,7 +154,7 @@ async def test_a_connection_is_kept_when_the_rest_of_a_body_comes_after_the_answ
 
 async def test_a_request_that_waits_has_no_deadline(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = await serve(header_timeout_seconds=0.2, body_timeout_seconds=0.2, send_timeout_seconds=0.2)
-    await helpers.add_tool(broker.client)
+    await api.add_tool(broker.client)
     async with a_client(broker) as client:
         client.send(b"GET /v1/tools/t/work?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await sweeps(broker, monkeypatch, 3)
@@ -171,7 +171,7 @@ async def test_a_client_that_never_reads_is_let_go_of(
     serve: Serve, no_trouble: None, afterwards: bytes
 ) -> None:
     broker = await serve(send_timeout_seconds=0.2)
-    await helpers.add_task(broker.client, "big", payload="x" * BIG_SIZE)
+    await api.add_task(broker.client, "big", payload="x" * BIG_SIZE)
     before = len(shared(broker).connections)
     with a_socket(broker) as client:
         client.sendall(BIG % afterwards)
@@ -184,7 +184,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_its_answer(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = await serve(send_timeout_seconds=2)
-    await helpers.add_task(broker.client, "big", payload="x" * BIG_SIZE)
+    await api.add_task(broker.client, "big", payload="x" * BIG_SIZE)
     with a_socket(broker) as client:
         client.sendall(BIG % b"close")
         got = 0
@@ -206,7 +206,7 @@ async def _read(client: socket.socket, count: int) -> int:
 
 
 async def test_a_client_that_goes_ends_all_that_it_asked_for(broker: Running, no_trouble: None) -> None:
-    await helpers.add_tool(broker.client)
+    await api.add_tool(broker.client)
     polls = b"GET /v1/tools/t/work?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3
     async with a_client(broker) as client:
         client.send(polls)
@@ -313,7 +313,7 @@ async def test_the_body_of_a_client_that_goes_is_counted_no_longer(serve: Serve,
 
 
 async def test_of_very_many_requests_at_once_few_are_queued_and_all_are_answered(broker: Running) -> None:
-    await helpers.add_tool(broker.client)
+    await api.add_tool(broker.client)
     poll = b"GET /v1/tools/t/work?wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     body = post(task())
     async with a_client(broker) as client:
@@ -328,7 +328,7 @@ async def test_of_very_many_requests_at_once_few_are_queued_and_all_are_answered
 
 async def test_what_comes_behind_a_request_is_bounded_too(serve: Serve) -> None:
     broker = await serve(max_body_bytes_in_all=10_000, **PATIENT)
-    await helpers.add_tool(broker.client)
+    await api.add_tool(broker.client)
     async with a_client(broker) as client:
         client.send(b"GET /v1/tools/t/work?wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n" + LIVE * 1000)
         assert (await client.answer()).status == 200
@@ -363,8 +363,8 @@ async def test_a_thousand_bad_clients_do_not_hinder_a_good_one(serve: Serve, no_
             client.shutdown(socket.SHUT_WR)
     try:
         for number in range(50):
-            pair = await helpers.started(broker.client, f"a{number}", f"t{number}")
-            record = await helpers.completed(broker.client, pair.work)
+            pair = await api.started(broker.client, f"a{number}", f"t{number}")
+            record = await api.completed(broker.client, pair.work)
             assert record["outcome"] == "succeeded"
         await until(lambda: len(shared(broker).connections) == before)
         assert not shared(broker).tasks

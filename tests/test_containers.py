@@ -16,8 +16,9 @@ from broker.settings import unknown_variables
 from tests.conftest import Running
 from tests.containers import nginx
 from tests.containers.rolling import rolling
-from tests.engines import free_port, needed
-from tests.helpers import Json, an_environment, is_problem
+from tests.support.api import Json, is_problem
+from tests.support.engines import needed
+from tests.support.processes import an_environment, free_port
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"

@@ -8,11 +8,9 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests import browser as looking
-from tests import helpers
-from tests.browser import Looks, a_look, needs_chromium
 from tests.conftest import Running
-from tests.helpers import (
+from tests.support import browser as looking
+from tests.support.api import (
     add_task,
     add_tool,
     assign,
@@ -25,8 +23,10 @@ from tests.helpers import (
     started,
     until_it_is,
 )
+from tests.support.browser import Looks, a_look, needs_chromium
+from tests.support.shared import SHARED_BROKER
 
-on_one_loop, database, broker, sql, http = helpers.SHARED_BROKER
+on_one_loop, database, broker, sql, http = SHARED_BROKER
 pytestmark = [on_one_loop, needs_chromium]
 browser = looking.shared_browser
 

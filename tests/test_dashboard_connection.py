@@ -8,16 +8,16 @@ from playwright.async_api import Browser, Page, expect
 
 from broker.settings import Settings
 from broker.store import Store
-from tests import browser as looking
-from tests import helpers
-from tests.browser import a_look, needs_chromium
 from tests.conftest import Running, a_broker, a_database
-from tests.engines import free_port
-from tests.helpers import add_task, add_tasks, add_tool, bearer, make_key
+from tests.support import browser as looking
+from tests.support.api import add_task, add_tasks, add_tool, bearer, make_key
+from tests.support.browser import a_look, needs_chromium
+from tests.support.processes import free_port
+from tests.support.shared import shared_database
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs_chromium]
 browser = looking.shared_browser
-database = helpers.shared_database
+database = shared_database
 
 ADMIN = "the-key-that-is-there-from-the-start"
 

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import httpx
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests import browser as looking
-from tests import helpers
-from tests.browser import a_look, needs_chromium
 from tests.conftest import Running
-from tests.helpers import assigned, completed, started
+from tests.support import browser as looking
+from tests.support.api import assigned, completed, started
+from tests.support.browser import a_look, needs_chromium
+from tests.support.shared import SHARED_BROKER
 
-on_one_loop, database, broker, sql, http = helpers.SHARED_BROKER
+on_one_loop, database, broker, sql, http = SHARED_BROKER
 pytestmark = [on_one_loop, needs_chromium]
 browser = looking.shared_browser
 

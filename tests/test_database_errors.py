@@ -13,13 +13,13 @@ from broker.errors import DatabaseTrouble, Locked
 from broker.settings import Settings
 from broker.store import Store, leases, tasks
 from broker.store.database_errors import CLASSES, CODES, Meaning
-from tests import helpers
-from tests import store_helpers as steps
-from tests.cli_helpers import run
 from tests.conftest import Running, a_broker
-from tests.helpers import add_task, is_problem
+from tests.support import steps
+from tests.support.api import add_task, is_problem
+from tests.support.cli import run
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 STATUS = {
     Meaning.VALUE: (400, "validation_failed"),

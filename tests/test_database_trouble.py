@@ -15,10 +15,11 @@ from broker.store import tasks
 from broker.store.address import Address, libpq_url
 from broker.wake.listener import TOOL, Listener
 from broker.wake.waiters import Waiters
-from tests import store_helpers as steps
 from tests.conftest import Running, a_broker
-from tests.helpers import add_task, add_tool, assign, is_problem, park, woken
-from tests.proxy import Proxy
+from tests.support import steps
+from tests.support.api import add_task, add_tool, assign, is_problem, park, woken
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
 BACKENDS = "pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
 PATIENCE = {"database_timeout_seconds": 0.5, "probe_seconds": 0.2, "fallback_seconds": 60}
@@ -122,7 +123,7 @@ async def test_a_listener_that_hears_nothing_is_not_taken_for_connected(
     await listener.start()
     async with steps.a_connection(database) as sql:
         probed = "select count(*) from pg_stat_activity where query like 'notify broker_probe%'"
-        await steps.until(lambda: sql.fetchval(probed))
+        await until(lambda: sql.fetchval(probed))
     assert not listener.connected.is_set()
     await listener.stop()
 
@@ -197,7 +198,7 @@ async def test_a_database_that_says_nothing_is_given_up_in_time_and_found_again(
         checks = (await http.get("/health/ready")).json()["checks"]
         return bool(checks["database"] != "ok" and checks["listener"] != "ok")
 
-    await steps.until(both_are_missed)
+    await until(both_are_missed)
     proxy.restore()
     await until_ready(http)
     for number in range(20):
@@ -228,7 +229,7 @@ async def test_the_listener_finds_out_that_it_hears_nothing(
         async def deaf() -> bool:
             return not listener.connected.is_set()
 
-        await steps.until(deaf)
+        await until(deaf)
         proxy.restore()
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await listener.connected.wait()
@@ -258,13 +259,13 @@ async def test_an_error_that_the_listener_meets_over_a_connection_that_lives_is_
             async def deaf() -> bool:
                 return not listener.connected.is_set()
 
-            await steps.until(deaf)
+            await until(deaf)
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await listener.connected.wait()
         assert listener.connects == 2
         assert listener.turned_at == found_at
         await proxy.cut()
-        await steps.until(deaf)
+        await until(deaf)
         assert listener.turned_at > found_at
 
 
@@ -357,7 +358,7 @@ async def test_the_health_of_the_listener_is_to_be_seen(broker: Running, sql: as
     async def connected_again() -> bool:
         return await metric(http, "broker_listener_connects_total") == before + 1
 
-    await steps.until(connected_again)
+    await until(connected_again)
     await until_ready(http)
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import migration
-from tests import pages
 from tests.conftest import Running
+from tests.support import markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,13 +20,13 @@ async def test_every_block_of_a_page_runs(text: str, broker: Running, tmp_path: 
         # What a service has made that ran before.
         with EmbeddedPostgres(data_dir) as postgres:
             await migration.migrate(postgres.url())
-    await pages.run(text, tmp_path, broker.url, BROKER_DATA_DIR=str(data_dir))
+    await markdown.run(text, tmp_path, broker.url, BROKER_DATA_DIR=str(data_dir))
 
 
 async def test_a_newcomer_has_a_result_in_five_minutes(broker: Running, tmp_path: Path) -> None:
-    await pages.run(pages.section(README, "In five minutes"), tmp_path, broker.url)
+    await markdown.run(markdown.section(README, "In five minutes"), tmp_path, broker.url)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
-    assert pages.broken_links(page) == []
+    assert markdown.broken_links(page) == []

@@ -12,14 +12,14 @@ import pytest
 import uvloop
 from sqlalchemy import TextClause
 
-from broker.api import events as api
+from broker.api import events as events_api
 from broker.background import event_stream as feeds
 from broker.schemas import overview
 from broker.schemas.overview import EVENT_KINDS, TaskEvent, WorkEvent
 from broker.store import events as readings
-from tests import description, helpers
 from tests.conftest import Running
-from tests.helpers import (
+from tests.support import api, description
+from tests.support.api import (
     add_task,
     add_tasks,
     add_tool,
@@ -33,12 +33,22 @@ from tests.helpers import (
     started,
     statements,
 )
-from tests.store_helpers import until
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
+from tests.support.watching import (
+    WITHIN,
+    Event,
+    Watching,
+    a_stuck_client,
+    brief,
+    much,
+    settled,
+    watching,
+)
 from tests.test_wake import LISTENERS
-from tests.watching import WITHIN, Event, Watching, a_stuck_client, brief, much, settled, watching
 
 NEW_LOOP = uvloop.new_event_loop
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 EVERYTHING = list(EVENT_KINDS)
 
@@ -211,7 +221,7 @@ EVENTS_BY_NAME = {
 async def test_a_connection_that_is_quiet_is_kept_alive_and_costs_no_statement(
     broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_KEEP_ALIVE_SECONDS", 0.01)
+    monkeypatch.setattr(events_api, "_KEEP_ALIVE_SECONDS", 0.01)
     async with watching(http) as watcher, watching(http):
         with statements(broker) as told:
             for _ in range(20):
@@ -437,7 +447,7 @@ async def test_who_leaves_in_the_midst_of_it_frees_everything_at_once(
 ) -> None:
     service = broker.server.service
     await settled(broker)
-    waiters = helpers.waiting(broker)
+    waiters = api.waiting(broker)
     with a_stuck_client(broker):
 
         async def is_stuck() -> bool:
@@ -451,7 +461,7 @@ async def test_who_leaves_in_the_midst_of_it_frees_everything_at_once(
     async def nothing_is_left() -> bool:
         return (
             not (service.event_stream.watchers or service.wait_limits.count)
-            and helpers.waiting(broker) <= waiters
+            and api.waiting(broker) <= waiters
         )
 
     await until(nothing_is_left)

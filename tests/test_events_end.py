@@ -8,9 +8,9 @@ import uvloop
 
 from broker.store import Store, keys
 from tests.conftest import Serve
-from tests.helpers import bearer, is_problem, make_key
-from tests.store_helpers import until
-from tests.watching import a_stuck_client, much, watching
+from tests.support.api import bearer, is_problem, make_key
+from tests.support.waiting import until
+from tests.support.watching import a_stuck_client, much, watching
 
 NEW_LOOP = uvloop.new_event_loop
 

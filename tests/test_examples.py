@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import helpers
 from tests.conftest import Running
+from tests.support import api
+from tests.support.processes import an_environment, end_group
 
 CURL = Path(__file__).parents[1] / "examples" / "curl"
 
@@ -21,14 +22,14 @@ async def script(name: str, *arguments: str, **environment: str) -> AsyncIterato
         CURL / name,
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env=helpers.an_environment(**environment),
+        env=an_environment(**environment),
         start_new_session=True,
     )
     try:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            helpers.end_group(process.pid)
+            end_group(process.pid)
         await process.communicate()
 
 
@@ -46,6 +47,6 @@ async def test_curl_alone_is_a_tool_a_submitter_and_an_assigner(broker: Running)
             printed, _ = await submitter.communicate()
             task = json.loads(printed)
             assert (submitter.returncode, task["state"], task["result"]) == (0, "succeeded", {"words": words})
-    record = (await helpers.records(broker.client, "first"))[0]
+    record = (await api.records(broker.client, "first"))[0]
     assert record["tool_id"] == "counter"
     assert [report["message"] for report in record["reports"]] == ["counting"]

@@ -13,10 +13,20 @@ from msgspec import Raw
 from broker.schemas.tasks import Task
 from broker.schemas.values import NULL
 from broker.store.verdicts import Facts, Tools, Underway, verdict
-from tests import helpers
-from tests.helpers import add_task, add_tasks, add_tool, assign, assigned, completed, get, is_problem, started
+from tests.support.api import (
+    add_task,
+    add_tasks,
+    add_tool,
+    assign,
+    assigned,
+    completed,
+    get,
+    is_problem,
+    started,
+)
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=30)

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from broker.store import archive
-from tests import helpers
 from tests.conftest import Running, Serve
-from tests.helpers import serving, until_ready
+from tests.support import api
+from tests.support.processes import serving, until_ready
 
 MIB = 2**20
 RECORDS = 60
@@ -73,7 +73,7 @@ async def test_a_slow_reader_of_an_export_is_waited_for(
         seen, unchanged = 0, 0
         while unchanged < 50:
             # Other requests are answered meanwhile, and no portion is read ahead of the reader.
-            await helpers.get(broker.client, "/v1/tasks")
+            await api.get(broker.client, "/v1/tasks")
             await asyncio.sleep(0)
             unchanged = unchanged + 1 if seen == portions > 0 else 0
             seen = portions

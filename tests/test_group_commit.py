@@ -21,10 +21,10 @@ from broker.errors import (
 from broker.settings import Settings
 from broker.store import Store, group_commit, tasks
 from broker.store.group_commit import LATER, GroupCommit
-from tests import store_helpers as steps_of_store
 from tests.conftest import Running, a_broker
-from tests.helpers import is_problem
-from tests.store_helpers import new_task
+from tests.support import steps as steps_of_store
+from tests.support.api import is_problem
+from tests.support.steps import new_task
 
 
 class Refused(Exception):

@@ -18,17 +18,8 @@ from broker.server.http_server import create_server, is_loopback
 from broker.settings import Settings, SettingsError
 from broker.store import Store, keys
 from tests.conftest import Serve
-from tests.helpers import (
-    add_tool,
-    an_environment,
-    bearer,
-    is_problem,
-    make_key,
-    park,
-    statements,
-    until_ready,
-)
-from tests.test_serve import ended, serving
+from tests.support.api import add_tool, bearer, is_problem, make_key, park, statements
+from tests.support.processes import an_environment, ended, serving, until_ready
 from tests.test_without_keys import HOSTILE
 
 

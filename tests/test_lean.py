@@ -15,11 +15,20 @@ from broker.http.fast_path import FastPath, LeanRoute, _read_query
 from broker.http.guards import anyone
 from broker.schemas.values import Request
 from broker.settings import Settings
-from tests import helpers
 from tests.conftest import Running, a_broker
-from tests.helpers import Json, Pair, add_task, add_tool, assigned, is_problem, started
+from tests.support import api
+from tests.support.api import (
+    Json,
+    Pair,
+    add_task,
+    add_tool,
+    assigned,
+    is_problem,
+    started,
+)
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 JSON = "application/json"
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
@@ -228,7 +237,7 @@ async def prepared(http: httpx.AsyncClient, call: Call, name: str) -> tuple[str,
     pair = await ready(http, f"{name}task", f"{name}tool")
     await add_task(http, f"{name}free")
     if "archive" in call.path:
-        await helpers.completed(http, pair.work)
+        await api.completed(http, pair.work)
     names = dict(zip(Pair._fields, pair, strict=True)) | {"free task": f"{name}free", "new": f"{name}new"}
     return filled(call.path, names), filled(call.body, names)
 
@@ -296,7 +305,7 @@ async def test_both_ways_refuse_the_same_in_the_same_words(
     path = refused.path
     if "/ended/" in path:
         work = (await started(http, "over")).work
-        await helpers.completed(http, work)
+        await api.completed(http, work)
         path = path.replace("ended", work)
 
     before = long_way.calls

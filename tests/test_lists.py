@@ -14,8 +14,17 @@ from broker.settings import Settings
 from broker.store.replica_reads import MOST_WAITING
 from tests.conftest import Running, Serve, a_broker
 from tests.crash.pair import Pair, a_pair
-from tests.helpers import add_task, add_tool, assigned, completed, get, ids, is_problem, started
-from tests.store_helpers import until
+from tests.support.api import (
+    add_task,
+    add_tool,
+    assigned,
+    completed,
+    get,
+    ids,
+    is_problem,
+    started,
+)
+from tests.support.waiting import until
 
 # Whatever lists, exports, counts or explains. Each is read over connections that nothing else uses.
 READINGS = [

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.conftest import Serve
-from tests.helpers import add_task, add_tool, assigned, complete, serving, started, until_ready
+from tests.support.api import add_task, add_tool, assigned, complete, started
+from tests.support.processes import serving, until_ready
 
 
 def lines(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:

@@ -7,10 +7,10 @@ import httpx
 
 from broker.client import Assigner, AsyncBroker, Tool, Work
 from broker.wake.listener import UPKEEP
-from tests import store_helpers as steps
 from tests.conftest import Running, Serve
-from tests.helpers import statements
-from tests.store_helpers import asleep
+from tests.support import steps
+from tests.support.api import statements
+from tests.support.steps import asleep
 
 Parked = asyncio.Task[httpx.Response]
 

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.telemetry.metrics import SHARED_FOLDER, Metrics
-from tests import helpers
 from tests.conftest import Running, Serve
-from tests.helpers import (
+from tests.support import api
+from tests.support.api import (
     add_task,
     add_tool,
     assign,
@@ -24,9 +24,11 @@ from tests.helpers import (
     until_it_is,
     woken,
 )
-from tests.store_helpers import a_connection, until
+from tests.support.shared import SHARED_BROKER
+from tests.support.steps import a_connection
+from tests.support.waiting import until
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 Values = dict[tuple[str, ...], float]
 
@@ -149,7 +151,7 @@ async def test_what_is_refused_and_why(http: httpx.AsyncClient) -> None:
 async def test_a_lease_that_ran_out(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
     before = await read(http)
     await add_tool(http, "silent")
-    await helpers.gone_offline(http, sql, "silent")
+    await api.gone_offline(http, sql, "silent")
 
     async def counted() -> bool:
         return since(before, await read(http), "broker_leases_expired_total") == 1

@@ -15,10 +15,10 @@ import broker
 from broker.schemas.candidates import Pair
 from broker.store import Store, assignment, completion, migration, retention, tasks
 from broker.store.address import Address
-from tests import store_helpers as steps
-from tests.cli_helpers import run
 from tests.conftest import run_sql
-from tests.next_version import ROOT, add_migration, copy_sources
+from tests.support import steps
+from tests.support.cli import run
+from tests.support.next_version import ROOT, add_migration, copy_sources
 
 HERE = "select version_num from alembic_version"
 

@@ -30,8 +30,9 @@ from broker.store import (
 )
 from broker.store.cancellation import Cancellation
 from broker.wake.listener import CANDIDATES, CHANNELS, EVENTS, TASK, TOOL, UPKEEP, WORK
-from tests import store_helpers as steps
 from tests.conftest import a_folder, run_sql
+from tests.support import steps
+from tests.support.waiting import until
 
 FENCE = "broker_test_fence"
 IN_AN_HOUR = timedelta(hours=1)
@@ -67,7 +68,7 @@ class Heard:
             await self._listener.execute("select")
             return fence in self._all
 
-        await steps.until(passed)
+        await until(passed)
         heard, self._all = self._all, []
         assert heard.pop() == fence
         return sorted((channel, ",".join(sorted(payload.split(",")))) for channel, payload in heard)

@@ -22,13 +22,15 @@ from schemathesis import Case, Response
 
 from broker import errors, schemas
 from broker.schemas.problems import Problem
-from tests import description, helpers
 from tests.conftest import run_sql
-from tests.description import PROBLEM, calls, inside, resolved
-from tests.helpers import THOROUGH, Json, an_environment, bearer, serving, until_ready
-from tests.schemathesis_hooks import CONFIG, for_schemathesis
+from tests.support import api, description
+from tests.support.api import Json, bearer
+from tests.support.description import PROBLEM, calls, inside, resolved
+from tests.support.processes import an_environment, serving, until_ready
+from tests.support.schemathesis_hooks import CONFIG, for_schemathesis
+from tests.support.shared import TABLES, THOROUGH, shared_database
 
-database = helpers.shared_database
+database = shared_database
 
 ROOT = CONFIG.parent.parent
 KEY = "the-key-of-who-may-do-everything"
@@ -160,7 +162,7 @@ def test_every_answer_to_whatever_is_sent_is_one_that_is_described(url: str, tmp
             f"{url}/openapi.json", "--header", f"Authorization: Bearer {KEY}",
             "--phases", "examples,coverage,fuzzing", "--continue-on-failure",
         ],
-        env=an_environment(PYTHONPATH=str(ROOT), SCHEMATHESIS_HOOKS="tests.schemathesis_hooks"),
+        env=an_environment(PYTHONPATH=str(ROOT), SCHEMATHESIS_HOOKS="tests.support.schemathesis_hooks"),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -201,10 +203,10 @@ SETTINGS = settings(
 
 async def begin_anew(database: str, url: str) -> None:
     """A tool and two tasks, and nothing else: what is drawn depends on what is there."""
-    await run_sql(database, *(f"delete from {table}" for table in helpers.TABLES))
+    await run_sql(database, *(f"delete from {table}" for table in TABLES))
     async with httpx.AsyncClient(base_url=url, headers=bearer(KEY)) as http:
-        await helpers.add_tool(http, capacity=100)
-        await helpers.add_tasks(http, "a", "b")
+        await api.add_tool(http, capacity=100)
+        await api.add_tasks(http, "a", "b")
 
 
 class Follower:
@@ -255,7 +257,7 @@ class Follower:
 
 
 async def test_links_and_examples_lead_through_a_whole_life(url: str, database: str, document: Json) -> None:
-    await run_sql(database, *(f"delete from {table}" for table in helpers.TABLES))
+    await run_sql(database, *(f"delete from {table}" for table in TABLES))
     with httpx.Client(base_url=url, headers=bearer(KEY)) as http:
         client = Follower(document, http)
         for name in ("tools_register", "tasks_submit"):

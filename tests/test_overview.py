@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from broker.store.overview import failures, tools
-from tests import helpers
 from tests.conftest import Running
-from tests.helpers import (
+from tests.support import api
+from tests.support.api import (
     Json,
     add_task,
     add_tasks,
@@ -28,8 +28,9 @@ from tests.helpers import (
     started,
     until_it_is,
 )
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 LONG = "a very long word " * 100
 
@@ -83,9 +84,9 @@ async def test_tools_are_told_page_by_page_whatever_work_they_have(http: httpx.A
     for number in range(5):
         await started(http, f"a-{number}", f"t-{number}")
         await started(http, f"b-{number}", f"t-{number}")
-    found = await helpers.pages(http, "/v1/overview/tools", limit=2)
+    found = await api.pages(http, "/v1/overview/tools", limit=2)
     assert [ids(page) for page in found] == [["t-0", "t-1"], ["t-2", "t-3"], ["t-4"]]
-    assert all(len(tool["work"]) == 2 for tool in helpers.joined(found))
+    assert all(len(tool["work"]) == 2 for tool in api.joined(found))
 
 
 async def test_long_texts_are_cut(http: httpx.AsyncClient) -> None:
@@ -324,8 +325,8 @@ async def test_failures_are_told_with_what_became_of_their_tasks(
         ("held", "failed", False, "failed", "looks bad"),
     ]
     assert found["items"][-1]["error"] == "it was"
-    paged = await helpers.pages(http, "/v1/overview/failures", limit=1)
-    assert helpers.joined(paged) == found["items"]
+    paged = await api.pages(http, "/v1/overview/failures", limit=1)
+    assert api.joined(paged) == found["items"]
     moment = found["items"][1]["ended_at"]
     assert ids((await overview(http, "failures", until=moment))["items"], "task_id") == ["held"]
     assert ids((await overview(http, "failures", since=moment))["items"], "task_id") == ["over", "late"]
@@ -368,6 +369,6 @@ async def test_the_last_message_of_a_failure_is_read_beside_a_large_payload(http
 async def test_who_asks_for_the_same_at_the_same_time_shares_a_reading(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    with helpers.statements(broker) as told:
+    with api.statements(broker) as told:
         await asyncio.gather(*(overview(http, "queue") for _ in range(50)))
     assert len(told) <= 8

@@ -7,14 +7,14 @@ from playwright.async_api import Browser, Page, expect
 
 from broker.http.assets import PAGE_HEADERS
 from broker.settings import Settings
-from tests import helpers
-from tests.browser import a_look, needs_chromium, shared_browser
 from tests.conftest import Running, a_broker
+from tests.support.browser import a_look, needs_chromium, shared_browser
+from tests.support.shared import shared_broker, shared_database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 browser = shared_browser
-database = helpers.shared_database
-broker = helpers.shared_broker
+database = shared_database
+broker = shared_broker
 
 KEY = "the-key-of-who-looks-at-the-page"
 PAGES = ["/docs", "/", "/capacity"]

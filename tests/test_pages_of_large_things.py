@@ -13,11 +13,19 @@ from broker.api import archive as archive_api
 from broker.errors import Unavailable
 from broker.store import archive
 from broker.store.pages import MOST_BYTES
-from tests import helpers
 from tests.conftest import Running
-from tests.helpers import add_task, add_tasks, add_tool, assign, completed, get, is_problem
+from tests.support.api import (
+    add_task,
+    add_tasks,
+    add_tool,
+    assign,
+    completed,
+    get,
+    is_problem,
+)
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 # What PostgreSQL cannot make smaller; three of them fill a page.
 LARGE = base64.b64encode(os.urandom(2_400_000)).decode()

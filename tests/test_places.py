@@ -9,8 +9,8 @@ from broker.errors import Overloaded, TooManyRequests
 from broker.store import Store
 from broker.wake.wait_limits import WaitLimits
 from tests.conftest import Running, Serve
-from tests.helpers import add_tool, bearer, is_problem, make_key
-from tests.store_helpers import until
+from tests.support.api import add_tool, bearer, is_problem, make_key
+from tests.support.waiting import until
 
 
 def test_a_client_has_so_many_places_and_all_together_have_so_many() -> None:

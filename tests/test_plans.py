@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.schemas.candidates import Pair
 from broker.store import Store, assignment, completion, tasks
-from tests import store_helpers as steps
+from tests.support import steps
 
 MANY = 1_000
 IDS = [f"x{number}" for number in range(MANY)]

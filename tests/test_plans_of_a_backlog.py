@@ -43,9 +43,9 @@ from broker.store.address import libpq_url
 from broker.store.engine import SETTINGS
 from broker.store.pages import MOST_BYTES, MOST_EXAMINED
 from broker.store.verdicts import MOST_BEFORE
-from tests import store_helpers as steps
 from tests.conftest import a_database, run_sql
-from tests.helpers import THOROUGH
+from tests.support import steps
+from tests.support.shared import THOROUGH
 
 # A scan of the smaller number, too, touches several times as many blocks as any statement may.
 ROWS = 1_000_000 if THOROUGH else 220_000

@@ -15,8 +15,7 @@ from broker.errors import Unavailable
 from broker.settings import Settings
 from broker.store.address import libpq_url
 from tests.conftest import Running, a_broker
-from tests.engines import needed
-from tests.helpers import (
+from tests.support.api import (
     add_task,
     add_tool,
     assign,
@@ -24,11 +23,12 @@ from tests.helpers import (
     get,
     park,
     records,
-    serving,
     until_it_is,
     woken,
 )
-from tests.pooler import Pooler
+from tests.support.engines import needed
+from tests.support.pooler import Pooler
+from tests.support.processes import serving
 
 pytestmark = needed("pgbouncer")
 

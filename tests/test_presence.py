@@ -13,9 +13,10 @@ from broker.background.presence import Presence
 from broker.store import Store
 from broker.store.address import libpq_url
 from broker.store.leases import Beat
-from tests import store_helpers as steps
 from tests.conftest import Serve
-from tests.helpers import assigned, get, gone_offline, started
+from tests.support import steps
+from tests.support.api import assigned, get, gone_offline, started
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ async def renewed(sql: asyncpg.Connection, tool_id: str, times: int) -> None:
         async def later(before: datetime = before) -> bool:
             return await lease(sql, tool_id) > before
 
-        await steps.until(later)
+        await until(later)
 
 
 @contextmanager
@@ -107,9 +108,9 @@ async def test_a_renewal_that_fails_is_tried_again(
             return store.engine.pool.checkedin() > 0 and presence._due.get(Beat("t"), 0) > started
 
         started = asyncio.get_running_loop().time() + 0.6
-        await steps.until(tried)
+        await until(tried)
         await sql.execute("alter table away rename to tool_leases")
-        await steps.until(lambda: later_than(sql, before))
+        await until(lambda: later_than(sql, before))
 
 
 async def later_than(sql: asyncpg.Connection, before: datetime) -> bool:
@@ -123,7 +124,7 @@ async def test_a_tool_that_asks_for_its_work_keeps_its_lease(
     await steps.register(store, "t")
     before = await lease(sql, "t")
     assert (await broker.client.get("/v1/tools/t/work")).status_code == 200
-    await steps.until(lambda: later_than(sql, before))
+    await until(lambda: later_than(sql, before))
 
 
 async def test_a_tool_that_comes_while_others_wait_for_long_is_renewed_no_later_for_it(
@@ -185,7 +186,7 @@ async def test_what_could_not_be_heard_while_the_service_was_away_is_not_held_ag
             )
         )
 
-    await steps.until(given_more_time)
+    await until(given_more_time)
     assert (await get(http, f"/v1/work/{running.work}"))["state"] == "running"
     assert (await get(http, f"/v1/work/{waits.work}"))["state"] == "assigned"
     await gone_offline(http, sql, "old")

@@ -19,7 +19,7 @@ from broker.programs.folders import ToolFolder
 from broker.programs.lines import Lines
 from broker.programs.outcome import Output
 from broker.settings import Settings
-from tests.program_helpers import executable
+from tests.support.processes import executable
 
 # Lines, and the reports that they become
 

@@ -21,12 +21,14 @@ from broker.programs.command import resolve
 from broker.programs.folders import ToolFolder
 from broker.programs.runner import Options, Runner
 from broker.store import reports
-from tests import helpers
 from tests.conftest import Running
-from tests.helpers import Json
-from tests.program_helpers import executable, lives, until
+from tests.support import api
+from tests.support.api import Json
+from tests.support.processes import executable, lives
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 
 @asynccontextmanager
@@ -71,19 +73,19 @@ async def done(http: httpx.AsyncClient, payload: str = "null", **fields: Any) ->
     assert (await http.post("/v1/tasks", content=body)).status_code == 201
     async with asyncio.timeout(20):
         while True:
-            task = await helpers.get(http, "/v1/tasks/a")
+            task = await api.get(http, "/v1/tasks/a")
             if task["state"] == "available":
-                await helpers.assign(http)
+                await api.assign(http)
             elif task["state"] in ("succeeded", "failed", "cancelled"):
-                return await helpers.records(http)
+                return await api.records(http)
             else:
                 await asyncio.sleep(0.005)
 
 
 async def begun(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
     """A task that the tool is at, whose program has made this file; its work."""
-    await helpers.add_task(http, **fields)
-    work = await helpers.assign(http)
+    await api.add_task(http, **fields)
+    work = await api.assign(http)
     await until(mark.exists)
     return str(work["id"])
 
@@ -91,8 +93,8 @@ async def begun(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
 async def cancelled(http: httpx.AsyncClient, work: str) -> Json:
     """The record of work that somebody cancels."""
     assert (await http.delete("/v1/tasks/a")).status_code == 202
-    await helpers.until_it_is(http, f"/v1/work/{work}?wait=5", "cancelled")
-    record: Json = await helpers.get(http, f"/v1/archive/{work}")
+    await api.until_it_is(http, f"/v1/work/{work}?wait=5", "cancelled")
+    record: Json = await api.get(http, f"/v1/archive/{work}")
     return record
 
 
@@ -113,8 +115,8 @@ async def test_the_payload_goes_in_and_the_result_comes_out_to_the_last_digit(
     async with a_tool(broker, tmp_path, ["/bin/cat"]):
         await done(http, payload)
     answer = await http.get("/v1/tasks/a")
-    task = helpers.exactly(answer.text)
-    assert task["result"] == task["payload"] == helpers.exactly(payload)
+    task = api.exactly(answer.text)
+    assert task["result"] == task["payload"] == api.exactly(payload)
     assert "1.10" in answer.text.partition('"result"')[2]
 
 
@@ -212,12 +214,12 @@ async def test_a_program_goes_on_when_no_more_reports_are_taken(
     )
     async with a_tool(broker, tmp_path, sh(script)):
         work = await begun(http, mark)
-        while not (await helpers.get(http, f"/v1/work/{work}?wait=1"))["reports"]:
+        while not (await api.get(http, f"/v1/work/{work}?wait=1"))["reports"]:
             pass
         await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES)
         go_on.touch()
-        await helpers.until_it_is(http, f"/v1/work/{work}", "succeeded")
-    record = await helpers.get(http, f"/v1/archive/{work}")
+        await api.until_it_is(http, f"/v1/work/{work}", "succeeded")
+    record = await api.get(http, f"/v1/archive/{work}")
     assert (record["result"], messages(record)) == ("through", ["one"])
 
 
@@ -238,7 +240,7 @@ async def test_some_exit_statuses_are_worth_no_other_attempt(
     async with a_tool(broker, tmp_path, sh("exit 7"), give_up_on=(2, 7)):
         (record,) = await done(http, max_attempts=3)
     assert record["error"] == "exit status 7"
-    assert (await helpers.get(http, "/v1/tasks/a"))["state"] == "failed"
+    assert (await api.get(http, "/v1/tasks/a"))["state"] == "failed"
 
 
 async def test_a_program_that_prints_without_end_is_ended_and_its_work_fails(
@@ -328,7 +330,7 @@ async def test_a_program_whose_time_is_over_is_ended(
     script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; while :; do {saying} sleep .02; done"
     async with a_tool(broker, tmp_path, sh(script)):
         work = await begun(http, mark, timeout_seconds=0.3)
-        await helpers.until_it_is(http, f"/v1/work/{work}", "timed_out")
+        await api.until_it_is(http, f"/v1/work/{work}", "timed_out")
         await until(lambda: not lives(int(mark.read_text())))
 
 
@@ -388,9 +390,9 @@ async def test_a_program_that_was_put_away_is_waited_for_and_the_tool_outlives_i
         assert "cannot be started. There is no program" in record["error"]
         assert str(program) in record["error"]
         assert (await http.post("/v1/tasks/a/retry")).status_code == 200
-        await helpers.assign(http)
+        await api.assign(http)
         (tmp_path / "away").rename(program)
-        await helpers.until_it_is(http, "/v1/tasks/a", "succeeded")
+        await api.until_it_is(http, "/v1/tasks/a", "succeeded")
 
 
 async def test_a_field_of_the_payload_stands_where_the_command_has_its_name(

@@ -13,14 +13,26 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from tests import helpers, wire
 from tests.conftest import Running
-from tests.wire import BIG, BIG_SIZE, LIVE, Client, a_client, payload, post, shared, task, until
+from tests.support import api, wire
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
+from tests.support.wire import (
+    BIG,
+    BIG_SIZE,
+    LIVE,
+    Client,
+    a_client,
+    payload,
+    post,
+    shared,
+    task,
+)
 
 NEW_LOOP = uvloop.new_event_loop
 no_trouble = wire.no_trouble
 
-on_one_loop, database, broker, sql, http = helpers.SHARED_BROKER
+on_one_loop, database, broker, sql, http = SHARED_BROKER
 pytestmark = [on_one_loop, pytest.mark.usefixtures("http")]
 
 # What is no HTTP, or too much of it
@@ -160,10 +172,10 @@ async def test_an_expectation_that_nobody_meets_is_refused(broker: Running) -> N
 
 
 async def test_a_stream_goes_to_a_client_of_http_1_0_without_chunks(broker: Running) -> None:
-    await helpers.add_tool(broker.client, capacity=100)
+    await api.add_tool(broker.client, capacity=100)
     for number in range(20):
-        pair = await helpers.started(broker.client, f"a{number}", "t", payload="x" * 10_000)
-        await helpers.completed(broker.client, pair.work)
+        pair = await api.started(broker.client, f"a{number}", "t", payload="x" * 10_000)
+        await api.completed(broker.client, pair.work)
     expected = (await broker.client.get("/v1/archive/export")).content
     assert expected.count(b"\n") == 20
     async with a_client(broker) as client:
@@ -250,7 +262,7 @@ async def test_all_requests_of_a_client_that_sends_no_more_are_answered(broker: 
 
 
 async def test_a_client_that_sends_no_more_gets_a_long_response_to_its_end(broker: Running) -> None:
-    await helpers.add_task(broker.client, "big", payload="x" * BIG_SIZE)
+    await api.add_task(broker.client, "big", payload="x" * BIG_SIZE)
     async with a_half(broker, BIG % b"keep-alive") as client:
         assert len((await client.answer()).body) > BIG_SIZE
         assert await client.ended() == b""
@@ -272,7 +284,7 @@ async def test_a_client_that_sends_nothing_is_let_go_of_when_it_closes(broker: R
 
 
 async def test_a_waiting_request_of_a_client_that_sends_no_more_is_answered_at_once(broker: Running) -> None:
-    await helpers.add_tool(broker.client)
+    await api.add_tool(broker.client)
     poll = b"GET /v1/tools/t/work?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with a_half(broker, poll * 3) as client:
         assert [(await client.answer()).body for _ in range(3)] == [b'{"items":[]}'] * 3

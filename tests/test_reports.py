@@ -8,9 +8,9 @@ from msgspec import Raw
 
 from broker.schemas.work import NewReport, Work
 from broker.store import Store, completion, reports, tools, work
-from tests import store_helpers as steps
 from tests.conftest import Running
-from tests.helpers import add_task, add_tool, assign, get, is_problem
+from tests.support import steps
+from tests.support.api import add_task, add_tool, assign, get, is_problem
 
 FILL = """
 with made as (

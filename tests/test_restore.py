@@ -15,9 +15,8 @@ from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import migration
 from broker.store.address import libpq_url
 from broker.store.keys import revoke
-from tests.cli_helpers import run
 from tests.conftest import a_folder
-from tests.helpers import (
+from tests.support.api import (
     Json,
     add_task,
     add_tool,
@@ -31,12 +30,12 @@ from tests.helpers import (
     joined,
     make_key,
     pages,
-    serving,
     until_it_is,
-    until_ready,
 )
-from tests.store_helpers import a_store
-from tests.watching import watching
+from tests.support.cli import run
+from tests.support.processes import serving, until_ready
+from tests.support.steps import a_store
+from tests.support.watching import watching
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,7 +10,8 @@ from broker.errors import Unavailable
 from broker.store import Store, due, tasks
 from broker.store.retention import Retention
 from broker.wake.waiters import Waiters
-from tests import store_helpers as steps
+from tests.support import steps
+from tests.support.waiting import until
 from tests.test_migrations import PARTITIONS, fetch
 
 DAYS = 30
@@ -201,6 +202,6 @@ async def test_the_upkeep_sees_to_it_and_two_take_turns(store: Store, sql: async
     async def dropped() -> bool:
         return not {OLD, OLDER} & await partitions(sql)
 
-    await steps.until(dropped)
+    await until(dropped)
     await upkeep.stop()
     assert await kept(sql) == []

@@ -16,15 +16,9 @@ import httpx
 import pytest
 
 from broker.store.address import libpq_url
-from tests.helpers import an_environment, serving, until_ready
+from tests.support.processes import an_environment, ended, serving, until_ready
 
 PARKED = 1_000
-
-
-async def ended(process: subprocess.Popen[bytes], within: float) -> int:
-    """The exit status of a process that ends within so many seconds."""
-    async with asyncio.timeout(within):
-        return await asyncio.to_thread(process.wait)
 
 
 class Poll:

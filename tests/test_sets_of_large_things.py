@@ -15,7 +15,7 @@ from broker.store import Store, archive, assignment, cancellation, candidates, c
 from broker.store.cancellation import Cancellation
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES
-from tests import store_helpers as steps
+from tests.support import steps
 
 # PostgreSQL stores 64 kB of these 5.6 MB; two fill a set.
 COMPRESSED = Raw(f"[{','.join(['1' * 100] * 55_000)}]".encode())

@@ -13,10 +13,12 @@ import pytest
 import pytest_asyncio
 
 from broker.settings import Settings
-from tests import helpers, stall
+from tests.support import stall
+from tests.support.processes import serving, until_ready
+from tests.support.shared import shared_database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-database = helpers.shared_database
+database = shared_database
 
 SIZE = Settings().max_body_bytes
 SLOWEST_SECONDS = 0.25
@@ -49,8 +51,8 @@ class Broker(NamedTuple):
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def broker(database: str) -> Any:
-    with helpers.serving(BROKER_DATABASE_URL=database) as (_, url):
-        await helpers.until_ready(url)
+    with serving(BROKER_DATABASE_URL=database) as (_, url):
+        await until_ready(url)
         with closing(stall.Sender(url)) as sender, stall.a_probe(url) as probe:
             began = time.monotonic()
             await asyncio.sleep(IDLE_SECONDS)

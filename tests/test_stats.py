@@ -11,9 +11,9 @@ import httpx
 from broker.store import stats
 from broker.store.address import libpq_url
 from broker.store.engine import SETTINGS
-from tests import helpers, store_helpers
 from tests.conftest import Running
-from tests.helpers import (
+from tests.support import api, steps
+from tests.support.api import (
     Json,
     add_task,
     add_tasks,
@@ -28,9 +28,10 @@ from tests.helpers import (
     started,
     until_it_is,
 )
+from tests.support.shared import SHARED_BROKER
 from tests.test_plans_of_a_backlog import every_node, rows_of
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 TASKS = {"scheduled": 0, "available": 0, "assigned": 0, "running": 0, "failed": 0}
 TOOLS = {"idle": 0, "busy": 0, "draining": 0, "offline": 0, "room": 0}
@@ -190,7 +191,7 @@ async def test_all_of_it_is_at_one_moment(http: httpx.AsyncClient) -> None:
 
 
 async def test_who_asks_at_once_shares_a_reading(broker: Running, http: httpx.AsyncClient) -> None:
-    with helpers.statements(broker) as told:
+    with api.statements(broker) as told:
         answers = await asyncio.gather(*(read(http) for _ in range(100)))
     readings = len({answer["at"] for answer in answers})
     assert told.count(stats.READ.text) == readings
@@ -204,7 +205,7 @@ async def test_who_asks_during_a_reading_waits_for_the_next_one_which_comes_late
     async with sql.transaction():
         await sql.execute("lock table assigner in access exclusive mode")
         slow = asyncio.create_task(read(http))
-        await store_helpers.blocked(sql)
+        await steps.blocked(sql)
         meanwhile = asyncio.create_task(read(http))
         await asyncio.sleep(0.1)  # for so long, at least, the reading takes
     first = await slow

@@ -3,7 +3,7 @@
 import asyncpg
 from sqlalchemy import Connection, text
 
-from tests import store_helpers as steps
+from tests.support import steps
 
 
 def isolation(connection: Connection) -> str:

@@ -17,7 +17,7 @@ from broker.schemas.values import NULL
 from broker.schemas.work import NewReport
 from broker.store import Store, assignment, completion, deletion, due, leases, reports, tools, work
 from broker.store.assignment import Key, repeated, runs
-from tests import store_helpers as steps
+from tests.support import steps
 
 STATES = ["available", "scheduled", "assigned", "failed"]
 

@@ -18,8 +18,8 @@ from broker.schemas.tasks import TaskRemark
 from broker.schemas.tools import ToolChange
 from broker.store import Store, candidates, due, leases, migration, tasks, tools
 from broker.store.pages import seal
-from tests import store_helpers as steps
 from tests.conftest import Serve, a_database
+from tests.support import steps
 
 
 class Reader:

@@ -19,11 +19,11 @@ from broker.schemas.values import NULL
 from broker.store import Store, archive, completion, due, leases, reports, tools, work
 from broker.store.completion import Ended
 from broker.store.reports import ReportOf
-from tests import helpers
-from tests import store_helpers as steps
-from tests.store_helpers import ending
+from tests.support import steps
+from tests.support.shared import SHARED_STORE
+from tests.support.steps import ending
 
-pytestmark, database, sql, store = helpers.SHARED_STORE
+pytestmark, database, sql, store = SHARED_STORE
 
 DIGITS = Raw(
     b'{"a": 1.10, "b": 123456789012345678901234567890, "c": {"d": [1e2, -0.0, 0.30000000000000004]}}'

@@ -11,10 +11,11 @@ from sqlalchemy import text
 from broker.schemas.candidates import Pair
 from broker.schemas.tools import ToolChange
 from broker.store import Store, archive, assignment, completion, deletion, leases, tools, work
-from tests import helpers
-from tests import store_helpers as steps
+from tests.support import steps
+from tests.support.shared import SHARED_STORE
+from tests.support.waiting import until
 
-pytestmark, database, sql, store = helpers.SHARED_STORE
+pytestmark, database, sql, store = SHARED_STORE
 
 
 async def test_a_task_that_waits_is_gone_and_its_record_says_so(
@@ -298,7 +299,7 @@ async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
     await steps.blocked(sql, 1)
     # "a" has work now that the deletion has not seen, and waits for "z" meanwhile.
     await assigning.commit()
-    await steps.until(lambda: steps.waits_for(sql, gate_pid))
+    await until(lambda: steps.waits_for(sql, gate_pid))
     completing = asyncio.create_task(steps.complete(store, given.work.id))
     await steps.done_or_blocked(completing, sql, 2)
     await gate.commit()

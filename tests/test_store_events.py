@@ -11,10 +11,10 @@ from broker.schemas.tools import ToolChange
 from broker.schemas.work import NewReport
 from broker.store import Store, acceptance, events, reports, tools
 from broker.store.events import Events
-from tests import helpers
-from tests import store_helpers as steps
+from tests.support import steps
+from tests.support.shared import SHARED_STORE
 
-pytestmark, database, sql, store = helpers.SHARED_STORE
+pytestmark, database, sql, store = SHARED_STORE
 
 
 async def read(store: Store, known: dict[UUID, str] | None = None, **ids: Any) -> Events:

@@ -12,10 +12,10 @@ from sqlalchemy import text
 
 from broker.schemas.tools import NewTool, ToolChange
 from broker.store import Store, completion, leases, tools, work
-from tests import helpers
-from tests import store_helpers as steps
+from tests.support import steps
+from tests.support.shared import SHARED_STORE
 
-pytestmark, database, sql, store = helpers.SHARED_STORE
+pytestmark, database, sql, store = SHARED_STORE
 
 Step = Callable[[Store, UUID], Awaitable[object]]
 STEPS: dict[str, Step] = {

@@ -12,10 +12,10 @@ from msgspec import Raw
 from broker.errors import BadRequest
 from broker.schemas.values import JSON
 from broker.store import Store, archive, completion, tasks
-from tests import helpers
-from tests import store_helpers as steps
+from tests.support import steps
+from tests.support.shared import SHARED_STORE
 
-pytestmark, database, sql, store = helpers.SHARED_STORE
+pytestmark, database, sql, store = SHARED_STORE
 
 IN_AN_HOUR = timedelta(hours=1)
 

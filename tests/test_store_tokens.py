@@ -15,10 +15,10 @@ from broker.store import Store, completion, keys, leases, ownership, reports, to
 from broker.store.completion import Ended
 from broker.store.leases import Beat
 from broker.store.ownership import VOID, Token
-from tests import helpers
-from tests import store_helpers as steps
+from tests.support import steps
+from tests.support.shared import SHARED_STORE
 
-pytestmark, database, sql, store = helpers.SHARED_STORE
+pytestmark, database, sql, store = SHARED_STORE
 
 # `steps.register` uses a tool's id as the hash of its token.
 OLD = Token("tool", b"tool")

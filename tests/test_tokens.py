@@ -10,28 +10,29 @@ import pytest
 
 from broker.store import ownership
 from broker.store.leases import Beat
-from tests import helpers, store_helpers
 from tests.conftest import Running
-from tests.helpers import (
+from tests.support import api
+from tests.support.api import (
     add_tool,
     assigned,
     bearer,
     get,
     is_problem,
     park,
-    serving,
     started,
     statements,
-    until_ready,
     woken,
 )
+from tests.support.processes import serving, until_ready
+from tests.support.shared import SHARED_BROKER
+from tests.support.waiting import until
 
 # How the statements begin that look up who may act.
 LOOK_UPS = tuple(
     str(each).partition(":")[0].partition("where")[0] for each in (ownership.TOOLS, ownership.WORKS)
 )
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 WITH_A_TOKEN: dict[str, Any] = {
     "POST /v1/tools/t/heartbeat": {},
@@ -104,7 +105,7 @@ async def test_without_keys_whatever_a_tool_asks_about_itself_with_its_token_ren
     token = (await add_tool(http, capacity=100, resume=True))["token"]
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
     assert (await call(http, request_.partition("?")[0], pair.work, token)).status_code == 200
-    await helpers.until_it_is(http, "/v1/tools/t", "idle")
+    await api.until_it_is(http, "/v1/tools/t", "idle")
 
 
 async def test_without_keys_a_tool_that_waits_for_a_change_of_its_work_keeps_its_lease(
@@ -122,7 +123,7 @@ async def test_without_keys_a_tool_that_waits_for_a_change_of_its_work_keeps_its
         return bool((await get(http, "/v1/tools/t"))["lease_expires_at"] > before)
 
     for _ in range(2):
-        await store_helpers.until(renewed_twice)
+        await until(renewed_twice)
         before = (await get(http, "/v1/tools/t"))["lease_expires_at"]
     await http.post(f"/v1/work/{pair.work}/cancel")
     assert (await woken(parked))["cancel_requested"] is True

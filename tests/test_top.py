@@ -32,12 +32,13 @@ from broker.top.layout import fit
 from broker.top.reading import WAITING, WORK_OF_TOOL, Doing, Reader, Snapshot, ToolAtWork, Waiting
 from broker.top.texts import safe, span
 from broker.top.view import View
-from tests import helpers
 from tests.conftest import Running, a_broker, a_database
-from tests.helpers import add_task, add_tasks, add_tool, an_environment, assign, make_key, started
-from tests.store_helpers import a_store
+from tests.support.api import add_task, add_tasks, add_tool, assign, make_key, started
+from tests.support.processes import an_environment
+from tests.support.shared import SHARED_BROKER
+from tests.support.steps import a_store
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 NOW = datetime(2026, 7, 2, 9, 30, tzinfo=UTC)
 NASTY = "\x1b[2J\x1b]0;title\x07 [bold red]x[/] :smile: \u202eback\nline\ttwo \x9b31m"

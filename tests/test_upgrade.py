@@ -18,9 +18,11 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.engines import free_port, needed
-from tests.helpers import THOROUGH, Json, add_tool, an_environment, assign, complete, get, until_ready
-from tests.next_version import ROOT, add_migration, copy_sources, migrations_in
+from tests.support.api import Json, add_tool, assign, complete, get
+from tests.support.engines import needed
+from tests.support.next_version import ROOT, add_migration, copy_sources, migrations_in
+from tests.support.processes import an_environment, free_port, until_ready
+from tests.support.shared import THOROUGH
 
 pytestmark = needed("git")
 

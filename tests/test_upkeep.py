@@ -18,8 +18,9 @@ from broker.store import Store, completion, due, leases, migration, work
 from broker.store.address import Address
 from broker.wake.listener import UPKEEP, Listener
 from broker.wake.waiters import Waiters
-from tests import store_helpers as steps
 from tests.conftest import a_broker
+from tests.support import steps
+from tests.support.waiting import until
 
 AVAILABLE = "select id from tasks where state = 'available' order by id"
 
@@ -55,7 +56,7 @@ async def available(sql: asyncpg.Connection, *ids: str) -> None:
     async def they_are() -> bool:
         return [row["id"] for row in await sql.fetch(AVAILABLE)] == list(ids)
 
-    await steps.until(they_are)
+    await until(they_are)
 
 
 async def test_a_task_becomes_available_when_it_is_due(
@@ -341,7 +342,7 @@ async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: s
         async def tried() -> bool:
             return store.engine.pool.checkedin() > 0
 
-        await steps.until(tried)
+        await until(tried)
         await migration.migrate(empty_database)
         await steps.submit(store, "a", not_before=in_seconds(3600))
         await sql.execute("update tasks set due_at = now()")
@@ -397,7 +398,7 @@ async def test_what_ran_out_just_before_the_service_is_back_leaves_time_to_be_he
     await sql.execute(f"update tool_leases set expires_at = {moment}")
     await sql.execute(f"update work set deadline_at = {moment} where state = 'assigned'")
     async with a_broker(settings, always_there=False) as broker:
-        await steps.until(lambda: _has_time(sql))
+        await until(lambda: _has_time(sql))
         assert (await broker.client.post("/v1/tools/tool/heartbeat")).status_code == 200
         assert (await broker.client.get(f"/v1/work/{running.id}")).json()["state"] == "running"
         assert (await broker.client.post(f"/v1/work/{waits.id}/start")).status_code == 200
@@ -457,7 +458,7 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
             async def all_others() -> bool:
                 return len(await ended(sql, outcome)) == len(names) - 1
 
-            await steps.until(all_others)
+            await until(all_others)
             assert "guilty" not in await ended(sql, outcome)
             assert await offline(sql) == (["tool"] if outcome == "lost" else [])
             # Tried again, and again in vain: the log has it once.
@@ -466,13 +467,13 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
             async def failed_again() -> bool:
                 return any(seconds > 0.5 for _, seconds, _ in aside._rows.values())
 
-            await steps.until(failed_again)
+            await until(failed_again)
             await sql.execute("drop trigger stall on work_archive")
 
             async def all_of_them() -> bool:
                 return len(await ended(sql, outcome)) == len(names)
 
-            await steps.until(all_of_them)
+            await until(all_of_them)
         await upkeep.stop()
     left = [line for line in logs if line["event"] == "upkeep left a row alone"]
     assert len(left) == 1
@@ -604,10 +605,10 @@ async def test_a_chore_that_keeps_failing_keeps_no_dead_tool_alive(
         async def late() -> bool:
             return bool(await sql.fetchval("select now() > expires_at + interval '1 s' from tool_leases"))
 
-        await steps.until(late)
+        await until(late)
         assert await sql.fetchval("select expires_at from tool_leases") == expires
         await sql.execute("drop trigger fail on tools")
-        await steps.until(lambda: _is_offline(sql))
+        await until(lambda: _is_offline(sql))
         await upkeep.stop()
 
 

@@ -16,8 +16,9 @@ from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, UPKEEP, Listener
 from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import Sweep
 from broker.wake.waiters import Waiter, Waiters
-from tests import store_helpers as steps
 from tests.conftest import Serve, with_database
+from tests.support import steps
+from tests.support.waiting import until
 
 # Longer than any test has patience for: who is answered sooner was woken.
 LONG = 60.0
@@ -247,7 +248,7 @@ async def test_who_is_answered_leaves_nothing_behind(poll: Wait, look: Look, wai
     look.answer = "work"
     parked = poll(gone=asyncio.Event().wait)
     await within_patience(parked)
-    await steps.until(lambda: nothing_but(before))
+    await until(lambda: nothing_but(before))
     assert len(waiters) == 0
 
 
@@ -471,7 +472,7 @@ async def test_a_listener_that_is_stopped_lets_go_of_its_connection(
     async def gone() -> bool:
         return not await sql.fetch(LISTENERS)
 
-    await steps.until(gone)
+    await until(gone)
 
 
 # All of it
@@ -499,7 +500,7 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
         return len(looks) == len(waiters) == 40 and store.engine.pool.checkedout() == 0
 
     parked = {tool: asyncio.create_task(work_of(tool)) for tool in ids}
-    await steps.until(all_parked)
+    await until(all_parked)
     [made] = await steps.assigned(store, ("a", "17"))
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         assert await parked["17"] == [made]
@@ -544,4 +545,4 @@ async def test_a_client_that_hangs_up_leaves_the_register(serve: Serve, store: S
     async def only_upkeep_waits() -> bool:
         return broker.server.service.waiters.waiting().keys() == {UPKEEP}
 
-    await steps.until(only_upkeep_waits)
+    await until(only_upkeep_waits)

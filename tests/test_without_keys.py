@@ -3,11 +3,11 @@
 import httpx
 import pytest
 
-from tests import helpers
 from tests.conftest import Running
-from tests.helpers import get, is_problem
+from tests.support.api import get, is_problem
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 HOSTILE: list[dict[str, str]] = [
     {"Origin": "http://elsewhere.example"},

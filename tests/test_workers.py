@@ -15,8 +15,9 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.helpers import add_task, add_tool, assign, complete, in_folder, serving, until_ready
-from tests.store_helpers import until
+from tests.support.api import add_task, add_tool, assign, complete
+from tests.support.processes import in_folder, serving, until_ready
+from tests.support.waiting import until
 
 WORKERS = ("--workers", "2")
 

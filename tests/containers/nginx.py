@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.engines import free_port, program
+from tests.support.engines import program
+from tests.support.processes import free_port
 
 PROGRAM = program("nginx") or "nginx"
 CONFIGURATION = Path(__file__).parents[2] / "containers" / "nginx" / "nginx.conf"

@@ -22,9 +22,9 @@ from playwright.async_api import async_playwright
 
 from broker.postgres.account import Account
 from broker.postgres.programs import Programs
-from tests import browser
 from tests.conftest import a_folder
-from tests.engines import free_port
+from tests.support import browser
+from tests.support.processes import free_port
 
 CONTAINERS = Path(__file__).parents[2] / "containers"
 MAIL = "admin@example.com"

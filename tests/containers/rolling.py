@@ -30,6 +30,7 @@ from broker.store import migration
 from tests.conftest import a_folder
 from tests.containers.nginx import Nginx
 from tests.crash.laboratory import Service
+from tests.support.waiting import until
 
 Json = dict[str, Any]
 
@@ -144,7 +145,7 @@ async def rolling(database: str, folder: Path, *, tools: int) -> Counter[str]:
             await broker.until_ready()
         await stack.enter_async_context(front.running())
         clients = Clients(front.url, tools)
-        await _until(_answers, clients)
+        await until(lambda: _answers(clients), _PATIENCE_SECONDS)
         async with clients.at_work():
             changes: dict[str, Callable[[], Awaitable[None]]] = {
                 "reload": front.reload,
@@ -152,7 +153,7 @@ async def rolling(database: str, folder: Path, *, tools: int) -> Counter[str]:
                 "second": lambda: _restart(brokers[1]),
             }
             for name, change in changes.items():
-                await _until(_all_wait, brokers, tools)
+                await until(lambda: _all_wait(brokers, tools), _PATIENCE_SECONDS)
                 async with asyncio.TaskGroup() as at_once:
                     at_once.create_task(change())
                     at_once.create_task(clients.give(name))
@@ -192,12 +193,6 @@ async def _all_wait(brokers: list[Service], tools: int) -> bool:
             told = (await http.get(f"{broker.url}/metrics")).text
             waiting += float(told.split('\nbroker_parked_requests{topic="tool"} ')[1].split("\n")[0])
     return waiting >= tools
-
-
-async def _until(holds: Callable[..., Awaitable[bool]], *arguments: Any) -> None:
-    async with asyncio.timeout(_PATIENCE_SECONDS):
-        while not await holds(*arguments):
-            await asyncio.sleep(0.1)
 
 
 async def _audit(url: str, clients: Clients, changes: set[str]) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tests.crash.laboratory import Laboratory, Process, Service
 from tests.crash.pair import Pair
-from tests.proxy import Gateway
+from tests.support.proxy import Gateway
 
 BACKENDS = """
 select pid from pg_stat_activity

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from broker.store.address import Address
-from tests import store_helpers
 from tests.crash.customers import KINDS, PATIENCE_SECONDS, Customers, Kind
-from tests.engines import free_port
-from tests.helpers import an_environment, until_ready
-from tests.proxy import Gateway
+from tests.support import steps
+from tests.support.processes import an_environment, free_port, until_ready
+from tests.support.proxy import Gateway
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -157,7 +156,7 @@ class Laboratory:
         """Every acknowledged task has ended exactly once; none is lost or stuck, every tool has room."""
         connection = await Address(self.database).connect()
         try:
-            await store_helpers.audit(connection)
+            await steps.audit(connection)
             assert await connection.fetchval("select count(*) from tasks") == 0
             assert await connection.fetchval("select count(*) from work") == 0
             assert await connection.fetchval("select coalesce(sum(load), 0) from tools") == 0

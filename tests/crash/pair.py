@@ -10,7 +10,7 @@ from pathlib import Path
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.programs import Programs
 from broker.store import migration
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 PATIENCE_SECONDS = 30
 

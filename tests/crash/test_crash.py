@@ -11,15 +11,15 @@ import pytest
 
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import migration
-from tests import store_helpers as steps
 from tests.conftest import a_folder
 from tests.crash import faults
 from tests.crash.customers import REPORTS
 from tests.crash.faults import BACKENDS, END_BACKEND, END_LISTENERS
 from tests.crash.laboratory import a_laboratory
 from tests.crash.pair import a_pair
-from tests.helpers import THOROUGH
-from tests.proxy import Proxy
+from tests.support import steps
+from tests.support.proxy import Proxy
+from tests.support.shared import THOROUGH
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ import asyncpg
 import httpx
 import pytest
 
-from tests import helpers
-from tests.helpers import add_task, assign, assigned, complete, get
 from tests.life_cycle.diagram import ARROWS, NOWHERE, arrows
+from tests.support import api
+from tests.support.api import add_task, assign, assigned, complete, get
+from tests.support.shared import SHARED_BROKER
 
-pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
+pytestmark, database, broker, sql, http = SHARED_BROKER
 
 LATER = "2100-01-01T00:00:00Z"
 
@@ -58,8 +59,8 @@ class Scene:
         await add_task(self.http, not_before=LATER)
 
     async def comes_due(self) -> None:
-        await helpers.backoff_ends(self.sql)
-        await helpers.until_it_is(self.http, "/v1/tasks/a", "available")
+        await api.backoff_ends(self.sql)
+        await api.until_it_is(self.http, "/v1/tasks/a", "available")
 
     async def is_paired(self) -> None:
         self.work = (await assign(self.http))["id"]

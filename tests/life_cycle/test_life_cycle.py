@@ -20,11 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from broker.settings import Settings
 from broker.store import Store, due
 from broker.store.address import libpq_url
-from tests import store_helpers
 from tests.conftest import a_broker, a_database
-from tests.helpers import THOROUGH
 from tests.life_cycle.diagram import ARROWS, NOWHERE
 from tests.life_cycle.model import ENDED, Model, Task, Tool, Work
+from tests.support import steps
+from tests.support.shared import THOROUGH
 
 Answer = TypeVar("Answer")
 Json = dict[str, Any]
@@ -419,7 +419,7 @@ class LifeCycle(RuleBasedStateMachine):
             found = self.call("GET", f"/v1/tasks/{id_}", None, 200)
             assert found["state"] == self.model.task_state(id_)
             assert task.state != "succeeded" or found["result"] == "succeeded"
-        PLACE.thread.run(store_helpers.audit(PLACE.sql, but=MODELLED))
+        PLACE.thread.run(steps.audit(PLACE.sql, but=MODELLED))
 
     # How it is done
 

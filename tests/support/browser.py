@@ -8,13 +8,13 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.engines import needed, program
+from tests.support.engines import needed, program
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = program(*_NAMES)
 needs_chromium = needed(*_NAMES)
 
-# What happens is seen within a second, as tests.dashboard_load measures; a busy machine may take longer.
+# What happens is seen within a second, as tests.support.dashboard_load measures; a busy machine takes longer.
 expect.set_options(timeout=30_000)
 
 # Each window draws the popup of its address bar in a process of its own, which takes 0.7 s of CPU, and nobody

@@ -1,7 +1,7 @@
 """What the tests of the store share: short ways to bring about a state, and an audit of what must hold."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -28,6 +28,7 @@ from broker.store.sessions import Answer, Do, Given
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 from tests.conftest import Running
+from tests.support.waiting import until
 
 PATIENCE_SECONDS = 10
 
@@ -102,13 +103,6 @@ async def audit(sql: asyncpg.Connection, *, but: AbstractSet[str] = frozenset())
     rules = {name: query for name, query in INVARIANTS.items() if name not in but}
     broken = {name: rows for name, query in rules.items() if (rows := await sql.fetch(query))}
     assert broken == {}
-
-
-async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    """Ask until it holds; each asking is a round trip, so this needs no sleep of its own."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await condition():
-            await asyncio.sleep(0)
 
 
 async def blocked(sql: asyncpg.Connection, count: int = 1) -> None:

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
 
-from tests.engines import free_port, program
+from tests.support.engines import program
+from tests.support.processes import free_port
 
-CONFIGURATION = Path(__file__).parents[1] / "containers" / "pgbouncer" / "pgbouncer.ini"
+CONFIGURATION = Path(__file__).parents[2] / "containers" / "pgbouncer" / "pgbouncer.ini"
 
 
 class Pooler:

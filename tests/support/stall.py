@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from tests import description
+from tests.support import description
 
 EVERY_SECONDS = 0.05
 
@@ -208,7 +208,7 @@ class Probe:
 
     def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.stall", url], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.support.stall", url], stdout=subprocess.PIPE, text=True
         )
         self.samples: list[Sample] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-LOCK = Path(__file__).parents[1] / "requirements.lock"
+LOCK = Path(__file__).parents[2] / "requirements.lock"
 
 
 def main() -> int:

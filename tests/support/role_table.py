@@ -1,4 +1,4 @@
-"""The table of roles in the README, made from the guards: `python -m tests.role_table` writes it there."""
+"""The table of roles in the README, from the guards: `python -m tests.support.role_table` writes it there."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from broker.http.guards import Reach
 from broker.http.openapi_operations import Operation, operations
 from broker.settings import Settings
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 COLUMNS = {"submitter": "submitter", "tool": "tool", "token": "a tool's token", "assigner": "assigner"}
 COLUMNS |= {"operator": "operator", "admin": "admin"}
 CELLS = {None: "", Reach.ALL: "yes", Reach.OWN: "own"}

@@ -13,8 +13,8 @@ import httpx
 from broker.background import event_stream as feeds
 from broker.schemas.overview import WorkEvent
 from tests.conftest import Running
-from tests.helpers import Json
-from tests.store_helpers import until
+from tests.support.api import Json
+from tests.support.waiting import until
 
 WITHIN = 10
 

@@ -1,100 +1,24 @@
-"""Small things that many tests need: a tool, a task and their work in one call, and a parked request.
-
-A module of many short tests shares one broker among them, emptied before each:
-
-    pytestmark, database, broker, sql, http = helpers.SHARED_BROKER
-
-Its parked requests look again by themselves only every minute: what wakes them sooner is a notification.
-
-Tests of the store share a database in the same way:
-
-    pytestmark, database, sql, store = helpers.SHARED_STORE
-"""
+"""Calls that many tests make: a tool, a task and their work in one line, and time that passes."""
 
 import asyncio
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
 import httpx
-import pytest
-import pytest_asyncio
 from sqlalchemy import event
 
 from broker.access.keyring import hashed, new_key
-from broker.settings import Settings
 from broker.store import Store, keys
-from broker.store.address import libpq_url
-from tests import description
-from tests.conftest import Running, a_broker, a_database
-from tests.engines import free_port
+from tests.conftest import Running
+from tests.support import description
 
 Json = dict[str, Any]
-
-# Whether there is time for more examples: `make test-all` says so.
-THOROUGH = bool(os.environ.get("BROKER_TEST_THOROUGH"))
-
-TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive")
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shared_database(postgres: str, template: str) -> AsyncIterator[str]:
-    """The URL of a database for all tests of a module."""
-    async with a_database(postgres, template) as url:
-        yield url
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shared_broker(database: str) -> AsyncIterator[Running]:
-    """A broker for all tests of a module."""
-    async with a_broker(Settings(database_url=database, fallback_seconds=60)) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shared_sql(database: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection beside the shared broker's."""
-    connection = await asyncpg.connect(libpq_url(database))
-    yield connection
-    await connection.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def shared_http(broker: Running, sql: asyncpg.Connection) -> httpx.AsyncClient:
-    """A client of the shared broker, which holds nothing yet."""
-    await empty(sql)
-    return broker.client
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def shared_store(database: str, sql: asyncpg.Connection) -> AsyncIterator[Store]:
-    """A store on the shared database, which holds nothing yet."""
-    await empty(sql)
-    await sql.execute("delete from keys")
-    store = Store(database)
-    yield store
-    await store.close()
-
-
-_MARK = pytest.mark.asyncio(loop_scope="module")
-SHARED_BROKER = _MARK, shared_database, shared_broker, shared_sql, shared_http
-SHARED_STORE = _MARK, shared_database, shared_sql, shared_store
-
-
-async def empty(sql: asyncpg.Connection) -> None:
-    """Delete everything but keys."""
-    for table in TABLES:
-        await sql.execute(f"delete from {table}")  # 25 times as fast as a truncate
 
 
 class Pair(NamedTuple):
@@ -299,43 +223,6 @@ async def records(http: httpx.AsyncClient, task: str = "a") -> list[Json]:
     return items
 
 
-def end_group(pid: int) -> None:
-    """End a process that leads a group of its own, and all that it has started."""
-    os.killpg(pid, signal.SIGKILL)
-
-
-def an_environment(**given: str) -> dict[str, str]:
-    """Ours without its settings for the broker, and with these."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
-    return clean | given
-
-
-@contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A `broker serve` on a free port; its process and its URL."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "broker.cli", "serve", "--port", str(port), *arguments],
-        env=an_environment(**environment),
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.communicate()
-
-
-async def until_ready(url: str, within: float = 30) -> None:
-    """Return when a service that runs elsewhere is ready."""
-    async with asyncio.timeout(within), httpx.AsyncClient(base_url=url) as client:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if (await client.get("/health/ready")).status_code == 200:
-                    return
-            await asyncio.sleep(0.02)
-
-
 async def make_key(store: Store, name: str, *roles: str, replace: bool = False) -> str:
     """A key with these roles."""
     key = new_key()
@@ -346,8 +233,3 @@ async def make_key(store: Store, name: str, *roles: str, replace: bool = False) 
 def bearer(key: str) -> dict[str, str]:
     """The header that carries it."""
     return {"Authorization": f"Bearer {key}"}
-
-
-def in_folder(folder: Path) -> list[str]:
-    """The names of what is in it."""
-    return [each.name for each in folder.iterdir()]

@@ -11,9 +11,9 @@ import httpx
 import pytest
 import structlog.testing
 
-from tests import helpers
 from tests.conftest import Running
-from tests.helpers import Json
+from tests.support import api
+from tests.support.api import Json
 
 WITHIN = 20
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -51,7 +51,7 @@ class Answer(NamedTuple):
         assert self.headers["connection"] == "close"
         # No call that is described: its connection may have been refused before there was one.
         told = {"headers": self.headers, "content": self.body, "request": httpx.Request("GET", "http://x/")}
-        return helpers.is_problem(httpx.Response(self.status, **told), status, code)
+        return api.is_problem(httpx.Response(self.status, **told), status, code)
 
 
 class Client:
@@ -109,12 +109,6 @@ def port_of(broker: Running) -> int:
 
 def shared(broker: Running) -> Any:
     return broker.server.server_state
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(WITHIN):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from tests.helpers import an_environment
+from tests.support.processes import an_environment
 
 
 class Ended(NamedTuple):

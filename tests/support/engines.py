@@ -5,7 +5,6 @@ Where they are not installed their tests are skipped, unless `BROKER_TEST_ENGINE
 
 import os
 import shutil
-import socket
 
 import pytest
 
@@ -21,11 +20,3 @@ def needed(*names: str) -> pytest.MarkDecorator:
     """The mark of tests that need a program that has one of these names."""
     missing = program(*names) is None and os.environ.get("BROKER_TEST_ENGINES") != "required"
     return pytest.mark.skipif(missing, reason=f"{names[0]} is not installed")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -1,4 +1,4 @@
-"""What the dashboard costs: `python -m tests.dashboard_load` measures it in some three minutes.
+"""What the dashboard costs: `python -m tests.support.dashboard_load` measures it in some three minutes.
 
 With 2,000 tools and 100,000 tasks: what a page that shows them costs its browser while 200 things happen in a
 second, how soon it shows them, and what fifty dashboards cost the service while nothing does.
@@ -18,8 +18,8 @@ import psutil
 from playwright.async_api import Page, async_playwright, expect
 from rich.console import Console
 
-from tests.browser import ARGUMENTS, CHROMIUM
-from tests.helpers import serving, until_ready
+from tests.support.browser import ARGUMENTS, CHROMIUM
+from tests.support.processes import serving, until_ready
 
 TOOLS, AT_WORK, TASKS = 2_000, 1_000, 100_000
 EVENTS_PER_SECOND = 200

@@ -1,4 +1,4 @@
-"""The pictures in README: the dashboard during the demo. `python -m tests.screenshots` makes them anew."""
+"""The pictures in README: the dashboard during the demo. `python -m tests.support.screenshots` makes them."""
 
 import asyncio
 import subprocess
@@ -9,11 +9,10 @@ from pathlib import Path
 import httpx
 from playwright.async_api import Page, async_playwright, expect
 
-from tests.browser import ARGUMENTS, CHROMIUM
-from tests.engines import free_port
-from tests.helpers import an_environment, until_ready
+from tests.support.browser import ARGUMENTS, CHROMIUM
+from tests.support.processes import an_environment, free_port, until_ready
 
-FOLDER = Path(__file__).parent.parent / "docs" / "images"
+FOLDER = Path(__file__).parents[2] / "docs" / "images"
 SIZE = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
 

@@ -1,0 +1,86 @@
+"""Processes that tests start, and what those need: programs, ports and environments."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def an_environment(**given: str) -> dict[str, str]:
+    """Ours without its settings for the broker, and with these."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    return clean | given
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A `broker serve` on a free port; its process and its URL."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "broker.cli", "serve", "--port", str(port), *arguments],
+        env=an_environment(**environment),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def until_ready(url: str, within: float = 30) -> None:
+    """Return when a service that runs elsewhere is ready."""
+    async with asyncio.timeout(within), httpx.AsyncClient(base_url=url) as client:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/health/ready")).status_code == 200:
+                    return
+            await asyncio.sleep(0.02)
+
+
+async def ended(process: subprocess.Popen[bytes], within: float) -> int:
+    """The exit status of a process that ends within so many seconds."""
+    async with asyncio.timeout(within):
+        return await asyncio.to_thread(process.wait)
+
+
+def end_group(pid: int) -> None:
+    """End a process that leads a group of its own, and all that it has started."""
+    os.killpg(pid, signal.SIGKILL)
+
+
+def executable(path: Path, content: str = "#!/bin/sh\n") -> Path:
+    """A file that may be run."""
+    path.write_bytes(content.encode())
+    path.chmod(0o755)
+    return path
+
+
+def lives(pid: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def in_folder(folder: Path) -> list[str]:
+    """The names of what is in it."""
+    return [each.name for each in folder.iterdir()]

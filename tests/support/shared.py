@@ -1,0 +1,78 @@
+"""One broker, or one database, for all tests of a module.
+
+A module of many short tests shares one broker among them, emptied before each:
+
+    pytestmark, database, broker, sql, http = SHARED_BROKER
+
+Its parked requests look again by themselves only every minute: what wakes them sooner is a notification.
+Tests of the store share a database in the same way:
+
+    pytestmark, database, sql, store = SHARED_STORE
+"""
+
+import os
+from collections.abc import AsyncIterator
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+
+from broker.settings import Settings
+from broker.store import Store
+from broker.store.address import libpq_url
+from tests.conftest import Running, a_broker, a_database
+
+# Whether there is time for more examples: `make test-all` says so.
+THOROUGH = bool(os.environ.get("BROKER_TEST_THOROUGH"))
+TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_database(postgres: str, template: str) -> AsyncIterator[str]:
+    """The URL of a database for all tests of a module."""
+    async with a_database(postgres, template) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_broker(database: str) -> AsyncIterator[Running]:
+    """A broker for all tests of a module."""
+    async with a_broker(Settings(database_url=database, fallback_seconds=60)) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_sql(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection beside the shared broker's."""
+    connection = await asyncpg.connect(libpq_url(database))
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_http(broker: Running, sql: asyncpg.Connection) -> httpx.AsyncClient:
+    """A client of the shared broker, which holds nothing yet."""
+    await empty(sql)
+    return broker.client
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_store(database: str, sql: asyncpg.Connection) -> AsyncIterator[Store]:
+    """A store on the shared database, which holds nothing yet."""
+    await empty(sql)
+    await sql.execute("delete from keys")
+    store = Store(database)
+    yield store
+    await store.close()
+
+
+async def empty(sql: asyncpg.Connection) -> None:
+    """Delete everything but keys."""
+    for table in TABLES:
+        await sql.execute(f"delete from {table}")  # 25 times as fast as a truncate
+
+
+_MARK = pytest.mark.asyncio(loop_scope="module")
+SHARED_BROKER = _MARK, shared_database, shared_broker, shared_sql, shared_http
+SHARED_STORE = _MARK, shared_database, shared_sql, shared_store
