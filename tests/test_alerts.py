@@ -12,12 +12,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import ROOT
 from tests.conftest import Serve
 from tests.support import api, engines
 from tests.support.engines import needed
 from tests.support.processes import free_port
 
-FOLDER = Path(__file__).parents[1] / "containers"
+FOLDER = ROOT / "containers"
 RULES = FOLDER / "prometheus" / "alerts.yml"
 
 OF = 'instance="a",job="broker"'

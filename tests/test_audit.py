@@ -2,14 +2,13 @@
 
 import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import ROOT
 from tests.support import audit
 
-ROOT = Path(__file__).parents[1]
 HOLE = {"id": "PYSEC-1", "fix_versions": ["2.0"], "aliases": []}
 FINE = {"name": "fine", "version": "1.0", "vulns": []}
 HOLED = {"name": "holed", "version": "1.0", "vulns": [HOLE]}

@@ -26,6 +26,7 @@ from broker.postgres.programs import Programs
 from broker.settings import Settings
 from broker.store import candidates, migration
 from broker.store.address import libpq_url
+from tests import ROOT
 from tests.conftest import a_database, a_folder, run_sql
 from tests.support import markdown
 from tests.support.api import add_task, completed, started
@@ -37,7 +38,7 @@ from tests.support.steps import a_store
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
-PAGE = (Path(__file__).parents[1] / "docs" / "backup.md").read_text()
+PAGE = (ROOT / "docs" / "backup.md").read_text()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

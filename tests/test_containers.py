@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from broker.settings import unknown_variables
+from tests import ROOT
 from tests.conftest import Running
 from tests.containers import nginx
 from tests.containers.rolling import rolling
@@ -20,7 +21,6 @@ from tests.support.api import Json, is_problem
 from tests.support.engines import needed
 from tests.support.processes import an_environment, free_port
 
-ROOT = Path(__file__).parents[1]
 CONTAINERS = ROOT / "containers"
 COMPOSE: Json = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Json] = COMPOSE["services"]

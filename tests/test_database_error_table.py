@@ -1,7 +1,6 @@
 """The table of PostgreSQL's error codes, and what is remembered of the troubles that they tell of."""
 
 import re
-from pathlib import Path
 
 import asyncpg
 import structlog
@@ -10,8 +9,9 @@ from broker.errors import DatabaseTrouble, Locked
 from broker.store import database_errors
 from broker.store.database_errors import CLASSES, CODES, Entry, Meaning
 from broker.store.troubles import Troubles
+from tests import ROOT
 
-OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
 
 
 def test_the_table_has_every_class_that_the_driver_knows() -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import migration
+from tests import ROOT
 from tests.conftest import Running
 from tests.support import markdown
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 

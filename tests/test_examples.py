@@ -5,15 +5,15 @@ import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.conftest import Running
 from tests.support import api
 from tests.support.processes import an_environment, end_group
 
-CURL = Path(__file__).parents[1] / "examples" / "curl"
+CURL = ROOT / "examples" / "curl"
 
 
 @contextlib.asynccontextmanager

@@ -15,10 +15,11 @@ import broker
 from broker.schemas.candidates import Pair
 from broker.store import Store, assignment, completion, migration, retention, tasks
 from broker.store.address import Address
+from tests import ROOT
 from tests.conftest import run_sql
 from tests.support import steps
 from tests.support.cli import run
-from tests.support.next_version import ROOT, add_migration, copy_sources
+from tests.support.next_version import add_migration, copy_sources
 
 HERE = "select version_num from alembic_version"
 

@@ -22,6 +22,7 @@ from schemathesis import Case, Response
 
 from broker import errors, schemas
 from broker.schemas.problems import Problem
+from tests import ROOT
 from tests.conftest import run_sql
 from tests.support import api, description
 from tests.support.api import Json, bearer
@@ -32,7 +33,6 @@ from tests.support.shared import TABLES, THOROUGH, shared_database
 
 database = shared_database
 
-ROOT = CONFIG.parent.parent
 KEY = "the-key-of-who-may-do-everything"
 JSON = "application/json"
 # What the name says already.

@@ -6,17 +6,17 @@ import os
 import re
 import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
 from broker.settings import Settings, describe, variable_of
+from tests import ROOT
 from tests.conftest import Running
 from tests.support import api, role_table
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 CALLS = re.findall(r"```console\n\$ (.+)\n(.+)\n```", README)
 OTHER_CALLS = re.findall(r"^\| .+ \| `(curl .+)` \| (\d{3}) \|$", README, re.MULTILINE)
@@ -103,17 +103,16 @@ def test_every_setting_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "SECURITY.md"])
 def test_every_test_that_is_named_exists(page: str) -> None:
-    root = Path(__file__).parents[1]
-    told = (root / page).read_text()
+    told = (ROOT / page).read_text()
     named = set(re.findall(r"`(test_\w+)`", told))
     there = {
         name
-        for file in (root / "tests").rglob("test_*.py")
+        for file in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
     }
     assert len(named) > 10
     assert named <= there
-    assert [path for path in re.findall(r"`(tests/[\w/.]+)`", told) if not (root / path).exists()] == []
+    assert [path for path in re.findall(r"`(tests/[\w/.]+)`", told) if not (ROOT / path).exists()] == []
 
 
 def test_help_tells_of_every_setting_once() -> None:
@@ -122,10 +121,9 @@ def test_help_tells_of_every_setting_once() -> None:
 
 
 def test_every_folder_of_the_readme_exists() -> None:
-    root = Path(__file__).parents[1]
     folders = re.findall(r"^\| `([a-z/]+/)` \|", README, re.MULTILINE)
     assert folders
-    assert [folder for folder in folders if not (root / folder).is_dir()] == []
+    assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []
 
 
 def test_the_table_of_roles_is_that_of_the_guards() -> None:

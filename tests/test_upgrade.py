@@ -18,9 +18,10 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from tests import ROOT
 from tests.support.api import Json, add_tool, assign, complete, get
 from tests.support.engines import needed
-from tests.support.next_version import ROOT, add_migration, copy_sources, migrations_in
+from tests.support.next_version import add_migration, copy_sources, migrations_in
 from tests.support.processes import an_environment, free_port, until_ready
 from tests.support.shared import THOROUGH
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests import ROOT
 from tests.support.engines import program
 from tests.support.processes import free_port
 
 PROGRAM = program("nginx") or "nginx"
-CONFIGURATION = Path(__file__).parents[2] / "containers" / "nginx" / "nginx.conf"
+CONFIGURATION = ROOT / "containers" / "nginx" / "nginx.conf"
 _PATIENCE_SECONDS = 30
 
 

@@ -22,11 +22,12 @@ from playwright.async_api import async_playwright
 
 from broker.postgres.account import Account
 from broker.postgres.programs import Programs
+from tests import ROOT
 from tests.conftest import a_folder
 from tests.support import browser
 from tests.support.processes import free_port
 
-CONTAINERS = Path(__file__).parents[2] / "containers"
+CONTAINERS = ROOT / "containers"
 MAIL = "admin@example.com"
 _PATIENCE_SECONDS = 60
 

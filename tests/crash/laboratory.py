@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from broker.store.address import Address
+from tests import ROOT
 from tests.crash.customers import KINDS, PATIENCE_SECONDS, Customers, Kind
 from tests.support import steps
 from tests.support.processes import an_environment, free_port, until_ready
 from tests.support.proxy import Gateway
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "BROKER_FALLBACK_SECONDS": "60",
     "BROKER_PROBE_SECONDS": "1",

@@ -1,9 +1,10 @@
 """The arrows of the README's diagram of a task's life, as pairs of states."""
 
 import re
-from pathlib import Path
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+from tests import ROOT
+
+README = (ROOT / "README.md").read_text()
 
 #: Where every task comes from.
 NOWHERE = "[*]"

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 
-LOCK = Path(__file__).parents[2] / "requirements.lock"
+from tests import ROOT
+
+LOCK = ROOT / "requirements.lock"
 
 
 def main() -> int:

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
 
+from tests import ROOT
 from tests.support.engines import program
 from tests.support.processes import free_port
 
-CONFIGURATION = Path(__file__).parents[2] / "containers" / "pgbouncer" / "pgbouncer.ini"
+CONFIGURATION = ROOT / "containers" / "pgbouncer" / "pgbouncer.ini"
 
 
 class Pooler:

@@ -1,7 +1,6 @@
 """The table of roles in the README, from the guards: `python -m tests.support.role_table` writes it there."""
 
 import re
-from pathlib import Path
 
 from litestar import Litestar
 
@@ -9,8 +8,9 @@ from broker.app import create_app, create_service
 from broker.http.guards import Reach
 from broker.http.openapi_operations import Operation, operations
 from broker.settings import Settings
+from tests import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 COLUMNS = {"submitter": "submitter", "tool": "tool", "token": "a tool's token", "assigner": "assigner"}
 COLUMNS |= {"operator": "operator", "admin": "admin"}
 CELLS = {None: "", Reach.ALL: "yes", Reach.OWN: "own"}

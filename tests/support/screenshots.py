@@ -9,10 +9,11 @@ from pathlib import Path
 import httpx
 from playwright.async_api import Page, async_playwright, expect
 
+from tests import ROOT
 from tests.support.browser import ARGUMENTS, CHROMIUM
 from tests.support.processes import an_environment, free_port, until_ready
 
-FOLDER = Path(__file__).parents[2] / "docs" / "images"
+FOLDER = ROOT / "docs" / "images"
 SIZE = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
 
