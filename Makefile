@@ -24,9 +24,8 @@ test-all: $(VENV)/.installed-test ## Run all tests, those that take long include
 	@BROKER_TEST_THOROUGH=1 $(PYTEST) -m 'not alone'
 
 # The HTTP interface, whatever its state is read by.
-HTTP_TESTS := tests/test_api_*.py tests/test_access.py tests/test_attacks.py tests/test_events*.py tests/test_fuzz.py \
-  tests/test_keys.py tests/test_lean.py tests/test_metrics.py tests/test_openapi.py tests/test_overview.py \
-  tests/test_pages*.py tests/test_pooler.py tests/test_stats.py tests/test_upkeep.py tests/life_cycle
+HTTP_TESTS := tests/access tests/api tests/http tests/life_cycle tests/background/test_upkeep.py \
+  tests/postgres/test_pooler.py tests/telemetry/test_metrics.py tests/web/test_pages.py
 
 test-pooler: $(VENV)/.installed-test ## Run the tests of the HTTP interface through PgBouncer in transaction mode
 	@BROKER_TEST_POOLER=1 BROKER_TEST_ENGINES=required $(PYTEST) $(HTTP_TESTS)
@@ -41,7 +40,7 @@ soak: $(VENV)/.installed-test ## Kill and cut everything at random for ten minut
 	@$(BIN)/python -m tests.crash.soak --minutes $(MINUTES)
 
 stall: $(VENV)/.installed-test ## Send the largest request bodies, and measure how long others wait (two minutes)
-	@$(BIN)/pytest -m 'alone and not thorough' tests/test_stall.py
+	@$(BIN)/pytest -m 'alone and not thorough' tests/server/test_stall.py
 
 rolling: $(VENV)/.installed-test ## Restart two brokers behind nginx under 1,000 tools that wait (takes nginx)
 	@$(BIN)/python -m tests.containers.rolling

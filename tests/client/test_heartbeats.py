@@ -15,11 +15,11 @@ import pytest
 from broker.client import Assigner, AsyncBroker, AsyncWork, Connection, Tool, ToolLostError, Work
 from broker.client.connection import http_client
 from broker.client.heartbeats import Heartbeats
+from tests.client.test_connection import AWAY, BROKEN, HTML, refusal
+from tests.client.test_programs import at_work
 from tests.conftest import Serve
 from tests.support import api
 from tests.support.processes import serving, until_ready
-from tests.test_client import at_work
-from tests.test_client_connection import AWAY, BROKEN, HTML, refusal
 
 LEASE = {"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []}
 KEY = "the-key-of-who-may-do-everything"

@@ -21,14 +21,14 @@ from broker.client import (
 )
 from broker.client.errors import ProxyLimitError
 from broker.schemas.tools import Heartbeat
+from tests.client.test_connection import GOOD, answering, slept
+from tests.client.test_foreign import TOO_LARGE, a_proxy
+from tests.client.test_programs import at_work
 from tests.conftest import Running, Serve
 from tests.containers import nginx
 from tests.support import api
 from tests.support.cli import run
 from tests.support.engines import needed
-from tests.test_client import at_work
-from tests.test_client_connection import GOOD, answering, slept
-from tests.test_client_foreign import TOO_LARGE, a_proxy
 
 __all__ = ["slept"]
 

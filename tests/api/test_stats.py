@@ -12,6 +12,7 @@ from broker.store import stats
 from broker.store.address import libpq_url
 from broker.store.engine import SETTINGS
 from tests.conftest import Running
+from tests.store.test_plans_of_a_backlog import every_node, rows_of
 from tests.support import api, steps
 from tests.support.api import (
     Json,
@@ -29,7 +30,6 @@ from tests.support.api import (
     until_it_is,
 )
 from tests.support.shared import SHARED_BROKER
-from tests.test_plans_of_a_backlog import every_node, rows_of
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 

@@ -34,10 +34,10 @@ from broker.client import (
 )
 from broker.client.encoding import encoded
 from broker.settings import Settings
+from tests.client.test_foreign import PROBLEM_JSON, a_proxy
+from tests.client.test_programs import at_work, in_circles, quickly
 from tests.conftest import Running, Serve
 from tests.support import api
-from tests.test_client import at_work, in_circles, quickly
-from tests.test_client_foreign import PROBLEM_JSON, a_proxy
 
 __all__ = ["quickly"]
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from broker.store import Store, keys
+from tests.access.test_keys import registered, until_answered
 from tests.conftest import Running, Serve
 from tests.support import cli
 from tests.support.api import (
@@ -25,7 +26,6 @@ from tests.support.api import (
 )
 from tests.support.processes import in_folder
 from tests.support.waiting import until
-from tests.test_keys import registered, until_answered
 
 ADMIN = "an-admin-key-of-the-settings"
 

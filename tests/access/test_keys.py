@@ -17,10 +17,10 @@ from broker.errors import Unavailable
 from broker.server.http_server import create_server, is_loopback
 from broker.settings import Settings, SettingsError
 from broker.store import Store, keys
+from tests.access.test_without_keys import HOSTILE
 from tests.conftest import Serve
 from tests.support.api import add_tool, bearer, is_problem, make_key, park, statements
 from tests.support.processes import an_environment, ended, serving, until_ready
-from tests.test_without_keys import HOSTILE
 
 
 async def until_answered(

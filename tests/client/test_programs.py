@@ -257,7 +257,7 @@ async def test_a_report_tells_that_the_work_should_stop(broker: Running, submitt
 async def test_a_job_is_watched_without_reading_its_payload_again(
     broker: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.test_client_foreign import a_proxy
+    from tests.client.test_foreign import a_proxy
 
     monkeypatch.setattr("broker.client.job._QUIET_SECONDS", 0.0)
     async with a_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:

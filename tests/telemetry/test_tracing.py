@@ -15,10 +15,10 @@ from broker.http.request_log import RequestLog
 from broker.server.http_server import create_server
 from broker.settings import Settings
 from broker.telemetry.tracing import wanted
+from tests.client.test_tracing import PARENT
 from tests.support.api import add_task, add_tool, assign, completed
 from tests.support.collector import Collector, collecting
 from tests.support.processes import an_environment, free_port, serving, until_ready
-from tests.test_client_tracing import PARENT
 
 TRACE, SPAN = PARENT.split("-")[1:3]
 

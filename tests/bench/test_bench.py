@@ -13,7 +13,7 @@ from broker.bench.http import BenchError, Connection
 from broker.bench.pgbench import tps
 from broker.bench.run import LONG, SCENARIOS
 from broker.bench.scenarios import Size
-from tests.test_client_foreign import a_proxy, text
+from tests.client.test_foreign import a_proxy, text
 
 RUN = ("submit", "drain", "bulk", "match")
 

@@ -17,11 +17,11 @@ import pytest
 from msgspec import Struct
 
 from broker.client import Assigner, Executor, TaskFailedError, Tool, functions
+from tests.client.test_programs import at_work
 from tests.conftest import Running
 from tests.support import api
 from tests.support.processes import an_environment
 from tests.support.shared import SHARED_BROKER
-from tests.test_client import at_work
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -264,7 +264,7 @@ async def test_the_end_of_a_program_waits_for_what_was_taken(
 ) -> None:
     program = (
         "from broker.client import Executor\n"
-        "from tests.test_client_executor import untyped\n"
+        "from tests.client.test_executor import untyped\n"
         "executor = Executor()\n"
         "futures = [executor.submit(untyped, n) for n in range(20)]\n"
     )

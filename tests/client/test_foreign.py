@@ -16,13 +16,13 @@ from broker.client.responses import ForeignResponseError
 from broker.schemas.problems import ERROR_CODES
 from broker.schemas.tasks import Task
 from broker.schemas.tools import Heartbeat
+from tests.client.test_connection import GOOD, answering, refusal, slept
+from tests.client.test_programs import at_work
 from tests.conftest import Running
+from tests.http.test_openapi import every_error
 from tests.support import api
 from tests.support.cli import run
 from tests.support.processes import in_folder
-from tests.test_client import at_work
-from tests.test_client_connection import GOOD, answering, refusal, slept
-from tests.test_openapi import every_error
 
 __all__ = ["slept"]
 

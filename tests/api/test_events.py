@@ -45,7 +45,7 @@ from tests.support.watching import (
     settled,
     watching,
 )
-from tests.test_wake import LISTENERS
+from tests.wake.test_waking import LISTENERS
 
 NEW_LOOP = uvloop.new_event_loop
 pytestmark, database, broker, sql, http = SHARED_BROKER

@@ -15,11 +15,11 @@ import httpx
 import pytest
 
 from broker.store.address import libpq_url
+from tests.api.test_errors import LEAKS
 from tests.support.api import add_task, add_tool, assign, completed, get
 from tests.support.processes import ended, serving, until_ready
 from tests.support.shared import THOROUGH
 from tests.support.steps import audit
-from tests.test_api_errors import LEAKS
 
 REQUESTS = 10_000 if THOROUGH else 4_000
 CLIENTS = 4

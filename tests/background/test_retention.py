@@ -10,9 +10,9 @@ from broker.errors import Unavailable
 from broker.store import Store, due, tasks
 from broker.store.retention import Retention
 from broker.wake.waiters import Waiters
+from tests.store.test_migrations import PARTITIONS, fetch
 from tests.support import steps
 from tests.support.waiting import until
-from tests.test_migrations import PARTITIONS, fetch
 
 DAYS = 30
 OLD, OLDER = "work_archive_2020_01", "work_archive_2019_12"

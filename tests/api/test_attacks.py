@@ -22,6 +22,7 @@ from broker.schemas.tools import NewTool
 from broker.schemas.work import NewReport
 from broker.settings import Settings, SettingsError
 from broker.store import Store, keys, reports, tasks, tools
+from tests.access.test_keys import registered, until_answered
 from tests.conftest import Running, Serve
 from tests.support import steps
 from tests.support.api import (
@@ -34,7 +35,6 @@ from tests.support.api import (
     make_key,
 )
 from tests.support.waiting import until
-from tests.test_keys import registered, until_answered
 
 
 class HeldBody:
