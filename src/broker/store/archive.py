@@ -7,18 +7,17 @@ from typing import NamedTuple, cast, get_args
 from uuid import UUID
 
 from msgspec import Raw
-from msgspec.json import decode
 from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas.archive import ArchivePage, ArchiveRecord, LateResult
+from broker.schemas.archive import ArchivePage, ArchiveRecord
 from broker.schemas.states import Outcome
 from broker.schemas.tasks import Task
-from broker.schemas.tools import Tool
 from broker.schemas.work import Report, WorkStatus, WorkWithReports
 from broker.store import rows
 from broker.store.engine import one_statement
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, cut, is_cut, kept, last_examined, met, unseal
+from broker.store.records import read_late, read_report, read_task, read_tool
 
 RECORD = """
     a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
@@ -280,7 +279,7 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
     row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
         return None
-    task = decode(row.task, type=Task)
+    task = read_task(row.task)
     values = {"work_id": work_id, "after": row.report_count - latest, "until": row.report_count}
     return WorkWithReports(
         id=row.work_id,
@@ -296,7 +295,7 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
         assigned_at=row.assigned_at,
         started_at=row.started_at,
         deadline_at=row.deadline_at,
-        reports=[decode(report, type=Report) for report, _ in connection.execute(LATEST_REPORTS, values)],
+        reports=[read_report(row.report) for row in connection.execute(LATEST_REPORTS, values)],
         report_count=row.report_count,
     )
 
@@ -325,7 +324,7 @@ def reports(
     found = connection.execute(REPORTS, values).all()
     if not found and not told(connection, [work_id]):
         return None
-    return [decode(row.report, type=Report) for row in found], met(found)
+    return [read_report(row.report) for row in found], met(found)
 
 
 def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:
@@ -358,13 +357,13 @@ def record(row: rows.AnyRow) -> ArchiveRecord:
         work_id=row[0],
         task_id=row[1],
         tool_id=row[2],
-        task=decode(row[3], type=Task),
-        tool=decode(row[4], type=Tool) if row[4] is not None else None,
+        task=read_task(row[3]),
+        tool=read_tool(row[4]) if row[4] is not None else None,
         attempt=row[5],
         outcome=row[6],
         result=rows.raw(row[7]),
         error=row[8],
-        late=decode(row[9], type=LateResult) if row[9] is not None else None,
+        late=read_late(row[9]) if row[9] is not None else None,
         # They are stored as they go out, and may be 128 MiB.
         reports=cast("list[Report]", row[10]),
         assigned_at=row[11],
@@ -374,7 +373,7 @@ def record(row: rows.AnyRow) -> ArchiveRecord:
 
 
 def _ended_task(row: rows.AnyRow) -> Task:
-    task = decode(row[1], type=Task)
+    task = read_task(row[1])
     task.state, task.attempt, task.error, task.ended_at, task.work_id = row[2], row[3], row[5], row[6], row[7]
     task.result = rows.raw(row[4])
     return task

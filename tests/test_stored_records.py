@@ -1,0 +1,223 @@
+"""A record in the archive stays readable, whatever fields later versions add."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import msgspec
+import pytest
+from msgspec import Struct
+
+from broker.schemas.archive import LateResult
+from broker.schemas.tasks import Task
+from broker.schemas.tools import Tool
+from broker.schemas.work import Report
+from broker.settings import Settings
+from broker.store import migration
+from broker.store.records import StoredLateResult, StoredReport, StoredTask, StoredTool
+from tests.conftest import a_broker, run_sql
+from tests.helpers import get
+
+# What the first version wrote into schema 0001, never to be changed: the columns of a record, a record of
+# work that failed, and one of a task that was deleted before it had work.
+WORK = "01a22fa4-2936-7924-8f77-7a541e622ad3"
+REPORT = "01a22fa4-2996-7f15-999a-a9c618d5854f"
+COLUMNS = (
+    "work_id, task_id, tool_id, task, tool, attempt, outcome, result, error, late, reports, version,"
+    " cancel_requested, assigned_at, started_at, deadline_at, ended_at"
+)
+WORK_THAT_FAILED = (
+    f"'{WORK}'",
+    "'sample-7'",
+    "'xrd-1'",
+    f"""'{{"id": "sample-7", "error": null, "needs": {{"xrd": true}}, "state": "running", "remark": null,
+         "result": null, "attempt": 0, "payload": {{"angle": [10, 80]}}, "work_id": "{WORK}",
+         "ended_at": null, "priority": 4, "created_at": "2026-12-01T03:26:57.263738+00:00",
+         "not_before": null, "max_attempts": 3, "timeout_seconds": 60, "retry_backoff_seconds": 1}}'""",
+    """'{"id": "xrd-1", "load": 1, "state": "idle", "skills": {"xrd": true},
+         "seen_at": "2026-12-01T03:26:57.414702+00:00", "capacity": 2, "lease_seconds": 60,
+         "registered_at": "2026-12-01T03:26:57.185583+00:00",
+         "lease_expires_at": "2026-12-01T03:27:57.414702+00:00"}'""",
+    "1",
+    "'failed'",
+    "'null'",
+    "'The lamp is dark.'",
+    # The first version had the column; this is what the first one that wrote it put there.
+    """'{"at": "2026-12-01T03:28:00.000000+00:00", "error": null, "result": {"peak": 26.6},
+         "outcome": "succeeded"}'""",
+    f"""'[{{"at": "2026-12-01T03:26:57.414702+00:00", "id": "{REPORT}", "data": {{"counts": 12}},
+         "message": "half", "progress": 0.5}}]'""",
+    "4",
+    "false",
+    "'2026-12-01 03:26:57.319174+00'",
+    "'2026-12-01 03:26:57.356322+00'",
+    "'2026-12-01 03:27:57.356322+00'",
+    "'2026-12-01 03:26:57.462831+00'",
+)
+DELETED = "01a22fa4-0000-7000-8000-000000000000"
+TASK_THAT_WAS_DELETED = (
+    f"'{DELETED}'",
+    "'sample-8'",
+    "null",
+    """'{"id": "sample-8", "error": null, "needs": null, "state": "available", "remark": null, "result": null,
+         "attempt": 0, "payload": null, "work_id": null, "ended_at": null, "priority": 0,
+         "created_at": "2026-12-01T03:26:00+00:00", "not_before": null, "max_attempts": 3,
+         "timeout_seconds": null, "retry_backoff_seconds": 1}'""",
+    *("null", "0", "'cancelled'", "'null'", "null", "null", "'[]'", "1", "false", "null", "null", "null"),
+    "'2026-12-01 03:26:30+00'",
+)
+# The task of the work that failed: its result may still be accepted.
+LIVE_TASK = """
+insert into tasks (id, needs, payload, priority, state, attempt, max_attempts, retry_backoff_seconds,
+                   timeout_seconds, created_at, ended_at, error)
+values ('sample-7', '{"xrd": true}', '{"angle": [10, 80]}', 4, 'failed', 1, 1, 1, 60,
+        '2026-12-01 03:26:57.263738+00', '2026-12-01 03:26:57.462831+00', 'The lamp is dark.')
+"""
+
+# How the record is read.
+READ = {
+    "work_id": WORK,
+    "task_id": "sample-7",
+    "tool_id": "xrd-1",
+    "task": {
+        "id": "sample-7",
+        "needs": {"xrd": True},
+        "payload": {"angle": [10, 80]},
+        "priority": 4,
+        "state": "running",
+        "attempt": 0,
+        "max_attempts": 3,
+        "retry_backoff_seconds": 1.0,
+        "timeout_seconds": 60.0,
+        "not_before": None,
+        "created_at": "2026-12-01T03:26:57.263738Z",
+        "work_id": WORK,
+        "remark": None,
+        "result": None,
+        "error": None,
+        "ended_at": None,
+    },
+    "tool": {
+        "id": "xrd-1",
+        "skills": {"xrd": True},
+        "capacity": 2,
+        "load": 1,
+        "state": "idle",
+        "lease_seconds": 60.0,
+        "lease_expires_at": "2026-12-01T03:27:57.414702Z",
+        "registered_at": "2026-12-01T03:26:57.185583Z",
+        "seen_at": "2026-12-01T03:26:57.414702Z",
+    },
+    "attempt": 1,
+    "outcome": "failed",
+    "result": None,
+    "error": "The lamp is dark.",
+    "late": {
+        "outcome": "succeeded",
+        "result": {"peak": 26.6},
+        "error": None,
+        "at": "2026-12-01T03:28:00Z",
+    },
+    "reports": [
+        {
+            "id": REPORT,
+            "at": "2026-12-01T03:26:57.414702Z",
+            "progress": 0.5,
+            "message": "half",
+            "data": {"counts": 12},
+        }
+    ],
+    "assigned_at": "2026-12-01T03:26:57.319174Z",
+    "started_at": "2026-12-01T03:26:57.356322Z",
+    "ended_at": "2026-12-01T03:26:57.462831Z",
+}
+
+# The fields that the first version wrote. Each other field needs a default in the stored struct.
+FIRST_FIELDS: dict[type[Struct], str] = {
+    StoredTask: "id needs payload priority state attempt max_attempts retry_backoff_seconds timeout_seconds"
+    " not_before created_at work_id remark result error ended_at",
+    StoredTool: "id skills capacity load state lease_seconds lease_expires_at registered_at seen_at",
+    StoredReport: "id at progress message data",
+    StoredLateResult: "outcome result error at",
+}
+RESPONSES: dict[type[Struct], type[Struct]] = {
+    StoredTask: Task,
+    StoredTool: Tool,
+    StoredReport: Report,
+    StoredLateResult: LateResult,
+}
+
+
+@pytest.fixture
+async def http(empty_database: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a broker whose database was filled by the first version, and migrated since."""
+    await migration.migrate(empty_database, "0001")
+    await run_sql(
+        empty_database,
+        LIVE_TASK,
+        *(
+            f"insert into work_archive ({COLUMNS}) values ({', '.join(values)})"
+            for values in (WORK_THAT_FAILED, TASK_THAT_WAS_DELETED)
+        ),
+        f"insert into ended_tasks values ('sample-8', '{DELETED}')",
+    )
+    await migration.migrate(empty_database)
+    async with a_broker(Settings(database_url=empty_database)) as running:
+        yield running.client
+
+
+async def test_records_of_the_first_version_are_read_alone_in_lists_and_in_exports(
+    http: httpx.AsyncClient,
+) -> None:
+    assert await get(http, f"/v1/archive/{WORK}") == READ
+    deleted = await get(http, f"/v1/archive/{DELETED}")
+    assert (deleted["task"]["id"], deleted["tool"], deleted["reports"]) == ("sample-8", None, [])
+    assert (await get(http, "/v1/archive"))["items"] == [READ, deleted]
+    export = await http.get("/v1/archive/export")
+    assert list(map(msgspec.json.decode, export.content.splitlines())) == [READ, deleted]
+
+
+async def test_ended_work_and_tasks_of_the_first_version_are_read(http: httpx.AsyncClient) -> None:
+    work = await get(http, f"/v1/work/{WORK}")
+    assert (work["state"], work["progress"], work["reports"]) == ("failed", 0.5, READ["reports"])
+    assert (await get(http, f"/v1/work/{WORK}/reports"))["items"] == READ["reports"]
+    task = await get(http, "/v1/tasks/sample-8")
+    assert (task["state"], task["ended_at"]) == ("cancelled", "2026-12-01T03:26:30Z")
+
+
+async def test_a_late_result_of_the_first_version_is_accepted(http: httpx.AsyncClient) -> None:
+    accepted = await http.post(f"/v1/archive/{WORK}/accept")
+    assert accepted.status_code == 200, accepted.text
+    assert accepted.json() == READ | {"outcome": "succeeded", "result": {"peak": 26.6}, "error": None}
+    assert (await get(http, "/v1/tasks/sample-7"))["result"] == {"peak": 26.6}
+
+
+def unreadable_fields(response: type[Struct], stored: type[Struct], written: str) -> set[str]:
+    """The fields that have no value in a record that holds only the written ones."""
+    required = {field.name for field in msgspec.structs.fields(stored) if field.required}
+    known = {*written.split(), *stored.__struct_fields__} - (required - set(written.split()))
+    return {*response.__struct_fields__, *required} - known
+
+
+@pytest.mark.parametrize(("stored", "response"), RESPONSES.items())
+def test_each_field_was_written_by_the_first_version_or_has_a_default(
+    stored: type[Struct], response: type[Struct]
+) -> None:
+    assert unreadable_fields(response, stored, FIRST_FIELDS[stored]) == set()
+    # A response is made of all fields that are stored.
+    assert set(stored.__struct_fields__) <= set(response.__struct_fields__)
+
+
+def test_a_later_field_without_a_default_is_noticed() -> None:
+    class LaterTask(Task, kw_only=True):
+        color: str | None
+
+    class Required(StoredTask, kw_only=True):
+        color: str | None
+
+    class Optional(StoredTask, kw_only=True):
+        color: str | None = None
+
+    written = FIRST_FIELDS[StoredTask]
+    assert unreadable_fields(LaterTask, StoredTask, written) == {"color"}
+    assert unreadable_fields(LaterTask, Required, written) == {"color"}
+    assert unreadable_fields(LaterTask, Optional, written) == set()
