@@ -41,7 +41,7 @@ select uuid7(), 'task-' || number % 2, 'tool-' || number % 2, task, 1,
        case when number % 11000 = 10999 then 'lost' when number % 2 = 0 then 'failed' else 'succeeded' end,
        '0', '[]', 'key-' || number % 3, now() - make_interval(secs => number / 10)
 from generate_series(1, {MANY}) number,
-     (select {rows.TASK_JSON} from tasks t left join work w on false limit 1) one (task);
+     (select {rows.TASK.json()} from tasks t left join work w on false limit 1) one (task);
 """
 
 

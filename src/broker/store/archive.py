@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from msgspec import Raw
@@ -18,17 +18,22 @@ from broker.store.engine import one_statement
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, cut, is_cut, kept, last_examined, met, unseal
 from broker.store.records import read_late, read_report, read_task, read_tool
+from broker.store.rows import Columns, alike
 
-RECORD = """
-    a.work_id, a.task_id, a.tool_id, a.task, a.tool, a.attempt, a.outcome, a.result, a.error, a.late,
-    a.reports, a.assigned_at, a.started_at, a.ended_at"""
+# `a` is the record.
+RECORD = Columns(
+    **alike("a", "work_id", "task_id", "tool_id", "task", "tool", "attempt", "outcome", "result", "error"),
+    **alike("a", "late", "reports", "assigned_at", "started_at", "ended_at"),
+)
 
 _ESTIMATED = rows.estimated("r.task", "r.tool", "r.result", "r.reports", "r.late")
 #: The size of a record `r` in a response: as it was stored, else estimated.
 SIZE = f"coalesce(r.bytes, {_ESTIMATED}) + coalesce(octet_length(r.error), 0)"
 
 STATUS = text("""
-select outcome, version, cancel_requested from work_archive where work_id = :work_id and tool_id is not null
+select outcome as state, version, cancel_requested
+from work_archive
+where work_id = :work_id and tool_id is not null
 """)
 # As many of them as a response has room for.
 _FIND = "select * from work_archive where work_id = any(cast(:ids as uuid[]))"
@@ -170,7 +175,7 @@ archived as (
     insert into work_archive (work_id, task_id, task, attempt, outcome, result, error, reports, created_by,
                               submitted_at, waiting_since, bytes)
     select t.record_id, t.id,
-           {rows.TASK_JSON},
+           {rows.TASK.json()},
            t.attempt, 'cancelled', 'null', null, '[]', t.created_by, t.created_at,
            greatest(t.created_at, t.not_before), {rows.task_size("t")}
     from ending t
@@ -201,7 +206,7 @@ class ArchiveFilter(NamedTuple):
 def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:
     """Return for each of these works its record; None: unknown."""
     page = connection.execute(FIND, {"ids": list(set(work_ids))}).all()
-    found = {row[0]: record(row) for row in page}
+    found = {row.work_id: record(RECORD.of(row)) for row in page}
     unknown = LATER if is_cut(page) else None
     return [found.get(id_, unknown) for id_ in work_ids]
 
@@ -211,7 +216,7 @@ def told(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple
 
     What a task without work has left is no work.
     """
-    return {row[0]: (row[1], row[2]) for row in connection.execute(TOLD, {"ids": list(work_ids)})}
+    return {row.work_id: (row.outcome, row.said) for row in connection.execute(TOLD, {"ids": list(work_ids)})}
 
 
 def tools_of(connection: Connection, work_ids: Collection[UUID]) -> list[str]:
@@ -265,7 +270,7 @@ def page(
     items, onward = cut(
         found, limit, key=lambda row: (row.ended_at, row.work_id), of=met(found), examined=examined
     )
-    return ArchivePage(items=[record(row) for row in items], next=onward)
+    return ArchivePage(items=[record(RECORD.of(row)) for row in items], next=onward)
 
 
 def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithReports | None:
@@ -303,7 +308,7 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
 def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
     """Return how ended work ended, its state being the outcome; None: there is none."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
-    return WorkStatus(state=row[0], version=row[1], cancel_requested=row[2]) if row else None
+    return WorkStatus(**row._asdict()) if row else None
 
 
 def reports(
@@ -329,19 +334,19 @@ def reports(
 
 def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:
     """Those of the tasks that have ended."""
-    return {row[0] for row in connection.execute(HAS_ENDED, {"ids": list(task_ids)})}
+    return set(connection.execute(HAS_ENDED, {"ids": list(task_ids)}).scalars())
 
 
 def ended_tasks(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
     """Return those of the tasks that have ended, by their ids; `LATER` where there was no room for some."""
     page = connection.execute(ENDED_TASKS, {"ids": list(task_ids)}).all()
     found: dict[str, Task] = dict.fromkeys(task_ids, LATER) if is_cut(page) else {}
-    return found | {row[0]: _ended_task(row) for row in page}
+    return found | {row.task_id: _ended_task(row) for row in page}
 
 
 def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:
     """Delete those of the tasks that have no work, and record that; the ids of the deleted."""
-    return {row[0] for row in connection.execute(RECORD_DELETED, {"ids": list(task_ids)})}
+    return set(connection.execute(RECORD_DELETED, {"ids": list(task_ids)}).scalars())
 
 
 @one_statement()
@@ -351,29 +356,25 @@ def delete(connection: Connection, work_ids: Sequence[UUID]) -> list[bool]:
     return [id_ in gone for id_ in work_ids]
 
 
-def record(row: rows.AnyRow) -> ArchiveRecord:
-    """An ArchiveRecord from the columns of `RECORD`."""
-    return ArchiveRecord(
-        work_id=row[0],
-        task_id=row[1],
-        tool_id=row[2],
-        task=read_task(row[3]),
-        tool=read_tool(row[4]) if row[4] is not None else None,
-        attempt=row[5],
-        outcome=row[6],
-        result=rows.raw(row[7]),
-        error=row[8],
-        late=read_late(row[9]) if row[9] is not None else None,
-        # They are stored as they go out, and may be 128 MiB.
-        reports=cast("list[Report]", row[10]),
-        assigned_at=row[11],
-        started_at=row[12],
-        ended_at=row[13],
-    )
+def record(columns: dict[str, Any]) -> ArchiveRecord:
+    """Return a record from its columns, as `RECORD.of` returns them; the reports stay JSON.
+
+    They are stored as responses show them, and may have 128 MiB.
+    """
+    tool, late = columns["tool"], columns["late"]
+    columns["task"] = read_task(columns["task"])
+    columns["tool"] = None if tool is None else read_tool(tool)
+    columns["late"] = None if late is None else read_late(late)
+    return ArchiveRecord(**columns)
 
 
 def _ended_task(row: rows.AnyRow) -> Task:
-    task = read_task(row[1])
-    task.state, task.attempt, task.error, task.ended_at, task.work_id = row[2], row[3], row[5], row[6], row[7]
-    task.result = rows.raw(row[4])
+    task = read_task(row.task)
+    task.state, task.attempt, task.ended_at, task.work_id = (
+        row.outcome,
+        row.attempt,
+        row.ended_at,
+        row.work_id,
+    )
+    task.result, task.error = row.result, row.error
     return task

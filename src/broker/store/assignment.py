@@ -143,8 +143,9 @@ def _assign(
     later: dict[Key, Assigned[Told]] = {}
     for run in runs(keys):
         for key, row in zip(run, connection.execute(statement, _values(run)), strict=True):
-            first[key] = Assigned(row[-1], read(row) if row[0] is not None else None)
-            if row[-1] == _LATER:
+            status = row.status
+            first[key] = Assigned(status, None if row.id is None else read(row))
+            if status == _LATER:
                 later[key] = LATER
     statuses = repeated(keys, {key: assigned.status for key, assigned in first.items()})
 
@@ -152,7 +153,7 @@ def _assign(
     there: dict[Key, Told] = {}
     if refused:
         page = connection.execute(of_pairs, _values(refused)).all()
-        there = {(row[1], row[2]): read(row) for row in page}
+        there = {(row.task_id, row.tool_id): read(row) for row in page}
         if is_cut(page):
             later |= dict.fromkeys(refused, LATER)
     missing = [key[0] for key, status in zip(keys, statuses, strict=True) if status == "task_not_found"]
@@ -210,5 +211,5 @@ def _values(keys: Sequence[Key]) -> dict[str, list[str]]:
 
 
 def _id(row: rows.AnyRow) -> UUID:
-    id_: UUID = row[0]
+    id_: UUID = row.id
     return id_

@@ -57,6 +57,6 @@ def cancel(connection: Connection, cancellations: Sequence[Cancellation]) -> lis
         "requeue": [cancellation.requeue for cancellation in cancellations],
     }
     page = connection.execute(CANCEL, values).all()
-    found = {row[0]: rows.work(row) for row in page}
+    found = {work.id: work for work in map(rows.work, page)}
     missing = LATER if is_cut(page) else None
     return [found.get(cancellation.work_id, missing) for cancellation in cancellations]

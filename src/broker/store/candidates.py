@@ -178,7 +178,8 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     """
     given = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
     # Before anything else: what is told has changed by then, and what changes later is new to the next.
-    snapshot, home = connection.execute(SNAPSHOT).one()
+    moment = connection.execute(SNAPSHOT).one()
+    home, snapshot = moment.home, moment.reading
     if given is not None and given.home != home:
         raise CursorExpired
     here = given or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)

@@ -21,6 +21,7 @@ from broker.store.group_commit import LATER
 from broker.store.observer import EndedWork, note
 from broker.store.ownership import Token
 from broker.store.pages import bounded
+from broker.store.rows import Columns
 
 # For whoever has to look before work ends.
 LOCK = text("""
@@ -92,13 +93,14 @@ locked_tools as materialized (
 ),
 -- Once for each tool, however much of its work ends.
 their_tools as materialized (
-    select o.id, o.registered_by, o.token_hash, {rows.TOOL_JSON} as tool, {rows.tool_bytes("o")} as bytes
+    select o.id, o.registered_by, o.token_hash, {rows.tool_columns("o").json()} as tool,
+           {rows.tool_bytes("o")} as bytes
     from locked_tools o
     join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select id from locked_tools))
 ),
 ending as materialized (
     select w.*, asked.result, asked.error, final.outcome, nullif(asked.outcome, final.outcome) as said,
-           {rows.TASK_JSON} as task, o.tool, t.created_by, o.registered_by,
+           {rows.TASK.json()} as task, o.tool, t.created_by, o.registered_by,
            t.created_at as submitted_at, greatest(t.created_at, t.not_before) as waiting_since,
            {rows.task_size("t")} + o.bytes + {rows.printed("asked.result")} as bytes,
            t.attempt + cast(counting.counts as integer) as attempts,
@@ -164,28 +166,31 @@ tools_have_room as (
 )"""
 _HEARD = f"""{leases.locked("array(select id from locked_tools)")},
 {leases.renewed("array(select tool_id from ending)")}"""
-# What a `WorkEnded` has of it.
-_FACT = """
-    e.work_id, e.task_id, e.tool_id, e.outcome,
-    case when e.attempt = 1
-         then cast(extract(epoch from e.assigned_at - e.waiting_since) as double precision) end,
-    cast(extract(epoch from e.started_at - e.assigned_at) as double precision),
-    cast(extract(epoch from e.ended_at - e.started_at) as double precision)"""
-_FACT_WIDTH = len(EndedWork._fields)
+# The columns of an `EndedWork`.
+_ENDED_WORK = Columns(
+    work_id="e.work_id",
+    task_id="e.task_id",
+    tool_id="e.tool_id",
+    outcome="e.outcome",
+    waited_seconds="""case when e.attempt = 1
+         then cast(extract(epoch from e.assigned_at - e.waiting_since) as double precision) end""",
+    started_after_seconds="cast(extract(epoch from e.started_at - e.assigned_at) as double precision)",
+    ran_seconds="cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
+)
 
 # All of the work ends; of the records, as many are read as a response has room for. They may be very large,
 # so only their sizes are sorted. New records know them.
 _SIZES = "select work_id, bytes + coalesce(octet_length(error), 0) as size from archived"
 END = text(f"""{_END}, {_HEARD}
-select {_FACT}, {archive.RECORD}
+select {_ENDED_WORK}, {archive.RECORD}
 from archived e
 left join ({bounded(_SIZES, size="size", order="work_id")}) read on read.work_id = e.work_id
 left join lateral (select e.*) a on read.work_id is not null
 """)
 # For those who do not read the records: they are long.
-END_BRIEFLY = text(f"{_END}, {_HEARD} select {_FACT} from archived e")
+END_BRIEFLY = text(f"{_END}, {_HEARD} select {_ENDED_WORK} from archived e")
 # For work whose tool had no say in it.
-END_UNHEARD = text(f"{_END} select {_FACT} from archived e")
+END_UNHEARD = text(f"{_END} select {_ENDED_WORK} from archived e")
 
 
 class Ending(NamedTuple):
@@ -225,10 +230,10 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
         For each what became of it, with its record.
     """
     first = _first(connection, endings)
-    records: dict[UUID, ArchiveRecord | None] = {
-        row[0]: LATER if row[_FACT_WIDTH] is None else archive.record(row[_FACT_WIDTH:])
-        for row in _end(connection, END, first)
-    }
+    records: dict[UUID, ArchiveRecord | None] = {}
+    for work, row in _end(connection, END, first):
+        columns = archive.RECORD.of(row[len(_ENDED_WORK) :])
+        records[work.work_id] = LATER if columns["work_id"] is None else archive.record(columns)
     fates = _fates(connection, endings, first, records.keys())
     if missing := list(first.keys() - records.keys()):
         records |= zip(missing, archive.find(connection, missing), strict=True)
@@ -249,7 +254,9 @@ def _ended(fate: Fate, record: ArchiveRecord | None) -> Ended:
 def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[Fate]:
     """The same, without the records."""
     first = _first(connection, endings)
-    return _fates(connection, endings, first, {row[0] for row in _end(connection, END_BRIEFLY, first)})
+    return _fates(
+        connection, endings, first, {work.work_id for work, _ in _end(connection, END_BRIEFLY, first)}
+    )
 
 
 def end(connection: Connection, endings: Sequence[Ending]) -> None:
@@ -266,13 +273,15 @@ def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Endi
     return first
 
 
-def _end(connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]) -> Sequence[Row[Any]]:
-    """End the work that is under way; a row for each that was."""
+def _end(
+    connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]
+) -> list[tuple[EndedWork, rows.AnyRow]]:
+    """End the work that is under way, and return each that was, with its row of the statement."""
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
     values["result"] = [ending.result for ending in endings.values()]
     values |= ownership.token_columns(ending.token for ending in endings.values())
-    ended = connection.execute(statement, values).all()
-    note(connection, (EndedWork(*row[:_FACT_WIDTH]) for row in ended))
+    ended = [(EndedWork(**_ENDED_WORK.of(row)), row) for row in connection.execute(statement, values)]
+    note(connection, (work for work, _ in ended))
     return ended
 
 

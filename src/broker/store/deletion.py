@@ -81,4 +81,4 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
 
 def _work_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[UUID | None, str | None]]:
     """For each of the tasks that is live, its work and that work's state."""
-    return {row[0]: (row[1], row[2]) for row in connection.execute(WORK_OF, {"ids": ids})}
+    return {row.id: (row.work_id, row.state) for row in connection.execute(WORK_OF, {"ids": ids})}

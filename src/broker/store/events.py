@@ -23,7 +23,7 @@ where a.work_id = any(cast(:ids as uuid[]))
 """)
 
 TASKS = text("""
-select t.id, coalesce(w.state, t.state), t.priority, t.attempt
+select t.id, coalesce(w.state, t.state) as state, t.priority, t.attempt
 from tasks t
 left join work w
   on w.id = t.work_id and w.id = any(array(select work_id from tasks where id = any(cast(:ids as text[]))))
@@ -33,17 +33,16 @@ order by t.seq
 
 # By its last record; that has the priority, but in the midst of the payload.
 ENDED_TASKS = text(f"""
-select e.task_id, a.outcome, coalesce(e.attempt, a.attempt), {summaries.RECORD}
+select {summaries.RECORD}, coalesce(e.attempt, a.attempt) as attempts
 from ended_tasks e
 join work_archive a
   on a.work_id = e.work_id
  and a.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
 where e.task_id = any(cast(:ids as text[]))
 """)
-_ENDED_WIDTH = 3
 
 TOOLS = text(f"""
-select t.id, {rows.TOOL_STATE}, t.load, t.capacity, {summaries.cut("t.skills")}
+select t.id, {rows.TOOL_STATE} as state, t.load, t.capacity, {summaries.cut("t.skills")} as skills
 from tools t
 where t.id = any(cast(:ids as text[]))
 order by t.id
@@ -86,14 +85,14 @@ def read(
         connection.execute(NOTHING)
     under_way = [summaries.work(row) for row in _those(connection, WORKS, work)]
     ended = set(work).difference(each.id for each in under_way)
-    records = {row[0]: summaries.record(row) for row in _those(connection, RECORDS, ended)}
+    records = {each.work_id: each for each in map(summaries.record, _those(connection, RECORDS, ended))}
     told, new = list(records.values()), [each for each in under_way if each.id not in known]
 
     task_ids = {*tasks, *(each.task_id for each in told)}
     task_ids.update(each.task_id for each in under_way if known.get(each.id) != each.state)
     live = [_task(row) for row in _those(connection, TASKS, task_ids)]
     gone = _those(connection, ENDED_TASKS, task_ids.difference(each.id for each in live))
-    records |= {row[_ENDED_WIDTH]: summaries.record(row[_ENDED_WIDTH:]) for row in gone}
+    records |= {each.work_id: each for each in map(summaries.record, gone)}
 
     tool_ids = {*tools, *(each.tool_id for each in new), *(each.tool_id for each in told if each.tool_id)}
     there = [_tool(row) for row in _those(connection, TOOLS, tool_ids)]
@@ -112,12 +111,12 @@ def _those(connection: Connection, statement: TextClause, ids: Collection[Any]) 
 
 
 def _task(row: rows.AnyRow) -> TaskEvent:
-    return TaskEvent(id=row[0], state=row[1], priority=row[2], attempt=row[3])
+    return TaskEvent(**row._asdict())
 
 
 def _ended_task(row: rows.AnyRow) -> TaskEvent:
-    return TaskEvent(id=row[0], state=row[1], priority=None, attempt=row[2])
+    return TaskEvent(id=row.task_id, state=row.outcome, priority=None, attempt=row.attempts)
 
 
 def _tool(row: rows.AnyRow) -> ToolEvent:
-    return ToolEvent(id=row[0], state=row[1], load=row[2], capacity=row[3], skills=row[4])
+    return ToolEvent(**row._asdict())

@@ -1,5 +1,6 @@
 """Explanations: why a task has not run yet."""
 
+from msgspec.json import decode
 from sqlalchemy import Connection, text
 
 from broker.schemas.tasks import Explanation
@@ -22,9 +23,9 @@ BEFORE = f"""
 TOOLS = """
        (select count(*) from tools where available) as available_tools,
        case when not exists (select from tools where available) then (
-           select array[count(*) filter (where not draining and not offline),
-                        count(*) filter (where draining and not offline),
-                        count(*) filter (where offline)]
+           select json_build_object('busy', count(*) filter (where not draining and not offline),
+                                    'draining', count(*) filter (where draining and not offline),
+                                    'offline', count(*) filter (where offline))
            from tools
        ) end as other_tools"""
 
@@ -33,12 +34,12 @@ FACTS = text(f"""
 with its as materialized (
     select * from tasks where id = :id
 )
-select now() as now, t.due_at, (select seen_at from assigner where id) as assigner_seen_at,
+select {rows.TASK},
+       now() as now, t.due_at, (select seen_at from assigner where id) as assigner_seen_at,
        {BEFORE},
        {TOOLS},
        w.tool_id, w.assigned_at, w.started_at, w.deadline_at, w.progress, w.cancel_requested,
-       w.cancel_requeue, r.at as reported_at, r.message,
-       {rows.TASK}
+       w.cancel_requeue, r.at as reported_at, r.message
 from (select) always
 left join its t on true
 left join work w on w.id = t.work_id and w.id = (select work_id from its)
@@ -52,22 +53,23 @@ left join (
 """)
 
 
+def tools_of(row: rows.AnyRow) -> Tools:
+    """Return how many tools there are, from the columns of `TOOLS`."""
+    return Tools(row.available_tools, **decode(row.other_tools or b"{}"))
+
+
 def explain(connection: Connection, id_: str) -> Explanation | None:
     """Why a task has not run yet; None: there is no such task."""
     row = connection.execute(FACTS, {"id": id_}).one()
-    live = row[-rows.TASK_WIDTH :]
-    found = (
-        [rows.task(live)] if live[0] is not None else list(archive.ended_tasks(connection, [id_]).values())
-    )
-    if not found:
+    task = rows.task(row) if row.id is not None else archive.ended_tasks(connection, [id_]).get(id_)
+    if task is None:
         return None
-    [task] = found
     facts = Facts(
         task=task,
         now=row.now,
         due_at=row.due_at,
         assigner_seen_at=row.assigner_seen_at,
-        tools=Tools(row.available_tools, *row.other_tools or ()),
+        tools=tools_of(row),
         before=row.before,
         work=None if row.tool_id is None else Underway(*(getattr(row, name) for name in Underway._fields)),
     )

@@ -99,7 +99,7 @@ def create(
 
 def all_of_them(connection: Connection) -> list[Key]:
     """Every key, revoked ones too, in the order in which they were made."""
-    return [Key(*row) for row in connection.execute(LIST)]
+    return [Key(**row._asdict()) for row in connection.execute(LIST)]
 
 
 def page(connection: Connection, *, limit: int, after: str | None) -> KeyPage:

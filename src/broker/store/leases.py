@@ -94,14 +94,14 @@ held as materialized (
 {renewed("array(select tool_id from held)")}"""
 RENEW = text(f"""
 with {_ASKED}
-select l.tool_id, l.token_hash, renewed.lease_seconds
+select l.tool_id, l.token_hash, renewed.tool_id is not null as is_renewed, renewed.lease_seconds
 from locked_leases l
 left join renewed on renewed.tool_id = l.tool_id
 """)
 
 HEARTBEAT = text(f"""
 with {_ASKED}
-select l.tool_id, l.token_hash, renewed.expires_at,
+select l.tool_id, l.token_hash, renewed.tool_id is not null as is_renewed, renewed.expires_at,
        array(select w.id
              from work w
              where w.tool_id = renewed.tool_id and w.cancel_requested
@@ -165,7 +165,12 @@ def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat |
 
     A tool that was offline is back.
     """
-    return _renew(connection, HEARTBEAT, beats, lambda row: Heartbeat(lease_expires_at=row[2], cancel=row[3]))
+    return _renew(
+        connection,
+        HEARTBEAT,
+        beats,
+        lambda row: Heartbeat(lease_expires_at=row.expires_at, cancel=row.to_cancel),
+    )
 
 
 @one_statement()
@@ -174,7 +179,7 @@ def keep(connection: Connection, beats: Sequence[Beat]) -> list[float | Void | N
 
     A tool that was offline is back.
     """
-    return _renew(connection, RENEW, beats, lambda row: float(row[2]))
+    return _renew(connection, RENEW, beats, lambda row: float(row.lease_seconds))
 
 
 def _renew(
@@ -199,14 +204,14 @@ def _renewals(
     read: Callable[[rows.AnyRow], Renewal],
 ) -> list[Renewal | Void | None]:
     """Renew leases; `void` where another token holds the lease, None where it has run out or is unknown."""
-    leases = {row[0]: row for row in connection.execute(statement, _values(beats))}
+    leases = {row.tool_id: row for row in connection.execute(statement, _values(beats))}
 
     def of(beat: Beat) -> Renewal | Void | None:
         if (row := leases.get(beat.tool_id)) is None:
             return None
-        if beat.token_hash and beat.token_hash != row[1]:
+        if beat.token_hash and beat.token_hash != row.token_hash:
             return VOID
-        return None if row[2] is None else read(row)
+        return read(row) if row.is_renewed else None
 
     return [of(beat) for beat in beats]
 

@@ -97,19 +97,25 @@ class WorkOwner(NamedTuple):
 
 def of_tasks(connection: Connection, ids: Collection[str]) -> list[TaskOwner | None]:
     """For each of these tasks, live or ended, whose it is; None: unknown."""
-    found = {row[0]: TaskOwner(row[1]) for row in connection.execute(TASKS, {"ids": list(ids)})}
+    found = {row.id: TaskOwner(row.created_by) for row in connection.execute(TASKS, {"ids": list(ids)})}
     return [found.get(id_) for id_ in ids]
 
 
 def of_tools(connection: Connection, ids: Sequence[str]) -> list[ToolOwner | None]:
     """For each of these tools whose it is; None: unknown."""
-    found = {row[0]: ToolOwner(*row[1:]) for row in connection.execute(TOOLS, {"ids": ids})}
+    found = {
+        row.id: ToolOwner(row.registered_by, row.token_hash)
+        for row in connection.execute(TOOLS, {"ids": ids})
+    }
     return [found.get(id_) for id_ in ids]
 
 
 def of_works(connection: Connection, ids: Sequence[UUID]) -> list[WorkOwner | None]:
     """For each of these works, under way or ended, whose it is; None: unknown."""
-    found = {row[0]: WorkOwner(*row[1:]) for row in connection.execute(WORKS, {"ids": ids})}
+    found = {
+        row.id: WorkOwner(row.tool_id, row.registered_by, row.created_by)
+        for row in connection.execute(WORKS, {"ids": ids})
+    }
     return [found.get(id_) for id_ in ids]
 
 

@@ -12,6 +12,7 @@ from broker.store import archive, leases, ownership, rows
 from broker.store.engine import one_statement
 from broker.store.ownership import Token
 from broker.store.pages import bounded, cut, met, unseal
+from broker.store.rows import Columns
 from broker.trace_context import TraceContext
 
 # How large the reports of one work may be in its archive record, and how many there may be. So work can
@@ -89,11 +90,12 @@ join renewed on renewed.tool_id = locked.tool_id
 left join written on written.work_id = asked.work_id and written.id = asked.id
 """)
 
+_REPORT = Columns(id="id", at="at", progress="progress", message="message", data="data")
 # Reports from before there were sizes have none.
 _SIZE = f"coalesce(size, {rows.estimated('data')} + coalesce(octet_length(message), 0))"
 _LATEST = f"select * from work_reports where work_id = :work_id order by seq desc limit {MOST_LATEST}"
 LATEST = text(f"""
-select id, at, progress, message, data
+select {_REPORT}
 from ({bounded(_LATEST, size=_SIZE, order="seq desc")}) r
 order by seq
 """)
@@ -101,7 +103,7 @@ order by seq
 _PAGE = """
 select * from work_reports where work_id = :work_id order by seq limit :limit offset :after"""
 PAGE = text(f"""
-select id, at, progress, message, data, met
+select {_REPORT}, met
 from ({bounded(_PAGE, size=_SIZE, order="seq")}) r
 """)
 
@@ -146,15 +148,22 @@ def write(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTak
         **ownership.token_columns(report.token for report in reports),
     }
     taken = {
-        place: ReportTaken._make((*became, TraceContext.read(context)))
-        for place, *became, context in connection.execute(REPORT, values)
+        row.place: ReportTaken(
+            id=row.id,
+            created=row.created,
+            cancel_requested=row.cancel_requested,
+            lease_expires_at=row.expires_at,
+            is_there=row.is_there,
+            trace_context=TraceContext.read(row.trace_context),
+        )
+        for row in connection.execute(REPORT, values)
     }
     return [taken.get(place) for place in range(1, len(reports) + 1)]
 
 
 def latest(connection: Connection, work_id: UUID) -> list[Report]:
     """Return the latest reports on work under way, in order, as many as a page has room for."""
-    return [rows.report(row) for row in connection.execute(LATEST, {"work_id": work_id})]
+    return [Report(**row._asdict()) for row in connection.execute(LATEST, {"work_id": work_id})]
 
 
 def page(connection: Connection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
@@ -164,7 +173,7 @@ def page(connection: Connection, work_id: UUID, *, limit: int, after: str | None
     if connection.execute(IS_UNDER_WAY, {"work_id": work_id}).one_or_none() is not None:
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
         of_page = connection.execute(PAGE, values).all()
-        found, of = [rows.report(row) for row in of_page], met(of_page)
+        found, of = [Report(**_REPORT.of(row)) for row in of_page], met(of_page)
     elif (ended := archive.reports(connection, work_id, begin=begin, limit=limit + 1)) is not None:
         found, of = ended
     else:

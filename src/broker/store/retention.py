@@ -154,9 +154,9 @@ def newest_of(partition: str) -> TextClause:
 def _expired(connection: Connection, days: int) -> _Expired | None:
     """Return the oldest partition whose records are all old."""
     for partition in connection.execute(PAST_MONTHS, {"days": days}).scalars():
-        newest, is_old = connection.execute(newest_of(partition), {"days": days}).one()
-        if is_old:
-            return _Expired(partition, newest)
+        end = connection.execute(newest_of(partition), {"days": days}).one()
+        if end.is_old:
+            return _Expired(partition, end.newest)
     return None
 
 

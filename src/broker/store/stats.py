@@ -96,7 +96,7 @@ class ServerState(NamedTuple):
 
 def read_with_server(connection: Connection) -> tuple[Stats, ServerState]:
     """Return the statistics, and the state of the server."""
-    return read(connection), ServerState._make(connection.execute(SERVER).one())
+    return read(connection), ServerState(**connection.execute(SERVER).one()._asdict())
 
 
 def read(connection: Connection) -> Stats:

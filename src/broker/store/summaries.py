@@ -1,7 +1,7 @@
 """From the database's rows to summaries: short texts, no payloads, no results."""
 
 from broker.schemas.overview import MOST_CHARS, ArchiveEvent, WorkEvent
-from broker.store.rows import AnyRow
+from broker.store.rows import AnyRow, Columns, alike
 
 # Of so many reports the last one that says something in words is looked for.
 _LAST_REPORTS = 100
@@ -27,43 +27,25 @@ LAST_MESSAGE = cut(f"""(
         where message is not null
         order by seq desc
         limit 1)""")
-WORK = f"""
-    w.id, w.task_id, w.tool_id, w.attempt, w.state, w.progress, {LAST_MESSAGE} as message, w.cancel_requested,
-    w.assigned_at, w.started_at, w.deadline_at"""
+WORK = Columns(
+    **alike("w", "id", "task_id", "tool_id", "attempt", "state", "progress"),
+    message=LAST_MESSAGE,
+    **alike("w", "cancel_requested", "assigned_at", "started_at", "deadline_at"),
+)
 
 # `a` is the record.
-RECORD = f"""
-    a.work_id, a.task_id, a.tool_id, a.attempt, a.outcome, {cut_in_the_middle("a.error")} as error,
-    a.assigned_at, a.started_at, a.ended_at"""
+RECORD = Columns(
+    **alike("a", "work_id", "task_id", "tool_id", "attempt", "outcome"),
+    error=cut_in_the_middle("a.error"),
+    **alike("a", "assigned_at", "started_at", "ended_at"),
+)
 
 
 def work(row: AnyRow) -> WorkEvent:
-    """A WorkEvent, which is a WorkSummary, from the columns of `WORK`."""
-    return WorkEvent(
-        id=row[0],
-        task_id=row[1],
-        tool_id=row[2],
-        attempt=row[3],
-        state=row[4],
-        progress=row[5],
-        message=row[6],
-        cancel_requested=row[7],
-        assigned_at=row[8],
-        started_at=row[9],
-        deadline_at=row[10],
-    )
+    """Return the event, which is a `WorkSummary`, of a row that begins with the columns of `WORK`."""
+    return WorkEvent(**WORK.of(row))
 
 
 def record(row: AnyRow) -> ArchiveEvent:
-    """An ArchiveEvent from the columns of `RECORD`."""
-    return ArchiveEvent(
-        work_id=row[0],
-        task_id=row[1],
-        tool_id=row[2],
-        attempt=row[3],
-        outcome=row[4],
-        error=row[5],
-        assigned_at=row[6],
-        started_at=row[7],
-        ended_at=row[8],
-    )
+    """Return the event of a row that begins with the columns of `RECORD`."""
+    return ArchiveEvent(**RECORD.of(row))

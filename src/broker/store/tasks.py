@@ -256,7 +256,7 @@ def submit_briefly(connection: Connection, new: Sequence[Submission]) -> list[Br
         message = "is the id of a task that another key has submitted"
         raise Forbidden(errors=[FieldError(field=f"items[{place}].id", message=message) for place in refused])
     return [
-        BrieflySubmitted(row[0], created=True) if row else BrieflySubmitted(str(asked.task.id), created=False)
+        BrieflySubmitted(row.id, created=True) if row else BrieflySubmitted(str(asked.task.id), created=False)
         for row, asked in zip(created, new, strict=True)
     ]
 
@@ -274,11 +274,11 @@ def _submit(
     values["created_by"] = rows.column(asked.by for asked in new)
     values["trace_context"] = rows.column(asked.trace_context and asked.trace_context.text for asked in new)
     answers = connection.execute(statement, values).all()
-    chosen = [row[0] for row, task in zip(answers, tasks, strict=True) if task.id and row[0] is not None]
+    chosen = [row.id for row, task in zip(answers, tasks, strict=True) if task.id and row.id is not None]
     ended: set[str] = set()
     if chosen:
-        ended = {row[0] for row in connection.execute(TAKE_BACK_ENDED, {"ids": chosen})}
-    return [row if row[0] is not None and row[0] not in ended else None for row in answers]
+        ended = set(connection.execute(TAKE_BACK_ENDED, {"ids": chosen}).scalars())
+    return [None if row.id is None or row.id in ended else row for row in answers]
 
 
 def _of_others(
@@ -299,7 +299,7 @@ def _of_others(
 def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
     """Return for each of the ids the task, live or ended; None: unknown."""
     live = connection.execute(BY_IDS, {"ids": list(set(ids))}).all()
-    found: dict[str, Task | None] = {row[0]: rows.task(row) for row in live}
+    found: dict[str, Task | None] = {task.id: task for task in map(rows.task, live)}
     if missing := set(ids) - found.keys():
         found |= archive.ended_tasks(connection, missing)
     unknown = LATER if is_cut(live) else None
@@ -330,8 +330,7 @@ def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | 
 @one_statement()
 def remark(connection: Connection, remarks: Sequence[TaskRemark]) -> list[bool]:
     """Write the assigner's remarks; for each whether there is such a live task."""
-    found = connection.execute(REMARK, rows.columns(remarks, "task_id", "text"))
-    known = {row[0] for row in found}
+    known = set(connection.execute(REMARK, rows.columns(remarks, "task_id", "text")).scalars())
     return [remark.task_id in known for remark in remarks]
 
 

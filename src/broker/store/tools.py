@@ -220,8 +220,8 @@ def page(
     begin = unseal(after, str, field="after") if after is not None else ""
     statement = listing(**filters)
     first, *more = connection.execute(statement, filters | {"after": begin, "limit": limit + 1}).all()
-    found = [row for row in (first, *more) if row[0] is not None]
-    items, onward = cut(found, limit, key=lambda row: row[0], of=met(found), examined=first.examined)
+    found = [row for row in (first, *more) if row.id is not None]
+    items, onward = cut(found, limit, key=lambda row: row.id, of=met(found), examined=first.examined)
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)
 
 
@@ -266,7 +266,7 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
     if forced := sorted({deletion.id for deletion in good if deletion.force}):
         completion.lose(connection, forced, "The tool was deleted.")
     ids = list({deletion.id for deletion in good})
-    known = {row.id: Token(*row) for row in connection.execute(LOCK, {"ids": ids})}
+    known = {row.id: Token(row.id, row.token_hash) for row in connection.execute(LOCK, {"ids": ids})}
     if any(ownership.is_void(deletion.token, known.get(deletion.id)) for deletion in good):
         raise BeginAgain
     deleted = set(connection.execute(DELETE, {"ids": list(known)}).scalars())

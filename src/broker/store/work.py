@@ -43,8 +43,8 @@ sized as (
     from assigned w
     join their_tasks t on t.id = w.task_id
 )
-select {rows.WORK}, o.id, w.fits, o.offline, o.token_hash, l.lease_seconds,
-       cast(extract(epoch from statement_timestamp() - w.assigned_at) as double precision)
+select {rows.WORK}, o.id as tool, w.fits, o.offline, o.token_hash, l.lease_seconds,
+       cast(extract(epoch from statement_timestamp() - w.assigned_at) as double precision) as since_seconds
 from tools o
 join tool_leases l on l.tool_id = o.id and l.tool_id = any(cast(:tool_ids as text[]))
 left join sized w on w.tool_id = o.id
@@ -191,8 +191,9 @@ def start(connection: Connection, starts: Sequence[Start]) -> list[Started | Non
     missing = LATER if is_cut(page) else None
     found: dict[UUID, tuple[Started, Token]] = {}
     for row in page:
-        started = Started(rows.work(row), TraceContext.read(row[rows.WORK_WIDTH]))
-        found[row[0]] = started, Token(started.work.tool_id, row[rows.WORK_WIDTH + 1])
+        work = rows.work(row)
+        started = Started(work, TraceContext.read(row.trace_context))
+        found[work.id] = started, Token(work.tool_id, row.token_hash)
 
     def of(start: Start) -> Started | None:
         started, current = found.get(start.work_id, (missing, None))
@@ -209,11 +210,14 @@ def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[InHand 
     found: dict[str, InHand] = {}
     without_room: set[str] = set()
     for row in connection.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
-        tool_id, fits, *about = row[rows.WORK_WIDTH :]
-        in_hand = found.setdefault(tool_id, InHand([], *about))
-        if fits:
+        tool_id = row.tool
+        if (in_hand := found.get(tool_id)) is None:
+            in_hand = found[tool_id] = InHand(
+                [], row.offline, row.token_hash, row.lease_seconds, row.since_seconds
+            )
+        if row.fits:
             in_hand.items.append(rows.work(row))
-        elif row[0] is not None and not in_hand.items:
+        elif row.id is not None and not in_hand.items:
             without_room.add(tool_id)
     return [LATER if tool_id in without_room else found.get(tool_id) for tool_id in tool_ids]
 
@@ -233,8 +237,8 @@ def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | 
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
     values = which._asdict() | {"after": begin, "limit": limit + 1}
     first, *more = connection.execute(listing(which), values).all()
-    found = [row for row in (first, *more) if row[0] is not None]
-    items, onward = cut(found, limit, key=lambda row: row[0], of=met(found), examined=first.examined)
+    found = [row for row in (first, *more) if row.id is not None]
+    items, onward = cut(found, limit, key=lambda row: row.id, of=met(found), examined=first.examined)
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
@@ -261,4 +265,4 @@ def status(connection: Connection, work_id: UUID) -> Seen | None:
     if row is None:
         ended = archive.status(connection, work_id)
         return Seen(ended, None) if ended else None
-    return Seen(WorkStatus(state=row[0], version=row[1], cancel_requested=row[2]), None)
+    return Seen(WorkStatus(**row._asdict()), None)

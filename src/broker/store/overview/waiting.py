@@ -8,8 +8,8 @@ from broker.schemas.overview import WaitingTask, WaitingTasks
 from broker.schemas.tasks import Task
 from broker.schemas.values import NULL
 from broker.store import summaries
-from broker.store.explanation import BEFORE, TOOLS
-from broker.store.verdicts import Facts, Tools, verdict
+from broker.store.explanation import BEFORE, TOOLS, tools_of
+from broker.store.verdicts import Facts, verdict
 
 # In the order of their submission, which is that of their numbers.
 READ = text(f"""
@@ -45,7 +45,7 @@ def _waiting(row: Row[Any]) -> WaitingTask:
             now=row.now,
             due_at=row.due_at,
             assigner_seen_at=row.assigner_seen_at,
-            tools=Tools(row.available_tools, *row.other_tools or ()),
+            tools=tools_of(row),
             before=row.before,
         )
     )
