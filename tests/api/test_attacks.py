@@ -248,15 +248,15 @@ async def test_the_client_takes_a_key_with_a_line_end_and_shows_no_other(
 
 async def test_who_submits_the_id_of_another_at_the_same_moment_spoils_it_for_nobody(store: Store) -> None:
     new = NewTask(needs=Raw(b"1"), id="a")
-    await store.many(tasks.submit, [tasks.Submission(new, "owner", any_owner=False)])
+    await store.many(tasks.submit, [tasks.TaskSubmission(new, "owner", any_owner=False)])
     told = await steps.many(
         store,
         tasks.submit,
         [
-            tasks.Submission(new, "owner", any_owner=False),
-            tasks.Submission(new, "other", any_owner=False),
-            tasks.Submission(new, "@admin", any_owner=True),
-            tasks.Submission(new, "other", any_owner=False),
+            tasks.TaskSubmission(new, "owner", any_owner=False),
+            tasks.TaskSubmission(new, "other", any_owner=False),
+            tasks.TaskSubmission(new, "@admin", any_owner=True),
+            tasks.TaskSubmission(new, "other", any_owner=False),
         ],
     )
     assert [task is not None for task, _ in told] == [True, False, True, False]

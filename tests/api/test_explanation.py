@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from broker.schemas.tasks import Task
 from broker.schemas.values import NULL
-from broker.store.verdicts import Facts, Tools, Underway, verdict
+from broker.store.verdicts import TaskFacts, ToolsByState, WorkFacts, verdict
 from tests.support.api import (
     add_task,
     add_tasks,
@@ -31,7 +31,7 @@ pytestmark, database, broker, sql, http = SHARED_BROKER
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=30)
 DUE = NOW - timedelta(seconds=1)
-ASSIGNED = Underway("xrd-1", assigned_at=NOW - timedelta(seconds=10), deadline_at=SOON)
+ASSIGNED = WorkFacts("xrd-1", assigned_at=NOW - timedelta(seconds=10), deadline_at=SOON)
 RUNNING = ASSIGNED._replace(started_at=NOW - timedelta(minutes=5), deadline_at=None)
 
 
@@ -39,19 +39,19 @@ def facts(
     state: str = "available",
     *,
     seen: float | None = 1,
-    tools: Tools = Tools(available=2),  # noqa: B008 - it never changes
+    tools: ToolsByState = ToolsByState(available=2),  # noqa: B008 - it never changes
     due: datetime = SOON,
     before: int = 0,
-    work: Underway | None = None,
+    work: WorkFacts | None = None,
     **fields: Any,
-) -> Facts:
+) -> TaskFacts:
     values: dict[str, Any] = {
         "id": "a", "needs": Raw(b"{}"), "payload": NULL, "priority": 0, "state": state, "attempt": 1,
         "max_attempts": 3, "retry_backoff_seconds": 1, "timeout_seconds": None, "not_before": None,
         "created_at": NOW, "work_id": uuid4(), "remark": None, "result": NULL, "error": None,
         "ended_at": NOW if state in ("succeeded", "cancelled", "failed") else None,
     }  # fmt: skip
-    return Facts(
+    return TaskFacts(
         Task(**values | fields),
         now=NOW,
         tools=tools,
@@ -62,7 +62,7 @@ def facts(
     )
 
 
-NONE = Tools(available=0)
+NONE = ToolsByState(available=0)
 
 
 @pytest.mark.parametrize(
@@ -112,17 +112,21 @@ NONE = Tools(available=0)
         (facts(seen=86_400 * 3, remark="no", tools=NONE), "no_assigner", "for 3 days"),
         (facts(seen=60, remark="too big", tools=NONE), "refused_by_assigner", "too big"),
         (facts(tools=NONE), "no_tool_available", "No tool is registered"),
-        (facts(tools=Tools(0, busy=3, offline=1)), "no_tool_available", "Of 4 tools: 3 busy, 1 offline."),
-        (facts(tools=Tools(0, draining=1)), "no_tool_available", "Of 1 tool: 1 draining."),
-        (facts(tools=Tools(1)), "waiting_for_assigner", "1 tool could"),
-        (facts(tools=Tools(2)), "waiting_for_assigner", "2 tools could"),
+        (
+            facts(tools=ToolsByState(0, busy=3, offline=1)),
+            "no_tool_available",
+            "Of 4 tools: 3 busy, 1 offline.",
+        ),
+        (facts(tools=ToolsByState(0, draining=1)), "no_tool_available", "Of 1 tool: 1 draining."),
+        (facts(tools=ToolsByState(1)), "waiting_for_assigner", "1 tool could"),
+        (facts(tools=ToolsByState(2)), "waiting_for_assigner", "2 tools could"),
         (facts(before=0), "waiting_for_assigner", "No other task is offered before it."),
         (facts(before=1), "waiting_for_assigner", "1 task is offered before it."),
         (facts(before=1_000), "waiting_for_assigner", "1,000 tasks are offered before it."),
         (facts(before=1_001), "waiting_for_assigner", "More than 1,000 tasks are offered before it."),
     ],
 )
-async def test_the_first_verdict_that_holds_is_told(given: Facts, word: str, says: str) -> None:
+async def test_the_first_verdict_that_holds_is_told(given: TaskFacts, word: str, says: str) -> None:
     told, detail = verdict(given)
     assert told == word
     assert says in detail
@@ -136,7 +140,7 @@ async def test_the_first_verdict_that_holds_is_told(given: Facts, word: str, say
         facts(remark="x" * 10_000),
     ],
 )
-async def test_what_others_say_at_length_is_cut(given: Facts) -> None:
+async def test_what_others_say_at_length_is_cut(given: TaskFacts) -> None:
     _, detail = verdict(given)
     assert len(detail) < 1_000
     assert "\n" not in detail

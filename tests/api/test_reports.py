@@ -93,7 +93,7 @@ async def test_a_tool_whose_work_has_as_many_reports_as_it_may_can_be_replaced_a
     if end == "restart":
         await steps.register(store, "tool")
     else:
-        assert await store.many(tools.delete, [tools.Deletion("tool", force=True)]) == ["deleted"]
+        assert await store.many(tools.delete, [tools.ToolDeletion("tool", force=True)]) == ["deleted"]
     assert await sql.fetchval("select outcome from work_archive") == "lost"
     await steps.audit(sql)
 

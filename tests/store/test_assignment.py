@@ -16,16 +16,18 @@ from broker.schemas.tools import ToolChange
 from broker.schemas.values import NULL
 from broker.schemas.work import NewReport
 from broker.store import Store, assignment, completion, deletion, due, leases, reports, tools, work
-from broker.store.assignment import Key, repeated, runs
+from broker.store.assignment import PairKey, repeated, runs
 from tests.support import steps
 
 STATES = ["available", "scheduled", "assigned", "failed"]
 
 
-def one_after_the_other(keys: Sequence[Key], states: Mapping[str, str], room: Mapping[str, int]) -> list[str]:
+def one_after_the_other(
+    keys: Sequence[PairKey], states: Mapping[str, str], room: Mapping[str, int]
+) -> list[str]:
     """What the contract says, as slowly as it says it: each pair for itself, in order."""
     states, room = dict(states), dict(room)
-    done: set[Key] = set()
+    done: set[PairKey] = set()
     answers = []
     for key in keys:
         task_id, tool_id = key
@@ -48,7 +50,7 @@ def one_after_the_other(keys: Sequence[Key], states: Mapping[str, str], room: Ma
     return answers
 
 
-def judged(run: Sequence[Key], states: dict[str, str], room: dict[str, int]) -> Iterator[PairStatus]:
+def judged(run: Sequence[PairKey], states: dict[str, str], room: dict[str, int]) -> Iterator[PairStatus]:
     """What the statement says of a set in which no task comes twice."""
     for task_id, tool_id in run:
         if task_id not in states:
@@ -76,10 +78,10 @@ def judged(run: Sequence[Key], states: dict[str, str], room: dict[str, int]) -> 
 )
 @settings(max_examples=300, deadline=None)
 def test_assigning_set_by_set_is_assigning_one_after_the_other(
-    keys: list[Key], states: dict[str, str], room: dict[str, int]
+    keys: list[PairKey], states: dict[str, str], room: dict[str, int]
 ) -> None:
     expected = one_after_the_other(keys, states, room)
-    first: dict[Key, PairStatus] = {}
+    first: dict[PairKey, PairStatus] = {}
     for run in runs(keys):
         assert len({task_id for task_id, _ in run}) == len(run)
         first |= zip(run, judged(run, states, room), strict=True)
@@ -268,7 +270,7 @@ async def test_a_tool_deleted_while_an_assigner_waits_for_it_is_not_found(
     await steps.submit(store, "a")
     await steps.register(store, "t")
     async with steps.Held(store) as deleting:
-        assert await deleting.take(tools.delete, [tools.Deletion("t")]) == ["deleted"]
+        assert await deleting.take(tools.delete, [tools.ToolDeletion("t")]) == ["deleted"]
         late = asyncio.create_task(steps.assign(store, ("a", "t")))
         await steps.blocked(sql)
     assert [answer.status for answer in await late] == ["tool_not_found"]
@@ -282,7 +284,7 @@ async def test_a_tool_that_gets_work_while_it_is_deleted_is_busy(
     await steps.register(store, "t")
     async with steps.Held(store) as assigning:
         await assigning.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
-        deleting = asyncio.create_task(steps.many(store, tools.delete, [tools.Deletion("t")]))
+        deleting = asyncio.create_task(steps.many(store, tools.delete, [tools.ToolDeletion("t")]))
         await steps.blocked(sql)
     assert await deleting == ["busy"]
     await steps.audit(sql)
@@ -334,7 +336,7 @@ async def test_everything_at_once_keeps_its_accounts(
                     said = [reports.ReportOf(id_, NewReport(progress=0.5)) for id_ in await work_ids(chance)]
                     await steps.many(store, reports.write, said)
                 case 5:
-                    deletions = [deletion.Deletion(chance.choice(ids), chance.random() < 0.5)]
+                    deletions = [deletion.TaskDeletion(chance.choice(ids), chance.random() < 0.5)]
                     await steps.many(store, deletion.delete, deletions)
                 case 6:
                     await steps.many(

@@ -489,7 +489,7 @@ async def test_a_tool_with_much_large_work_is_restarted_and_deleted_by_bounded_s
     if end == "restart":
         await steps.register(store, "tool")
     else:
-        assert await store.many(tools.delete, [tools.Deletion("tool", force=True)]) == ["deleted"]
+        assert await store.many(tools.delete, [tools.ToolDeletion("tool", force=True)]) == ["deleted"]
     assert sizes == [2, 2, 1]
     assert await sql.fetchval("select count(*) from work_archive where outcome = 'lost'") == 5
     await steps.audit(sql)

@@ -96,7 +96,7 @@ async def test_who_deletes_by_force_beside_others_who_do_not_has_it_deleted(
     store: Store, sql: asyncpg.Connection, force: tuple[bool, bool]
 ) -> None:
     await steps.running_work(store, "a")
-    deletions = [deletion.Deletion("a", each) for each in force]
+    deletions = [deletion.TaskDeletion("a", each) for each in force]
     assert await steps.many(store, deletion.delete, deletions) == ["deleted", "deleted"]
     assert (await steps.the_task(store, "a")).state == "cancelled"
     await steps.audit(sql)
@@ -168,7 +168,7 @@ async def test_each_of_a_batch_is_answered_in_order(store: Store, sql: asyncpg.C
     await steps.running_work(store, "forced", "v")
     ids = ["running", "nothing", "waits", "forced", "assigned", "waits-too", "waits"]
     answers = await steps.many(
-        store, deletion.delete, [deletion.Deletion(id_, id_ == "forced") for id_ in ids]
+        store, deletion.delete, [deletion.TaskDeletion(id_, id_ == "forced") for id_ in ids]
     )
     assert answers == ["asked", "unknown", "deleted", "deleted", "deleted", "deleted", "deleted"]
     await steps.audit(sql)
@@ -248,7 +248,7 @@ async def test_a_task_given_to_another_tool_between_the_look_and_the_lock_is_tak
 async def test_two_that_delete_the_same_task_leave_one_record(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a")
     async with steps.Held(store) as first:
-        assert await first.take(deletion.delete, [deletion.Deletion("a")]) == ["deleted"]
+        assert await first.take(deletion.delete, [deletion.TaskDeletion("a")]) == ["deleted"]
         second = asyncio.create_task(steps.delete(store, "a"))
         await steps.blocked(sql)
     assert await second == "deleted"
@@ -273,7 +273,7 @@ async def test_a_batch_of_deletions_and_an_assignment_do_not_wait_in_a_circle(
     await steps.submit(store, "without")
     async with steps.Held(store) as gate:
         await gate.session.execute(tools.LOCK, {"ids": ["t"]})
-        both = [deletion.Deletion("with-work"), deletion.Deletion("without")]
+        both = [deletion.TaskDeletion("with-work"), deletion.TaskDeletion("without")]
         deleting = asyncio.create_task(steps.many(store, deletion.delete, both))
         await steps.blocked(sql, 1)
         assigning = asyncio.create_task(steps.assign(store, ("without", "t")))
@@ -294,7 +294,7 @@ async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
     await session.execute(completion.LOCK, {"ids": [], "task_ids": ["z"], "tool_ids": []})
     [given] = await (await assigning.begin()).take(assignment.assign, [Pair(task_id="a", tool_id="t")])
     assert given.work is not None
-    both = [deletion.Deletion("a"), deletion.Deletion("z")]
+    both = [deletion.TaskDeletion("a"), deletion.TaskDeletion("z")]
     deleting = asyncio.create_task(steps.many(store, deletion.delete, both))
     await steps.blocked(sql, 1)
     # "a" has work now that the deletion has not seen, and waits for "z" meanwhile.

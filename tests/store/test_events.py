@@ -113,7 +113,7 @@ async def test_an_accepted_result_is_told_as_its_tasks_end(store: Store) -> None
 
 async def test_a_tool_that_is_gone_is_told_as_deleted_and_others_as_they_are(store: Store) -> None:
     await steps.register(store, "t", "u", "v", capacity=2)
-    await store.many(tools.delete, [tools.Deletion("u")])
+    await store.many(tools.delete, [tools.ToolDeletion("u")])
     await store.one(tools.change, tools.Change("v", ToolChange(draining=True)))
     assert (await read(store, tools=["u", "t", "v"])).tools == [
         ToolEvent(id="t", state="idle", load=0, capacity=2, skills="{}"),

@@ -246,7 +246,7 @@ async def test_the_last_failure_is_for_who_waits_for_the_task(store: Store, hear
 async def test_a_deletion_is_for_who_waits_for_the_task(store: Store, heard: Heard) -> None:
     await steps.submit(store, "a", "b")
     await heard.since()
-    await store.many(deletion.delete, [deletion.Deletion("a"), deletion.Deletion("b")])
+    await store.many(deletion.delete, [deletion.TaskDeletion("a"), deletion.TaskDeletion("b")])
     assert await heard.since() == [(TASK, "a,b")]
 
 
@@ -263,7 +263,7 @@ async def test_a_task_that_comes_due_is_for_the_assigner(
 async def test_a_tool_that_is_deleted_is_for_who_waits_for_its_work(store: Store, heard: Heard) -> None:
     await steps.register(store, "t", "u")
     await heard.since()
-    await store.many(tools.delete, [tools.Deletion("t"), tools.Deletion("nothing")])
+    await store.many(tools.delete, [tools.ToolDeletion("t"), tools.ToolDeletion("nothing")])
     assert await heard.since() == [(TOOL, "t")]
 
 
@@ -384,7 +384,7 @@ async def test_what_the_other_channels_tell_is_not_told_once_more(store: Store, 
     await store.one(work.start, work.Start(made.id))
     await steps.report(store, made.id, progress=0.5)
     await steps.complete(store, made.id)
-    await store.many(tools.delete, [tools.Deletion("tool")])
+    await store.many(tools.delete, [tools.ToolDeletion("tool")])
     assert await told.since() == []
 
 

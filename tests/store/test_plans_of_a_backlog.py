@@ -220,7 +220,7 @@ LAST_MINUTE = datetime.now(UTC) - timedelta(minutes=1)
 LONG_AGO = LAST_MINUTE - timedelta(days=90)
 MIDDLE = UUID("01980000-0000-7000-8000-000000000000")
 NEWEST = {"before_at": datetime.max.replace(tzinfo=UTC), "before_id": UUID(int=2**128 - 1), "limit": SET}
-EVERY_ATTEMPT = overview.timeline.Span()._asdict() | {"limit": SET}
+EVERY_ATTEMPT = overview.timeline.TimelineRange()._asdict() | {"limit": SET}
 
 
 def list_of_tasks(*, after: int = -1, **filters: Any) -> tuple[TextClause, dict[str, Any]]:

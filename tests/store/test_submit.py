@@ -231,7 +231,7 @@ async def test_a_completion_that_is_rolled_back_leaves_the_task_live(
     ids=["a zero byte", "a number out of range", "no JSON"],
 )
 async def test_a_value_that_postgres_refuses_is_the_callers_error_and_writes_nothing(
-    store: Store, sql: asyncpg.Connection, refused: tasks.Submission
+    store: Store, sql: asyncpg.Connection, refused: tasks.TaskSubmission
 ) -> None:
     with pytest.raises(BadRequest):
         await steps.many(store, tasks.submit, [steps.new_task("a"), refused, steps.new_task("c")])

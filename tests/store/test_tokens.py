@@ -55,7 +55,7 @@ ACTIONS = {
     "renew": Action(lambda store, _, token: store.one(leases.keep, Beat(*token)), VOID),
     "drain": Action(lambda store, _, token: store.one(tools.change, change(token)), VOID),
     "delete": Action(
-        lambda store, _, token: store.one(tools.delete, tools.Deletion("tool", True, token)), VOID
+        lambda store, _, token: store.one(tools.delete, tools.ToolDeletion("tool", True, token)), VOID
     ),
 }
 

@@ -24,7 +24,7 @@ from broker.store.address import libpq_url
 from broker.store.completion import Ending
 from broker.store.database_errors import BeginAgain
 from broker.store.engine import Item, Step
-from broker.store.sessions import Answer, Do, Given
+from broker.store.sessions import Params, Query, Result
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 from tests.conftest import Running
@@ -178,7 +178,7 @@ class Held:
         await self.session.begin()
         return self
 
-    async def take(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def take(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Take a step in this transaction."""
         return await self.session.run_sync(lambda sync: do(sync.connection(), *args, **kwargs))
 
@@ -190,7 +190,7 @@ class Held:
         await self.session.close()
 
 
-async def many(store: Store, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+async def many(store: Store, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
     """`Store.many`, but for this: what PostgreSQL gives up, a deadlock above all, shows."""
     while True:
         try:
@@ -201,8 +201,8 @@ async def many(store: Store, step: Step[Item, Answer], items: Sequence[Item]) ->
                 raise
 
 
-def new_task(id_: str | None = None, **fields: Any) -> tasks.Submission:
-    return tasks.Submission(NewTask(**{"needs": Raw(b"{}"), "id": id_} | fields))
+def new_task(id_: str | None = None, **fields: Any) -> tasks.TaskSubmission:
+    return tasks.TaskSubmission(NewTask(**{"needs": Raw(b"{}"), "id": id_} | fields))
 
 
 async def submit(store: Store, *ids: str, **fields: Any) -> list[Task]:
@@ -265,7 +265,7 @@ async def report(store: Store, work_id: UUID, **fields: Any) -> reports.ReportTa
 
 
 async def delete(store: Store, task: str, *, force: bool = False) -> str:
-    [answer] = await many(store, deletion.delete, [deletion.Deletion(task, force)])
+    [answer] = await many(store, deletion.delete, [deletion.TaskDeletion(task, force)])
     return answer
 
 

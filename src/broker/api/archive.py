@@ -17,7 +17,7 @@ from broker.schemas.states import Outcome
 from broker.schemas.values import Nothing
 from broker.service import Service
 from broker.store import acceptance, archive
-from broker.store.replica_reads import page as page_of
+from broker.store.replica_reads import read_page
 
 NDJSON = "application/x-ndjson"
 
@@ -49,7 +49,7 @@ class ArchiveController(Controller):
     ) -> ArchivePage:
         """List the archive, the newest first."""
         which = _filter(access, task_id, tool_id, outcome, since, until)
-        return await page_of(service.replica_reads, archive.page, which, limit=limit, after=after)
+        return await read_page(service.replica_reads, archive.page, which, limit=limit, after=after)
 
     @get(
         "/export",

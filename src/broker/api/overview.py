@@ -67,7 +67,9 @@ class OverviewController(Controller):
 
         What was still under way at its end is found among the 20,000 attempts that were assigned last before.
         """
-        span = timeline.Span(time_parameter(since, "since"), time_parameter(until, "until"), tool_id, task_id)
+        span = timeline.TimelineRange(
+            time_parameter(since, "since"), time_parameter(until, "until"), tool_id, task_id
+        )
         return await service.replica_reads.read(timeline.read, span, limit)
 
     @get("/history", guards=[allow(operator=ALL)])

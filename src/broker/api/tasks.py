@@ -30,7 +30,7 @@ from broker.schemas.values import Nothing
 from broker.service import Service
 from broker.store import deletion, tasks
 from broker.store.explanation import explain as explanation_of
-from broker.store.replica_reads import page as page_of
+from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
 from broker.wake.listener import TASK
 
@@ -110,7 +110,7 @@ class TasksController(Controller):
         which = tasks.TaskFilter(
             in_state, json_parameter(needs, "needs", service.settings), older_than_seconds, access.key
         )
-        return await page_of(service.replica_reads, tasks.page, which, limit=limit, after=after)
+        return await read_page(service.replica_reads, tasks.page, which, limit=limit, after=after)
 
     @get("/{task_id:str}", lean=True, guards=[_MAY_READ], errors=[TaskNotFound])
     async def read(
@@ -207,8 +207,8 @@ class TasksController(Controller):
         )
 
 
-def _submission(task: NewTask, access: Access, trace_context: TraceContext | None) -> tasks.Submission:
-    return tasks.Submission(task, access.caller.key, access.key is None, trace_context)
+def _submission(task: NewTask, access: Access, trace_context: TraceContext | None) -> tasks.TaskSubmission:
+    return tasks.TaskSubmission(task, access.caller.key, access.key is None, trace_context)
 
 
 async def _read(
@@ -226,7 +226,9 @@ async def _read(
 
 
 async def _remove(task_id: str, service: Service, *, force: bool) -> Response[None]:
-    match await service.store.one(deletion.delete, deletion.Deletion(id_of(task_id, TaskNotFound), force)):
+    match await service.store.one(
+        deletion.delete, deletion.TaskDeletion(id_of(task_id, TaskNotFound), force)
+    ):
         case "unknown":
             raise TaskNotFound
         case "asked":

@@ -21,7 +21,7 @@ from broker.schemas.work import WorkItems
 from broker.service import Service
 from broker.store import leases, tools
 from broker.store.ownership import VOID
-from broker.store.replica_reads import page as page_of
+from broker.store.replica_reads import read_page
 
 
 class ToolsController(Controller):
@@ -63,7 +63,7 @@ class ToolsController(Controller):
         after: After = None,
     ) -> ToolPage:
         """List the tools, in the order of their ids."""
-        return await page_of(
+        return await read_page(
             service.primary_reads,
             tools.page,
             state=in_state,
@@ -118,7 +118,7 @@ class ToolsController(Controller):
         force: Force = False,
     ) -> None:
         """Delete a tool that has no unfinished work; by force, its work is lost and the tasks go back."""
-        deletion = tools.Deletion(id_of(tool_id, ToolNotFound), force, access.caller.token)
+        deletion = tools.ToolDeletion(id_of(tool_id, ToolNotFound), force, access.caller.token)
         match await service.store.one(tools.delete, deletion):
             case "void":
                 raise void_token(service, access)

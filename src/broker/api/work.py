@@ -59,7 +59,7 @@ from broker.schemas.work import (
 from broker.service import Service
 from broker.store import archive, assignment, cancellation, completion, leases, reports, work
 from broker.store.cancellation import Cancellation
-from broker.store.replica_reads import page as page_of
+from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
 from broker.wake.listener import WORK
 
@@ -105,7 +105,7 @@ class WorkController(Controller):
                 return WorkPage(items=[], next=None)
             tool_id = own
         which = work.WorkFilter(tool_id, task_id, in_state, registered_by=access.key)
-        return await page_of(service.primary_reads, work.page, which, limit=limit, after=after)
+        return await read_page(service.primary_reads, work.page, which, limit=limit, after=after)
 
     @post(
         tags=["The assigner"],

@@ -5,7 +5,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import click
 import msgspec
@@ -18,11 +17,8 @@ from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError, FolderInUseError
 from broker.settings import Settings, SettingsError
 from broker.store import Store, migration
-from broker.store.sessions import Do
+from broker.store.sessions import Params, Query, Result
 from broker.telemetry import logs
-
-Answer = TypeVar("Answer")
-Given = ParamSpec("Given")
 
 log = structlog.get_logger(__name__)
 
@@ -150,14 +146,14 @@ def _folder(settings: Settings) -> Path:
     return settings.data_dir or default_data_dir()
 
 
-def ask(url: str, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+def ask(url: str, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
     """Do something with a database, in a transaction of its own.
 
     Raises:
         Unavailable: It does not answer.
     """
 
-    async def take() -> Answer:
+    async def take() -> Result:
         store = Store(url)
         try:
             return await store.run(do, *args, **kwargs)

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import click
 
 from broker.access.keyring import hashed, new_key
-from broker.cli.database import Answer, Given, ask, described, from_environment, is_made, reached
+from broker.cli.database import ask, described, from_environment, is_made, reached
 from broker.cli.key_rows import Row, key_row
 from broker.errors import Unavailable
 from broker.postgres.errors import EmbeddedError
 from broker.schemas.keys import Role
 from broker.store import keys
-from broker.store.sessions import Do
+from broker.store.sessions import Params, Query, Result
 from broker.telemetry import logs
 
 
@@ -56,7 +56,7 @@ class StoredKeys:
         """Revoke the key of this name, and return whether there was one in use."""
         return self._do(keys.revoke, name)
 
-    def _do(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    def _do(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Do something in a transaction of its own."""
         with self._database() as url:
             return ask(url, do, *args, **kwargs)

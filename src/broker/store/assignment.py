@@ -100,7 +100,7 @@ OF_PAIRS_BRIEFLY = text(f"select w.id, w.task_id, w.tool_id, 0 as met {_OF_PAIRS
 # The status of a pair that waits for the next set; no client sees it.
 _LATER = "later"
 
-Key = tuple[str, str]
+PairKey = tuple[str, str]
 Told = TypeVar("Told")
 
 
@@ -139,8 +139,8 @@ def _assign(
     read: Callable[[rows.AnyRow], Told],
 ) -> list[Assigned[Told]]:
     keys = [(pair.task_id, pair.tool_id) for pair in pairs]
-    first: dict[Key, Assigned[Told]] = {}
-    later: dict[Key, Assigned[Told]] = {}
+    first: dict[PairKey, Assigned[Told]] = {}
+    later: dict[PairKey, Assigned[Told]] = {}
     for run in runs(keys):
         for key, row in zip(run, connection.execute(statement, _values(run)), strict=True):
             status = row.status
@@ -150,7 +150,7 @@ def _assign(
     statuses = repeated(keys, {key: assigned.status for key, assigned in first.items()})
 
     refused = [key for key, status in zip(keys, statuses, strict=True) if status == "task_unavailable"]
-    there: dict[Key, Told] = {}
+    there: dict[PairKey, Told] = {}
     if refused:
         page = connection.execute(of_pairs, _values(refused)).all()
         there = {(row.task_id, row.tool_id): read(row) for row in page}
@@ -159,7 +159,7 @@ def _assign(
     missing = [key[0] for key, status in zip(keys, statuses, strict=True) if status == "task_not_found"]
     ended = archive.has_ended(connection, missing) if missing else set()
 
-    def answer(key: Key, status: PairStatus) -> Assigned[Told]:
+    def answer(key: PairKey, status: PairStatus) -> Assigned[Told]:
         if key in there:
             return Assigned("exists", there[key])
         if key in later:
@@ -171,9 +171,9 @@ def _assign(
     return [answer(key, status) for key, status in zip(keys, statuses, strict=True)]
 
 
-def runs(keys: Iterable[Key]) -> Iterator[list[Key]]:
+def runs(keys: Iterable[PairKey]) -> Iterator[list[PairKey]]:
     """The pairs in their order, each once, in sets in which no task comes twice."""
-    run: dict[str, Key] = {}
+    run: dict[str, PairKey] = {}
     for key in dict.fromkeys(keys):
         if key[0] in run:
             yield list(run.values())
@@ -183,14 +183,14 @@ def runs(keys: Iterable[Key]) -> Iterator[list[Key]]:
         yield list(run.values())
 
 
-def repeated(keys: Sequence[Key], first: Mapping[Key, PairStatus]) -> list[PairStatus]:
+def repeated(keys: Sequence[PairKey], first: Mapping[PairKey, PairStatus]) -> list[PairStatus]:
     """What becomes of each pair, also of one that comes again.
 
     Args:
         keys: The pairs.
         first: What became of each when it came first.
     """
-    seen: set[Key] = set()
+    seen: set[PairKey] = set()
     taken: set[str] = set()
     statuses: list[PairStatus] = []
     for key in keys:
@@ -206,7 +206,7 @@ def repeated(keys: Sequence[Key], first: Mapping[Key, PairStatus]) -> list[PairS
     return statuses
 
 
-def _values(keys: Sequence[Key]) -> dict[str, list[str]]:
+def _values(keys: Sequence[PairKey]) -> dict[str, list[str]]:
     return {"task_ids": [key[0] for key in keys], "tool_ids": [key[1] for key in keys]}
 
 

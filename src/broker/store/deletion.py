@@ -20,17 +20,17 @@ where t.id = any(cast(:ids as text[]))
 """)
 
 
-class Deletion(NamedTuple):
+class TaskDeletion(NamedTuple):
     """A task to delete; by force, its running work ends at once."""
 
     id: str
     force: bool = False
 
 
-Deleted = Literal["deleted", "asked", "unknown"]
+TaskDeleted = Literal["deleted", "asked", "unknown"]
 
 
-def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Deleted]:
+def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[TaskDeleted]:
     """Delete tasks; one that is to be deleted with and without force, is deleted by force.
 
     Args:
@@ -73,7 +73,7 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
     unknown = [id_ for id_ in ids if id_ not in states]
     ended = archive.has_ended(connection, unknown) if unknown else set()
 
-    answers: dict[str, Deleted] = dict.fromkeys(unknown, "unknown")
+    answers: dict[str, TaskDeleted] = dict.fromkeys(unknown, "unknown")
     answers |= dict.fromkeys([*stopped, *gone, *ended], "deleted")
     answers |= dict.fromkeys(asked, "asked")
     return [answers[deletion.id] for deletion in deletions]

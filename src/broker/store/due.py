@@ -186,7 +186,7 @@ class Tries:
     ids: list[Any] = field(default_factory=list)
 
 
-Do = Callable[[Connection, int, Tries], int]
+BatchStep = Callable[[Connection, int, Tries], int]
 Forgive = Callable[[Connection, float, datetime | None], datetime]
 
 
@@ -203,7 +203,7 @@ class Chore(NamedTuple):
 
     name: str
     number: int
-    do: Do
+    do: BatchStep
     next: TextClause
     forgive: Forgive | None = None
 

@@ -19,18 +19,17 @@ from broker.store.address import CONNECT_SECONDS, Address
 from broker.store.database_errors import BeginAgain
 from broker.store.group_commit import GroupCommit
 from broker.store.observer import Observer
-from broker.store.sessions import Do, Given, Sessions, name_of
+from broker.store.sessions import Params, Query, Result, Sessions, name_of
 from broker.store.troubles import Troubles
 
 log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 # A step of the life cycle takes a set of items and answers for each of them, in order. Steps are plain
 # functions: a session runs each in one go (SQLAlchemy's `run_sync`), and hands it the connection that it
 # holds, which costs a third less than to await its statements one by one.
-Step = Callable[[Connection, Sequence[Item]], list[Answer]]
+Step = Callable[[Connection, Sequence[Item]], list[Result]]
 
 # Every statement names the rows that it wants of every table (`= any(...)`), finds them by an index, and
 # joins them by hash. Plans are kept, and made from statistics that say "empty" of a queue that has just
@@ -80,7 +79,7 @@ _ONE_STATEMENT: dict[Step[Any, Any], Callable[[Any], bool]] = {}
 
 def one_statement(
     fits: Callable[[Any], bool] = lambda _: True,
-) -> Callable[[Step[Item, Answer]], Step[Item, Answer]]:
+) -> Callable[[Step[Item, Result]], Step[Item, Result]]:
     """Mark a step that writes by one statement, which is a transaction of its own and needs none around it.
 
     To begin and to commit one takes as long as a small statement does. Of each row that it locks such a
@@ -91,7 +90,7 @@ def one_statement(
         fits: For which items it is one statement.
     """
 
-    def mark(step: Step[Item, Answer]) -> Step[Item, Answer]:
+    def mark(step: Step[Item, Result]) -> Step[Item, Result]:
         _ONE_STATEMENT[step] = fits
         return step
 
@@ -165,7 +164,7 @@ class Store:
         self._alone = asyncio.Semaphore(_MOST_ALONE)
         self._waiting_alone = 0
 
-    async def one(self, step: Step[Item, Answer], item: Item, *, size: int = 0) -> Answer:
+    async def one(self, step: Step[Item, Result], item: Item, *, size: int = 0) -> Result:
         """Take a step with one item, and its answer once that is committed.
 
         Items that come at the same time share a transaction; one that fails, fails alone.
@@ -183,7 +182,7 @@ class Store:
         """
         return await self._shared(step, item, size, self._set, partial(self.alone, step))
 
-    async def many(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+    async def many(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
         """Take a step with many items, and their answers, in order, once those are committed: all or none.
 
         Raises:
@@ -196,7 +195,7 @@ class Store:
         except TooSlow:
             return await self.alone(step, items)
 
-    async def each(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+    async def each(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
         """Take a step with many items, each for itself; where one fails, the others are done all the same.
 
         Raises:
@@ -209,7 +208,7 @@ class Store:
         except DatabaseTrouble:
             return await GroupCommit(partial(self._set, step), partial(self.alone, step)).settle(items)
 
-    async def alone(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+    async def alone(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
         """Take a step that was too slow again, alone, with more time.
 
         Raises:
@@ -233,19 +232,21 @@ class Store:
         finally:
             self._waiting_alone -= 1
 
-    async def run_longer(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def run_longer(
+        self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
         """Run something as `run` does, with more time for each statement."""
         seconds = self._timeout_seconds * _ALONE_FACTOR
         return await _patiently(lambda: self._in_transaction.take_longer(seconds, do, *args, **kwargs))
 
-    async def run(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def run(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run something in a transaction of its own: a step, a read, or upkeep.
 
         What is given up for the sake of somebody else (by PostgreSQL: a deadlock) is begun again.
         """
         return await _patiently(lambda: self._run_once(do, *args, **kwargs))
 
-    async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def read(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run something that needs no transaction; each of its statements is one.
 
         Raises:
@@ -254,38 +255,38 @@ class Store:
         """
         return await _patiently(lambda: self._by_statement.take(do, *args, **kwargs))
 
-    async def read_one(self, step: Step[Item, Answer], item: Item) -> Answer:
+    async def read_one(self, step: Step[Item, Result], item: Item) -> Result:
         """Read one item by a step that only reads; those who come at the same time share its statements."""
         return await self._shared(step, item, 0, self.read)
 
     async def _shared(
         self,
-        step: Step[Item, Answer],
+        step: Step[Item, Result],
         item: Item,
         size: int,
-        take: Callable[[Step[Item, Answer], Sequence[Item]], Awaitable[list[Answer]]],
-        alone: Callable[[Sequence[Item]], Awaitable[list[Answer]]] | None = None,
-    ) -> Answer:
+        take: Callable[[Step[Item, Result], Sequence[Item]], Awaitable[list[Result]]],
+        alone: Callable[[Sequence[Item]], Awaitable[list[Result]]] | None = None,
+    ) -> Result:
         if not self._group_commit:
             [answer] = await (self.many if alone else take)(step, [item])
             return answer
         group = self._groups.get(step)
         if group is None:
             group = self._groups[step] = GroupCommit(self._measured(step, take), alone)
-        shared: Answer = await group.call(item, size)
+        shared: Result = await group.call(item, size)
         return shared
 
     def _measured(
         self,
-        step: Step[Item, Answer],
-        take: Callable[[Step[Item, Answer], Sequence[Item]], Awaitable[list[Answer]]],
-    ) -> Callable[[Sequence[Item]], Awaitable[list[Answer]]]:
+        step: Step[Item, Result],
+        take: Callable[[Step[Item, Result], Sequence[Item]], Awaitable[list[Result]]],
+    ) -> Callable[[Sequence[Item]], Awaitable[list[Result]]]:
         """A step that takes sets, and has them counted."""
         observer, name = self._observer, name_of(step)
         if observer is None:
             return partial(take, step)
 
-        async def measured(items: Sequence[Item]) -> list[Answer]:
+        async def measured(items: Sequence[Item]) -> list[Result]:
             began = time.perf_counter()
             try:
                 return await take(step, items)
@@ -294,15 +295,17 @@ class Store:
 
         return measured
 
-    async def _set(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+    async def _set(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
         return await _patiently(lambda: self._step(step, items))
 
-    async def _step(self, step: Step[Item, Answer], items: Sequence[Item]) -> list[Answer]:
+    async def _step(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
         fits = _ONE_STATEMENT.get(step)
         once = self._by_statement.take if fits is not None and all(map(fits, items)) else self._run_once
         return await once(step, items)
 
-    async def _run_once(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def _run_once(
+        self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
         return await self._in_transaction.take(do, *args, **kwargs)
 
     async def _connect(self, **options: Any) -> "asyncpg.Connection[Any]":
@@ -366,7 +369,7 @@ def _json_bytes(item: Any) -> int:
     return sum(map(_json_bytes, item)) if isinstance(item, (list, tuple)) else 0
 
 
-async def _patiently(do: Callable[[], Awaitable[Answer]]) -> Answer:
+async def _patiently(do: Callable[[], Awaitable[Result]]) -> Result:
     """Do something; what is given up for the sake of somebody else is begun again."""
     for _ in range(_TRIES - 1):
         try:

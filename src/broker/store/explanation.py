@@ -5,7 +5,7 @@ from sqlalchemy import Connection, text
 
 from broker.schemas.tasks import Explanation
 from broker.store import archive, rows
-from broker.store.verdicts import MOST_BEFORE, Facts, Tools, Underway, verdict
+from broker.store.verdicts import MOST_BEFORE, TaskFacts, ToolsByState, WorkFacts, verdict
 
 # Of so many reports the last one that says something in words is looked for.
 _LAST_REPORTS = 100
@@ -53,9 +53,9 @@ left join (
 """)
 
 
-def tools_of(row: rows.AnyRow) -> Tools:
+def tools_of(row: rows.AnyRow) -> ToolsByState:
     """Return how many tools there are, from the columns of `TOOLS`."""
-    return Tools(row.available_tools, **decode(row.other_tools or b"{}"))
+    return ToolsByState(row.available_tools, **decode(row.other_tools or b"{}"))
 
 
 def explain(connection: Connection, id_: str) -> Explanation | None:
@@ -64,14 +64,14 @@ def explain(connection: Connection, id_: str) -> Explanation | None:
     task = rows.task(row) if row.id is not None else archive.ended_tasks(connection, [id_]).get(id_)
     if task is None:
         return None
-    facts = Facts(
+    facts = TaskFacts(
         task=task,
         now=row.now,
         due_at=row.due_at,
         assigner_seen_at=row.assigner_seen_at,
         tools=tools_of(row),
         before=row.before,
-        work=None if row.tool_id is None else Underway(*(getattr(row, name) for name in Underway._fields)),
+        work=None if row.tool_id is None else WorkFacts(*(getattr(row, name) for name in WorkFacts._fields)),
     )
     word, detail = verdict(facts)
     return Explanation(

@@ -62,7 +62,7 @@ select notify_ids('broker_tool', array(select id from locked_tools)), notify_ids
 """)
 
 
-class Key(NamedTuple):
+class StoredKey(NamedTuple):
     """A key: its name, roles and hash, when it was made and revoked, and when it was last used."""
 
     name: str
@@ -97,9 +97,9 @@ def create(
     return created_at
 
 
-def all_of_them(connection: Connection) -> list[Key]:
+def all_of_them(connection: Connection) -> list[StoredKey]:
     """Every key, revoked ones too, in the order in which they were made."""
-    return [Key(**row._asdict()) for row in connection.execute(LIST)]
+    return [StoredKey(**row._asdict()) for row in connection.execute(LIST)]
 
 
 def page(connection: Connection, *, limit: int, after: str | None) -> KeyPage:

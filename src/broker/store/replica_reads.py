@@ -9,7 +9,7 @@ import structlog
 
 from broker.errors import Overloaded, Unavailable
 from broker.store import Store
-from broker.store.sessions import Answer, Do, Given
+from broker.store.sessions import Params, Query, Result
 
 log = structlog.get_logger(__name__)
 
@@ -21,20 +21,20 @@ MOST_WAITING = 100
 _FIRST_ITEM_SECONDS = 1.0
 
 
-class Page(Protocol):
+class AnyPage(Protocol):
     """A page of a list, and the position where the next one begins."""
 
     items: Any
     next: Any
 
 
-SomePage = TypeVar("SomePage", bound=Page)
+SomePage = TypeVar("SomePage", bound=AnyPage)
 
 
-class Reader(Protocol):
+class QueryRunner(Protocol):
     """Runs queries that need no transaction."""
 
-    async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def read(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Return what a query finds."""
 
 
@@ -52,7 +52,7 @@ class ReadPool:
         #: How many reads wait for a connection.
         self.waiting = 0
 
-    async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def read(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run a query when a connection is free.
 
         Raises:
@@ -96,7 +96,7 @@ class ReplicaReads:
         #: How many reads went to the primary although there is a standby.
         self.missed = 0
 
-    async def read(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def read(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run a query.
 
         Raises:
@@ -133,8 +133,8 @@ class ReplicaReads:
             await self._replica.close()
 
 
-async def page(
-    reader: Reader, do: Do[..., SomePage], *args: Any, after: str | None, **kwargs: Any
+async def read_page(
+    reader: QueryRunner, do: Query[..., SomePage], *args: Any, after: str | None, **kwargs: Any
 ) -> SomePage:
     """Read a page of a list: the first that has an item, or the one that was reached after a second.
 

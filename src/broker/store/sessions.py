@@ -18,9 +18,9 @@ from broker.store.database_errors import translate
 from broker.store.observer import Observer, pop_noted
 from broker.store.troubles import Troubles
 
-Answer = TypeVar("Answer")
-Given = ParamSpec("Given")
-Do = Callable[Concatenate[Connection, Given], Answer]
+Result = TypeVar("Result")
+Params = ParamSpec("Params")
+Query = Callable[Concatenate[Connection, Params], Result]
 
 # How much longer than the database itself the broker waits for a statement: then the connection is dead.
 _GRACE_SECONDS = 1.0
@@ -55,7 +55,7 @@ class Sessions:
         self._observer = observer
         event.listen(engine.sync_engine, "before_cursor_execute", _note_begin)
 
-    async def take(self, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    async def take(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run something in a session of its own, and return its answer once that is committed.
 
         Raises:
@@ -65,18 +65,18 @@ class Sessions:
         return await self._take(do, lambda connection: do(connection, *args, **kwargs), None)
 
     async def take_longer(
-        self, seconds: float, do: Do[Given, Answer], *args: Given.args, **kwargs: Given.kwargs
-    ) -> Answer:
+        self, seconds: float, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
         """Do the same with another time limit for each statement, where sessions are transactions."""
         return await self._take(do, lambda connection: do(connection, *args, **kwargs), seconds)
 
     async def _take(
-        self, do: Callable[..., Answer], call: Callable[[Connection], Answer], seconds: float | None
-    ) -> Answer:
+        self, do: Callable[..., Result], call: Callable[[Connection], Result], seconds: float | None
+    ) -> Result:
         limit = seconds or self._timeout_seconds
         info: dict[Any, Any] = {_BEGAN: math.inf}
 
-        def take(session: Session) -> Answer:
+        def take(session: Session) -> Result:
             nonlocal info
             with session, _watched(session.connection(), limit + _GRACE_SECONDS) as connection:
                 info = connection.info

@@ -3,15 +3,15 @@
 import asyncio
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import Any, TypeVarTuple, cast
 
 from cachetools import LRUCache
 from sqlalchemy import Connection
 
-from broker.store.replica_reads import Reader
+from broker.store.replica_reads import QueryRunner
+from broker.store.sessions import Result
 
-Answer = TypeVar("Answer")
-Given = TypeVarTuple("Given")
+Arguments = TypeVarTuple("Arguments")
 
 # Counting takes longer the more there is. After a query, the next one waits this many times as long as the
 # last one took. So all dashboards together keep one connection busy for a tenth of the time.
@@ -29,12 +29,12 @@ class SharedQueries:
         reader: The database.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: QueryRunner) -> None:
         self._reader = reader
         self._queries: LRUCache[Hashable, _SharedQuery] = LRUCache(_MOST_QUERIES)
         self._turns: dict[Hashable, asyncio.Lock] = {}
 
-    async def read(self, do: Callable[[Connection, *Given], Answer], *arguments: *Given) -> Answer:
+    async def read(self, do: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         """Return what a query finds now: what was written before this call is in it.
 
         Args:
@@ -50,7 +50,7 @@ class SharedQueries:
             turns = self._turns.setdefault(do, asyncio.Lock())
             query = _SharedQuery(self._reader, lambda connection: do(connection, *arguments), turns)
             self._queries[key] = query
-        return cast("Answer", await query.share())
+        return cast("Result", await query.share())
 
 
 class _SharedQuery:
@@ -62,7 +62,7 @@ class _SharedQuery:
         turns: The lock that queries of its kind share.
     """
 
-    def __init__(self, reader: Reader, do: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
+    def __init__(self, reader: QueryRunner, do: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
         self._reader = reader
         self._do = do
         self._turns = turns

@@ -172,7 +172,7 @@ where t.id = locked.id and t.id = any(cast(:ids as text[])) and locked.state = '
 """)
 
 
-class Submission(NamedTuple):
+class TaskSubmission(NamedTuple):
     """A new task, and whose it is.
 
     Args:
@@ -211,12 +211,12 @@ class TaskFilter(NamedTuple):
     created_by: str | None = None
 
 
-def _without_id(new: Submission) -> bool:
+def _without_id(new: TaskSubmission) -> bool:
     return new.task.id is None
 
 
 @one_statement(_without_id)
-def submit(connection: Connection, new: Sequence[Submission]) -> list[Submitted]:
+def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submitted]:
     """Write new tasks; one whose id is known already, live or ended, is answered as it is.
 
     Args:
@@ -245,7 +245,7 @@ def submit(connection: Connection, new: Sequence[Submission]) -> list[Submitted]
 
 
 @one_statement(_without_id)
-def submit_briefly(connection: Connection, new: Sequence[Submission]) -> list[BrieflySubmitted]:
+def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> list[BrieflySubmitted]:
     """The same, all of them or none; of the tasks only the ids are told.
 
     Raises:
@@ -262,7 +262,7 @@ def submit_briefly(connection: Connection, new: Sequence[Submission]) -> list[Br
 
 
 def _submit(
-    connection: Connection, statement: TextClause, new: Sequence[Submission]
+    connection: Connection, statement: TextClause, new: Sequence[TaskSubmission]
 ) -> list[rows.AnyRow | None]:
     """Write new tasks; for each what the statement tells of it, None where the id is known already."""
     tasks = [asked.task for asked in new]
@@ -282,7 +282,7 @@ def _submit(
 
 
 def _of_others(
-    connection: Connection, created: Sequence[rows.AnyRow | None], new: Sequence[Submission]
+    connection: Connection, created: Sequence[rows.AnyRow | None], new: Sequence[TaskSubmission]
 ) -> list[int]:
     """The places of the submissions that met the task of somebody else, and may not."""
     met = [place for place, row in enumerate(created) if not row and not new[place].any_owner]

@@ -118,10 +118,10 @@ class Change(NamedTuple):
     token: Token | None = None
 
 
-Deleted = Literal["deleted", "busy", "unknown"] | Void
+ToolDeleted = Literal["deleted", "busy", "unknown"] | Void
 
 
-class Deletion(NamedTuple):
+class ToolDeletion(NamedTuple):
     """A tool to delete, and the token that the request came with; by force, its unfinished work is lost."""
 
     id: str
@@ -254,7 +254,7 @@ def _change(connection: Connection, changes: Sequence[Change]) -> list[Tool | No
     return [known.get(change.id) for change in changes]
 
 
-def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Deleted]:
+def delete(connection: Connection, deletions: Sequence[ToolDeletion]) -> list[ToolDeleted]:
     """Delete tools: those that have no work, and by force those that have some.
 
     Raises:
@@ -271,7 +271,7 @@ def delete(connection: Connection, deletions: Sequence[Deletion]) -> list[Delete
         raise BeginAgain
     deleted = set(connection.execute(DELETE, {"ids": list(known)}).scalars())
 
-    def fate(deletion: Deletion) -> Deleted:
+    def fate(deletion: ToolDeletion) -> ToolDeleted:
         if deletion.token in void:
             return VOID
         return "deleted" if deletion.id in deleted else "busy" if deletion.id in known else "unknown"

@@ -14,7 +14,7 @@ _SILENCE = timedelta(minutes=1)
 _MOST_SAID = 500
 
 
-class Tools(NamedTuple):
+class ToolsByState(NamedTuple):
     """How many tools there are, by what they are at; each counts once.
 
     The others are counted only where none is available.
@@ -26,7 +26,7 @@ class Tools(NamedTuple):
     offline: int = 0
 
 
-class Underway(NamedTuple):
+class WorkFacts(NamedTuple):
     """What is known of the work that a task has.
 
     Args:
@@ -52,7 +52,7 @@ class Underway(NamedTuple):
     message: str | None = None
 
 
-class Facts(NamedTuple):
+class TaskFacts(NamedTuple):
     """What a verdict goes by, at one moment.
 
     Args:
@@ -67,14 +67,14 @@ class Facts(NamedTuple):
 
     task: Task
     now: datetime
-    tools: Tools
+    tools: ToolsByState
     before: int = 0
     assigner_seen_at: datetime | None = None
     due_at: datetime | None = None
-    work: Underway | None = None
+    work: WorkFacts | None = None
 
 
-def verdict(facts: Facts) -> tuple[Verdict, str]:
+def verdict(facts: TaskFacts) -> tuple[Verdict, str]:
     """The first reason that holds, as a word for programs and in sentences for people."""
     task = facts.task
     match task.state:
@@ -106,7 +106,7 @@ def _failed(task: Task) -> str:
     )
 
 
-def _running(facts: Facts) -> str:
+def _running(facts: TaskFacts) -> str:
     work, now = facts.work, facts.now
     if work is None or work.started_at is None:
         return "It runs."
@@ -126,7 +126,7 @@ def _running(facts: Facts) -> str:
     return _sentences(told)
 
 
-def _assigned(facts: Facts) -> str:
+def _assigned(facts: TaskFacts) -> str:
     work = facts.work
     if work is None:
         return "Its tool has not started it yet."
@@ -139,11 +139,11 @@ def _assigned(facts: Facts) -> str:
     return _sentences(told)
 
 
-def _after_cancel(work: Underway) -> str:
+def _after_cancel(work: WorkFacts) -> str:
     return "goes back, for another attempt" if work.cancel_requeue else "is cancelled"
 
 
-def _not_due(facts: Facts) -> tuple[Verdict, str]:
+def _not_due(facts: TaskFacts) -> tuple[Verdict, str]:
     task, due_at = facts.task, facts.due_at
     # It is offered some time after it is due: until then it waits for the same.
     if task.not_before is not None and (task.not_before > facts.now or task.not_before == due_at):
@@ -155,7 +155,7 @@ def _not_due(facts: Facts) -> tuple[Verdict, str]:
     )
 
 
-def _waiting(facts: Facts) -> tuple[Verdict, str]:
+def _waiting(facts: TaskFacts) -> tuple[Verdict, str]:
     tools = facts.tools
     if facts.assigner_seen_at is None:
         return "no_assigner", "No assigner has ever asked for tasks, so nothing is given to tools: start one."
@@ -172,10 +172,10 @@ def _waiting(facts: Facts) -> tuple[Verdict, str]:
     )
 
 
-def _no_tool(tools: Tools) -> str:
+def _no_tool(tools: ToolsByState) -> str:
     if not sum(tools):
         return "No tool is registered: start one."
-    at = [f"{count:,} {name}" for name, count in zip(Tools._fields, tools, strict=True) if count]
+    at = [f"{count:,} {name}" for name, count in zip(ToolsByState._fields, tools, strict=True) if count]
     return f"No tool has room. Of {_count(sum(tools), 'tool')}: {', '.join(at)}."
 
 

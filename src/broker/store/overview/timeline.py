@@ -44,7 +44,7 @@ limit :limit
 """)
 
 
-class Span(NamedTuple):
+class TimelineRange(NamedTuple):
     """Which attempts are asked for: those that were under way in a span of time. None of it: all."""
 
     since: datetime | None = None
@@ -53,7 +53,7 @@ class Span(NamedTuple):
     task_id: str | None = None
 
 
-def read(connection: Connection, span: Span, limit: int) -> Timeline:
+def read(connection: Connection, span: TimelineRange, limit: int) -> Timeline:
     """Attempts that have ended, those that ended last first."""
     until = None if span.until is None else min(max(span.until, _EARLIEST), _LATEST)
     found = connection.execute(READ, span._asdict() | {"until": until, "limit": limit + 1}).all()

@@ -9,7 +9,7 @@ from broker.schemas.tasks import Task
 from broker.schemas.values import NULL
 from broker.store import summaries
 from broker.store.explanation import BEFORE, TOOLS, tools_of
-from broker.store.verdicts import Facts, verdict
+from broker.store.verdicts import TaskFacts, verdict
 
 # In the order of their submission, which is that of their numbers.
 READ = text(f"""
@@ -40,7 +40,7 @@ def read(connection: Connection, limit: int) -> WaitingTasks:
 
 def _waiting(row: Row[Any]) -> WaitingTask:
     word, detail = verdict(
-        Facts(
+        TaskFacts(
             task=_task(row),
             now=row.now,
             due_at=row.due_at,
