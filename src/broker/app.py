@@ -121,17 +121,17 @@ def _replica(settings: Settings) -> ReadPool | None:
     if settings.read_url is None:
         return None
     size = settings.read_pool_size
-    return ReadPool(_reading(settings, settings.read_url, pool_size=size, takes_writes=False), at_once=size)
+    return ReadPool(_reading(settings, settings.read_url, pool_size=size, accepts_writes=False), at_once=size)
 
 
-def _reading(settings: Settings, url: str, *, pool_size: int, takes_writes: bool = True) -> Store:
+def _reading(settings: Settings, url: str, *, pool_size: int, accepts_writes: bool = True) -> Store:
     """Return connections for lists, exports and dashboards, which no step of the life cycle uses."""
     return Store(
         url,
         pool_size=pool_size,
         timeout_seconds=min(settings.read_timeout_seconds, settings.database_timeout_seconds),
         pooled=settings.listen_url is not None,
-        takes_writes=takes_writes,
+        accepts_writes=accepts_writes,
     )
 
 

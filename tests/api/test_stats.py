@@ -10,7 +10,7 @@ import httpx
 
 from broker.store import stats
 from broker.store.address import libpq_url
-from broker.store.engine import SETTINGS
+from broker.store.connections import SETTINGS
 from tests.conftest import Running
 from tests.store.test_plans_of_a_backlog import every_node, rows_of
 from tests.support import api, steps

@@ -15,7 +15,7 @@ from broker.schemas.candidates import Pair, PairStatus
 from broker.schemas.tools import ToolChange
 from broker.schemas.values import NULL
 from broker.schemas.work import NewReport
-from broker.store import Store, assignment, completion, deletion, due, leases, reports, tools, work
+from broker.store import Store, assignment, completion, deletion, due, leases, locks, reports, tools, work
 from broker.store.assignment import PairKey, repeated, runs
 from tests.support import steps
 
@@ -253,7 +253,7 @@ async def test_a_pair_is_assigned_though_its_work_ends_before_the_batch_is_throu
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", "u")
     async with steps.Held(store) as gate:
-        await gate.session.execute(completion.LOCK, {"ids": [], "task_ids": ["a"], "tool_ids": []})
+        await gate.session.execute(locks.LOCK, {"ids": [], "task_ids": ["a"], "tool_ids": []})
         assigning = asyncio.create_task(steps.assign(store, ("b", "t"), ("b", "u"), ("a", "u")))
         await steps.blocked(sql)
         work_id = await sql.fetchval("select id from work")

@@ -16,7 +16,7 @@ from broker.errors import BadRequest
 from broker.schemas.states import Outcome
 from broker.schemas.tasks import Task
 from broker.schemas.values import NULL
-from broker.store import Store, archive, completion, due, leases, reports, tools, work
+from broker.store import Store, archive, completion, due, ended_work, leases, locks, reports, tools, work
 from broker.store.completion import Ended
 from broker.store.reports import ReportOf
 from tests.support import steps
@@ -283,14 +283,14 @@ async def test_completed_again_while_its_record_is_deleted_it_is_unknown(
 ) -> None:
     made = await steps.running_work(store)
     await steps.complete(store, made.id)
-    told = archive.told
+    told = ended_work.told
 
     def told_before_it_is_deleted(connection: Connection, work_ids: list[UUID]) -> Any:
         answer = told(connection, work_ids)
         archive.delete(connection, work_ids)
         return answer
 
-    monkeypatch.setattr(archive, "told", told_before_it_is_deleted)
+    monkeypatch.setattr(ended_work, "told", told_before_it_is_deleted)
     assert await steps.complete(store, made.id) == Ended("unknown", None)
 
 
@@ -386,7 +386,7 @@ async def test_of_two_completions_at_once_exactly_one_wins(store: Store, sql: as
     made = await steps.running_work(store, "a")
     async with steps.Held(store) as gate:
         # Both wait for the same row.
-        await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
+        await gate.session.execute(locks.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         both = [
             asyncio.create_task(steps.complete(store, made.id, how, error=how))
             for how in ("succeeded", "failed")

@@ -10,7 +10,17 @@ from sqlalchemy import text
 
 from broker.schemas.candidates import Pair
 from broker.schemas.tools import ToolChange
-from broker.store import Store, archive, assignment, completion, deletion, leases, tools, work
+from broker.store import (
+    Store,
+    assignment,
+    completion,
+    deletion,
+    ended_tasks,
+    leases,
+    locks,
+    tools,
+    work,
+)
 from tests.support import steps
 from tests.support.shared import SHARED_STORE
 from tests.support.waiting import until
@@ -259,7 +269,7 @@ async def test_two_that_delete_the_same_task_leave_one_record(store: Store, sql:
 async def test_a_deletion_that_is_rolled_back_leaves_the_task(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a")
     given_up = steps.Held(store)
-    await (await given_up.begin()).take(archive.record_deleted, ["a"])
+    await (await given_up.begin()).take(ended_tasks.record_deleted, ["a"])
     await given_up.roll_back()
     assert (await steps.the_task(store, "a")).state == "available"
     await steps.audit(sql)
@@ -291,7 +301,7 @@ async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
     gate, assigning = steps.Held(store), steps.Held(store)
     session = (await gate.begin()).session
     gate_pid = (await session.execute(text("select pg_backend_pid()"))).scalar_one()
-    await session.execute(completion.LOCK, {"ids": [], "task_ids": ["z"], "tool_ids": []})
+    await session.execute(locks.LOCK, {"ids": [], "task_ids": ["z"], "tool_ids": []})
     [given] = await (await assigning.begin()).take(assignment.assign, [Pair(task_id="a", tool_id="t")])
     assert given.work is not None
     both = [deletion.TaskDeletion("a"), deletion.TaskDeletion("z")]

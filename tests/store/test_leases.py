@@ -11,7 +11,7 @@ from msgspec import Raw
 from sqlalchemy import text
 
 from broker.schemas.tools import NewTool, ToolChange
-from broker.store import Store, completion, leases, tools, work
+from broker.store import Store, leases, locks, tools, work
 from tests.support import steps
 from tests.support.shared import SHARED_STORE
 
@@ -56,7 +56,7 @@ async def test_a_lease_ends_no_sooner_than_was_told_while_a_call_waited(
 ) -> None:
     made = await steps.some_work(store)
     async with steps.Held(store) as gate:
-        await gate.session.execute(completion.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
+        await gate.session.execute(locks.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         late = asyncio.ensure_future(STEPS[step](store, made.id))
         await steps.blocked(sql)
         heard = await store.one(leases.heartbeat, leases.Beat("tool"))

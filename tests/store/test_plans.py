@@ -11,7 +11,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from broker.schemas.candidates import Pair
-from broker.store import Store, assignment, completion, tasks
+from broker.store import Store, assignment, completion, locks, tasks
 from tests.support import steps
 
 MANY = 1_000
@@ -64,7 +64,7 @@ async def test_ending_many_compares_not_all_with_all(run_dry: Store) -> None:
         "token_hash": None,
     }
     ids = {"ids": values["work_id"], "task_ids": [], "tool_ids": []}
-    assert await thrown_away(run_dry, completion.LOCK, ids) < MANY
+    assert await thrown_away(run_dry, locks.LOCK, ids) < MANY
     assert await thrown_away(run_dry, completion.END, values) < MANY
 
 

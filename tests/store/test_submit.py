@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from broker.errors import BadRequest
 from broker.schemas.values import JSON
-from broker.store import Store, archive, completion, tasks
+from broker.store import Store, completion, ended_tasks, tasks
 from tests.support import steps
 from tests.support.shared import SHARED_STORE
 
@@ -199,7 +199,7 @@ async def test_a_task_deleted_while_it_is_submitted_again_stays_ended(
 ) -> None:
     await steps.submit(store, "a")
     async with steps.Held(store) as deleting:
-        await deleting.take(archive.record_deleted, ["a"])
+        await deleting.take(ended_tasks.record_deleted, ["a"])
         again = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")]))
         await steps.blocked(sql)
     [(task, created)] = await again

@@ -23,8 +23,8 @@ from broker.store import Store, archive, assignment, completion, deletion, repor
 from broker.store.address import libpq_url
 from broker.store.completion import Ending
 from broker.store.database_errors import BeginAgain
-from broker.store.engine import Item, Step
 from broker.store.sessions import Params, Query, Result
+from broker.store.steps import Item, Step
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 from tests.conftest import Running
@@ -194,7 +194,7 @@ async def many(store: Store, step: Step[Item, Result], items: Sequence[Item]) ->
     """`Store.many`, but for this: what PostgreSQL gives up, a deadlock above all, shows."""
     while True:
         try:
-            return await store._step(step, items)
+            return await store._run_set_once(step, items)
         except BeginAgain as again:
             # Asked for by the step itself it is no error.
             if again.__cause__ is not None:

@@ -57,7 +57,7 @@ from broker.schemas.work import (
     WorkWithReports,
 )
 from broker.service import Service
-from broker.store import archive, assignment, cancellation, completion, leases, reports, work
+from broker.store import archive, assignment, cancellation, completion, ended_work, leases, reports, work
 from broker.store.cancellation import Cancellation
 from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
@@ -307,7 +307,7 @@ class WorkController(Controller):
         if "void" in fates:
             raise void_token(service, access)
         late = {ending.work_id for ending, fate in zip(endings, fates, strict=True) if fate != "ended"}
-        tools = await service.store.read(archive.tools_of, late) if late else []
+        tools = await service.store.read(ended_work.tools_of, late) if late else []
         if theirs := [
             access.caller.beat(tool)
             for tool in tools

@@ -13,7 +13,7 @@ from broker.bench.http import BenchError
 from broker.bench.stage import Stage, execute
 from broker.bench.work import NEEDS, task
 from broker.store import assignment, candidates, completion, tasks, work
-from broker.store.engine import SETTINGS
+from broker.store.connections import SETTINGS
 
 _TPS = re.compile(r"tps = ([0-9.]+)")
 

@@ -8,8 +8,8 @@ from sqlalchemy import Connection, text
 
 from broker.schemas.archive import ArchiveRecord
 from broker.store import archive, rows
-from broker.store.engine import one_statement
 from broker.store.group_commit import LATER
+from broker.store.steps import one_statement
 
 # Of two late results of the same task the first is taken. When its records are old a task is forgotten, and
 # its id may be another's: a result is for the task that was submitted when it says.

@@ -29,14 +29,14 @@ class Address:
         url: `postgresql://user:password@host/name`, with several hosts `host-a:5432,host-b:5432`.
         connect_seconds: How long each of them is given: enough for one that is busy, and not too long before
             the next one is asked. A `connect_timeout` in the URL comes first.
-        takes_writes: Whether only a host that takes writes will do. A pooler cannot be asked.
+        accepts_writes: Whether only a host that takes writes will do. A pooler cannot be asked.
 
     Raises:
         ConnectionUrlError: The URL cannot be used.
     """
 
     def __init__(
-        self, url: str, *, connect_seconds: float = CONNECT_SECONDS, takes_writes: bool = True
+        self, url: str, *, connect_seconds: float = CONNECT_SECONDS, accepts_writes: bool = True
     ) -> None:
         self._url = parsed = ConnectionUrl.parse(url)
         self._connect_seconds = float(parsed["connect_timeout"] or connect_seconds)
@@ -44,7 +44,7 @@ class Address:
         if parsed["load_balance_hosts"] == "random":
             random.shuffle(self._hosts)
         # Of several hosts only one takes writes, as a rule.
-        wanted = parsed["target_session_attrs"] or ("read-write" if takes_writes else "any")
+        wanted = parsed["target_session_attrs"] or ("read-write" if accepts_writes else "any")
         # asyncpg would choose among all hosts at once; it is given one at a time.
         self._wanted = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
         self._options = _options(parsed)

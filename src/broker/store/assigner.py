@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from broker.store.engine import one_statement
+from broker.store.steps import one_statement
 
 SEEN = text("""
 insert into assigner (seen_at) values (now()) on conflict (id) do update set seen_at = excluded.seen_at

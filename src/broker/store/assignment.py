@@ -8,10 +8,10 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas.candidates import Pair, PairStatus
 from broker.schemas.work import Work
-from broker.store import archive, rows
-from broker.store.engine import one_statement
+from broker.store import ended_tasks, rows
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, fits, is_cut
+from broker.store.steps import one_statement
 
 # Everyone who locks more than one kind of row locks work first, then tasks, then tools, then leases, each in
 # the order of their ids: so nobody waits in a circle. A row that is locked comes in its latest version, and
@@ -157,7 +157,7 @@ def _assign(
         if is_cut(page):
             later |= dict.fromkeys(refused, LATER)
     missing = [key[0] for key, status in zip(keys, statuses, strict=True) if status == "task_not_found"]
-    ended = archive.has_ended(connection, missing) if missing else set()
+    ended = ended_tasks.has_ended(connection, missing) if missing else set()
 
     def answer(key: PairKey, status: PairStatus) -> Assigned[Told]:
         if key in there:

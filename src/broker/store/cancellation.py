@@ -8,9 +8,9 @@ from sqlalchemy import Connection, text
 
 from broker.schemas.work import Work
 from broker.store import rows
-from broker.store.engine import one_statement
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, is_cut
+from broker.store.steps import one_statement
 
 _TOLD = f"""
 select {rows.WORK}, {rows.task_bytes("t")} as bytes

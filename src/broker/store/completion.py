@@ -14,53 +14,13 @@ from sqlalchemy import Connection, Row, TextClause, text
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.states import Outcome
 from broker.schemas.values import NULL
-from broker.store import archive, leases, ownership, rows
-from broker.store.database_errors import BeginAgain
-from broker.store.engine import one_statement
+from broker.store import archive, ended_work, leases, ownership, rows
 from broker.store.group_commit import LATER
 from broker.store.observer import EndedWork, note
 from broker.store.ownership import Token
 from broker.store.pages import bounded
 from broker.store.rows import Columns
-
-# For whoever has to look before work ends.
-LOCK = text("""
-with locked_work as materialized (
-    select id, task_id, tool_id from work where id = any(cast(:ids as uuid[])) order by id for update
-),
-locked_tasks as materialized (
-    select id
-    from tasks
-    where id = any(cast(:task_ids as text[]) || array(select task_id from locked_work))
-    order by id
-    for update
-),
-locked_tools as materialized (
-    select id
-    from tools
-    where id = any(cast(:tool_ids as text[]) || array(select tool_id from locked_work))
-      and (select count(*) from locked_tasks) >= 0
-    order by id
-    for no key update
-)
-select tool_id
-from tool_leases
-where tool_id = any(cast(:tool_ids as text[])) and (select count(*) from locked_tools) >= 0
-order by tool_id
-for no key update
-""")
-
-OF_TOOLS = text(f"""
-with found as materialized (
-    select id, task_id, report_bytes
-    from work
-    where tool_id = any(cast(:tool_ids as text[])) and (state = 'running' or not :running_only)
-)
-select f.id, f.report_bytes + {rows.task_bytes("t")} as size
-from found f
-join tasks t on t.id = f.task_id and t.id = any(array(select task_id from found))
-order by f.id
-""")
+from broker.store.steps import one_statement
 
 # How much work one statement ends at most, where its ids are not given: by rows, and by the bytes that its
 # records take in a response (its last one may be larger).
@@ -296,7 +256,7 @@ def _fates(
     again = [ending.work_id for ending in endings if not is_ours(ending)]
     if not again:
         return ["ended"] * len(endings)
-    told = archive.told(connection, again)
+    told = ended_work.told(connection, again)
     void = ownership.void(connection, [ending.token for ending in endings])
 
     def fate(ending: Ending) -> Fate:
@@ -315,42 +275,8 @@ def _fates(
         if fate == "other" and ending.outcome == "succeeded"
     }
     if late:
-        archive.keep_late(connection, late)
+        ended_work.keep_late(connection, late)
     return fates
-
-
-def lose(
-    connection: Connection,
-    tool_ids: Collection[str],
-    why: str,
-    *,
-    running_only: bool = False,
-    beside: Collection[str] = (),
-) -> None:
-    """End the work of tools as lost; the tools stay locked, and get no more meanwhile.
-
-    Args:
-        connection: In an open transaction.
-        tool_ids: The tools.
-        why: For people.
-        running_only: Whether work that was not started stays.
-        beside: Other tools to be locked: all at once, so that they are in the order that everyone shares.
-
-    Raises:
-        BeginAgain: A tool got work behind our back, and work comes first in the order of locks.
-    """
-
-    def of_tools() -> Sequence[Row[Any]]:
-        values = {"tool_ids": list(tool_ids), "running_only": running_only}
-        return connection.execute(OF_TOOLS, values).all()
-
-    seen = [row.id for row in of_tools()]
-    lock(connection, seen, tool_ids=[*tool_ids, *beside])
-    found = of_tools()
-    if not {row.id for row in found} <= set(seen):
-        raise BeginAgain
-    for part in parts(found):
-        end(connection, [Ending(row.id, "lost", error=why) for row in part])
 
 
 def parts(found: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
@@ -369,18 +295,3 @@ def parts(found: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
             part, room = [], _MOST_RECORD_BYTES
     if part:
         yield part
-
-
-def lock(
-    connection: Connection,
-    work_ids: Sequence[UUID],
-    *,
-    task_ids: Sequence[str] = (),
-    tool_ids: Sequence[str] = (),
-) -> None:
-    """Lock work with its tasks and tools, other tasks, and other tools with their leases.
-
-    All in the order that everyone shares.
-    """
-    values = {"ids": list(work_ids), "task_ids": list(task_ids), "tool_ids": list(tool_ids)}
-    connection.execute(LOCK, values)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from broker.store import archive, cancellation, completion
+from broker.store import cancellation, completion, ended_tasks, locks
 from broker.store.cancellation import Cancellation
 from broker.store.completion import Ending
 from broker.store.database_errors import BeginAgain
@@ -47,7 +47,7 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
     forced = {deletion.id for deletion in deletions if deletion.force}
     seen = _work_of(connection, ids)
     locked = {work_id for work_id, _ in seen.values() if work_id}
-    completion.lock(connection, list(locked), task_ids=ids)
+    locks.lock(connection, list(locked), task_ids=ids)
     states = _work_of(connection, ids)
     if any(work_id and work_id not in locked for work_id, _ in states.values()):
         raise BeginAgain
@@ -66,12 +66,12 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
     if stopped:
         completion.end(connection, list(stopped.values()))
     idle = [id_ for id_, (work_id, _) in states.items() if not work_id]
-    gone = archive.record_deleted(connection, idle) if idle else set()
+    gone = ended_tasks.record_deleted(connection, idle) if idle else set()
     if len(gone) < len(idle):
         # Submitted after the lock and assigned before it could be deleted.
         raise BeginAgain
     unknown = [id_ for id_ in ids if id_ not in states]
-    ended = archive.has_ended(connection, unknown) if unknown else set()
+    ended = ended_tasks.has_ended(connection, unknown) if unknown else set()
 
     answers: dict[str, TaskDeleted] = dict.fromkeys(unknown, "unknown")
     answers |= dict.fromkeys([*stopped, *gone, *ended], "deleted")

@@ -1,114 +1,56 @@
-"""The way to the database: one engine, short transactions, and errors in the broker's own words."""
+"""The database: one pool of connections, short transactions, group commit and retries."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from weakref import WeakSet
 
 import asyncpg
 import structlog
 from msgspec import Raw, Struct
-from sqlalchemy import Connection, ExceptionContext, QueuePool, event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import QueuePool, event
 
 from broker.errors import DatabaseTrouble, TooHeavy, TooSlow
-from broker.store import database_errors, json_codec, pooler
+from broker.store import connections, database_errors, pooler
 from broker.store.address import CONNECT_SECONDS, Address
 from broker.store.database_errors import BeginAgain
 from broker.store.group_commit import GroupCommit
 from broker.store.observer import Observer
 from broker.store.sessions import Params, Query, Result, Sessions, name_of
+from broker.store.steps import Item, Step, is_one_statement
 from broker.store.troubles import Troubles
 
 log = structlog.get_logger(__name__)
 
-Item = TypeVar("Item")
+RunSet = Callable[[Step[Item, Result], Sequence[Item]], Awaitable[list[Result]]]
 
-# A step of the life cycle takes a set of items and answers for each of them, in order. Steps are plain
-# functions: a session runs each in one go (SQLAlchemy's `run_sync`), and hands it the connection that it
-# holds, which costs a third less than to await its statements one by one.
-Step = Callable[[Connection, Sequence[Item]], list[Result]]
-
-# Every statement names the rows that it wants of every table (`= any(...)`), finds them by an index, and
-# joins them by hash. Plans are kept, and made from statistics that say "empty" of a queue that has just
-# run dry: with nested loops, a thousand rows would then be compared with a thousand. A plain index scan,
-# unlike one by bitmap, marks the dead entries that it meets, and who comes next does not. No statement runs
-# for long enough to be compiled.
-# A plan for any arguments is kept where it seems hardly dearer than one for these. By the default cost of a
-# page, which is a turning disk's, it seemed much dearer: every assignment was planned anew, and that took
-# longer than to run it. Hot tables are small and in memory, where a page costs next to nothing.
-SETTINGS = {
-    "enable_seqscan": "off",
-    "enable_nestloop": "off",
-    "enable_bitmapscan": "off",
-    "jit": "off",
-    "seq_page_cost": "0.1",
-    "random_page_cost": "0.1",
-}
-_NAME = {"application_name": "broker"}
-_SESSION = {"TimeZone": "UTC"}
-_CONNECTION = {
-    # What a statement waited for it has to see.
-    "default_transaction_isolation": "read committed",
-    # A broker that is gone without a word holds no locks for long.
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-}
-
-# The part of a statement's time that it may wait for one lock. Without a limit of its own, a wait for a lock
-# looks like a statement that is too slow.
-_LOCK_SHARE = 0.6
-# What is too slow gets this many times more time, alone.
+# A set that is too slow runs once more, alone, with this many times more time.
 _ALONE_FACTOR = 4
-# How many sets may run alone at a time, and how many more may wait for that.
+# How many sets may run alone at a time, and how many more may wait to do so.
 _MOST_ALONE = 2
 _MOST_WAITING_ALONE = 8
 # If a request of this size is too slow alone, the broker asks the client to send less. A smaller one cannot
 # send less, and may carry finished work: it stays safe to repeat.
 _LARGE_BYTES = 2**20
 _MANY_ITEMS = 100
+# How often a transaction runs that PostgreSQL aborts because of a deadlock or serialization failure.
 _TRIES = 5
-
-
-# The steps that are one statement, and for which items they are.
-_ONE_STATEMENT: dict[Step[Any, Any], Callable[[Any], bool]] = {}
-
-
-def one_statement(
-    fits: Callable[[Any], bool] = lambda _: True,
-) -> Callable[[Step[Item, Result]], Step[Item, Result]]:
-    """Mark a step that writes by one statement, which is a transaction of its own and needs none around it.
-
-    To begin and to commit one takes as long as a small statement does. Of each row that it locks such a
-    statement sees the latest version, of all else what was committed when it began. A step that takes a
-    further one for what is left, and is given up there, is taken again, and finds what it wrote before.
-
-    Args:
-        fits: For which items it is one statement.
-    """
-
-    def mark(step: Step[Item, Result]) -> Step[Item, Result]:
-        _ONE_STATEMENT[step] = fits
-        return step
-
-    return mark
 
 
 class Store:
     """The database, as the rest of the broker sees it.
 
     Args:
-        url: Where it is; `postgresql://` and `postgresql+asyncpg://` mean the same here.
-        pool_size: How many connections to keep at most.
-        timeout_seconds: How long a statement may take.
-        group_commit: Whether single items share transactions; else each has one of its own.
-        observer: Counts and logs what is done.
-        pooled: Whether a pooler in transaction mode, PgBouncer for one, stands in front of it: then nothing
-            outlasts a transaction, no setting and no prepared statement, and there is nothing outside of one.
-        takes_writes: Whether a host that takes none will not do.
+        url: Its URL; `postgresql://` and `postgresql+asyncpg://` mean the same here.
+        pool_size: The maximum number of connections.
+        timeout_seconds: The longest time for a statement, in seconds.
+        group_commit: Whether single items share transactions; otherwise each has one of its own.
+        observer: Counts and logs what the store does.
+        pooled: Whether a pooler in transaction mode, such as PgBouncer, stands in front of the database. Then
+            no setting and no prepared statement outlasts a transaction, and nothing runs outside of one.
+        accepts_writes: Whether to connect only to a host that accepts writes.
     """
 
     def __init__(
@@ -120,37 +62,32 @@ class Store:
         group_commit: bool = True,
         observer: Observer | None = None,
         pooled: bool = False,
-        takes_writes: bool = True,
+        accepts_writes: bool = True,
     ) -> None:
         self._observer = observer
-        milliseconds = str(int(timeout_seconds * 1000))
-        limits = {
-            "statement_timeout": milliseconds,
-            "lock_timeout": str(int(timeout_seconds * _LOCK_SHARE * 1000)),
-            "idle_in_transaction_session_timeout": milliseconds,
-        }
+        settings = connections.SESSION | connections.time_limits(timeout_seconds)
         self._address = Address(
             url,
             connect_seconds=min(timeout_seconds, CONNECT_SECONDS),
-            takes_writes=takes_writes and not pooled,
+            accepts_writes=accepts_writes and not pooled,
         )
         self._connections: WeakSet[asyncpg.Connection[Any]] = WeakSet()
-        self.engine = create_engine(
+        self.engine = connections.create_engine(
             partial(self._connect, **pooler.OF_CONNECTION) if pooled else self._connect,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
             # JSON passes through as text.
             json_deserializer=Raw,
-            server_settings=_NAME if pooled else _NAME | _CONNECTION | _SESSION | SETTINGS | limits,
+            server_settings=connections.NAME | ({} if pooled else connections.CONNECTION | settings),
             **(pooler.OF_ENGINE if pooled else {}),
         )
         in_transaction = self.engine.execution_options(isolation_level="READ COMMITTED")
         by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        event.listen(self.engine.sync_engine, "handle_error", _give_up_useless)
+        event.listen(self.engine.sync_engine, "handle_error", connections.discard_unusable)
         if pooled:
-            pooler.set_in_each_transaction(in_transaction, _SESSION | SETTINGS | limits)
-            pooler.make_each_statement_a_transaction(by_statement, _SESSION | SETTINGS | limits)
+            pooler.set_in_each_transaction(in_transaction, settings)
+            pooler.make_each_statement_a_transaction(by_statement, settings)
         self._timeout_seconds = timeout_seconds
         #: What the database cannot do now.
         self.troubles = Troubles()
@@ -165,54 +102,54 @@ class Store:
         self._waiting_alone = 0
 
     async def one(self, step: Step[Item, Result], item: Item, *, size: int = 0) -> Result:
-        """Take a step with one item, and its answer once that is committed.
+        """Run a step for one item, and return its result once that is committed.
 
-        Items that come at the same time share a transaction; one that fails, fails alone.
+        Items that arrive at the same time share a transaction. An item that fails, fails alone.
 
         Args:
             step: The step.
             item: The item.
-            size: About how many bytes it has, where that is worth mentioning.
+            size: About how many bytes the item has; 0: a few hundred.
 
         Raises:
-            Overloaded: Too much waits for this step already.
-            Unavailable: The database did not answer.
+            Overloaded: Too many items wait for this step already.
+            Unavailable: The database did not respond.
             BadRequest: PostgreSQL refuses a value.
-            TooHeavy: The database did not finish it in time, though it ran alone.
+            TooHeavy: The database did not finish in time, though the item ran alone.
         """
-        return await self._shared(step, item, size, self._set, partial(self.alone, step))
+        return await self._share(step, item, size, self._run_set, partial(self.alone, step))
 
     async def many(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        """Take a step with many items, and their answers, in order, once those are committed: all or none.
+        """Run a step for many items, and return their results, in order, once all or none are committed.
 
         Raises:
-            Unavailable: The database did not answer.
+            Unavailable: The database did not respond.
             BadRequest: PostgreSQL refuses a value.
-            TooHeavy: The database did not finish it in time, though it ran alone.
+            TooHeavy: The database did not finish in time, though the set ran alone.
         """
         try:
-            return await self._set(step, items)
+            return await self._run_set(step, items)
         except TooSlow:
             return await self.alone(step, items)
 
     async def each(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        """Take a step with many items, each for itself; where one fails, the others are done all the same.
+        """Run a step for many items, each for itself: if one fails, the others are done all the same.
 
         Raises:
-            Unavailable: The database did not answer for one of the items.
+            Unavailable: The database did not respond for one of the items.
             BadRequest: PostgreSQL refuses a value.
             TooHeavy: The database did not finish one of the items in time, though it ran alone.
         """
         try:
-            return await self._set(step, items)
+            return await self._run_set(step, items)
         except DatabaseTrouble:
-            return await GroupCommit(partial(self._set, step), partial(self.alone, step)).settle(items)
+            return await GroupCommit(partial(self._run_set, step), partial(self.alone, step)).settle(items)
 
     async def alone(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        """Take a step that was too slow again, alone, with more time.
+        """Run a step that was too slow once more, alone and with more time.
 
         Raises:
-            Unavailable: The database did not answer, or too many steps that were too slow wait already.
+            Unavailable: The database did not respond, or too many steps that were too slow wait already.
             TooSlow: The step was too slow again.
             TooHeavy: The step was too slow again, and the client sent much at once.
         """
@@ -226,142 +163,114 @@ class Store:
             seconds = self._timeout_seconds * _ALONE_FACTOR
             log.warning("database did not finish a step in time, alone", step=name_of(step), seconds=seconds)
             if len(items) < _MANY_ITEMS and _json_bytes(items) < _LARGE_BYTES:
-                # The database is slow, or what is stored is large: sending less would not help.
+                # The database is slow, or the stored rows are large: to send less would not help.
                 raise
             raise TooHeavy(seconds) from error
         finally:
             self._waiting_alone -= 1
 
     async def run_longer(
-        self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+        self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """Run something as `run` does, with more time for each statement."""
+        """Run a query in a transaction of its own, with more time for each statement."""
         seconds = self._timeout_seconds * _ALONE_FACTOR
-        return await _patiently(lambda: self._in_transaction.take_longer(seconds, do, *args, **kwargs))
+        return await _retry(lambda: self._in_transaction.run_longer(seconds, query, *args, **kwargs))
 
-    async def run(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run something in a transaction of its own: a step, a read, or upkeep.
+    async def run(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        """Run a query in a transaction of its own: a step, a read, or upkeep.
 
-        What is given up for the sake of somebody else (by PostgreSQL: a deadlock) is begun again.
+        The transaction runs again if PostgreSQL aborts it because of a deadlock or serialization failure.
         """
-        return await _patiently(lambda: self._run_once(do, *args, **kwargs))
+        return await _retry(lambda: self._in_transaction.run(query, *args, **kwargs))
 
-    async def read(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run something that needs no transaction; each of its statements is one.
+    async def read(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        """Run a query that needs no transaction: each of its statements is one.
 
         Raises:
-            Unavailable: The database did not answer.
+            Unavailable: The database did not respond.
             BadRequest: PostgreSQL refuses a value.
         """
-        return await _patiently(lambda: self._by_statement.take(do, *args, **kwargs))
+        return await _retry(lambda: self._by_statement.run(query, *args, **kwargs))
 
     async def read_one(self, step: Step[Item, Result], item: Item) -> Result:
-        """Read one item by a step that only reads; those who come at the same time share its statements."""
-        return await self._shared(step, item, 0, self.read)
+        """Read one item with a step that only reads.
 
-    async def _shared(
+        Reads that arrive at the same time share its statements.
+        """
+        return await self._share(step, item, 0, self.read)
+
+    async def _share(
         self,
         step: Step[Item, Result],
         item: Item,
         size: int,
-        take: Callable[[Step[Item, Result], Sequence[Item]], Awaitable[list[Result]]],
+        run_set: RunSet[Item, Result],
         alone: Callable[[Sequence[Item]], Awaitable[list[Result]]] | None = None,
     ) -> Result:
         if not self._group_commit:
-            [answer] = await (self.many if alone else take)(step, [item])
-            return answer
+            [result] = await (self.many if alone else run_set)(step, [item])
+            return result
         group = self._groups.get(step)
         if group is None:
-            group = self._groups[step] = GroupCommit(self._measured(step, take), alone)
+            group = self._groups[step] = GroupCommit(self._measured(step, run_set), alone)
         shared: Result = await group.call(item, size)
         return shared
 
     def _measured(
-        self,
-        step: Step[Item, Result],
-        take: Callable[[Step[Item, Result], Sequence[Item]], Awaitable[list[Result]]],
+        self, step: Step[Item, Result], run_set: RunSet[Item, Result]
     ) -> Callable[[Sequence[Item]], Awaitable[list[Result]]]:
-        """A step that takes sets, and has them counted."""
+        """Return a function that runs a step for a set of items, and has the observer count the set."""
         observer, name = self._observer, name_of(step)
         if observer is None:
-            return partial(take, step)
+            return partial(run_set, step)
 
         async def measured(items: Sequence[Item]) -> list[Result]:
             began = time.perf_counter()
             try:
-                return await take(step, items)
+                return await run_set(step, items)
             finally:
                 observer.set_committed(name, len(items), time.perf_counter() - began)
 
         return measured
 
-    async def _set(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        return await _patiently(lambda: self._step(step, items))
+    async def _run_set(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
+        return await _retry(lambda: self._run_set_once(step, items))
 
-    async def _step(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        fits = _ONE_STATEMENT.get(step)
-        once = self._by_statement.take if fits is not None and all(map(fits, items)) else self._run_once
-        return await once(step, items)
-
-    async def _run_once(
-        self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
-    ) -> Result:
-        return await self._in_transaction.take(do, *args, **kwargs)
+    async def _run_set_once(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
+        sessions = self._by_statement if is_one_statement(step, items) else self._in_transaction
+        return await sessions.run(step, items)
 
     async def _connect(self, **options: Any) -> "asyncpg.Connection[Any]":
         try:
             connection = await self._address.connect(**options)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            # Whatever it is that keeps us out.
             raise database_errors.of_connection(error) from error
         self._connections.add(connection)
         return connection
 
     def in_use(self) -> int:
-        """How many connections are in use."""
+        """Return how many connections are in use."""
         return cast("QueuePool", self.engine.pool).checkedout()
 
     def waiting(self) -> dict[str, int]:
-        """For each step how many calls wait for their set."""
+        """Return for each step how many items wait for their set."""
         return {name_of(step): len(group) for step, group in self._groups.items()}
 
     def break_off(self) -> None:
-        """End every connection without waiting for a word from the database, which may say none."""
+        """End every connection at once: the database may not respond to a proper end."""
         for connection in list(self._connections):
             connection.terminate()
 
     async def close(self) -> None:
-        """Give up what is under way, and let go of every connection."""
+        """Abort the sets under way and close every connection."""
         self.break_off()
         for group in self._groups.values():
             await group.close()
         await self.engine.dispose()
 
 
-def create_engine(
-    connect: Callable[..., Awaitable["asyncpg.Connection[Any]"]],
-    *,
-    server_settings: dict[str, str] | None = None,
-    **options: Any,
-) -> AsyncEngine:
-    """SQLAlchemy's engine for a database.
-
-    Args:
-        connect: Makes a connection; takes asyncpg's options.
-        server_settings: PostgreSQL's settings for each connection.
-        options: What SQLAlchemy takes.
-    """
-    creator = partial(connect, server_settings=server_settings)
-    # What is in a statement is nobody's business: an error would tell it to the log.
-    engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **options
-    )
-    json_codec.pass_on(engine.dialect)
-    return engine
-
-
 def _json_bytes(item: Any) -> int:
-    """Return about how many bytes of JSON a step is given, wherever they are in its items."""
+    """Return about how many bytes of JSON an item holds, however deep in it."""
     if isinstance(item, Raw):
         return len(item)
     if isinstance(item, Struct):
@@ -369,17 +278,11 @@ def _json_bytes(item: Any) -> int:
     return sum(map(_json_bytes, item)) if isinstance(item, (list, tuple)) else 0
 
 
-async def _patiently(do: Callable[[], Awaitable[Result]]) -> Result:
-    """Do something; what is given up for the sake of somebody else is begun again."""
+async def _retry(run: Callable[[], Awaitable[Result]]) -> Result:
+    """Run a transaction, and again if PostgreSQL aborts it because of a deadlock or serialization failure."""
     for _ in range(_TRIES - 1):
         try:
-            return await do()
+            return await run()
         except BeginAgain:
             continue
-    return await do()
-
-
-def _give_up_useless(context: ExceptionContext) -> None:
-    """Have the pool throw connections away over which nothing more is to be had."""
-    if getattr(context.original_exception, "sqlstate", None) in database_errors.USELESS:
-        context.is_disconnect = True
+    return await run()

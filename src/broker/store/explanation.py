@@ -4,7 +4,7 @@ from msgspec.json import decode
 from sqlalchemy import Connection, text
 
 from broker.schemas.tasks import Explanation
-from broker.store import archive, rows
+from broker.store import ended_tasks, rows
 from broker.store.verdicts import MOST_BEFORE, TaskFacts, ToolsByState, WorkFacts, verdict
 
 # Of so many reports the last one that says something in words is looked for.
@@ -61,7 +61,7 @@ def tools_of(row: rows.AnyRow) -> ToolsByState:
 def explain(connection: Connection, id_: str) -> Explanation | None:
     """Why a task has not run yet; None: there is no such task."""
     row = connection.execute(FACTS, {"id": id_}).one()
-    task = rows.task(row) if row.id is not None else archive.ended_tasks(connection, [id_]).get(id_)
+    task = rows.task(row) if row.id is not None else ended_tasks.find(connection, [id_]).get(id_)
     if task is None:
         return None
     facts = TaskFacts(

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, text
 from broker.schemas import keys as schemas
 from broker.schemas.keys import KeyPage
 from broker.store.database_errors import BeginAgain
-from broker.store.engine import one_statement
 from broker.store.pages import cut, unseal
+from broker.store.steps import one_statement
 
 CREATE = text("""
 insert into keys (name, roles, hash)

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas.tools import Heartbeat
 from broker.store import rows
-from broker.store.engine import one_statement
 from broker.store.ownership import VOID, Void
+from broker.store.steps import one_statement
 
 Renewal = TypeVar("Renewal")
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.store import retention
 from broker.store.address import Address
-from broker.store.engine import create_engine
+from broker.store.connections import create_engine
 
 log = structlog.get_logger(__name__)
 

@@ -8,11 +8,11 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from broker.schemas.work import NewReport, Report, ReportPage
-from broker.store import archive, leases, ownership, rows
-from broker.store.engine import one_statement
+from broker.store import ended_work, leases, ownership, rows
 from broker.store.ownership import Token
 from broker.store.pages import bounded, cut, met, unseal
 from broker.store.rows import Columns
+from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
 # How large the reports of one work may be in its archive record, and how many there may be. So work can
@@ -174,7 +174,7 @@ def page(connection: Connection, work_id: UUID, *, limit: int, after: str | None
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
         of_page = connection.execute(PAGE, values).all()
         found, of = [Report(**_REPORT.of(row)) for row in of_page], met(of_page)
-    elif (ended := archive.reports(connection, work_id, begin=begin, limit=limit + 1)) is not None:
+    elif (ended := ended_work.reports(connection, work_id, begin=begin, limit=limit + 1)) is not None:
         found, of = ended
     else:
         return None

@@ -1,4 +1,4 @@
-"""Sessions: what runs in each has a time limit for every statement, and fails in the broker's own words."""
+"""Sessions: each runs a query with a time limit for every statement, and translates driver errors."""
 
 import asyncio
 import math
@@ -20,11 +20,12 @@ from broker.store.troubles import Troubles
 
 Result = TypeVar("Result")
 Params = ParamSpec("Params")
+#: A function that executes statements over the connection that it is given first.
 Query = Callable[Concatenate[Connection, Params], Result]
 
 # How much longer than the database itself the broker waits for a statement: then the connection is dead.
 _GRACE_SECONDS = 1.0
-# Where a connection keeps when its last statement began.
+# The key under which a connection's `info` keeps when its last statement began.
 _BEGAN = "began"
 
 
@@ -32,11 +33,11 @@ class Sessions:
     """Sessions of one kind.
 
     Args:
-        engine: Where they come from.
-        commits: Whether each is a transaction; else each of its statements is one.
-        timeout_seconds: How long a statement may take.
-        troubles: Where trouble of the database is noted.
-        observer: Counts and logs what is done.
+        engine: SQLAlchemy's engine.
+        commits: Whether each session is a transaction; otherwise each of its statements is one.
+        timeout_seconds: The longest time for a statement, in seconds.
+        troubles: Collects the database's troubles.
+        observer: Counts and logs what sessions do.
     """
 
     def __init__(
@@ -55,35 +56,35 @@ class Sessions:
         self._observer = observer
         event.listen(engine.sync_engine, "before_cursor_execute", _note_begin)
 
-    async def take(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run something in a session of its own, and return its answer once that is committed.
+    async def run(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        """Run a query in a session of its own, and return its result once that is committed.
 
         Raises:
-            Unavailable: The database did not answer.
+            Unavailable: The database did not respond.
             BadRequest: PostgreSQL refuses a value.
         """
-        return await self._take(do, lambda connection: do(connection, *args, **kwargs), None)
+        return await self._run(query, lambda connection: query(connection, *args, **kwargs), None)
 
-    async def take_longer(
-        self, seconds: float, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    async def run_longer(
+        self, seconds: float, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """Do the same with another time limit for each statement, where sessions are transactions."""
-        return await self._take(do, lambda connection: do(connection, *args, **kwargs), seconds)
+        """Run a query with another time limit for each statement; only for sessions that are transactions."""
+        return await self._run(query, lambda connection: query(connection, *args, **kwargs), seconds)
 
-    async def _take(
-        self, do: Callable[..., Result], call: Callable[[Connection], Result], seconds: float | None
+    async def _run(
+        self, query: Callable[..., Result], call: Callable[[Connection], Result], seconds: float | None
     ) -> Result:
         limit = seconds or self._timeout_seconds
         info: dict[Any, Any] = {_BEGAN: math.inf}
 
-        def take(session: Session) -> Result:
+        def run(session: Session) -> Result:
             nonlocal info
             with session, _watched(session.connection(), limit + _GRACE_SECONDS) as connection:
                 info = connection.info
                 if seconds:
                     connection.exec_driver_sql(f"set local statement_timeout = {int(seconds * 1000)}")
                 try:
-                    answer = call(connection)
+                    result = call(connection)
                 finally:
                     noted = pop_noted(info)
                 if self._commits:
@@ -91,36 +92,36 @@ class Sessions:
                     session.commit()
             if noted and self._observer is not None:
                 self._observer.work_ended(noted)
-            return answer
+            return result
 
         try:
-            answer = await self._sessions().run_sync(take)
-        except DatabaseTrouble as error:  # in the way of a connection
-            self._troubles.note(name_of(do), error)
+            result = await self._sessions().run_sync(run)
+        except DatabaseTrouble as error:  # raised while it connected
+            self._troubles.note(name_of(query), error)
             raise
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InternalClientError, OSError) as error:
             known = translate(error, timed_out=time.monotonic() - info[_BEGAN] >= limit)
             if isinstance(known, DatabaseTrouble):
-                self._troubles.note(name_of(do), known)
+                self._troubles.note(name_of(query), known)
             if known is error:
                 raise
             raise known from error
         if self._troubles:
-            self._troubles.clear(name_of(do))
-        return answer
+            self._troubles.clear(name_of(query))
+        return result
 
 
-def name_of(do: Callable[..., Any]) -> str:
-    """Return the name of a step, `tasks.submit` for example."""
-    return f"{do.__module__.rpartition('.')[2]}.{do.__qualname__}"
+def name_of(query: Callable[..., Any]) -> str:
+    """Return the name of a step or query, `tasks.submit` for example."""
+    return f"{query.__module__.rpartition('.')[2]}.{query.__qualname__}"
 
 
 @contextmanager
 def _watched(connection: Connection, patience_seconds: float) -> Iterator[Connection]:
-    """Give a connection up when a statement stays silent for longer than it may take.
+    """Terminate a connection when a statement gets no response for longer than it may take.
 
-    It looks alive where the network swallows everything, and to cancel what runs there would wait for an
-    answer, too.
+    Such a connection looks alive if the network drops every packet. To cancel its statement would need a
+    response, too.
     """
     driver: asyncpg.Connection[Any] = connection.connection.driver_connection
     loop = asyncio.get_running_loop()

@@ -9,10 +9,10 @@ from sqlalchemy import Connection, TextClause, text
 from broker.errors import Forbidden
 from broker.schemas.problems import FieldError
 from broker.schemas.tasks import NewTask, Task, TaskPage, TaskRemark
-from broker.store import archive, ownership, rows
-from broker.store.engine import one_statement
+from broker.store import ended_tasks, ownership, rows
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, cut, is_cut, kept, last_examined, met, unseal
+from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
 # Ranks are given in the order of submission, rows are written in the order of their ids: two
@@ -301,7 +301,7 @@ def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
     live = connection.execute(BY_IDS, {"ids": list(set(ids))}).all()
     found: dict[str, Task | None] = {task.id: task for task in map(rows.task, live)}
     if missing := set(ids) - found.keys():
-        found |= archive.ended_tasks(connection, missing)
+        found |= ended_tasks.find(connection, missing)
     unknown = LATER if is_cut(live) else None
     return [found.get(id_, unknown) for id_ in ids]
 

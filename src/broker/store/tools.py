@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas.tools import NewTool, Tool, ToolChange, ToolPage
-from broker.store import completion, leases, ownership, rows
+from broker.store import leases, lost_work, ownership, rows
 from broker.store.database_errors import BeginAgain
 from broker.store.ownership import VOID, Token, Void
 from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
@@ -177,7 +177,7 @@ def _enter(connection: Connection, new: Sequence[Registration]) -> dict[str | by
     if given := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
         why = "The tool was started anew."
-        completion.lose(connection, restarted, why, running_only=True, beside=given - restarted)
+        lost_work.lose(connection, restarted, why, running_only=True, beside=given - restarted)
     last = {_key(each): each for each in new}
     first = {_key(each): each for each in reversed(new)}
     values = rows.columns((each.tool for each in last.values()), "id", "capacity")
@@ -264,7 +264,7 @@ def delete(connection: Connection, deletions: Sequence[ToolDeletion]) -> list[To
     void = ownership.void(connection, [deletion.token for deletion in deletions])
     good = [deletion for deletion in deletions if deletion.token not in void]
     if forced := sorted({deletion.id for deletion in good if deletion.force}):
-        completion.lose(connection, forced, "The tool was deleted.")
+        lost_work.lose(connection, forced, "The tool was deleted.")
     ids = list({deletion.id for deletion in good})
     known = {row.id: Token(row.id, row.token_hash) for row in connection.execute(LOCK, {"ids": ids})}
     if any(ownership.is_void(deletion.token, known.get(deletion.id)) for deletion in good):

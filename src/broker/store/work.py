@@ -9,11 +9,11 @@ from msgspec.structs import asdict
 from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas.work import Work, WorkPage, WorkStatus, WorkWithReports
-from broker.store import archive, leases, ownership, reports, rows
-from broker.store.engine import one_statement
+from broker.store import ended_work, leases, ownership, reports, rows
 from broker.store.group_commit import LATER
 from broker.store.ownership import Token
 from broker.store.pages import bounded, cut, fits, is_cut, kept, last_examined, met, unseal
+from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
 BY_IDS = text(f"""
@@ -249,7 +249,7 @@ def with_reports(connection: Connection, work_id: UUID) -> Seen | None:
     """
     found = connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none()
     if found is None:
-        ended = archive.as_work(connection, work_id, reports.MOST_LATEST)
+        ended = ended_work.as_work(connection, work_id, reports.MOST_LATEST)
         return Seen(ended, None) if ended else None
     work = WorkWithReports(
         **asdict(rows.work(found)),
@@ -263,6 +263,6 @@ def status(connection: Connection, work_id: UUID) -> Seen | None:
     """Return what a watcher needs to know of work, under way or ended; None: it is unknown."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
     if row is None:
-        ended = archive.status(connection, work_id)
+        ended = ended_work.status(connection, work_id)
         return Seen(ended, None) if ended else None
     return Seen(WorkStatus(**row._asdict()), None)

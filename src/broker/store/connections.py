@@ -1,0 +1,81 @@
+"""Connections to PostgreSQL: their settings, and SQLAlchemy's engine for them."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import asyncpg
+from sqlalchemy import ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from broker.store import database_errors, json_codec
+
+# Each statement names the rows that it needs of each table (`= any(...)`), finds them by an index, and joins
+# them by hash. PostgreSQL keeps plans, and makes them from statistics that say "empty" of a queue that has
+# just run dry: with nested loops, a kept plan would then compare a thousand rows with a thousand. A plain
+# index scan marks the dead entries that it meets, so the next scan skips them; a bitmap scan does not. No
+# statement runs for long enough to be compiled. PostgreSQL keeps a plan for any arguments if its cost is not
+# much higher than that of a plan for these arguments. The default cost of a page is that of a turning disk.
+# With it, PostgreSQL planned each assignment again, which took longer than to run it. Hot tables are small
+# and in memory, where a page costs next to nothing.
+SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_nestloop": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "seq_page_cost": "0.1",
+    "random_page_cost": "0.1",
+}
+NAME = {"application_name": "broker"}
+#: The settings of a session, which a pooler in transaction mode needs in each transaction.
+SESSION = SETTINGS | {"TimeZone": "UTC"}
+#: The settings that only a connection of its own can have.
+CONNECTION = {
+    # A statement must see the rows that it waited for.
+    "default_transaction_isolation": "read committed",
+    # The locks of a broker whose machine is gone end soon.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+# The share of a statement's time that it may wait for one lock. Without a limit of its own, a wait for a lock
+# looks like a statement that is too slow.
+_LOCK_SHARE = 0.6
+
+
+def time_limits(timeout_seconds: float) -> dict[str, str]:
+    """Return the settings that limit how long a statement, a lock and an idle transaction may last."""
+    milliseconds = str(int(timeout_seconds * 1000))
+    return {
+        "statement_timeout": milliseconds,
+        "lock_timeout": str(int(timeout_seconds * _LOCK_SHARE * 1000)),
+        "idle_in_transaction_session_timeout": milliseconds,
+    }
+
+
+def create_engine(
+    connect: Callable[..., Awaitable["asyncpg.Connection[Any]"]],
+    *,
+    server_settings: dict[str, str] | None = None,
+    **options: Any,
+) -> AsyncEngine:
+    """Return SQLAlchemy's engine for a database.
+
+    Args:
+        connect: Makes a connection, from asyncpg's options.
+        server_settings: PostgreSQL's settings for each connection.
+        options: Options of SQLAlchemy.
+    """
+    creator = partial(connect, server_settings=server_settings)
+    # Parameters hold the data of users: errors must not write them to the log.
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **options
+    )
+    json_codec.pass_on(engine.dialect)
+    return engine
+
+
+def discard_unusable(context: ExceptionContext) -> None:
+    """Have the pool discard a connection whose error says that it cannot be used any more."""
+    if getattr(context.original_exception, "sqlstate", None) in database_errors.USELESS:
+        context.is_disconnect = True

@@ -1,0 +1,79 @@
+"""Tasks that have ended: each is known by its last record in the archive, and its id is not given again."""
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection, text
+
+from broker.schemas.tasks import Task
+from broker.store import rows
+from broker.store.archive import SIZE
+from broker.store.group_commit import LATER
+from broker.store.pages import bounded, is_cut
+from broker.store.records import read_task
+
+HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
+
+_ENDED_TASKS = f"""
+select e.task_id, r.task, r.outcome, coalesce(e.attempt, r.attempt) as attempt, r.result, r.error,
+       coalesce(e.ended_at, r.ended_at) as ended_at, r.work_id, {SIZE} as size
+from ended_tasks e
+join work_archive r
+  on r.work_id = e.work_id
+ and r.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
+where e.task_id = any(cast(:ids as text[]))"""
+ENDED_TASKS = text(bounded(_ENDED_TASKS, size="r.size", order="task_id"))
+
+# A task that had no work leaves a record all the same, with a work id of its own.
+RECORD_DELETED = text(f"""
+with ending as materialized (
+    select *, uuid7() as record_id
+    from tasks
+    where id = any(cast(:ids as text[])) and state <> 'assigned'
+    order by id
+    for update
+),
+archived as (
+    insert into work_archive (work_id, task_id, task, attempt, outcome, result, error, reports, created_by,
+                              submitted_at, waiting_since, bytes)
+    select t.record_id, t.id,
+           {rows.TASK.json()},
+           t.attempt, 'cancelled', 'null', null, '[]', t.created_by, t.created_at,
+           greatest(t.created_at, t.not_before), {rows.task_size("t")}
+    from ending t
+    left join work w on false
+),
+ended as (
+    insert into ended_tasks (task_id, work_id) select id, record_id from ending order by id
+)
+delete from tasks where id = any(array(select id from ending))
+returning id
+""")
+
+
+def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:
+    """Those of the tasks that have ended."""
+    return set(connection.execute(HAS_ENDED, {"ids": list(task_ids)}).scalars())
+
+
+def find(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
+    """Return those of the tasks that have ended, by their ids; `LATER` where there was no room for some."""
+    page = connection.execute(ENDED_TASKS, {"ids": list(task_ids)}).all()
+    found: dict[str, Task] = dict.fromkeys(task_ids, LATER) if is_cut(page) else {}
+    return found | {row.task_id: _task(row) for row in page}
+
+
+def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:
+    """Delete those of the tasks that have no work, and record that; the ids of the deleted."""
+    return set(connection.execute(RECORD_DELETED, {"ids": list(task_ids)}).scalars())
+
+
+def _task(row: rows.AnyRow) -> Task:
+    task = read_task(row.task)
+    task.state, task.attempt, task.ended_at, task.work_id = (
+        row.outcome,
+        row.attempt,
+        row.ended_at,
+        row.work_id,
+    )
+    task.result, task.error = row.result, row.error
+    return task

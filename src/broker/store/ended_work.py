@@ -1,0 +1,159 @@
+"""Work that has ended: its outcome, its reports and a result that came late, as the archive has them."""
+
+from collections.abc import Collection, Mapping
+from uuid import UUID
+
+from msgspec import Raw
+from sqlalchemy import Connection, text
+
+from broker.schemas.work import Report, WorkStatus, WorkWithReports
+from broker.store import rows
+from broker.store.pages import bounded, met
+from broker.store.records import read_report, read_task
+
+STATUS = text("""
+select outcome as state, version, cancel_requested
+from work_archive
+where work_id = :work_id and tool_id is not null
+""")
+
+TOLD = text("""
+select work_id, outcome, said
+from work_archive
+where work_id = any(cast(:ids as uuid[])) and tool_id is not null
+""")
+
+TOOLS_OF = text("""
+select distinct tool_id from work_archive where work_id = any(cast(:ids as uuid[])) and tool_id is not null
+""")
+
+KEEP_LATE = text(f"""
+with locked as materialized (
+    select work_id, outcome, late
+    from work_archive
+    where work_id = any(cast(:work_id as uuid[]))
+    order by work_id
+    for no key update
+)
+update work_archive a
+set late = json_build_object('outcome', 'succeeded', 'result', u.result, 'error', u.error, 'at', now()),
+    bytes = a.bytes + {rows.printed("u.result")}
+from unnest(cast(:work_id as uuid[]), cast(:result as json[]), cast(:error as text[]))
+     as u (work_id, result, error)
+join locked on locked.work_id = u.work_id
+where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
+  and locked.late is null and locked.outcome <> 'succeeded'
+""")
+
+# PostgreSQL splits the reports once: they may be 128 MiB. It then looks for the last progress from their end.
+AS_WORK = text("""
+with split as materialized (
+    select element.report, element.place
+    from work_archive
+    cross join lateral json_array_elements(reports) with ordinality as element (report, place)
+    where work_id = :work_id and tool_id is not null
+),
+backwards as (select report from split order by place desc offset 0)
+select work_id, task_id, tool_id, attempt, outcome, task, cancel_requested, version,
+       assigned_at, started_at, deadline_at,
+       (select count(*) from split) as report_count,
+       (select cast(report ->> 'progress' as double precision)
+        from backwards
+        where report ->> 'progress' is not null
+        limit 1) as progress
+from work_archive
+where work_id = :work_id and tool_id is not null
+""")
+
+_REPORTS = """
+select element.report, element.place
+from work_archive a
+cross join lateral json_array_elements(a.reports) with ordinality as element (report, place)
+where a.work_id = :work_id and a.tool_id is not null and place > :after and place <= :until"""
+_REPORT_SIZE = "octet_length(cast(report as text))"
+REPORTS, LATEST_REPORTS = (
+    text(f"select report, met from ({bounded(_REPORTS, size=_REPORT_SIZE, order=order)}) r order by place")
+    for order in ("place", "place desc")
+)
+
+
+def told(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
+    """For each of these works its outcome, and what its tool said where that was something else.
+
+    What a task without work has left is no work.
+    """
+    return {row.work_id: (row.outcome, row.said) for row in connection.execute(TOLD, {"ids": list(work_ids)})}
+
+
+def tools_of(connection: Connection, work_ids: Collection[UUID]) -> list[str]:
+    """The tools that had these works, which have ended."""
+    return list(connection.execute(TOOLS_OF, {"ids": list(work_ids)}).scalars())
+
+
+def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | None]]) -> None:
+    """Keep what tools say of work that ended without them: a result, and an error; the first stays."""
+    values = {
+        "work_id": list(results),
+        "result": [result for result, _ in results.values()],
+        "error": [error for _, error in results.values()],
+    }
+    connection.execute(KEEP_LATE, values)
+
+
+def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithReports | None:
+    """Return ended work in the form of work under way: its state is the outcome.
+
+    Args:
+        connection: To the database; a transaction is not needed.
+        work_id: The work.
+        latest: How many of its reports to return at most.
+    """
+    row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
+    if row is None:
+        return None
+    task = read_task(row.task)
+    values = {"work_id": work_id, "after": row.report_count - latest, "until": row.report_count}
+    return WorkWithReports(
+        id=row.work_id,
+        task_id=row.task_id,
+        tool_id=row.tool_id,
+        attempt=row.attempt,
+        state=row.outcome,
+        needs=task.needs,
+        payload=task.payload,
+        progress=row.progress,
+        cancel_requested=row.cancel_requested,
+        version=row.version,
+        assigned_at=row.assigned_at,
+        started_at=row.started_at,
+        deadline_at=row.deadline_at,
+        reports=[read_report(row.report) for row in connection.execute(LATEST_REPORTS, values)],
+        report_count=row.report_count,
+    )
+
+
+def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
+    """Return how ended work ended, its state being the outcome; None: there is none."""
+    row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
+    return WorkStatus(**row._asdict()) if row else None
+
+
+def reports(
+    connection: Connection, work_id: UUID, *, begin: int, limit: int
+) -> tuple[list[Report], int] | None:
+    """Return some of the reports on ended work, in order, as many as a page has room for.
+
+    Args:
+        connection: To the database; a transaction is not needed.
+        work_id: The work.
+        begin: How many to skip.
+        limit: How many to return at most.
+
+    Returns:
+        The reports, and how many there are within the limit; None: no such work has ended.
+    """
+    values = {"work_id": work_id, "after": begin, "until": begin + limit}
+    found = connection.execute(REPORTS, values).all()
+    if not found and not told(connection, [work_id]):
+        return None
+    return [read_report(row.report) for row in found], met(found)
