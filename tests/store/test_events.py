@@ -11,6 +11,7 @@ from broker.schemas.tools import ToolChange
 from broker.schemas.work import NewReport
 from broker.store import Store, acceptance, events, reports, tools
 from broker.store.events import Events
+from broker.texts import shorten_in_the_middle
 from tests.support import steps
 from tests.support.shared import SHARED_STORE
 
@@ -60,7 +61,8 @@ async def test_the_last_message_is_the_one_that_was_said_last_and_is_cut_where_i
 
 async def test_work_that_has_ended_is_its_record_with_its_task_and_its_tool(store: Store) -> None:
     made = await steps.running_work(store, "a", "t")
-    await steps.complete(store, made.id, "failed", error="a" * MOST_CHARS + "b" * MOST_CHARS)
+    error = "a" * MOST_CHARS + "b" * MOST_CHARS
+    await steps.complete(store, made.id, "failed", error=error)
     found = await read(store, {made.id: "running"}, work=[made.id])
     assert [(each.id, each.state, each.attempt) for each in found.tasks] == [("a", "scheduled", 1)]
     assert found.tools == [ToolEvent(id="t", state="idle", load=0, capacity=1, skills="{}")]
@@ -73,7 +75,7 @@ async def test_work_that_has_ended_is_its_record_with_its_task_and_its_tool(stor
             tool_id="t",
             attempt=1,
             outcome="failed",
-            error="a" * 166 + " … " + "b" * 329,
+            error=shorten_in_the_middle(error, MOST_CHARS),
             assigned_at=record.assigned_at,
             started_at=record.started_at,
             ended_at=record.ended_at,

@@ -5,10 +5,8 @@ from sqlalchemy import Connection, text
 
 from broker.schemas.tasks import Explanation
 from broker.store import ended_tasks, rows
+from broker.store.summaries import LAST_REPORTS
 from broker.store.verdicts import MOST_BEFORE, TaskFacts, ToolsByState, WorkFacts, verdict
-
-# Of so many reports the last one that says something in words is looked for.
-_LAST_REPORTS = 100
 
 # How many tasks are offered before the task `t`, where it is available.
 BEFORE = f"""
@@ -46,7 +44,7 @@ left join work w on w.id = t.work_id and w.id = (select work_id from its)
 left join (
     select at, message
     from (select seq, at, message from work_reports where work_id = (select work_id from its)
-          order by seq desc limit {_LAST_REPORTS}) last
+          order by seq desc limit {LAST_REPORTS}) last
     order by message is not null desc, seq desc
     limit 1
 ) r on true

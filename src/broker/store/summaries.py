@@ -3,8 +3,8 @@
 from broker.schemas.overview import MOST_CHARS, ArchiveEvent, WorkEvent
 from broker.store.rows import AnyRow, Columns, alike
 
-# Of so many reports the last one that says something in words is looked for.
-_LAST_REPORTS = 100
+#: Among this many of the last reports, the last one that has a message is looked for.
+LAST_REPORTS = 100
 
 
 def cut(column: str) -> str:
@@ -13,17 +13,17 @@ def cut(column: str) -> str:
 
 
 def cut_in_the_middle(column: str) -> str:
-    """SQL for an error, cut where it is long: what it is stands at the end of a traceback, or in front."""
-    third = MOST_CHARS // 3
+    """Return SQL that shortens an error as `shorten_in_the_middle` of `broker.texts` does."""
+    first = MOST_CHARS // 3
     return f"""case when length({column}) <= {MOST_CHARS} then {column}
-                else left({column}, {third}) || ' … ' || right({column}, {2 * third - 3}) end"""
+                else left({column}, {first}) || ' … ' || right({column}, {MOST_CHARS - first - 3}) end"""
 
 
 # `w` is the work. A column, and no join: joins are by hash, of all with all.
 LAST_MESSAGE = cut(f"""(
         select message
         from (select seq, message from work_reports r where r.work_id = w.id
-              order by seq desc limit {_LAST_REPORTS}) last
+              order by seq desc limit {LAST_REPORTS}) last
         where message is not null
         order by seq desc
         limit 1)""")

@@ -3,15 +3,13 @@
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from broker.schemas.limits import ASSIGNER_ABSENT_SECONDS
+from broker.schemas.overview import MOST_CHARS
 from broker.schemas.tasks import Task, Verdict
+from broker.texts import shorten_in_the_middle
 
 # More tasks that go before are not counted: "more than" has to do.
 MOST_BEFORE = 1_000
-
-# The assigner is taken to be away after that.
-_SILENCE = timedelta(minutes=1)
-# What others have said is cut after so many characters: it stands in full where it was said.
-_MOST_SAID = 500
 
 
 class ToolsByState(NamedTuple):
@@ -160,7 +158,7 @@ def _waiting(facts: TaskFacts) -> tuple[Verdict, str]:
     if facts.assigner_seen_at is None:
         return "no_assigner", "No assigner has ever asked for tasks, so nothing is given to tools: start one."
     silence = facts.now - facts.assigner_seen_at
-    if silence > _SILENCE:
+    if silence > timedelta(seconds=ASSIGNER_ABSENT_SECONDS):
         return "no_assigner", f"No assigner has asked for tasks for {_span(silence)}: is it running?"
     if facts.task.remark is not None:
         return "refused_by_assigner", f"The assigner says: {_said(facts.task.remark)}"
@@ -191,13 +189,8 @@ def _error(task: Task) -> str:
 
 
 def _said(text: str | None) -> str:
-    """What somebody else said, on one line.
-
-    A long one is cut in the middle: what went wrong stands at the end of a traceback, and else in front.
-    """
-    line = " ".join((text or "").split())
-    third = _MOST_SAID // 3
-    return line if len(line) <= _MOST_SAID else f"{line[:third]} … {line[-2 * third :]}"
+    """Return a text of others on one line, shortened."""
+    return shorten_in_the_middle(" ".join((text or "").split()), MOST_CHARS)
 
 
 def _sentences(told: list[str]) -> str:
