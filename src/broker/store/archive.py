@@ -23,9 +23,18 @@ RECORD = Columns(
     **alike("a", "late", "reports", "assigned_at", "started_at", "ended_at"),
 )
 
-_ESTIMATED = rows.estimated("r.task", "r.tool", "r.result", "r.reports", "r.late")
-#: The size of a record `r` in a response: as it was stored, else estimated.
-SIZE = f"coalesce(r.bytes, {_ESTIMATED}) + coalesce(octet_length(r.error), 0)"
+
+def record_size(record: str) -> str:
+    """Return SQL for the size of a record in a response: as it was stored, or else estimated.
+
+    Args:
+        record: The name of the row.
+    """
+    values = (f"{record}.{name}" for name in ("task", "tool", "result", "reports", "late"))
+    return f"coalesce({record}.bytes, {rows.estimated(*values)}) + coalesce(octet_length({record}.error), 0)"
+
+
+SIZE = record_size("r")
 
 # As many of them as a response has room for.
 _FIND = "select * from work_archive where work_id = any(cast(:ids as uuid[]))"

@@ -269,37 +269,34 @@ def take_offline(connection: Connection, batch: int, tries: Tries | None = None)
 def forgive_late_starts(
     connection: Connection, here_seconds: float, watched_until: datetime | None = None
 ) -> datetime:
-    """Give tools the time of a lease since the service is there to start what they could not.
-
-    How long work runs is not forgiven: that needs no service.
-
-    Args:
-        connection: In an open transaction.
-        here_seconds: For how long the service has been there.
-        watched_until: Until when it was at work on the chore, by the database's clock; None: unknown.
-
-    Returns:
-        The time, by the database's clock.
-    """
-    connection.execute(EXTEND_DEADLINES, _forgiving(here_seconds, watched_until))
-    return _now(connection)
+    """Give tools more time to start work, as `_forgive` does; how long work runs needs no service."""
+    return _forgive(connection, EXTEND_DEADLINES, here_seconds, watched_until)
 
 
 def forgive_silence(
     connection: Connection, here_seconds: float, watched_until: datetime | None = None
 ) -> datetime:
-    """Give tools the time of a lease since the service is there to be heard again.
+    """Give tools more time to renew their leases, as `_forgive` does."""
+    return _forgive(connection, EXTEND_LEASES, here_seconds, watched_until)
+
+
+def _forgive(
+    connection: Connection, extend: TextClause, here_seconds: float, watched_until: datetime | None
+) -> datetime:
+    """Give tools the time of a lease, counted from when the service came back, for what they could not do.
 
     Args:
         connection: In an open transaction.
-        here_seconds: For how long the service has been there.
-        watched_until: Until when it was at work on the chore, by the database's clock; None: unknown.
+        extend: The statement that extends deadlines or leases.
+        here_seconds: How long the service has been back, in seconds.
+        watched_until: Until when the service did the chore, by the database's clock; None: unknown.
 
     Returns:
-        The time, by the database's clock.
+        The time by the database's clock.
     """
-    connection.execute(EXTEND_LEASES, _forgiving(here_seconds, watched_until))
-    return _now(connection)
+    connection.execute(extend, _forgiving(here_seconds, watched_until))
+    now: datetime = connection.execute(NOW).scalar_one()
+    return now
 
 
 def seconds_to_next(connection: Connection, chore: Chore, aside: Sequence[Any] = ()) -> float | None:
@@ -318,11 +315,6 @@ TASKS = Chore("tasks", 1, make_available, TASKS_NEXT)
 WORK = Chore("work", 2, end_overdue, WORK_NEXT, forgive_late_starts)
 LEASES = Chore("tools", 3, take_offline, LEASES_NEXT, forgive_silence)
 CHORES: Sequence[Chore] = (TASKS, WORK, LEASES)
-
-
-def _now(connection: Connection) -> datetime:
-    now: datetime = connection.execute(NOW).scalar_one()
-    return now
 
 
 def _forgiving(here_seconds: float, watched_until: datetime | None = None) -> dict[str, object]:

@@ -6,21 +6,23 @@ from sqlalchemy import Connection, text
 
 from broker.schemas.tasks import Task
 from broker.store import rows
-from broker.store.archive import SIZE
+from broker.store.archive import record_size
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, is_cut
 from broker.store.records import read_task
 
 HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
 
-_ENDED_TASKS = f"""
-select e.task_id, r.task, r.outcome, coalesce(e.attempt, r.attempt) as attempt, r.result, r.error,
-       coalesce(e.ended_at, r.ended_at) as ended_at, r.work_id, {SIZE} as size
-from ended_tasks e
-join work_archive r
-  on r.work_id = e.work_id
- and r.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
+#: The tasks `:ids` that have ended, `e`, each with its last record `a`.
+ENDED_TASKS_WITH_RECORDS = """from ended_tasks e
+join work_archive a
+  on a.work_id = e.work_id
+ and a.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
 where e.task_id = any(cast(:ids as text[]))"""
+_ENDED_TASKS = f"""
+select e.task_id, a.task, a.outcome, coalesce(e.attempt, a.attempt) as attempt, a.result, a.error,
+       coalesce(e.ended_at, a.ended_at) as ended_at, a.work_id, {record_size("a")} as size
+{ENDED_TASKS_WITH_RECORDS}"""
 ENDED_TASKS = text(bounded(_ENDED_TASKS, size="r.size", order="task_id"))
 
 # A task that had no work leaves a record all the same, with a work id of its own.

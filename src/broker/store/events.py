@@ -8,6 +8,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas.overview import ArchiveEvent, TaskEvent, ToolEvent, WorkEvent
 from broker.store import rows, summaries
+from broker.store.ended_tasks import ENDED_TASKS_WITH_RECORDS
 
 WORKS = text(f"""
 select {summaries.WORK}
@@ -34,11 +35,7 @@ order by t.seq
 # By its last record; that has the priority, but in the midst of the payload.
 ENDED_TASKS = text(f"""
 select {summaries.RECORD}, coalesce(e.attempt, a.attempt) as attempts
-from ended_tasks e
-join work_archive a
-  on a.work_id = e.work_id
- and a.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
-where e.task_id = any(cast(:ids as text[]))
+{ENDED_TASKS_WITH_RECORDS}
 """)
 
 TOOLS = text(f"""

@@ -9,17 +9,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from broker.store.ended_tasks import ENDED_TASKS_WITH_RECORDS
 from broker.store.rows import column
 
-TASKS = text("""
+TASKS = text(f"""
 select id, created_by from tasks where id = any(cast(:ids as text[]))
 union all
 select e.task_id, a.created_by
-from ended_tasks e
-join work_archive a
-  on a.work_id = e.work_id
- and a.work_id = any(array(select work_id from ended_tasks where task_id = any(cast(:ids as text[]))))
-where e.task_id = any(cast(:ids as text[]))
+{ENDED_TASKS_WITH_RECORDS}
 """)
 
 TOOLS = text("select id, registered_by, token_hash from tools where id = any(cast(:ids as text[]))")

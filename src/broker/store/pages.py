@@ -2,12 +2,12 @@
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import crc32
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row, TextClause
 
 from broker.errors import ValidationFailed
 from broker.schemas.problems import FieldError
@@ -130,6 +130,28 @@ def cut(
     if len(items) < max(len(found), of or 0):
         return items, seal(key(items[-1]))
     return items, None if examined is None else seal(examined)
+
+
+def read_listed(
+    connection: Connection,
+    statement: TextClause,
+    values: Mapping[str, object],
+    limit: int,
+    key: Callable[[Row[Any]], object],
+) -> tuple[Sequence[Row[Any]], str | None]:
+    """Read a page of a list, and return its rows and where the next one begins.
+
+    Args:
+        connection: The database.
+        statement: A statement made with `bounded`, `kept` and `last_examined`. Its rows have an `id`, which
+            is null in the only row if there are none, and `examined`.
+        values: The parameters of the statement, but its limit.
+        limit: The most rows.
+        key: Returns the position of a row.
+    """
+    read = connection.execute(statement, {**values, "limit": limit + 1}).all()
+    found = [row for row in read if row.id is not None]
+    return cut(found, limit, key, of=met(found), examined=read[0].examined)
 
 
 def seal(key: object) -> str:

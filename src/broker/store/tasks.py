@@ -11,7 +11,7 @@ from broker.schemas.problems import FieldError
 from broker.schemas.tasks import NewTask, Task, TaskPage, TaskRemark
 from broker.store import ended_tasks, ownership, rows
 from broker.store.group_commit import LATER
-from broker.store.pages import bounded, cut, is_cut, kept, last_examined, met, unseal
+from broker.store.pages import bounded, is_cut, kept, last_examined, read_listed, unseal
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
@@ -320,10 +320,8 @@ def listing(which: TaskFilter) -> TextClause:
 def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
     """Some of the live tasks, in the order of their submission."""
     begin = unseal(after, int, field="after") if after is not None else -1
-    values = which._asdict() | {"after": begin, "limit": limit + 1}
-    first, *more = connection.execute(listing(which), values).all()
-    found = [row for row in (first, *more) if row.id is not None]
-    items, onward = cut(found, limit, key=lambda row: row.seq, of=met(found), examined=first.examined)
+    values = which._asdict() | {"after": begin}
+    items, onward = read_listed(connection, listing(which), values, limit, key=lambda row: row.seq)
     return TaskPage(items=[rows.task(row) for row in items], next=onward)
 
 

@@ -13,7 +13,7 @@ from broker.schemas.tools import NewTool, Tool, ToolChange, ToolPage
 from broker.store import leases, lost_work, ownership, rows
 from broker.store.database_errors import BeginAgain
 from broker.store.ownership import VOID, Token, Void
-from broker.store.pages import bounded, cut, kept, last_examined, met, unseal
+from broker.store.pages import bounded, kept, last_examined, read_listed, unseal
 
 REGISTER = text(f"""
 insert into tools as t (id, skills, capacity, token_hash, registered_by, bytes)
@@ -219,9 +219,9 @@ def page(
     filters = {"state": state, "registered_by": registered_by}
     begin = unseal(after, str, field="after") if after is not None else ""
     statement = listing(**filters)
-    first, *more = connection.execute(statement, filters | {"after": begin, "limit": limit + 1}).all()
-    found = [row for row in (first, *more) if row.id is not None]
-    items, onward = cut(found, limit, key=lambda row: row.id, of=met(found), examined=first.examined)
+    items, onward = read_listed(
+        connection, statement, filters | {"after": begin}, limit, key=lambda row: row.id
+    )
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)
 
 

@@ -12,7 +12,7 @@ from broker.schemas.work import Work, WorkPage, WorkStatus, WorkWithReports
 from broker.store import ended_work, leases, ownership, reports, rows
 from broker.store.group_commit import LATER
 from broker.store.ownership import Token
-from broker.store.pages import bounded, cut, fits, is_cut, kept, last_examined, met, unseal
+from broker.store.pages import bounded, fits, is_cut, kept, last_examined, read_listed, unseal
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
@@ -235,10 +235,8 @@ def listing(which: WorkFilter) -> TextClause:
 def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
     """Some of the work under way, in the order of its assignment."""
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
-    values = which._asdict() | {"after": begin, "limit": limit + 1}
-    first, *more = connection.execute(listing(which), values).all()
-    found = [row for row in (first, *more) if row.id is not None]
-    items, onward = cut(found, limit, key=lambda row: row.id, of=met(found), examined=first.examined)
+    values = which._asdict() | {"after": begin}
+    items, onward = read_listed(connection, listing(which), values, limit, key=lambda row: row.id)
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 

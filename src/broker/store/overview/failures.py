@@ -87,19 +87,4 @@ def page(
     values = {"since": since, "before_at": before_at, "before_id": before_id, "limit": limit + 1}
     found = connection.execute(READ, values).all()
     rows, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))
-    items = [
-        Failure(
-            work_id=row.work_id,
-            task_id=row.task_id,
-            tool_id=row.tool_id,
-            attempt=row.attempt,
-            outcome=row.outcome,
-            error=row.error,
-            message=row.message,
-            ended_at=row.ended_at,
-            late=row.late,
-            task_state=row.task_state,
-        )
-        for row in rows
-    ]
-    return Failures(items=items, next=onward)
+    return Failures(items=[Failure(**row._asdict()) for row in rows], next=onward)

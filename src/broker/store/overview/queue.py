@@ -23,6 +23,14 @@ _LOOKED_AT = f"""
     order by {_OFFERED}
     limit {MOST_LOOKED_AT + 1}"""
 
+_KIND = rows.Columns(
+    needs=summaries.cut("k.needs"),
+    priority="k.priority",
+    tasks="k.tasks",
+    oldest_id="o.id",
+    oldest_at="o.created_at",
+    passed_by="(select count(*) from had_their_turn h where h.submitted_at > o.created_at)",
+)
 KINDS = text(f"""
 with looked_at as materialized (
     {bounded(_LOOKED_AT, size=rows.estimated("r.needs"), order=_OFFERED)}
@@ -47,9 +55,7 @@ had_their_turn as materialized (
      order by ended_at desc, work_id desc
      limit {LATELY})
 )
-select looked.now, looked.tasks as counted, looked.met > looked.tasks as more,
-       {summaries.cut("k.needs")} as needs, k.priority, k.tasks, o.id as oldest_id, o.created_at as oldest_at,
-       (select count(*) from had_their_turn h where h.submitted_at > o.created_at) as passed_by
+select {_KIND}, looked.now, looked.tasks as counted, looked.met > looked.tasks as more
 from (select now() as now, count(*) as tasks, coalesce(max(met), 0) as met from looked_at) looked
 left join kinds k on true
 left join looked_at o on o.seq = k.oldest
@@ -77,20 +83,7 @@ limit {_MOST_TOLD}
 def read(connection: Connection) -> Queue:
     """The kinds of what is available, those of most tasks first, and the tools that are idle for long."""
     found = connection.execute(KINDS).all()
-    kinds = [
-        QueuedKind(
-            needs=row.needs,
-            priority=row.priority,
-            tasks=row.tasks,
-            oldest_id=row.oldest_id,
-            oldest_at=row.oldest_at,
-            passed_by=row.passed_by,
-        )
-        for row in found
-        if row.tasks is not None
-    ]
-    unasked = [
-        UnaskedTool(id=row.id, skills=row.skills, since=row.since) for row in connection.execute(UNASKED)
-    ]
+    kinds = [QueuedKind(**_KIND.of(row)) for row in found if row.tasks is not None]
+    unasked = [UnaskedTool(**row._asdict()) for row in connection.execute(UNASKED)]
     first = found[0]
     return Queue(at=first.now, counted=first.counted, more=first.more, kinds=kinds, unasked=unasked)

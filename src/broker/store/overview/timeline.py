@@ -57,17 +57,5 @@ def read(connection: Connection, span: TimelineRange, limit: int) -> Timeline:
     """Attempts that have ended, those that ended last first."""
     until = None if span.until is None else min(max(span.until, _EARLIEST), _LATEST)
     found = connection.execute(READ, span._asdict() | {"until": until, "limit": limit + 1}).all()
-    items = [
-        Attempted(
-            work_id=row.work_id,
-            task_id=row.task_id,
-            tool_id=row.tool_id,
-            attempt=row.attempt,
-            outcome=row.outcome,
-            assigned_at=row.assigned_at,
-            started_at=row.started_at,
-            ended_at=row.ended_at,
-        )
-        for row in found[:limit]
-    ]
+    items = [Attempted(**row._asdict()) for row in found[:limit]]
     return Timeline(complete=len(found) <= limit, items=items)
