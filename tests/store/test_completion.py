@@ -283,14 +283,14 @@ async def test_completed_again_while_its_record_is_deleted_it_is_unknown(
 ) -> None:
     made = await steps.running_work(store)
     await steps.complete(store, made.id)
-    told = ended_work.told
+    outcomes = ended_work.outcomes
 
-    def told_before_it_is_deleted(connection: Connection, work_ids: list[UUID]) -> Any:
-        answer = told(connection, work_ids)
+    def outcomes_before_it_is_deleted(connection: Connection, work_ids: list[UUID]) -> Any:
+        answer = outcomes(connection, work_ids)
         archive.delete(connection, work_ids)
         return answer
 
-    monkeypatch.setattr(ended_work, "told", told_before_it_is_deleted)
+    monkeypatch.setattr(ended_work, "outcomes", outcomes_before_it_is_deleted)
     assert await steps.complete(store, made.id) == Ended("unknown", None)
 
 

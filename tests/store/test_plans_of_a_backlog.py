@@ -186,7 +186,7 @@ STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "cancel": (cancellation.CANCEL, lambda c: {"ids": c.work_ids, "requeue": [True] * SET}),
     "end": (completion.END, ending),
     "end, briefly": (completion.END_BRIEFLY, ending),
-    "end, unheard": (completion.END_UNHEARD, ending),
+    "end, unheard": (completion.END_WITHOUT_TOOL, ending),
     "read tasks": (tasks.BY_IDS, {"ids": FREE + BUSY}),
     "read tasks that ended": (ended_tasks.ENDED_TASKS, {"ids": ENDED}),
     "whose task has ended": (tasks.WITH_NEWS, {"ids": FREE + ENDED}),

@@ -1,7 +1,7 @@
-"""Completion: however work ends, the whole story goes to the archive in one transaction.
+"""Completion: one statement ends work and moves it, with its reports, to the archive.
 
-Work and reports are copied there and deleted; the task is deleted as well (succeeded, cancelled),
-goes back (available, or scheduled after a backoff) or is held as failed; the tool has room again.
+The statement deletes the task, too, if it succeeded or was cancelled. Otherwise the task becomes available
+again, or scheduled after a backoff, or stays as failed. The tool's load goes down.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ from broker.store.pages import bounded
 from broker.store.rows import Columns
 from broker.store.steps import one_statement
 
-# How much work one statement ends at most, where its ids are not given: by rows, and by the bytes that its
-# records take in a response (its last one may be larger).
+# How much work one statement ends at most if a client did not name it: in rows, and in bytes of records as in
+# a response (the last record may be larger).
 _MOST_ROWS = 1_000
 _MOST_RECORD_BYTES = 16 * 2**20
 
-# An attempt counts when it was the tool's: work that it gave back, or never began, was none.
-# The backoff doubles with every attempt, up to a day, and takes 50 to 100 % of that by chance, so
-# that what failed together does not come back together.
+# Work that the tool released, or never started, does not count as an attempt.
+# The backoff doubles with every attempt, up to a day. The wait is a random 50 to 100 % of it, so that tasks
+# that failed together do not all come back at once.
 _END = f"""
 with asked as (
     select *
@@ -37,7 +37,7 @@ with asked as (
                 cast(:error as text[]), cast(:retry as boolean[]), {ownership.HOLDERS})
          as u (work_id, outcome, result, error, retry, token_tool, token_hash)
 ),
--- A row that is locked comes in its latest version; all else is as it was when the statement began.
+-- A locked row is read in its latest version, all other rows as they were when the statement began.
 locked_work as materialized (
     select * from work where id = any(cast(:work_id as uuid[])) order by id for update
 ),
@@ -51,7 +51,7 @@ locked_tools as materialized (
     order by id
     for no key update
 ),
--- Once for each tool, however much of its work ends.
+-- The JSON of a tool is made once, however much of its work ends.
 their_tools as materialized (
     select o.id, o.registered_by, o.token_hash, {rows.tool_columns("o").json()} as tool,
            {rows.tool_bytes("o")} as bytes
@@ -124,7 +124,7 @@ tools_have_room as (
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n
     where t.id = n.tool_id and t.id = any(array(select tool_id from ending))
 )"""
-_HEARD = f"""{leases.locked("array(select id from locked_tools)")},
+_RENEW = f"""{leases.locked("array(select id from locked_tools)")},
 {leases.renewed("array(select tool_id from ending)")}"""
 # The columns of an `EndedWork`.
 _ENDED_WORK = Columns(
@@ -138,23 +138,23 @@ _ENDED_WORK = Columns(
     ran_seconds="cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
 )
 
-# All of the work ends; of the records, as many are read as a response has room for. They may be very large,
-# so only their sizes are sorted. New records know them.
+# The statement ends all of the work, and reads as many records as a response has room for. Records may be
+# very large, so it sorts only their sizes, which new records hold.
 _SIZES = "select work_id, bytes + coalesce(octet_length(error), 0) as size from archived"
-END = text(f"""{_END}, {_HEARD}
+END = text(f"""{_END}, {_RENEW}
 select {_ENDED_WORK}, {archive.RECORD}
 from archived e
 left join ({bounded(_SIZES, size="size", order="work_id")}) read on read.work_id = e.work_id
 left join lateral (select e.*) a on read.work_id is not null
 """)
-# For those who do not read the records: they are long.
-END_BRIEFLY = text(f"{_END}, {_HEARD} select {_ENDED_WORK} from archived e")
-# For work whose tool had no say in it.
-END_UNHEARD = text(f"{_END} select {_ENDED_WORK} from archived e")
+# For clients that do not read the records, which are long.
+END_BRIEFLY = text(f"{_END}, {_RENEW} select {_ENDED_WORK} from archived e")
+# For work that the broker ends; its tool's lease is not renewed.
+END_WITHOUT_TOOL = text(f"{_END} select {_ENDED_WORK} from archived e")
 
 
 class Ending(NamedTuple):
-    """How a piece of work ends, and the token that the request came with."""
+    """A request to end work: how it ends, and the token of the request."""
 
     work_id: UUID
     outcome: Outcome
@@ -168,10 +168,12 @@ Fate = Literal["ended", "same", "other", "unknown", "void"]
 
 
 class Ended(NamedTuple):
-    """What became of an ending: `ended` by it, or already `same` or `other`, or `unknown`.
+    """The result of an ending.
 
-    It is `void`, and changes nothing, if it came with a void token. The record is the archive's, None for
-    `unknown` and `void`.
+    Args:
+        status: `ended` by it; ended before with the `same` or an `other` outcome; `unknown`; or `void`, which
+            changes nothing: the request came with a void token.
+        record: The archive's record; None for `unknown` and `void`.
     """
 
     status: Fate
@@ -180,14 +182,9 @@ class Ended(NamedTuple):
 
 @one_statement()
 def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
-    """End work, as its tool says it; a first ending wins over a later one.
+    """End work as its tool reports it, and return the result of each ending with its record.
 
-    Args:
-        connection: To the database; a transaction is not needed.
-        endings: Which work, and how it ended.
-
-    Returns:
-        For each what became of it, with its record.
+    The first of several endings of the same work counts.
     """
     first = _first(connection, endings)
     records: dict[UUID, ArchiveRecord | None] = {}
@@ -203,16 +200,16 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
 def _ended(fate: Fate, record: ArchiveRecord | None) -> Ended:
     if fate in ("unknown", "void"):
         return Ended(fate, None)
-    # Where there was no room for the record, the same ending returns it from the archive.
+    # If there was no room for the record, the ending runs again and finds the record in the archive.
     if record is LATER:
         return cast("Ended", LATER)
-    # What was looked up may have been deleted since.
+    # A record that was looked up may have been deleted since.
     return Ended("unknown" if record is None else fate, record)
 
 
 @one_statement()
 def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[Fate]:
-    """The same, without the records."""
+    """End work as its tool reports it, and return only what became of each ending."""
     first = _first(connection, endings)
     return _fates(
         connection, endings, first, {work.work_id for work, _ in _end(connection, END_BRIEFLY, first)}
@@ -220,12 +217,12 @@ def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[
 
 
 def end(connection: Connection, endings: Sequence[Ending]) -> None:
-    """End the work that is under way, without a word from its tool."""
-    _end(connection, END_UNHEARD, _first(connection, endings))
+    """End work that is under way on behalf of the broker."""
+    _end(connection, END_WITHOUT_TOOL, _first(connection, endings))
 
 
 def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Ending]:
-    """Of several endings of the same work, the first; one with a void token gives way to the others."""
+    """Return the first ending of each work; one with a void token counts only if there is no other."""
     first = {ending.work_id: ending for ending in reversed(endings)}
     if any(ending.token != first[ending.work_id].token for ending in endings):
         void = ownership.void(connection, [ending.token for ending in endings])
@@ -248,7 +245,14 @@ def _end(
 def _fates(
     connection: Connection, endings: Sequence[Ending], first: Mapping[UUID, Ending], ended: Collection[UUID]
 ) -> list[Fate]:
-    """What became of each ending, given the work that was ended just now; a late success is kept."""
+    """Return what became of each ending, and keep a success that came late.
+
+    Args:
+        connection: The database.
+        endings: The endings.
+        first: For each work the ending that counts.
+        ended: The work that the statement ended just now.
+    """
 
     def is_ours(ending: Ending) -> bool:
         return ending.work_id in ended and first[ending.work_id] is ending
@@ -256,7 +260,7 @@ def _fates(
     again = [ending.work_id for ending in endings if not is_ours(ending)]
     if not again:
         return ["ended"] * len(endings)
-    told = ended_work.told(connection, again)
+    earlier = ended_work.outcomes(connection, again)
     void = ownership.void(connection, [ending.token for ending in endings])
 
     def fate(ending: Ending) -> Fate:
@@ -264,9 +268,9 @@ def _fates(
             return "ended"
         if ending.token in void:
             return "void"
-        if ending.work_id not in told:
+        if ending.work_id not in earlier:
             return "unknown"
-        return "same" if ending.outcome in told[ending.work_id] else "other"
+        return "same" if ending.outcome in earlier[ending.work_id] else "other"
 
     fates = [fate(ending) for ending in endings]
     late = {
@@ -279,15 +283,15 @@ def _fates(
     return fates
 
 
-def parts(found: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
-    """Cut work into parts that one statement ends in time, by the `size` of each.
+def parts(works: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
+    """Split work into parts that one statement ends in time.
 
     Args:
-        found: The work.
+        works: Rows of work, each with the `size` of its record.
     """
     part: list[Row[Any]] = []
     room = _MOST_RECORD_BYTES
-    for row in found:
+    for row in works:
         part.append(row)
         room -= row.size
         if room <= 0 or len(part) == _MOST_ROWS:

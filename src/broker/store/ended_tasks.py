@@ -25,7 +25,7 @@ select e.task_id, a.task, a.outcome, coalesce(e.attempt, a.attempt) as attempt, 
 {ENDED_TASKS_WITH_RECORDS}"""
 ENDED_TASKS = text(bounded(_ENDED_TASKS, size="r.size", order="task_id"))
 
-# A task that had no work leaves a record all the same, with a work id of its own.
+# A task that had no work leaves a record, too, with a work id of its own.
 RECORD_DELETED = text(f"""
 with ending as materialized (
     select *, uuid7() as record_id
@@ -53,19 +53,19 @@ returning id
 
 
 def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:
-    """Those of the tasks that have ended."""
+    """Return those of the tasks that have ended."""
     return set(connection.execute(HAS_ENDED, {"ids": list(task_ids)}).scalars())
 
 
 def find(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
-    """Return those of the tasks that have ended, by their ids; `LATER` where there was no room for some."""
+    """Return the tasks that have ended, by their ids; `LATER` for the rest if there was no room for some."""
     page = connection.execute(ENDED_TASKS, {"ids": list(task_ids)}).all()
-    found: dict[str, Task] = dict.fromkeys(task_ids, LATER) if is_cut(page) else {}
-    return found | {row.task_id: _task(row) for row in page}
+    later: dict[str, Task] = dict.fromkeys(task_ids, LATER) if is_cut(page) else {}
+    return later | {row.task_id: _task(row) for row in page}
 
 
 def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:
-    """Delete those of the tasks that have no work, and record that; the ids of the deleted."""
+    """Delete the tasks that have no work, leave a record of each, and return their ids."""
     return set(connection.execute(RECORD_DELETED, {"ids": list(task_ids)}).scalars())
 
 

@@ -17,7 +17,7 @@ from work_archive
 where work_id = :work_id and tool_id is not null
 """)
 
-TOLD = text("""
+OUTCOMES = text("""
 select work_id, outcome, said
 from work_archive
 where work_id = any(cast(:ids as uuid[])) and tool_id is not null
@@ -45,7 +45,8 @@ where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
   and locked.late is null and locked.outcome <> 'succeeded'
 """)
 
-# PostgreSQL splits the reports once: they may be 128 MiB. It then looks for the last progress from their end.
+# PostgreSQL splits the reports, which may have 128 MiB, only once. Then it looks for the last progress from
+# their end.
 AS_WORK = text("""
 with split as materialized (
     select element.report, element.place
@@ -77,21 +78,23 @@ REPORTS, LATEST_REPORTS = (
 )
 
 
-def told(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
-    """For each of these works its outcome, and what its tool said where that was something else.
+def outcomes(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
+    """Return for each ended work its outcome, and the outcome that its tool reported if that is another one.
 
-    What a task without work has left is no work.
+    The record of a task that was deleted before it had work is no work.
     """
-    return {row.work_id: (row.outcome, row.said) for row in connection.execute(TOLD, {"ids": list(work_ids)})}
+    return {
+        row.work_id: (row.outcome, row.said) for row in connection.execute(OUTCOMES, {"ids": list(work_ids)})
+    }
 
 
 def tools_of(connection: Connection, work_ids: Collection[UUID]) -> list[str]:
-    """The tools that had these works, which have ended."""
+    """Return the tools of work that has ended."""
     return list(connection.execute(TOOLS_OF, {"ids": list(work_ids)}).scalars())
 
 
 def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | None]]) -> None:
-    """Keep what tools say of work that ended without them: a result, and an error; the first stays."""
+    """Keep the first result and error that a tool reports after its work has ended."""
     values = {
         "work_id": list(results),
         "result": [result for result, _ in results.values()],
@@ -101,12 +104,12 @@ def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | No
 
 
 def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithReports | None:
-    """Return ended work in the form of work under way: its state is the outcome.
+    """Return ended work as work under way is returned: its state is the outcome.
 
     Args:
-        connection: To the database; a transaction is not needed.
+        connection: The database.
         work_id: The work.
-        latest: How many of its reports to return at most.
+        latest: The most reports to return.
     """
     row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
@@ -133,7 +136,7 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
 
 
 def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
-    """Return how ended work ended, its state being the outcome; None: there is none."""
+    """Return the status of ended work, whose state is the outcome; None: unknown."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
     return WorkStatus(**row._asdict()) if row else None
 
@@ -144,16 +147,16 @@ def reports(
     """Return some of the reports on ended work, in order, as many as a page has room for.
 
     Args:
-        connection: To the database; a transaction is not needed.
+        connection: The database.
         work_id: The work.
-        begin: How many to skip.
-        limit: How many to return at most.
+        begin: How many reports to skip.
+        limit: The most reports to return.
 
     Returns:
         The reports, and how many there are within the limit; None: no such work has ended.
     """
     values = {"work_id": work_id, "after": begin, "until": begin + limit}
-    found = connection.execute(REPORTS, values).all()
-    if not found and not told(connection, [work_id]):
+    page = connection.execute(REPORTS, values).all()
+    if not page and not outcomes(connection, [work_id]):
         return None
-    return [read_report(row.report) for row in found], met(found)
+    return [read_report(row.report) for row in page], met(page)

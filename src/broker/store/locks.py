@@ -5,7 +5,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-# For whoever has to look before work ends.
 LOCK = text("""
 with locked_work as materialized (
     select id, task_id, tool_id from work where id = any(cast(:ids as uuid[])) order by id for update
@@ -40,9 +39,6 @@ def lock(
     task_ids: Sequence[str] = (),
     tool_ids: Sequence[str] = (),
 ) -> None:
-    """Lock work with its tasks and tools, other tasks, and other tools with their leases.
-
-    All in the order that everyone shares.
-    """
+    """Lock work with its tasks and tools, other tasks, and other tools with their leases."""
     values = {"ids": list(work_ids), "task_ids": list(task_ids), "tool_ids": list(tool_ids)}
     connection.execute(LOCK, values)

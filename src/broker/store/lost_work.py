@@ -31,27 +31,27 @@ def lose(
     running_only: bool = False,
     beside: Collection[str] = (),
 ) -> None:
-    """End the work of tools as lost; the tools stay locked, and get no more meanwhile.
+    """End the work of tools as lost. The tools stay locked, so they get no more work in the transaction.
 
     Args:
         connection: In an open transaction.
         tool_ids: The tools.
-        why: For people.
+        why: The error of the lost work, for people.
         running_only: Whether work that was not started stays.
-        beside: Other tools to be locked: all at once, so that they are in the order that everyone shares.
+        beside: Other tools to lock at the same time, because tools are locked in the order of their ids.
 
     Raises:
-        BeginAgain: A tool got work behind our back, and work comes first in the order of locks.
+        BeginAgain: A tool got work before it was locked, and work must be locked before tools.
     """
 
-    def of_tools() -> Sequence[Row[Any]]:
+    def works_of_tools() -> Sequence[Row[Any]]:
         values = {"tool_ids": list(tool_ids), "running_only": running_only}
         return connection.execute(OF_TOOLS, values).all()
 
-    seen = [row.id for row in of_tools()]
-    lock(connection, seen, tool_ids=[*tool_ids, *beside])
-    found = of_tools()
-    if not {row.id for row in found} <= set(seen):
+    before = [row.id for row in works_of_tools()]
+    lock(connection, before, tool_ids=[*tool_ids, *beside])
+    works = works_of_tools()
+    if not {row.id for row in works} <= set(before):
         raise BeginAgain
-    for part in completion.parts(found):
+    for part in completion.parts(works):
         completion.end(connection, [Ending(row.id, "lost", error=why) for row in part])
