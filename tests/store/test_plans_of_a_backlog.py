@@ -151,7 +151,7 @@ def late(crowd: Crowd) -> dict[str, Any]:
 STATEMENTS: dict[str, tuple[TextClause, Any]] = {
     "submit": (tasks.SUBMIT, SUBMITTED),
     "submit, briefly": (tasks.SUBMIT_BRIEFLY, SUBMITTED),
-    "submit what ended": (tasks.TAKE_BACK_ENDED, {"ids": ENDED}),
+    "submit what ended": (tasks.DELETE_ENDED, {"ids": ENDED}),
     "candidates, the first page": (candidates.WALK_TASKS, lambda c: reading(c) | {"rank": -32769, "seq": -1}),
     "candidates, in the middle": (candidates.WALK_TASKS, lambda c: reading(c) | {"rank": -5, "seq": 200_000}),
     "candidates, tools": (candidates.WALK_TOOLS, lambda c: reading(c) | {"id": ""}),

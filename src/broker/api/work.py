@@ -154,13 +154,13 @@ class WorkController(Controller):
         first: int | None = after_version
         is_minimal = prefers_minimal(request)
 
-        async def look() -> work.Seen:
+        async def look() -> work.TracedWork:
             read = work.status if is_minimal else work.with_reports
             if (found := await service.store.read(read, id_)) is None:
                 raise WorkNotFound
             return found
 
-        def moved(seen: work.Seen) -> bool:
+        def moved(seen: work.TracedWork) -> bool:
             nonlocal first
             first = seen.work.version if first is None else first
             return seen.work.version > first or seen.work.state not in ("assigned", "running")

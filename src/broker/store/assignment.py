@@ -1,4 +1,4 @@
-"""Assignment: making work of pairs of a task and a tool."""
+"""Assignment: make work of pairs of a task and a tool."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -13,10 +13,11 @@ from broker.store.group_commit import LATER
 from broker.store.pages import bounded, fits, is_cut
 from broker.store.steps import one_statement
 
-# Everyone who locks more than one kind of row locks work first, then tasks, then tools, then leases, each in
-# the order of their ids: so nobody waits in a circle. A row that is locked comes in its latest version, and
-# stays as it is: so it can be told for each pair what becomes of it, and all are written as a set.
-# In a set no task comes twice; of the pairs whose task is free the first ones get what room their tool has.
+# Each transaction locks work first, then tasks, then tools, then leases, each in the order of their ids, so
+# there are no deadlocks. A locked row is read in its latest version and does not change any more. So the
+# statement can decide the result of each pair first, and then write all of them as a set.
+# No task is in a set twice. If a tool has too little capacity left, the first pairs with an available task
+# get it.
 _ASSIGN = f"""
 with pair as (
     select *
@@ -52,9 +53,9 @@ judged as materialized (
     left join locked_tasks t on t.id = p.task_id
     left join locked_tools o on o.id = p.tool_id
 ),
--- A row has to pass its checks twice, first made of what the statement saw when it began: that may have been
--- scheduled, or failed.
-taken as (
+-- PostgreSQL checks a row twice, first in the version that the statement saw when it began. In that version
+-- the task may have been scheduled, or failed.
+now_assigned as (
     update tasks t
     set state = 'assigned', work_id = uuid7(), due_at = null, ended_at = null,
         remark = null, remark_at = null, changed = pg_current_xact_id()
@@ -65,13 +66,13 @@ taken as (
 loaded as (
     update tools t
     set load = t.load + n.works, changed = pg_current_xact_id()
-    from (select tool_id, cast(count(*) as integer) as works from taken group by tool_id) n
+    from (select tool_id, cast(count(*) as integer) as works from now_assigned group by tool_id) n
     where t.id = n.tool_id and t.id = any(cast(:tool_ids as text[]))
 ),
 assigned as (
     insert into work (id, task_id, tool_id, attempt, deadline_at)
     select work_id, id, tool_id, attempt + 1, now() + make_interval(secs => lease_seconds)
-    from taken
+    from now_assigned
     returning *
 )
 """
@@ -79,10 +80,10 @@ ASSIGN = text(f"""{_ASSIGN.format(has_room=fits("t.bytes", order="p.place"))}
 select {rows.WORK}, j.status
 from judged j
 left join assigned w on w.task_id = j.task_id
-left join taken t on t.id = j.task_id
+left join now_assigned t on t.id = j.task_id
 order by j.place
 """)
-# For those who do not read the work: it is as long as its task.
+# For clients that do not read the work, which is as long as its task.
 ASSIGN_BRIEFLY = text(f"""{_ASSIGN.format(has_room="true")}
 select w.id, j.status from judged j left join assigned w on w.task_id = j.task_id order by j.place
 """)
@@ -97,37 +98,29 @@ join tasks t on t.id = w.task_id and t.id = any(cast(:task_ids as text[]))"""
 OF_PAIRS = text(bounded(_WORK_OF_PAIRS, size="r.bytes", order="id"))
 OF_PAIRS_BRIEFLY = text(f"select w.id, w.task_id, w.tool_id, 0 as met {_OF_PAIRS}")
 
-# The status of a pair that waits for the next set; no client sees it.
+# The status of a pair that has to wait for the next set. No client sees it.
 _LATER = "later"
 
 PairKey = tuple[str, str]
-Told = TypeVar("Told")
+WorkOrId = TypeVar("WorkOrId")
 
 
-class Assigned(NamedTuple, Generic[Told]):
-    """What became of a pair, and its work where it has some."""
+class Assigned(NamedTuple, Generic[WorkOrId]):
+    """The result of a pair, and its work if it has some."""
 
     status: PairStatus
-    work: Told | None
+    work: WorkOrId | None
 
 
 @one_statement()
 def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]]:
-    """Make work of pairs, each for itself; an earlier pair wins over a later one.
-
-    Args:
-        connection: To the database; a transaction is not needed.
-        pairs: Tasks and tools.
-
-    Returns:
-        For each pair what became of it.
-    """
+    """Make work of pairs, and return the result of each. An earlier pair wins over a later one."""
     return _assign(connection, ASSIGN, OF_PAIRS, pairs, rows.work)
 
 
 @one_statement()
 def assign_briefly(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
-    """The same; of the work only the ids are told."""
+    """Make work of pairs, and return the result of each with only the id of its work."""
     return _assign(connection, ASSIGN_BRIEFLY, OF_PAIRS_BRIEFLY, pairs, _id)
 
 
@@ -136,11 +129,11 @@ def _assign(
     statement: TextClause,
     of_pairs: TextClause,
     pairs: Sequence[Pair],
-    read: Callable[[rows.AnyRow], Told],
-) -> list[Assigned[Told]]:
+    read: Callable[[rows.AnyRow], WorkOrId],
+) -> list[Assigned[WorkOrId]]:
     keys = [(pair.task_id, pair.tool_id) for pair in pairs]
-    first: dict[PairKey, Assigned[Told]] = {}
-    later: dict[PairKey, Assigned[Told]] = {}
+    first: dict[PairKey, Assigned[WorkOrId]] = {}
+    later: dict[PairKey, Assigned[WorkOrId]] = {}
     for run in runs(keys):
         for key, row in zip(run, connection.execute(statement, _values(run)), strict=True):
             status = row.status
@@ -150,29 +143,29 @@ def _assign(
     statuses = repeated(keys, {key: assigned.status for key, assigned in first.items()})
 
     refused = [key for key, status in zip(keys, statuses, strict=True) if status == "task_unavailable"]
-    there: dict[PairKey, Told] = {}
+    existing: dict[PairKey, WorkOrId] = {}
     if refused:
         page = connection.execute(of_pairs, _values(refused)).all()
-        there = {(row.task_id, row.tool_id): read(row) for row in page}
+        existing = {(row.task_id, row.tool_id): read(row) for row in page}
         if is_cut(page):
             later |= dict.fromkeys(refused, LATER)
     missing = [key[0] for key, status in zip(keys, statuses, strict=True) if status == "task_not_found"]
     ended = ended_tasks.has_ended(connection, missing) if missing else set()
 
-    def answer(key: PairKey, status: PairStatus) -> Assigned[Told]:
-        if key in there:
-            return Assigned("exists", there[key])
+    def result(key: PairKey, status: PairStatus) -> Assigned[WorkOrId]:
+        if key in existing:
+            return Assigned("exists", existing[key])
         if key in later:
             return later[key]
         if status == "task_not_found" and key[0] in ended:
             return Assigned("task_unavailable", None)
         return Assigned(status, first[key].work)
 
-    return [answer(key, status) for key, status in zip(keys, statuses, strict=True)]
+    return [result(key, status) for key, status in zip(keys, statuses, strict=True)]
 
 
 def runs(keys: Iterable[PairKey]) -> Iterator[list[PairKey]]:
-    """The pairs in their order, each once, in sets in which no task comes twice."""
+    """Yield the pairs in their order, each once, in sets in which no task is twice."""
     run: dict[str, PairKey] = {}
     for key in dict.fromkeys(keys):
         if key[0] in run:
@@ -184,23 +177,23 @@ def runs(keys: Iterable[PairKey]) -> Iterator[list[PairKey]]:
 
 
 def repeated(keys: Sequence[PairKey], first: Mapping[PairKey, PairStatus]) -> list[PairStatus]:
-    """What becomes of each pair, also of one that comes again.
+    """Return the status of each pair, also of one that is repeated.
 
     Args:
         keys: The pairs.
-        first: What became of each when it came first.
+        first: The status of each pair the first time.
     """
     seen: set[PairKey] = set()
-    taken: set[str] = set()
+    assigned: set[str] = set()
     statuses: list[PairStatus] = []
     for key in keys:
         status = first[key]
         if key in seen and status == "assigned":
             status = "exists"
-        elif key in seen and key[0] in taken:
+        elif key in seen and key[0] in assigned:
             status = "task_unavailable"
         elif status == "assigned":
-            taken.add(key[0])
+            assigned.add(key[0])
         seen.add(key)
         statuses.append(status)
     return statuses

@@ -1,4 +1,4 @@
-"""Tasks: submitting, reading, remarks, and deleting what does not run."""
+"""Live tasks: submit, read and retry them, and write remarks on them."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,8 +15,8 @@ from broker.store.pages import bounded, is_cut, kept, last_examined, read_listed
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
-# Ranks are given in the order of submission, rows are written in the order of their ids: two
-# submissions that share ids then wait for each other in one direction only.
+# Tasks get their `seq` in the order of submission, and are written in the order of their ids: two submissions
+# with the same ids then cannot wait for each other in a circle.
 _SUBMIT = f"""
 with asked as materialized (
     select a.place, nextval('tasks_seq_seq') as seq,
@@ -56,7 +56,7 @@ left join created t on t.seq = asked.seq
 left join work w on false
 order by asked.place
 """)
-# For those who do not read the tasks: they have them.
+# For clients that do not read the tasks, which they have.
 SUBMIT_BRIEFLY = text(f"""{_SUBMIT}
 select t.id
 from asked
@@ -64,10 +64,10 @@ left join created t on t.seq = asked.seq
 order by asked.place
 """)
 
-# A task that ended while it was submitted once more: the insert waited for it to be deleted,
-# and found the id free. Only a statement that begins after that can see it in the archive. Where its
-# record has been deleted since, the id is free indeed.
-TAKE_BACK_ENDED = text("""
+# If a task ends while it is submitted once more, the insert waits until it is deleted, and then finds its id
+# free. Only a later statement sees the task in the archive, and deletes the new one. If the record has been
+# deleted since, the id is free.
+DELETE_ENDED = text("""
 with ended as materialized (
     select e.task_id, a.work_id is not null as recorded
     from ended_tasks e
@@ -91,14 +91,14 @@ from page t
 left join work w on w.id = t.work_id and w.id = any(array(select work_id from page))
 """)
 
-# Whoever waits for a task waits for its end; one that is held as failed has come to it, too.
+# A request that waits for a task waits for its end. A failed task has reached its end, too.
 WITH_NEWS = text("""
 select u.id
 from unnest(cast(:ids as text[])) as u (id)
 where u.id not in (select id from tasks where state <> 'failed' and id = any(cast(:ids as text[])))
 """)
 
-# The states that have an index in the order of `seq`; available tasks have one in the order of the offer.
+# The states that have an index in the order of `seq`. Available tasks have one in the order of the offer.
 _SCHEDULED, _FAILED, _ASSIGNED = "state = 'scheduled'", "state = 'failed'", "state = 'assigned'"
 _BY_STATE = {"scheduled": _SCHEDULED, "failed": _FAILED, "assigned": _ASSIGNED, "running": _ASSIGNED}
 _FILTERS = {
@@ -107,7 +107,7 @@ _FILTERS = {
     "older_than_seconds": """
         created_at < now() - make_interval(secs => cast(:older_than_seconds as double precision))""",
 }
-# Which of the two an assigned task is in, its work says.
+# The work of an assigned task says whether the task is `assigned` or `running`.
 _STATE_OF_WORK = "(select w.state from work w where w.id = t.work_id) = :state"
 
 
@@ -149,7 +149,7 @@ with asked as (
 locked as materialized (
     select id from tasks where id in (select task_id from asked) order by id for no key update
 ),
--- Assigned, it waits no more: the remark has nothing left to say.
+-- A task that is assigned needs no remark on why it waits.
 remarked as (
     update tasks t set remark = asked.remark, remark_at = now()
     from asked join locked on locked.id = asked.task_id
@@ -173,13 +173,13 @@ where t.id = locked.id and t.id = any(cast(:ids as text[])) and locked.state = '
 
 
 class TaskSubmission(NamedTuple):
-    """A new task, and whose it is.
+    """A new task and its owner.
 
     Args:
         task: The task.
-        by: The name of the key that submits it; None: nobody's, as there are no keys.
-        any_owner: Whether a task of its id that is known already may be somebody else's.
-        trace_context: The trace that it is submitted in, if any.
+        by: The name of the key that submits it; None: there are no keys.
+        any_owner: Whether a known task with its id may belong to another key.
+        trace_context: The trace in which it is submitted, if any.
     """
 
     task: NewTask
@@ -189,21 +189,21 @@ class TaskSubmission(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """A task, and whether this submission made it; None: its id is that of somebody else's task."""
+    """A task, and whether this submission created it; None: its id is that of another key's task."""
 
     task: Task | None
     created: bool
 
 
 class BrieflySubmitted(NamedTuple):
-    """A task's id, and whether this submission made it."""
+    """A task's id, and whether this submission created it."""
 
     id: str
     created: bool
 
 
 class TaskFilter(NamedTuple):
-    """Which of the live tasks are asked for; none of it: all of them."""
+    """Selects live tasks; a field that is None selects all."""
 
     state: str | None = None
     needs: str | None = None
@@ -217,14 +217,11 @@ def _without_id(new: TaskSubmission) -> bool:
 
 @one_statement(_without_id)
 def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submitted]:
-    """Write new tasks; one whose id is known already, live or ended, is answered as it is.
+    """Write new tasks, and return each; a task whose id is known, live or ended, is returned as it is.
 
     Args:
-        connection: In an open transaction, where a task comes with an id of its own.
-        new: The tasks, in the order in which they shall be offered.
-
-    Returns:
-        For each of them the task, and whether it was created.
+        connection: In an open transaction if a task has an id.
+        new: The tasks, in the order in which the broker is to offer them.
     """
     created = _submit(connection, SUBMIT, new)
     known_ids = list(
@@ -233,7 +230,7 @@ def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submit
     known = dict(zip(known_ids, find(connection, known_ids), strict=True)) if known_ids else {}
     refused = set(_of_others(connection, created, new))
 
-    def answer(place: int) -> Submitted:
+    def result(place: int) -> Submitted:
         if row := created[place]:
             return Submitted(rows.task(row), created=True)
         if place in refused:
@@ -241,15 +238,15 @@ def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submit
         task = known[str(new[place].task.id)]
         return task if task is LATER else Submitted(task, created=False)
 
-    return [answer(place) for place in range(len(new))]
+    return [result(place) for place in range(len(new))]
 
 
 @one_statement(_without_id)
 def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> list[BrieflySubmitted]:
-    """The same, all of them or none; of the tasks only the ids are told.
+    """Write all new tasks or none, and return only their ids.
 
     Raises:
-        Forbidden: Some of the ids are those of somebody else's tasks.
+        Forbidden: Some of the ids are those of other keys' tasks.
     """
     created = _submit(connection, SUBMIT_BRIEFLY, new)
     if refused := _of_others(connection, created, new):
@@ -264,7 +261,7 @@ def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> lis
 def _submit(
     connection: Connection, statement: TextClause, new: Sequence[TaskSubmission]
 ) -> list[rows.AnyRow | None]:
-    """Write new tasks; for each what the statement tells of it, None where the id is known already."""
+    """Write new tasks, and return the row of each; None: its id is known already."""
     tasks = [asked.task for asked in new]
     values = rows.columns(
         tasks, "id", "priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds"
@@ -277,37 +274,37 @@ def _submit(
     chosen = [row.id for row, task in zip(answers, tasks, strict=True) if task.id and row.id is not None]
     ended: set[str] = set()
     if chosen:
-        ended = set(connection.execute(TAKE_BACK_ENDED, {"ids": chosen}).scalars())
+        ended = set(connection.execute(DELETE_ENDED, {"ids": chosen}).scalars())
     return [None if row.id is None or row.id in ended else row for row in answers]
 
 
 def _of_others(
     connection: Connection, created: Sequence[rows.AnyRow | None], new: Sequence[TaskSubmission]
 ) -> list[int]:
-    """The places of the submissions that met the task of somebody else, and may not."""
-    met = [place for place, row in enumerate(created) if not row and not new[place].any_owner]
-    if not met:
+    """Return the places of the submissions whose id is that of another key's task, which is refused."""
+    known = [place for place, row in enumerate(created) if not row and not new[place].any_owner]
+    if not known:
         return []
-    owners = ownership.of_tasks(connection, [str(new[place].task.id) for place in met])
+    owners = ownership.of_tasks(connection, [str(new[place].task.id) for place in known])
     return [
         place
-        for place, owner in zip(met, owners, strict=True)
+        for place, owner in zip(known, owners, strict=True)
         if owner is not None and owner.key != new[place].by
     ]
 
 
 def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
-    """Return for each of the ids the task, live or ended; None: unknown."""
+    """Return the task of each id, live or ended; None: unknown."""
     live = connection.execute(BY_IDS, {"ids": list(set(ids))}).all()
-    found: dict[str, Task | None] = {task.id: task for task in map(rows.task, live)}
-    if missing := set(ids) - found.keys():
-        found |= ended_tasks.find(connection, missing)
+    by_id: dict[str, Task | None] = {task.id: task for task in map(rows.task, live)}
+    if missing := set(ids) - by_id.keys():
+        by_id |= ended_tasks.find(connection, missing)
     unknown = LATER if is_cut(live) else None
-    return [found.get(id_, unknown) for id_ in ids]
+    return [by_id.get(id_, unknown) for id_ in ids]
 
 
 def with_news(connection: Connection, ids: Sequence[str]) -> list[str]:
-    """Those of the tasks that have ended or failed, or are not known."""
+    """Return the tasks that have ended or failed, or are unknown."""
     return list(connection.execute(WITH_NEWS, {"ids": ids}).scalars())
 
 
@@ -318,7 +315,7 @@ def listing(which: TaskFilter) -> TextClause:
 
 
 def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
-    """Some of the live tasks, in the order of their submission."""
+    """Return a page of the live tasks, in the order of their submission."""
     begin = unseal(after, int, field="after") if after is not None else -1
     values = which._asdict() | {"after": begin}
     items, onward = read_listed(connection, listing(which), values, limit, key=lambda row: row.seq)
@@ -327,16 +324,13 @@ def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | 
 
 @one_statement()
 def remark(connection: Connection, remarks: Sequence[TaskRemark]) -> list[bool]:
-    """Write the assigner's remarks; for each whether there is such a live task."""
+    """Write the assigner's remarks, and return for each whether there is such a live task."""
     known = set(connection.execute(REMARK, rows.columns(remarks, "task_id", "text")).scalars())
     return [remark.task_id in known for remark in remarks]
 
 
 @one_statement()
 def retry(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
-    """Offer failed tasks again, their attempts counted afresh; for each the task as it is then.
-
-    None: unknown.
-    """
+    """Offer failed tasks again, counting attempts from zero, and return each task; None: unknown."""
     connection.execute(RETRY, {"ids": list(ids)})
     return find(connection, ids)

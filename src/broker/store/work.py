@@ -1,4 +1,4 @@
-"""Work: starting, reading."""
+"""Work under way: start it and read it."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -28,7 +28,7 @@ STATUS = text("""
 select state, version, cancel_requested from work where id = :work_id
 """)
 
-# A tool that has none comes with nulls, one that is unknown not at all.
+# A tool without work has one row of nulls, an unknown tool has none.
 ASSIGNED_TO = text(f"""
 with assigned as materialized (
     select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
@@ -77,7 +77,7 @@ join tasks t on t.id = w.task_id and t.id = any(array(select task_id from page))
 def _listing(given: frozenset[str]) -> TextClause:
     """Return the statement for a list with some of the filters.
 
-    The state has no index: that work starts and is reported on would be written to it, too.
+    The state has no index: each start and report would write to it, too.
     """
     keep = {name: condition for name, condition in _FILTERS.items() if name in given}
     by_index = [keep.pop(name) for name in _INDEXED if name in keep][:1]
@@ -99,7 +99,8 @@ select {rows.WORK}, t.trace_context, l.token_hash, {rows.task_bytes("t")} as byt
 from (select * from started union all select * from locked where id not in (select id from started)) w
 join their_tasks t on t.id = w.task_id
 left join locked_leases l on l.tool_id = w.tool_id"""
-# What is read of a row that is locked is its latest version, also where that was written while this waited.
+# A locked row is read in its latest version, also if that was written while the statement waited for the
+# lock.
 START = text(f"""
 with locked as materialized (
     select * from work where id = any(cast(:ids as uuid[])) order by id for no key update
@@ -132,35 +133,35 @@ _FIRST = UUID(int=0)
 
 
 class Start(NamedTuple):
-    """Work to start, and the token that the request came with."""
+    """A request to start work, and its token."""
 
     work_id: UUID
     token: Token | None = None
 
 
 class Started(NamedTuple):
-    """Work that runs, and the trace that its task was submitted in, if any."""
+    """Running work, and the trace in which its task was submitted, if any."""
 
     work: Work
     trace_context: TraceContext | None
 
 
-class Seen(NamedTuple):
-    """Work with its reports, and the trace that its task was submitted in, if any; ended work has none."""
+class TracedWork(NamedTuple):
+    """Work, and the trace in which its task was submitted; None: there is none, or the work has ended."""
 
     work: WorkWithReports | WorkStatus
     trace_context: TraceContext | None
 
 
-class InHand(NamedTuple):
-    """The work that waits for a tool.
+class AssignedWork(NamedTuple):
+    """The work that is assigned to a tool and not started.
 
     Args:
         items: The work, the oldest first.
-        offline: Whether the tool is taken to be offline.
+        offline: Whether the tool is offline.
         token_hash: The hash of the tool's token.
-        lease_seconds: How long its lease is.
-        since_seconds: How long the oldest has been assigned; None: there is none.
+        lease_seconds: The length of its lease.
+        since_seconds: How long ago the oldest work was assigned; None: there is no work.
     """
 
     items: list[Work]
@@ -171,7 +172,7 @@ class InHand(NamedTuple):
 
 
 class WorkFilter(NamedTuple):
-    """Which of the work under way is asked for; none of it: all."""
+    """Selects work under way; a field that is None selects all."""
 
     tool_id: str | None = None
     task_id: str | None = None
@@ -181,49 +182,49 @@ class WorkFilter(NamedTuple):
 
 @one_statement()
 def start(connection: Connection, starts: Sequence[Start]) -> list[Started | None]:
-    """Start work; for each the work as it is now, None where it is not under way or the token is void."""
+    """Start work, and return each as it is then; None: it is not under way, or the token is void."""
     values = {
         "ids": [start.work_id for start in starts],
         **ownership.token_columns(start.token for start in starts),
     }
     page = connection.execute(START, values).all()
-    # To start it again returns it, and changes nothing.
+    # To start running work again returns it, and changes nothing.
     missing = LATER if is_cut(page) else None
-    found: dict[UUID, tuple[Started, Token]] = {}
+    by_id: dict[UUID, tuple[Started, Token]] = {}
     for row in page:
         work = rows.work(row)
         started = Started(work, TraceContext.read(row.trace_context))
-        found[work.id] = started, Token(work.tool_id, row.token_hash)
+        by_id[work.id] = started, Token(work.tool_id, row.token_hash)
 
-    def of(start: Start) -> Started | None:
-        started, current = found.get(start.work_id, (missing, None))
+    def result(start: Start) -> Started | None:
+        started, current = by_id.get(start.work_id, (missing, None))
         return None if ownership.is_void(start.token, current) else started
 
-    return [of(start) for start in starts]
+    return [result(start) for start in starts]
 
 
-def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[InHand | None]:
-    """Return for each tool the work that it did not start yet, the oldest first; None: unknown.
+def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[AssignedWork | None]:
+    """Return for each tool the work that it has not started, the oldest first; None: unknown.
 
-    A response has room for the first of it. The rest is in the next ones, when the tool has started these.
+    If there is more than a response has room for, the rest follows when the tool has started the first.
     """
-    found: dict[str, InHand] = {}
+    by_tool: dict[str, AssignedWork] = {}
     without_room: set[str] = set()
     for row in connection.execute(ASSIGNED_TO, {"tool_ids": tool_ids}):
         tool_id = row.tool
-        if (in_hand := found.get(tool_id)) is None:
-            in_hand = found[tool_id] = InHand(
+        if (assigned := by_tool.get(tool_id)) is None:
+            assigned = by_tool[tool_id] = AssignedWork(
                 [], row.offline, row.token_hash, row.lease_seconds, row.since_seconds
             )
         if row.fits:
-            in_hand.items.append(rows.work(row))
-        elif row.id is not None and not in_hand.items:
+            assigned.items.append(rows.work(row))
+        elif row.id is not None and not assigned.items:
             without_room.add(tool_id)
-    return [LATER if tool_id in without_room else found.get(tool_id) for tool_id in tool_ids]
+    return [LATER if tool_id in without_room else by_tool.get(tool_id) for tool_id in tool_ids]
 
 
 def tools_with_news(connection: Connection, tool_ids: Sequence[str]) -> list[str]:
-    """Those of the tools that have work to start, or are no more."""
+    """Return the tools that have work to start, or do not exist any more."""
     return list(connection.execute(TOOLS_WITH_NEWS, {"ids": tool_ids}).scalars())
 
 
@@ -233,34 +234,34 @@ def listing(which: WorkFilter) -> TextClause:
 
 
 def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
-    """Some of the work under way, in the order of its assignment."""
+    """Return a page of the work under way, in the order of its assignment."""
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
     values = which._asdict() | {"after": begin}
     items, onward = read_listed(connection, listing(which), values, limit, key=lambda row: row.id)
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
-def with_reports(connection: Connection, work_id: UUID) -> Seen | None:
-    """Return work with its latest reports, under way or ended (its state is the outcome then).
+def with_reports(connection: Connection, work_id: UUID) -> TracedWork | None:
+    """Return work with its latest reports; the state of ended work is its outcome.
 
-    They are at most 1,000, and fewer where they are more than a page has room for.
+    There are at most 1,000 reports, and fewer if a page has no room for so many.
     """
-    found = connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none()
-    if found is None:
+    row = connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none()
+    if row is None:
         ended = ended_work.as_work(connection, work_id, reports.MOST_LATEST)
-        return Seen(ended, None) if ended else None
+        return TracedWork(ended, None) if ended else None
     work = WorkWithReports(
-        **asdict(rows.work(found)),
+        **asdict(rows.work(row)),
         reports=reports.latest(connection, work_id),
-        report_count=found.report_count,
+        report_count=row.report_count,
     )
-    return Seen(work, TraceContext.read(found.trace_context))
+    return TracedWork(work, TraceContext.read(row.trace_context))
 
 
-def status(connection: Connection, work_id: UUID) -> Seen | None:
-    """Return what a watcher needs to know of work, under way or ended; None: it is unknown."""
+def status(connection: Connection, work_id: UUID) -> TracedWork | None:
+    """Return the status of work, under way or ended; None: unknown."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
     if row is None:
         ended = ended_work.status(connection, work_id)
-        return Seen(ended, None) if ended else None
-    return Seen(WorkStatus(**row._asdict()), None)
+        return TracedWork(ended, None) if ended else None
+    return TracedWork(WorkStatus(**row._asdict()), None)
