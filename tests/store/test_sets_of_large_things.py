@@ -144,7 +144,7 @@ async def test_repeated_submissions_of_large_tasks(store: Store) -> None:
 
 async def test_assigners_with_cursors_of_their_own(store: Store) -> None:
     await made(store)
-    asked = [candidates.Asked(None, limit) for limit in (1000, 999, 998)]
+    asked = [candidates.CandidatesRequest(None, limit) for limit in (1000, 999, 998)]
     found = await shared(store, candidates.read, asked)
     assert all([task.id for task in page.tasks] == ["a", "b"] and page.more for page in found)
 

@@ -41,7 +41,7 @@ class CandidatesController(Controller):
         async def look() -> Candidates:
             if not access.caller.roles.isdisjoint(("assigner", "admin")):
                 await service.attendance.ask()
-            return await service.store.read_one(candidates.read, candidates.Asked(cursor, limit))
+            return await service.store.read_one(candidates.read, candidates.CandidatesRequest(cursor, limit))
 
         def some(found: Candidates) -> bool:
             return bool(found.tasks or found.tools or found.more)

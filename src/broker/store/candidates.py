@@ -1,13 +1,13 @@
-"""What an assigner looks at: the available tasks and tools, and what is new among them.
+"""Candidates: the available tasks and tools, and which of them are new to an assigner.
 
-The cursor is exact whatever order transactions commit in. A row carries the transaction that last
-changed its availability; the cursor carries the snapshot that the last reading saw (PostgreSQL's own
-`pg_snapshot`). New is what that snapshot did not see: also what was written before the reading, but
-committed after it. A long transaction elsewhere neither hides a row nor makes anyone spin.
+The cursor is exact in whatever order transactions commit. A row holds the transaction that last changed its
+availability, and the cursor holds the snapshot of the last reading (PostgreSQL's `pg_snapshot`). A row is new
+if that snapshot did not see it, also if it was written before the reading and committed after it. A long
+transaction elsewhere neither hides a row nor returns it again and again.
 
-A reading that does not fit on a page goes on in the order of the offer, from where the last page
-ended. Its cursor keeps the snapshot from before its first page, so that whatever changes meanwhile,
-behind the reader's back, is new to the next reading.
+A reading that does not fit on a page goes on in the order of the offer, from where the last page ended. Its
+cursor keeps the snapshot from before its first page, so that a row that changes meanwhile is new to the next
+reading.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,8 @@ from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, met, seal, unseal
 
 # The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this start of
-# its server (a copy of its files that is put back has another history from then on; and after a crash the
-# numbers of transactions that had written nothing are given again), this database, and these tables (a dump
-# that is read in again makes new ones).
+# its server (restored copies of its files have another history; after a crash PostgreSQL uses the numbers of
+# transactions that wrote nothing again), this database, and these tables (a restored dump makes new ones).
 SNAPSHOT = text("""
 select cast(pg_current_snapshot() as text) as reading,
        md5(concat_ws('/', (select system_identifier from pg_control_system()),
@@ -39,15 +38,15 @@ select cast(pg_current_snapshot() as text) as reading,
 
 
 def _new(available: str) -> str:
-    """SQL for the rows that became available, or changed, after one snapshot and before a later one.
+    """Return SQL for the rows that became available, or changed, after one snapshot and before a later one.
 
-    What a snapshot has not seen are the transactions in progress, which it lists, and those that came later.
-    Each of the two is a range of the index on `changed`: the cost is that of the new rows. A range from
-    the oldest transaction in progress on grows for as long as any transaction in the cluster stays open.
+    A snapshot has not seen the transactions in progress, which it lists, and the later ones. Each of the two
+    is a range of the index on `changed`, so the query costs as much as there are new rows. One range that
+    began at the oldest transaction in progress would grow while any transaction in the cluster stays open.
 
-    What changed since the reading began is left to the next one, which would return it again. A transaction
-    that is still to come has changed nothing: its rows come from the dump of a database with more history,
-    and would be new at each reading.
+    Rows that changed since the reading began belong to the next reading, which would repeat them. Rows of
+    transactions that are still to come are from the dump of a database with a longer history, and would be
+    new to each reading.
 
     Args:
         available: The table, and the condition by which its rows are available.
@@ -87,7 +86,7 @@ join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from 
 order by t.id
 """)
 
-# The same on the way through all of them; rows from a dump belong to the first reading.
+# The same condition for a reading of all rows. Rows from a dump belong to the first reading.
 _UNREAD = """
     (cast(:seen as text) is null
      or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot)))
@@ -126,14 +125,14 @@ _FIRST_TOOL = ""
 
 
 class Cursor(Struct, array_like=True, kw_only=True):
-    """Where a reading of the candidates goes on.
+    """The position of a reading of the candidates.
 
     Args:
-        home: The database that the snapshots are of.
-        seen: The snapshot whose rows the client has; none: it has none.
+        home: The database of the snapshots.
+        seen: The snapshot whose rows the client has; None: the client has no rows.
         reading: In the middle of a reading: the snapshot from before its first page.
-        task: In the middle of a reading: the rank and number of the last task; none: it had them all.
-        tool: The same for tools: the last one's id.
+        task: In the middle of a reading: the rank and `seq` of the last task; None: all tasks were read.
+        tool: In the middle of a reading: the id of the last tool; None: all tools were read.
     """
 
     home: str
@@ -143,95 +142,110 @@ class Cursor(Struct, array_like=True, kw_only=True):
     tool: str | None = None
 
 
-class Asked(NamedTuple):
-    """What an assigner asks for: the last answer's cursor, if it has one, and how much of each it takes."""
+class CandidatesRequest(NamedTuple):
+    """An assigner's request.
+
+    Args:
+        cursor: The cursor of the last response; None: there was none.
+        limit: The most tasks, and the most tools, to return.
+    """
 
     cursor: str | None
     limit: int
 
 
-def read(connection: Connection, asked: Sequence[Asked]) -> list[Candidates]:
-    """Return what each of the assigners asks for; those that ask for the same share it."""
-    found: dict[Asked, Candidates] = {}
+def read(connection: Connection, requests: Sequence[CandidatesRequest]) -> list[Candidates]:
+    """Return the candidates for each request; equal requests share them."""
+    by_request: dict[CandidatesRequest, Candidates] = {}
     size = 0
-    for each in dict.fromkeys(asked):
+    for each in dict.fromkeys(requests):
         if size > MOST_BYTES:
-            found[each] = LATER
+            by_request[each] = LATER
             continue
-        page = found[each] = candidates(connection, *each)
+        page = by_request[each] = candidates(connection, each.cursor, each.limit)
         size += sum(len(task.needs) + len(task.payload) for task in page.tasks)
         size += sum(len(tool.skills) for tool in page.tools)
-    return [found[each] for each in asked]
+    return [by_request[each] for each in requests]
 
 
 def candidates(connection: Connection, cursor: str | None, limit: int) -> Candidates:
-    """The available tasks and tools; with a cursor, those that are new since.
+    """Return the available tasks and tools; with a cursor, those that are new since.
 
     Args:
-        connection: To the database; a transaction is not needed.
-        cursor: The last answer's cursor, to go on from.
-        limit: At most this many tasks, and this many tools.
+        connection: The database.
+        cursor: The cursor of the last response.
+        limit: The most tasks, and the most tools, to return.
 
     Raises:
         ValidationFailed: The cursor is garbled.
         CursorExpired: The cursor is of another database.
     """
     given = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
-    # Before anything else: what is told has changed by then, and what changes later is new to the next.
+    # Read first: all rows that are returned have changed by then, and later changes are new to the next
+    # reading.
     moment = connection.execute(SNAPSHOT).one()
     home, snapshot = moment.home, moment.reading
     if given is not None and given.home != home:
         raise CursorExpired
-    here = given or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)
+    position = given or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)
 
     tasks: list[Task] = []
     tools: list[Tool] = []
-    if here.reading is None:
-        here = Cursor(home=home, seen=here.seen, reading=snapshot)
-        new = _read_new(connection, NEW_TASKS, here, limit)
+    if position.reading is None:
+        position = Cursor(home=home, seen=position.seen, reading=snapshot)
+        new = _read_new(connection, NEW_TASKS, position, limit)
         tasks = [rows.task(row) for row in new]
-        new_tools = _read_new(connection, NEW_TOOLS, here, limit)
+        new_tools = _read_new(connection, NEW_TOOLS, position, limit)
         tools = [rows.tool(row) for row in new_tools]
-        # More than a page of them: they are read page by page, in the order of the offer.
-        here.task = _FIRST_TASK if _is_cut(new, limit) else None
-        here.tool = _FIRST_TOOL if _is_cut(new_tools, limit) else None
-    if here.task is not None:
-        tasks, here.task = _walk_tasks(connection, here, *here.task, limit)
-    if here.tool is not None:
-        tools, here.tool = _walk_tools(connection, here, here.tool, limit)
+        # If there is more than a page of them, they are read page by page, in the order of the offer.
+        position.task = _FIRST_TASK if _is_cut(new, limit) else None
+        position.tool = _FIRST_TOOL if _is_cut(new_tools, limit) else None
+    if position.task is not None:
+        tasks, position.task = _walk_tasks(connection, position, *position.task, limit)
+    if position.tool is not None:
+        tools, position.tool = _walk_tools(connection, position, position.tool, limit)
 
-    more = here.task is not None or here.tool is not None
-    onward = here if more else Cursor(home=home, seen=here.reading)
+    more = position.task is not None or position.tool is not None
+    onward = position if more else Cursor(home=home, seen=position.reading)
     if given is not None and given.reading is not None and not (tasks or tools or more):
-        # What was left of a reading is gone; who waits, waits for what is new since it began.
+        # The rest of the reading is not available any more. A waiting request waits for what is new since
+        # then.
         return candidates(connection, seal(onward), limit)
     return Candidates(cursor=seal(onward), tasks=tasks, tools=tools, more=more)
 
 
-def _read_new(connection: Connection, statement: TextClause, here: Cursor, limit: int) -> Sequence[Row[Any]]:
-    values = {"seen": here.seen, "reading": here.reading, "limit": limit + 1}
+def _read_new(
+    connection: Connection, statement: TextClause, position: Cursor, limit: int
+) -> Sequence[Row[Any]]:
+    values = {"seen": position.seen, "reading": position.reading, "limit": limit + 1}
     return connection.execute(statement, values).all()
 
 
 def _walk_tasks(
-    connection: Connection, here: Cursor, rank: int, seq: int, limit: int
+    connection: Connection, position: Cursor, rank: int, seq: int, limit: int
 ) -> tuple[list[Task], tuple[int, int] | None]:
-    values = {"rank": rank, "seq": seq, "seen": here.seen, "reading": here.reading, "limit": limit + 1}
-    found = connection.execute(WALK_TASKS, values).all()
-    page = [rows.task(row) for row in found[:limit]]
-    onward = (-page[-1].priority, found[len(page) - 1].seq) if _is_cut(found, limit) else None
+    values = {
+        "rank": rank,
+        "seq": seq,
+        "seen": position.seen,
+        "reading": position.reading,
+        "limit": limit + 1,
+    }
+    read = connection.execute(WALK_TASKS, values).all()
+    page = [rows.task(row) for row in read[:limit]]
+    onward = (-page[-1].priority, read[len(page) - 1].seq) if _is_cut(read, limit) else None
     return page, onward
 
 
-def _is_cut(found: Sequence[Row[Any]], limit: int) -> bool:
+def _is_cut(read: Sequence[Row[Any]], limit: int) -> bool:
     """Return whether there are more tasks, or tools, than a page holds."""
-    return met(found) > min(limit, len(found))
+    return met(read) > min(limit, len(read))
 
 
 def _walk_tools(
-    connection: Connection, here: Cursor, after: str, limit: int
+    connection: Connection, position: Cursor, after: str, limit: int
 ) -> tuple[list[Tool], str | None]:
-    values = {"id": after, "seen": here.seen, "reading": here.reading, "limit": limit + 1}
-    found = connection.execute(WALK_TOOLS, values).all()
-    page = [rows.tool(row) for row in found[:limit]]
-    return page, page[-1].id if _is_cut(found, limit) else None
+    values = {"id": after, "seen": position.seen, "reading": position.reading, "limit": limit + 1}
+    read = connection.execute(WALK_TOOLS, values).all()
+    page = [rows.tool(row) for row in read[:limit]]
+    return page, page[-1].id if _is_cut(read, limit) else None

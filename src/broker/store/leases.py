@@ -1,6 +1,6 @@
-"""Leases: how long a tool is taken to be there without a word from it.
+"""Leases: how long a tool counts as online after it was last heard of.
 
-They have a table of their own and are renewed in place: no index has what changes.
+They have a table of their own and are updated in place, because no index holds the columns that change.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ on conflict (tool_id) do update
 set lease_seconds = excluded.lease_seconds, seen_at = excluded.seen_at, expires_at = excluded.expires_at
 """)
 
-# It counts from the next renewal on.
+# The new length counts from the next renewal on.
 CHANGE = text("""
 with locked as materialized (
     select tool_id
@@ -64,8 +64,8 @@ moment as materialized (
 def renewed(tools: str) -> str:
     """Return the part of a statement, after `locked`, that renews leases.
 
-    A lease runs from when it is locked, not from when the statement began, which may have waited. So none
-    ends sooner than a response has said.
+    A lease runs from when it is locked, not from when the statement began, which may have waited for the
+    lock. So no lease ends earlier than a response has said.
 
     Args:
         tools: SQL for the array of the tools' ids, which are among those that `locked` has.
@@ -83,8 +83,8 @@ renewed as (
 
 _IDS = "cast(:ids as text[])"
 _ITEMS = f"unnest({_IDS}, cast(:token_hash as bytea[])) as u (tool_id, token_hash)"
-# A tool whose lease has run out may be offline; that is only seen after its lease was locked.
-_ASKED = f"""{locked(_IDS)},
+# A tool whose lease has expired may be offline. The statement knows that only after it has locked the lease.
+_RENEWAL = f"""{locked(_IDS)},
 held as materialized (
     select l.tool_id
     from {_ITEMS}
@@ -93,14 +93,14 @@ held as materialized (
 ),
 {renewed("array(select tool_id from held)")}"""
 RENEW = text(f"""
-with {_ASKED}
+with {_RENEWAL}
 select l.tool_id, l.token_hash, renewed.tool_id is not null as is_renewed, renewed.lease_seconds
 from locked_leases l
 left join renewed on renewed.tool_id = l.tool_id
 """)
 
 HEARTBEAT = text(f"""
-with {_ASKED}
+with {_RENEWAL}
 select l.tool_id, l.token_hash, renewed.tool_id is not null as is_renewed, renewed.expires_at,
        array(select w.id
              from work w
@@ -132,28 +132,34 @@ back as (
 select tool_id, lease_seconds from renewed
 """)
 
-# Whoever waits for the tool's work renews its lease meanwhile, and plans by its length.
-TELL = text("select notify_ids('broker_tool', cast(:ids as text[]))")
+# A request that waits for the tool's work renews its lease meanwhile, and has to know its length.
+NOTIFY = text("select notify_ids('broker_tool', cast(:ids as text[]))")
 
 
 def begin(connection: Connection, ids: Sequence[str], seconds: Sequence[float]) -> None:
-    """Begin the leases of tools that register."""
+    """Begin the leases of tools that register.
+
+    Args:
+        connection: In an open transaction.
+        ids: The tools.
+        seconds: The length of each lease.
+    """
     connection.execute(BEGIN, {"ids": ids, "lease_seconds": seconds})
 
 
 def change(connection: Connection, seconds: dict[str, float]) -> None:
-    """Change how long the leases of tools last from their next renewal on."""
+    """Change the length of leases, by tool, from their next renewal on."""
     connection.execute(CHANGE, {"ids": list(seconds), "lease_seconds": list(seconds.values())})
-    tell(connection, list(seconds))
+    notify(connection, list(seconds))
 
 
-def tell(connection: Connection, ids: Sequence[str]) -> None:
-    """Have whoever waits for the work of these tools look again: their leases have another length."""
-    connection.execute(TELL, {"ids": ids})
+def notify(connection: Connection, ids: Sequence[str]) -> None:
+    """Have the requests that wait for work of these tools look again: the leases have another length."""
+    connection.execute(NOTIFY, {"ids": ids})
 
 
 class Beat(NamedTuple):
-    """A sign of life of a tool, and the hash of the token it came with; empty: it came without one."""
+    """A heartbeat of a tool, and the hash of the request's token; empty: the request had none."""
 
     tool_id: str
     token_hash: bytes = b""
@@ -161,9 +167,9 @@ class Beat(NamedTuple):
 
 @one_statement()
 def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat | Void | None]:
-    """Renew leases; for each tool until when, and which of its work should stop. None: unknown.
+    """Renew leases, and return for each tool when its lease ends and which work should stop; None: unknown.
 
-    A tool that was offline is back.
+    A tool that was offline is online again.
     """
     return _renew(
         connection,
@@ -175,9 +181,9 @@ def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat |
 
 @one_statement()
 def keep(connection: Connection, beats: Sequence[Beat]) -> list[float | Void | None]:
-    """Renew leases; for each tool how many seconds its leases last. None: unknown.
+    """Renew leases, and return the length of each in seconds; None: the tool is unknown.
 
-    A tool that was offline is back.
+    A tool that was offline is online again.
     """
     return _renew(connection, RENEW, beats, lambda row: float(row.lease_seconds))
 
@@ -188,7 +194,7 @@ def _renew(
     beats: Sequence[Beat],
     read: Callable[[rows.AnyRow], Renewal],
 ) -> list[Renewal | Void | None]:
-    """Renew leases, and those of tools that are offline in a second step: each takes more locks."""
+    """Renew leases; those of tools that are offline with a second statement, which needs more locks."""
     renewals = _renewals(connection, statement, beats, read)
     if expired := [beat for beat, renewal in zip(beats, renewals, strict=True) if renewal is None]:
         connection.execute(COME_BACK, _values(expired))
@@ -203,17 +209,17 @@ def _renewals(
     beats: Sequence[Beat],
     read: Callable[[rows.AnyRow], Renewal],
 ) -> list[Renewal | Void | None]:
-    """Renew leases; `void` where another token holds the lease, None where it has run out or is unknown."""
-    leases = {row.tool_id: row for row in connection.execute(statement, _values(beats))}
+    """Renew leases; `void`: the tool has another token; None: the lease has expired, or there is none."""
+    by_tool = {row.tool_id: row for row in connection.execute(statement, _values(beats))}
 
-    def of(beat: Beat) -> Renewal | Void | None:
-        if (row := leases.get(beat.tool_id)) is None:
+    def result(beat: Beat) -> Renewal | Void | None:
+        if (row := by_tool.get(beat.tool_id)) is None:
             return None
         if beat.token_hash and beat.token_hash != row.token_hash:
             return VOID
         return read(row) if row.is_renewed else None
 
-    return [of(beat) for beat in beats]
+    return [result(beat) for beat in beats]
 
 
 def _values(beats: Sequence[Beat]) -> dict[str, list[Any] | None]:

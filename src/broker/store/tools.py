@@ -1,4 +1,4 @@
-"""Tools: registering, reading, changing, deleting."""
+"""Tools: register, read, change and delete them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -92,9 +92,9 @@ class Registration(NamedTuple):
 
     Args:
         tool: The tool.
-        token_hash: The hash of the token it will be known by.
-        by: The name of the key that registers it; None: nobody's, as there are no keys.
-        any_owner: Whether the tool may be another key's.
+        token_hash: The hash of its new token.
+        by: The name of the key that registers it; None: there are no keys.
+        any_owner: Whether the tool may belong to another key.
     """
 
     tool: NewTool
@@ -104,14 +104,14 @@ class Registration(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """A tool, None: it is another key's; and whether this registration made it."""
+    """A tool, and whether this registration created it; None: the tool belongs to another key."""
 
     tool: Tool | None
     created: bool
 
 
 class Change(NamedTuple):
-    """A tool's id, what to change of it, and the token that the request came with."""
+    """A request to change a tool: its id, the change and the token of the request."""
 
     id: str
     change: ToolChange
@@ -122,7 +122,7 @@ ToolDeleted = Literal["deleted", "busy", "unknown"] | Void
 
 
 class ToolDeletion(NamedTuple):
-    """A tool to delete, and the token that the request came with; by force, its unfinished work is lost."""
+    """A request to delete a tool, and its token; with `force`, the tool's unfinished work is lost."""
 
     id: str
     force: bool = False
@@ -130,32 +130,33 @@ class ToolDeletion(NamedTuple):
 
 
 def register(connection: Connection, new: Sequence[Registration]) -> list[Registered]:
-    """Enter tools; one that is there already is updated, its old token void.
+    """Write tools; a known tool is updated, and its old token becomes void.
 
-    What its earlier run had started is lost, unless the new one resumes it. Of several with the same id the
-    last one is entered: only its token is good. A tool is the key's that registered it first.
+    Work that an earlier run of the tool started is lost, unless the new run resumes it. Of several tools with
+    the same id the last one counts: only its token is valid. A tool belongs to the key that registered it
+    first.
 
     Raises:
-        BeginAgain: Behind our back the earlier run started something, or another key registered the tool.
+        BeginAgain: Before the tool was locked, its earlier run started work, or another key registered it.
     """
     refused = _of_others(connection, new)
     ours = [each for place, each in enumerate(new) if place not in refused]
-    entered = _enter(connection, ours) if ours else {}
+    written = _write(connection, ours) if ours else {}
 
-    made: set[str] = set()
-    answers = []
+    returned: set[str] = set()
+    results = []
     for place, each in enumerate(new):
         if place in refused:
-            answers.append(Registered(None, created=False))
+            results.append(Registered(None, created=False))
             continue
-        tool, created = entered[_key(each)]
-        answers.append(Registered(tool, created and tool.id not in made))
-        made.add(tool.id)
-    return answers
+        tool, created = written[_key(each)]
+        results.append(Registered(tool, created and tool.id not in returned))
+        returned.add(tool.id)
+    return results
 
 
 def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
-    """The places of those that would take another key's tool; of several that are new, the first has it."""
+    """Return the places of the registrations whose tool belongs to another key, or does now."""
     ids = list({each.tool.id for each in new if each.tool.id and not each.any_owner})
     if not ids:
         return set()
@@ -167,13 +168,13 @@ def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
         if each.tool.id
         and each.by
         and owners.setdefault(each.tool.id, each.by) != each.by
-        # An admin's are there to be met by others, too.
+        # A registration for any owner sets the owner for the later ones, and is never refused itself.
         and not each.any_owner
     }
 
 
-def _enter(connection: Connection, new: Sequence[Registration]) -> dict[str | bytes, tuple[Tool, bool]]:
-    """Enter tools; for each of those by `_key` the tool, and whether it is new."""
+def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | bytes, tuple[Tool, bool]]:
+    """Write tools, and return by `_key` each of them and whether it is new."""
     if given := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
         why = "The tool was started anew."
@@ -184,25 +185,25 @@ def _enter(connection: Connection, new: Sequence[Registration]) -> dict[str | by
     values["skills"] = [each.tool.skills for each in last.values()]
     values["token_hash"] = [each.token_hash for each in last.values()]
     values["registered_by"] = [first[key].by for key in last]
-    entered = {row.token_hash: row for row in connection.execute(REGISTER, values)}
-    in_order = [(key, each, entered[each.token_hash]) for key, each in last.items()]
+    written = {row.token_hash: row for row in connection.execute(REGISTER, values)}
+    in_order = [(key, each, written[each.token_hash]) for key, each in last.items()]
     if any(not each.any_owner and row.registered_by != first[key].by for key, each, row in in_order):
         raise BeginAgain
     ids = [row.id for _, _, row in in_order]
     leases.begin(connection, ids, [each.tool.lease_seconds for each in last.values()])
     if again := [row.id for _, _, row in in_order if not row.created]:
-        leases.tell(connection, again)
+        leases.notify(connection, again)
     known = {tool.id: tool for tool in by_ids(connection, ids)}
     return {key: (known[row.id], row.created) for key, _, row in in_order}
 
 
 def _key(registration: Registration) -> str | bytes:
-    """What a registration is known by; one without an id by its token, until it has one."""
+    """Return the id of a registration's tool, or the hash of its token if it has no id yet."""
     return registration.tool.id or registration.token_hash
 
 
 def by_ids(connection: Connection, ids: Sequence[str]) -> list[Tool]:
-    """The tools of these ids, in no particular order; the unknown are left out."""
+    """Return the tools of these ids, in no particular order and without the unknown ones."""
     return [rows.tool(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
 
@@ -215,7 +216,7 @@ def listing(*, state: str | None, registered_by: str | None) -> TextClause:
 def page(
     connection: Connection, *, state: str | None, registered_by: str | None, limit: int, after: str | None
 ) -> ToolPage:
-    """Some of the tools, in the order of their ids."""
+    """Return a page of the tools, in the order of their ids."""
     filters = {"state": state, "registered_by": registered_by}
     begin = unseal(after, str, field="after") if after is not None else ""
     statement = listing(**filters)
@@ -226,9 +227,9 @@ def page(
 
 
 def change(connection: Connection, changes: Sequence[Change]) -> list[Tool | Void | None]:
-    """Change tools, one change after the other; for each the tool as it is then, None where there is none.
+    """Change tools, one change after the other, and return each tool as it is in the end; None: unknown.
 
-    A change that comes with a void token is left out, and its result is `void`.
+    A change with a void token is not made, and its result is `void`.
     """
     void: set[Token | None] = set()
     if any(change.token for change in changes):
@@ -255,11 +256,11 @@ def _change(connection: Connection, changes: Sequence[Change]) -> list[Tool | No
 
 
 def delete(connection: Connection, deletions: Sequence[ToolDeletion]) -> list[ToolDeleted]:
-    """Delete tools: those that have no work, and by force those that have some.
+    """Delete tools that have no work, and with `force` also those that have some.
 
     Raises:
-        BeginAgain: A tool got work or another token behind our back, and work comes first in the order of
-            locks.
+        BeginAgain: A tool got work or another token before it was locked, and work must be locked before
+        tools.
     """
     void = ownership.void(connection, [deletion.token for deletion in deletions])
     good = [deletion for deletion in deletions if deletion.token not in void]
@@ -271,9 +272,9 @@ def delete(connection: Connection, deletions: Sequence[ToolDeletion]) -> list[To
         raise BeginAgain
     deleted = set(connection.execute(DELETE, {"ids": list(known)}).scalars())
 
-    def fate(deletion: ToolDeletion) -> ToolDeleted:
+    def result(deletion: ToolDeletion) -> ToolDeleted:
         if deletion.token in void:
             return VOID
         return "deleted" if deletion.id in deleted else "busy" if deletion.id in known else "unknown"
 
-    return [fate(deletion) for deletion in deletions]
+    return [result(deletion) for deletion in deletions]
