@@ -290,7 +290,7 @@ async def test_the_reports_of_a_work_can_always_be_archived(
     told = await store.many(
         reports.write, [reports.ReportOf(made.id, each) for each in (first, NewReport(data=large), first)]
     )
-    assert [report.is_there for report in told if report] == [True, False, True]
+    assert [report.is_stored for report in told if report] == [True, False, True]
     assert await sql.fetchval("select count(*) from work_reports") == 1
     ended = await steps.complete(store, made.id)
     assert ended.record is not None

@@ -29,7 +29,7 @@ SHAPES = {
 }
 
 
-async def reported(store: Store, made: Work, **fields: object) -> reports.ReportTaken:
+async def reported(store: Store, made: Work, **fields: object) -> reports.WrittenReport:
     taken = await steps.report(store, made.id, **fields)
     assert taken is not None
     return taken
@@ -136,7 +136,7 @@ async def test_work_with_the_largest_values_can_be_ended_and_read(store: Store) 
     for number in range(4):
         taken = await steps.report(store, made.id, data=largest, progress=number / 4)
         assert taken is not None
-        assert taken.is_there
+        assert taken.is_stored
     record = (await steps.complete(store, made.id, "failed", result=largest, retry=False)).record
     assert record is not None
     assert (record.task.payload, record.result) == (largest, largest)

@@ -259,7 +259,7 @@ async def complete(
     return answer
 
 
-async def report(store: Store, work_id: UUID, **fields: Any) -> reports.ReportTaken | None:
+async def report(store: Store, work_id: UUID, **fields: Any) -> reports.WrittenReport | None:
     [answer] = await many(store, reports.write, [reports.ReportOf(work_id, NewReport(**fields))])
     return answer
 

@@ -222,7 +222,7 @@ class WorkController(Controller):
         taken = await service.store.one(reports.write, report, size=len(data.data))
         if taken is None:
             raise await _too_late(service, access, id_)
-        if not taken.is_there:
+        if not taken.is_stored:
             raise PayloadTooLarge(
                 "This work has as many reports as one work may have: 100,000, or 128 MiB of them."
                 " Report less often, or keep large data elsewhere and report where."

@@ -1,4 +1,4 @@
-"""Accepting late results: a success that came after its work had ended otherwise, taken for the task's."""
+"""Acceptance of late results: a success that arrived after its work had ended becomes the task's result."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -11,8 +11,8 @@ from broker.store import archive, rows
 from broker.store.group_commit import LATER
 from broker.store.steps import one_statement
 
-# Of two late results of the same task the first is taken. When its records are old a task is forgotten, and
-# its id may be another's: a result is for the task that was submitted when it says.
+# Of two late results of the same task the first is accepted. When the records of a task are deleted, a new
+# task may have its id, so a result is accepted only for the task that was submitted at the record's time.
 ACCEPT = text(f"""
 with locked_records as materialized (
     select work_id, task_id, outcome, late, attempt, cast(task ->> 'created_at' as timestamptz) as created_at
@@ -28,7 +28,7 @@ locked_tasks as materialized (
     order by id
     for update
 ),
-taken as materialized (
+acceptable as materialized (
     select distinct on (r.task_id) r.task_id, r.work_id, r.late, greatest(t.attempt, r.attempt) as attempt
     from locked_records r
     join locked_tasks t on t.id = r.task_id and t.created_at = r.created_at
@@ -37,21 +37,22 @@ taken as materialized (
 ),
 accepted as (
     update work_archive a
-    set outcome = 'succeeded', said = null, result = taken.late -> 'result', error = taken.late ->> 'error',
-        version = a.version + 1, bytes = a.bytes + {rows.printed("taken.late -> 'result'")}
-    from taken
-    where a.work_id = taken.work_id and a.work_id = any(cast(:ids as uuid[]))
+    set outcome = 'succeeded', said = null, result = acceptable.late -> 'result',
+        error = acceptable.late ->> 'error',
+        version = a.version + 1, bytes = a.bytes + {rows.printed("acceptable.late -> 'result'")}
+    from acceptable
+    where a.work_id = acceptable.work_id and a.work_id = any(cast(:ids as uuid[]))
 ),
 ended as (
     insert into ended_tasks (task_id, work_id, attempt, ended_at)
-    select task_id, work_id, attempt, now() from taken order by task_id
+    select task_id, work_id, attempt, now() from acceptable order by task_id
 )
-delete from tasks where id = any(array(select task_id from taken))
+delete from tasks where id = any(array(select task_id from acceptable))
 """)
 
 
 class Accepted(NamedTuple):
-    """What became of an acceptance; the record is the archive's, None for `unknown`."""
+    """The result of an acceptance, and the archive's record; None for `unknown`."""
 
     status: Literal["accepted", "nothing_to_accept", "task_unavailable", "unknown"]
     record: ArchiveRecord | None
@@ -59,7 +60,7 @@ class Accepted(NamedTuple):
 
 @one_statement()
 def accept(connection: Connection, work_ids: Sequence[UUID]) -> list[Accepted]:
-    """Take late results as those of their tasks; for each what became of it, or did before."""
+    """Accept late results as those of their tasks, and return what became of each, now or earlier."""
     connection.execute(ACCEPT, {"ids": list(work_ids)})
     return [record if record is LATER else _accepted(record) for record in archive.find(connection, work_ids)]
 

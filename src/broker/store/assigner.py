@@ -1,4 +1,4 @@
-"""When an assigner last asked: so that it can be told why nothing is assigned."""
+"""When an assigner last asked for candidates, which explanations need."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,6 @@ insert into assigner (seen_at) values (now()) on conflict (id) do update set see
 
 @one_statement()
 def seen(connection: Connection, asked: Sequence[None]) -> list[None]:
-    """Write down that an assigner asks just now."""
+    """Write that an assigner asks for candidates now."""
     connection.execute(SEEN)
     return list(asked)

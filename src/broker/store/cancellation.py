@@ -1,4 +1,4 @@
-"""Cancelling work: its tool is asked to stop, and the work ends when the tool says so, or is lost."""
+"""Cancellation of work: the broker asks its tool to stop, and the work ends when the tool completes it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from broker.store.group_commit import LATER
 from broker.store.pages import bounded, is_cut
 from broker.store.steps import one_statement
 
-_TOLD = f"""
+_WORK = f"""
 select {rows.WORK}, {rows.task_bytes("t")} as bytes
-from (select * from told union all select * from locked where id not in (select id from told)) w
+from (select * from cancelled union all select * from locked where id not in (select id from cancelled)) w
 join their_tasks t on t.id = w.task_id"""
-# Once the task is to be cancelled it is not queued again, whoever asks for that later.
+# If the task is to be cancelled, a later request to queue it again changes nothing.
 CANCEL = text(f"""
 with asked as (
     select u.id, bool_and(u.requeue) as requeue
@@ -29,7 +29,7 @@ locked as materialized (
 their_tasks as materialized (
     select * from tasks where id = any(array(select task_id from locked))
 ),
-told as (
+cancelled as (
     update work w
     set cancel_requested = true, version = w.version + 1,
         cancel_requeue = asked.requeue and (locked.cancel_requeue or not locked.cancel_requested)
@@ -38,12 +38,12 @@ told as (
       and (not locked.cancel_requested or locked.cancel_requeue and not asked.requeue)
     returning w.*
 )
-{bounded(_TOLD, size="r.bytes", order="id")}
+{bounded(_WORK, size="r.bytes", order="id")}
 """)
 
 
 class Cancellation(NamedTuple):
-    """Work to cancel; its task is cancelled with it, or goes back."""
+    """Work to cancel; its task is cancelled, too, or with `requeue` goes back into the queue."""
 
     work_id: UUID
     requeue: bool = False
@@ -51,12 +51,12 @@ class Cancellation(NamedTuple):
 
 @one_statement()
 def cancel(connection: Connection, cancellations: Sequence[Cancellation]) -> list[Work | None]:
-    """Ask for work to stop; for each the work as it is now, None where it is not under way."""
+    """Ask for work to stop, and return each as it is then; None: it is not under way."""
     values = {
         "ids": [cancellation.work_id for cancellation in cancellations],
         "requeue": [cancellation.requeue for cancellation in cancellations],
     }
     page = connection.execute(CANCEL, values).all()
-    found = {work.id: work for work in map(rows.work, page)}
+    by_id = {work.id: work for work in map(rows.work, page)}
     missing = LATER if is_cut(page) else None
-    return [found.get(cancellation.work_id, missing) for cancellation in cancellations]
+    return [by_id.get(cancellation.work_id, missing) for cancellation in cancellations]

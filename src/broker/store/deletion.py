@@ -1,4 +1,4 @@
-"""Deleting tasks: at once where nothing runs, by asking the tool to stop where something does."""
+"""Deletion of tasks: at once, or if its work is running by asking the tool to stop."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -21,7 +21,7 @@ where t.id = any(cast(:ids as text[]))
 
 
 class TaskDeletion(NamedTuple):
-    """A task to delete; by force, its running work ends at once."""
+    """A task to delete; with `force`, its running work ends at once."""
 
     id: str
     force: bool = False
@@ -31,22 +31,21 @@ TaskDeleted = Literal["deleted", "asked", "unknown"]
 
 
 def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[TaskDeleted]:
-    """Delete tasks; one that is to be deleted with and without force, is deleted by force.
+    """Delete tasks; one that comes with and without force is deleted with force.
 
     Args:
         connection: In an open transaction.
         deletions: The tasks.
 
     Returns:
-        For each `deleted` (an ended one, too), `asked` where its tool is asked to stop, or `unknown`.
+        For each task `deleted` (also if it had ended), `asked` if its tool is asked to stop, or `unknown`.
 
     Raises:
-        BeginAgain: A task got work behind our back, and work comes first in the order of locks.
+        BeginAgain: A task got work before it was locked, and work must be locked before tasks.
     """
     ids = list({deletion.id for deletion in deletions})
     forced = {deletion.id for deletion in deletions if deletion.force}
-    seen = _work_of(connection, ids)
-    locked = {work_id for work_id, _ in seen.values() if work_id}
+    locked = {work_id for work_id, _ in _work_of(connection, ids).values() if work_id}
     locks.lock(connection, list(locked), task_ids=ids)
     states = _work_of(connection, ids)
     if any(work_id and work_id not in locked for work_id, _ in states.values()):
@@ -59,26 +58,26 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
             stopped[id_] = Ending(work_id, "cancelled")
         elif work_id:
             asked[id_] = work_id
-    # Before it is stopped, too: a cancel that asked for another attempt is overruled.
+    # Also before work ends at once: this overrules a cancellation that asked for another attempt.
     work_ids = [*asked.values(), *(ending.work_id for ending in stopped.values())]
     if work_ids:
         cancellation.cancel(connection, [Cancellation(work_id) for work_id in work_ids])
     if stopped:
         completion.end(connection, list(stopped.values()))
     idle = [id_ for id_, (work_id, _) in states.items() if not work_id]
-    gone = ended_tasks.record_deleted(connection, idle) if idle else set()
-    if len(gone) < len(idle):
-        # Submitted after the lock and assigned before it could be deleted.
+    deleted = ended_tasks.record_deleted(connection, idle) if idle else set()
+    if len(deleted) < len(idle):
+        # A task was submitted after the lock, and assigned before it was deleted.
         raise BeginAgain
     unknown = [id_ for id_ in ids if id_ not in states]
     ended = ended_tasks.has_ended(connection, unknown) if unknown else set()
 
-    answers: dict[str, TaskDeleted] = dict.fromkeys(unknown, "unknown")
-    answers |= dict.fromkeys([*stopped, *gone, *ended], "deleted")
-    answers |= dict.fromkeys(asked, "asked")
-    return [answers[deletion.id] for deletion in deletions]
+    results: dict[str, TaskDeleted] = dict.fromkeys(unknown, "unknown")
+    results |= dict.fromkeys([*stopped, *deleted, *ended], "deleted")
+    results |= dict.fromkeys(asked, "asked")
+    return [results[deletion.id] for deletion in deletions]
 
 
 def _work_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[UUID | None, str | None]]:
-    """For each of the tasks that is live, its work and that work's state."""
+    """Return for each live task its work and that work's state."""
     return {row.id: (row.work_id, row.state) for row in connection.execute(WORK_OF, {"ids": ids})}

@@ -1,4 +1,4 @@
-"""Keys: made, listed and revoked; what they may do is not known here."""
+"""Keys: create, list and revoke them. Their roles have no meaning here."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -40,8 +40,8 @@ REVOKE = text("""
 update keys set revoked_at = now() where name = :name and revoked_at is null returning name
 """)
 
-# What its programs had in hand cannot be told any more: their tools are silent from now on.
-SILENCE = text("""
+# The tools of a revoked key cannot renew their leases any more, so the leases end now.
+END_LEASES = text("""
 with locked_tools as materialized (
     select id from tools where registered_by = :name order by id for no key update
 ),
@@ -63,7 +63,7 @@ select notify_ids('broker_tool', array(select id from locked_tools)), notify_ids
 
 
 class StoredKey(NamedTuple):
-    """A key: its name, roles and hash, when it was made and revoked, and when it was last used."""
+    """A key as it is stored."""
 
     name: str
     roles: list[str]
@@ -76,17 +76,17 @@ class StoredKey(NamedTuple):
 def create(
     connection: Connection, name: str, roles: Sequence[str], hashed: bytes, *, replace: bool = False
 ) -> datetime | None:
-    """Enter a key, and return when it was made; None: a name belongs to one key at a time.
+    """Write a new key, and return when it was created; None: another key in use has the name.
 
     Args:
         connection: In an open transaction.
-        name: What it is called.
-        roles: What it may do.
-        hashed: Its hash; the key itself is nowhere.
-        replace: Whether the key that has the name is revoked, and its tools go on with the new one.
+        name: Its name.
+        roles: Its roles.
+        hashed: Its hash; the key itself is not stored.
+        replace: Whether to revoke the key that has the name; its tools keep working with the new key.
 
     Raises:
-        BeginAgain: Another process gave the name to a key in the meantime, which is to be replaced, too.
+        BeginAgain: Another process gave the name to a key meanwhile, which is to be replaced, too.
     """
     if replace:
         connection.execute(REVOKE, {"name": name})
@@ -98,15 +98,15 @@ def create(
 
 
 def all_of_them(connection: Connection) -> list[StoredKey]:
-    """Every key, revoked ones too, in the order in which they were made."""
+    """Return every key, also revoked ones, in the order in which they were created."""
     return [StoredKey(**row._asdict()) for row in connection.execute(LIST)]
 
 
 def page(connection: Connection, *, limit: int, after: str | None) -> KeyPage:
-    """Return some of the keys in use, in the order of their names."""
+    """Return a page of the keys in use, in the order of their names."""
     begin = unseal(after, str, field="after") if after is not None else ""
-    found = connection.execute(PAGE, {"after": begin, "limit": limit + 1}).all()
-    items, onward = cut(found, limit, key=lambda row: row.name)
+    read = connection.execute(PAGE, {"after": begin, "limit": limit + 1}).all()
+    items, onward = cut(read, limit, key=lambda row: row.name)
     return KeyPage(items=[schemas.Key(**row._asdict()) for row in items], next=onward)
 
 
@@ -118,8 +118,8 @@ def used(connection: Connection, hashes: Sequence[bytes]) -> list[None]:
 
 
 def revoke(connection: Connection, name: str) -> bool:
-    """Revoke the key of this name, and void the tokens of its tools; whether there was one in use."""
-    was_there = connection.execute(REVOKE, {"name": name}).one_or_none() is not None
-    if was_there:
-        connection.execute(SILENCE, {"name": name})
-    return was_there
+    """Revoke the key in use with this name and void the tokens of its tools; return whether there was one."""
+    was_in_use = connection.execute(REVOKE, {"name": name}).one_or_none() is not None
+    if was_in_use:
+        connection.execute(END_LEASES, {"name": name})
+    return was_in_use

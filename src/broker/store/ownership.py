@@ -1,6 +1,6 @@
-"""Ownership: which key submitted a task, which key registered a tool, and which tool has a work.
+"""Ownership: which key submitted a task, which key registered a tool, and which tool has a work item.
 
-Keys are known by their names here; what was submitted or registered while there were no keys is nobody's.
+A key is its name here. Tasks and tools from before there were keys have no owner.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -21,7 +21,7 @@ select e.task_id, a.created_by
 
 TOOLS = text("select id, registered_by, token_hash from tools where id = any(cast(:ids as text[]))")
 
-# Work that ends meanwhile is in both, and the same in both.
+# Work that ends meanwhile may be in both, with the same values.
 WORKS = text("""
 select w.id, w.tool_id, o.registered_by, t.created_by
 from work w
@@ -37,7 +37,7 @@ where work_id = any(cast(:ids as uuid[]))
 """)
 
 
-# The items of a step that a tool takes come with its token, or with none where somebody else acts for it.
+# The columns of an item's token, if its request came with the token of a tool.
 HOLDERS = "cast(:token_tool as text[]), cast(:token_hash as bytea[])"
 
 
@@ -62,29 +62,29 @@ Void = Literal["void"]
 
 
 class TaskOwner(NamedTuple):
-    """The key that submitted a task; None: nobody's."""
+    """The key that submitted a task; None: no key."""
 
     key: str | None
 
 
 class ToolOwner(NamedTuple):
-    """The key that registered a tool, None: nobody's; and the hash of the tool's token."""
+    """The key that registered a tool (None: no key), and the hash of the tool's token."""
 
     key: str | None
     token_hash: bytes | None
 
 
 class Token(NamedTuple):
-    """A tool's token, as the database knows it: by its hash. It is void once the tool has another one."""
+    """A tool's token, as the database stores it: its hash. It is void when the tool has another one."""
 
     tool_id: str
     hash: bytes
 
 
 class WorkOwner(NamedTuple):
-    """The tool that has or had a work, the key that registered it, and the key that submitted its task.
+    """The tool of a work item, the key that registered the tool, and the key that submitted the task.
 
-    What a task without work has left has no tool.
+    The record of a task that was deleted before it had work has no tool.
     """
 
     tool_id: str | None
@@ -93,27 +93,27 @@ class WorkOwner(NamedTuple):
 
 
 def of_tasks(connection: Connection, ids: Collection[str]) -> list[TaskOwner | None]:
-    """For each of these tasks, live or ended, whose it is; None: unknown."""
-    found = {row.id: TaskOwner(row.created_by) for row in connection.execute(TASKS, {"ids": list(ids)})}
-    return [found.get(id_) for id_ in ids]
+    """Return the owner of each task, live or ended; None: the task is unknown."""
+    owners = {row.id: TaskOwner(row.created_by) for row in connection.execute(TASKS, {"ids": list(ids)})}
+    return [owners.get(id_) for id_ in ids]
 
 
 def of_tools(connection: Connection, ids: Sequence[str]) -> list[ToolOwner | None]:
-    """For each of these tools whose it is; None: unknown."""
-    found = {
+    """Return the owner of each tool; None: the tool is unknown."""
+    owners = {
         row.id: ToolOwner(row.registered_by, row.token_hash)
         for row in connection.execute(TOOLS, {"ids": ids})
     }
-    return [found.get(id_) for id_ in ids]
+    return [owners.get(id_) for id_ in ids]
 
 
 def of_works(connection: Connection, ids: Sequence[UUID]) -> list[WorkOwner | None]:
-    """For each of these works, under way or ended, whose it is; None: unknown."""
-    found = {
+    """Return the owner of each work item, under way or ended; None: the work is unknown."""
+    owners = {
         row.id: WorkOwner(row.tool_id, row.registered_by, row.created_by)
         for row in connection.execute(WORKS, {"ids": ids})
     }
-    return [found.get(id_) for id_ in ids]
+    return [owners.get(id_) for id_ in ids]
 
 
 def void(connection: Connection, tokens: Collection[Token | None]) -> set[Token | None]:
@@ -129,7 +129,7 @@ def void(connection: Connection, tokens: Collection[Token | None]) -> set[Token 
 
 
 def is_void(token: Token | None, current: Token | None) -> bool:
-    """Whether a token is one of this tool, and not its current one."""
+    """Return whether a token belongs to the tool of the current token, and is another one."""
     return token is not None and current is not None and token.tool_id == current.tool_id and token != current
 
 

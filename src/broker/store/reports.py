@@ -1,4 +1,4 @@
-"""Reports on work: taking and reading them. What becomes of them when the work ends is in `completion`."""
+"""Reports on work: write and read them. `completion` moves them to the archive when the work ends."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,13 +15,13 @@ from broker.store.rows import Columns
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
-# How large the reports of one work may be in its archive record, and how many there may be. So work can
-# always end.
+# How large the reports on one work item may be in its archive record, and how many there may be. Without this
+# limit, a record could be too large to write, and the work could not end.
 _MOST_REPORT_BYTES = 128 * 2**20
 _MOST_REPORTS = 100_000
-# What a report has in the record beside its message and its data: names, id, time and progress.
+# The bytes of a report in the record beside its message and data: names, id, time and progress.
 _REPORT_OVERHEAD = 256
-# How many reports come with their work.
+#: How many reports work is returned with.
 MOST_LATEST = 1_000
 
 REPORT = text(f"""
@@ -62,8 +62,8 @@ latest as (
     from written
     group by work_id
 ),
--- One update for both, the report and the start.
-told as (
+-- One update for the report and the start.
+updated as (
     update work w
     set version = w.version + latest.reports, progress = coalesce(latest.progress, w.progress),
         report_bytes = w.report_bytes + latest.bytes, report_count = w.report_count + latest.reports,
@@ -81,7 +81,7 @@ select asked.place, asked.id,
        locked.cancel_requested, renewed.expires_at,
        asked.fits or written.id is not null or exists (
            select from work_reports r where r.work_id = asked.work_id and r.id = asked.id
-       ) as is_there,
+       ) as is_stored,
        t.trace_context
 from asked
 join locked on locked.id = asked.work_id
@@ -91,7 +91,7 @@ left join written on written.work_id = asked.work_id and written.id = asked.id
 """)
 
 _REPORT = Columns(id="id", at="at", progress="progress", message="message", data="data")
-# Reports from before there were sizes have none.
+# Reports that an older version wrote have no size.
 _SIZE = f"coalesce(size, {rows.estimated('data')} + coalesce(octet_length(message), 0))"
 _LATEST = f"select * from work_reports where work_id = :work_id order by seq desc limit {MOST_LATEST}"
 LATEST = text(f"""
@@ -99,7 +99,7 @@ select {_REPORT}
 from ({bounded(_LATEST, size=_SIZE, order="seq desc")}) r
 order by seq
 """)
-# Reports are only ever added, under the lock of their work: so a page can go on by counting.
+# Reports are only added, under the lock of their work, so a page can begin at a number of reports.
 _PAGE = """
 select * from work_reports where work_id = :work_id order by seq limit :limit offset :after"""
 PAGE = text(f"""
@@ -112,53 +112,57 @@ IS_UNDER_WAY = text("select id from work where id = :work_id")
 
 
 class ReportOf(NamedTuple):
-    """A report, the work it is about, and the token that the request came with."""
+    """A report, its work, and the token of the request."""
 
     work_id: UUID
     report: NewReport
     token: Token | None = None
 
 
-class ReportTaken(NamedTuple):
-    """What became of a report; `is_there`: that the work had room for it.
+class WrittenReport(NamedTuple):
+    """The result of writing a report.
 
-    `trace_context` is the one that the task was submitted in, if any.
+    Args:
+        id: Its id.
+        created: Whether this request wrote it.
+        cancel_requested: Whether its work should stop.
+        lease_expires_at: When the tool's lease ends.
+        is_stored: Whether it is stored; otherwise the work has too many reports.
+        trace_context: The trace in which the task was submitted, if any.
     """
 
     id: UUID
     created: bool
     cancel_requested: bool
     lease_expires_at: datetime
-    is_there: bool
+    is_stored: bool
     trace_context: TraceContext | None
 
 
 @one_statement()
-def write(connection: Connection, reports: Sequence[ReportOf]) -> list[ReportTaken | None]:
-    """Take reports, in their order; for each what became of it.
+def write(connection: Connection, reports: Sequence[ReportOf]) -> list[WrittenReport | None]:
+    """Write reports in their order, and return the result of each.
 
-    None where its work is not under way or the token is void.
-
-    Work that was not started yet starts by its first report. A report that is there already, by its
-    id, is answered and not written again.
+    The result is None if the work is not under way or the token is void. The first report on work starts it.
+    A report whose id is stored already is not written again.
     """
     values = rows.columns((report.report for report in reports), "id", "progress", "message") | {
         "work_id": [report.work_id for report in reports],
         "data": [report.report.data for report in reports],
         **ownership.token_columns(report.token for report in reports),
     }
-    taken = {
-        row.place: ReportTaken(
+    written = {
+        row.place: WrittenReport(
             id=row.id,
             created=row.created,
             cancel_requested=row.cancel_requested,
             lease_expires_at=row.expires_at,
-            is_there=row.is_there,
+            is_stored=row.is_stored,
             trace_context=TraceContext.read(row.trace_context),
         )
         for row in connection.execute(REPORT, values)
     }
-    return [taken.get(place) for place in range(1, len(reports) + 1)]
+    return [written.get(place) for place in range(1, len(reports) + 1)]
 
 
 def latest(connection: Connection, work_id: UUID) -> list[Report]:
@@ -167,16 +171,16 @@ def latest(connection: Connection, work_id: UUID) -> list[Report]:
 
 
 def page(connection: Connection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
-    """Some of the reports on work, under way or ended, in order; None where there is no such work."""
+    """Return a page of the reports on work, under way or ended, in order; None: the work is unknown."""
     begin = unseal(after, int, field="after") if after is not None else 0
-    found: Sequence[Report]
+    items: Sequence[Report]
     if connection.execute(IS_UNDER_WAY, {"work_id": work_id}).one_or_none() is not None:
         values = {"work_id": work_id, "limit": limit + 1, "after": begin}
-        of_page = connection.execute(PAGE, values).all()
-        found, of = [Report(**_REPORT.of(row)) for row in of_page], met(of_page)
+        read = connection.execute(PAGE, values).all()
+        items, of = [Report(**_REPORT.of(row)) for row in read], met(read)
     elif (ended := ended_work.reports(connection, work_id, begin=begin, limit=limit + 1)) is not None:
-        found, of = ended
+        items, of = ended
     else:
         return None
-    items, onward = cut(found, limit, key=lambda _: begin + min(limit, len(found)), of=of)
-    return ReportPage(items=list(items), next=onward)
+    on_page, onward = cut(items, limit, key=lambda _: begin + min(limit, len(items)), of=of)
+    return ReportPage(items=list(on_page), next=onward)
