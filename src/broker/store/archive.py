@@ -1,4 +1,4 @@
-"""The archive: how every attempt ended, with all that was said about it."""
+"""The archive: a record of each ended attempt, with its task, its tool and all reports."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ def record_size(record: str) -> str:
 
 SIZE = record_size("r")
 
-# As many of them as a response has room for.
+# As many records as a response has room for.
 _FIND = "select * from work_archive where work_id = any(cast(:ids as uuid[]))"
 FIND = text(f"select {RECORD}, a.met from ({bounded(_FIND, size=SIZE, order='work_id')}) a")
 
@@ -44,9 +44,9 @@ FIND = text(f"select {RECORD}, a.met from ({bounded(_FIND, size=SIZE, order='wor
 _ORDER = "ended_at desc, work_id desc"
 # Literals, so that the planner sees that an index of some outcomes has them.
 _OF_OUTCOME = {outcome: f"outcome = '{outcome}'" for outcome in get_args(Outcome)}
-# The filters that have an index in the order of the list, those that leave the fewest records in front.
+# The filters that have an index in the order of the list, the most selective first.
 _INDEXED = ("task_id", "tool_id", "outcome", "created_by")
-_SPAN = {"since": "ended_at >= :since", "until": "ended_at < :until"}
+_RANGE = {"since": "ended_at >= :since", "until": "ended_at < :until"}
 
 
 @cache
@@ -62,7 +62,7 @@ def _listing(outcome: str | None, given: frozenset[str]) -> TextClause:
     # Most records have succeeded: the index has the others.
     indexed = [name for name in keep if name != "outcome" or outcome != "succeeded"]
     by_index = [keep.pop(name) for name in indexed[:1]]
-    by_index += [condition for name, condition in _SPAN.items() if name in given]
+    by_index += [condition for name, condition in _RANGE.items() if name in given]
     by_index.append("(ended_at, work_id) < (:before_at, :before_id)")
     records = f"select * from work_archive where {' and '.join(by_index)}"
     conditions = tuple(keep.values())
@@ -79,7 +79,7 @@ order by a.ended_at desc, a.work_id desc
 """)
 
 
-# Its task is then forgotten, where this was its last word.
+# If the record was the last one of an ended task, the task's id becomes free.
 DELETE = text("""
 with gone as (
     delete from work_archive where work_id = any(cast(:ids as uuid[])) returning work_id, task_id
@@ -94,12 +94,12 @@ select work_id from gone
 """)
 
 
-# What a page that begins at the newest begins before.
+# The position before the newest record.
 _END_OF_TIME = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
 
 
 class ArchiveFilter(NamedTuple):
-    """Which records are asked for; none of it: all. `since` belongs to the range, `until` does not."""
+    """Selects records; a field that is None selects all. The range includes `since`, and excludes `until`."""
 
     task_id: str | None = None
     tool_id: str | None = None
@@ -110,16 +110,16 @@ class ArchiveFilter(NamedTuple):
 
 
 def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:
-    """Return for each of these works its record; None: unknown."""
+    """Return the record of each work item; None: unknown."""
     page = connection.execute(FIND, {"ids": list(set(work_ids))}).all()
-    found = {row.work_id: record(RECORD.of(row)) for row in page}
+    by_id = {row.work_id: record(RECORD.of(row)) for row in page}
     unknown = LATER if is_cut(page) else None
-    return [found.get(id_, unknown) for id_ in work_ids]
+    return [by_id.get(id_, unknown) for id_ in work_ids]
 
 
 def listing(which: ArchiveFilter) -> TextClause:
     """Return the statement for a page of a list."""
-    given = (name for name in (*_INDEXED, *_SPAN) if getattr(which, name) is not None)
+    given = (name for name in (*_INDEXED, *_RANGE) if getattr(which, name) is not None)
     return _listing(which.outcome, frozenset(given))
 
 
@@ -131,13 +131,13 @@ def page(
     after: str | None,
     most_bytes: int = MOST_BYTES,
 ) -> ArchivePage:
-    """Return some of the records, the newest first.
+    """Return a page of the records, the newest first.
 
     Args:
         connection: The database.
         which: The filter.
         limit: The most records.
-        after: Where the last page ended.
+        after: The cursor of the last page.
         most_bytes: The most bytes of JSON values beside the last record.
     """
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
@@ -148,19 +148,22 @@ def page(
         "most_bytes": most_bytes,
     }
     first, *more = connection.execute(listing(which), values).all()
-    found = [row for row in (first, *more) if row.work_id is not None]
+    records = [row for row in (first, *more) if row.work_id is not None]
     examined = None if first.examined_id is None else (first.examined_at, first.examined_id)
     items, onward = cut(
-        found, limit, key=lambda row: (row.ended_at, row.work_id), of=met(found), examined=examined
+        records, limit, key=lambda row: (row.ended_at, row.work_id), of=met(records), examined=examined
     )
     return ArchivePage(items=[record(RECORD.of(row)) for row in items], next=onward)
 
 
 @one_statement()
 def delete(connection: Connection, work_ids: Sequence[UUID]) -> list[bool]:
-    """Delete records; for each whether there was one. A task that ended by it is not known any more."""
-    gone = set(connection.execute(DELETE, {"ids": list(work_ids)}).scalars())
-    return [id_ in gone for id_ in work_ids]
+    """Delete records, and return for each whether there was one.
+
+    A task whose last record is deleted is unknown from then on.
+    """
+    deleted = set(connection.execute(DELETE, {"ids": list(work_ids)}).scalars())
+    return [id_ in deleted for id_ in work_ids]
 
 
 def record(columns: dict[str, Any]) -> ArchiveRecord:

@@ -1,7 +1,7 @@
-"""What comes due by time alone, by the database's clock.
+"""Chores: what comes due by time alone, by the database's clock.
 
-Each kind of it is a chore, done in bounded batches. A batch waits for nobody: what others have locked is
-left to the next one. So any number of processes may do the same chore; by an advisory lock they take turns.
+A chore runs in bounded batches. A batch leaves rows that another transaction has locked to the next batch, so
+any number of processes may do the same chore. An advisory lock makes them take turns.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +15,15 @@ from sqlalchemy import Connection, Row, TextClause, text
 from broker.store import completion, rows
 from broker.store.completion import Ending
 
-# What is found due only so late was due while nobody looked, and nobody could be heard.
+# If a chore finds a row this much too late, no process did the chore when the row came due, and no tool could
+# send a heartbeat.
 _LATE_SECONDS = 3.0
-# How long at most a tool is given to be heard again when the service was away.
+# The longest time for a tool to send a heartbeat after the service was away.
 _HEARING_SECONDS = 300.0
 # Longer than any lease.
 _LONG_SECONDS = 1e9
 
-# The numbers are only to be nobody else's.
+# The first number only has to differ from those of other advisory locks.
 TURN = text("select pg_try_advisory_xact_lock(7022026, :chore)")
 
 DUE_TASKS = text("""
@@ -43,8 +44,8 @@ from tasks
 where state = 'scheduled' and id <> all(cast(:aside as text[]))
 """)
 
-# By the database's clock. Its own may jump, and a machine may sleep: then the service looks late. It is not
-# late for what came due while it was at work on the chore.
+# By the database's clock: the broker's own clock may jump, and its machine may sleep, so that it is late. It
+# is not late for a row that came due while it did the chore.
 _HEARD_UNTIL = """
     now() - make_interval(secs => case when {due_at} < now() - make_interval(secs => :late_seconds)
                                             and {due_at} > coalesce(cast(:watched_until as timestamptz),
@@ -52,8 +53,8 @@ _HEARD_UNTIL = """
                                        then 0 else :here_seconds end)
           + make_interval(secs => least(l.lease_seconds, :hearing_seconds))"""
 
-# Work is under way for a while and there is little of it at any time: an index on its deadline would cost
-# each start more than this reading costs now and then.
+# There is little work under way at any time. An index on the deadline would cost each start more than this
+# statement costs from time to time.
 EXTEND_DEADLINES = text(f"""
 with due as materialized (
     select id, tool_id, deadline_at
@@ -126,10 +127,10 @@ from heard
 where l.tool_id = heard.tool_id and l.tool_id = any(array(select tool_id from heard))
   and heard.until > heard.expires_at
 """)
-# Of a tool that is offline there is work to end where one batch was not enough for all of it.
+# A tool that is offline still has work if one batch was not enough to end all of it.
 _HAS_WORK = """
 t.load > (select count(*) from work w where w.tool_id = t.id and w.id = any(cast(:aside as uuid[])))"""
-# As many tools as have a batch of work together, at least one.
+# The first tools that have a batch of work together, and at least one.
 SILENT = text(f"""
 with silent as materialized (
     select t.id, t.load, t.offline, l.expires_at
@@ -145,7 +146,7 @@ from (select *, sum(load) over (order by expires_at, id) - load as before from s
 where before < :batch
 order by expires_at, id
 """)
-# A tool that is locked gets no more work; what it has is complete when its load says so.
+# A locked tool gets no more work. The rows are all of its work if they are as many as its load.
 THEIR_WORK = text(f"""
 with locked_work as materialized (
     select id, task_id, tool_id, report_bytes
@@ -163,7 +164,7 @@ order by w.id
 TAKE_OFFLINE = text("""
 update tools set offline = true, changed = pg_current_xact_id() where id = any(cast(:ids as text[]))
 """)
-# A lease that is renewed meanwhile ends no sooner than the shortest of them lasts.
+# A lease that is renewed meanwhile lasts at least as long as the shortest lease.
 LEASES_NEXT = text(f"""
 select least(cast(extract(epoch from min(l.expires_at) - clock_timestamp()) as double precision),
              min(l.lease_seconds))
@@ -175,11 +176,11 @@ where not t.offline or {_HAS_WORK}
 
 @dataclass
 class Tries:
-    """The rows that a batch leaves alone, and those that it tries.
+    """The rows that a batch skips, and those that it changes.
 
     Args:
-        aside: The ids of rows that it leaves alone: tasks or work, as the chore has it.
-        ids: The ids of the rows that it tries, once it has found them.
+        aside: The ids of the rows that it skips: tasks or work.
+        ids: The ids of the rows that it changes; the batch sets them.
     """
 
     aside: Sequence[Any] = ()
@@ -191,14 +192,14 @@ Forgive = Callable[[Connection, float, datetime | None], datetime]
 
 
 class Chore(NamedTuple):
-    """Something that comes due by time.
+    """A kind of rows that come due by time.
 
     Args:
-        name: What notifications call it.
-        number: Which turn to wait for.
-        do: Does a batch; of how many rows.
-        next: Asks how many seconds there are until there is something to do.
-        forgive: Gives more time to those who could not be heard, where that matters.
+        name: Its name in notifications.
+        number: The number of its advisory lock.
+        do: Does a batch, and returns its number of rows.
+        next: The statement that returns in how many seconds the next row comes due.
+        forgive: Gives tools more time for what they could not do while the service was away.
     """
 
     name: str
@@ -209,14 +210,14 @@ class Chore(NamedTuple):
 
 
 def in_turn(connection: Connection, number: int, do: Callable[..., int], batch: int, *tries: Tries) -> int:
-    """Do a batch of a chore, unless another process is at it; of how many rows."""
+    """Do a batch of a chore unless another process does one, and return its number of rows."""
     if not connection.execute(TURN, {"chore": number}).scalar_one():
         return 0
     return do(connection, batch, *tries)
 
 
 def make_available(connection: Connection, batch: int, tries: Tries | None = None) -> int:
-    """Offer the scheduled tasks whose time has come; how many these were."""
+    """Make the scheduled tasks available that are due, and return how many."""
     tries = tries or Tries()
     tries.ids[:] = connection.execute(DUE_TASKS, {"batch": batch, "aside": list(tries.aside)}).scalars()
     if tries.ids:
@@ -225,10 +226,10 @@ def make_available(connection: Connection, batch: int, tries: Tries | None = Non
 
 
 def end_overdue(connection: Connection, batch: int, tries: Tries | None = None) -> int:
-    """End the work that was not started in time, or runs past its time; how much that was."""
+    """End the work that was not started in time or runs too long, and return how much."""
     tries = tries or Tries()
-    found = connection.execute(OVERDUE, {"batch": batch, "aside": list(tries.aside)}).all()
-    overdue = next(completion.parts(found), [])
+    works = connection.execute(OVERDUE, {"batch": batch, "aside": list(tries.aside)}).all()
+    overdue = next(completion.parts(works), [])
     tries.ids[:] = [row.id for row in overdue]
     if overdue:
         completion.end(connection, [_overdue(row.id, row.state) for row in overdue])
@@ -236,28 +237,25 @@ def end_overdue(connection: Connection, batch: int, tries: Tries | None = None) 
 
 
 def take_offline(connection: Connection, batch: int, tries: Tries | None = None) -> int:
-    """Take tools offline that were silent for longer than their leases, and their work from them.
+    """Set tools offline whose leases have expired, end their work as lost, and return how many tools.
 
-    What does not fit in the batch, by rows or bytes, is left to the next one: no tool that is offline gets
-    more work, and one that comes back keeps what it still has.
-
-    Returns:
-        How many tools were taken offline.
+    If there is more work than a batch may have, in rows or bytes, the next batch ends the rest: a tool that
+    is offline gets no more work, and one that comes back keeps what it still has.
     """
     tries = tries or Tries()
-    found = connection.execute(SILENT, {"batch": batch, "aside": list(tries.aside)}).all()
-    silent = {row.id: row for row in found}
+    tools = connection.execute(SILENT, {"batch": batch, "aside": list(tries.aside)})
+    silent = {row.id: row for row in tools}
     if not silent:
         return 0
     held: dict[str, list[Row[Any]]] = {id_: [] for id_ in silent}
     for row in connection.execute(THEIR_WORK, {"tool_ids": list(silent)}):
         held[row.tool_id].append(row)
     aside = set(tries.aside)
-    # A tool with a row that somebody else has locked may just be heard.
+    # If another transaction has locked a row of a tool, the tool may be sending a heartbeat now.
     gone = {id_: work for id_, work in held.items() if len(work) == silent[id_].load}
-    # Of each tool no more than a batch.
-    theirs = ([row for row in work if row.id not in aside][:batch] for work in gone.values())
-    lost = next(completion.parts([row for work in theirs for row in work]), [])
+    # No more than a batch of each tool.
+    works = ([row for row in work if row.id not in aside][:batch] for work in gone.values())
+    lost = next(completion.parts([row for work in works for row in work]), [])
     tries.ids[:] = [row.id for row in lost]
     if lost:
         completion.end(connection, [Ending(row.id, "lost", error="The tool fell silent.") for row in lost])
@@ -300,12 +298,12 @@ def _forgive(
 
 
 def seconds_to_next(connection: Connection, chore: Chore, aside: Sequence[Any] = ()) -> float | None:
-    """How long until there is something to do; None: there is nothing in sight.
+    """Return in how many seconds the next row comes due; None: there is none.
 
     Args:
-        connection: To the database; a transaction is not needed.
+        connection: The database.
         chore: The chore.
-        aside: The ids of rows that it leaves alone.
+        aside: The ids of the rows to skip.
     """
     seconds: float | None = connection.execute(chore.next, {"aside": list(aside)}).scalar_one()
     return seconds

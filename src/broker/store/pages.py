@@ -1,4 +1,4 @@
-"""Pages by keyset: where a list goes on is said by its last row, so rows may come and go."""
+"""Pages by keyset: a page begins after the key of the last row of the page before, so rows may change."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import crc32
@@ -15,14 +15,14 @@ from broker.schemas.problems import FieldError
 #: The most bytes of JSON values that one response, or one shared read, holds beside its last item.
 MOST_BYTES = 8 * 2**20
 
-#: How many rows a page examines at most to find those that it returns. It bounds what a filter without an
-#: index costs, whatever there is; such a page may be short, or empty, and still have a next one.
+#: How many rows a page examines at most to find those that it returns. It limits the cost of a filter without
+#: an index. Such a page may be short, or empty, and still have a next one.
 MOST_EXAMINED = 5_000
 
 _MET = attrgetter("met")
 
 Key = TypeVar("Key")
-Found = TypeVar("Found")
+Item = TypeVar("Item")
 
 
 def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) -> str:
@@ -37,7 +37,7 @@ def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) ->
     Returns:
         SQL for the rows with two more columns: `fits`, which is true, and `met`, for the function `met`.
     """
-    # One window for all: the next row tells whether there are more, and nothing has to be counted.
+    # One window for all: whether there is a next row tells whether there are more, without a count.
     return f"""
     select *
     from (select r.*, coalesce(sum(cast({size} as double precision)) over w, 0) < {most} as fits,
@@ -49,7 +49,7 @@ def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) ->
 
 
 def kept(rows: str, keep: Sequence[str], *, order: str) -> str:
-    """SQL for at most `:limit` rows that meet further conditions, among the first `MOST_EXAMINED`.
+    """Return SQL for at most `:limit` rows that meet further conditions, among the first `MOST_EXAMINED`.
 
     Args:
         rows: SQL for the rows, which an index finds in their order.
@@ -67,12 +67,12 @@ def kept(rows: str, keep: Sequence[str], *, order: str) -> str:
 
 
 def last_examined(rows: str, keep: Sequence[str], *, order: str, key: str) -> str:
-    """SQL for where `kept` stopped, if it found fewer than `:limit` rows and there are more to examine.
+    """Return SQL for the key where `kept` stopped, if it found fewer than `:limit` rows and there are more.
 
     Args:
-        rows: As for `kept`, whose rows have to be in the CTE `page` of the same statement.
-        keep: The same.
-        order: The same.
+        rows: As for `kept`, whose rows must be in the CTE `page` of the same statement.
+        keep: As for `kept`.
+        order: As for `kept`.
         key: The columns of the key.
     """
     if not keep:
@@ -99,35 +99,37 @@ def _before(order: str) -> str:
     return f"order by {order} rows between unbounded preceding and 1 preceding"
 
 
-def is_cut(found: Sequence[Row[Any]]) -> bool:
+def is_cut(rows: Sequence[Row[Any]]) -> bool:
     """Return whether `bounded` had no room for some of the rows."""
-    return met(found) > len(found)
+    return met(rows) > len(rows)
 
 
-def met(found: Sequence[Row[Any]]) -> int:
+def met(rows: Sequence[Row[Any]]) -> int:
     """Return how many rows there were, up to the first that `bounded` had no room for."""
-    return max(map(_MET, found), default=0)
+    return max(map(_MET, rows), default=0)
 
 
 def cut(
-    found: Sequence[Found],
+    items: Sequence[Item],
     limit: int,
-    key: Callable[[Found], object],
+    key: Callable[[Item], object],
     *,
     of: int | None = None,
     examined: object = None,
-) -> tuple[Sequence[Found], str | None]:
-    """A page of what was found, and where the next one begins.
+) -> tuple[Sequence[Item], str | None]:
+    """Return the items of a page, and the cursor of the next one.
 
     Args:
-        found: What was asked for, up to one more than the page holds: that there is one says there is more.
-        limit: How much the page holds.
-        key: What says where to go on, of the last one on the page.
-        of: How many there were, where not all of them had room.
+        items: The items that were read, up to one more than the page holds; if there is one more, there is a
+            next page.
+        limit: How many items the page holds.
+        key: Returns the key of an item.
+        of: How many items there were, if not all of them had room.
         examined: The key of the last row that was examined, if there may be more after it.
     """
-    items = found[:limit]
-    if len(items) < max(len(found), of or 0):
+    count = max(len(items), of or 0)
+    items = items[:limit]
+    if len(items) < count:
         return items, seal(key(items[-1]))
     return items, None if examined is None else seal(examined)
 
@@ -150,31 +152,31 @@ def read_listed(
         key: Returns the position of a row.
     """
     read = connection.execute(statement, {**values, "limit": limit + 1}).all()
-    found = [row for row in read if row.id is not None]
-    return cut(found, limit, key, of=met(found), examined=read[0].examined)
+    items = [row for row in read if row.id is not None]
+    return cut(items, limit, key, of=met(items), examined=read[0].examined)
 
 
 def seal(key: object) -> str:
-    """An opaque text that says where to go on; a checksum tells it from a garbled one."""
+    """Return a cursor: an opaque text that holds a key, and a checksum that tells if it is garbled."""
     body = msgspec.msgpack.encode(key)
     return urlsafe_b64encode(crc32(body).to_bytes(4, "big") + body).decode().rstrip("=")
 
 
-def unseal(text: str, form: type[Key], *, field: str) -> Key:
-    """What `seal` was given.
+def unseal(cursor: str, key: type[Key], *, field: str) -> Key:
+    """Return the key of a cursor.
 
     Args:
-        text: The opaque text.
-        form: The type of the key.
-        field: The parameter that the text came in, for the error.
+        cursor: A text that `seal` returned.
+        key: The type of the key.
+        field: The parameter that held the cursor, for the error.
 
     Raises:
-        ValidationFailed: The text is not one of ours.
+        ValidationFailed: The text is not a cursor of this broker.
     """
     try:
-        sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        sealed = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         if crc32(sealed[4:]).to_bytes(4, "big") == sealed[:4]:
-            return msgspec.msgpack.decode(sealed[4:], type=form)
+            return msgspec.msgpack.decode(sealed[4:], type=key)
     except (ValueError, msgspec.MsgspecError):
         pass
     raise ValidationFailed([FieldError(field=field, message="is garbled: give it back as it was answered")])

@@ -1,4 +1,4 @@
-"""From the database's rows to the API's objects, and back to the arrays that statements take."""
+"""Rows: from a statement's columns to the structs of responses, and from items to arrays."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,17 +13,17 @@ AnyRow = Row[Any]
 
 
 def printed(value: str) -> str:
-    """Return SQL for the number of bytes that a JSON value takes in a response; it prints the value."""
+    """Return SQL for the size of a JSON value in a response, in bytes; PostgreSQL prints the value for it."""
     return f"cast(octet_length(cast({value} as text)) as bigint)"
 
 
 def estimated(*values: str) -> str:
-    """Return SQL that estimates how many bytes JSON values take in a response; it prints only small ones.
+    """Return SQL that estimates the size of JSON values in a response, in bytes; it prints only small ones.
 
     PostgreSQL does not compress a row of less than 2,000 bytes, and hardly ever compresses one a hundredfold.
 
     Args:
-        values: SQL for the values; null takes nothing.
+        values: SQL for the values; null counts 0.
     """
     return " + ".join(
         f"""coalesce(case when pg_column_size({value}) < 2000 then {printed(value)}
@@ -33,7 +33,7 @@ def estimated(*values: str) -> str:
 
 
 def task_bytes(task: str) -> str:
-    """Return SQL for the size of a task's JSON values in a response: as it was stored, else estimated.
+    """Return SQL for the size of a task's JSON values in a response: as it was stored, or else estimated.
 
     Args:
         task: The name of the row.
@@ -52,7 +52,7 @@ def task_size(task: str) -> str:
 
 
 def tool_bytes(tool: str) -> str:
-    """Return SQL for the size of a tool's skills in a response: as it was stored, else estimated.
+    """Return SQL for the size of a tool's skills in a response: as it was stored, or else estimated.
 
     Args:
         tool: The name of the row.
@@ -91,7 +91,7 @@ class Columns:
 
 
 def alike(table: str, *names: str) -> dict[str, str]:
-    """Return columns of a table, to be called as they are."""
+    """Return columns of a table, by their own names."""
     return {name: f"{table}.{name}" for name in names}
 
 
@@ -159,15 +159,15 @@ def work(row: AnyRow) -> Work:
 
 
 def columns(items: Iterable[Any], *names: str) -> dict[str, list[Any] | None]:
-    """The items turned on their side: for each name a column."""
+    """Return for each name the array of that attribute of all items."""
     items = list(items)
     return {name: column(getattr(item, name) for item in items) for name in names}
 
 
 def column(values: Iterable[Any]) -> list[Any] | None:
-    """A list as `unnest` takes it; of nothing but nulls none, as it fills up what is missing with those.
+    """Return an array for `unnest`, or None if all values are None: `unnest` fills missing values with nulls.
 
-    asyncpg takes as long for a null as for a value, and most of what may be given is left out.
+    asyncpg needs as much time for a null as for a value, and requests leave most optional fields out.
     """
-    found = list(values)
-    return None if found and found.count(None) == len(found) else found
+    items = list(values)
+    return None if items and items.count(None) == len(items) else items

@@ -1,4 +1,4 @@
-"""From the database's rows to summaries: short texts, no payloads, no results."""
+"""Summaries of work and records: their columns with shortened texts, without payloads and results."""
 
 from broker.schemas.overview import MOST_CHARS, ArchiveEvent, WorkEvent
 from broker.store.rows import AnyRow, Columns, alike
@@ -8,7 +8,7 @@ LAST_REPORTS = 100
 
 
 def cut(column: str) -> str:
-    """SQL for a text of others, or JSON as one, cut where it is long."""
+    """Return SQL for a text, or JSON as a text, that is cut if it is long."""
     return f"left(cast({column} as text), {MOST_CHARS})"
 
 
@@ -19,7 +19,7 @@ def cut_in_the_middle(column: str) -> str:
                 else left({column}, {first}) || ' … ' || right({column}, {MOST_CHARS - first - 3}) end"""
 
 
-# `w` is the work. A column, and no join: joins are by hash, of all with all.
+# `w` is the work. A subquery and no join: a join by hash would read the reports on all work.
 LAST_MESSAGE = cut(f"""(
         select message
         from (select seq, message from work_reports r where r.work_id = w.id
