@@ -1,4 +1,4 @@
-"""Events: what became of tasks, tools and work, told in short for whoever watches."""
+"""Events: short summaries of changed tasks, tools and work for event-stream subscribers."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ where t.id = any(cast(:ids as text[]))
 order by t.seq
 """)
 
-# By its last record; that has the priority, but in the midst of the payload.
+# The last record stands for the task. It holds the priority only inside the task's JSON, beside the payload.
 ENDED_TASKS = text(f"""
 select {summaries.RECORD}, coalesce(e.attempt, a.attempt) as attempts
 {ENDED_TASKS_WITH_RECORDS}
@@ -45,12 +45,12 @@ where t.id = any(cast(:ids as text[]))
 order by t.id
 """)
 
-# Where there is nothing to read, it is to be known that there could be.
+# If there is nothing to read, this statement finds out whether the database responds.
 NOTHING = text("select")
 
 
 class Events(NamedTuple):
-    """What became of things, as events."""
+    """The events of changed tasks, tools and work, and of new records."""
 
     tasks: list[TaskEvent]
     tools: list[ToolEvent]
@@ -66,44 +66,48 @@ def read(
     work: Collection[UUID],
     known: Mapping[UUID, str],
 ) -> Events:
-    """What became of things, and of others with them.
+    """Return the events of changed tasks, tools and work, and of others that changed with them.
 
-    New work is told with its task and its tool, work that was started with its task, and work that has ended
-    with both and by its record; so is a task that ended without work.
+    New work comes with its task and its tool, started work with its task, and ended work with both and as its
+    record. A task that ended without work comes as its record.
 
     Args:
-        connection: To the database; a transaction is not needed.
-        tasks: Tasks that came, changed or ended.
-        tools: Tools that came, changed or are gone.
+        connection: The database.
+        tasks: Tasks that are new, changed or ended.
+        tools: Tools that are new, changed or deleted.
         work: Work that was assigned, changed or ended.
-        known: Of work that was told before, in which state.
+        known: The state in which subscribers know work.
     """
     if not (tasks or tools or work):
         connection.execute(NOTHING)
-    under_way = [summaries.work(row) for row in _those(connection, WORKS, work)]
+    under_way = [summaries.work(row) for row in _rows_of(connection, WORKS, work)]
     ended = set(work).difference(each.id for each in under_way)
-    records = {each.work_id: each for each in map(summaries.record, _those(connection, RECORDS, ended))}
-    told, new = list(records.values()), [each for each in under_way if each.id not in known]
+    records = {each.work_id: each for each in map(summaries.record, _rows_of(connection, RECORDS, ended))}
+    ended_now, new = list(records.values()), [each for each in under_way if each.id not in known]
 
-    task_ids = {*tasks, *(each.task_id for each in told)}
+    task_ids = {*tasks, *(each.task_id for each in ended_now)}
     task_ids.update(each.task_id for each in under_way if known.get(each.id) != each.state)
-    live = [_task(row) for row in _those(connection, TASKS, task_ids)]
-    gone = _those(connection, ENDED_TASKS, task_ids.difference(each.id for each in live))
-    records |= {each.work_id: each for each in map(summaries.record, gone)}
+    live = [_task(row) for row in _rows_of(connection, TASKS, task_ids)]
+    ended_tasks = _rows_of(connection, ENDED_TASKS, task_ids.difference(each.id for each in live))
+    records |= {each.work_id: each for each in map(summaries.record, ended_tasks)}
 
-    tool_ids = {*tools, *(each.tool_id for each in new), *(each.tool_id for each in told if each.tool_id)}
-    there = [_tool(row) for row in _those(connection, TOOLS, tool_ids)]
-    deleted = sorted(tool_ids.difference(each.id for each in there))
+    tool_ids = {
+        *tools,
+        *(each.tool_id for each in new),
+        *(each.tool_id for each in ended_now if each.tool_id),
+    }
+    existing = [_tool(row) for row in _rows_of(connection, TOOLS, tool_ids)]
+    deleted = sorted(tool_ids.difference(each.id for each in existing))
     return Events(
-        live + [_ended_task(row) for row in gone],
-        there + [ToolEvent(id=id_, state="deleted", load=0, capacity=0, skills="") for id_ in deleted],
+        live + [_ended_task(row) for row in ended_tasks],
+        existing + [ToolEvent(id=id_, state="deleted", load=0, capacity=0, skills="") for id_ in deleted],
         under_way,
         sorted(records.values(), key=lambda each: (each.ended_at, each.work_id)),
     )
 
 
-def _those(connection: Connection, statement: TextClause, ids: Collection[Any]) -> list[rows.AnyRow]:
-    """The rows of these ids; of none they are not asked for."""
+def _rows_of(connection: Connection, statement: TextClause, ids: Collection[Any]) -> list[rows.AnyRow]:
+    """Return the rows of these ids, without a query if there are none."""
     return list(connection.execute(statement, {"ids": list(ids)})) if ids else []
 
 

@@ -1,4 +1,4 @@
-"""Explanations: why a task has not run yet."""
+"""Explanations: read the facts about a task, and explain why it has not run yet."""
 
 from msgspec.json import decode
 from sqlalchemy import Connection, text
@@ -17,7 +17,7 @@ BEFORE = f"""
             order by -cast(a.priority as integer), a.seq
             limit {MOST_BEFORE + 1}
         ) before) as before"""
-# How many tools there are, as `Tools` has them.
+# How many tools there are, by state, for `tools_of`.
 TOOLS = """
        (select count(*) from tools where available) as available_tools,
        case when not exists (select from tools where available) then (
@@ -27,7 +27,8 @@ TOOLS = """
            from tools
        ) end as other_tools"""
 
-# All at one moment. What tells only of a task that waits, or where no tool has room, is read only then.
+# All facts are of one moment. Those that matter only for a task that waits, or if no tool is available, are
+# read only then.
 FACTS = text(f"""
 with its as materialized (
     select * from tasks where id = :id
@@ -57,7 +58,7 @@ def tools_of(row: rows.AnyRow) -> ToolsByState:
 
 
 def explain(connection: Connection, id_: str) -> Explanation | None:
-    """Why a task has not run yet; None: there is no such task."""
+    """Return why a task has not run yet; None: the task is unknown."""
     row = connection.execute(FACTS, {"id": id_}).one()
     task = rows.task(row) if row.id is not None else ended_tasks.find(connection, [id_]).get(id_)
     if task is None:

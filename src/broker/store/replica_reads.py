@@ -34,7 +34,7 @@ SomePage = TypeVar("SomePage", bound=AnyPage)
 class QueryRunner(Protocol):
     """Runs queries that need no transaction."""
 
-    async def read(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+    async def read(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Return what a query finds."""
 
 
@@ -52,7 +52,7 @@ class ReadPool:
         #: How many reads wait for a connection.
         self.waiting = 0
 
-    async def read(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+    async def read(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run a query when a connection is free.
 
         Raises:
@@ -68,7 +68,7 @@ class ReadPool:
         finally:
             self.waiting -= 1
         try:
-            return await self.store.read(do, *args, **kwargs)
+            return await self.store.read(query, *args, **kwargs)
         finally:
             self._turns.release()
 
@@ -96,7 +96,7 @@ class ReplicaReads:
         #: How many reads went to the primary although there is a standby.
         self.missed = 0
 
-    async def read(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+    async def read(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run a query.
 
         Raises:
@@ -107,7 +107,7 @@ class ReplicaReads:
         if self._replica is not None:
             if time.monotonic() >= self._try_again_at:
                 try:
-                    return await self._replica.read(do, *args, **kwargs)
+                    return await self._replica.read(query, *args, **kwargs)
                 except Overloaded:
                     # It is alive and busy. The primary must not get what is too much for it.
                     raise
@@ -115,7 +115,7 @@ class ReplicaReads:
                     self._try_again_at = time.monotonic() + _PAUSE_SECONDS
                     log.warning("lists are read from the database itself", error=repr(error.__cause__))
             self.missed += 1
-        return await self._primary.read(do, *args, **kwargs)
+        return await self._primary.read(query, *args, **kwargs)
 
     @property
     def waiting(self) -> int:
@@ -134,7 +134,7 @@ class ReplicaReads:
 
 
 async def read_page(
-    reader: QueryRunner, do: Query[..., SomePage], *args: Any, after: str | None, **kwargs: Any
+    reader: QueryRunner, query: Query[..., SomePage], *args: Any, after: str | None, **kwargs: Any
 ) -> SomePage:
     """Read a page of a list: the first that has an item, or the one that was reached after a second.
 
@@ -143,10 +143,10 @@ async def read_page(
 
     Args:
         reader: Where to read.
-        do: Reads a page.
-        args: Positional arguments of `do`.
+        query: Reads a page.
+        args: Positional arguments of `query`.
         after: Where to begin.
-        kwargs: Keyword arguments of `do`.
+        kwargs: Keyword arguments of `query`.
 
     Raises:
         Overloaded: Too many reads wait already.
@@ -155,7 +155,7 @@ async def read_page(
     """
     until = time.monotonic() + _FIRST_ITEM_SECONDS
     while True:
-        result = await reader.read(do, *args, after=after, **kwargs)
+        result = await reader.read(query, *args, after=after, **kwargs)
         if result.items or result.next is None or time.monotonic() >= until:
             return result
         after = result.next

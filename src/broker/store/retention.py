@@ -1,9 +1,9 @@
-"""Retention: the archive's partitions, made before they are needed and dropped when they are old.
+"""Retention: create the archive's partitions before they are needed, and drop them when they are old.
 
-A partition holds the work that was assigned in a month. It goes when its last record has ended longer ago
-than records are kept. Each batch is a transaction that reads the next records of the oldest partition by
-their ids, deletes what `ended_tasks` has of them, and stores how far it got. So its cost does not depend on
-how many tasks have ended, and a batch that fails loses only itself.
+A partition holds the work that was assigned in one month. It is dropped when all its records are older than
+the retention time. Each batch is a transaction that reads the next records of the oldest partition by their
+ids, deletes what `ended_tasks` has of them, and stores how far it got. So its cost does not depend on how
+many tasks have ended, and a batch that fails loses only itself.
 """
 
 from collections.abc import Sequence

@@ -34,23 +34,23 @@ class SharedQueries:
         self._queries: LRUCache[Hashable, _SharedQuery] = LRUCache(_MOST_QUERIES)
         self._turns: dict[Hashable, asyncio.Lock] = {}
 
-    async def read(self, do: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
-        """Return what a query finds now: what was written before this call is in it.
+    async def read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
+        """Return the result of a query, which includes all writes that were committed before this call.
 
         Args:
-            do: The query.
+            query: The query.
             arguments: Its arguments. Requests with the same arguments share a run; runs of one query with
                 different arguments follow each other.
 
         Raises:
             Unavailable: The database did not respond.
         """
-        key = (do, *arguments)
-        if (query := self._queries.get(key)) is None:
-            turns = self._turns.setdefault(do, asyncio.Lock())
-            query = _SharedQuery(self._reader, lambda connection: do(connection, *arguments), turns)
-            self._queries[key] = query
-        return cast("Result", await query.share())
+        key = (query, *arguments)
+        if (shared := self._queries.get(key)) is None:
+            turns = self._turns.setdefault(query, asyncio.Lock())
+            shared = _SharedQuery(self._reader, lambda connection: query(connection, *arguments), turns)
+            self._queries[key] = shared
+        return cast("Result", await shared.share())
 
 
 class _SharedQuery:
@@ -58,13 +58,13 @@ class _SharedQuery:
 
     Args:
         reader: The database.
-        do: The query.
+        query: The query.
         turns: The lock that queries of its kind share.
     """
 
-    def __init__(self, reader: QueryRunner, do: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
+    def __init__(self, reader: QueryRunner, query: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
         self._reader = reader
-        self._do = do
+        self._query = query
         self._turns = turns
         self._run: asyncio.Task[tuple[Any, float]] | None = None
         # When the next run may begin, by the loop's clock.
@@ -89,7 +89,7 @@ class _SharedQuery:
         async with self._turns:
             began = loop.time()
             try:
-                return await self._reader.read(self._do), began
+                return await self._reader.read(self._query), began
             finally:
                 now = loop.time()
                 self._next_at = now + min(_PAUSES_PER_QUERY * (now - began), _LONGEST_PAUSE_SECONDS)

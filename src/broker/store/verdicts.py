@@ -1,4 +1,4 @@
-"""Verdicts: from what is known of a task to why it has not run yet, as a word and in sentences."""
+"""Verdicts: from the facts about a task to why it has not run yet, as a word and in sentences."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -8,14 +8,14 @@ from broker.schemas.overview import MOST_CHARS
 from broker.schemas.tasks import Task, Verdict
 from broker.texts import shorten_in_the_middle
 
-# More tasks that go before are not counted: "more than" has to do.
+# The most tasks that are counted before a task. If there are more, the verdict says "more than".
 MOST_BEFORE = 1_000
 
 
 class ToolsByState(NamedTuple):
-    """How many tools there are, by what they are at; each counts once.
+    """The number of tools in each state; each tool counts once.
 
-    The others are counted only where none is available.
+    Tools that are not available are counted only if none is available.
     """
 
     available: int
@@ -25,18 +25,18 @@ class ToolsByState(NamedTuple):
 
 
 class WorkFacts(NamedTuple):
-    """What is known of the work that a task has.
+    """The facts about the work of a task.
 
     Args:
-        tool_id: The tool that has it.
-        assigned_at: Since when.
-        started_at: Since when it runs; None: it does not.
-        deadline_at: When its time to start, or to end, is over; None: never.
-        progress: How far it is, 0 to 1; None: it was not told.
-        cancel_requested: Whether the tool is asked to stop.
-        cancel_requeue: Whether the task then goes back.
-        reported_at: When its last report came; None: there is none.
-        message: What that says in words, if anything.
+        tool_id: Its tool.
+        assigned_at: When it was assigned.
+        started_at: When it started; None: it has not.
+        deadline_at: Until when it has to start, or to end; None: there is no limit.
+        progress: Its progress, 0 to 1; None: unknown.
+        cancel_requested: Whether its tool is asked to stop.
+        cancel_requeue: Whether the task then goes back into the queue.
+        reported_at: When its last report arrived; None: there is none.
+        message: The message of that report, if any.
     """
 
     tool_id: str
@@ -51,16 +51,16 @@ class WorkFacts(NamedTuple):
 
 
 class TaskFacts(NamedTuple):
-    """What a verdict goes by, at one moment.
+    """The facts about a task at one moment.
 
     Args:
         task: The task.
-        now: When all of this was.
+        now: The moment.
         tools: How many tools there are.
         before: How many available tasks are offered before it.
-        assigner_seen_at: When an assigner last asked; None: never.
-        due_at: When it is offered, where it is scheduled.
-        work: Its work, where it has any.
+        assigner_seen_at: When an assigner last asked for candidates; None: never.
+        due_at: When a scheduled task becomes available.
+        work: Its work, if any.
     """
 
     task: Task
@@ -73,7 +73,7 @@ class TaskFacts(NamedTuple):
 
 
 def verdict(facts: TaskFacts) -> tuple[Verdict, str]:
-    """The first reason that holds, as a word for programs and in sentences for people."""
+    """Return the first reason that holds, as a word for programs and in sentences for people."""
     task = facts.task
     match task.state:
         case "succeeded" | "cancelled":
@@ -108,20 +108,22 @@ def _running(facts: TaskFacts) -> str:
     work, now = facts.work, facts.now
     if work is None or work.started_at is None:
         return "It runs."
-    told = [
+    sentences = [
         f"Tool {work.tool_id} has been running it {_since(work.started_at, now)}.",
         f"This is attempt {facts.task.attempt + 1} ({facts.task.max_attempts} at most).",
     ]
     if work.progress is not None:
-        told.append(f"It is {work.progress:.0%} done.")
+        sentences.append(f"It is {work.progress:.0%} done.")
     if work.reported_at is not None:
-        ago = f"{_span(now - work.reported_at)} ago"
-        told.append(f"The tool said {ago}: {_said(work.message)}" if work.message else f"It reported {ago}.")
+        ago = f"{_duration(now - work.reported_at)} ago"
+        sentences.append(
+            f"The tool said {ago}: {_shortened(work.message)}" if work.message else f"It reported {ago}."
+        )
     if work.cancel_requested:
-        told.append(f"The tool is asked to stop; the task then {_after_cancel(work)}.")
+        sentences.append(f"The tool is asked to stop; the task then {_after_cancel(work)}.")
     if work.deadline_at is not None:
-        told.append(f"It has time until {_when(work.deadline_at, now)}.")
-    return _sentences(told)
+        sentences.append(f"It has time until {_when(work.deadline_at, now)}.")
+    return _joined(sentences)
 
 
 def _assigned(facts: TaskFacts) -> str:
@@ -129,12 +131,12 @@ def _assigned(facts: TaskFacts) -> str:
     if work is None:
         return "Its tool has not started it yet."
     had = _since(work.assigned_at, facts.now)
-    told = [f"Tool {work.tool_id} has had it {had}, and has not started it yet."]
+    sentences = [f"Tool {work.tool_id} has had it {had}, and has not started it yet."]
     if work.deadline_at is not None:
-        told.append(f"Unless it starts by {_when(work.deadline_at, facts.now)}, the task goes back.")
+        sentences.append(f"Unless it starts by {_when(work.deadline_at, facts.now)}, the task goes back.")
     if work.cancel_requested:
-        told.append(f"The tool is asked to leave it; the task then {_after_cancel(work)}.")
-    return _sentences(told)
+        sentences.append(f"The tool is asked to leave it; the task then {_after_cancel(work)}.")
+    return _joined(sentences)
 
 
 def _after_cancel(work: WorkFacts) -> str:
@@ -143,7 +145,7 @@ def _after_cancel(work: WorkFacts) -> str:
 
 def _not_due(facts: TaskFacts) -> tuple[Verdict, str]:
     task, due_at = facts.task, facts.due_at
-    # It is offered some time after it is due: until then it waits for the same.
+    # The broker offers a task a moment after it is due. Until then the reason is the same.
     if task.not_before is not None and (task.not_before > facts.now or task.not_before == due_at):
         return "not_before_its_time", f"It is not to run before {_when(task.not_before, facts.now)}."
     until = f" until {_when(due_at, facts.now)}" if due_at else ""
@@ -159,9 +161,9 @@ def _waiting(facts: TaskFacts) -> tuple[Verdict, str]:
         return "no_assigner", "No assigner has ever asked for tasks, so nothing is given to tools: start one."
     silence = facts.now - facts.assigner_seen_at
     if silence > timedelta(seconds=ASSIGNER_ABSENT_SECONDS):
-        return "no_assigner", f"No assigner has asked for tasks for {_span(silence)}: is it running?"
+        return "no_assigner", f"No assigner has asked for tasks for {_duration(silence)}: is it running?"
     if facts.task.remark is not None:
-        return "refused_by_assigner", f"The assigner says: {_said(facts.task.remark)}"
+        return "refused_by_assigner", f"The assigner says: {_shortened(facts.task.remark)}"
     if not tools.available:
         return "no_tool_available", _no_tool(tools)
     return "waiting_for_assigner", (
@@ -185,16 +187,16 @@ def _before(count: int) -> str:
 
 
 def _error(task: Task) -> str:
-    return f"The last error: {_said(task.error)}" if task.error else "No error was told."
+    return f"The last error: {_shortened(task.error)}" if task.error else "No error was told."
 
 
-def _said(text: str | None) -> str:
+def _shortened(text: str | None) -> str:
     """Return a text of others on one line, shortened."""
     return shorten_in_the_middle(" ".join((text or "").split()), MOST_CHARS)
 
 
-def _sentences(told: list[str]) -> str:
-    return " ".join(sentence if sentence.endswith((*".!?…",)) else f"{sentence}." for sentence in told)
+def _joined(sentences: list[str]) -> str:
+    return " ".join(sentence if sentence.endswith((*".!?…",)) else f"{sentence}." for sentence in sentences)
 
 
 def _count(count: int, noun: str) -> str:
@@ -206,16 +208,16 @@ def _time(moment: datetime) -> str:
 
 
 def _since(moment: datetime, now: datetime) -> str:
-    return f"since {_time(moment)} ({_span(now - moment)})"
+    return f"since {_time(moment)} ({_duration(now - moment)})"
 
 
 def _when(moment: datetime, now: datetime) -> str:
-    """A moment, and how far off it is."""
-    return f"{_time(moment)} (in {_span(moment - now)})" if moment > now else _time(moment)
+    """Return a moment, and in how long it will be."""
+    return f"{_time(moment)} (in {_duration(moment - now)})" if moment > now else _time(moment)
 
 
-def _span(time: timedelta) -> str:
-    """How long that is, in the largest unit of which it has two."""
+def _duration(time: timedelta) -> str:
+    """Return a duration in the largest unit of which it has at least two."""
     seconds = max(0, int(time.total_seconds()))
     for unit, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * unit:
