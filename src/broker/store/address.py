@@ -1,4 +1,4 @@
-"""Where the database is: one host, or several, of which the one that takes writes is meant."""
+"""The address of the database: one host, or several, of which one accepts writes."""
 
 import random
 import re
@@ -13,7 +13,7 @@ from broker.postgres.connection_url import ConnectionUrl
 _SCHEME = re.compile(r"^postgres(ql)?(\+asyncpg)?://")
 
 CONNECT_SECONDS = 5.0
-# The kernel finds out within some ten seconds that the other side is gone.
+# The kernel notices within about ten seconds that the other side is gone.
 _KEEP_ALIVE = {
     "TCP_KEEPIDLE": ("keepalives_idle", 5),
     "TCP_KEEPINTVL": ("keepalives_interval", 2),
@@ -23,13 +23,13 @@ _KEEP_ALIVE = {
 
 
 class Address:
-    """Where the database is.
+    """The address of the database.
 
     Args:
         url: `postgresql://user:password@host/name`, with several hosts `host-a:5432,host-b:5432`.
-        connect_seconds: How long each of them is given: enough for one that is busy, and not too long before
-            the next one is asked. A `connect_timeout` in the URL comes first.
-        accepts_writes: Whether only a host that takes writes will do. A pooler cannot be asked.
+        connect_seconds: The time to connect to one host: enough for a busy host, and short enough to try the
+            next one soon. A `connect_timeout` in the URL replaces it.
+        accepts_writes: Whether to connect only to a host that accepts writes. A pooler cannot be asked.
 
     Raises:
         ConnectionUrlError: The URL cannot be used.
@@ -43,22 +43,22 @@ class Address:
         self._hosts = list(parsed.hosts)
         if parsed["load_balance_hosts"] == "random":
             random.shuffle(self._hosts)
-        # Of several hosts only one takes writes, as a rule.
+        # Usually only one of several hosts accepts writes.
         wanted = parsed["target_session_attrs"] or ("read-write" if accepts_writes else "any")
-        # asyncpg would choose among all hosts at once; it is given one at a time.
+        # asyncpg would choose among all hosts at once. Here it gets one host at a time.
         self._wanted = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
         self._options = _options(parsed)
 
     async def connect(self, **options: Any) -> "asyncpg.Connection[Any]":
-        """A new connection to a host that takes writes; the one that last did is asked first.
+        """Return a new connection to a host that accepts writes; try the host of the last connection first.
 
-        asyncpg would have all hosts share one time limit, and the first one that is gone for good use it up.
+        In asyncpg all hosts would share one time limit, and one unreachable host would use it up.
 
         Args:
-            options: What asyncpg takes.
+            options: Options of asyncpg.
 
         Raises:
-            OSError: No host answers; also asyncpg's errors, of the host that was asked last.
+            OSError: No host responds; or an error of asyncpg from the host that was tried last.
         """
         failed: Exception | None = None
         settings = (options.pop("server_settings", None) or {}) | self._server_settings()
@@ -88,13 +88,13 @@ class Address:
         raise failed
 
     def _server_settings(self) -> dict[str, str]:
-        """The settings of the session that the URL gives; they come before the broker's."""
+        """Return the session settings in the URL, which replace the broker's."""
         name = self._url["application_name"] or self._url["fallback_application_name"]
         given = {"application_name": name, "options": self._url["options"]}
         return {setting: value for setting, value in given.items() if value is not None}
 
     def _keep_alive(self, connection: "asyncpg.Connection[Any]") -> None:
-        """Have the kernel watch over a connection that says nothing for long."""
+        """Have the kernel probe a connection that is silent."""
         sock = connection._transport.get_extra_info("socket")
         if sock is None or sock.family == socket.AF_UNIX or self._url["keepalives"] == "0":
             return
@@ -106,7 +106,7 @@ class Address:
 
 
 def _options(url: ConnectionUrl) -> dict[str, Any]:
-    """What asyncpg is given: without these it would read PG* variables, also where they are not meant."""
+    """Return options for asyncpg, which would otherwise read them from PG* variables."""
     options: dict[str, Any] = {
         "dsn": url.tls(),
         "user": url.user(),
@@ -122,5 +122,5 @@ def _options(url: ConnectionUrl) -> dict[str, Any]:
 
 
 def libpq_url(url: str) -> str:
-    """The URL as PostgreSQL's own libraries and asyncpg read it."""
+    """Return the URL as libpq and asyncpg accept it."""
     return _SCHEME.sub("postgresql://", url)

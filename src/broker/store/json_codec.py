@@ -1,4 +1,4 @@
-"""JSON on its way to PostgreSQL and back: bytes that nothing decodes, as a value may have 32 MiB."""
+"""JSON on its way to PostgreSQL and back: bytes that nothing decodes, because a value may have 32 MiB."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ _JSONB_VERSION = b"\x01"
 
 
 def pass_on(dialect: Any) -> None:
-    """Have connections pass every json and jsonb on as it is: they take `Raw`, or text, and return `Raw`.
+    """Have connections pass json and jsonb on as they are: they accept `Raw` or text, and return `Raw`.
 
     SQLAlchemy's own codecs decode and encode each value, which costs a large one 100 ms on the event loop.
 
     Args:
-        dialect: SQLAlchemy's, for asyncpg; it has these methods to be overridden.
+        dialect: SQLAlchemy's dialect for asyncpg, which has these methods to be overridden.
     """
     dialect.setup_asyncpg_json_codec = _set_json_codec
     dialect.setup_asyncpg_jsonb_codec = _set_jsonb_codec

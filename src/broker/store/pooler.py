@@ -1,7 +1,7 @@
-"""A pooler in transaction mode, PgBouncer for one, between us and the database.
+"""A pooler in transaction mode, such as PgBouncer, between the broker and the database.
 
-It hands a connection to the server to whoever begins a transaction, and takes it back at the end. So there is
-nothing outside of a transaction, and nothing outlasts it: no setting, and no prepared statement.
+It assigns a connection to the server to a client only for one transaction. So nothing can run outside of a
+transaction, and no setting and no prepared statement outlasts it.
 """
 
 from typing import Any
@@ -14,18 +14,19 @@ from broker.store.database_errors import of_connection
 
 
 class PooledConnection(asyncpg.Connection):  # type: ignore[misc] # it ships no types
-    """A connection that asks for nothing outside of a transaction, which asyncpg does in two steps."""
+    """A connection that sends no query outside of a transaction; asyncpg's queries have two steps."""
 
     async def set_type_codec(self, *args: Any, **kwargs: Any) -> None:
-        """Say how a type is read and written; the database is asked for what it knows of the type."""
+        """Set how a type is read and written. asyncpg asks the database about the type."""
         async with self.transaction():
             await super().set_type_codec(*args, **kwargs)
 
 
-#: For asyncpg. It and SQLAlchemy each keep prepared statements; one without a name is gone with the next.
+#: Options of asyncpg. It and SQLAlchemy both keep prepared statements; a later one replaces one without a
+#: name.
 OF_CONNECTION: dict[str, Any] = {"connection_class": PooledConnection, "statement_cache_size": 0}
 
-#: For SQLAlchemy.
+#: Options of SQLAlchemy.
 OF_ENGINE: dict[str, Any] = {
     "connect_args": {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 }
@@ -35,8 +36,8 @@ def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> No
     """Have each transaction begin with settings of its own.
 
     Args:
-        engine: Over the pooler.
-        settings: PostgreSQL's.
+        engine: An engine whose connections go through the pooler.
+        settings: PostgreSQL's settings.
     """
     values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
 
@@ -49,37 +50,37 @@ def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> No
 def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
     """Have each statement run in a transaction of its own, which begins with settings of its own.
 
-    asyncpg prepares a statement first, and has to find it on the same server when it runs it.
+    asyncpg first prepares a statement, and then has to run it over the same connection to the server.
 
     Args:
-        engine: Over the pooler, and in SQLAlchemy's mode AUTOCOMMIT.
-        settings: PostgreSQL's.
+        engine: An engine in SQLAlchemy's mode AUTOCOMMIT, whose connections go through the pooler.
+        settings: PostgreSQL's settings.
     """
     first = "; ".join(["begin", *(f"set local {name} = '{value}'" for name, value in settings.items())])
 
     def begin(connection: Connection, *_: Any) -> None:
-        _tell(connection, first)
+        _execute(connection, first)
 
     def commit(connection: Connection, *_: Any) -> None:
-        # What it found is here already.
-        _tell(connection, "commit")
+        # The result has arrived already.
+        _execute(connection, "commit")
 
     def roll_back(context: ExceptionContext) -> None:
         connection = context.connection
-        # One that is lost has nothing left to roll back.
+        # A lost connection has nothing to roll back.
         if not (connection is None or connection.invalidated or context.is_disconnect):
-            _tell(connection, "rollback")
+            _execute(connection, "rollback")
 
     event.listen(engine.sync_engine, "before_cursor_execute", begin)
     event.listen(engine.sync_engine, "after_cursor_execute", commit)
     event.listen(engine.sync_engine, "handle_error", roll_back)
 
 
-def _tell(connection: Connection, command: str) -> None:
-    """Have the server run a command, past SQLAlchemy: at once, as one that is not prepared is.
+def _execute(connection: Connection, command: str) -> None:
+    """Run a command without SQLAlchemy and without preparing it.
 
     Raises:
-        Unavailable: It did not.
+        Unavailable: The server did not run it.
     """
     try:
         connection.connection.run_async(lambda driver: driver.execute(command))

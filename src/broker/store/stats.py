@@ -1,8 +1,8 @@
-"""Statistics: how many of everything, and what has happened in the last minute.
+"""Statistics: how many tasks, tools and work items there are, and what happened in the last minute.
 
-Nothing is kept for them, so they cost no write anything: tasks are counted by the indexes that each of their
-states has, without a look at the tasks; tools and work, of which there are few, one by one; and the last
-minute is what the archive has of it. All of it is one statement, and so at one moment.
+No counter is stored, so statistics cost writes nothing. One statement reads them at one moment: it counts
+tasks in the index of each state, tools and work, of which there are few, one by one, and the last minute in
+the archive.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,8 @@ from broker.store import rows
 
 _SINCE = "now() - interval '1 minute'"
 
-# Numbers are given in the order of submission: who goes back by them meets what is a minute old after what is
-# newer. A task that came in this minute and has ended in it is one of its records; that which ended it, of
-# which there is one.
+# `seq` numbers are in the order of submission: the first task that is a minute old comes right before the
+# newer ones. A task that was submitted and ended in this minute is counted by the one record that ended it.
 READ = text(f"""
 select now() as at,
        (select count(*) from tasks where state = 'scheduled') as scheduled,
@@ -100,7 +99,7 @@ def read_with_server(connection: Connection) -> tuple[Stats, ServerState]:
 
 
 def read(connection: Connection) -> Stats:
-    """How many of everything there are, and what has happened in the last minute."""
+    """Return how many tasks, tools and work items there are, and what happened in the last minute."""
     row = connection.execute(READ).one()
     return Stats(
         at=row.at,
@@ -124,7 +123,7 @@ def read(connection: Connection) -> Stats:
             lost=row.lost,
             timed_out=row.timed_out,
         ),
-        # What was written while this statement began may be a little younger than it.
+        # A task that was written while this statement began may be a little younger than it.
         oldest_available_seconds=None if row.oldest_seconds is None else max(0.0, row.oldest_seconds),
         assigner_seen_at=row.assigner_seen_at,
     )

@@ -1,4 +1,4 @@
-"""The overview: what many are at, what waits and what has ended, in summaries that hold no payload."""
+"""The overview: summaries of the queue, of tools and of ended work for the dashboard, without payloads."""
 
 from broker.store.overview import failures, history, queue, timeline, tools, waiting
 

@@ -1,4 +1,4 @@
-"""Failures: the attempts that did not succeed, and the last that was said about them."""
+"""Failures: the attempts that did not succeed, with their errors and last messages."""
 
 from datetime import UTC, datetime
 from uuid import UUID
@@ -9,8 +9,8 @@ from broker.schemas.overview import Failure, Failures
 from broker.store import archive, rows, summaries
 from broker.store.pages import cut, unseal
 
-# All reports of an attempt are one value, which is read as a whole or not at all. It is read where it is at
-# most so large, and, the newest first, so large in all for a page.
+# The reports on an attempt are one value, which PostgreSQL reads as a whole. The statement reads it only up
+# to this size, and up to this total for a page, the newest first.
 _MOST_REPORT_BYTES = 2**20
 _MOST_BYTES_IN_ALL = 8 * 2**20
 
@@ -21,7 +21,7 @@ _LAST_MESSAGE = """(
            order by place desc
            limit 1)"""
 
-# No more than their record, which may be large for its payload, and no more than the estimate.
+# The reports are not larger than their record, whose payload may be large, nor than the estimate.
 _SIZE = f"least({archive.SIZE}, {rows.estimated('r.reports')})"
 
 READ = text(f"""
@@ -69,22 +69,22 @@ _LAST_ID = UUID(int=2**128 - 1)
 def page(
     connection: Connection, *, since: datetime | None, until: datetime | None, limit: int, after: str | None
 ) -> Failures:
-    """Some of the attempts that failed, ran out of time or were lost, the newest first.
+    """Return a page of the attempts that failed, timed out or were lost, the newest first.
 
     Args:
         connection: The database.
-        since: Ended then or later.
-        until: Ended before.
-        limit: The most.
-        after: Where the last page ended.
+        since: The earliest end.
+        until: The end must be before this moment.
+        limit: The most attempts.
+        after: The cursor of the last page.
     """
     if after is not None:
         before_at, before_id = unseal(after, tuple[datetime, UUID], field="after")
     else:
-        # Of one moment all ids are below it, or none.
+        # Exclude all ids of the moment `until`, or include all ids of the latest moment.
         before_at = until if until is not None else datetime.max.replace(tzinfo=UTC)
         before_id = UUID(int=0) if until is not None else _LAST_ID
     values = {"since": since, "before_at": before_at, "before_id": before_id, "limit": limit + 1}
-    found = connection.execute(READ, values).all()
-    rows, onward = cut(found, limit, key=lambda row: (row.ended_at, row.work_id))
-    return Failures(items=[Failure(**row._asdict()) for row in rows], next=onward)
+    read = connection.execute(READ, values).all()
+    attempts, onward = cut(read, limit, key=lambda row: (row.ended_at, row.work_id))
+    return Failures(items=[Failure(**row._asdict()) for row in attempts], next=onward)

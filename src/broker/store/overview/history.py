@@ -1,4 +1,4 @@
-"""History: how much has ended, how it has, and how long it had waited and run, over a span of time."""
+"""History: how many attempts ended in a time range, with which outcome, and how long they waited and ran."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,12 +6,12 @@ from sqlalchemy import Connection, text
 
 from broker.schemas.overview import Bucket, History
 
-#: Of a span that has more, the oldest are left out.
+#: If a range has more records, the oldest are left out.
 MOST_RECORDS = 200_000
 
-_DEFAULT_SPAN = timedelta(hours=1)
-# There is nothing before.
-_EARLIEST = datetime.min.replace(tzinfo=UTC) + _DEFAULT_SPAN
+_DEFAULT_RANGE = timedelta(hours=1)
+# There are no records before.
+_EARLIEST = datetime.min.replace(tzinfo=UTC) + _DEFAULT_RANGE
 
 NOW = text("select now()")
 
@@ -41,27 +41,27 @@ group by bucket
 
 
 def read(connection: Connection, since: datetime | None, until: datetime | None, buckets: int) -> History:
-    """What ended in each part of a span of time.
+    """Return what ended in each part of a time range.
 
     Args:
         connection: The database.
-        since: The first moment; None: an hour before its end.
-        until: The first moment after it; None: now.
-        buckets: How many parts it has.
+        since: The first moment; None: an hour before the end.
+        until: The first moment after the range; None: now.
+        buckets: The number of parts.
 
     Returns:
-        Its parts; none of a span that ends before it begins.
+        The parts; there are none if the range ends before it begins.
     """
     until = until or connection.execute(NOW).scalar_one()
-    since = since or max(until, _EARLIEST) - _DEFAULT_SPAN
+    since = since or max(until, _EARLIEST) - _DEFAULT_RANGE
     if since >= until:
         return History(since=since, until=until, bucket_seconds=0, complete=True, items=[])
     seconds = (until - since).total_seconds() / buckets
     values = {"since": since, "until": until, "seconds": seconds}
-    found = {int(row.bucket): row for row in connection.execute(READ, values)}
+    by_number = {int(row.bucket): row for row in connection.execute(READ, values)}
     items = []
     for number in range(buckets):
-        row = found.get(number)
+        row = by_number.get(number)
         wait = (row.wait if row else None) or (None, None)
         run = (row.run if row else None) or (None, None)
         items.append(
@@ -79,7 +79,7 @@ def read(connection: Connection, since: datetime | None, until: datetime | None,
                 run_p95_seconds=run[1],
             )
         )
-    records = sum(row.records for row in found.values())
+    records = sum(row.records for row in by_number.values())
     return History(
         since=since, until=until, bucket_seconds=seconds, complete=records <= MOST_RECORDS, items=items
     )

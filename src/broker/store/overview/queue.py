@@ -1,4 +1,4 @@
-"""The queue by what it needs, and who is left out: needs that are passed over, tools that nobody asks."""
+"""The queue by needs and priority: tasks that others overtake, and tools that get no work."""
 
 from sqlalchemy import Connection, text
 
@@ -6,13 +6,13 @@ from broker.schemas.overview import Queue, QueuedKind, UnaskedTool
 from broker.store import rows, summaries
 from broker.store.pages import bounded
 
-# Of a large backlog so many tasks are looked at, in the order in which they are offered.
+# The most tasks that are read, in the order in which they are offered.
 MOST_LOOKED_AT = 100_000
-# So many kinds are told, and so many tools.
-_MOST_TOLD = 100
-#: Who had their turn: of so many attempts, the latest of those under way and of those that have ended.
+# The most kinds, and the most tools, to return.
+_MOST_RETURNED = 100
+#: How many of the latest attempts under way, and of the latest ended ones, are compared with waiting tasks.
 LATELY = 2_000
-# A tool that has had nothing to do for longer is unasked.
+# A tool that has had no work for longer is unasked.
 _IDLE_MINUTES = 10
 
 _OFFERED = "-cast(priority as integer), seq"
@@ -41,7 +41,7 @@ kinds as materialized (
     from looked_at
     group by needs, priority
     order by count(*) desc, min(seq)
-    limit {_MOST_TOLD}
+    limit {_MOST_RETURNED}
 ),
 had_their_turn as materialized (
     (select t.created_at as submitted_at
@@ -76,14 +76,14 @@ left join lateral (
 cross join lateral (select greatest(t.registered_at, last.ended_at) as since) idle
 where t.available and t.load = 0 and idle.since < now() - interval '{_IDLE_MINUTES} minutes'
 order by idle.since, t.id
-limit {_MOST_TOLD}
+limit {_MOST_RETURNED}
 """)
 
 
 def read(connection: Connection) -> Queue:
-    """The kinds of what is available, those of most tasks first, and the tools that are idle for long."""
-    found = connection.execute(KINDS).all()
-    kinds = [QueuedKind(**_KIND.of(row)) for row in found if row.tasks is not None]
+    """Return the kinds of available tasks, the largest first, and the tools that are idle for long."""
+    read = connection.execute(KINDS).all()
+    kinds = [QueuedKind(**_KIND.of(row)) for row in read if row.tasks is not None]
     unasked = [UnaskedTool(**row._asdict()) for row in connection.execute(UNASKED)]
-    first = found[0]
+    first = read[0]
     return Queue(at=first.now, counted=first.counted, more=first.more, kinds=kinds, unasked=unasked)

@@ -1,4 +1,4 @@
-"""Tools, and what they are at."""
+"""Tools and their work."""
 
 from sqlalchemy import Connection, text
 
@@ -6,7 +6,7 @@ from broker.schemas.overview import ToolSummary, ToolSummaryPage, WorkEvent
 from broker.store import rows, summaries
 from broker.store.pages import cut, unseal
 
-#: How much work of one tool is told.
+#: The most work items of a tool to return.
 MOST_WORK = 16
 
 # `t` is the tool, `l` its lease.
@@ -34,13 +34,13 @@ order by t.id, w.id
 
 
 def page(connection: Connection, *, limit: int, after: str | None) -> ToolSummaryPage:
-    """Some of the tools, in the order of their ids, each with the first of its work."""
+    """Return a page of the tools, in the order of their ids, each with its first work items."""
     begin = unseal(after, str, field="after") if after is not None else ""
-    found: dict[str, ToolSummary] = {}
+    by_id: dict[str, ToolSummary] = {}
     for row in connection.execute(PAGE, {"after": begin, "limit": limit + 1}):
         columns, work = _TOOL.of(row), summaries.WORK.of(row[len(_TOOL) :])
-        tool = found.setdefault(columns["id"], ToolSummary(**columns, work=[]))
+        tool = by_id.setdefault(columns["id"], ToolSummary(**columns, work=[]))
         if work["id"] is not None:
             tool.work.append(WorkEvent(**work))
-    items, onward = cut(list(found.values()), limit, key=lambda tool: tool.id)
+    items, onward = cut(list(by_id.values()), limit, key=lambda tool: tool.id)
     return ToolSummaryPage(items=list(items), next=onward)

@@ -1,4 +1,4 @@
-"""What waits, and why: the verdicts of many tasks at once."""
+"""Waiting tasks, and the verdict why each of them waits."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from broker.store import summaries
 from broker.store.explanation import BEFORE, TOOLS, tools_of
 from broker.store.verdicts import TaskFacts, verdict
 
-# In the order of their submission, which is that of their numbers.
+# `seq` is the order of submission.
 READ = text(f"""
 select now() as now, (select seen_at from assigner where id) as assigner_seen_at, {TOOLS},
        t.id, {summaries.cut("t.needs")} as needs, t.priority, t.state, t.attempt, t.max_attempts,
@@ -29,12 +29,12 @@ order by t.seq
 
 
 def read(connection: Connection, limit: int) -> WaitingTasks:
-    """The tasks that wait, those that were submitted first in front."""
-    found = connection.execute(READ, {"limit": limit}).all()
+    """Return the tasks that wait, in the order of their submission."""
+    read = connection.execute(READ, {"limit": limit}).all()
     return WaitingTasks(
-        assigner_seen_at=found[0].assigner_seen_at,
-        available_tools=found[0].available_tools,
-        items=[_waiting(row) for row in found if row.id is not None],
+        assigner_seen_at=read[0].assigner_seen_at,
+        available_tools=read[0].available_tools,
+        items=[_waiting(row) for row in read if row.id is not None],
     )
 
 
@@ -64,7 +64,7 @@ def _waiting(row: Row[Any]) -> WaitingTask:
 
 
 def _task(row: Row[Any]) -> Task:
-    """What a verdict goes by; what may be large is not read for it."""
+    """Return a task with the fields that a verdict needs; large fields are not read."""
     return Task(
         id=row.id,
         needs=NULL,
