@@ -55,7 +55,7 @@ with split as materialized (
     where work_id = :work_id and tool_id is not null
 ),
 backwards as (select report from split order by place desc offset 0)
-select work_id, task_id, tool_id, attempt, outcome, task, cancel_requested, version,
+select work_id as id, task_id, tool_id, attempt, outcome as state, task, cancel_requested, version,
        assigned_at, started_at, deadline_at,
        (select count(*) from split) as report_count,
        (select cast(report ->> 'progress' as double precision)
@@ -116,23 +116,8 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
         return None
     task = read_task(row.task)
     values = {"work_id": work_id, "after": row.report_count - latest, "until": row.report_count}
-    return WorkWithReports(
-        id=row.work_id,
-        task_id=row.task_id,
-        tool_id=row.tool_id,
-        attempt=row.attempt,
-        state=row.outcome,
-        needs=task.needs,
-        payload=task.payload,
-        progress=row.progress,
-        cancel_requested=row.cancel_requested,
-        version=row.version,
-        assigned_at=row.assigned_at,
-        started_at=row.started_at,
-        deadline_at=row.deadline_at,
-        reports=[read_report(row.report) for row in connection.execute(LATEST_REPORTS, values)],
-        report_count=row.report_count,
-    )
+    reports = [read_report(row.report) for row in connection.execute(LATEST_REPORTS, values)]
+    return rows.fill(WorkWithReports, row, needs=task.needs, payload=task.payload, reports=reports)
 
 
 def status(connection: Connection, work_id: UUID) -> WorkStatus | None:

@@ -3,7 +3,7 @@
 from msgspec.json import decode
 from sqlalchemy import Connection, text
 
-from broker.schemas.tasks import Explanation
+from broker.schemas.tasks import Explanation, Task
 from broker.store import ended_tasks, rows
 from broker.store.summaries import LAST_REPORTS
 from broker.store.verdicts import MOST_BEFORE, TaskFacts, ToolsByState, WorkFacts, verdict
@@ -17,7 +17,7 @@ BEFORE = f"""
             order by -cast(a.priority as integer), a.seq
             limit {MOST_BEFORE + 1}
         ) before) as before"""
-# How many tools there are, by state, for `tools_of`.
+# How many tools there are, by state.
 TOOLS = """
        (select count(*) from tools where available) as available_tools,
        case when not exists (select from tools where available) then (
@@ -52,9 +52,17 @@ left join (
 """)
 
 
-def tools_of(row: rows.AnyRow) -> ToolsByState:
-    """Return how many tools there are, from the columns of `TOOLS`."""
-    return ToolsByState(row.available_tools, **decode(row.other_tools or b"{}"))
+def facts_of(row: rows.AnyRow, task: Task, work: WorkFacts | None = None) -> TaskFacts:
+    """Return the facts about a task from the columns of `BEFORE` and `TOOLS` and those of the moment."""
+    return TaskFacts(
+        task=task,
+        now=row.now,
+        due_at=row.due_at,
+        assigner_seen_at=row.assigner_seen_at,
+        tools=ToolsByState(row.available_tools, **decode(row.other_tools or b"{}")),
+        before=row.before,
+        work=work,
+    )
 
 
 def explain(connection: Connection, id_: str) -> Explanation | None:
@@ -63,15 +71,10 @@ def explain(connection: Connection, id_: str) -> Explanation | None:
     task = rows.task(row) if row.id is not None else ended_tasks.find(connection, [id_]).get(id_)
     if task is None:
         return None
-    facts = TaskFacts(
-        task=task,
-        now=row.now,
-        due_at=row.due_at,
-        assigner_seen_at=row.assigner_seen_at,
-        tools=tools_of(row),
-        before=row.before,
-        work=None if row.tool_id is None else WorkFacts(*(getattr(row, name) for name in WorkFacts._fields)),
-    )
+    work = None
+    if row.tool_id is not None:
+        work = WorkFacts(**{name: getattr(row, name) for name in WorkFacts._fields})
+    facts = facts_of(row, task, work)
     word, detail = verdict(facts)
     return Explanation(
         state=task.state,

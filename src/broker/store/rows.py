@@ -1,8 +1,9 @@
 """Rows: from a statement's columns to the structs of responses, and from items to arrays."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from msgspec import Struct
 from sqlalchemy import Row
 
 from broker.schemas.tasks import Task
@@ -10,6 +11,7 @@ from broker.schemas.tools import Tool
 from broker.schemas.work import Work
 
 AnyRow = Row[Any]
+SomeStruct = TypeVar("SomeStruct", bound=Struct)
 
 
 def printed(value: str) -> str:
@@ -156,6 +158,12 @@ def tool(row: AnyRow) -> Tool:
 def work(row: AnyRow) -> Work:
     """Return the work of a row that begins with the columns of `WORK`."""
     return Work(**WORK.of(row))
+
+
+def fill(struct: type[SomeStruct], row: AnyRow, **values: object) -> SomeStruct:
+    """Return a struct whose fields are the values, and the columns of a row for the other fields."""
+    names = (name for name in struct.__struct_fields__ if name not in values)
+    return struct(**{name: getattr(row, name) for name in names}, **values)
 
 
 def columns(items: Iterable[Any], *names: str) -> dict[str, list[Any] | None]:

@@ -103,26 +103,10 @@ def read(connection: Connection) -> Stats:
     row = connection.execute(READ).one()
     return Stats(
         at=row.at,
-        tasks=TaskCounts(
-            scheduled=row.scheduled,
-            available=row.available,
-            assigned=row.assigned,
-            running=row.running,
-            failed=row.failed,
-        ),
-        tools=ToolCounts(
-            idle=row.idle, busy=row.busy, draining=row.draining, offline=row.offline, room=row.room
-        ),
-        work=WorkCounts(assigned=row.assigned, running=row.running, cancel_requested=row.cancel_requested),
-        last_minute=LastMinute(
-            submitted=row.submitted,
-            succeeded=row.succeeded,
-            failed=row.ended_failed,
-            cancelled=row.cancelled,
-            released=row.released,
-            lost=row.lost,
-            timed_out=row.timed_out,
-        ),
+        tasks=rows.fill(TaskCounts, row),
+        tools=rows.fill(ToolCounts, row),
+        work=rows.fill(WorkCounts, row),
+        last_minute=rows.fill(LastMinute, row, failed=row.ended_failed),
         # A task that was written while this statement began may be a little younger than it.
         oldest_available_seconds=None if row.oldest_seconds is None else max(0.0, row.oldest_seconds),
         assigner_seen_at=row.assigner_seen_at,

@@ -7,9 +7,9 @@ from sqlalchemy import Connection, Row, text
 from broker.schemas.overview import WaitingTask, WaitingTasks
 from broker.schemas.tasks import Task
 from broker.schemas.values import NULL
-from broker.store import summaries
-from broker.store.explanation import BEFORE, TOOLS, tools_of
-from broker.store.verdicts import TaskFacts, verdict
+from broker.store import rows, summaries
+from broker.store.explanation import BEFORE, TOOLS, facts_of
+from broker.store.verdicts import verdict
 
 # `seq` is the order of submission.
 READ = text(f"""
@@ -39,47 +39,19 @@ def read(connection: Connection, limit: int) -> WaitingTasks:
 
 
 def _waiting(row: Row[Any]) -> WaitingTask:
-    word, detail = verdict(
-        TaskFacts(
-            task=_task(row),
-            now=row.now,
-            due_at=row.due_at,
-            assigner_seen_at=row.assigner_seen_at,
-            tools=tools_of(row),
-            before=row.before,
-        )
-    )
-    return WaitingTask(
-        id=row.id,
-        needs=row.needs,
-        priority=row.priority,
-        state=row.state,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        created_at=row.created_at,
-        verdict=word,
-        detail=detail,
-        remark=row.remark,
-    )
+    word, detail = verdict(facts_of(row, _task(row)))
+    return rows.fill(WaitingTask, row, verdict=word, detail=detail)
 
 
 def _task(row: Row[Any]) -> Task:
     """Return a task with the fields that a verdict needs; large fields are not read."""
-    return Task(
-        id=row.id,
+    return rows.fill(
+        Task,
+        row,
         needs=NULL,
         payload=NULL,
-        priority=row.priority,
-        state=row.state,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        retry_backoff_seconds=row.retry_backoff_seconds,
         timeout_seconds=None,
-        not_before=row.not_before,
-        created_at=row.created_at,
         work_id=None,
-        remark=row.remark,
         result=NULL,
-        error=row.error,
         ended_at=None,
     )
