@@ -1,8 +1,8 @@
-"""The database: the only part of the broker that speaks SQL.
+"""The store: the only part of the broker that executes SQL.
 
-Every step of the life cycle is a function that takes a connection and a set of items, and answers for each
-of them; `Store.one` and `Store.many` run it and commit. Most steps are one statement, which is a
-transaction of its own. See `assignment.ASSIGN` for the order in which rows are locked.
+Each step of the life cycle is a function of a connection and a set of items that returns a result for each
+item. `Store.one` and `Store.many` run it and commit. Most steps are one statement, which is a transaction of
+its own. `locks` says in which order all transactions lock rows.
 """
 
 from broker.store.engine import Store

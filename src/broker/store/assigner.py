@@ -1,4 +1,4 @@
-"""When an assigner last asked for candidates, which explanations need."""
+"""The assigner: the time at which one last asked for candidates, which explanations need."""
 
 from collections.abc import Sequence
 

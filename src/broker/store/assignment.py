@@ -13,11 +13,9 @@ from broker.store.group_commit import LATER
 from broker.store.pages import bounded, fits, is_cut
 from broker.store.steps import one_statement
 
-# Each transaction locks work first, then tasks, then tools, then leases, each in the order of their ids, so
-# there are no deadlocks. A locked row is read in its latest version and does not change any more. So the
-# statement can decide the result of each pair first, and then write all of them as a set.
-# No task is in a set twice. If a tool has too little capacity left, the first pairs with an available task
-# get it.
+# A locked row is read in its latest version and does not change any more. So the statement can decide the
+# result of each pair first, and then write all of them as a set. No task is in a set twice. If a tool has too
+# little capacity left, the first pairs with an available task get it.
 _ASSIGN = f"""
 with pair as (
     select *

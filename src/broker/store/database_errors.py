@@ -28,7 +28,7 @@ class BeginAgain(Unavailable):
 
 
 class Meaning(Enum):
-    """What an error code means for the request that met it."""
+    """The meaning of an error code for the request that met it."""
 
     VALUE = "PostgreSQL refuses a value of the client: 400"
     AGAIN = "another transaction was in the way: the broker repeats the transaction"

@@ -1,4 +1,4 @@
-"""Locks on work, tasks, tools and leases, in the order that all transactions share."""
+"""Locks: all transactions lock work, then tasks, then tools, then leases, each in the order of their ids."""
 
 from collections.abc import Sequence
 from uuid import UUID

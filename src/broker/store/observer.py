@@ -1,4 +1,4 @@
-"""What transactions did, for metrics and logs; an observer gets it once they are committed."""
+"""The observer: it counts and logs what transactions did, when they are committed."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol

@@ -119,7 +119,7 @@ class ReplicaReads:
 
     @property
     def waiting(self) -> int:
-        """How many reads wait for a connection, to the primary or to the standby."""
+        """Return how many reads wait for a connection, to the primary or to the standby."""
         return self._primary.waiting + (self._replica.waiting if self._replica is not None else 0)
 
     def break_off(self) -> None:

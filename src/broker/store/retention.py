@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 
 from broker.store.pages import bounded
 
-# This month and the next three: so that the partition is there long before it is needed.
+# This month and the next three, so that a partition exists long before it is needed.
 CREATE = text("""
 select create_archive_partition(cast(month as date))
 from generate_series(date_trunc('month', now() at time zone 'UTC'),
@@ -33,14 +33,14 @@ where i.inhparent = cast('work_archive' as regclass) and c.relname ~ '^work_arch
 order by c.relname
 """)
 
-# Of a task whose last record goes nothing is left: its id is free again.
+# The id of a task whose last record is deleted becomes free.
 FORGET_ENDED = text("""
 delete from ended_tasks
 where task_id = any(cast(:task_ids as text[])) and work_id = any(cast(:work_ids as uuid[]))
 """)
 
-# Records that are in no month's partition: from before there was one for it, or from after it went. Large
-# records take long to delete, so a batch is bounded by what is stored.
+# Records that are in no month's partition: they were written before there was one, or after it was dropped.
+# To delete large records takes long, so the stored size limits a batch.
 _REST = """
     select *
     from work_archive_rest
@@ -54,7 +54,7 @@ where work_id = any(array(select work_id from ({bounded(_REST, size=_STORED, ord
 returning task_id, work_id
 """)
 
-# Where the last batch ended; nothing where it was in another partition, or records came in since.
+# Where the last batch ended; no row if it was in another partition, or if newer records were written since.
 PROGRESS = text("""
 select after from retention_progress where partition = :partition and newest is not distinct from :newest
 """)
@@ -64,38 +64,38 @@ on conflict (id) do update
 set partition = excluded.partition, newest = excluded.newest, after = excluded.after
 """)
 
-# Readers of the archive hold its lock; who completes work queues up behind us meanwhile.
+# Readers of the archive hold a lock on it. While this transaction waits for them, completions wait for it.
 PATIENCE = text("set local lock_timeout = '200ms'")
 
 _FIRST = UUID(int=0)
 
 
 class _Expired(NamedTuple):
-    """A partition whose records are all old, and the end of the newest of them; None: it has none."""
+    """A partition whose records are all old, and when the newest ended; None: it has no records."""
 
     partition: str
     newest: datetime | None
 
 
 class Retention:
-    """What becomes of the archive with time.
+    """Keeps the partitions of the archive.
 
     Args:
-        days: How long records are kept at least; None: for ever.
+        days: How long to keep records at least, in days; None: forever.
     """
 
     def __init__(self, days: int | None) -> None:
         self._days = days
 
     def keep(self, connection: Connection, batch: int) -> int:
-        """Make the partitions that are needed soon, and do a batch of what it takes to drop old ones.
+        """Create the partitions that are needed soon, and do a batch of the work to drop old ones.
 
         Args:
             connection: In an open transaction.
-            batch: How many records to forget at most.
+            batch: The most records in the batch.
 
         Returns:
-            How much was done; 0: all of it.
+            How many records or partitions the batch dealt with; 0: there is nothing left to do.
         """
         connection.execute(PATIENCE)
         create_partitions(connection)
@@ -114,7 +114,7 @@ class Retention:
 
     def _drop(self, connection: Connection, partition: str, days: int) -> int:
         connection.execute(text(f"alter table work_archive detach partition {partition}"))
-        # Nothing comes in any more; what came in at the last moment shall stay.
+        # The partition gets no more records now. If it got one at the last moment, it stays.
         if not _is_old(connection, partition, days):
             raise _RecordedMeanwhile
         connection.execute(text(f"drop table {partition}"))
@@ -128,11 +128,11 @@ class Retention:
 
 
 class _RecordedMeanwhile(Exception):
-    """Work has ended whose record belongs to a partition that was to be dropped; it stays."""
+    """A record was written to a partition that was to be dropped, which therefore stays."""
 
 
 def create_partitions(connection: Connection) -> None:
-    """Make the partitions that the archive needs soon."""
+    """Create the partitions that the archive needs soon."""
     connection.execute(CREATE)
 
 

@@ -1,4 +1,4 @@
-"""What the database cannot do now: each cause is logged once, and readiness names it."""
+"""Troubles of the database: the log names each cause once, and readiness names it while it lasts."""
 
 import time
 from collections.abc import Callable
