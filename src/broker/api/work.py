@@ -63,7 +63,7 @@ from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
 from broker.wake.listener import WORK
 
-_STATUS: dict[completion.Fate, CompletedStatus] = {
+_STATUS: dict[completion.EndingStatus, CompletedStatus] = {
     "ended": "archived",
     "same": "exists",
     "other": "work_ended",

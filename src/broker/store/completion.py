@@ -164,7 +164,7 @@ class Ending(NamedTuple):
     token: Token | None = None
 
 
-Fate = Literal["ended", "same", "other", "unknown", "void"]
+EndingStatus = Literal["ended", "same", "other", "unknown", "void"]
 
 
 class Ended(NamedTuple):
@@ -176,7 +176,7 @@ class Ended(NamedTuple):
         record: The archive's record; None for `unknown` and `void`.
     """
 
-    status: Fate
+    status: EndingStatus
     record: ArchiveRecord | None
 
 
@@ -191,29 +191,28 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
     for work, row in _end(connection, END, first):
         columns = archive.RECORD.of(row[len(_ENDED_WORK) :])
         records[work.work_id] = LATER if columns["work_id"] is None else archive.record(columns)
-    fates = _fates(connection, endings, first, records.keys())
+    statuses = _statuses(connection, endings, first, records.keys())
     if missing := list(first.keys() - records.keys()):
         records |= zip(missing, archive.find(connection, missing), strict=True)
-    return [_ended(fate, records[ending.work_id]) for ending, fate in zip(endings, fates, strict=True)]
+    return [_ended(status, records[ending.work_id]) for ending, status in zip(endings, statuses, strict=True)]
 
 
-def _ended(fate: Fate, record: ArchiveRecord | None) -> Ended:
-    if fate in ("unknown", "void"):
-        return Ended(fate, None)
+def _ended(status: EndingStatus, record: ArchiveRecord | None) -> Ended:
+    if status in ("unknown", "void"):
+        return Ended(status, None)
     # If there was no room for the record, the ending runs again and finds the record in the archive.
     if record is LATER:
         return cast("Ended", LATER)
     # A record that was looked up may have been deleted since.
-    return Ended("unknown" if record is None else fate, record)
+    return Ended("unknown" if record is None else status, record)
 
 
 @one_statement()
-def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[Fate]:
+def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[EndingStatus]:
     """End work as its tool reports it, and return only what became of each ending."""
     first = _first(connection, endings)
-    return _fates(
-        connection, endings, first, {work.work_id for work, _ in _end(connection, END_BRIEFLY, first)}
-    )
+    ended = {work.work_id for work, _ in _end(connection, END_BRIEFLY, first)}
+    return _statuses(connection, endings, first, ended)
 
 
 def end(connection: Connection, endings: Sequence[Ending]) -> None:
@@ -233,7 +232,7 @@ def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Endi
 def _end(
     connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]
 ) -> list[tuple[EndedWork, rows.AnyRow]]:
-    """End the work that is under way, and return each that was, with its row of the statement."""
+    """End the work that is under way, and return what ended, each with its row of the statement."""
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
     values["result"] = [ending.result for ending in endings.values()]
     values |= ownership.token_columns(ending.token for ending in endings.values())
@@ -242,9 +241,9 @@ def _end(
     return ended
 
 
-def _fates(
+def _statuses(
     connection: Connection, endings: Sequence[Ending], first: Mapping[UUID, Ending], ended: Collection[UUID]
-) -> list[Fate]:
+) -> list[EndingStatus]:
     """Return what became of each ending, and keep a success that came late.
 
     Args:
@@ -263,7 +262,7 @@ def _fates(
     earlier = ended_work.outcomes(connection, again)
     void = ownership.void(connection, [ending.token for ending in endings])
 
-    def fate(ending: Ending) -> Fate:
+    def status(ending: Ending) -> EndingStatus:
         if is_ours(ending):
             return "ended"
         if ending.token in void:
@@ -272,15 +271,15 @@ def _fates(
             return "unknown"
         return "same" if ending.outcome in earlier[ending.work_id] else "other"
 
-    fates = [fate(ending) for ending in endings]
+    statuses = [status(ending) for ending in endings]
     late = {
         ending.work_id: (ending.result, ending.error)
-        for ending, fate in reversed(list(zip(endings, fates, strict=True)))
-        if fate == "other" and ending.outcome == "succeeded"
+        for ending, status in reversed(list(zip(endings, statuses, strict=True)))
+        if status == "other" and ending.outcome == "succeeded"
     }
     if late:
         ended_work.keep_late(connection, late)
-    return fates
+    return statuses
 
 
 def parts(works: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
