@@ -135,7 +135,7 @@ def _assign(
     for run in runs(keys):
         for key, row in zip(run, connection.execute(statement, _values(run)), strict=True):
             status = row.status
-            first[key] = Assigned(status, None if row.id is None else read(row))
+            first[key] = Assigned(status, read(row) if status == "assigned" else None)
             if status == _LATER:
                 later[key] = LATER
     statuses = repeated(keys, {key: assigned.status for key, assigned in first.items()})

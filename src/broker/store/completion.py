@@ -126,17 +126,18 @@ tools_have_room as (
 )"""
 _RENEW = f"""{leases.locked("array(select id from locked_tools)")},
 {leases.renewed("array(select tool_id from ending)")}"""
-# The columns of an `EndedWork`.
-_ENDED_WORK = Columns(
-    work_id="e.work_id",
-    task_id="e.task_id",
-    tool_id="e.tool_id",
-    outcome="e.outcome",
-    waited_seconds="""case when e.attempt = 1
+# The columns of an `EndedWork`, in the order of its fields: so a row's values are the tuple's.
+_EXPRESSIONS = {
+    "work_id": "e.work_id",
+    "task_id": "e.task_id",
+    "tool_id": "e.tool_id",
+    "outcome": "e.outcome",
+    "waited_seconds": """case when e.attempt = 1
          then cast(extract(epoch from e.assigned_at - e.waiting_since) as double precision) end""",
-    started_after_seconds="cast(extract(epoch from e.started_at - e.assigned_at) as double precision)",
-    ran_seconds="cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
-)
+    "started_after_seconds": "cast(extract(epoch from e.started_at - e.assigned_at) as double precision)",
+    "ran_seconds": "cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
+}
+_ENDED_WORK = Columns(**{name: _EXPRESSIONS[name] for name in EndedWork._fields})
 
 # The statement ends all of the work, and reads as many records as a response has room for. Records may be
 # very large, so it sorts only their sizes, which new records hold.
@@ -236,7 +237,8 @@ def _end(
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
     values["result"] = [ending.result for ending in endings.values()]
     values |= ownership.token_columns(ending.token for ending in endings.values())
-    ended = [(EndedWork(**_ENDED_WORK.of(row)), row) for row in connection.execute(statement, values)]
+    width = len(_ENDED_WORK)
+    ended = [(EndedWork._make(row[:width]), row) for row in connection.execute(statement, values)]
     note(connection, (work for work, _ in ended))
     return ended
 

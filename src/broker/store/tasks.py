@@ -260,7 +260,7 @@ def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> lis
 
 def _submit(
     connection: Connection, statement: TextClause, new: Sequence[TaskSubmission]
-) -> list[rows.AnyRow | None]:
+) -> Sequence[rows.AnyRow | None]:
     """Write new tasks, and return the row of each; None: its id is known already."""
     tasks = [asked.task for asked in new]
     values = rows.columns(
@@ -270,12 +270,13 @@ def _submit(
     values["payload"] = [task.payload for task in tasks]
     values["created_by"] = rows.column(asked.by for asked in new)
     values["trace_context"] = rows.column(asked.trace_context and asked.trace_context.text for asked in new)
-    answers = connection.execute(statement, values).all()
-    chosen = [row.id for row, task in zip(answers, tasks, strict=True) if task.id and row.id is not None]
-    ended: set[str] = set()
-    if chosen:
-        ended = set(connection.execute(DELETE_ENDED, {"ids": chosen}).scalars())
-    return [None if row.id is None or row.id in ended else row for row in answers]
+    written = connection.execute(statement, values).all()
+    if all(task.id is None for task in tasks):
+        return written
+    ids = [row.id for row in written]
+    chosen = [id_ for id_, task in zip(ids, tasks, strict=True) if task.id and id_ is not None]
+    ended = set(connection.execute(DELETE_ENDED, {"ids": chosen}).scalars()) if chosen else set()
+    return [None if id_ is None or id_ in ended else row for id_, row in zip(ids, written, strict=True)]
 
 
 def _of_others(
