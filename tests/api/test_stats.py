@@ -4,10 +4,12 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import asyncpg
 import httpx
 
+from broker.schemas import states
 from broker.store import stats
 from broker.store.address import libpq_url
 from broker.store.connections import SETTINGS
@@ -33,10 +35,10 @@ from tests.support.shared import SHARED_BROKER
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
-TASKS = {"scheduled": 0, "available": 0, "assigned": 0, "running": 0, "failed": 0}
-TOOLS = {"idle": 0, "busy": 0, "draining": 0, "offline": 0, "room": 0}
-WORK = {"assigned": 0, "running": 0, "cancel_requested": 0}
-OUTCOMES = {"succeeded": 0, "failed": 0, "cancelled": 0, "released": 0, "lost": 0, "timed_out": 0}
+TASKS = dict.fromkeys(get_args(states.LiveTaskState), 0)
+TOOLS = dict.fromkeys(states.TOOL_STATES, 0) | {"room": 0}
+WORK = dict.fromkeys(states.WORK_STATES, 0) | {"cancel_requested": 0}
+OUTCOMES = dict.fromkeys(states.OUTCOMES, 0)
 MINUTE = {"submitted": 0} | OUTCOMES
 
 

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 
-ENDED = ("succeeded", "cancelled")
+from broker.schemas.states import OUTCOMES
+
+#: The states of a task that has ended.
+ENDED = {name for name, rule in OUTCOMES.items() if rule.ends_task}
 
 
 @dataclass
@@ -102,18 +105,17 @@ class Model:
         outcome = said
         if work.cancel and said != "succeeded":
             outcome = "released" if work.requeue else "cancelled"
-        counts = outcome in ("succeeded", "failed", "timed_out") or (
-            outcome == "lost" and work.state == "running"
-        )
+        rule = OUTCOMES[outcome]
+        counts = rule.counts == "always" or (rule.counts == "once_started" and work.state == "running")
         work.state, work.said = outcome, said
         self.archive[id_] = work
-        if outcome in ENDED:
+        if rule.ends_task:
             task.state = outcome
             return
         task.attempt += counts
         if counts and (not retry or task.attempt >= task.max_attempts):
             task.state = "failed"
-        elif outcome in ("failed", "timed_out") and task.backs_off:
+        elif rule.backs_off and task.backs_off:
             task.state = "scheduled"
         else:
             task.state = "available"

@@ -8,7 +8,7 @@ must be exactly where the model is.
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import asyncpg
 import httpx
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from broker.schemas.states import ChosenOutcome
 from broker.settings import Settings
 from broker.store import Store, due
 from broker.store.address import libpq_url
@@ -37,7 +38,7 @@ MODELLED = {"attempts in the archive are those counted", "no tool that nobody re
 MOST_TASKS = 3
 TOOLS = ("t", "u")
 CHANGES = ({"draining": True}, {"draining": False}, {"capacity": 1}, {"capacity": 3})
-OUTCOMES = ("succeeded", "failed", "cancelled", "released")
+OUTCOMES = get_args(ChosenOutcome)
 WORK_FIELDS = ("task_id", "tool_id", "state", "attempt", "cancel_requested")
 
 

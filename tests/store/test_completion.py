@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -234,7 +234,7 @@ async def test_a_cancelled_attempt_ends_the_task(store: Store, sql: asyncpg.Conn
     await steps.audit(sql)
 
 
-@pytest.mark.parametrize("outcome", ["failed", "released", "cancelled", "lost", "timed_out", "succeeded"])
+@pytest.mark.parametrize("outcome", get_args(Outcome))
 @pytest.mark.parametrize("requeue", [False, True])
 async def test_once_a_cancel_was_asked_for_only_success_stands(
     store: Store, sql: asyncpg.Connection, outcome: Outcome, requeue: bool

@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from broker.errors import Unavailable
-from broker.schemas.states import Outcome
+from broker.schemas.states import OUTCOMES
 from broker.store.observer import EndedWork
 
 #: The library's own variable: a folder that several processes share.
@@ -67,10 +67,9 @@ class Metrics:
         )
         ended = self._counter("broker_work_ended", "Attempts that have ended, by outcome.", ["outcome"])
         # Looked up once: that costs as much as to count.
-        outcomes = get_args(Outcome)
-        self._waited = {outcome: waited.labels(outcome) for outcome in outcomes}
-        self._ran = {outcome: ran.labels(outcome) for outcome in outcomes}
-        self._ended = {outcome: ended.labels(outcome) for outcome in outcomes}
+        self._waited = {outcome: waited.labels(outcome) for outcome in OUTCOMES}
+        self._ran = {outcome: ran.labels(outcome) for outcome in OUTCOMES}
+        self._ended = {outcome: ended.labels(outcome) for outcome in OUTCOMES}
         self._started_after = self._histogram(
             "broker_work_start_seconds", "How long it took from assigned to started.", _MOMENTS
         )

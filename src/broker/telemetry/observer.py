@@ -5,13 +5,11 @@ from collections.abc import Sequence
 
 import structlog
 
+from broker.schemas.states import OUTCOMES
 from broker.store.observer import EndedWork
 from broker.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
-
-# Outcomes that the broker decided by itself are logged without debug logging, too.
-_UNASKED = {"lost", "timed_out"}
 
 
 class StoreObserver:
@@ -30,10 +28,12 @@ class StoreObserver:
         self._metrics.work_ended(works)
         logs_all = logging.getLogger("broker").isEnabledFor(logging.DEBUG)
         for work in works:
-            if not (logs_all or work.outcome in _UNASKED):
+            # An outcome that the broker decided on surprises the tool and the submitter.
+            surprises = not OUTCOMES[work.outcome].sent_by_tool
+            if not (logs_all or surprises):
                 continue
             log.log(
-                logging.INFO if work.outcome in _UNASKED else logging.DEBUG,
+                logging.INFO if surprises else logging.DEBUG,
                 "work ended",
                 outcome=work.outcome,
                 work_id=str(work.work_id),
