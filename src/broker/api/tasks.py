@@ -11,7 +11,7 @@ from broker.errors import Forbidden, TaskEnded, TaskNotFound
 from broker.http.guards import ALL, OWN, Access, allow, allow_task, last_segment
 from broker.http.parameters import After, Force, Limit, Wait, also, id_of, json_parameter
 from broker.http.waiting import park
-from broker.schemas.states import LiveTaskState
+from broker.schemas.states import TASK_STATES, LiveTaskState
 from broker.schemas.tasks import (
     Explanation,
     NewRemark,
@@ -33,8 +33,6 @@ from broker.store.explanation import explain as explanation_of
 from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
 from broker.wake.listener import TASK
-
-_OVER = ("succeeded", "cancelled", "failed")
 
 # Ids that a client may choose, and paths that have another meaning for another method.
 _ALSO_PATHS = ["/batch", "/remarks"]
@@ -220,7 +218,7 @@ async def _read(
         return await _find(service, task_id)
 
     def over(task: Task) -> bool:
-        return task.state in _OVER
+        return TASK_STATES[task.state].final
 
     return await park(request, service, access, look, until=over, wait=wait, topic=TASK, key=task_id)
 

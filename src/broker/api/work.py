@@ -45,7 +45,7 @@ from broker.schemas.completion import (
     Completion,
     WorkCompletions,
 )
-from broker.schemas.states import WorkState
+from broker.schemas.states import WORK_STATES, WorkState
 from broker.schemas.values import Nothing
 from broker.schemas.work import (
     NewCancellation,
@@ -163,7 +163,7 @@ class WorkController(Controller):
         def moved(seen: work.TracedWork) -> bool:
             nonlocal first
             first = seen.work.version if first is None else first
-            return seen.work.version > first or seen.work.state not in ("assigned", "running")
+            return seen.work.version > first or seen.work.state not in WORK_STATES
 
         seen = await park(
             request,

@@ -11,12 +11,11 @@ from broker.client.connection import Connection
 from broker.client.loop import Loop
 from broker.client.turns import Turns
 from broker.schemas.archive import ArchivePage, ArchiveRecord
+from broker.schemas.states import TASK_STATES
 from broker.schemas.tasks import Explanation, Task
 from broker.schemas.values import plain
 
 Form = TypeVar("Form")
-
-_ENDED = ("succeeded", "cancelled", "failed")
 
 
 class TaskFailedError(Exception):
@@ -115,7 +114,7 @@ class AsyncHandle:
                 self.task = await self._connection.call(
                     "GET", self._path, Task, query={"wait": wait}, wait=wait, patience_seconds=left
                 )
-            if self.task.state in _ENDED:
+            if TASK_STATES[self.task.state].final:
                 return self.task
             if end is not None and loop.time() >= end:
                 raise TimeoutError(f"task {self.id} is {self.task.state} after {timeout} s")

@@ -18,6 +18,7 @@ from broker.demo.tool import SKILLS
 from broker.schemas.archive import ArchivePage, ArchiveRecord
 from broker.schemas.candidates import AssignedPair
 from broker.schemas.health import Ready
+from broker.schemas.states import WORK_STATES
 from broker.schemas.tasks import Task
 from broker.schemas.tools import ToolPage
 from broker.schemas.work import WorkWithReports
@@ -129,7 +130,7 @@ async def _versions(connection: Connection, path: str) -> AsyncIterator[WorkWith
         if seen.version > version:
             version = seen.version
             yield seen
-        if seen.state not in ("assigned", "running"):
+        if seen.state not in WORK_STATES:
             return
 
 
