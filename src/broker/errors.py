@@ -46,14 +46,14 @@ BrokerError
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from broker.schemas.problems import FieldError
+from broker.schemas.problems import ErrorCode, FieldError
 
 
 class BrokerError(Exception):
     """Something unexpected went wrong in the broker; the request may be sent again."""
 
     status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal"
+    code: ClassVar[ErrorCode] = "internal"
     title: ClassVar[str] = "Internal error"
     #: What the answer's header says, beside the problem.
     headers: ClassVar[Mapping[str, str]] = {}
@@ -69,7 +69,7 @@ class BadRequest(BrokerError):
     """The request cannot be understood."""
 
     status = 400
-    code = "validation_failed"
+    code: ClassVar[ErrorCode] = "validation_failed"
     title = "Bad request"
 
 
@@ -128,7 +128,7 @@ class NotFound(BrokerError):
     """There is nothing at this address."""
 
     status = 404
-    code = "not_found"
+    code: ClassVar[ErrorCode] = "not_found"
     title = "Not found"
 
 
@@ -180,7 +180,7 @@ class Conflict(BrokerError):
     """The request does not fit what is the case."""
 
     status = 409
-    code = "conflict"
+    code: ClassVar[ErrorCode] = "conflict"
     title = "Conflict"
 
 

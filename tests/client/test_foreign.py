@@ -116,8 +116,8 @@ def text(status: str, content: str = PAGE, *headers: str) -> bytes:
 TOO_LARGE = text("413 Request Entity Too Large", "<html><h1>413 Request Entity Too Large</h1></html>")
 
 
-def test_the_client_knows_every_code_that_the_broker_responds_with() -> None:
-    assert {error.code for error in every_error(errors.BrokerError)} <= ERROR_CODES
+def test_the_client_knows_the_codes_that_the_broker_responds_with_and_no_other() -> None:
+    assert {error.code for error in every_error(errors.BrokerError)} == ERROR_CODES
 
 
 @pytest.mark.parametrize(

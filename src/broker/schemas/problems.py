@@ -1,6 +1,6 @@
 """Errors as responses carry them (RFC 9457)."""
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -12,38 +12,38 @@ class FieldError(Struct, kw_only=True):
     message: str
 
 
-#: Every code that a problem of the broker may have: a client knows the broker's problems by them.
-ERROR_CODES = frozenset(
-    {
-        "validation_failed",
-        "malformed_json",
-        "malformed_request",
-        "not_found",
-        "method_not_allowed",
-        "request_timeout",
-        "task_not_found",
-        "tool_not_found",
-        "work_not_found",
-        "conflict",
-        "task_unavailable",
-        "tool_unavailable",
-        "tool_busy",
-        "work_ended",
-        "task_ended",
-        "key_exists",
-        "key_not_found",
-        "nothing_to_accept",
-        "cursor_expired",
-        "payload_too_large",
-        "unsupported_media_type",
-        "headers_too_large",
-        "unauthenticated",
-        "forbidden",
-        "too_many_requests",
-        "unavailable",
-        "internal",
-    }
-)
+#: Every code that a problem of the broker may have. Each class of `broker.errors` has one of them.
+ErrorCode = Literal[
+    "validation_failed",
+    "malformed_json",
+    "malformed_request",
+    "not_found",
+    "method_not_allowed",
+    "request_timeout",
+    "task_not_found",
+    "tool_not_found",
+    "work_not_found",
+    "conflict",
+    "task_unavailable",
+    "tool_unavailable",
+    "tool_busy",
+    "work_ended",
+    "task_ended",
+    "key_exists",
+    "key_not_found",
+    "nothing_to_accept",
+    "cursor_expired",
+    "payload_too_large",
+    "unsupported_media_type",
+    "headers_too_large",
+    "unauthenticated",
+    "forbidden",
+    "too_many_requests",
+    "unavailable",
+    "internal",
+]
+#: A client recognizes the problems of the broker by their codes.
+ERROR_CODES = frozenset(get_args(ErrorCode))
 
 
 class Problem(Struct, kw_only=True, omit_defaults=True):

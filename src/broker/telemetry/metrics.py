@@ -18,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from broker.errors import Unavailable
+from broker.schemas.problems import ErrorCode
 from broker.schemas.states import OUTCOMES
 from broker.store.observer import EndedWork
 
@@ -26,7 +27,7 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 OfAll = Literal["livesum", "livemin", "livemax"]
 
-_WARNED_OF = ("internal", "unavailable", "too_many_requests")
+_WARNED_OF: tuple[ErrorCode, ...] = ("internal", "unavailable", "too_many_requests")
 
 # Of what there is a limit for each process, that one is told which comes nearest to it.
 _OF_ALL_PROCESSES: dict[str, OfAll] = {
@@ -122,7 +123,7 @@ class Metrics:
         """A tool that waited was told of its work, so long after that was assigned."""
         self._dispatched.observe(seconds)
 
-    def refused(self, code: str) -> None:
+    def refused(self, code: ErrorCode) -> None:
         """A request was answered with a problem of this code."""
         self._refused.labels(code).inc()
 
