@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 import asyncpg
@@ -16,6 +16,7 @@ from litestar.routes import HTTPRoute
 
 from broker.access.keyring import new_key
 from broker.http.guards import Allow, Anyone
+from broker.schemas.keys import ROLES, Role
 from broker.settings import Settings
 from tests.conftest import Running, a_broker
 from tests.support.api import Json, bearer, is_problem, make_key
@@ -28,7 +29,6 @@ database = shared_database
 sql = shared_sql
 
 ADMIN_KEY = "an-admin-key-of-the-settings"
-ROLES = ("submitter", "tool", "assigner", "operator", "admin")
 
 # The contract, call by call: who may make it. `own`: about their own things only.
 TABLE = """
@@ -230,6 +230,20 @@ async def test_without_a_key_or_with_a_wrong_one_nobody_gets_in(
         refused = await call(http, method, path, theirs, headers)
         is_problem(refused, 401, "unauthenticated")
         assert refused.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_guards_and_the_database_know_the_same_roles(broker: Running, sql: asyncpg.Connection) -> None:
+    assert set(ROLES) == set(get_args(Role))
+    guarding = {
+        role for _, _, guards in guarded(broker) for guard in guards for role in getattr(guard, "roles", ())
+    }
+    assert guarding <= {*ROLES, "token"}
+    definitions = await sql.fetch(
+        "select pg_get_constraintdef(oid) from pg_constraint"
+        " where contype = 'c' and conrelid = cast('keys' as regclass)"
+    )
+    [listed] = [definition for (definition,) in definitions if "roles" in definition]
+    assert set(re.findall(r"'(\w+)'::text", listed)) == set(ROLES)
 
 
 async def test_the_table_has_every_call(broker: Running) -> None:

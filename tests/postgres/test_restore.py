@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from broker.postgres.cluster import EmbeddedPostgres
+from broker.schemas.keys import ROLES
 from broker.store import migration
 from broker.store.address import libpq_url
 from broker.store.keys import revoke
@@ -38,8 +39,6 @@ from tests.support.steps import a_store
 from tests.support.watching import watching
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-ROLES = ("submitter", "tool", "assigner", "operator", "admin")
 
 
 class Restored(NamedTuple):

@@ -7,12 +7,13 @@ from litestar import Litestar
 from broker.app import create_app, create_service
 from broker.http.guards import Reach
 from broker.http.openapi_operations import Operation, operations
+from broker.schemas.keys import ROLES
 from broker.settings import Settings
 from tests import ROOT
 
 README = ROOT / "README.md"
-COLUMNS = {"submitter": "submitter", "tool": "tool", "token": "a tool's token", "assigner": "assigner"}
-COLUMNS |= {"operator": "operator", "admin": "admin"}
+COLUMNS = {role: role for role in ROLES}
+COLUMNS = {"submitter": "submitter", "tool": "tool", "token": "a tool's token"} | COLUMNS
 CELLS = {None: "", Reach.ALL: "yes", Reach.OWN: "own"}
 GROUPS = [
     "/v1/tools",

@@ -12,7 +12,6 @@ import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import sha256
 from hmac import compare_digest
-from typing import get_args
 
 import structlog
 from msgspec import Struct
@@ -20,15 +19,13 @@ from msgspec import Struct
 from broker.access.last_use import LastUse
 from broker.access.ownership import FRESH_SECONDS, Owners
 from broker.errors import Unauthenticated, Unavailable, VoidToken
-from broker.schemas.keys import KEY_PREFIX, Role
+from broker.schemas.keys import KEY_PREFIX, ROLES, Role
 from broker.schemas.values import ID_PATTERN
 from broker.store import Store, keys
 from broker.store.leases import Beat
 from broker.store.ownership import Token, ToolOwner
 
 log = structlog.get_logger(__name__)
-
-ROLES: tuple[Role, ...] = get_args(Role)
 
 #: The admin key of the settings; no key in the database can be called so.
 ADMIN = "@admin"

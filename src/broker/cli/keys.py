@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import NoneType
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, Protocol, TypeVar
 
 import click
 
@@ -16,21 +16,18 @@ from broker.client.addresses import in_path, url_of_broker
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
 from broker.schemas import keys as schemas
-from broker.schemas.keys import KEY_PREFIX, KeyPage, MadeKey, NewKey, Role
+from broker.schemas.keys import KEY_PREFIX, ROLES, KeyPage, MadeKey, NewKey, Role
 from broker.schemas.values import ID_PATTERN
 
 Response = TypeVar("Response")
 
 _NAME = re.compile(ID_PATTERN)
 
-_ROLES = """
+_LINES = "\n".join(f"  {role:<9}  {text}" for role, text in ROLES.items())
+_ROLES = f"""
 \b
 The roles:
-  submitter  submits tasks; reads, retries and deletes those that its key submitted
-  tool       registers tools, and does the work of those that its key registered
-  assigner   sees what waits, pairs tasks with tools, makes remarks
-  operator   reads everything; cancels, retries, drains, deletes, accepts
-  admin      everything
+{_LINES}
 
 A key is shown once, when it is made; the database has only its hash. Programs read it from BROKER_KEY; with
 curl it is -H "Authorization: Bearer $BROKER_KEY". What a key has submitted and registered belongs to its
@@ -80,7 +77,7 @@ def keys() -> None:
     "roles",
     multiple=True,
     required=True,
-    type=click.Choice(get_args(Role)),
+    type=click.Choice(list(ROLES)),
     help="May be given repeatedly.",
 )
 @click.option("--name", help="What the key is called in lists.  [default: its roles and some letters]")

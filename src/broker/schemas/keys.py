@@ -1,5 +1,6 @@
 """Requests and responses about keys."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -9,6 +10,14 @@ from broker.schemas.values import Id, Moment, Next, Request
 #: The first characters of each key.
 KEY_PREFIX = "bk_"
 Role = Literal["submitter", "tool", "assigner", "operator", "admin"]
+#: What each role may do, in words. The guard of each endpoint says it exactly.
+ROLES: Mapping[Role, str] = {
+    "submitter": "submits tasks; reads, retries and deletes those that its key submitted",
+    "tool": "registers tools, and does the work of those that its key registered",
+    "assigner": "sees what waits, pairs tasks with tools, makes remarks",
+    "operator": "reads everything; cancels, retries, drains, deletes, accepts",
+    "admin": "everything",
+}
 KeyName = Annotated[Id, Meta(description="What the key submits and registers belongs to this name.")]
 
 
