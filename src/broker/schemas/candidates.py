@@ -5,6 +5,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from broker.schemas.limits import MOST_IN_BATCH
 from broker.schemas.tasks import Task
 from broker.schemas.tools import Tool
 from broker.schemas.values import Id, Request
@@ -29,7 +30,7 @@ class Pair(Request, kw_only=True):
 class Pairs(Request, kw_only=True):
     """Many pairs in one call, each for itself."""
 
-    items: Annotated[list[Pair], Meta(min_length=1, max_length=10_000)]
+    items: Annotated[list[Pair], Meta(min_length=1, max_length=MOST_IN_BATCH)]
 
 
 PairStatus = Literal[

@@ -6,13 +6,19 @@ from uuid import UUID
 from msgspec import Meta, Struct
 
 from broker.schemas.archive import ArchiveRecord
+from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_COMPLETIONS
 from broker.schemas.states import ChosenOutcome
 from broker.schemas.values import JSON, NULL_DEFAULT, Request, Text
 from broker.schemas.work import Work
 
 Retry = Annotated[bool, Meta(description="Whether a failed task may be tried again.")]
 NextWaitSeconds = Annotated[
-    float, Meta(ge=0, le=60, description="Wait this long, in the same call, for this tool's next work.")
+    float,
+    Meta(
+        ge=0,
+        le=LONGEST_WAIT_SECONDS,
+        description="Wait this long, in the same call, for this tool's next work.",
+    ),
 ]
 
 
@@ -39,7 +45,7 @@ class WorkCompletion(Request, kw_only=True):
 class WorkCompletions(Request, kw_only=True):
     """How many pieces of work ended, each for itself."""
 
-    items: Annotated[list[WorkCompletion], Meta(min_length=1, max_length=1_000)]
+    items: Annotated[list[WorkCompletion], Meta(min_length=1, max_length=MOST_COMPLETIONS)]
 
 
 class Completed(Struct, kw_only=True):

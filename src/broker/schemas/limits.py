@@ -2,6 +2,8 @@
 
 #: The longest time that a request may wait (`?wait=`, `next_wait_seconds`), in seconds.
 LONGEST_WAIT_SECONDS = 60
+#: The most reports that come with work (`GET /v1/work/{work_id}`).
+MOST_LATEST_REPORTS = 1_000
 #: The most items on a page of a list (`?limit=`).
 MOST_ON_PAGE = 1_000
 #: The most tasks, pairs or remarks in one request.
@@ -12,6 +14,10 @@ MOST_COMPLETIONS = 1_000
 LONGEST_TEXT_CHARS = 10_000
 #: The largest request body in bytes, unless the service is configured otherwise.
 LARGEST_BODY_BYTES = 32 * 1024 * 1024
+#: The most work that a tool may have at once.
+MOST_CAPACITY = 10_000
+#: The most attempts that a task may ask for.
+MOST_ATTEMPTS = 1_000
 #: The lease of a tool that names none, in seconds.
 DEFAULT_LEASE_SECONDS = 60
 #: An assigner that has not asked for this long, in seconds, counts as absent.

@@ -5,13 +5,16 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from broker.schemas.limits import MOST_ATTEMPTS, MOST_IN_BATCH
 from broker.schemas.states import TaskState
 from broker.schemas.values import JSON, NULL_DEFAULT, Id, Moment, Next, Request, Text, Time
 
 AttemptsSoFar = Annotated[int, Meta(description="How many attempts have counted so far.")]
 LastWord = Annotated[str | None, Meta(description="The assigner's word on why the task still waits.")]
 Priority = Annotated[int, Meta(ge=-32768, le=32767, description="Higher is offered first.")]
-MaxAttempts = Annotated[int, Meta(ge=1, le=1_000, description="So many attempts; then the task has failed.")]
+MaxAttempts = Annotated[
+    int, Meta(ge=1, le=MOST_ATTEMPTS, description="So many attempts; then the task has failed.")
+]
 TimeoutSeconds = Annotated[float, Meta(gt=0, le=31_536_000, description="The longest an attempt may run.")]
 BackoffSeconds = Annotated[float, Meta(ge=0, le=86_400, description="The wait before the second attempt.")]
 
@@ -32,7 +35,7 @@ class NewTask(Request, kw_only=True):
 class NewTasks(Request, kw_only=True):
     """Many tasks in one call: all of them are written, or none."""
 
-    items: Annotated[list[NewTask], Meta(min_length=1, max_length=10_000)]
+    items: Annotated[list[NewTask], Meta(min_length=1, max_length=MOST_IN_BATCH)]
 
 
 class Task(Struct, kw_only=True):
@@ -117,7 +120,7 @@ class TaskRemark(Request, kw_only=True):
 class TaskRemarks(Request, kw_only=True):
     """Many remarks in one call."""
 
-    items: Annotated[list[TaskRemark], Meta(min_length=1, max_length=10_000)]
+    items: Annotated[list[TaskRemark], Meta(min_length=1, max_length=MOST_IN_BATCH)]
 
 
 class Remarked(Struct, kw_only=True):

@@ -6,13 +6,14 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from broker.schemas.limits import DEFAULT_LEASE_SECONDS, MOST_CAPACITY
 from broker.schemas.states import ToolState
 from broker.schemas.values import JSON, Id, Moment, Next, Request
 
 LeaseEnd = Annotated[
     datetime, Meta(tz=True, description="The tool is offline if it is not heard of by then.")
 ]
-Capacity = Annotated[int, Meta(ge=1, le=10_000, description="How much work the tool takes at once.")]
+Capacity = Annotated[int, Meta(ge=1, le=MOST_CAPACITY, description="How much work the tool takes at once.")]
 Draining = Annotated[bool, Meta(description="It finishes what it has, and gets no more.")]
 LeaseSeconds = Annotated[float, Meta(ge=5, le=86_400, description="Silent for longer, a tool is offline.")]
 
@@ -23,7 +24,7 @@ class NewTool(Request, kw_only=True):
     skills: JSON
     id: Id | None = None
     capacity: Capacity = 1
-    lease_seconds: LeaseSeconds = 60.0
+    lease_seconds: LeaseSeconds = float(DEFAULT_LEASE_SECONDS)
     resume: Annotated[bool, Meta(description="It goes on with what its last run had started.")] = False
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Raw, Struct, field
 from msgspec.json import decode
 
+from broker.schemas.limits import LONGEST_TEXT_CHARS
+
 JSON = Annotated[Raw, Meta(description="Any JSON value; it comes back equal.")]
 NULL = Raw(b"null")
 # A factory, for what describes the API hashes plain defaults, and a Raw has no hash.
@@ -29,7 +31,10 @@ Next = Annotated[
         " and still have a next one."
     ),
 ]
-Text = Annotated[str, Meta(description="Up to 10,000 characters, unless the service is set otherwise.")]
+Text = Annotated[
+    str,
+    Meta(description=f"Up to {LONGEST_TEXT_CHARS:,} characters, unless the service is set otherwise."),
+]
 
 
 class Request(Struct, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from broker.schemas.limits import MOST_LATEST_REPORTS
 from broker.schemas.states import AnyWorkState
 from broker.schemas.tools import LeaseEnd
 from broker.schemas.values import JSON, NULL_DEFAULT, Moment, Next, Request, Text
@@ -74,7 +75,10 @@ class WorkWithReports(Work, kw_only=True):
 
     reports: Annotated[
         Sequence[Report],
-        Meta(description="The latest 1,000, the oldest first; fewer if they are larger than 8 MiB."),
+        Meta(
+            description=f"The latest {MOST_LATEST_REPORTS:,}, the oldest first;"
+            " fewer if they are larger than 8 MiB."
+        ),
     ]
     report_count: Annotated[int, Meta(description="How many reports there are.")]
 

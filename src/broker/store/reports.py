@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from broker.schemas.limits import MOST_LATEST_REPORTS
 from broker.schemas.work import NewReport, Report, ReportPage
 from broker.store import ended_work, leases, ownership, rows
 from broker.store.ownership import Token
@@ -21,8 +22,6 @@ _MOST_REPORT_BYTES = 128 * 2**20
 _MOST_REPORTS = 100_000
 # The bytes of a report in the record beside its message and data: names, id, time and progress.
 _REPORT_OVERHEAD = 256
-#: How many reports work is returned with.
-MOST_LATEST = 1_000
 
 REPORT = text(f"""
 with locked as materialized (
@@ -93,7 +92,7 @@ left join written on written.work_id = asked.work_id and written.id = asked.id
 _REPORT = Columns(id="id", at="at", progress="progress", message="message", data="data")
 # Reports that an older version wrote have no size.
 _SIZE = f"coalesce(size, {rows.estimated('data')} + coalesce(octet_length(message), 0))"
-_LATEST = f"select * from work_reports where work_id = :work_id order by seq desc limit {MOST_LATEST}"
+_LATEST = f"select * from work_reports where work_id = :work_id order by seq desc limit {MOST_LATEST_REPORTS}"
 LATEST = text(f"""
 select {_REPORT}
 from ({bounded(_LATEST, size=_SIZE, order="seq desc")}) r

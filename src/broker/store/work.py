@@ -8,6 +8,7 @@ from uuid import UUID
 from msgspec.structs import asdict
 from sqlalchemy import Connection, TextClause, text
 
+from broker.schemas.limits import MOST_LATEST_REPORTS
 from broker.schemas.work import Work, WorkPage, WorkStatus, WorkWithReports
 from broker.store import ended_work, leases, ownership, reports, rows
 from broker.store.group_commit import LATER
@@ -244,11 +245,11 @@ def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | 
 def with_reports(connection: Connection, work_id: UUID) -> TracedWork | None:
     """Return work with its latest reports; the state of ended work is its outcome.
 
-    There are at most 1,000 reports, and fewer if a page has no room for so many.
+    There are fewer than `MOST_LATEST_REPORTS` if a page has no room for so many.
     """
     row = connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none()
     if row is None:
-        ended = ended_work.as_work(connection, work_id, reports.MOST_LATEST)
+        ended = ended_work.as_work(connection, work_id, MOST_LATEST_REPORTS)
         return TracedWork(ended, None) if ended else None
     work = WorkWithReports(
         **asdict(rows.work(row)),

@@ -1,0 +1,85 @@
+"""The numbers in the documentation, the containers and the descriptions are those of the contract."""
+
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from broker.schemas import limits
+from broker.settings import Settings
+from broker.store import group_commit
+from broker.store.overview import queue, tools
+from broker.store.pages import MOST_BYTES
+from tests import description
+
+ROOT = Path(__file__).parents[1]
+MIB = 2**20
+WAIT = f"{limits.LONGEST_WAIT_SECONDS} s"
+BODY = f"{limits.LARGEST_BODY_BYTES // MIB} MiB"
+TEXT = f"{limits.LONGEST_TEXT_CHARS:,} characters"
+
+# Each number that is written for people: the file, the words around it, and the number.
+WRITTEN = [
+    ("docs/submit-and-wait.md", r"after (\d+ s) in any case", WAIT),
+    ("docs/connect-a-program.md", r"cuts a text at ([\d,]+ characters)", TEXT),
+    ("docs/recipes.md", r"be as big as (\d+ MiB)", BODY),
+    ("containers/nginx/nginx.conf", r"BROKER_MAX_BODY_BYTES, (\d+ MiB)", BODY),
+    ("containers/nginx/nginx.conf", r"longest wait is (\d+ s)", WAIT),
+    ("containers/prometheus/alerts.yml", r"beyond ([\d,]+), calls", f"{group_commit._MOST_WAITING:,}"),
+]
+
+
+@pytest.mark.parametrize(("file", "pattern", "number"), WRITTEN)
+def test_a_number_in_the_documentation_is_that_of_the_contract(file: str, pattern: str, number: str) -> None:
+    assert re.findall(pattern, (ROOT / file).read_text()) == [number]
+
+
+def test_no_example_asks_for_a_wait_that_is_refused() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        waits = [float(wait) for wait in re.findall(r"[?&]wait=([\d.]+)", page.read_text())]
+        assert max(waits, default=0) <= limits.LONGEST_WAIT_SECONDS, page.name
+
+
+def test_nginx_waits_longer_and_lets_through_more_than_the_broker() -> None:
+    text = (ROOT / "containers/nginx/nginx.conf").read_text()
+    [read_seconds] = re.findall(r"proxy_read_timeout (\d+)s;", text)
+    [body_mib] = re.findall(r"client_max_body_size (\d+)m;", text)
+    assert int(read_seconds) > limits.LONGEST_WAIT_SECONDS
+    assert int(body_mib) * MIB > limits.LARGEST_BODY_BYTES
+
+
+def test_settings_that_are_not_set_are_the_limits_of_the_contract() -> None:
+    settings = Settings()
+    assert settings.max_body_bytes == limits.LARGEST_BODY_BYTES
+    assert settings.max_text_chars == limits.LONGEST_TEXT_CHARS
+
+
+async def test_the_database_accepts_the_capacities_of_the_contract(sql: asyncpg.Connection) -> None:
+    definitions = await sql.fetch(
+        "select pg_get_constraintdef(oid) from pg_constraint"
+        " where contype = 'c' and conrelid = cast('tools' as regclass)"
+    )
+    [(capacity,)] = [row for row in definitions if "capacity" in row[0]]
+    assert re.findall(r"\d+", capacity) == ["1", str(limits.MOST_CAPACITY)]
+
+
+def test_descriptions_name_the_limits() -> None:
+    document = description.make()
+    schemas, paths = document["components"]["schemas"], document["paths"]
+    described = {
+        "WorkWithReports.reports": f"fewer if they are larger than {MOST_BYTES // MIB} MiB.",
+        "ToolSummary.work": f"The oldest first, {tools.MOST_WORK} at most.",
+        "QueuedKind.passed_by": f"Of the latest {queue.LATELY:,} attempts",
+    }
+    for name, words in described.items():
+        schema, field = name.split(".")
+        assert words in schemas[schema]["properties"][field]["description"], name
+    summaries = {
+        ("/v1/tasks/batch", "post"): f"up to {limits.MOST_IN_BATCH:,} tasks",
+        ("/v1/tasks/remarks", "post"): f"up to {limits.MOST_IN_BATCH:,} tasks",
+        ("/v1/work/batch", "post"): f"up to {limits.MOST_IN_BATCH:,} tasks",
+        ("/v1/work/complete", "post"): f"up to {limits.MOST_COMPLETIONS:,} pieces of work",
+    }
+    for (path, method), words in summaries.items():
+        assert words in paths[path][method]["summary"], path
