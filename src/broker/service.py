@@ -1,4 +1,4 @@
-"""The parts of a running broker, as every handler is given them."""
+"""The parts of a running broker, which every handler gets."""
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ from broker.settings import Settings
 from broker.store import Store
 from broker.store.replica_reads import ReadPool, ReplicaReads
 from broker.store.shared_queries import SharedQueries
+from broker.telemetry import definitions
 from broker.telemetry.metrics import Metrics
 from broker.wake.listener import CANDIDATES, TASK, TOOL, WORK, Listener
 from broker.wake.longpoll import LongPoll
@@ -18,7 +19,7 @@ from broker.wake.sweep import Sweep
 from broker.wake.wait_limits import WaitLimits
 from broker.wake.waiters import Waiters
 
-# What requests wait for; `/v1/events` has a gauge of its own.
+# The topics that requests wait for. `/v1/events` has a metric of its own.
 _TOPICS = (CANDIDATES, TASK, TOOL, WORK)
 
 
@@ -45,64 +46,33 @@ class Service(Struct, frozen=True, kw_only=True):
     upkeep: Upkeep
 
     def update_metrics(self) -> None:
-        """Set the metrics that the parts count by themselves."""
-        gauge, count = self.metrics.gauge, self.metrics.count
-        self.metrics.note_process()
-        self._note_listener()
-        for topic, parked in _waiting(self.waiters).items():
-            told = "Requests that wait to be woken, by what for."
-            gauge("broker_parked_requests", told, parked, topic=topic)
-        settings, told = self.settings, "How many may wait in all (BROKER_MAX_WAITS)."
-        gauge("broker_parked_requests_max", told, settings.max_waits)
-        gauge("broker_database_connections_in_use", "Connections of the pool in use.", self.store.in_use())
-        gauge("broker_database_connections_max", "How many the pool may have.", settings.pool_size)
-        gauge(
-            "broker_lists_waiting",
-            "Lists, exports and dashboards that wait for a database connection (BROKER_READ_POOL_SIZE).",
-            self.replica_reads.waiting,
-        )
-        count(
-            "broker_lists_not_from_copy",
-            "Lists that were read from the database itself though there is BROKER_READ_URL.",
-            self.replica_reads.missed,
-        )
+        """Set the metrics whose values the parts know."""
+        record = self.metrics.set
+        self.metrics.update_process()
+        self._record_listener()
+        for topic, waiting in _waiting(self.waiters).items():
+            record(definitions.PARKED_REQUESTS, waiting, topic)
+        record(definitions.PARKED_REQUESTS_MAX, self.settings.max_waits)
+        record(definitions.DATABASE_CONNECTIONS_IN_USE, self.store.in_use())
+        record(definitions.DATABASE_CONNECTIONS_MAX, self.settings.pool_size)
+        record(definitions.LISTS_WAITING, self.replica_reads.waiting)
+        record(definitions.LISTS_NOT_FROM_COPY, self.replica_reads.missed)
         for step, waiting in self.store.waiting().items():
-            gauge(
-                "broker_group_commit_waiting",
-                "Calls that wait for the next set, which are refused beyond 10,000.",
-                waiting,
-                step=step,
-            )
-        feed = self.event_stream
-        gauge("broker_events_watchers", "Clients that watch /v1/events.", feed.watchers)
-        count("broker_events_told", "Events told, each once however many watch.", feed.told)
-        count("broker_events_resyncs", "How often clients were told to read anew.", feed.resyncs)
+            record(definitions.GROUP_COMMIT_WAITING, waiting, step)
+        record(definitions.EVENTS_WATCHERS, self.event_stream.watchers)
+        record(definitions.EVENTS_TOLD, self.event_stream.told)
+        record(definitions.EVENTS_RESYNCS, self.event_stream.resyncs)
         for chore, done in self.upkeep.done.items():
-            told = "What the upkeep has dealt with: tasks, work, tools, records."
-            count("broker_upkeep", told, done, chore=chore)
-        count(
-            "broker_leases_expired",
-            "Tools that were silent past their lease, and are offline for it.",
-            self.upkeep.done["tools"],
-        )
+            record(definitions.UPKEEP, done, chore)
+        record(definitions.LEASES_EXPIRED, self.upkeep.done["tools"])
 
-    def _note_listener(self) -> None:
-        gauge, count, listener = self.metrics.gauge, self.metrics.count, self.listener
-        gauge(
-            "broker_listener_connected",
-            "Whether notifications are heard, in every process; if not, waiting requests look every second.",
-            int(listener.connected.is_set()),
-            of_all="livemin",
-        )
-        count("broker_listener_connects", "How often the listener has connected.", listener.connects)
-        count("broker_listener_notifications", "Notifications heard.", listener.heard)
+    def _record_listener(self) -> None:
+        record, listener = self.metrics.set, self.listener
+        record(definitions.LISTENER_CONNECTED, int(listener.connected.is_set()))
+        record(definitions.LISTENER_CONNECTS, listener.connects)
+        record(definitions.LISTENER_NOTIFICATIONS, listener.heard)
         if listener.probe_latency_seconds is not None:
-            gauge(
-                "broker_listener_probe_seconds",
-                "How long the last probe took from NOTIFY until it was heard.",
-                listener.probe_latency_seconds,
-                of_all="livemax",
-            )
+            record(definitions.LISTENER_PROBE_SECONDS, listener.probe_latency_seconds)
 
 
 def _waiting(waiters: Waiters) -> dict[str, int]:

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.telemetry import definitions
+from broker.telemetry.definitions import MetricDefinition
 from tests import ROOT
 from tests.conftest import Serve
 from tests.support import api, engines
@@ -153,6 +155,18 @@ CASES: dict[str, tuple[Series, Series]] = {
 
 # What Prometheus itself has.
 _NOT_OURS = {"up"}
+_OF_EVERY_SERIES = {"job", "instance", "le"}
+METRICS = [each for each in vars(definitions).values() if isinstance(each, MetricDefinition)]
+
+
+def series(metric: MetricDefinition) -> list[str]:
+    """The names that a query may have for a metric."""
+    match metric.kind:
+        case "counter":
+            return [f"{metric.name}_total"]
+        case "histogram":
+            return [metric.name, *(f"{metric.name}_{part}" for part in ("bucket", "sum", "count"))]
+    return [metric.name]
 
 
 def rules() -> dict[str, dict[str, Any]]:
@@ -221,6 +235,21 @@ async def test_what_rules_and_dashboards_ask_for_is_there(serve: Serve) -> None:
         names = set(re.findall(r"\b(?:(?:broker|process)_[a-z_]+|up)\b", expression))
         assert names, expression
         assert names <= known | _NOT_OURS, expression
+
+
+def test_labels_in_rules_dashboards_and_documentation_are_those_of_the_metrics() -> None:
+    labels = {name: set(metric.labels) for metric in METRICS for name in series(metric)}
+    expressions = [rule["expr"] for rule in rules().values()] + panels()
+    for expression in expressions:
+        for name, matchers in re.findall(r"\b(broker_[a-z_]+)\{([^}]*)\}", expression):
+            asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            assert asked <= labels[name] | _OF_EVERY_SERIES, expression
+    page = (FOLDER.parent / "docs" / "operations.md").read_text()
+    documented = re.findall(r"^\| .+\? \| (.+) \|$", page, re.MULTILINE)
+    named = re.findall(r"`(broker_[a-z_]+)(?:\{(\w+)\})?", " ".join(documented))
+    assert len(named) > 20
+    for name, label in named:
+        assert labels[name] == ({label} if label else set()), name
 
 
 @needed("prometheus")

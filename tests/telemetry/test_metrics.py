@@ -9,6 +9,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.store import group_commit
+from broker.telemetry import definitions
+from broker.telemetry.definitions import MetricDefinition
 from broker.telemetry.metrics import SHARED_FOLDER, Metrics
 from tests.conftest import Running, Serve
 from tests.support import api
@@ -47,6 +50,27 @@ async def read(http: httpx.AsyncClient) -> Values:
 
 def since(before: Values, after: Values, *name: str) -> float:
     return after[name] - before.get(name, 0)
+
+
+async def test_each_metric_is_served_as_it_is_defined(http: httpx.AsyncClient) -> None:
+    await completed(http, (await started(http)).work)
+    await http.get("/nowhere")
+    await http.get("/v1/candidates")
+    text = (await http.get("/metrics")).text
+    served = {family.name: family for family in text_string_to_metric_families(text)}
+    defined = {each.name: each for each in vars(definitions).values() if isinstance(each, MetricDefinition)}
+    names = {name for name in served if name.startswith("broker_") and not name.endswith("_created")}
+    # The first probe and the first tick may be yet to come.
+    assert set(defined) - {"broker_listener_probe_seconds", "broker_connections"} <= names <= set(defined)
+    for name in names:
+        family, metric = served[name], defined[name]
+        assert (family.type, family.documentation) == (metric.kind, metric.help)
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        assert labels == set(metric.labels), name
+
+
+async def test_the_help_text_names_the_most_calls_that_may_wait() -> None:
+    assert f"{group_commit._MOST_WAITING:,}" in definitions.GROUP_COMMIT_WAITING.help
 
 
 async def test_how_many_there_are_of_everything(http: httpx.AsyncClient) -> None:
@@ -194,8 +218,8 @@ async def test_a_process_that_just_begins_is_waited_for(
     # What the library has made by then of a file that holds a process's numbers.
     begun = tmp_path / "counter_1.db"
     begun.touch()
-    told = asyncio.create_task(metrics.told())
-    done, _ = await asyncio.wait([told], timeout=0.2)
+    reading = asyncio.create_task(metrics.exposition())
+    done, _ = await asyncio.wait([reading], timeout=0.2)
     assert not done
     begun.write_bytes(bytes(1024))
-    assert await asyncio.wait_for(told, 5) == b""
+    assert await asyncio.wait_for(reading, 5) == b""

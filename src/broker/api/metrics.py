@@ -30,5 +30,5 @@ class MetricsController(Controller):
         except Unavailable:
             of_database = database_metrics(None, None)
         return Response(
-            await service.metrics.told() + of_database, headers={"content-type": CONTENT_TYPE_LATEST}
+            await service.metrics.exposition() + of_database, headers={"content-type": CONTENT_TYPE_LATEST}
         )

@@ -20,6 +20,7 @@ from broker.http.request_log import RequestLog
 from broker.server.connections import Connection, Connections
 from broker.service import Service
 from broker.settings import Settings
+from broker.telemetry import definitions
 from broker.telemetry.tracing import traced
 
 # Python's own is 700, which a few requests reach.
@@ -109,9 +110,7 @@ class Server(uvicorn.Server):
         """Look after the connections once a second, of ten ticks."""
         if counter % 10 == 0:
             self.server_state.sweep()
-            self.service.metrics.gauge(
-                "broker_connections", "Clients that are connected.", len(self.server_state.connections)
-            )
+            self.service.metrics.set(definitions.CONNECTIONS, len(self.server_state.connections))
             if self._parent is not None:
                 # Another worker may be asked how we are.
                 self.service.update_metrics()

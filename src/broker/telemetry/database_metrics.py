@@ -1,6 +1,6 @@
 """Metrics of the database, which are the same in every process of the service."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import structs
 from prometheus_client import CollectorRegistry
@@ -10,79 +10,64 @@ from prometheus_client.registry import Collector
 
 from broker.schemas.stats import Stats
 from broker.store.stats import ServerState
+from broker.telemetry import definitions
+from broker.telemetry.definitions import MetricDefinition
+
+#: A number, or one for each value of the only label.
+Value = float | Mapping[str, float]
 
 
-def database_metrics(found: Stats | None, server: ServerState | None) -> bytes:
+def database_metrics(statistics: Stats | None, server: ServerState | None) -> bytes:
     """Return the metrics of the database as Prometheus reads them.
 
     Args:
-        found: How many of everything there are; None: the database does not respond.
+        statistics: How many of everything there are; None: the database does not respond.
         server: The state of its server.
     """
+    values: list[tuple[MetricDefinition, Value]] = [(definitions.DATABASE_UP, int(statistics is not None))]
+    if statistics is not None and server is not None:
+        values += _values(statistics, server)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_DatabaseMetrics(found, server))
+    registry.register(_Families([_family(definition, value) for definition, value in values]))
     return generate_latest(registry)
 
 
-class _DatabaseMetrics(Collector):
-    """What the database says.
+def _values(statistics: Stats, server: ServerState) -> Iterator[tuple[MetricDefinition, Value]]:
+    tools = structs.asdict(statistics.tools)
+    yield definitions.TOOLS_ROOM, tools.pop("room")
+    work = structs.asdict(statistics.work)
+    yield definitions.WORK_CANCEL_REQUESTED, work.pop("cancel_requested")
+    yield definitions.TASKS, structs.asdict(statistics.tasks)
+    yield definitions.TOOLS, tools
+    yield definitions.WORK, work
+    yield definitions.OLDEST_AVAILABLE_SECONDS, statistics.oldest_available_seconds or 0
+    if statistics.assigner_seen_at is not None:
+        yield definitions.ASSIGNER_SEEN, statistics.assigner_seen_at.timestamp()
+    yield definitions.DATABASE_TIME, statistics.at.timestamp()
+    yield definitions.NOTIFICATION_QUEUE_USAGE, server.queue_usage
+    yield definitions.OLDEST_TRANSACTION_SECONDS, server.oldest_transaction_seconds
+
+
+def _family(definition: MetricDefinition, value: Value) -> Metric:
+    family = GaugeMetricFamily(definition.name, definition.help, labels=definition.labels)
+    if isinstance(value, Mapping):
+        for label, number in value.items():
+            family.add_metric([label], number)
+    else:
+        family.add_metric([], value)
+    return family
+
+
+class _Families(Collector):
+    """Metrics that were read already.
 
     Args:
-        found: How many of everything there are; None: it does not answer.
-        server: The state of its server.
+        families: The metrics.
     """
 
-    def __init__(self, found: Stats | None, server: ServerState | None) -> None:
-        self._found = found
-        self._server = server
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
 
-    def collect(self) -> Iterator[Metric]:
-        """The metrics."""
-        found, server = self._found, self._server
-        yield GaugeMetricFamily(
-            "broker_database_up", "Whether the database has answered just now.", int(found is not None)
-        )
-        if found is None or server is None:
-            return
-        room = structs.asdict(found.tools)
-        yield GaugeMetricFamily(
-            "broker_tools_room", "How much more work the available tools can take.", room.pop("room")
-        )
-        work = structs.asdict(found.work)
-        yield GaugeMetricFamily(
-            "broker_work_cancel_requested", "Work that was asked to stop.", work.pop("cancel_requested")
-        )
-        yield _by_state("broker_tasks", "Live tasks, by state.", structs.asdict(found.tasks))
-        yield _by_state("broker_tools", "Tools, by state.", room)
-        yield _by_state("broker_work", "Work under way, by state.", work)
-        yield GaugeMetricFamily(
-            "broker_oldest_available_seconds",
-            "How long ago the oldest available task was submitted; 0: there is none.",
-            found.oldest_available_seconds or 0,
-        )
-        if found.assigner_seen_at is not None:
-            yield GaugeMetricFamily(
-                "broker_assigner_seen_timestamp_seconds",
-                "When an assigner last asked.",
-                found.assigner_seen_at.timestamp(),
-            )
-        yield GaugeMetricFamily(
-            "broker_database_timestamp_seconds", "What time it is by the database.", found.at.timestamp()
-        )
-        yield GaugeMetricFamily(
-            "broker_notification_queue_usage",
-            "How full PostgreSQL's queue of notifications is, from 0 to 1; when it is full, writes fail.",
-            server.queue_usage,
-        )
-        yield GaugeMetricFamily(
-            "broker_oldest_transaction_seconds",
-            "How long the oldest open transaction of PostgreSQL has been open; 0: there is none.",
-            server.oldest_transaction_seconds,
-        )
-
-
-def _by_state(name: str, told: str, counts: Mapping[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, told, labels=["state"])
-    for state, count in counts.items():
-        family.add_metric([state], count)
-    return family
+    def collect(self) -> Sequence[Metric]:
+        """Return the metrics."""
+        return self._families
