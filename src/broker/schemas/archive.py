@@ -9,7 +9,7 @@ from broker.schemas.states import Outcome
 from broker.schemas.tasks import Task
 from broker.schemas.tools import Tool
 from broker.schemas.values import JSON, Moment, Next
-from broker.schemas.work import Attempt, Report
+from broker.schemas.work import AttemptNumber, Report
 
 
 class LateResult(Struct, kw_only=True):
@@ -29,7 +29,7 @@ class ArchiveRecord(Struct, kw_only=True):
     tool_id: str | None
     task: Task
     tool: Tool | None
-    attempt: Attempt
+    attempt: AttemptNumber
     outcome: Outcome
     result: JSON
     error: str | None

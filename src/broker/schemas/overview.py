@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from broker.schemas.states import Outcome, TaskState, ToolState, WorkState
 from broker.schemas.tasks import AttemptsSoFar, LastWord, Verdict
 from broker.schemas.values import Moment, Next
-from broker.schemas.work import Attempt, CancelRequested
+from broker.schemas.work import AttemptNumber, CancelRequested
 
 #: Texts of others are cut after so many characters.
 MOST_CHARS = 500
@@ -27,7 +27,7 @@ class WorkSummary(Struct, kw_only=True):
     id: UUID
     task_id: str
     tool_id: str
-    attempt: Attempt
+    attempt: AttemptNumber
     state: WorkState
     progress: float | None
     message: Annotated[str | None, Meta(description="The last message that was reported, cut if long.")]
@@ -117,7 +117,7 @@ class Attempted(Struct, kw_only=True):
     work_id: UUID
     task_id: str
     tool_id: str
-    attempt: Attempt
+    attempt: AttemptNumber
     outcome: Outcome
     assigned_at: Moment
     started_at: Moment | None
@@ -165,7 +165,7 @@ class Failure(Struct, kw_only=True):
     work_id: UUID
     task_id: str
     tool_id: str
-    attempt: Attempt
+    attempt: AttemptNumber
     outcome: Outcome
     error: Cut
     message: Annotated[
@@ -224,7 +224,7 @@ class ArchiveEvent(Struct, kw_only=True):
     work_id: UUID
     task_id: str
     tool_id: str | None
-    attempt: Attempt
+    attempt: AttemptNumber
     outcome: Outcome
     error: Cut
     assigned_at: Moment | None

@@ -12,7 +12,7 @@ from broker.schemas.tools import LeaseEnd
 from broker.schemas.values import JSON, NULL_DEFAULT, Moment, Next, Request, Text
 
 CancelRequested = Annotated[bool, Meta(description="Whether the tool is asked to stop.")]
-Attempt = Annotated[int, Meta(description="Which attempt at the task it is; the first is 1.")]
+AttemptNumber = Annotated[int, Meta(description="Which attempt at the task it is; the first is 1.")]
 Progress = Annotated[float, Meta(ge=0, le=1, description="How much of it is done: 0 to 1.")]
 
 
@@ -22,7 +22,7 @@ class Work(Struct, kw_only=True):
     id: UUID
     task_id: str
     tool_id: str
-    attempt: Attempt
+    attempt: AttemptNumber
     state: AnyWorkState
     needs: JSON
     payload: JSON
