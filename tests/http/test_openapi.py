@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis import Case, Response
 
 from broker import errors, schemas
+from broker.http.component_names import component_name
 from broker.schemas.problems import Problem
 from tests import ROOT
 from tests.conftest import run_sql
@@ -123,7 +124,8 @@ def test_every_call_takes_a_key_but_those_for_health(document: Json) -> None:
 
 def test_every_body_has_an_example_that_is_just_such_a_thing(document: Json) -> None:
     modules = [import_module(f"broker.schemas.{module.name}") for module in iter_modules(schemas.__path__)]
-    structs = {name: each for module in modules for name, each in vars(module).items()}
+    classes = (each for module in modules for each in vars(module).values() if isinstance(each, type))
+    structs = {component_name(each): each for each in classes}
     for call in calls(document):
         for body in (call.described.get("requestBody", {}), *call.answers(document).values()):
             content = body.get("content", {}).get(JSON)

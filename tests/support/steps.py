@@ -16,7 +16,7 @@ from broker.schemas.archive import ArchiveRecord
 from broker.schemas.candidates import Pair
 from broker.schemas.states import Outcome
 from broker.schemas.tasks import NewTask, Task
-from broker.schemas.tools import NewTool, Tool
+from broker.schemas.tools import NewTool, ToolStatus
 from broker.schemas.values import NULL
 from broker.schemas.work import NewReport, Report, Work
 from broker.store import Store, archive, assignment, completion, deletion, reports, tasks, tools, work
@@ -211,7 +211,7 @@ async def submit(store: Store, *ids: str, **fields: Any) -> list[Task]:
     return [task for task, _ in submitted if task is not None]
 
 
-async def register(store: Store, *ids: str, **fields: Any) -> list[Tool]:
+async def register(store: Store, *ids: str, **fields: Any) -> list[ToolStatus]:
     """Tools of these ids, all alike."""
     new = [
         tools.Registration(NewTool(**{"skills": Raw(b"{}"), "id": id_} | fields), id_.encode()) for id_ in ids
@@ -280,7 +280,7 @@ async def the_task(store: Store, id_: str) -> Task:
     return found
 
 
-async def the_tool(store: Store, id_: str) -> Tool:
+async def the_tool(store: Store, id_: str) -> ToolStatus:
     [found] = await store.run(tools.by_ids, [id_])
     return found
 

@@ -15,7 +15,7 @@ from broker.http.guards import ALL, OWN, Access, allow, allow_tool, void_token
 from broker.http.parameters import After, Force, Limit, Wait, also, id_of
 from broker.http.waiting import next_work
 from broker.schemas.states import ToolState
-from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, Tool, ToolChange, ToolPage
+from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, ToolChange, ToolPage, ToolStatus
 from broker.schemas.values import Nothing
 from broker.schemas.work import WorkItems
 from broker.service import Service
@@ -77,7 +77,7 @@ class ToolsController(Controller):
         guards=[allow_tool(tool=OWN, token=OWN, assigner=ALL, operator=ALL)],
         errors=[ToolNotFound],
     )
-    async def read(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> Tool:
+    async def read(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> ToolStatus:
         """Read a tool."""
         return _known(await service.store.read(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
 
@@ -88,7 +88,7 @@ class ToolsController(Controller):
         data: JSONBody[ToolChange],
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-    ) -> Tool:
+    ) -> ToolStatus:
         """Change a tool. `draining`: it finishes what it has, and gets no more.
 
         An operator may change `draining` alone.
@@ -175,7 +175,7 @@ class ToolsController(Controller):
         return WorkItems(items=items)
 
 
-def _known(found: "list[Tool]") -> Tool:
+def _known(found: "list[ToolStatus]") -> ToolStatus:
     if not found:
         raise ToolNotFound
     return found[0]

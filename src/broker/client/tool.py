@@ -273,7 +273,7 @@ class Tool:
     async def _take_no_more(self, connection: Connection) -> None:
         patience = _STOP_PATIENCE_SECONDS
         await connection.call(
-            "PATCH", self._path, schemas.Tool, json={"draining": True}, patience_seconds=patience
+            "PATCH", self._path, schemas.ToolStatus, json={"draining": True}, patience_seconds=patience
         )
         seen = set(self._in_hand)
         while True:

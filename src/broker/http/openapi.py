@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from broker.errors import BrokerError, ValidationFailed, WorkEnded
 from broker.http import problems
+from broker.http.component_names import component_name, renamed
 from broker.http.guards import Reach
 from broker.http.openapi_examples import EXAMPLES
 from broker.http.openapi_operations import DescribedResponse, Operation, in_a_sentence, is_struct, operations
@@ -29,7 +30,7 @@ from broker.schemas.completion import Completed
 from broker.schemas.keys import KeyName, MadeKey
 from broker.schemas.problems import FieldError, Problem
 from broker.schemas.tasks import Task
-from broker.schemas.tools import RegisteredTool, Tool
+from broker.schemas.tools import RegisteredTool, ToolStatus
 from broker.schemas.values import Id, Nothing
 from broker.schemas.work import Work, WorkItems, WorkWithReports
 
@@ -102,7 +103,7 @@ _PYTHONS_OWN = r"(?!\n)"
 
 # Where an answer holds what the parameters of other calls want.
 _LEADS: dict[Any, dict[str, str]] = {
-    Tool: {"tool_id": "/id"},
+    ToolStatus: {"tool_id": "/id"},
     RegisteredTool: {"tool_id": "/id"},
     Task: {"task_id": "/id"},
     Work: {"work_id": "/id"},
@@ -177,7 +178,7 @@ def _who(roles: Mapping[str, Reach]) -> str:
 def _what_is_told(events: Mapping[str, type[Struct]]) -> str:
     """Each event, and what its data is; in a list, as Markdown."""
     return "\n".join(
-        f"- `{name}`: a `{form.__name__}`. {in_a_sentence(form)}" for name, form in events.items()
+        f"- `{name}`: a `{component_name(form)}`. {in_a_sentence(form)}" for name, form in events.items()
     )
 
 
@@ -295,15 +296,13 @@ def _name(errors: tuple[type[BrokerError], ...]) -> str:
 def _components(calls: list[Operation]) -> Json:
     forms = {call.body for call in calls if call.body}
     forms |= {answer.form for call in calls for answer in call.answers.values() if is_struct(answer.form)}
-    examples = {form.__name__: EXAMPLES[form] for form in forms}
-    forms |= {form for call in calls for form in call.events.values()}
+    examples = {component_name(form): EXAMPLES[form] for form in forms}
+    forms |= {form for call in calls for form in call.events.values()} | {Problem}
     refusals = {_name(errors): errors for call in calls for errors in call.refusals.values()}
     examples |= {error.code: _problem(error) for errors in refusals.values() for error in errors}
-    _, schemas = msgspec.json.schema_components(
-        [*forms, Problem], ref_template=_ref("schemas", "{name}")["$ref"]
-    )
+    _, schemas = msgspec.json.schema_components(forms, ref_template=_ref("schemas", "{name}")["$ref"])
     return {
-        "schemas": dict(sorted(_tidy(schemas).items())),
+        "schemas": dict(sorted(_tidy(renamed(schemas)).items())),
         "parameters": {
             **{name: _path_parameter(name) for name in _IN_PATHS},
             **{name: _trace_parameter(name) for name in _TRACE},
@@ -328,7 +327,7 @@ def _problem(error: type[BrokerError]) -> Json:
 
 
 def _content(form: type[Struct]) -> Json:
-    name = form.__name__
+    name = component_name(form)
     return {"schema": _ref("schemas", name), "examples": {name: _ref("examples", name)}}
 
 

@@ -32,7 +32,7 @@ from broker.schemas.tasks import (
     TaskPage,
     TaskRemarks,
 )
-from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, Tool, ToolChange, ToolPage
+from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, ToolChange, ToolPage, ToolStatus
 from broker.schemas.values import Nothing
 from broker.schemas.work import (
     NewCancellation,
@@ -193,7 +193,7 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
     NewReport: {"progress": 0.5, "message": "half way", "data": {"seen": 2}},
     Completion: {**_ENDING, "next_wait_seconds": 30},
     WorkCompletions: {"items": [{"work_id": _WORK_ID, **_ENDING}]},
-    Tool: _TOOL,
+    ToolStatus: _TOOL,
     RegisteredTool: {**_TOOL, "token": "bt_Y291bnRlcg_1sC0bQ2mXlUqk1Gd7v0vJpVYh3oYcM6rT9wZ5nE8aKs"},
     ToolPage: {"items": [_TOOL], **_NO_MORE},
     NewKey: {"name": "microscope", "roles": ["tool"]},

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from broker.schemas.states import Outcome
 from broker.schemas.tasks import Task
-from broker.schemas.tools import Tool
+from broker.schemas.tools import ToolStatus
 from broker.schemas.values import JSON, Moment, Next
 from broker.schemas.work import AttemptNumber, Report
 
@@ -28,7 +28,7 @@ class ArchiveRecord(Struct, kw_only=True):
     task_id: str
     tool_id: str | None
     task: Task
-    tool: Tool | None
+    tool: ToolStatus | None
     attempt: AttemptNumber
     outcome: Outcome
     result: JSON

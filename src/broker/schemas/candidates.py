@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from broker.schemas.limits import MOST_IN_BATCH
 from broker.schemas.tasks import Task
-from broker.schemas.tools import Tool
+from broker.schemas.tools import ToolStatus
 from broker.schemas.values import Id, Request
 
 
@@ -16,7 +16,7 @@ class Candidates(Struct, kw_only=True):
 
     cursor: Annotated[str, Meta(description="Goes into `?cursor=`: then only what is new since is answered.")]
     tasks: list[Task]
-    tools: list[Tool]
+    tools: list[ToolStatus]
     more: Annotated[bool, Meta(description="Whether there is more to be had at once.")]
 
 

@@ -37,7 +37,7 @@ class ToolChange(Request, kw_only=True):
     draining: Draining | UnsetType = UNSET
 
 
-class Tool(Struct, kw_only=True):
+class ToolStatus(Struct, kw_only=True):
     """A program, an instrument, a machine: anything that does work."""
 
     id: str
@@ -51,7 +51,7 @@ class Tool(Struct, kw_only=True):
     seen_at: Moment
 
 
-class RegisteredTool(Tool, kw_only=True):
+class RegisteredTool(ToolStatus, kw_only=True):
     """A tool, with the token that is shown this once."""
 
     token: Annotated[
@@ -69,5 +69,5 @@ class Heartbeat(Struct, kw_only=True):
 class ToolPage(Struct, kw_only=True):
     """Some of the tools; `next` goes into `?after=`, null at the end."""
 
-    items: list[Tool]
+    items: list[ToolStatus]
     next: Next

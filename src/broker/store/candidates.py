@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 from broker.errors import CursorExpired
 from broker.schemas.candidates import Candidates
 from broker.schemas.tasks import Task
-from broker.schemas.tools import Tool
+from broker.schemas.tools import ToolStatus
 from broker.store import rows
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, met, seal, unseal
@@ -190,7 +190,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     position = given or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)
 
     tasks: list[Task] = []
-    tools: list[Tool] = []
+    tools: list[ToolStatus] = []
     if position.reading is None:
         position = Cursor(home=home, seen=position.seen, reading=snapshot)
         new = _read_new(connection, NEW_TASKS, position, limit)
@@ -244,7 +244,7 @@ def _is_cut(read: Sequence[Row[Any]], limit: int) -> bool:
 
 def _walk_tools(
     connection: Connection, position: Cursor, after: str, limit: int
-) -> tuple[list[Tool], str | None]:
+) -> tuple[list[ToolStatus], str | None]:
     values = {"id": after, "seen": position.seen, "reading": position.reading, "limit": limit + 1}
     read = connection.execute(WALK_TOOLS, values).all()
     page = [rows.tool(row) for row in read[:limit]]

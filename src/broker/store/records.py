@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 from broker.schemas.archive import LateResult
 from broker.schemas.states import TaskState, ToolState
 from broker.schemas.tasks import Task
-from broker.schemas.tools import Tool
+from broker.schemas.tools import ToolStatus
 from broker.schemas.work import Report
 
 
@@ -83,9 +83,9 @@ def read_task(stored: Raw) -> Task:
     return Task(**asdict(_task.decode(stored)))
 
 
-def read_tool(stored: Raw) -> Tool:
+def read_tool(stored: Raw) -> ToolStatus:
     """Return the tool of a record."""
-    return Tool(**asdict(_tool.decode(stored)))
+    return ToolStatus(**asdict(_tool.decode(stored)))
 
 
 def read_report(stored: Raw) -> Report:

@@ -7,7 +7,7 @@ from msgspec import Struct
 from sqlalchemy import Row
 
 from broker.schemas.tasks import Task
-from broker.schemas.tools import Tool
+from broker.schemas.tools import ToolStatus
 from broker.schemas.work import Work
 
 AnyRow = Row[Any]
@@ -150,9 +150,9 @@ def task(row: AnyRow) -> Task:
     return Task(**TASK.of(row))
 
 
-def tool(row: AnyRow) -> Tool:
+def tool(row: AnyRow) -> ToolStatus:
     """Return the tool of a row that begins with the columns of `TOOL`."""
-    return Tool(**TOOL.of(row))
+    return ToolStatus(**TOOL.of(row))
 
 
 def work(row: AnyRow) -> Work:

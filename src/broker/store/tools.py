@@ -9,7 +9,7 @@ from msgspec import UNSET
 from msgspec.structs import asdict
 from sqlalchemy import Connection, TextClause, text
 
-from broker.schemas.tools import NewTool, Tool, ToolChange, ToolPage
+from broker.schemas.tools import NewTool, ToolChange, ToolPage, ToolStatus
 from broker.store import leases, lost_work, ownership, rows
 from broker.store.database_errors import BeginAgain
 from broker.store.ownership import VOID, Token, Void
@@ -106,7 +106,7 @@ class Registration(NamedTuple):
 class Registered(NamedTuple):
     """A tool, and whether this registration created it; None: the tool belongs to another key."""
 
-    tool: Tool | None
+    tool: ToolStatus | None
     created: bool
 
 
@@ -173,7 +173,7 @@ def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
     }
 
 
-def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | bytes, tuple[Tool, bool]]:
+def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | bytes, tuple[ToolStatus, bool]]:
     """Write tools, and return by `_key` each of them and whether it is new."""
     if given := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
@@ -202,7 +202,7 @@ def _key(registration: Registration) -> str | bytes:
     return registration.tool.id or registration.token_hash
 
 
-def by_ids(connection: Connection, ids: Sequence[str]) -> list[Tool]:
+def by_ids(connection: Connection, ids: Sequence[str]) -> list[ToolStatus]:
     """Return the tools of these ids, in no particular order and without the unknown ones."""
     return [rows.tool(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
@@ -226,7 +226,7 @@ def page(
     return ToolPage(items=[rows.tool(row) for row in items], next=onward)
 
 
-def change(connection: Connection, changes: Sequence[Change]) -> list[Tool | Void | None]:
+def change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus | Void | None]:
     """Change tools, one change after the other, and return each tool as it is in the end; None: unknown.
 
     A change with a void token is not made, and its result is `void`.
@@ -240,7 +240,7 @@ def change(connection: Connection, changes: Sequence[Change]) -> list[Tool | Voi
     return [VOID if change.token in void else next(known) for change in changes]
 
 
-def _change(connection: Connection, changes: Sequence[Change]) -> list[Tool | None]:
+def _change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus | None]:
     merged: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for id_, changed, _ in changes:
         given = {name: value for name, value in asdict(changed).items() if value is not UNSET}

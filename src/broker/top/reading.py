@@ -14,7 +14,7 @@ from broker.client.connection import Connection
 from broker.client.errors import ProblemError
 from broker.schemas.stats import Stats
 from broker.schemas.tasks import Task, TaskPage
-from broker.schemas.tools import Tool, ToolPage
+from broker.schemas.tools import ToolPage, ToolStatus
 from broker.schemas.work import ReportPage, Work, WorkPage
 
 Answer = TypeVar("Answer")
@@ -156,7 +156,7 @@ class Reader:
         if len(self._begins) > 1:
             self._begins.pop()
 
-    async def _tools(self, lines: int) -> Sequence[Tool]:
+    async def _tools(self, lines: int) -> Sequence[ToolStatus]:
         query = {"limit": min(max(1, lines), _MOST_TOOLS), "after": self._begins[-1]}
         found = await self._get("/v1/tools", ToolPage, query)
         if not found.items and len(self._begins) > 1:
@@ -172,7 +172,7 @@ class Reader:
         found = await self._get("/v1/tasks", TaskPage, {"state": "available", "limit": WAITING})
         return found.items
 
-    async def _work(self, tools: Sequence[Tool], stats: Stats) -> Mapping[str, Sequence[Work]]:
+    async def _work(self, tools: Sequence[ToolStatus], stats: Stats) -> Mapping[str, Sequence[Work]]:
         at_work = [tool.id for tool in tools if tool.load]
         queries: list[dict[str, Any]] = [{"tool_id": id_, "limit": WORK_OF_TOOL} for id_ in at_work]
         if len(at_work) > 1 and stats.work.assigned + stats.work.running <= _LITTLE_WORK:
