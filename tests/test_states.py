@@ -13,6 +13,7 @@ from broker.schemas import states
 from broker.schemas.overview import Bucket
 from broker.schemas.states import OUTCOMES, STATES, TASK_STATES, TOOL_STATES, WORK_STATES, Outcome
 from broker.schemas.stats import LastMinute, TaskCounts, ToolCounts, WorkCounts
+from broker.schemas.tasks import Verdict
 from broker.store import Store, completion, stats
 from broker.store.overview import history
 from broker.top import view
@@ -20,6 +21,7 @@ from tests import store_helpers as steps
 
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "src" / "broker" / "store"
+DASHBOARD = ROOT / "src" / "broker" / "web" / "dashboard"
 LIVE = set(get_args(states.LiveTaskState))
 ENDS_TASK = {name for name, rule in OUTCOMES.items() if rule.ends_task}
 WENT_WRONG = {name for name, rule in OUTCOMES.items() if rule.went_wrong}
@@ -144,6 +146,19 @@ def test_statements_name_no_other_states_and_outcomes() -> None:
 
 def test_broker_top_has_styles_for_states_and_outcomes_alone() -> None:
     assert set(TOOL_STATES) <= set(view._STYLES) <= set(STATES)
+
+
+def test_the_dashboard_has_every_colour_in_both_themes_and_names_no_outcome_itself() -> None:
+    style = (DASHBOARD / "style.css").read_text()
+    for colour in get_args(states.Colour):
+        assert len(re.findall(rf"^ +--{colour}: ", style, re.MULTILINE)) == 2, colour
+    for module in DASHBOARD.glob("*.js"):
+        assert not re.search(r"\btimed_out\b|[\"']released\b", module.read_text()), module.name
+
+
+def test_the_dashboard_words_only_verdicts_that_there_are() -> None:
+    [table] = re.findall(r"const VERDICTS = \{(.*?)\};", (DASHBOARD / "why.js").read_text(), re.DOTALL)
+    assert set(re.findall(r"^ +(\w+):", table, re.MULTILINE)) <= set(get_args(Verdict))
 
 
 def test_alerts_and_documentation_name_the_outcomes_that_they_mean() -> None:

@@ -1,17 +1,22 @@
 """/: the dashboard, a page that shows what runs, what waits and why, and what has happened.
 
-It holds no data: what it shows it reads by the calls that everybody has, with the key that it is given.
+It holds no data: it reads what it shows from the API, with the key that it is given.
 """
 
+from functools import cache
 from typing import Any
 
+import msgspec
 from litestar import Controller, Request, Response, get
 from litestar.params import FromPath
 
-from broker.http.assets import asset
+from broker.http.assets import Asset, asset
 from broker.http.guards import anyone
+from broker.schemas.limits import ASSIGNER_ABSENT_SECONDS
+from broker.schemas.states import OUTCOMES, STATES, TOOL_STATES, WORK_STATES
 
 _FOLDER = "dashboard"
+_CONSTANTS = "constants.js"
 
 
 class DashboardController(Controller):
@@ -21,10 +26,27 @@ class DashboardController(Controller):
 
     @get("/", guards=[anyone])
     async def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
-        """The page."""
+        """Return the page."""
         return asset(_FOLDER, "index.html").answer(request)
 
     @get("/dashboard/{path:path}", guards=[anyone])
     async def asset(self, request: Request[Any, Any, Any], path: FromPath[str]) -> Response[bytes]:
-        """A part of it."""
-        return asset(_FOLDER, path.lstrip("/")).answer(request)
+        """Return a file that the page loads."""
+        name = path.lstrip("/")
+        return (_constants() if name == _CONSTANTS else asset(_FOLDER, name)).answer(request)
+
+
+@cache
+def _constants() -> Asset:
+    """Return the module with the definitions that the page's modules share with the service."""
+    constants = {
+        "ASSIGNER_ABSENT_SECONDS": ASSIGNER_ABSENT_SECONDS,
+        "OUTCOMES": OUTCOMES,
+        "STATES": STATES,
+        "TOOL_STATES": TOOL_STATES,
+        "WORK_STATES": WORK_STATES,
+    }
+    lines = (
+        f"export const {name} = {msgspec.json.encode(value).decode()};\n" for name, value in constants.items()
+    )
+    return Asset(_CONSTANTS, "".join(lines).encode())

@@ -57,8 +57,8 @@ class OutcomeRule(State, frozen=True, kw_only=True):
 
 
 TOOL_STATES: Mapping[str, State] = {
-    "idle": State("idle", "good"),
     "busy": State("busy", "accent"),
+    "idle": State("idle", "good"),
     "draining": State("draining", "odd"),
     "offline": State("offline", "away"),
 }

@@ -1,13 +1,12 @@
 // Plots over a span of time: how much ended and how, and how long it had waited and run.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
+import { OUTCOMES } from "./constants.js";
 import { count, span } from "./format.js";
 
 const HEIGHT = 200;
-// The bad ones on top, where they are seen.
-const OUTCOMES = [
-  ["succeeded", "good"], ["released", "away"], ["cancelled", "odd"], ["failed", "bad"], ["timed_out", "slow"], ["lost", "gone"],
-];
+// What went wrong is on top, where people see it.
+const STACK = Object.entries(OUTCOMES).sort(([, one], [, other]) => one.went_wrong - other.went_wrong);
 const TIMES = [
   ["wait_median_seconds", "wait, median", "accent", []],
   ["wait_p95_seconds", "wait, 95 %", "accent", [4, 4]],
@@ -98,12 +97,12 @@ export class Throughput extends Chart {
   // Those that reach highest are drawn first, and covered by the rest.
   columns(parts) {
     const sums = parts.map(() => 0);
-    return OUTCOMES.map(([name]) => parts.map((part, at) => (sums[at] += part[name]))).reverse();
+    return STACK.map(([name]) => parts.map((part, at) => (sums[at] += part[name]))).reverse();
   }
 
   series(colour, partAt) {
-    return OUTCOMES.map(([name, shade]) => ({
-      label: name.replace("_", " "),
+    return STACK.map(([name, { label, colour: shade }]) => ({
+      label,
       stroke: colour("card"),
       width: 1,
       fill: colour(shade),

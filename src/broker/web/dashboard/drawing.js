@@ -1,26 +1,22 @@
 // How a timeline is drawn. Only what is in sight is, and what went wrong is never hidden by what went well.
 
+import { OUTCOMES, WORK_STATES } from "./constants.js";
 import { firstBelow, GAP, LANE } from "./lanes.js";
 
 /** How high the axis above the rows is. */
 export const AXIS = 24;
-// Beside its colour each outcome has a mark, where there is room for it.
-export const MARKS = { running: "▸", succeeded: "", failed: "✕", timed_out: "◷", lost: "?", cancelled: "–", released: "↩" };
-// By which of the page's colours an outcome is drawn.
-const COLOURS = {
-  running: "accent", succeeded: "good", failed: "bad", timed_out: "slow", lost: "gone", cancelled: "odd", released: "away",
-};
+/** What a bar can stand for. Where there is room, it has a mark beside its colour. */
+export const BARS = { running: WORK_STATES.running, ...OUTCOMES };
 const PAGE = ["card", "line", "text", "faint", "ground"];
 // What went wrong is striped and as high as its lane; the rest is plain and lower, so that both are told apart
 // without colours, however narrow they are.
-const BAD = new Set(["failed", "timed_out", "lost"]);
 const LOWER = 3;
 const MARK = 14;
 
 /** The colours of the page as they are now, by name. */
 export function coloursOf(element) {
   const style = getComputedStyle(element);
-  const names = new Set([...PAGE, ...Object.values(COLOURS)]);
+  const names = new Set([...PAGE, ...Object.values(BARS).map(({ colour }) => colour)]);
   return Object.fromEntries([...names].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
@@ -97,17 +93,18 @@ function drawRows(pen, view, colours) {
     pen.fillText(fitting(pen, row.tool, axis.left - 2 * GAP), GAP, y + GAP / 2 + LANE / 2);
     inside(pen, axis.left, AXIS, width, height, () => {
       const seen = row.bars.filter((bar) => bar.end >= axis.since && bar.begin <= axis.until);
-      for (const bar of seen) if (!BAD.has(bar.outcome)) drawBar(pen, view, bar, y, colours);
-      for (const bar of seen) if (BAD.has(bar.outcome)) drawBar(pen, view, bar, y, colours, stripes);
+      for (const bar of seen) if (!BARS[bar.outcome].went_wrong) drawBar(pen, view, bar, y, colours);
+      for (const bar of seen) if (BARS[bar.outcome].went_wrong) drawBar(pen, view, bar, y, colours, stripes);
     });
   }
 }
 
 function drawBar(pen, { axis, selected }, bar, y, colours, stripes) {
+  const { colour, mark: sign } = BARS[bar.outcome];
   const [x, width] = axis.extent(bar);
   const inset = stripes ? 1 : LOWER;
   const top = y + GAP / 2 + bar.lane * LANE + inset, height = LANE - 2 * inset;
-  pen.fillStyle = colours[COLOURS[bar.outcome]];
+  pen.fillStyle = colours[colour];
   pen.fillRect(x, top, width, height);
   // Stripes on what is as narrow as they are would only make it pale.
   if (stripes && width > LANE / 2) {
@@ -116,11 +113,11 @@ function drawBar(pen, { axis, selected }, bar, y, colours, stripes) {
   }
   // The mark of a bar that began before the axis does is at its left end.
   const mark = Math.max(x, axis.left) + 2;
-  if (MARKS[bar.outcome] && mark + MARK < x + width) {
+  if (sign && mark + MARK < x + width) {
     pen.fillStyle = colours.card;
     pen.fillRect(mark, top + 1, MARK - 2, height - 2);
     pen.fillStyle = colours.text;
-    pen.fillText(MARKS[bar.outcome], mark + 2, top + height / 2);
+    pen.fillText(sign, mark + 2, top + height / 2);
   }
   if (bar === selected) {
     pen.strokeStyle = colours.text;

@@ -1,13 +1,12 @@
 // The head of the page: where one is, whether it is live, the counts, and what nobody should miss.
 
 import { hasKey } from "./api.js";
+import { ASSIGNER_ABSENT_SECONDS, OUTCOMES } from "./constants.js";
 import { age, count } from "./format.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const VIEWS = [["now", "Now"], ["why", "Why"], ["then", "Then"]];
 const STATES = { connecting: "Connecting…", live: "Live", lost: "Not connected", out: "Signed out" };
-// An assigner asks at least once a minute, as no call waits for longer.
-const SILENCE_SECONDS = 90;
 
 export const header = (app) => html`
   <div class="bar">
@@ -33,7 +32,7 @@ function find(event) {
 }
 
 function counts({ tasks, tools, last_minute: minute }) {
-  const ended = minute.failed + minute.timed_out + minute.lost;
+  const failed = Object.keys(OUTCOMES).filter((name) => OUTCOMES[name].went_wrong).reduce((sum, name) => sum + minute[name], 0);
   return html`<dl class="counts" aria-label="Counts">
     ${one("waiting", tasks.available + tasks.scheduled, "#/why")}
     ${one("running", tasks.running + tasks.assigned, "#/now")}
@@ -42,7 +41,7 @@ function counts({ tasks, tools, last_minute: minute }) {
     ${one("tools offline", tools.offline, "#/now", tools.offline > 0)}
     ${one("submitted a minute", minute.submitted)}
     ${one("done a minute", minute.succeeded)}
-    ${one("failed a minute", ended, "#/then", ended > 0)}
+    ${one("failed a minute", failed, "#/then", failed > 0)}
   </dl>`;
 }
 
@@ -55,7 +54,7 @@ function warning(app) {
   if (!tasks.available) return nothing;
   if (seen === null) return alarm("No assigner has ever asked for tasks: nothing is given to tools. Start one, for example by the command: broker assign");
   const silent = app.ago(seen);
-  return silent > SILENCE_SECONDS
+  return silent > ASSIGNER_ABSENT_SECONDS
     ? alarm(`No assigner has asked for ${age(silent)}: nothing is given to tools. Is it running?`)
     : nothing;
 }

@@ -1,19 +1,15 @@
 // A history in words, for who does not see its plots, and for all who want to know it at once.
 
+import { OUTCOMES } from "./constants.js";
 import { count, counted, span } from "./format.js";
-
-const OUTCOMES = {
-  succeeded: "succeeded", failed: "failed", timed_out: "out of time", lost: "lost", cancelled: "cancelled",
-  released: "given back",
-};
 
 /** How much ended, and how. */
 export function ended({ items, complete }) {
-  const sums = Object.entries(OUTCOMES).map(([name, text]) => [items.reduce((sum, part) => sum + part[name], 0), text]);
+  const sums = Object.entries(OUTCOMES).map(([name, { label }]) => [items.reduce((sum, part) => sum + part[name], 0), label]);
   const all = sums.reduce((sum, [number]) => sum + number, 0);
   if (!all) return "Nothing ended in this span of time.";
-  const told = sums.filter(([number]) => number).map(([number, text]) => `${count(number)} ${text}`);
-  return `${complete ? "" : "Of the newest: "}${counted(all, "attempt")} ended: ${told.join(", ")}.`;
+  const parts = sums.filter(([number]) => number).map(([number, label]) => `${count(number)} ${label}`);
+  return `${complete ? "" : "Of the newest: "}${counted(all, "attempt")} ended: ${parts.join(", ")}.`;
 }
 
 /** How long tasks waited and ran, from the least median of a part of the span to the greatest. */

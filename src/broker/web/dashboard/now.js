@@ -1,6 +1,7 @@
 // Now: what every tool is at, what runs and how far it is, and what waits.
 
 import { read } from "./api.js";
+import { TOOL_STATES } from "./constants.js";
 import { count, counted } from "./format.js";
 import { badge, bar, button, doing, empty, json, since, taskLink, toolLink } from "./parts.js";
 import { requeueWork, cancelTask } from "./actions.js";
@@ -9,7 +10,6 @@ import { guard } from "./vendor/lit-html/directives/guard.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-const STATES = ["busy", "idle", "draining", "offline"];
 // More are drawn when somebody asks for them.
 const TILES = 200, ROWS = 50;
 const WORK_OF_TILE = 3;
@@ -48,9 +48,9 @@ export class Now extends View {
         <input type="search" placeholder="Find a tool or what it can do" aria-label="Find a tool or what it can do"
           @input=${(event) => this.#set(() => { this.#wanted = event.target.value.toLowerCase(); })}>
         <div class="buttons" role="group" aria-label="Show only tools that are">
-          ${STATES.map((state) => html`<button type="button" aria-pressed=${this.#state === state}
+          ${Object.entries(TOOL_STATES).map(([state, { label }]) => html`<button type="button" aria-pressed=${this.#state === state}
             @click=${() => this.#set(() => { this.#state = this.#state === state ? null : state; })}>
-            ${state} ${count(found.filter((tool) => tool.state === state).length)}</button>`)}
+            ${label} ${count(found.filter((tool) => tool.state === state).length)}</button>`)}
         </div>
       </div>
       ${shown.length === 0 ? empty(this.#noTools()) : nothing}
@@ -95,7 +95,7 @@ export class Now extends View {
 
 function tile(app, tool) {
   const work = [...tool.work.values()];
-  return html`<li class="tile ${tool.state}">
+  return html`<li class="tile ${TOOL_STATES[tool.state].colour}">
     <div class="head">${toolLink(tool.id)}
       <span>${tool.capacity > 1 ? html`<span class="faint">${tool.load} of ${tool.capacity}</span> ` : nothing}${badge(tool.state)}</span></div>
     ${work.slice(0, WORK_OF_TILE).map((each) => doing(app, each))}
@@ -108,7 +108,7 @@ function tile(app, tool) {
 const row = (app, work) => html`<tr>
   <td data-name="Task">${taskLink(work.task_id)}${work.attempt > 1 ? html` <span class="faint">attempt ${work.attempt}</span>` : nothing}</td>
   <td data-name="Tool">${toolLink(work.tool_id)}</td>
-  <td data-name="State">${badge(work.state)}${work.cancel_requested ? html` <span class="badge failed">asked to stop</span>` : nothing}</td>
+  <td data-name="State">${badge(work.state)}${work.cancel_requested ? html` <span class="badge bad">asked to stop</span>` : nothing}</td>
   <td data-name="Since">${since(app, work.started_at ?? work.assigned_at)}</td>
   <td data-name="Progress">${work.state === "running" ? bar(work.progress, `Progress of ${work.task_id}`) : "–"}</td>
   <td data-name="Last report">${work.message ?? ""}</td>

@@ -1,5 +1,6 @@
 // Pieces of the page that more than one view has.
 
+import { STATES } from "./constants.js";
 import { age, count, cut, moment, percent } from "./format.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
@@ -14,7 +15,7 @@ export const toolLink = (id) => html`<a class="id" href=${link("tool", id)}>${id
 export const recordLink = (id, text) => html`<a href=${link("record", id)}>${text ?? id}</a>`;
 
 /** A state or an outcome, in its colour and in words. */
-export const badge = (state) => html`<span class="badge ${state}">${state.replace("_", " ")}</span>`;
+export const badge = (state, text = STATES[state].label) => html`<span class="badge ${STATES[state].colour}">${text}</span>`;
 
 /** How far something is; without a number it moves to and fro. */
 export function bar(progress, label) {

@@ -1,6 +1,7 @@
 // One attempt, from the archive or under way: what it was about, every report, and how it ended.
 
 import { path, read, readText } from "./api.js";
+import { OUTCOMES, WORK_STATES } from "./constants.js";
 import { between, count, cut, moment, percent, span } from "./format.js";
 import { elements, member } from "./jsontext.js";
 import { badge, bar, button, download, empty, recordLink, since, taskLink, toolLink, value } from "./parts.js";
@@ -79,7 +80,7 @@ export class Record extends Thing {
 
   /** What has become of its task, where more may be done with it; null: that, or it is not known any more. */
   async #stateOf({ outcome, task_id: task }) {
-    if ([undefined, "succeeded", "cancelled"].includes(outcome)) return null;
+    if (outcome === undefined || OUTCOMES[outcome].ends_task) return null;
     return (await unlessMissing(read(path("tasks", task))))?.state ?? null;
   }
 
@@ -138,7 +139,7 @@ async function unlessMissing(reading) {
   }
 }
 
-const isUnderWay = (work) => ["assigned", "running"].includes(work?.state);
+const isUnderWay = (work) => work?.state in WORK_STATES;
 
 /** What is somebody else's in it, to the last digit. */
 function textsOf(text, { task, late }) {

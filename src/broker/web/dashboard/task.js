@@ -1,6 +1,7 @@
 // One task: where it stands and why, what it is, and every attempt at it.
 
 import { path, read, readText } from "./api.js";
+import { OUTCOMES, WORK_STATES } from "./constants.js";
 import { between, inLocalTime, moment, span } from "./format.js";
 import { member } from "./jsontext.js";
 import { badge, bar, button, empty, recordLink, since, toolLink, value } from "./parts.js";
@@ -72,9 +73,9 @@ export class Task extends Thing {
     const { id, state, work_id: work } = this.#task;
     return [
       state === "failed" ? button("Try again", () => retryTask(this.app, id)) : nothing,
-      work && ["assigned", "running"].includes(state)
+      work && state in WORK_STATES
         ? button("Take back", () => requeueWork(this.app, work, id)) : nothing,
-      ["succeeded", "cancelled"].includes(state)
+      OUTCOMES[state]?.ends_task
         ? nothing : state === "failed"
           ? button("Delete", () => deleteTask(this.app, id), { danger: true })
           : button("Cancel", () => cancelTask(this.app, id), { danger: true }),

@@ -6,7 +6,7 @@ import { badge, button, empty, recordLink, taskLink, toolLink } from "./parts.js
 import { acceptLate, mayTakeLate, retryTask } from "./actions.js";
 import { Durations, Throughput } from "./charts.js";
 import { ended, lasted } from "./history.js";
-import { MARKS } from "./drawing.js";
+import { BARS } from "./drawing.js";
 import { Timeline } from "./timeline.js";
 import { View } from "./view.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
@@ -273,7 +273,7 @@ export class Then extends View {
 }
 
 const legend = () => html`<ul class="legend" aria-label="Legend">
-  ${Object.entries(MARKS).map(([name, mark]) => html`<li><span class="badge ${name}">${mark} ${name.replace("_", " ")}</span></li>`)}
+  ${Object.entries(BARS).map(([name, { mark, label }]) => html`<li>${badge(name, `${mark} ${label}`)}</li>`)}
 </ul>`;
 
 const barOf = ({ task_id: task, tool_id: tool, attempt, started_at, assigned_at }, id, outcome, end) =>

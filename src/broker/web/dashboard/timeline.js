@@ -1,6 +1,7 @@
 // A timeline on a canvas: a row for each tool, a bar for each attempt.
 
 import { Axis } from "./axis.js";
+import { OUTCOMES } from "./constants.js";
 import { AXIS, coloursOf, draw } from "./drawing.js";
 import { moment, span } from "./format.js";
 import { firstBelow, GAP, LANE, nearest, rowsOf } from "./lanes.js";
@@ -230,6 +231,6 @@ export class Timeline {
 function inWords({ tool, task, attempt, outcome, begin, end }) {
   const began = moment(new Date(begin).toISOString());
   const how = outcome === "running" ? `under way since ${began}`
-    : `${outcome.replace("_", " ")} after ${span((end - begin) / 1000)}, begun ${began}`;
+    : `${OUTCOMES[outcome].label} after ${span((end - begin) / 1000)}, begun ${began}`;
   return `${tool}: task ${task}, attempt ${attempt}, ${how}.`;
 }

@@ -1,6 +1,7 @@
 // One tool: what it can do, what it is at, and what it did last.
 
 import { path, read, readText } from "./api.js";
+import { WORK_STATES } from "./constants.js";
 import { between, moment, span } from "./format.js";
 import { badge, button, doing, empty, recordLink, since, taskLink } from "./parts.js";
 import { deleteTool, drainTool, undrainTool } from "./actions.js";
@@ -49,7 +50,7 @@ export class Tool extends Thing {
         <h2>Skills</h2><pre tabindex="0" aria-label="Skills">${this.#skills}</pre>
       </section>
       <section aria-labelledby="has"><h2 id="has">At work on</h2>
-        ${work.length === 0 ? empty("Nothing.") : html`<ul class="tiles">${work.map((each) => html`<li class="tile busy">
+        ${work.length === 0 ? empty("Nothing.") : html`<ul class="tiles">${work.map((each) => html`<li class="tile ${WORK_STATES.running.colour}">
           ${doing(this.app, each)}</li>`)}</ul>`}
       </section>
       <section aria-labelledby="did"><h2 id="did">Lately</h2>

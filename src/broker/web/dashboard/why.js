@@ -2,7 +2,7 @@
 
 import { read } from "./api.js";
 import { age, count, counted, inLocalTime } from "./format.js";
-import { button, empty, json, since, taskLink, toolLink } from "./parts.js";
+import { badge, button, empty, json, since, taskLink, toolLink } from "./parts.js";
 import { cancelTask } from "./actions.js";
 import { View } from "./view.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
@@ -67,7 +67,7 @@ export class Why extends View {
       <td data-name="Waits for">${since(this.app, task.created_at)}</td>
       <td data-name="Priority" class="number">${task.priority}</td>
       <td data-name="Needs">${json(task.needs, 80)}</td>
-      <td><span class="badge ${task.state}">${VERDICTS[task.verdict] ?? task.verdict}</span>
+      <td>${badge(task.state, VERDICTS[task.verdict] ?? task.verdict)}
         <span class="detail">${inLocalTime(task.detail)}</span></td>
       <td>${button("Cancel", () => cancelTask(this.app, task.id), { label: `Cancel task ${task.id}` })}</td>
     </tr>`;
