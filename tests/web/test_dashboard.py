@@ -8,6 +8,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
+from broker.schemas.limits import ASSIGNER_ABSENT_SECONDS
 from tests.conftest import Running
 from tests.support import browser as looking
 from tests.support.api import (
@@ -139,10 +140,11 @@ async def test_that_no_assigner_asks_is_in_plain_sight(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
 ) -> None:
     await http.get("/v1/candidates")
-    await sql.execute("update assigner set seen_at = now() - interval '3 minutes'")
+    absent = f"now() - interval '{ASSIGNER_ABSENT_SECONDS + 1} s'"
+    await sql.execute(f"update assigner set seen_at = {absent}")
     await add_task(http)
     async with a_look(browser, broker.url, "/#/then") as looks:
-        alarm = looks.page.get_by_role("alert").filter(has_text="No assigner has asked for 3 min")
+        alarm = looks.page.get_by_role("alert").filter(has_text="No assigner has asked for 1 min")
         await expect(alarm).to_be_visible()
 
 

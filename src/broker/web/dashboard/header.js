@@ -2,7 +2,7 @@
 
 import { hasKey } from "./api.js";
 import { ASSIGNER_ABSENT_SECONDS, OUTCOMES } from "./constants.js";
-import { age, count } from "./format.js";
+import { age, between, count } from "./format.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const VIEWS = [["now", "Now"], ["why", "Why"], ["then", "Then"]];
@@ -22,7 +22,7 @@ export const header = (app) => html`
     ${hasKey() ? html`<button type="button" class="plain" @click=${() => app.signOut()}>Sign out</button>` : nothing}
   </div>
   ${app.stats ? counts(app.stats) : nothing}
-  ${app.stats ? warning(app) : nothing}
+  ${app.stats ? warning(app.stats) : nothing}
 `;
 
 function find(event) {
@@ -48,12 +48,12 @@ function counts({ tasks, tools, last_minute: minute }) {
 const one = (name, value, href, alarming) => html`<div class=${alarming ? "alarming" : nothing}>
   <dt>${name}</dt><dd>${href ? html`<a href=${href}>${count(value)}</a>` : count(value)}</dd></div>`;
 
-/** That no assigner asks, where it matters. */
-function warning(app) {
-  const { assigner_seen_at: seen, tasks } = app.stats;
+/** A warning if no assigner asks, while tasks wait for one. */
+function warning({ at, assigner_seen_at: seen, tasks }) {
   if (!tasks.available) return nothing;
   if (seen === null) return alarm("No assigner has ever asked for tasks: nothing is given to tools. Start one, for example by the command: broker assign");
-  const silent = app.ago(seen);
+  // At the time of the statistics: until the next ones nobody knows whether an assigner has asked.
+  const silent = between(seen, at);
   return silent > ASSIGNER_ABSENT_SECONDS
     ? alarm(`No assigner has asked for ${age(silent)}: nothing is given to tools. Is it running?`)
     : nothing;
