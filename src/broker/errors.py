@@ -1,9 +1,12 @@
-"""The tree of errors a caller can meet; each knows its HTTP status, its stable code and its title.
+"""The errors of the broker. Each has an HTTP status, a stable code and a title.
+
+To add an error, add its class here and its code to `ErrorCode` in `broker.schemas.problems`, where clients
+find it; mypy and a test compare the two.
 
 BrokerError
 ├── BadRequest                  400
 │   ├── MalformedJson
-│   ├── MalformedRequest        it is not even HTTP
+│   ├── MalformedRequest        it is not HTTP
 │   │   └── ExpectationFailed   417
 │   └── ValidationFailed        names every offending field
 ├── Unauthenticated             401, with WWW-Authenticate
@@ -26,13 +29,13 @@ BrokerError
 │   └── KeyExists
 ├── CursorExpired               410
 ├── PayloadTooLarge             413
-│   └── TooHeavy                the database did not finish it in time, though it ran alone
+│   └── TooHeavy                the database did not finish it in time, although it ran alone
 ├── UnsupportedMediaType        415
 │   └── UnsupportedEncoding     with Accept-Encoding
 ├── TooManyRequests             429, with Retry-After
 ├── HeadersTooLarge             431
 └── Unavailable                 503, with Retry-After
-    ├── ConnectionLost          the database was away
+    ├── ConnectionLost          no connection to the database
     ├── DatabaseTrouble         carries the cause
     │   └── RowTrouble          one row may be the cause
     │       ├── RowFailed
@@ -55,13 +58,13 @@ class BrokerError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[ErrorCode] = "internal"
     title: ClassVar[str] = "Internal error"
-    #: What the answer's header says, beside the problem.
+    #: Headers of the response with the problem.
     headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, detail: str | None = None, *, errors: Sequence[FieldError] = ()) -> None:
         self.errors = list(errors)
-        told = "; ".join(f"{error.field}: {error.message}" for error in self.errors[:3])
-        self.detail = detail or told or (type(self).__doc__ or "").split("\n", 1)[0]
+        fields = "; ".join(f"{error.field}: {error.message}" for error in self.errors[:3])
+        self.detail = detail or fields or (type(self).__doc__ or "").split("\n", 1)[0]
         super().__init__(self.detail)
 
 
@@ -213,8 +216,8 @@ class WorkEnded(Conflict):
 
     def __init__(self, outcome: str, *, late: str | None = None) -> None:
         self.outcome = outcome
-        kept = f" A late result is kept in its record: POST {late} takes it." if late else ""
-        super().__init__(f"The work has already ended: {outcome}.{kept}")
+        advice = f" A late result is kept in its record: POST {late} takes it." if late else ""
+        super().__init__(f"The work has already ended: {outcome}.{advice}")
 
 
 class TaskEnded(Conflict):

@@ -1,4 +1,4 @@
-"""What can be set, from environment variables that begin with BROKER_."""
+"""The settings of the service, from environment variables that begin with BROKER_."""
 
 import os
 import re
@@ -27,50 +27,53 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The settings of the service, each with its default.
 
     Args:
-        database_url: `postgresql://user:password@host/name`; none: the embedded Postgres. Several hosts,
-            `host-a:5432,host-b:5432`: the one that takes writes is used, whichever that is. Parameters are
-            those of libpq, `?sslmode=verify-full&connect_timeout=3`; the broker refuses those it does not
-            support, and names them.
-        database_password_file: The file that has the password, for URLs that have a user and no password.
-        listen_url: The database itself, where `database_url` is that of a pooler in transaction mode, over
-            which no notification is heard. `broker migrate` and `broker keys` use it, too.
-        read_url: A copy of the database, a hot standby, from which tasks and the archive are listed; what is
-            listed may be some moments old then. While it does not answer, the database itself is read.
-        data_dir: Where the embedded Postgres keeps its data; else /var/lib/broker for root, and for others
-            broker under XDG_DATA_HOME or ~/.local/share.
-        admin_key: A key with the role admin that is there from the start; at least 20 characters of chance.
-        admin_key_file: Or: the file that has it.
-        pool_size: Database connections for requests, in one process.
-        read_pool_size: Further database connections in one process, for lists, exports and dashboards, and
-            as many to read_url; events and statistics have one more each. Nothing else uses them.
-        read_timeout_seconds: How long a statement for lists, exports and dashboards may take, at most
-            database_timeout_seconds; then 503.
-        database_timeout_seconds: How long a statement may take, or the database be silent; then 503.
-        group_commit: Whether requests that come at the same time share a transaction; else each has one of
-            its own, which `broker bench` compares with.
-        max_connections: The most connections of clients at once; one more is told 503. As many as the process
-            may have files open, less 200, where that is fewer.
-        header_timeout_seconds: How long a client may take until all headers of a request have come; then 408.
-        body_timeout_seconds: How long a request body may take, and a second longer for every 1,000 bytes that
-            have come; then 408.
-        send_timeout_seconds: How long a client may read nothing of its answer; then it is cut off.
-        max_body_bytes: The largest request body.
-        max_body_bytes_in_all: The most bytes of request bodies that are not answered yet, of all clients; the
-            request that goes beyond is told 503.
-        max_depth: How deep a JSON value may nest; the value itself counts.
-        max_match_bytes: The largest `needs` or `skills`, each.
-        max_text_chars: The longest text (message, error, remark).
-        max_waits_per_client: How many requests of one client may wait at once, that is of one key, its tools
-            included, or, while there are no keys, of one address; one more is answered 429.
-        max_waits: How many of all clients, in one process; one more is answered 503.
-        fallback_seconds: How often, at least, it is made sure that no parked request missed its hint;
-            jitter takes up to half of it off.
-        probe_seconds: How often it is made sure that notifications are heard.
-        archive_retention_days: How long the archive keeps a record at least; it goes with the month in which
-            its work was assigned. Not set: for ever.
-        log_level: The least that is logged: debug, info, warning or error.
-        access_log: Whether each request is logged when it is answered, with its id, its status and its time.
-        shutdown_seconds: How long the server gives writes under way when it is told to stop.
+        database_url: `postgresql://user:password@host/name`. If not set, the broker runs the embedded
+            PostgreSQL. With several hosts, `host-a:5432,host-b:5432`, the broker uses the one that accepts
+            writes. Parameters are those of libpq, `?sslmode=verify-full&connect_timeout=3`; the broker
+            refuses and names those that it does not support.
+        database_password_file: A file with the database password, for URLs with a user and no password.
+        listen_url: The URL of PostgreSQL itself, if `database_url` is that of a pooler in transaction mode,
+            which does not pass on notifications. `broker migrate` and `broker keys` use it, too.
+        read_url: The URL of a standby from which the broker lists tasks and the archive. Lists may be some
+            moments old then. While the standby does not respond, the broker reads from the primary.
+        data_dir: The folder of the embedded PostgreSQL. By default /var/lib/broker for root, and for other
+            users broker under XDG_DATA_HOME or ~/.local/share.
+        admin_key: A key with the role admin that needs no database; at least 20 random characters.
+        admin_key_file: A file with the admin key, instead of `admin_key`.
+        pool_size: Database connections for requests, per process.
+        read_pool_size: Further database connections per process, for lists, exports and dashboards, and as
+            many to read_url. Events and statistics have one more each. Nothing else uses these connections.
+        read_timeout_seconds: The longest that a statement for lists, exports and dashboards may run. At most
+            database_timeout_seconds. Then the request gets 503.
+        database_timeout_seconds: The longest that a statement may run, or that the database may not respond.
+            Then the request gets 503.
+        group_commit: Whether requests that arrive at the same time share a transaction. `broker bench`
+            compares this with one transaction per request.
+        max_connections: The most client connections at a time. Further ones get 503. At most 200 fewer than
+            the files that the process may open.
+        header_timeout_seconds: The longest that a client may take to send the headers of a request. Then the
+            request gets 408.
+        body_timeout_seconds: The longest that a request body may take, plus a second for every 1,000 bytes
+            received. Then the request gets 408.
+        send_timeout_seconds: How long a client may stop reading a response before the broker closes the
+            connection.
+        max_body_bytes: Maximum request body size in bytes. Larger requests get 413.
+        max_body_bytes_in_all: The most bytes of request bodies of all clients that the broker has not
+            responded to yet. A request that exceeds it gets 503.
+        max_depth: The deepest nesting of a JSON value; the value itself counts.
+        max_match_bytes: The largest `needs` and the largest `skills`, in bytes.
+        max_text_chars: The longest text (message, error, remark), in characters.
+        max_waits_per_client: The most long polls of one client at a time; further ones get 429. A client is a
+            key with its tools or, while there are no keys, an address.
+        max_waits: The most long polls of all clients at a time, per process. Further ones get 503.
+        fallback_seconds: The longest until a waiting request looks again without a notification; random
+            jitter shortens it by up to half.
+        probe_seconds: How often the broker checks that notifications arrive.
+        archive_retention_days: The fewest days that the archive keeps a record. The broker deletes records by
+            the month in which their work was assigned. If not set, it keeps them permanently.
+        log_level: The least severe messages that the broker logs: debug, info, warning or error.
+        access_log: Whether the broker logs each request when it responds, with its id, status and duration.
+        shutdown_seconds: How long the server lets writes finish when it stops.
     """
 
     database_url: str | None = None
@@ -115,12 +118,17 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> "Settings":
-        """The settings that the environment gives, and over them those in `given` that are not None.
+        """Read the settings from the environment, and the password of the database from its file.
 
-        The password of the database's file is in the URLs then.
+        Args:
+            environment: The environment variables.
+            given: Values that replace those of the environment, unless they are None.
+
+        Returns:
+            The settings, with the password in the URLs.
 
         Raises:
-            SettingsError: A value cannot be used; the message names the variable and says why.
+            SettingsError: A value cannot be used. The message names the variable and says why.
         """
         types = get_type_hints(cls, include_extras=True)
         values: dict[str, Any] = {}
@@ -150,14 +158,14 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def direct_url(self) -> str | None:
-        """The database itself, past a pooler: for what needs a session, and for what is done once."""
+        """The URL of PostgreSQL itself, not of a pooler, for sessions and for one-time tasks."""
         return self.listen_url or self.database_url
 
     def the_admin_key(self) -> str | None:
-        """The admin key that is there from the start, from wherever it is; none: there is none.
+        """Return the admin key of the settings or of its file; None if neither is set.
 
         Raises:
-            SettingsError: It cannot be read, or cannot be sent in a header; its value is not told.
+            SettingsError: The key cannot be read or sent in a header. The message does not show the key.
         """
         key, variable = self.admin_key, variable_of("admin_key")
         if self.admin_key_file is not None:
@@ -171,10 +179,10 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def _word_in(file: Path, variable: str) -> str:
-    """What a file has, without the line's end.
+    """Return the text of a file without the surrounding whitespace.
 
     Raises:
-        SettingsError: It cannot be read.
+        SettingsError: The file cannot be read.
     """
     try:
         return file.read_text("utf-8-sig").strip()
@@ -191,18 +199,18 @@ def _with_password(url: str, password: str) -> str:
 
 
 def variable_of(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return f"BROKER_{name.upper()}"
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Those that begin like a setting and are none."""
+    """Return the variables that begin like a setting and are none."""
     known = {variable_of(name) for name in Settings.__struct_fields__} | _OF_CLIENTS
     return sorted(name for name in environment if name.startswith("BROKER_") and name not in known)
 
 
 def describe() -> str:
-    """Every setting with its variable, its meaning and its default, for `--help`."""
+    """Describe every setting with its variable, its meaning and its default, for `--help`."""
     documented = re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", Settings.__doc__ or "", re.MULTILINE)
     defaults = Settings()
     lines = []

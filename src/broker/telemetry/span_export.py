@@ -1,4 +1,4 @@
-"""Where spans go: what the standard variables say of exporters, and of the service itself."""
+"""Create what exports spans, as the standard variables of OpenTelemetry say."""
 
 import os
 from importlib.metadata import entry_points, version
@@ -19,42 +19,45 @@ _PACKAGES = {
 
 
 def provider(names: list[str]) -> TracerProvider | None:
-    """What makes spans, and sends them to these exporters; None: to none, which is warned of.
+    """Return a provider that sends spans to these exporters; log a warning for each that is missing.
 
     Args:
         names: OpenTelemetry's names of exporters, such as `otlp` and `console`.
+
+    Returns:
+        The provider; None if there is no exporter.
     """
     exporters = [exporter for name in names if (exporter := _exporter(name))]
     if not exporters:
         return None
-    # The end of the process does not wait for spans: the server's own end has done what it can.
-    made = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+    # The process does not wait for spans when it exits: the server has done what it can when it stopped.
+    tracer_provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
     for exporter in exporters:
-        made.add_span_processor(BatchSpanProcessor(exporter))
+        tracer_provider.add_span_processor(BatchSpanProcessor(exporter))
     log.info("traces are on", exporters=names)
-    return made
+    return tracer_provider
 
 
 def _exporter(name: str) -> SpanExporter | None:
-    """An exporter, of whatever package has one of that name."""
+    """Return an exporter from the package that provides it; None if there is none."""
     if name == "otlp":
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
             "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"
         )
         name = _PROTOCOLS.get(protocol, f"otlp with the protocol {protocol}")
-    found = entry_points(group="opentelemetry_traces_exporter", name=name)
+    entries = entry_points(group="opentelemetry_traces_exporter", name=name)
     try:
-        [entry] = found
-        made: SpanExporter = entry.load()()
+        [entry] = entries
+        exporter: SpanExporter = entry.load()()
     except (ValueError, ImportError) as error:
         advice = f"pip install {_PACKAGES[name]}" if name in _PACKAGES else "install the package that has it"
         log.warning("this exporter of traces cannot be had", name=name, why=str(error), to_change_that=advice)
         return None
-    return made
+    return exporter
 
 
 def _resource() -> Resource:
-    """What is told of this process with every span; what the environment says goes first."""
+    """Return the attributes of this process; those of the environment take precedence."""
     ours = {
         "service.name": "broker",
         "service.version": version("broker"),

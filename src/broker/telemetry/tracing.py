@@ -1,7 +1,7 @@
-"""OpenTelemetry, where the environment asks for it: a span around every request.
+"""Tracing with OpenTelemetry, if the environment asks for it: a span for every request.
 
-It is switched on by the variables that every service is switched on with (`OTEL_EXPORTER_OTLP_ENDPOINT` or
-`OTEL_TRACES_EXPORTER`), and needs the extra `otel`. Without them nothing of it is imported.
+The usual variables of OpenTelemetry switch it on, `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_TRACES_EXPORTER`. It
+needs the extra `otel`. Without these variables nothing of OpenTelemetry is imported.
 """
 
 import os
@@ -16,7 +16,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 
 
 def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The exporters that the environment asks for, by their OpenTelemetry names; none: no traces."""
+    """Return the exporters that the environment asks for, by their OpenTelemetry names."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     named = [name.strip() for name in environment.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
@@ -26,7 +26,7 @@ def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
-    """The application, traced if the environment asks for it; else as it is.
+    """Return the application, with tracing if the environment asks for it.
 
     Args:
         app: The application.
@@ -35,7 +35,7 @@ def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
     if not (names := wanted()):
         return app
     try:
-        # Only whoever traces needs it.
+        # Without tracing, OpenTelemetry need not be installed.
         from broker.telemetry.span_export import provider  # noqa: PLC0415
         from broker.telemetry.spans import Traced  # noqa: PLC0415
 
@@ -48,7 +48,7 @@ def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
         )
         return app
     except (ValueError, TypeError, LookupError, RuntimeError, OSError) as error:
-        # OpenTelemetry takes its variables as they come.
+        # OpenTelemetry does not check its variables.
         log.warning(
             "traces cannot be begun, and there are none: is one of the variables OTEL_… misspelt?",
             why=f"{type(error).__name__}: {error}",
