@@ -1,4 +1,4 @@
-"""Records of ended attempts."""
+"""Responses about the records of ended attempts."""
 
 from typing import Annotated
 from uuid import UUID

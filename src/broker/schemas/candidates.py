@@ -1,4 +1,4 @@
-"""What an assigner reads, and the pairs that it sends."""
+"""Responses and requests of an assigner: candidates, and the pairs that it makes of them."""
 
 from typing import Annotated, Literal
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""How a tool ends its work, and what it gets in response."""
+"""Requests and responses about completing work."""
 
 from typing import Annotated, Literal
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Whether the process and the service are well."""
+"""Responses of the health checks."""
 
 from typing import Annotated, Literal
 

@@ -1,7 +1,7 @@
-"""What is told to whoever watches: summaries, without payloads and results, of which many are small.
+"""Summaries for dashboards, and the events of the event stream. They have no payloads and results.
 
-Texts of others are cut where they are long, and `needs` and `skills` are told as texts for that reason: in
-full they are in the things themselves.
+The broker shortens long texts in them. For that reason `needs` and `skills` are texts here. Tasks and tools
+have them in full.
 """
 
 from typing import Annotated, Literal, get_args
@@ -14,7 +14,7 @@ from broker.schemas.tasks import AttemptsSoFar, LastWord, Verdict
 from broker.schemas.values import Moment, Next
 from broker.schemas.work import AttemptNumber, CancelRequested
 
-#: Texts of others are cut after so many characters.
+#: The longest text in a summary, in characters.
 MOST_CHARS = 500
 
 Cut = Annotated[str | None, Meta(description="Cut where it is long.")]
@@ -189,10 +189,10 @@ class Failures(Struct, kw_only=True):
 
 
 EventKind = Literal["task", "tool", "work", "archive"]
-#: The kinds of events, in the order in which those of one moment are told.
+#: The kinds of events, in the order in which the broker sends those of one moment.
 EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
-# What an event holds.
+# The data of each kind of event.
 
 
 class TaskEvent(Struct, kw_only=True):

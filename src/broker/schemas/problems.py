@@ -1,4 +1,4 @@
-"""Errors as responses carry them (RFC 9457)."""
+"""Errors in responses (RFC 9457)."""
 
 from typing import Annotated, Literal, get_args
 

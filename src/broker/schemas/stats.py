@@ -1,4 +1,4 @@
-"""The statistics of `GET /v1/stats`."""
+"""Responses about statistics."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""JSON values, ids, times and texts as requests and responses carry them."""
+"""JSON values, ids, times and texts in requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -10,9 +10,9 @@ from broker.schemas.limits import LONGEST_TEXT_CHARS
 
 JSON = Annotated[Raw, Meta(description="Any JSON value; it comes back equal.")]
 NULL = Raw(b"null")
-# A factory, for what describes the API hashes plain defaults, and a Raw has no hash.
+# A factory, because a Raw has no hash and the description of the API hashes plain defaults.
 NULL_DEFAULT = field(default_factory=lambda: NULL)
-# The lookahead refuses the newline at the end that Python's `$` lets through.
+# The lookahead refuses a newline at the end, which Python's `$` accepts.
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._~:-]{0,127}(?!\n)$"
 Id = Annotated[
     str,
@@ -46,5 +46,5 @@ class Nothing(Request, kw_only=True):
 
 
 def plain(value: JSON) -> Any:
-    """The Python value of a JSON text that was passed through."""
+    """Return the Python value of a JSON text."""
     return decode(value)
