@@ -1,18 +1,18 @@
-// What an operator does: each thing asks once, and says what has become of it.
+// The actions of an operator: each asks once, and says what happened.
 
 import { call, path } from "./api.js";
 import { html, nothing, render } from "./vendor/lit-html/lit-html.js";
 
-// How often something was asked.
+// How many questions were asked.
 let asked = 0;
 
 /**
- * Ask, and do it.
+ * Ask, and act.
  *
- * @param app - the page, which reads what it shows anew afterwards
- * @param about - `title` and `text` of the question, `verb` on the button, `danger`: it cannot be undone,
- *   `option`: a text with a box to tick, `act(option)`: does it, `done`: what is then said, `errors`: what is said
- *   instead of the broker's own words, by its codes
+ * @param app - the page, which reads everything it shows again afterwards
+ * @param about - `title` and `text` of the question, `verb` on the button, `danger`: the action cannot be undone,
+ *   `option`: the text of a checkbox, `act(option)`: the action, `done`: the message after it, `errors`: messages by
+ *   error code, instead of the broker's own
  */
 function ask(app, { title, text, verb, danger, option, act, done, errors = {} }) {
   const dialog = document.getElementById("dialog");
@@ -28,7 +28,7 @@ function ask(app, { title, text, verb, danger, option, act, done, errors = {} })
     show();
     try {
       await act(ticked);
-      // Meanwhile something else may be asked: that is not to be answered by this.
+      // The dialog may show another question by now: leave that open.
       if (number === asked) dialog.close();
       say(done);
       app.load();
@@ -127,7 +127,7 @@ export const deleteTool = (app, id) => ask(app, {
   done: `Tool ${id} is deleted.`,
 });
 
-/** Whether a late result is taken for a task in that state. */
+/** Whether the broker accepts a late result for a task in this state. */
 export const mayTakeLate = (state) => ["available", "scheduled", "failed"].includes(state);
 
 export const acceptLate = (app, id, taskId) => ask(app, {

@@ -1,6 +1,6 @@
-// Reading something anew when it may have changed, and not more often than is good for the broker.
+// Read something again when it may have changed, but not so often that it burdens the broker.
 
-// After a reading that took long, so many times as long is waited.
+// After a slow read the pause is longer by this factor.
 const PAUSES = 5;
 
 export class Again {
@@ -14,22 +14,22 @@ export class Again {
   #nextAt = 0;
 
   /**
-   * @param read - reads it, and copes with its errors
-   * @param pause - the shortest time between two readings, in milliseconds
+   * @param read - reads it, and handles its errors
+   * @param pause - the shortest time between two reads, in milliseconds
    */
   constructor(read, pause) {
     this.#read = read;
     this.#pause = pause;
   }
 
-  /** It may have changed. */
+  /** Read soon, as it may have changed. */
   soon() {
     if (this.#asleep) return;
     if (this.#reading) this.#missed = true;
     else this.#timer ??= setTimeout(() => this.#run(), Math.max(0, this.#nextAt - performance.now()));
   }
 
-  /** It has changed, and somebody waits to see it. Of two readings at once the older might come last. */
+  /** Read now, as somebody waits for it, but never twice at a time: the older response might arrive last. */
   now() {
     this.#nextAt = 0;
     clearTimeout(this.#timer);
@@ -38,7 +38,7 @@ export class Again {
     this.soon();
   }
 
-  /** Nobody looks any more. */
+  /** Stop reading. */
   stop() {
     clearTimeout(this.#timer);
     this.#timer = null;
@@ -54,7 +54,7 @@ export class Again {
   async #run() {
     this.#timer = null;
     if (document.hidden) {
-      // When somebody looks is soon enough.
+      // A hidden page reads when it is shown again.
       this.#asleep = true;
       document.addEventListener("visibilitychange", () => this.#awake(), { once: true });
       return;

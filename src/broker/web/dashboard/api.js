@@ -1,10 +1,10 @@
-// Calls of the broker's API. The key is kept for as long as this tab is open, and nowhere else.
+// Requests to the broker's API. The key is kept only in this tab, until it is closed.
 
 const KEY = "broker-key";
-// A broker that has not answered for so long has to be asked again.
+// A request without a response for this long has failed.
 const PATIENCE_MS = 30_000;
 
-/** What the broker refused, or that it did not answer (status 0). */
+/** A refused request, or one without a response (status 0). */
 export class Refused extends Error {
   constructor(status, problem) {
     super(problem.detail || problem.title || `The broker answered ${status}.`);
@@ -21,8 +21,8 @@ export const useKey = (key) => sessionStorage.setItem(KEY, key);
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 
 /**
- * Send a request with the key, where there is one. Throws `Refused` unless it was answered with success: in time, but
- * for one with a signal of its own.
+ * Send a request with the key, if there is one. Throws `Refused` unless the response is a success and in time. A
+ * request with a signal of its own has no time limit.
  */
 export async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
   const key = keyInUse();
@@ -46,16 +46,16 @@ export async function send(path, { method = "GET", body, headers = {}, signal } 
   throw refused;
 }
 
-/** Call the API; the answer's JSON, or null where it has none. */
+/** Call the API. Returns the JSON of the response, or null if it has none. */
 export async function call(method, path, body) {
   const text = await textOf(await send(path, { method, body }));
   return text === "" ? null : JSON.parse(text);
 }
 
-/** Read from the API, with query parameters; those that are null or undefined are left out. */
+/** Read from the API, with those query parameters that are not null or undefined. */
 export const read = (path, query = {}) => call("GET", withQuery(path, query));
 
-/** Read a text as it is: JSON with numbers to the last digit. */
+/** Read JSON as text, with all digits of its numbers. */
 export async function readText(path) {
   return textOf(await send(path));
 }

@@ -1,52 +1,52 @@
-// The time from left to right: which moment is where, and which are named.
+// The time axis, from left to right: where each moment is, and which moments have labels.
 
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 const STEPS = [
   ...[1, 5, 15, 30].map((n) => n * SECOND), ...[1, 5, 15, 30].map((n) => n * MINUTE), ...[1, 3, 6, 12].map((n) => n * HOUR),
   ...[1, 2, 7, 30, 90, 365].map((n) => n * DAY),
 ];
-// So much room has a name.
+// The room of a label.
 const NAME = 70;
-// Nothing is so short that it could not be seen.
+// The least width, so that everything is visible.
 const LEAST_WIDTH = 2;
 
 export class Axis {
   /**
-   * @param since, until - the moments at its ends, in milliseconds
-   * @param left, right - where they are
+   * @param since, until - the moments at the ends, in milliseconds
+   * @param left, right - the places of the ends
    */
   constructor(since, until, left, right) {
     Object.assign(this, { since, until, left, right });
   }
 
-  /** Where a moment is. */
+  /** The place of a moment. */
   x(time) {
     return this.left + ((time - this.since) / (this.until - this.since)) * (this.right - this.left);
   }
 
-  /** Which moment is there; beyond an end it is that of the end. */
+  /** The moment at a place; beyond an end, the moment of that end. */
   time(x) {
     const share = (Math.min(Math.max(x, this.left), this.right) - this.left) / (this.right - this.left);
     return this.since + share * (this.until - this.since);
   }
 
-  /** Where a bar begins, and how wide it is. */
+  /** The beginning and the width of a bar. */
   extent(bar) {
     const x = this.x(bar.begin);
     return [x, Math.max(LEAST_WIDTH, this.x(bar.end) - x)];
   }
 
-  /** The moments that have names, each `{x, text}`. */
+  /** The moments that have labels, each `{x, text}`. */
   ticks() {
     const most = (this.right - this.left) / NAME;
     const step = STEPS.find((each) => (this.until - this.since) / each <= most) ?? STEPS.at(-1);
-    // Steps of hours and days are even by the reader's clock.
+    // Hours and days begin by the reader's clock.
     const offset = new Date(this.since).getTimezoneOffset() * MINUTE;
-    const found = [];
+    const labels = [];
     for (let at = Math.ceil((this.since - offset) / step) * step + offset; at < this.until; at += step) {
-      found.push({ x: this.x(at), text: named(new Date(at), step) });
+      labels.push({ x: this.x(at), text: named(new Date(at), step) });
     }
-    return found;
+    return labels;
   }
 }
 

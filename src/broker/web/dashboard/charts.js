@@ -1,4 +1,4 @@
-// Plots over a span of time: how much ended and how, and how long it had waited and run.
+// Plots over a span of time: how many attempts ended and how, and how long they waited and ran.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { OUTCOMES } from "./constants.js";
@@ -13,14 +13,14 @@ const TIMES = [
   ["run_median_seconds", "run, median", "odd", []],
   ["run_p95_seconds", "run, 95 %", "odd", [4, 4]],
 ];
-// There is no half of an attempt.
+// Attempts are whole numbers.
 const COUNTS = [1, 2, 5].flatMap((n) => [0, 1, 2, 3, 4, 5].map((tens) => n * 10 ** tens)).sort((one, other) => one - other);
-// A logarithm has no zero.
+// A logarithmic axis has no zero.
 const LEAST_SECONDS = 0.001;
-// What is narrower than this was pressed, not drawn over a span.
+// A narrower selection is a click.
 const STILL = 4;
 
-/** One plot, in an element that is put into a page. */
+/** One plot, in an element for the page. */
 class Chart {
   element = document.createElement("div");
   #history = null;
@@ -30,8 +30,8 @@ class Chart {
   #resized = new ResizeObserver(() => this.#fit());
 
   /**
-   * @param zoom - is told `(since, until)` that somebody wants to see, in milliseconds
-   * @param label - what it is, for who does not see it
+   * @param zoom - called with the selected span `(since, until)`, in milliseconds
+   * @param label - the name of the plot, for screen readers
    */
   constructor(zoom, label) {
     this.#zoom = zoom;
@@ -41,14 +41,14 @@ class Chart {
     this.#resized.observe(this.element);
   }
 
-  /** Show a history, as `/v1/overview/history` answers it. */
+  /** Show a history, a response of `/v1/overview/history`. */
   show(history) {
     this.#history = history;
     if (this.#plot) this.#plot.setData(this.#data());
     else this.recolour();
   }
 
-  /** The page has other colours now. */
+  /** Draw again, with the present colours of the page. */
   recolour() {
     if (this.#gone || !this.#history) return;
     this.#plot?.destroy();
@@ -65,7 +65,7 @@ class Chart {
     }, this.#data(), this.element);
   }
 
-  /** Nobody looks any more. */
+  /** Remove the plot. */
   left() {
     this.#resized.disconnect();
     this.#plot?.destroy();
@@ -88,13 +88,13 @@ class Chart {
   }
 }
 
-/** How many attempts ended, by outcome, one on the other. */
+/** How many attempts ended, stacked by outcome. */
 export class Throughput extends Chart {
   inWords = count;
   steps = COUNTS;
   scale = { range: (plot, least, most) => [0, Math.max(1, most * 1.05)] };
 
-  // Those that reach highest are drawn first, and covered by the rest.
+  // The highest are drawn first, and the others over them.
   columns(parts) {
     const sums = parts.map(() => 0);
     return STACK.map(([name]) => parts.map((part, at) => (sums[at] += part[name]))).reverse();
@@ -113,7 +113,7 @@ export class Throughput extends Chart {
   }
 }
 
-/** How long tasks had waited and run. */
+/** How long tasks waited and ran. */
 export class Durations extends Chart {
   inWords = brief;
   scale = { distr: 3 };

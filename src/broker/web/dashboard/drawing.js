@@ -1,19 +1,19 @@
-// How a timeline is drawn. Only what is in sight is, and what went wrong is never hidden by what went well.
+// Draw a timeline: only the visible part, and what went wrong over what went well.
 
 import { OUTCOMES, WORK_STATES } from "./constants.js";
 import { firstBelow, GAP, LANE } from "./lanes.js";
 
-/** How high the axis above the rows is. */
+/** The height of the axis above the rows. */
 export const AXIS = 24;
-/** What a bar can stand for. Where there is room, it has a mark beside its colour. */
+/** What a bar can stand for. A bar with enough room has a mark, not only a colour. */
 export const BARS = { running: WORK_STATES.running, ...OUTCOMES };
 const PAGE = ["card", "line", "text", "faint", "ground"];
-// What went wrong is striped and as high as its lane; the rest is plain and lower, so that both are told apart
-// without colours, however narrow they are.
+// What went wrong is striped and as high as its lane; the rest is plain and lower. So people can tell them apart
+// without colours, even if they are narrow.
 const LOWER = 3;
 const MARK = 14;
 
-/** The colours of the page as they are now, by name. */
+/** The present colours of the page, by name. */
 export function coloursOf(element) {
   const style = getComputedStyle(element);
   const names = new Set([...PAGE, ...Object.values(BARS).map(({ colour }) => colour)]);
@@ -23,9 +23,9 @@ export function coloursOf(element) {
 /**
  * Draw a timeline.
  *
- * @param pen - of a canvas that is clear
- * @param view - `axis`, `rows`, `top` (how far they are scrolled), `width`, `height`, `selected` (a bar or null),
- *   `from` (since when all bars are known), `band` (two places between which it is marked, or null)
+ * @param pen - the context of an empty canvas
+ * @param view - `axis`, `rows`, `top` (how far the rows are scrolled), `width`, `height`, `selected` (a bar or null),
+ *   `from` (the moment since which all bars are known), `band` (the two ends of a selection, or null)
  * @param colours - by name
  */
 export function draw(pen, view, colours) {
@@ -56,7 +56,7 @@ function inside(pen, left, top, right, bottom, act) {
   pen.restore();
 }
 
-/** Where nothing is shown though there may be something. */
+/** Mark the part of the span whose bars are not known. */
 function drawUnknown(pen, { axis, from, height }, colours) {
   if (from <= axis.since) return;
   const right = Math.min(axis.x(from), axis.right);
@@ -106,12 +106,12 @@ function drawBar(pen, { axis, selected }, bar, y, colours, stripes) {
   const top = y + GAP / 2 + bar.lane * LANE + inset, height = LANE - 2 * inset;
   pen.fillStyle = colours[colour];
   pen.fillRect(x, top, width, height);
-  // Stripes on what is as narrow as they are would only make it pale.
+  // Stripes would only make a narrow bar pale.
   if (stripes && width > LANE / 2) {
     pen.fillStyle = stripes;
     pen.fillRect(x, top, width, height);
   }
-  // The mark of a bar that began before the axis does is at its left end.
+  // If a bar began before the axis, its mark is at the left end of the axis.
   const mark = Math.max(x, axis.left) + 2;
   if (sign && mark + MARK < x + width) {
     pen.fillStyle = colours.card;

@@ -1,13 +1,13 @@
-// What happens, as it happens: the stream of events, connected again whenever it is lost.
+// The stream of events, with reconnection.
 
 import { Refused, send } from "./api.js";
 import { createParser } from "./vendor/eventsource-parser/index.js";
 
 const FIRST_RETRY = 500, LAST_RETRY = 10_000;
-// The broker says something at least every 15 s: a stream that is silent for longer is dead.
+// The broker sends something at least every 15 s: a stream that is silent for longer is dead.
 const SILENCE = 40_000;
 
-/** Listens for as long as the page is open. A browser's own EventSource could not send a key. */
+/** Listens as long as the page is open. A browser's EventSource cannot send a key. */
 export class Events {
   #lastId = null;
   #abort = null;
@@ -15,8 +15,8 @@ export class Events {
   #turned;
 
   /**
-   * @param heard - is told `(kind, data)` of every event
-   * @param turned - is told "live", "lost" (it is tried again), or the `Refused` that ended it
+   * @param heard - called with `(kind, data)` of every event
+   * @param turned - called with "live", "lost" (it will reconnect), or the `Refused` that ended it
    */
   constructor(heard, turned) {
     this.#heard = heard;

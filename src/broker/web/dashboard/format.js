@@ -1,4 +1,4 @@
-// From values to what people read.
+// Format values for people.
 
 const MINUTE = 60, HOUR = 3600, DAY = 86400;
 const number = new Intl.NumberFormat("en");
@@ -20,7 +20,7 @@ export function span(seconds) {
   return two(whole, DAY, "d", HOUR, "h");
 }
 
-/** The same for what changes every second while it is looked at: no tenths. */
+/** The same without tenths, for a value that changes every second. */
 export const age = (seconds) => (seconds < 10 ? `${Math.max(0, Math.floor(seconds))} s` : span(seconds));
 
 function two(seconds, large, largeName, small, smallName) {
@@ -28,7 +28,7 @@ function two(seconds, large, largeName, small, smallName) {
   return `${Math.floor(seconds / large)} ${largeName}${rest ? ` ${rest} ${smallName}` : ""}`;
 }
 
-/** A moment by the reader's clock; without its date where that is today. */
+/** A moment by the reader's clock; without its date if that is today. */
 export function moment(text) {
   if (!text) return "–";
   const at = new Date(text);
@@ -40,23 +40,23 @@ export function moment(text) {
 export const day = (at) =>
   `${at.getFullYear()}-${String(at.getMonth() + 1).padStart(2, "0")}-${String(at.getDate()).padStart(2, "0")}`;
 
-/** A share as per cent. */
+/** A share in per cent. */
 export const percent = (share) => `${Math.floor(share * 100)} %`;
 
-/** A text that has room on a line. */
+/** A text, shortened to fit on a line. */
 export function cut(text, most) {
   const line = (text ?? "").replace(/\s+/g, " ").trim();
   return line.length > most ? `${line.slice(0, most - 1)}…` : line;
 }
 
-/** A text that has room, cut in its middle: what went wrong stands at the end of a traceback, and else in front. */
+/** A text, shortened in its middle: an error message is at the end of a traceback, and otherwise at the beginning. */
 export function middle(text, most) {
   const line = cut(text, Infinity);
   const third = Math.floor(most / 3);
   return line.length > most ? `${line.slice(0, third)} … ${line.slice(-2 * third)}` : line;
 }
 
-/** A text of the broker's, which has times in UTC, with those of the reader's clock. */
+/** A text of the broker, with its times in UTC replaced by those of the reader's clock. */
 export const inLocalTime = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g, moment);
 
 /** The seconds from one moment to another. */

@@ -1,4 +1,4 @@
-// The head of the page: where one is, whether it is live, the counts, and what nobody should miss.
+// The head of the page: the views, the connection, the counts, and warnings.
 
 import { hasKey } from "./api.js";
 import { ASSIGNER_ABSENT_SECONDS, OUTCOMES } from "./constants.js";
@@ -52,7 +52,7 @@ const one = (name, value, href, alarming) => html`<div class=${alarming ? "alarm
 function warning({ at, assigner_seen_at: seen, tasks }) {
   if (!tasks.available) return nothing;
   if (seen === null) return alarm("No assigner has ever asked for tasks: nothing is given to tools. Start one, for example by the command: broker assign");
-  // At the time of the statistics: until the next ones nobody knows whether an assigner has asked.
+  // At the time of the statistics: an assigner may have asked since then.
   const silent = between(seen, at);
   return silent > ASSIGNER_ABSENT_SECONDS
     ? alarm(`No assigner has asked for ${age(silent)}: nothing is given to tools. Is it running?`)

@@ -1,8 +1,8 @@
-// JSON as it was sent, to the last digit: JavaScript's numbers would lose some.
+// JSON as text: JavaScript's numbers would lose digits.
 
 const PLAIN = /[^"[\]{},:\s]+/y;
 
-/** The text of a member of an object, given the text of the object; undefined: it has none. */
+/** The text of a member, given the text of the object; undefined if there is no such member. */
 export function member(text, name) {
   let at = text.indexOf("{") + 1;
   for (;;) {
@@ -21,18 +21,18 @@ export function member(text, name) {
 
 /** The texts of the elements of an array, given the text of the array. */
 export function elements(text) {
-  const found = [];
+  const texts = [];
   let at = skip(text, text.indexOf("[") + 1);
   while (text[at] !== "]") {
     const end = endOf(text, at);
-    found.push(text.slice(at, end));
+    texts.push(text.slice(at, end));
     at = skip(text, end);
     if (text[at] === ",") at = skip(text, at + 1);
   }
-  return found;
+  return texts;
 }
 
-/** Where the value that begins there ends. */
+/** The end of the value that begins at a place. */
 function endOf(text, at) {
   let depth = 0;
   do {
@@ -64,7 +64,7 @@ function stringAt(text, at) {
   return text.slice(at, end + 1);
 }
 
-/** Whether an odd number of backslashes is in front. */
+/** Whether an odd number of backslashes precedes a place. */
 function isEscaped(text, at) {
   let first = at;
   while (text[first - 1] === "\\") first -= 1;

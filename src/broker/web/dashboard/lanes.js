@@ -1,13 +1,13 @@
-// Where the bars of a timeline lie: a row for each tool, in it a lane for each attempt at the same time.
+// The places of the bars of a timeline: a row per tool, with a lane for each attempt at the same time.
 
 export const LANE = 18, GAP = 6;
 const MOST_LANES = 8;
 
 /**
- * The tools in the order of their names, each `{tool, bars, top, height}`.
+ * The rows in the order of the tools' names, each `{tool, bars, top, height}`.
  *
- * Its bars are in the order of their beginning, and know their `lane`. More at once than there are lanes are drawn
- * over one another.
+ * The bars of a row are in the order of their beginning, and have a `lane`. If more bars overlap than there are
+ * lanes, they are drawn over one another.
  */
 export function rowsOf(bars) {
   const byTool = Map.groupBy(bars, (bar) => bar.tool);
@@ -20,7 +20,7 @@ export function rowsOf(bars) {
   });
 }
 
-/** Give each bar the first lane that is free; how many lanes there are. */
+/** Give each bar the first free lane. Returns the number of lanes. */
 function intoLanes(bars) {
   const ends = [];
   for (const bar of bars) {
@@ -31,7 +31,7 @@ function intoLanes(bars) {
   return ends.length;
 }
 
-/** The first row, in the order from above, that ends below a height; how many there are, if none does. */
+/** The index of the first row that ends below a height; the number of rows if none does. */
 export function firstBelow(rows, height) {
   let low = 0, high = rows.length;
   while (low < high) {
@@ -42,7 +42,7 @@ export function firstBelow(rows, height) {
   return low;
 }
 
-/** Which bar of a row begins nearest to a moment. */
+/** The bar of a row that begins nearest to a moment. */
 export function nearest(bars, moment) {
   const distance = (bar) => Math.abs(bar.begin - moment);
   return bars.reduce((best, bar) => (distance(bar) < distance(best) ? bar : best));

@@ -1,9 +1,9 @@
-// The tools and their work as they are now: read once, and kept by what is heard since.
+// The present tools and their work: read once, then updated by events.
 
 import { read } from "./api.js";
 
 const PAGE = 1000;
-// Of a tool with much work so much is read.
+// The most work that is read of a tool.
 const MOST_WORK = 16;
 
 export class Live {
@@ -11,28 +11,28 @@ export class Live {
   tools = new Map();
   /** Whether the tools have been read. */
   known = false;
-  // What was heard while everything was read; null: it is not read now.
+  // Events that arrived during a read; null if there is no read.
   #meanwhile = null;
 
-  /** Read everything anew. */
+  /** Read everything again. */
   async read() {
     this.#meanwhile = [];
     try {
       this.tools = await readAll();
       this.known = true;
     } finally {
-      for (const [kind, data] of this.#meanwhile) this.#take(kind, data);
+      for (const [kind, data] of this.#meanwhile) this.#apply(kind, data);
       this.#meanwhile = null;
     }
   }
 
-  /** Take what was heard. While everything is read, it is kept for afterwards: it may be newer. */
+  /** Apply an event. During a read it is kept for afterwards, as it may be newer. */
   hear(kind, data) {
     if (this.#meanwhile) this.#meanwhile.push([kind, data]);
-    else this.#take(kind, data);
+    else this.#apply(kind, data);
   }
 
-  /** Whether more or less work is known than the tools say they have: then something was not told. */
+  /** Whether the known work differs from the load of the tools: then an event is missing. */
   get isOdd() {
     for (const { load, work } of this.tools.values()) {
       if (work.size < Math.min(load, MOST_WORK) || work.size > load) return true;
@@ -40,22 +40,22 @@ export class Live {
     return false;
   }
 
-  /** How much work all tools have. */
+  /** The load of all tools. */
   get load() {
     let sum = 0;
     for (const tool of this.tools.values()) sum += tool.load;
     return sum;
   }
 
-  /** All work under way that is known, that which has had it for longest first. */
+  /** All known work, the oldest first. */
   work() {
     const all = [];
     for (const tool of this.tools.values()) all.push(...tool.work.values());
     return all.sort((one, other) => (one.id < other.id ? -1 : 1));
   }
 
-  // A tool that changes is a new object: so whoever has drawn the old one sees that it did.
-  #take(kind, data) {
+  // A changed tool is a new object, so that views notice the change.
+  #apply(kind, data) {
     if (kind === "tool") this.#takeTool(data);
     else if (kind === "work") this.#change(data.tool_id, (work) => work.set(data.id, data));
     else if (kind === "archive" && data.tool_id !== null) {

@@ -1,4 +1,4 @@
-// The page: which view is shown, what it is told, and when it is drawn.
+// The page: chooses the view, gives it the events, and draws it.
 
 import { Again } from "./again.js";
 import { forgetKey, hasKey, keyInUse, read } from "./api.js";
@@ -17,23 +17,23 @@ import { Why } from "./why.js";
 
 const VIEWS = { now: Now, why: Why, then: Then, tool: Tool, task: Task, record: Record };
 
-// However much happens, the page is drawn so often at most; and once a second, as times go on.
+// The shortest time between two drawings; and the longest, as the page shows times.
 const DRAW_MS = 250, TICK_MS = 1000;
-// The counts are read anew when something has happened, and now and then for the time an assigner last asked.
+// The statistics are read again after events, and now and then for the time an assigner last asked.
 const STATS_BUSY_MS = 1000, STATS_IDLE_MS = 30_000;
-// All tools are not read more often than this.
+// The shortest time between two reads of all tools.
 const TOOLS_MS = 2000;
 
-/** The page, which every view is given. */
+/** The page; every view gets it. */
 class App {
   live = new Live();
   stats = null;
-  /** "connecting", "live", "lost", or "out": a key is asked for. */
+  /** "connecting", "live", "lost", or "out": the page asks for a key. */
   state = "connecting";
   name = "";
   view = null;
   #signIn = null;
-  // What went wrong with what the view shows, and with the tools.
+  // The last error of the view, and of the tools.
   #trouble = { view: null, tools: null };
   #drawn = 0;
   #drawing = null;
@@ -71,7 +71,7 @@ class App {
     this.#drawing = setTimeout(() => requestAnimationFrame(() => this.#draw()), wait);
   }
 
-  /** Read what is shown anew. */
+  /** Read again what the view shows. */
   load() {
     this.view.refresh();
     this.draw();
@@ -90,13 +90,13 @@ class App {
     this.draw();
   }
 
-  /** Show what went wrong; a key that is missing or not good is asked for. */
+  /** Show an error, or ask for a key if it is missing or not valid. */
   refused(error, what = "view") {
     if (error.status === 403 && what === "tools") {
-      // A key of another role can see nothing here.
+      // The key has another role and can see nothing here.
       this.#askForKey(error.message);
     } else if (error.status === 401) {
-      // Of a key that was given up meanwhile it says nothing.
+      // The error is about a key that was replaced since.
       if (hasKey() && error.key !== keyInUse()) return;
       this.#askForKey(hasKey() ? "That key is not known to the broker." : "");
     } else {
@@ -111,7 +111,7 @@ class App {
     this.state = "out";
   }
 
-  /** A key was given: begin anew with it. */
+  /** Start again with the key that was entered. */
   signedIn() {
     this.#signIn = null;
     this.#trouble = { view: null, tools: null };
@@ -143,14 +143,14 @@ class App {
   }
 
   #focus() {
-    // Who follows a link by key or by ear is to go on at what it led to.
+    // Keyboard and screen reader users continue in the new content after a link.
     if (this.#drawn) document.getElementById("main").focus({ preventScroll: true });
     scrollTo(0, 0);
   }
 
   #heard(kind, data) {
     if (kind === "resync") {
-      // The tools and their work are of all kinds but that.
+      // Tools and work depend on all kinds except tasks.
       if (data.of.some((each) => each !== "task")) this.#tools.soon();
       for (const each of data.of) this.view.heard(each, null);
     } else {
@@ -167,7 +167,7 @@ class App {
       this.refused(state, "tools");
       return;
     }
-    // What happened before one listened is told by nobody: so all that is shown is read once more.
+    // No event tells what happened before the connection: read everything again.
     if (state === "live" && this.state !== "live") {
       this.#tools.soon();
       this.#stats.soon();
@@ -218,7 +218,7 @@ class App {
     try {
       view = this.view.template();
     } catch (error) {
-      // Whatever it is that cannot be shown: who looks is to know of it.
+      // Show any error of the view to the reader.
       this.#trouble.view ??= error;
       view = nothing;
     }
@@ -227,10 +227,10 @@ class App {
   }
 }
 
-/** Whether it is worth trying again: the broker is away, or has too much to do. */
+/** Whether a retry may succeed: the broker is not reachable, or overloaded. */
 const mayPass = ({ status }) => status === 0 || status === 429 || status >= 500;
 
-/** A part of the address; what is not written as it should be is taken as it is. */
+/** A decoded part of the address; an invalid one stays as it is. */
 function decoded(text) {
   try {
     return decodeURIComponent(text);

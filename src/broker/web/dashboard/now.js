@@ -1,4 +1,4 @@
-// Now: what every tool is at, what runs and how far it is, and what waits.
+// Now: the tools, the work under way with its progress, and the queue.
 
 import { read } from "./api.js";
 import { TOOL_STATES } from "./constants.js";
@@ -10,7 +10,7 @@ import { guard } from "./vendor/lit-html/directives/guard.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-// More are drawn when somebody asks for them.
+// How many are drawn until somebody asks for more.
 const TILES = 200, ROWS = 50;
 const WORK_OF_TILE = 3;
 const QUEUE_MS = 2000;
@@ -40,8 +40,8 @@ export class Now extends View {
 
   #tools() {
     const { live } = this.app;
-    const found = [...live.tools.values()].filter((tool) => this.#matches(tool));
-    const shown = this.#state ? found.filter((tool) => tool.state === this.#state) : found;
+    const matching = [...live.tools.values()].filter((tool) => this.#matches(tool));
+    const shown = this.#state ? matching.filter((tool) => tool.state === this.#state) : matching;
     return html`<section aria-labelledby="tools">
       <div class="head">
         <h2 id="tools">Tools</h2>
@@ -50,7 +50,7 @@ export class Now extends View {
         <div class="buttons" role="group" aria-label="Show only tools that are">
           ${Object.entries(TOOL_STATES).map(([state, { label }]) => html`<button type="button" aria-pressed=${this.#state === state}
             @click=${() => this.#set(() => { this.#state = this.#state === state ? null : state; })}>
-            ${label} ${count(found.filter((tool) => tool.state === state).length)}</button>`)}
+            ${label} ${count(matching.filter((tool) => tool.state === state).length)}</button>`)}
         </div>
       </div>
       ${shown.length === 0 ? empty(this.#noTools()) : nothing}

@@ -1,10 +1,10 @@
-// Pieces of the page that more than one view has.
+// Parts of the page that several views use.
 
 import { STATES } from "./constants.js";
 import { age, count, cut, moment, percent } from "./format.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-// So much of a value is shown.
+// The most characters of a value that are shown.
 const MOST_SHOWN = 20_000;
 const KEPT_MS = 60_000;
 
@@ -17,28 +17,28 @@ export const recordLink = (id, text) => html`<a href=${link("record", id)}>${tex
 /** A state or an outcome, in its colour and in words. */
 export const badge = (state, text = STATES[state].label) => html`<span class="badge ${STATES[state].colour}">${text}</span>`;
 
-/** How far something is; without a number it moves to and fro. */
+/** A progress bar; without a number it is indeterminate. */
 export function bar(progress, label) {
   return progress === null
     ? html`<progress aria-label=${label}></progress>`
     : html`<progress max="1" .value=${progress} aria-label=${label}>${percent(progress)}</progress>`;
 }
 
-/** How long ago a moment was, and when it was to who asks. */
+/** How long ago a moment was; the moment itself is the title. */
 export const since = (app, text) =>
   html`<time datetime=${text} title=${moment(text)}>${age(app.ago(text))}</time>`;
 
-/** Work that a tool is at: for how long, how far it is, and what was last said about it. */
+/** The work of a tool: its age, its progress and its last message. */
 export const doing = (app, work) => html`<div class="doing">
   ${taskLink(work.task_id)} ${since(app, work.started_at ?? work.assigned_at)}
   ${work.state === "running" ? bar(work.progress, `Progress of ${work.task_id}`) : nothing}
   <span class="message">${work.cancel_requested ? "Asked to stop. " : ""}${work.state === "assigned" ? "Not started yet" : work.message ?? ""}</span>
 </div>`;
 
-/** JSON of somebody else's, on a line. */
+/** JSON on a line. */
 export const json = (text, most = 120) => html`<code title=${text.length > most ? text : nothing}>${cut(text, most)}</code>`;
 
-/** A value of somebody else's, as JSON; a long one is cut, and can be had whole. Nothing of one that is null. */
+/** A JSON value; a long one is shortened, with a button to download all of it. Nothing if it is null. */
 export function value(title, text) {
   if (text === undefined || text === "null") return nothing;
   const shown = text.slice(0, MOST_SHOWN);
@@ -48,19 +48,19 @@ export function value(title, text) {
       ${button("Download all", () => download(`${title}.json`, text), { label: `Download all of ${title}` })}</p>` : nothing}`;
 }
 
-/** Give a text as a file, under a name. */
+/** Download a text as a file with a name. */
 export function download(name, text) {
   const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   Object.assign(document.createElement("a"), { href: url, download: name }).click();
-  // Some browsers begin to read it only afterwards.
+  // Some browsers begin to read it later.
   setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
 }
 
 export const empty = (text) => html`<p class="empty">${text}</p>`;
 
-/** What went wrong, to whoever sees or hears it. */
+/** An error, shown and announced to screen readers. */
 export const trouble = (error) => html`<p class="trouble" role="alert">${error.message}</p>`;
 
-/** A button to do something to a thing. */
+/** A button that acts on a task, a tool or a record. */
 export const button = (text, act, { danger = false, label } = {}) => html`<button type="button"
   class=${danger ? "danger" : nothing} aria-label=${label ?? nothing} @click=${act}>${text}</button>`;

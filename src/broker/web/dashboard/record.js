@@ -1,4 +1,4 @@
-// One attempt, from the archive or under way: what it was about, every report, and how it ended.
+// One attempt, archived or under way: its task, every report, and how it ended.
 
 import { path, read, readText } from "./api.js";
 import { OUTCOMES, WORK_STATES } from "./constants.js";
@@ -67,10 +67,10 @@ export class Record extends Thing {
       ${this.#beside()}`;
   }
 
-  /** The text of the record, or of the work under way. */
+  /** Read the record, or the work under way, as text. */
   async #read() {
     const work = () => readText(path("work", this.id));
-    // Work that has ended is answered too, but its record says more.
+    // The API also returns work that has ended, but the record has more.
     if (isUnderWay(this.#record) || this.app.live.work().some(({ id }) => id === this.id)) {
       const text = await work();
       if (isUnderWay(JSON.parse(text))) return text;
@@ -78,7 +78,7 @@ export class Record extends Thing {
     return await unlessMissing(readText(path("archive", this.id))) ?? work();
   }
 
-  /** What has become of its task, where more may be done with it; null: that, or it is not known any more. */
+  /** The state of its task if actions on the task may be possible; null otherwise, or if the task is unknown. */
   async #stateOf({ outcome, task_id: task }) {
     if (outcome === undefined || OUTCOMES[outcome].ends_task) return null;
     return (await unlessMissing(read(path("tasks", task))))?.state ?? null;
@@ -129,7 +129,7 @@ export class Record extends Thing {
   }
 }
 
-/** What was read; null: it is not there. */
+/** The response; null if the thing does not exist. */
 async function unlessMissing(reading) {
   try {
     return await reading;
@@ -141,7 +141,7 @@ async function unlessMissing(reading) {
 
 const isUnderWay = (work) => work?.state in WORK_STATES;
 
-/** What is somebody else's in it, to the last digit. */
+/** The JSON values in it as text, with all digits. */
 function textsOf(text, { task, late }) {
   const about = task ? member(text, "task") : text;
   return {

@@ -1,4 +1,4 @@
-// Asking for a key. It stays in this tab.
+// The form that asks for a key. The key stays in this tab.
 
 import { useKey } from "./api.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
@@ -28,7 +28,7 @@ export class SignIn {
     event.preventDefault();
     const key = new FormData(event.target).get("key").trim();
     if (!key) return;
-    // What no header can hold is no key.
+    // A text that a header cannot contain is no key.
     if (!/^[\x21-\x7e]+$/.test(key)) {
       this.#why = "That is no key: keys are of letters, digits and signs, without spaces.";
       this.#app.draw();

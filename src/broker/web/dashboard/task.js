@@ -1,4 +1,4 @@
-// One task: where it stands and why, what it is, and every attempt at it.
+// One task: its state and why, its data, and every attempt at it.
 
 import { path, read, readText } from "./api.js";
 import { OUTCOMES, WORK_STATES } from "./constants.js";

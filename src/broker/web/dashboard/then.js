@@ -1,4 +1,4 @@
-// Then: what was done by whom and when, how much and how quickly, and what went wrong.
+// Then: the attempts of each tool over time, how many and how quick, and what went wrong.
 
 import { read } from "./api.js";
 import { count, middle, moment, span } from "./format.js";
@@ -12,15 +12,15 @@ import { View } from "./view.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
-// The address has either two moments, or a length: that span ends now, and goes on with the time.
+// The address has two moments, or the length of a span that ends now and moves on with the time.
 const SPANS = { "1h": "Last hour", "8h": "8 hours", "24h": "24 hours", "7d": "7 days" };
 const DEFAULT = "1h";
 const UNITS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const LEAST = 2000, MOST = 3660 * UNITS.d;
-// What is before or after that is in no archive.
+// No archive has records before or after these.
 const EARLIEST = Date.UTC(1990), LATEST = Date.UTC(2990);
 const ATTEMPTS = 2000, BUCKETS = 60;
-// Of what went wrong so many are shown at first, so many times as many when more are asked for, and so many at most.
+// How many failures are shown at first, the factor if somebody asks for more, and the most.
 const FAILURES = 20, MORE = 5, MOST_FAILURES = 1000;
 const ROWS = 200;
 const READ_MS = 3000;
@@ -34,7 +34,7 @@ export class Then extends View {
   #history = null;
   #failures = null;
   #most = FAILURES;
-  // Whether what was read is of another span than is looked at.
+  // Whether the data is of another span than the one to show.
   #old = true;
   #asTable = false;
   #timeline = new Timeline({
@@ -58,7 +58,7 @@ export class Then extends View {
     this.#set(address);
   }
 
-  /** Another span is asked for. */
+  /** Show another span. */
   moved(address) {
     this.#set(address);
     this.app.load();
@@ -66,7 +66,7 @@ export class Then extends View {
 
   async load() {
     const { since, until } = this.#times();
-    // All who look at the last hour ask for the same, for a while.
+    // Rounded, so that all viewers of the last hour share queries for a while.
     const begin = this.#length ? since - (since % (this.#length / BUCKETS)) : since;
     const query = { since: new Date(begin).toISOString(), until: this.#length ? null : new Date(until).toISOString() };
     const asked = this.#asked();
@@ -75,7 +75,7 @@ export class Then extends View {
       read("/v1/overview/history", { ...query, buckets: BUCKETS }),
       read("/v1/overview/failures", { ...query, limit: this.#most }),
     ]);
-    // Meanwhile another one may have been.
+    // Somebody may have chosen another span meanwhile.
     if (asked !== this.#asked()) return;
     this.#old = false;
     this.#attempts = attempts;
@@ -87,12 +87,12 @@ export class Then extends View {
 
   heard(kind, data) {
     if (this.#times().until < this.app.now() || (kind !== "archive" && data !== null)) return;
-    // What has ended is not under way any more: until it is read with the rest it would be nowhere.
-    if (data?.tool_id && this.#attempts) this.#take(data);
+    // The attempt is not under way any more: show it as ended until the next read.
+    if (data?.tool_id && this.#attempts) this.#add(data);
     this.changed();
   }
 
-  #take(attempt) {
+  #add(attempt) {
     const { items } = this.#attempts;
     items.unshift(attempt);
     if (items.length <= ATTEMPTS) return;
@@ -152,18 +152,18 @@ export class Then extends View {
       ${this.#failed()}`;
   }
 
-  /** What has ended, and what is under way and was already in the span. */
+  /** The attempts that ended, and those under way that began in the span. */
   #bars() {
     const { until } = this.#times();
     const now = this.app.now();
     const running = this.app.live.work().map((work) => barOf(work, work.id, "running", now));
     const past = this.#attempts.items.map((each) => barOf(each, each.work_id, each.outcome, Date.parse(each.ended_at)));
-    // What is known in both ways has ended, and what was heard and then read is one.
+    // One bar per attempt: an attempt in both lists has ended.
     const bars = new Map([...running.filter(({ begin }) => begin < until), ...past].map((bar) => [bar.id, bar]));
     return [...bars.values()];
   }
 
-  /** Since when all attempts are known, not only the newest of them. */
+  /** The moment since which all attempts are known. */
   #knownFrom() {
     const { complete, items } = this.#attempts;
     return complete ? -Infinity : Date.parse(items.at(-1).ended_at);
@@ -253,14 +253,14 @@ export class Then extends View {
     this.#go(addressOf(Math.min(length, MOST)));
   }
 
-  /** Look at another span. There is nothing after now: one that would reach beyond it is as long, and ends there. */
+  /** Show another span. A span that would end in the future keeps its length and ends now. */
   #look(since, until) {
     if (until - since < LEAST || since < EARLIEST) return;
     if (until >= this.app.now()) this.#goNow(until - since);
     else this.#go([since, until].map((time) => new Date(time).toISOString()).join("/"));
   }
 
-  /** Look at so many times as much, around a moment; without one around the middle, or up to now. */
+  /** Zoom by a factor around a moment; without one, around the middle, or up to now. */
   #scale(by, around) {
     const { since, until } = this.#times();
     const still = around ?? (this.#length ? until : (since + until) / 2);
@@ -281,13 +281,13 @@ const barOf = ({ task_id: task, tool_id: tool, attempt, started_at, assigned_at 
 
 const atTime = (time) => moment(new Date(time).toISOString());
 
-/** How long a span of time is that an address names, in milliseconds; null: it names none. */
+/** The length that an address names, in milliseconds; null if it names none. */
 function lengthOf(address) {
   const [, number, unit] = /^([1-9]\d{0,9})([smhd])$/.exec(address) ?? [];
   return unit ? Math.min(Math.max(number * UNITS[unit], LEAST), MOST) : null;
 }
 
-/** How an address names a length, in the largest unit that goes into it. */
+/** The name of a length in an address, in the largest unit that divides it. */
 function addressOf(length) {
   const whole = Math.round(length / UNITS.s) * UNITS.s;
   const unit = Object.keys(UNITS).findLast((each) => whole % UNITS[each] === 0);

@@ -1,4 +1,4 @@
-// What the pages of one thing have in common: a tool's, a task's, an attempt's.
+// The base of the views of one tool, one task and one attempt.
 
 import { empty } from "./parts.js";
 import { View } from "./view.js";
@@ -9,12 +9,12 @@ const READ_MS = 1000;
 /**
  * The view of one thing.
  *
- * It has `missing`, a text for when there is none; `async find()`, which reads it and throws what the broker refuses; and
- * `drawn()`, its template once it was found.
+ * It has `missing`, the text if the thing does not exist; `async find()`, which reads the thing or throws `Refused`; and
+ * `drawn()`, its template after that.
  */
 export class Thing extends View {
   static ofOne = true;
-  // Whether it is there; null: that is not known yet.
+  // Whether the thing exists; null if that is not known yet.
   #isThere = null;
 
   constructor(app, id, title = id) {

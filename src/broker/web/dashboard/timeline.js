@@ -1,4 +1,4 @@
-// A timeline on a canvas: a row for each tool, a bar for each attempt.
+// A timeline on a canvas: a row per tool, a bar per attempt.
 
 import { Axis } from "./axis.js";
 import { OUTCOMES } from "./constants.js";
@@ -9,16 +9,16 @@ import { firstBelow, GAP, LANE, nearest, rowsOf } from "./lanes.js";
 const LABELS = 150, NARROW_LABELS = 90, NARROW = 600;
 const MOST_HEIGHT = 480;
 const WHEEL = 1.3;
-// A pointer is on a bar if it is so near; a finger is less exact than a mouse.
+// How near a pointer must be to a bar; a finger is less exact than a mouse.
 const NEAR = { mouse: 1, other: 10 };
-// What moves less than this was pressed, not drawn over a span.
+// A shorter movement is a click.
 const STILL = 4;
 const HINT = "Point at a bar to see what it is; drag over a span of time to see it larger.";
 const LABEL = "Timeline. Arrows go from attempt to attempt, Home and End to the first and last of a tool,"
   + " Enter reads of one, plus and minus zoom, Shift with arrows moves in time.";
 
 export class Timeline {
-  /** What is shown, to be put into a page. */
+  /** The element for the page. */
   element = document.createElement("div");
   #canvas = document.createElement("canvas");
   #scroll = document.createElement("div");
@@ -29,14 +29,14 @@ export class Timeline {
   #until = 1;
   #from = -Infinity;
   #selected = null;
-  // Where a pointer was pressed, and where it has come to since.
+  // Where the pointer was pressed, and where it is now.
   #drag = null;
   #does;
   #resized = new ResizeObserver(() => this.draw());
 
   /**
-   * @param does - what somebody wants: `look(since, until)` in milliseconds, `scale(by, around)` to see so many times
-   *   as much around a moment or wherever, `open(bar)` to read of it
+   * @param does - the actions: `look(since, until)` in milliseconds, `scale(by, around)` to zoom by a factor around a
+   *   moment or anywhere, `open(bar)` to show its record
    */
   constructor(does) {
     this.#does = does;
@@ -60,7 +60,7 @@ export class Timeline {
    * Show attempts.
    *
    * @param bars - `{id, task, tool, attempt, outcome, begin, end}`, times in milliseconds
-   * @param span - `since`, `until`, and `from`: since when these are all
+   * @param span - `since`, `until`, and `from`: the moment since which the attempts are complete
    */
   show(bars, { since, until, from }) {
     this.#rows = rowsOf(bars);
@@ -73,7 +73,7 @@ export class Timeline {
     this.draw();
   }
 
-  /** Nobody looks any more. */
+  /** Remove the timeline. */
   left() {
     this.#resized.disconnect();
   }
@@ -143,7 +143,7 @@ export class Timeline {
     }
     const bar = this.#at(event), again = bar !== null && bar === this.#selected;
     if (this.#select(bar)) this.draw();
-    // A mouse has told before what the bar is; a finger tells it first, and opens it when it comes again.
+    // A mouse has already selected the bar. A finger selects it first, and opens it at the second tap.
     if (bar && (again || event.pointerType === "mouse")) this.#does.open(bar);
   }
 
@@ -172,20 +172,20 @@ export class Timeline {
     keys[event.key]();
   }
 
-  /** Zoom around what is selected, so that it stays in sight. */
+  /** Zoom around the selected bar, so that it stays visible. */
   #zoom(by) {
     const bar = this.#selected;
     const around = bar && (Math.max(bar.begin, this.#since) + Math.min(bar.end, this.#until)) / 2;
     this.#does.scale(by, around ?? undefined);
   }
 
-  /** Look at what was earlier (-1) or later (1), by half of the span. */
+  /** Move to an earlier (-1) or a later (1) span, by half of its length. */
   #move(way) {
     const by = (way * (this.#until - this.#since)) / 2;
     this.#does.look(this.#since + by, this.#until + by);
   }
 
-  /** Go on to another row, or to another bar of this one. */
+  /** Select a bar of another row, or another bar of this row. */
   #step(down, right) {
     const at = this.#rows.findIndex(({ bars }) => bars.includes(this.#selected));
     const row = this.#rows[at < 0 ? 0 : Math.min(Math.max(at + down, 0), this.#rows.length - 1)];
@@ -199,12 +199,12 @@ export class Timeline {
     this.draw();
   }
 
-  /** Tell of a bar, or of none; whether it is another than before. */
+  /** Select a bar, or none, and describe it. Returns whether the selection changed. */
   #select(bar) {
     if (bar === this.#selected) return false;
     this.#selected = bar;
     const text = bar ? inWords(bar) : HINT;
-    // What is told again is heard again.
+    // A screen reader would announce the same text again.
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#canvas.style.cursor = bar ? "pointer" : "default";
     return true;
@@ -218,13 +218,13 @@ export class Timeline {
     const row = this.#rows[firstBelow(this.#rows, down)];
     if (!row) return null;
     const lane = Math.floor((down - row.top - GAP / 2) / LANE);
-    let found = null, least = NEAR[pointerType] ?? NEAR.other;
+    let closest = null, least = NEAR[pointerType] ?? NEAR.other;
     for (const bar of row.bars) {
       const [left, width] = axis.extent(bar);
       const distance = bar.lane === lane ? Math.max(left - x, x - left - width, 0) : Infinity;
-      if (distance <= least) [found, least] = [bar, distance];
+      if (distance <= least) [closest, least] = [bar, distance];
     }
-    return found;
+    return closest;
   }
 }
 

@@ -1,4 +1,4 @@
-// One tool: what it can do, what it is at, and what it did last.
+// One tool: its skills, its work, and its last attempts.
 
 import { path, read, readText } from "./api.js";
 import { WORK_STATES } from "./constants.js";

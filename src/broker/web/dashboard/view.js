@@ -1,13 +1,13 @@
-// What all views have in common.
+// The base of all views.
 
 import { Again } from "./again.js";
 
 /**
- * A view: made when its address is gone to, and left when another's is.
+ * A view. The page creates it for its address, and leaves it for another one.
  *
- * It has a `title`, for the tab; `async load()`, which reads what it shows: when it is entered, when something may have
- * changed and when an action was taken; and `template()`, which is drawn. One that can shows another address of its own
- * by `moved(id)`; one that is `ofOne` thing has an address only with its id.
+ * It has a `title`, for the tab; `async load()`, which reads its data, at first, when something may have changed and
+ * after an action; and `template()`. A view with `moved(id)` shows another address of its own without being replaced.
+ * A view of one thing, `ofOne`, needs an id in its address.
  */
 export class View {
   static ofOne = false;
@@ -15,29 +15,29 @@ export class View {
 
   /**
    * @param app - the page
-   * @param pause - what is shown is read anew no more often than this, in milliseconds
+   * @param pause - the shortest time between two reads, in milliseconds
    */
   constructor(app, pause) {
     this.app = app;
     this.#again = new Again(() => app.read(this), pause);
   }
 
-  /** Read anew what is shown, as something of it has changed. */
+  /** Read again soon, as something has changed. */
   changed() {
     this.#again.soon();
   }
 
-  /** Read anew at once what is shown. */
+  /** Read again at once. */
   refresh() {
     this.#again.now();
   }
 
-  /** Something has happened: an event's kind and data; null: something of that kind was missed. */
+  /** Handle an event; if `data` is null, some events of that kind are missing. */
   heard(_kind, _data) {
     this.changed();
   }
 
-  /** Another view takes its place. */
+  /** Stop, as another view replaces this one. */
   left() {
     this.#again.stop();
   }

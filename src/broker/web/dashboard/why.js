@@ -1,4 +1,4 @@
-// Why: what waits and for what reason, and who is left out.
+// Why: the waiting tasks and the reasons, and who is left out.
 
 import { read } from "./api.js";
 import { age, count, counted, inLocalTime } from "./format.js";
@@ -10,7 +10,7 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const PAGE = 100, MOST = 200;
 const READ_MS = 3000;
-// Passed by so many, a kind of needs is left out.
+// After this many later tasks were assigned first, a kind of needs counts as left out.
 const OFTEN = 10;
 
 const VERDICTS = {
