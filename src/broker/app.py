@@ -15,7 +15,6 @@ from broker.access.keyring import Keyring
 from broker.access.ownership import Owners
 from broker.api.archive import ArchiveController
 from broker.api.candidates import CandidatesController
-from broker.api.capacity import CapacityController
 from broker.api.dashboard import DashboardController
 from broker.api.docs import DocsController
 from broker.api.events import EventsController
@@ -182,7 +181,6 @@ def create_app(service: Service) -> Litestar:
             MetricsController,
             DocsController,
             DashboardController,
-            CapacityController,
         ],
         lifespan=[running],
         dependencies={

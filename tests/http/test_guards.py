@@ -78,9 +78,9 @@ GET    /v1/keys
 DELETE /v1/keys/{key}
 """
 CALLS = [(line.split()[0], line.split()[1], line.split()[2:]) for line in TABLE.strip().splitlines()]
-OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json", "/", "/capacity"]
-FOLDERS = ["/docs/assets/{}", "/dashboard/{}", "/capacity/{}"]
-OPEN_FILES = ["/docs/assets/start.js", "/dashboard/main.js", "/capacity/plan.js"]
+OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json", "/"]
+FOLDERS = ["/docs/assets/{}", "/dashboard/{}"]
+OPEN_FILES = ["/docs/assets/start.js", "/dashboard/main.js"]
 CALLERS = ("submitter", "tool", "token", "assigner", "operator", "admin")
 # A task may be called like one of our paths.
 ODD = [(method, f"/v1/tasks/{name}") for method in ("GET", "DELETE") for name in ("batch", "remarks")]

@@ -17,7 +17,7 @@ database = shared_database
 broker = shared_broker
 
 KEY = "the-key-of-who-looks-at-the-page"
-PAGES = ["/docs", "/", "/capacity"]
+PAGES = ["/docs", "/"]
 
 
 @pytest.mark.parametrize("path", PAGES)
