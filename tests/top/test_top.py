@@ -12,9 +12,11 @@ import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -26,10 +28,11 @@ from hypothesis import strategies as some
 from rich.console import Console
 
 from broker.client import Connection
+from broker.schemas.overview import Queue, QueuedKind, ToolSummary, WaitingTask, WorkSummary
 from broker.schemas.stats import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
 from broker.settings import Settings
 from broker.top.layout import fit
-from broker.top.reading import WAITING, WORK_OF_TOOL, Doing, Reader, Snapshot, ToolAtWork, Waiting
+from broker.top.reader import Snapshot, TopReader
 from broker.top.texts import safe, span
 from broker.top.view import View
 from tests.conftest import Running, a_broker, a_database
@@ -102,7 +105,7 @@ async def test_every_tool_is_shown_with_what_it_works_on(
     stopping = (await assign(http, "job-2", "sem"))["id"]
     await http.post(f"/v1/work/{stopping}/cancel")
     await add_tool(http, "rests")
-    lines = drawn(await Reader(connection).read(10))
+    lines = drawn(await TopReader(connection).read(10))
     assert row(lines, "xrd-1") == "xrd-1 idle 1/100 job-1 ━━━━━ 50% 0 s half way"
     assert row(lines, "sem") == "sem idle 1/2 job-2 0 s asked to stop is assigned, and not started"
     assert row(lines, "rests") == "rests idle 0/1"
@@ -121,7 +124,7 @@ async def test_the_last_message_is_shown_however_many_there_are(
         " select $1, 'message ' || number, 'null' from generate_series(1, 2500) number",
         work,
     )
-    reader = Reader(connection)
+    reader = TopReader(connection)
 
     async def told() -> str | None:
         [tool] = (await reader.read(10)).tools
@@ -133,9 +136,6 @@ async def test_the_last_message_is_shown_however_many_there_are(
     for number in range(3):
         await report(http, work, message=f"new {number}")
         assert await told() == f"new {number}"
-    connection.calls.clear()
-    assert await told() == "new 2"
-    assert not [path for path in connection.calls if path.endswith("/reports")], "nothing was reported"
 
 
 async def test_what_waits_is_counted_by_its_needs_and_the_first_have_their_remark(
@@ -144,30 +144,42 @@ async def test_what_waits_is_counted_by_its_needs_and_the_first_have_their_remar
     await add_tasks(http, *(f"raw-{number}" for number in range(3)), needs={"b": 1, "a": "raw"}, priority=7)
     await add_tasks(http, *(f"cif-{number}" for number in range(2)), needs={"a": "cif"})
     await http.put("/v1/tasks/raw-0/remark", json={"text": "no tool reads raw"})
-    lines = drawn(await Reader(connection).read(10))
+    lines = drawn(await TopReader(connection).read(10))
     assert "5 tasks available, by what they need; and the first 5 of them" in lines
     assert {'3 7 {"a": "raw", "b": 1}', '2 0 {"a": "cif"}'} <= set(spaced(lines))
     assert row(lines, "raw-0").endswith("s no tool reads raw")
     assert "No tool is registered." in lines
 
 
-async def test_of_very_many_that_wait_it_says_how_many_were_read(
+async def test_all_that_wait_are_counted_by_their_needs_however_many_there_are(
     http: httpx.AsyncClient, connection: Counting
 ) -> None:
-    await add_tasks(http, *(f"n{number}" for number in range(WAITING + 10)))
-    snapshot = await Reader(connection).read(10)
-    assert [task.id for task in snapshot.waiting] == [f"n{number}" for number in range(WAITING)]
+    await add_tasks(http, *(f"n{number}" for number in range(250)), needs={"n": 1})
+    snapshot = await TopReader(connection).read(10)
+    lines = drawn(snapshot)
+    assert "250 tasks available, by what they need; and the first 10 of them" in lines
+    assert '250 0 {"n": 1}' in spaced(lines)
+    assert [task.id for task in snapshot.waiting] == [f"n{number}" for number in range(200)]
+    few = msgspec.structs.replace(snapshot.queue, counted=200, more=True)
     assert (
-        "110 tasks available; below are the 100 that were submitted first, by what they need; and the first"
-        " 10 of them"
-    ) in drawn(snapshot)
+        "250 tasks available; below are the 200 that are offered first, by what they need; and the first 10"
+        " of them"
+    ) in drawn(msgspec.structs.replace(snapshot, queue=few))
+
+
+async def test_tasks_that_wait_for_their_time_do_not_stand_among_those_that_wait_for_a_tool(
+    http: httpx.AsyncClient, connection: Counting
+) -> None:
+    await add_task(http, "tomorrow", not_before="2999-01-01T00:00:00Z")
+    await add_task(http, "now")
+    assert [task.id for task in (await TopReader(connection).read(10)).waiting] == ["now"]
 
 
 async def test_that_no_assigner_asks_is_said(
     http: httpx.AsyncClient, sql: asyncpg.Connection, connection: Counting
 ) -> None:
     async def queue() -> str:
-        return row(drawn(await Reader(connection).read(10)), "Queue")
+        return row(drawn(await TopReader(connection).read(10)), "Queue")
 
     await sql.execute("delete from assigner")
     assert await queue() == "Queue empty; no assigner has ever asked"
@@ -178,7 +190,7 @@ async def test_that_no_assigner_asks_is_said(
     assert await queue() == "Queue the oldest has waited for 0 s; an assigner asked 0 s ago"
 
 
-async def test_with_two_thousand_tools_at_work_a_reading_makes_as_many_calls_as_there_are_lines(
+async def test_with_two_thousand_tools_at_work_a_snapshot_takes_four_requests(
     sql: asyncpg.Connection, connection: Counting
 ) -> None:
     await sql.execute(
@@ -202,12 +214,9 @@ async def test_with_two_thousand_tools_at_work_a_reading_makes_as_many_calls_as_
     await sql.execute(
         "insert into work_reports (work_id, message, data) select id, task_id, 'null' from work"
     )
-    reader = Reader(connection)
+    reader = TopReader(connection)
     snapshot = await reader.read(40)
-    assert len(connection.calls) <= 3 + 40 + 40 * WORK_OF_TOOL
-    connection.calls.clear()
-    snapshot = await reader.read(40)
-    assert len(connection.calls) <= 2 + 40
+    assert len(connection.calls) == 4
     assert all(work.message == work.task_id for tool in snapshot.tools for work in tool.work)
     lines = drawn(snapshot, height=40)
     assert "6 of 2,000 tools" in lines
@@ -218,7 +227,7 @@ async def test_the_pages_go_through_all_tools_and_back(http: httpx.AsyncClient, 
     ids = [f"tool-{number:02}" for number in range(25)]
     for id_ in ids:
         await add_tool(http, id_)
-    reader = Reader(connection)
+    reader = TopReader(connection)
     pages = []
     for _ in range(6):
         snapshot = await reader.read(20)
@@ -240,7 +249,7 @@ async def test_where_the_tools_of_a_page_are_gone_the_one_before_is_shown(
 ) -> None:
     for id_ in ("a", "b", "c"):
         await add_tool(http, id_)
-    reader = Reader(connection)
+    reader = TopReader(connection)
     await reader.read(2)
     await reader.turn(2)
     assert [tool.id for tool in (await reader.read(2)).tools] == ["c"]
@@ -253,9 +262,20 @@ async def test_where_the_tools_of_a_page_are_gone_the_one_before_is_shown(
 
 def a_snapshot(works: list[int], waiting: int = 0, *, text: str = "a text", page: int = 0) -> Snapshot:
     """Tools with so much work each, and so many tasks that wait; what others write is this text."""
-    doing = Doing(
-        task_id="job", is_running=True, since=NOW, progress=0.5, cancel_requested=True, message=text
+    work = WorkSummary(
+        id=UUID(int=1),
+        task_id="job",
+        tool_id="tool",
+        attempt=1,
+        state="running",
+        progress=0.5,
+        message=text,
+        cancel_requested=True,
+        assigned_at=NOW,
+        started_at=NOW,
+        deadline_at=None,
     )
+    needs = [f"{text} {number % 7}" for number in range(waiting)]
     return Snapshot(
         stats=Stats(
             at=NOW + timedelta(seconds=200),
@@ -269,20 +289,44 @@ def a_snapshot(works: list[int], waiting: int = 0, *, text: str = "a text", page
             assigner_seen_at=NOW,
         ),
         tools=[
-            ToolAtWork(
+            ToolSummary(
                 id=f"tool-{number}",
                 state="idle",
                 load=load,
                 capacity=99,
+                skills="1",
                 seen_at=NOW,
-                work=[doing] * min(load, WORK_OF_TOOL),
+                work=[work] * load,
             )
             for number, load in enumerate(works)
         ],
         page=page,
+        queue=Queue(
+            at=NOW,
+            counted=waiting,
+            more=False,
+            kinds=[
+                QueuedKind(
+                    needs=kind, priority=0, tasks=tasks, oldest_id="task-0", oldest_at=NOW, passed_by=0
+                )
+                for kind, tasks in Counter(needs).most_common()
+            ],
+            unasked=[],
+        ),
         waiting=[
-            Waiting(id=f"task-{number}", needs=f"{text} {number % 7}", priority=0, since=NOW, remark=text)
-            for number in range(waiting)
+            WaitingTask(
+                id=f"task-{number}",
+                needs=kind,
+                priority=0,
+                state="available",
+                attempt=0,
+                max_attempts=3,
+                created_at=NOW,
+                verdict="waiting_for_assigner",
+                detail="",
+                remark=text,
+            )
+            for number, kind in enumerate(needs)
         ],
     )
 

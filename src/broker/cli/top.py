@@ -11,8 +11,8 @@ from rich.console import Console
 
 from broker.cli.calling import calls_a_broker
 from broker.client.connection import Connection
-from broker.top.reading import Reader
-from broker.top.screen import Screen
+from broker.top.reader import TopReader
+from broker.top.screen import TopScreen
 from broker.top.view import View
 
 # With very many tasks waiting, it may be some seconds until they are counted again.
@@ -73,13 +73,13 @@ def top(url: str | None, *, every: float, once: bool) -> None:
 
 async def _print_once(console: Console, url: str | None) -> None:
     async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
-        snapshot = await Reader(connection).read(_PLAIN_TOOLS)
+        snapshot = await TopReader(connection).read(_PLAIN_TOOLS)
         console.print(View(_name(connection), snapshot))
 
 
 async def _show(console: Console, url: str | None, every_seconds: float) -> int:
     async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
-        return await Screen(console, connection, url=_name(connection), every_seconds=every_seconds).show()
+        return await TopScreen(console, connection, url=_name(connection), every_seconds=every_seconds).show()
 
 
 def _name(connection: Connection) -> str:

@@ -1,15 +1,18 @@
-"""What of a snapshot has room on a screen."""
+"""Choose what of a snapshot fits on a screen."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from broker.top.reading import Snapshot, ToolAtWork, Waiting
+from broker.schemas.overview import QueuedKind, ToolSummary, WaitingTask, WorkSummary
+from broker.top.reader import Snapshot
 
-# Of a screen's lines so many are for tasks that wait, where there are too many tools for all of it.
+#: The most work items that are shown of one tool.
+WORK_OF_TOOL = 4
+
+# The share of a screen's lines that waiting tasks get if the tools need more than the rest.
 _SHARE_OF_WAITING = 1 / 3
 _MOST_KINDS = 5
-# Where there is no screen to fill.
+# Without a screen to fill.
 _PLAIN_KINDS = 20
 _PLAIN_WAITING = 10
 
@@ -19,36 +22,28 @@ _ABOVE_TOOLS = 2
 _ABOVE_WAITING = 3
 
 
-class Kind(NamedTuple):
-    """Waiting tasks that need the same and have the same priority, and how many they are."""
-
-    needs: str
-    priority: int
-    tasks: int
-
-
 class Layout(NamedTuple):
-    """What has room.
+    """What fits on the screen.
 
     Args:
         tools: The first of the tools.
-        kinds: What the most of the tasks need that were read.
-        waiting: The first of these.
+        kinds: The needs of most of the available tasks.
+        waiting: The first of the waiting tasks.
     """
 
-    tools: Sequence[ToolAtWork]
-    kinds: Sequence[Kind]
-    waiting: Sequence[Waiting]
+    tools: Sequence[ToolSummary]
+    kinds: Sequence[QueuedKind]
+    waiting: Sequence[WaitingTask]
 
 
 def fit(snapshot: Snapshot, lines: int | None) -> Layout:
-    """What of a snapshot has room.
+    """Choose what of a snapshot fits.
 
     Args:
-        snapshot: What was read.
-        lines: In so many lines; None: there is no screen.
+        snapshot: The snapshot.
+        lines: The number of free lines; None without a screen.
     """
-    kinds = _kinds(snapshot.waiting)
+    kinds = snapshot.queue.kinds
     if lines is None:
         return Layout(snapshot.tools, kinds[:_PLAIN_KINDS], snapshot.waiting[:_PLAIN_WAITING])
     kinds = kinds[:_MOST_KINDS]
@@ -66,24 +61,24 @@ def fit(snapshot: Snapshot, lines: int | None) -> Layout:
     )
 
 
-def rows(tool: ToolAtWork) -> int:
-    """How many rows a tool takes: one for each work, and one for what has none."""
-    return max(1, len(tool.work) + bool(unshown(tool)))
+def rows(tool: ToolSummary) -> int:
+    """Return the number of rows of a tool: one for each work item, and one for those that are not shown."""
+    return max(1, len(shown_work(tool)) + bool(unshown(tool)))
 
 
-def unshown(tool: ToolAtWork) -> int:
-    """How much work a tool has beside what was read."""
-    return max(0, tool.load - len(tool.work)) if tool.work else 0
+def shown_work(tool: ToolSummary) -> Sequence[WorkSummary]:
+    """Return the work items of a tool that are shown."""
+    return tool.work[:WORK_OF_TOOL]
 
 
-def _first(tools: Sequence[ToolAtWork], lines: int) -> Sequence[ToolAtWork]:
+def unshown(tool: ToolSummary) -> int:
+    """Return the number of work items of a tool that are not shown."""
+    return max(0, tool.load - len(shown_work(tool))) if tool.work else 0
+
+
+def _first(tools: Sequence[ToolSummary], lines: int) -> Sequence[ToolSummary]:
     for number, tool in enumerate(tools):
         lines -= rows(tool)
         if lines < 0:
             return tools[:number]
     return tools
-
-
-def _kinds(waiting: Sequence[Waiting]) -> list[Kind]:
-    counted = Counter((task.needs, task.priority) for task in waiting)
-    return [Kind(needs, priority, number) for (needs, priority), number in counted.most_common()]

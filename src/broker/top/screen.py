@@ -1,4 +1,4 @@
-"""A terminal that shows what is read, until it is told to end, and is given back as it was."""
+"""Show a broker on a terminal, until a key or a signal ends it, and restore the terminal."""
 
 import asyncio
 import contextlib
@@ -15,52 +15,52 @@ from rich.live import Live
 
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
-from broker.top.reading import Reader, Snapshot
+from broker.top.reader import Snapshot, TopReader
 from broker.top.texts import span
 from broker.top.view import View
 
 try:
     import termios
     import tty
-except ImportError:  # on Windows no keys are read; Ctrl-C ends it all the same
+except ImportError:  # Windows: no keys are read, but Ctrl-C ends the program
     termios = None  # type: ignore[assignment]
 
 _HINT = "q quits, n and p turn the page"
-# A broker that has not answered for longer is said to be silent.
+# After this long without a response the screen says so.
 _SILENCE_SECONDS = 2.0
-# How often the screen is drawn anew meanwhile.
+# How often the screen is drawn while a snapshot is read.
 _REDRAW_SECONDS = 1.0
-# For as long as a reading took the next one is not begun: so we never keep a broker busy.
-_PAUSES_PER_READING = 1.0
+# After each snapshot, pause for as long as it took, so that `broker top` never keeps a broker busy.
+_PAUSES_PER_SNAPSHOT = 1.0
 
 _QUIT = frozenset({b"q", b"Q"})
-_ONWARD = frozenset({b"n", b"N", b" ", b"\x1b[6~"})
-_BACK = frozenset({b"p", b"P", b"b", b"\x1b[5~"})
-# It may pass: the broker, or something before it, has too much to do just now, or is being restarted.
-_MAY_PASS = {408, 429, 500, 502, 503, 504}
+_NEXT = frozenset({b"n", b"N", b" ", b"\x1b[6~"})
+_PREVIOUS = frozenset({b"p", b"P", b"b", b"\x1b[5~"})
+# The broker, or a proxy before it, is overloaded or restarts: the next request may succeed.
+_TEMPORARY = {408, 429, 500, 502, 503, 504}
 
 
-class Screen:
-    """A terminal that shows a broker.
+class TopScreen:
+    """The terminal that shows a broker.
 
     Args:
         console: The terminal.
-        connection: The way to the broker.
-        url: How the broker is called.
-        every_seconds: How often it is read.
+        connection: The connection to the broker.
+        url: The URL to show.
+        every_seconds: How often to read a snapshot.
     """
 
     def __init__(self, console: Console, connection: Connection, *, url: str, every_seconds: float) -> None:
         self._console = console
         self._url = url
         self._every_seconds = every_seconds
-        self._reader = Reader(connection)
+        self._reader = TopReader(connection)
         self._snapshot: Snapshot | None = None
         self._reason: str | None = None
         self._loop = asyncio.get_running_loop()
         self._answered_at = self._loop.time()
         self._pressed = asyncio.Event()
-        # Which page is wanted: the next one, or the one before.
+        # The page to show: 1 for the next one, -1 for the previous one.
         self._turn = 0
         self._status = 0
         self._live = Live(
@@ -82,27 +82,27 @@ class Screen:
             The status to exit with.
 
         Raises:
-            ProblemError: The broker refuses to be read.
+            ProblemError: The broker refused a request.
         """
-        self._heed_signals()
+        self._handle_signals()
         with self._terminal(), contextlib.suppress(asyncio.CancelledError):
             await self._watching
         return self._status
 
     async def _watch(self) -> None:
         while True:
-            began = self._loop.time()
+            started_at = self._loop.time()
             await self._read()
             self._live.refresh()
-            took = self._loop.time() - began
-            pause = max(self._every_seconds - took, _PAUSES_PER_READING * took)
+            took = self._loop.time() - started_at
+            pause = max(self._every_seconds - took, _PAUSES_PER_SNAPSHOT * took)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._pressed.wait()
             self._pressed.clear()
 
     async def _read(self) -> None:
-        """Read it once; a broker that is away is read again later."""
+        """Read a snapshot, or remember why that failed."""
         reading = asyncio.create_task(self._next_snapshot())
         try:
             while not (await asyncio.wait({reading}, timeout=_REDRAW_SECONDS))[0]:
@@ -112,7 +112,7 @@ class Screen:
         except httpx.TransportError as error:
             self._reason = str(error) or type(error).__name__
         except ProblemError as error:
-            if error.problem.status not in _MAY_PASS:
+            if error.problem.status not in _TEMPORARY:
                 raise
             self._reason = error.problem.detail
         finally:
@@ -161,38 +161,38 @@ class Screen:
             self._live.stop()
 
     def _press(self, keyboard: int) -> None:
-        """Do what the keys say that were pressed."""
-        sent = b""
+        """Handle the keys that were pressed."""
+        data = b""
         with contextlib.suppress(OSError):
-            sent = os.read(keyboard, 64)
-        keys = {sent} if sent.startswith(b"\x1b") else {bytes([key]) for key in sent}
-        if not sent:  # nobody is there any more
+            data = os.read(keyboard, 64)
+        keys = {data} if data.startswith(b"\x1b") else {bytes([key]) for key in data}
+        if not data:  # the terminal was closed
             self._loop.remove_reader(keyboard)
         elif not keys.isdisjoint(_QUIT):
             self._end(0)
-        elif not keys.isdisjoint(_ONWARD | _BACK):
-            self._turn = -1 if keys.isdisjoint(_ONWARD) else 1
+        elif not keys.isdisjoint(_NEXT | _PREVIOUS):
+            self._turn = -1 if keys.isdisjoint(_NEXT) else 1
             self._pressed.set()
 
-    def _heed_signals(self) -> None:
-        """Do what signals say, for as long as the loop runs."""
-        doing: dict[str, Callable[[], None]] = {
+    def _handle_signals(self) -> None:
+        """Handle signals for as long as the loop runs."""
+        handlers: dict[str, Callable[[], None]] = {
             "SIGINT": partial(self._end, 0),
             "SIGTERM": partial(self._end, 128 + signal.SIGTERM),
             "SIGHUP": partial(self._end, 128 + 1),
             "SIGWINCH": self._live.refresh,
             "SIGTSTP": self._suspend,
         }
-        for name, do in doing.items():
-            with contextlib.suppress(AttributeError, NotImplementedError):  # Windows has few of them
-                self._loop.add_signal_handler(getattr(signal, name), do)
+        for name, handler in handlers.items():
+            with contextlib.suppress(AttributeError, NotImplementedError):  # Windows has few of these signals
+                self._loop.add_signal_handler(getattr(signal, name), handler)
 
     def _end(self, status: int) -> None:
         self._status = status
         self._watching.cancel()
 
     def _suspend(self) -> None:
-        """Give the terminal back, stop, and take it again when we are told to go on."""
+        """Restore the terminal, stop the process, and take the terminal again when the process continues."""
         if self._live.is_started:
             self._leave()
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -200,7 +200,7 @@ class Screen:
 
 
 def _keyboard() -> int | None:
-    """The terminal that keys come from, if there is one."""
+    """Return the file descriptor of the terminal that keys come from, if there is one."""
     if termios is None or sys.stdin is None or not sys.stdin.isatty():
         return None
     return sys.stdin.fileno()

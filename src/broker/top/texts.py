@@ -1,37 +1,36 @@
-"""Words for what is shown: spans of time, counts, and what others have written."""
+"""Format texts of others, durations and counts for `broker top`."""
 
 from rich.text import Text
 
-# Of what others have written no line has room for more.
-_MOST_CHARACTERS = 300
+from broker.texts import replace_unprintable
+
+# No line has space for more.
+_LONGEST_CHARS = 300
 
 
-def safe(written: str, style: str = "") -> Text:
-    """What somebody else has written, as one line that no terminal acts upon, and rich reads no markup in.
+def safe(text: str, style: str = "") -> Text:
+    """Return a text of others as one line that a terminal only prints, and in which rich reads no markup.
 
     Args:
-        written: Whatever it is.
-        style: How it looks.
+        text: The text.
+        style: The style of the line.
     """
-    shown = (
-        character if character.isprintable() else " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"
-        for character in written[:_MOST_CHARACTERS]
-    )
-    return line("".join(shown), style)
+    spaced = "".join(" " if character.isspace() else character for character in text[:_LONGEST_CHARS])
+    return line(replace_unprintable(spaced), style)
 
 
 def line(text: str = "", style: str = "") -> Text:
-    """A line that is cut off where the screen ends."""
+    """Return a line that is cut off at the end of the screen."""
     return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 
 def count(number: int, noun: str) -> str:
-    """Like `1 tool` and `2,000 tools`."""
+    """Return a count with its noun, like `1 tool` and `2,000 tools`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def span(seconds: float) -> str:
-    """A span of time by its two largest units, like `3 min 20 s`."""
+    """Return a duration in its two largest units, like `3 min 20 s`."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""How a snapshot looks."""
+"""Draw a snapshot."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -9,18 +9,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from broker.schemas.limits import ASSIGNER_ABSENT_SECONDS
+from broker.schemas.overview import ToolSummary, WorkSummary
 from broker.schemas.stats import Stats
-from broker.top.layout import Layout, fit, unshown
-from broker.top.reading import Doing, Snapshot, ToolAtWork
+from broker.top.layout import Layout, fit, shown_work, unshown
+from broker.top.reader import Snapshot
 from broker.top.texts import count, line, safe, span
 
-# An assigner that has been silent for longer is taken to be away, as `explain` has it.
-_SILENCE = timedelta(minutes=1)
-# The longest id that the broker makes, and as much as most of those that people choose.
+# The length of an id that the broker makes. Most of those that people choose are not longer.
 _LONGEST_ID = 36
-# Where there is room for it: how wide a progress bar is.
-_BAR = 10
-_WIDE = 100
+_BAR_WIDTH = 10
+# Narrower screens have no progress bars.
+_WIDTH_FOR_BARS = 100
 _NUMBERS = ("LOAD", "DONE", "FOR", "TASKS", "PRIORITY", "HAS WAITED")
 _STYLES = {
     "idle": "green",
@@ -34,19 +34,19 @@ _STYLES = {
     "lost": "red",
     "timed_out": "red",
 }
-# Of the last minute the rest is told where it is not zero.
-_ALWAYS_TOLD = ("submitted", "succeeded")
+# The other counts of the last minute are shown only if they are not zero.
+_ALWAYS_SHOWN = ("submitted", "succeeded")
 
 
 class View:
     """A snapshot that can be drawn.
 
     Args:
-        url: Where the broker is.
-        snapshot: What was read of it; None: nothing so far.
-        trouble: What keeps us from reading on.
-        hint: What may be pressed.
-        on_screen: Whether there is a screen that it has to fit; else it takes what it needs.
+        url: The URL of the broker.
+        snapshot: The snapshot; None before the first one was read.
+        trouble: Why no newer snapshot could be read.
+        hint: The keys that the user may press.
+        on_screen: Whether the lines need to fit on a screen.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class View:
         self._on_screen = on_screen
 
     def layout(self, height: int) -> Layout | None:
-        """What of it has room on a screen of so many lines; None: nothing was read so far."""
+        """Return what fits on a screen of so many lines; None before the first snapshot was read."""
         if self._snapshot is None:
             return None
         return fit(self._snapshot, height - len(list(self._head())) if self._on_screen else None)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Its lines."""
+        """Yield the lines and tables."""
         yield from self._head()
         if self._snapshot is not None and (layout := self.layout(options.size.height)) is not None:
             yield _title_of_tools(self._snapshot, layout)
@@ -80,10 +80,11 @@ class View:
             yield _title_of_waiting(self._snapshot, layout)
             if layout.kinds:
                 yield _kinds(layout, options.max_width)
+            if layout.waiting:
                 yield _waiting(layout, self._snapshot.stats.at, options.max_width)
 
     def _head(self) -> Iterator[Text]:
-        """The lines above the tables."""
+        """Yield the lines above the tables."""
         title = line()
         title.append("broker top", "bold").append("  ").append_text(safe(self._url))
         if self._snapshot is not None:
@@ -98,7 +99,7 @@ class View:
 
 
 def _numbers(stats: Stats) -> Iterator[Text]:
-    """The counts, a line for each group of them."""
+    """Yield the counts, a line for each group of them."""
     yield _counts("Tasks", asdict(stats.tasks))
     states = asdict(stats.tools)
     room = states.pop("room")
@@ -106,32 +107,32 @@ def _numbers(stats: Stats) -> Iterator[Text]:
     tools.append(f"   room for {room:,} more")
     yield tools
     minute = asdict(stats.last_minute)
-    told = {name: number for name, number in minute.items() if number or name in _ALWAYS_TOLD}
-    yield _counts("Last minute", told)
+    shown = {name: number for name, number in minute.items() if number or name in _ALWAYS_SHOWN}
+    yield _counts("Last minute", shown)
     yield _queue(stats)
 
 
 def _counts(name: str, numbers: Mapping[str, int]) -> Text:
-    counted = _label(name)
+    text = _label(name)
     for state, number in numbers.items():
         style = _STYLES.get(state, "") if number else "dim"
-        counted.append(f"  {number:,} {state.replace('_', ' ')}", style)
-    return counted
+        text.append(f"  {number:,} {state.replace('_', ' ')}", style)
+    return text
 
 
 def _queue(stats: Stats) -> Text:
-    """How long tasks wait, and whether somebody looks at them."""
-    told = _label("Queue")
+    """Return how long tasks have waited, and when an assigner last asked for them."""
+    text = _label("Queue")
     if stats.oldest_available_seconds is None:
-        told.append("  empty; ", "green")
+        text.append("  empty; ", "green")
     else:
-        told.append(f"  the oldest has waited for {span(stats.oldest_available_seconds)}; ")
+        text.append(f"  the oldest has waited for {span(stats.oldest_available_seconds)}; ")
     if stats.assigner_seen_at is None:
-        return told.append("no assigner has ever asked", "bold red")
+        return text.append("no assigner has ever asked", "bold red")
     silence = stats.at - stats.assigner_seen_at
-    if silence > _SILENCE:
-        return told.append(f"no assigner has asked for {_span(silence)}", "bold red")
-    return told.append(f"an assigner asked {_span(silence)} ago", "green")
+    if silence.total_seconds() > ASSIGNER_ABSENT_SECONDS:
+        return text.append(f"no assigner has asked for {_span(silence)}", "bold red")
+    return text.append(f"an assigner asked {_span(silence)} ago", "green")
 
 
 def _label(name: str) -> Text:
@@ -149,8 +150,8 @@ def _title_of_tools(snapshot: Snapshot, layout: Layout) -> Text:
     return line(f"{len(layout.tools):,} of {count(total, 'tool')}{page}", "bold")
 
 
-def _tools(tools: Sequence[ToolAtWork], now: datetime, width: int) -> Table:
-    bar = ("",) if width >= _WIDE else ()
+def _tools(tools: Sequence[ToolSummary], now: datetime, width: int) -> Table:
+    bar = ("",) if width >= _WIDTH_FOR_BARS else ()
     table = _table("TOOL", "STATE", "LOAD", "TASK", *bar, "DONE", "FOR", "LAST MESSAGE", width=width)
     for tool in tools:
         name: list[RenderableType] = [
@@ -158,7 +159,7 @@ def _tools(tools: Sequence[ToolAtWork], now: datetime, width: int) -> Table:
             Text(tool.state, _STYLES[tool.state]),
             f"{tool.load}/{tool.capacity}",
         ]
-        for work in tool.work:
+        for work in shown_work(tool):
             table.add_row(*name, *_work(work, now, with_bar=bool(bar)))
             name = ["", "", ""]
         if unshown(tool):
@@ -169,31 +170,35 @@ def _tools(tools: Sequence[ToolAtWork], now: datetime, width: int) -> Table:
     return table
 
 
-def _work(work: Doing, now: datetime, *, with_bar: bool) -> list[RenderableType]:
-    """The cells of a work."""
+def _work(work: WorkSummary, now: datetime, *, with_bar: bool) -> list[RenderableType]:
+    """Return the cells of a work item."""
     message = safe(work.message or "")
-    if not work.is_running:
+    if work.state == "assigned":
         message = line("is assigned, and not started", "dim")
     if work.cancel_requested:
         message = line("asked to stop  ", "yellow").append_text(message)
     bar: RenderableType = ""
     done = ""
     if work.progress is not None:
-        bar, done = ProgressBar(total=1, completed=work.progress, width=_BAR), f"{work.progress:.0%}"
+        bar, done = ProgressBar(total=1, completed=work.progress, width=_BAR_WIDTH), f"{work.progress:.0%}"
     bars = [bar] if with_bar else []
-    return [safe(work.task_id), *bars, done, _span(now - work.since), message]
+    since = work.started_at or work.assigned_at
+    return [safe(work.task_id), *bars, done, _span(now - since), message]
 
 
 def _title_of_waiting(snapshot: Snapshot, layout: Layout) -> Text:
-    available, read = snapshot.stats.tasks.available, len(snapshot.waiting)
+    available, queue = snapshot.stats.tasks.available, snapshot.queue
     if not available:
         return line("No task is available.", "bold")
-    said = f"{count(available, 'task')} available"
+    title = f"{count(available, 'task')} available"
     if not layout.kinds:
-        return line(said, "bold")
-    if read < available:
-        said += f"; below are the {read:,} that were submitted first"
-    return line(f"{said}, by what they need; and the first {len(layout.waiting):,} of them", "bold")
+        return line(title, "bold")
+    if queue.more:
+        title += f"; below are the {queue.counted:,} that are offered first"
+    title += ", by what they need"
+    if layout.waiting:
+        title += f"; and the first {len(layout.waiting):,} of them"
+    return line(title, "bold")
 
 
 def _kinds(layout: Layout, width: int) -> Table:
@@ -206,12 +211,14 @@ def _kinds(layout: Layout, width: int) -> Table:
 def _waiting(layout: Layout, now: datetime, width: int) -> Table:
     table = _table("TASK", "PRIORITY", "HAS WAITED", "THE ASSIGNER SAYS", width=width)
     for task in layout.waiting:
-        table.add_row(safe(task.id), str(task.priority), _span(now - task.since), safe(task.remark or ""))
+        table.add_row(
+            safe(task.id), str(task.priority), _span(now - task.created_at), safe(task.remark or "")
+        )
     return table
 
 
 def _table(*headings: str, width: int) -> Table:
-    """A table of rows that are one line each; the last column takes what room there is."""
+    """Return a table of rows of one line each; the last column gets the space that is left."""
     table = Table(box=None, expand=True, pad_edge=False, header_style="reverse", padding=(0, 1, 0, 0))
     for heading in headings:
         is_id = heading in ("TOOL", "TASK")
@@ -220,7 +227,7 @@ def _table(*headings: str, width: int) -> Table:
             no_wrap=True,
             justify="right" if heading in _NUMBERS else "left",
             max_width=max(8, min(_LONGEST_ID, width // 5)) if is_id else None,
-            width=_BAR if not heading else None,
+            width=_BAR_WIDTH if not heading else None,
             ratio=1 if heading == headings[-1] else None,
         )
     return table
