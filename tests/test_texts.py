@@ -1,9 +1,11 @@
 """Texts of others are shortened to a length, and a terminal acts on none of their characters."""
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.texts import escape_unprintable, replace_unprintable, shorten, shorten_in_the_middle
+from broker.texts import escape_unprintable, one_line, replace_unprintable, shorten, shorten_in_the_middle
 
 
 @given(st.text(), st.integers(10, 40))
@@ -21,9 +23,19 @@ def test_a_text_shortened_in_the_middle_keeps_its_beginning_and_its_end() -> Non
 def test_a_terminal_acts_on_no_character_of_a_printable_text(text: str) -> None:
     assert escape_unprintable(text).isprintable()
     assert replace_unprintable(text).isprintable()
+    assert one_line(text).isprintable()
     assert len(replace_unprintable(text)) == len(text)
 
 
+@given(st.recursive(st.text(), lambda values: st.lists(values) | st.dictionaries(st.text(), values)))
+def test_escaped_json_is_the_same_json(value: object) -> None:
+    assert json.loads(escape_unprintable(json.dumps(value, ensure_ascii=False))) == value
+
+
+def test_a_text_on_one_line_has_one_space_between_words() -> None:
+    assert one_line(" too\x1b[31m\r\nbig\t ") == "too\N{REPLACEMENT CHARACTER}[31m big"
+
+
 def test_characters_to_keep_stay() -> None:
-    assert escape_unprintable("a\tb\x1b[2J\n", keep="\n\t") == "a\tb\\x1b[2J\n"
+    assert escape_unprintable("a\tb\x1b[2J\n", keep="\n\t") == "a\tb\\u001b[2J\n"
     assert replace_unprintable("a\nb\x07", "?", keep="\n") == "a\nb?"

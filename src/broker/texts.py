@@ -1,5 +1,7 @@
 """Shorten texts of others, and make them harmless for a terminal."""
 
+import json
+
 _ELLIPSIS = "…"
 _ELLIPSIS_IN_THE_MIDDLE = " … "
 
@@ -32,13 +34,17 @@ def replace_unprintable(text: str, replacement: str = "\N{REPLACEMENT CHARACTER}
 
 
 def escape_unprintable(text: str, *, keep: str = "") -> str:
-    r"""Return a text with an escape sequence for each character that a terminal could act on, like `\x1b`.
+    r"""Return a text with a JSON escape for each character that a terminal could act on, like `\u001b`.
+
+    JSON stays the same JSON.
 
     Args:
         text: A text of others.
         keep: Characters to keep all the same, such as line breaks.
     """
-    return "".join(
-        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode()
-        for each in text
-    )
+    return "".join(each if each.isprintable() or each in keep else json.dumps(each)[1:-1] for each in text)
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, without characters that a terminal could act on."""
+    return replace_unprintable(" ".join(text.split()))

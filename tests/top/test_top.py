@@ -31,6 +31,7 @@ from broker.client import Connection
 from broker.schemas.overview import Queue, QueuedKind, ToolSummary, WaitingTask, WorkSummary
 from broker.schemas.stats import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
 from broker.settings import Settings
+from broker.texts import one_line
 from broker.top.layout import fit
 from broker.top.reader import Snapshot, TopReader
 from broker.top.texts import safe, span
@@ -382,7 +383,8 @@ async def test_what_others_write_acts_on_no_terminal_and_is_no_markup() -> None:
 async def test_any_text_is_shown_as_one_line_that_a_terminal_only_prints(text: str) -> None:
     shown = safe(text)
     assert shown.plain.isprintable()
-    assert len(shown.plain) == min(len(text), 300)
+    assert shown.plain == one_line(text[:300])
+    assert len(shown.plain) <= 300
     assert not shown.spans
 
 

@@ -1,33 +1,29 @@
-"""Logs: one line an event, for people on a terminal, as JSON for programs."""
+"""Configure logs: one line for each event, as text on a terminal and as JSON elsewhere."""
 
 import logging
 import sys
 
 import structlog
 
-_OF_SEVERAL_LINES = {"event", "exception"}
+from broker.texts import escape_unprintable
+
+_MULTILINE = {"event", "exception"}
 
 
 def _printable(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Ids are anybody's choice, and a terminal does what it is told by a character that is none."""
+    """Escape what clients chose, such as ids: a terminal acts on control characters."""
     return {
-        name: "".join(map(_seen, value))
-        if isinstance(value, str) and name not in _OF_SEVERAL_LINES
-        else value
+        name: escape_unprintable(value) if isinstance(value, str) and name not in _MULTILINE else value
         for name, value in event.items()
     }
 
 
-def _seen(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
-
-
 def configure(level: str = "info", **always: object) -> None:
-    """Have structlog, and what uses the standard library's logging, write to standard error.
+    """Have structlog and the standard library's logging write to standard error.
 
     Args:
-        level: The least level that is written.
-        always: What every line has.
+        level: The lowest level to write.
+        always: Fields of every line.
     """
 
     def add(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:

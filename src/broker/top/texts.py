@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from broker.texts import replace_unprintable
+from broker.texts import one_line
 
 # No line has space for more.
 _LONGEST_CHARS = 300
@@ -15,8 +15,7 @@ def safe(text: str, style: str = "") -> Text:
         text: The text.
         style: The style of the line.
     """
-    spaced = "".join(" " if character.isspace() else character for character in text[:_LONGEST_CHARS])
-    return line(replace_unprintable(spaced), style)
+    return line(one_line(text[:_LONGEST_CHARS]), style)
 
 
 def line(text: str = "", style: str = "") -> Text:
