@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 from broker.cli.database import database as embedded_database
 from broker.errors import CursorExpired
 from broker.postgres.account import Account
-from broker.postgres.backup import Place
+from broker.postgres.backup import DatabaseTarget
 from broker.postgres.programs import Programs
 from broker.settings import Settings
 from broker.store import candidates, migration
@@ -378,9 +378,9 @@ async def test_a_restore_that_is_told_to_stop_leaves_the_database_empty(
     ],
 )
 async def test_no_password_is_on_a_command_line(url: str, told: str, password: str | None) -> None:
-    place = Place.of(url, own=True)
-    assert place.url == told
-    assert place.environment.get("PGPASSWORD") == password
+    target = DatabaseTarget.of(url, own=True)
+    assert target.url == told
+    assert target.environment.get("PGPASSWORD") == password
 
 
 async def test_what_the_environment_says_of_another_database_is_not_meant_for_the_embedded_one(
@@ -388,7 +388,7 @@ async def test_what_the_environment_says_of_another_database_is_not_meant_for_th
 ) -> None:
     for name in ("PGPASSFILE", "PGOPTIONS", "BROKER_KEY"):
         monkeypatch.setenv(name, "x")
-    own, embedded = (Place.of("postgresql://db/x", own=own).environment for own in (True, False))
+    own, embedded = (DatabaseTarget.of("postgresql://db/x", own=own).environment for own in (True, False))
     assert {"PGPASSFILE", "PGOPTIONS"} <= own.keys()
     assert not {"PGPASSFILE", "PGOPTIONS"} & embedded.keys()
     assert "BROKER_KEY" not in own.keys() | embedded.keys()

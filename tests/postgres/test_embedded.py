@@ -24,7 +24,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from broker.postgres import cluster, errors, postmaster
-from broker.postgres.backup import BackupError, Place, backup_version, restore_backup, write_backup
+from broker.postgres.backup import BackupError, DatabaseTarget, backup_version, restore_backup, write_backup
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError
 from broker.store import migration
@@ -279,13 +279,13 @@ def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: py
         assert asyncio.run(answer(postgres.url())) == 1
         asyncio.run(migration.migrate(postgres.url()))
         dump = data_dir.parent / "dump"
-        place = Place.of(postgres.url(), own=False)
+        target = DatabaseTarget.of(postgres.url(), own=False)
         dump.touch()
-        write_backup(place, dump, lambda _: None)
+        write_backup(target, dump, lambda _: None)
         with dump.open("rb") as file:
-            assert backup_version(place, file) == migration.required_version()
+            assert backup_version(target, file) == migration.required_version()
             with pytest.raises(BackupError, match="already exists"):
-                restore_backup(place, file, lambda _: None)
+                restore_backup(target, file, lambda _: None)
 
 
 def test_data_survive_a_stop(running: EmbeddedPostgres) -> None:

@@ -9,7 +9,7 @@ from broker.cli.database import ask, clear_errors, described, from_environment, 
 from broker.cli.files import whole_file
 from broker.cli.screen import note, spinner
 from broker.cli.stopping import ends_in_order
-from broker.postgres.backup import Place, write_backup
+from broker.postgres.backup import DatabaseTarget, write_backup
 from broker.store import migration
 
 _EXAMPLES = """
@@ -37,12 +37,12 @@ def backup(file: Path, *, overwrite: bool) -> None:
     settings = from_environment()
     see_that_it_is_made(settings)
     with ends_in_order(), clear_errors(), opened(settings, shared=True) as url:
-        place = Place.of(url, own=settings.direct_url is not None)
+        target = DatabaseTarget.of(url, own=settings.direct_url is not None)
         if ask(url, migration.current_version) is None:
             raise click.ClickException(f"There is nothing in {described(settings)} yet.")
         with (
             whole_file(file, replace=overwrite, option="--overwrite", mode=0o600) as written,
             spinner("writing") as tell,
         ):
-            write_backup(place, Path(written.name), lambda size: tell(f"{decimal(size)} written"))
+            write_backup(target, Path(written.name), lambda size: tell(f"{decimal(size)} written"))
         note(f"{file}: {decimal(file.stat().st_size)}, from {described(settings)}.")

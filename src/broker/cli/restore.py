@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from broker.cli.database import ask, clear_errors, described, from_environment, opened
 from broker.cli.screen import note, spinner
 from broker.cli.stopping import ends_in_order
-from broker.postgres.backup import Place, backup_version, restore_backup
+from broker.postgres.backup import DatabaseTarget, backup_version, restore_backup
 from broker.postgres.errors import FolderInUseError
 from broker.settings import Settings
 from broker.store import migration
@@ -43,9 +43,9 @@ def restore(file: Path) -> None:
 
 
 def _read_in(settings: Settings, url: str, path: Path) -> None:
-    place = Place.of(url, own=settings.direct_url is not None)
+    target = DatabaseTarget.of(url, own=settings.direct_url is not None)
     with _opened(path) as file, spinner("reading") as tell:
-        found = backup_version(place, file)
+        found = backup_version(target, file)
         if not migration.is_known(found):
             raise click.ClickException(
                 f"{path} is from a newer broker: its schema is at version {found}, and this one knows those"
@@ -56,7 +56,7 @@ def _read_in(settings: Settings, url: str, path: Path) -> None:
         if something := ask(url, migration.first_object):
             raise _refused(settings, f"is not empty ({something} is there)")
         size = decimal(path.stat().st_size)
-        restore_backup(place, file, lambda done: tell(f"{decimal(done)} of {size} read"))
+        restore_backup(target, file, lambda done: tell(f"{decimal(done)} of {size} read"))
         tell("bringing it up to date")
         asyncio.run(migration.finish_restore(url))
     note(

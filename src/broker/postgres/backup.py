@@ -1,4 +1,4 @@
-"""Dumps: all that a database holds in one file, written and read in by PostgreSQL's own programs."""
+"""Dump a database into a file, and restore it, by PostgreSQL's own programs."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ from broker.postgres.connection_url import TLS_IS_REQUIRED, ConnectionUrl, witho
 from broker.postgres.errors import EmbeddedError
 from broker.postgres.programs import MAJOR, Programs
 
-Tell = Callable[[int], None]
+ShowProgress = Callable[[int], None]
 
 _MAGIC = b"PGDMP"
 _VERSION = re.compile(rb"^COPY \S+ \(version_num\) FROM stdin;\n(\S+)\n", re.MULTILINE)
-# pg_restore sets this whatever the server is, and those before 17 do not know it.
+# pg_restore writes this for every server; PostgreSQL before 17 does not know it.
 _UNKNOWN_BEFORE_17 = b"SET transaction_timeout = 0;\n"
 _HEAD_BYTES = 4096
 
@@ -29,21 +29,21 @@ _TROUBLE = {
     "psql": "The dump cannot be read in, and the database is as it was",
 }
 
-_LOOK_SECONDS = 0.1
+_PROGRESS_SECONDS = 0.1
 _STOP_SECONDS = 5.0
 
 
 class BackupError(Exception):
-    """A dump cannot be written or read in; the message says why, in PostgreSQL's own words."""
+    """A dump cannot be written or restored. The message contains PostgreSQL's own."""
 
 
-class Place(NamedTuple):
-    """A database, as PostgreSQL's programs are told of it.
+class DatabaseTarget(NamedTuple):
+    """The database that PostgreSQL's programs connect to.
 
     Args:
-        url: Where it is, without the password: everybody on a machine can read what a program was given.
-        environment: What else they need to know.
-        requires_tls: Whether only an encrypted connection is good enough.
+        url: The URL without the password: every user of a machine can read the arguments of a program.
+        environment: The environment of the programs, with the password.
+        requires_tls: Whether the connection must be encrypted.
     """
 
     url: str
@@ -51,29 +51,28 @@ class Place(NamedTuple):
     requires_tls: bool = False
 
     @classmethod
-    def of(cls, url: str, *, own: bool) -> "Place":
-        """Find out what to tell them.
+    def of(cls, url: str, *, own: bool) -> "DatabaseTarget":
+        """Create the target of a URL.
 
         Args:
-            url: Where the database is.
-            own: Whether it is the user's: then what the environment says of it (PGPASSFILE, PGSSLROOTCERT)
-                is meant.
+            url: The URL of the database.
+            own: Whether it is the user's own database, which variables such as PGPASSFILE are for.
 
         Raises:
-            ConnectionUrlError: The URL cannot be used.
-            BackupError: It has a password that would be on a command line.
+            ConnectionUrlError: The URL is not valid.
+            BackupError: The URL has a key's password, which would be visible on the command line.
         """
         parsed = ConnectionUrl.parse(url)
         if parsed["sslpassword"]:
             raise BackupError("A backup cannot use sslpassword: use a key file without a password.")
-        strangers = ("BROKER_",) if own else ("BROKER_", "PG")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(strangers)}
+        unrelated = ("BROKER_",) if own else ("BROKER_", "PG")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(unrelated)}
         environment["LC_ALL"] = "C"
-        # The broker does not read these, so they would lead to another database.
+        # The broker ignores these; they could lead to another database.
         for name in ("PGSERVICE", "PGHOSTADDR"):
             environment.pop(name, None)
         environment["PGUSER"] = parsed.user()
-        # Of several hosts the one that takes writes is meant, as everywhere.
+        # Of several hosts, use the one that accepts writes, as the broker does.
         environment["PGTARGETSESSIONATTRS"] = "read-write"
         if parsed.password:
             environment["PGPASSWORD"] = parsed.password
@@ -81,29 +80,29 @@ class Place(NamedTuple):
         return cls(without_password(url), environment, mode in TLS_IS_REQUIRED)
 
 
-def write_backup(place: Place, file: Path, tell: Tell) -> None:
-    """Write a dump; it has the database as it was in one moment, and holds nobody up.
+def write_backup(target: DatabaseTarget, file: Path, show_progress: ShowProgress) -> None:
+    """Write a dump of the database at one moment, without blocking other connections.
 
     Args:
-        place: The database.
-        file: The file; what is in it is replaced.
-        tell: Called now and then with how many bytes are written.
+        target: The database.
+        file: The file; its content is replaced.
+        show_progress: Called regularly with the number of written bytes.
 
     Raises:
-        BackupError: It could not be written whole.
+        BackupError: The dump could not be written.
     """
-    # Extensions belong to a server, and to make them takes more rights than a broker needs.
+    # Extensions belong to a server; creating them needs more privileges than a broker has.
     options = ("--format=custom", "--exclude-extension=*", "--no-password")
-    # Not by way of its output: it would add its table of contents once more, in place of putting it right.
-    with _program(place, "pg_dump", *options, f"--file={file}", f"--dbname={place.url}") as run:
-        run.wait(lambda: tell(file.stat().st_size))
+    # Not through standard output, where pg_dump cannot go back to complete its table of contents.
+    with _program(target, "pg_dump", *options, f"--file={file}", f"--dbname={target.url}") as run:
+        run.wait(lambda: show_progress(file.stat().st_size))
 
 
-def backup_version(place: Place, file: BinaryIO) -> str:
-    """The version of the schema in a dump.
+def backup_version(target: DatabaseTarget, file: BinaryIO) -> str:
+    """Return the schema version of a dump.
 
     Raises:
-        BackupError: It is no dump of a broker's database.
+        BackupError: The file is no dump of a broker's database.
     """
     file.seek(0)
     if file.read(len(_MAGIC)) != _MAGIC:
@@ -111,113 +110,115 @@ def backup_version(place: Place, file: BinaryIO) -> str:
     options = ("--data-only", "--table=alembic_version", "--file=-")
     with (
         _rewound(file),
-        tempfile.TemporaryFile() as told,
-        _program(place, "pg_restore", *options, stdin=file, stdout=told) as run,
+        tempfile.TemporaryFile() as output,
+        _program(target, "pg_restore", *options, stdin=file, stdout=output) as run,
     ):
         run.wait()
-        told.seek(0)
-        found = _VERSION.search(told.read())
-    if found is None:
+        output.seek(0)
+        version = _VERSION.search(output.read())
+    if version is None:
         raise BackupError("This is the dump of a database that is no broker's.")
-    return found[1].decode()
+    return version[1].decode()
 
 
-def restore_backup(place: Place, file: BinaryIO, tell: Tell) -> None:
-    """Read a dump in, whole or not at all, into a database that has nothing of the same names.
+def restore_backup(target: DatabaseTarget, file: BinaryIO, show_progress: ShowProgress) -> None:
+    """Restore a dump, in one transaction, into a database that has no tables of the same names.
 
     Args:
-        place: The database.
-        file: An ordinary file.
-        tell: Called now and then with how many bytes are read in.
+        target: The database.
+        file: The dump; it must be seekable.
+        show_progress: Called regularly with the number of restored bytes.
 
     Raises:
-        BackupError: It could not be read in; the database is as it was.
+        BackupError: The dump could not be restored; the database is unchanged.
     """
-    # Who owns what there, and who may do what, is for that database to say.
+    # Owners and privileges are those of the new database.
     options = ("--no-owner", "--no-privileges", "--file=-")
-    quietly = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
+    psql_options = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
     with (
         _rewound(file),
-        _program(place, "psql", *quietly, f"--dbname={place.url}", stdin=subprocess.PIPE) as database,
-        _program(place, "pg_restore", *options, stdin=file, stdout=subprocess.PIPE) as script,
+        _program(target, "psql", *psql_options, f"--dbname={target.url}", stdin=subprocess.PIPE) as database,
+        _program(target, "pg_restore", *options, stdin=file, stdout=subprocess.PIPE) as script,
     ):
         try:
             database.input.write(b"begin;\n")
             database.input.write(script.output.read(_HEAD_BYTES).replace(_UNKNOWN_BEFORE_17, b"", 1))
             while portion := script.output.read(1 << 20):
                 database.input.write(portion)
-                tell(_position(file))
-            # Only what was whole is kept: without this, the end of its input ends the transaction.
+                show_progress(_position(file))
+            # Commit only after pg_restore has succeeded: psql rolls back if its input ends without a commit.
             script.wait()
             database.input.write(b"commit;\n")
             database.input.close()
         except BrokenPipeError:
-            # It says itself why it has ended.
+            # psql has ended; its own message says why.
             pass
         database.wait()
 
 
 class _Run:
-    """A program of PostgreSQL that runs."""
+    """A running program of PostgreSQL."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], said: BinaryIO) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], errors: BinaryIO) -> None:
         self._name = name
         self._process = process
-        self._said = said
+        self._errors = errors
 
     @property
     def input(self) -> BinaryIO:
-        """What it reads."""
+        """Return the standard input of the program."""
         assert self._process.stdin is not None  # noqa: S101 - it was given a pipe
         return self._process.stdin  # type: ignore[return-value]
 
     @property
     def output(self) -> BinaryIO:
-        """What it writes."""
+        """Return the standard output of the program."""
         assert self._process.stdout is not None  # noqa: S101 - it was given a pipe
         return self._process.stdout  # type: ignore[return-value]
 
-    def wait(self, look: Callable[[], None] = lambda: None) -> None:
-        """Wait for its end.
+    def wait(self, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """Wait for the end of the program.
 
         Args:
-            look: Called now and then meanwhile.
+            while_waiting: Called regularly until then.
 
         Raises:
-            BackupError: It failed.
+            BackupError: The program failed.
         """
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                status = self._process.wait(_LOOK_SECONDS)
+                status = self._process.wait(_PROGRESS_SECONDS)
                 break
-            look()
+            while_waiting()
         if status:
-            self._said.seek(0)
-            said = self._said.read().decode(errors="replace").strip()
-            raise BackupError(f"{_TROUBLE[self._name]}: {said or f'{self._name} ended with status {status}'}")
+            self._errors.seek(0)
+            errors = self._errors.read().decode(errors="replace").strip()
+            raise BackupError(
+                f"{_TROUBLE[self._name]}: {errors or f'{self._name} ended with status {status}'}"
+            )
 
 
 @contextlib.contextmanager
 def _program(
-    place: Place,
+    target: DatabaseTarget,
     name: str,
     *arguments: str,
     stdin: BinaryIO | int = subprocess.DEVNULL,
     stdout: BinaryIO | int = subprocess.DEVNULL,
 ) -> Iterator[_Run]:
-    """Run one of PostgreSQL's programs; it ends with the block at the latest."""
-    with tempfile.TemporaryFile() as said:
+    """Run one of PostgreSQL's programs, and end it after the block."""
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's own programs, no shell
-            [_folder(needs_tls=place.requires_tls) / name, *arguments],
+            [_folder(needs_tls=target.requires_tls) / name, *arguments],
             stdin=stdin,
             stdout=stdout,
-            stderr=said,
-            env=place.environment,
-            # Ctrl-C is for us, who end it then.
+            stderr=errors,
+            env=target.environment,
+            # Ctrl-C is for this process, which then ends the program.
             start_new_session=True,
         )
         try:
-            yield _Run(name, process, said)
+            yield _Run(name, process, errors)
         finally:
             _end(process)
 
@@ -236,39 +237,39 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _folder(*, needs_tls: bool) -> Path:
-    """Where the programs are: those that come with the package, unless there are newer ones on the PATH.
+    """Return the folder of the bundled programs, or of newer ones on the PATH.
 
     Args:
-        needs_tls: Whether they must be able to encrypt, which those that come with the package cannot.
+        needs_tls: Whether the programs must support TLS. The bundled ones do not.
     """
     try:
-        ours = None if needs_tls else Programs.find(Account(), Path(tempfile.gettempdir())).folder
+        bundled = None if needs_tls else Programs.find(Account(), Path(tempfile.gettempdir())).folder
     except EmbeddedError:
-        ours = None
-    theirs = shutil.which("pg_dump")
-    if theirs is not None and (ours is None or _major(theirs) > int(MAJOR)):
-        return Path(theirs).parent
-    if ours is None:
+        bundled = None
+    installed = shutil.which("pg_dump")
+    if installed is not None and (bundled is None or _major(installed) > int(MAJOR)):
+        return Path(installed).parent
+    if bundled is None:
         missing = "PostgreSQL's programs are missing"
         if needs_tls:
             missing = "sslmode asks for TLS, which the programs that come with the broker cannot speak"
         raise BackupError(f"{missing}: install a package with pg_dump and pg_restore.")
-    return ours
+    return bundled
 
 
 def _major(program: str) -> int:
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-    found = re.search(r"\b(\d+)\.?\w*(?: |$)", told.stdout, re.MULTILINE)
-    return int(found[1]) if found else 0
+    run = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+    version = re.search(r"\b(\d+)\.?\w*(?: |$)", run.stdout, re.MULTILINE)
+    return int(version[1]) if version else 0
 
 
 @contextlib.contextmanager
 def _rewound(file: BinaryIO) -> Iterator[None]:
-    """Have a program read the file from its first byte."""
+    """Rewind a file, so that a program reads it from the first byte."""
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     yield
 
 
 def _position(file: BinaryIO) -> int:
-    """Where a program is in the file that it was given: it has the place in common with us."""
+    """Return how far a program has read the file: it shares the position with this process."""
     return os.lseek(file.fileno(), 0, os.SEEK_CUR)
