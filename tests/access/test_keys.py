@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from broker.access.keyring import hashed, new_key
-from broker.cli.serve import SHORTEST
+from broker.cli.serve import SHORTEST_ADMIN_KEY
 from broker.client import Assigner, AsyncBroker, AsyncWork, ProblemError, Tool, Work
 from broker.errors import Unavailable
 from broker.server.http_server import create_server, is_loopback
@@ -358,14 +358,14 @@ async def test_a_service_for_others_needs_a_key_and_says_how_to_make_one(databas
 
 async def test_a_short_admin_key_is_warned_of(database: str) -> None:
     said: dict[str, str] = {}
-    for key in ("short", "x" * SHORTEST):
+    for key in ("short", "x" * SHORTEST_ADMIN_KEY):
         with serving(BROKER_DATABASE_URL=database, BROKER_ADMIN_KEY=key) as (process, url):
             await until_ready(url)
             process.terminate()
             assert await ended(process, within=20) == 0
             said[key] = process.stderr.read().decode() if process.stderr else ""
     assert "the admin key is short" in said["short"]
-    assert "the admin key is short" not in said["x" * SHORTEST]
+    assert "the admin key is short" not in said["x" * SHORTEST_ADMIN_KEY]
 
 
 # The Python client

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from broker.cli import main
-from broker.cli.screen import Screen
-from broker.cli.submission import Submission
-from broker.cli.task_files import Given, checked, for_files
+from broker.cli.output import CommandOutput
+from broker.cli.submission import TaskSubmission
+from broker.cli.task_files import TaskInput, checked, for_files
 from broker.client import AsyncBroker
 from tests.conftest import Running
 from tests.support.api import (
@@ -290,8 +290,8 @@ async def test_whoever_waits_for_long_is_told_why(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("broker.cli.submission._SILENT_SECONDS", 0.01)
-    given = checked(Given({"id": "a", "needs": Raw(b"1")}))
-    submission = Submission([given], 1, Screen(), wait=True)
+    given = checked(TaskInput({"id": "a", "needs": Raw(b"1")}))
+    submission = TaskSubmission([given], 1, CommandOutput(), wait=True)
     async with AsyncBroker(broker.url) as client:
         await submission.submit(client)
         waits = asyncio.create_task(submission.result(within=20))
@@ -419,7 +419,7 @@ async def test_what_makes_no_sense_is_told(arguments: list[str], says: str) -> N
 
 @pytest.mark.parametrize("arguments", [["--needs", "1", "--payload", "-"], ["--tasks", "-"]])
 async def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-    monkeypatch.setattr("broker.cli.values.sys", SimpleNamespace(stdin=None))
+    monkeypatch.setattr("broker.cli.option_types.sys", SimpleNamespace(stdin=None))
     told = CliRunner().invoke(main, ["submit", "--url", "http://127.0.0.1:9", *arguments])
     assert told.exit_code == 2
     assert "Standard input is closed" in told.stderr

@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import make_url
 
-from broker.cli.database import database as embedded_database
+from broker.cli.database import migrated_database
 from broker.errors import CursorExpired
 from broker.postgres.account import Account
 from broker.postgres.backup import DatabaseTarget
@@ -395,7 +395,7 @@ async def test_what_the_environment_says_of_another_database_is_not_meant_for_th
 
 
 def make_embedded_database(folder: Path) -> None:
-    with embedded_database(Settings(data_dir=folder)):
+    with migrated_database(Settings(data_dir=folder)):
         pass
 
 

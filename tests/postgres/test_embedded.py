@@ -40,7 +40,7 @@ SECONDS = 30
 # A broker that becomes a user whom no list has. Only root may be able to read this Python: it imports first.
 AS_NOBODY_KNOWN = """
 import encodings.idna, os
-from broker.cli import backup, demo, keys, main, migrate, serve, stored_keys
+from broker.cli import backup, database_keys, demo, keys, main, migrate, serve
 os.setgroups([])
 os.setresgid(54321, 54321, 54321)
 os.setresuid(54321, 54321, 54321)

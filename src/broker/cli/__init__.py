@@ -1,12 +1,12 @@
-"""The `broker` command: a module for each of its subcommands, loaded when it is used."""
+"""The `broker` command: one module for each subcommand, imported when the subcommand runs."""
 
 from importlib import import_module
 from typing import Any
 
 import click
 
-from broker.cli import first_process, streams
-from broker.cli.values import require_utf8
+from broker.cli import init_process, standard_streams
+from broker.cli.option_types import require_utf8
 
 _COMMANDS = {
     "serve": "Run the service.",
@@ -27,8 +27,8 @@ _COMMANDS = {
 }
 
 
-class _Lazy(click.Group):
-    """A group whose commands are imported one by one, so that `--help` is there at once."""
+class _LazyGroup(click.Group):
+    """A group that imports a command when it runs, so that `--help` is fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -41,9 +41,9 @@ class _Lazy(click.Group):
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command as a process of its own."""
-        first_process.hand_over()
-        with streams.prepared():
+        """Run a command, and end the process."""
+        init_process.run_in_child()
+        with standard_streams.prepared():
             return super().main(*args, **kwargs)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -51,7 +51,7 @@ class _Lazy(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="broker", prog_name="broker")
 def main() -> None:
     """Bring work together with the programs that can do it.

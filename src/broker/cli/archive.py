@@ -1,4 +1,4 @@
-"""`broker archive`: what has ended."""
+"""`broker archive`: export the records of attempts that have ended."""
 
 import asyncio
 import sys
@@ -11,15 +11,15 @@ import click
 import httpx
 from rich.filesize import decimal
 
-from broker.cli.calling import calls_a_broker
-from broker.cli.files import whole_file
-from broker.cli.screen import spinner
-from broker.cli.stopping import ends_in_order
-from broker.cli.values import Moment
+from broker.cli.atomic_file import atomic_file
+from broker.cli.option_types import MomentType
+from broker.cli.output import spinner
+from broker.cli.stop_signals import sigterm_as_ctrl_c
+from broker.cli.url_option import with_url_option
 from broker.client.connection import Connection
 from broker.schemas.states import Outcome
 
-_AGO = Moment(ago=True)
+_AGO = MomentType(ago=True)
 _MEDIA_TYPE = "application/x-ndjson"
 
 _EXAMPLES = """
@@ -52,7 +52,7 @@ def archive() -> None:
     help="Write to this file.  [default: standard output]",
 )
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
-@calls_a_broker
+@with_url_option
 def export(
     *,
     task_id: str | None,
@@ -83,26 +83,26 @@ def export(
         asyncio.run(_Export(sys.stdout.buffer, lambda _: None).run(url, query))
         return
     with (
-        ends_in_order(),
-        whole_file(output, replace=force, option="--force") as file,
-        spinner("waiting for the first record") as tell,
+        sigterm_as_ctrl_c(),
+        atomic_file(output, replace=force, option="--force") as file,
+        spinner("waiting for the first record") as describe,
     ):
-        export = _Export(file, tell)
+        export = _Export(file, describe)
         asyncio.run(export.run(url, query))
     click.echo(f"{export} in {output}.", err=True)
 
 
 class _Export:
-    """Records on their way to where they are written.
+    """Writes records to a file.
 
     Args:
-        file: Where that is.
-        tell: Called as they come, with how many there are.
+        file: The file.
+        show_progress: Called with the number and size of the records so far.
     """
 
-    def __init__(self, file: BinaryIO, tell: Callable[[str], None]) -> None:
+    def __init__(self, file: BinaryIO, show_progress: Callable[[str], None]) -> None:
         self._file = file
-        self._tell = tell
+        self._show_progress = show_progress
         self._records = 0
         self._bytes = 0
 
@@ -111,10 +111,10 @@ class _Export:
         return f"{self._records:,} {noun} ({decimal(self._bytes)})"
 
     async def run(self, url: str | None, query: dict[str, Any]) -> None:
-        """Write them all.
+        """Write all records.
 
         Raises:
-            click.ClickException: Only some of them came, or could be written.
+            click.ClickException: The export broke off, or the file cannot be written.
         """
         last = b"\n"
         async with Connection(url) as connection:
@@ -127,7 +127,7 @@ class _Export:
                     raise
                 raise self._broken(str(error) or type(error).__name__) from error
         if not last.endswith(b"\n"):
-            # Something between us and the broker has cut it, and made it look whole.
+            # A proxy has cut the response, and made it look complete.
             raise self._broken("it ends in the middle of a record")
 
     def _write(self, chunk: bytes) -> None:
@@ -135,13 +135,13 @@ class _Export:
             self._file.write(chunk)
             self._file.flush()
         except BrokenPipeError:
-            # Whoever reads this has enough; click ends quietly.
+            # The reader has closed the pipe; click ends the command quietly.
             raise
         except OSError as error:
             raise click.ClickException(f"The records cannot be written: {error.strerror}.") from error
         self._records += chunk.count(b"\n")
         self._bytes += len(chunk)
-        self._tell(str(self))
+        self._show_progress(str(self))
 
     def _broken(self, why: str) -> click.ClickException:
         return click.ClickException(

@@ -1,4 +1,4 @@
-"""`broker assign`: pairs tasks with tools, as they become available."""
+"""`broker assign`: pair tasks with tools as they become available."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 import click
 import structlog
 
-from broker.cli.calling import calls_a_broker
+from broker.cli.url_option import with_url_option
 from broker.client import Assigner, running
 from broker.client.addresses import url_of_broker
 from broker.matching.misfit import cut, shown
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 _COUNT_SECONDS = 5.0
 _WALLFLOWERS_SECONDS = 600.0
 _WALLFLOWERS = 5
-# Before that it says nothing that nobody asks for what a tool can.
+# How long skills must have been unasked for before that is logged.
 _UNASKED_SINCE = timedelta(minutes=1)
 
 _EXAMPLES = """
@@ -70,7 +70,7 @@ class _Function(click.ParamType[Any]):
     """A function, as `module:function`.
 
     Args:
-        names: What may be given in its place.
+        names: The names that are accepted in place of a function.
     """
 
     name = "module:function"
@@ -86,7 +86,7 @@ class _Function(click.ParamType[Any]):
             names = "".join(f"{name}, " for name in self._names)
             self.fail(f"{value!r} is not {names and f'{names}or '}of the form module:function.", param, ctx)
         try:
-            return _found(module, path)
+            return _import(module, path)
         except click.ClickException as error:
             return self.fail(error.message, param, ctx)
 
@@ -131,7 +131,7 @@ class _Aging(click.ParamType[Any]):
     " off: priority goes before age, always.",
 )
 @click.option("--no-remarks", is_flag=True, help="Do not say of tasks that wait why no tool can do them.")
-@calls_a_broker
+@with_url_option
 def assign(
     *,
     match: Callable[[Any, Any], bool] | str,
@@ -168,26 +168,26 @@ def assign(
     log.info(
         "assigning",
         broker=url_of_broker(url),
-        match=_called(match),
-        rank=_called(rank),
+        match=_name_of(match),
+        rank=_name_of(rank),
         aging_seconds=aging_seconds,
     )
     running.run(_assign(assigner, tally))
 
 
 async def _assign(assigner: Assigner, tally: "_Tally") -> None:
-    telling = [asyncio.create_task(tally.tell()), asyncio.create_task(_tell_of_wallflowers(assigner))]
+    logging = [asyncio.create_task(tally.log()), asyncio.create_task(_log_wallflowers_regularly(assigner))]
     try:
         await assigner.assign()
     finally:
-        for task in telling:
+        for task in logging:
             task.cancel()
-        tally.tell_now()
+        tally.log_now()
         _log_wallflowers(assigner)
 
 
 class _Tally:
-    """Counts what is assigned, and tells it every few seconds."""
+    """Counts assigned tasks, and logs the count every few seconds."""
 
     def __init__(self) -> None:
         self._tasks = 0
@@ -199,13 +199,13 @@ class _Tally:
         self._tools.add(pair.tool_id)
         self._some.set()
 
-    async def tell(self) -> None:
+    async def log(self) -> None:
         while True:
             await self._some.wait()
-            self.tell_now()
+            self.log_now()
             await asyncio.sleep(_COUNT_SECONDS)
 
-    def tell_now(self) -> None:
+    def log_now(self) -> None:
         if self._tasks:
             log.info("assigned", tasks=self._tasks, tools=len(self._tools))
         self._tasks = 0
@@ -213,15 +213,15 @@ class _Tally:
         self._some.clear()
 
 
-async def _tell_of_wallflowers(assigner: Assigner) -> None:
+async def _log_wallflowers_regularly(assigner: Assigner) -> None:
     while True:
         await asyncio.sleep(_WALLFLOWERS_SECONDS)
         _log_wallflowers(assigner)
 
 
 def _log_wallflowers(assigner: Assigner) -> None:
-    found = assigner.wallflowers()
-    for needs in found.needs[:_WALLFLOWERS]:
+    wallflowers = assigner.wallflowers()
+    for needs in wallflowers.needs[:_WALLFLOWERS]:
         log.info(
             "needs are passed over",
             needs=shown(needs.needs),
@@ -230,8 +230,8 @@ def _log_wallflowers(assigner: Assigner) -> None:
             since=f"{needs.since:%Y-%m-%dT%H:%M:%SZ}",
             passed_by=needs.passed_by,
         )
-    since_long = [skills for skills in found.skills if datetime.now(UTC) - skills.since > _UNASKED_SINCE]
-    for skills in since_long[:_WALLFLOWERS]:
+    unasked = [skills for skills in wallflowers.skills if datetime.now(UTC) - skills.since > _UNASKED_SINCE]
+    for skills in unasked[:_WALLFLOWERS]:
         log.info(
             "skills are not asked for",
             skills=shown(skills.skills),
@@ -240,11 +240,11 @@ def _log_wallflowers(assigner: Assigner) -> None:
         )
 
 
-def _found(module: str, path: str) -> Any:
-    """A function of a module that is in this folder, or installed.
+def _import(module: str, path: str) -> Any:
+    """Import a function from a module in this folder, or from an installed one.
 
     Raises:
-        click.ClickException: It is not there, or no function.
+        click.ClickException: The module or the function does not exist, or cannot be imported.
     """
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -255,7 +255,7 @@ def _found(module: str, path: str) -> Any:
         raise click.ClickException(
             f"There is no module {module!r} in {Path.cwd()}, nor among those that are installed."
         ) from error
-    except (Exception, SystemExit) as error:  # whatever a module of the user's does
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise click.ClickException(_broken(module, error)) from error
     try:
         function = attrgetter(path)(loaded)
@@ -267,17 +267,17 @@ def _found(module: str, path: str) -> Any:
 
 
 def _broken(module: str, error: BaseException) -> str:
-    """That a module cannot be imported, and because of which line."""
+    """Return the message that a module cannot be imported, with the line that failed."""
     if isinstance(error, SyntaxError):
-        file, line, said = error.filename, error.lineno, error.msg
+        file, line, message = error.filename, error.lineno, error.msg
     else:
         [*_, last] = traceback.extract_tb(error.__traceback__)
-        file, line, said = last.filename, last.lineno, str(error)
-    return f"Module {module!r} cannot be imported: {type(error).__name__}: {said} ({file}, line {line})"
+        file, line, message = last.filename, last.lineno, str(error)
+    return f"Module {module!r} cannot be imported: {type(error).__name__}: {message} ({file}, line {line})"
 
 
-def _called(function: object) -> str | None:
-    """What a function, or a strategy, is called."""
+def _name_of(function: object) -> str | None:
+    """Return the name of a function or a strategy."""
     if function is None or isinstance(function, str):
         return function
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"

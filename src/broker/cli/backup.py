@@ -1,14 +1,21 @@
-"""`broker backup`: all that a database holds, in a file."""
+"""`broker backup`: write a database into a file."""
 
 from pathlib import Path
 
 import click
 from rich.filesize import decimal
 
-from broker.cli.database import ask, clear_errors, described, from_environment, opened, see_that_it_is_made
-from broker.cli.files import whole_file
-from broker.cli.screen import note, spinner
-from broker.cli.stopping import ends_in_order
+from broker.cli.atomic_file import atomic_file
+from broker.cli.database import (
+    clear_database_errors,
+    database_name,
+    open_database,
+    require_database,
+    run_in_transaction,
+    settings_from_environment,
+)
+from broker.cli.output import note, spinner
+from broker.cli.stop_signals import sigterm_as_ctrl_c
 from broker.postgres.backup import DatabaseTarget, write_backup
 from broker.store import migration
 
@@ -34,15 +41,15 @@ def backup(file: Path, *, overwrite: bool) -> None:
     whole; until then it has another name. Only you may read it: payloads, results and the hashes of keys are
     in it.
     """
-    settings = from_environment()
-    see_that_it_is_made(settings)
-    with ends_in_order(), clear_errors(), opened(settings, shared=True) as url:
+    settings = settings_from_environment()
+    require_database(settings)
+    with sigterm_as_ctrl_c(), clear_database_errors(), open_database(settings, shared=True) as url:
         target = DatabaseTarget.of(url, own=settings.direct_url is not None)
-        if ask(url, migration.current_version) is None:
-            raise click.ClickException(f"There is nothing in {described(settings)} yet.")
+        if run_in_transaction(url, migration.current_version) is None:
+            raise click.ClickException(f"There is nothing in {database_name(settings)} yet.")
         with (
-            whole_file(file, replace=overwrite, option="--overwrite", mode=0o600) as written,
-            spinner("writing") as tell,
+            atomic_file(file, replace=overwrite, option="--overwrite", mode=0o600) as output,
+            spinner("writing") as describe,
         ):
-            write_backup(target, Path(written.name), lambda size: tell(f"{decimal(size)} written"))
-        note(f"{file}: {decimal(file.stat().st_size)}, from {described(settings)}.")
+            write_backup(target, Path(output.name), lambda size: describe(f"{decimal(size)} written"))
+        note(f"{file}: {decimal(file.stat().st_size)}, from {database_name(settings)}.")

@@ -19,7 +19,7 @@ from broker.bench.http import BenchError
 from broker.bench.run import LONG, SCENARIOS, run
 from broker.bench.scenarios import Size
 from broker.bench.stage import Stage
-from broker.cli.stopping import ends_in_order
+from broker.cli.stop_signals import sigterm_as_ctrl_c
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError
 
@@ -74,7 +74,7 @@ def bench(
     names = scenarios or [name for name in SCENARIOS if name not in LONG]
     console = Console(width=None if sys.stdout.isatty() else 120)
     try:
-        with ends_in_order(), _stage(url, folder) as stage:
+        with sigterm_as_ctrl_c(), _stage(url, folder) as stage:
             measured = _measure(console, stage, names, rounds=rounds, size=Size(seconds=seconds, share=share))
     except (BenchError, EmbeddedError, OSError, TimeoutError) as error:
         raise click.ClickException(f"{error or 'The service did not answer in time.'}") from error

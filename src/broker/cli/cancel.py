@@ -1,21 +1,21 @@
-"""`broker cancel`: takes tasks away."""
+"""`broker cancel`: cancel tasks."""
 
 import asyncio
 
 import click
 
-from broker.cli.calling import calls_a_broker
-from broker.cli.handles import each
+from broker.cli.each_task import for_each_task
+from broker.cli.url_option import with_url_option
 
 
 @click.command()
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("--force", is_flag=True, help="At once, whatever the tool does; it is told as soon as it asks.")
-@calls_a_broker
+@with_url_option
 def cancel(tasks: tuple[str, ...], *, force: bool, url: str | None) -> None:
     """Take tasks away, by their ids.
 
     One that waits is gone at once. Of one that runs the tool is asked to stop, and the task is gone when it
     has; a success that comes first stands. One that has ended stays as it is. The archive has all of it.
     """
-    asyncio.run(each(url, tasks, lambda handle: handle.cancel(force=force)))
+    asyncio.run(for_each_task(url, tasks, lambda handle: handle.cancel(force=force)))

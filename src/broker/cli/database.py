@@ -1,4 +1,4 @@
-"""The database that a command works with: the one that is given, or the embedded PostgreSQL."""
+"""Find and open the database of the settings: a given one, or the embedded PostgreSQL."""
 
 import asyncio
 import contextlib
@@ -31,11 +31,11 @@ _ADVICE = {
 }
 
 
-def from_environment() -> Settings:
-    """The settings.
+def settings_from_environment() -> Settings:
+    """Return the settings.
 
     Raises:
-        click.ClickException: One of them cannot be used.
+        click.ClickException: A setting is not valid.
     """
     try:
         return Settings.from_environment()
@@ -44,11 +44,11 @@ def from_environment() -> Settings:
 
 
 @contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
-    """What goes wrong in the block is told to people, and nothing else is.
+def clear_database_errors() -> Iterator[None]:
+    """End the command with a clear message if the database fails, and log warnings only.
 
     Raises:
-        click.ClickException: Something went wrong.
+        click.ClickException: The database failed.
     """
     logs.configure("warning")
     try:
@@ -57,26 +57,26 @@ def clear_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:
         raise click.ClickException(
-            f"The database does not answer: {_in_its_words(error.__cause__)}"
+            f"The database does not answer: {_with_advice(error.__cause__)}"
         ) from error
     except DBAPIError as error:
-        raise click.ClickException(f"The database refuses it: {_in_its_words(error.orig)}") from error
+        raise click.ClickException(f"The database refuses it: {_with_advice(error.orig)}") from error
     except SQLAlchemyError as error:
         raise click.ClickException(f"The database cannot be used: {error}") from error
 
 
-def _in_its_words(error: BaseException | None) -> str:
-    """What PostgreSQL says, and what can be done about it."""
+def _with_advice(error: BaseException | None) -> str:
+    """Return the message of PostgreSQL, and what to do about it."""
     advice = _ADVICE.get(str(getattr(error, "sqlstate", "")))
     return f"{error}; {advice}" if advice else str(error)
 
 
 @contextlib.contextmanager
-def database(settings: Settings) -> Iterator[Settings]:
-    """The settings with a database that is there and has the current schema.
+def migrated_database(settings: Settings) -> Iterator[Settings]:
+    """Yield the settings with the URL of a database that has the current schema.
 
     Args:
-        settings: Without a `database_url` the embedded PostgreSQL runs for as long as the block does.
+        settings: Without a `database_url`, the embedded PostgreSQL runs for as long as the block.
 
     Raises:
         EmbeddedError: The embedded PostgreSQL cannot run.
@@ -96,36 +96,36 @@ def database(settings: Settings) -> Iterator[Settings]:
         yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
 
 
-def described(settings: Settings) -> str:
-    """Which database that is, for people."""
+def database_name(settings: Settings) -> str:
+    """Return the name of the database for messages."""
     if settings.database_url is not None:
         return "the database of BROKER_DATABASE_URL"
     return f"the embedded database in {_folder(settings)}"
 
 
-def is_made(settings: Settings) -> bool:
-    """Whether there is such a database; the embedded one is made when it is first used."""
+def database_exists(settings: Settings) -> bool:
+    """Return whether there is a database. The embedded one is created on first use."""
     return settings.database_url is not None or (_folder(settings) / "postgres").exists()
 
 
-def see_that_it_is_made(settings: Settings) -> None:
-    """See that there is something to look into.
+def require_database(settings: Settings) -> None:
+    """Check that there is a database.
 
     Raises:
-        click.ClickException: The embedded database was never used.
+        click.ClickException: The embedded database does not exist.
     """
-    if not is_made(settings):
+    if not database_exists(settings):
         raise click.ClickException(
-            f"There is no {described(settings).removeprefix('the ')} yet. Set BROKER_DATA_DIR or"
+            f"There is no {database_name(settings).removeprefix('the ')} yet. Set BROKER_DATA_DIR or"
             " BROKER_DATABASE_URL as the service has it."
         )
 
 
 def default_data_dir(instead: str = "BROKER_DATA_DIR") -> Path:
-    """Where data of services, or of this user, belongs.
+    """Return the default data folder: of the system for root, else of this user.
 
     Args:
-        instead: The setting or option that names another folder.
+        instead: The setting or option for another folder, for the message.
 
     Raises:
         click.ClickException: This user has no home folder.
@@ -146,54 +146,56 @@ def _folder(settings: Settings) -> Path:
     return settings.data_dir or default_data_dir()
 
 
-def ask(url: str, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-    """Do something with a database, in a transaction of its own.
+def run_in_transaction(
+    url: str, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+) -> Result:
+    """Connect to a database, and run a function of the store in a transaction.
 
     Raises:
-        Unavailable: It does not answer.
+        Unavailable: The database does not respond.
     """
 
-    async def take() -> Result:
+    async def run() -> Result:
         store = Store(url)
         try:
             return await store.run(do, *args, **kwargs)
         finally:
             await store.close()
 
-    return asyncio.run(take())
+    return asyncio.run(run())
 
 
 def _check_schema(url: str) -> None:
     try:
-        problem = ask(url, migration.schema_problem)
+        problem == run_in_transaction(url, migration.schema_problem)
     except (DBAPIError, Unavailable) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
         if isinstance(cause, DBAPIError):
             raise click.ClickException(
-                f"The database of BROKER_DATABASE_URL refuses it: {_in_its_words(cause.orig)}"
+                f"The database of BROKER_DATABASE_URL refuses it: {_with_advice(cause.orig)}"
             ) from error
         pooler = "startup parameter" in str(cause)
         hint = " Is it a pooler? Then set BROKER_LISTEN_URL to the database itself." if pooler else ""
         raise click.ClickException(
-            f"The database of BROKER_DATABASE_URL does not answer: {_in_its_words(cause)}{hint}"
+            f"The database of BROKER_DATABASE_URL does not answer: {_with_advice(cause)}{hint}"
         ) from error
     if problem:
         raise click.ClickException(f"The database {problem}.")
 
 
 @contextlib.contextmanager
-def reached(settings: Settings) -> Iterator[str]:
-    """The URL of the database, also where a service is running on the embedded one.
+def running_database(settings: Settings) -> Iterator[str]:
+    """Yield the URL of the database with the current schema, even if a service uses the embedded one.
 
     Raises:
         EmbeddedError: The embedded PostgreSQL cannot run.
-        click.ClickException: The given database has another schema, or does not answer.
+        click.ClickException: The database has another schema, or does not respond.
     """
     with contextlib.ExitStack() as stack:
         try:
-            url = str(stack.enter_context(database(settings)).direct_url)
+            url = str(stack.enter_context(migrated_database(settings)).direct_url)
         except FolderInUseError:
-            if (running := _running(settings)) is None:
+            if (running := _url_of_running(settings)) is None:
                 raise
             _check_schema(running)
             url = running
@@ -201,12 +203,12 @@ def reached(settings: Settings) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, *, shared: bool) -> Iterator[str]:
-    """The URL of the database as it is, whatever schema it has.
+def open_database(settings: Settings, *, shared: bool) -> Iterator[str]:
+    """Yield the URL of the database, whatever schema it has. If there is a pooler, go past it.
 
     Args:
-        settings: Of a database that a pooler stands in front of, the one behind it is meant.
-        shared: Whether it may be the embedded one that a service is running on.
+        settings: The settings.
+        shared: Whether a service may use the embedded database at the same time.
 
     Raises:
         EmbeddedError: The embedded PostgreSQL cannot run.
@@ -218,13 +220,13 @@ def opened(settings: Settings, *, shared: bool) -> Iterator[str]:
         try:
             url = stack.enter_context(EmbeddedPostgres(_folder(settings))).url()
         except FolderInUseError:
-            running = _running(settings)
+            running = _url_of_running(settings)
             if not shared or running is None:
                 raise
             url = running
         yield url
 
 
-def _running(settings: Settings) -> str | None:
-    """The URL of the embedded PostgreSQL that a service is running, once it is known."""
+def _url_of_running(settings: Settings) -> str | None:
+    """Return the URL of the embedded PostgreSQL of a running service; None if it is not known yet."""
     return EmbeddedPostgres.url_of_running(_folder(settings))

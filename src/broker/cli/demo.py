@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.cli.database import default_data_dir
-from broker.cli.screen import this_program
-from broker.cli.stopping import ends_in_order
+from broker.cli.output import this_program
+from broker.cli.stop_signals import sigterm_as_ctrl_c
 from broker.schemas.archive import ArchiveRecord
 
 
@@ -43,7 +43,7 @@ def demo(keep: bool, port: int, data_dir: Path | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
         folder = data_dir or default_data_dir("--data-dir").with_name("broker-demo")
-        with ends_in_order():
+        with sigterm_as_ctrl_c():
             succeeded = _run(console, folder, keep=keep, port=port)
     except (TimeoutError, RuntimeError) as error:
         raise click.ClickException(

@@ -1,4 +1,4 @@
-"""`broker explain`: why a task has not run yet, what has become of it so far, and what can be done."""
+"""`broker explain`: say why a task has not run yet, how its attempts ended, and what to do."""
 
 import asyncio
 import shutil
@@ -10,18 +10,19 @@ from uuid import UUID
 import click
 import msgspec
 
-from broker.cli.calling import calls_a_broker
-from broker.cli.screen import is_terminal, one_line
+from broker.cli.output import is_terminal
+from broker.cli.url_option import with_url_option
 from broker.client.addresses import in_path
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
 from broker.schemas.states import Outcome
 from broker.schemas.tasks import Explanation, Verdict
+from broker.texts import one_line, shorten_in_the_middle
 
-# A person waits: a broker that is away is told after a few tries.
+# Short, because a person waits for the output.
 _PATIENCE_SECONDS = 5.0
 _MOST_ATTEMPTS = 20
-_MOST_OF_AN_ERROR = 200
+_LONGEST_ERROR_CHARS = 200
 
 _EXAMPLES = """
 \b
@@ -44,8 +45,8 @@ The verdicts; the first that holds is told:
 """
 
 
-class Attempt(msgspec.Struct, kw_only=True):
-    """What is shown of one attempt; its record has more."""
+class PastAttempt(msgspec.Struct, kw_only=True):
+    """The shown part of the archive record of an attempt."""
 
     attempt: int
     outcome: Outcome
@@ -57,41 +58,41 @@ class Attempt(msgspec.Struct, kw_only=True):
 
 
 class _Records(msgspec.Struct, kw_only=True):
-    items: list[Attempt]
+    items: list[PastAttempt]
     next: str | None
 
 
-class _Told(NamedTuple):
-    """What the broker has said; `records` None: this key may not read them."""
+class _Facts(NamedTuple):
+    """What the broker knows about the task; `records` is None if the key may not read them."""
 
     task: str
-    why: Explanation
+    explanation: Explanation
     records: _Records | None
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("task")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object, on one line.")
-@calls_a_broker
+@with_url_option
 def explain(task: str, *, as_json: bool, url: str | None) -> None:
     """Tell why a task has not run yet, what has become of it so far, and what can be done.
 
     TASK is its id. The attempts that have ended are told to keys that may read the archive: the key that
     submitted the task, operators and admins.
     """
-    told = asyncio.run(_ask(url, task))
+    facts = asyncio.run(_read(url, task))
     if as_json:
-        click.echo(_as_json(told))
+        click.echo(_as_json(facts))
         return
     width = shutil.get_terminal_size().columns if is_terminal() else None
-    for line in _lines(told, width):
+    for line in _lines(facts, width):
         click.echo(line)
 
 
-async def _ask(url: str | None, task: str) -> _Told:
+async def _read(url: str | None, task: str) -> _Facts:
     async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
         try:
-            why = await connection.call("GET", f"/v1/tasks/{in_path(task)}/explain", Explanation)
+            explanation = await connection.call("GET", f"/v1/tasks/{in_path(task)}/explain", Explanation)
         except ProblemError as error:
             if error.code != "task_not_found":
                 raise
@@ -103,35 +104,36 @@ async def _ask(url: str | None, task: str) -> _Told:
             if error.code != "forbidden":
                 raise
             records = None
-        return _Told(task, why, records)
+        return _Facts(task, explanation, records)
 
 
-def _as_json(told: _Told) -> bytes:
-    attempts = None if told.records is None else told.records.items
-    return msgspec.json.encode({"id": told.task, **msgspec.structs.asdict(told.why), "attempts": attempts})
+def _as_json(facts: _Facts) -> bytes:
+    attempts = None if facts.records is None else facts.records.items
+    explanation = msgspec.structs.asdict(facts.explanation)
+    return msgspec.json.encode({"id": facts.task, **explanation, "attempts": attempts})
 
 
-def _lines(told: _Told, width: int | None) -> Iterator[str]:
-    """For people; sentences are broken only for a terminal, which has a width."""
-    why = told.why
-    detail = one_line(why.detail)
-    words = dict.fromkeys((why.state, why.verdict))
-    yield click.style(f"{told.task}: {', '.join(words)}", bold=True)
+def _lines(facts: _Facts, width: int | None) -> Iterator[str]:
+    """Yield the lines for people. Only on a terminal, which has a width, sentences are wrapped."""
+    explanation = facts.explanation
+    detail = one_line(explanation.detail)
+    words = dict.fromkeys((explanation.state, explanation.verdict))
+    yield click.style(f"{facts.task}: {', '.join(words)}", bold=True)
     yield detail if width is None else click.wrap_text(detail, width)
     yield ""
-    facts = [
-        ("Tools with room", f"{why.available_tools:,}"),
-        ("Assigner last asked", _time(why.assigner_seen_at) or "never"),
+    rows = [
+        ("Tools with room", f"{explanation.available_tools:,}"),
+        ("Assigner last asked", _time(explanation.assigner_seen_at) or "never"),
     ]
-    if why.remark is not None:
-        facts.append(("Assigner's remark", one_line(why.remark)))
-    yield from _aligned(facts)
-    if told.records is not None and told.records.items:
+    if explanation.remark is not None:
+        rows.append(("Assigner's remark", one_line(explanation.remark)))
+    yield from _aligned(rows)
+    if facts.records is not None and facts.records.items:
         yield ""
-        yield from _attempts(told.task, told.records)
+        yield from _attempts(facts.task, facts.records)
     yield ""
     yield "What you can do:"
-    yield from _aligned([(f"  {what}", command) for what, command in _steps(told)])
+    yield from _aligned([(f"  {what}", command) for what, command in _next_steps(facts)])
 
 
 def _attempts(task: str, records: _Records) -> Iterator[str]:
@@ -140,14 +142,14 @@ def _attempts(task: str, records: _Records) -> Iterator[str]:
         [("", "outcome", "tool", "started", "ended", "error")]
         + [
             (
-                f"  {each.attempt}",
-                each.outcome,
-                each.tool_id or "none",
-                _time(each.started_at) or "not started",
-                _time(each.ended_at),
-                _shortened(one_line(each.error or "")),
+                f"  {attempt.attempt}",
+                attempt.outcome,
+                attempt.tool_id or "none",
+                _time(attempt.started_at) or "not started",
+                _time(attempt.ended_at),
+                shorten_in_the_middle(one_line(attempt.error or ""), _LONGEST_ERROR_CHARS),
             )
-            for each in records.items
+            for attempt in records.items
         ]
     )
     if records.next is not None:
@@ -160,9 +162,9 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _steps(told: _Told) -> Iterator[tuple[str, str]]:
-    """What can be done, and the command that does it."""
-    verdict: Verdict = told.why.verdict
+def _next_steps(facts: _Facts) -> Iterator[tuple[str, str]]:
+    """Yield what the user can do, and the command that does it."""
+    verdict: Verdict = facts.explanation.verdict
     if verdict == "no_assigner":
         yield "Start an assigner", "broker assign"
     if verdict in ("no_tool_available", "refused_by_assigner", "waiting_for_assigner"):
@@ -170,23 +172,15 @@ def _steps(told: _Told) -> Iterator[tuple[str, str]]:
     if verdict in ("refused_by_assigner", "no_tool_available"):
         yield "Start one that can do it", "broker tool --help"
     if verdict == "failed":
-        yield "Have it tried again", f"broker retry {told.task}"
+        yield "Have it tried again", f"broker retry {facts.task}"
     if verdict == "ended":
-        yield "Read all about it", f"broker archive export --task-id {told.task}"
+        yield "Read all about it", f"broker archive export --task-id {facts.task}"
     elif verdict == "running":
-        yield "Have the tool stop it", f"broker cancel {told.task}"
-        yield "Take it away at once", f"broker cancel --force {told.task}"
+        yield "Have the tool stop it", f"broker cancel {facts.task}"
+        yield "Take it away at once", f"broker cancel --force {facts.task}"
     else:
-        yield "Take it away", f"broker cancel {told.task}"
+        yield "Take it away", f"broker cancel {facts.task}"
 
 
 def _time(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _shortened(line: str) -> str:
-    """Cut in the middle: what went wrong stands at the end of a traceback, and else in front."""
-    if len(line) <= _MOST_OF_AN_ERROR:
-        return line
-    third = _MOST_OF_AN_ERROR // 3
-    return f"{line[:third]} … {line[-2 * third :]}"

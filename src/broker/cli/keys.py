@@ -1,17 +1,17 @@
-"""`broker keys`: who may do what."""
+"""`broker keys`: make, list and revoke keys."""
 
 import asyncio
 import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from types import NoneType
 from typing import Any, Protocol, TypeVar
 
 import click
 
-from broker.cli.calling import clear_call_errors
-from broker.cli.key_rows import Row, key_row
+from broker.cli.url_option import clear_request_errors
 from broker.client.addresses import in_path, url_of_broker
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
@@ -20,6 +20,7 @@ from broker.schemas.keys import KEY_PREFIX, ROLES, KeyPage, MadeKey, NewKey, Rol
 from broker.schemas.values import ID_PATTERN
 
 Response = TypeVar("Response")
+Row = tuple[str, ...]
 
 _NAME = re.compile(ID_PATTERN)
 
@@ -147,19 +148,24 @@ def revoke(name: str, url: str | None) -> None:
     click.echo(f"Key {name} is revoked.", err=True)
 
 
+def key_row(name: str, roles: Sequence[str], *times: datetime | None) -> Row:
+    """Return the cells of a key: its name, its roles, and its times to the minute."""
+    return (name, ",".join(roles), *(f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times))
+
+
 def _keys_at(url: str | None) -> _Keys:
     if url is not None:
-        return _KeysOfBroker(url)
-    from broker.cli.stored_keys import StoredKeys  # noqa: PLC0415 - the database takes long to import
+        return _BrokerKeys(url)
+    from broker.cli.database_keys import DatabaseKeys  # noqa: PLC0415 - slow to import
 
-    return StoredKeys()
+    return DatabaseKeys()
 
 
-class _KeysOfBroker:
-    """The keys of a broker that runs, over HTTP.
+class _BrokerKeys:
+    """The keys of a running broker, over HTTP.
 
     Args:
-        url: Where it runs; if empty, see `url_of_broker`.
+        url: The URL of the broker; if empty, see `url_of_broker`.
     """
 
     def __init__(self, url: str) -> None:
@@ -208,7 +214,7 @@ class _KeysOfBroker:
         Raises:
             click.ClickException: The broker refuses, or does not respond.
         """
-        with clear_call_errors(self._url):
+        with clear_request_errors(self._url):
             try:
                 yield
             except ProblemError as error:

@@ -1,10 +1,10 @@
-"""`broker migrate`: the schema of a database of one's own."""
+"""`broker migrate`: migrate the schema of a database of one's own."""
 
 import asyncio
 
 import click
 
-from broker.cli.database import ask, clear_errors, from_environment
+from broker.cli.database import clear_database_errors, run_in_transaction, settings_from_environment
 from broker.store import migration
 
 
@@ -14,13 +14,13 @@ def migrate() -> None:
 
     The embedded PostgreSQL needs no such call: `broker serve` sees to it.
     """
-    url = from_environment().direct_url
+    url = settings_from_environment().direct_url
     if url is None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
-    with clear_errors():
+    with clear_database_errors():
         try:
             asyncio.run(migration.migrate(url))
         except OSError as error:
             raise click.ClickException(f"The database does not answer: {error}") from error
-        here = ask(url, migration.current_version)
-    click.echo(f"The schema is at version {here}.")
+        version = run_in_transaction(url, migration.current_version)
+    click.echo(f"The schema is at version {version}.")

@@ -1,4 +1,4 @@
-"""`broker restore`: a backup, read into an empty database."""
+"""`broker restore`: read a backup into an empty database."""
 
 import asyncio
 from pathlib import Path
@@ -7,9 +7,15 @@ from typing import BinaryIO
 import click
 from rich.filesize import decimal
 
-from broker.cli.database import ask, clear_errors, described, from_environment, opened
-from broker.cli.screen import note, spinner
-from broker.cli.stopping import ends_in_order
+from broker.cli.database import (
+    clear_database_errors,
+    database_name,
+    open_database,
+    run_in_transaction,
+    settings_from_environment,
+)
+from broker.cli.output import note, spinner
+from broker.cli.stop_signals import sigterm_as_ctrl_c
 from broker.postgres.backup import DatabaseTarget, backup_version, restore_backup
 from broker.postgres.errors import FolderInUseError
 from broker.settings import Settings
@@ -33,34 +39,35 @@ def restore(file: Path) -> None:
     It is the database of BROKER_DATABASE_URL, or the embedded one in BROKER_DATA_DIR. One that holds anything
     is never touched. It is all or nothing: when it fails, the database is as empty as before.
     """
-    settings = from_environment()
-    with ends_in_order(), clear_errors():
+    settings = settings_from_environment()
+    with sigterm_as_ctrl_c(), clear_database_errors():
         try:
-            with opened(settings, shared=False) as url:
-                _read_in(settings, url, file)
+            with open_database(settings, shared=False) as url:
+                _restore(settings, url, file)
         except FolderInUseError as error:
             raise _refused(settings, "is in use") from error
 
 
-def _read_in(settings: Settings, url: str, path: Path) -> None:
+def _restore(settings: Settings, url: str, path: Path) -> None:
     target = DatabaseTarget.of(url, own=settings.direct_url is not None)
-    with _opened(path) as file, spinner("reading") as tell:
-        found = backup_version(target, file)
-        if not migration.is_known(found):
+    with _opened(path) as file, spinner("reading") as describe:
+        version = backup_version(target, file)
+        if not migration.is_known(version):
             raise click.ClickException(
-                f"{path} is from a newer broker: its schema is at version {found}, and this one knows those"
+                f"{path} is from a newer broker: its schema is at version {version}, and this one knows those"
                 f" up to {migration.required_version()}. Restore it with that one, or one that is newer"
                 " still."
             )
-        ask(url, migration.check_encoding)
-        if something := ask(url, migration.first_object):
+        run_in_transaction(url, migration.check_encoding)
+        if something := run_in_transaction(url, migration.first_object):
             raise _refused(settings, f"is not empty ({something} is there)")
         size = decimal(path.stat().st_size)
-        restore_backup(target, file, lambda done: tell(f"{decimal(done)} of {size} read"))
-        tell("bringing it up to date")
+        restore_backup(target, file, lambda done: describe(f"{decimal(done)} of {size} read"))
+        describe("bringing it up to date")
         asyncio.run(migration.finish_restore(url))
     note(
-        f"{path} is restored into {described(settings)}, which is at version {migration.required_version()}."
+        f"{path} is restored into {database_name(settings)}, which is at version"
+        f" {migration.required_version()}."
     )
 
 
@@ -83,6 +90,6 @@ def _refused(settings: Settings, why: str) -> click.ClickException:
         else "Set BROKER_DATA_DIR to a folder that is not there yet"
     )
     return click.ClickException(
-        f"T{described(settings)[1:]} {why}, and a restore never touches data. {another}, restore"
+        f"T{database_name(settings)[1:]} {why}, and a restore never touches data. {another}, restore"
         " into that, and start the service with it."
     )

@@ -1,4 +1,4 @@
-"""`broker serve`: the service, with a database of its own where none is given."""
+"""`broker serve`: run the service, with the embedded PostgreSQL if no database is given."""
 
 import errno
 import os
@@ -9,8 +9,8 @@ import sys
 import click
 import structlog
 
-from broker.cli.database import ask, database, described
-from broker.cli.screen import this_program
+from broker.cli.database import database_name, migrated_database, run_in_transaction
+from broker.cli.output import this_program
 from broker.postgres.errors import EmbeddedError
 from broker.server.http_server import create_server, is_loopback, stopping_signals
 from broker.server.worker_processes import WorkerProcesses, WorkerProcessesError
@@ -21,8 +21,8 @@ from broker.telemetry.metrics import SHARED_FOLDER
 
 log = structlog.get_logger(__name__)
 
-# As short as a key may be that somebody has chosen.
-SHORTEST = 20
+# The fewest characters of an admin key that a user chooses.
+SHORTEST_ADMIN_KEY = 20
 
 
 @click.command(epilog="\b\nSettings, from the environment:\n" + describe())
@@ -44,21 +44,25 @@ def serve(host: str, port: int, workers: int) -> None:
     the schema up to date by itself. Stop it with Ctrl-C or SIGTERM: whoever waits is answered, what is being
     written is finished.
     """
-    # Until the server takes over: told to stop, stop the database as well.
+    # Until the server handles these signals: end the block below, and with it the database.
     for number in stopping_signals():
         if number != signal.SIGINT:
             signal.signal(number, lambda *_: sys.exit(0))
-    _see_that_it_is_free(host, port)
-    _see_that_metrics_are_ours()
+    _check_port_is_free(host, port)
+    _check_metrics_folder_is_unset()
     try:
         settings = Settings.from_environment()
         logs.configure(settings.log_level)
         if unknown := unknown_variables():
             log.warning("these variables are no settings: are they misspelt?", names=unknown)
-        if 0 < len(settings.the_admin_key() or "") < SHORTEST:
+        if 0 < len(settings.the_admin_key() or "") < SHORTEST_ADMIN_KEY:
             log.warning("the admin key is short: whoever guesses it may do everything")
-        with database(settings) as ready:
-            if not (is_loopback(host) or ready.the_admin_key() or ask(str(ready.direct_url), all_of_them)):
+        with migrated_database(settings) as ready:
+            if not (
+                is_loopback(host)
+                or ready.the_admin_key()
+                or run_in_transaction(str(ready.direct_url), all_of_them)
+            ):
                 raise _open_to_others(host, settings)
             if workers > 1:
                 WorkerProcesses(ready, host=host, port=port, count=workers).run()
@@ -68,31 +72,31 @@ def serve(host: str, port: int, workers: int) -> None:
         raise click.ClickException(str(error)) from error
 
 
-def _see_that_it_is_free(host: str, port: int) -> None:
-    """See that nobody listens there, before a database is started in vain.
+def _check_port_is_free(host: str, port: int) -> None:
+    """Check that no process listens on the port, before starting a database in vain.
 
     Raises:
-        click.ClickException: Somebody does, or that is no address of this machine.
+        click.ClickException: A process does, or the host is no address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As the server does: what a service of before has left behind is in nobody's way.
+            # As the server does: connections of a previous service do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        advice = ": is a broker running already? --port takes another one" if taken else ""
+        in_use = error.errno == errno.EADDRINUSE
+        advice = ": is a broker running already? --port takes another one" if in_use else ""
         raise click.ClickException(
             f"Cannot listen on {host}, port {port}: {error.strerror}{advice}."
         ) from error
 
 
-def _see_that_metrics_are_ours() -> None:
-    """See that nobody has given us a folder for the numbers of several processes.
+def _check_metrics_folder_is_unset() -> None:
+    """Check that prometheus_client's folder for several processes is not set.
 
     Raises:
-        click.ClickException: There is one: what others have left there would be taken for ours.
+        click.ClickException: It is set. The service would report numbers that others left there as its own.
     """
     for name in (SHARED_FOLDER, SHARED_FOLDER.lower()):
         if name in os.environ:
@@ -101,11 +105,16 @@ def _see_that_metrics_are_ours() -> None:
             )
 
 
+def _has_keys(settings: Settings) -> bool:
+    return bool(run_in_transaction(str(settings.direct_url), all_of_them))
+
+
 def _open_to_others(host: str, settings: Settings) -> click.ClickException:
-    """That an address that others can reach is refused, where everybody could make any call."""
+    """Return the error for a service without keys that other machines could reach."""
     return click.ClickException(
-        f"There are no keys in {described(settings)}, so the service listens on this machine only, and not on"
-        f" {host}. Make the first one, for yourself, with the same settings, and start again:\n\n"
+        f"There are no keys in {database_name(settings)}, so the service listens on this machine only, and"
+        f" not on {host}. Make the first one, for yourself, with the same settings, and start again:\n\n"
         f"  {this_program()} keys create --role admin --name me\n\n"
-        f"Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of {SHORTEST} characters or more."
+        f"Or set BROKER_ADMIN_KEY_FILE to a file with a key of your own, of {SHORTEST_ADMIN_KEY} characters"
+        " or more."
     )

@@ -1,4 +1,4 @@
-"""A submission: tasks that are sent batch by batch, and waited for."""
+"""Submit tasks in batches, and wait for their results."""
 
 import asyncio
 import contextlib
@@ -14,21 +14,22 @@ import httpx
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from broker.cli.screen import Screen, note, one_line, printable
-from broker.cli.task_files import Given
+from broker.cli.output import CommandOutput, note
+from broker.cli.task_files import TaskInput
 from broker.client import AsyncBroker, AsyncHandle, ProblemError
 from broker.client.errors import explained
+from broker.schemas.limits import LONGEST_WAIT_SECONDS
 from broker.schemas.tasks import Task
+from broker.texts import one_line, replace_unprintable
 
-# As many as the client sends in a call.
 _BATCH = 1_000
 _MOST_IDS = 100
-# As long as nobody wonders.
+# After this long without a result, the user learns why the task waits.
 _SILENT_SECONDS = 10.0
 
 
-class Outcome(msgspec.Struct, kw_only=True):
-    """How a task ended, as it is printed."""
+class SubmissionResult(msgspec.Struct, kw_only=True):
+    """How a task ended, as the command prints it."""
 
     id: str
     state: str
@@ -38,12 +39,12 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 
 class _Sent(NamedTuple):
-    """What is remembered of a task that was sent.
+    """What the submission remembers of a task that was sent.
 
     Args:
-        where: Where it came from, for people.
-        file: The file that it is for, if it is.
-        named: Whether it came with an id.
+        where: The task's place in the input, for error messages.
+        file: The file that the task is for, if any.
+        named: Whether the user gave the id.
     """
 
     where: str
@@ -51,20 +52,20 @@ class _Sent(NamedTuple):
     named: bool
 
 
-class Submission:
-    """Tasks that are submitted, and then waited for.
+class TaskSubmission:
+    """Submits tasks, and waits for their results.
 
     Args:
-        tasks: The tasks; they are gone through once.
-        total: How many they are.
-        screen: Where their ids, their results, and how far they are is told.
-        wait: Whether they are waited for; else their ids are told.
+        tasks: The tasks; the submission iterates over them once.
+        total: The number of tasks.
+        output: Shows ids, results and progress.
+        wait: Whether to wait for the tasks. If not, the submission prints their ids.
     """
 
-    def __init__(self, tasks: Iterable[Given], total: int, screen: Screen, *, wait: bool) -> None:
+    def __init__(self, tasks: Iterable[TaskInput], total: int, output: CommandOutput, *, wait: bool) -> None:
         self._tasks = iter(tasks)
         self._total = total
-        self._screen = screen
+        self._output = output
         self._wait = wait
         self._broker: AsyncBroker | None = None
         self._done = self._existed = 0
@@ -72,14 +73,14 @@ class Submission:
         self._states: Counter[str] = Counter()
 
     async def submit(self, broker: AsyncBroker) -> None:
-        """Submit them all.
+        """Submit all tasks.
 
         Raises:
-            click.ClickException: The broker refuses one; the message says which.
+            click.ClickException: The broker refuses a task; the message says which.
         """
         self._broker = broker
         is_long = self._total > _BATCH
-        with self._screen.bar("submitting", self._total) if is_long else contextlib.nullcontext():
+        with self._output.bar("submitting", self._total) if is_long else contextlib.nullcontext():
             while self._done < self._total:
                 batch: list[_Sent] = []
                 try:
@@ -88,80 +89,83 @@ class Submission:
                     raise click.ClickException(self._refused(error, batch)) from error
                 if not handles:
                     raise click.ClickException(f"The file was changed meanwhile. {self._submitted()}")
-                self._take(handles, batch)
+                self._count(handles, batch)
         if self._total != 1 or self._existed:
             note(self._submitted())
 
     def _next(self, batch: list[_Sent]) -> Iterator[Mapping[str, Any]]:
-        """The next tasks, as they are needed: of many large ones only some are in memory."""
-        for given in islice(self._tasks, _BATCH):
-            batch.append(_Sent(given.where, given.file, "id" in given.fields))
-            yield given.fields
+        """Yield the tasks of the next batch, one by one: not all of them fit in memory."""
+        for task in islice(self._tasks, _BATCH):
+            batch.append(_Sent(task.where, task.file, "id" in task.fields))
+            yield task.fields
 
-    def _take(self, handles: list[AsyncHandle], batch: list[_Sent]) -> None:
+    def _count(self, handles: list[AsyncHandle], batch: list[_Sent]) -> None:
         self._done += len(handles)
         self._existed += sum(handle.existed is True for handle in handles)
-        self._screen.advance(len(handles))
+        self._output.advance(len(handles))
         if self._wait:
             for handle, sent in zip(handles, batch, strict=True):
                 self._waiting.setdefault(handle.id, (handle, sent))
             return
-        # Whoever has read enough of the ids does not keep the rest from being submitted.
+        # If the reader of the ids has ended, submit the rest all the same.
         with contextlib.suppress(BrokenPipeError):
-            self._screen.tell(*(handle.id for handle in handles))
+            self._output.write(*(handle.id for handle in handles))
 
     def _refused(self, error: ProblemError, batch: list[_Sent]) -> str:
-        def place(found: re.Match[str]) -> str:
-            where = batch[int(found[1])].where
+        def place(match: re.Match[str]) -> str:
+            where = batch[int(match[1])].where
             return f"{where}: " if where else ""
 
         fields = [f"{field.field}: {field.message}" for field in error.errors]
-        told = re.sub(r"items\[(\d+)\]\.?", place, "\n  ".join(fields) or explained(error))
-        return f"{told}\n{self._submitted()}" if self._done else told
+        message = re.sub(r"items\[(\d+)\]\.?", place, "\n  ".join(fields) or explained(error))
+        return f"{message}\n{self._submitted()}" if self._done else message
 
     async def results(self, within: float | None) -> None:
-        """Tell how each has ended, as it does; of those that are waited for.
+        """Wait for the tasks, and print how each ends.
 
         Args:
-            within: So many seconds at most; None: as long as it takes.
+            within: The longest time to wait, in seconds; None for no limit.
 
         Raises:
-            TimeoutError: They have not all ended in that time.
+            TimeoutError: Some tasks have not ended in that time.
         """
         if self._broker is None or not self._waiting:
             return
         handles = [handle for handle, _ in self._waiting.values()]
-        with self._screen.bar("waiting", len(handles)):
+        with self._output.bar("waiting", len(handles)):
             async for handle in self._broker.as_completed(handles, within):
                 sent, task = self._waiting.pop(handle.id)[1], cast("Task", handle.task)
                 self._states[task.state] += 1
-                self._screen.advance(1, f"waiting, {self._unsuccessful():,} failed")
-                self._screen.tell(_line(task, sent))
+                self._output.advance(1, f"waiting, {self._unsuccessful():,} failed")
+                self._output.write(_line(task, sent))
         if self._total != 1:
             note(", ".join(f"{count:,} {state}" for state, count in self._states.most_common()) + ".")
 
     async def result(self, within: float | None) -> None:
-        """Tell the result of the only one.
+        """Wait for the only task, and print its result.
+
+        Args:
+            within: The longest time to wait, in seconds; None for no limit.
 
         Raises:
-            click.ClickException: It has none.
-            TimeoutError: It has not ended in that time.
+            click.ClickException: The task did not succeed.
+            TimeoutError: The task has not ended in that time.
         """
         [(handle, _)] = self._waiting.values()
-        telling = asyncio.create_task(self._tell_why_it_waits(handle))
+        explaining = asyncio.create_task(self._explain_later(handle))
         try:
             task = await handle.wait(within)
         finally:
-            telling.cancel()
+            explaining.cancel()
         if task.state != "succeeded":
             how = "failed" if task.state == "failed" else "was cancelled"
-            why = f": {printable(task.error)}" if task.error else "."
+            why = f": {_printable(task.error)}" if task.error else "."
             raise click.ClickException(f"Task {task.id} {how}{why}")
-        self._screen.tell(bytes(task.result).decode())
+        self._output.write(bytes(task.result).decode())
 
     @staticmethod
-    async def _tell_why_it_waits(handle: AsyncHandle) -> None:
-        """Whoever hears nothing for long wonders; the task's id is good for finding out more."""
+    async def _explain_later(handle: AsyncHandle) -> None:
+        """Print why the task waits, and its id, if there is no result for some seconds."""
         await asyncio.sleep(_SILENT_SECONDS)
         with contextlib.suppress(ProblemError, httpx.TransportError):
             why = await handle.explain()
@@ -169,28 +173,29 @@ class Submission:
 
     @property
     def has_begun(self) -> bool:
-        """Whether some tasks were submitted."""
+        """Return whether some tasks were submitted."""
         return self._done > 0
 
     @property
     def has_succeeded(self) -> bool:
-        """Whether all that have ended have succeeded."""
+        """Return whether all ended tasks have succeeded."""
         return not self._unsuccessful()
 
     def left(self) -> str:
-        """What becomes of those that are not done, and how to go on with them."""
+        """Describe the tasks that have not ended, and how to wait for them again."""
         if self._done < self._total:
             return self._submitted()
         waits = next(iter(self._waiting), "ID")
-        told = f"{self._going_on()}; `broker explain {waits}` says why it waits."
-        nameless = [id_ for id_, (_, sent) in self._waiting.items() if not sent.named]
-        if not nameless or self._broker is None:
-            return f"{told} The same command waits again: the same ids are the same tasks."
+        message = f"{self._going_on()}; `broker explain {waits}` says why it waits."
+        without_id = [id_ for id_, (_, sent) in self._waiting.items() if not sent.named]
+        if not without_id or self._broker is None:
+            return f"{message} The same command waits again: the same ids are the same tasks."
         url = self._broker.connection.url
         key = ' -H "Authorization: Bearer $BROKER_KEY"' if os.environ.get("BROKER_KEY") else ""
-        lines = [f"{told} To wait for one again: curl{key} '{url}/v1/tasks/ID?wait=60', where ID is"]
-        lines += nameless[:_MOST_IDS]
-        if (more := len(nameless) - _MOST_IDS) > 0:
+        command = f"curl{key} '{url}/v1/tasks/ID?wait={LONGEST_WAIT_SECONDS}'"
+        lines = [f"{message} To wait for one again: {command}, where ID is"]
+        lines += without_id[:_MOST_IDS]
+        if (more := len(without_id) - _MOST_IDS) > 0:
             lines.append(f"or one of {more:,} more. Tasks that come with an id are easier to find again.")
         return "\n".join(lines)
 
@@ -213,12 +218,16 @@ class Submission:
         return self._states.total() - self._states["succeeded"]
 
 
+def _printable(error: str) -> str:
+    return replace_unprintable(error, keep="\n\t")
+
+
 def _line(task: Task, sent: _Sent) -> str:
-    outcome = Outcome(
+    result = SubmissionResult(
         id=task.id,
         state=task.state,
         result=task.result,
         error=task.error,
         file=UNSET if sent.file is None else sent.file,
     )
-    return msgspec.json.encode(outcome).decode()
+    return msgspec.json.encode(result).decode()

@@ -1,4 +1,4 @@
-"""`broker submit`: tasks from the shell, and their results."""
+"""`broker submit`: submit tasks from the shell, and print their results."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ import click
 import httpx
 from msgspec import Raw
 
-from broker.cli.calling import calls_a_broker
-from broker.cli.screen import Screen, note
-from broker.cli.submission import Submission
-from broker.cli.task_files import Given, checked, for_files, task_file
-from broker.cli.values import Json, Moment, Span
+from broker.cli.option_types import DurationType, JsonType, MomentType
+from broker.cli.output import CommandOutput, note
+from broker.cli.submission import TaskSubmission
+from broker.cli.task_files import TaskInput, checked, for_files, task_file
+from broker.cli.url_option import with_url_option
 from broker.client import AsyncBroker
 
-# As `timeout` of the shell ends, and as a shell says of what Ctrl-C has ended.
+# The status of `timeout` of the shell, and the shell's own status of a command that Ctrl-C ended.
 _TIME_OVER = 124
 _INTERRUPTED = 130
 
@@ -54,9 +54,9 @@ anew, whatever else is said of it: what broke off can be repeated where tasks ha
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False))
-@click.option("--needs", type=Json(), help="What the task needs of a tool: JSON, or @FILE.")
+@click.option("--needs", type=JsonType(), help="What the task needs of a tool: JSON, or @FILE.")
 @click.option(
-    "--payload", type=Json(stdin=True), help="What to work on: JSON, @FILE, or - for standard input."
+    "--payload", type=JsonType(stdin=True), help="What to work on: JSON, @FILE, or - for standard input."
 )
 @click.option(
     "--tasks",
@@ -73,16 +73,22 @@ anew, whatever else is said of it: what broke off can be repeated where tasks ha
 )
 @click.option("--id", "id_", help="The task's id: the same id is the same task.  [default: a new one]")
 @click.option("--priority", type=click.IntRange(-32768, 32767), help="Higher is offered first.  [default: 0]")
-@click.option("--not-before", type=Moment(ago=False), help="Do not begin before: a time, or 10m from now.")
-@click.option("--timeout", type=Span(), help="The longest an attempt may run.  [default: no limit]")
+@click.option(
+    "--not-before", type=MomentType(ago=False), help="Do not begin before: a time, or 10m from now."
+)
+@click.option("--timeout", type=DurationType(), help="The longest an attempt may run.  [default: no limit]")
 @click.option("--max-attempts", type=click.IntRange(1, 1_000), help="Then it has failed.  [default: 3]")
-@click.option("--retry-backoff", type=Span(), help="The pause before the second attempt.  [default: 1]")
+@click.option(
+    "--retry-backoff", type=DurationType(), help="The pause before the second attempt.  [default: 1]"
+)
 @click.option("--wait", is_flag=True, help="Wait until all have ended, and print how, a JSON object a line.")
 @click.option(
-    "--within", type=Span(), help="Wait so long at most; what has not ended goes on, and the status is 124."
+    "--within",
+    type=DurationType(),
+    help="Wait so long at most; what has not ended goes on, and the status is 124.",
 )
 @click.option("--result", is_flag=True, help="Wait for one task, and print its result alone, as JSON.")
-@calls_a_broker
+@with_url_option
 def submit(
     *,
     files: tuple[str, ...],
@@ -116,24 +122,26 @@ def submit(
         "retry_backoff_seconds": retry_backoff,
     }
     fields = {name: value for name, value in fields.items() if value is not None}
-    _fit_together(fields, files, tasks, once=once)
+    _check_combination(fields, files, tasks, once=once)
     for name, value in fields.items():
         _check_option(name, value)
-    with _given(fields, files, tasks, once=once) as given:
-        # All of them are looked at before one is sent.
-        total = sum(1 for _ in given)
+    with _inputs(fields, files, tasks, once=once) as inputs:
+        # Check all tasks before sending the first one.
+        total = sum(1 for _ in inputs)
         if result and total != 1:
             raise click.UsageError(f"--result is for one task, and these are {total:,}: use --wait.")
-        submission = Submission(given, total, Screen(), wait=wait or result or within is not None)
-        doing = _submit(submission, AsyncBroker(url), within=within, result=result)
-        sys.exit(_ended(submission, doing))
+        submission = TaskSubmission(inputs, total, CommandOutput(), wait=wait or result or within is not None)
+        run = _submit(submission, AsyncBroker(url), within=within, result=result)
+        sys.exit(_exit_status(submission, run))
 
 
-def _fit_together(fields: dict[str, Any], files: tuple[str, ...], tasks: str | None, *, once: bool) -> None:
-    """See that what was given makes sense together.
+def _check_combination(
+    fields: dict[str, Any], files: tuple[str, ...], tasks: str | None, *, once: bool
+) -> None:
+    """Check that the arguments and options go together.
 
     Raises:
-        click.UsageError: It does not.
+        click.UsageError: They do not.
     """
     if files and tasks:
         raise click.UsageError("Give files, or --tasks, not both.")
@@ -148,30 +156,32 @@ def _fit_together(fields: dict[str, Any], files: tuple[str, ...], tasks: str | N
 
 
 def _check_option(name: str, value: Any) -> None:
-    """See that a broker would accept what an option says, to name the option if not.
+    """Check the value of an option, so that the message can name the option.
 
     Raises:
-        click.BadParameter: No broker would.
+        click.BadParameter: No broker would accept the value.
     """
     try:
-        checked(Given({"needs": None, name: value}))
+        checked(TaskInput({"needs": None, name: value}))
     except click.ClickException as error:
         option = name.removesuffix("_seconds").replace("_", "-")
         raise click.BadParameter(error.message, param_hint=f"'--{option}'") from error
 
 
-def _given(
+def _inputs(
     fields: dict[str, Any], files: tuple[str, ...], tasks: str | None, *, once: bool
-) -> contextlib.AbstractContextManager[Iterable[Given]]:
-    """The tasks, to be gone through as often as it takes."""
+) -> contextlib.AbstractContextManager[Iterable[TaskInput]]:
+    """Return the tasks to submit; they can be iterated over repeatedly."""
     if tasks:
         return task_file(tasks, fields)
     if files:
         return contextlib.nullcontext(for_files(files, fields, once=once))
-    return contextlib.nullcontext([checked(Given(fields))])
+    return contextlib.nullcontext([checked(TaskInput(fields))])
 
 
-async def _submit(submission: Submission, broker: AsyncBroker, *, within: float | None, result: bool) -> None:
+async def _submit(
+    submission: TaskSubmission, broker: AsyncBroker, *, within: float | None, result: bool
+) -> None:
     async with broker:
         await submission.submit(broker)
         if result:
@@ -180,10 +190,10 @@ async def _submit(submission: Submission, broker: AsyncBroker, *, within: float 
             await submission.results(within)
 
 
-def _ended(submission: Submission, doing: Coroutine[Any, Any, None]) -> int:
-    """Do it; the exit status."""
+def _exit_status(submission: TaskSubmission, run: Coroutine[Any, Any, None]) -> int:
+    """Run the submission, and return the exit status."""
     try:
-        asyncio.run(doing)
+        asyncio.run(run)
     except TimeoutError:
         note(f"Time is over. {submission.left()}")
         return _TIME_OVER

@@ -1,4 +1,4 @@
-"""Tasks from files of tasks, and for files; each is checked, so that all can be before any is sent."""
+"""Read and check the tasks that `broker submit` sends: those of a file, or one for each file."""
 
 import contextlib
 import hashlib
@@ -16,28 +16,28 @@ import click
 import msgspec
 from msgspec import Raw
 
-from broker.cli.values import BYTE_ORDER_MARK, standard_input
+from broker.cli.option_types import BYTE_ORDER_MARK, standard_input
 from broker.http import json_limits
 from broker.schemas.tasks import NewTask
 from broker.settings import Settings
 
-# What is larger is a task a line, whatever it looks like.
-_LARGEST_TASK = 256 * 2**20
-# Limits that are a broker's to set are its to tell; here is found what none of them takes.
+# A larger file has one task a line, whatever it looks like.
+_LARGEST_DOCUMENT = 256 * 2**20
+# A broker may be configured with narrower limits, and checks them itself.
 _WIDEST = Settings(max_depth=900, max_match_bytes=sys.maxsize, max_text_chars=sys.maxsize)
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
-_task = msgspec.json.Decoder(NewTask)
+_new_task = msgspec.json.Decoder(NewTask)
 _any = msgspec.json.Decoder(Raw)
 
 
-class Given(NamedTuple):
+class TaskInput(NamedTuple):
     """A task to submit.
 
     Args:
-        fields: As the API takes it.
-        where: Where it came from, for people.
-        file: The file that it is for, if it is.
+        fields: The fields of the request.
+        where: The task's place in the input, for error messages.
+        file: The file that the task is for, if any.
     """
 
     fields: Mapping[str, Any]
@@ -45,55 +45,55 @@ class Given(NamedTuple):
     file: str | None = None
 
 
-def checked(given: Given) -> Given:
-    """See that no broker would refuse the task, whatever it is set to.
+def checked(task: TaskInput) -> TaskInput:
+    """Check a task against the widest limits that a broker can have, and return it.
 
     Raises:
-        click.ClickException: It would be; the message says where it came from.
+        click.ClickException: Every broker would refuse the task; the message says where it stands.
     """
     try:
-        body = msgspec.json.encode(given.fields)
-        problem = next(json_limits.problems(_task.decode(body), _WIDEST), None)
+        body = msgspec.json.encode(task.fields)
+        problem = next(json_limits.problems(_new_task.decode(body), _WIDEST), None)
     except RecursionError:
-        raise _bad(given.where, "is nested too deep") from None
+        raise _bad(task.where, "is nested too deep") from None
     except msgspec.ValidationError as error:
-        raise _bad(given.where, _plainly(error)) from None
+        raise _bad(task.where, _plainly(error)) from None
     if problem:
-        raise _bad(given.where, f"{problem.field} {problem.message}")
-    return given
+        raise _bad(task.where, f"{problem.field} {problem.message}")
+    return task
 
 
 @contextlib.contextmanager
 def task_file(name: str, defaults: Mapping[str, Any]) -> Iterator["TaskFile"]:
-    """A file of tasks that can be gone through as often as it takes.
+    """Open a file of tasks.
 
     Args:
-        name: Its path; `-`: standard input.
-        defaults: Fields for tasks that have not got them.
+        name: The path; `-` for standard input.
+        defaults: Fields for tasks that lack them.
 
     Raises:
-        click.ClickException: It cannot be read.
+        click.ClickException: The file cannot be read.
     """
     with contextlib.ExitStack() as stack:
         try:
             file = standard_input() if name == "-" else stack.enter_context(Path(name).open("rb"))
             if not file.seekable():
-                # Kept on disk: it may be larger than memory.
-                kept = stack.enter_context(tempfile.TemporaryFile())
-                shutil.copyfileobj(file, kept)
-                file = kept
+                # A copy on disk: the input may be larger than memory.
+                copy = stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(file, copy)
+                file = copy
         except OSError as error:
             raise _bad(name, f"cannot be read: {error.strerror}") from error
         yield TaskFile(file, "standard input" if name == "-" else name, defaults)
 
 
 class TaskFile:
-    """A file of tasks: one a line, or a JSON array of them, or one alone.
+    """A file of tasks: one task a line, one JSON array of tasks, or one task.
 
     Args:
-        file: The file; it can be read again from its beginning.
-        name: What it is called.
-        defaults: Fields for tasks that have not got them.
+        file: The file; it must be seekable.
+        name: The name for error messages.
+        defaults: Fields for tasks that lack them.
     """
 
     def __init__(self, file: BinaryIO, name: str, defaults: Mapping[str, Any]) -> None:
@@ -101,21 +101,21 @@ class TaskFile:
         self._name = name
         self._defaults = defaults
 
-    def __iter__(self) -> Iterator[Given]:
-        """Go through the tasks, each checked.
+    def __iter__(self) -> Iterator[TaskInput]:
+        """Yield each task after checking it.
 
         Raises:
-            click.ClickException: One cannot be; the message says on which line.
+            click.ClickException: A task is not valid; the message says on which line.
         """
         if self._document is not None:
             for number, item in enumerate(self._document, start=1):
-                yield self._given(bytes(item), f"{self._name}, item {number}")
+                yield self._parse(bytes(item), f"{self._name}, item {number}")
             return
         for number, line in enumerate(self._lines(), start=1):
             if line.strip():
-                yield self._given(line, f"{self._name}, line {number}")
+                yield self._parse(line, f"{self._name}, line {number}")
 
-    def _given(self, text: bytes, where: str) -> Given:
+    def _parse(self, text: bytes, where: str) -> TaskInput:
         try:
             str(text, "utf-8")
             fields = _fields.decode(text)
@@ -131,21 +131,23 @@ class TaskFile:
             raise _bad(where, "is nested too deep") from None
         if bytes(fields.get("id", b"")) == b"null":
             del fields["id"]
-        return checked(Given({**self._defaults, **fields}, where))
+        return checked(TaskInput({**self._defaults, **fields}, where))
 
     @cached_property
     def _document(self) -> list[Raw] | None:
-        """The tasks of a file that is one JSON document; None: it has a task a line."""
+        """The tasks of a file that is one JSON document; None if the file has one task a line."""
         first = next((line for line in self._lines() if line.strip()), b"").strip()
         is_array = first.startswith(b"[")
-        if not is_array and (not first.startswith(b"{") or _is_json(first) or self._size() > _LARGEST_TASK):
+        if not is_array and (
+            not first.startswith(b"{") or _is_json(first) or self._size() > _LARGEST_DOCUMENT
+        ):
             return None
         text = b"".join(self._lines())
         try:
             items: list[Raw] = msgspec.json.decode(text, type=list[Raw]) if is_array else [_any.decode(text)]
         except msgspec.DecodeError as error:
-            found = re.search(r" \(byte (\d+)\)", str(error))
-            line = text.count(b"\n", 0, int(found[1]) if found else len(text.rstrip())) + 1
+            byte = re.search(r" \(byte (\d+)\)", str(error))
+            line = text.count(b"\n", 0, int(byte[1]) if byte else len(text.rstrip())) + 1
             raise _no_json(f"{self._name}, line {line}", error) from None
         except RecursionError:
             raise _bad(self._name, "is nested too deep") from None
@@ -160,19 +162,19 @@ class TaskFile:
         return self._file.seek(0, os.SEEK_END)
 
 
-def for_files(paths: Iterable[str], fields: Mapping[str, Any], *, once: bool) -> list[Given]:
-    """A task for each file, each file once.
+def for_files(paths: Iterable[str], fields: Mapping[str, Any], *, once: bool) -> list[TaskInput]:
+    """Return one task for each file, without duplicates.
 
     Args:
-        paths: Of the files.
-        fields: What all of them have.
-        once: Whether the id is made from the file, so that it is the same as long as the file is.
+        paths: The paths of the files.
+        fields: The fields that all tasks have.
+        once: Whether to derive each id from its file, so that an unchanged file keeps its id.
 
     Raises:
-        click.ClickException: A file cannot be named in JSON, or is not there any more.
+        click.ClickException: The name of a file is not UTF-8, or a file does not exist any more.
     """
     tasks = []
-    for path in dict.fromkeys(Path(os.path.abspath(each)) for each in paths):  # noqa: PTH100 - links stay
+    for path in dict.fromkeys(Path(os.path.abspath(path)) for path in paths):  # noqa: PTH100 - keeps links
         try:
             str(path).encode()
             id_ = {"id": _id_of(path, fields["needs"])} if once else {}
@@ -181,19 +183,19 @@ def for_files(paths: Iterable[str], fields: Mapping[str, Any], *, once: bool) ->
         except OSError as error:
             raise _bad(str(path), f"cannot be read: {error.strerror}") from None
         file = str(path)
-        tasks.append(checked(Given({**fields, **id_, "payload": {"file": file}}, file, file)))
+        tasks.append(checked(TaskInput({**fields, **id_, "payload": {"file": file}}, file, file)))
     return tasks
 
 
 def _id_of(path: Path, needs: Raw) -> str:
-    """An id that is the same for the same path, size, time of last change and needs.
+    """Return an id that depends on the path, size, time of last change and needs only.
 
-    The name in front is for people; it is the 160 bits of the hash that keep files apart.
+    The name in front is for people; the 160 bits of the hash tell files apart.
     """
-    found = path.stat()
-    told = [str(path), found.st_size, found.st_mtime_ns, Raw(msgspec.json.format(needs, indent=-1))]
+    status = path.stat()
+    facts = [str(path), status.st_size, status.st_mtime_ns, Raw(msgspec.json.format(needs, indent=-1))]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name).lstrip("._-")[:80]
-    return f"{name or 'file'}:{hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:40]}"
+    return f"{name or 'file'}:{hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:40]}"
 
 
 def _is_json(text: bytes) -> bool:
@@ -205,7 +207,7 @@ def _is_json(text: bytes) -> bool:
 
 
 def _plainly(error: Exception) -> str:
-    """The decoder's message, with the field in front."""
+    """Return the decoder's message, with the field in front."""
     message, _, place = str(error).removeprefix("JSON is malformed: ").partition(" - at `$.")
     if "matching regex" in message:
         message = "has to be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : -, a letter or a digit first"

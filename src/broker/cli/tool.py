@@ -1,18 +1,18 @@
-"""`broker tool`: any program as a tool."""
+"""`broker tool`: run any program as a tool."""
 
 import logging
 import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 from msgspec import Raw
 
-from broker.cli.calling import calls_a_broker
-from broker.cli.screen import printable
-from broker.cli.values import Json, Span
+from broker.cli.option_types import DurationType, JsonType
+from broker.cli.url_option import with_url_option
 from broker.client import Tool, running
 from broker.client.addresses import url_of_broker
 from broker.programs import command as commands
@@ -20,11 +20,13 @@ from broker.programs.aside import Aside
 from broker.programs.errors import CannotRunError
 from broker.programs.folders import ToolFolder
 from broker.programs.runner import Options, Runner
+from broker.schemas.limits import DEFAULT_LEASE_SECONDS
 from broker.schemas.values import ID_PATTERN
+from broker.texts import replace_unprintable
 
-# How long, after a program was killed, its last words and the news of it may take to the broker.
-_LAST_WORDS_SECONDS = 5.0
-# How long we wait for somebody to read what we have written.
+# How long the last reports and the outcome of a killed program may take to reach the broker.
+_LAST_REPORTS_SECONDS = 5.0
+# How long to wait for a reader of standard error.
 _LAST_LINES_SECONDS = 1.0
 
 _HELP = """
@@ -84,7 +86,7 @@ SECONDS may have a unit: 90s, 10m, 2h, 1d.
 @click.option(
     "--skills",
     required=True,
-    type=Json(),
+    type=JsonType(),
     help="What it can do: JSON that the assigner understands, or @FILE.",
 )
 @click.option(
@@ -96,9 +98,9 @@ SECONDS may have a unit: 90s, 10m, 2h, 1d.
 )
 @click.option(
     "--lease",
-    default="60",
+    default=str(DEFAULT_LEASE_SECONDS),
     show_default=True,
-    type=Span(5, 86_400),
+    type=DurationType(5, 86_400),
     help="Not heard of for so long, the tool is taken for dead, and its work given to others: 5 or more.",
 )
 @click.option(
@@ -120,7 +122,7 @@ SECONDS may have a unit: 90s, 10m, 2h, 1d.
     "grace_seconds",
     default="10",
     show_default=True,
-    type=Span(),
+    type=DurationType(),
     help="How long a program has to end after SIGTERM; then it is killed.",
 )
 @click.option(
@@ -153,7 +155,7 @@ SECONDS may have a unit: 90s, 10m, 2h, 1d.
 @click.argument(
     "command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- PROGRAM [ARGUMENT]..."
 )
-@calls_a_broker
+@with_url_option
 def tool(
     url: str | None,
     tool_id: str,
@@ -175,25 +177,27 @@ def tool(
             "An id has 1 to 128 characters of A-Z a-z 0-9 . _ ~ : - and begins with a letter or a digit.",
             param_hint="'--id'",
         )
-    how = Options(url=url_of_broker(url), **options)
+    runner_options = Options(url=url_of_broker(url), **options)
     worker = Tool(
         tool_id,
         skills,
         capacity=capacity,
         lease_seconds=lease,
         on_stop=on_stop,
-        grace_seconds=how.grace_seconds + _LAST_WORDS_SECONDS,
+        grace_seconds=runner_options.grace_seconds + _LAST_REPORTS_SECONDS,
         url=url,
     )
-    aside = Aside(sys.stderr, printable)
+    aside = Aside(sys.stderr, partial(replace_unprintable, keep="\n\t"))
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=aside)
     logging.getLogger("broker").setLevel(logging.INFO)
     try:
         resolved = commands.resolve(command)
         folder = ToolFolder(tool_id, scratch)
         with folder.locked():
-            folder.clean(how.grace_seconds)
-            _work(worker, Runner(resolved, folder, how, echo=None if quiet else aside.write), aside)
+            folder.clean(runner_options.grace_seconds)
+            _work(
+                worker, Runner(resolved, folder, runner_options, echo=None if quiet else aside.write), aside
+            )
     except CannotRunError as error:
         raise click.ClickException(str(error)) from error
     finally:
@@ -201,7 +205,7 @@ def tool(
 
 
 def _work(worker: Tool, runner: Runner, aside: Aside) -> None:
-    """Have the runner do the tool's work until we are told to stop."""
+    """Have the runner do the tool's work until the process is asked to stop."""
 
     def end_at_once() -> None:
         runner.kill()
@@ -217,6 +221,6 @@ def _work(worker: Tool, runner: Runner, aside: Aside) -> None:
 
 
 def _stop_once(*_: object) -> None:
-    """A terminal that is closed tells us to stop: its shell says so, and the kernel says so again."""
+    """Stop when the terminal is closed. Both the shell and the kernel send SIGHUP: ignore the second one."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.raise_signal(signal.SIGTERM)

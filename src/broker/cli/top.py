@@ -1,4 +1,4 @@
-"""`broker top`: tools, work and queue, live."""
+"""`broker top`: show tools, work and queue, live."""
 
 import asyncio
 import io
@@ -9,15 +9,15 @@ import click
 import httpx
 from rich.console import Console
 
-from broker.cli.calling import calls_a_broker
+from broker.cli.url_option import with_url_option
 from broker.client.connection import Connection
 from broker.top.reader import TopReader
 from broker.top.screen import TopScreen
 from broker.top.view import View
 
-# With very many tasks waiting, it may be some seconds until they are counted again.
+# How long to retry a request before the screen shows the error.
 _PATIENCE_SECONDS = 2.0
-# What one snapshot shows where there is no screen.
+# Without a terminal, one snapshot shows so many tools in so many columns.
 _PLAIN_TOOLS = 100
 _PLAIN_WIDTH = 160
 
@@ -48,7 +48,7 @@ Keys:
     help="How often to read anew.",
 )
 @click.option("--once", is_flag=True, help="Print one snapshot; so it is done where there is no terminal.")
-@calls_a_broker
+@with_url_option
 def top(url: str | None, *, every: float, once: bool) -> None:
     """Watch tools, work and queue, live.
 
@@ -59,10 +59,10 @@ def top(url: str | None, *, every: float, once: bool) -> None:
 
     It takes a key with the role operator, where there are keys.
     """
-    # What the client would log stands on the screen, in better words.
+    # The screen shows what the client would log.
     logging.getLogger().addHandler(logging.NullHandler())
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Whatever others have written: what cannot be shown here is a question mark.
+        # Show a question mark for characters that the encoding lacks.
         sys.stdout.reconfigure(errors="replace")
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     if once or not sys.stdout.isatty() or console.is_dumb_terminal:
@@ -74,14 +74,14 @@ def top(url: str | None, *, every: float, once: bool) -> None:
 async def _print_once(console: Console, url: str | None) -> None:
     async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
         snapshot = await TopReader(connection).read(_PLAIN_TOOLS)
-        console.print(View(_name(connection), snapshot))
+        console.print(View(_url(connection), snapshot))
 
 
 async def _show(console: Console, url: str | None, every_seconds: float) -> int:
     async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
-        return await TopScreen(console, connection, url=_name(connection), every_seconds=every_seconds).show()
+        return await TopScreen(console, connection, url=_url(connection), every_seconds=every_seconds).show()
 
 
-def _name(connection: Connection) -> str:
-    """The broker's URL, without a password that may be in it."""
+def _url(connection: Connection) -> str:
+    """Return the URL of the broker, without a password."""
     return str(httpx.URL(connection.url).copy_with(userinfo=b""))

@@ -1,4 +1,4 @@
-"""Commands that call a broker: where it is, and errors that say what to do."""
+"""The option `--url` of commands that send requests to a broker, and their error messages."""
 
 import contextlib
 import functools
@@ -14,16 +14,16 @@ from broker.client.errors import ProblemError, SettingError, explained
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def calls_a_broker(command: Command) -> Command:
-    """Give a command the option `--url`, and have it end with a clear error where the broker does not help.
+def with_url_option(command: Command) -> Command:
+    """Give a command the option `--url`, and turn errors of its requests into clear messages.
 
-    The command is called with `url`: what was given, or None, for the client to find it. The key is read from
-    `BROKER_KEY` by the client; an option would show it to whoever lists the processes.
+    The command is called with `url`: the value of the option, or None, for the client to find the URL. The
+    client reads the key from `BROKER_KEY`; an option would show it to everybody who lists the processes.
     """
 
     @functools.wraps(command)
-    def called(*args: Any, url: str | None, **kwargs: Any) -> Any:
-        with clear_call_errors(url):
+    def wrapped(*args: Any, url: str | None, **kwargs: Any) -> Any:
+        with clear_request_errors(url):
             return command(*args, url=url, **kwargs)
 
     option = click.option(
@@ -32,11 +32,11 @@ def calls_a_broker(command: Command) -> Command:
         show_envvar=True,
         help=f"Where the broker is; its key, if it needs one, is in BROKER_KEY.  [default: {DEFAULT_URL}]",
     )
-    return option(called)  # type: ignore[return-value]
+    return option(wrapped)  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
-def clear_call_errors(url: str | None) -> Iterator[None]:
+def clear_request_errors(url: str | None) -> Iterator[None]:
     """End the command with a clear message if the broker refuses a request or does not respond.
 
     Raises:

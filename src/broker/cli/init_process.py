@@ -1,4 +1,4 @@
-"""A command as the first process of a container, which inherits every process that loses its parent."""
+"""Run a command as process 1 of a container, which inherits every process that loses its parent."""
 
 import contextlib
 import os
@@ -6,24 +6,24 @@ import signal
 import sys
 from types import FrameType
 
-_FIRST = 1
+_INIT_PID = 1
 
 
-def hand_over() -> None:
-    """Continue in a child where this is process 1; wait for every process that ends, and forward signals.
+def run_in_child() -> None:
+    """Continue in a child process if this is process 1; reap every ended process, and forward signals.
 
-    Without this, ended processes whose parent is gone stay as zombies until no process can be started.
+    Without this, orphans stay as zombies when they end, until no process can be started.
 
     Raises:
-        SystemExit: In process 1, when the child has ended, with its status.
+        SystemExit: In process 1, when the child has ended; the status is the child's.
     """
-    if os.getpid() != _FIRST:
+    if os.getpid() != _INIT_PID:
         return
-    # Not those that nobody can handle, that mean this process itself, or that its terminal sends.
+    # Not forwarded: signals that nobody can handle, and those that concern process 1 itself.
     kept = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU}
     kept |= {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
     forwarded = {number for number in signal.valid_signals() - kept if signal.getsignal(number) is not None}
-    # Until it can be forwarded, a signal waits.
+    # Signals wait until they can be forwarded.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
     child = os.fork()
     if child == 0:
@@ -47,7 +47,7 @@ def hand_over() -> None:
 
 
 def _lead_own_group() -> None:
-    """Have the terminal send Ctrl-C to us alone; else process 1 would forward it once more."""
+    """Have the terminal send Ctrl-C to this process only. Otherwise process 1 would forward it once more."""
     os.setpgid(0, 0)
     if os.isatty(0):
         previous = signal.signal(signal.SIGTTOU, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The standard streams of a command: usable whether they are closed, full or of a narrow character set."""
+"""Prepare the standard streams of a command for a closed stream, a full disk or a narrow encoding."""
 
 import codecs
 import contextlib
@@ -14,11 +14,11 @@ import click
 
 _MODES = {0: os.O_WRONLY, 1: os.O_RDONLY, 2: os.O_WRONLY}
 _ERRORS = "broker.output"
-_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _BestEffort:
-    """Standard error: a message that cannot be written changes nothing else.
+    """Standard error that ignores messages which cannot be written.
 
     Args:
         stream: The stream.
@@ -31,7 +31,7 @@ class _BestEffort:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write as much as the stream takes."""
+        """Write the text, or nothing if the stream fails."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
@@ -44,13 +44,14 @@ class _BestEffort:
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
-    """Run a command with streams that it can write to, and end it in order when they fail.
+    """Run the block with usable standard streams, and end the process with a clear message if they fail.
 
-    A descriptor that is closed would be given to the next file or connection that the process opens, and
-    receive what is meant for the stream. Reading standard input or writing standard output fails then.
+    The next file or connection that the process opens would get the number of a closed descriptor, and with
+    it the data of the stream. So closed descriptors are opened such that reading standard input or writing
+    standard output fails.
 
     Raises:
-        SystemExit: The command has ended; or it could not write its output, or read an argument.
+        SystemExit: The command has ended, could not write its output, or could not decode an argument.
     """
     for number, mode in _MODES.items():
         _occupy(number, mode)
@@ -62,12 +63,12 @@ def prepared() -> Iterator[None]:
     before = sys.stderr
     sys.stderr = _BestEffort(before)
     try:
-        yield from _ended_in_order()
+        yield from _clear_errors()
     finally:
         sys.stderr = before
 
 
-def _ended_in_order() -> Iterator[None]:
+def _clear_errors() -> Iterator[None]:
     try:
         yield
         status: Any = 0
@@ -89,7 +90,7 @@ def _fail(message: str) -> int:
 
 
 def _output_problem() -> str | None:
-    """Flush standard output; the reason why that fails."""
+    """Flush standard output, and return the error message if that fails."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -102,19 +103,19 @@ def _described(error: OSError) -> str:
         return f"{error.filename}: {error.strerror}."
     if error.errno == errno.EBADF:
         return "Standard output is closed."
-    return f"Cannot write the output: {error.strerror}." if error.errno in _OF_WRITING else f"{error}."
+    return f"Cannot write the output: {error.strerror}." if error.errno in _WRITE_ERRORS else f"{error}."
 
 
 def _discard_output() -> None:
-    """Have the interpreter flush into nothing when it ends, instead of failing once more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Redirect standard output to /dev/null, so that the interpreter does not fail again when it flushes."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _not_utf8(error: UnicodeEncodeError) -> str:
-    named = [word for word in sys.argv[1:] if not word.isascii() and not _is_utf8(word)]
-    what = f"The argument {named[0]!r}" if named else f"The text {error.object[:100]!r}"
+    arguments = [word for word in sys.argv[1:] if not word.isascii() and not _is_utf8(word)]
+    what = f"The argument {arguments[0]!r}" if arguments else f"The text {error.object[:100]!r}"
     return f"{what} is not UTF-8."
 
 
@@ -127,7 +128,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _occupy(number: int, mode: int) -> None:
-    """Open a standard descriptor that is closed, such that it can only be used the wrong way round."""
+    """Open a closed standard descriptor in the wrong mode, so that using it fails."""
     with contextlib.suppress(OSError):
         os.fstat(number)
         return
@@ -138,14 +139,14 @@ def _occupy(number: int, mode: int) -> None:
 
 
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
-    r"""Write bytes of file names as they are, and what the character set lacks as JSON does: \u20ac."""
+    r"""Encode bytes of file names as they are, and characters outside the encoding as in JSON: \u20ac."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    written = b""
+    encoded = b""
     for character in error.object[error.start : error.end]:
         byte = ord(character) - 0xDC00
-        written += bytes([byte]) if 0x80 <= byte <= 0xFF else json.dumps(character)[1:-1].encode()
-    return written, error.end
+        encoded += bytes([byte]) if 0x80 <= byte <= 0xFF else json.dumps(character)[1:-1].encode()
+    return encoded, error.end
 
 
 codecs.register_error(_ERRORS, _replace)

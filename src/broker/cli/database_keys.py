@@ -1,4 +1,4 @@
-"""Keys in a database, for `broker keys` without a broker."""
+"""Make, list and revoke keys in the database, for `broker keys` without a broker."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,8 +6,14 @@ from contextlib import contextmanager
 import click
 
 from broker.access.keyring import hashed, new_key
-from broker.cli.database import ask, described, from_environment, is_made, reached
-from broker.cli.key_rows import Row, key_row
+from broker.cli.database import (
+    database_exists,
+    database_name,
+    run_in_transaction,
+    running_database,
+    settings_from_environment,
+)
+from broker.cli.keys import Row, key_row
 from broker.errors import Unavailable
 from broker.postgres.errors import EmbeddedError
 from broker.schemas.keys import Role
@@ -16,21 +22,20 @@ from broker.store.sessions import Params, Query, Result
 from broker.telemetry import logs
 
 
-class StoredKeys:
-    """The keys in the database of the settings, whether a service runs on it or not.
+class DatabaseKeys:
+    """The keys in the database of the settings, whether a service uses it or not.
 
     Raises:
-        click.ClickException: There is no database. One that is made here would be nobody's, and its keys
-            worth nothing.
+        click.ClickException: There is no database. No service would use the keys of a new one.
     """
 
     def __init__(self) -> None:
-        self._settings = from_environment()
-        where = described(self._settings)
-        self.where = f"in {where}"
-        if not is_made(self._settings):
+        self._settings = settings_from_environment()
+        name = database_name(self._settings)
+        self.where = f"in {name}"
+        if not database_exists(self._settings):
             raise click.ClickException(
-                f"There is no {where.removeprefix('the ')} yet. Set BROKER_URL to a running broker, or"
+                f"There is no {name.removeprefix('the ')} yet. Set BROKER_URL to a running broker, or"
                 " BROKER_DATA_DIR or BROKER_DATABASE_URL as its service has it."
             )
 
@@ -38,8 +43,8 @@ class StoredKeys:
         """Make a key; return it, and whether it is the first. None: there is one of this name."""
         key = new_key()
         with self._database() as url:
-            is_first = not ask(url, keys.all_of_them)
-            made = ask(url, keys.create, name, roles, hashed(key), replace=replace)
+            is_first = not run_in_transaction(url, keys.all_of_them)
+            made = run_in_transaction(url, keys.create, name, roles, hashed(key), replace=replace)
         return None if made is None else (key, is_first)
 
     def rows(self) -> list[Row]:
@@ -57,9 +62,9 @@ class StoredKeys:
         return self._do(keys.revoke, name)
 
     def _do(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Do something in a transaction of its own."""
+        """Run a function of the store in a transaction."""
         with self._database() as url:
-            return ask(url, do, *args, **kwargs)
+            return run_in_transaction(url, do, *args, **kwargs)
 
     @contextmanager
     def _database(self) -> Iterator[str]:
@@ -70,7 +75,7 @@ class StoredKeys:
         """
         try:
             logs.configure("warning")
-            with reached(self._settings) as url:
+            with running_database(self._settings) as url:
                 yield url
         except EmbeddedError as error:
             raise click.ClickException(str(error)) from error

@@ -1,4 +1,4 @@
-"""What commands are given beside plain texts and numbers: spans of time, times, and JSON."""
+"""Types of command line options and arguments: durations, times and JSON."""
 
 import codecs
 import math
@@ -12,20 +12,22 @@ import click
 import msgspec
 from msgspec import Raw
 
-# Windows programs begin files and output with it.
+from broker.texts import shorten
+
+# Windows programs put it at the beginning of files and output.
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_SPAN = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(_UNITS)}]?)", re.ASCII)
+_DURATION = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(_UNITS)}]?)", re.ASCII)
 
 
-class Text(click.ParamType[str]):
-    """A text that the broker can be sent: its bytes are UTF-8."""
+class TextType(click.ParamType[str]):
+    """A text that can be sent to a broker: its bytes are UTF-8."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it as it is."""
+        """Return the text unchanged."""
         try:
             str(value).encode()
         except UnicodeEncodeError:
@@ -34,21 +36,21 @@ class Text(click.ParamType[str]):
 
 
 def require_utf8(command: click.Command) -> None:
-    """Have a command and all its subcommands refuse plain texts that are not UTF-8, and name the option."""
+    """Have a command and its subcommands refuse texts that are not UTF-8, and name the option."""
     for parameter in command.params:
         if parameter.type is click.STRING:
-            parameter.type = Text()
+            parameter.type = TextType()
     if isinstance(command, click.Group):
-        for each in command.commands.values():
-            require_utf8(each)
+        for subcommand in command.commands.values():
+            require_utf8(subcommand)
 
 
-class Span(click.ParamType[float]):
-    """A span of time: a number of seconds, or one with a unit, like `10m`.
+class DurationType(click.ParamType[float]):
+    """A duration: a number of seconds, or a number with a unit, like `10m`.
 
     Args:
-        lowest: The shortest one, in seconds.
-        highest: The longest one.
+        lowest: The shortest duration, in seconds.
+        highest: The longest duration, in seconds.
     """
 
     name = "seconds"
@@ -58,7 +60,7 @@ class Span(click.ParamType[float]):
         self._highest = highest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it, in seconds."""
+        """Return the duration in seconds."""
         if isinstance(value, float):
             return value
         seconds = _seconds(str(value))
@@ -69,11 +71,11 @@ class Span(click.ParamType[float]):
         return seconds
 
 
-class Moment(click.ParamType[datetime]):
-    """A time: in full, or a date, or so long from now.
+class MomentType(click.ParamType[datetime]):
+    """A time, a date, or a duration from now.
 
     Args:
-        ago: Whether a span of time points back, not ahead.
+        ago: Whether a duration counts back from now.
     """
 
     name = "time"
@@ -82,7 +84,7 @@ class Moment(click.ParamType[datetime]):
         self._sign = -1 if ago else 1
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read it; a time without an offset is one of this machine's time zone."""
+        """Return the time. Without an offset, it is in this machine's time zone."""
         if isinstance(value, datetime):
             return value
         try:
@@ -91,16 +93,16 @@ class Moment(click.ParamType[datetime]):
                 return datetime.now(UTC) + self._sign * timedelta(seconds=seconds)
             return datetime.fromisoformat(value).astimezone(UTC)
         except (ValueError, OverflowError, OSError):
-            span = "2h (two hours ago), 7d" if self._sign < 0 else "10m (in ten minutes), 2h"
-            known = f"2026-07-02T09:30:00Z, 2026-07-02, or {span}"
-            self.fail(f"{value!r} is no time: give one like {known}", param)
+            duration = "2h (two hours ago), 7d" if self._sign < 0 else "10m (in ten minutes), 2h"
+            examples = f"2026-07-02T09:30:00Z, 2026-07-02, or {duration}"
+            self.fail(f"{value!r} is no time: give one like {examples}", param)
 
 
-class Json(click.ParamType[Raw]):
-    """A JSON value, kept to the last digit: as it is, or `@FILE`.
+class JsonType(click.ParamType[Raw]):
+    """A JSON value, or `@FILE` for a file with one. Numbers keep every digit.
 
     Args:
-        stdin: Whether `-` reads it from standard input.
+        stdin: Whether `-` reads the value from standard input.
     """
 
     name = "json"
@@ -109,7 +111,7 @@ class Json(click.ParamType[Raw]):
         self._stdin = stdin
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Raw:
-        """Read it, and see that it is JSON."""
+        """Return the value unchanged if it is JSON."""
         if isinstance(value, Raw):
             return value
         text = self._read(str(value), param)
@@ -124,7 +126,7 @@ class Json(click.ParamType[Raw]):
             why = str(error).removeprefix("JSON is malformed: ")
             word = re.fullmatch(r"\w[\w./ -]*", str(value))
             hint = f"""; a text has quotes of its own: '"{value}"'""" if word else ""
-            self.fail(f"{_begin(text)} is no JSON: {why}{hint}", param)
+            self.fail(f"{shorten(text.decode('utf-8', 'replace'), 41)!r} is no JSON: {why}{hint}", param)
 
     def _read(self, value: str, param: click.Parameter | None) -> bytes:
         if value == "-" and self._stdin:
@@ -138,7 +140,7 @@ class Json(click.ParamType[Raw]):
 
 
 def standard_input() -> BinaryIO:
-    """Standard input.
+    """Return standard input.
 
     Raises:
         click.UsageError: It is closed.
@@ -149,10 +151,5 @@ def standard_input() -> BinaryIO:
 
 
 def _seconds(text: str) -> float | None:
-    found = _SPAN.fullmatch(text)
-    return float(found[1]) * _UNITS[found[2] or "s"] if found else None
-
-
-def _begin(text: bytes) -> str:
-    shown = text[:40].decode("utf-8", "replace")
-    return repr(shown if len(text) <= 40 else f"{shown}…")
+    match = _DURATION.fullmatch(text)
+    return float(match[1]) * _UNITS[match[2] or "s"] if match else None
