@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.bench.figures import Measured, Spread, latencies, percentile
-from broker.bench.http import BenchError, Connection
+from broker.bench.http import BenchError, HttpConnection
 from broker.bench.pgbench import tps
 from broker.bench.run import LONG, SCENARIOS
 from broker.bench.scenarios import Size
@@ -34,9 +34,9 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 async def test_what_a_proxy_redirects_is_not_measured() -> None:
     async with a_proxy("http://127.0.0.1:9") as proxy:
         proxy.own = text("301 Moved Permanently", "", "Location: https://new.example/")
-        async with Connection(proxy.url) as connection:
+        async with HttpConnection(proxy.url) as connection:
             with pytest.raises(BenchError, match="GET /v1/stats was answered 301"):
-                await connection.call("GET", "/v1/stats", form=None)
+                await connection.call("GET", "/v1/stats", into=None)
 
 
 def measured(*rounds: dict[str, float], **ratios: tuple[str, str]) -> Measured:

@@ -1,5 +1,5 @@
-"""The measurements: what the broker does on this machine, and beside each figure what the machine allows.
+"""Measure what the broker does on this machine, and next to each figure what the machine allows.
 
-Every figure comes with its ceiling, measured in the same round on the same database server, so that what
-counts is a ratio: it hardly moves with the machine, nor with what else the machine does.
+Each round measures a figure and its ceiling on the same database server. Compare their ratio: it depends much
+less on the machine, and on its other load, than the figures do.
 """

@@ -1,4 +1,4 @@
-"""What is shown of the measurements: a table for people, JSON for programs."""
+"""Show the measurements: as a table for people, as JSON for programs."""
 
 import os
 import platform
@@ -12,38 +12,41 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from broker.bench.figures import Measured, Spread
+from broker.bench.figures import Measured
 
 
-def table(measured: Sequence[Measured]) -> Table:
-    """The figures of all scenarios: medians with their spread, and what the project wants of them."""
-    shown = Table(title=", ".join(machine().values()), title_justify="left", pad_edge=False)
-    shown.add_column("scenario")
-    shown.add_column("figure")
+def figures_table(measured: Sequence[Measured]) -> Table:
+    """Return a table of the figures of all scenarios: medians, spread, and the bounds the project sets."""
+    table = Table(title=", ".join(machine().values()), title_justify="left", pad_edge=False)
+    table.add_column("scenario")
+    table.add_column("figure")
     for heading in ("median", "least", "greatest", "wanted"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for each in measured:
-        name = each.scenario
-        for figure, spread in each.summary().items():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for scenario in measured:
+        name = scenario.scenario
+        for figure, spread in scenario.summary().items():
             values = (spread.median, spread.least, spread.greatest)
-            shown.add_row(name, figure, *map(_number, values), each.wanted.get(figure, ""))
+            table.add_row(name, figure, *map(_number, values), scenario.wanted.get(figure, ""))
             name = ""
-        shown.add_section()
-    return shown
+        table.add_section()
+    return table
 
 
 def document(measured: Sequence[Measured]) -> dict[str, Any]:
-    """All that was measured, round by round, with the machine and the moment."""
+    """Return the figures of every round, with the machine and the time."""
     return {
         "at": datetime.now(UTC),
         "command": ["broker", *sys.argv[1:]],
         "machine": machine(),
-        "scenarios": [msgspec.to_builtins(each) | {"summary": _plain(each.summary())} for each in measured],
+        "scenarios": [
+            msgspec.to_builtins(scenario) | {"summary": msgspec.to_builtins(scenario.summary())}
+            for scenario in measured
+        ],
     }
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """Return the facts of this machine."""
     return {
         "cores": f"{os.cpu_count()} cores",
         "cpu": _cpu(),
@@ -52,10 +55,6 @@ def machine() -> dict[str, str]:
         "broker": f"broker {version('broker')}",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
-
-
-def _plain(summary: dict[str, Spread]) -> dict[str, Any]:
-    return {name: msgspec.to_builtins(spread) for name, spread in summary.items()}
 
 
 def _number(value: float) -> str:

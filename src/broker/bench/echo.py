@@ -1,6 +1,6 @@
-"""The ceiling for HTTP: a bare Litestar that answers what it was sent, one process, no database.
+"""The ceiling for HTTP: a bare Litestar, one process without a database, that returns what it receives.
 
-Run as a module; it serves on the port that it is given.
+Run as a module, with the port as its argument.
 """
 
 import sys
@@ -13,16 +13,16 @@ from msgspec import Struct
 from broker.server.http_server import UVICORN
 
 
-class Task(Struct):
-    """As much of a task as the load sends."""
+class EchoTask(Struct):
+    """The fields of a task that the load sends."""
 
     needs: Any
     payload: Any = None
 
 
 @post("/echo")
-async def echo(data: Task) -> Task:
-    """Answer what was sent."""
+async def echo(data: EchoTask) -> EchoTask:
+    """Return the task."""
     return data
 
 

@@ -1,7 +1,6 @@
-"""The load: an HTTP connection that costs little beside the service it measures.
+"""An HTTP connection that costs little CPU next to the service that it measures.
 
-Load, service and database share the same cores, so what the client burns is missing elsewhere. Parsing is
-httptools', as in uvicorn; all that is left out is what a benchmark does not need.
+Load, service and database share the same cores. httptools parses the responses, as in uvicorn.
 """
 
 import asyncio
@@ -13,25 +12,25 @@ from urllib.parse import urlsplit
 import httptools
 import msgspec
 
-Form = TypeVar("Form")
+Decoded = TypeVar("Decoded")
 
 
 class BenchError(Exception):
-    """The service did not do what was measured; the figures would mean nothing."""
+    """The service did not do what the scenario measures, so the figures would mean nothing."""
 
 
-class Answer(NamedTuple):
-    """What came back."""
+class HttpResponse(NamedTuple):
+    """A response."""
 
     status: int
     body: bytes
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One kept-alive connection, with one request on it at a time.
 
     Args:
-        url: The service, such as `http://127.0.0.1:8000`.
+        url: The URL of the service, such as `http://127.0.0.1:8000`.
     """
 
     def __init__(self, url: str) -> None:
@@ -41,7 +40,7 @@ class Connection(asyncio.Protocol):
         self._port = parts.port or (443 if self._secure else 80)
         self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Answer] | None = None
+        self._response: asyncio.Future[HttpResponse] | None = None
         self._parts: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
 
@@ -57,53 +56,55 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    async def send(self, method: str, path: str, body: bytes | None = None) -> Answer:
-        """Send a request, and the answer to it.
+    async def send(self, method: str, path: str, body: bytes | None = None) -> HttpResponse:
+        """Send a request, and return the response.
 
         Raises:
             BenchError: The connection was lost.
         """
         if self._transport is None or self._transport.is_closing():
             raise BenchError(f"{method} {path}: there is no connection to the service")
-        self._answer = asyncio.get_running_loop().create_future()
+        self._response = asyncio.get_running_loop().create_future()
         head = f"{method} {path}".encode() + self._head
         if body is None:
             self._transport.write(head + b"\r\n")
         else:
             length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
             self._transport.write(head + length + body)
-        return await self._answer
+        return await self._response
 
-    async def call(self, method: str, path: str, given: Any = None, form: type[Form] | Any = Any) -> Any:
-        """Send a request that is to succeed.
+    async def call(self, method: str, path: str, content: Any = None, into: type[Decoded] | Any = Any) -> Any:
+        """Send a request that needs to succeed, and return the decoded response.
 
         Args:
             method: The method.
             path: The path, with the query.
-            given: What to send as JSON; bytes are sent as they are.
-            form: What to read of the answer.
+            content: The content to send as JSON; bytes are sent unchanged.
+            into: The type to decode the response into; None to ignore the response.
 
         Raises:
-            BenchError: It did not succeed.
+            BenchError: The service did not respond with success.
         """
-        body = given if given is None or isinstance(given, bytes) else msgspec.json.encode(given)
-        answer = await self.send(method, path, body)
-        # A redirect is no success either: the figures would be a proxy's.
-        if answer.status >= 300:
-            raise BenchError(f"{method} {path} was answered {answer.status}: {answer.body.decode()[:500]}")
-        return msgspec.json.decode(answer.body, type=form) if form is not None and answer.body else None
+        body = content if content is None or isinstance(content, bytes) else msgspec.json.encode(content)
+        response = await self.send(method, path, body)
+        # A redirect is an error, too: the figures would be a proxy's.
+        if response.status >= 300:
+            raise BenchError(
+                f"{method} {path} was answered {response.status}: {response.body.decode()[:500]}"
+            )
+        return msgspec.json.decode(response.body, type=into) if into is not None and response.body else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Keep the transport."""
         self._transport = transport  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail the request under way."""
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(BenchError(f"the service closed the connection ({exc})"))
+        """Fail the current request."""
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(BenchError(f"the service closed the connection ({exc})"))
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse received data."""
         self._parser.feed_data(data)
 
     def on_body(self, body: bytes) -> None:
@@ -111,8 +112,8 @@ class Connection(asyncio.Protocol):
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        """Hand over the answer."""
-        answer = Answer(self._parser.get_status_code(), b"".join(self._parts))
+        """Return the complete response."""
+        response = HttpResponse(self._parser.get_status_code(), b"".join(self._parts))
         self._parts.clear()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(answer)
+        if self._response is not None and not self._response.done():
+            self._response.set_result(response)

@@ -1,4 +1,4 @@
-"""Ways to put load on a service."""
+"""Put load on a service."""
 
 import asyncio
 import time
@@ -6,43 +6,70 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import cycle, islice
 
-from broker.bench.figures import Round, latencies
-from broker.bench.http import Connection
+from broker.bench.figures import Figures, latencies
+from broker.bench.http import HttpConnection
 
 _WARM_UP_SECONDS = 0.5
 
 
 @asynccontextmanager
-async def connections(*urls: str, many: int) -> AsyncIterator[list[Connection]]:
-    """So many connections to a service, or to several in turn."""
+async def connections(*urls: str, many: int) -> AsyncIterator[list[HttpConnection]]:
+    """Open so many connections to a service, or to several services in turn."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(Connection(url)) for url in islice(cycle(urls), many)]
+        yield [await stack.enter_async_context(HttpConnection(url)) for url in islice(cycle(urls), many)]
 
 
 async def closed_loop(
-    url: str, clients: int, seconds: float, once: Callable[[Connection, int], Awaitable[object]]
-) -> Round:
-    """Have clients do something over and over, each as soon as it has done it; after a short warm-up.
+    url: str, clients: int, seconds: float, once: Callable[[HttpConnection, int], Awaitable[object]]
+) -> Figures:
+    """Have clients repeat something, each without pauses, after a short warm-up.
 
     Args:
-        url: The service.
-        clients: How many, each with a connection of its own.
-        seconds: How long.
-        once: What to do; it is given the connection and the client's number.
+        url: The URL of the service.
+        clients: The number of clients, each with a connection of its own.
+        seconds: How long to measure.
+        once: Does it once; called with the connection and the client's number.
 
     Returns:
-        How often a second it was done, as `/s`, and how long it took: `p50 ms` and so on.
+        The rate per second, as `/s`, and the latencies: `p50 ms` and so on.
     """
-    took: list[float] = []
+    durations: list[float] = []
     async with connections(url, many=clients) as open_:
         begin = time.perf_counter() + _WARM_UP_SECONDS
         end = begin + seconds
 
-        async def client(connection: Connection, number: int) -> None:
-            while (began := time.perf_counter()) < end:
+        async def client(connection: HttpConnection, number: int) -> None:
+            while (started_at := time.perf_counter()) < end:
                 await once(connection, number)
-                if (done := time.perf_counter()) <= end and began >= begin:
-                    took.append(done - began)
+                if (ended_at := time.perf_counter()) <= end and started_at >= begin:
+                    durations.append(ended_at - started_at)
 
         await asyncio.gather(*(client(connection, number) for number, connection in enumerate(open_)))
-    return {"/s": len(took) / seconds} | latencies(took)
+    return {"/s": len(durations) / seconds} | latencies(durations)
+
+
+@asynccontextmanager
+async def background(*tasks: "asyncio.Task[None]") -> AsyncIterator[None]:
+    """Run tasks for as long as the block. If one fails, the block fails."""
+    block = asyncio.current_task()
+    failed: list[BaseException] = []
+
+    def check(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failed.append(error)
+            if block is not None:
+                block.cancel()
+
+    for task in tasks:
+        task.add_done_callback(check)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if failed:
+            raise failed[0] from None
+        raise
+    finally:
+        for task in tasks:
+            task.remove_done_callback(check)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

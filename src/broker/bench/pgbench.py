@@ -1,7 +1,7 @@
-r"""The ceiling for SQL: pgbench runs the very statements that the service runs, and nothing else.
+r"""The ceiling for SQL: pgbench runs the same statements as the service, and nothing else.
 
-The binds of our statements (`:name`) are pgbench's variables, too, so they are taken as they are; what the
-service would pass, a query makes beforehand (`\gset`). As there, each statement is a transaction of its own.
+The parameters of our statements (`:name`) are variables of pgbench, too. A query sets each of them before
+(`\gset`). As in the service, each statement is a transaction of its own.
 """
 
 import asyncio
@@ -12,13 +12,14 @@ import re
 from broker.bench.http import BenchError
 from broker.bench.stage import Stage, execute
 from broker.bench.work import NEEDS, task
+from broker.schemas.limits import MOST_ON_PAGE
 from broker.store import assignment, candidates, completion, tasks, work
 from broker.store.connections import SETTINGS
 
 _TPS = re.compile(r"tps = ([0-9.]+)")
 
-# As many candidates as the service reads at a time, and one more, as it does.
-_PAGE = 1_001
+# The service reads a page of candidates, and one more.
+_CANDIDATES = MOST_ON_PAGE + 1
 
 # One tool for each pgbench client, with room for a whole set.
 _SETUP = """
@@ -30,19 +31,19 @@ select id, 3600, now() + interval '1 hour' from tools;
 
 
 def submitting(many: int) -> str:
-    """The script that submits so many tasks as a set."""
+    """Return the script that submits so many tasks as a set."""
     return _arguments(many) + _statement(tasks.SUBMIT.text)
 
 
 def life_cycle(many: int) -> str:
-    """The script that takes so many tasks through their lives, by the statements of the service."""
-    alone = many == 1
+    """Return the script that takes so many tasks through their lives, by the statements of the service."""
+    is_single = many == 1
     steps = [
         _arguments(many),
-        # What the assigner has seen before.
+        # The assigner's cursor.
         _gset("select cast(pg_current_snapshot() as text) as seen", many),
-        _statement((tasks.SUBMIT if alone else tasks.SUBMIT_BRIEFLY).text),
-        f"\\set limit {_PAGE}\n",
+        _statement((tasks.SUBMIT if is_single else tasks.SUBMIT_BRIEFLY).text),
+        f"\\set limit {_CANDIDATES}\n",
         _gset(candidates.SNAPSHOT.text, many),
         _statement(candidates.NEW_TASKS.text),
         _statement(candidates.NEW_TOOLS.text),
@@ -53,9 +54,9 @@ def life_cycle(many: int) -> str:
                    cast(:id as text) as task_ids""",
             many,
         ),
-        _statement((assignment.ASSIGN if alone else assignment.ASSIGN_BRIEFLY).text),
+        _statement((assignment.ASSIGN if is_single else assignment.ASSIGN_BRIEFLY).text),
         _statement(work.ASSIGNED_TO.text),
-        # What the tool says of it.
+        # The tool's completion.
         _gset(
             """
             select cast(array_agg(id) as text) as work_id,
@@ -67,19 +68,19 @@ def life_cycle(many: int) -> str:
             where task_id = any(cast(:id as text[]))""",
             many,
         ),
-        _statement((completion.END if alone else completion.END_BRIEFLY).text),
+        _statement((completion.END if is_single else completion.END_BRIEFLY).text),
     ]
     return "".join(steps)
 
 
 async def run(stage: Stage, script: str, *, clients: int, seconds: float) -> float:
-    """How often a second a script runs, on an empty database.
+    """Run a script on an empty database, and return how often it runs per second.
 
     Args:
-        stage: Where.
-        script: What.
-        clients: How many at a time.
-        seconds: How long.
+        stage: The databases.
+        script: The script of pgbench.
+        clients: The number of concurrent clients.
+        seconds: How long to run it.
 
     Raises:
         BenchError: pgbench failed.
@@ -92,15 +93,15 @@ async def run(stage: Stage, script: str, *, clients: int, seconds: float) -> flo
 
 
 def tps(output: str) -> float:
-    """The transactions per second that pgbench tells of.
+    """Return the transactions per second in the output of pgbench.
 
     Raises:
-        BenchError: It tells of none.
+        BenchError: The output has none.
     """
-    found = _TPS.search(output)
-    if found is None:
+    match = _TPS.search(output)
+    if match is None:
         raise BenchError(f"pgbench failed: {output[-2000:]}")
-    return float(found[1])
+    return float(match[1])
 
 
 async def _pgbench(stage: Stage, script: str, *arguments: str) -> str:
@@ -132,15 +133,15 @@ def _gset(query: str, many: int) -> str:
 
 
 def _bare(statement: str) -> str:
-    """Without comments: pgbench would take their colons for variables."""
+    """Remove comments: pgbench would read their colons as variables."""
     return re.sub(r"--.*", "", statement).strip()
 
 
 def _arguments(many: int) -> str:
-    """What the service passes for tasks, made by the database."""
+    """Return a query that sets the parameters which the service would pass for tasks."""
     # With a space after each colon: `:1` would be a variable.
     needs, payload = (
-        json.dumps(each).replace("{", "{{").replace("}", "}}") for each in (NEEDS, task(1)["payload"])
+        json.dumps(value).replace("{", "{{").replace("}", "}}") for value in (NEEDS, task(1)["payload"])
     )
     query = f"""
         select cast(array_agg(cast(uuid7() as text)) as text) as id,

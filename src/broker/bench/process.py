@@ -1,4 +1,4 @@
-"""What processes cost, as Linux tells it under /proc."""
+"""Read the CPU time and memory of processes from /proc."""
 
 import os
 from pathlib import Path
@@ -8,18 +8,18 @@ _PARENT, _USER, _SYSTEM = 1, 11, 12
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time of a process and of its children that run now; 0 where there is no such process."""
-    return sum(_own_cpu_seconds(each) for each in [pid, *children(pid)])
+    """Return the CPU time of a process and its running children; 0 if there is no such process."""
+    return sum(_own_cpu_seconds(process) for process in [pid, *children(pid)])
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
+    """Return the process ids of the children of a process."""
     numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [number for number in numbers if (fields := _stat(number)) and int(fields[_PARENT]) == pid]
 
 
 def memory(pid: int) -> int:
-    """The memory of a process in bytes, its share of what it shares (PSS) included."""
+    """Return the proportional set size (PSS) of a process in bytes."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
@@ -32,7 +32,7 @@ def _own_cpu_seconds(pid: int) -> float:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields after the name, which may hold anything; none where the process is gone."""
+    """Return the fields after the name, which may contain anything; none if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Running scenarios, round by round, and telling how far it is."""
+"""Run scenarios, round by round."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,24 +23,24 @@ from broker.bench.stage import Stage
 _MODULES = (submit, lifecycle, drain, bulk, dispatch, tool, match, crowd, idle, growth, backlog, endurance)
 SCENARIOS = {module.SCENARIO.name: module.SCENARIO for module in _MODULES}
 
-# What takes minutes, and is run where it is asked for.
+# These take minutes, and run only on request.
 LONG = ("growth", "backlog", "endurance")
 
 
 async def run(
-    stage: Stage, names: Sequence[str], *, rounds: int, size: Size, tell: Callable[[str, int], None]
+    stage: Stage, names: Sequence[str], *, rounds: int, size: Size, show_progress: Callable[[str, int], None]
 ) -> list[Measured]:
     """Measure scenarios.
 
     Args:
-        stage: Where.
-        names: Which.
-        rounds: How often each.
-        size: How much in each round.
-        tell: Is told the scenario and how many of its rounds are done.
+        stage: The databases and services.
+        names: The names of the scenarios.
+        rounds: The number of rounds of each scenario.
+        size: The size of each round.
+        show_progress: Called with the scenario and the number of its completed rounds.
 
     Raises:
-        BenchError: What was measured did not do what it is for.
+        BenchError: The service did not do what a scenario measures.
     """
     measured = []
     for name in names:
@@ -49,8 +49,8 @@ async def run(
             scenario=name, says=scenario.says, rounds=[], ratios=scenario.ratios, wanted=scenario.wanted
         )
         for number in range(rounds):
-            tell(name, number)
+            show_progress(name, number)
             done.rounds.append(await scenario.round(stage, size))
-        tell(name, rounds)
+        show_progress(name, rounds)
         measured.append(done)
     return measured

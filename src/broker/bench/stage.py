@@ -1,36 +1,33 @@
-"""The stage: a database server, and on it, for each round anew, a database and a service to measure."""
+"""Set up what is measured: a database server, and for each round a new database and service on it."""
 
 import asyncio
 import contextlib
 import os
-import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 
 import asyncpg
 from msgspec import Struct
 
-from broker.bench.http import BenchError, Connection
+from broker.bench.http import BenchError, HttpConnection
 from broker.postgres.cluster import EmbeddedPostgres
+from broker.server.child_process import child_process, free_port
 from broker.store import migration
 from broker.store.address import libpq_url
 
 _READY_SECONDS = 30
-_STOP_SECONDS = 10
 _numbers = count()
 
 
-class Service(Struct, frozen=True, kw_only=True):
-    """A service that is up.
+class BenchService(Struct, frozen=True, kw_only=True):
+    """A running service.
 
     Args:
-        url: Where it is.
-        pid: Its process; None where it was given.
-        database: Its database's URL, as libpq reads it; None where it was given.
+        url: The URL of the service.
+        pid: The process id; None for a given service.
+        database: The database's URL, as libpq reads it; None for a given service.
     """
 
     url: str
@@ -39,31 +36,31 @@ class Service(Struct, frozen=True, kw_only=True):
 
 
 class Stage:
-    """Where the measurements take place.
+    """The databases and services of the measurements.
 
     Args:
-        postgres: A running embedded PostgreSQL; None: a service was given.
-        given: The URL of that service.
+        postgres: A running embedded PostgreSQL; None to measure a given service.
+        given: The URL of the given service.
     """
 
     def __init__(self, postgres: EmbeddedPostgres | None, given: str | None = None) -> None:
         self._postgres = postgres
         self._given = given
-        self._kept: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
 
     @property
     def ours(self) -> bool:
-        """Whether services and databases can be made, so that ceilings can be measured."""
+        """Return whether the stage can start services and databases, and so measure ceilings."""
         return self._postgres is not None
 
     @property
     def pgbench(self) -> Path:
-        """PostgreSQL's own benchmark."""
+        """Return the path of PostgreSQL's own benchmark."""
         return self._own.program("pgbench")
 
     @property
     def postmaster(self) -> int:
-        """The process of the database server."""
+        """Return the process id of the database server."""
         pid = self._own.pid
         if pid is None:
             raise BenchError("PostgreSQL is gone.")
@@ -78,46 +75,49 @@ class Stage:
     @asynccontextmanager
     async def service(
         self, database: str | None = None, *, workers: int = 1, **environment: str
-    ) -> AsyncIterator[Service]:
-        """A service for the length of the block, or the one that was given.
+    ) -> AsyncIterator[BenchService]:
+        """Run a service for as long as the block, or yield the given one.
 
         Args:
-            database: Its database's URL; none: one of its own, which is empty.
-            workers: How many processes serve it.
-            environment: Settings of its own.
+            database: The database's URL; None for a new database.
+            workers: The number of worker processes.
+            environment: Settings of the service.
         """
         if self._given is not None:
-            yield Service(url=self._given)
+            yield BenchService(url=self._given)
             return
         async with AsyncExitStack() as stack:
             if database is None:
                 database = await stack.enter_async_context(self.database())
-            command = ["-m", "broker.cli", "serve", "--workers", str(workers)]
-            with _process(command, database, environment) as (url, pid):
-                await _ready(url, "/health/ready")
-                yield Service(url=url, pid=pid, database=database)
+            port = str(free_port())
+            command = ["broker.cli", "serve", "--workers", str(workers), "--port", port]
+            settings = _environment(BROKER_DATABASE_URL=database, **environment)
+            with child_process(*command, environment=settings) as pid:
+                url = f"http://127.0.0.1:{port}"
+                await _until_ready(url, "/health/ready")
+                yield BenchService(url=url, pid=pid, database=database)
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
-        """An empty database with the schema, after a checkpoint, so that no round pays for another."""
+        """Yield the URL of a new database. A checkpoint comes first, so that no round pays for another."""
         name = f"bench_{next(_numbers)}"
         try:
             yield await self._create(name)
         finally:
             await execute(self._server, f"drop database {name} with (force)")
 
-    async def kept(self, name: str, fill: Callable[[str], Awaitable[None]]) -> str:
-        """The URL of a database that all rounds share.
+    async def shared_database(self, name: str, fill: Callable[[str], Awaitable[None]]) -> str:
+        """Return the URL of a database that all rounds share.
 
         Args:
-            name: What it is called.
-            fill: Is given its URL when it is first asked for.
+            name: The name of the database.
+            fill: Fills the new database; called once, with its URL.
         """
-        if name not in self._kept:
+        if name not in self._shared:
             url = await self._create(name)
             await fill(url)
-            self._kept[name] = url
-        return self._kept[name]
+            self._shared[name] = url
+        return self._shared[name]
 
     @property
     def _server(self) -> str:
@@ -132,57 +132,36 @@ class Stage:
 
     @asynccontextmanager
     async def echo(self) -> AsyncIterator[str]:
-        """A bare Litestar for the length of the block; its URL."""
-        with _process(["-m", "broker.bench.echo"], None, {}) as (url, _):
-            await _ready(url, "/echo")
+        """Run a bare Litestar for as long as the block; yield its URL."""
+        port = str(free_port())
+        with child_process("broker.bench.echo", port, environment=_environment()):
+            url = f"http://127.0.0.1:{port}"
+            await _until_ready(url, "/echo")
             yield url
 
 
-@contextmanager
-def _process(
-    arguments: list[str], database: str | None, environment: dict[str, str]
-) -> Iterator[tuple[str, int]]:
-    port = _free_port()
-    broker = "serve" in arguments
-    command = [sys.executable, *arguments, *(["--port", str(port)] if broker else [str(port)])]
-    variables = os.environ | {"BROKER_LOG_LEVEL": "error"} | environment
+def _environment(**settings: str) -> dict[str, str]:
+    """Return the environment of a measured process: it logs errors only, and needs no key."""
+    variables = os.environ | {"BROKER_LOG_LEVEL": "error"} | settings
     for name in ("BROKER_ADMIN_KEY", "BROKER_ADMIN_KEY_FILE"):
         variables.pop(name, None)
-    if database is not None:
-        variables["BROKER_DATABASE_URL"] = database
-    process = subprocess.Popen(command, env=variables)  # noqa: S603 - our own modules
-    try:
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return variables
 
 
-async def _ready(url: str, path: str) -> None:
+async def _until_ready(url: str, path: str) -> None:
     async with asyncio.timeout(_READY_SECONDS):
         while True:
             with contextlib.suppress(OSError, BenchError):
-                async with Connection(url) as connection:
+                async with HttpConnection(url) as connection:
                     if (await connection.send("GET", path)).status < 500:
                         return
             await asyncio.sleep(0.02)
 
 
 async def execute(url: str, statement: str) -> None:
-    """Run a statement, or several without arguments."""
+    """Run one or more SQL statements without parameters."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement)
     finally:
         await connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,4 +1,7 @@
-"""What is worked on: tasks of some 300 bytes, as the peers' measurements have them, and parts of answers."""
+"""The tasks that the benchmark submits, and the parts of responses that it reads.
+
+The structs of `broker.schemas` would decode every field, and cost the load CPU that the service then lacks.
+"""
 
 from typing import Any
 
@@ -9,7 +12,7 @@ NEEDS = {"skill": "render"}
 
 
 def task(number: int) -> dict[str, Any]:
-    """A task as it is submitted: three properties, some arguments, and a note that fills it up."""
+    """Return a new task of some 300 bytes: three properties, some arguments, and a note that fills it up."""
     payload = {
         "i": number,
         "need": {"skill": "render", "gpu": False, "memory_mb": 2048},
@@ -24,61 +27,39 @@ def task(number: int) -> dict[str, Any]:
 
 
 def encoded(number: int) -> bytes:
-    """The same as JSON."""
+    """Return a new task as JSON."""
     return msgspec.json.encode(task(number))
 
 
-class Named(Struct):
-    """Of a task, a tool or a work item: its id."""
+class BenchItem(Struct):
+    """The id of a task, a tool or a work item."""
 
     id: str
 
 
-class Room(Struct):
-    """Of a tool: how much more it can take."""
+class BenchTool(Struct):
+    """The load of a tool."""
 
     id: str
     capacity: int
     load: int
 
 
-class Candidates(Struct):
-    """What an assigner needs to know."""
+class BenchCandidates(Struct):
+    """The part of the candidates that an assigner needs."""
 
     cursor: str
-    tasks: list[Named]
-    tools: list[Room]
-    more: bool
+    tasks: list[BenchItem]
+    tools: list[BenchTool]
 
 
-class Items(Struct):
+class BenchItems(Struct):
     """The ids of a list."""
 
-    items: list[Named]
+    items: list[BenchItem]
 
 
-class Pair(Struct):
-    """A task and its tool."""
+class BenchCompletion(Struct):
+    """The next work of the tool, in the response to a completion."""
 
-    task_id: str
-    tool_id: str
-
-
-class PairAnswer(Struct):
-    """What became of a pair."""
-
-    task_id: str
-    tool_id: str
-    status: str
-
-
-class PairAnswers(Struct):
-    """What became of the pairs."""
-
-    items: list[PairAnswer]
-
-
-class Completed(Struct):
-    """Of a completion: the tool's next work."""
-
-    next: list[Named]
+    next: list[BenchItem]

@@ -1,4 +1,4 @@
-"""`broker bench`: what the broker does on this machine, beside what the machine allows."""
+"""`broker bench`: measure what the broker does on this machine."""
 
 import contextlib
 import resource
@@ -78,7 +78,7 @@ def bench(
             measured = _measure(console, stage, names, rounds=rounds, size=Size(seconds=seconds, share=share))
     except (BenchError, EmbeddedError, OSError, TimeoutError) as error:
         raise click.ClickException(f"{error or 'The service did not answer in time.'}") from error
-    console.print(display.table(measured))
+    console.print(display.figures_table(measured))
     if file is not None:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(display.document(measured)), indent=2))
         console.print(f"Every round is in {file}.")
@@ -91,11 +91,11 @@ def _measure(
     with Progress(*columns, console=console) as progress:
         bars = {name: progress.add_task(name, total=rounds, start=False) for name in names}
 
-        def tell(name: str, done: int) -> None:
+        def show_progress(name: str, done: int) -> None:
             progress.start_task(bars[name])
             progress.update(bars[name], completed=done)
 
-        return uvloop.run(run(stage, names, rounds=rounds, size=size, tell=tell))
+        return uvloop.run(run(stage, names, rounds=rounds, size=size, show_progress=show_progress))
 
 
 @contextlib.contextmanager
@@ -106,13 +106,13 @@ def _stage(url: str | None, folder: Path | None) -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="broker-bench-")))
-            # As root PostgreSQL runs under another account, which has to reach it.
+            # Started by root, PostgreSQL runs under another account, which needs to enter the folder.
             folder.chmod(0o755)
         yield Stage(stack.enter_context(EmbeddedPostgres(folder / "bench")))
 
 
 def _allow_many_connections() -> None:
-    """Parked tools are open files."""
+    """Raise the limit of open files: each waiting tool needs a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -167,7 +167,7 @@ def run_in_transaction(
 
 def _check_schema(url: str) -> None:
     try:
-        problem == run_in_transaction(url, migration.schema_problem)
+        problem = run_in_transaction(url, migration.schema_problem)
     except (DBAPIError, Unavailable) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
         if isinstance(cause, DBAPIError):

@@ -1,4 +1,4 @@
-"""`broker demo`: a laboratory at work, on real images."""
+"""`broker demo`: show a laboratory at work, on real images."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def demo(keep: bool, port: int, data_dir: Path | None) -> None:
         raise click.ClickException(
             "The demo needs its images: run `pip install '.[demo]'` in the broker's folder."
         )
-    # Where there is no terminal, nobody is helped by lines that break.
+    # Without a terminal, do not wrap lines.
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:
         folder = data_dir or default_data_dir("--data-dir").with_name("broker-demo")
@@ -55,7 +55,7 @@ def demo(keep: bool, port: int, data_dir: Path | None) -> None:
 def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
     from broker.demo import display, laboratory  # noqa: PLC0415 - needs the extra
 
-    began = time.monotonic()
+    started_at = time.monotonic()
     console.print("Starting the service, its database, and five tools …")
     with laboratory.service(data_dir, port) as url:
         asyncio.run(laboratory.until_ready(url))
@@ -65,7 +65,7 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
         console.print(display.results(records))
         succeeded = sum(record.outcome == "succeeded" for record in records)
         console.print(
-            f"{succeeded} of {len(records)} tasks succeeded, in {time.monotonic() - began:.0f} s.\n"
+            f"{succeeded} of {len(records)} tasks succeeded, in {time.monotonic() - started_at:.0f} s.\n"
         )
         if keep:
             console.print(
@@ -86,20 +86,20 @@ async def _watch(console: Console, url: str) -> list[ArchiveRecord]:
     from broker.demo import display, laboratory  # noqa: PLC0415 - needs the extra
 
     if not console.is_terminal:
-        said: dict[int, str] = {}
+        lines: dict[int, str] = {}
 
-        def say(step: laboratory.Step) -> None:
+        def print_step(step: laboratory.DemoStep) -> None:
             line = display.line(step)
-            if said.get(id(step.picture)) != line:
+            if lines.get(id(step.picture)) != line:
                 console.print(line, soft_wrap=True)
-            said[id(step.picture)] = line
+            lines[id(step.picture)] = line
 
-        return await laboratory.work(url, say)
-    steps: dict[int, laboratory.Step] = {}
+        return await laboratory.work(url, print_step)
+    steps: dict[int, laboratory.DemoStep] = {}
     with Live(console=console, refresh_per_second=12) as live:
 
-        def tell(step: laboratory.Step) -> None:
+        def show_step(step: laboratory.DemoStep) -> None:
             steps[id(step.picture)] = step
             live.update(display.progress(steps.values()))
 
-        return await laboratory.work(url, tell)
+        return await laboratory.work(url, show_step)

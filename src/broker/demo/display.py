@@ -1,4 +1,4 @@
-"""What the demo shows: how far every task is, and at the end what was found."""
+"""Draw the demo: the progress of every task, and the results at the end."""
 
 from collections.abc import Iterable
 
@@ -6,19 +6,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from broker.demo.laboratory import Step
+from broker.demo.laboratory import DemoStep
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.values import plain
 
 _STYLES = {"submitted": "dim", "assigned": "yellow", "running": "cyan", "succeeded": "green"}
 
 
-def progress(steps: Iterable[Step]) -> Table:
-    """Every task: what is to be done, who does it, how far it is."""
+def progress(steps: Iterable[DemoStep]) -> Table:
+    """Return a table of all tasks: the analysis, the tool and the progress of each."""
     table = Table(box=None, padding=(0, 1), expand=True)
     for heading in ("image", "analysis", "tool", "state", "progress"):
         table.add_column(heading, no_wrap=True)
-    # What does not fit is cut off here, and nowhere else.
+    # Only this column is cut off.
     table.add_column("last report", no_wrap=True, ratio=1)
     for step in steps:
         done = 1.0 if step.state == "succeeded" else step.progress or 0.0
@@ -33,26 +33,26 @@ def progress(steps: Iterable[Step]) -> Table:
     return table
 
 
-def line(step: Step) -> str:
-    """One step, where there is no terminal to draw on."""
+def line(step: DemoStep) -> str:
+    """Return a step as a line, for output that is no terminal."""
     percent = "" if step.progress is None else f"{step.progress:4.0%}"
-    what = f"{step.picture.file} {step.picture.needs['analysis']}"
-    return f"{what:40} {step.tool or '':13} {step.state:10} {percent:5} {step.message or ''}".rstrip()
+    task = f"{step.picture.file} {step.picture.needs['analysis']}"
+    return f"{task:40} {step.tool or '':13} {step.state:10} {percent:5} {step.message or ''}".rstrip()
 
 
 def results(records: Iterable[ArchiveRecord]) -> Table:
-    """What was found, as the archive has it."""
+    """Return a table of the results in the archive."""
     table = Table(title="What the archive says", title_justify="left")
     for heading in ("image", "tool", "found", "waited", "ran"):
         table.add_column(heading, justify="right" if heading in ("waited", "ran") else "left")
     for record in records:
-        began = record.started_at or record.ended_at
-        found = plain(record.result)["summary"] if record.outcome == "succeeded" else record.error
+        started_at = record.started_at or record.ended_at
+        result = plain(record.result)["summary"] if record.outcome == "succeeded" else record.error
         table.add_row(
             plain(record.task.payload)["file"].rpartition("/")[2],
             record.tool_id,
-            found,
-            f"{(began - record.task.created_at).total_seconds():.2f} s",
-            f"{(record.ended_at - began).total_seconds():.2f} s",
+            result,
+            f"{(started_at - record.task.created_at).total_seconds():.2f} s",
+            f"{(record.ended_at - started_at).total_seconds():.2f} s",
         )
     return table

@@ -1,12 +1,9 @@
-"""The laboratory: a service, five tools, an assigner, and instruments that submit what they have taken."""
+"""Run the laboratory: a service, five tools, an assigner, and instruments that submit pictures."""
 
 import asyncio
 import contextlib
 import logging
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
@@ -22,14 +19,14 @@ from broker.schemas.states import WORK_STATES
 from broker.schemas.tasks import Task
 from broker.schemas.tools import ToolPage
 from broker.schemas.work import WorkWithReports
+from broker.server.child_process import child_process, free_port
 
 _READY_SECONDS = 60.0
-_STOP_SECONDS = 10.0
 _WAIT_SECONDS = 10.0
 
 
-class Step(NamedTuple):
-    """Something that has happened to a task."""
+class DemoStep(NamedTuple):
+    """An event in the life of a task."""
 
     picture: Picture
     state: str
@@ -38,32 +35,32 @@ class Step(NamedTuple):
     message: str | None = None
 
 
-Tell = Callable[[Step], None]
+ShowStep = Callable[[DemoStep], None]
 
 
 @contextlib.contextmanager
 def service(data_dir: Path, port: int) -> Iterator[str]:
-    """A service of its own with an embedded database, for as long as the block runs; yields its URL."""
-    port = port or _free_port()
+    """Run a service with an embedded database for as long as the block; yield its URL."""
+    port = port or free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     environment |= {"BROKER_DATA_DIR": str(data_dir), "BROKER_LOG_LEVEL": "error"}
-    with _process("-m", "broker.cli", "serve", "--port", str(port), environment=environment):
+    with child_process("broker.cli", "serve", "--port", str(port), environment=environment):
         yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
 def tools(url: str) -> Iterator[None]:
-    """Every tool of the laboratory, each a process of its own."""
-    # Each measures on one core; numerical libraries would start as many threads as there are.
+    """Run every tool of the laboratory, each in a process of its own, for as long as the block."""
+    # One core for each tool: numerical libraries would start a thread for each core.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with contextlib.ExitStack() as running:
         for name in SKILLS:
-            running.enter_context(_process("-m", "broker.demo.tool", name, url, environment=environment))
+            running.enter_context(child_process("broker.demo.tool", name, url, environment=environment))
         yield
 
 
 async def until_ready(url: str) -> None:
-    """Wait until the service is ready; that it is not yet is no news."""
+    """Wait until the service is ready, and log nothing meanwhile."""
     log = logging.getLogger("broker.client")
     log.setLevel(logging.ERROR)
     try:
@@ -73,17 +70,17 @@ async def until_ready(url: str) -> None:
         log.setLevel(logging.NOTSET)
 
 
-async def work(url: str, tell: Tell) -> list[ArchiveRecord]:
+async def work(url: str, show_step: ShowStep) -> list[ArchiveRecord]:
     """Submit every picture, and follow each until its record is in the archive.
 
     Args:
-        url: The service.
-        tell: Is told what happens.
+        url: The URL of the service.
+        show_step: Called with each event.
 
     Returns:
         The records, in the order of the pictures.
     """
-    # The laboratory has been at it before, and each time these are new tasks.
+    # Each run of the demo submits new tasks.
     day = token_hex(3)
     pictures = {
         f"{Path(picture.file).stem}.{picture.needs['analysis']}.{day}": picture for picture in PICTURES
@@ -93,11 +90,11 @@ async def work(url: str, tell: Tell) -> list[ArchiveRecord]:
 
         def assigned(pair: AssignedPair) -> None:
             picture = pictures[pair.task_id]
-            tell(Step(picture, "assigned", pair.tool_id))
-            group.create_task(_follow(connection, picture, pair, tell))
+            show_step(DemoStep(picture, "assigned", pair.tool_id))
+            group.create_task(_follow(connection, picture, pair, show_step))
 
         async def submit(id_: str, picture: Picture) -> ArchiveRecord:
-            tell(Step(picture, "submitted"))
+            show_step(DemoStep(picture, "submitted"))
             payload = {"file": str(path_of(picture)), "instrument": picture.instrument}
             handle = await broker.submit(picture.needs, payload, id=id_)
             task = await handle.wait()
@@ -110,52 +107,30 @@ async def work(url: str, tell: Tell) -> list[ArchiveRecord]:
 
 
 async def tools_known(url: str) -> int:
-    """How many tools have registered."""
+    """Return the number of registered tools."""
     async with Connection(url) as connection:
         return len((await connection.call("GET", "/v1/tools", ToolPage)).items)
 
 
-async def _follow(connection: Connection, picture: Picture, pair: AssignedPair, tell: Tell) -> None:
-    """Tell of every report, as it comes: each wait ends when the work has changed."""
-    async for seen in _versions(connection, f"/v1/work/{pair.work_id}"):
-        message = seen.reports[-1].message if seen.reports else None
-        tell(Step(picture, seen.state, seen.tool_id, seen.progress, message))
+async def _follow(connection: Connection, picture: Picture, pair: AssignedPair, show_step: ShowStep) -> None:
+    """Show every report as it comes: each long poll ends when the work item has changed."""
+    async for work in _versions(connection, f"/v1/work/{pair.work_id}"):
+        message = work.reports[-1].message if work.reports else None
+        show_step(DemoStep(picture, work.state, work.tool_id, work.progress, message))
 
 
 async def _versions(connection: Connection, path: str) -> AsyncIterator[WorkWithReports]:
     version = 0
     while True:
         query = {"wait": _WAIT_SECONDS, "after_version": version}
-        seen = await connection.call("GET", path, WorkWithReports, query=query, wait=_WAIT_SECONDS)
-        if seen.version > version:
-            version = seen.version
-            yield seen
-        if seen.state not in WORK_STATES:
+        work = await connection.call("GET", path, WorkWithReports, query=query, wait=_WAIT_SECONDS)
+        if work.version > version:
+            version = work.version
+            yield work
+        if work.state not in WORK_STATES:
             return
 
 
 async def _last_record(connection: Connection, task: Task) -> ArchiveRecord:
     query = {"task_id": task.id, "limit": 1}
     return (await connection.call("GET", "/v1/archive", ArchivePage, query=query)).items[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def _process(*arguments: str, environment: dict[str, str]) -> Iterator[None]:
-    """A Python process for as long as the block runs, then told to stop."""
-    process = subprocess.Popen([sys.executable, *arguments], env=environment)  # noqa: S603 - our own modules
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -1,4 +1,4 @@
-"""`backlog`: whether a long queue and a full archive make the calls slower."""
+"""`backlog`: whether a long queue and a full archive make requests slower."""
 
 import statistics
 import time
@@ -8,13 +8,14 @@ from typing import Any
 
 import asyncpg
 
-from broker.bench.figures import Round
-from broker.bench.http import BenchError, Connection
+from broker.bench.clients import registered
+from broker.bench.figures import Figures
+from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import connections
-from broker.bench.parts import registered
 from broker.bench.scenarios import Scenario, Size
-from broker.bench.stage import Service, Stage
-from broker.bench.work import Items, Named, Pair, encoded
+from broker.bench.stage import BenchService, Stage
+from broker.bench.work import BenchItem, BenchItems, encoded
+from broker.schemas.candidates import Pair
 
 _WAITING = 1_000_000
 _ARCHIVED = 10_000_000
@@ -31,7 +32,7 @@ select cast(uuid7() as text), '{{"skill": "nobody has"}}',
        number % 10, 'available', 3, 1
 from generate_series(1, {portion}) number
 """
-# A year of them, each in the month that its id says.
+# Records of a year, each in the month of its id.
 FILL_ARCHIVE = """
 insert into work_archive (work_id, task_id, tool_id, task, tool, attempt, outcome, result, reports,
                           assigned_at, started_at, ended_at)
@@ -44,7 +45,7 @@ from (select number, now() - interval '360 days' * (1 - number / {total}.0) as a
       from generate_series({first} + 1, {first} + {portion}) number) n
 """
 _PREPARE = """
--- Nobody waits for these, and an index is built sooner than it is filled row by row.
+-- No notifications; and building an index is faster than filling it row by row.
 set session_replication_role = replica;
 set maintenance_work_mem = '1GB';
 select create_archive_partition(cast(now() - number * interval '1 month' as date))
@@ -63,16 +64,16 @@ insert into ended_tasks (task_id, work_id) select task_id, work_id from work_arc
 """
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Measure on an empty database, and on a full one."""
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Measure on an empty and on a full database."""
     if not stage.ours:
         raise BenchError("`backlog` fills a database of its own; leave out --url.")
-    full = await stage.kept("backlog", partial(_fill, size=size))
-    found: Round = {}
+    full = await stage.shared_database("backlog", partial(_fill, size=size))
+    figures: Figures = {}
     for name, database in (("empty", None), ("full", full)):
         async with stage.service(database) as service:
-            found |= {f"{call} {name} ms": took for call, took in (await _measure(service)).items()}
-    return found
+            figures |= {f"{call} {name} ms": took for call, took in (await _measure(service)).items()}
+    return figures
 
 
 async def _fill(database: str, size: Size) -> None:
@@ -91,30 +92,30 @@ async def _fill(database: str, size: Size) -> None:
         await connection.close()
 
 
-async def _measure(service: Service) -> Round:
-    """The median of each call, in milliseconds."""
-    took: dict[str, list[float]] = {call: [] for call in _CALLS}
+async def _measure(service: BenchService) -> Figures:
+    """Return the median duration of each request, in milliseconds."""
+    durations: dict[str, list[float]] = {call: [] for call in _CALLS}
 
-    async def timed(call: str, doing: Awaitable[Any]) -> Any:
-        began = time.perf_counter()
-        answer = await doing
-        took[call].append(time.perf_counter() - began)
-        return answer
+    async def timed(call: str, request: Awaitable[Any]) -> Any:
+        started_at = time.perf_counter()
+        response = await request
+        durations[call].append(time.perf_counter() - started_at)
+        return response
 
     async with registered(service.url, 1) as [tool], connections(service.url, many=1) as [connection]:
         for _ in range(_TIMES):
             await _life(connection, tool, timed)
-    return {call: statistics.median(seconds) * 1000 for call, seconds in took.items()}
+    return {call: statistics.median(seconds) * 1000 for call, seconds in durations.items()}
 
 
-async def _life(connection: Connection, tool: str, timed: _Timed) -> None:
+async def _life(connection: HttpConnection, tool: str, timed: _Timed) -> None:
     call = connection.call
-    task = await timed("submit", call("POST", "/v1/tasks", encoded(1), Named))
+    task = await timed("submit", call("POST", "/v1/tasks", encoded(1), BenchItem))
     pair = Pair(task_id=task.id, tool_id=tool)
-    work = await timed("assign", call("POST", "/v1/work", pair, Named))
-    await timed("poll", call("GET", f"/v1/tools/{tool}/work", form=Items))
+    work = await timed("assign", call("POST", "/v1/work", pair, BenchItem))
+    await timed("poll", call("GET", f"/v1/tools/{tool}/work", into=BenchItems))
     path = f"/v1/work/{work.id}/complete"
-    await timed("complete", call("POST", path, _SUCCEEDED, form=None))
+    await timed("complete", call("POST", path, _SUCCEEDED, into=None))
 
 
 SCENARIO = Scenario(

@@ -6,13 +6,13 @@ import time
 import msgspec
 
 from broker.bench import pgbench
-from broker.bench.figures import Round
-from broker.bench.http import Connection
-from broker.bench.load import connections
-from broker.bench.parts import Fifo, background, registered
+from broker.bench.clients import Fifo, registered
+from broker.bench.figures import Figures
+from broker.bench.http import HttpConnection
+from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import Items, task
+from broker.bench.work import BenchItems, task
 
 _TASKS = 20_000
 _BATCH = 100
@@ -24,39 +24,39 @@ _SLOWEST = 100
 _PGBENCH_CLIENTS = 4
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Measure the service, and beside it pgbench."""
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Measure the service and pgbench."""
     tasks = max(_BATCH, size.of(_TASKS) // _BATCH * _BATCH)
     async with stage.service() as service:
-        found = {"tasks/s": tasks / await live(service.url, tasks)}
+        figures = {"tasks/s": tasks / await live(service.url, tasks)}
     if stage.ours:
         sets = await pgbench.run(
             stage, pgbench.life_cycle(_BATCH), clients=_PGBENCH_CLIENTS, seconds=size.seconds
         )
-        found["pgbench, same SQL, tasks/s"] = sets * _BATCH
-    return found
+        figures["pgbench, same SQL, tasks/s"] = sets * _BATCH
+    return figures
 
 
 async def live(url: str, tasks: int) -> float:
-    """Have so many tasks submitted, assigned and completed; the seconds that this took."""
+    """Submit, assign and complete so many tasks; return the seconds that this took."""
     body = msgspec.json.encode({"items": [task(number) for number in range(_BATCH)]})
     batches = iter(range(tasks // _BATCH))
     completed = 0
     done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
-    async def submit(connection: Connection) -> None:
+    async def submit(connection: HttpConnection) -> None:
         for _ in batches:
-            await connection.call("POST", "/v1/tasks/batch", body, form=None)
+            await connection.call("POST", "/v1/tasks/batch", body, into=None)
 
-    async def work(connection: Connection, tool: str) -> None:
+    async def work(connection: HttpConnection, tool: str) -> None:
         nonlocal completed
         while True:
-            items = (await connection.call("GET", f"/v1/tools/{tool}/work?wait=30", form=Items)).items
+            items = (await connection.call("GET", f"/v1/tools/{tool}/work?wait=30", into=BenchItems)).items
             for first in range(0, len(items), _BATCH):
                 batch = [
                     {"work_id": item.id, "outcome": "succeeded"} for item in items[first : first + _BATCH]
                 ]
-                await connection.call("POST", "/v1/work/complete", {"items": batch}, form=None)
+                await connection.call("POST", "/v1/work/complete", {"items": batch}, into=None)
                 completed += len(batch)
                 if completed == tasks:
                     done.set_result(time.perf_counter())

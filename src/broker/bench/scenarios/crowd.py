@@ -1,4 +1,4 @@
-"""`crowd`: what one client feels of another that behaves badly: slow, silent and greedy."""
+"""`crowd`: how much a badly behaved client (slow, silent and greedy) slows down another one."""
 
 import asyncio
 import contextlib
@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from broker.bench.figures import Round, latencies
-from broker.bench.http import Connection
-from broker.bench.load import connections
-from broker.bench.parts import background, registered
+from broker.bench.clients import keep_polling, registered
+from broker.bench.figures import Figures, latencies
+from broker.bench.http import HttpConnection
+from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import Items, Named, Pair, encoded
+from broker.bench.work import BenchItem, BenchItems, encoded
+from broker.schemas.candidates import Pair
 
 _SLOW = 1_000
 _PARKED = 2_000
@@ -21,8 +22,8 @@ _LIVES = 500
 _SETTLE_SECONDS = 3.0
 _SUCCEEDED = b'{"outcome": "succeeded"}'
 
-# What a slow client begins with, and then goes on with a byte a second: nothing, half of its headers, half of
-# a body, or requests for a large page of which it reads nothing.
+# The first bytes of slow clients, which then send a byte a second: nothing, half of the headers, half of a
+# body, or requests for a large page without reading the response.
 _BEGINNINGS = (
     b"",
     b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
@@ -31,8 +32,8 @@ _BEGINNINGS = (
 )
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Measure life cycles one after the other, alone and in the crowd."""
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Measure sequential life cycles, alone and in the crowd."""
     async with stage.service() as service, registered(service.url, 2) as [ours, theirs]:
         alone = await _lives(service.url, ours, size.of(_LIVES))
         async with _crowd(service.url, theirs, size):
@@ -41,42 +42,37 @@ async def _round(stage: Stage, size: Size) -> Round:
 
 
 async def _lives(url: str, tool: str, many: int) -> list[float]:
-    """How long each of so many life cycles takes."""
-    took = []
+    """Return the duration of each of so many life cycles."""
+    durations = []
     async with connections(url, many=1) as [connection]:
         for number in range(many):
             began = time.perf_counter()
             await _life(connection, tool, number)
-            took.append(time.perf_counter() - began)
-    return took
+            durations.append(time.perf_counter() - began)
+    return durations
 
 
-async def _life(connection: Connection, tool: str, number: int) -> None:
+async def _life(connection: HttpConnection, tool: str, number: int) -> None:
     call = connection.call
-    task = await call("POST", "/v1/tasks", encoded(number), Named)
-    await call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), form=None)
-    [work] = (await call("GET", f"/v1/tools/{tool}/work?wait=10", form=Items)).items
-    await call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, form=None)
+    task = await call("POST", "/v1/tasks", encoded(number), BenchItem)
+    await call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), into=None)
+    [work] = (await call("GET", f"/v1/tools/{tool}/work?wait=10", into=BenchItems)).items
+    await call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, into=None)
 
 
 @asynccontextmanager
 async def _crowd(url: str, tool: str, size: Size) -> AsyncIterator[None]:
-    """A client with very many parked requests, and connections over which next to nothing goes."""
+    """Run a client with many waiting requests, and many slow connections."""
     async with connections(url, many=size.of(_PARKED)) as open_:
-        bad = [asyncio.create_task(_park(connection, tool)) for connection in open_]
+        bad = [asyncio.create_task(keep_polling(connection, tool)) for connection in open_]
         bad += [asyncio.create_task(_dawdle(url, number)) for number in range(size.of(_SLOW))]
         async with background(*bad):
             await asyncio.sleep(_SETTLE_SECONDS)
             yield
 
 
-async def _park(connection: Connection, tool: str) -> None:
-    while True:
-        await connection.call("GET", f"/v1/tools/{tool}/work?wait=60", form=None)
-
-
 async def _dawdle(url: str, number: int) -> None:
-    """Take one's time, and begin anew when one is sent away."""
+    """Send slowly, and reconnect when the service closes the connection."""
     parts = urlsplit(url)
     while True:
         _, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1024)

@@ -1,4 +1,4 @@
-"""`dispatch`: how soon a parked tool has its work."""
+"""`dispatch`: how soon a waiting tool gets its work."""
 
 import asyncio
 import time
@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from broker.bench.figures import Round, latencies
-from broker.bench.http import Connection
-from broker.bench.load import connections
-from broker.bench.parts import Fifo, background, registered
+from broker.bench.clients import Fifo, registered
+from broker.bench.figures import Figures, latencies
+from broker.bench.http import HttpConnection
+from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import Named, Pair, encoded
+from broker.bench.work import BenchItem, encoded
+from broker.schemas.candidates import Pair
+from broker.schemas.limits import LONGEST_WAIT_SECONDS
 
 _TOOLS = 1_000
 _TIMES = 300
@@ -29,14 +31,14 @@ class _Works(Struct):
 
 
 class _Waited(Struct):
-    """A task whose work is waited for: when the tool has it, and when it is done."""
+    """The times of a task: when the tool receives it, and when the tool has completed it."""
 
     arrived: "asyncio.Future[float]"
     done: "asyncio.Future[None]"
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Measure both ways, first without an assigner in between."""
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Measure both paths, first the one without an assigner."""
     async with (
         stage.service() as service,
         registered(service.url, size.of(_TOOLS)) as tools,
@@ -55,21 +57,21 @@ async def _round(stage: Stage, size: Size) -> Round:
     return latencies(assigned, "assign → tool ") | latencies(submitted, "submit → assigner → tool ")
 
 
-async def _assign(connection: Connection, tool: str, waited: dict[str, _Waited]) -> float:
-    """How long it takes from the assignment to the tool, in seconds."""
-    task = await connection.call("POST", "/v1/tasks", encoded(1), Named)
+async def _assign(connection: HttpConnection, tool: str, waited: dict[str, _Waited]) -> float:
+    """Return the time from the assignment to the tool, in seconds."""
+    task = await connection.call("POST", "/v1/tasks", encoded(1), BenchItem)
     waiting = _wait(task.id, waited)
     began = time.perf_counter()
-    await connection.call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), form=None)
+    await connection.call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), into=None)
     took = await waiting.arrived - began
     await waiting.done
     return took
 
 
-async def _submit(connection: Connection, waited: dict[str, _Waited]) -> float:
-    """How long it takes from the submission over the assigner to the tool, in seconds."""
+async def _submit(connection: HttpConnection, waited: dict[str, _Waited]) -> float:
+    """Return the time from the submission through the assigner to the tool, in seconds."""
     began = time.perf_counter()
-    task = await connection.call("POST", "/v1/tasks", encoded(1), Named)
+    task = await connection.call("POST", "/v1/tasks", encoded(1), BenchItem)
     waiting = _wait(task.id, waited)
     took = await waiting.arrived - began
     await waiting.done
@@ -77,23 +79,22 @@ async def _submit(connection: Connection, waited: dict[str, _Waited]) -> float:
 
 
 def _wait(task_id: str, waited: dict[str, _Waited]) -> _Waited:
-    """What a tool fulfils; it may have been quicker than the answer to whoever submitted."""
+    """Return the times of a task. The tool may receive it before the submitter has its response."""
     if task_id not in waited:
         loop = asyncio.get_running_loop()
         waited[task_id] = _Waited(loop.create_future(), loop.create_future())
     return waited[task_id]
 
 
-async def _work(connection: Connection, tool: str, waited: dict[str, _Waited]) -> None:
+async def _work(connection: HttpConnection, tool: str, waited: dict[str, _Waited]) -> None:
     while True:
-        found: Sequence[_Work] = (
-            await connection.call("GET", f"/v1/tools/{tool}/work?wait=60", form=_Works)
-        ).items
+        path = f"/v1/tools/{tool}/work?wait={LONGEST_WAIT_SECONDS}"
+        items: Sequence[_Work] = (await connection.call("GET", path, into=_Works)).items
         now = time.perf_counter()
-        for work in found:
+        for work in items:
             waiting = _wait(work.task_id, waited)
             waiting.arrived.set_result(now)
-            await connection.call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, form=None)
+            await connection.call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, into=None)
             waiting.done.set_result(None)
 
 

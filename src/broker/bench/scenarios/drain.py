@@ -1,16 +1,17 @@
-"""`drain`: tasks submitted one by one are assigned and completed, as fast as they come."""
+"""`drain`: tasks submitted one by one are assigned and completed as they come."""
 
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
 
-from broker.bench.figures import Round, latencies
-from broker.bench.http import BenchError, Connection
-from broker.bench.load import connections
-from broker.bench.parts import Fifo, background, registered
+from broker.bench.clients import Fifo, registered
+from broker.bench.figures import Figures, latencies
+from broker.bench.http import BenchError, HttpConnection
+from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import Completed, Items, encoded
+from broker.bench.work import BenchCompletion, BenchItems, encoded
+from broker.schemas.limits import MOST_ON_PAGE
 
 _TASKS = 5_000
 _SUBMITTERS = 16
@@ -20,45 +21,45 @@ _SLOWEST = 20
 _SUCCEEDED = b'{"outcome": "succeeded", "next_wait_seconds": 30}'
 
 
-async def _round(stage: Stage, size: Size) -> Round:
+async def _round(stage: Stage, size: Size) -> Figures:
     """Drain the tasks of one round."""
     tasks = size.of(_TASKS)
     async with stage.service() as service, registered(service.url, _TOOLS) as tools:
         return await drain([service.url], tools, tasks)
 
 
-async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Round:
-    """Have so many tasks submitted, assigned and completed, each client by whichever service is next.
+async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Figures:
+    """Submit, assign and complete so many tasks; the clients use the services in turn.
 
     Args:
-        urls: The services, of one database.
-        tools: Registered, and idle.
-        tasks: How many.
+        urls: The URLs of services on one database.
+        tools: The ids of registered, idle tools.
+        tasks: The number of tasks.
     """
     url = urls[0]
     numbers = iter(range(tasks))
     received = 0
     last: dict[str, str] = {}
-    took: list[float] = []
+    durations: list[float] = []
     all_received = asyncio.Event()
 
-    async def submit(connection: Connection) -> None:
+    async def submit(connection: HttpConnection) -> None:
         for number in numbers:
             began = time.perf_counter()
-            await connection.call("POST", "/v1/tasks", encoded(number), form=None)
-            took.append(time.perf_counter() - began)
+            await connection.call("POST", "/v1/tasks", encoded(number), into=None)
+            durations.append(time.perf_counter() - began)
 
-    async def work(connection: Connection, tool: str) -> None:
+    async def work(connection: HttpConnection, tool: str) -> None:
         nonlocal received
         while True:
-            items = (await connection.call("GET", f"/v1/tools/{tool}/work?wait=30", form=Items)).items
+            items = (await connection.call("GET", f"/v1/tools/{tool}/work?wait=30", into=BenchItems)).items
             while items:
                 last[tool] = items[0].id
                 received += 1
                 if received == tasks:
                     all_received.set()
                 path = f"/v1/work/{items[0].id}/complete"
-                items = (await connection.call("POST", path, _SUCCEEDED, Completed)).next
+                items = (await connection.call("POST", path, _SUCCEEDED, BenchCompletion)).next
 
     async with connections(*urls, many=_SUBMITTERS + len(tools)) as others:
         workers = zip(others[_SUBMITTERS:], tools, strict=True)
@@ -72,28 +73,30 @@ async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Round:
             seconds = time.perf_counter() - began
     async with connections(url, many=1) as [connection]:
         await _check(connection, tools, tasks)
-    return {"tasks/s": tasks / seconds} | latencies(took, "submit ")
+    return {"tasks/s": tasks / seconds} | latencies(durations, "submit ")
 
 
-async def _ended(connection: Connection, works: Iterable[str]) -> None:
-    """Return when the last work of each tool has ended: its tool already waits for more, in the same call."""
+async def _ended(connection: HttpConnection, works: Iterable[str]) -> None:
+    """Wait until the last work item of each tool has ended: the request that ends it also waits for more."""
     for work in works:
         while (await connection.call("GET", f"/v1/work/{work}?wait=10"))["state"] in ("assigned", "running"):
             pass
 
 
-async def _check(connection: Connection, tools: list[str], tasks: int) -> None:
-    """Every task has exactly one record."""
-    found: list[str] = []
+async def _check(connection: HttpConnection, tools: list[str], tasks: int) -> None:
+    """Check that every task has exactly one record."""
+    task_ids: list[str] = []
     for tool in tools:
         after: str | None = ""
         while after is not None:
-            path = f"/v1/archive?tool_id={tool}&outcome=succeeded&limit=1000{after}"
+            path = f"/v1/archive?tool_id={tool}&outcome=succeeded&limit={MOST_ON_PAGE}{after}"
             page = await connection.call("GET", path)
-            found += [record["task_id"] for record in page["items"]]
+            task_ids += [record["task_id"] for record in page["items"]]
             after = f"&after={page['next']}" if page["next"] else None
-    if len(found) != tasks or len(set(found)) != tasks:
-        raise BenchError(f"{tasks} tasks were submitted; {len(found)} records are of {len(set(found))} tasks")
+    if len(task_ids) != tasks or len(set(task_ids)) != tasks:
+        raise BenchError(
+            f"{tasks} tasks were submitted; {len(task_ids)} records are of {len(set(task_ids))} tasks"
+        )
 
 
 SCENARIO = Scenario(

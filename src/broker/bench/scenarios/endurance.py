@@ -1,6 +1,6 @@
-"""`endurance`: what memory does over very many life cycles."""
+"""`endurance`: the service's memory over very many life cycles."""
 
-from broker.bench.figures import Round
+from broker.bench.figures import Figures
 from broker.bench.http import BenchError
 from broker.bench.process import memory
 from broker.bench.scenarios import Scenario, Size, bulk
@@ -10,20 +10,20 @@ _TASKS = 1_000_000
 _PORTIONS = 20
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Go on and on."""
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Run the life cycles in portions, and measure the memory after each."""
     portion = max(100, size.of(_TASKS) // _PORTIONS // 100 * 100)
     async with stage.service() as service:
         if service.pid is None:
             raise BenchError("`endurance` looks at the service's process; leave out --url.")
-        seen = []
+        mebibytes = []
         for _ in range(_PORTIONS):
             await bulk.live(service.url, portion)
-            seen.append(memory(service.pid) / 2**20)
+            mebibytes.append(memory(service.pid) / 2**20)
     return {
-        "MiB after a tenth": seen[_PORTIONS // 10 - 1],
-        "MiB at the end": seen[-1],
-        "MiB at most": max(seen),
+        "MiB after a tenth": mebibytes[_PORTIONS // 10 - 1],
+        "MiB at the end": mebibytes[-1],
+        "MiB at most": max(mebibytes),
     }
 
 

@@ -6,14 +6,15 @@ from contextlib import AsyncExitStack
 import asyncpg
 
 from broker.bench import pgbench
-from broker.bench.figures import Round
-from broker.bench.http import BenchError, Connection
+from broker.bench.clients import registered
+from broker.bench.figures import Figures
+from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import connections
-from broker.bench.parts import registered
 from broker.bench.process import cpu_seconds, memory
 from broker.bench.scenarios import Scenario, Size, bulk, drain
-from broker.bench.stage import Service, Stage
-from broker.bench.work import Named, Pair, encoded
+from broker.bench.stage import BenchService, Stage
+from broker.bench.work import BenchItem, encoded
+from broker.schemas.candidates import Pair
 
 _TASKS = 5_000
 _MANY_TASKS = 20_000
@@ -24,8 +25,7 @@ _HALF_WAY = b'{"progress": 0.5, "message": "half way"}'
 _SUCCEEDED = b'{"outcome": "succeeded"}'
 _PGBENCH_CLIENTS = 16
 
-# How many transactions the disk takes, and how many where each notifies: PostgreSQL lets only one of those
-# commit at a time.
+# Transactions per second without and with a notification: PostgreSQL commits those with one at a time.
 _WRITE = """
 update tool_leases set seen_at = now() where tool_id = concat('tool-', cast(:client_id as text))"""
 _COMMITS = {
@@ -42,30 +42,30 @@ select (pg_total_relation_size('ended_tasks')
 """
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Drain tasks with each, and tell what that costs their processes and the database's."""
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Drain tasks with each setup, and measure the CPU time of services and database."""
     if not stage.ours:
         raise BenchError("`growth` looks at the processes, so it takes services of its own; leave out --url.")
-    found: Round = {}
+    figures: Figures = {}
     for workers in _WORKERS:
         async with stage.service(workers=workers) as service:
             name = "1 process" if workers == 1 else f"{workers} processes"
-            found |= await _drain(stage, [service], name, size)
+            figures |= await _drain(stage, [service], name, size)
             if workers == 1:
-                found |= await _bulk(stage, service, size)
-                found |= await _reports(stage, service, size)
-                found["archive bytes/task"] = await _archive_bytes(service)
-                found["MiB a process"] = memory(service.pid or 0) / 2**20
+                figures |= await _bulk(stage, service, size)
+                figures |= await _reports(stage, service, size)
+                figures["archive bytes/task"] = await _archive_bytes(service)
+                figures["MiB a process"] = memory(service.pid or 0) / 2**20
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(stage.database())
         services = [await stack.enter_async_context(stage.service(database)) for _ in range(2)]
-        found |= await _drain(stage, services, "2 services", size)
+        figures |= await _drain(stage, services, "2 services", size)
     for name, script in _COMMITS.items():
-        found[name] = await pgbench.run(stage, script, clients=_PGBENCH_CLIENTS, seconds=size.seconds)
-    return found
+        figures[name] = await pgbench.run(stage, script, clients=_PGBENCH_CLIENTS, seconds=size.seconds)
+    return figures
 
 
-async def _drain(stage: Stage, services: list[Service], name: str, size: Size) -> Round:
+async def _drain(stage: Stage, services: list[BenchService], name: str, size: Size) -> Figures:
     urls = [service.url for service in services]
     tasks = size.of(_TASKS)
     async with registered(urls[0], _TOOLS) as tools:
@@ -79,7 +79,7 @@ async def _drain(stage: Stage, services: list[Service], name: str, size: Size) -
     }
 
 
-async def _bulk(stage: Stage, service: Service, size: Size) -> Round:
+async def _bulk(stage: Stage, service: BenchService, size: Size) -> Figures:
     tasks = max(100, size.of(_MANY_TASKS) // 100 * 100)
     before = _cpu(stage, [service])
     await bulk.live(service.url, tasks)
@@ -90,33 +90,33 @@ async def _bulk(stage: Stage, service: Service, size: Size) -> Round:
     }
 
 
-async def _reports(stage: Stage, service: Service, size: Size) -> Round:
-    """What a report costs, of many tools that each send one after the other."""
+async def _reports(stage: Stage, service: BenchService, size: Size) -> Figures:
+    """Measure the cost of a report: many tools each send one after the other."""
     reports = max(1, size.of(_REPORTS) // _TOOLS)
 
-    async def report(connection: Connection, work: str) -> None:
+    async def report(connection: HttpConnection, work: str) -> None:
         for _ in range(reports):
-            await connection.call("POST", f"/v1/work/{work}/reports", _HALF_WAY, form=None)
+            await connection.call("POST", f"/v1/work/{work}/reports", _HALF_WAY, into=None)
 
     async with registered(service.url, _TOOLS) as tools, connections(service.url, many=_TOOLS) as open_:
         works = []
         for tool in tools:
-            task = await open_[0].call("POST", "/v1/tasks", encoded(0), Named)
-            work = await open_[0].call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), Named)
+            task = await open_[0].call("POST", "/v1/tasks", encoded(0), BenchItem)
+            work = await open_[0].call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), BenchItem)
             works.append(work.id)
         before = _cpu(stage, [service])
         await asyncio.gather(*map(report, open_, works))
         ours, databases = (after - first for first, after in zip(before, _cpu(stage, [service]), strict=True))
         for work_id in works:
-            await open_[0].call("POST", f"/v1/work/{work_id}/complete", _SUCCEEDED, form=None)
+            await open_[0].call("POST", f"/v1/work/{work_id}/complete", _SUCCEEDED, into=None)
     return {
         "service ms/report": 1000 * ours / (reports * _TOOLS),
         "database ms/report": 1000 * databases / (reports * _TOOLS),
     }
 
 
-async def _archive_bytes(service: Service) -> float:
-    """What a record takes on the disk, its indexes and what is known of its task included."""
+async def _archive_bytes(service: BenchService) -> float:
+    """Return the disk space of a record, with its indexes and its row in `ended_tasks`."""
     connection = await asyncpg.connect(service.database)
     try:
         return float(await connection.fetchval(_ARCHIVE_BYTES))
@@ -124,8 +124,8 @@ async def _archive_bytes(service: Service) -> float:
         await connection.close()
 
 
-def _cpu(stage: Stage, services: list[Service]) -> tuple[float, float]:
-    """The CPU time of the services, and of the database."""
+def _cpu(stage: Stage, services: list[BenchService]) -> tuple[float, float]:
+    """Return the CPU time of the services and of the database."""
     return sum(cpu_seconds(service.pid or 0) for service in services), cpu_seconds(stage.postmaster)
 
 

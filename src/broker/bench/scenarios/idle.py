@@ -4,17 +4,17 @@ import asyncio
 
 import asyncpg
 
-from broker.bench.figures import Round
-from broker.bench.http import BenchError, Connection
-from broker.bench.load import connections
-from broker.bench.parts import background, registered
+from broker.bench.clients import keep_polling, registered
+from broker.bench.figures import Figures
+from broker.bench.http import BenchError
+from broker.bench.load import background, connections
 from broker.bench.process import cpu_seconds, memory
 from broker.bench.scenarios import Scenario, Size
-from broker.bench.stage import Service, Stage
+from broker.bench.stage import BenchService, Stage
 
 _TOOLS = 10_000
 _WATCHED_SECONDS = 25.0
-# PostgreSQL's statistics learn of a connection's last transactions up to ten seconds late.
+# PostgreSQL counts a connection's last transactions up to ten seconds late.
 _SETTLE_SECONDS = 12.0
 _AT_A_TIME = 200
 
@@ -24,8 +24,8 @@ select (select count(*) from pg_stat_activity where datname = current_database()
 """
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Park them, let them settle, and watch for a while."""
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Have the tools wait, let them settle, and measure for a while."""
     if not stage.ours:
         raise BenchError(
             "`idle` looks at the service's process, so it takes one of its own; leave out --url."
@@ -36,19 +36,14 @@ async def _round(stage: Stage, size: Size) -> Round:
             parked = []
             for first in range(0, len(tools), _AT_A_TIME):
                 some = zip(open_[first : first + _AT_A_TIME], tools[first:], strict=False)
-                parked += [asyncio.create_task(_park(connection, tool)) for connection, tool in some]
+                parked += [asyncio.create_task(keep_polling(connection, tool)) for connection, tool in some]
                 await asyncio.sleep(0.02)
             async with background(*parked):
                 await asyncio.sleep(_SETTLE_SECONDS)
                 return await _watch(service, len(tools), before)
 
 
-async def _park(connection: Connection, tool: str) -> None:
-    while True:
-        await connection.call("GET", f"/v1/tools/{tool}/work?wait=60", form=None)
-
-
-async def _watch(service: Service, tools: int, before: int) -> Round:
+async def _watch(service: BenchService, tools: int, before: int) -> Figures:
     pid = _pid(service)
     database = await asyncpg.connect(service.database)
     try:
@@ -67,7 +62,7 @@ async def _watch(service: Service, tools: int, before: int) -> Round:
     }
 
 
-def _pid(service: Service) -> int:
+def _pid(service: BenchService) -> int:
     if service.pid is None:
         raise BenchError("The service's process is not known.")
     return service.pid

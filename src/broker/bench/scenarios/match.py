@@ -1,4 +1,4 @@
-"""`match`: what pairing costs the assigner, besides its calls; no service is needed."""
+"""`match`: the cost of pairing in the assigner, without requests and a service."""
 
 import random
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from broker.bench.figures import Round
+from broker.bench.figures import Figures
 from broker.bench.http import BenchError
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
@@ -17,7 +17,7 @@ from broker.matching.offers import OfferedTask, OfferedTool
 
 _TASKS = 100_000
 _TOOLS = 1_000
-# For each tool; so there are more tasks than room, and much to be moved.
+# Of each tool: more tasks than room.
 _CAPACITY = 50
 _KINDS_OF_NEEDS = 50
 _KINDS_OF_SKILLS = 30
@@ -25,22 +25,22 @@ _SKILLS = 10
 _SMALL_ROUNDS = 20
 _BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
-# The same needs, in the words of each strategy.
+# The same needs for each strategy.
 _NEEDS: dict[str, Callable[[int], Any]] = {
     "contains": lambda skill: {"can": skill},
     "schema": lambda skill: {"properties": {"can": {"contains": {"const": skill}}}, "required": ["can"]},
 }
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Measure each strategy; the stage is not looked at."""
-    found: Round = {}
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Measure each strategy, without the stage."""
+    figures: Figures = {}
     for strategy in _NEEDS:
-        found |= {f"{strategy} {name}": value for name, value in _costs(strategy, size).items()}
-    return found
+        figures |= {f"{strategy} {name}": value for name, value in _costs(strategy, size).items()}
+    return figures
 
 
-def _costs(strategy: str, size: Size) -> Round:
+def _costs(strategy: str, size: Size) -> Figures:
     tasks, tools = _tasks(strategy, size.of(_TASKS)), _tools(size.of(_TOOLS))
     matcher = Matcher(strategy)
     began = time.process_time()
@@ -62,7 +62,7 @@ def _costs(strategy: str, size: Size) -> Round:
 
 
 def _small_rounds(strategy: str, tasks: list[OfferedTask], tools: list[OfferedTool]) -> float:
-    """What a round costs in which one tool of many gets free, while nearly all of the tasks wait."""
+    """Return the cost of a round in which one of many tools gets free while nearly all tasks wait."""
     matcher = Matcher(strategy)
     for task in tasks:
         matcher.add_task(task)
@@ -77,7 +77,7 @@ def _small_rounds(strategy: str, tasks: list[OfferedTask], tools: list[OfferedTo
 
 
 def _paired(matcher: Matcher) -> int:
-    """How many pairs a round comes to, all of which become work."""
+    """Run a round, accept all of its pairs, and return their number."""
     round_ = matcher.round()
     for _ in round_.steps():
         pass

@@ -1,8 +1,8 @@
-"""`submit`: one task a call."""
+"""`submit`: one task in each request."""
 
 from broker.bench import pgbench
-from broker.bench.figures import Round
-from broker.bench.http import Connection
+from broker.bench.figures import Figures
+from broker.bench.http import HttpConnection
 from broker.bench.load import closed_loop
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
@@ -12,29 +12,29 @@ _CLIENTS = 64
 _PGBENCH_CLIENTS = 16
 
 
-async def _round(stage: Stage, size: Size) -> Round:
-    """Measure the service, and beside it each of its ceilings."""
+async def _round(stage: Stage, size: Size) -> Figures:
+    """Measure the service and its ceilings."""
     body = encoded(1)
 
-    async def submit(connection: Connection, _: int) -> None:
-        await connection.call("POST", "/v1/tasks", body, form=None)
+    async def submit(connection: HttpConnection, _: int) -> None:
+        await connection.call("POST", "/v1/tasks", body, into=None)
 
-    async def echo(connection: Connection, _: int) -> None:
-        await connection.call("POST", "/echo", body, form=None)
+    async def echo(connection: HttpConnection, _: int) -> None:
+        await connection.call("POST", "/echo", body, into=None)
 
     async with stage.service() as service:
-        found = await closed_loop(service.url, _CLIENTS, size.seconds, submit)
-    found = {"tasks/s": found.pop("/s")} | found
+        figures = await closed_loop(service.url, _CLIENTS, size.seconds, submit)
+    figures = {"tasks/s": figures.pop("/s")} | figures
     async with stage.echo() as url:
-        found["bare Litestar echo /s"] = (await closed_loop(url, _CLIENTS, size.seconds, echo))["/s"]
+        figures["bare Litestar echo /s"] = (await closed_loop(url, _CLIENTS, size.seconds, echo))["/s"]
     if stage.ours:
         async with stage.service(BROKER_GROUP_COMMIT="false") as service:
             without = await closed_loop(service.url, _CLIENTS, size.seconds, submit)
-        found["without group commit /s"] = without["/s"]
-        found["pgbench, same SQL /s"] = await pgbench.run(
+        figures["without group commit /s"] = without["/s"]
+        figures["pgbench, same SQL /s"] = await pgbench.run(
             stage, pgbench.submitting(1), clients=_PGBENCH_CLIENTS, seconds=size.seconds
         )
-    return found
+    return figures
 
 
 SCENARIO = Scenario(

@@ -1,6 +1,6 @@
-"""A tool of the Python client with nothing to do: what a work costs its process.
+"""A tool of the Python client that does nothing, to measure the cost of a work item in its process.
 
-Run as a module, with the service's URL and how much work it takes at once; it works until it is told to stop.
+Run as a module, with the URL of the service and the capacity as arguments.
 """
 
 import sys
