@@ -1,4 +1,4 @@
-"""A lock on a file: one program at a time, and whoever comes second is told which one it is."""
+"""Lock a file, so that only one process runs; a second one learns the process id of the first."""
 
 import contextlib
 import fcntl
@@ -11,14 +11,14 @@ from pathlib import Path
 def locked(path: Path, taken: Callable[[str], Exception]) -> Iterator[None]:
     """Hold a lock for as long as the block runs.
 
-    The kernel lets go of it with our process, however that ends. Python opens files such that child processes
-    don't inherit them, so what we have started and left behind never holds it.
+    The kernel releases the lock when the process ends, however it ends. Child processes never hold it,
+    because they do not inherit files that Python opens.
 
     Args:
-        path: The file; it is made if it is not there.
-        taken: Makes the error to raise where another process holds it, given that one's number.
+        path: The file; it is created if it does not exist.
+        taken: Returns the error to raise if another process holds the lock; called with its process id.
     """
-    # The folder may belong to an account without privileges: follow no link of its making.
+    # The folder may belong to an unprivileged account: do not follow its links.
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         try:

@@ -438,7 +438,7 @@ def crashes(postgres: EmbeddedPostgres) -> int:
 def test_it_is_tried_for_as_long_as_it_takes(
     running: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "TOLD_FAILURES", 2)
+    monkeypatch.setattr(cluster, "LOGGED_FAILURES", 2)
     monkeypatch.setattr(cluster, "backoff", lambda _: 0.01)
     with aside(running.data_dir / "postgres" / "global" / "pg_control"):
         kill_postmaster(running)

@@ -1,4 +1,4 @@
-"""Who Postgres runs as: ourselves or, when we are root, an account without privileges."""
+"""Choose the account that Postgres runs as: this process's own, or an unprivileged one for root."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _UNREACHABLE = 'for folder; do test -x "$folder" || { printf %s "$folder"; exit 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account to run programs as, and to give folders to; without ids it is ourselves."""
+    """An account that runs programs and owns folders; without ids, the account of this process."""
 
     uid: int | None = None
     gid: int | None = None
 
     @classmethod
     def for_data(cls, data: Path) -> Account:
-        """Choose the account for a data folder: for root its owner, postgres or nobody; else ourselves.
+        """Choose the account for a data folder: for root its owner, postgres or nobody.
 
-        The owner comes first, so that data stay readable when an account `postgres` turns up later, or
-        when a user's broker is started by root for once.
+        The owner comes first, so that the data stay readable if somebody adds an account `postgres` later, or
+        if root starts a user's broker once.
         """
         if os.geteuid() != 0:
             return cls()
@@ -50,9 +50,9 @@ class Account:
     def spawn(
         self, command: Sequence[str | Path], *, stdin: int = subprocess.DEVNULL, output: int
     ) -> subprocess.Popen[bytes]:
-        """Start a program in a session of its own: Ctrl-C in the terminal is for the broker, not for it."""
-        # PGPORT, PGDATA and their like belong to another Postgres; messages are recognized in English.
-        # Nor anything of ours: there may be a key in it.
+        """Start a program in a session of its own, so that Ctrl-C in the terminal ends the broker only."""
+        # PGPORT, PGDATA and the like belong to another Postgres, and our own variables may contain a key.
+        # English messages (LC_ALL), because the broker recognizes some.
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("PG", "BROKER_"))
         }
@@ -61,7 +61,7 @@ class Account:
             stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd="/",  # the account may not enter ours
+            cwd="/",  # the account may not be able to enter the current folder
             env=environment | {"LC_ALL": "C"},
             umask=0o077,
             start_new_session=True,
@@ -71,10 +71,10 @@ class Account:
         )
 
     def run(self, command: Sequence[str | Path], text: str = "") -> tuple[int, str]:
-        """Run a program with `text` as its input until it ends.
+        """Run a program with `text` as its input, and wait for its end.
 
         Returns:
-            The exit status, and all it wrote.
+            The exit status and the output.
         """
         with self.spawn(command, stdin=subprocess.PIPE, output=subprocess.PIPE) as process:
             try:
@@ -85,39 +85,40 @@ class Account:
         return process.returncode, output.decode(errors="replace").strip()
 
     def make_private(self, folder: Path) -> Path:
-        """Make sure of a folder that only this account can enter.
+        """Create a folder that only this account can enter, or check that an existing one is such a folder.
 
-        Never changes a folder that was there before: BROKER_DATA_DIR=/var must not give /var/log away.
+        Never changes an existing folder: BROKER_DATA_DIR=/var must not give /var/log away.
         """
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError:
-            found, owner = folder.stat(follow_symlinks=False), os.geteuid() if self.uid is None else self.uid
-            if found.st_uid != owner or found.st_mode & 0o170077 != 0o040000:
+            status = folder.stat(follow_symlinks=False)
+            owner = os.geteuid() if self.uid is None else self.uid
+            if status.st_uid != owner or status.st_mode & 0o170077 != 0o040000:
                 raise FolderForeignError(
                     f"{folder} exists, but is not a folder that only user id {owner} can enter (owner "
-                    f"{found.st_uid}, mode {found.st_mode & 0o7777:o}). Set BROKER_DATA_DIR to a folder that "
-                    f"nothing else uses; if this one is the broker's: chown {owner} and chmod 700."
+                    f"{status.st_uid}, mode {status.st_mode & 0o7777:o}). Set BROKER_DATA_DIR to a folder "
+                    f"that nothing else uses; if this one is the broker's: chown {owner} and chmod 700."
                 ) from None
         else:
             self.give(folder)
         return folder
 
-    def make_way(self, folder: Path) -> None:
-        """Make the missing folders above `folder`, such that the account can enter them."""
+    def make_parents(self, folder: Path) -> None:
+        """Create the missing parents of `folder` so that the account can enter them."""
         missing = [parent for parent in folder.parents if not parent.exists()]
         for parent in reversed(missing):
             parent.mkdir()
             if self.uid is not None:
-                parent.chmod(0o755)  # whatever root's umask is
+                parent.chmod(0o755)  # root's umask may be narrower
 
     def give(self, path: Path) -> None:
-        """Hand over what we have just created."""
+        """Make the account the owner of a new file or folder."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def check_name(self) -> None:
-        """Raise an error if the account has no user name; initdb needs one."""
+        """Check that the account has a user name, which initdb needs."""
         uid = os.geteuid() if self.uid is None else self.uid
         try:
             pwd.getpwuid(uid)
@@ -128,16 +129,16 @@ class Account:
             ) from error
 
     def check_reach(self, folder: Path) -> None:
-        """Raise an error that names the folder in the way, if the account can't enter `folder`.
+        """Check that the account can enter `folder`; the error names the folder in the way.
 
-        What doesn't exist yet is not in the way.
+        Folders that do not exist yet are not checked.
         """
         if self.uid is None:
             return
-        # Asked of the account itself: mode bits alone don't tell what access lists and mounts allow.
-        way = [step for step in (*reversed(folder.parents), folder) if step.exists()]
+        # A program of the account checks: access lists and mounts may differ from the mode bits.
+        folders = [path for path in (*reversed(folder.parents), folder) if path.exists()]
         try:
-            status, blocking = self.run(["/bin/sh", "-c", _UNREACHABLE, "sh", *way])
+            status, blocking = self.run(["/bin/sh", "-c", _UNREACHABLE, "sh", *folders])
         except PermissionError as error:
             raise EmbeddedError(
                 f"Postgres can't run as root, and this root may not become user id {self.uid}: "

@@ -1,4 +1,4 @@
-"""The running cluster: takes its folder, starts Postgres, watches over it, stops it."""
+"""Run the embedded Postgres: lock its folder, start it, restart it after a crash, stop it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("broker.postgres")
 
-QUICK_SECONDS = 60.0  # an end sooner than this after the start counts as a failure to start
-TOLD_FAILURES = 10
+QUICK_SECONDS = 60.0  # a server that ends sooner than this counts as failed to start
+LOGGED_FAILURES = 10
 
-# Of a socket's path; 107 on Linux, 103 on macOS.
+# The longest path of a socket is 107 bytes on Linux, and 103 on macOS.
 _MAX_SOCKET_BYTES = 103
 _ENSURE_DATABASE = r"""
 SELECT 'CREATE DATABASE broker OWNER broker'
@@ -36,24 +36,24 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'broker') \gexec
 
 
 class EmbeddedPostgres:
-    """A private Postgres under `data_dir`, reached through a Unix socket only.
+    """A private Postgres under `data_dir` that listens on a Unix socket only.
 
-    When it dies while we run, it is started again; when we are killed and it lives on, the next start
-    takes over. One broker per folder: another one's start is refused.
+    If it ends while the broker runs, the broker restarts it. If it outlives a killed broker, the next start
+    stops it first. One broker uses a folder at a time; the start of another one fails.
 
     Args:
-        data_dir: Its folder, made if missing. As root, it must lie where an account without privileges
-            can enter, as Postgres refuses to run as root.
-        durable: False trades surviving a power failure for speed; for tests.
+        data_dir: The folder, created if missing. Under root, an unprivileged account must be able to enter
+            it, because Postgres refuses to run as root.
+        durable: False for speed in tests: a power failure may then damage the data.
     """
 
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
         self.data_dir = data_dir.expanduser().resolve()
         self._durable = durable
         self._socket = self.data_dir / "run"
-        self._turn = threading.Lock()  # one start or stop at a time
+        self._lock = threading.Lock()  # one start or stop at a time
         self._stopping = threading.Event()
-        self._held = contextlib.ExitStack()  # what a stop gives back
+        self._held = contextlib.ExitStack()  # released by a stop
         self._postmaster: Postmaster | None = None
         self._watcher: threading.Thread | None = None
 
@@ -68,42 +68,42 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the postmaster; None when none of ours is running."""
+        """Return the process id of the postmaster; None if it does not run."""
         process = self._postmaster.process if self._postmaster is not None else None
         return process.pid if process is not None and process.returncode is None else None
 
     def url(self, database: str = "broker") -> str:
-        """The URL of a database for SQLAlchemy; from `start` to `stop` it stays the same."""
+        """Return the URL of a database for SQLAlchemy. It does not change between `start` and `stop`."""
         return _url(self._socket, database)
 
     @classmethod
     def url_of_running(cls, data_dir: Path) -> str | None:
-        """The URL of the Postgres that another process runs on this folder; None: there is none."""
+        """Return the URL of the Postgres that another process runs on this folder; None if there is none."""
         try:
-            told = (data_dir.expanduser().resolve() / "postgres" / "postmaster.pid").read_text().splitlines()
+            lines = (data_dir.expanduser().resolve() / "postgres" / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return None
-        # The fifth line is the folder of its socket; while it starts, there may be fewer.
-        return _url(Path(told[4]), "broker") if len(told) > 4 and told[4] else None
+        # The fifth line is the folder of the socket; a starting server may not have written it yet.
+        return _url(Path(lines[4]), "broker") if len(lines) > 4 and lines[4] else None
 
     def program(self, name: str) -> Path:
-        """Where one of Postgres' own programs is, `psql` or `pgbench` for example; it has been started."""
+        """Return the path of a program of the started Postgres, such as `psql` or `pgbench`."""
         if self._postmaster is None:
             raise EmbeddedError("The embedded Postgres has not been started.")
         return self._postmaster.programs.path(name)
 
     def start(self) -> None:
-        """Start Postgres and return when it accepts connections; if it runs already, nothing happens.
+        """Start Postgres unless it runs already, and return when it accepts connections.
 
-        The first start makes the data, which takes some seconds. Recovery after a crash may take minutes.
+        The first start creates the data within some seconds. Recovery after a crash may need minutes.
 
         Raises:
-            EmbeddedError: It can't run; the message says why and what to do.
+            EmbeddedError: Postgres cannot run; the message says why and what to do.
         """
-        with self._turn:
+        with self._lock:
             if self._watcher is not None and self._watcher.is_alive():
                 return
-            self._release()  # what a Postgres that was given up has left
+            self._release()  # whatever a failed Postgres left
             self._stopping.clear()
             try:
                 self._open()
@@ -118,9 +118,9 @@ class EmbeddedPostgres:
                 raise
 
     def stop(self) -> None:
-        """Stop Postgres: clients are disconnected, everything is on disk. Stopping twice is fine."""
-        self._stopping.set()  # before our turn, so that a start under way ends, too
-        with self._turn:
+        """Stop Postgres: disconnect clients, and write everything to disk. You may call it twice."""
+        self._stopping.set()  # before the lock, so that a start in progress ends, too
+        with self._lock:
             self._stopping.set()
             self._release()
 
@@ -129,7 +129,7 @@ class EmbeddedPostgres:
         account = Account.for_data(data)
         account.check_reach(self.data_dir)
         if not self.data_dir.exists():
-            account.make_way(self.data_dir)
+            account.make_parents(self.data_dir)
             account.make_private(self.data_dir)
         self._held.enter_context(folder.locked(self.data_dir))
         programs = Programs.find(account, self.data_dir)
@@ -138,19 +138,19 @@ class EmbeddedPostgres:
         folder.ensure_data(data, programs, account, sync=self._durable)
         self._postmaster = Postmaster(programs, data, self._socket, logs, self._durable)
         self._postmaster.start(self._stopping)
-        where = ("--host", self._socket, "--port", SETTINGS["port"], "--username", "broker", "postgres")
+        address = ("--host", self._socket, "--port", SETTINGS["port"], "--username", "broker", "postgres")
         options = ("--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1")
-        programs.run("psql", *options, *where, text=_ENSURE_DATABASE)
+        programs.run("psql", *options, *address, text=_ENSURE_DATABASE)
         self._watcher = threading.Thread(
             target=self._watch, args=(self._postmaster,), name="embedded-postgres", daemon=True
         )
         self._watcher.start()
 
     def _make_socket_folder(self, account: Account) -> Path:
-        usual = self.data_dir / "run"
-        # A comma would separate two folders, in Postgres' setting as in the URL.
-        if "," not in str(usual) and len(os.fsencode(socket_file(usual))) <= _MAX_SOCKET_BYTES:
-            return account.make_private(usual)
+        default = self.data_dir / "run"
+        # A comma would separate two folders, both in Postgres' setting and in the URL.
+        if "," not in str(default) and len(os.fsencode(socket_file(default))) <= _MAX_SOCKET_BYTES:
+            return account.make_private(default)
         short = Path(tempfile.mkdtemp(prefix="broker-"))
         self._held.callback(shutil.rmtree, short, ignore_errors=True)
         account.give(short)
@@ -158,31 +158,31 @@ class EmbeddedPostgres:
         return short
 
     def _release(self) -> None:
-        """Give back everything that a start has taken, as far as it got, the last first."""
+        """Release what a complete or partial start acquired, in reverse order."""
         postmaster, watcher = self._postmaster, self._watcher
         if postmaster is not None:
             postmaster.stop()
         if watcher is not None:
-            # Were it just starting Postgres again, it sees that we are stopping, and stops that itself.
+            # If the watcher restarts Postgres just now, it notices the stop and stops that Postgres, too.
             watcher.join()
         self._postmaster = self._watcher = None
         self._held.close()
 
     def _watch(self, postmaster: Postmaster) -> None:
-        """Start Postgres again whenever it ends without being asked; runs in a thread of its own.
+        """Restart Postgres whenever it ends by itself; runs in a thread of its own.
 
-        However often: a disk that is full all night has room again in the morning.
+        There is no limit: a disk that is full all night may have space in the morning.
         """
         failures = 0
         while postmaster.process is not None:
-            since = time.monotonic()
+            started_at = time.monotonic()
             status = postmaster.process.wait()
             if self._stopping.is_set():
                 return
-            failures = failures + 1 if time.monotonic() - since < QUICK_SECONDS else 1
-            # From then on only now and then: the log may lie on the very disk that is full.
-            telling = failures <= TOLD_FAILURES or failures % TOLD_FAILURES == 0
-            if telling:
+            failures = failures + 1 if time.monotonic() - started_at < QUICK_SECONDS else 1
+            # Then log only some failures: the log may be on the full disk.
+            is_logged = failures <= LOGGED_FAILURES or failures % LOGGED_FAILURES == 0
+            if is_logged:
                 log.error(
                     "Postgres ended by itself (status %d), %d in a row; starting it again. See %s",
                     *(status, failures, postmaster.log),
@@ -192,7 +192,7 @@ class EmbeddedPostgres:
             try:
                 postmaster.start(self._stopping)
             except (EmbeddedError, OSError) as error:
-                if telling and not self._stopping.is_set():
+                if is_logged and not self._stopping.is_set():
                     log.error("Postgres did not start: %s", error)  # noqa: TRY400 - the message says it all
             else:
                 log.warning("Postgres is running again")
@@ -200,6 +200,6 @@ class EmbeddedPostgres:
 
 def _url(socket: Path, database: str) -> str:
     host = quote(str(socket), safe="/")
-    # What it does not say, clients read from PG* variables, which are meant for another server.
-    said = f"host={host}&port={SETTINGS['port']}&sslmode=disable&password="
-    return f"postgresql+asyncpg://broker@/{quote(database, safe='')}?{said}"
+    # Clients would read what is missing from PG* variables, which are for another server.
+    parameters = f"host={host}&port={SETTINGS['port']}&sslmode=disable&password="
+    return f"postgresql+asyncpg://broker@/{quote(database, safe='')}?{parameters}"

@@ -1,4 +1,4 @@
-"""The connection parameters of libpq: which of them the broker accepts, and with which values."""
+"""Check the connection parameters of libpq: which ones and which values the broker accepts."""
 
 import re
 import ssl
@@ -53,7 +53,7 @@ def port_problem(value: str) -> str | None:
 
 def _file(value: str) -> str | None:
     try:
-        with open(value, "rb"):  # noqa: PTH123 - a path may hold what Path refuses
+        with open(value, "rb"):  # noqa: PTH123 - Path refuses some characters
             return None
     except (OSError, ValueError) as error:
         return f"names a file that cannot be read ({getattr(error, 'strerror', None) or error})"
@@ -140,20 +140,20 @@ _VARIABLES = {
     "PGSSLMINPROTOCOLVERSION": "ssl_min_protocol_version",
     "PGSSLMAXPROTOCOLVERSION": "ssl_max_protocol_version",
 }
-# Empty, they say nothing.
+# The driver ignores them if they are empty.
 _MAY_BE_EMPTY = {"host", "port", "dbname", "user", "password", "passfile", "application_name", "options"}
 
 
 def check(name: str, value: str, place: str = "") -> None:
-    """See that the broker accepts a parameter.
+    """Check that the broker accepts a parameter.
 
     Args:
-        name: Its name.
-        value: Its value, decoded.
-        place: Where it stands, if that is not the URL.
+        name: The name.
+        value: The decoded value.
+        place: Where the parameter stands, if not in the URL.
 
     Raises:
-        ConnectionUrlError: The broker does not.
+        ConnectionUrlError: The broker does not accept it.
     """
     if name not in KNOWN:
         raise ConnectionUrlError(
@@ -169,10 +169,10 @@ def check(name: str, value: str, place: str = "") -> None:
 
 
 def check_variables(environment: Mapping[str, str]) -> None:
-    """See that the driver can use the PG* variables that it reads.
+    """Check the PG* variables that the driver reads.
 
     Raises:
-        ConnectionUrlError: It cannot; the message names the variable.
+        ConnectionUrlError: The driver cannot use a variable; the message names it.
     """
     for variable, name in _VARIABLES.items():
         value = environment.get(variable)
@@ -181,5 +181,5 @@ def check_variables(environment: Mapping[str, str]) -> None:
 
 
 def shown(name: str) -> str:
-    """Return a parameter's name if it looks like one; what does not may be the rest of a password."""
+    """Return the name of a parameter if it looks like one. Otherwise it may be a part of a password."""
     return name if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.]{0,40}", name) else "a parameter"

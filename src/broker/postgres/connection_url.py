@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from broker.postgres.connection_parameters import LAST_PORT, ConnectionUrlError, check, port_problem, shown
 
-_FORM = re.compile(
+_URL = re.compile(
     r"(?P<scheme>postgres(ql)?(\+asyncpg)?)://"
     r"((?P<login>[^/?]*)@)?(?P<hosts>[^/?]*)(/(?P<dbname>[^?]*))?(\?(?P<query>.*))?",
     re.DOTALL,
@@ -19,7 +19,7 @@ _HOST = re.compile(r"(?P<host>\[[^]]+\]|[^:\[\]]*)(:(?P<port>[0-9]*))?")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|\0")
 _NO_URL = "is no postgresql://user:password@host/name"
 
-_OF_TLS = (
+_TLS_PARAMETERS = (
     "sslmode",
     "sslnegotiation",
     "sslcert",
@@ -35,17 +35,17 @@ TLS_IS_REQUIRED = ("require", "verify-ca", "verify-full")
 
 
 class Host(NamedTuple):
-    """A host of a connection URL: a name, an address or a socket's folder; None: the default."""
+    """A host of a connection URL: a name, an address or a socket's folder; None for the default."""
 
     name: str | None
     port: int | None
 
 
 class ConnectionUrl:
-    """A connection URL, checked.
+    """A valid connection URL.
 
     Args:
-        parameters: Its parameters by the names that libpq gives them.
+        parameters: The parameters by libpq's names.
     """
 
     def __init__(self, parameters: dict[str, str]) -> None:
@@ -54,44 +54,44 @@ class ConnectionUrl:
 
     @classmethod
     def parse(cls, url: str) -> "ConnectionUrl":
-        """Read a URL, and the service that it names.
+        """Parse a URL, and read the service that it names.
 
         Args:
             url: `postgresql://user:password@host:port/name?parameter=value`; several hosts are separated by
                 commas, and every part may be missing.
 
         Raises:
-            ConnectionUrlError: The broker cannot use it.
+            ConnectionUrlError: The broker cannot use the URL.
         """
-        form = _FORM.fullmatch(url)
-        if form is None:
+        match = _URL.fullmatch(url)
+        if match is None:
             raise ConnectionUrlError(_NO_URL)
-        given = _authority(form) | _query(form["query"] or "")
-        for name, value in given.items():
+        parameters = _authority(match) | _query(match["query"] or "")
+        for name, value in parameters.items():
             check(name, value)
-        if service := given.pop("service", ""):
-            given = _service(service, given.pop("servicefile", None)) | given
-        if given.get("sslrootcert") == "system":
-            given.setdefault("sslmode", "verify-full")
-            if given["sslmode"] != "verify-full":
+        if service := parameters.pop("service", ""):
+            parameters = _service(service, parameters.pop("servicefile", None)) | parameters
+        if parameters.get("sslrootcert") == "system":
+            parameters.setdefault("sslmode", "verify-full")
+            if parameters["sslmode"] != "verify-full":
                 raise ConnectionUrlError("cannot be used: sslrootcert=system needs sslmode=verify-full")
-            given["sslrootcert"] = str(ssl.get_default_verify_paths().cafile)
-        if given.get("sslnegotiation") == "direct" and given.get("sslmode") not in TLS_IS_REQUIRED:
+            parameters["sslrootcert"] = str(ssl.get_default_verify_paths().cafile)
+        if parameters.get("sslnegotiation") == "direct" and parameters.get("sslmode") not in TLS_IS_REQUIRED:
             raise ConnectionUrlError(
                 f"cannot be used: sslnegotiation=direct needs sslmode={' or '.join(TLS_IS_REQUIRED)}"
             )
-        _check_root_certificate(given)
-        return cls(given)
+        _check_root_certificate(parameters)
+        return cls(parameters)
 
     def __getitem__(self, name: str) -> str | None:
-        """Return the value of a parameter; None: the URL does not say it, or leaves it empty."""
+        """Return the value of a parameter; None if it is missing or empty."""
         return self._parameters.get(name) or None
 
     def user(self) -> str:
         """Return the user to connect as: by default PGUSER, or the user that runs this process.
 
         Raises:
-            ConnectionUrlError: The URL names none, and this process has no user name.
+            ConnectionUrlError: The URL names no user, and this process has no user name.
         """
         try:
             return self["user"] or os.environ.get("PGUSER") or getpass.getuser()
@@ -103,7 +103,7 @@ class ConnectionUrl:
 
     @property
     def password(self) -> str | None:
-        """The password; None: not said, so a password file may have it; empty: none is needed."""
+        """Return the password: None if missing (a password file may have it), empty if none is needed."""
         return self._parameters.get("password")
 
     def number(self, name: str, default: int) -> int:
@@ -111,71 +111,71 @@ class ConnectionUrl:
         return int(self[name] or default)
 
     def tls(self) -> str | None:
-        """Return the parameters for TLS, as a URL of nothing else; None: there are none."""
-        given = {name: value for name in _OF_TLS if (value := self[name]) is not None}
-        return f"postgresql://?{urlencode(given, quote_via=quote)}" if given else None
+        """Return a URL with the parameters for TLS only; None if there are none."""
+        parameters = {name: value for name in _TLS_PARAMETERS if (value := self[name]) is not None}
+        return f"postgresql://?{urlencode(parameters, quote_via=quote)}" if parameters else None
 
 
 def without_password(url: str) -> str:
     """Return a URL for PostgreSQL's own programs, whose arguments everybody on the machine can read.
 
     Args:
-        url: One that `ConnectionUrl.parse` accepts.
+        url: A URL that `ConnectionUrl.parse` accepts.
     """
-    form = _FORM.fullmatch(url)
-    if form is None:
+    match = _URL.fullmatch(url)
+    if match is None:
         raise ConnectionUrlError(_NO_URL)
-    login = "" if form["login"] is None else f"{form['login'].partition(':')[0]}@"
-    database = "" if form["dbname"] is None else f"/{form['dbname']}"
-    query = _query(form["query"] or "")
+    login = "" if match["login"] is None else f"{match['login'].partition(':')[0]}@"
+    database = "" if match["dbname"] is None else f"/{match['dbname']}"
+    query = _query(match["query"] or "")
     query.pop("password", None)
     rest = f"?{urlencode(query, quote_via=quote)}" if query else ""
-    return f"postgresql://{login}{form['hosts']}{database}{rest}"
+    return f"postgresql://{login}{match['hosts']}{database}{rest}"
 
 
-def _check_root_certificate(given: dict[str, str]) -> None:
-    named = given.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
-    usual = os.path.expanduser("~/.postgresql/root.crt")  # noqa: PTH111 - there may be no home
-    if given.get("sslmode", "").startswith("verify-") and not (named or os.path.exists(usual)):  # noqa: PTH110
+def _check_root_certificate(parameters: dict[str, str]) -> None:
+    named = parameters.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
+    usual = os.path.expanduser("~/.postgresql/root.crt")  # noqa: PTH111 - a user may have no home folder
+    if parameters.get("sslmode", "").startswith("verify-") and not (named or os.path.exists(usual)):  # noqa: PTH110
         raise ConnectionUrlError(
-            f"cannot be used: sslmode={given['sslmode']} needs sslrootcert=FILE or sslrootcert=system"
+            f"cannot be used: sslmode={parameters['sslmode']} needs sslrootcert=FILE or sslrootcert=system"
         )
 
 
-def _authority(form: re.Match[str]) -> dict[str, str]:
-    """The user, password, hosts and database that stand before the parameters."""
-    user, has_password, password = (form["login"] or "").partition(":")
-    hosts = [_HOST.fullmatch(host) for host in form["hosts"].split(",")]
+def _authority(match: re.Match[str]) -> dict[str, str]:
+    """Return the user, password, hosts and database of a URL."""
+    user, has_password, password = (match["login"] or "").partition(":")
+    hosts = [_HOST.fullmatch(host) for host in match["hosts"].split(",")]
     if not all(hosts):
         raise ConnectionUrlError(
             f"{_NO_URL}: its host or port is malformed (in a password, write"
             " / as %2F, ? as %3F and @ as %40; an IPv6 address stands in brackets)"
         )
-    found = [host for host in hosts if host is not None]
-    ports = [host["port"] or "" for host in found]
+    valid = [host for host in hosts if host is not None]
+    ports = [host["port"] or "" for host in valid]
     if any(port and port_problem(port) for port in ports):
         raise ConnectionUrlError(f"{_NO_URL}: a port must be a number from 1 to {LAST_PORT}")
-    given = {
+    parameters = {
         "user": user,
         "password": password,
-        "host": ",".join(host["host"].strip("[]") for host in found),
-        "dbname": form["dbname"] or "",
+        "host": ",".join(host["host"].strip("[]") for host in valid),
+        "dbname": match["dbname"] or "",
     }
-    given = {name: _decoded(name, value) for name, value in given.items() if value.strip(",")}
+    parameters = {name: _decoded(name, value) for name, value in parameters.items() if value.strip(",")}
     if has_password and not password:
-        given["password"] = ""
-    return given | ({"port": ",".join(ports)} if any(ports) else {})
+        parameters["password"] = ""
+    return parameters | ({"port": ",".join(ports)} if any(ports) else {})
 
 
 def _query(query: str) -> dict[str, str]:
-    given = {}
+    parameters = {}
     for part in filter(None, query.split("&")):
         name, equals, value = part.partition("=")
         name = _decoded("the name of a parameter", name)
         if not equals:
             raise ConnectionUrlError(f"cannot be used: {shown(name)} needs a value: {shown(name)}=…")
-        given[name] = _decoded(shown(name), value)
-    return given
+        parameters[name] = _decoded(shown(name), value)
+    return parameters
 
 
 def _decoded(name: str, value: str) -> str:
@@ -205,11 +205,11 @@ def _hosts(parameters: dict[str, str]) -> list[Host]:
 
 
 def _service(service: str, file: str | None) -> dict[str, str]:
-    """The parameters of a service, from the file that libpq reads."""
+    """Return the parameters of a service, from the file that libpq reads."""
     path = file or os.environ.get("PGSERVICEFILE") or os.path.join("~", ".pg_service.conf")  # noqa: PTH118
     services = configparser.ConfigParser(interpolation=None, default_section="")
     try:
-        services.read(os.path.expanduser(path), "utf-8")  # noqa: PTH111 - without a home it stays as it is
+        services.read(os.path.expanduser(path), "utf-8")  # noqa: PTH111 - unchanged without a home folder
     except (configparser.Error, UnicodeError, OSError):
         raise ConnectionUrlError(
             "cannot be used: service is in a file that cannot be read as one of services"
@@ -218,7 +218,7 @@ def _service(service: str, file: str | None) -> dict[str, str]:
         raise ConnectionUrlError(
             "cannot be used: service names none of those in the service file; see PGSERVICEFILE"
         )
-    given = dict(services[service])
-    for name, value in given.items():
+    parameters = dict(services[service])
+    for name, value in parameters.items():
         check(name, value, "the service's ")
-    return given
+    return parameters

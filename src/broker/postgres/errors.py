@@ -1,4 +1,4 @@
-"""What can go wrong with the embedded Postgres.
+"""The errors of the embedded Postgres.
 
 EmbeddedError
 ├── ProgramsMissingError
@@ -12,15 +12,15 @@ EmbeddedError
 
 
 class EmbeddedError(Exception):
-    """The embedded Postgres can't do what it should; the message says why, and what to do about it."""
+    """The embedded Postgres failed; the message says why, and what to do."""
 
 
 class ProgramsMissingError(EmbeddedError):
-    """The wheel that ships the Postgres programs is not installed, or ships none for this machine."""
+    """The wheel with the Postgres programs is not installed, or has none for this machine."""
 
 
 class ProgramFailedError(EmbeddedError):
-    """A program of Postgres (initdb, psql, ...) ended with an error; its own words are in the message."""
+    """A program of Postgres (initdb, psql, ...) ended with an error; the message contains its output."""
 
 
 class FolderInUseError(EmbeddedError):
@@ -28,16 +28,16 @@ class FolderInUseError(EmbeddedError):
 
 
 class FolderUnreachableError(EmbeddedError):
-    """We are root, and the account that Postgres runs as can't enter the data folder or a folder above it."""
+    """The unprivileged account that Postgres runs as under root cannot enter the data folder."""
 
 
 class FolderForeignError(EmbeddedError):
-    """A folder of the name we need exists, but it isn't ours: another's, or open to others."""
+    """A needed folder exists, but belongs to another user or is open to others."""
 
 
 class VersionMismatchError(EmbeddedError):
-    """The data were written by another major version of Postgres."""
+    """Another major version of Postgres wrote the data."""
 
 
 class StartError(EmbeddedError):
-    """Postgres did not start; the last lines of its log are in the message."""
+    """Postgres did not start; the message contains the last lines of its log."""

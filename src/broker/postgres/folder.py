@@ -1,4 +1,4 @@
-"""The data folder: the lock that makes it ours, and the database files in it."""
+"""The data folder: its lock, and the database files in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def locked(data_dir: Path) -> AbstractContextManager[None]:
-    """Hold the lock of the folder: one broker per folder."""
+    """Hold the lock of the folder, so that one broker uses it at a time."""
     return file_lock.locked(
         data_dir / "broker.file_lock",
         lambda holder: FolderInUseError(
@@ -31,7 +31,7 @@ def locked(data_dir: Path) -> AbstractContextManager[None]:
 
 
 def ensure_data(data: Path, programs: Programs, account: Account, *, sync: bool) -> None:
-    """Make sure that the database files are there, and that our Postgres can read them."""
+    """Create the database files, or check that the bundled Postgres can read the existing ones."""
     if (data / "PG_VERSION").exists():
         _check_version(data)
     elif data.exists() and any(data.iterdir()):
@@ -44,31 +44,31 @@ def ensure_data(data: Path, programs: Programs, account: Account, *, sync: bool)
 
 
 def _check_version(data: Path) -> None:
-    found = (data / "PG_VERSION").read_text().strip()
-    if found != MAJOR:
+    version = (data / "PG_VERSION").read_text().strip()
+    if version != MAJOR:
         raise VersionMismatchError(
-            f"The data in {data} were written by PostgreSQL {found}; this broker brings PostgreSQL {MAJOR}. "
-            f"Dump them with the pg_dump of version {found} and restore the dump into a new folder, "
-            "or set BROKER_DATA_DIR to another folder to begin afresh."
+            f"The data in {data} were written by PostgreSQL {version}; this broker brings PostgreSQL "
+            f"{MAJOR}. Dump them with the pg_dump of version {version} and restore the dump into a new "
+            "folder, or set BROKER_DATA_DIR to another folder to begin afresh."
         )
 
 
 def _initialize(data: Path, programs: Programs, account: Account, *, sync: bool) -> None:
     account.check_name()
-    # Made beside its place and moved there complete: being killed midway leaves nothing that looks like data.
+    # Created in a temporary folder, and renamed when complete: a killed initdb leaves no partial data.
     for leftover in data.parent.glob(f"{data.name}.*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    making = Path(tempfile.mkdtemp(prefix=f"{data.name}.", dir=data.parent))
-    account.give(making)
-    # The locale C sorts the same on every machine, for ever; a newer libc would silently break text indexes.
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{data.name}.", dir=data.parent))
+    account.give(unfinished)
+    # The locale C sorts the same on every machine. Other locales change with libc, which breaks indexes.
     options = ["--username=broker", "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-instructions"]
-    # Whoever gets through to the socket may enter: only the owner gets through.
+    # Only the owner can reach the socket, so everybody who reaches it may connect.
     options += ["--auth-local=trust", "--auth-host=reject"] + ([] if sync else ["--no-sync"])
     try:
-        programs.run("initdb", "--pgdata", making, *options)
-        making.rename(data)
+        programs.run("initdb", "--pgdata", unfinished, *options)
+        unfinished.rename(data)
     except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
     if sync:
         parent = os.open(data.parent, os.O_RDONLY)

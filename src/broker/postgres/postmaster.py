@@ -1,4 +1,4 @@
-"""The server process: how it is set up, started, known to be ready, and stopped."""
+"""Configure, start and stop the server process."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("broker.postgres")
 
 SETTINGS = {
-    "listen_addresses": "",  # the socket only: no port to clash over, nothing to reach from outside
-    "port": "5432",  # names the socket's file, and must not come from another Postgres' PGPORT
+    "listen_addresses": "",  # the socket only: no port conflicts, no access from other machines
+    "port": "5432",  # part of the socket's name; PGPORT may belong to another Postgres
     "unix_socket_permissions": "0700",
-    "max_connections": "896",  # as many workers as may be, with pools each, and room for psql
-    "shared_buffers": "128MB",  # the hot tables fit; a laboratory's machine has other things to do
-    # Not /dev/shm: systemd empties that when the user logs out, and containers get 64 MB of it.
+    "max_connections": "896",  # for the most worker processes with their pools, and psql
+    "shared_buffers": "128MB",  # holds the hot tables, and leaves memory for other programs
+    # Not /dev/shm: systemd clears it when the user logs out, and in containers it has 64 MB.
     "dynamic_shared_memory_type": "mmap",
-    "autovacuum_naptime": "10s",  # a queue turns over its tables within a minute
+    "autovacuum_naptime": "10s",  # a queue replaces the rows of its tables within a minute
     "jit": "off",  # statements are short: compiling would take longer than running
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # A file per weekday, emptied when its day comes again, and no statement texts: the log stays small.
+    # A file for each weekday, overwritten after a week, without statements: the log stays small.
     "logging_collector": "on",
     "log_filename": "postgres-%a.log",
     "log_truncate_on_rotation": "on",
@@ -42,26 +42,26 @@ SETTINGS = {
     "log_checkpoints": "off",
 }
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-FLEETING = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}  # for tests
+NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}  # for tests
 
-START_SECONDS = 300.0  # recovery after a crash may have a few GB of log to read again
+START_SECONDS = 300.0  # recovery after a crash may read a few GB of WAL
 FAST, IMMEDIATE = (signal.SIGINT, 60.0), (signal.SIGQUIT, 15.0)
 LAST_RESORT = (signal.SIGKILL, 5.0)
 
 
 def backoff(failures: int) -> float:
-    """The seconds to wait after so many failures in a row."""
+    """Return the pause after so many failures in a row, in seconds."""
     return min(0.1 * 2.0 ** (failures - 1), 5.0)
 
 
 def socket_file(folder: Path) -> Path:
-    """The socket in a socket folder."""
+    """Return the path of the socket in a socket folder."""
     return folder / f".s.PGSQL.{SETTINGS['port']}"
 
 
 @dataclass(slots=True)
 class Postmaster:
-    """The server process over the database files `data`; one after the other, when it has to start again."""
+    """Starts and stops the server process of the database files `data`, also repeatedly."""
 
     programs: Programs
     data: Path
@@ -71,20 +71,23 @@ class Postmaster:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self, stopping: threading.Event) -> None:
-        """Start it, and return when it accepts connections; `stopping` calls it off.
+        """Start the server, and return when it accepts connections.
+
+        Args:
+            stopping: Cancels the start.
 
         Raises:
-            StartError: It ended instead, or wasn't ready in time, or was called off.
+            StartError: The server ended, was not ready in time, or its start was cancelled.
         """
         deadline = time.monotonic() + START_SECONDS
         failures = 0
         while True:
-            self._clear_the_way()
+            self._stop_previous()
             try:
                 return self._start_once(stopping, deadline)
             except StartError as error:
                 failures += 1
-                # A statement that outlives its killed postmaster keeps its memory until it ends.
+                # A statement may outlive its killed postmaster, and keep the shared memory until it ends.
                 held = "shared memory block" in str(error) and time.monotonic() < deadline
                 if not held or stopping.wait(backoff(failures)):
                     raise
@@ -92,36 +95,36 @@ class Postmaster:
                     log.warning("A killed Postgres still has a statement running; waiting for its end")
 
     def stop(self) -> None:
-        """Stop it fast: clients are disconnected, and what was committed is on disk.
+        """Stop the server: disconnect clients, and write what was committed to disk.
 
-        While it recovers from a crash there is nothing to be put in order first, and PostgreSQL 18 may then
-        wait for ever for its own processes when it is to stop fast: so it stops immediately.
+        A server that recovers from a crash stops immediately: PostgreSQL 18 may then wait forever for its own
+        processes in a fast shutdown.
         """
         process = self.process
         if process is None:
             return
-        ways = (FAST, IMMEDIATE, LAST_RESORT) if self._accepts_connections() else (IMMEDIATE, LAST_RESORT)
-        for how, patience in ways:
-            process.send_signal(how)
+        signals = (FAST, IMMEDIATE, LAST_RESORT) if self._accepts_connections() else (IMMEDIATE, LAST_RESORT)
+        for signal_, patience in signals:
+            process.send_signal(signal_)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
                 return
-            log.warning("Postgres did not stop within %.0f s of %s", patience, how.name)
+            log.warning("Postgres did not stop within %.0f s of %s", patience, signal_.name)
 
     def _start_once(self, stopping: threading.Event, deadline: float) -> None:
-        settings = SETTINGS | (DURABLE if self.durable else FLEETING)
+        settings = SETTINGS | (DURABLE if self.durable else NOT_DURABLE)
         settings |= {"unix_socket_directories": str(self.socket), "log_directory": str(self.log)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        logged = {path: path.stat().st_size for path in self.log.glob("*.log")}
+        sizes = {path: path.stat().st_size for path in self.log.glob("*.log")}
         command = [str(self.programs.path("postgres")), "-D", str(self.data), *options]
         self.process = process = self.programs.account.spawn(command, output=subprocess.PIPE)
-        # What it says before its log collector runs; a pipe has room for that on a full disk, too.
+        # The output before the log collector runs. A pipe has space for it even if the disk is full.
         with cast("IO[bytes]", process.stdout) as early:
             while not stopping.wait(0.02):
                 if process.poll() is not None:
-                    # The collector holds the pipe as well: at the end of this its files are complete.
-                    said = early.read().decode(errors="replace")
-                    raise StartError(f"Postgres did not start:\n{self._last_lines(said, logged)}")
+                    # The collector has the pipe open, too: when the pipe ends, the log files are complete.
+                    output = early.read().decode(errors="replace")
+                    raise StartError(f"Postgres did not start:\n{self._last_lines(output, sizes)}")
                 if self._is_ready(process.pid):
                     return
                 if time.monotonic() > deadline:
@@ -131,31 +134,31 @@ class Postmaster:
         raise StartError("Postgres was stopped while it started")
 
     def _accepts_connections(self) -> bool:
-        where = ("--host", self.socket, "--port", SETTINGS["port"], "--username", "broker")
+        address = ("--host", self.socket, "--port", SETTINGS["port"], "--username", "broker")
         try:
-            status, _ = self.programs.account.run([self.programs.path("pg_isready"), *where])
+            status, _ = self.programs.account.run([self.programs.path("pg_isready"), *address])
         except OSError:
-            return True  # an upgrade took the program away: it is not to keep us from stopping, in order
+            return True  # an upgrade removed the program; assume yes, for a clean shutdown
         return status == 0
 
     def _is_ready(self, pid: int) -> bool:
-        """Whether it has started: it says so in the eighth line of its file, and does not take it back."""
+        """Return whether the server has started, according to the eighth line of its file."""
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
-    def _last_lines(self, said: str, logged: dict[Path, int]) -> str:
-        """The end of what it said and logged, given how long the log files were before."""
+    def _last_lines(self, output: str, sizes: dict[Path, int]) -> str:
+        """Return the last lines of the output and the log files, given the sizes of the files before."""
         for path in self.log.glob("*.log"):
             with path.open("rb") as file:
-                file.seek(logged.get(path, 0))
-                said += file.read().decode(errors="replace")
-        return "\n".join(said.splitlines()[-20:])
+                file.seek(sizes.get(path, 0))
+                output += file.read().decode(errors="replace")
+        return "\n".join(output.splitlines()[-20:])
 
-    def _clear_the_way(self) -> None:
-        """Stop a Postgres that outlived its broker, and remove lock files that would fool ours."""
+    def _stop_previous(self) -> None:
+        """Stop a Postgres that outlived its broker, and remove its lock files."""
         for lock in (self.data / "postmaster.pid", Path(f"{socket_file(self.socket)}.lock")):
             try:
                 pid = int(lock.read_text().split(maxsplit=1)[0])
@@ -163,12 +166,12 @@ class Postmaster:
                 continue
             command = _command_line(pid)
             if command is None:
-                continue  # no such process: Postgres sees for itself that the file is stale
+                continue  # no such process: Postgres detects the stale file itself
             if f"/postgres -D {self.data} " in command:
                 log.warning("Postgres (process %d) has outlived its broker; stopping it", pid)
                 self._stop_orphan()
             else:
-                # The number is another process' by now, or a dead one's: Postgres would refuse to start.
+                # Another process has the id now, or a zombie: Postgres would refuse to start.
                 lock.unlink(missing_ok=True)
 
     def _stop_orphan(self) -> None:
@@ -180,10 +183,10 @@ class Postmaster:
 
 
 def _command_line(pid: int) -> str | None:
-    """What a process was started as; None if there is no such process, blank for one that is dead."""
+    """Return the command line of a process; None if there is no such process, blank for a zombie."""
     if Path("/proc/self").exists():
         try:
-            # Readable for everyone, unlike its cwd, which root in a container may not see.
+            # Readable for everybody, unlike the cwd, which root in a container may not see.
             return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
         except (FileNotFoundError, ProcessLookupError):
             return None

