@@ -1,1 +1,1 @@
-"""A laboratory to look at: real images, the instruments that send them, the programs that measure them."""
+"""The demo laboratory: real images, the instruments that submit them, and the tools that analyse them."""

@@ -1,6 +1,6 @@
-"""The pictures that the laboratory's instruments take: real ones, which come with scikit-image.
+"""The pictures of the laboratory's instruments: real ones that scikit-image contains.
 
-Only those that lie in its wheel are named here: nothing is ever downloaded.
+All of them are in its wheel; the demo downloads nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Picture(NamedTuple):
-    """One task of the laboratory: a picture, who took it, and what is to be done with it."""
+    """A task of the laboratory: a picture, its instrument, and its needs."""
 
     file: str
     instrument: str
@@ -44,5 +44,5 @@ PICTURES: tuple[Picture, ...] = (
 
 
 def path_of(picture: Picture) -> Path:
-    """Where the picture's file lies in the installed scikit-image."""
+    """Return the path of the picture in the installed scikit-image."""
     return Path(str(files("skimage") / "data" / picture.file))

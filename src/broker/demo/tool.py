@@ -1,4 +1,4 @@
-"""One tool of the laboratory, a process of its own: `python -m broker.demo.tool NAME URL`."""
+"""Run a tool of the laboratory: `python -m broker.demo.tool NAME URL`."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ SKILLS: dict[str, dict[str, Any]] = {
 
 
 def main(name: str, url: str) -> None:
-    """Do the laboratory's work until told to stop."""
+    """Run the tool until SIGTERM or Ctrl-C."""
     tool = Tool(name, SKILLS[name], url=url)
 
     @tool.handler

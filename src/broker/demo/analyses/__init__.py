@@ -1,17 +1,17 @@
-"""What the laboratory's tools measure, by the name a task asks for.
+"""The analyses of the laboratory's tools, by the names in the needs of tasks.
 
-An analysis takes one picture as an array, says how far it has come, and returns plain JSON values. It knows
-neither the broker nor the catalogue: any picture of its kind will do, and one that is not raises ValueError.
+An analysis accepts a picture as an array, reports its progress, and returns JSON values. It does not know the
+broker. It accepts any picture of its kind, and raises ValueError for others.
 """
 
 from broker.demo.analyses.bench import count_coins, measure_grains, measure_outline, measure_texture
 from broker.demo.analyses.cells import count_cells, count_nuclei, segment_stain
 from broker.demo.analyses.eye import find_lesions, locate_disc, measure_vessels
 from broker.demo.analyses.page import measure_layout, threshold_page
-from broker.demo.analyses.picture import Analysis, Image, Report, Result, load_image
+from broker.demo.analyses.picture import Analysis, Image, ReportProgress, Result, load_image
 from broker.demo.analyses.sky import find_craters, find_sources
 
-__all__ = ["ANALYSES", "Analysis", "Image", "Report", "Result", "load_image"]
+__all__ = ["ANALYSES", "Analysis", "Image", "ReportProgress", "Result", "load_image"]
 
 ANALYSES: dict[str, Analysis] = {
     analysis.__name__: analysis

@@ -13,12 +13,12 @@ from broker.demo.analyses.picture import counted, finish, foreground, gray, numb
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from broker.demo.analyses.picture import Image, Report, Result
+    from broker.demo.analyses.picture import Image, ReportProgress, Result
 
     Floats = NDArray[np.float64]
 
 
-def count_coins(image: Image, report: Report) -> Result:
+def count_coins(image: Image, report: ReportProgress) -> Result:
     """Count round things on a table under uneven light and measure their diameters.
 
     The picture less a wide Gaussian of itself, Otsu's threshold (1979), holes filled and edges smoothed;
@@ -61,7 +61,7 @@ def _round_things(values: Floats) -> NDArray[np.int32]:
     return split_touching(mask, min_distance=max(5, round(0.02 * max(values.shape))), smoothing=2)
 
 
-def measure_grains(image: Image, report: Report) -> Result:
+def measure_grains(image: Image, report: ReportProgress) -> Result:
     """Measure the grain sizes of gravel or sand seen from above.
 
     Grains are brighter than the shade between them: above the local mean, then a watershed of the distance
@@ -101,7 +101,7 @@ def _grains(smooth: Floats) -> NDArray[np.int32]:
     return split_touching(mask, min_distance=5, smoothing=1.5)
 
 
-def measure_texture(image: Image, report: Report) -> Result:
+def measure_texture(image: Image, report: ReportProgress) -> Result:
     """Describe a surface: contrast, regularity, grain and direction of its texture.
 
     Haralick's features (1973) of the co-occurrence matrix, 32 gray levels, neighbours in four directions;
@@ -142,7 +142,7 @@ def measure_texture(image: Image, report: Report) -> Result:
     )
 
 
-def measure_outline(image: Image, report: Report) -> Result:
+def measure_outline(image: Image, report: ReportProgress) -> Result:
     """Measure the shape of the one large object before an even ground.
 
     Otsu's threshold (1979), the largest piece, its holes counted and kept. Perimeter by Crofton's formula;

@@ -13,10 +13,10 @@ from broker.demo.analyses.picture import colour, counted, finish, foreground, gr
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from broker.demo.analyses.picture import Image, Report, Result
+    from broker.demo.analyses.picture import Image, ReportProgress, Result
 
 
-def count_cells(image: Image, report: Report) -> Result:
+def count_cells(image: Image, report: ReportProgress) -> Result:
     """Count cells on an empty ground and measure their size and roundness.
 
     Otsu's threshold (1979) after a light Gaussian finds the cells, the gray value where slopes are steepest
@@ -49,7 +49,7 @@ def count_cells(image: Image, report: Report) -> Result:
     )
 
 
-def segment_stain(image: Image, report: Report) -> Result:
+def segment_stain(image: Image, report: ReportProgress) -> Result:
     """Measure how much of a tissue section carries the brown stain (DAB), and how strongly.
 
     Colour deconvolution into haematoxylin, eosin and DAB (Ruifrok & Johnston 2001), then Otsu's threshold
@@ -77,7 +77,7 @@ def segment_stain(image: Image, report: Report) -> Result:
     )
 
 
-def count_nuclei(image: Image, report: Report) -> Result:
+def count_nuclei(image: Image, report: ReportProgress) -> Result:
     """Count the blue nuclei of a stained tissue section.
 
     The haematoxylin channel (Ruifrok & Johnston 2001) less its surroundings, so that nuclei in brown and in
@@ -111,7 +111,7 @@ def _nuclei(haematoxylin: NDArray[np.float64]) -> NDArray[np.int32]:
 
 
 def _demand_stain(rgb: NDArray[np.float64]) -> None:
-    """Stained tissue has colour, and there is glass or pale tissue between what is stained."""
+    """Check that the picture has colour, and glass or pale tissue between the stained parts."""
     saturation = rgb.max(axis=2) - rgb.min(axis=2)
     if np.percentile(saturation, 95) < 0.1:
         raise ValueError("the picture has no colour: stains cannot be told apart")
@@ -120,7 +120,7 @@ def _demand_stain(rgb: NDArray[np.float64]) -> None:
 
 
 def _to_the_edge(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """The objects up to where their edge is steepest; a halo moves Otsu's threshold away from there."""
+    """Return the mask of the objects up to their steepest edge; a halo shifts Otsu's threshold."""
     objects = foreground(values)
     level = np.average(values, weights=filters.sobel(values) ** 2)
     bright = values[objects].mean() > values[~objects].mean()
@@ -129,7 +129,7 @@ def _to_the_edge(values: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _typical_radius(mask: NDArray[np.bool_]) -> int:
-    """The inner radius of the median object, by which maxima of one object are told from those of two."""
+    """Return the inner radius of the median object, to tell maxima of one object from those of two."""
     distance = ndi.distance_transform_edt(mask)
     labels = measure.label(mask)
     radii = ndi.maximum(distance, labels, np.arange(1, labels.max() + 1)) if labels.max() else [1]

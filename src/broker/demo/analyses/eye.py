@@ -14,18 +14,18 @@ from broker.demo.analyses.picture import colour, counted, finish, gray, number
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from broker.demo.analyses.picture import Image, Report, Result
+    from broker.demo.analyses.picture import Image, ReportProgress, Result
 
     Floats = NDArray[np.float64]
     Mask = NDArray[np.bool_]
 
 WORKING_SIDE_PX = 720
-"""Larger pictures are made this large: vessels are then 2 to 10 px wide in a 45° photograph."""
+"""Larger pictures are reduced to this size: vessels are then 2 to 10 px wide in a 45° photograph."""
 VESSEL_SIGMAS_PX = (1.0, 2.0, 3.0)
 NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
-def measure_vessels(image: Image, report: Report) -> Result:
+def measure_vessels(image: Image, report: ReportProgress) -> Result:
     """Measure the vessel tree: the area it takes, its length, its branch points, its usual width.
 
     Green channel, where blood is darkest, relative to its surroundings; the line filter of Sato (1998) at
@@ -59,7 +59,7 @@ def measure_vessels(image: Image, report: Report) -> Result:
     )
 
 
-def locate_disc(image: Image, report: Report) -> Result:
+def locate_disc(image: Image, report: ReportProgress) -> Result:
     """Find the optic disc and the fovea of a fundus photograph, and so tell the left eye from the right.
 
     The disc is the brightest spot of its usual size (a seventh of the field of view) once a gray closing has
@@ -107,7 +107,7 @@ def locate_disc(image: Image, report: Report) -> Result:
     )
 
 
-def find_lesions(image: Image, report: Report) -> Result:
+def find_lesions(image: Image, report: ReportProgress) -> Result:
     """Find small round dark spots, such as microaneurysms, and leave the vessels out.
 
     Spots by the difference of Gaussians (Lowe 2004) on the flattened green channel. A spot counts when it is
@@ -150,7 +150,7 @@ def find_lesions(image: Image, report: Report) -> Result:
 
 
 def _field(image: Image) -> tuple[Floats, Mask, float]:
-    """The green channel at working size, where the eye is in it, and working size over original size."""
+    """Return the green channel at working size, the mask of the eye, and the scale factor."""
     rgb = colour(image) if image.ndim == 3 and image.shape[2] >= 3 else gray(image)[..., np.newaxis]
     scale = min(1.0, WORKING_SIDE_PX / max(rgb.shape[:2]))
     if scale < 1:
@@ -167,13 +167,13 @@ def _field(image: Image) -> tuple[Floats, Mask, float]:
 
 
 def _average(values: Floats, field: Mask, sigma: float) -> Floats:
-    """A Gaussian mean that takes only what lies in the field."""
+    """Return the Gaussian mean of the pixels in the field."""
     weight = ndi.gaussian_filter(field.astype(float), sigma)
     return np.asarray(ndi.gaussian_filter(values * field, sigma) / np.maximum(weight, 1e-6))
 
 
 def _flattened(values: Floats, field: Mask, sigma: float) -> Floats:
-    """How much brighter each pixel is than its surroundings, as a fraction of these."""
+    """Return how much brighter each pixel is than its surroundings, as a fraction."""
     around = np.maximum(_average(values, field, sigma), 1e-3)
     return np.where(field, values / around - 1, 0.0)
 
@@ -196,7 +196,7 @@ def _junctions(skeleton: Mask) -> Mask:
 
 
 def _without_spurs(skeleton: Mask, shorter_than: int) -> Mask:
-    """Take off the side branches of fewer pixels than this that end freely."""
+    """Remove side branches that end freely and have fewer pixels than this."""
     neighbours = ndi.convolve(skeleton.astype(int), NEIGHBOURS, mode="constant") - 1
     junctions = _junctions(skeleton)
     branches = measure.label(skeleton & ~junctions, connectivity=2)
@@ -208,7 +208,7 @@ def _without_spurs(skeleton: Mask, shorter_than: int) -> Mask:
 
 
 def _length(skeleton: Mask) -> float:
-    """Steps along a skeleton; a diagonal one is counted only where no straight way round exists."""
+    """Return the length of a skeleton; a diagonal step counts only where no straight path exists."""
     straight = (skeleton[1:] & skeleton[:-1]).sum() + (skeleton[:, 1:] & skeleton[:, :-1]).sum()
     a, b = skeleton[:-1, :-1], skeleton[1:, 1:]
     c, d = skeleton[:-1, 1:], skeleton[1:, :-1]
@@ -217,7 +217,7 @@ def _length(skeleton: Mask) -> float:
 
 
 def _depth(flat: Floats, field: Mask, row: int, column: int, sigma: float) -> float:
-    """How much darker a spot is than the ring around it."""
+    """Return how much darker a spot is than the ring around it."""
     reach = int(np.ceil(4 * sigma))
     window = np.s_[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
     rows, columns = np.indices(flat.shape)[(slice(None), *window)]

@@ -13,7 +13,7 @@ from broker.demo.analyses.picture import finish, gray, number
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from broker.demo.analyses.picture import Image, Report, Result
+    from broker.demo.analyses.picture import Image, ReportProgress, Result
 
     Mask = NDArray[np.bool_]
     Box = tuple[int, int, int, int]
@@ -22,7 +22,7 @@ WINDOW_PX = 25
 SENSITIVITY = 0.2
 
 
-def threshold_page(image: Image, report: Report) -> Result:
+def threshold_page(image: Image, report: ReportProgress) -> Result:
     """Tell ink from paper under uneven light: how much ink, in how many pieces, how thick the strokes.
 
     Sauvola's local threshold (2000), window 25 px, k = 0.2, its R taken from the picture's own range. Beside
@@ -47,7 +47,7 @@ def threshold_page(image: Image, report: Report) -> Result:
     )
 
 
-def measure_layout(image: Image, report: Report) -> Result:
+def measure_layout(image: Image, report: ReportProgress) -> Result:
     """Count the lines and words of printed text and measure the skew of the page.
 
     Ink by Sauvola (2000). Skew is the angle at which the ink's projection on the vertical has the sharpest
@@ -110,12 +110,12 @@ def _words(ink: Mask) -> tuple[float, list[Box]]:
 
 
 def _boxes(mask: Mask) -> list[Box]:
-    """Top, left, bottom, right of each piece."""
+    """Return top, left, bottom and right of each piece."""
     return [piece.bbox for piece in measure.regionprops(measure.label(mask, connectivity=2))]
 
 
 def _lines(words: list[Box]) -> list[list[Box]]:
-    """Put each word, from left to right, behind the word whose height it shares most; lines from the top."""
+    """Group words into lines, from the top: append each word to the line that it overlaps most in height."""
     lines: list[list[Box]] = []
     for word in sorted(words, key=lambda box: box[1]):
         behind = max(lines, key=lambda line: _overlap(line[-1], word), default=None)

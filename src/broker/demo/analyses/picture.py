@@ -1,4 +1,4 @@
-"""What every analysis begins and ends with: a picture in a known form, objects told apart, an answer."""
+"""Shared steps of the analyses: load and normalize a picture, separate its objects, return the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as pil  # noqa: N813 - "Image" is what an analysis gets
+from PIL import Image as pil  # noqa: N813 - "Image" is the argument of an analysis
 from scipy import ndimage as ndi
 from skimage import color, feature, filters, measure, segmentation, util
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Image: TypeAlias = NDArray[Any]
-Report: TypeAlias = Callable[[float, str], None]
-"""Called with the progress, 0 to 1, and what has been found so far."""
+ReportProgress: TypeAlias = Callable[[float, str], None]
+"""Called with the progress, 0 to 1, and a message."""
 Result: TypeAlias = dict[str, Any]
-Analysis: TypeAlias = Callable[[Image, Report], Result]
+Analysis: TypeAlias = Callable[[Image, ReportProgress], Result]
 
 SMALLEST_SIDE_PX = 32
 AS_IT_IS = {"1", "L", "LA", "I;16", "F", "RGB", "RGBA"}
-"""Pillow's modes whose arrays an analysis can take; palettes and CMYK become RGB."""
+"""Pillow's modes whose arrays an analysis accepts. Palettes and CMYK become RGB."""
 
 
 SOLID = 0.95
 
 
 def load_image(path: Path) -> Image:
-    """The picture in a file, as it was stored: gray, RGB or RGBA, 8 or 16 bit."""
+    """Return the picture in a file as it was stored: gray, RGB or RGBA, 8 or 16 bit."""
     try:
         with pil.open(path) as picture:
             plain = picture if picture.mode in AS_IT_IS else picture.convert("RGB")
@@ -39,7 +39,7 @@ def load_image(path: Path) -> Image:
 
 
 def colour(image: Image) -> NDArray[np.float64]:
-    """RGB from 0 to 1; transparency becomes white paper."""
+    """Return RGB values from 0 to 1; transparency becomes white."""
     if image.ndim != 3 or image.shape[2] not in {3, 4}:
         raise ValueError(f"a colour picture is needed, this one has the shape {image.shape}")
     pixels = _unit(image)
@@ -47,7 +47,7 @@ def colour(image: Image) -> NDArray[np.float64]:
 
 
 def gray(image: Image) -> NDArray[np.float64]:
-    """Luminance from 0 to 1, whatever the picture was."""
+    """Return the luminance from 0 to 1 of any picture."""
     if image.ndim == 3 and image.shape[2] in {3, 4}:
         return np.asarray(color.rgb2gray(colour(image)))
     if image.ndim == 3 and image.shape[2] in {1, 2}:  # gray, perhaps with an alpha channel
@@ -73,7 +73,7 @@ def _unit(image: Image) -> NDArray[np.float64]:
 
 
 def foreground(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """The objects, bright or dark, by Otsu's threshold (1979); the background is what the border shows.
+    """Return the mask of the objects by Otsu's threshold (1979). The border shows the background.
 
     Refuses a picture whose two classes do not stand apart. Ashman's D (1994) tells: pure noise cut in two
     gives 2.6 and a plain slope 3.5, which is why the demand is above that.
@@ -88,7 +88,7 @@ def foreground(values: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def split_touching(mask: NDArray[np.bool_], min_distance: int, smoothing: float = 1.0) -> NDArray[np.int32]:
-    """Labels for the objects in a mask, cut where they touch: watershed of the distance to the outside.
+    """Label the objects in a mask, and split them where they touch, by a watershed of the distance transform.
 
     What fills its convex hull is one object, however long it is.
 
@@ -109,16 +109,16 @@ def split_touching(mask: NDArray[np.bool_], min_distance: int, smoothing: float 
 
 
 def number(value: float, digits: int = 1) -> float:
-    """A plain Python float of so many digits after the point, as JSON takes it."""
+    """Return a Python float with so many decimal places, as JSON accepts it."""
     return round(float(value), digits)
 
 
 def counted(count: int, noun: str) -> str:
-    """The words for so many: 1 coin, 24 coins."""
+    """Return a count with its noun, like `1 coin` and `24 coins`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def finish(report: Report, summary: str, **values: Any) -> Result:
-    """Say that all is done, and give the result: its one-line summary first."""
+def finish(report: ReportProgress, summary: str, **values: Any) -> Result:
+    """Report that the analysis is complete, and return the result, with its one-line summary first."""
     report(1.0, summary)
     return {"summary": summary, **values}

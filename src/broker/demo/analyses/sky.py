@@ -13,7 +13,7 @@ from broker.demo.analyses.picture import finish, gray, number
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from broker.demo.analyses.picture import Image, Report, Result
+    from broker.demo.analyses.picture import Image, ReportProgress, Result
 
     Floats = NDArray[np.float64]
 
@@ -22,7 +22,7 @@ DETECTION_SIGMA = 5.0
 CRATER_DIAMETERS_PX = (5.0, 6.5, 8.5, 11.0, 14.0, 18.0, 24.0, 31.0, 40.0, 52.0)
 
 
-def find_sources(image: Image, report: Report) -> Result:
+def find_sources(image: Image, report: ReportProgress) -> Result:
     """Count the stars and galaxies of a field of sky, and find the brightest.
 
     In the manner of SExtractor (Bertin & Arnouts 1996): the background is a mesh of medians, the noise their
@@ -42,21 +42,21 @@ def find_sources(image: Image, report: Report) -> Result:
     labels = _sources(smooth, max(DETECTION_SIGMA * noise, 1e-3))
     sources = measure.regionprops(labels, intensity_image=above)
     report(0.8, f"{len(sources)} sources found")
-    values_found = {
+    measures = {
         "count": len(sources),
         "density_per_megapixel": number(1e6 * len(sources) / values.size, 0),
         "background_level": number(np.median(background), 4),
         "noise_level": number(grain, 4),
     }
     if not sources:
-        return finish(report, "no source above the background", **values_found)
+        return finish(report, "no source above the background", **measures)
     fluxes = np.array([source.area * source.intensity_mean for source in sources])
     first = sources[int(np.argmax(fluxes))]
     row, column = first.centroid_weighted
     return finish(
         report,
         f"{len(sources)} sources, brightest at ({column:.0f}, {row:.0f}) px",
-        **values_found,
+        **measures,
         median_area_px=number(np.median([source.area for source in sources]), 0),
         brightest_position_px=[number(column), number(row)],
         brightest_flux=number(fluxes.max(), 2),
@@ -83,7 +83,7 @@ def _sources(smooth: Floats, threshold: float) -> NDArray[np.int32]:
     return np.asarray(segmentation.watershed(-height, peaks, mask=mask), dtype=np.int32)
 
 
-def find_craters(image: Image, report: Report) -> Result:
+def find_craters(image: Image, report: ReportProgress) -> Result:
     """Find craters lit from the side, and where their light comes from.
 
     A bowl under a low sun is dark on the side of the sun and bright on the other. A disc with such a slope is
@@ -133,7 +133,7 @@ def _match(values: Floats, diameter: float, azimuth: float) -> Floats:
 
 
 def _votes(values: Floats, azimuth: float) -> float:
-    """How well craters, small and large ones alike, match under light from there."""
+    """Return how well craters of all sizes match under light from a direction."""
     sizes = (d for d in CRATER_DIAMETERS_PX[2::3] if d < min(values.shape) / 4)
     return float(sum((np.maximum(_match(values, d, azimuth) - 0.7, 0)).sum() / d**2 for d in sizes))
 
@@ -141,10 +141,10 @@ def _votes(values: Floats, azimuth: float) -> float:
 def _craters(
     values: Floats, matches: Floats, diameters: list[float], azimuth: float, contrast: float
 ) -> list[tuple[int, int, float]]:
-    """Row, column and diameter of each crater, the best match first."""
+    """Return row, column and diameter of each crater, the best match first."""
     best, which = matches.max(axis=0), matches.argmax(axis=0)
     places = feature.peak_local_max(best, min_distance=3, threshold_abs=0.7, exclude_border=False)
-    found: list[tuple[int, int, float]] = []
+    craters: list[tuple[int, int, float]] = []
     for row, column in sorted(places.tolist(), key=lambda place: -best[place[0], place[1]]):
         diameter = diameters[which[row, column]]
         bowl = _bowl(diameter, azimuth)
@@ -152,6 +152,6 @@ def _craters(
         window = values[max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
         if window.shape != bowl.shape or window[bowl > 0.3].mean() - window[bowl < -0.3].mean() < contrast:
             continue
-        if all(np.hypot(row - r, column - c) > max(diameter, d) / 2 for r, c, d in found):
-            found.append((row, column, diameter))
-    return found
+        if all(np.hypot(row - r, column - c) > max(diameter, d) / 2 for r, c, d in craters):
+            craters.append((row, column, diameter))
+    return craters
