@@ -1,4 +1,4 @@
-"""`python -m broker.cli` is the `broker` command."""
+"""Run the `broker` command by `python -m broker.cli`."""
 
 from broker.cli import main
 
