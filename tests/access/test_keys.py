@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from broker.access.keyring import hashed, new_key
-from broker.cli.serve import SHORTEST_ADMIN_KEY
-from broker.client import Assigner, AsyncBroker, AsyncWork, ProblemError, Tool, Work
+from broker.cli.serve import SHORTEST
+from broker.client import Assigner, AsyncBroker, AsyncJob, Job, ProblemError, Tool
 from broker.errors import Unavailable
 from broker.server.http_server import create_server, is_loopback
 from broker.settings import Settings, SettingsError
@@ -377,9 +377,9 @@ async def test_with_keys_the_client_does_a_whole_life_cycle(serve: Serve, store:
     tool = Tool("counter", {"can": "count"}, url=url, key=made["tool"])
 
     @tool.handler
-    def count(work: Work) -> int:
-        work.report(0.5, "half way")
-        return len(work.payload)
+    def count(job: Job) -> int:
+        job.report(0.5, "half way")
+        return len(job.payload)
 
     assigner = Assigner(url=url, key=made["assigner"])
     running = [asyncio.create_task(tool.work()), asyncio.create_task(assigner.assign())]
@@ -401,7 +401,7 @@ async def test_a_program_whose_place_another_took_ends_and_lets_go_of_its_work(
     begun, stopped = asyncio.Event(), asyncio.Event()
 
     @old.handler
-    async def work(_: AsyncWork) -> None:
+    async def work(_: AsyncJob) -> None:
         begun.set()
         try:
             await asyncio.sleep(600)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from broker import errors
-from broker.client import Assigner, AsyncBroker, AsyncWork, SettingError, Tool
+from broker.client import Assigner, AsyncBroker, AsyncJob, SettingError, Tool
 from broker.client.responses import ForeignResponseError
 from broker.schemas.problems import ERROR_CODES
 from broker.schemas.tasks import Task
@@ -247,9 +247,9 @@ async def test_no_finished_work_is_lost_while_a_proxy_answers_for_the_broker(
         tool = Tool("steady", {}, url=proxy.url)
 
         @tool.handler
-        async def work(work: AsyncWork) -> str:
+        async def work(job: AsyncJob) -> str:
             await finish.wait()
-            return f"done {work.payload}"
+            return f"done {job.payload}"
 
         async with at_work(tool.work, Assigner(url=proxy.url).assign):
             first = await submitter.submit({}, 1)

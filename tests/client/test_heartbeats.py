@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.client import Assigner, AsyncBroker, AsyncWork, Connection, Tool, ToolLostError, Work
+from broker.client import Assigner, AsyncBroker, AsyncJob, Connection, Job, Tool, ToolLostError
 from broker.client.connection import http_client
 from broker.client.heartbeats import Heartbeats
 from tests.client.test_connection import AWAY, BROKEN, HTML, refusal
@@ -56,7 +56,7 @@ def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_is_named(
         tool = Tool("t", {}, lease_seconds=5, url=url)
 
         @tool.handler
-        async def measure_slowly(work: AsyncWork) -> bool:
+        async def measure_slowly(job: AsyncJob) -> bool:
             return lease_is_renewed(url, times=5)
 
         async with at_work(tool.work, Assigner(url=url).assign), AsyncBroker(url) as submitter:
@@ -77,7 +77,7 @@ async def test_a_handler_that_holds_the_interpreter_is_named(
     tool = Tool("t", {}, lease_seconds=5, url=broker.url)
 
     @tool.handler
-    def measure_in_c(work: Work) -> None:
+    def measure_in_c(job: Job) -> None:
         # Unlike a CDLL, it does not let go of the GIL.
         ctypes.PyDLL(None).usleep(999_999)
         ctypes.PyDLL(None).usleep(999_999)
@@ -117,7 +117,7 @@ async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: S
             assert await asyncio.to_thread(needed.acquire, timeout=20)
 
     @tool.handler
-    async def work(work: AsyncWork) -> None:
+    async def work(job: AsyncJob) -> None:
         await go_on.wait()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -272,10 +272,10 @@ async def test_a_tool_that_is_lost_ends_though_its_handler_does_not(serve: Serve
     begun, told, end = threading.Event(), threading.Event(), threading.Event()
 
     @tool.handler
-    def stubborn(work: Work) -> None:
+    def stubborn(job: Job) -> None:
         begun.set()
         while not end.wait(0.01):
-            if work.cancelled:
+            if job.cancelled:
                 told.set()
 
     working = asyncio.create_task(tool.work())

@@ -9,16 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.client import (
-    Assigner,
-    AsyncBroker,
-    AsyncWork,
-    Executor,
-    ProblemError,
-    TaskFailedError,
-    Tool,
-    Work,
-)
+from broker.client import Assigner, AsyncBroker, AsyncJob, Executor, Job, ProblemError, TaskFailedError, Tool
 from broker.client.errors import ProxyLimitError
 from broker.schemas.tools import Heartbeat
 from tests.client.test_connection import GOOD, answering, slept
@@ -53,7 +44,7 @@ async def url(request: pytest.FixtureRequest, broker: Running, tmp_path: Path) -
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.client.job._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("broker.client.job_run._FIRST_PAUSE_SECONDS", 0.01)
 
 
 def names_the_limit(text: str | None, url: str) -> bool:
@@ -74,9 +65,9 @@ async def test_a_result_that_a_proxy_refuses_for_its_size_fails_the_task_once(
     runs: list[Any] = []
 
     @tool.handler
-    def work(work: Work) -> str:
-        runs.append(work.payload)
-        return LARGE if work.payload == "large" else "small"
+    def work(job: Job) -> str:
+        runs.append(job.payload)
+        return LARGE if job.payload == "large" else "small"
 
     async with at_work(tool.work, Assigner(url=url).assign), AsyncBroker(url) as submitter:
         large = await submitter.submit({}, "large", max_attempts=3)
@@ -109,11 +100,11 @@ async def test_a_report_that_a_proxy_refuses_for_its_size_is_sent_without_its_da
     tool = Tool("t", {}, url=url)
 
     @tool.handler
-    async def work(work: AsyncWork) -> int:
-        await work.report(0.1, "large", LARGE)
-        await work.report(0.2, "large", LARGE)
-        await work.report(0.3, "small", "x")
-        return work.reports_refused
+    async def work(job: AsyncJob) -> int:
+        await job.report(0.1, "large", LARGE)
+        await job.report(0.2, "large", LARGE)
+        await job.report(0.3, "small", "x")
+        return job.reports_refused
 
     async with at_work(tool.work, Assigner(url=url).assign), AsyncBroker(url) as submitter:
         handle = await submitter.submit({})
@@ -121,7 +112,7 @@ async def test_a_report_that_a_proxy_refuses_for_its_size_is_sent_without_its_da
     [record] = await api.records(broker.client, handle.id)
     reports = [(each["progress"], each["message"], each["data"]) for each in record["reports"]]
     assert reports == [(0.1, "large", None), (0.2, "large", None), (0.3, "small", "x")]
-    [line] = [record.message for record in caplog.records if record.name == "broker.client.work"]
+    [line] = [record.message for record in caplog.records if record.name == "broker.client.job"]
     assert line.startswith(f"{handle.id}: the data of a report, {2 * MIB + 2:,} bytes, is left out: A proxy")
     assert names_the_limit(line, url)
 
@@ -163,9 +154,9 @@ async def test_what_the_broker_itself_refuses_for_its_size_is_handled_in_the_sam
     tool = Tool("t", {}, url=broker.url)
 
     @tool.handler
-    async def work(work: AsyncWork) -> str:
-        await work.report(0.1, "large", "x" * 20_000)
-        await work.report(0.2, "small", "x")
+    async def work(job: AsyncJob) -> str:
+        await job.report(0.1, "large", "x" * 20_000)
+        await job.report(0.2, "small", "x")
         return "x" * 20_000
 
     async with at_work(tool.work, Assigner(url=broker.url).assign), AsyncBroker(broker.url) as submitter:

@@ -15,14 +15,14 @@ import pytest
 from broker.client import (
     Assigner,
     AsyncBroker,
-    AsyncWork,
+    AsyncJob,
     Broker,
     FailedError,
+    Job,
     ProblemError,
     TaskCancelledError,
     TaskFailedError,
     Tool,
-    Work,
 )
 from broker.settings import Settings
 from tests.conftest import Running, a_broker
@@ -54,9 +54,9 @@ async def test_an_ordinary_function_does_work(broker: Running, submitter: AsyncB
     tool = Tool("doubler", {"can": ["double"]}, url=broker.url)
 
     @tool.handler
-    def double(work: Work) -> int:
-        work.report(0.5, "half way", {"seen": work.payload})
-        return 2 * work.payload
+    def double(job: Job) -> int:
+        job.report(0.5, "half way", {"seen": job.payload})
+        return 2 * job.payload
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({"can": "double"}, 21)
@@ -72,10 +72,10 @@ async def test_an_async_function_does_many_works_at_once(broker: Running, submit
     all_there = asyncio.Barrier(3)
 
     @tool.handler
-    async def meet(work: AsyncWork) -> str:
-        await work.report(0.1)
+    async def meet(job: AsyncJob) -> str:
+        await job.report(0.1)
         await all_there.wait()
-        return work.task_id
+        return job.task_id
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handles = [await submitter.submit({}) for _ in range(3)]
@@ -89,8 +89,8 @@ async def test_an_exception_is_a_failed_attempt_and_the_next_may_succeed(
     tool = Tool("moody", {}, url=broker.url)
 
     @tool.handler
-    def work(work: Work) -> str:
-        if work.attempt == 1:
+    def work(job: Job) -> str:
+        if job.attempt == 1:
             raise ValueError("not today")
         return "fine"
 
@@ -108,7 +108,7 @@ async def test_a_failure_that_no_attempt_can_mend_is_told_at_once(
     tool = Tool("honest", {}, url=broker.url)
 
     @tool.handler
-    def work(work: Work) -> None:
+    def work(job: Job) -> None:
         raise FailedError("there is no such file", retry=False)
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
@@ -141,8 +141,8 @@ async def test_a_synchronous_program_submits(broker: Running) -> None:
     tool = Tool("echo", {}, url=broker.url)
 
     @tool.handler
-    def echo(work: Work) -> Any:
-        return work.payload
+    def echo(job: Job) -> Any:
+        return job.payload
 
     def program() -> Any:
         with Broker(broker.url) as submitter:
@@ -165,7 +165,7 @@ async def test_tools_and_assigners_outlive_a_restart_of_the_broker(database: str
         tool = Tool("steady", {}, url=first.url)
 
         @tool.handler
-        def work(work: Work) -> str:
+        def work(job: Job) -> str:
             return "done"
 
         assigner = Assigner(url=first.url)
@@ -189,7 +189,7 @@ async def running(broker: Running, task: str) -> str:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the client does after some seconds it does at once."""
-    monkeypatch.setattr("broker.client.job._WATCH_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr("broker.client.job_run._WATCH_AFTER_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("quickly")
@@ -199,7 +199,7 @@ async def test_an_async_handler_is_cancelled_when_its_task_is_deleted(
     tool = Tool("patient", {}, url=broker.url)
 
     @tool.handler
-    async def work(work: AsyncWork) -> None:
+    async def work(job: AsyncJob) -> None:
         await asyncio.Event().wait()
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
@@ -219,10 +219,10 @@ async def test_an_ordinary_handler_is_told_that_it_should_stop(
     stopped = threading.Event()
 
     @tool.handler
-    def work(work: Work) -> None:
+    def work(job: Job) -> None:
         try:
             while True:
-                work.stop_if_cancelled()
+                job.stop_if_cancelled()
                 time.sleep(0.005)
         finally:
             stopped.set()
@@ -240,10 +240,10 @@ async def test_a_report_tells_that_the_work_should_stop(broker: Running, submitt
     tool = Tool("talkative", {}, url=broker.url)
 
     @tool.handler
-    def work(work: Work) -> None:
-        while not work.cancelled:
-            work.report(message="on it")
-        work.stop_if_cancelled()
+    def work(job: Job) -> None:
+        while not job.cancelled:
+            job.report(message="on it")
+        job.stop_if_cancelled()
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({})
@@ -259,7 +259,7 @@ async def test_a_job_is_watched_without_reading_its_payload_again(
 ) -> None:
     from tests.client.test_foreign import a_proxy
 
-    monkeypatch.setattr("broker.client.job._QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("broker.client.job_run._QUIET_SECONDS", 0.0)
     async with a_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:
         tool = Tool("chatty", {}, url=proxy.url)
 
@@ -267,9 +267,9 @@ async def test_a_job_is_watched_without_reading_its_payload_again(
             return [size for method, path, size in proxy.passed if method == "GET" and "/v1/work/" in path]
 
         @tool.handler
-        async def work(work: AsyncWork) -> None:
+        async def work(job: AsyncJob) -> None:
             while len(watches()) < 5:
-                await work.report(data="x" * 10_000)
+                await job.report(data="x" * 10_000)
 
         async with at_work(tool.work, Assigner(url=broker.url).assign):
             handle = await submitter.submit({}, "x" * 2**20)
@@ -285,8 +285,8 @@ async def test_a_handler_is_told_when_its_work_ended_without_it(
     told = asyncio.Event()
 
     @tool.handler
-    async def work(work: AsyncWork) -> str:
-        if work.attempt == 2:
+    async def work(job: AsyncJob) -> str:
+        if job.attempt == 2:
             return "in time"
         try:
             await asyncio.Event().wait()
@@ -307,7 +307,7 @@ async def test_told_to_stop_a_tool_finishes_what_it_has_and_gives_back_the_rest(
     go_on = asyncio.Event()
 
     @tool.handler
-    async def work(work: AsyncWork) -> str:
+    async def work(job: AsyncJob) -> str:
         await go_on.wait()
         return "finished"
 
@@ -337,15 +337,15 @@ async def test_told_to_stop_a_tool_gives_back_what_it_has(
     tool = Tool("hasty", {}, url=broker.url, on_stop="release", grace_seconds=0.2)
     end = threading.Event()
 
-    async def patiently(work: AsyncWork) -> None:
+    async def patiently(job: AsyncJob) -> None:
         await asyncio.Event().wait()
 
-    def attentively(work: Work) -> None:
+    def attentively(job: Job) -> None:
         while True:
-            work.stop_if_cancelled()
+            job.stop_if_cancelled()
             time.sleep(0.005)
 
-    def stubbornly(work: Work) -> None:
+    def stubbornly(job: Job) -> None:
         end.wait(60)
 
     tool.handler({"async": patiently, "ordinary": attentively, "stubborn": stubbornly}[kind])
@@ -380,10 +380,10 @@ def in_circles() -> list[Any]:
     ids=["no JSON", "refused", "exits", "stops", "in circles"],
 )
 async def test_whatever_a_handler_does_its_work_ends_and_the_tool_lives(
-    broker: Running, submitter: AsyncBroker, handler: Callable[[Work], Any], says: str
+    broker: Running, submitter: AsyncBroker, handler: Callable[[Job], Any], says: str
 ) -> None:
     tool = Tool("odd", {}, url=broker.url)
-    tool.handler(lambda work: handler(work) if work.payload else "alive")
+    tool.handler(lambda job: handler(job) if job.payload else "alive")
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({}, True, max_attempts=1)
         with pytest.raises(TaskFailedError) as failed:
@@ -398,8 +398,8 @@ async def test_an_async_handler_that_exits_ends_its_work_and_not_the_tool(
     tool = Tool("odd", {}, url=broker.url)
 
     @tool.handler
-    async def leave(work: AsyncWork) -> str:
-        if work.payload:
+    async def leave(job: AsyncJob) -> str:
+        if job.payload:
             sys.exit(3)
         return "alive"
 
@@ -416,7 +416,7 @@ async def test_an_error_that_no_text_can_hold_is_told_all_the_same(
     tool = Tool("odd", {}, url=broker.url)
 
     @tool.handler
-    def fail(work: Work) -> None:
+    def fail(job: Job) -> None:
         raise FailedError("nul \0 and half a letter \ud800", retry=False)
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
@@ -434,7 +434,7 @@ async def test_a_handler_is_told_when_the_broker_does_not_know_its_work_any_more
     begun, told = asyncio.Event(), asyncio.Event()
 
     @tool.handler
-    async def hang(work: AsyncWork) -> None:
+    async def hang(job: AsyncJob) -> None:
         begun.set()
         try:
             await asyncio.sleep(60)
@@ -458,7 +458,7 @@ async def test_an_ordinary_handler_that_does_not_stop_has_no_other_beside_it(
     begun, stop = threading.Event(), threading.Event()
 
     @tool.handler
-    def measure(work: Work) -> object:
+    def measure(job: Job) -> object:
         begun.set()
         return stop.wait(20)
 
@@ -486,8 +486,8 @@ async def test_a_payload_is_what_the_handler_says_it_is_or_fails_at_the_first_at
     tool = Tool("xrd-1", {}, url=broker.url)
 
     @tool.handler
-    def fit(work: Work) -> float:
-        return sum(work.payload_as(Scan).angles)
+    def fit(job: Job) -> float:
+        return sum(job.payload_as(Scan).angles)
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         good = await submitter.submit({}, Scan("a.raw", [10, 20.5]))
@@ -506,9 +506,9 @@ async def test_of_many_that_end_together_only_the_bad_one_fails(
     all_there = asyncio.Barrier(8)
 
     @tool.handler
-    async def work(work: AsyncWork) -> str:
+    async def work(job: AsyncJob) -> str:
         await all_there.wait()
-        return "\0" if work.payload == 5 else "fine"
+        return "\0" if job.payload == 5 else "fine"
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handles = await submitter.submit_many(

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from broker.client import Assigner, AsyncBroker, AsyncWork, Broker, Executor, FailedError, Tool, Work
+from broker.client import Assigner, AsyncBroker, AsyncJob, Broker, Executor, FailedError, Job, Tool
 from tests.conftest import Running
 from tests.support import api, cli
 from tests.support.processes import an_environment
@@ -85,12 +85,12 @@ def here(_: object) -> str:
     return f"{trace.get_current_span().get_span_context().span_id:x}"
 
 
-async def there(work: AsyncWork) -> str:
-    return here(work)
+async def there(job: AsyncJob) -> str:
+    return here(job)
 
 
-def mapped(work: Work) -> dict[str, str]:
-    return dict(work.trace_context)
+def mapped(job: Job) -> dict[str, str]:
+    return dict(job.trace_context)
 
 
 # With a tracer
@@ -166,8 +166,8 @@ async def test_a_task_that_was_submitted_in_no_trace_begins_one(broker: Running,
 
 
 async def test_a_handler_that_fails_says_so_in_its_span(broker: Running, tracing: Tracing) -> None:
-    def fail(work: Work) -> None:
-        if work.task_id == "a":
+    def fail(job: Job) -> None:
+        if job.task_id == "a":
             raise ZeroDivisionError("by nothing")
         raise FailedError("no beam", retry=False)
 

@@ -22,16 +22,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from broker.client import (
-    Assigner,
-    AsyncBroker,
-    AsyncWork,
-    ProblemError,
-    TaskFailedError,
-    Tool,
-    Work,
-    cleaning,
-)
+from broker.client import Assigner, AsyncBroker, AsyncJob, Job, ProblemError, TaskFailedError, Tool, cleaning
 from broker.client.encoding import encoded
 from broker.settings import Settings
 from tests.client.test_foreign import PROBLEM_JSON, a_proxy
@@ -218,14 +209,14 @@ TAKEN = [
 async def test_no_report_ends_its_handler(broker: Running, submitter: AsyncBroker, kind: str) -> None:
     tool = Tool("talkative", {}, url=broker.url)
 
-    def ordinary(work: Work) -> str:
+    def ordinary(job: Job) -> str:
         for report in REPORTS:
-            work.report(**report)
+            job.report(**report)
         return "fine"
 
-    async def asynchronous(work: AsyncWork) -> str:
+    async def asynchronous(job: AsyncJob) -> str:
         for report in REPORTS:
-            await work.report(**report)
+            await job.report(**report)
         return "fine"
 
     tool.handler(ordinary if kind == "ordinary" else asynchronous)
@@ -244,11 +235,11 @@ async def test_a_report_that_the_broker_refuses_does_not_end_its_handler(
     tool = Tool("talkative", {}, url=broker.url)
 
     @tool.handler
-    def work(work: Work) -> int:
-        work.report(message="x" * 17)
-        work.report(message="x" * 17)
-        work.report(message="short")
-        return work.reports_refused
+    def work(job: Job) -> int:
+        job.report(message="x" * 17)
+        job.report(message="x" * 17)
+        job.report(message="short")
+        return job.reports_refused
 
     async with at_work(tool.work, Assigner(url=broker.url).assign), AsyncBroker(broker.url) as submitter:
         handle = await submitter.submit({}, id="a", max_attempts=1)
@@ -265,11 +256,11 @@ async def test_a_report_on_work_that_has_ended_has_its_handler_stop(
     begun, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
 
     @tool.handler
-    def work(work: Work) -> None:
+    def work(job: Job) -> None:
         begun.set()
         go_on.wait(20)
-        work.report(0.5)
-        if work.cancelled:
+        job.report(0.5)
+        if job.cancelled:
             stopped.set()
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
@@ -284,7 +275,7 @@ async def test_what_is_given_back_as_it_is_comes_to_the_submitter(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("numeric", {"n": 1}, url=broker.url)
-    tool.handler(lambda work: {"mean": np.mean(work.payload["counts"]), "file": Path(work.payload["file"])})
+    tool.handler(lambda job: {"mean": np.mean(job.payload["counts"]), "file": Path(job.payload["file"])})
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         payload = {"counts": np.array([1, 2]), "file": Path("a.raw")}
         handle = await submitter.submit({"n": np.int64(1)}, payload)
@@ -304,13 +295,13 @@ async def test_a_result_that_cannot_be_taken_is_computed_once(
 ) -> None:
     tool, computed = Tool("odd", {}, url=broker.url), 0
 
-    def ordinary(work: Work) -> Any:
+    def ordinary(job: Job) -> Any:
         nonlocal computed
         computed += 1
         return result
 
-    async def awaited(work: AsyncWork) -> Any:
-        return ordinary(work)  # type: ignore[arg-type]
+    async def awaited(job: AsyncJob) -> Any:
+        return ordinary(job)  # type: ignore[arg-type]
 
     tool.handler(awaited if asynchronous else ordinary)
     async with at_work(tool.work, Assigner(url=broker.url).assign):
@@ -338,7 +329,7 @@ async def test_an_error_that_is_longer_than_the_broker_takes_is_cut(serve: Serve
     tool = Tool("wordy", {}, url=broker.url)
 
     @tool.handler
-    def fail(work: Work) -> None:
+    def fail(job: Job) -> None:
         raise ValueError("x" * 100 + " the end")
 
     async with at_work(tool.work, Assigner(url=broker.url).assign), AsyncBroker(broker.url) as submitter:
@@ -357,7 +348,7 @@ async def test_a_completion_is_sent_again_until_the_broker_takes_it(
     broker: Running, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
     """Somebody mends the key, or the way to the broker; what was computed is not lost."""
-    monkeypatch.setattr("broker.client.job._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("broker.client.job_run._FIRST_PAUSE_SECONDS", 0.01)
     problem = {"type": "t", "title": "t", "status": status, "detail": "d", "instance": "/", "code": code}
     content = json.dumps(problem)
     async with a_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:
@@ -377,13 +368,13 @@ async def test_a_completion_is_sent_again_until_the_broker_takes_it(
 class Calling:
     """A handler that is an object, called as an `async def`."""
 
-    async def __call__(self, work: AsyncWork) -> Any:
-        return await reporting(work, 1)
+    async def __call__(self, job: AsyncJob) -> Any:
+        return await reporting(job, 1)
 
 
-async def reporting(work: AsyncWork, number: int) -> Any:
-    await work.report(0.5, "half")
-    return number + work.payload
+async def reporting(job: AsyncJob, number: int) -> Any:
+    await job.report(0.5, "half")
+    return number + job.payload
 
 
 def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:

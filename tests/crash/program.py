@@ -6,7 +6,7 @@ import os
 import random
 from pathlib import Path
 
-from broker.client import Assigner, AsyncWork, FailedError, Tool
+from broker.client import Assigner, AsyncJob, FailedError, Tool
 
 # Longer than what hangs may take.
 HANG_SECONDS = 2
@@ -27,20 +27,20 @@ def main() -> None:
     runs = os.open(given.runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     @tool.handler
-    async def work(work: AsyncWork) -> object:
-        await work.report(0.5, "half way")
+    async def work(job: AsyncJob) -> object:
+        await job.report(0.5, "half way")
         await asyncio.sleep(random.uniform(0, 0.02))
-        if work.attempt == 1 and work.payload["at_first"] == "fails":
+        if job.attempt == 1 and job.payload["at_first"] == "fails":
             raise FailedError("as it should, at first")
-        if work.attempt == 1:
-            reports = work.payload["reports"]
+        if job.attempt == 1:
+            reports = job.payload["reports"]
             for number in range(reports):
-                await work.report(number / reports, "a long report", LARGE if number % 10 == 0 else number)
-        if work.attempt == 1 and work.payload["at_first"] == "hangs":
+                await job.report(number / reports, "a long report", LARGE if number % 10 == 0 else number)
+        if job.attempt == 1 and job.payload["at_first"] == "hangs":
             await asyncio.sleep(HANG_SECONDS)
         # One write, so that what other processes write does not come in between.
-        os.write(runs, f"{work.task_id} {work.id}\n".encode())
-        return work.payload["name"]
+        os.write(runs, f"{job.task_id} {job.id}\n".encode())
+        return job.payload["name"]
 
     tool.run()
 

@@ -101,7 +101,7 @@ async def cancelled(http: httpx.AsyncClient, work: str) -> Json:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the client does after some seconds it does at once."""
-    monkeypatch.setattr("broker.client.job._WATCH_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr("broker.client.job_run._WATCH_AFTER_SECONDS", 0.05)
 
 
 def messages(record: Json) -> list[str | None]:

@@ -110,9 +110,9 @@ trace.set_tracer_provider(provider)
 tool = Tool("t", {})
 
 @tool.handler
-def process(work):
-    work.report(0.5)
-    return work.payload
+def process(job):
+    job.report(0.5)
+    return job.payload
 
 async def main():
     working = [asyncio.create_task(doing()) for doing in (tool.work, Assigner().assign)]

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import httpx
 
-from broker.client import Assigner, AsyncBroker, Tool, Work
+from broker.client import Assigner, AsyncBroker, Job, Tool
 from broker.wake.listener import UPKEEP
 from tests.conftest import Running, Serve
 from tests.support import steps
@@ -84,9 +84,9 @@ async def test_without_any_notification_everything_still_completes(
     tool = Tool("t", {}, url=broker.url)
 
     @tool.handler
-    def work(work: Work) -> int:
-        work.report(0.5)
-        return work.payload + 1
+    def work(job: Job) -> int:
+        job.report(0.5)
+        return job.payload + 1
 
     doing = [asyncio.create_task(tool.work()), asyncio.create_task(Assigner(url=broker.url).assign())]
     async with AsyncBroker(broker.url) as submitter:

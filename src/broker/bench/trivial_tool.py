@@ -5,12 +5,12 @@ Run as a module, with the URL of the service and the capacity as arguments.
 
 import sys
 
-from broker.client import AsyncWork, Tool
+from broker.client import AsyncJob, Tool
 
 ID = "bench-trivial"
 
 
-async def nothing(work: AsyncWork) -> None:
+async def nothing(job: AsyncJob) -> None:
     """Do nothing."""
 
 

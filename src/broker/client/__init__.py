@@ -1,12 +1,12 @@
 """What programs use to work with a broker: `Tool` does work, `Assigner` pairs, `Broker` submits.
 
-    from broker.client import Tool
+    from broker.client import Job, Tool
 
     tool = Tool("xrd-1", skills={"format": ["raw"]})
 
     @tool.handler
-    def process(work):
-        work.report(0.5, "half way")
+    def process(job: Job):
+        job.report(0.5, "half way")
         return {"peaks": 3}
 
     tool.run()
@@ -20,8 +20,8 @@ from broker.client.connection import Connection
 from broker.client.errors import ProblemError, SettingError
 from broker.client.executor import Executor
 from broker.client.handle import AsyncHandle, Handle, TaskCancelledError, TaskFailedError
+from broker.client.job import AsyncJob, FailedError, Job, StoppedError
 from broker.client.tool import Tool, ToolLostError
-from broker.client.work import AsyncWork, FailedError, StoppedError, Work
 from broker.matching.contains import contains
 from broker.matching.misfit import MisfitError
 from broker.matching.wallflowers import PassedOver, Unasked, Wallflowers
@@ -30,12 +30,13 @@ __all__ = [
     "Assigner",
     "AsyncBroker",
     "AsyncHandle",
-    "AsyncWork",
+    "AsyncJob",
     "Broker",
     "Connection",
     "Executor",
     "FailedError",
     "Handle",
+    "Job",
     "MisfitError",
     "PassedOver",
     "ProblemError",
@@ -48,6 +49,5 @@ __all__ = [
     "ToolLostError",
     "Unasked",
     "Wallflowers",
-    "Work",
     "contains",
 ]

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Raw, Struct
 
-from broker.client.work import FailedError, Work
+from broker.client.job import FailedError, Job
 
 #: What a task needs, and a tool of functions has, by this name.
 NEEDED = "function"
@@ -45,14 +45,14 @@ class Functions:
         """What a tool has by this handler."""
         return {NEEDED: sorted(self._known)}
 
-    def __call__(self, work: Work) -> Any:
+    def __call__(self, job: Job) -> Any:
         """Call the function that a task asks for.
 
         Raises:
             FailedError: It is not known, or takes other arguments; no other attempt is worth it.
         """
         try:
-            call = work.payload_as(Call)
+            call = job.payload_as(Call)
             function = self._known[call.function]
             arguments = _bound(function, call.args, call.kwargs)
         except KeyError as error:

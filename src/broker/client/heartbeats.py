@@ -16,8 +16,8 @@ import httpx
 
 from broker.client.connection import Connection, http_client
 from broker.client.errors import ProblemError
+from broker.client.job import CALLER
 from broker.client.repeating import retry_after
-from broker.client.work import CALLER
 from broker.schemas.problems import Problem
 from broker.schemas.tools import Heartbeat
 
@@ -190,7 +190,7 @@ def _blocker(thread: int) -> str:
     """Return which handler the event loop's thread is in, and the line at which it is."""
     stack = traceback.extract_stack(sys._current_frames().get(thread))
     ours = [at for at, frame in enumerate(stack) if Path(frame.filename).parent == _CLIENT]
-    # A handler is called by `work.py`; it may call the client itself further on.
+    # A handler is called by `job.py`; it may call the client itself further on.
     handler = next((at + 1 for at in ours if stack[at].name == CALLER), 0)
     where = f"{stack[-1].filename}, line {stack[-1].lineno}: {stack[-1].line}"
     name = f"the handler {stack[handler].name}" if 0 < handler < len(stack) else "something"

@@ -1,297 +1,261 @@
-"""A piece of work in a tool's hands: from its start to its completion, whatever the handler does."""
+"""The job that a handler does: one work item, as the handler sees it."""
 
 import asyncio
-import contextlib
-import contextvars
-import inspect
 import logging
-import threading
-import traceback
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+import math
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
 
-from msgspec import Raw
+import msgspec
 
-from broker.client import cleaning, tracing
-from broker.client.completions import Completions
+from broker.client import cleaning
 from broker.client.connection import Connection
-from broker.client.encoding import encoded
-from broker.client.errors import ProblemError, ProxyLimitError, explained
-from broker.client.work import NOT_OURS, AsyncWork, FailedError, StoppedError, Work
-from broker.schemas import work as schemas
-from broker.schemas.work import WorkStatus
+from broker.client.errors import ProblemError, explained
+from broker.schemas.values import plain
+from broker.schemas.work import Reported, Work
+from broker.trace_context import TraceContext
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Any], Any]
+Value = TypeVar("Value")
 
-_MAX_ERROR_CHARS = 4_000
-# How much of an error to send if the broker refuses it at full length. The last is the smallest limit that
-# a broker can have.
-_SHORTER_CHARS = (500, 16)
-_WAIT_SECONDS = 30.0
-# What is done sooner is not worth asking whether it should stop.
-_WATCH_AFTER_SECONDS = 1.0
-# A report is told whether the work should stop; what reports more often than that need not ask.
-_QUIET_SECONDS = 1.0
-# The broker refuses the completion itself with these: it would refuse a repetition, too.
-_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-# Finished work is worth some more requests, over 15 s: somebody may just be configuring the proxy.
-_MOST_PROXY_REFUSALS = 5
-_FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 30.0
+#: Error codes that say that the work no longer belongs to this program. The last one means that another
+#: program has registered the tool.
+NOT_OURS = ("work_ended", "work_not_found", "unauthenticated")
 
 
-class Job:
-    """A piece of work in hand.
+class FailedError(Exception):
+    """A handler raises this error when its work has failed.
 
     Args:
-        connection: The way to the broker.
-        completions: The way back, shared by all jobs.
-        work: The work as it was answered.
-        handler: Does it.
+        message: Why it failed, for people.
+        retry: Whether another attempt may succeed.
     """
 
-    def __init__(
-        self, connection: Connection, completions: Completions, work: schemas.Work, handler: Handler
-    ) -> None:
+    def __init__(self, message: str, *, retry: bool = True) -> None:
+        super().__init__(message)
+        self.retry = retry
+
+
+class StoppedError(Exception):
+    """A handler raises this error to leave a job that should stop; see `Job.stop_if_cancelled`."""
+
+
+class AsyncJob:
+    """A job of an asynchronous handler.
+
+    Args:
+        connection: The tool's connection to the broker.
+        work: The work item, as the broker returned it.
+    """
+
+    def __init__(self, connection: Connection, work: Work) -> None:
         self._connection = connection
-        self._completions = completions
-        self._handler = handler
-        self._path = f"/v1/work/{work.id}"
-        self._handed = (AsyncWork if _is_asynchronous(handler) else Work)(connection, work)
-        self._stopped_as = "cancelled"
-        self._is_started = False
-        self._completion: dict[str, Any] | None = None
-        #: Set when the broker knows that it has begun, or that it never will.
-        self.begun = asyncio.Event()
-        #: Done when it is completed.
-        self.task = asyncio.create_task(self._run(), name=f"work {work.id}")
+        self._work = work
+        self._running: asyncio.Task[Any] | None = None
+        self._accepts_reports = True
+        # The broker or a proxy refused data of this size.
+        self._too_large_bytes = math.inf
+        self._has_warned = False
+        #: How many reports the broker has refused.
+        self.reports_refused = 0
+        #: When the broker accepted the last report, by the loop's clock.
+        self.reported_at = -math.inf
+        #: Whether the job should stop: its cancellation is requested, its work has ended elsewhere, or the
+        #: tool is stopping.
+        self.cancelled = work.cancel_requested
+        #: The trace in which the task was submitted: `traceparent` and `tracestate` (W3C Trace Context), if
+        #: the submitter sent them.
+        self.trace_context: Mapping[str, str] = {}
+
+    @property
+    def id(self) -> UUID:
+        """The id of the work item."""
+        return self._work.id
 
     @property
     def task_id(self) -> str:
-        """The id of its task."""
-        return self._handed.task_id
+        """The id of the task."""
+        return self._work.task_id
+
+    @property
+    def tool_id(self) -> str:
+        """The id of the tool."""
+        return self._work.tool_id
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt at the task; the first is 1."""
+        return self._work.attempt
+
+    @property
+    def needs(self) -> Any:
+        """The task's needs, as a Python value."""
+        return plain(self._work.needs)
+
+    @property
+    def needs_json(self) -> bytes:
+        """The task's needs, as the JSON that was submitted, to the last digit."""
+        return bytes(self._work.needs)
+
+    @property
+    def payload(self) -> Any:
+        """The task's payload, as a Python value."""
+        return plain(self._work.payload)
+
+    @property
+    def payload_json(self) -> bytes:
+        """The task's payload, as the JSON that was submitted, to the last digit."""
+        return bytes(self._work.payload)
+
+    def payload_as(self, type_: type[Value]) -> Value:
+        """Return the task's payload as a value of a type.
+
+        Args:
+            type_: A dataclass, a `msgspec.Struct`, `list[float]`: any type that msgspec can decode.
+
+        Raises:
+            FailedError: The payload is not such a value. The task is not retried.
+        """
+        try:
+            return msgspec.json.decode(self._work.payload, type=type_)
+        except msgspec.ValidationError as error:
+            raise FailedError(f"the payload is not what this tool works on: {error}", retry=False) from error
+
+    async def report(self, progress: float | None = None, message: object = None, data: Any = None) -> None:
+        """Send a report. It never ends the handler: the client logs a report that the broker refuses.
+
+        If the data is too large for the broker or a proxy, the client sends the report without it.
+
+        Args:
+            progress: How much is done, 0 to 1. The client leaves out anything else.
+            message: A text or an exception. The client shortens a long text and replaces characters that the
+                broker cannot store.
+            data: Any value that a result may be. The client leaves out a value that it cannot encode.
+        """
+        await self._send(self._report(progress, message, data))
+
+    def _report(self, progress: object, message: object, data: Any) -> dict[str, Any]:
+        """Return a report that the broker accepts."""
+        body: dict[str, Any] = {"id": uuid4(), "progress": None, "message": None, "data": None}
+        body["progress"] = cleaning.progress(progress)
+        if progress is not None and body["progress"] is None:
+            self._warn(f"progress is a number from 0 to 1, and not {progress!r:.100}")
+        try:
+            body["message"] = cleaning.message(message)
+            body["data"] = None if data is None else cleaning.data(data)
+        except Exception as error:  # noqa: BLE001 - whatever a value's own methods raise, the job goes on
+            self._warn(f"a part of a report is left out: {error}")
+        return body
+
+    async def _send(self, report: dict[str, Any]) -> None:
+        """Send a report, unless the broker accepts no more of them."""
+        if not self._accepts_reports:
+            self.reports_refused += 1
+            return
+        path, size = f"/v1/work/{self.id}/reports", len(bytes(report["data"] or b""))
+        if size >= self._too_large_bytes:
+            report["data"] = None
+        try:
+            reported = await self._connection.call("POST", path, Reported, json=report)
+        except ProblemError as error:
+            if error.code == "payload_too_large" and report["data"] is not None:
+                self._warn(f"the data of a report, {size:,} bytes, is left out: {explained(error)}")
+                self._too_large_bytes = size
+                await self._send(report)
+            else:
+                self._handle_refusal(error)
+            return
+        self.reported_at = asyncio.get_running_loop().time()
+        if reported.cancel_requested:
+            self.cancelled = True
+
+    def _handle_refusal(self, error: ProblemError) -> None:
+        """Draw the conclusions for the job and for later reports."""
+        self.reports_refused += 1
+        self._warn(f"a report was refused: {explained(error)}")
+        if error.code in NOT_OURS:
+            self.cancelled = True
+        # A report without data is small: the work has more reports than the broker accepts.
+        if error.code in (*NOT_OURS, "payload_too_large"):
+            self._accepts_reports = False
+
+    def _warn(self, trouble: str) -> None:
+        """Log what is wrong with a report, once for each job."""
+        if not self._has_warned:
+            log.warning("%s: %s", self.task_id, trouble)
+            self._has_warned = True
+
+    def set_trace_context(self, headers: Mapping[str, str]) -> None:
+        """Keep the trace context of the broker's response headers."""
+        self.trace_context = {name: headers[name] for name in TraceContext._fields if name in headers}
+
+    def stop_if_cancelled(self) -> None:
+        """Leave the handler if the job should stop.
+
+        Raises:
+            StoppedError: The job should stop.
+        """
+        if self.cancelled:
+            raise StoppedError
 
     def cancel(self) -> None:
-        """Have the handler stop, because somebody asks for it or the work has ended without us."""
-        self._handed.cancel()
+        """Ask the handler to stop: an asynchronous one is cancelled, an ordinary one sees `cancelled`."""
+        self.cancelled = True
+        # Cancel it once only: it may need time to clean up.
+        if self._running is not None and not self._running.cancelling():
+            self._running.cancel()
 
-    def release(self) -> None:
-        """Have the handler stop, to give the work back."""
-        self._stopped_as = "released"
-        self._handed.cancel()
+    async def run(self, awaitable: Awaitable[Any]) -> Any:
+        """Await a handler in a task that `cancel` can cancel, and return its result."""
+        self._running = asyncio.create_task(_await_handler(awaitable))
+        return await self._running
 
-    def abandon(self) -> None:
-        """Wait for the handler no longer."""
-        self.task.cancel()
 
-    def done_then(self, do: Callable[[], object]) -> None:
-        """Do something when it is completed."""
-        self.task.add_done_callback(lambda _: do())
+#: The function that calls asynchronous handlers, as it is called in stack traces.
+CALLER = "_await_handler"
 
-    async def wait(self) -> None:
-        """Return when it is completed; what went wrong has been told."""
-        await asyncio.wait([self.task])
 
-    async def _run(self) -> None:
-        try:
-            await self._do()
-        except Exception as error:
-            log.exception("work %s is given up", self._handed.id)
-            if self._is_started:
-                # What the handler came to is not lost because it could not be sent the first time.
-                completion = self._completion or _failed(f"the tool's client has failed: {error!r}")
-                with contextlib.suppress(Exception):  # logged above
-                    await self._complete(completion)
+async def _await_handler(awaitable: Awaitable[Any]) -> Any:
+    """Await a handler. One that exits the process ends its job only."""
+    try:
+        return await awaitable
+    except (asyncio.CancelledError, Exception):
+        raise
+    except BaseException as error:
+        raise FailedError(f"the handler ended with {error!r}") from error
 
-    async def _do(self) -> None:
-        try:
-            path, heard = f"{self._path}/start", self._handed.in_trace
-            started = await unless_ended(self._connection.call("POST", path, schemas.Work, heard=heard))
-        finally:
-            self.begun.set()
-        if started is None:
-            return
-        self._is_started = True
-        watching = asyncio.create_task(self._watch())
-        with tracing.working(self._handed):
-            try:
-                self._completion = await self._outcome()
-            finally:
-                watching.cancel()
-            tracing.ended(self._completion)
-            await self._complete(self._completion)
 
-    async def _outcome(self) -> dict[str, Any]:
-        """What the handler comes to."""
-        handed = self._handed
-        try:
-            handed.stop_if_cancelled()
-            if isinstance(handed, Work):
-                result = await _in_thread(self._handler, handed)
-                if inspect.isawaitable(result):
-                    result = _encoded(handed, await handed.run(result))
-            else:
-                result = _encoded(handed, await handed.run(self._handler(handed)))
-        except (StoppedError, asyncio.CancelledError) as error:
-            if handed.cancelled:
-                return {"outcome": self._stopped_as}
-            return _failed(f"the handler stopped by itself: {error!r}")
-        except FailedError as error:
-            return _failed(str(error), retry=error.retry)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its work's end, not the tool's
-            tracing.raised(error)
-            log.warning("task %s failed: %r", handed.task_id, error)
-            text = "".join(traceback.format_exception(error.with_traceback(_without_us(error))))
-            return _failed(text)
-        return {"outcome": "succeeded", "result": result}
+class Job(AsyncJob):
+    """A job of an ordinary function, which runs in a thread of its own; see `AsyncJob`."""
 
-    async def _complete(self, completion: dict[str, Any]) -> None:
-        """Complete the work, whatever it takes: else the task would stay running, and the tool without room.
+    def __init__(self, connection: Connection, work: Work) -> None:
+        super().__init__(connection, work)
+        self._loop = asyncio.get_running_loop()
 
-        A result that the broker refuses is a failure that no other attempt can mend. So is one that stays too
-        large for a proxy. What may pass, such as a key that lacks a role just now, is waited out.
+    def report(  # type: ignore[override]
+        self, progress: float | None = None, message: object = None, data: Any = None
+    ) -> None:
+        """Send a report; see `AsyncJob.report`.
+
+        A coroutine that the function has returned may await it. The client sends the report in any case.
         """
-        complete, id_, task_id = self._completions.complete, self._handed.id, self._handed.task_id
-        pause, shorter = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS)
-        refusals_of_a_proxy, logged = 0, ""
-        while True:
-            try:
-                status = await unless_ended(complete(id_, completion))
-                break
-            except ProblemError as error:
-                if explained(error) != logged:
-                    logged = explained(error)
-                    log.warning("task %s: its completion is refused: %s", task_id, logged)
-                is_of_a_proxy = isinstance(error, ProxyLimitError)
-                refusals_of_a_proxy += is_of_a_proxy
-                is_final = not is_of_a_proxy or refusals_of_a_proxy >= _MOST_PROXY_REFUSALS
-                if is_final and error.problem.status in _REFUSALS and (longest := next(shorter, 0)):
-                    why = completion.get("error") or _refusal(completion, error)
-                    completion = _failed(why, retry=completion.get("retry", False), longest=longest)
-                    continue
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        if status not in ("archived", "exists", None):
-            log.warning("task %s: it had ended without us (%s)", task_id, status)
-
-    async def _watch(self) -> None:
-        """Have the handler stop when somebody asks for that, or its work ends without it."""
-        loop, version = asyncio.get_running_loop(), None
-        while True:
-            await asyncio.sleep(_WATCH_AFTER_SECONDS)
-            if loop.time() - self._handed.reported_at < _QUIET_SECONDS:
-                continue
-            wait = 0.0 if version is None else _WAIT_SECONDS
-            query = {"wait": wait, "after_version": version}
-            call = self._connection.call
-            try:
-                work = await call("GET", self._path, WorkStatus, query=query, wait=wait, is_minimal=True)
-            except ProblemError as error:
-                if error.code in NOT_OURS:
-                    told = error.problem.detail
-                    log.warning("task %s: %s; its handler is asked to stop", self.task_id, told)
-                    self.cancel()
-                    return
-                log.warning("work %s cannot be watched: %s", self._handed.id, error)
-                continue
-            version = work.version
-            if work.cancel_requested or work.state != "running":
-                why = "it is to be cancelled" if work.state == "running" else f"it has ended: {work.state}"
-                log.warning("task %s: %s; its handler is asked to stop", self.task_id, why)
-                self.cancel()
-                return
-
-
-def _without_us(error: BaseException) -> TracebackType | None:
-    """Where an error came from, without the client's part of the way there."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and _is_ours(trace):
-        trace = trace.tb_next
-    return trace
-
-
-def _is_ours(trace: TracebackType) -> bool:
-    return Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
-
-
-def _failed(error: str, *, retry: bool = True, longest: int = _MAX_ERROR_CHARS) -> dict[str, Any]:
-    """Return the completion of failed work, with the end of its error, which names the cause."""
-    return {"outcome": "failed", "error": cleaning.text(error)[-longest:], "retry": retry}
-
-
-def _refusal(completion: dict[str, Any], error: ProblemError) -> str:
-    """Return why the result of a completion cannot be taken."""
-    why = f"the result cannot be taken: {explained(error)}"
-    if error.code == "payload_too_large":
-        why += f" The result has {len(bytes(completion.get('result') or b'')):,} bytes."
-    return why
-
-
-def _encoded(handed: AsyncWork, result: Any) -> Raw:
-    """Encode the result of work.
-
-    Raises:
-        FailedError: It is no JSON; another attempt would compute the same.
-    """
-    try:
-        return Raw(encoded(result))
-    except Exception as error:
-        log.warning("task %s: its result cannot be taken: %r", handed.task_id, error)
-        raise FailedError(f"the result cannot be taken: {error}", retry=False) from error
-
-
-def _is_asynchronous(handler: Handler) -> bool:
-    """Return whether a handler is an `async def`, or an object that is called as one."""
-    call = getattr(handler, "__call__", None)  # noqa: B004 - what it is, not whether it is there
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
-
-
-async def unless_ended(call: Awaitable[Any]) -> Any:
-    """The answer; None where the work has ended without us, which the broker has seen to."""
-    try:
-        return await call
-    except ProblemError as error:
-        if error.code not in NOT_OURS:
-            raise
-        log.warning("work ended without us: %s", error.problem.detail)
+        sending = self._send(self._report(progress, message, data))
+        if _runs_here(self._loop):
+            return self._loop.create_task(sending)  # type: ignore[return-value]
+        try:
+            asyncio.run_coroutine_threadsafe(sending, self._loop).result()
+        except RuntimeError:
+            # The tool has ended without waiting for this handler.
+            sending.close()
+            self.cancelled = True
         return None
 
 
-async def _in_thread(function: Handler, handed: Work) -> Any:
-    """Run an ordinary function in a thread of its own, which does not keep the process from ending.
-
-    Returns:
-        Its result as JSON, encoded in that thread; or the awaitable that it has returned.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = function(handed)
-            result = result if inspect.isawaitable(result) else _encoded(handed, result)
-        except Exception as raised:  # noqa: BLE001 - it is told to whoever waits
-            error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
-        except BaseException as raised:  # noqa: BLE001 - a handler that exits ends its work, not the tool
-            error = FailedError(f"the handler ended with {raised!r}")
-        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, error)
-
-    # What is current here, such as a span, is so there.
-    run_here = contextvars.copy_context().run
-    threading.Thread(target=run_here, args=(run,), name=f"work {handed.id}", daemon=True).start()
-    return await future
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether this is the loop's own thread."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -17,7 +17,7 @@ from broker.client.connection import Connection
 from broker.client.errors import ProblemError
 from broker.client.functions import Functions
 from broker.client.heartbeats import LOST, Heartbeats
-from broker.client.job import Handler, Job, unless_ended
+from broker.client.job_run import Handler, JobRun, unless_ended
 from broker.schemas import tools as schemas
 from broker.schemas.completion import Completed
 from broker.schemas.problems import Problem
@@ -100,7 +100,7 @@ class Tool:
         self._key = key
         self._path = f"/v1/tools/{in_path(id)}"
         self._handler: Handler | None = None
-        self._in_hand: dict[UUID, Job] = {}
+        self._in_hand: dict[UUID, JobRun] = {}
         # Whether a request waits for work, which renews the lease.
         self._is_waiting = False
         self._is_lost = False
@@ -244,10 +244,10 @@ class Tool:
         if found.items and not new:
             # It could not be started.
             await asyncio.sleep(_PAUSE_SECONDS)
-        jobs = [Job(connection, completions, work, handler) for work in new]
+        jobs = [JobRun(connection, completions, work, handler) for work in new]
         for work, job in zip(new, jobs, strict=True):
             self._in_hand[work.id] = job
-            job.done_then(partial(self._in_hand.pop, work.id, None))
+            job.add_done_callback(partial(self._in_hand.pop, work.id, None))
         for job in jobs:
             # Until it is started it would be found again.
             await job.begun.wait()
@@ -289,7 +289,7 @@ class Tool:
                 )
 
 
-async def _all_done(jobs: Iterable[Job], *, within: float | None = None) -> bool:
+async def _all_done(jobs: Iterable[JobRun], *, within: float | None = None) -> bool:
     """Wait for jobs; whether all of them are done in that time."""
     try:
         async with asyncio.timeout(within):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from broker.trace_context import TraceContext
 
 if TYPE_CHECKING:
-    from broker.client.work import AsyncWork
+    from broker.client.job import AsyncJob
 
 _NOTHING: Mapping[str, str] = {}
 
@@ -42,7 +42,7 @@ def inherited() -> Mapping[str, str]:
 
 
 @contextlib.contextmanager
-def working(work: "AsyncWork") -> Iterator[None]:
+def working(work: "AsyncJob") -> Iterator[None]:
     """A span around the doing of work, below the one in which its task was submitted."""
     if not _is_used():
         yield

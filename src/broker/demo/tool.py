@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from broker.client import Tool, Work
+from broker.client import Job, Tool
 from broker.demo.analyses import ANALYSES, load_image
 
 SKILLS: dict[str, dict[str, Any]] = {
@@ -28,9 +28,9 @@ def main(name: str, url: str) -> None:
     tool = Tool(name, SKILLS[name], url=url)
 
     @tool.handler
-    def analyse(work: Work) -> Any:
-        image = load_image(Path(work.payload["file"]))
-        return ANALYSES[work.needs["analysis"]](image, work.report)
+    def analyse(job: Job) -> Any:
+        image = load_image(Path(job.payload["file"]))
+        return ANALYSES[job.needs["analysis"]](image, job.report)
 
     tool.run()
 

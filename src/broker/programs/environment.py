@@ -2,15 +2,15 @@
 
 import os
 
-from broker.client import AsyncWork, tracing
+from broker.client import AsyncJob, tracing
 from broker.programs.folders import WorkFolder
 
 
-def environment(work: AsyncWork, folder: WorkFolder, *, url: str, input_in_file: bool) -> dict[str, str]:
+def environment(job: AsyncJob, folder: WorkFolder, *, url: str, input_in_file: bool) -> dict[str, str]:
     """Ours, with what a program may want to know of its work, and without any key.
 
     Args:
-        work: The work.
+        job: The job.
         folder: Its scratch folder.
         url: Where the broker is.
         input_in_file: Whether the program reads its payload from a file.
@@ -22,14 +22,14 @@ def environment(work: AsyncWork, folder: WorkFolder, *, url: str, input_in_file:
         for name, value in os.environ.items()
         if not name.startswith("BROKER_") and name not in ("TRACEPARENT", "TRACESTATE")
     }
-    trace = tracing.current() or work.trace_context
+    trace = tracing.current() or job.trace_context
     given = {
         "BROKER_URL": url,
-        "BROKER_TOOL_ID": work.tool_id,
-        "BROKER_TASK_ID": work.task_id,
-        "BROKER_WORK_ID": str(work.id),
-        "BROKER_ATTEMPT": str(work.attempt),
-        "BROKER_NEEDS": work.needs_json.decode(),
+        "BROKER_TOOL_ID": job.tool_id,
+        "BROKER_TASK_ID": job.task_id,
+        "BROKER_WORK_ID": str(job.id),
+        "BROKER_ATTEMPT": str(job.attempt),
+        "BROKER_NEEDS": job.needs_json.decode(),
         "BROKER_SCRATCH": str(folder.path),
         "TMPDIR": str(folder.path),
     }

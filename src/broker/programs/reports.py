@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from broker.client import AsyncWork
+from broker.client import AsyncJob
 from broker.client.cleaning import LONGEST_TEXT
 from broker.programs.backlog import Backlog
 from broker.programs.lines import Lines
@@ -22,18 +22,18 @@ class Reports:
     The program is never held up: what the broker has no time for is joined, and in the end left out.
 
     Args:
-        work: Which work.
+        job: The job that the program does.
         echo: Is told every line, too, with the task's id; None: nobody is.
     """
 
-    def __init__(self, work: AsyncWork, echo: Callable[[str], object] | None) -> None:
-        self._work = work
+    def __init__(self, job: AsyncJob, echo: Callable[[str], object] | None) -> None:
+        self._job = job
         self._echo = echo
         self._lines = Lines(LONGEST_TEXT)
         self._backlog = Backlog(_MOST_WAITING, LONGEST_TEXT)
         self._news = asyncio.Event()
         self._all_said = False
-        self._sending = asyncio.create_task(self._send_all(), name=f"reports on {work.id}")
+        self._sending = asyncio.create_task(self._send_all(), name=f"reports on {job.id}")
         #: The last lines.
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
 
@@ -47,8 +47,8 @@ class Reports:
         self._all_said = True
         self._news.set()
         await self._sending
-        if refused := self._work.reports_refused:
-            log.warning("%s: %d reports were refused", self._work.task_id, refused)
+        if refused := self._job.reports_refused:
+            log.warning("%s: %d reports were refused", self._job.task_id, refused)
 
     def stop(self) -> None:
         """Send no more."""
@@ -58,7 +58,7 @@ class Reports:
         if not lines:
             return
         if self._echo is not None:
-            self._echo("".join(f"{self._work.task_id}: {line}\n" for line in lines))
+            self._echo("".join(f"{self._job.task_id}: {line}\n" for line in lines))
         self.last.extend(lines[-_LAST_LINES:])
         self._backlog.add(lines)
         self._news.set()
@@ -73,7 +73,7 @@ class Reports:
     async def _send(self) -> None:
         """Send the oldest that waits."""
         report = self._backlog.take()
-        await self._work.report(report.progress, report.message)
+        await self._job.report(report.progress, report.message)
         # Work whose program has ended is as good as done.
-        if self._work.cancelled and not self._all_said:
-            self._work.cancel()
+        if self._job.cancelled and not self._all_said:
+            self._job.cancel()

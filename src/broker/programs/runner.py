@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 from msgspec import Raw, Struct
 
-from broker.client import AsyncWork, FailedError
+from broker.client import AsyncJob, FailedError
 from broker.programs import command as commands
 from broker.programs.environment import environment
 from broker.programs.errors import CannotRunError
@@ -89,7 +89,7 @@ class Runner:
         for process in self._running:
             process.kill()
 
-    async def do(self, work: AsyncWork) -> Any:
+    async def do(self, job: AsyncJob) -> Any:
         """Run the program for a piece of work.
 
         Cancelled, it tells the program to end, and returns when it has.
@@ -101,23 +101,23 @@ class Runner:
             FailedError: It could not be started, or failed.
         """
         began, succeeded = time.monotonic(), False
-        folder = await _patiently("No scratch folder can be made:", lambda: self._make_folder(work))
+        folder = await _patiently("No scratch folder can be made:", lambda: self._make_folder(job))
         try:
-            result = await self._run(work, folder)
+            result = await self._run(job, folder)
             succeeded = True
         except FailedError as error:
-            log.warning("%s: %s", work.task_id, str(error).partition("\n")[0])
+            log.warning("%s: %s", job.task_id, str(error).partition("\n")[0])
             if self._options.keep == "never":
                 raise
             where = f"Its scratch folder is kept on {socket.gethostname()}: {folder.kept}"
             raise FailedError(f"{error}\n{where}", retry=error.retry) from error
         finally:
             await asyncio.to_thread(self._put_away, folder, succeeded)
-        log.info("%s: done in %.1f s", work.task_id, time.monotonic() - began)
+        log.info("%s: done in %.1f s", job.task_id, time.monotonic() - began)
         return result
 
-    async def _make_folder(self, work: AsyncWork) -> WorkFolder:
-        return self._folder.for_work(work.id, work.payload_json)
+    async def _make_folder(self, job: AsyncJob) -> WorkFolder:
+        return self._folder.for_work(job.id, job.payload_json)
 
     def _put_away(self, folder: WorkFolder, succeeded: bool) -> None:
         keeps = self._options.keep == "always" or (self._options.keep == "failed" and not succeeded)
@@ -126,15 +126,15 @@ class Runner:
         except OSError as error:
             log.warning("a scratch folder stays where it is: %s", error)
 
-    async def _run(self, work: AsyncWork, folder: WorkFolder) -> Any:
+    async def _run(self, job: AsyncJob, folder: WorkFolder) -> Any:
         """Start the program, take what it says, and judge how it ends."""
-        command = _filled(self._command, work)
-        reports = Reports(work, self._echo)
+        command = _filled(self._command, job)
+        reports = Reports(job, self._echo)
         output = Output(on_too_much=lambda: process.terminate(self._options.grace_seconds))
         process = Process(output.feed, reports.feed)
         try:
             pid = await _patiently(
-                "The program cannot be started.", lambda: self._start(process, command, work, folder)
+                "The program cannot be started.", lambda: self._start(process, command, job, folder)
             )
             self._running.add(process)
             folder.record(pid)
@@ -149,7 +149,7 @@ class Runner:
         return output.result()
 
     async def _start(
-        self, process: Process, command: Sequence[str], work: AsyncWork, folder: WorkFolder
+        self, process: Process, command: Sequence[str], job: AsyncJob, folder: WorkFolder
     ) -> int:
         # What could be run an hour ago may be gone; then this says so, in better words than the kernel's.
         commands.check(Path(command[0]))
@@ -158,7 +158,7 @@ class Runner:
         with _opened(os.devnull if in_file else folder.payload) as stdin:
             return await process.start(
                 command,
-                environment=environment(work, folder, url=options.url, input_in_file=in_file),
+                environment=environment(job, folder, url=options.url, input_in_file=in_file),
                 folder=folder.path if options.in_scratch else None,
                 stdin=stdin,
             )
@@ -176,9 +176,9 @@ class Runner:
         return status
 
 
-def _filled(command: Template, work: AsyncWork) -> list[str]:
+def _filled(command: Template, job: AsyncJob) -> list[str]:
     try:
-        return command.filled(Raw(work.payload_json))
+        return command.filled(Raw(job.payload_json))
     except CannotRunError as error:
         raise FailedError(str(error), retry=False) from error
 

@@ -1,0 +1,299 @@
+"""Run a job: start its work, call the handler, and complete the work, whatever the handler does."""
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+import threading
+import traceback
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from msgspec import Raw
+
+from broker.client import cleaning, tracing
+from broker.client.completions import Completions
+from broker.client.connection import Connection
+from broker.client.encoding import encoded
+from broker.client.errors import ProblemError, ProxyLimitError, explained
+from broker.client.job import NOT_OURS, AsyncJob, FailedError, Job, StoppedError
+from broker.schemas.work import Work, WorkStatus
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Any], Any]
+
+_MAX_ERROR_CHARS = 4_000
+# How much of an error to send if the broker refuses it at full length. The last is the smallest limit that
+# a broker can have.
+_SHORTER_CHARS = (500, 16)
+_WAIT_SECONDS = 30.0
+# A job that ends sooner is not worth a request for its status.
+_WATCH_AFTER_SECONDS = 1.0
+# The response to a report says whether the job should stop. After a recent one there is no need to ask.
+_QUIET_SECONDS = 1.0
+# With these the broker refuses the completion itself: it would refuse a repetition, too.
+_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+# Finished work is worth some more requests, over 15 s: somebody may just be configuring the proxy.
+_MOST_PROXY_REFUSALS = 5
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class JobRun:
+    """The run of one job, from its start to its completion.
+
+    Args:
+        connection: The tool's connection to the broker.
+        completions: Completes the work of all jobs of the tool.
+        work: The work item, as the broker returned it.
+        handler: The tool's handler.
+    """
+
+    def __init__(
+        self, connection: Connection, completions: Completions, work: Work, handler: Handler
+    ) -> None:
+        self._connection = connection
+        self._completions = completions
+        self._handler = handler
+        self._path = f"/v1/work/{work.id}"
+        self._job = (AsyncJob if _is_asynchronous(handler) else Job)(connection, work)
+        self._stopped_as = "cancelled"
+        self._is_started = False
+        self._completion: dict[str, Any] | None = None
+        #: Set when the broker has started the work, or refused to.
+        self.begun = asyncio.Event()
+        #: Done when the work is completed.
+        self.task = asyncio.create_task(self._run(), name=f"work {work.id}")
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self._job.task_id
+
+    def cancel(self) -> None:
+        """Ask the handler to stop: its cancellation is requested, or the work has ended elsewhere."""
+        self._job.cancel()
+
+    def release(self) -> None:
+        """Ask the handler to stop, and give the work back."""
+        self._stopped_as = "released"
+        self._job.cancel()
+
+    def abandon(self) -> None:
+        """Stop waiting for the handler."""
+        self.task.cancel()
+
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
+        """Call a function when the work is completed."""
+        self.task.add_done_callback(lambda _: callback())
+
+    async def wait(self) -> None:
+        """Wait until the work is completed. It raises nothing: the run logs its own errors."""
+        await asyncio.wait([self.task])
+
+    async def _run(self) -> None:
+        try:
+            await self._start_and_finish()
+        except Exception as error:
+            log.exception("work %s is given up", self._job.id)
+            if self._is_started:
+                # Keep the handler's result even if the first attempt to send it failed.
+                completion = self._completion or _failed(f"the tool's client has failed: {error!r}")
+                with contextlib.suppress(Exception):  # logged above
+                    await self._complete(completion)
+
+    async def _start_and_finish(self) -> None:
+        try:
+            path, on_headers = f"{self._path}/start", self._job.set_trace_context
+            started = await unless_ended(self._connection.call("POST", path, Work, heard=on_headers))
+        finally:
+            self.begun.set()
+        if started is None:
+            return
+        self._is_started = True
+        watching = asyncio.create_task(self._watch())
+        with tracing.working(self._job):
+            try:
+                self._completion = await self._outcome()
+            finally:
+                watching.cancel()
+            tracing.ended(self._completion)
+            await self._complete(self._completion)
+
+    async def _outcome(self) -> dict[str, Any]:
+        """Call the handler and return the completion."""
+        job = self._job
+        try:
+            job.stop_if_cancelled()
+            if isinstance(job, Job):
+                result = await _in_thread(self._handler, job)
+                if inspect.isawaitable(result):
+                    result = _encoded(job, await job.run(result))
+            else:
+                result = _encoded(job, await job.run(self._handler(job)))
+        except (StoppedError, asyncio.CancelledError) as error:
+            if job.cancelled:
+                return {"outcome": self._stopped_as}
+            return _failed(f"the handler stopped by itself: {error!r}")
+        except FailedError as error:
+            return _failed(str(error), retry=error.retry)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its work, not the tool
+            tracing.raised(error)
+            log.warning("task %s failed: %r", job.task_id, error)
+            text = "".join(traceback.format_exception(error.with_traceback(_without_client(error))))
+            return _failed(text)
+        return {"outcome": "succeeded", "result": result}
+
+    async def _complete(self, completion: dict[str, Any]) -> None:
+        """Complete the work, however long it takes: until then the task runs and fills the tool's capacity.
+
+        A result that the broker refuses is a failure that no other attempt can mend, and so is one that stays
+        too large for a proxy. Any other refusal, such as a key without the role, may pass: wait and retry.
+        """
+        complete, id_, task_id = self._completions.complete, self._job.id, self._job.task_id
+        pause, shorter = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS)
+        refusals_of_a_proxy, logged = 0, ""
+        while True:
+            try:
+                status = await unless_ended(complete(id_, completion))
+                break
+            except ProblemError as error:
+                if explained(error) != logged:
+                    logged = explained(error)
+                    log.warning("task %s: its completion is refused: %s", task_id, logged)
+                is_of_a_proxy = isinstance(error, ProxyLimitError)
+                refusals_of_a_proxy += is_of_a_proxy
+                is_final = not is_of_a_proxy or refusals_of_a_proxy >= _MOST_PROXY_REFUSALS
+                if is_final and error.problem.status in _REFUSALS and (longest := next(shorter, 0)):
+                    reason = completion.get("error") or _refusal(completion, error)
+                    completion = _failed(reason, retry=completion.get("retry", False), longest=longest)
+                    continue
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        if status not in ("archived", "exists", None):
+            log.warning("task %s: it had ended without us (%s)", task_id, status)
+
+    async def _watch(self) -> None:
+        """Ask the handler to stop when the work's cancellation is requested or the work ends elsewhere."""
+        loop, version = asyncio.get_running_loop(), None
+        while True:
+            await asyncio.sleep(_WATCH_AFTER_SECONDS)
+            if loop.time() - self._job.reported_at < _QUIET_SECONDS:
+                continue
+            wait = 0.0 if version is None else _WAIT_SECONDS
+            query = {"wait": wait, "after_version": version}
+            call = self._connection.call
+            try:
+                work = await call("GET", self._path, WorkStatus, query=query, wait=wait, is_minimal=True)
+            except ProblemError as error:
+                if error.code in NOT_OURS:
+                    self._stop_handler(error.problem.detail)
+                    return
+                log.warning("work %s cannot be watched: %s", self._job.id, error)
+                continue
+            version = work.version
+            if work.state != "running":
+                self._stop_handler(f"it has ended: {work.state}")
+                return
+            if work.cancel_requested:
+                self._stop_handler("it is to be cancelled")
+                return
+
+    def _stop_handler(self, reason: str) -> None:
+        log.warning("task %s: %s; its handler is asked to stop", self.task_id, reason)
+        self.cancel()
+
+
+def _without_client(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an error from the handler on, without the frames of the client before it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and _is_of_client(trace):
+        trace = trace.tb_next
+    return trace
+
+
+def _is_of_client(trace: TracebackType) -> bool:
+    return Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+
+
+def _failed(error: str, *, retry: bool = True, longest: int = _MAX_ERROR_CHARS) -> dict[str, Any]:
+    """Return the completion of failed work, with the end of its error, which names the cause."""
+    return {"outcome": "failed", "error": cleaning.text(error)[-longest:], "retry": retry}
+
+
+def _refusal(completion: dict[str, Any], error: ProblemError) -> str:
+    """Return why the broker does not accept the result of a completion."""
+    reason = f"the result cannot be taken: {explained(error)}"
+    if error.code == "payload_too_large":
+        reason += f" The result has {len(bytes(completion.get('result') or b'')):,} bytes."
+    return reason
+
+
+def _encoded(job: AsyncJob, result: Any) -> Raw:
+    """Return the result of a job as JSON.
+
+    Raises:
+        FailedError: The result cannot be JSON. The task is not retried: its result would be the same.
+    """
+    try:
+        return Raw(encoded(result))
+    except Exception as error:
+        log.warning("task %s: its result cannot be taken: %r", job.task_id, error)
+        raise FailedError(f"the result cannot be taken: {error}", retry=False) from error
+
+
+def _is_asynchronous(handler: Handler) -> bool:
+    """Return whether a handler is an `async def`, or an object whose `__call__` is one."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - what it is, not whether it is there
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+async def unless_ended(request: Awaitable[Any]) -> Any:
+    """Return the response to a request about work; None if the work no longer belongs to this program."""
+    try:
+        return await request
+    except ProblemError as error:
+        if error.code not in NOT_OURS:
+            raise
+        log.warning("work ended without us: %s", error.problem.detail)
+        return None
+
+
+async def _in_thread(function: Handler, job: Job) -> Any:
+    """Run an ordinary function in a daemon thread, which does not keep the process from ending.
+
+    Returns:
+        Its result as JSON, encoded in that thread; or the awaitable that it has returned.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function(job)
+            result = result if inspect.isawaitable(result) else _encoded(job, result)
+        except Exception as raised:  # noqa: BLE001 - the future raises it
+            error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
+        except BaseException as raised:  # noqa: BLE001 - a handler that exits ends its work, not the tool
+            error = FailedError(f"the handler ended with {raised!r}")
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the result
+            loop.call_soon_threadsafe(settle, result, error)
+
+    # Context variables, such as the current span, have the same values in the thread.
+    run_here = contextvars.copy_context().run
+    threading.Thread(target=run_here, args=(run,), name=f"work {job.id}", daemon=True).start()
+    return await future
