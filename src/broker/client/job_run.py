@@ -117,7 +117,7 @@ class JobRun:
             return
         self._is_started = True
         watching = asyncio.create_task(self._watch())
-        with tracing.working(self._job):
+        with tracing.working(started, self._job.trace_context):
             try:
                 self._completion = await self._outcome()
             finally:

@@ -1,27 +1,26 @@
-"""Traces of the programs that use the client, where they have set up OpenTelemetry.
+"""OpenTelemetry traces of programs that use the client.
 
-The client needs none of it, and imports none of it by itself: a program that traces has imported it before.
+The client does not depend on OpenTelemetry and never imports it first: it traces only in a program that has
+imported it already.
 """
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from broker.schemas.work import Work
 from broker.trace_context import TraceContext
 
-if TYPE_CHECKING:
-    from broker.client.job import AsyncJob
-
-_NOTHING: Mapping[str, str] = {}
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 def current() -> Mapping[str, str]:
-    """The headers that say in which span the program is just now; none, where it does not trace."""
+    """Return the headers that name the program's current span; none if it does not trace."""
     if not _is_used():
-        return _NOTHING
-    from opentelemetry import propagate  # noqa: PLC0415 - it is there
+        return _NO_HEADERS
+    from opentelemetry import propagate  # noqa: PLC0415 - the program has imported it
 
     headers: dict[str, str] = {}
     propagate.inject(headers)
@@ -29,21 +28,26 @@ def current() -> Mapping[str, str]:
 
 
 def submitting() -> Mapping[str, str]:
-    """The headers for tasks that are submitted: of the current span, else of the process."""
+    """Return the headers for submitted tasks: those of the current span, or else of the process."""
     return current() or inherited()
 
 
 def inherited() -> Mapping[str, str]:
-    """The headers that the environment has for this process, as `broker tool` gives them to its programs."""
+    """Return the headers from the environment of this process, which `broker tool` sets for its programs."""
     names = ("traceparent", "tracestate")
     given = [(name.encode(), os.fsencode(os.environ.get(name.upper(), ""))) for name in names]
     context = TraceContext.of(given)
-    return context.headers() if context else _NOTHING
+    return context.headers() if context else _NO_HEADERS
 
 
 @contextlib.contextmanager
-def working(work: "AsyncJob") -> Iterator[None]:
-    """A span around the doing of work, below the one in which its task was submitted."""
+def working(work: Work, trace_context: Mapping[str, str]) -> Iterator[None]:
+    """Open a span for the run of a job, below the span in which its task was submitted.
+
+    Args:
+        work: The work item.
+        trace_context: The headers of the trace in which its task was submitted, if any.
+    """
     if not _is_used():
         yield
         return
@@ -52,8 +56,8 @@ def working(work: "AsyncJob") -> Iterator[None]:
 
     with trace.get_tracer("broker.client").start_as_current_span(
         f"work {work.tool_id}",
-        # Whatever span the tool was started in has nothing to do with this task.
-        context=propagate.extract(work.trace_context, context=Context()),
+        # The span in which the tool was started has nothing to do with this task.
+        context=propagate.extract(trace_context, context=Context()),
         kind=trace.SpanKind.CONSUMER,
         attributes={
             "messaging.system": "broker",
@@ -71,7 +75,7 @@ def working(work: "AsyncJob") -> Iterator[None]:
 
 
 def raised(error: BaseException) -> None:
-    """Tell the span of the work what its handler raised."""
+    """Record in the current span what the handler raised."""
     if _is_used():
         from opentelemetry import trace  # noqa: PLC0415
 
@@ -79,7 +83,7 @@ def raised(error: BaseException) -> None:
 
 
 def ended(completion: Mapping[str, Any]) -> None:
-    """Tell the span of the work how it ended."""
+    """Record in the current span how the job ended."""
     if not _is_used():
         return
     from opentelemetry import trace  # noqa: PLC0415
