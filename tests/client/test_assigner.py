@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 import pytest
 
-from broker.client import Assigner, MisfitError, remarking
+from broker.client import Assigner, MisfitError, remark_sender
 from broker.schemas.candidates import AssignedPair
 from broker.settings import Settings
 from tests.conftest import Running, a_broker, a_database
@@ -287,7 +287,7 @@ async def test_remarks_that_cannot_be_made_hinder_no_pairing(
         tried += 1
         raise RuntimeError("the list of tools is broken")
 
-    monkeypatch.setattr(remarking, "_registered", broken)
+    monkeypatch.setattr(remark_sender, "_list_tools", broken)
     await add_task(http, "hopeless", needs={"can": "print"})
     await add_tool(http, "t", capacity=3)
     async with assigning(Assigner(recheck_seconds=0.01, url=broker.url)):

@@ -24,7 +24,7 @@ from broker.client import (
 from broker.client import (
     broker as module,
 )
-from broker.client.turns import Turns
+from broker.client.long_poll_limit import LongPollLimit
 from tests.conftest import Running
 from tests.support import api
 from tests.support.api import add_tool, assign, completed
@@ -50,7 +50,7 @@ async def end(http: httpx.AsyncClient, task: str, outcome: str = "succeeded", **
 async def test_many_tasks_are_submitted_in_few_calls_and_in_order(
     submitter: AsyncBroker, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BATCH", 4)
+    monkeypatch.setattr(module, "MOST_ITEMS", 4)
     handles = await submitter.submit_many({"id": f"n{n}", "needs": {}, "payload": n} for n in range(10))
     assert [handle.id for handle in handles] == [f"n{n}" for n in range(10)]
     assert [handle.existed for handle in handles] == [False] * 10
@@ -67,7 +67,7 @@ async def test_what_was_submitted_before_is_told_apart(submitter: AsyncBroker) -
 async def test_big_payloads_share_calls_only_as_far_as_they_fit(
     submitter: AsyncBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BATCH_BYTES", 2_000)
+    monkeypatch.setattr(module, "MOST_BYTES", 2_000)
     handles = await submitter.submit_many({"needs": {}, "payload": "x" * 900} for _ in range(7))
     assert len({handle.id for handle in handles}) == 7
 
@@ -75,7 +75,7 @@ async def test_big_payloads_share_calls_only_as_far_as_they_fit(
 async def test_a_bad_one_is_named_by_its_place_among_all(
     submitter: AsyncBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BATCH", 4)
+    monkeypatch.setattr(module, "MOST_ITEMS", 4)
     tasks = [{"id": f"n{n}", "needs": {}, "priority": 99_999 if n == 6 else 0} for n in range(10)]
     with pytest.raises(ProblemError) as refused:
         await submitter.submit_many(tasks)
@@ -135,10 +135,10 @@ async def test_who_waits_in_vain_for_many_is_told_when_the_time_is_over(submitte
 async def test_however_many_are_waited_for_few_wait_at_the_broker_and_all_are_told(
     broker: Running, submitter: AsyncBroker, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.client.turns._SHORT_SECONDS", 0.05)
-    turns = Turns(2)
+    monkeypatch.setattr("broker.client.long_poll_limit._SHORT_SECONDS", 0.05)
+    limit = LongPollLimit(2)
     handles = [
-        AsyncHandle(submitter.connection, turns, handle.id)
+        AsyncHandle(submitter.connection, limit, handle.id)
         for handle in await submitter.submit_many([{"id": f"n{n}", "needs": {}} for n in range(12)])
     ]
     told = submitter.as_completed(handles, timeout=20)
@@ -223,7 +223,7 @@ async def test_who_waits_on_a_broker_that_is_closed_is_told(broker: Running, htt
     handle = await asyncio.to_thread(submitter.submit, {}, id="a")
     waiting = asyncio.create_task(asyncio.to_thread(handle.result))
     await asyncio.sleep(0)
-    while submitter._loop._loop.is_running() and handle._handle._turns._wanting == 0:
+    while submitter._loop._loop.is_running() and handle._handle._limit._wanted == 0:
         await asyncio.sleep(0.01)
     await asyncio.to_thread(submitter.close)
     submitter.close()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.client import Connection, ProblemError
-from broker.client.repeating import repeatable, retry_after
+from broker.client.retrying import is_repeatable, retry_after
 from broker.schemas.candidates import Pair
 
 Answer = httpx.Response | Exception
@@ -165,7 +165,7 @@ async def test_that_the_broker_is_away_and_back_is_told_once(
     ],
 )
 def test_only_what_makes_nothing_new_may_be_repeated(method: str, path: str, body: Any, safe: bool) -> None:
-    assert repeatable(method, path, None if body is None else msgspec.json.encode(body)) is safe
+    assert is_repeatable(method, path, None if body is None else msgspec.json.encode(body)) is safe
 
 
 @given(st.text())
@@ -183,7 +183,7 @@ async def test_a_wait_for_a_result_ends_in_time_though_the_broker_is_gone() -> N
 
 
 async def test_patience_bounds_a_call_that_gets_no_answer_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.client.connection._LAST_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("broker.client.connection._LAST_RESPONSE_SECONDS", 0.1)
     async with asyncio.timeout(5), Connection("http://broker", patience_seconds=0.1) as connection:
 
         async def silence(_: httpx.Request) -> httpx.Response:

@@ -251,7 +251,7 @@ async def test_a_heartbeat_names_the_new_address_of_any_other_redirect(
 ) -> None:
     async with a_redirect(status) as (url, received):
         beating = heartbeats(60, url=url)
-        beating._judge._was_there = was_there
+        beating._response_reader._has_responded = was_there
         beating._heard_at -= 31
         with http_client(url, httpx.Client) as way:
             for _ in range(3):

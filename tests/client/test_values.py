@@ -22,8 +22,18 @@ import numpy as np
 import pydantic
 import pytest
 
-from broker.client import Assigner, AsyncBroker, AsyncJob, Job, ProblemError, TaskFailedError, Tool, cleaning
+from broker.client import (
+    Assigner,
+    AsyncBroker,
+    AsyncJob,
+    Job,
+    ProblemError,
+    TaskFailedError,
+    Tool,
+    sanitizing,
+)
 from broker.client.encoding import encoded
+from broker.schemas.limits import LONGEST_TEXT_CHARS
 from broker.settings import Settings
 from tests.client.test_foreign import PROBLEM_JSON, a_proxy
 from tests.client.test_programs import at_work, in_circles, quickly
@@ -155,7 +165,7 @@ def test_what_is_no_json_is_refused_with_its_type(value: Any, says: str) -> None
     ],
 )  # fmt: skip
 def test_any_progress_is_a_number_from_0_to_1_or_none(given: Any, taken: float | None) -> None:
-    assert cleaning.progress(given) == taken
+    assert sanitizing.progress(given) == taken
 
 
 @pytest.mark.parametrize(
@@ -168,12 +178,12 @@ def test_any_progress_is_a_number_from_0_to_1_or_none(given: Any, taken: float |
     ids=repr,
 )  # fmt: skip
 def test_any_message_is_a_text_that_the_broker_takes(given: Any, taken: str | None) -> None:
-    assert cleaning.message(given) == taken
+    assert sanitizing.message(given) == taken
 
 
 def test_the_data_of_a_report_has_only_characters_that_can_be_stored() -> None:
     data = {"a\0": ["\ud800", r"\u0000", Peak(np.str_("a\0b"))], "n": np.arange(2)}
-    assert json.loads(bytes(cleaning.data(data))) == {
+    assert json.loads(bytes(sanitizing.data(data))) == {
         f"a{LOST}": [LOST, r"\u0000", {"position": f"a{LOST}b", "phase": "liquid"}],
         "n": [0, 1],
     }
@@ -447,4 +457,4 @@ async def test_what_cannot_be_an_id_is_an_unknown_task(submitter: AsyncBroker, i
 
 
 def test_a_text_of_a_report_is_no_longer_than_the_broker_takes() -> None:
-    assert Settings().max_text_chars == cleaning.LONGEST_TEXT
+    assert Settings().max_text_chars == LONGEST_TEXT_CHARS

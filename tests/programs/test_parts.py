@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.client import FailedError
-from broker.client.cleaning import LONGEST_TEXT
 from broker.programs import outcome
 from broker.programs.backlog import Backlog, progress_of
 from broker.programs.command import resolve
@@ -18,6 +17,7 @@ from broker.programs.errors import CannotRunError
 from broker.programs.folders import ToolFolder
 from broker.programs.lines import Lines
 from broker.programs.outcome import Output
+from broker.schemas.limits import LONGEST_TEXT_CHARS
 from broker.settings import Settings
 from tests.support.processes import executable
 
@@ -207,5 +207,5 @@ def test_a_folder_of_ours_is_closed_to_others(tmp_path: Path) -> None:
 
 def test_a_report_is_no_longer_than_the_broker_takes() -> None:
     settings = Settings()
-    assert settings.max_text_chars == LONGEST_TEXT
+    assert settings.max_text_chars == LONGEST_TEXT_CHARS
     assert settings.max_body_bytes > outcome.MOST_BYTES

@@ -15,7 +15,7 @@ import click
 import structlog
 
 from broker.cli.url_option import with_url_option
-from broker.client import Assigner, running
+from broker.client import Assigner, signals
 from broker.client.addresses import url_of_broker
 from broker.matching.misfit import cut, shown
 from broker.matching.strategies import NAMES
@@ -172,7 +172,7 @@ def assign(
         rank=_name_of(rank),
         aging_seconds=aging_seconds,
     )
-    running.run(_assign(assigner, tally))
+    signals.run_until_signal(_assign(assigner, tally))
 
 
 async def _assign(assigner: Assigner, tally: "_Tally") -> None:

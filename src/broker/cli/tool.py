@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from broker.cli.option_types import DurationType, JsonType
 from broker.cli.url_option import with_url_option
-from broker.client import Tool, running
+from broker.client import Tool, signals
 from broker.client.addresses import url_of_broker
 from broker.programs import command as commands
 from broker.programs.aside import Aside
@@ -215,7 +215,7 @@ def _work(worker: Tool, runner: Runner, aside: Aside) -> None:
         signal.signal(signal.SIGHUP, _stop_once)
     worker.handler(runner.do)
     try:
-        running.run(worker.work(), at_once=end_at_once)
+        signals.run_until_signal(worker.work(), at_once=end_at_once)
     finally:
         runner.kill()
 

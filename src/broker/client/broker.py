@@ -1,4 +1,4 @@
-"""Submitting tasks and waiting for their results, from synchronous and from asynchronous programs."""
+"""Submit tasks and wait for their results, in synchronous and in asynchronous programs."""
 
 import asyncio
 import contextlib
@@ -13,32 +13,30 @@ from uuid import uuid4
 import msgspec
 from msgspec import UNSET, Raw
 
+from broker.batches import batches
 from broker.client import tracing
+from broker.client.batching import MOST_BYTES, MOST_ITEMS
 from broker.client.connection import Connection
 from broker.client.encoding import encoded
 from broker.client.errors import ProblemError
 from broker.client.handle import AsyncHandle, Handle
-from broker.client.loop import Loop
-from broker.client.together import MOST_BYTES
-from broker.client.turns import Turns
+from broker.client.long_poll_limit import LongPollLimit
+from broker.client.loop_thread import LoopThread
 from broker.schemas.problems import FieldError
 from broker.schemas.tasks import SubmittedTasks, Task
 
 _PATIENCE_SECONDS = 60.0
-# The most tasks in one request, and their most bytes.
-_BATCH = 1_000
-_BATCH_BYTES = MOST_BYTES
 
 
 class TaskOptions(TypedDict, total=False):
-    """What may be said of a task besides its needs and its payload; what is left out is the broker's default.
+    """The options of a task, besides its needs and its payload.
 
     Attributes:
-        priority: Higher is offered first; 0.
-        not_before: It is not offered before this time, which has an offset.
-        timeout_seconds: The longest an attempt may run; without, there is no limit.
-        max_attempts: So many attempts, then it has failed for good; 3.
-        retry_backoff_seconds: The wait before the second attempt, from which those before later ones grow; 1.
+        priority: Tasks with a higher priority are offered first. Default: 0.
+        not_before: The broker does not offer the task before this time, which needs an offset.
+        timeout_seconds: How long an attempt may run. Default: without a limit.
+        max_attempts: After this number of attempts the task has failed permanently. Default: 3.
+        retry_backoff_seconds: The delay before the second attempt. Later delays are longer. Default: 1.
     """
 
     priority: int
@@ -49,10 +47,10 @@ class TaskOptions(TypedDict, total=False):
 
 
 def known(options: TaskOptions) -> TaskOptions:
-    """The options, if there are such.
+    """Return the options, after checking their names.
 
     Raises:
-        TypeError: There is one that no task has.
+        TypeError: A task has no option of this name.
     """
     if unknown := options.keys() - TaskOptions.__annotations__.keys():
         names = ", ".join(TaskOptions.__annotations__)
@@ -61,16 +59,16 @@ def known(options: TaskOptions) -> TaskOptions:
 
 
 class AsyncBroker:
-    """A broker to submit tasks to.
+    """A broker to which an asynchronous program submits tasks.
 
     Args:
-        url: Where it is; else `BROKER_URL`, else the local one.
-        key: The key; else `BROKER_KEY`, else none.
-        patience_seconds: How long to go on trying when the broker does not answer to a submission; None: for
-            ever. Whoever waits for a result says so with `timeout`.
+        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
+        key: The key. Default: `BROKER_KEY`, or else none.
+        patience_seconds: How long to retry a submission while the broker does not respond; None: forever.
+            For results, use `timeout`.
 
     Raises:
-        SettingError: The URL or the key cannot be one.
+        SettingError: The URL or the key is not valid.
     """
 
     def __init__(
@@ -81,7 +79,7 @@ class AsyncBroker:
         patience_seconds: float | None = _PATIENCE_SECONDS,
     ) -> None:
         self.connection = Connection(url, key=key, patience_seconds=patience_seconds)
-        self._turns = Turns()
+        self._limit = LongPollLimit()
 
     async def submit(
         self,
@@ -94,15 +92,15 @@ class AsyncBroker:
         """Submit a task.
 
         Args:
-            needs: What it needs of a tool; any JSON value.
-            payload: What the tool is to work on; any JSON value.
-            id: The task's id; one of its own where none is given. The same id is the same task, however
-                often it is submitted.
+            needs: What the task needs of a tool; any JSON value.
+            payload: The input of the task; any JSON value.
+            id: The id of the task. Default: a new one. If a task has this id already, the broker returns it
+                and changes nothing.
             options: See `TaskOptions`.
 
         Raises:
-            ProblemError: The broker refused it; `errors` says which field.
-            httpx.TransportError: The broker did not answer for as long as patience lasts.
+            ProblemError: The broker refused the task; `errors` names the fields.
+            httpx.TransportError: The broker did not respond before the patience ended.
         """
         id_ = str(uuid4()) if id is None else id
         body = {"id": id_, "needs": needs, "payload": payload, **known(options)}
@@ -111,25 +109,27 @@ class AsyncBroker:
         return self.handle(task.id, task=task)
 
     async def submit_many(self, tasks: Iterable[Mapping[str, Any]]) -> list[AsyncHandle]:
-        """Submit many tasks, a thousand in a call.
+        """Submit many tasks, up to a thousand in a request.
 
-        Each call is written as a whole or not at all: when one is refused, those of the calls before stand.
+        The broker writes all tasks of a request or none. If it refuses one, the tasks of earlier requests
+        stay submitted.
 
         Args:
-            tasks: Each with `needs`, and `id`, `payload` and what `TaskOptions` has where it is wanted.
+            tasks: The tasks, each with `needs`, and optionally `id`, `payload` and the `TaskOptions`.
 
         Raises:
-            ProblemError: The broker refused one; `errors` says which, counted from the first of all.
+            ProblemError: The broker refused a task; `errors` names it, counted from the first of all.
         """
         handles: list[AsyncHandle] = []
         call, trace = self.connection.call, tracing.submitting()
-        for batch in _batches(tasks):
+        items = (Raw(_encoded_with_id(task)) for task in tasks)
+        for batch in batches(items, MOST_ITEMS, size=lambda item: len(bytes(item)), most_bytes=MOST_BYTES):
             try:
                 body = {"items": batch}
-                answer = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, trace=trace)
+                submitted = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, trace=trace)
             except ProblemError as error:
                 raise _counted_from(len(handles), error) from None
-            handles += [self.handle(item.id, existed=item.status == "exists") for item in answer.items]
+            handles += [self.handle(item.id, existed=item.status == "exists") for item in submitted.items]
         return handles
 
     def handle(
@@ -139,8 +139,8 @@ class AsyncBroker:
         task: Task | None = None,
         existed: bool | None = None,
     ) -> AsyncHandle:
-        """Take hold of a task that was submitted before, by its id."""
-        return AsyncHandle(self.connection, self._turns, id, task=task, existed=existed)
+        """Return a handle of a task that was submitted before."""
+        return AsyncHandle(self.connection, self._limit, id, task=task, existed=existed)
 
     async def map(
         self,
@@ -150,23 +150,23 @@ class AsyncBroker:
         timeout: float | None = None,  # noqa: ASYNC109 - like concurrent.futures
         **options: Unpack[TaskOptions],
     ) -> AsyncGenerator[Any, None]:
-        """Submit a task for each payload, and go through their results in the same order.
+        """Submit a task for each payload, and iterate over their results in the same order.
 
-        They are submitted when the first result is asked for.
+        The tasks are submitted when the iteration begins.
 
         Args:
-            needs: What each of them needs.
-            payloads: What they are to work on.
-            timeout: All of them have to be there after so many seconds; None: as long as it takes.
+            needs: The needs of each task.
+            payloads: The payloads.
+            timeout: How long to wait for all results, in seconds; None: without a limit.
             options: See `TaskOptions`.
 
         Raises:
-            TimeoutError: They were not all there in that time.
-            TaskFailedError: One failed for good; the others go on.
-            TaskCancelledError: One was cancelled.
+            TimeoutError: The results were not complete in time.
+            TaskFailedError: A task failed permanently. The others continue.
+            TaskCancelledError: A task was cancelled.
         """
         end = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        for handle in await self.submit_many(_alike(needs, payloads, options)):
+        for handle in await self.submit_many(_tasks_of(needs, payloads, options)):
             yield await handle.result(_left(end))
 
     async def as_completed(
@@ -174,14 +174,14 @@ class AsyncBroker:
         handles: Iterable[AsyncHandle],
         timeout: float | None = None,  # noqa: ASYNC109 - like concurrent.futures
     ) -> AsyncGenerator[AsyncHandle, None]:
-        """Go through tasks as they end, however they do; `handle.task` is how.
+        """Iterate over tasks as they end, whatever their outcome; `handle.task` has it.
 
         Args:
-            handles: Of the tasks.
-            timeout: All of them have to have ended after so many seconds; None: as long as it takes.
+            handles: The handles of the tasks.
+            timeout: How long to wait for all tasks, in seconds; None: without a limit.
 
         Raises:
-            TimeoutError: They had not all ended in that time.
+            TimeoutError: Not all tasks ended in time.
         """
         end = None if timeout is None else asyncio.get_running_loop().time() + timeout
         waiting = {asyncio.create_task(handle.wait(_left(end))): handle for handle in handles}
@@ -211,11 +211,11 @@ class AsyncBroker:
 
 
 class Broker:
-    """A broker to submit tasks to, for synchronous programs; see `AsyncBroker`.
+    """A broker to which a synchronous program submits tasks; see `AsyncBroker`.
 
     Args:
-        url: Where it is; else `BROKER_URL`, else the local one.
-        key: The key; else `BROKER_KEY`, else none.
+        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
+        key: The key. Default: `BROKER_KEY`, or else none.
         patience_seconds: See `AsyncBroker`.
     """
 
@@ -227,7 +227,7 @@ class Broker:
         patience_seconds: float | None = _PATIENCE_SECONDS,
     ) -> None:
         self._broker = AsyncBroker(url, key=key, patience_seconds=patience_seconds)
-        self._loop = Loop()
+        self._loop = LoopThread()
 
     def submit(
         self,
@@ -238,17 +238,17 @@ class Broker:
         **options: Unpack[TaskOptions],
     ) -> Handle:
         """Submit a task; see `AsyncBroker.submit`."""
-        return self._held(self._loop.run(self._broker.submit(needs, payload, id=id, **options)))
+        return self._handle(self._loop.run(self._broker.submit(needs, payload, id=id, **options)))
 
     def submit_many(self, tasks: Iterable[Mapping[str, Any]]) -> list[Handle]:
         """Submit many tasks; see `AsyncBroker.submit_many`."""
-        # Here: an iterator of the program's own may call the broker, too.
-        given = list(tasks)
-        return [self._held(handle) for handle in self._loop.run(self._broker.submit_many(given))]
+        # Iterate in this thread: the program's own iterator may call the broker, too.
+        all_tasks = list(tasks)
+        return [self._handle(handle) for handle in self._loop.run(self._broker.submit_many(all_tasks))]
 
     def handle(self, id: str) -> Handle:  # noqa: A002 - what the API calls it
-        """Take hold of a task that was submitted before, by its id."""
-        return self._held(self._broker.handle(id))
+        """Return a handle of a task that was submitted before."""
+        return self._handle(self._broker.handle(id))
 
     def map(
         self,
@@ -258,24 +258,24 @@ class Broker:
         timeout: float | None = None,
         **options: Unpack[TaskOptions],
     ) -> Iterator[Any]:
-        """Submit a task for each payload, and go through their results in the same order.
+        """Submit a task for each payload, and iterate over their results in the same order.
 
-        As with `concurrent.futures` they are submitted at once; see `AsyncBroker.map`.
+        As with `concurrent.futures`, the tasks are submitted at once; see `AsyncBroker.map`.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        handles = self.submit_many(_alike(needs, payloads, options))
+        handles = self.submit_many(_tasks_of(needs, payloads, options))
         return (
             handle.result(None if end is None else max(0.0, end - time.monotonic())) for handle in handles
         )
 
     def as_completed(self, handles: Iterable[Handle], timeout: float | None = None) -> Iterator[Handle]:
-        """Go through tasks as they end; see `AsyncBroker.as_completed`."""
-        known = {handle.asynchronous: handle for handle in handles}
-        for handle in self._loop.each(self._broker.as_completed(known, timeout)):
-            yield known[handle]
+        """Iterate over tasks as they end; see `AsyncBroker.as_completed`."""
+        by_async_handle = {handle.asynchronous: handle for handle in handles}
+        for async_handle in self._loop.each(self._broker.as_completed(by_async_handle, timeout)):
+            yield by_async_handle[async_handle]
 
     def close(self) -> None:
-        """Close the connection; whoever waits for something on it is told (`CancelledError`)."""
+        """Close the connection. Calls that still wait for it raise `CancelledError`."""
         with contextlib.suppress(RuntimeError):  # it is closed already
             self._loop.run(self._broker.close())
         self._loop.stop()
@@ -288,37 +288,27 @@ class Broker:
     ) -> None:
         self.close()
 
-    def _held(self, handle: AsyncHandle) -> Handle:
+    def _handle(self, handle: AsyncHandle) -> Handle:
         return Handle(handle, self._loop)
 
 
-def _alike(needs: Any, payloads: Iterable[Any], options: TaskOptions) -> Iterator[Mapping[str, Any]]:
-    """Tasks that differ in what they are to work on."""
-    given = known(options)
-    return ({"needs": needs, "payload": payload, **given} for payload in payloads)
+def _tasks_of(needs: Any, payloads: Iterable[Any], options: TaskOptions) -> Iterator[Mapping[str, Any]]:
+    """Return a task for each payload."""
+    known(options)
+    return ({"needs": needs, "payload": payload, **options} for payload in payloads)
 
 
-def _batches(tasks: Iterable[Mapping[str, Any]]) -> Iterator[list[Raw]]:
-    """Tasks as a call takes them, each with an id, so that the call can be made again."""
-    batch: list[Raw] = []
-    size = 0
-    for task in tasks:
-        id_ = task.get("id")
-        item = Raw(encoded({**task, "id": str(uuid4()) if id_ is None else id_}))
-        if batch and (len(batch) == _BATCH or size + len(bytes(item)) > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(bytes(item))
-    if batch:
-        yield batch
+def _encoded_with_id(task: Mapping[str, Any]) -> bytes:
+    """Return a task as JSON, with an id, so that its request can be repeated."""
+    id_ = task.get("id")
+    return encoded({**task, "id": str(uuid4()) if id_ is None else id_})
 
 
 def _counted_from(first: int, error: ProblemError) -> ProblemError:
-    """The error of one call of many, its items counted from the first of all."""
+    """Return the error of one request of several, with its items counted from the first of all."""
 
     def counted(text: str) -> str:
-        return re.sub(r"(?<=items\[)\d+", lambda found: str(first + int(found[0])), text)
+        return re.sub(r"(?<=items\[)\d+", lambda number: str(first + int(number[0])), text)
 
     fields = [FieldError(field=counted(field.field), message=field.message) for field in error.errors]
     problem = msgspec.structs.replace(
@@ -328,5 +318,5 @@ def _counted_from(first: int, error: ProblemError) -> ProblemError:
 
 
 def _left(end: float | None) -> float | None:
-    """How much time is left until then; None: for ever."""
+    """Return how many seconds are left until then; None: without a limit."""
     return None if end is None else max(0.0, end - asyncio.get_running_loop().time())

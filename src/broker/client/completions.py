@@ -1,4 +1,4 @@
-"""Completing work: what ends while a call is under way goes with the next one."""
+"""Complete work: what ends while a request is under way goes with the next one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,38 +7,38 @@ from uuid import UUID
 import msgspec
 from msgspec import Raw
 
+from broker.client.batching import Batcher
 from broker.client.connection import Connection
-from broker.client.together import Together
 from broker.schemas.completion import CompletedBatch, CompletedStatus
 
 
 class Completions:
-    """Tells the broker how work ended.
+    """Completes the work of all jobs of a tool.
 
     Args:
-        connection: The way to the broker.
+        connection: The tool's connection to the broker.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._together = Together(self._call)
+        self._batcher = Batcher(self._send)
 
     async def complete(self, work_id: UUID, completion: dict[str, Any]) -> CompletedStatus:
         """Complete work.
 
         Args:
-            work_id: Its id.
-            completion: How it ended, as the API takes it.
+            work_id: The id of the work item.
+            completion: Its outcome, and its result or error, as in the HTTP request.
 
         Returns:
-            What became of it: `archived`, or that it had ended without us.
+            `archived`, or that the work had ended before.
 
         Raises:
-            ProblemError: The broker refuses it.
+            ProblemError: The broker refuses the completion.
         """
-        return await self._together.put(Raw(msgspec.json.encode({"work_id": work_id, **completion})))
+        return await self._batcher.put(Raw(msgspec.json.encode({"work_id": work_id, **completion})))
 
-    async def _call(self, items: list[Raw], trace: Mapping[str, str]) -> list[CompletedStatus]:
+    async def _send(self, items: list[Raw], trace: Mapping[str, str]) -> list[CompletedStatus]:
         body, call = {"items": items}, self._connection.call
-        answer = await call("POST", "/v1/work/complete", CompletedBatch, json=body, trace=trace)
-        return [item.status for item in answer.items]
+        completed = await call("POST", "/v1/work/complete", CompletedBatch, json=body, trace=trace)
+        return [item.status for item in completed.items]

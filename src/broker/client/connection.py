@@ -1,4 +1,4 @@
-"""The connection to a broker: calls that are sent again when that is safe, and errors that speak."""
+"""The connection to a broker: requests that are retried while that is safe, and errors that explain."""
 
 import asyncio
 import contextlib
@@ -17,42 +17,42 @@ from broker.client import tracing
 from broker.client.addresses import parsed, url_of_broker
 from broker.client.encoding import encoded
 from broker.client.errors import ProblemError, SettingError
-from broker.client.judge import Judge
-from broker.client.repeating import is_unheard, repeatable, retry_after, trouble_of
+from broker.client.response_reader import ResponseReader
 from broker.client.responses import is_of_type
+from broker.client.retrying import describe_error, is_repeatable, retry_after, was_not_received
 from broker.schemas.problems import Problem
 
 log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
-Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
+Result = TypeVar("Result")
+HTTPClient = TypeVar("HTTPClient", httpx.Client, httpx.AsyncClient)
 
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 10.0
-# How much longer than the broker's own waiting an answer may take.
+# How much longer than the broker may wait the client waits for a response.
 _MARGIN_SECONDS = 30.0
-# How much longer than patience lasts an answer may take that is on its way.
-_LAST_ANSWER_SECONDS = 2.0
-_TRY_AGAIN = {408, 429, 500, 502, 503, 504}
+# How much longer than its patience the client waits for the response to a request that it has sent.
+_LAST_RESPONSE_SECONDS = 2.0
+_RETRIED_STATUSES = {408, 429, 500, 502, 503, 504}
 _HEADERS = ({"Content-Type": "application/json"}, {"Prefer": "return=minimal"})
 
 
 class Connection:
     """A connection to a broker.
 
-    Calls are repeated with growing, random delays until the broker answers, or patience ends, however long it
-    is away. One whose answer was lost is repeated only where that is safe: what would be made anew each time
-    needs an id of its own for that. A response that is not the broker's, such as a proxy's page, counts as a
-    lost one, unless it says that the body is too large (413). Redirects that keep the method and the body
-    (307, 308) are followed.
+    While the broker does not respond, the client retries requests with growing, random delays until its
+    patience ends. If a response was lost, it repeats the request only where that is safe: a request that
+    creates something needs an id for that. A response that is not the broker's, such as a proxy's page,
+    counts as a lost one, unless it says that the body is too large (413). The client follows redirects that
+    keep the method and the body (307, 308).
 
     Args:
-        url: Where the broker is; else `BROKER_URL`, else the local one.
-        key: The key; else `BROKER_KEY`, else none.
-        patience_seconds: How long to go on when the broker does not answer; None: for ever.
+        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
+        key: The key. Default: `BROKER_KEY`, or else none.
+        patience_seconds: How long to retry while the broker does not respond; None: forever.
 
     Raises:
-        SettingError: The URL or the key cannot be one.
+        SettingError: The URL or the key is not valid.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class Connection:
         self._patience_seconds = patience_seconds
         self._trouble: str | None = None
         self._http = http_client(self.url, httpx.AsyncClient)
-        #: Judges the responses of the broker at this URL, whichever HTTP client receives them.
-        self.judge = Judge(self.url)
+        #: Reads the responses of the broker at this URL, whichever HTTP client receives them.
+        self.response_reader = ResponseReader(self.url)
         self.use(key or os.environ.get("BROKER_KEY"))
 
     def use(self, key: str | None) -> None:
         """Use this key, or a tool's token, from now on.
 
         Raises:
-            SettingError: No key is like that; it is not shown.
+            SettingError: The key has characters that no key has. The message does not show it.
         """
         key = (key or "").strip()
         if not all("!" <= character <= "~" for character in key):
@@ -91,7 +91,7 @@ class Connection:
         self,
         method: str,
         path: str,
-        form: type[Answer],
+        type_: type[Result],
         *,
         json: object = None,
         query: Mapping[str, Any] | None = None,
@@ -99,30 +99,27 @@ class Connection:
         patience_seconds: float | UnsetType | None = UNSET,
         is_minimal: bool = False,
         trace: Mapping[str, str] | None = None,
-        heard: Callable[[Mapping[str, str]], object] | None = None,
-    ) -> Answer:
-        """Make a call.
+        on_headers: Callable[[Mapping[str, str]], object] | None = None,
+    ) -> Result:
+        """Send a request and return the decoded response.
 
         Args:
-            method: GET, POST and so on.
-            path: Below the base path, like `/v1/tasks`.
-            form: What the answer is.
-            json: The body; see `encoded` for what it may hold.
-            query: Parameters; those that are None are left out.
-            wait: How long the broker may wait before it answers.
-            patience_seconds: How long to go on when it does not; else the connection's.
-            is_minimal: Whether the shortest form of the answer will do.
-            trace: The headers of the trace that the call belongs to; else those of the current span, if any.
-            heard: Is given the headers of the answer.
-
-        Returns:
-            The answer.
+            method: The HTTP method.
+            path: The path below the base path, like `/v1/tasks`.
+            type_: The type of the response.
+            json: The body; see `encoded` for the values that it may hold.
+            query: The query parameters. Those that are None are left out.
+            wait: How long the broker may wait before it responds, in seconds.
+            patience_seconds: How long to retry while the broker does not respond. Default: the connection's.
+            is_minimal: Whether to ask for the shortest form of the response.
+            trace: The headers of the trace that the request belongs to. Default: the current span's, if any.
+            on_headers: Called with the headers of the response.
 
         Raises:
-            ProblemError: The broker refused the call.
+            ProblemError: The broker refused the request.
             ProxyLimitError: A proxy refused it because its body is too large.
             SettingError: The broker has another URL; the message names it.
-            httpx.TransportError: The broker did not answer for as long as patience lasts.
+            httpx.TransportError: The broker did not respond before the patience ended.
         """
         content = None if json is None else encoded(json)
         request = self._http.build_request(
@@ -134,78 +131,81 @@ class Connection:
             timeout=httpx.Timeout(wait + _MARGIN_SECONDS, connect=5),
         )
         patience = self._patience_seconds if patience_seconds is UNSET else patience_seconds
-        answer, headers = await self._send(request, form, patience, repeatable(method, path, content))
-        if heard is not None:
-            heard(headers)
-        return answer
+        result, headers = await self._send(request, type_, patience, is_repeatable(method, path, content))
+        if on_headers is not None:
+            on_headers(headers)
+        return result
 
     @contextlib.asynccontextmanager
     async def stream(
         self, path: str, media_type: str, *, query: Mapping[str, Any] | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Read an answer of any length as it comes. It is asked for once: what was read cannot be unread.
+        """Read a response of any length as it arrives. The client sends the request once only.
 
         Args:
-            path: Below the base path, like `/v1/archive/export`.
-            media_type: What the answer is of, like `application/x-ndjson`.
-            query: Parameters; those that are None are left out.
+            path: The path below the base path, like `/v1/archive/export`.
+            media_type: The media type of the response, like `application/x-ndjson`.
+            query: The query parameters. Those that are None are left out.
 
         Raises:
-            ProblemError: The broker refused the call.
+            ProblemError: The broker refused the request.
             SettingError: The broker has another URL; the message names it.
-            httpx.TransportError: The broker does not answer, or has stopped in the middle.
+            httpx.TransportError: The broker does not respond, or the response broke off.
         """
         request = self._http.build_request("GET", path, params=_parameters(query))
         response = await self._exchange(request, stream=True)
         try:
             if not response.is_success or not is_of_type(response, media_type):
                 await response.aread()
-                raise ProblemError(self.judge.problem(request, response))
+                raise ProblemError(self.response_reader.problem(request, response))
             with _broken_content_is_a_lost_response(request):
                 yield response.aiter_bytes()
         finally:
             await response.aclose()
 
     async def _send(
-        self, request: httpx.Request, form: type[Answer], patience: float | None, safe: bool
-    ) -> tuple[Answer, httpx.Headers]:
+        self, request: httpx.Request, type_: type[Result], patience: float | None, is_safe: bool
+    ) -> tuple[Result, httpx.Headers]:
+        """Send a request, and retry it; return the decoded response and its headers."""
         loop = asyncio.get_running_loop()
         end = None if patience is None else loop.time() + patience
         delay = _FIRST_DELAY_SECONDS
         while True:
             try:
-                async with asyncio.timeout_at(None if end is None else end + _LAST_ANSWER_SECONDS):
+                async with asyncio.timeout_at(None if end is None else end + _LAST_RESPONSE_SECONDS):
                     response = await self._exchange(request)
-                found = self.judge.read(request, response, form)
-                if not isinstance(found, Problem):
+                result = self.response_reader.read(request, response, type_)
+                if not isinstance(result, Problem):
                     self._note_return()
-                    return found, response.headers
-                is_safe = safe or found.status == HTTPStatus.TOO_MANY_REQUESTS
-                again = found.status in _TRY_AGAIN and is_safe
-                if not again or (end is not None and loop.time() >= end):
+                    return result, response.headers
+                is_retried = result.status in _RETRIED_STATUSES and (
+                    is_safe or result.status == HTTPStatus.TOO_MANY_REQUESTS
+                )
+                if not is_retried or (end is not None and loop.time() >= end):
                     self._note_return()
-                    raise ProblemError(found)
-                trouble, at_least = f"answers {found.status}", retry_after(response)
+                    raise ProblemError(result)
+                trouble, at_least = f"answers {result.status}", retry_after(response)
             except TimeoutError:
                 raise httpx.ReadTimeout("no answer came in time", request=request) from None
             except httpx.TransportError as error:
-                if not (safe or is_unheard(error)) or (end is not None and loop.time() >= end):
+                is_retried = is_safe or was_not_received(error)
+                if not is_retried or (end is not None and loop.time() >= end):
                     raise
-                trouble, at_least = trouble_of(error)
+                trouble, at_least = describe_error(error)
             self._note_trouble(trouble)
-            # Full jitter, so that many who lost the same broker do not come back together.
+            # Full jitter, so that clients that lost the same broker do not all return at once.
             pause = at_least + delay * random.random()  # noqa: S311
             await asyncio.sleep(pause if end is None else min(pause, max(0.0, end - loop.time())))
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
 
     async def _exchange(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
-        """Send a request, and follow the redirects that the judge allows."""
-        response, redirects = await self._sent(request, stream=stream), 0
-        while (following := self.judge.next_request(request, response, redirects)) is not None:
-            response, redirects = await self._sent(following, stream=stream), redirects + 1
+        """Send a request, and follow the redirects that the response reader allows."""
+        response, redirects = await self._send_once(request, stream=stream), 0
+        while (following := self.response_reader.next_request(request, response, redirects)) is not None:
+            response, redirects = await self._send_once(following, stream=stream), redirects + 1
         return response
 
-    async def _sent(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
+    async def _send_once(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
         with _broken_content_is_a_lost_response(request):
             response = await self._http.send(request, stream=stream)
             if response.next_request is not None:
@@ -224,7 +224,7 @@ class Connection:
             self._trouble = None
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -236,24 +236,24 @@ class Connection:
         await self.close()
 
 
-def http_client(url: str, kind: type[Client]) -> Client:
+def http_client(url: str, type_: type[HTTPClient]) -> HTTPClient:
     """Return an HTTP client for the broker.
 
     Args:
-        url: Where the broker is.
-        kind: `httpx.AsyncClient`, or `httpx.Client`.
+        url: The URL of the broker.
+        type_: `httpx.AsyncClient`, or `httpx.Client`.
 
     Raises:
-        SettingError: The URL is none, or what the environment says of proxies and certificates is no use.
+        SettingError: The URL is not valid, or the environment's settings of proxies or certificates are not.
     """
     try:
-        # A proxy does not reach what is on this machine only.
-        is_here = parsed(url).host in ("localhost", "127.0.0.1", "::1")
-        return kind(
+        # A proxy does not reach an address that exists on this machine only.
+        is_local = parsed(url).host in ("localhost", "127.0.0.1", "::1")
+        return type_(
             base_url=url,
             timeout=httpx.Timeout(_MARGIN_SECONDS, connect=5),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            trust_env=not is_here,
+            trust_env=not is_local,
         )
     except (httpx.InvalidURL, ValueError, ImportError, OSError) as error:
         raise SettingError(f"The broker at {url!r} cannot be called: {error}") from error

@@ -13,44 +13,45 @@ from uuid import uuid4
 from msgspec import Raw
 
 from broker.client import tracing
+from broker.client.batching import Batcher
 from broker.client.broker import AsyncBroker, TaskOptions, known
 from broker.client.encoding import encoded
 from broker.client.functions import NEEDED, as_call, returned
 from broker.client.handle import ended_well
-from broker.client.loop import Loop
-from broker.client.together import Together
+from broker.client.loop_thread import LoopThread
 from broker.schemas.tasks import SubmittedTasks
 
-Given = ParamSpec("Given")
+Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 
 class Executor(concurrent.futures.Executor):
-    """Has functions run by tools: what used a pool of processes uses this one, by one line.
+    """Calls functions on tools. It replaces a pool of processes by changing one line.
 
         with Executor() as executor:  # was: ProcessPoolExecutor()
             for result in executor.map(measure, files):
                 print(result)
 
-    Where the work is done, `Tool.calling("worker-1", measure).run()` runs it. Arguments and results travel as
-    JSON: a function is called by its name, and gets what its annotations say, paths too. Cancelling a future
-    takes its task away, also while that runs.
+    On the machine that does the work, run `Tool.calling("worker-1", measure).run()`. The executor sends the
+    name of the function and its arguments as JSON; the tool converts them to what its annotations say, such
+    as paths. Cancelling a future cancels its task, also while the task runs.
 
-    What differs: a function that raises is tried again, as often as `max_attempts` says, and then its future
-    raises `TaskFailedError`, whatever it raised; it has to be of a module that tool and program import.
+    Two things differ from a pool of processes. The broker retries a function that raises an exception
+    (`max_attempts`); then its future raises `TaskFailedError`. And the function must belong to a module that
+    both the tool and the program import.
 
     Args:
-        max_workers: So many tasks are submitted at once, and the next when one has ended; None: all of them.
-            How many run at once is for the tools to say.
+        max_workers: The maximum number of tasks that are submitted and have not ended; None: no limit. The
+            tools decide how many run at once.
         needs: What the tasks need besides the function.
-        url: Where the broker is; else `BROKER_URL`, else the local one.
-        key: The key; else `BROKER_KEY`, else none.
-        options: Of every task; see `TaskOptions`.
+        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
+        key: The key. Default: `BROKER_KEY`, or else none.
+        options: The options of each task; see `TaskOptions`.
 
     Raises:
-        SettingError: The URL or the key cannot be one.
-        TypeError: There is no such option.
-        ValueError: No task could be submitted at all.
+        SettingError: The URL or the key is not valid.
+        TypeError: A task has no option of this name.
+        ValueError: `max_workers` is below 1.
     """
 
     def __init__(
@@ -68,28 +69,28 @@ class Executor(concurrent.futures.Executor):
         self._needs = dict(needs or {})
         self._options = known(options)
         self._broker = AsyncBroker(url, key=key)
-        self._together = Together(self._submit)
+        self._batcher = Batcher(self._submit)
         self._following: set[asyncio.Task[None]] = set()
         self._futures: weakref.WeakSet[concurrent.futures.Future[Any]] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._is_shut = False
-        self._loop = Loop()
-        # As with a pool, the end of the program waits for what was taken.
+        self._loop = LoopThread()
+        # As with a pool, the program waits at its end for all submitted calls.
         atexit.register(self._end)
 
     def submit(
-        self, function: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs
+        self, function: Callable[Params, Result], /, *args: Params.args, **kwargs: Params.kwargs
     ) -> concurrent.futures.Future[Result]:
-        """Have a function called by a tool.
+        """Call a function on a tool.
 
         Returns:
-            Its future, which raises `TaskFailedError` if the task fails for good, and `ProblemError` or
-            `httpx.TransportError` if the broker does not take it.
+            A future of its result. It raises `TaskFailedError` if the task fails permanently, and
+            `ProblemError` or `httpx.TransportError` if the broker does not accept the task.
 
         Raises:
-            ValueError: The function has no name by which it could be called elsewhere.
-            TypeError: An argument is no JSON.
-            RuntimeError: It is shut down.
+            ValueError: The function has no name by which a tool could call it.
+            TypeError: An argument cannot be JSON.
+            RuntimeError: The executor is shut down.
         """
         id_ = str(uuid4())
         call = as_call(function, args, kwargs)
@@ -109,11 +110,11 @@ class Executor(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; those that were taken go on, and the end of the program waits for them.
+        """Accept no more calls. Submitted calls continue, and the program waits for them at its end.
 
         Args:
-            wait: Return when all of them have ended.
-            cancel_futures: Take their tasks away.
+            wait: Whether to wait until all calls have ended.
+            cancel_futures: Whether to cancel their tasks.
         """
         with self._lock:
             self._is_shut = True
@@ -124,12 +125,12 @@ class Executor(concurrent.futures.Executor):
         if wait:
             self._end()
         else:
-            # The end of the program waits for it.
+            # The program waits for this thread at its end.
             threading.Thread(target=self._end, name="broker executor").start()
 
     def _end(self) -> None:
-        """Return when all that was taken has ended, and nothing is left open; again: at once."""
-        # It has ended before, or ends just now; or we are its own thread, or another process.
+        """Wait until all calls have ended, and close everything. It may be called again."""
+        # It has ended before, or another thread ends it; or this is its own thread, or a forked process.
         with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):
             self._loop.run(self._all_ended())
             self._loop.stop()
@@ -146,11 +147,11 @@ class Executor(concurrent.futures.Executor):
         await self._broker.close()
 
     async def _submit(self, tasks: list[Raw], trace: Mapping[str, str]) -> list[str]:
-        """Submit tasks; their ids."""
+        """Submit tasks and return their ids."""
         body = {"items": tasks}
         call, trace = self._broker.connection.call, trace or tracing.inherited()
-        answer = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, trace=trace)
-        return [item.id for item in answer.items]
+        submitted = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, trace=trace)
+        return [item.id for item in submitted.items]
 
     async def _follow(
         self,
@@ -159,12 +160,12 @@ class Executor(concurrent.futures.Executor):
         task: Raw,
         future: concurrent.futures.Future[Result],
     ) -> None:
-        """Submit a task, and have the future say what comes of it."""
-        loop, me = asyncio.get_running_loop(), asyncio.current_task()
+        """Submit a task and settle its future when it has ended."""
+        loop, this_task = asyncio.get_running_loop(), asyncio.current_task()
 
         def cancel(_: object) -> None:
-            if me is not None and future.cancelled():
-                loop.call_soon_threadsafe(me.cancel)
+            if this_task is not None and future.cancelled():
+                loop.call_soon_threadsafe(this_task.cancel)
 
         try:
             future.add_done_callback(cancel)
@@ -172,7 +173,7 @@ class Executor(concurrent.futures.Executor):
                 result = await self._result(function, id_, task)
         except asyncio.CancelledError:
             future.set_running_or_notify_cancel()
-        except Exception as error:  # noqa: BLE001 - whoever has the future is told
+        except Exception as error:  # noqa: BLE001 - the future raises it
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
         else:
@@ -180,14 +181,14 @@ class Executor(concurrent.futures.Executor):
                 future.set_result(result)
 
     async def _result(self, function: Callable[..., Result], id_: str, task: Raw) -> Result:
-        """Submit a task and wait for its result; cancelled, it is taken away."""
+        """Submit a task and wait for its result. If this is cancelled, cancel the task."""
         handle = self._broker.handle(id_)
-        submitting = asyncio.create_task(self._together.put(task))
+        submitting = asyncio.create_task(self._batcher.put(task))
         try:
             await asyncio.shield(submitting)
             result: Result = returned(function, ended_well(await handle.wait()).result)
         except asyncio.CancelledError:
-            with contextlib.suppress(Exception):  # it is not there, or has ended
+            with contextlib.suppress(Exception):  # the task does not exist, or has ended
                 await submitting
                 await handle.cancel()
             raise

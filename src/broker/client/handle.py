@@ -1,4 +1,4 @@
-"""A submitted task, as its submitter holds it: wait for it, read its result, cancel it."""
+"""A handle of a submitted task: wait for it, read its result, cancel it."""
 
 import asyncio
 from types import NoneType
@@ -8,21 +8,22 @@ import msgspec
 
 from broker.client.addresses import in_path
 from broker.client.connection import Connection
-from broker.client.loop import Loop
-from broker.client.turns import Turns
+from broker.client.long_poll_limit import LongPollLimit
+from broker.client.loop_thread import LoopThread
 from broker.schemas.archive import ArchivePage, ArchiveRecord
+from broker.schemas.limits import MOST_ON_PAGE
 from broker.schemas.states import TASK_STATES
 from broker.schemas.tasks import Explanation, Task
 from broker.schemas.values import plain
 
-Form = TypeVar("Form")
+Value = TypeVar("Value")
 
 
 class TaskFailedError(Exception):
-    """The task has failed for good; `task.error` says why.
+    """The task has failed permanently; `task.error` says why.
 
     Args:
-        task: The task as it is.
+        task: The task in its current state.
     """
 
     def __init__(self, task: Task) -> None:
@@ -30,7 +31,7 @@ class TaskFailedError(Exception):
         super().__init__(f"task {task.id} failed after {task.attempt} attempts: {task.error}")
 
     def __reduce__(self) -> tuple[type[Self], tuple[Task]]:
-        """Pickled, for it goes from process to process."""
+        """Make the error picklable, so that it can be passed between processes."""
         return type(self), (self.task,)
 
 
@@ -46,15 +47,15 @@ class TaskCancelledError(Exception):
         super().__init__(f"task {task.id} was cancelled")
 
     def __reduce__(self) -> tuple[type[Self], tuple[Task]]:
-        """Pickled, for it goes from process to process."""
+        """Make the error picklable, so that it can be passed between processes."""
         return type(self), (self.task,)
 
 
 def ended_well(task: Task) -> Task:
-    """The task, if it has succeeded.
+    """Return the task, if it has succeeded.
 
     Raises:
-        TaskFailedError: It failed for good.
+        TaskFailedError: It failed permanently.
         TaskCancelledError: It was cancelled.
     """
     if task.state == "failed":
@@ -68,47 +69,47 @@ class AsyncHandle:
     """A submitted task.
 
     Args:
-        connection: The way to the broker.
-        turns: Shared by all who wait on this way.
-        id: The task's id.
-        task: The task as it was answered, if it was.
-        existed: Whether there was a task with that id already; None: that was not told.
+        connection: The connection to the broker.
+        limit: The limit for waiting requests, which all handles of a connection share.
+        id: The id of the task.
+        task: The task as the broker returned it; None: it has not.
+        existed: Whether the task existed before it was submitted; None: unknown.
     """
 
     def __init__(
         self,
         connection: Connection,
-        turns: Turns,
+        limit: LongPollLimit,
         id: str,  # noqa: A002 - what the API calls it
         *,
         task: Task | None = None,
         existed: bool | None = None,
     ) -> None:
         self._connection = connection
-        self._turns = turns
+        self._limit = limit
         self._path = f"/v1/tasks/{in_path(id)}"
-        #: The task's id.
+        #: The id of the task.
         self.id = id
-        #: The task as it was last heard of; None: it was not asked for yet.
+        #: The task as the broker last returned it; None: it has not.
         self.task = task
-        #: Whether there was a task with that id already; None: that was not told.
+        #: Whether the task existed before it was submitted; None: unknown.
         self.existed = existed
 
     async def wait(self, timeout: float | None = None) -> Task:  # noqa: ASYNC109 - like concurrent.futures
-        """Wait until the task has ended, or has failed for good.
+        """Wait until the task has ended, or has failed permanently.
 
         Args:
-            timeout: For so many seconds at most; None: as long as it takes.
+            timeout: How long to wait, in seconds; None: without a limit.
 
         Raises:
-            TimeoutError: It has not ended in that time.
-            ProblemError: The broker does not know it any more, or refuses to tell.
-            httpx.TransportError: The broker did not answer by then.
+            TimeoutError: The task has not ended in time.
+            ProblemError: The broker does not know the task any more, or refuses to return it.
+            httpx.TransportError: The broker did not respond in time.
         """
         loop = asyncio.get_running_loop()
         end = None if timeout is None else loop.time() + timeout
         while True:
-            async with self._turns.turn(end) as seconds:
+            async with self._limit.slot(end) as seconds:
                 left = None if end is None else max(0.0, end - loop.time())
                 wait = seconds if left is None else min(seconds, left)
                 self.task = await self._connection.call(
@@ -120,59 +121,59 @@ class AsyncHandle:
                 raise TimeoutError(f"task {self.id} is {self.task.state} after {timeout} s")
 
     async def result(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - like concurrent.futures
-        """Wait for the result, as a Python value.
+        """Wait for the result, and return it as a Python value.
 
         Args:
-            timeout: For so many seconds at most; None: as long as it takes.
+            timeout: How long to wait, in seconds; None: without a limit.
 
         Raises:
-            TimeoutError: The task has not ended in that time; it goes on.
-            TaskFailedError: It failed for good.
-            TaskCancelledError: It was cancelled.
+            TimeoutError: The task has not ended in time. It continues.
+            TaskFailedError: The task failed permanently.
+            TaskCancelledError: The task was cancelled.
         """
         return plain(ended_well(await self.wait(timeout)).result)
 
     async def result_as(
         self,
-        form: type[Form],
+        type_: type[Value],
         timeout: float | None = None,  # noqa: ASYNC109 - like concurrent.futures
-    ) -> Form:
-        """Wait for the result, as a value of this type.
+    ) -> Value:
+        """Wait for the result, and return it as a value of a type.
 
         Args:
-            form: A dataclass, a `msgspec.Struct`, `list[float]`: anything that msgspec can decode.
+            type_: A dataclass, a `msgspec.Struct`, `list[float]`: any type that msgspec can decode.
             timeout: See `result`.
 
         Raises:
-            msgspec.ValidationError: The result is none.
+            msgspec.ValidationError: The result is not such a value.
         """
-        return msgspec.json.decode(ended_well(await self.wait(timeout)).result, type=form)
+        return msgspec.json.decode(ended_well(await self.wait(timeout)).result, type=type_)
 
     async def cancel(self, *, force: bool = False) -> None:
-        """Take the task away; of one that runs, the tool is asked to stop. One that has ended stays as it is.
+        """Cancel the task. If it runs, the broker asks its tool to stop. If it has ended, nothing changes.
 
         Args:
-            force: Take it away at once, whatever its tool does.
+            force: Cancel it at once, without waiting for its tool.
         """
         query = {"force": "true"} if force else None
         await self._connection.call("DELETE", self._path, NoneType, query=query)
 
     async def retry(self) -> Task:
-        """Have a task that has failed for good tried again, its attempts counted afresh.
+        """Retry a task that has failed permanently. Its attempts count from zero again.
 
         Raises:
-            ProblemError: It has ended (`task_ended`).
+            ProblemError: The task has ended (`task_ended`).
         """
         self.task = await self._connection.call("POST", f"{self._path}/retry", Task)
         return self.task
 
     async def explain(self) -> Explanation:
-        """Why it has not run yet: a verdict for programs, a sentence for people."""
+        """Return why the task has not run yet: a verdict for programs, a sentence for people."""
         return await self._connection.call("GET", f"{self._path}/explain", Explanation)
 
     async def records(self) -> list[ArchiveRecord]:
-        """What the archive says of its attempts, with all reports, the newest first; 1,000 at most."""
-        query = {"task_id": self.id, "limit": 1_000}
+        """Return the archive records of its attempts, with all reports, the newest first; 1,000 at most."""
+        query = {"task_id": self.id, "limit": MOST_ON_PAGE}
         return (await self._connection.call("GET", "/v1/archive", ArchivePage, query=query)).items
 
 
@@ -180,32 +181,32 @@ class Handle:
     """A submitted task, for synchronous programs; see `AsyncHandle`.
 
     Args:
-        handle: What it stands for.
-        loop: Where that one lives.
+        handle: The asynchronous handle.
+        loop: The event loop of its connection.
     """
 
-    def __init__(self, handle: AsyncHandle, loop: Loop) -> None:
+    def __init__(self, handle: AsyncHandle, loop: LoopThread) -> None:
         self._handle = handle
         self._loop = loop
 
     @property
     def asynchronous(self) -> AsyncHandle:
-        """What it stands for."""
+        """The asynchronous handle."""
         return self._handle
 
     @property
     def id(self) -> str:
-        """The task's id."""
+        """The id of the task."""
         return self._handle.id
 
     @property
     def task(self) -> Task | None:
-        """The task as it was last heard of; None: it was not asked for yet."""
+        """The task as the broker last returned it; None: it has not."""
         return self._handle.task
 
     @property
     def existed(self) -> bool | None:
-        """Whether there was a task with that id already; None: that was not told."""
+        """Whether the task existed before it was submitted; None: unknown."""
         return self._handle.existed
 
     def wait(self, timeout: float | None = None) -> Task:
@@ -216,22 +217,22 @@ class Handle:
         """Wait for the result; see `AsyncHandle.result`."""
         return self._loop.run(self._handle.result(timeout))
 
-    def result_as(self, form: type[Form], timeout: float | None = None) -> Form:
-        """Wait for the result, as a value of this type; see `AsyncHandle.result_as`."""
-        return self._loop.run(self._handle.result_as(form, timeout))
+    def result_as(self, type_: type[Value], timeout: float | None = None) -> Value:
+        """Wait for the result, and return it as a value of a type; see `AsyncHandle.result_as`."""
+        return self._loop.run(self._handle.result_as(type_, timeout))
 
     def cancel(self, *, force: bool = False) -> None:
-        """Take the task away; see `AsyncHandle.cancel`."""
+        """Cancel the task; see `AsyncHandle.cancel`."""
         self._loop.run(self._handle.cancel(force=force))
 
     def retry(self) -> Task:
-        """Have a failed task tried again; see `AsyncHandle.retry`."""
+        """Retry a failed task; see `AsyncHandle.retry`."""
         return self._loop.run(self._handle.retry())
 
     def explain(self) -> Explanation:
-        """Why it has not run yet; see `AsyncHandle.explain`."""
+        """Return why the task has not run yet; see `AsyncHandle.explain`."""
         return self._loop.run(self._handle.explain())
 
     def records(self) -> list[ArchiveRecord]:
-        """What the archive says of its attempts; see `AsyncHandle.records`."""
+        """Return the archive records of its attempts; see `AsyncHandle.records`."""
         return self._loop.run(self._handle.records())

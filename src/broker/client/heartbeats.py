@@ -17,7 +17,7 @@ import httpx
 from broker.client.connection import Connection, http_client
 from broker.client.errors import ProblemError
 from broker.client.job import CALLER
-from broker.client.repeating import retry_after
+from broker.client.retrying import retry_after
 from broker.schemas.problems import Problem
 from broker.schemas.tools import Heartbeat
 
@@ -45,7 +45,7 @@ class Heartbeats:
     sent at least every third of the lease. They are left out while nothing depends on them.
 
     Args:
-        connection: The tool's connection, which knows where the broker is and judges its responses.
+        connection: The tool's connection, which has the URL of the broker and reads its responses.
         token: The tool's token.
         path: The path of the tool.
         lease_seconds: How long its lease lasts.
@@ -66,7 +66,7 @@ class Heartbeats:
         cancel: Callable[[Sequence[UUID]], object],
     ) -> None:
         self._url = connection.url
-        self._judge = connection.judge
+        self._response_reader = connection.response_reader
         self._token = token
         self._path = f"{path}/heartbeat"
         self._lease_seconds = lease_seconds
@@ -137,9 +137,9 @@ class Heartbeats:
         headers = {"Authorization": f"Bearer {self._token}"}
         request = http.build_request("POST", self._path, headers=headers, timeout=self._timeout)
         response, redirects = http.send(request), 0
-        while (following := self._judge.next_request(request, response, redirects)) is not None:
+        while (following := self._response_reader.next_request(request, response, redirects)) is not None:
             response, redirects = http.send(following), redirects + 1
-        return self._judge.read(request, response, Heartbeat), response
+        return self._response_reader.read(request, response, Heartbeat), response
 
     def _failed(self, trouble: str, began: float, at_least: float = 0.0) -> float:
         """Return when to try again: before the lease suffers, whatever the broker asks for."""

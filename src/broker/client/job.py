@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from broker.client import cleaning
+from broker.client import sanitizing
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError, explained
 from broker.schemas.values import plain
@@ -139,12 +139,12 @@ class AsyncJob:
     def _report(self, progress: object, message: object, data: Any) -> dict[str, Any]:
         """Return a report that the broker accepts."""
         body: dict[str, Any] = {"id": uuid4(), "progress": None, "message": None, "data": None}
-        body["progress"] = cleaning.progress(progress)
+        body["progress"] = sanitizing.progress(progress)
         if progress is not None and body["progress"] is None:
             self._warn(f"progress is a number from 0 to 1, and not {progress!r:.100}")
         try:
-            body["message"] = cleaning.message(message)
-            body["data"] = None if data is None else cleaning.data(data)
+            body["message"] = sanitizing.message(message)
+            body["data"] = None if data is None else sanitizing.data(data)
         except Exception as error:  # noqa: BLE001 - whatever a value's own methods raise, the job goes on
             self._warn(f"a part of a report is left out: {error}")
         return body

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from broker.client import cleaning, tracing
+from broker.client import sanitizing, tracing
 from broker.client.completions import Completions
 from broker.client.connection import Connection
 from broker.client.encoding import encoded
@@ -110,7 +110,7 @@ class JobRun:
     async def _start_and_finish(self) -> None:
         try:
             path, on_headers = f"{self._path}/start", self._job.set_trace_context
-            started = await unless_ended(self._connection.call("POST", path, Work, heard=on_headers))
+            started = await unless_ended(self._connection.call("POST", path, Work, on_headers=on_headers))
         finally:
             self.begun.set()
         if started is None:
@@ -223,7 +223,7 @@ def _is_of_client(trace: TracebackType) -> bool:
 
 def _failed(error: str, *, retry: bool = True, longest: int = _MAX_ERROR_CHARS) -> dict[str, Any]:
     """Return the completion of failed work, with the end of its error, which names the cause."""
-    return {"outcome": "failed", "error": cleaning.text(error)[-longest:], "retry": retry}
+    return {"outcome": "failed", "error": sanitizing.text(error)[-longest:], "retry": retry}
 
 
 def _refusal(completion: dict[str, Any], error: ProblemError) -> str:

@@ -7,13 +7,14 @@ import httpx
 import msgspec
 
 from broker.schemas.problems import ERROR_CODES, Problem
+from broker.texts import replace_unprintable, shorten
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 _PROBLEM = "application/problem+json"
-# The broker uses these where it has nothing to say beyond the status.
+# With these statuses the broker may send an empty body.
 _EMPTY = (HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT)
-_FIRST_CHARS = 80
+_MOST_CHARS = 80
 
 
 class ForeignResponseError(httpx.TransportError):
@@ -28,19 +29,19 @@ class ForeignResponseError(httpx.TransportError):
         super().__init__(f"something else responds: {_summary(response)}")
 
 
-def read(response: httpx.Response, form: type[Answer]) -> Answer | Problem:
+def read(response: httpx.Response, type_: type[Result]) -> Result | Problem:
     """Return the broker's response, or the problem with which it refused the request.
 
     Args:
         response: The response, with its content.
-        form: The type of a success.
+        type_: The type of a success.
 
     Raises:
         ForeignResponseError: The response is not the broker's.
     """
     if response.is_success and (response.content or response.status_code in _EMPTY):
         try:
-            return msgspec.json.decode(response.content or b"null", type=form)
+            return msgspec.json.decode(response.content or b"null", type=type_)
         except msgspec.MsgspecError:
             raise ForeignResponseError(response) from None
     return problem(response)
@@ -54,18 +55,18 @@ def problem(response: httpx.Response) -> Problem:
     """
     if not response.is_success and is_of_type(response, _PROBLEM):
         try:
-            found = msgspec.json.decode(response.content, type=Problem)
+            problem_ = msgspec.json.decode(response.content, type=Problem)
         except msgspec.MsgspecError:
             raise ForeignResponseError(response) from None
-        if found.code in ERROR_CODES:
-            return found
+        if problem_.code in ERROR_CODES:
+            return problem_
     raise ForeignResponseError(response)
 
 
 def is_of_type(response: httpx.Response, media_type: str) -> bool:
     """Return whether the content of a response is of a media type."""
-    given: str = response.headers.get("Content-Type", "")
-    return given.partition(";")[0].strip().lower() == media_type
+    content_type: str = response.headers.get("Content-Type", "")
+    return content_type.partition(";")[0].strip().lower() == media_type
 
 
 def _summary(response: httpx.Response) -> str:
@@ -81,6 +82,5 @@ def _summary(response: httpx.Response) -> str:
 
 
 def _words(text: str) -> str:
-    words = " ".join(text[: 10 * _FIRST_CHARS].split())
-    cut = words if len(words) <= _FIRST_CHARS else f"{words[: _FIRST_CHARS - 1]}…"
-    return "".join(character if character.isprintable() else "?" for character in cut)
+    """Return the beginning of a text on one line."""
+    return replace_unprintable(shorten(" ".join(text[: 10 * _MOST_CHARS].split()), _MOST_CHARS), "?")

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from msgspec import structs
 
-from broker.client import running
+from broker.client import signals
 from broker.client.addresses import in_path
 from broker.client.completions import Completions
 from broker.client.connection import Connection
@@ -142,7 +142,7 @@ class Tool:
 
     def run(self) -> None:
         """Work until the process is told to stop (SIGTERM, Ctrl-C); a second signal ends it at once."""
-        running.run(self.work())
+        signals.run_until_signal(self.work())
 
     async def work(self) -> None:
         """Register, and work until cancelled; then finish what is in hand, or give it back.

@@ -4,8 +4,8 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from broker.client import cleaning
-from broker.client.cleaning import cut
+from broker.client import sanitizing
+from broker.texts import shorten
 
 _PROGRESS = re.compile(r"progress:\s*(\d+\.?\d*|\.\d+)\s*(%?)(?:\s+(.*))?", re.ASCII | re.IGNORECASE)
 
@@ -16,7 +16,7 @@ def progress_of(line: str) -> tuple[float | None, str | None]:
     `progress: 0.4 half of it` and `progress: 40% half of it` are such; all other lines are words.
     """
     if found := _PROGRESS.fullmatch(line):
-        progress = cleaning.progress(float(found[1]) / (100 if found[2] else 1))
+        progress = sanitizing.progress(float(found[1]) / (100 if found[2] else 1))
         if progress is not None:
             return progress, found[3] or None
     return None, line
@@ -64,7 +64,7 @@ class Report:
     @property
     def message(self) -> str | None:
         """The words."""
-        return cut(self._note() + "\n".join(self._messages), self._longest) or None
+        return shorten(self._note() + "\n".join(self._messages), self._longest) or None
 
 
 class Backlog:

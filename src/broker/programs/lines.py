@@ -2,7 +2,7 @@
 
 import codecs
 
-from broker.client.cleaning import cut
+from broker.texts import shorten
 
 
 class Lines:
@@ -34,4 +34,4 @@ class Lines:
         parts[0] = self._begun + parts[0]
         # One character more than a line may have, to know that it is to be cut.
         self._begun = parts.pop()[: self._longest + 1]
-        return [cut(part.rstrip(), self._longest) for part in parts if part and not part.isspace()]
+        return [shorten(part.rstrip(), self._longest) for part in parts if part and not part.isspace()]

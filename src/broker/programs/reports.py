@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from broker.client import AsyncJob
-from broker.client.cleaning import LONGEST_TEXT
 from broker.programs.backlog import Backlog
 from broker.programs.lines import Lines
+from broker.schemas.limits import LONGEST_TEXT_CHARS
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class Reports:
     def __init__(self, job: AsyncJob, echo: Callable[[str], object] | None) -> None:
         self._job = job
         self._echo = echo
-        self._lines = Lines(LONGEST_TEXT)
-        self._backlog = Backlog(_MOST_WAITING, LONGEST_TEXT)
+        self._lines = Lines(LONGEST_TEXT_CHARS)
+        self._backlog = Backlog(_MOST_WAITING, LONGEST_TEXT_CHARS)
         self._news = asyncio.Event()
         self._all_said = False
         self._sending = asyncio.create_task(self._send_all(), name=f"reports on {job.id}")

@@ -1,31 +1,32 @@
-"""Remarking: tells the broker why tasks wait, beside the pairing and never in its way."""
+"""Tell the broker why tasks wait, without delaying the pairing."""
 
 import asyncio
 import logging
 
+from broker.batches import batches
 from broker.client.connection import Connection
-from broker.client.slices import in_slices
+from broker.client.time_slices import run_in_time_slices
 from broker.matching.matcher import Matcher
 from broker.matching.offers import RegisteredTool, RegisteredTools
 from broker.matching.remarks import Remarks
+from broker.schemas.limits import MOST_ON_PAGE
 from broker.schemas.tasks import RemarkedTasks, TaskRemark
 
 log = logging.getLogger(__name__)
 
-# So long tasks wait before it is asked why, and between two looks at that.
+# How long tasks wait before the assigner looks for the reason, and how long it pauses between two looks.
 _AFTER_SECONDS = 2.0
-# The time that is left to the pairing, after each slice of work.
+# How long the pairing has the event loop for itself after each time slice.
 _PAUSE_SECONDS = 0.1
-_BATCH = 1_000
-_PAGE = 1_000
+_MOST_IN_REQUEST = 1_000
 
 
-class Remarking:
-    """Makes the remarks, while it runs.
+class RemarkSender:
+    """Finds out why tasks wait, and sends remarks to the broker.
 
     Args:
-        matcher: What is known.
-        recheck_seconds: So long it does not ask again why the same tasks wait.
+        matcher: The assigner's matcher.
+        recheck_seconds: How long to wait before checking the same tasks again.
     """
 
     def __init__(self, matcher: Matcher, recheck_seconds: float) -> None:
@@ -34,36 +35,34 @@ class Remarking:
         self._trouble: str | None = None
 
     async def run(self, connection: Connection) -> None:
-        """Make remarks until cancelled; where that is impossible, it is logged once."""
+        """Send remarks until cancelled. Log an error once while it repeats."""
         while True:
             await asyncio.sleep(self._pause_seconds)
             try:
-                await self._once(connection)
+                await self._run_once(connection)
                 self._trouble = None
             except Exception as error:  # noqa: BLE001 - whatever it is, pairing goes on
                 if repr(error) != self._trouble:
                     log.warning("no remarks can be made on why tasks wait: %s", error or repr(error))
                 self._trouble = repr(error)
 
-    async def _once(self, connection: Connection) -> None:
+    async def _run_once(self, connection: Connection) -> None:
         if self._remarks.due():
-            tools = await _registered(connection)
-            await in_slices(self._remarks.look(tools), pause_seconds=_PAUSE_SECONDS)
-        unsaid = self._remarks.unsaid()
-        for first in range(0, len(unsaid), _BATCH):
-            some = unsaid[first : first + _BATCH]
-            items = [TaskRemark(task_id=said.task.id, text=said.text) for said in some]
+            tools = await _list_tools(connection)
+            await run_in_time_slices(self._remarks.look(tools), pause_seconds=_PAUSE_SECONDS)
+        for batch in batches(self._remarks.unsaid(), _MOST_IN_REQUEST):
+            items = [TaskRemark(task_id=said.task.id, text=said.text) for said in batch]
             await connection.call("POST", "/v1/tasks/remarks", RemarkedTasks, json={"items": items})
-            for said in some:
+            for said in batch:
                 said.task.told = said.text
 
 
-async def _registered(connection: Connection) -> list[RegisteredTool]:
-    """All tools, those without room and those that are away included."""
+async def _list_tools(connection: Connection) -> list[RegisteredTool]:
+    """Return all registered tools, in whatever state they are."""
     tools: list[RegisteredTool] = []
     after: str | None = None
     while True:
-        query = {"limit": _PAGE, "after": after}
+        query = {"limit": MOST_ON_PAGE, "after": after}
         page = await connection.call("GET", "/v1/tools", RegisteredTools, query=query)
         tools += page.items
         if page.next is None:

@@ -8,7 +8,7 @@ import pytest
 from msgspec import Raw
 
 from broker.client import ProblemError
-from broker.client.together import Together
+from broker.client.batching import Batcher
 from broker.schemas.problems import Problem
 
 
@@ -27,11 +27,11 @@ async def test_what_comes_while_a_call_is_under_way_goes_with_the_next_one() -> 
         await go_on.wait()
         return [bytes(item) for item in items]
 
-    together = Together(call)
-    putting = [asyncio.create_task(together.put(Raw(b"%d" % n))) for n in range(3)]
+    batcher = Batcher(call)
+    putting = [asyncio.create_task(batcher.put(Raw(b"%d" % n))) for n in range(3)]
     while not calls:
         await asyncio.sleep(0)
-    putting += [asyncio.create_task(together.put(Raw(b"%d" % n))) for n in range(3, 6)]
+    putting += [asyncio.create_task(batcher.put(Raw(b"%d" % n))) for n in range(3, 6)]
     await asyncio.sleep(0)
     putting[4].cancel()
     await asyncio.sleep(0)
@@ -51,8 +51,8 @@ async def test_of_a_thousand_the_one_that_is_to_blame_is_found_by_few_calls() ->
             raise refused(400)
         return [0] * len(items)
 
-    together = Together(call)
-    putting = [together.put(Raw(b"%d" % n)) for n in range(1000)]
+    batcher = Batcher(call)
+    putting = [batcher.put(Raw(b"%d" % n)) for n in range(1000)]
     answers = await asyncio.gather(*putting, return_exceptions=True)
     assert [n for n, answer in enumerate(answers) if answer != 0] == [666]
     assert calls < 25
@@ -67,8 +67,8 @@ async def test_what_concerns_all_is_told_to_all_at_once(error: Exception) -> Non
         calls += 1
         raise error
 
-    together = Together(call)
-    answers = await asyncio.gather(*(together.put(Raw(b"1")) for _ in range(9)), return_exceptions=True)
+    batcher = Batcher(call)
+    answers = await asyncio.gather(*(batcher.put(Raw(b"1")) for _ in range(9)), return_exceptions=True)
     assert (answers, calls) == ([error] * 9, 1)
 
 
@@ -79,9 +79,9 @@ async def test_larger_items_share_fewer_calls() -> None:
         sizes.append(len(items))
         return [0] * len(items)
 
-    together = Together(call)
+    batcher = Batcher(call)
     large = Raw(b"x" * 400_000)
-    assert await asyncio.gather(*(together.put(large) for _ in range(6))) == [0] * 6
+    assert await asyncio.gather(*(batcher.put(large) for _ in range(6))) == [0] * 6
     assert sizes == [2, 2, 2]
 
 

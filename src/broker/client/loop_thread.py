@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for programs that have none."""
+"""An event loop in a thread, for synchronous programs."""
 
 import asyncio
 import os
@@ -7,15 +7,15 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-# How long something that is interrupted may take to end.
+# How long an interrupted coroutine may take to end.
 _END_SECONDS = 5.0
 
 
-class Loop:
-    """An event loop in a thread of its own."""
+class LoopThread:
+    """An event loop that runs in a thread of its own."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -24,12 +24,12 @@ class Loop:
         self._thread = threading.Thread(target=self._run_forever, name="broker client", daemon=True)
         self._thread.start()
 
-    def run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
-        """Run something there, and wait for what comes of it; interrupted, it is cancelled.
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine in the loop and return its result. If the caller is interrupted, cancel it.
 
         Raises:
-            RuntimeError: Nothing can be waited for: it is stopped, it would wait for itself, or it is in the
-                process that this one was forked from.
+            RuntimeError: The loop is stopped, the caller runs in the loop's own thread, or this process was
+                forked from the one that made the loop.
         """
         try:
             self._check()
@@ -38,7 +38,7 @@ class Loop:
             raise
         ended = threading.Event()
 
-        async def run() -> Answer:
+        async def run() -> Result:
             try:
                 return await coroutine
             finally:
@@ -52,17 +52,17 @@ class Loop:
                 ended.wait(_END_SECONDS)
             raise
 
-    def begin(self, do: Callable[[], object]) -> None:
-        """Have something done there, and do not wait for it.
+    def begin(self, callback: Callable[[], object]) -> None:
+        """Call a function in the loop without waiting for it.
 
         Raises:
-            RuntimeError: It is stopped, or in the process that this one was forked from.
+            RuntimeError: The loop is stopped, or this process was forked from the one that made it.
         """
         self._check(waits=False)
-        self._loop.call_soon_threadsafe(do)
+        self._loop.call_soon_threadsafe(callback)
 
     def each(self, items: AsyncGenerator[Item, None]) -> Iterator[Item]:
-        """Go through what comes there, as it comes; whoever stops early ends it."""
+        """Iterate over an asynchronous generator, and close it if the caller stops early."""
         try:
             while True:
                 try:
@@ -71,12 +71,12 @@ class Loop:
                     return
                 yield item
         finally:
-            # Nobody waits for that: we may be at the end of the program, or in any thread.
+            # Do not wait for it: this may run in any thread, also while the interpreter shuts down.
             if not (self._is_stopped or sys.is_finalizing()):
                 self.begin(lambda: asyncio.ensure_future(items.aclose()))
 
     def stop(self) -> None:
-        """End what is under way there, stop it, and wait until it has stopped; again: nothing."""
+        """Cancel everything in the loop, and wait until it has stopped. It may be called again."""
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -88,7 +88,7 @@ class Loop:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
-            self._loop.run_until_complete(_end_all())
+            self._loop.run_until_complete(_cancel_all())
         finally:
             self._loop.close()
 
@@ -105,8 +105,8 @@ async def _next(items: AsyncGenerator[Item, None]) -> Item:
     return await anext(items)
 
 
-async def _end_all() -> None:
-    """Cancel what is under way; whoever waits for it is told."""
+async def _cancel_all() -> None:
+    """Cancel all tasks; whoever waits for one of them gets `CancelledError`."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

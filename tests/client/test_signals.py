@@ -12,7 +12,7 @@ PROGRAM = """
 import asyncio
 import sys
 
-from broker.client import running
+from broker.client import signals
 
 def unknown(*_):
     raise NotImplementedError
@@ -27,7 +27,7 @@ async def work():
     finally:
         print("ended in order", flush=True)
 
-running.run(work())
+signals.run_until_signal(work())
 """
 
 

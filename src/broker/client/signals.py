@@ -1,4 +1,4 @@
-"""Running until told to stop: what a program of its own does with the client."""
+"""Run a program of the client until a signal stops it."""
 
 import asyncio
 import contextlib
@@ -13,23 +13,24 @@ from broker.client.errors import ProblemError, SettingError, explained
 log = logging.getLogger(__name__)
 
 
-def run(doing: Coroutine[Any, Any, None], *, at_once: Callable[[], object] = lambda: None) -> None:
-    """Run something until it ends, or SIGTERM or Ctrl-C cancels it.
+def run_until_signal(
+    coroutine: Coroutine[Any, Any, None], *, at_once: Callable[[], object] = lambda: None
+) -> None:
+    """Run a coroutine until it ends, or SIGTERM or Ctrl-C cancels it.
 
-    A second signal ends the process at once.
-
-    Unless the program has its own way to log, what happens is told on standard error.
+    A second signal ends the process at once. If the program has not configured logging, log records go to
+    standard error.
 
     Args:
-        doing: What to run; cancelled, it finishes what it has in hand, or gives it back.
-        at_once: Is called when a second signal ends the process; what it raises does not hinder that.
+        coroutine: What to run. When it is cancelled, it finishes its jobs or gives them back.
+        at_once: Called when a second signal ends the process, which ends even if this raises an exception.
 
     Raises:
-        SystemExit: The broker refuses it; the message says why, and what to do.
+        SystemExit: The broker refuses the program; the message says why, and what to do.
     """
 
     async def until_signalled() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.create_task(doing)
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(coroutine)
 
         def stop(number: signal.Signals) -> None:
             if task.cancelling():
@@ -40,14 +41,14 @@ def run(doing: Coroutine[Any, Any, None], *, at_once: Callable[[], object] = lam
                     os._exit(128 + number)
             task.cancel()
 
-        def heed(number: int, _: object) -> None:
+        def handle_signal(number: int, _: object) -> None:
             loop.call_soon_threadsafe(stop, signal.Signals(number))
 
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 loop.add_signal_handler(number, stop, number)
             except NotImplementedError:  # on Windows
-                signal.signal(number, heed)
+                signal.signal(number, handle_signal)
         with contextlib.suppress(asyncio.CancelledError):
             await task
 

@@ -1,4 +1,4 @@
-"""Judge the responses that a client gets: redirects, refusals, and what does not come from the broker."""
+"""Read the responses that a client gets: redirects, refusals, and what does not come from the broker."""
 
 from http import HTTPStatus
 from typing import TypeVar
@@ -11,15 +11,15 @@ from broker.client.errors import ProxyLimitError, SettingError
 from broker.client.responses import ForeignResponseError
 from broker.schemas.problems import Problem
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 # These keep the method and the body.
-_FOLLOWED = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
+_FOLLOWED_STATUSES = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
 _MOST_REDIRECTS = 5
 
 
-class Judge:
-    """The rules by which a client judges responses. They are the same for each of its requests.
+class ResponseReader:
+    """Reads the responses to all requests of a client.
 
     Any thread may use it.
 
@@ -30,7 +30,7 @@ class Judge:
     def __init__(self, url: str) -> None:
         self._url = url
         self._base_path = httpx.URL(url).path.rstrip("/")
-        self._was_there = False
+        self._has_responded = False
 
     def next_request(
         self, request: httpx.Request, response: httpx.Response, redirects: int
@@ -52,21 +52,21 @@ class Judge:
         following = response.next_request
         if following is None:
             return None
-        is_followed = response.status_code in _FOLLOWED and redirects < _MOST_REDIRECTS
+        is_followed = response.status_code in _FOLLOWED_STATUSES and redirects < _MOST_REDIRECTS
         if is_followed and following.url.scheme in ("http", "https") and has_port(following.url):
             return following
-        if self._was_there:
-            # Something has come between; the broker may be back.
+        if self._has_responded:
+            # Something else has responded in its place for the moment.
             raise ForeignResponseError(response)
         raise self._moved(request, following.url)
 
-    def read(self, request: httpx.Request, response: httpx.Response, form: type[Answer]) -> Answer | Problem:
+    def read(self, request: httpx.Request, response: httpx.Response, type_: type[Result]) -> Result | Problem:
         """Return the broker's response, or the problem with which it refused the request.
 
         Args:
             request: The request as the client first sent it.
             response: The response after all redirects, with its content.
-            form: The type of a success.
+            type_: The type of a success.
 
         Raises:
             SettingError: The broker refused the request because a redirect has removed the key.
@@ -74,34 +74,36 @@ class Judge:
             ForeignResponseError: The response is not the broker's.
         """
         try:
-            found = responses.read(response, form)
+            result = responses.read(response, type_)
         except ForeignResponseError:
             self._check_size(request, response)
             raise
-        if isinstance(found, Problem):
-            self._check_key(request, response, found)
-        self._was_there = True
-        return found
+        if isinstance(result, Problem):
+            self._check_key(request, response, result)
+        self._has_responded = True
+        return result
 
     def problem(self, request: httpx.Request, response: httpx.Response) -> Problem:
         """Return the problem with which the broker refused a request; see `read`."""
-        found = responses.problem(response)
-        self._check_key(request, response, found)
-        return found
+        problem = responses.problem(response)
+        self._check_key(request, response, problem)
+        return problem
 
     def _check_size(self, request: httpx.Request, response: httpx.Response) -> None:
-        """Raise an error for a proxy's limit, which does not pass as its other troubles do."""
+        """Raise an error for a proxy's size limit, which is permanent, unlike other errors of a proxy."""
         size = len(request.content)
         if size and response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             url = httpx.URL(self._url).copy_with(userinfo=b"")
             raise ProxyLimitError.of(str(url), request.url.path, size) from None
 
-    def _check_key(self, request: httpx.Request, response: httpx.Response, found: Problem) -> None:
-        had, has = (each.headers.get("Authorization") for each in (request, response.request))
-        if found.status == HTTPStatus.UNAUTHORIZED and had and not has:
+    def _check_key(self, request: httpx.Request, response: httpx.Response, problem: Problem) -> None:
+        """Raise an error if the broker refused the request because a redirect has removed the key."""
+        first, last = (each.headers.get("Authorization") for each in (request, response.request))
+        if problem.status == HTTPStatus.UNAUTHORIZED and first and not last:
             raise self._moved(request, response.request.url)
 
     def _moved(self, request: httpx.Request, location: httpx.URL) -> SettingError:
+        """Return an error that names the URL to which the broker has moved."""
         below = request.url.path.removeprefix(self._base_path)
         path = location.path.removesuffix(below)
         address = str(location.copy_with(path=path, query=None, fragment=None)).rstrip("/")

@@ -1,0 +1,103 @@
+"""Put items that come at the same time into one request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import takewhile
+from typing import Generic, NamedTuple, TypeVar
+
+from msgspec import Raw
+
+from broker.batches import batches, halves
+from broker.client import tracing
+from broker.client.errors import ProblemError
+from broker.schemas.limits import MOST_COMPLETIONS
+
+Result = TypeVar("Result")
+
+#: The most items in one request. The broker accepts as many completions, and more tasks.
+MOST_ITEMS = MOST_COMPLETIONS
+#: A larger item has a request of its own. With what is between the items, the body of a request for several
+#: of them has less than 1 MiB: that is the default limit of nginx, and the broker accepts more.
+MOST_BYTES = 2**20 - 2**12
+
+# With these statuses one item is refused, or the items are too large together.
+_ONE_IS_REFUSED = (400, 413, 422)
+
+
+class _Waiting(NamedTuple, Generic[Result]):
+    """An item that waits for its request, the future of its result, and the headers of its trace."""
+
+    item: Raw
+    future: asyncio.Future[Result]
+    trace: Mapping[str, str]
+
+
+class Batcher(Generic[Result]):
+    """Sends one request at a time, with all items that have come since the last one. It adds no delay.
+
+    If the broker refuses a request because of one item, each half of the items is sent again, until that item
+    fails alone.
+
+    Args:
+        send: Sends the items of a batch, as JSON, and returns their results in order. All items belong to one
+            trace, whose headers are the second argument.
+    """
+
+    def __init__(self, send: Callable[[list[Raw], Mapping[str, str]], Awaitable[Sequence[Result]]]) -> None:
+        self._send = send
+        self._waiting: list[_Waiting[Result]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    async def put(self, item: Raw) -> Result:
+        """Send an item with the next request and return its result.
+
+        Raises:
+            Exception: Whatever the request for this item alone raises.
+        """
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(item, future, tracing.current()))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send_all())
+        return await future
+
+    async def _send_all(self) -> None:
+        try:
+            while batch := self._next_batch():
+                await self._send_batch(batch)
+        finally:
+            self._sending = None
+
+    def _next_batch(self) -> list[_Waiting[Result]]:
+        """Remove the items of the next request from those that wait, and drop the cancelled ones."""
+        waiting = [each for each in self._waiting if not each.future.done()]
+        of_one_trace = takewhile(lambda each: each.trace == waiting[0].trace, waiting)
+        batch = next(batches(of_one_trace, MOST_ITEMS, size=_size, most_bytes=MOST_BYTES), [])
+        self._waiting = waiting[len(batch) :]
+        return batch
+
+    async def _send_batch(self, batch: Sequence[_Waiting[Result]]) -> None:
+        try:
+            results = await self._send([each.item for each in batch], batch[0].trace)
+        except ProblemError as error:
+            if len(batch) > 1 and error.problem.status in _ONE_IS_REFUSED:
+                for half in halves(batch):
+                    await self._send_batch(half)
+                return
+            _fail(batch, error)
+            return
+        except Exception as error:  # noqa: BLE001 - the futures raise it
+            _fail(batch, error)
+            return
+        for each, result in zip(batch, results, strict=True):
+            if not each.future.done():
+                each.future.set_result(result)
+
+
+def _size(waiting: _Waiting[Result]) -> int:
+    return len(bytes(waiting.item))
+
+
+def _fail(batch: Sequence[_Waiting[Result]], error: Exception) -> None:
+    for each in batch:
+        if not each.future.done():
+            each.future.set_exception(error)
