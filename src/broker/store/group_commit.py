@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
+from broker.batches import halves
 from broker.errors import Locked, Overloaded, RowFailed, Stopping, TooSlow, Unavailable
 
 Item = TypeVar("Item")
@@ -168,10 +169,9 @@ class GroupCommit(Generic[Item, Answer]):
             elif isinstance(error, Unavailable) and not isinstance(error, RowFailed):
                 _fail(calls, error)
             else:
-                # Somebody's value is refused: halves are tried, until that one fails alone.
-                middle = len(calls) // 2
-                await self._answer(calls[:middle])
-                await self._answer(calls[middle:])
+                # The database refuses a value: split the set until its call fails alone.
+                for half in halves(calls):
+                    await self._answer(half)
             return error
         for call, answer in reversed(answered):
             if answer is LATER:
