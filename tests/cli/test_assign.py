@@ -23,11 +23,11 @@ from tests.support.shared import SHARED_BROKER
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
 LAB = """
-from broker.client import MisfitError
+from broker.client import MismatchError
 
 def fits(skills, needs):
     if skills["gpu"] < needs["gpu"]:
-        raise MisfitError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
+        raise MismatchError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
     return True
 
 def speed(skills, needs):
@@ -90,7 +90,7 @@ async def test_help_teaches(folder: Path) -> None:
         "broker assign --match schema",
         "--match lab:fits --rank lab:speed",
         "BROKER_KEY",
-        "MisfitError",
+        "MismatchError",
     ):
         assert taught in answer.output
     assert "assign   Pair tasks with tools" in CliRunner().invoke(main, ["--help"]).output

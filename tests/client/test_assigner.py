@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 import pytest
 
-from broker.client import Assigner, MisfitError, remark_sender
+from broker.client import Assigner, MismatchError, remark_sender
 from broker.schemas.candidates import AssignedPair
 from broker.settings import Settings
 from tests.conftest import Running, a_broker, a_database
@@ -233,7 +233,7 @@ async def test_that_the_only_tool_that_could_do_it_is_away_is_told_and_that_it_i
 async def test_what_a_function_says_is_told(broker: Running, http: httpx.AsyncClient) -> None:
     def match(skills: Any, needs: Any) -> bool:
         if skills["gpu"] < needs["gpu"]:
-            raise MisfitError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
+            raise MismatchError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
         return True
 
     await add_tool(http, "gpu-1", skills={"gpu": 1})
@@ -308,7 +308,7 @@ async def test_who_is_left_out_can_be_asked_for(broker: Running, http: httpx.Asy
         await add_tasks(http, *(f"task-{number}" for number in range(12)), needs={"can": "count"})
         await assigned_to(http, "task-11")
         await until(lambda: len(assigner._matcher) == 3)
-    left_out = assigner.wallflowers()
+    left_out = assigner.unmatched()
     assert [(each.needs, each.waiting, each.oldest, each.passed_by) for each in left_out.needs] == [
         ({"can": "print"}, 1, "hopeless", 12)
     ]

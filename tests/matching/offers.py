@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import Raw
 
+from broker.matching.candidates import CandidateTask, CandidateTool, ListedTool
 from broker.matching.matcher import Matcher
-from broker.matching.offers import OfferedTask, OfferedTool, RegisteredTool
 from broker.matching.round import Pairing
 from broker.schemas.states import ToolState
 
@@ -25,18 +25,18 @@ def task(
     priority: int = 0,
     at: float = 0,
     remark: str | None = None,
-) -> OfferedTask:
+) -> CandidateTask:
     """A task; `at` is the second in which it was submitted."""
     created_at = START + timedelta(seconds=at)
-    return OfferedTask(id=id, needs=raw(needs), priority=priority, created_at=created_at, remark=remark)
+    return CandidateTask(id=id, needs=raw(needs), priority=priority, created_at=created_at, remark=remark)
 
 
-def tool(id: str, skills: Any = None, *, capacity: int = 1, load: int = 0) -> OfferedTool:  # noqa: A002
-    return OfferedTool(id=id, skills=raw(skills), capacity=capacity, load=load)
+def tool(id: str, skills: Any = None, *, capacity: int = 1, load: int = 0) -> CandidateTool:  # noqa: A002
+    return CandidateTool(id=id, skills=raw(skills), capacity=capacity, load=load)
 
 
-def registered(id: str, skills: Any, state: ToolState = "idle", lease: datetime = START) -> RegisteredTool:  # noqa: A002
-    return RegisteredTool(id=id, skills=raw(skills), state=state, lease_expires_at=lease)
+def registered(id: str, skills: Any, state: ToolState = "idle", lease: datetime = START) -> ListedTool:  # noqa: A002
+    return ListedTool(id=id, skills=raw(skills), state=state, lease_expires_at=lease)
 
 
 def pairings(matcher: Matcher) -> list[Pairing]:

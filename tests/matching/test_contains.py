@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.matching.contains import Contains, contains
-from broker.matching.misfit import UnjudgeableError
+from broker.matching.mismatch import UnjudgeableError
 from tests.matching.offers import raw
 
 JSON = st.recursive(
@@ -74,13 +74,14 @@ def test_everything_contains_itself(value: Any) -> None:
 def test_something_lacks_where_it_does_not_match_and_nothing_where_it_does(skills: Any, needs: Any) -> None:
     strategy = Contains()
     ready = strategy.skills(bytes(raw(skills)))
-    assert strategy.matches(ready, needs) is not strategy.misfits(ready, needs)
+    assert strategy.matches(ready, needs) is not strategy.mismatches(ready, needs)
 
 
 def lacks(skills: Any, needs: Any) -> list[tuple[str, str]]:
     strategy = Contains()
     return [
-        (misfit.wanted, misfit.had) for misfit in strategy.misfits(strategy.skills(bytes(raw(skills))), needs)
+        (mismatch.wanted, mismatch.had)
+        for mismatch in strategy.mismatches(strategy.skills(bytes(raw(skills))), needs)
     ]
 
 

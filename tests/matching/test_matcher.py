@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from broker.matching import register
+from broker.matching import interning
 from broker.matching.matcher import Matcher
-from broker.matching.misfit import MisfitError
+from broker.matching.mismatch import MismatchError
 from tests.matching.offers import paired, pairings, task, tool
 
 
@@ -99,9 +99,9 @@ def test_what_cannot_be_ranked_is_no_match(rank: Any, caplog: pytest.LogCaptureF
     assert len(caplog.records) == 1
 
 
-def test_a_misfit_is_a_plain_no(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mismatch_is_a_plain_no(caplog: pytest.LogCaptureFixture) -> None:
     def match(skills: Any, needs: Any) -> bool:
-        raise MisfitError("wants 2 GPUs, has 1")
+        raise MismatchError("wants 2 GPUs, has 1")
 
     matcher = Matcher(match)
     matcher.add_task(task("a"))
@@ -237,10 +237,10 @@ def test_what_was_not_met_when_everything_was_read_anew_is_forgotten() -> None:
     for id_ in ("kept", "gone"):
         matcher.add_task(task(id_))
         matcher.add_tool(tool(id_))
-    heard = matcher.heard
+    arrivals = matcher.arrivals
     matcher.add_task(task("new"))
     matcher.add_tool(tool("new"))
-    matcher.keep_only({"kept"}, {"kept"}, heard=heard)
+    matcher.keep_only({"kept"}, {"kept"}, arrivals=arrivals)
     assert paired(matcher) == {"kept": "kept", "new": "new"}
 
 
@@ -249,7 +249,7 @@ def test_what_is_forgotten_while_it_is_being_assigned_does_not_come_back() -> No
     matcher.add_tool(tool("t"))
     matcher.add_task(task("a"))
     [pairing] = pairings(matcher)
-    matcher.keep_only(set(), set(), heard=matcher.heard)
+    matcher.keep_only(set(), set(), arrivals=matcher.arrivals)
     matcher.settle(pairing, "tool_unavailable")
     matcher.add_tool(tool("t"))
     assert paired(matcher) == {}
@@ -265,7 +265,7 @@ def used(matcher: Matcher, kinds: range) -> None:
 
 
 def test_memory_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(register, "_RESTING", 20)
+    monkeypatch.setattr(interning, "_MOST_RELEASED", 20)
     matcher = Matcher()
     tracemalloc.start()
     try:
@@ -283,7 +283,7 @@ def test_memory_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kinds_that_were_forgotten_are_judged_anew_and_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(register, "_RESTING", 2)
+    monkeypatch.setattr(interning, "_MOST_RELEASED", 2)
     matcher = Matcher("contains", lambda skills, needs: 1.0)
     matcher.add_task(task("waits", {"can": "skill-0"}))
     for number in range(1, 50):
@@ -295,7 +295,7 @@ def test_kinds_that_were_forgotten_are_judged_anew_and_rightly(monkeypatch: pyte
 
 
 def test_needs_that_were_forgotten_want_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(register, "_RESTING", 2)
+    monkeypatch.setattr(interning, "_MOST_RELEASED", 2)
     matcher = Matcher()
     for number in range(20):
         matcher.add_tool(tool("old", {"can": ["print", *range(20)]}))
@@ -318,7 +318,7 @@ def test_payloads_and_other_ways_to_write_the_same_are_not_kept() -> None:
         matcher.add_task(offered)
     [needs] = matcher.waiting
     assert len(needs.queue) == 100
-    assert len(matcher.needs._spelled) < 10
+    assert len(matcher.needs._by_spelling) < 10
     task_ = needs.queue.head()
     assert task_ is not None
     assert sys.getsizeof(task_) < 200

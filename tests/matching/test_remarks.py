@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from broker.matching import register
+from broker.matching import interning
 from broker.matching import remarks as module
+from broker.matching.candidates import ListedTool
 from broker.matching.function import Match
 from broker.matching.matcher import Matcher
-from broker.matching.misfit import MisfitError, gap
-from broker.matching.offers import RegisteredTool
+from broker.matching.mismatch import MismatchError, gap
 from broker.matching.remarks import Remarks
 from tests.matching.offers import paired, registered, task, tool
 
@@ -25,18 +25,18 @@ class Desk:
         self.remarks = Remarks(self.matcher, after_seconds=2, recheck_seconds=10)
         self.writes = 0
 
-    def say(self, *tools: RegisteredTool) -> dict[str, str]:
+    def say(self, *tools: ListedTool) -> dict[str, str]:
         """Look at what is due, and make the remarks."""
-        for _ in self.remarks.look(tools):
+        for _ in self.remarks.check(tools):
             pass
-        said = self.remarks.unsaid()
+        said = self.remarks.new_remarks()
         for each in said:
-            each.task.told = each.text
+            each.task.remark = each.text
         self.writes += len(said)
         return {each.task.id: each.text for each in said}
 
 
-def why(needs: Any, tools: Sequence[RegisteredTool], match: Match | str = "contains") -> str:
+def why(needs: Any, tools: Sequence[ListedTool], match: Match | str = "contains") -> str:
     """What is said of a task with these needs."""
     desk = Desk(match)
     desk.matcher.add_task(task("a", needs))
@@ -78,7 +78,7 @@ def test_where_each_thing_is_had_by_some_tool_it_is_not_said_that_none_has_it() 
 def test_what_a_function_says_is_told() -> None:
     def match(skills: Any, needs: Any) -> bool:
         if skills["gpu"] < needs["gpu"]:
-            raise MisfitError(f"wants {needs['gpu']} GPUs,\nhas {skills['gpu']}\x00")
+            raise MismatchError(f"wants {needs['gpu']} GPUs,\nhas {skills['gpu']}\x00")
         return True
 
     tools = [registered("cpu-1", {}), registered("gpu-1", {"gpu": 1})]
@@ -194,8 +194,8 @@ def test_a_remark_that_a_task_has_already_is_not_made_again() -> None:
 
 
 def test_very_many_tasks_are_not_all_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TOLD", 50)
-    monkeypatch.setattr(module, "_TOLD_ANEW", 10)
+    monkeypatch.setattr(module, "_MOST_REMARKS", 50)
+    monkeypatch.setattr(module, "_MOST_REPLACED", 10)
     desk = Desk()
     for number in range(120):
         desk.matcher.add_task(task(str(number), {"gpu": 1}, at=number))
@@ -204,7 +204,7 @@ def test_very_many_tasks_are_not_all_told_at_once(monkeypatch: pytest.MonkeyPatc
     assert [len(desk.say(far)) for _ in range(4)] == [50, 50, 20, 0]
     desk.now = 12
     assert [len(desk.say(near)) for _ in range(13)] == [10] * 12 + [0]
-    assert {each.told for each in next(iter(desk.matcher.waiting)).queue} == {
+    assert {each.remark for each in next(iter(desk.matcher.waiting)).queue} == {
         "no tool has gpu = 1; nearest: u has 0"
     }
 
@@ -212,7 +212,7 @@ def test_very_many_tasks_are_not_all_told_at_once(monkeypatch: pytest.MonkeyPatc
 def test_those_who_were_told_nothing_yet_do_not_wait_for_those_who_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_TOLD_ANEW", 1)
+    monkeypatch.setattr(module, "_MOST_REPLACED", 1)
     desk = Desk()
     for number in range(5):
         desk.matcher.add_task(task(f"old-{number}", at=number, remark="something else"))
@@ -226,9 +226,9 @@ def test_a_remark_that_could_not_be_made_is_made_the_next_time() -> None:
     desk = Desk()
     desk.matcher.add_task(task("a"))
     desk.now = 2
-    for _ in desk.remarks.look([]):
+    for _ in desk.remarks.check([]):
         pass
-    assert len(desk.remarks.unsaid()) == 1
+    assert len(desk.remarks.new_remarks()) == 1
     assert desk.say() == {"a": "no tool is registered"}
 
 
@@ -237,12 +237,12 @@ def test_a_task_that_goes_while_it_is_looked_at_is_told_nothing() -> None:
     desk.matcher.add_task(task("a"))
     desk.matcher.add_task(task("b", 5))
     desk.now = 2
-    steps = desk.remarks.look([registered("t", 7)])
+    steps = desk.remarks.check([registered("t", 7)])
     next(steps)
     desk.matcher.forget_task("a")
     for _ in steps:
         pass
-    assert [said.task.id for said in desk.remarks.unsaid()] == ["b"]
+    assert [said.task.id for said in desk.remarks.new_remarks()] == ["b"]
 
 
 def test_skills_of_tools_that_are_away_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,12 +284,12 @@ def test_needs_that_come_again_wait_for_a_while_again() -> None:
 def test_skills_of_tools_that_are_away_are_not_forgotten_while_these_are_registered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(register, "_RESTING", 1)
+    monkeypatch.setattr(interning, "_MOST_RELEASED", 1)
     desk = Desk()
     desk.matcher.add_task(task("a", "print"))
     tools = [registered(f"tool-{number}", ["scan", number], "offline") for number in range(5)]
     for desk.now in (2, 12):
-        for _ in desk.remarks.look(tools):
+        for _ in desk.remarks.check(tools):
             desk.matcher.round()
         desk.matcher.round()
         assert len(desk.matcher.skills) == 5

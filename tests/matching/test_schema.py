@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.matching.json_schema import Schema
-from broker.matching.misfit import UnjudgeableError
+from broker.matching.mismatch import UnjudgeableError
 from tests.matching.offers import raw
 
 
@@ -20,7 +20,7 @@ def satisfied(skills: Any, needs: Any) -> bool:
 def lacks(skills: Any, needs: Any) -> list[tuple[str, str]]:
     strategy = Schema()
     ready = strategy.skills(bytes(raw(skills))), strategy.needs(bytes(raw(needs)))
-    return [(misfit.wanted, misfit.had) for misfit in strategy.misfits(*ready)]
+    return [(mismatch.wanted, mismatch.had) for mismatch in strategy.mismatches(*ready)]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_regular_expression_takes_linear_time() -> None:
     assert time.perf_counter() - began < 2
 
 
-def test_very_many_misfits_are_not_counted() -> None:
+def test_very_many_mismatches_are_not_counted() -> None:
     began = time.perf_counter()
     found = lacks([-1] * 10_000, {"items": {"allOf": [{"minimum": n} for n in range(300)]}})
     assert found == [("[0] ≥ 0", "-1")]

@@ -17,7 +17,7 @@ import structlog
 from broker.cli.url_option import with_url_option
 from broker.client import Assigner, signals
 from broker.client.addresses import url_of_broker
-from broker.matching.misfit import cut, shown
+from broker.matching.mismatch import one_line, shown
 from broker.matching.strategies import NAMES
 from broker.schemas.candidates import AssignedPair
 from broker.telemetry import logs
@@ -25,8 +25,8 @@ from broker.telemetry import logs
 log = structlog.get_logger(__name__)
 
 _COUNT_SECONDS = 5.0
-_WALLFLOWERS_SECONDS = 600.0
-_WALLFLOWERS = 5
+_MOST_UNMATCHED_SECONDS = 600.0
+_MOST_UNMATCHED = 5
 # How long skills must have been unasked for before that is logged.
 _UNASKED_SINCE = timedelta(minutes=1)
 
@@ -43,12 +43,12 @@ How tasks and tools match (--match):
 
 \b
 A file lab.py, for --match lab:fits --rank lab:speed:
-  from broker.client import MisfitError
+  from broker.client import MismatchError
 
 \b
   def fits(skills, needs):
       if skills["gpu"] < needs["gpu"]:
-          raise MisfitError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
+          raise MismatchError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
       return True
 
 \b
@@ -56,7 +56,7 @@ A file lab.py, for --match lab:fits --rank lab:speed:
       return skills["clock"]
 
 A function is given Python values, and asked once for each two kinds of skills and needs: it should go by them
-alone. What it raises is logged, and means no; a MisfitError says why, and becomes a part of the remark.
+alone. What it raises is logged, and means no; a MismatchError says why, and becomes a part of the remark.
 
 \b
 Examples:
@@ -176,14 +176,14 @@ def assign(
 
 
 async def _assign(assigner: Assigner, tally: "_Tally") -> None:
-    logging = [asyncio.create_task(tally.log()), asyncio.create_task(_log_wallflowers_regularly(assigner))]
+    logging = [asyncio.create_task(tally.log()), asyncio.create_task(_log_unmatched_regularly(assigner))]
     try:
         await assigner.assign()
     finally:
         for task in logging:
             task.cancel()
         tally.log_now()
-        _log_wallflowers(assigner)
+        _log_unmatched(assigner)
 
 
 class _Tally:
@@ -213,15 +213,15 @@ class _Tally:
         self._some.clear()
 
 
-async def _log_wallflowers_regularly(assigner: Assigner) -> None:
+async def _log_unmatched_regularly(assigner: Assigner) -> None:
     while True:
-        await asyncio.sleep(_WALLFLOWERS_SECONDS)
-        _log_wallflowers(assigner)
+        await asyncio.sleep(_MOST_UNMATCHED_SECONDS)
+        _log_unmatched(assigner)
 
 
-def _log_wallflowers(assigner: Assigner) -> None:
-    wallflowers = assigner.wallflowers()
-    for needs in wallflowers.needs[:_WALLFLOWERS]:
+def _log_unmatched(assigner: Assigner) -> None:
+    unmatched = assigner.unmatched()
+    for needs in unmatched.needs[:_MOST_UNMATCHED]:
         log.info(
             "needs are passed over",
             needs=shown(needs.needs),
@@ -230,12 +230,12 @@ def _log_wallflowers(assigner: Assigner) -> None:
             since=f"{needs.since:%Y-%m-%dT%H:%M:%SZ}",
             passed_by=needs.passed_by,
         )
-    unasked = [skills for skills in wallflowers.skills if datetime.now(UTC) - skills.since > _UNASKED_SINCE]
-    for skills in unasked[:_WALLFLOWERS]:
+    unasked = [skills for skills in unmatched.skills if datetime.now(UTC) - skills.since > _UNASKED_SINCE]
+    for skills in unasked[:_MOST_UNMATCHED]:
         log.info(
             "skills are not asked for",
             skills=shown(skills.skills),
-            tools=skills.tools[:_WALLFLOWERS],
+            tools=skills.tools[:_MOST_UNMATCHED],
             since=f"{skills.since:%Y-%m-%dT%H:%M:%SZ}",
         )
 
@@ -262,7 +262,7 @@ def _import(module: str, path: str) -> Any:
     except AttributeError as error:
         raise click.ClickException(f"Module {module!r} has no {path!r}.") from error
     if not callable(function):
-        raise click.ClickException(f"{module}:{path} is no function, but {cut(repr(function), 60)}.")
+        raise click.ClickException(f"{module}:{path} is no function, but {one_line(repr(function), 60)}.")
     return function
 
 

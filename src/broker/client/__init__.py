@@ -23,8 +23,8 @@ from broker.client.handle import AsyncHandle, Handle, TaskCancelledError, TaskFa
 from broker.client.job import AsyncJob, FailedError, Job, StoppedError
 from broker.client.tool import Tool, ToolLostError
 from broker.matching.contains import contains
-from broker.matching.misfit import MisfitError
-from broker.matching.wallflowers import PassedOver, Unasked, Wallflowers
+from broker.matching.mismatch import MismatchError
+from broker.matching.unmatched import Unmatched, UnmatchedNeeds, UnmatchedSkills
 
 __all__ = [
     "Assigner",
@@ -37,8 +37,7 @@ __all__ = [
     "FailedError",
     "Handle",
     "Job",
-    "MisfitError",
-    "PassedOver",
+    "MismatchError",
     "ProblemError",
     "SettingError",
     "StoppedError",
@@ -47,7 +46,8 @@ __all__ = [
     "TaskOptions",
     "Tool",
     "ToolLostError",
-    "Unasked",
-    "Wallflowers",
+    "Unmatched",
+    "UnmatchedNeeds",
+    "UnmatchedSkills",
     "contains",
 ]

@@ -11,12 +11,12 @@ from broker.client.connection import Connection
 from broker.client.errors import ProblemError
 from broker.client.remark_sender import RemarkSender
 from broker.client.time_slices import run_in_time_slices
+from broker.matching.candidates import CandidatePage
 from broker.matching.contains import contains
 from broker.matching.function import Match, Rank
 from broker.matching.matcher import Matcher
-from broker.matching.offers import Offers
 from broker.matching.round import Pairing
-from broker.matching.wallflowers import Wallflowers
+from broker.matching.unmatched import Unmatched
 from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Assigner:
         match: Decides whether a tool with these skills can do a task with these needs: a function
             `match(skills, needs)`, or the name of a strategy. `contains`: the needs are a part of the skills.
             `schema`: the needs are a JSON Schema that the skills satisfy. A function may raise
-            `MisfitError("wants 2 GPUs, has 1")` to say why not. Any other exception is logged and means no.
+            `MismatchError("wants 2 GPUs, has 1")` to say why not. Any other exception is logged and means no.
             The assigner calls it once for each pair of different needs and skills, so its result must depend
             on them alone.
         rank: Returns the rank of a matching tool, `rank(skills, needs)`; higher is better.
@@ -90,9 +90,9 @@ class Assigner:
         """Pair until SIGTERM or Ctrl-C stops the process."""
         signals.run_until_signal(self.assign())
 
-    def wallflowers(self) -> Wallflowers:
-        """Who is left out: needs that are passed over again and again, and skills that nobody asks for."""
-        return self._matcher.wallflowers()
+    def unmatched(self) -> Unmatched:
+        """Return the needs that are passed over again and again, and the skills that no task needs."""
+        return self._matcher.unmatched()
 
     async def assign(self) -> None:
         """Pair until cancelled."""
@@ -121,7 +121,7 @@ class Assigner:
         """Wait for new candidates, and give a page of them to the matcher; return whether there are more."""
         query = {"wait": wait, "cursor": self._cursor}
         try:
-            page = await connection.call("GET", "/v1/candidates", Offers, query=query, wait=wait)
+            page = await connection.call("GET", "/v1/candidates", CandidatePage, query=query, wait=wait)
         except ProblemError as error:
             if error.code != "cursor_expired":
                 raise
@@ -156,13 +156,13 @@ class Assigner:
             await asyncio.sleep(self._reread_seconds)
             if not len(self._matcher):
                 continue
-            heard = self._matcher.heard
+            arrivals = self._matcher.arrivals
             try:
                 tasks, tools = await _all_ids(connection)
             except ProblemError as error:
                 log.warning("not everything could be read anew: %s", error)
                 continue
-            self._matcher.keep_only(tasks, tools, heard=heard)
+            self._matcher.keep_only(tasks, tools, arrivals=arrivals)
 
 
 async def _all_ids(connection: Connection) -> tuple[set[str], set[str]]:
@@ -171,7 +171,7 @@ async def _all_ids(connection: Connection) -> tuple[set[str], set[str]]:
     tools: set[str] = set()
     cursor, more = None, True
     while more:
-        page = await connection.call("GET", "/v1/candidates", Offers, query={"cursor": cursor})
+        page = await connection.call("GET", "/v1/candidates", CandidatePage, query={"cursor": cursor})
         tasks.update(task.id for task in page.tasks)
         tools.update(tool.id for tool in page.tools)
         cursor, more = page.cursor, page.more

@@ -6,8 +6,8 @@ import logging
 from broker.batches import batches
 from broker.client.connection import Connection
 from broker.client.time_slices import run_in_time_slices
+from broker.matching.candidates import ListedTool, ListedToolPage
 from broker.matching.matcher import Matcher
-from broker.matching.offers import RegisteredTool, RegisteredTools
 from broker.matching.remarks import Remarks
 from broker.schemas.limits import MOST_ON_PAGE
 from broker.schemas.tasks import RemarkedTasks, TaskRemark
@@ -49,21 +49,21 @@ class RemarkSender:
     async def _run_once(self, connection: Connection) -> None:
         if self._remarks.due():
             tools = await _list_tools(connection)
-            await run_in_time_slices(self._remarks.look(tools), pause_seconds=_PAUSE_SECONDS)
-        for batch in batches(self._remarks.unsaid(), _MOST_IN_REQUEST):
-            items = [TaskRemark(task_id=said.task.id, text=said.text) for said in batch]
+            await run_in_time_slices(self._remarks.check(tools), pause_seconds=_PAUSE_SECONDS)
+        for batch in batches(self._remarks.new_remarks(), _MOST_IN_REQUEST):
+            items = [TaskRemark(task_id=new.task.id, text=new.text) for new in batch]
             await connection.call("POST", "/v1/tasks/remarks", RemarkedTasks, json={"items": items})
-            for said in batch:
-                said.task.told = said.text
+            for new in batch:
+                new.task.remark = new.text
 
 
-async def _list_tools(connection: Connection) -> list[RegisteredTool]:
+async def _list_tools(connection: Connection) -> list[ListedTool]:
     """Return all registered tools, in whatever state they are."""
-    tools: list[RegisteredTool] = []
+    tools: list[ListedTool] = []
     after: str | None = None
     while True:
         query = {"limit": MOST_ON_PAGE, "after": after}
-        page = await connection.call("GET", "/v1/tools", RegisteredTools, query=query)
+        page = await connection.call("GET", "/v1/tools", ListedToolPage, query=query)
         tools += page.items
         if page.next is None:
             return tools

@@ -1,8 +1,12 @@
-"""Pairing tasks with tools: pure logic, which knows neither HTTP nor a clock that it was not given.
+"""Pair tasks with tools: pure logic without I/O, which reads the time only from a clock that it is given.
 
-kinds       equal needs are one kind, equal skills are one kind; what is judged, is judged for two kinds
-strategies  what it means that skills meet needs: `contains`, `schema`, or a function of one's own
-matcher     all that is known of the waiting tasks and the free tools
-round       who gets whom
-remarks     why a task has no tool
+candidates  the parts of the broker's responses that the assigner needs
+needs       all waiting tasks with equal needs; skills: all free tools with equal skills
+interning   finds the needs and skills of a JSON text
+strategies  decide whether skills meet needs: `contains`, `json_schema`, or a `function`
+judge       asks the strategy once for each pair of needs and skills
+matcher     the waiting tasks and the free tools
+round       decides which task gets which tool
+remarks     finds out why tasks wait; explanation: says it in a sentence, from each mismatch
+unmatched   needs and skills that never find each other
 """

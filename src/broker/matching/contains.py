@@ -1,4 +1,4 @@
-"""The strategy `contains`: what a task needs is a part of what a tool has."""
+"""The strategy `contains`: the needs of a task are a part of the skills of a tool."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -6,19 +6,19 @@ from typing import Any
 
 from msgspec.json import decode
 
-from broker.matching.misfit import Misfit, Path, UnjudgeableError, gap, place, shown
+from broker.matching.mismatch import Mismatch, Path, UnjudgeableError, gap, place, shown
 
-# They take some 50 ms: what takes longer, with 64 KiB on both sides, was made to take long.
+# They take some 50 ms. Needs and skills of 64 KiB each that take longer were made for that.
 _MOST_STEPS = 100_000
-_MOST_MISFITS = 100
+_MOST_MISMATCHES = 100
 
 
 def contains(skills: Any, needs: Any) -> bool:
-    """Whether skills contain needs.
+    """Return whether skills contain needs.
 
-    An object contains another when it has all of its keys and contains each of their values; a list
-    contains a value, or all values of a list, when one of its items contains it; else they have to be equal.
-    As in JSON, `1` equals `1.0`, and `true` does not equal `1`.
+    An object contains another one if it has all of its keys, and contains each of their values. A list
+    contains a value if one of its items contains it, and a list of values if it contains each of them. Other
+    values contain equal values. As in JSON, `1` equals `1.0`, and `true` does not equal `1`.
 
     Raises:
         UnjudgeableError: It would take too long: there are long lists of objects on both sides.
@@ -30,34 +30,34 @@ class Contains:
     """Judges by `contains`."""
 
     def needs(self, text: bytes) -> Any:
-        """The needs, as a Python value."""
+        """Decode needs."""
         return decode(text)
 
     def skills(self, text: bytes) -> Any:
-        """The skills, with their lists made ready to be searched."""
+        """Decode skills and prepare their lists for searching."""
         return _prepared(decode(text))
 
     def matches(self, skills: Any, needs: Any) -> bool:
-        """Whether skills that were made ready contain needs.
+        """Return whether prepared skills contain needs.
 
         Raises:
             UnjudgeableError: It would take too long.
         """
         return _Comparison().meets(skills, needs)
 
-    def misfits(self, skills: Any, needs: Any) -> list[Misfit]:
-        """What the skills lack, up to a hundred of it.
+    def mismatches(self, skills: Any, needs: Any) -> list[Mismatch]:
+        """Return what the skills lack, up to a hundred mismatches.
 
         Raises:
             UnjudgeableError: It would take too long.
         """
-        return list(islice(_misfits(skills, needs, (), _Comparison()), _MOST_MISFITS))
+        return list(islice(_mismatches(skills, needs, (), _Comparison()), _MOST_MISMATCHES))
 
 
 class _List:
-    """A list of skills, which is searched.
+    """A list in skills, prepared for searching.
 
-    Scalars are found by their hash: to compare each with each could take minutes.
+    Scalars are found by their hash. To compare each with each could take minutes.
     """
 
     def __init__(self, value: list[Any]) -> None:
@@ -74,18 +74,18 @@ def _prepared(skills: Any) -> Any:
 
 
 def _key(scalar: Any) -> Any:
-    """What equal scalars share: to Python, `True` equals 1."""
+    """Return a key that equal scalars share: in Python, `True` equals 1."""
     return (scalar,) if isinstance(scalar, bool) else scalar
 
 
 class _Comparison:
-    """One comparison, which takes so many steps at most."""
+    """One comparison, with a limit to its steps."""
 
     def __init__(self) -> None:
         self._left = _MOST_STEPS
 
     def meets(self, skills: Any, needs: Any) -> bool:
-        """Whether skills contain needs."""
+        """Return whether skills contain needs."""
         self._step()
         if isinstance(skills, dict) and isinstance(needs, dict):
             for key, need in needs.items():
@@ -102,7 +102,7 @@ class _Comparison:
         )
 
     def has(self, skills: _List, need: Any) -> bool:
-        """Whether one of the items contains a need."""
+        """Return whether one of the items contains a need."""
         if isinstance(need, dict):
             for item in skills.objects:
                 if self.meets(item, need):
@@ -117,22 +117,24 @@ class _Comparison:
             raise UnjudgeableError("there are too many objects in lists, on both sides, to be compared")
 
 
-def _misfits(skills: Any, needs: Any, path: Path, comparison: _Comparison) -> Iterator[Misfit]:
-    """What the skills lack, one by one."""
+def _mismatches(skills: Any, needs: Any, path: Path, comparison: _Comparison) -> Iterator[Mismatch]:
+    """Yield what the skills lack."""
     if isinstance(skills, dict) and isinstance(needs, dict):
         for key, need in needs.items():
-            here = (*path, key)
+            key_path = (*path, key)
             if key in skills:
-                yield from _misfits(skills[key], need, here, comparison)
+                yield from _mismatches(skills[key], need, key_path, comparison)
             else:
-                yield Misfit(wanted=_equals(here, need), had=f"no {place(here)}", path=here, absent=True)
+                yield Mismatch(
+                    wanted=_equals(key_path, need), had=f"no {place(key_path)}", path=key_path, absent=True
+                )
     elif isinstance(skills, _List):
         for need in needs if isinstance(needs, list) else [needs]:
             if not comparison.has(skills, need):
-                yield Misfit(wanted=_equals(path, need), had=shown(_unprepared(skills)), path=path)
+                yield Mismatch(wanted=_equals(path, need), had=shown(_unprepared(skills)), path=path)
     elif not comparison.meets(skills, needs):
         had = shown(_unprepared(skills))
-        yield Misfit(wanted=_equals(path, needs), had=had, path=path, gap=gap(needs, skills))
+        yield Mismatch(wanted=_equals(path, needs), had=had, path=path, gap=gap(needs, skills))
 
 
 def _equals(path: Path, need: Any) -> str:
@@ -140,7 +142,7 @@ def _equals(path: Path, need: Any) -> str:
 
 
 def _unprepared(skills: Any) -> Any:
-    """The skills as they were, to be shown."""
+    """Return the skills as they were, to show them."""
     if isinstance(skills, dict):
         return {key: _unprepared(value) for key, value in skills.items()}
     return skills.value if isinstance(skills, _List) else skills

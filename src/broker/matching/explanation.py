@@ -1,67 +1,68 @@
-"""Explanations: why the tasks of a kind have no tool, in a sentence."""
+"""Explain in a sentence why the tasks with some needs have no tool."""
 
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from broker.matching.candidates import ListedTool
 from broker.matching.judge import Judge
-from broker.matching.kinds import Needs, Remark, Skills
-from broker.matching.misfit import Misfit, cut
-from broker.matching.offers import RegisteredTool
+from broker.matching.mismatch import Mismatch, one_line
+from broker.matching.needs import Needs, Remark
+from broker.matching.skills import Skills
 
 _LONGEST = 300
-# So many of a kind are named.
-_NAMED = 3
+# How many tools or mismatches are named; the rest is counted.
+_MOST_NAMED = 3
 
-Tools = dict[Skills, list[RegisteredTool]]
+ToolsBySkills = dict[Skills, list[ListedTool]]
 
 
 class _Candidate(NamedTuple):
-    """A tool that lacks something.
+    """A tool that does not match.
 
     Args:
-        misfits: What it is; nothing: nobody can say.
-        id: The tool's id.
+        mismatches: What its skills lack; empty: unknown.
+        id: The id of the tool.
     """
 
-    misfits: list[Misfit]
+    mismatches: list[Mismatch]
     id: str
 
 
-def explain(needs: Needs, tools: Tools, judge: Judge) -> Generator[None, None, Remark]:
-    """Why tasks with these needs have no tool; a step is as long as a judgement.
+def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None, None, Remark]:
+    """Return why tasks with these needs have no tool, in steps that are each as long as one judgement.
 
     Args:
-        needs: The kind of needs.
-        tools: All tools that are registered.
-        judge: Knows who matches.
+        needs: The needs.
+        tools: All registered tools.
+        judge: Decides which skills match.
     """
     if not tools:
         return Remark("no tool is registered")
-    able: list[RegisteredTool] = []
-    for skills, some in tools.items():
+    able: list[ListedTool] = []
+    for skills, with_skills in tools.items():
         if judge.judge(needs, skills):
-            able += some
+            able += with_skills
         yield
-    up = [tool.id for tool in able if tool.state in ("idle", "busy")]
-    if up:
-        return Remark(f"{min(up)} can do it, when it has room", corrects=True)
+    online = [tool.id for tool in able if tool.state in ("idle", "busy")]
+    if online:
+        return Remark(f"{min(online)} can do it, when it has room", corrects=True)
     if able:
-        return Remark(cut(_all_away(able), _LONGEST))
+        return Remark(one_line(_all_away(able), _LONGEST))
     candidates = []
-    for skills, some in tools.items():
-        candidates.append(_Candidate(judge.misfits(needs, skills), min(tool.id for tool in some)))
+    for skills, with_skills in tools.items():
+        candidates.append(_Candidate(judge.mismatches(needs, skills), min(tool.id for tool in with_skills)))
         yield
-    said = _nearest([each for each in candidates if each.misfits])
-    if said is None and needs.trouble is not None:
-        said = f"it cannot be judged whether a tool has what is needed: {needs.trouble}"
-    if said is None:
-        said = f"none of the tools can do it, of {sum(map(len, tools.values()))} that are registered"
-    return Remark(cut(said, _LONGEST))
+    reason = _nearest([each for each in candidates if each.mismatches])
+    if reason is None and needs.trouble is not None:
+        reason = f"it cannot be judged whether a tool has what is needed: {needs.trouble}"
+    if reason is None:
+        reason = f"none of the tools can do it, of {sum(map(len, tools.values()))} that are registered"
+    return Remark(one_line(reason, _LONGEST))
 
 
-def _all_away(able: Sequence[RegisteredTool]) -> str:
-    """That those who could do it take no work now."""
+def _all_away(able: Sequence[ListedTool]) -> str:
+    """Say that the matching tools accept no work now."""
     able = sorted(able, key=lambda tool: tool.id)
     if len(able) > 1:
         return f"only {_listed([tool.id for tool in able])} could do it, and they are offline or draining"
@@ -72,37 +73,38 @@ def _all_away(able: Sequence[RegisteredTool]) -> str:
 
 
 def _nearest(candidates: Sequence[_Candidate]) -> str | None:
-    """What nobody has, and what the nearest one has; None: nobody can say."""
+    """Return what no tool has, and what the nearest tool has instead; None: unknown."""
     if not candidates:
         return None
     nearest = min(candidates, key=_distance)
-    # Something that the nearest one lacks another one may have.
-    lacked = [each for each in nearest.misfits if each.wanted and _nobody_has(each, candidates)]
+    # Other tools may have what the nearest one lacks.
+    lacked = [each for each in nearest.mismatches if each.wanted and _nobody_has(each, candidates)]
     if lacked:
         wanted, had = _listed([each.wanted for each in lacked]), _listed([each.had for each in lacked])
         return f"no tool has {wanted}; nearest: {nearest.id} has {had}"
-    if not nearest.misfits[0].wanted:
-        # A function says why not, and not how near it comes.
-        return f"no tool can do it; {_listed([f'{each.id}: {each.misfits[0].had}' for each in candidates])}"
-    had = _listed([f"{each.had} for {each.wanted}" for each in nearest.misfits])
+    if not nearest.mismatches[0].wanted:
+        # A function says why not, but not how near the skills come.
+        reasons = [f"{each.id}: {each.mismatches[0].had}" for each in candidates]
+        return f"no tool can do it; {_listed(reasons)}"
+    had = _listed([f"{each.had} for {each.wanted}" for each in nearest.mismatches])
     return f"no tool has all that is needed; nearest: {nearest.id} has {had}"
 
 
 def _distance(candidate: _Candidate) -> tuple[int, int, float, str]:
-    """How far it is from what is needed; something else in the place is nearer than nothing."""
-    absent = sum(misfit.absent for misfit in candidate.misfits)
-    gaps = sum(misfit.gap for misfit in candidate.misfits)
-    return len(candidate.misfits), absent, gaps, candidate.id
+    """Return how far a tool is from what is needed; any value in a place is nearer than none."""
+    absent = sum(mismatch.absent for mismatch in candidate.mismatches)
+    gaps = sum(mismatch.gap for mismatch in candidate.mismatches)
+    return len(candidate.mismatches), absent, gaps, candidate.id
 
 
-def _nobody_has(lack: Misfit, candidates: Sequence[_Candidate]) -> bool:
-    return all(any(misfit.implies(lack) for misfit in each.misfits) for each in candidates)
+def _nobody_has(lack: Mismatch, candidates: Sequence[_Candidate]) -> bool:
+    return all(any(mismatch.implies(lack) for mismatch in each.mismatches) for each in candidates)
 
 
 def _listed(texts: Sequence[str]) -> str:
-    """Some texts as one: `a, b and 3 more`."""
-    if len(texts) > _NAMED:
-        texts = [*texts[: _NAMED - 1], f"{len(texts) - _NAMED + 1} more"]
+    """Join texts: `a, b and 3 more`."""
+    if len(texts) > _MOST_NAMED:
+        texts = [*texts[: _MOST_NAMED - 1], f"{len(texts) - _MOST_NAMED + 1} more"]
     return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
 
 

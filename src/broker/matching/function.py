@@ -1,11 +1,11 @@
-"""The strategy that is a Python function of one's own."""
+"""The strategy of a `match` function."""
 
 from collections.abc import Callable
 from typing import Any
 
 from msgspec.json import decode
 
-from broker.matching.misfit import Misfit, MisfitError
+from broker.matching.mismatch import Mismatch, MismatchError
 
 Match = Callable[[Any, Any], bool]
 Rank = Callable[[Any, Any], float]
@@ -14,31 +14,31 @@ Rank = Callable[[Any, Any], float]
 class Function:
     """Judges by a function.
 
-    It is given values of its own each time: it may change them.
+    The function gets new values each time, and may change them.
 
     Args:
-        match: Whether skills meet needs; it may raise MisfitError to say why not.
+        match: Returns whether skills meet needs; it may raise MismatchError to say why not.
     """
 
     def __init__(self, match: Match) -> None:
         self._match = match
 
     def needs(self, text: bytes) -> bytes:
-        """The needs, as they are."""
+        """Return needs unchanged."""
         return text
 
     def skills(self, text: bytes) -> bytes:
-        """The skills, as they are."""
+        """Return skills unchanged."""
         return text
 
     def matches(self, skills: bytes, needs: bytes) -> bool:
-        """Whether the skills meet the needs; raises whatever the function does."""
+        """Return whether the skills meet the needs; raise whatever the function raises."""
         return bool(self._match(decode(skills), decode(needs)))
 
-    def misfits(self, skills: bytes, needs: bytes) -> list[Misfit]:
-        """Why not, where the function says it; raises whatever else the function does."""
+    def mismatches(self, skills: bytes, needs: bytes) -> list[Mismatch]:
+        """Return the message of its MismatchError, if any; raise whatever else the function raises."""
         try:
             self._match(decode(skills), decode(needs))
-        except MisfitError as error:
-            return [Misfit(wanted="", had=str(error))]
+        except MismatchError as error:
+            return [Mismatch(wanted="", had=str(error))]
         return []

@@ -1,8 +1,8 @@
-"""The strategy `schema`: needs are a JSON Schema (draft 2020-12) that the skills have to satisfy.
+"""The strategy `schema`: needs are a JSON Schema (draft 2020-12) that the skills must satisfy.
 
-Anybody who submits writes such a schema, so it is kept from doing harm: nothing is fetched, regular
-expressions take linear time, and what is so large, or so often referred to, that it would take long is
-refused. `format` is not looked at.
+Anyone who submits tasks can write such a schema, so it must not do harm. The strategy fetches nothing,
+evaluates regular expressions in linear time, and refuses a schema that would take too long. It ignores
+`format`.
 """
 
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from typing import Any, NamedTuple, NoReturn
 from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError
 from msgspec.json import decode
 
-from broker.matching.misfit import Misfit, UnjudgeableError, gap, place, shown
-from broker.matching.weight import weight
+from broker.matching.mismatch import Mismatch, UnjudgeableError, gap, place, shown
+from broker.matching.schema_cost import schema_cost
 
-# What a schema weighs, times the length of the skills: some tenths of a second at worst.
+# The highest cost of a schema times the length of the skills: some tenths of a second at worst.
 _MOST_WORK = 20_000_000
-# The same, for all misfits to be told: they are found all at once, and each takes some microseconds.
+# The same, to find all mismatches: the validator finds them all at once, in some microseconds each.
 _MOST_WORK_FOR_ALL = 50_000
-# Of a regular expression that is made ready, in bytes: what repeats repetitions grows beyond that.
+# The largest compiled regular expression, in bytes. Nested repetitions exceed it.
 _LARGEST_PATTERN = 2**16
-_MOST_MISFITS = 100
+_MOST_MISMATCHES = 100
 
-# What a schema can refuse something with. Other keywords only describe, or help these.
+# The keywords by which a schema can refuse a value. Other keywords only describe, or support these.
 KEYWORDS = frozenset(
     (
         *("type", "const", "enum", "allOf", "anyOf", "oneOf", "not", "if", "$ref"),
@@ -43,16 +43,16 @@ KEYWORDS = frozenset(
 _SIGNS = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "const": "="}
 
 
-class _Ready(NamedTuple):
-    """Needs, made ready to be judged."""
+class _Needs(NamedTuple):
+    """Prepared needs."""
 
     schema: Any
-    weight: int
+    cost: int
     validator: Draft202012Validator
 
 
 class _Skills(NamedTuple):
-    """Skills, made ready to be judged."""
+    """Prepared skills."""
 
     value: Any
     length: int
@@ -61,16 +61,15 @@ class _Skills(NamedTuple):
 class Schema:
     """Judges by JSON Schema.
 
-    Needs of `true` and `{}` are met by any skills. An object in which nothing is a keyword that could refuse
-    something, like `{"gpu": 2}`, is a schema that all skills satisfy, too, and certainly not meant to be one:
-    it cannot be judged.
+    Any skills meet the needs `true` and `{}`. All skills would also satisfy an object without a keyword that
+    can refuse something, like `{"gpu": 2}`. It is surely not meant as a schema, so it cannot be judged.
     """
 
-    def needs(self, text: bytes) -> _Ready:
-        """The needs, made ready.
+    def needs(self, text: bytes) -> _Needs:
+        """Prepare needs.
 
         Raises:
-            UnjudgeableError: They are no schema, or one that is not taken.
+            UnjudgeableError: They are not a schema, or one that the strategy does not accept.
         """
         schema = decode(text)
         if not isinstance(schema, dict | bool):
@@ -80,7 +79,7 @@ class Schema:
             raise UnjudgeableError(
                 f"the needs are no JSON Schema: {some} is no keyword that asks for anything"
             )
-        weighs = weight(schema)
+        cost = schema_cost(schema)
         try:
             validator = Draft202012Validator(
                 schema,
@@ -94,43 +93,43 @@ class Schema:
             raise UnjudgeableError(f"the needs are no JSON Schema{where}: {error.message}") from None
         except ValueError as error:
             raise UnjudgeableError(f"the needs are no JSON Schema: {error}") from None
-        return _Ready(schema, weighs, validator)
+        return _Needs(schema, cost, validator)
 
     def skills(self, text: bytes) -> _Skills:
-        """The skills, as a Python value."""
+        """Decode skills."""
         return _Skills(decode(text), len(text))
 
-    def matches(self, skills: _Skills, needs: _Ready) -> bool:
-        """Whether the skills satisfy the needs.
+    def matches(self, skills: _Skills, needs: _Needs) -> bool:
+        """Return whether the skills satisfy the needs.
 
         Raises:
             UnjudgeableError: It might take too long.
         """
-        _not_too_long(skills, needs)
+        _check_work(skills, needs)
         return needs.validator.is_valid(skills.value)
 
-    def misfits(self, skills: _Skills, needs: _Ready) -> list[Misfit]:
-        """What the skills lack, up to a hundred of it; where there may be very much, one thing.
+    def mismatches(self, skills: _Skills, needs: _Needs) -> list[Mismatch]:
+        """Return what the skills lack, up to a hundred mismatches; one, if there may be very many.
 
         Raises:
             UnjudgeableError: It might take too long.
         """
-        return [_misfit(error, needs.schema) for error in islice(_errors(skills, needs), _MOST_MISFITS)]
+        return [_mismatch(error, needs.schema) for error in islice(_errors(skills, needs), _MOST_MISMATCHES)]
 
 
 def _refuse(uri: str) -> NoReturn:
-    """Nothing is fetched."""
+    """Refuse to fetch a schema."""
     raise UnjudgeableError(f"{shown(uri)} is elsewhere")
 
 
-def _not_too_long(skills: _Skills, needs: _Ready) -> None:
-    if skills.length * needs.weight > _MOST_WORK:
+def _check_work(skills: _Skills, needs: _Needs) -> None:
+    if skills.length * needs.cost > _MOST_WORK:
         raise UnjudgeableError("the schema is too large to be held against skills that are as large")
 
 
-def _errors(skills: _Skills, needs: _Ready) -> Iterator[ValidationError]:
-    _not_too_long(skills, needs)
-    if skills.length * needs.weight <= _MOST_WORK_FOR_ALL:
+def _errors(skills: _Skills, needs: _Needs) -> Iterator[ValidationError]:
+    _check_work(skills, needs)
+    if skills.length * needs.cost <= _MOST_WORK_FOR_ALL:
         yield from needs.validator.iter_errors(skills.value)
         return
     try:
@@ -139,21 +138,21 @@ def _errors(skills: _Skills, needs: _Ready) -> Iterator[ValidationError]:
         yield error
 
 
-def _misfit(error: ValidationError, schema: Any) -> Misfit:
+def _mismatch(error: ValidationError, schema: Any) -> Mismatch:
     keyword, path = error.kind.name, tuple(error.instance_path)
     if keyword == "required":
         path = (*path, error.kind.as_dict()["property"])
-        return Misfit(wanted=place(path), had=f"no {place(path)}", path=path, absent=True)
+        return Mismatch(wanted=place(path), had=f"no {place(path)}", path=path, absent=True)
     where = place(path) or "skills"
     if keyword == "falseSchema":
-        return Misfit(wanted=f"no {where}", had=shown(error.instance), path=path)
+        return Mismatch(wanted=f"no {where}", had=shown(error.instance), path=path)
     value = _at(schema, error.schema_path)
     wanted = _wanted(where, keyword, value)
-    return Misfit(wanted=wanted, had=shown(error.instance), path=path, gap=gap(value, error.instance))
+    return Mismatch(wanted=wanted, had=shown(error.instance), path=path, gap=gap(value, error.instance))
 
 
 def _wanted(where: str, keyword: str, value: Any) -> str:
-    """What a keyword asks for, in as few words as say it."""
+    """Return what a keyword asks for, in few words."""
     if keyword in _SIGNS:
         return f"{where} {_SIGNS[keyword]} {shown(value)}"
     if keyword == "contains" and isinstance(value, dict) and value.keys() == {"const"}:
@@ -167,7 +166,7 @@ def _wanted(where: str, keyword: str, value: Any) -> str:
 
 
 def _at(schema: Any, path: "list[str | int]") -> Any:
-    """What is at a place in a schema; the path that an error tells goes through no references."""
+    """Return the part of a schema at the path of an error; it does not follow references."""
     try:
         for step in path:
             schema = schema[step]

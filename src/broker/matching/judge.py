@@ -1,4 +1,4 @@
-"""The judge: whether kinds of skills meet kinds of needs, remembered for each pair of them."""
+"""The judge: decide whether skills meet needs, and remember that for each pair."""
 
 import logging
 import math
@@ -8,70 +8,71 @@ from typing import Any
 from msgspec.json import decode
 
 from broker.matching.function import Rank
-from broker.matching.kinds import Needs, Skills
-from broker.matching.misfit import Misfit, MisfitError, UnjudgeableError, cut
+from broker.matching.mismatch import Mismatch, MismatchError, UnjudgeableError, one_line
+from broker.matching.needs import Needs
+from broker.matching.skills import Skills
 from broker.matching.strategies import Strategy
 
 log = logging.getLogger(__name__)
 
-# So many kinds are kept ready to be judged, of needs and of skills.
-_READY = 512
+# How many needs, and how many skills, are kept prepared.
+_MOST_PREPARED = 512
 _LONGEST_TROUBLE = 200
 
 
 class Judge:
-    """Judges each pair of kinds once.
+    """Judges each pair of needs and skills once.
 
-    What cannot be judged is no match; it is logged once for each kind, and holds up nothing else.
+    Needs or skills that cannot be judged match nothing. That is logged once for each of them.
 
     Args:
-        strategy: How.
-        rank: How much those skills are preferred that match: `rank(skills, needs)`, more is better.
+        strategy: Decides whether skills meet needs.
+        rank: Returns the rank of matching skills, `rank(skills, needs)`; higher is better.
     """
 
     def __init__(self, strategy: Strategy, rank: Rank | None = None) -> None:
         self._strategy = strategy
         self._rank = rank
-        self._needs = lru_cache(_READY)(strategy.needs)
-        self._skills = lru_cache(_READY)(strategy.skills)
+        self._needs = lru_cache(_MOST_PREPARED)(strategy.needs)
+        self._skills = lru_cache(_MOST_PREPARED)(strategy.skills)
 
     def judge(self, needs: Needs, skills: Skills) -> bool:
-        """Whether these skills meet these needs."""
+        """Return whether these skills meet these needs."""
         if not needs.judged & skills.bit:
             needs.judged |= skills.bit
-            if self._fits(needs, skills):
+            if self._is_match(needs, skills):
                 needs.matching |= skills.bit
                 skills.wanted += 1
                 skills.matched = True
         return bool(needs.matching & skills.bit)
 
-    def misfits(self, needs: Needs, skills: Skills) -> list[Misfit]:
-        """What these skills lack; nothing: nobody can say."""
+    def mismatches(self, needs: Needs, skills: Skills) -> list[Mismatch]:
+        """Return what these skills lack; empty: unknown."""
         try:
-            return self._strategy.misfits(self._skills(skills.text), self._needs(needs.text))
-        except Exception:  # noqa: BLE001 - that it cannot be judged was told
+            return self._strategy.mismatches(self._skills(skills.text), self._needs(needs.text))
+        except Exception:  # noqa: BLE001 - it was logged when it was judged
             return []
 
-    def _fits(self, needs: Needs, skills: Skills) -> bool:
+    def _is_match(self, needs: Needs, skills: Skills) -> bool:
         try:
-            ready = self._skills(skills.text)
-        except Exception as error:  # noqa: BLE001 - it is given whatever anybody registers
+            prepared = self._skills(skills.text)
+        except Exception as error:  # noqa: BLE001 - the skills may be anything
             if skills.trouble is None:
-                skills.trouble = _told(error)
+                skills.trouble = _described(error)
                 log.warning(
                     "tool %s cannot be matched: %s", next(iter(skills.tools), "(away)"), skills.trouble
                 )
             return False
         try:
-            if not self._strategy.matches(ready, self._needs(needs.text)):
+            if not self._strategy.matches(prepared, self._needs(needs.text)):
                 return False
             if self._rank is not None:
                 needs.ranks[skills.index] = _number(self._rank(decode(skills.text), decode(needs.text)))
-        except MisfitError:
+        except MismatchError:
             return False
-        except Exception as error:  # noqa: BLE001 - it is given whatever anybody submits
+        except Exception as error:  # noqa: BLE001 - the needs may be anything
             if needs.trouble is None:
-                needs.trouble = _told(error)
+                needs.trouble = _described(error)
                 _log(needs, skills)
             return False
         return True
@@ -90,5 +91,5 @@ def _number(rank: Any) -> float:
     return number
 
 
-def _told(error: Exception) -> str:
-    return cut(str(error) if isinstance(error, UnjudgeableError) else repr(error), _LONGEST_TROUBLE)
+def _described(error: Exception) -> str:
+    return one_line(str(error) if isinstance(error, UnjudgeableError) else repr(error), _LONGEST_TROUBLE)

@@ -1,35 +1,36 @@
-"""The matcher: all that is known of the tasks that wait and the tools that have room."""
+"""The matcher: the waiting tasks and the free tools, and who gets whom."""
 
 import sys
 import time
 from collections.abc import Callable, Iterable
 
+from broker.matching.candidates import CandidateTask, CandidateTool
 from broker.matching.function import Match, Rank
+from broker.matching.interning import InternTable
 from broker.matching.judge import Judge
-from broker.matching.kinds import KnownTool, Needs, Skills, indexes
-from broker.matching.offers import OfferedTask, OfferedTool
-from broker.matching.queue import WaitingTask
-from broker.matching.register import Register
+from broker.matching.needs import Needs, QueuedTask
 from broker.matching.round import Pairing, Round
+from broker.matching.skills import FreeTool, Skills, indexes
 from broker.matching.strategies import ordinary, strategy
-from broker.matching.wallflowers import Wallflowers, Watch
+from broker.matching.unmatched import Unmatched, UnmatchedTracker
 from broker.schemas.candidates import PairStatus
 
 
 class Matcher:
-    """Knows the tasks that wait and the tools that have room, and pairs them.
+    """Holds the waiting tasks and the free tools, and pairs them.
 
-    Of a task no more is kept than its id, the kind of its needs, and when its turn is: not its payload.
+    It keeps the id, the needs and the urgency of a task, not its payload.
 
     Args:
         match: The name of a strategy, or a function: `match(skills, needs)`.
-        rank: How much a tool is preferred to others that match, more is better: `rank(skills, needs)`.
-        aging_seconds: A task that has waited so much longer counts as one priority higher; None: it does not.
-        clock: Tells the seconds.
+        rank: Returns the rank of a matching tool, `rank(skills, needs)`; higher is better.
+        aging_seconds: A task that has waited this much longer counts as one priority higher; None: it does
+            not.
+        clock: Returns the current time in seconds.
 
     Raises:
-        ValueError: There is no such strategy.
-        TypeError: That is no function that can judge.
+        ValueError: There is no strategy of this name.
+        TypeError: `match` or `rank` is not an ordinary function.
     """
 
     def __init__(
@@ -41,103 +42,103 @@ class Matcher:
     ) -> None:
         self.judge = Judge(strategy(match), None if rank is None else ordinary(rank, "rank"))
         self.clock = clock
-        self.needs = Register(Needs, self._forget_needs)
-        self.skills = Register(self._new_skills, self._forget_skills)
-        #: The kinds of needs with which tasks wait.
+        self.needs = InternTable(Needs, self._forget_needs)
+        self.skills = InternTable(self._new_skills, self._forget_skills)
+        #: The needs with which tasks wait.
         self.waiting: dict[Needs, None] = {}
-        #: How much news there was, of tasks and tools together.
-        self.heard = 0
+        #: How many tasks and tools were added so far.
+        self.arrivals = 0
         self._aging_seconds = aging_seconds
-        self._tasks: dict[str, WaitingTask] = {}
-        self._tools: dict[str, KnownTool] = {}
+        self._tasks: dict[str, QueuedTask] = {}
+        self._tools: dict[str, FreeTool] = {}
         self._free: dict[int, Skills] = {}
         self._by_index: dict[int, Skills] = {}
         self._unused: list[int] = []
-        # Those of all tools that are registered: they are not forgotten.
+        # The skills of all registered tools, which are not forgotten.
         self._registered: set[Skills] = set()
-        self._watch = Watch()
+        self._tracker = UnmatchedTracker()
 
     def __len__(self) -> int:
-        """How many tasks and tools are known."""
+        """Return the number of tasks and tools."""
         return len(self._tasks) + len(self._tools)
 
     def clear(self) -> None:
-        """Forget all tasks and tools, and not what was judged of their kinds."""
+        """Forget all tasks and tools, but not what was judged of their needs and skills."""
         for id_ in list(self._tasks):
             self.forget_task(id_)
         for id_ in list(self._tools):
             self.forget_tool(id_)
 
-    def add_task(self, offered: OfferedTask) -> None:
-        """Have a task wait; what was known of one with its id is forgotten."""
-        self.forget_task(offered.id)
-        self.heard += 1
-        needs = self.needs.of(bytes(offered.needs))
-        created_at = offered.created_at.timestamp()
-        task = self._tasks[offered.id] = WaitingTask(
-            urgency=self._urgency(offered.priority, created_at),
+    def add_task(self, candidate: CandidateTask) -> None:
+        """Add a waiting task, in place of one with the same id."""
+        self.forget_task(candidate.id)
+        self.arrivals += 1
+        needs = self.needs.intern(bytes(candidate.needs))
+        created_at = candidate.created_at.timestamp()
+        task = self._tasks[candidate.id] = QueuedTask(
+            urgency=self._urgency(candidate.priority, created_at),
             created_at=created_at,
-            arrival=self.heard,
-            id=offered.id,
+            arrival=self.arrivals,
+            id=candidate.id,
             needs=needs,
-            # Those of a kind have the same one.
-            told=None if offered.remark is None else sys.intern(offered.remark),
+            # Many tasks have the same remark.
+            remark=None if candidate.remark is None else sys.intern(candidate.remark),
         )
         self._wait(task)
 
-    def add_tool(self, offered: OfferedTool) -> None:
-        """Take in a tool, if it has room; what was known of one with its id is forgotten."""
-        self.forget_tool(offered.id)
-        self.heard += 1
-        skills = self.skills.of(bytes(offered.skills))
-        room = offered.capacity - offered.load
+    def add_tool(self, candidate: CandidateTool) -> None:
+        """Add a tool if it has free capacity, in place of one with the same id."""
+        self.forget_tool(candidate.id)
+        self.arrivals += 1
+        skills = self.skills.intern(bytes(candidate.skills))
+        room = candidate.capacity - candidate.load
         if room <= 0:
-            self._let_rest(skills)
+            self._release_skills(skills)
             return
-        tool = KnownTool(id=offered.id, skills=skills, room=room, heard=self.heard)
+        tool = FreeTool(id=candidate.id, skills=skills, room=room, arrival=self.arrivals)
         self._tools[tool.id] = skills.tools[tool.id] = tool
         self._free[skills.index] = skills
 
     def forget_task(self, id_: str) -> None:
-        """A task waits no more, or is about to be told anew."""
+        """Remove a task, which waits no more or is about to be added again."""
         task = self._tasks.pop(id_, None)
         if task is not None:
             task.needs.queue.discard(task)
-            self._tidy(task.needs)
+            self._release_needs(task.needs)
 
     def forget_tool(self, id_: str) -> None:
-        """A tool has no room until it is heard of again."""
+        """Remove a tool, which has no free capacity until it is added again."""
         tool = self._tools.pop(id_, None)
         if tool is not None:
             skills = tool.skills
             del skills.tools[id_]
             if not skills.tools:
                 del self._free[skills.index]
-                self._let_rest(skills)
+                self._release_skills(skills)
 
-    def keep_only(self, tasks: set[str], tools: set[str], *, heard: int) -> None:
-        """Forget what was not met when everything was read anew.
+    def keep_only(self, tasks: set[str], tools: set[str], *, arrivals: int) -> None:
+        """Forget the tasks and tools that are no longer candidates.
 
         Args:
-            tasks: The ids of the tasks that were met.
-            tools: The ids of the tools that were met.
-            heard: What was heard of later than that is not concerned.
+            tasks: The ids of all candidate tasks.
+            tools: The ids of all candidate tools.
+            arrivals: The value of `arrivals` before these were read. Later arrivals are kept.
         """
-        gone = [task.id for task in self._tasks.values() if task.arrival <= heard and task.id not in tasks]
+        gone = [task.id for task in self._tasks.values() if task.arrival <= arrivals and task.id not in tasks]
         for id_ in gone:
             self.forget_task(id_)
-        away = [tool.id for tool in self._tools.values() if tool.heard <= heard and tool.id not in tools]
+        away = [tool.id for tool in self._tools.values() if tool.arrival <= arrivals and tool.id not in tools]
         for id_ in away:
             self.forget_tool(id_)
 
     def round(self) -> Round:
-        """A round with what is known now. Each of its pairings has to be settled, before the next round."""
-        self.needs.tidy()
-        self.skills.tidy()
+        """Return a round of the current tasks and tools. Settle its pairings before the next round."""
+        self.needs.evict()
+        self.skills.evict()
         return Round(self.waiting, self._free, self.judge)
 
     def settle(self, pairing: Pairing, status: PairStatus) -> None:
-        """Take in what became of a pairing."""
+        """Apply the status of a pairing, as the broker returned it."""
         task, tool = pairing
         if status.startswith("tool_"):
             self.forget_tool(tool.id)
@@ -146,45 +147,45 @@ class Matcher:
             return
         if self._tasks.get(task.id) is task:
             del self._tasks[task.id]
-            self._tidy(task.needs)
+            self._release_needs(task.needs)
         if status in ("assigned", "exists"):
-            self._watch.passed(task.created_at)
+            self._tracker.record(task.created_at)
             task.needs.unmatched_since = self.clock()
             task.needs.remark = None
             tool.room -= 1
             if not tool.room and self._tools.get(tool.id) is tool:
                 self.forget_tool(tool.id)
 
-    def wallflowers(self) -> Wallflowers:
-        """Who is left out."""
-        return self._watch.wallflowers(self.waiting, self._free.values())
+    def unmatched(self) -> Unmatched:
+        """Return the needs that are passed over, and the skills that no task needs."""
+        return self._tracker.unmatched(self.waiting, self._free.values())
 
-    def see(self, registered: Iterable[Skills]) -> None:
-        """Take in what skills there are, those of tools that have no room included."""
+    def set_registered(self, registered: Iterable[Skills]) -> None:
+        """Set the skills of all registered tools, also of those without free capacity."""
         before, self._registered = self._registered, set(registered)
         for skills in before:
-            self._let_rest(skills)
+            self._release_skills(skills)
 
-    def _let_rest(self, skills: Skills) -> None:
-        """Have skills that no tool has any more be forgotten some day."""
+    def _release_skills(self, skills: Skills) -> None:
+        """Let the matcher forget skills later if no tool has them any more."""
         if not skills.tools and skills not in self._registered:
-            self.skills.rest(skills)
+            self.skills.release(skills)
 
-    def _wait(self, task: WaitingTask) -> None:
-        # While it was about to be assigned its kind may have been forgotten.
-        needs = task.needs = self.needs.of(task.needs.text)
+    def _wait(self, task: QueuedTask) -> None:
+        # While the task was about to be assigned, its needs may have been forgotten.
+        needs = task.needs = self.needs.intern(task.needs.text)
         if needs not in self.waiting:
             self.waiting[needs] = None
             needs.unmatched_since = self.clock()
-        needs.untold = True
+        needs.has_new_remarks = True
         needs.queue.push(task)
 
-    def _tidy(self, needs: Needs) -> None:
-        """Let a kind of needs rest that no task waits with any more."""
+    def _release_needs(self, needs: Needs) -> None:
+        """Let the matcher forget needs later if no task has them any more."""
         if not needs.queue and needs in self.waiting:
             del self.waiting[needs]
             needs.remark = needs.checked_at = None
-            self.needs.rest(needs)
+            self.needs.release(needs)
 
     def _urgency(self, priority: int, created_at: float) -> float:
         return -priority if self._aging_seconds is None else created_at - priority * self._aging_seconds

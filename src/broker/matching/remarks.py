@@ -1,87 +1,90 @@
-"""Remarks: which tasks are told why they wait, and when."""
+"""Remarks: find out why tasks wait, and which tasks need a new remark."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from broker.matching.explanation import Tools, explain
-from broker.matching.kinds import Needs
+from broker.matching.candidates import ListedTool
+from broker.matching.explanation import ToolsBySkills, explain
 from broker.matching.matcher import Matcher
-from broker.matching.offers import RegisteredTool
-from broker.matching.queue import WaitingTask
+from broker.matching.needs import Needs, QueuedTask
 
-# At a time so many kinds are looked at, and so many tasks are told.
-_LOOKED_AT = 500
-_TOLD = 2_000
-# So many of them are told something else than before: that another tool comes nearest, when a hundred
-# thousand tasks wait for it, is no reason to write to each of them at once.
-_TOLD_ANEW = 200
+# How many needs are checked at a time, and how many tasks get a remark at a time.
+_MOST_CHECKED = 500
+_MOST_REMARKS = 2_000
+# How many of these remarks may replace another one. If another tool is now the nearest, that is no reason to
+# write to a hundred thousand tasks at once.
+_MOST_REPLACED = 200
 
 
-class Said(NamedTuple):
-    """A remark on a task."""
+class NewRemark(NamedTuple):
+    """A remark to add to a task."""
 
-    task: WaitingTask
+    task: QueuedTask
     text: str
 
 
 class Remarks:
-    """Finds out why tasks wait, and whom to tell.
+    """Finds out why tasks wait, and which tasks need a new remark.
 
-    A kind of needs is looked at when none of its tasks has got a tool for a while, and then again from time
-    to time. Each time at most 2,000 tasks are told, 200 of them something else than before; the others
-    follow the next time. Where nothing has changed, nobody is told anything.
+    Needs are checked when none of their tasks has got a tool for a while, and then again from time to time.
+    Each time at most 2,000 tasks get a remark, and 200 of these replace another one. The others follow the
+    next time. A task gets no remark that it has already.
 
     Args:
-        matcher: What is known.
-        after_seconds: So long a kind waits before it is looked at.
-        recheck_seconds: So long it is left alone then.
+        matcher: The assigner's matcher.
+        after_seconds: How long tasks wait before their needs are checked.
+        recheck_seconds: How long to wait before checking the same needs again.
     """
 
     def __init__(self, matcher: Matcher, *, after_seconds: float, recheck_seconds: float) -> None:
         self._matcher = matcher
         self._after_seconds = after_seconds
         self._recheck_seconds = recheck_seconds
-        # What the registered tools have, and whether they take work; and how often that has changed.
+        # The skills of the registered tools and whether they accept work; and how often that has changed.
         self._tools: frozenset[tuple[str, bytes, str]] = frozenset()
         self._changes = 0
 
     def due(self) -> bool:
-        """Whether there are kinds that should be looked at."""
+        """Return whether needs are due to be checked."""
         return next(self._due(), None) is not None
 
-    def look(self, registered: Iterable[RegisteredTool]) -> Iterator[None]:
-        """Look at those that are due, with all the registered tools; a step is as long as a judgement."""
-        tools = self._take_in(registered)
-        for needs in list(islice(self._due(), _LOOKED_AT)):
+    def check(self, listed: Iterable[ListedTool]) -> Iterator[None]:
+        """Check the needs that are due, in steps that are each as long as one judgement.
+
+        Args:
+            listed: All registered tools.
+        """
+        tools = self._by_skills(listed)
+        for needs in list(islice(self._due(), _MOST_CHECKED)):
             if needs.remark is None or needs.checked_for != self._changes:
                 remark = yield from explain(needs, tools, self._matcher.judge)
                 if needs not in self._matcher.waiting:
                     continue
                 if remark != needs.remark:
-                    needs.remark, needs.untold = remark, True
+                    needs.remark, needs.has_new_remarks = remark, True
             needs.checked_at, needs.checked_for = self._matcher.clock(), self._changes
 
-    def unsaid(self) -> list[Said]:
-        """The remarks to make now."""
-        found: list[Said] = []
-        anew = 0
+    def new_remarks(self) -> list[NewRemark]:
+        """Return the remarks to add now."""
+        remarks: list[NewRemark] = []
+        replaced = 0
         for needs in self._matcher.waiting:
             remark = needs.remark
-            if remark is None or not needs.untold:
+            if remark is None or not needs.has_new_remarks:
                 continue
-            needs.untold = False
+            needs.has_new_remarks = False
             for task in needs.queue:
-                if task.told == remark.text or (remark.corrects and task.told is None):
+                if task.remark == remark.text or (remark.corrects and task.remark is None):
                     continue
-                # Looked at again the next time, for these may not be heard, and others are left.
-                needs.untold = True
-                if len(found) == _TOLD:
-                    return found
-                if task.told is None or anew < _TOLD_ANEW:
-                    anew += task.told is not None
-                    found.append(Said(task, remark.text))
-        return found
+                # Look again the next time: these may fail to be sent, and others are left.
+                needs.has_new_remarks = True
+                if len(remarks) == _MOST_REMARKS:
+                    return remarks
+                if task.remark is None or replaced < _MOST_REPLACED:
+                    replaced += task.remark is not None
+                    remarks.append(NewRemark(task, remark.text))
+        return remarks
 
     def _due(self) -> Iterator[Needs]:
         now = self._matcher.clock()
@@ -91,18 +94,18 @@ class Remarks:
             if needs.checked_at is None or now - needs.checked_at >= self._recheck_seconds:
                 yield needs
 
-    def _take_in(self, registered: Iterable[RegisteredTool]) -> Tools:
-        """The tools by their skills; that they are busy, or are no more, is no change."""
-        tools: Tools = {}
-        for tool in registered:
-            tools.setdefault(self._matcher.skills.of(bytes(tool.skills)), []).append(tool)
-        self._matcher.see(tools.keys())
-        seen = frozenset(
+    def _by_skills(self, listed: Iterable[ListedTool]) -> ToolsBySkills:
+        """Return the tools by their skills, and count a change unless tools only became busy or idle."""
+        tools: ToolsBySkills = {}
+        for tool in listed:
+            tools.setdefault(self._matcher.skills.intern(bytes(tool.skills)), []).append(tool)
+        self._matcher.set_registered(tools.keys())
+        current = frozenset(
             (tool.id, skills.text, tool.state.replace("busy", "idle"))
-            for skills, some in tools.items()
-            for tool in some
+            for skills, with_skills in tools.items()
+            for tool in with_skills
         )
-        if seen != self._tools:
-            self._tools = seen
+        if current != self._tools:
+            self._tools = current
             self._changes += 1
         return tools

@@ -1,21 +1,19 @@
-"""A round: the tasks that wait, the tools that have room, and who gets whom.
+"""A round: decide which waiting task gets which free tool.
 
-The tasks are gone through in the order of the offer, and each takes the tool that it ranks highest of those
-that match and have room. Where there is none, tasks that were placed earlier in the round are moved from one
-tool to another that matches them as well, along an augmenting path, until a place comes free for this one.
-A task that was placed stays placed.
+The round goes through the tasks in the order of urgency. Each task gets the matching tool with the highest
+rank that has free capacity. If there is none, the round moves tasks that it placed earlier to other tools
+that match them, along an augmenting path, until a place is free. A task that was placed stays placed.
 
-Why that is best: the sets of tasks that can all have a tool at once are the independent sets of a transversal
-matroid (Edmonds and Fulkerson, "Transversals and matroid partition", 1965), and in a matroid the greedy way
-is the best one, for whatever weights. So no other choice gives more tasks a tool, and none gives one to a
-more urgent task without taking it from one that is more urgent still. That a search for an augmenting path
-which finds none shows that there is no way is Berge's theorem, used for pairing as by Kuhn, and by Hopcroft
-and Karp. The places that such a search has looked at are closed for the rest of the round: nothing will come
-free there any more.
+Why that is optimal: the sets of tasks that can all have a tool at once are the independent sets of a
+transversal matroid (Edmonds and Fulkerson, "Transversals and matroid partition", 1965), and in a matroid the
+greedy algorithm is optimal for any weights. So no other choice gives more tasks a tool, and none gives a tool
+to a more urgent task without taking it from one that is more urgent still. By Berge's theorem, a search for
+an augmenting path that finds none proves that there is no way; Kuhn, and Hopcroft and Karp, use it for
+matching. A search that fails closes the places that it has visited for the rest of the round: none of them
+can become free.
 
-All tasks of a kind match the same tools, so it is kinds that are placed, moved and closed, with counts. The
-effort is about one step for each task that is placed, one for each pair of kinds that match, and the
-searches.
+All tasks with equal needs match the same tools. So the round places, moves and closes groups with counts. It
+takes about one step for each placed task, one for each matching pair of needs and skills, and the searches.
 """
 
 import heapq
@@ -26,27 +24,27 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from broker.matching.judge import Judge
-from broker.matching.kinds import KnownTool, Needs, Skills, indexes
-from broker.matching.queue import WaitingTask
+from broker.matching.needs import Needs, QueuedTask
+from broker.matching.skills import FreeTool, Skills, indexes
 
-# So many kinds of needs are judged before the first of them chooses, so that it knows what the others want.
+# How many needs are judged before the first of them chooses, so that it knows what the others want.
 _JUDGED_AHEAD = 1_000
 
 
 class Pairing(NamedTuple):
-    """A task, and the tool that shall do it."""
+    """A task and the tool that gets it."""
 
-    task: WaitingTask
-    tool: KnownTool
+    task: QueuedTask
+    tool: FreeTool
 
 
 class Round:
-    """One round. Tasks that are placed are taken out of their queues; nothing else is changed.
+    """One round. It removes the placed tasks from their queues, and changes nothing else.
 
     Args:
-        waiting: The kinds of needs with which tasks wait.
-        free: The kinds of skills whose tools have room, by their indexes.
-        judge: Knows who matches.
+        waiting: The needs with which tasks wait.
+        free: The skills of the free tools, by their indexes.
+        judge: Decides which skills match.
     """
 
     def __init__(self, waiting: Iterable[Needs], free: dict[int, Skills], judge: Judge) -> None:
@@ -59,7 +57,7 @@ class Round:
         self._room = sum(tool.room for skills in free.values() for tool in skills.tools.values())
 
     def steps(self) -> Iterator[None]:
-        """Go through the round; a step is as long as a judgement, and others may do something between."""
+        """Run the round, in steps that are each as long as one judgement."""
         for needs in islice(self._waiting, _JUDGED_AHEAD):
             yield from self._judged(needs)
         heads = [(head, needs) for needs in self._waiting if (head := needs.queue.head()) is not None]
@@ -81,15 +79,15 @@ class Round:
                 heapq.heapreplace(heads, (following, needs))
 
     def pairings(self) -> list[Pairing]:
-        """Who got whom, in the order of the offer; of equal tasks, the first get what they rank highest."""
+        """Return the pairings in order of urgency; of equal tasks, the first get the highest-ranked tools."""
         seats = {place: iter(place.seats) for place in self._places.values()}
-        found: list[Pairing] = []
+        pairings: list[Pairing] = []
         for asker in self._askers.values():
             tasks = iter(asker.tasks)
             for place in asker.places:
-                some = islice(tasks, place.held.get(asker, 0))
-                found.extend(Pairing(task, next(seats[place])) for task in some)
-        return sorted(found, key=attrgetter("task"))
+                placed = islice(tasks, place.held.get(asker, 0))
+                pairings.extend(Pairing(task, next(seats[place])) for task in placed)
+        return sorted(pairings, key=attrgetter("task"))
 
     def _unjudged(self, needs: Needs) -> int:
         return self._all & ~needs.judged
@@ -108,7 +106,7 @@ class Round:
         return places
 
     def _place(self, asker: "_Asker") -> bool:
-        """Give a task of this kind the best place that has room; whether there is one."""
+        """Give a task with these needs the best place with room; return whether there is one."""
         place = asker.choice()
         if place is None:
             return False
@@ -120,10 +118,10 @@ class Round:
         self._room -= 1
 
     def _reroute(self, start: "_Asker") -> bool:
-        """Move others so that there is room for a task of this kind; whether that can be.
+        """Move other tasks to make room for a task with these needs; return whether that is possible.
 
-        A search in breadth, from who looks for a place, to the full places that match, to who holds them, to
-        other places that match those, until there is one with room.
+        A breadth-first search: from the asker to the full places that match, to the askers that hold them,
+        to other places that match those, until there is one with room.
         """
         asked_by: dict[_Place, _Asker] = {}
         holds: dict[_Asker, _Place | None] = {start: None}
@@ -148,7 +146,7 @@ class Round:
     def _move(
         self, mover: "_Asker", asked_by: "dict[_Place, _Asker]", holds: "dict[_Asker, _Place | None]"
     ) -> None:
-        """Let everybody on the way to this one, who has a place more than it needs, have the next one's."""
+        """Hand over places along the path, from the asker that has one too many back to the start."""
         while (place := holds[mover]) is not None:
             following = asked_by[place]
             place.hand_over(mover, following)
@@ -156,41 +154,41 @@ class Round:
 
 
 class _Place:
-    """The tools of a kind of skills, and who holds their room in this round.
+    """The tools with equal skills, and who holds their free capacity in this round.
 
     Args:
-        skills: The kind.
+        skills: The skills.
     """
 
     def __init__(self, skills: Skills) -> None:
         self.skills = skills
-        #: The tools that were taken, one for each task.
-        self.seats: list[KnownTool] = []
-        #: How many tasks of which kinds hold these.
+        #: The tools that were given out, one for each task.
+        self.seats: list[FreeTool] = []
+        #: Who holds them, and how many.
         self.held: dict[_Asker, int] = {}
-        #: Whether no room can be made here any more.
+        #: Whether nothing can become free here in this round.
         self.closed = False
-        # The one with the most room first, and of equals the one that has waited longest.
-        self._tools = [(-tool.room, tool.heard, tool) for tool in skills.tools.values()]
+        # The tool with the most free capacity first, and of equals the one that has waited longest.
+        self._tools = [(-tool.room, tool.arrival, tool) for tool in skills.tools.values()]
         heapq.heapify(self._tools)
 
     @property
     def most_room(self) -> int:
-        """The most room that a tool has; 0: there is none."""
+        """The largest free capacity of a tool; 0: there is none."""
         return -self._tools[0][0] if self._tools else 0
 
     def take(self, asker: "_Asker") -> None:
-        """Have it hold some of the room."""
-        less, heard, tool = self._tools[0]
+        """Give an asker one unit of the free capacity."""
+        less, arrival, tool = self._tools[0]
         self.seats.append(tool)
         self.held[asker] = self.held.get(asker, 0) + 1
         if less == -1:
             heapq.heappop(self._tools)
         else:
-            heapq.heapreplace(self._tools, (less + 1, heard, tool))
+            heapq.heapreplace(self._tools, (less + 1, arrival, tool))
 
     def hand_over(self, one: "_Asker", other: "_Asker") -> None:
-        """Have the other hold what the one did."""
+        """Give one unit that one asker holds to another."""
         self.held[one] -= 1
         if not self.held[one]:
             del self.held[one]
@@ -198,23 +196,23 @@ class _Place:
 
 
 class _Asker:
-    """The tasks of a kind of needs, which look for places in this round.
+    """The tasks with equal needs, which look for places in this round.
 
     Args:
-        needs: The kind.
-        places: Those that match.
+        needs: The needs.
+        places: The places that match.
     """
 
     def __init__(self, needs: Needs, places: list[_Place]) -> None:
         self.needs = needs
-        #: Those that have got one.
-        self.tasks: list[WaitingTask] = []
+        #: The tasks that have a place.
+        self.tasks: list[QueuedTask] = []
         self._choices = sorted((self._order(place), place) for place in places)
-        #: Those that match, the one that is ranked highest first.
+        #: The places that match, the highest rank first.
         self.places = [place for _, place in self._choices]
 
     def choice(self) -> _Place | None:
-        """The best place with room: ranked highest, or else wanted by the fewest, or else with the most."""
+        """Return the best place with room: by rank, then by the fewest matching needs, then by most room."""
         while self._choices:
             order, place = self._choices[0]
             now = self._order(place)
@@ -223,7 +221,7 @@ class _Asker:
             elif now == order:
                 return place
             else:
-                # Since then it has less room.
+                # It has less room than before.
                 heapq.heapreplace(self._choices, (now, place))
         return None
 

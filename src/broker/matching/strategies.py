@@ -1,4 +1,4 @@
-"""Strategies: what it means that skills meet needs."""
+"""Strategies: different ways to decide whether skills meet needs."""
 
 import inspect
 from collections.abc import Callable
@@ -6,43 +6,44 @@ from typing import Any, Protocol, TypeVar
 
 from broker.matching.contains import Contains, contains
 from broker.matching.function import Function, Match
-from broker.matching.misfit import Misfit
+from broker.matching.mismatch import Mismatch
 
 NAMES = ("contains", "schema")
 
-Given = TypeVar("Given", bound=Callable[..., Any])
+Ordinary = TypeVar("Ordinary", bound=Callable[..., Any])
 
 
 class Strategy(Protocol):
     """Judges whether skills meet needs.
 
-    Both are made ready once, and then judged with many others. What cannot be judged raises an exception.
+    Needs and skills are prepared once, and then judged many times. If they cannot be judged, each method
+    raises an exception.
     """
 
     def needs(self, text: bytes) -> Any:
-        """Needs, made ready to be judged."""
+        """Prepare needs."""
 
     def skills(self, text: bytes) -> Any:
-        """Skills, made ready to be judged."""
+        """Prepare skills."""
 
     def matches(self, skills: Any, needs: Any) -> bool:
-        """Whether these skills meet these needs."""
+        """Return whether these skills meet these needs."""
 
-    def misfits(self, skills: Any, needs: Any) -> list[Misfit]:
-        """What these skills lack; nothing: nobody can say."""
+    def mismatches(self, skills: Any, needs: Any) -> list[Mismatch]:
+        """Return what these skills lack; empty: unknown."""
 
 
 def strategy(match: Match | str) -> Strategy:
-    """The strategy that is called so, or that judges by this function.
+    """Return the strategy of a name, or of a `match` function.
 
     Raises:
-        ValueError: There is no such strategy.
-        TypeError: This is no function that can judge.
+        ValueError: There is no strategy of this name.
+        TypeError: `match` is not an ordinary function.
     """
     if match in ("contains", contains):
         return Contains()
     if match == "schema":
-        # It takes a third of the time that importing all of the client takes.
+        # This import takes a third as long as that of the whole client.
         from broker.matching.json_schema import Schema  # noqa: PLC0415
 
         return Schema()
@@ -51,11 +52,11 @@ def strategy(match: Match | str) -> Strategy:
     raise ValueError(f"there is no strategy {match!r}; there are {' and '.join(NAMES)}")
 
 
-def ordinary(function: Given, role: str) -> Given:
-    """An ordinary function: what an asynchronous one answers has yet to be awaited, and is always true.
+def ordinary(function: Ordinary, role: str) -> Ordinary:
+    """Return the function, after checking that it is not asynchronous: a coroutine would always be true.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is not a function, or it is asynchronous.
     """
     if not callable(function):
         raise TypeError(f"{role} has to be a function, and is {function!r}")

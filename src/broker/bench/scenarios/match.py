@@ -12,8 +12,8 @@ from broker.bench.figures import Figures
 from broker.bench.http import BenchError
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
+from broker.matching.candidates import CandidateTask, CandidateTool
 from broker.matching.matcher import Matcher
-from broker.matching.offers import OfferedTask, OfferedTool
 
 _TASKS = 100_000
 _TOOLS = 1_000
@@ -61,7 +61,7 @@ def _costs(strategy: str, size: Size) -> Figures:
     }
 
 
-def _small_rounds(strategy: str, tasks: list[OfferedTask], tools: list[OfferedTool]) -> float:
+def _small_rounds(strategy: str, tasks: list[CandidateTask], tools: list[CandidateTool]) -> float:
     """Return the cost of a round in which one of many tools gets free while nearly all tasks wait."""
     matcher = Matcher(strategy)
     for task in tasks:
@@ -87,11 +87,11 @@ def _paired(matcher: Matcher) -> int:
     return len(pairings)
 
 
-def _tasks(strategy: str, many: int) -> list[OfferedTask]:
+def _tasks(strategy: str, many: int) -> list[CandidateTask]:
     needs = [_raw(_NEEDS[strategy](kind)) for kind in range(_KINDS_OF_NEEDS)]
     chance = random.Random(1)  # noqa: S311 - the same in each round
     return [
-        OfferedTask(
+        CandidateTask(
             id=f"task-{number}",
             needs=chance.choice(needs),
             priority=chance.randrange(10),
@@ -101,17 +101,17 @@ def _tasks(strategy: str, many: int) -> list[OfferedTask]:
     ]
 
 
-def _tools(many: int) -> list[OfferedTool]:
+def _tools(many: int) -> list[CandidateTool]:
     chance = random.Random(2)  # noqa: S311 - the same in each round
     skills = [_raw({"can": chance.sample(range(_KINDS_OF_NEEDS), _SKILLS)}) for _ in range(_KINDS_OF_SKILLS)]
     return [
-        OfferedTool(id=f"tool-{number}", skills=chance.choice(skills), capacity=_CAPACITY, load=0)
+        CandidateTool(id=f"tool-{number}", skills=chance.choice(skills), capacity=_CAPACITY, load=0)
         for number in range(many)
     ]
 
 
-def _with_room(tool: OfferedTool, room: int) -> OfferedTool:
-    return OfferedTool(id=tool.id, skills=tool.skills, capacity=tool.capacity, load=tool.capacity - room)
+def _with_room(tool: CandidateTool, room: int) -> CandidateTool:
+    return CandidateTool(id=tool.id, skills=tool.skills, capacity=tool.capacity, load=tool.capacity - room)
 
 
 def _raw(value: Any) -> msgspec.Raw:

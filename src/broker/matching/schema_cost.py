@@ -1,76 +1,76 @@
-"""The weight of a JSON Schema: how much work it may be to hold something against it."""
+"""Estimate how expensive it is to validate a value against a JSON Schema."""
 
 from typing import Any
 from urllib.parse import unquote
 
-from broker.matching.misfit import UnjudgeableError, shown
+from broker.matching.mismatch import UnjudgeableError, shown
 
-# Parts of a schema, each counted as often as it is referred to.
-_HEAVIEST = 5_000
-# A regular expression is as much work as so many parts; `unevaluated…` has its part judged again, and again
-# at each level of nesting.
+# The highest cost of a schema, in objects, each counted as often as it is referred to.
+_HIGHEST_COST = 5_000
+# The cost of a regular expression. `unevaluated…` evaluates its part again, at each level of nesting.
 _PATTERN = 50
 _UNEVALUATED = 3
-# To compare with a number is as much work as so many parts, with so many texts as one part.
+# The cost of a comparison with a number, and how many comparisons with texts cost 1.
 _NUMBER = 20
 _TEXTS = 50
 
-# Objects whose keys are names, and no keywords; and what is no part of a schema, or if referred to only.
+# Objects whose keys are names, not keywords; and keywords that hold no schema, or one that counts only where
+# it is referred to.
 _MAPS = ("properties", "patternProperties", "dependentSchemas")
 _NO_PARTS = frozenset(("const", "enum", "default", "examples", "$defs", "definitions", *_MAPS))
-# What values are compared with: each of them is as much work as its parts.
+# Keywords that hold values to compare with.
 _VALUES = ("const", "enum")
-# They are found in ways that a look at the schema alone does not tell.
+# Their targets depend on more than the schema.
 _DYNAMIC = ("$dynamicRef", "$recursiveRef")
 
 
-def weight(schema: Any) -> int:
-    """The weight of a schema.
+def schema_cost(schema: Any) -> int:
+    """Return the cost of a schema.
 
-    Each object in it counts as one, those that are referred to as often as they are: what refers to
-    something twice that refers to something twice, and so on, is small, and takes for ever.
+    Each object counts 1, and again for each reference to it. A small schema that refers to a part twice,
+    which refers to another part twice, and so on, would take forever.
 
     Raises:
-        UnjudgeableError: It is too heavy; or refers to itself, or to something that is not a part of it.
+        UnjudgeableError: The schema costs too much, refers to itself, or refers to anything outside it.
     """
     try:
-        return _Scale(schema).weigh(schema)
+        return _Estimate(schema).cost(schema)
     except RecursionError:
         raise UnjudgeableError("the schema is nested too deep") from None
 
 
-class _Scale:
+class _Estimate:
     def __init__(self, schema: Any) -> None:
         self._schema = schema
         self._known: dict[int, int] = {}
         self._above: set[int] = set()
 
-    def weigh(self, part: Any) -> int:
+    def cost(self, part: Any) -> int:
         if isinstance(part, list):
-            return self._bearable(sum(map(self.weigh, part)))
+            return self._checked(sum(map(self.cost, part)))
         if not isinstance(part, dict):
             return 0
         if id(part) in self._above:
             raise UnjudgeableError("the schema refers to itself")
         if id(part) not in self._known:
             self._above.add(id(part))
-            self._known[id(part)] = self._bearable(self._object(part))
+            self._known[id(part)] = self._checked(self._object(part))
             self._above.discard(id(part))
         return self._known[id(part)]
 
     def _object(self, part: dict[str, Any]) -> int:
-        total = 1 + sum(self.weigh(value) for key, value in part.items() if key not in _NO_PARTS)
+        total = 1 + sum(self.cost(value) for key, value in part.items() if key not in _NO_PARTS)
         for key in _MAPS:
             if isinstance(part.get(key), dict):
-                total += sum(map(self.weigh, part[key].values()))
-        total += sum(_size(part[key]) for key in _VALUES if key in part)
+                total += sum(map(self.cost, part[key].values()))
+        total += sum(_comparison_cost(part[key]) for key in _VALUES if key in part)
         for key in _DYNAMIC:
             if isinstance(part.get(key), str):
                 raise UnjudgeableError(f"{key} is not taken; $ref is")
         if isinstance(part.get("$id"), str) and part is not self._schema:
             raise UnjudgeableError("$id is taken at the top of a schema only")
         if isinstance(part.get("$ref"), str):
-            total += self.weigh(self._target(part["$ref"]))
+            total += self.cost(self._target(part["$ref"]))
         if isinstance(part.get("pattern"), str):
             total += _PATTERN
         if isinstance(part.get("patternProperties"), dict):
@@ -80,8 +80,8 @@ class _Scale:
         return total
 
     def _target(self, reference: str) -> Any:
-        """What a JSON Pointer points at."""
-        place, found = unquote(reference), self._schema
+        """Return the part of the schema that a JSON Pointer points at."""
+        place, target = unquote(reference), self._schema
         if place != "#" and not place.startswith("#/"):
             raise UnjudgeableError(
                 f"$ref has to point into the schema, like #/$defs/x, and is {shown(reference)}"
@@ -89,21 +89,21 @@ class _Scale:
         for step in place.split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
             try:
-                found = found[int(key)] if isinstance(found, list) else found[key]
+                target = target[int(key)] if isinstance(target, list) else target[key]
             except (KeyError, IndexError, TypeError, ValueError):
                 raise UnjudgeableError(f"$ref {shown(reference)} points at nothing") from None
-        return found
+        return target
 
-    def _bearable(self, total: int) -> int:
-        if total > _HEAVIEST:
+    def _checked(self, total: int) -> int:
+        if total > _HIGHEST_COST:
             raise UnjudgeableError("the schema is too large, or refers to its parts too often")
         return total
 
 
-def _size(value: Any) -> int:
-    """How much work it is to compare something with a value, which is little where it is a scalar."""
+def _comparison_cost(value: Any) -> int:
+    """Return the cost of a comparison with a value; that with a scalar costs nothing."""
     if not isinstance(value, dict | list):
         return 0
     parts = list(value.values()) if isinstance(value, dict) else value
     numbers = sum(isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
-    return 1 + _NUMBER * numbers + (len(parts) - numbers) // _TEXTS + sum(map(_size, parts))
+    return 1 + _NUMBER * numbers + (len(parts) - numbers) // _TEXTS + sum(map(_comparison_cost, parts))

@@ -1,12 +1,12 @@
-"""Wallflowers: who is left out."""
+"""Unmatched needs and skills."""
 
 from datetime import timedelta
 
 import pytest
 
-from broker.matching import wallflowers as module
+from broker.matching import unmatched as module
 from broker.matching.matcher import Matcher
-from broker.matching.wallflowers import PassedOver
+from broker.matching.unmatched import UnmatchedNeeds
 from tests.matching.offers import START, paired, task, tool
 
 
@@ -22,8 +22,8 @@ def test_needs_that_younger_tasks_go_before_are_told() -> None:
     for number in range(3):
         matcher.add_task(task(f"print-{number}", {"can": "print"}, at=100 - number))
     served(matcher, 12, at=200)
-    assert matcher.wallflowers().needs == [
-        PassedOver(
+    assert matcher.unmatched().needs == [
+        UnmatchedNeeds(
             needs={"can": "print"},
             waiting=3,
             oldest="print-2",
@@ -37,16 +37,16 @@ def test_what_older_tasks_go_before_is_not_passed_over() -> None:
     matcher = Matcher()
     matcher.add_task(task("a", {"can": "print"}, at=1_000))
     served(matcher, 12, at=1)
-    assert not matcher.wallflowers().needs
+    assert not matcher.unmatched().needs
 
 
-def test_what_is_passed_over_a_few_times_is_no_wallflower() -> None:
+def test_what_is_passed_over_a_few_times_is_not_reported() -> None:
     matcher = Matcher()
     matcher.add_task(task("a", {"can": "print"}))
     served(matcher, 9, at=1)
-    assert not matcher.wallflowers()
+    assert not matcher.unmatched()
     served(matcher, 1, at=20)
-    assert [each.passed_by for each in matcher.wallflowers().needs] == [10]
+    assert [each.passed_by for each in matcher.unmatched().needs] == [10]
 
 
 def test_skills_that_nobody_asks_for_are_told() -> None:
@@ -54,11 +54,11 @@ def test_skills_that_nobody_asks_for_are_told() -> None:
     for id_ in ("xrd-2", "xrd-1"):
         matcher.add_tool(tool(id_, {"can": ["diffract"]}))
     served(matcher, 1, at=0)
-    [unasked] = matcher.wallflowers().skills
+    [unasked] = matcher.unmatched().skills
     assert (unasked.skills, unasked.tools) == ({"can": ["diffract"]}, ["xrd-1", "xrd-2"])
     matcher.add_task(task("a", {"can": "diffract"}))
     paired(matcher)
-    assert not matcher.wallflowers()
+    assert not matcher.unmatched()
 
 
 def test_of_very_many_that_had_their_turn_the_last_ones_are_remembered(
@@ -68,5 +68,5 @@ def test_of_very_many_that_had_their_turn_the_last_ones_are_remembered(
     matcher = Matcher()
     matcher.add_task(task("a", {"can": "print"}))
     served(matcher, 100, at=1)
-    [passed] = matcher.wallflowers().needs
+    [passed] = matcher.unmatched().needs
     assert 10 <= passed.passed_by <= 20
