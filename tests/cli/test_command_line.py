@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from broker.cli import main
-from broker.programs.lines import Lines
+from broker.programs.line_splitter import LineSplitter
 from broker.programs.outcome import Output
 from tests.conftest import Running
 from tests.support.cli import run
@@ -176,7 +176,7 @@ def test_a_byte_order_mark_in_a_programs_output_is_left_out(printed: bytes, resu
     output.feed(BOM[1:] + printed)
     given = output.result()
     assert (msgspec.json.decode(given) if isinstance(given, msgspec.Raw) else given) == result
-    assert Lines(100).feed(BOM + b"progress: 50%\n") == ["progress: 50%"]
+    assert LineSplitter(100).feed(BOM + b"progress: 50%\n") == ["progress: 50%"]
 
 
 def test_what_a_terminal_cannot_show_is_written_as_json_does() -> None:

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from broker.cli import main
-from broker.programs.leftovers import Record
+from broker.programs.orphans import ProcessRecord
 from broker.settings import Settings
 from tests.conftest import Running, a_broker
 from tests.support import api
@@ -245,7 +245,7 @@ async def test_what_a_killed_run_has_left_is_ended_before_the_next_one_takes_wor
     async with registered(broker, tmp_path, *command) as tool:
         left = [await begun(http, tmp_path / "begun"), *numbers(tmp_path, "mate", "other")]
         # The program has begun before the tool writes down which process it is.
-        await until(lambda: any(map(Record.read, scratch(tmp_path))))
+        await until(lambda: any(map(ProcessRecord.read, scratch(tmp_path))))
         tool.signal(signal.SIGKILL)
         assert await tool.ended() == -signal.SIGKILL
     assert all(map(lives, left))

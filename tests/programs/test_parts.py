@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from broker.client import FailedError
 from broker.programs import outcome
-from broker.programs.backlog import Backlog, progress_of
 from broker.programs.command import resolve
 from broker.programs.errors import CannotRunError
 from broker.programs.folders import ToolFolder
-from broker.programs.lines import Lines
+from broker.programs.line_splitter import LineSplitter
 from broker.programs.outcome import Output
+from broker.programs.pending_reports import PendingReports, progress_of
 from broker.schemas.limits import LONGEST_TEXT_CHARS
 from broker.settings import Settings
 from tests.support.processes import executable
@@ -26,7 +26,7 @@ from tests.support.processes import executable
 
 @given(st.binary(), st.lists(st.integers(0, 50)))
 def test_lines_are_the_same_however_their_bytes_come(data: bytes, sizes: list[int]) -> None:
-    whole, cut = Lines(20), Lines(20)
+    whole, cut = LineSplitter(20), LineSplitter(20)
     expected = [*whole.feed(data), *whole.end()]
     found: list[str] = []
     for size in sizes:
@@ -47,7 +47,7 @@ def test_lines_are_the_same_however_their_bytes_come(data: bytes, sizes: list[in
     ],
 )
 def test_what_ends_a_line_and_what_a_line_may_hold(data: bytes, lines: list[str]) -> None:
-    found = Lines(20)
+    found = LineSplitter(20)
     assert [*found.feed(data), *found.end()] == lines
 
 
@@ -76,17 +76,17 @@ def test_a_line_may_tell_of_progress(line: str, progress: float | None, message:
 def test_of_what_waits_to_be_reported_nothing_is_lost_silently_and_no_order(
     steps: list[list[str] | None],
 ) -> None:
-    backlog = Backlog(most=3, longest=60)
+    pending = PendingReports(most=3, longest=60)
     said: list[str] = []
     told: list[str] = []
     left_out = 0
     for step in [*steps, *[None] * 3]:
         if step is not None:
             said += step
-            backlog.add(step)
-            assert len(backlog) <= 3
-        elif len(backlog):
-            report = backlog.take()
+            pending.add(step)
+            assert len(pending) <= 3
+        elif len(pending):
+            report = pending.pop()
             message = report.message or ""
             assert len(message) <= 60
             if note := re.match(r"\((\d+) lines left out\)\n", message):
@@ -99,9 +99,9 @@ def test_of_what_waits_to_be_reported_nothing_is_lost_silently_and_no_order(
 
 
 def test_of_joined_lines_the_newest_progress_counts() -> None:
-    backlog = Backlog(most=1, longest=60)
-    backlog.add(["progress: 10% one", "two", "progress: 20% three", "four"])
-    report = backlog.take()
+    pending = PendingReports(most=1, longest=60)
+    pending.add(["progress: 10% one", "two", "progress: 20% three", "four"])
+    report = pending.pop()
     assert (report.progress, report.message) == (0.2, "one\ntwo\nthree\nfour")
 
 

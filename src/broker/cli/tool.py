@@ -16,7 +16,7 @@ from broker.cli.url_option import with_url_option
 from broker.client import Tool, signals
 from broker.client.addresses import url_of_broker
 from broker.programs import command as commands
-from broker.programs.aside import Aside
+from broker.programs.background_writer import BackgroundWriter
 from broker.programs.errors import CannotRunError
 from broker.programs.folders import ToolFolder
 from broker.programs.runner import Options, Runner
@@ -187,29 +187,28 @@ def tool(
         grace_seconds=runner_options.grace_seconds + _LAST_REPORTS_SECONDS,
         url=url,
     )
-    aside = Aside(sys.stderr, partial(replace_unprintable, keep="\n\t"))
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=aside)
+    writer = BackgroundWriter(sys.stderr, partial(replace_unprintable, keep="\n\t"))
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=writer)
     logging.getLogger("broker").setLevel(logging.INFO)
     try:
         resolved = commands.resolve(command)
         folder = ToolFolder(tool_id, scratch)
         with folder.locked():
             folder.clean(runner_options.grace_seconds)
-            _work(
-                worker, Runner(resolved, folder, runner_options, echo=None if quiet else aside.write), aside
-            )
+            runner = Runner(resolved, folder, runner_options, echo=None if quiet else writer.write)
+            _work(worker, runner, writer)
     except CannotRunError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        aside.finish(_LAST_LINES_SECONDS)
+        writer.finish(_LAST_LINES_SECONDS)
 
 
-def _work(worker: Tool, runner: Runner, aside: Aside) -> None:
+def _work(worker: Tool, runner: Runner, writer: BackgroundWriter) -> None:
     """Have the runner do the tool's work until the process is asked to stop."""
 
     def end_at_once() -> None:
         runner.kill()
-        aside.finish(_LAST_LINES_SECONDS)
+        writer.finish(_LAST_LINES_SECONDS)
 
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not so with nohup
         signal.signal(signal.SIGHUP, _stop_once)

@@ -1,16 +1,16 @@
-"""Any program as a tool: it is started for each piece of work, and need not know of the broker.
+"""Run any program as a tool: it is started for each job, and need not know the broker.
 
-command       finds the program, and sees that it can run, before any work is taken
-placeholders  fields of the payload in the command
-folders       the tool's folder on this machine: its lock, and a scratch folder for each work
-leftovers     ends what a run that was killed has left behind
-environment   what a program finds in its environment
-groups        signals to a program and what it has started
-process       a program: its start, its output, its end
-lines         bytes to lines
-backlog       what waits to be reported, bounded
-reports       what it writes to stderr, to the broker
-outcome       what it printed and how it ended, as a result or an error
-aside         what is written for whoever may read it
-runner        all of them together: the handler of a `broker.client.Tool`
+command            finds the program, and checks that it can run, before the tool accepts work
+placeholders       fields of the payload in the command
+folders            the tool's folder on this machine: its lock, and a scratch folder for each job
+orphans            ends processes that a killed run of the tool has left running
+environment        the environment variables of a program
+process_groups     sends signals to a program and the processes that it has started
+process            a program: its start, its output, its end
+line_splitter      splits bytes into lines
+pending_reports    a bounded queue of reports
+reports            sends what a program writes to stderr to the broker
+outcome            turns its output and its exit status into a result or an error
+background_writer  writes to a terminal from a thread, so that the terminal blocks nothing
+runner             puts all of them together: the handler of a `broker.client.Tool`
 """

@@ -1,4 +1,4 @@
-"""The command that does the work: found, and seen to be one that can run, before any work is taken."""
+"""Find the program of a command, and check that it can run, before the tool accepts work."""
 
 import os
 import shlex
@@ -8,34 +8,34 @@ from pathlib import Path
 
 from broker.programs.errors import CannotRunError
 
-# As much of a file as the kernel looks at to see what it is.
+# How much of a file the kernel reads to recognize its format.
 _HEAD_BYTES = 256
 
 
 def resolve(command: Sequence[str]) -> list[str]:
-    """Find a command's program, so that it is the same in every folder and whatever becomes of PATH.
+    """Find a command's program, so that it does not depend on the folder or on PATH later.
 
     Args:
         command: The program, by name or path, and its arguments.
 
     Returns:
-        The same with the program's absolute path.
+        The command with the absolute path of the program.
 
     Raises:
-        CannotRunError: It is not there, or cannot be run.
+        CannotRunError: The program does not exist, or cannot run.
     """
     name, *arguments = command
-    found = shutil.which(name)
-    if found is None:
+    path_found = shutil.which(name)
+    if path_found is None:
         raise CannotRunError(_why_not(name))
-    # Symbolic links stay: a program may go by its name, as the Python of a virtual environment does.
-    path = Path(found).absolute()
+    # Keep symbolic links: a program may use its name, as the Python of a virtual environment does.
+    path = Path(path_found).absolute()
     check(path)
     return [str(path), *arguments]
 
 
 def check(path: Path) -> None:
-    """See that a program can be run.
+    """Check that a program can run.
 
     Raises:
         CannotRunError: It cannot.
@@ -46,18 +46,18 @@ def check(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
-        return  # it may be run, and not be read
+        return  # it may be executable, but not readable
     if head.startswith(b"#!"):
         _check_interpreter(path, head)
     elif b"\0" not in head:
-        # What is no text has zeros at its beginning.
+        # A binary has zeros at its beginning.
         raise CannotRunError(
             f"{path} is a script whose first line does not say what runs it: #!/bin/sh, say."
         )
 
 
 def _why_not(name: str) -> str:
-    """Why a program is not found."""
+    """Return why a program is not found."""
     path, quoted = Path(name), shlex.quote(name)
     if "/" not in name:
         hint = f" Did you mean ./{quoted}?" if name and path.is_file() else ""

@@ -1,5 +1,5 @@
-"""What keeps programs from being run."""
+"""Errors of programs."""
 
 
 class CannotRunError(Exception):
-    """A program cannot be run here; the message says why, and what to do about it."""
+    """A program cannot run here. The message says why, and what to do."""

@@ -1,4 +1,4 @@
-"""The folder of a tool on this machine: a lock, so that it runs once, and a scratch folder for each work."""
+"""The folder of a tool on this machine: a lock, so that it runs once, and a scratch folder for each job."""
 
 import contextlib
 import logging
@@ -11,9 +11,9 @@ from pathlib import Path
 from uuid import UUID
 
 from broker import file_lock
-from broker.programs import leftovers
+from broker.programs import orphans
 from broker.programs.errors import CannotRunError
-from broker.programs.leftovers import Record
+from broker.programs.orphans import ProcessRecord
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +24,11 @@ class ToolFolder:
     """A tool's folder.
 
     Args:
-        tool_id: Whose it is.
-        root: The folder of all tools' folders; else one of this user's in the temporary folder.
+        tool_id: The id of the tool.
+        root: The folder of all tools' folders. Default: a folder of this user in the temporary folder.
 
     Raises:
-        CannotRunError: It cannot be made, or somebody else may write to it.
+        CannotRunError: The folder cannot be made, or other users may write to it.
     """
 
     def __init__(self, tool_id: str, root: Path | None = None) -> None:
@@ -40,7 +40,7 @@ class ToolFolder:
             else:
                 root = root.absolute()
                 root.mkdir(parents=True, exist_ok=True)
-            #: Where it is.
+            #: The path of the folder.
             self.path = root / tool_id
             self._works = self.path / "work"
             self._kept = self.path / "kept"
@@ -56,7 +56,7 @@ class ToolFolder:
             _make_private(folder)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the lock of the tool: it runs once on this machine.
+        """Hold the lock of the tool, so that it runs only once on this machine.
 
         Raises:
             CannotRunError: The tool runs already.
@@ -70,31 +70,31 @@ class ToolFolder:
         )
 
     def clean(self, grace_seconds: float) -> None:
-        """End what a run that was killed has left running, and remove its scratch folders.
+        """End processes that a killed run has left running, and remove its scratch folders.
 
         Args:
-            grace_seconds: How long programs have to end when they are told to; then they are killed.
+            grace_seconds: How long programs may take to end after SIGTERM; then they are killed.
         """
-        # A program may have removed its folder; the record is beside it.
+        # A program may have removed its folder. The record is next to it.
         works = {entry.with_suffix("") for entry in self._works.iterdir()}
         if works:
-            leftovers.end({work: Record.read(_record_of(work)) for work in works}, grace_seconds)
+            orphans.end({work: ProcessRecord.read(_record_of(work)) for work in works}, grace_seconds)
         for entry in self._works.iterdir():
             _remove(entry)
 
     def for_work(self, work_id: UUID, payload: bytes) -> "WorkFolder":
-        """A new scratch folder for a piece of work, with its payload.
+        """Make a scratch folder for a job, with its payload.
 
         Raises:
-            OSError: It cannot be made.
-            CannotRunError: It would be in a folder that others may write to.
+            OSError: The folder cannot be made.
+            CannotRunError: Other users may write to the folder around it.
         """
-        # What is in the temporary folder and was not used for days may have been cleared away.
+        # The system may have removed folders in the temporary folder that were not used for days.
         self._make()
         folder = WorkFolder(self._works / str(work_id), self._kept)
         try:
             folder.path.mkdir(mode=0o700, exist_ok=True)
-            # With the newline that a file of text ends in, and `read` in a shell asks for.
+            # Text files end in a newline, and `read` in a shell needs it.
             folder.payload.write_bytes(payload + b"\n")
         except OSError:
             folder.remove()
@@ -103,35 +103,35 @@ class ToolFolder:
 
 
 class WorkFolder:
-    """The scratch folder of a piece of work.
+    """The scratch folder of a job.
 
     Args:
-        path: Where it is.
-        kept: The folder of those that are kept.
+        path: Its path.
+        kept: The folder for scratch folders that are kept.
     """
 
     def __init__(self, path: Path, kept: Path) -> None:
         self.path = path
         #: The file with the payload.
         self.payload = path / "payload.json"
-        #: Where it is when it was kept.
+        #: Its path after it was kept.
         self.kept = kept / path.name
 
     def record(self, pid: int) -> None:
-        """Write down which process is at work, for the next run of the tool to find it."""
-        # Beside the folder: what is in it is the program's. On a full disk its environment tells as much.
+        """Record which process does the job, so that the next run of the tool finds it."""
+        # Next to the folder, which belongs to the program. If the disk is full, its environment helps.
         with contextlib.suppress(OSError):
-            if record := Record.of(pid):
+            if record := ProcessRecord.of(pid):
                 record.write(_record_of(self.path))
 
     def keep(self) -> None:
-        """Put it where it is kept."""
-        with contextlib.suppress(FileNotFoundError):  # its program has removed it
+        """Move the folder to those that are kept."""
+        with contextlib.suppress(FileNotFoundError):  # the program has removed it
             self.path.rename(self.kept)
         _record_of(self.path).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove it, with all that is in it."""
+        """Remove the folder with its contents."""
         _remove(self.path)
         _record_of(self.path).unlink(missing_ok=True)
 
@@ -141,18 +141,18 @@ def _record_of(work: Path) -> Path:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that nobody else can enter; one that is there has to be ours.
+    """Make a folder that only this user can enter. If it exists, it must belong to this user.
 
     Raises:
-        CannotRunError: It is somebody else's, or others may write to it.
+        CannotRunError: It belongs to another user, or others may write to it.
         OSError: It cannot be made.
     """
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        found = folder.stat(follow_symlinks=False)
-        is_folder, is_ours = stat.S_ISDIR(found.st_mode), found.st_uid == os.geteuid()
-        if not (is_folder and is_ours) or found.st_mode & _WRITABLE_BY_OTHERS:
+        status = folder.stat(follow_symlinks=False)
+        is_folder, is_ours = stat.S_ISDIR(status.st_mode), status.st_uid == os.geteuid()
+        if not (is_folder and is_ours) or status.st_mode & _WRITABLE_BY_OTHERS:
             raise CannotRunError(
                 f"{folder} is there already, and is no folder that user id {os.geteuid()} alone can write to."
                 " Remove it, or choose another one with --scratch."
@@ -160,13 +160,13 @@ def _make_private(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, whatever a program has done to it."""
+    """Remove a file or a folder, whatever permissions a program has set."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():
-        # Folders that were closed keep what is in them from being removed.
+        # Contents of folders without permissions cannot be removed.
         for folder, names, _ in os.walk(_opened(path)):
             for name in names:
                 _opened(Path(folder) / name)
@@ -176,7 +176,7 @@ def _remove(path: Path) -> None:
 
 
 def _opened(folder: Path) -> Path:
-    """A folder, which we may enter and change from now on."""
+    """Give this user all permissions on a folder, and return it."""
     with contextlib.suppress(OSError):
         if not folder.is_symlink():
             folder.chmod(0o700)

@@ -1,4 +1,4 @@
-"""What a program has printed and how it has ended, as a result or an error."""
+"""Turn the output and the exit status of a program into a result or an error."""
 
 import codecs
 import signal
@@ -8,10 +8,11 @@ import msgspec
 from msgspec import Raw
 
 from broker.client import FailedError
+from broker.schemas.limits import LARGEST_BODY_BYTES
 
-# What the broker takes as a body, unless it is set otherwise, less what is around the result.
-MOST_BYTES = 32 * 2**20 - 64 * 2**10
-# An error has 4,000 characters; the rest is for what comes before and after.
+# The maximum request body of a broker, less what surrounds the result.
+MOST_BYTES = LARGEST_BODY_BYTES - 64 * 2**10
+# An error has 4,000 characters; the rest is for the text before and after.
 _LAST_WORDS_CHARS = 3_000
 
 _json = msgspec.json.Decoder(Raw)
@@ -22,20 +23,20 @@ _NO_TEXT = f"what it printed is neither JSON nor text (UTF-8, without NUL): {_WR
 
 
 class Output:
-    """What a program prints: its result.
+    """The output of a program, which is its result.
 
     Args:
-        on_too_much: Is called when it is more than a result can be; what comes then is dropped.
+        on_too_much: Called when the output is too large for a result. Further output is dropped.
     """
 
     def __init__(self, on_too_much: Callable[[], object]) -> None:
         self._on_too_much = on_too_much
         self._bytes = bytearray()
-        #: Whether it was.
+        #: Whether the output was too large.
         self.is_too_much = False
 
     def feed(self, data: bytes) -> None:
-        """Take in what it has printed."""
+        """Add output."""
         if self.is_too_much:
             return
         self._bytes += data
@@ -45,14 +46,14 @@ class Output:
             self._on_too_much()
 
     def result(self) -> Raw | str | None:
-        """JSON as it was printed, to the last digit; else text, without the newline at its end; else None.
+        """Return the output: JSON to the last digit, or else a text without its last newline, or else None.
 
         Raises:
-            FailedError: It cannot be a result; another attempt would print the same.
+            FailedError: The output cannot be a result. The task is not retried.
         """
         if self.is_too_much:
             raise FailedError(_TOO_BIG, retry=False)
-        # Windows programs begin their output with it.
+        # Programs on Windows begin their output with it.
         printed = bytes(self._bytes).removeprefix(codecs.BOM_UTF8)
         try:
             text = printed.decode()
@@ -76,12 +77,12 @@ def _is_json(printed: bytes) -> bool:
     except msgspec.MsgspecError:
         return False
     except RecursionError:
-        return True  # deeper than the broker takes, as it will say
+        return True  # deeper than the broker accepts, as it will say
     return True
 
 
 def ending(status: int) -> str:
-    """How a program has ended, in words: by an exit status or, where that is negative, a signal."""
+    """Describe how a program has ended: by an exit status or, if it is negative, a signal."""
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -92,5 +93,5 @@ def ending(status: int) -> str:
 
 
 def failure(status: int, last_lines: Sequence[str]) -> str:
-    """Why the work has failed: how its program has ended, and its last words."""
+    """Return why a job has failed: how its program has ended, and the last lines that it wrote."""
     return "\n".join([ending(status), "\n".join(last_lines)[-_LAST_WORDS_CHARS:]]).rstrip()

@@ -1,4 +1,4 @@
-"""Fields of a payload in a command: `{file}` is what the payload has as `file`."""
+"""Placeholders in a command: `{file}` stands for the field `file` of the payload."""
 
 import re
 from collections.abc import Sequence
@@ -9,36 +9,36 @@ from msgspec import Raw
 
 from broker.programs.errors import CannotRunError
 
-# `${file}` is a shell's own.
+# `${file}` belongs to a shell.
 _PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
-# What is around a placeholder in an argument that is no text: a path, an option, a list.
+# The characters around a placeholder in an argument that is not a program text: a path, an option, a list.
 _PLAIN = re.compile(r"[\w./:=,@%+-]*", re.ASCII)
-# Programs that are told another program: in their first argument, or after such an option. What others run is
-# a program just as well: `nice sh -c …`.
+# Programs that run a program text: their first argument, or what follows such an option. They may be
+# arguments of other programs: `nice sh -c …`.
 _INTERPRETER = re.compile(
     r"(ba|da|k|z|fi|c|tc|a|mk|)sh|busybox|python|pypy|perl|ruby|node|php|lua|tclsh|expect|Rscript|R|julia|matlab|octave"
     r"|[gmn]?awk|sed|eval"
 )
 _TAKES_PROGRAM = re.compile(r"-\w*[ceErS]|--eval|--command|-batch")
-# They run what follows, and take a text for a shell as well.
+# They run the command that follows, and accept a text for a shell as well.
 _RUNNER = ("su", "runuser", "script", "flock", "sudo", "doas", "env")
-# They hand all that follows to a shell, as one text.
+# They pass everything that follows to a shell, as one text.
 _TO_A_SHELL = ("ssh", "parallel", "watch", "rsh", "pdsh")
 
 
 class Template:
-    """A command with places for fields of a payload.
+    """A command with placeholders for fields of a payload.
 
-    No shell comes between, so what a payload has is an argument, or a part of one, whatever is in it. It
-    must never become a part of a program: a text with spaces, or what an interpreter is told to run, stays as
-    it is, and which program runs is not for a payload to say.
+    No shell is involved, so a field becomes an argument, or a part of one, whatever it contains. It must
+    never become a part of a program: an argument with spaces, or one that an interpreter runs, stays as it
+    is, and no field may decide which program runs.
 
     Args:
         command: The program and its arguments.
 
     Raises:
-        CannotRunError: A field would say which program runs, or go through a shell.
+        CannotRunError: A field could decide which program runs, or would pass through a shell.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ class Template:
                 texts = _texts(command, place + 1)
                 self._texts |= texts
                 programs += [] if texts else [each for each in command[place + 1 :] if each[:1] != "-"][:1]
-                # What follows are the arguments of what it runs.
+                # The rest are the arguments of the program that it runs.
                 break
         for program in programs:
             if _PLACEHOLDER.search(program):
@@ -70,18 +70,18 @@ class Template:
 
     @property
     def left_alone(self) -> list[str]:
-        """The places that are in a text, and stay as they are."""
+        """The placeholders in program texts, which stay as they are."""
         texts = [text for place, text in enumerate(self._command) if place in self._texts]
-        return [found[0] for text in texts for found in _PLACEHOLDER.finditer(text)]
+        return [match[0] for text in texts for match in _PLACEHOLDER.finditer(text)]
 
     def filled(self, payload: Raw) -> list[str]:
-        """The command for a payload: texts as they are, everything else as JSON.
+        """Return the command for a payload: texts as they are, any other values as JSON.
 
         Args:
             payload: The payload.
 
         Raises:
-            CannotRunError: The payload has no such field, or one that the program would take for an option.
+            CannotRunError: The payload lacks a field, or the program would mistake one for an option.
         """
         return [
             argument if place in self._texts else _filled(argument, payload)
@@ -90,22 +90,22 @@ class Template:
 
 
 def _texts(command: Sequence[str], begin: int) -> set[int]:
-    """The places of texts that are told to be programs."""
+    """Return the positions of the program texts."""
     options = [place for place in range(begin, len(command)) if _TAKES_PROGRAM.fullmatch(command[place])]
     if not options:
         return set()
-    # Options may stand between the one that says so and the text.
+    # Other options may stand between such an option and the text.
     words = (place for place in range(options[0] + 1, len(command)) if command[place][:1] != "-")
     until = next(words, len(command) - 1)
     return {*range(options[0] + 1, until + 1), *(place + 1 for place in options if place + 1 < len(command))}
 
 
 def _filled(argument: str, payload: Raw) -> str:
-    def field(found: re.Match[str]) -> str:
-        value = _field(found[1], payload)
-        if found.start() == 0 and value.startswith("-") and not _NUMBER.fullmatch(value):
+    def field(match: re.Match[str]) -> str:
+        value = _field(match[1], payload)
+        if match.start() == 0 and value.startswith("-") and not _NUMBER.fullmatch(value):
             raise CannotRunError(
-                f"the payload's {found[1]!r} is {value[:100]!r}: the program would take it for an option"
+                f"the payload's {match[1]!r} is {value[:100]!r}: the program would take it for an option"
             )
         return value
 

@@ -1,4 +1,4 @@
-"""A program at work: a process group of its own, what it writes, and its end."""
+"""A running program: its process group, its output, its end."""
 
 import asyncio
 import signal
@@ -7,44 +7,44 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from broker.programs import groups
+from broker.programs import process_groups
 
-# How long what a program has left running may go on writing when the program has ended.
+# How long processes that a program has left running may continue when the program has ended.
 _MOMENT_SECONDS = 1.0
-# How often it is looked whether the group is gone.
+# How often to check whether the group has ended.
 _LOOK_SECONDS = 0.05
 
-Take = Callable[[bytes], None]
+Feed = Callable[[bytes], None]
 
 
 class Process:
-    """A program that runs, with all that it starts: a session and a process group of its own.
+    """A program that runs in a session and a process group of its own, with all that it starts.
 
     Args:
-        take_output: Is given what it writes to stdout, as it comes.
-        take_errors: Is given what it writes to stderr.
+        feed_output: Called with what it writes to stdout, as it arrives.
+        feed_errors: Called with what it writes to stderr.
     """
 
-    def __init__(self, take_output: Take, take_errors: Take) -> None:
-        self._protocol = _Protocol(take_output, take_errors)
+    def __init__(self, feed_output: Feed, feed_errors: Feed) -> None:
+        self._protocol = _Protocol(feed_output, feed_errors)
         self._transport: asyncio.SubprocessTransport | None = None
         self._group: int | None = None
-        # When its group has had its time, after the program itself has ended; by the loop's clock.
+        # Until when its group may run after the program has ended, by the loop's clock.
         self._until = 0.0
 
     async def start(
         self, command: Sequence[str], *, environment: Mapping[str, str], folder: Path | None, stdin: BinaryIO
     ) -> int:
-        """Start it.
+        """Start the program.
 
         Args:
             command: The program and its arguments.
-            environment: All of its environment.
-            folder: Where it runs; None: where we do.
-            stdin: What it reads.
+            environment: All its environment variables.
+            folder: Its working folder; None: the current one.
+            stdin: Its standard input.
 
         Returns:
-            The number of its process.
+            The id of its process.
 
         Raises:
             OSError: It cannot be started.
@@ -63,12 +63,13 @@ class Process:
         return self._group
 
     async def wait(self) -> int:
-        """Wait until it has ended, and all that it wrote is taken.
+        """Wait until the program has ended and all its output is read.
 
-        What it has left running has a moment to end, or as long as `terminate` gave it; then it is killed.
+        Processes that it has left running have a moment to end, or as long as `terminate` allowed; then they
+        are killed.
 
         Returns:
-            Its exit status; negative the signal that has killed it.
+            Its exit status; if negative, the signal that has killed it.
         """
         if self._transport is None or self._group is None:
             raise RuntimeError("the program was not started")
@@ -76,46 +77,46 @@ class Process:
         await self._protocol.exited.wait()
         self._until = max(self._until, loop.time() + _MOMENT_SECONDS)
         await _within(self._until - loop.time(), closed)
-        # A group tells nobody of its end.
-        while loop.time() < self._until and groups.is_alive(self._group):  # noqa: ASYNC110
+        # Nothing signals the end of a group.
+        while loop.time() < self._until and process_groups.is_alive(self._group):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
         self.kill()
-        # What has left the group may hold the pipes for ever.
+        # A process that has left the group may hold the pipes forever.
         await _within(_MOMENT_SECONDS, closed)
-        # From now on its number may be another's.
+        # From now on another process may have its id.
         self._group = None
         self._transport.close()
         return self._transport.get_returncode() or 0
 
     def terminate(self, grace_seconds: float) -> None:
-        """Tell it to end, with all that it has started; what is there so many seconds later is killed."""
+        """Ask the program and all that it has started to end, and kill them after a grace period."""
         loop = asyncio.get_running_loop()
         self._until = loop.time() + grace_seconds
-        # One that is stopped would not hear of it.
+        # A stopped process gets no SIGTERM before SIGCONT.
         self._send(signal.SIGTERM, signal.SIGCONT)
         loop.call_later(grace_seconds, self.kill)
 
     def kill(self) -> None:
-        """Kill it, with all that it has started."""
+        """Kill the program and all that it has started."""
         self._send(signal.SIGKILL)
 
     def _send(self, *numbers: signal.Signals) -> None:
         if self._group is not None:
-            groups.send(self._group, *numbers)
+            process_groups.send(self._group, *numbers)
 
 
 class _Protocol(asyncio.SubprocessProtocol):
-    """Hears what happens to a process."""
+    """Receives the output and the end of a process."""
 
-    def __init__(self, take_output: Take, take_errors: Take) -> None:
-        self._take = {1: take_output, 2: take_errors}
-        #: Set when it has ended.
+    def __init__(self, feed_output: Feed, feed_errors: Feed) -> None:
+        self._feed = {1: feed_output, 2: feed_errors}
+        #: Set when the process has ended.
         self.exited = asyncio.Event()
-        #: Set when, besides, nobody can write to its pipes any more.
+        #: Set when, besides, its pipes are closed.
         self.closed = asyncio.Event()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._take[fd](data)
+        self._feed[fd](data)
 
     def process_exited(self) -> None:
         self.exited.set()
@@ -125,7 +126,7 @@ class _Protocol(asyncio.SubprocessProtocol):
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:
-    """Wait for an event, for so many seconds at most."""
+    """Wait for an event, for a number of seconds at most."""
     waiting = asyncio.create_task(event.wait())
     try:
         await asyncio.wait([waiting], timeout=max(0.0, seconds))

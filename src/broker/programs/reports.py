@@ -1,4 +1,4 @@
-"""What a program writes to stderr becomes reports on its work."""
+"""Send what a program writes to stderr as reports."""
 
 import asyncio
 import logging
@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from broker.client import AsyncJob
-from broker.programs.backlog import Backlog
-from broker.programs.lines import Lines
+from broker.programs.line_splitter import LineSplitter
+from broker.programs.pending_reports import PendingReports
 from broker.schemas.limits import LONGEST_TEXT_CHARS
 
 log = logging.getLogger(__name__)
@@ -17,41 +17,41 @@ _LAST_LINES = 20
 
 
 class Reports:
-    """The reports on a piece of work, sent one after the other.
+    """The reports of a job, sent one after the other.
 
-    The program is never held up: what the broker has no time for is joined, and in the end left out.
+    They never block the program. If the broker is too slow, lines are joined, and in the end dropped.
 
     Args:
         job: The job that the program does.
-        echo: Is told every line, too, with the task's id; None: nobody is.
+        echo: Called with every line, too, which has the id of the task; None: not called.
     """
 
     def __init__(self, job: AsyncJob, echo: Callable[[str], object] | None) -> None:
         self._job = job
         self._echo = echo
-        self._lines = Lines(LONGEST_TEXT_CHARS)
-        self._backlog = Backlog(_MOST_WAITING, LONGEST_TEXT_CHARS)
+        self._line_splitter = LineSplitter(LONGEST_TEXT_CHARS)
+        self._pending = PendingReports(_MOST_WAITING, LONGEST_TEXT_CHARS)
         self._news = asyncio.Event()
-        self._all_said = False
+        self._is_finished = False
         self._sending = asyncio.create_task(self._send_all(), name=f"reports on {job.id}")
-        #: The last lines.
+        #: The last lines that the program wrote.
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
 
     def feed(self, data: bytes) -> None:
-        """Take in what the program has written."""
-        self._add(self._lines.feed(data))
+        """Add what the program has written."""
+        self._add(self._line_splitter.feed(data))
 
     async def finish(self) -> None:
-        """Return when all is reported, or refused."""
-        self._add(self._lines.end())
-        self._all_said = True
+        """Wait until everything is reported or refused."""
+        self._add(self._line_splitter.end())
+        self._is_finished = True
         self._news.set()
         await self._sending
         if refused := self._job.reports_refused:
             log.warning("%s: %d reports were refused", self._job.task_id, refused)
 
     def stop(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         self._sending.cancel()
 
     def _add(self, lines: Sequence[str]) -> None:
@@ -60,20 +60,20 @@ class Reports:
         if self._echo is not None:
             self._echo("".join(f"{self._job.task_id}: {line}\n" for line in lines))
         self.last.extend(lines[-_LAST_LINES:])
-        self._backlog.add(lines)
+        self._pending.add(lines)
         self._news.set()
 
     async def _send_all(self) -> None:
-        while self._backlog or not self._all_said:
+        while self._pending or not self._is_finished:
             await self._news.wait()
             self._news.clear()
-            while self._backlog:
+            while self._pending:
                 await self._send()
 
     async def _send(self) -> None:
-        """Send the oldest that waits."""
-        report = self._backlog.take()
+        """Send the oldest report."""
+        report = self._pending.pop()
         await self._job.report(report.progress, report.message)
-        # Work whose program has ended is as good as done.
-        if self._job.cancelled and not self._all_said:
+        # If the program has ended, its job is as good as done.
+        if self._job.cancelled and not self._is_finished:
             self._job.cancel()

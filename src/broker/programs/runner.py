@@ -1,4 +1,4 @@
-"""Runs a program for each piece of work: the handler of a tool."""
+"""Run a program for each job: the handler of a tool."""
 
 import asyncio
 import errno
@@ -24,23 +24,23 @@ from broker.programs.reports import Reports
 
 log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-# How long to wait when nothing can be started: a new version may just be put in place, a disk be full.
+# How long to retry if a program cannot start: somebody may just be replacing it, or the disk may be full.
 _PATIENCE_SECONDS = 10.0
 _PAUSE_SECONDS = 0.5
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """How a program is run.
+    """How to run a program.
 
     Args:
-        url: Where the broker is.
-        input: Whether the payload comes on stdin, or in the file that BROKER_INPUT names.
-        in_scratch: Whether it runs in the scratch folder, instead of the folder that we run in.
-        keep: Which scratch folders stay: none, those of work that did not succeed, or all.
-        give_up_on: The exit statuses after which no further attempt is made.
-        grace_seconds: How long it has to end when it is told to; then it is killed.
+        url: The URL of the broker.
+        input: Whether the program reads the payload from stdin, or from the file in BROKER_INPUT.
+        in_scratch: Whether it runs in the scratch folder, instead of the current one.
+        keep: Which scratch folders to keep: none, those of jobs that did not succeed, or all.
+        give_up_on: The exit statuses after which the task is not retried.
+        grace_seconds: How long it may take to end after SIGTERM; then it is killed.
     """
 
     url: str
@@ -52,16 +52,17 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 class Runner:
-    """Runs a program for each piece of work.
+    """Runs a program for each job.
 
     Args:
-        command: The program, by its absolute path, and its arguments, which may have fields of the payload.
+        command: The absolute path of the program, and its arguments, which may have fields of the payload.
         folder: The tool's folder.
-        options: How.
-        echo: Is told what a program writes to stderr, each line with the task's id; None: nobody is.
+        options: How to run it.
+        echo: Called with what a program writes to stderr, each line with the id of the task; None: not
+            called.
 
     Raises:
-        CannotRunError: A payload would say which program runs.
+        CannotRunError: A payload could decide which program runs.
     """
 
     def __init__(
@@ -85,23 +86,23 @@ class Runner:
         self._running: set[Process] = set()
 
     def kill(self) -> None:
-        """Kill every program that runs, with all that it has started."""
+        """Kill all running programs and all that they have started."""
         for process in self._running:
             process.kill()
 
     async def do(self, job: AsyncJob) -> Any:
-        """Run the program for a piece of work.
+        """Run the program for a job.
 
-        Cancelled, it tells the program to end, and returns when it has.
+        If this is cancelled, it asks the program to end and waits for that.
 
         Returns:
-            What it printed.
+            The output of the program.
 
         Raises:
-            FailedError: It could not be started, or failed.
+            FailedError: The program could not start, or failed.
         """
         began, succeeded = time.monotonic(), False
-        folder = await _patiently("No scratch folder can be made:", lambda: self._make_folder(job))
+        folder = await _retry("No scratch folder can be made:", lambda: self._make_folder(job))
         try:
             result = await self._run(job, folder)
             succeeded = True
@@ -127,20 +128,20 @@ class Runner:
             log.warning("a scratch folder stays where it is: %s", error)
 
     async def _run(self, job: AsyncJob, folder: WorkFolder) -> Any:
-        """Start the program, take what it says, and judge how it ends."""
+        """Start the program, read its output, and return its result."""
         command = _filled(self._command, job)
         reports = Reports(job, self._echo)
         output = Output(on_too_much=lambda: process.terminate(self._options.grace_seconds))
         process = Process(output.feed, reports.feed)
         try:
-            pid = await _patiently(
+            pid = await _retry(
                 "The program cannot be started.", lambda: self._start(process, command, job, folder)
             )
             self._running.add(process)
             folder.record(pid)
             status = await self._finished(process, reports)
         finally:
-            # Told to stop a second time, it has no grace; where it has ended, there is nothing to kill.
+            # A second cancellation leaves no grace period. If the program has ended, this does nothing.
             process.kill()
             self._running.discard(process)
             reports.stop()
@@ -151,7 +152,8 @@ class Runner:
     async def _start(
         self, process: Process, command: Sequence[str], job: AsyncJob, folder: WorkFolder
     ) -> int:
-        # What could be run an hour ago may be gone; then this says so, in better words than the kernel's.
+        # The program may have been removed since the tool started. This check explains that better than the
+        # kernel does.
         commands.check(Path(command[0]))
         options = self._options
         in_file = options.input == "file"
@@ -164,7 +166,7 @@ class Runner:
             )
 
     async def _finished(self, process: Process, reports: Reports) -> int:
-        """The exit status, when the program has ended and all it said is reported."""
+        """Wait until the program has ended and its reports are sent; return its exit status."""
         try:
             status = await process.wait()
         except asyncio.CancelledError:
@@ -183,15 +185,15 @@ def _filled(command: Template, job: AsyncJob) -> list[str]:
         raise FailedError(str(error), retry=False) from error
 
 
-async def _patiently(trouble: str, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Try something for a while; work that fails at once would cost attempts, one task after the other.
+async def _retry(trouble: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Retry something for a while: jobs that fail at once would use up the attempts of many tasks.
 
     Args:
-        trouble: What to say when it cannot be done.
-        attempt: Does it, or raises what the machine has against it.
+        trouble: The beginning of the error text.
+        attempt: Does it, or raises the error of the operating system.
 
     Raises:
-        FailedError: It could not be done in all that time.
+        FailedError: No attempt has succeeded.
     """
     loop = asyncio.get_running_loop()
     end: float | None = None

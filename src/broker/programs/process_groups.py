@@ -1,7 +1,7 @@
-"""Groups of processes: a program, and what it has started.
+"""Process groups: send signals to a program and all processes that it has started.
 
-A program is the leader of a session of its own. What it starts is in that session, and in its process group,
-or in another one of the session: shells with job control make such groups, and so does `timeout`.
+A program is the leader of its own session. The processes that it starts are in that session, in its process
+group or in another one: shells with job control make such groups, and so does `timeout`.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import psutil
 
 
 def send(group: int, *numbers: signal.Signals) -> None:
-    """Send signals to a program's group and the others of its session, as far as we may."""
+    """Send signals to a program's group and to the other groups of its session, as far as permitted."""
     for number in numbers:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
@@ -23,15 +23,15 @@ def send(group: int, *numbers: signal.Signals) -> None:
 
 
 def is_alive(group: int) -> bool:
-    """Whether a program's group, or its session, has a process that has not ended.
+    """Return whether a program's group, or its session, has a process that has not ended.
 
-    In a container nobody may ask how an orphan has ended: it stays, as a zombie, and so does its group.
+    In a container nothing may reap an orphan: it stays as a zombie, and so does its group.
     """
     return any(_runs_in(group, pid) for pid in psutil.pids())
 
 
 def _others(group: int) -> Iterator[int]:
-    """The processes of a session that are in another group than its leader."""
+    """Yield the processes of a session that are in another group than its leader."""
     for pid in psutil.pids():
         with contextlib.suppress(OSError):
             if os.getsid(pid) == group and os.getpgid(pid) != group:

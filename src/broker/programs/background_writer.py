@@ -1,4 +1,4 @@
-"""Writing that nobody has to read: a terminal that was halted, or a pager, holds up no work."""
+"""Write to a stream from a thread, so that a stopped terminal or a pager blocks no work."""
 
 import threading
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from typing import TextIO
 _MOST_CHARACTERS = 2**20
 
 
-class Aside:
-    """Writes to a stream from a thread of its own; what has no room to wait is left out, and that is said.
+class BackgroundWriter:
+    """Writes to a stream from a thread. If too much waits to be written, it drops lines and counts them.
 
     Args:
-        stream: Where to.
-        shown: What a text becomes before it is written.
+        stream: The stream.
+        shown: Converts a text before it is written.
     """
 
     def __init__(self, stream: TextIO, shown: Callable[[str], str]) -> None:
@@ -20,26 +20,26 @@ class Aside:
         self._shown = shown
         self._changed = threading.Condition()
         self._waiting: list[str] = []
-        # Of what waits, and of what is being written.
+        # The characters that wait or are being written.
         self._characters = 0
-        self._left_out = 0
-        threading.Thread(target=self._write_all, name="aside", daemon=True).start()
+        self._dropped = 0
+        threading.Thread(target=self._write_all, name="background writer", daemon=True).start()
 
     def write(self, text: str) -> None:
-        """Write lines, some time."""
+        """Write lines as soon as possible; return at once."""
         with self._changed:
             if self._characters > _MOST_CHARACTERS:
-                self._left_out += text.count("\n")
+                self._dropped += text.count("\n")
                 return
-            if self._left_out:
-                text = f"({self._left_out} lines are not shown)\n{text}"
-                self._left_out = 0
+            if self._dropped:
+                text = f"({self._dropped} lines are not shown)\n{text}"
+                self._dropped = 0
             self._waiting.append(text)
             self._characters += len(text)
             self._changed.notify_all()
 
     def finish(self, within: float) -> None:
-        """Return when all is written, or so many seconds are over."""
+        """Wait until everything is written, for a number of seconds at most."""
         with self._changed:
             self._changed.wait_for(lambda: self._characters == 0, timeout=within)
 
@@ -53,7 +53,7 @@ class Aside:
                 self._stream.write(self._shown(text))
                 self._stream.flush()
             except (OSError, ValueError):
-                pass  # there is no terminal any more
+                pass  # the terminal is closed
             with self._changed:
                 self._characters -= len(text)
                 self._changed.notify_all()

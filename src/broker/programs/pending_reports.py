@@ -1,4 +1,4 @@
-"""What a program has said and the broker has not heard yet: bounded, in order, and nothing lost silently."""
+"""Reports that wait to be sent: bounded, in order, and with a note on dropped lines."""
 
 import re
 from collections import deque
@@ -11,38 +11,38 @@ _PROGRESS = re.compile(r"progress:\s*(\d+\.?\d*|\.\d+)\s*(%?)(?:\s+(.*))?", re.A
 
 
 def progress_of(line: str) -> tuple[float | None, str | None]:
-    """The progress, 0 to 1, that a line tells of, and its other words; None for what is not there.
+    """Return the progress in a line, 0 to 1, and its message; None if it has no progress, or no message.
 
-    `progress: 0.4 half of it` and `progress: 40% half of it` are such; all other lines are words.
+    `progress: 0.4 half of it` and `progress: 40% half of it` have progress. Any other line is a message.
     """
-    if found := _PROGRESS.fullmatch(line):
-        progress = sanitizing.progress(float(found[1]) / (100 if found[2] else 1))
+    if match := _PROGRESS.fullmatch(line):
+        progress = sanitizing.progress(float(match[1]) / (100 if match[2] else 1))
         if progress is not None:
-            return progress, found[3] or None
+            return progress, match[3] or None
     return None, line
 
 
-class Report:
-    """A line to be reported; or several, when the broker is slower than the program.
+class PendingReport:
+    """A report of one line; or of several, if the broker is slower than the program.
 
     Args:
-        longest: How many characters a message may have.
-        lines: What was said; where that is too much, the newest is kept.
+        longest: The maximum length of a message, in characters.
+        lines: The lines. If they are too long, the newest are kept.
     """
 
     def __init__(self, longest: int, lines: Sequence[str]) -> None:
         self._longest = longest
         self._messages: deque[str] = deque()
         self._characters = 0
-        #: How many lines were left out.
+        #: How many lines were dropped.
         self.left_out = 0
-        #: How much is done, as the newest line that says so has it.
+        #: The progress of the newest line that has one.
         self.progress: float | None = None
         self.join(lines)
 
     def join(self, lines: Sequence[str]) -> None:
-        """Say this, too."""
-        # A line and its end are two characters or more: what goes before these has no room.
+        """Add lines to the report."""
+        # A line and its end have two characters or more: older lines cannot fit.
         newest = lines[-(self._longest // 2) :]
         self.left_out += len(lines) - len(newest)
         for line in newest:
@@ -63,33 +63,33 @@ class Report:
 
     @property
     def message(self) -> str | None:
-        """The words."""
+        """The message."""
         return shorten(self._note() + "\n".join(self._messages), self._longest) or None
 
 
-class Backlog:
-    """Reports that wait for those before them.
+class PendingReports:
+    """The reports that wait to be sent, the oldest first.
 
     Args:
-        most: How many wait; when there are as many, lines are joined to the last.
-        longest: How many characters a message may have.
+        most: How many reports may wait. If there are as many, further lines join the last one.
+        longest: The maximum length of a message, in characters.
     """
 
     def __init__(self, most: int, longest: int) -> None:
         self._most = most
         self._longest = longest
-        self._waiting: deque[Report] = deque()
+        self._waiting: deque[PendingReport] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, lines: Sequence[str]) -> None:
-        """Take in lines."""
+        """Add lines."""
         room = max(0, self._most - len(self._waiting))
-        self._waiting.extend(Report(self._longest, [line]) for line in lines[:room])
+        self._waiting.extend(PendingReport(self._longest, [line]) for line in lines[:room])
         if rest := lines[room:]:
             self._waiting[-1].join(rest)
 
-    def take(self) -> Report:
-        """The oldest report, which is then waiting no more."""
+    def pop(self) -> PendingReport:
+        """Remove and return the oldest report."""
         return self._waiting.popleft()
