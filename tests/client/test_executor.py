@@ -313,7 +313,7 @@ async def test_after_a_fork_it_says_what_to_do(broker: Running, http: httpx.Asyn
 async def test_an_argument_is_what_its_annotation_says_as_far_as_json_can(
     hint: Any, given: Any, becomes: Any
 ) -> None:
-    assert functions._made(msgspec.Raw(msgspec.json.encode(given)), hint) == becomes
+    assert functions._converted(msgspec.Raw(msgspec.json.encode(given)), hint) == becomes
 
 
 async def test_a_result_that_is_something_else_than_was_announced_is_told_as_it_is() -> None:

@@ -252,7 +252,7 @@ async def test_a_heartbeat_names_the_new_address_of_any_other_redirect(
     async with a_redirect(status) as (url, received):
         beating = heartbeats(60, url=url)
         beating._response_reader._has_responded = was_there
-        beating._heard_at -= 31
+        beating._renewed_at -= 31
         with http_client(url, httpx.Client) as way:
             for _ in range(3):
                 await asyncio.to_thread(beating._beat, way)

@@ -1,4 +1,4 @@
-"""What programs use to work with a broker: `Tool` does work, `Assigner` pairs, `Broker` submits.
+"""The Python client: `Tool` does work, `Assigner` pairs tasks with tools, `Broker` submits tasks.
 
     from broker.client import Job, Tool
 
@@ -11,7 +11,7 @@
 
     tool.run()
 
-Where the broker is, and the key to it, come from `BROKER_URL` and `BROKER_KEY` where they are not given.
+The URL of the broker and the key default to `BROKER_URL` and `BROKER_KEY`.
 """
 
 from broker.client.assigner import Assigner

@@ -1,4 +1,4 @@
-"""The URL of a broker, and the parts of its paths."""
+"""The URL of a broker, and ids in its paths."""
 
 import os
 from urllib.parse import quote
@@ -12,7 +12,7 @@ def url_of_broker(url: str | None) -> str:
     """Return the URL that a client uses.
 
     Args:
-        url: The given URL. If it is None or empty, `BROKER_URL` counts, and without that the local broker.
+        url: The URL. If it is None or empty: `BROKER_URL`, or else the local broker.
     """
     return (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
 
@@ -21,8 +21,8 @@ def parsed(url: str) -> httpx.URL:
     """Return the parts of a URL.
 
     Raises:
-        ValueError: The number of its port is too large.
-        httpx.InvalidURL: It is no URL.
+        ValueError: The port number is too large.
+        httpx.InvalidURL: It is not a URL.
     """
     parts = httpx.URL(url)
     if not has_port(parts):
@@ -31,7 +31,7 @@ def parsed(url: str) -> httpx.URL:
 
 
 def has_port(url: httpx.URL) -> bool:
-    """Return whether the port of a URL can be one; httpx takes any number."""
+    """Return whether the port of a URL is valid; httpx accepts any number."""
     return url.port is None or 0 < url.port < 2**16
 
 

@@ -1,4 +1,4 @@
-"""Encode the values of a scientist's program as JSON: results, reports, payloads, arguments."""
+"""Encode Python values as JSON: results, reports, payloads, arguments."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence, ValuesView
@@ -13,16 +13,16 @@ import msgspec
 def encoded(value: Any) -> bytes:
     """Encode a value as JSON.
 
-    Beside what msgspec encodes (dataclasses, attrs classes, times, enums, sets, UUIDs, bytes as Base64, NaN
-    and infinity as null), a path is its text, an exception its message, and numpy arrays, pydantic models and
-    their like are what they hold.
+    msgspec encodes dataclasses, attrs classes, times, enums, sets, UUIDs, bytes (as Base64), NaN and infinity
+    (as null). In addition, a path becomes its text and an exception its message, and numpy arrays, pydantic
+    models and the like become the values that they hold.
 
     Args:
         value: The value.
 
     Raises:
-        TypeError: It holds something of a type that JSON has no form for; the message names the type.
-        ValueError: It holds itself, is nested too deeply, or has a lone surrogate in a text.
+        TypeError: It holds a value of a type that JSON cannot represent; the message names the type.
+        ValueError: It contains itself, is nested too deeply, or has a lone surrogate in a text.
         Exception: Whatever the methods of a value raise.
     """
     try:
@@ -32,12 +32,12 @@ def encoded(value: Any) -> bytes:
 
 
 def as_json(value: Any) -> Any:
-    """Return something that msgspec can encode in place of a value that it cannot.
+    """Return a value that msgspec can encode in place of one that it cannot.
 
-    No library is imported for that: its values are known by their methods.
+    It imports no library for that: it recognizes the values of a library by their methods.
 
     Raises:
-        TypeError: There is no such thing; the message names the type.
+        TypeError: JSON cannot represent the value; the message names the type.
     """
     if isinstance(value, type):
         raise _refusal(value)
@@ -54,15 +54,15 @@ def as_json(value: Any) -> Any:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an exception, or its type where it has none."""
+    """Return the message of an exception, or its type if it has none."""
     return str(error) or type(error).__name__
 
 
-# What is done with a value of a type that msgspec does not know; the first that fits counts.
+# The conversions of types that msgspec does not know. The first match counts.
 _CONVERSIONS: list[tuple[Any, Callable[[Any], Any]]] = [
     (os.PathLike, os.fsdecode),
     (BaseException, message_of),
-    # As keys, like the json module of Python does.
+    # As keys, in the way of the json module.
     ((bool, NoneType), lambda value: msgspec.json.encode(value).decode()),
     (str, str.__str__),
     (Integral, int),
@@ -73,13 +73,13 @@ _CONVERSIONS: list[tuple[Any, Callable[[Any], Any]]] = [
 
 
 def _of_array(value: Any, tolist: Any) -> Any:
-    """Return the values of an array, or the value of a scalar, of numpy or its like."""
+    """Return the values of an array, or the value of a scalar, of numpy or a similar library."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind in ("M", "m"):
-        # Python has microseconds; of nanoseconds numpy would make plain integers.
+        # Python has microseconds. numpy would turn nanoseconds into plain integers.
         return value.astype(f"{kind}8[us]").tolist()
     items = tolist()
-    # A scalar that Python has no type for, like numpy.longdouble.
+    # A scalar without a Python type, like numpy.longdouble.
     return float(items) if type(items) is type(value) else items
 
 

@@ -1,4 +1,4 @@
-"""The errors of the client: settings that cannot be used, and requests that the broker refuses."""
+"""The errors of the client: settings that are not valid, and requests that the broker refuses."""
 
 from http import HTTPStatus
 from typing import Self
@@ -7,14 +7,14 @@ from broker.schemas.problems import FieldError, Problem
 
 
 class SettingError(ValueError):
-    """The URL or the key of the broker cannot be one."""
+    """The URL or the key of the broker is not valid."""
 
 
 class ProblemError(Exception):
-    """The broker refused a call.
+    """The broker refused a request.
 
     Args:
-        problem: What it said; `problem.code` is the word for programs.
+        problem: The body of its response; `problem.code` is for programs.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -22,22 +22,22 @@ class ProblemError(Exception):
         super().__init__(f"{problem.status} {problem.code}: {problem.detail}")
 
     def __reduce__(self) -> tuple[type[Self], tuple[Problem]]:
-        """Pickled, for it goes from process to process."""
+        """Make the error picklable, so that it can be passed between processes."""
         return type(self), (self.problem,)
 
     @property
     def code(self) -> str:
-        """The stable word for what went wrong, like `task_not_found`."""
+        """The stable error code, like `task_not_found`."""
         return self.problem.code
 
     @property
     def errors(self) -> list[FieldError]:
-        """The fields that were refused."""
+        """The invalid fields."""
         return self.problem.errors or []
 
     @property
     def advice(self) -> str | None:
-        """What to do about it, for people, where that is known."""
+        """What to do about the error, for people, if that is known."""
         return _ADVICE.get(self.code)
 
 
@@ -76,9 +76,9 @@ _ADVICE = {
 
 
 def explained(error: ProblemError) -> str:
-    """What was refused, each field that was, and what to do, for people."""
+    """Describe an error for people: what is wrong, in which fields, and what to do."""
     fields = [f"{field.field}: {field.message}" for field in error.errors]
-    told = [error.problem.detail, *(field for field in fields if field not in error.problem.detail)]
+    lines = [error.problem.detail, *(field for field in fields if field not in error.problem.detail)]
     if error.advice:
-        told.append(error.advice)
-    return "\n  ".join(told)
+        lines.append(error.advice)
+    return "\n  ".join(lines)

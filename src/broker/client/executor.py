@@ -1,4 +1,4 @@
-"""Functions run by tools, in the manner of `concurrent.futures`."""
+"""Call functions on tools, with the interface of `concurrent.futures`."""
 
 import asyncio
 import atexit

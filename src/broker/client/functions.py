@@ -1,4 +1,4 @@
-"""Functions by their names: what an `Executor` submits, and what a tool of functions does."""
+"""Call functions by their names: tasks of an `Executor`, and the tools that do them."""
 
 import functools
 import inspect
@@ -13,12 +13,12 @@ from msgspec import Raw, Struct
 
 from broker.client.job import FailedError, Job
 
-#: What a task needs, and a tool of functions has, by this name.
+#: The name in needs and skills under which functions are listed.
 NEEDED = "function"
 
 
 class Call(Struct, forbid_unknown_fields=True):
-    """The payload of a task that is the call of a function."""
+    """The payload of a task that calls a function."""
 
     function: str
     args: list[Raw] = []
@@ -26,15 +26,15 @@ class Call(Struct, forbid_unknown_fields=True):
 
 
 class Functions:
-    """A handler that calls the functions that it knows, and no others.
+    """A handler that calls known functions only.
 
-    Arguments come as JSON, and are made to what the function's annotations say, where it has any.
+    It converts the arguments from JSON to what the function's annotations say, if it has any.
 
     Args:
-        functions: Functions of modules, by whose names they are called.
+        functions: Functions of modules.
 
     Raises:
-        ValueError: A function has no name by which others could call it.
+        ValueError: A function has no name by which other programs could call it.
     """
 
     def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
@@ -42,14 +42,14 @@ class Functions:
 
     @property
     def skills(self) -> dict[str, list[str]]:
-        """What a tool has by this handler."""
+        """The skills of a tool with this handler."""
         return {NEEDED: sorted(self._known)}
 
     def __call__(self, job: Job) -> Any:
-        """Call the function that a task asks for.
+        """Call the function that a task names.
 
         Raises:
-            FailedError: It is not known, or takes other arguments; no other attempt is worth it.
+            FailedError: The function is unknown, or the arguments do not fit. The task is not retried.
         """
         try:
             call = job.payload_as(Call)
@@ -63,17 +63,17 @@ class Functions:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """The name by which a function can be called elsewhere, like `laboratory.fits:measure`.
+    """Return the name by which other programs can call a function, like `laboratory.fits:measure`.
 
     Raises:
-        ValueError: There is none: it is a lambda, inside of another one, bound to an object, or of the
-            program itself.
+        ValueError: There is none: it is a lambda, a nested function, a bound method, or a function of the
+            main program.
     """
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    found: Any = sys.modules.get(str(module))
+    importable: Any = sys.modules.get(str(module))
     for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is not function or module in ("__main__", "builtins"):
+        importable = getattr(importable, part, None)
+    if importable is not function or module in ("__main__", "builtins"):
         raise ValueError(
             f"{function!r} cannot be called elsewhere: let it be a function of a module that the program"
             " and the tool import"
@@ -90,38 +90,38 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def as_call(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The call of a function, as a payload.
+    """Return the payload of a task that calls a function.
 
     Raises:
-        ValueError: The function has no name by which it could be called.
+        ValueError: The function has no name by which a tool could call it.
     """
     return {"function": name_of(function), "args": list(args), "kwargs": dict(kwargs)}
 
 
 def returned(function: Callable[..., Any], result: Raw) -> Any:
-    """What a function has returned, as its annotation says, or as JSON has it where it is something else."""
+    """Return a function's result as its annotation says, or as plain JSON values if it does not fit."""
     hint = _hints(function).get("return", Any)
     try:
-        return _made(result, hint)
+        return _converted(result, hint)
     except msgspec.ValidationError:
-        # It has succeeded, whatever was announced.
+        # The function has succeeded, whatever its annotation says.
         return msgspec.json.decode(result)
 
 
 def _bound(
     function: Callable[..., Any], args: Iterable[Raw], kwargs: Mapping[str, Raw]
 ) -> inspect.BoundArguments:
-    """The arguments, as the function's annotations say."""
+    """Return the arguments, converted to what the function's annotations say."""
     bound = inspect.signature(function).bind(*args, **kwargs)
     hints = _hints(function)
-    for name, given in bound.arguments.items():
+    for name, argument in bound.arguments.items():
         hint, kind = hints.get(name, Any), bound.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
-            bound.arguments[name] = tuple(_made(each, hint) for each in given)
+            bound.arguments[name] = tuple(_converted(each, hint) for each in argument)
         elif kind is inspect.Parameter.VAR_KEYWORD:
-            bound.arguments[name] = {key: _made(each, hint) for key, each in given.items()}
+            bound.arguments[name] = {key: _converted(each, hint) for key, each in argument.items()}
         else:
-            bound.arguments[name] = _made(given, hint)
+            bound.arguments[name] = _converted(argument, hint)
     return bound
 
 
@@ -130,21 +130,21 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(function)
     except (NameError, TypeError):
-        # Names that only a type checker sees: it takes what comes.
+        # Names that only a type checker sees: do not convert.
         return {}
 
 
-def _made(value: Raw, form: Any) -> Any:
+def _converted(value: Raw, type_: Any) -> Any:
     try:
-        decoder = msgspec.json.Decoder(form, dec_hook=_from_json)
+        decoder = msgspec.json.Decoder(type_, dec_hook=_from_json)
     except TypeError:
-        # What msgspec has no way to make, like `str | Path`: it takes what comes.
+        # A type that msgspec cannot decode, like `str | Path`: do not convert.
         return msgspec.json.decode(value)
     return decoder.decode(value)
 
 
-def _from_json(form: type, value: Any) -> Any:
-    """A path of its text; of other types JSON knows nothing, and what comes is seen to be one."""
-    if issubclass(form, PurePath):
-        return form(value)
-    return Path(value) if form is os.PathLike else value
+def _from_json(type_: type, value: Any) -> Any:
+    """Convert a text to a path. For other types return the value, whose type msgspec then checks."""
+    if issubclass(type_, PurePath):
+        return type_(value)
+    return Path(value) if type_ is os.PathLike else value

@@ -1,4 +1,4 @@
-"""Heartbeats: renew a tool's lease from a thread of its own, whatever its handlers do to the event loop."""
+"""Heartbeats: renew a tool's lease from a thread of its own, even if a handler blocks the event loop."""
 
 import asyncio
 import contextlib
@@ -23,16 +23,16 @@ from broker.schemas.tools import Heartbeat
 
 log = logging.getLogger(__name__)
 
-#: Codes that say that the tool is lost: another program has its id, its key was revoked, or it was deleted.
+#: Error codes of a lost tool: another program has its id, its key was revoked, or it was deleted.
 LOST = ("unauthenticated", "tool_not_found")
 
 _PER_LEASE = 3
 _FIRST_DELAY_SECONDS = 0.1
-# An attempt takes no longer than this, nor does the pause before the next one.
+# The longest attempt, and the longest pause before the next one.
 _LONGEST_SECONDS = 10.0
-# What the event loop does not answer within this is blocked.
+# An event loop that does not respond within this time is blocked.
 _BLOCKED_SECONDS = 1.0
-# How long the end of the thread is waited for; it does not keep the process from ending.
+# How long to wait for the end of the thread, which does not keep the process from ending.
 _END_SECONDS = 1.0
 _CLIENT = Path(__file__).parent
 
@@ -40,18 +40,18 @@ _CLIENT = Path(__file__).parent
 class Heartbeats:
     """The heartbeats of a tool.
 
-    They have a thread and a connection of their own, so that neither a handler that blocks the event loop nor
-    one that now and then holds the interpreter costs the tool its lease. While the broker is away, one is
-    sent at least every third of the lease. They are left out while nothing depends on them.
+    They have their own thread and connection, so that the tool keeps its lease even if a handler blocks the
+    event loop or holds the interpreter for a while. If the broker does not respond, the tool sends one at
+    least every third of the lease. It sends none while nothing depends on the lease.
 
     Args:
         connection: The tool's connection, which has the URL of the broker and reads its responses.
         token: The tool's token.
         path: The path of the tool.
         lease_seconds: How long its lease lasts.
-        at_work: Returns which handlers are at work, for people; it is called in the thread.
-        is_needed: Returns whether the lease depends on heartbeats now; it is called in the thread.
-        cancel: Is called in the event loop with the ids of the work that should stop.
+        at_work: Returns the running handlers, for people; called in the thread.
+        is_needed: Returns whether the lease depends on heartbeats now; called in the thread.
+        cancel: Called in the event loop with the ids of the work that should stop.
     """
 
     def __init__(
@@ -81,17 +81,17 @@ class Heartbeats:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="broker heartbeats", daemon=True)
         self._delay = _FIRST_DELAY_SECONDS
-        self._heard_at = time.monotonic()
+        self._renewed_at = time.monotonic()
         self._has_warned = self._is_blocked = False
-        #: Fails with the `ProblemError` that says that the tool is lost.
+        #: Raises the `ProblemError` of a lost tool.
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def start(self) -> None:
-        """Begin to send them."""
+        """Start to send heartbeats."""
         self._thread.start()
 
     async def stop(self) -> None:
-        """Send no more."""
+        """Stop sending heartbeats."""
         self._stopping.set()
         if not self.lost.cancel() and not self.lost.cancelled():
             self.lost.exception()  # retrieved, so that asyncio does not log it
@@ -104,36 +104,37 @@ class Heartbeats:
             while not self._stopping.wait(max(0.0, due - time.monotonic())):
                 began = time.monotonic()
                 if began - due > self._interval:
-                    self._stood_still(began - due)
+                    self._warn_of_standstill(began - due)
                 if self._is_needed():
                     http = http or stack.enter_context(http_client(self._url, httpx.Client))
                     due = began + self._beat(http)
-                    self._see_whether_the_loop_runs()
+                    self._check_event_loop()
                 else:
-                    due, self._heard_at = began + self._interval, began
+                    due, self._renewed_at = began + self._interval, began
 
     def _beat(self, http: httpx.Client) -> float:
-        """Send one; return after how many seconds from now the next one is due."""
+        """Send a heartbeat; return the number of seconds from its beginning to the next one."""
         began = time.monotonic()
         try:
-            heard, response = self._sent(http)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next one is due
+            heartbeat, response = self._send(http)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next heartbeat is due
             return self._failed(str(error) or repr(error), began)
-        if isinstance(heard, Problem):
-            # A redirect to another origin takes the token away, which is then no reason to end.
-            if heard.code in LOST and "Authorization" in response.request.headers:
+        if isinstance(heartbeat, Problem):
+            # A redirect to another origin removes the token. Then the tool is not lost.
+            if heartbeat.code in LOST and "Authorization" in response.request.headers:
                 self._stopping.set()
-                self._in_loop(self._lose, ProblemError(heard))
-            return self._failed(f"{heard.status} {heard.code}: {heard.detail}", began, retry_after(response))
+                self._in_loop(self._lose, ProblemError(heartbeat))
+            trouble = f"{heartbeat.status} {heartbeat.code}: {heartbeat.detail}"
+            return self._failed(trouble, began, retry_after(response))
         if self._has_warned:
             log.warning("heartbeats reach the broker at %s again", self._url)
-        self._has_warned, self._heard_at, self._delay = False, time.monotonic(), _FIRST_DELAY_SECONDS
-        if heard.cancel:
-            self._in_loop(self._cancel, heard.cancel)
+        self._has_warned, self._renewed_at, self._delay = False, time.monotonic(), _FIRST_DELAY_SECONDS
+        if heartbeat.cancel:
+            self._in_loop(self._cancel, heartbeat.cancel)
         return self._interval
 
-    def _sent(self, http: httpx.Client) -> tuple[Heartbeat | Problem, httpx.Response]:
-        """Send one; return what the broker responds, and the response itself."""
+    def _send(self, http: httpx.Client) -> tuple[Heartbeat | Problem, httpx.Response]:
+        """Send a heartbeat; return the decoded response, and the response itself."""
         headers = {"Authorization": f"Bearer {self._token}"}
         request = http.build_request("POST", self._path, headers=headers, timeout=self._timeout)
         response, redirects = http.send(request), 0
@@ -142,8 +143,8 @@ class Heartbeats:
         return self._response_reader.read(request, response, Heartbeat), response
 
     def _failed(self, trouble: str, began: float, at_least: float = 0.0) -> float:
-        """Return when to try again: before the lease suffers, whatever the broker asks for."""
-        silent = time.monotonic() - self._heard_at
+        """Return when to send the next one: before the lease expires, whatever the broker asks for."""
+        silent = time.monotonic() - self._renewed_at
         if silent > self._lease_seconds / 2 and not self._has_warned:
             log.warning(
                 "no heartbeat has reached the broker at %s for %.0f s of a lease of %.0f s: %s",
@@ -161,15 +162,15 @@ class Heartbeats:
         if not self.lost.done():
             self.lost.set_exception(error)
 
-    def _in_loop(self, do: Callable[..., object], *given: object) -> None:
-        with contextlib.suppress(RuntimeError):  # it is closed: nobody wants to know any more
-            self._loop.call_soon_threadsafe(do, *given)
+    def _in_loop(self, callback: Callable[..., object], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(callback, *args)
 
-    def _see_whether_the_loop_runs(self) -> None:
+    def _check_event_loop(self) -> None:
         """Log which handler blocks the event loop, once for each time."""
-        answered = threading.Event()
-        self._in_loop(answered.set)
-        was_blocked, self._is_blocked = self._is_blocked, not answered.wait(_BLOCKED_SECONDS)
+        responded = threading.Event()
+        self._in_loop(responded.set)
+        was_blocked, self._is_blocked = self._is_blocked, not responded.wait(_BLOCKED_SECONDS)
         if self._is_blocked and not was_blocked and not self._stopping.is_set():
             log.warning(
                 "%s blocks the event loop: no other work goes on, and nothing is reported. Await what takes"
@@ -177,7 +178,7 @@ class Heartbeats:
                 _blocker(self._loop_thread),
             )
 
-    def _stood_still(self, seconds: float) -> None:
+    def _warn_of_standstill(self, seconds: float) -> None:
         log.warning(
             "this process stood still for %.1f s: a handler holds the interpreter (its GIL), or the machine"
             " slept. At work: %s.",
@@ -189,9 +190,9 @@ class Heartbeats:
 def _blocker(thread: int) -> str:
     """Return which handler the event loop's thread is in, and the line at which it is."""
     stack = traceback.extract_stack(sys._current_frames().get(thread))
-    ours = [at for at, frame in enumerate(stack) if Path(frame.filename).parent == _CLIENT]
-    # A handler is called by `job.py`; it may call the client itself further on.
-    handler = next((at + 1 for at in ours if stack[at].name == CALLER), 0)
+    of_client = [at for at, frame in enumerate(stack) if Path(frame.filename).parent == _CLIENT]
+    # `job.py` calls the handler, which may call other parts of the client.
+    handler = next((at + 1 for at in of_client if stack[at].name == CALLER), 0)
     where = f"{stack[-1].filename}, line {stack[-1].lineno}: {stack[-1].line}"
     name = f"the handler {stack[handler].name}" if 0 < handler < len(stack) else "something"
     return f"{name} ({where})"

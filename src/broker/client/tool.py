@@ -1,4 +1,4 @@
-"""A tool: a program that does work for a broker."""
+"""The tool: a program that does work for a broker."""
 
 import asyncio
 import contextlib
@@ -20,6 +20,7 @@ from broker.client.heartbeats import LOST, Heartbeats
 from broker.client.job_run import Handler, JobRun, unless_ended
 from broker.schemas import tools as schemas
 from broker.schemas.completion import Completed
+from broker.schemas.limits import DEFAULT_LEASE_SECONDS
 from broker.schemas.problems import Problem
 from broker.schemas.tools import RegisteredTool
 from broker.schemas.work import WorkItems
@@ -28,12 +29,12 @@ log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
-# How long a broker that is away keeps us from stopping, where that loses nothing.
+# How long a stopping tool retries requests that it could also leave out.
 _STOP_PATIENCE_SECONDS = 5.0
 
 
 class ToolLostError(ProblemError):
-    """The tool does not belong to this program any more; registering again takes it back."""
+    """The tool does not belong to this program any more. Registering again takes it back."""
 
     advice = None
 
@@ -48,7 +49,7 @@ class ToolLostError(ProblemError):
 
 
 class ToolOptions(TypedDict, total=False):
-    """What may be said of a tool besides its id and its skills; see `Tool`."""
+    """The options of a tool, besides its id and its skills; see `Tool`."""
 
     capacity: int
     lease_seconds: float
@@ -62,15 +63,16 @@ class Tool:
     """A program that does work.
 
     Args:
-        id: What it is called; the same after a restart.
-        skills: What it can do; any JSON value that the assigner understands.
-        capacity: How much work it takes at once.
-        lease_seconds: Silent for longer, it is taken for dead.
-        on_stop: What becomes of the work in hand when the program is told to stop: it is finished, or given
-            back for another attempt (`release`), which counts as none.
-        grace_seconds: With `release`, how long handlers have to stop before their work is given back.
-        url: Where the broker is; else `BROKER_URL`, else the local one.
-        key: The key; else `BROKER_KEY`, else none.
+        id: The id of the tool. Keep it the same after a restart.
+        skills: What the tool can do; any JSON value that the assigner understands.
+        capacity: How many jobs it does at once.
+        lease_seconds: If the broker hears nothing from the tool for this long, it gives its work to other
+            tools.
+        on_stop: What happens to running jobs when the program is stopped: `finish` them, or `release` their
+            work for another attempt, which does not count as one.
+        grace_seconds: With `release`, how long handlers may take to stop before their work is released.
+        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
+        key: The key. Default: `BROKER_KEY`, or else none.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Tool:
         skills: object,
         *,
         capacity: int = 1,
-        lease_seconds: float = 60.0,
+        lease_seconds: float = DEFAULT_LEASE_SECONDS,
         on_stop: Literal["finish", "release"] = "finish",
         grace_seconds: float = 10.0,
         url: str | None = None,
@@ -100,8 +102,8 @@ class Tool:
         self._key = key
         self._path = f"/v1/tools/{in_path(id)}"
         self._handler: Handler | None = None
-        self._in_hand: dict[UUID, JobRun] = {}
-        # Whether a request waits for work, which renews the lease.
+        self._runs: dict[UUID, JobRun] = {}
+        # Whether a request waits for work. While it waits, the lease does not expire.
         self._is_waiting = False
         self._is_lost = False
 
@@ -113,16 +115,16 @@ class Tool:
         skills: Mapping[str, object] | None = None,
         **options: Unpack[ToolOptions],
     ) -> Self:
-        """A tool that calls functions, for programs that have them called by an `Executor`.
+        """Return a tool that calls functions for programs with an `Executor`.
 
         Args:
-            id: What it is called; the same after a restart.
-            functions: Functions of modules; no others are called, whatever a task asks for.
-            skills: What it can do besides.
+            id: The id of the tool. Keep it the same after a restart.
+            functions: Functions of modules. The tool calls no other ones.
+            skills: Further skills of the tool.
             options: The other arguments of a tool.
 
         Raises:
-            ValueError: A function has no name by which others could call it.
+            ValueError: A function has no name by which other programs could call it.
         """
         handler = Functions(functions)
         tool = cls(id, {**(skills or {}), **handler.skills}, **options)
@@ -130,22 +132,24 @@ class Tool:
         return tool
 
     def handler(self, function: Handler) -> Handler:
-        """Have a function do the work: it is given the work, and what it returns is the result.
+        """Set the function that does the jobs. Its argument is a `Job`, and it returns the result.
 
-        An ordinary function runs in a thread, an `async def` one in the loop; what either returns is awaited
-        if it can be. docs/connect-a-program.md says what a result may hold. An exception means that the work
-        has failed; `FailedError(..., retry=False)` that no other attempt is worth it. Work that should stop
-        says so in `work.cancelled`; an `async def` handler is cancelled then.
+        An ordinary function runs in a thread, and its argument is a `Job`. An `async def` function runs in
+        the event loop, and its argument is an `AsyncJob`. If the result is awaitable, it is awaited.
+        docs/connect-a-program.md lists the values that a result may hold.
+
+        An exception means that the work has failed; `FailedError(..., retry=False)` also prevents a retry. If
+        a job should stop, `job.cancelled` is true, and an `async def` handler is cancelled.
         """
         self._handler = function
         return function
 
     def run(self) -> None:
-        """Work until the process is told to stop (SIGTERM, Ctrl-C); a second signal ends it at once."""
+        """Work until SIGTERM or Ctrl-C stops the process. A second signal ends it at once."""
         signals.run_until_signal(self.work())
 
     async def work(self) -> None:
-        """Register, and work until cancelled; then finish what is in hand, or give it back.
+        """Register and work until cancelled; then finish the running jobs, or release their work.
 
         Raises:
             ToolLostError: Another program has registered with the tool's id, or the tool was deleted.
@@ -160,39 +164,39 @@ class Tool:
             heartbeats = self._heartbeats(connection, registered.token)
             heartbeats.start()
             self._is_lost = False
-            taking = asyncio.create_task(self._take_all(connection, self._handler))
+            accepting = asyncio.create_task(self._accept_all(connection, self._handler))
             try:
-                await asyncio.wait([taking, heartbeats.lost], return_when=asyncio.FIRST_COMPLETED)
-                (heartbeats.lost if heartbeats.lost.done() else taking).result()
+                await asyncio.wait([accepting, heartbeats.lost], return_when=asyncio.FIRST_COMPLETED)
+                (heartbeats.lost if heartbeats.lost.done() else accepting).result()
             except ProblemError as error:
                 if error.code not in LOST:
                     raise
                 lost = ToolLostError.of(self.id, error.problem)
                 log.error("%s", lost.problem.detail)  # noqa: TRY400 - the message says it all
-                await self._leave()
+                await self._abandon_all()
                 raise lost from error
             finally:
-                taking.cancel()
-                await asyncio.wait([taking])
+                accepting.cancel()
+                await asyncio.wait([accepting])
                 if not self._is_lost:
                     await self._stop(connection)
                 await heartbeats.stop()
 
     def _heartbeats(self, connection: Connection, token: str) -> Heartbeats:
-        """Return the heartbeats; they stop the handlers if the tool is lost."""
+        """Return the heartbeats. They stop the handlers if the tool is lost."""
         heartbeats = Heartbeats(
             connection,
             token,
             self._path,
             self._lease_seconds,
             at_work=self._at_work,
-            is_needed=lambda: bool(self._in_hand) or not self._is_waiting or connection.is_away,
+            is_needed=lambda: bool(self._runs) or not self._is_waiting or connection.is_away,
             cancel=self._cancel,
         )
 
         def stop(lost: asyncio.Future[None]) -> None:
             if not lost.cancelled():
-                self._cancel(list(self._in_hand))
+                self._cancel(list(self._runs))
 
         heartbeats.lost.add_done_callback(stop)
         return heartbeats
@@ -200,86 +204,85 @@ class Tool:
     def _at_work(self) -> list[str]:
         """Return the names of the running handlers, for people. Any thread may call it."""
         name = getattr(self._handler, "__qualname__", type(self._handler).__name__)
-        return [f"{name} (task {job.task_id})" for job in list(self._in_hand.values())]
+        return [f"{name} (task {run.task_id})" for run in list(self._runs.values())]
 
     def _cancel(self, ids: Iterable[UUID]) -> None:
-        """Have handlers stop whose work is to be cancelled."""
+        """Ask the handlers of cancelled work to stop."""
         for id_ in ids:
-            if (job := self._in_hand.get(id_)) is not None:
-                job.cancel()
+            if (run := self._runs.get(id_)) is not None:
+                run.cancel()
 
-    async def _leave(self) -> None:
-        """Have handlers stop: their work is another program's, or nobody's."""
+    async def _abandon_all(self) -> None:
+        """Ask all handlers to stop: their work belongs to another program, or to none."""
         self._is_lost = True
-        jobs = list(self._in_hand.values())
-        for job in jobs:
-            job.cancel()
-        if not await _all_done(jobs, within=self._grace_seconds):
-            for job in jobs:
-                job.abandon()
+        runs = list(self._runs.values())
+        for run in runs:
+            run.cancel()
+        if not await _all_done(runs, within=self._grace_seconds):
+            for run in runs:
+                run.abandon()
 
-    async def _take_all(self, connection: Connection, handler: Handler) -> None:
-        """Take work, and begin with it, until cancelled."""
+    async def _accept_all(self, connection: Connection, handler: Handler) -> None:
+        """Accept work and start its jobs, until cancelled."""
         completions = Completions(connection)
         while True:
-            await self._take(connection, completions, handler)
+            await self._accept(connection, completions, handler)
 
-    async def _take(self, connection: Connection, completions: Completions, handler: Handler) -> None:
-        """Wait for work, and begin with it.
+    async def _accept(self, connection: Connection, completions: Completions, handler: Handler) -> None:
+        """Wait for work, and start its jobs.
 
-        A handler may go on though its work has ended, and the broker takes the tool to be free.
+        A handler may continue after its work has ended. Then the broker has assigned more than fits.
         """
-        while (room := self._capacity - len(self._in_hand)) <= 0:
-            await asyncio.wait(
-                [job.task for job in self._in_hand.values()], return_when=asyncio.FIRST_COMPLETED
-            )
+        while (room := self._capacity - len(self._runs)) <= 0:
+            await asyncio.wait([run.task for run in self._runs.values()], return_when=asyncio.FIRST_COMPLETED)
         query = {"wait": _WAIT_SECONDS}
         self._is_waiting = True
         try:
             path = f"{self._path}/work"
-            found = await connection.call("GET", path, WorkItems, query=query, wait=_WAIT_SECONDS)
+            page = await connection.call("GET", path, WorkItems, query=query, wait=_WAIT_SECONDS)
         finally:
             self._is_waiting = False
-        new = [work for work in found.items if work.id not in self._in_hand][:room]
-        if found.items and not new:
-            # It could not be started.
+        new = [work for work in page.items if work.id not in self._runs][:room]
+        if page.items and not new:
+            # The broker did not start this work.
             await asyncio.sleep(_PAUSE_SECONDS)
-        jobs = [JobRun(connection, completions, work, handler) for work in new]
-        for work, job in zip(new, jobs, strict=True):
-            self._in_hand[work.id] = job
-            job.add_done_callback(partial(self._in_hand.pop, work.id, None))
-        for job in jobs:
-            # Until it is started it would be found again.
-            await job.begun.wait()
+        runs = [JobRun(connection, completions, work, handler) for work in new]
+        for work, run in zip(new, runs, strict=True):
+            self._runs[work.id] = run
+            run.add_done_callback(partial(self._runs.pop, work.id, None))
+        for run in runs:
+            # The broker returns the work again until it is started.
+            await run.begun.wait()
 
     async def _stop(self, connection: Connection) -> None:
-        """Take no more, give back what was not started, and finish the rest or give that back, too."""
-        jobs = list(self._in_hand.values())
-        if jobs:
-            doing = "finishing" if self._on_stop == "finish" else "giving back"
-            log.warning("stopping: %s %d in hand; a second signal ends this at once", doing, len(jobs))
+        """Accept no more work, release what was not started, and finish or release the rest."""
+        runs = list(self._runs.values())
+        if runs:
+            activity = "finishing" if self._on_stop == "finish" else "giving back"
+            log.warning("stopping: %s %d in hand; a second signal ends this at once", activity, len(runs))
         if self._on_stop == "release":
-            for job in jobs:
-                job.release()
-        with contextlib.suppress(Exception):  # it loses nothing: leases and deadlines see to it
-            await self._take_no_more(connection)
+            for run in runs:
+                run.release()
+        with contextlib.suppress(Exception):  # nothing is lost: the lease expires
+            await self._drain(connection)
         if self._on_stop == "finish":
-            await _all_done(jobs)
-        elif not await _all_done(jobs, within=self._grace_seconds):
-            for job in jobs:
-                job.abandon()
-            await _all_done(jobs, within=_STOP_PATIENCE_SECONDS)
+            await _all_done(runs)
+        elif not await _all_done(runs, within=self._grace_seconds):
+            for run in runs:
+                run.abandon()
+            await _all_done(runs, within=_STOP_PATIENCE_SECONDS)
 
-    async def _take_no_more(self, connection: Connection) -> None:
+    async def _drain(self, connection: Connection) -> None:
+        """Drain the tool, and release the work that it has not started."""
         patience = _STOP_PATIENCE_SECONDS
         await connection.call(
             "PATCH", self._path, schemas.ToolStatus, json={"draining": True}, patience_seconds=patience
         )
-        seen = set(self._in_hand)
+        seen = set(self._runs)
         while True:
-            # Of large work a response has only the first.
-            found = await connection.call("GET", f"{self._path}/work", WorkItems, patience_seconds=patience)
-            if not (new := [work for work in found.items if work.id not in seen]):
+            # A response may have only some of the work, if it is large.
+            page = await connection.call("GET", f"{self._path}/work", WorkItems, patience_seconds=patience)
+            if not (new := [work for work in page.items if work.id not in seen]):
                 return
             for work in new:
                 seen.add(work.id)
@@ -289,12 +292,12 @@ class Tool:
                 )
 
 
-async def _all_done(jobs: Iterable[JobRun], *, within: float | None = None) -> bool:
-    """Wait for jobs; whether all of them are done in that time."""
+async def _all_done(runs: Iterable[JobRun], *, within: float | None = None) -> bool:
+    """Wait for jobs to be completed; return whether all of them were in time."""
     try:
         async with asyncio.timeout(within):
-            for job in jobs:
-                await job.wait()
+            for run in runs:
+                await run.wait()
     except TimeoutError:
         return False
     return True
