@@ -1,8 +1,8 @@
-"""Group commit: calls of one step that come while a transaction is under way share the next one.
+"""Group commit: calls of one step that arrive while a transaction is under way share the next one.
 
-Nobody waits on purpose: a call that finds nothing under way begins at once, alone. The more calls come,
-the more of them share a statement, a flush to disk and a notification, so that a transaction costs each of
-them less the more there are. Calls are taken in the order in which they came.
+There is no artificial delay: a call that finds no transaction under way starts one at once, alone. The more
+calls arrive, the more of them share a statement, a flush to disk and a notification, so that each of them
+costs less. Calls are processed in order of arrival.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from broker.errors import Locked, Overloaded, RowFailed, Stopping, TooSlow, Unav
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-# Two, so that one is prepared and answered while the other is at the database.
+# Two, so that one set is prepared and its results are returned while the other one is in the database.
 _UNDER_WAY = 2
-# What shares a transaction: beyond this many items it grows no cheaper for each, and it must fit in memory.
+# The largest set in a transaction. More items would not become cheaper, and the set must fit in memory.
 _LARGEST_SET = 500
 _LARGEST_BYTES = 4 * 2**20
-# What waits: more than this could not be answered within some seconds.
+# How much may wait. More could not be processed within some seconds.
 _MOST_WAITING = 10_000
 _MOST_WAITING_BYTES = 64 * 2**20
-# How many items of a set may be too slow before the rest is asked to come again, and how many if no other
-# item succeeded: then it is the database that is slow.
+# How many items of a set may be too slow before the rest fails as unavailable; and how many if no other item
+# has succeeded, because then the database is slow.
 _MOST_SLOW = 4
 _MOST_SLOW_OF_ALL = 2
 
 
-#: A step's answer for an item whose result has no room in memory beside the others of its set: the item is
-#: part of the next set. A step answers at least one item of each set in another way.
+#: A step returns this for an item whose result does not fit in memory with the others of its set. The item
+#: becomes part of the next set. A step returns another result for at least one item of each set.
 LATER: Final[Any] = object()
 
 
@@ -51,11 +51,11 @@ class _Call(NamedTuple, Generic[Item, Answer]):
 
 
 class GroupCommit(Generic[Item, Answer]):
-    """The calls of one step, in sets.
+    """Runs the calls of one step in sets.
 
     Args:
-        take: Takes the step with a set of items in one transaction, and answers for each, in order.
-        take_longer: The same with more time, for an item that is too slow alone.
+        take: Runs the step with a set of items in one transaction, and returns a result for each, in order.
+        take_longer: The same with more time, for an item that is too slow even alone.
     """
 
     def __init__(
@@ -68,26 +68,26 @@ class GroupCommit(Generic[Item, Answer]):
         self._waiting: deque[_Call[Item, Answer]] = deque()
         self._waiting_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
-        # What takes longer holds up nothing else.
+        # Items that need more time block no others.
         self._longer: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        """How many calls wait."""
+        """Return the number of calls that wait."""
         return len(self._waiting)
 
     async def call(self, item: Item, size: int) -> Answer:
-        """Take the step with one item, and its answer once that is committed.
+        """Run the step with one item, and return its result after the commit.
 
-        A caller that is cancelled before its set begins takes its item back; later the item is written,
-        and nobody hears the answer.
+        If the caller is cancelled before its set begins, the item is removed. If it is cancelled later, the
+        item is written, and the result is lost.
 
         Args:
             item: The item.
-            size: About how many bytes it has, beside the few hundred that each has.
+            size: Its approximate size in bytes, besides the few hundred of any item.
 
         Raises:
             Overloaded: Too much waits already.
-            Unavailable: The database did not answer.
+            Unavailable: The database did not respond.
         """
         if len(self._waiting) >= _MOST_WAITING or self._waiting_bytes > _MOST_WAITING_BYTES:
             raise Overloaded
@@ -95,16 +95,16 @@ class GroupCommit(Generic[Item, Answer]):
         self._waiting.append(_Call(item, size, future))
         self._waiting_bytes += size
         if len(self._under_way) < _UNDER_WAY:
-            # What belongs to this caller's request is not that of the others who share the set.
+            # The context of this request does not belong to the other calls of the set.
             self._under_way.add(asyncio.create_task(self._work_off(), context=Context()))
         return await future
 
     async def settle(self, items: Sequence[Item]) -> list[Answer]:
-        """Take the step with items that are too slow together, and their answers, in order.
+        """Run the step with items that are too slow together, and return their results in order.
 
         Raises:
-            Unavailable: The database did not answer for one of them; the others are done.
-            TooHeavy: One of them is too slow even alone; the others are done.
+            Unavailable: The database did not respond for one of them. The others are written.
+            TooHeavy: One of them is too slow even alone. The others are written.
         """
         loop = asyncio.get_running_loop()
         calls = [_Call(item, 0, loop.create_future()) for item in items]
@@ -116,7 +116,7 @@ class GroupCommit(Generic[Item, Answer]):
         return cast("list[Answer]", answers)
 
     async def close(self) -> None:
-        """Give up what waits and what is under way; who called may do so again elsewhere."""
+        """Fail all calls that wait or are under way. Their clients may repeat them at another process."""
         for call in self._waiting:
             call.fail(Stopping())
         self._waiting.clear()
@@ -131,7 +131,7 @@ class GroupCommit(Generic[Item, Answer]):
             while calls := self._next_set():
                 await self._settle(calls)
         finally:
-            # At once: who calls before this task counts as done must not rely on it.
+            # At once: a call that arrives before this task is done must start a new one.
             self._under_way.remove(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _next_set(self) -> list[_Call[Item, Answer]]:
@@ -148,7 +148,7 @@ class GroupCommit(Generic[Item, Answer]):
         return calls
 
     async def _settle(self, calls: Sequence[_Call[Item, Answer]]) -> None:
-        """Have each of the calls answered, or fail."""
+        """Settle the future of each call."""
         try:
             await self._answer(calls)
         except asyncio.CancelledError:
@@ -157,11 +157,11 @@ class GroupCommit(Generic[Item, Answer]):
             raise
 
     async def _answer(self, calls: Sequence[_Call[Item, Answer]]) -> Exception | None:
-        """Have each of the calls answered, or fail; return what went wrong, if anything did."""
+        """Run the step with the calls and settle their futures; return the error of the set, if any."""
         try:
             answers = await self._take([call.item for call in calls])
             answered = list(zip(calls, answers, strict=True))
-        except Exception as error:  # noqa: BLE001 - it goes to whom it concerns
+        except Exception as error:  # noqa: BLE001 - the futures raise it
             if len(calls) == 1:
                 self._fail_alone(calls[0], error)
             elif isinstance(error, (Locked, TooSlow)):
@@ -182,7 +182,7 @@ class GroupCommit(Generic[Item, Answer]):
         return None
 
     async def _one_by_one(self, calls: Sequence[_Call[Item, Answer]]) -> None:
-        """Take each item alone: halves of a set that is too slow would take the whole time once more each."""
+        """Run each call alone: each half of a slow set would take the whole time again."""
         slow = 0
         for place, call in enumerate(calls):
             error = await self._answer([call])
@@ -195,7 +195,7 @@ class GroupCommit(Generic[Item, Answer]):
                 return
 
     def _fail_alone(self, call: _Call[Item, Answer], error: Exception) -> None:
-        """Give a call its own answer; if it is only too slow, once more time has not helped either."""
+        """Fail a call, or give it more time if it is only too slow."""
         if not isinstance(error, TooSlow) or self._take_longer is None:
             call.fail(error)
             return
@@ -204,20 +204,20 @@ class GroupCommit(Generic[Item, Answer]):
         task.add_done_callback(self._longer.discard)
 
     async def _answer_later(self, call: _Call[Item, Answer]) -> None:
-        """Have a call answered that needs more time than the others."""
+        """Run a call that needs more time than the others."""
         assert self._take_longer is not None  # noqa: S101
         try:
             [answer] = await self._take_longer([call.item])
         except asyncio.CancelledError:
             call.fail(Stopping())
             raise
-        except Exception as error:  # noqa: BLE001 - it goes to whom it concerns
+        except Exception as error:  # noqa: BLE001 - the futures raise it
             call.fail(error)
         else:
             call.answer(answer)
 
 
 def _fail(calls: Sequence[_Call[Item, Answer]], error: Unavailable) -> None:
-    """Fail calls, each with an error of its own: an exception belongs to one traceback."""
+    """Fail calls, each with its own exception, because an exception has one traceback only."""
     for call in calls:
         call.fail(Unavailable(error.detail))
