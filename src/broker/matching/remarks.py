@@ -17,7 +17,7 @@ _MOST_REMARKS = 2_000
 _MOST_REPLACED = 200
 
 
-class NewRemark(NamedTuple):
+class PendingRemark(NamedTuple):
     """A remark to add to a task."""
 
     task: QueuedTask
@@ -65,9 +65,9 @@ class Remarks:
                     needs.remark, needs.has_new_remarks = remark, True
             needs.checked_at, needs.checked_for = self._matcher.clock(), self._changes
 
-    def new_remarks(self) -> list[NewRemark]:
+    def new_remarks(self) -> list[PendingRemark]:
         """Return the remarks to add now."""
-        remarks: list[NewRemark] = []
+        remarks: list[PendingRemark] = []
         replaced = 0
         for needs in self._matcher.waiting:
             remark = needs.remark
@@ -83,7 +83,7 @@ class Remarks:
                     return remarks
                 if task.remark is None or replaced < _MOST_REPLACED:
                     replaced += task.remark is not None
-                    remarks.append(NewRemark(task, remark.text))
+                    remarks.append(PendingRemark(task, remark.text))
         return remarks
 
     def _due(self) -> Iterator[Needs]:
