@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from broker.access.keyring import hashed, new_key
-from broker.cli.serve import SHORTEST
+from broker.cli.serve import SHORTEST_ADMIN_KEY
 from broker.client import Assigner, AsyncBroker, AsyncJob, Job, ProblemError, Tool
 from broker.errors import Unavailable
 from broker.server.http_server import create_server, is_loopback
