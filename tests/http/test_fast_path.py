@@ -11,10 +11,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import Receive, Scope, Send
 
+from broker.http import fast_path
 from broker.http.fast_path import FastPath, LeanRoute, _read_query
 from broker.http.guards import anyone
+from broker.schemas.limits import LONGEST_WAIT_SECONDS
 from broker.schemas.values import Request
 from broker.settings import Settings
+from broker.telemetry import spans
 from tests.conftest import Running, a_broker
 from tests.support import api
 from tests.support.api import (
@@ -445,11 +448,29 @@ async def test_a_plain_query_is_read(query: bytes, given: dict[str, Any]) -> Non
         "wait=\u0661".encode(), b"wait=1;limit=1", b"wait=1&wait=1", b"WAIT=1", b"limit=0", b"limit=01",
         b"limit=1001", b"limit=1.0", b"limit=-5", b"cursor=", b"cursor=a%20b", b"cursor=a+b", b"cursor=a=b",
         b"cursor=\xff", b"other=1", b"tool_id=t", b"data=1", b"request=1", b"service=1",
+        b"wait=" + b"9" * 5_000, b"limit=" + b"9" * 5_000,
     ],
 )  # fmt: skip
 async def test_a_query_that_is_not_plain_is_left_alone(query: bytes) -> None:
     takes = route("wait", "limit", "cursor", "tool_id", "data", "request", "service")
     assert not _read_query(takes, query, {"tool_id": "t"})
+
+
+@pytest.mark.parametrize("longest", [LONGEST_WAIT_SECONDS, 100, 86_400])
+async def test_longest_wait_takes_the_fast_path_and_is_traced_whatever_it_is(
+    longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = fast_path._QUERY["wait"]
+    assert plain.most == LONGEST_WAIT_SECONDS
+    monkeypatch.setitem(fast_path._QUERY, "wait", plain._replace(most=longest))
+    monkeypatch.setattr(spans, "LONGEST_WAIT_SECONDS", longest)
+
+    arguments: dict[str, Any] = {}
+    assert _read_query(route("wait"), b"wait=%d" % longest, arguments)
+    assert arguments == {"wait": longest}
+    assert spans._wait_seconds(b"limit=1&wait=%d" % longest) == longest
+    assert not _read_query(route("wait"), b"wait=%d.1" % longest, {})
+    assert spans._wait_seconds(b"wait=%d.1" % longest) is None
 
 
 async def test_a_parameter_that_the_handler_does_not_take_is_not_plain() -> None:

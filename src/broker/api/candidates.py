@@ -8,9 +8,10 @@ from litestar.params import QueryParameter
 
 from broker.errors import CursorExpired
 from broker.http.guards import ALL, Access, allow
-from broker.http.parameters import MAX_LIMIT, Wait
+from broker.http.parameters import Wait
 from broker.http.waiting import park
 from broker.schemas.candidates import Candidates
+from broker.schemas.limits import MOST_ON_PAGE
 from broker.service import Service
 from broker.store import candidates
 from broker.wake.listener import CANDIDATES
@@ -33,8 +34,8 @@ class CandidatesController(Controller):
             str | None, QueryParameter(description="The last answer's cursor: only what is new since.")
         ] = None,
         limit: Annotated[
-            int, QueryParameter(ge=1, le=MAX_LIMIT, description="For each of tasks and tools.")
-        ] = MAX_LIMIT,
+            int, QueryParameter(ge=1, le=MOST_ON_PAGE, description="For each of tasks and tools.")
+        ] = MOST_ON_PAGE,
     ) -> Candidates:
         """The available tasks and tools; with a cursor, those that became available or changed since."""
 

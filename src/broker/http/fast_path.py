@@ -28,8 +28,8 @@ from broker.errors import Stopping
 from broker.http import problems
 from broker.http.body import BodyOrNothing, decoded
 from broker.http.guards import Allow
-from broker.http.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from broker.http.shutdown import AnswersWhenStopped
+from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
 from broker.schemas.values import Request
 from broker.service import Service
 from broker.trace_context import TraceContext
@@ -39,18 +39,18 @@ _LENGTH = re.compile(rb"[0-9]{1,15}")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-class _Plain(NamedTuple):
-    """A parameter of the query, as it is read here: how it is written, what it is, the most that it is."""
+class _PlainParameter(NamedTuple):
+    """A query parameter that the fast path can read: its plain notation, its type and its maximum."""
 
-    written: "re.Pattern[str]"
-    read: type[float] | type[int] | type[str]
+    notation: "re.Pattern[str]"
+    kind: type[float] | type[int] | type[str]
     most: float = math.inf
 
 
 _QUERY = {
-    "wait": _Plain(re.compile(r"[0-9]{1,2}(\.[0-9]{1,9})?"), float, MAX_WAIT_SECONDS),
-    "limit": _Plain(re.compile(r"[1-9][0-9]{0,3}"), int, MAX_LIMIT),
-    "cursor": _Plain(re.compile(r"[A-Za-z0-9_-]+"), str),
+    "wait": _PlainParameter(re.compile(r"[0-9]+(\.[0-9]+)?"), float, LONGEST_WAIT_SECONDS),
+    "limit": _PlainParameter(re.compile(r"[1-9][0-9]*"), int, MOST_ON_PAGE),
+    "cursor": _PlainParameter(re.compile(r"[A-Za-z0-9_-]+"), str),
 }
 
 _encode = msgspec.json.Encoder().encode
@@ -198,12 +198,12 @@ def _read_query(route: LeanRoute, query: bytes, given: dict[str, Any]) -> bool:
     for part in query.decode("latin-1").split("&"):
         name, _, text = part.partition("=")
         plain = _QUERY.get(name)
-        if plain is None or name not in route.takes or name in given or not plain.written.fullmatch(text):
+        if plain is None or name not in route.takes or name in given or not plain.notation.fullmatch(text):
             return False
-        value = plain.read(text)
-        if not isinstance(value, str) and value > plain.most:
+        # As a float first: `int` refuses a text of thousands of digits.
+        if plain.kind is not str and float(text) > plain.most:
             return False
-        given[name] = value
+        given[name] = plain.kind(text)
     return True
 
 

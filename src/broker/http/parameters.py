@@ -15,23 +15,21 @@ from litestar.params import QueryParameter
 
 from broker.errors import NotFound, ValidationFailed, WorkNotFound
 from broker.http import json_limits
+from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
 from broker.schemas.problems import FieldError
 from broker.schemas.values import ID_PATTERN, Time
 from broker.settings import Settings
 
-MAX_WAIT_SECONDS = 60.0
-MAX_LIMIT = 1000
-
 _ID = re.compile(ID_PATTERN)
 
 LIMIT = "The most items to return. Large items make a page shorter: read on while `next` is not null."
-Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description=LIMIT)]
+Limit = Annotated[int, QueryParameter(ge=1, le=MOST_ON_PAGE, description=LIMIT)]
 After = Annotated[str | None, QueryParameter(description="The last answer's `next`, to go on from there.")]
 Wait = Annotated[
     float | None,
     QueryParameter(
         ge=0,
-        le=MAX_WAIT_SECONDS,
+        le=float(LONGEST_WAIT_SECONDS),
         description="Wait up to this many seconds for something to say. `Prefer: wait=N` means the same.",
     ),
 ]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from litestar import Request
 
 from broker.http.guards import Access, check_again, void_token
-from broker.http.parameters import MAX_WAIT_SECONDS
+from broker.schemas.limits import LONGEST_WAIT_SECONDS
 from broker.schemas.work import Work
 from broker.service import Service
 from broker.store import leases, work
@@ -131,4 +131,4 @@ def _cut(seconds: str) -> float:
         wanted = float(seconds)
     except ValueError:
         return 0.0
-    return min(max(wanted, 0.0), MAX_WAIT_SECONDS) if math.isfinite(wanted) else 0.0
+    return min(max(wanted, 0.0), LONGEST_WAIT_SECONDS) if math.isfinite(wanted) else 0.0

@@ -12,6 +12,7 @@ import re
 import threading
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import parse_qsl
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from opentelemetry import propagate
@@ -20,11 +21,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, use_span
 from structlog.contextvars import bind_contextvars
 
+from broker.schemas.limits import LONGEST_WAIT_SECONDS
+
 # What is asked for all the time, and by nobody who traces.
 _UNTRACED = {"/health/live", "/health/ready", "/metrics"}
 _METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_WAIT = re.compile(rb"(?:.*&)?wait=([0-9]{1,2}(?:\.[0-9]{1,9})?)(?:&.*)?", re.DOTALL)
 _SERVER_ERROR = 500
 # How long the end of the process may be kept up by spans that are still to be sent.
 _FLUSH_SECONDS = 0.5
@@ -78,8 +80,9 @@ class Traced:
         }
         if scope["client"]:
             attributes["client.address"] = scope["client"][0]
-        if wait := _WAIT.fullmatch(scope["query_string"]):
-            attributes["broker.wait_seconds"] = float(wait[1])
+        wait = _wait_seconds(scope["query_string"])
+        if wait is not None:
+            attributes["broker.wait_seconds"] = wait
         name = "HTTP" if method == "_OTHER" else method
         if route := self._route(scope["path"], attributes):
             name = f"{name} {route}"
@@ -110,6 +113,16 @@ class Traced:
             await send(message)
 
         return flush_and_send
+
+
+def _wait_seconds(query: bytes) -> float | None:
+    """Return how long a request may wait, if its query has a valid `wait`."""
+    wait = dict(parse_qsl(query.decode("latin-1"))).get("wait", "")
+    try:
+        seconds = float(wait)
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds <= LONGEST_WAIT_SECONDS else None
 
 
 def _noting(span: Span, send: Send) -> Send:
