@@ -12,7 +12,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import Receive, Scope, Send
 
 from broker.http import fast_path
-from broker.http.fast_path import FastPath, LeanRoute, _read_query
+from broker.http.fast_path import FastPath, FastRoute, _read_query
 from broker.http.guards import anyone
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
 from broker.schemas.values import Request
@@ -176,7 +176,7 @@ def long_way(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
 def watched(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
     lean = lean_of(broker)
     long_way = LongWay(lean.app)
-    monkeypatch.setattr(lean, "_long_way", long_way)
+    monkeypatch.setattr(lean, "_slow_path", long_way)
     return long_way
 
 
@@ -246,13 +246,13 @@ async def prepared(http: httpx.AsyncClient, call: Call, name: str) -> tuple[str,
 
 
 def marked(app: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
-    """The handlers that say `lean=True`: method, path and handler."""
+    """The handlers that say `fast_path=True`: method, path and handler."""
     return [
         (method, route.path_format, handler)
         for route in app.routes
         if isinstance(route, HTTPRoute)
         for handler in route.route_handlers
-        if handler.opt.get("lean")
+        if handler.opt.get("fast_path")
         for method in handler.http_methods
     ]
 
@@ -411,11 +411,9 @@ async def test_a_failure_of_our_own_is_told_both_ways_and_tells_nothing(
     assert "secret" not in plain.text
 
 
-def route(*takes: str) -> LeanRoute:
+def route(*takes: str) -> FastRoute:
     """A route that takes these arguments."""
-    return LeanRoute(
-        path=re.compile("/x"), handler=None, guard=anyone, form=Request, takes=frozenset(takes), status=200
-    )
+    return FastRoute(handler=None, guard=anyone, body=Request, arguments=frozenset(takes), status=200)
 
 
 @pytest.mark.parametrize(

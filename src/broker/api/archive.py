@@ -92,7 +92,10 @@ class ArchiveController(Controller):
         return Stream(lines(await read(None)), media_type=NDJSON)
 
     @get(
-        "/{work_id:str}", lean=True, guards=[allow_record(submitter=OWN, operator=ALL)], errors=[WorkNotFound]
+        "/{work_id:str}",
+        fast_path=True,
+        guards=[allow_record(submitter=OWN, operator=ALL)],
+        errors=[WorkNotFound],
     )
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
         """Read one record."""

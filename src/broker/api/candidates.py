@@ -23,7 +23,7 @@ class CandidatesController(Controller):
     path = "/v1/candidates"
     tags = ("The assigner",)
 
-    @get(lean=True, guards=[allow(assigner=ALL, operator=ALL)], errors=[CursorExpired])
+    @get(fast_path=True, guards=[allow(assigner=ALL, operator=ALL)], errors=[CursorExpired])
     async def read(
         self,
         request: Request[Any, Any, Any],

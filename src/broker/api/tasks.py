@@ -48,7 +48,7 @@ class TasksController(Controller):
     tags = ("Tasks",)
 
     @post(
-        lean=True,
+        fast_path=True,
         guards=[allow(submitter=OWN)],
         responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")},
     )
@@ -68,7 +68,7 @@ class TasksController(Controller):
         status = HTTP_201_CREATED if submitted.created else HTTP_200_OK
         return Response(submitted.task, status_code=status)
 
-    @post("/batch", status_code=HTTP_200_OK, lean=True, guards=[allow(submitter=OWN)])
+    @post("/batch", status_code=HTTP_200_OK, fast_path=True, guards=[allow(submitter=OWN)])
     async def submit_many(
         self,
         data: JSONBody[NewTasks],
@@ -110,7 +110,7 @@ class TasksController(Controller):
         )
         return await read_page(service.replica_reads, tasks.page, which, limit=limit, after=after)
 
-    @get("/{task_id:str}", lean=True, guards=[_MAY_READ], errors=[TaskNotFound])
+    @get("/{task_id:str}", fast_path=True, guards=[_MAY_READ], errors=[TaskNotFound])
     async def read(
         self,
         request: Request[Any, Any, Any],

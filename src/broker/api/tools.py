@@ -131,7 +131,7 @@ class ToolsController(Controller):
     @post(
         "/{tool_id:str}/heartbeat",
         status_code=HTTP_200_OK,
-        lean=True,
+        fast_path=True,
         guards=[allow_tool(fenced=True, tool=OWN, token=OWN)],
         errors=[ToolNotFound],
     )
@@ -153,7 +153,7 @@ class ToolsController(Controller):
 
     @get(
         "/{tool_id:str}/work",
-        lean=True,
+        fast_path=True,
         guards=[allow_tool(fenced=True, tool=OWN, token=OWN, assigner=ALL, operator=ALL)],
         errors=[ToolNotFound],
     )

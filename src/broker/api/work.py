@@ -109,7 +109,7 @@ class WorkController(Controller):
 
     @post(
         tags=["The assigner"],
-        lean=True,
+        fast_path=True,
         guards=[allow(assigner=ALL)],
         responses={HTTP_200_OK: also(Work, "The same pair again.")},
         errors=[*_REFUSALS.values()],
@@ -122,7 +122,9 @@ class WorkController(Controller):
         status = HTTP_201_CREATED if assigned.status == "assigned" else HTTP_200_OK
         return Response(assigned.work, status_code=status)
 
-    @post("/batch", status_code=HTTP_200_OK, lean=True, tags=["The assigner"], guards=[allow(assigner=ALL)])
+    @post(
+        "/batch", status_code=HTTP_200_OK, fast_path=True, tags=["The assigner"], guards=[allow(assigner=ALL)]
+    )
     async def assign_many(self, data: JSONBody[Pairs], service: NamedDependency[Service]) -> AssignedPairs:
         """Give up to 10,000 tasks to tools, each pair for itself; an earlier pair wins over a later one."""
         answers = await service.store.each(assignment.assign_briefly, data.items)
@@ -183,7 +185,7 @@ class WorkController(Controller):
     @post(
         "/{work_id:str}/start",
         status_code=HTTP_200_OK,
-        lean=True,
+        fast_path=True,
         guards=[_MAY_DO],
         errors=[WorkNotFound, WorkEnded],
         hands_on_trace=True,
@@ -203,7 +205,7 @@ class WorkController(Controller):
 
     @post(
         "/{work_id:str}/reports",
-        lean=True,
+        fast_path=True,
         guards=[_MAY_DO],
         responses={HTTP_200_OK: also(Reported, "The same report again.")},
         errors=[WorkNotFound, WorkEnded],
@@ -250,7 +252,7 @@ class WorkController(Controller):
     @post(
         "/{work_id:str}/complete",
         status_code=HTTP_200_OK,
-        lean=True,
+        fast_path=True,
         guards=[_MAY_DO],
         errors=[WorkNotFound, WorkEnded],
     )
@@ -287,7 +289,9 @@ class WorkController(Controller):
                 following = await next_work(request, service, access, record.tool_id, data.next_wait_seconds)
         return Completed(archived=record, next=following or [])
 
-    @post("/complete", status_code=HTTP_200_OK, lean=True, guards=[allow(fenced=True, tool=OWN, token=OWN)])
+    @post(
+        "/complete", status_code=HTTP_200_OK, fast_path=True, guards=[allow(fenced=True, tool=OWN, token=OWN)]
+    )
     async def complete_many(
         self,
         data: JSONBody[WorkCompletions],

@@ -1,10 +1,10 @@
-"""The short way to the few handlers that are called all the time.
+"""The fast path: plain requests for the most frequent operations, without Litestar's work for each request.
 
-Litestar resolves, validates and wraps every request anew; for a call whose work in the database is shared
-with others, that is most of what it costs. A handler marked `lean=True` is an ordinary one (it has its
-route, its guards and its place in OpenAPI), and a plain request for it is decoded, handed over and answered
-here. Whatever is not plain, an unusual header or an odd parameter, goes the long way through Litestar, to
-the same handler: so no rule and no error is told twice.
+Litestar resolves, validates and wraps every request. When a request shares its database work with others,
+that is most of its cost. A handler marked `fast_path=True` is an ordinary handler with a route, guards and a
+place in OpenAPI. This module decodes a plain request for it, runs it and sends the response. If a request has
+an unusual header or parameter, Litestar handles it with the same handler, so every rule and error has one
+source.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from broker.errors import Stopping
 from broker.http import problems
 from broker.http.body import BodyOrNothing, decoded
 from broker.http.guards import Allow
+from broker.http.path_templates import PathTemplates
 from broker.http.shutdown import AnswersWhenStopped
 from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
 from broker.schemas.values import Request
@@ -36,7 +37,6 @@ from broker.trace_context import TraceContext
 
 _JSON = b"application/json"
 _LENGTH = re.compile(rb"[0-9]{1,15}")
-_PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 class _PlainParameter(NamedTuple):
@@ -56,70 +56,55 @@ _QUERY = {
 _encode = msgspec.json.Encoder().encode
 
 
-class LeanRoute(Struct, frozen=True, kw_only=True):
-    """A marked handler, and what it is to be given.
+class FastRoute(Struct, frozen=True, kw_only=True):
+    """A marked handler, and what the fast path needs to run it.
 
     Args:
-        path: Matches its paths; the groups are its path parameters.
         handler: The handler.
-        guard: Says who may call it.
-        form: The request body that it takes; none: it takes no body.
-        takes: The names of its arguments.
-        status: The status of its answers, where they do not say.
+        guard: Admits its requests.
+        body: The type of the request body; None: the handler has none.
+        arguments: The names of its arguments.
+        status: The status of its responses, unless they set one.
     """
 
-    path: "re.Pattern[str]"
     handler: HTTPRouteHandler
     guard: Allow
-    form: type[Request] | None
-    takes: frozenset[str]
+    body: type[Request] | None
+    arguments: frozenset[str]
     status: int
 
 
 class FastPath:
-    """The application, with the short way in front.
+    """An ASGI application that tries the fast path first, then Litestar.
 
     Args:
-        app: The application.
-        service: What its handlers work with.
+        app: The Litestar application.
+        service: The parts of the broker.
+        templates: The path templates of the application.
     """
 
-    def __init__(self, app: Litestar, service: Service) -> None:
+    def __init__(self, app: Litestar, service: Service, templates: PathTemplates) -> None:
         self.app = app
-        self._long_way = AnswersWhenStopped(app)
+        self._slow_path = AnswersWhenStopped(app)
         self._service = service
-        self._routes = _lean_routes(app)
-        # What has a path of its own is not to be taken for a parameter of another.
-        self._fixed = {route.path_format for route in app.routes if not _PARAMETER.search(route.path_format)}
-        self._by_path = {
-            (method, route.path.pattern): route
-            for method, routes in self._routes.items()
-            for route in routes
-            if not route.path.groups
-        }
+        self._templates = templates
+        self._routes = _fast_routes(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, by the short way if it can be."""
-        if scope["type"] == ScopeType.HTTP and (found := self._find(scope.get("method"), scope["path"])):
-            route, given = found
-            if self._is_plain(scope) and _read_query(route, scope["query_string"], given):
-                await self._answer(route, given, scope, receive, send)
+        """Handle a request, by the fast path if it is plain."""
+        if scope["type"] == ScopeType.HTTP and (match := self._templates.match(scope["path"])):
+            route = self._routes.get((cast("str", scope["method"]), match.template))
+            arguments: dict[str, Any] = match.parameters
+            if (
+                route is not None
+                and self._has_plain_headers(scope)
+                and _read_query(route, scope["query_string"], arguments)
+            ):
+                await self._respond(route, arguments, scope, receive, send)
                 return
-        await self._long_way(scope, receive, send)
+        await self._slow_path(scope, receive, send)
 
-    def _find(self, method: Any, path: str) -> tuple[LeanRoute, dict[str, Any]] | None:
-        """The marked handler of a path, and what the path gives it."""
-        if route := self._by_path.get((method, path)):
-            return route, {}
-        if path in self._fixed:
-            return None
-        for route in self._routes.get(method, ()):
-            if found := route.path.fullmatch(path):
-                return route, found.groupdict()
-        return None
-
-    def _is_plain(self, scope: Scope) -> bool:
-        """Whether no header asks for anything special."""
+    def _has_plain_headers(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
             if name == b"content-type":
                 if value != _JSON:
@@ -131,84 +116,87 @@ class FastPath:
                 return False
         return True
 
-    async def _answer(
-        self, route: LeanRoute, given: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    async def _respond(
+        self, route: FastRoute, arguments: dict[str, Any], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        answering = False
+        has_started = False
         try:
-            access = await route.guard.admit(self._service, scope, given)
-            if route.form is not None:
+            access = await route.guard.admit(self._service, scope, arguments)
+            if route.body is not None:
                 began = time.monotonic()
-                if (sent := await _body(receive)) is None:
+                if (body := await _read_body(receive)) is None:
                     return
-                data = await decoded(sent or b"{}", route.form, self._service.settings)
+                data = await decoded(body or b"{}", route.body, self._service.settings)
                 if time.monotonic() - began > FRESH_SECONDS:
-                    access = await route.guard.admit(self._service, scope, given)
-                given["data"] = data
-            given["service"] = self._service
-            if "access" in route.takes:
-                given["access"] = access
-            if "trace_context" in route.takes:
-                given["trace_context"] = TraceContext.of(scope["headers"])
-            if "request" in route.takes:
-                given["request"] = BodyOrNothing(scope, receive, send)
-            call: Callable[..., Awaitable[Any]] = route.handler.fn
-            start, body = _messages(await call(**given), route.status)
-            answering = True
+                    access = await route.guard.admit(self._service, scope, arguments)
+                arguments["data"] = data
+            arguments["service"] = self._service
+            if "access" in route.arguments:
+                arguments["access"] = access
+            if "trace_context" in route.arguments:
+                arguments["trace_context"] = TraceContext.of(scope["headers"])
+            if "request" in route.arguments:
+                arguments["request"] = BodyOrNothing(scope, receive, send)
+            handle: Callable[..., Awaitable[Any]] = route.handler.fn
+            start, content = _messages(await handle(**arguments), route.status)
+            has_started = True
             await send(start)
-            await send(body)
+            await send(content)
         except asyncio.CancelledError:
-            # Here, as the other way takes memory for every request that waits.
-            if answering:
+            # Not by `AnswersWhenStopped`: it costs memory for every request that waits.
+            if has_started:
                 raise
             await problems.send(Stopping(), scope, receive, send, self._service.metrics)
-        except Exception as error:  # noqa: BLE001 - Litestar would have it handled just so
+        except Exception as error:  # noqa: BLE001 - Litestar's exception handlers do the same
             await problems.send(error, scope, receive, send, self._service.metrics)
 
 
-def _lean_routes(app: Litestar) -> dict[str, list[LeanRoute]]:
-    """The marked handlers by their method."""
-    found: dict[str, list[LeanRoute]] = {}
+def _fast_routes(app: Litestar) -> dict[tuple[str, str], FastRoute]:
+    """Return the marked handlers by method and path template."""
+    routes: dict[tuple[str, str], FastRoute] = {}
     for route in app.routes:
         if not isinstance(route, HTTPRoute):
             continue
-        pattern = re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", route.path_format))
         for handler in route.route_handlers:
-            if not handler.opt.get("lean"):
+            if not handler.opt.get("fast_path"):
                 continue
-            takes = handler.parsed_fn_signature.parameters
+            arguments = handler.parsed_fn_signature.parameters
             [guard] = handler.guards or []
-            lean = LeanRoute(
-                path=pattern,
+            fast_route = FastRoute(
                 handler=handler,
                 guard=cast("Allow", guard),
-                form=takes["data"].annotation if "data" in takes else None,
-                takes=frozenset(takes),
+                body=arguments["data"].annotation if "data" in arguments else None,
+                arguments=frozenset(arguments),
                 status=handler.status_code or HTTP_200_OK,
             )
             for method in handler.http_methods:
-                found.setdefault(method, []).append(lean)
-    return found
+                routes[method, route.path_format] = fast_route
+    return routes
 
 
-def _read_query(route: LeanRoute, query: bytes, given: dict[str, Any]) -> bool:
-    """Add the arguments that the query gives; whether all of it is plain."""
+def _read_query(route: FastRoute, query: bytes, arguments: dict[str, Any]) -> bool:
+    """Add the arguments in a query; return False if it is not plain."""
     if not query:
         return True
     for part in query.decode("latin-1").split("&"):
         name, _, text = part.partition("=")
         plain = _QUERY.get(name)
-        if plain is None or name not in route.takes or name in given or not plain.notation.fullmatch(text):
+        if (
+            plain is None
+            or name not in route.arguments
+            or name in arguments
+            or not plain.notation.fullmatch(text)
+        ):
             return False
         # As a float first: `int` refuses a text of thousands of digits.
         if plain.kind is not str and float(text) > plain.most:
             return False
-        given[name] = plain.kind(text)
+        arguments[name] = plain.kind(text)
     return True
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None where the client went before it had sent it."""
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the whole body; None if the client disconnected before it had sent all of it."""
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -219,15 +207,20 @@ async def _body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _messages(answer: Any, status: int) -> tuple[Message, Message]:
-    """What a handler answers, as it is sent; the status is that of answers that do not say."""
+def _messages(returned: Any, status: int) -> tuple[Message, Message]:
+    """Return the ASGI messages of a response.
+
+    Args:
+        returned: What the handler returned: a `Response`, or its content.
+        status: The status, unless the response has one.
+    """
     headers = [(b"content-type", _JSON)]
-    if isinstance(answer, Response):
-        status = answer.status_code or status
-        if answer.headers:
-            headers += [(name.encode(), value.encode()) for name, value in answer.headers.items()]
-        answer = answer.content
-    body = _encode(answer)
+    if isinstance(returned, Response):
+        status = returned.status_code or status
+        if returned.headers:
+            headers += [(name.encode(), value.encode()) for name, value in returned.headers.items()]
+        returned = returned.content
+    body = _encode(returned)
     headers.append((b"content-length", str(len(body)).encode()))
     return (
         {"type": "http.response.start", "status": status, "headers": headers},

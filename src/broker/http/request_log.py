@@ -15,16 +15,14 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker.http.path_templates import PathTemplates
+
 log = structlog.get_logger("broker.access")
 
 HEADER = "X-Request-ID"
 _NAME = HEADER.lower().encode()
 # It goes into logs as it is.
 _FIT = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
-_WHAT = re.compile(r"/v1/(?:tools/(?P<tool_id>[^/]+)|tasks/(?P<task_id>[^/]+)|"
-                   r"(?:work|archive)/(?P<work_id>[^/]+))")  # fmt: skip
-# Parts of paths that are no ids.
-_WORDS = {"batch", "remarks", "complete", "export"}
 _GONE = 499
 
 
@@ -33,11 +31,13 @@ class RequestLog:
 
     Args:
         app: The application.
+        templates: Its path templates.
         are_logged: Whether each has a line in the log, and so a name.
     """
 
-    def __init__(self, app: ASGIApp, *, are_logged: bool) -> None:
+    def __init__(self, app: ASGIApp, templates: PathTemplates, *, are_logged: bool) -> None:
         self.app = app
+        self._templates = templates
         self._are_logged = are_logged
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -72,18 +72,16 @@ class RequestLog:
                     path=quote(path),
                     status=status,
                     milliseconds=round((time.perf_counter() - began) * 1000, 1),
-                    **_ids(path),
+                    **self._ids(path),
                 )
+
+    def _ids(self, path: str) -> dict[str, str]:
+        """Return the ids in a path, by the names of its parameters."""
+        match = self._templates.match(path)
+        parameters = match.parameters if match else {}
+        return {name: id_ for name, id_ in parameters.items() if name.endswith("_id")}
 
 
 def new_name() -> str:
     """A name for a request that has none."""
     return secrets.token_hex(8)
-
-
-def _ids(path: str) -> dict[str, str]:
-    """What a path is about."""
-    found = _WHAT.match(path)
-    if found is None:
-        return {}
-    return {name: id_ for name, id_ in found.groupdict().items() if id_ and id_ not in _WORDS}

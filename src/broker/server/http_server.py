@@ -16,6 +16,7 @@ import uvicorn
 from broker.app import create_app, create_service
 from broker.errors import Unavailable
 from broker.http.fast_path import FastPath
+from broker.http.path_templates import PathTemplates
 from broker.http.request_log import RequestLog
 from broker.server.connections import Connection, Connections
 from broker.service import Service
@@ -165,11 +166,11 @@ def create_server(
         parent: What can be read from once the process that it is to be a worker of is gone.
     """
     service = create_service(settings, may_be_open=is_loopback(host))
-    app = FastPath(create_app(service), service)
+    litestar = create_app(service)
+    templates = PathTemplates(route.path_format for route in litestar.routes)
+    app = RequestLog(FastPath(litestar, service, templates), templates, are_logged=settings.access_log)
     config = uvicorn.Config(
-        traced(
-            RequestLog(app, are_logged=settings.access_log), [route.path_format for route in app.app.routes]
-        ),
+        traced(app, templates.match),
         host=host,
         port=port,
         lifespan="on",

@@ -8,8 +8,8 @@ requests at once, so that as a part of any one of them it would say what is not 
 
 import asyncio
 import contextlib
-import re
 import threading
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qsl
@@ -26,12 +26,13 @@ from broker.schemas.limits import LONGEST_WAIT_SECONDS
 # What is asked for all the time, and by nobody who traces.
 _UNTRACED = {"/health/live", "/health/ready", "/metrics"}
 _METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
-_PARAMETER = re.compile(r"\{(\w+)\}")
 _SERVER_ERROR = 500
 # How long the end of the process may be kept up by spans that are still to be sent.
 _FLUSH_SECONDS = 0.5
 
 Attributes = dict[str, str | float]
+#: Returns the template of a path, like `/v1/tasks/{task_id}`, and its path parameters.
+MatchPath = Callable[[str], tuple[str, Mapping[str, str]] | None]
 
 
 class Traced:
@@ -39,20 +40,15 @@ class Traced:
 
     Args:
         app: The application.
-        paths: Its paths, with their parameters like `{task_id}`.
+        match_path: Finds the template of a path.
         provider: Makes the spans, and is shut down with the application.
     """
 
-    def __init__(self, app: ASGIApp, paths: list[str], provider: TracerProvider) -> None:
+    def __init__(self, app: ASGIApp, match_path: MatchPath, provider: TracerProvider) -> None:
         self._app = app
         self._provider = provider
         self._tracer = provider.get_tracer("broker", version("broker"))
-        self._fixed = {path for path in paths if not _PARAMETER.search(path)}
-        self._patterns = [
-            (path, re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", path)))
-            for path in paths
-            if path not in self._fixed
-        ]
+        self._match_path = match_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and tell of it."""
@@ -84,25 +80,17 @@ class Traced:
         if wait is not None:
             attributes["broker.wait_seconds"] = wait
         name = "HTTP" if method == "_OTHER" else method
-        if route := self._route(scope["path"], attributes):
-            name = f"{name} {route}"
-            attributes["http.route"] = route
+        if match := self._match_path(scope["path"]):
+            template, parameters = match
+            name = f"{name} {template}"
+            attributes["http.route"] = template
+            attributes.update({f"broker.{name}": value for name, value in parameters.items()})
         return self._tracer.start_span(
             name,
             context=propagate.extract(headers, context=Context()),
             kind=SpanKind.SERVER,
             attributes=attributes,
         )
-
-    def _route(self, path: str, attributes: Attributes) -> str | None:
-        """The path without what is given in it, which is told in the attributes."""
-        if path in self._fixed:
-            return path
-        for route, pattern in self._patterns:
-            if found := pattern.fullmatch(path):
-                attributes.update({f"broker.{name}": value for name, value in found.groupdict().items()})
-                return route
-        return None
 
     def _flushing(self, send: Send) -> Send:
         """Send the last spans before it is said that all has come to its end."""

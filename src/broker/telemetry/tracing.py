@@ -6,9 +6,13 @@ needs the extra `otel`. Without these variables nothing of OpenTelemetry is impo
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import structlog
 from litestar.types import ASGIApp
+
+if TYPE_CHECKING:
+    from broker.telemetry.spans import MatchPath
 
 log = structlog.get_logger(__name__)
 
@@ -25,12 +29,12 @@ def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
     return [name for name in named if name != "none"]
 
 
-def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
+def traced(app: ASGIApp, match_path: "MatchPath") -> ASGIApp:
     """Return the application, with tracing if the environment asks for it.
 
     Args:
         app: The application.
-        paths: Its paths, with their parameters like `{task_id}`.
+        match_path: Finds the template of a path, like `/v1/tasks/{task_id}`, and its path parameters.
     """
     if not (names := wanted()):
         return app
@@ -54,4 +58,4 @@ def traced(app: ASGIApp, paths: list[str]) -> ASGIApp:
             why=f"{type(error).__name__}: {error}",
         )
         return app
-    return Traced(app, paths, spans) if spans else app
+    return Traced(app, match_path, spans) if spans else app
