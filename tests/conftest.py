@@ -274,7 +274,7 @@ async def a_broker(settings: Settings, port: int = 0, *, always_there: bool = Tr
                 while (await client.get("/health/ready")).status_code != 200:
                     await asyncio.sleep(0.005)
             if always_there:
-                server.service.upkeep.away_at = server.service.listener.turned_at = -math.inf
+                server.service.upkeep.away_at = server.service.listener.reachability_changed_at = -math.inf
             yield Running(server, task, client)
     finally:
         server.should_exit = True

@@ -45,7 +45,7 @@ from broker.telemetry.observer import StoreObserver
 from broker.trace_context import TraceContext
 from broker.wake.listener import TASK, TOOL, Listener
 from broker.wake.longpoll import LongPoll
-from broker.wake.sweep import News, Sweep
+from broker.wake.sweep import FindReadyKeys, Sweep
 from broker.wake.wait_limits import WaitLimits
 from broker.wake.waiters import Waiters
 
@@ -73,7 +73,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     primary_reads = ReadPool(reading, at_once=settings.read_pool_size)
     replica_reads = ReplicaReads(primary_reads, _replica(settings))
     waiters = Waiters()
-    feed = EventStream(reading)
+    event_stream = EventStream(reading)
     listener = Listener(
         waiters,
         Address(
@@ -81,10 +81,10 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
             connect_seconds=min(settings.database_timeout_seconds, CONNECT_SECONDS),
         ).connect,
         probe_seconds=settings.probe_seconds,
-        audience=feed,
+        sink=event_stream,
     )
     owners = Owners(store)
-    news: dict[str, News] = {
+    ready_keys: dict[str, FindReadyKeys] = {
         TASK: lambda ids: store.read(tasks.with_news, ids),
         TOOL: lambda ids: store.read(work.tools_with_news, ids),
     }
@@ -100,17 +100,17 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         listener=listener,
         poll=LongPoll(waiters),
         wait_limits=WaitLimits(for_each=settings.max_waits_per_client, in_all=settings.max_waits),
-        sweep=Sweep(waiters, listener, news, seconds=settings.fallback_seconds),
+        sweep=Sweep(waiters, listener, ready_keys, seconds=settings.fallback_seconds),
         presence=Presence(store),
         attendance=Attendance(store),
         shared_queries=SharedQueries(ReadPool(reading, at_once=1)),
         archive_queries=SharedQueries(replica_reads),
-        event_stream=feed,
+        event_stream=event_stream,
         upkeep=Upkeep(
             store,
             waiters,
             retention_days=settings.archive_retention_days,
-            turned_at=lambda: listener.turned_at,
+            reachability_changed_at=lambda: listener.reachability_changed_at,
         ),
     )
 
@@ -143,8 +143,7 @@ def create_app(service: Service) -> Litestar:
 
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
-        await service.listener.start()
-        for part in (service.sweep, service.presence, service.upkeep, service.event_stream):
+        for part in (service.listener, service.sweep, service.presence, service.upkeep, service.event_stream):
             part.start()
         try:
             yield

@@ -59,8 +59,8 @@ class Service(Struct, frozen=True, kw_only=True):
         record(definitions.LISTS_NOT_FROM_COPY, self.replica_reads.missed)
         for step, waiting in self.store.waiting().items():
             record(definitions.GROUP_COMMIT_WAITING, waiting, step)
-        record(definitions.EVENTS_WATCHERS, self.event_stream.watchers)
-        record(definitions.EVENTS_TOLD, self.event_stream.told)
+        record(definitions.EVENTS_WATCHERS, self.event_stream.subscriber_count)
+        record(definitions.EVENTS_TOLD, self.event_stream.sent)
         record(definitions.EVENTS_RESYNCS, self.event_stream.resyncs)
         for chore, done in self.upkeep.done.items():
             record(definitions.UPKEEP, done, chore)
@@ -70,7 +70,7 @@ class Service(Struct, frozen=True, kw_only=True):
         record, listener = self.metrics.set, self.listener
         record(definitions.LISTENER_CONNECTED, int(listener.connected.is_set()))
         record(definitions.LISTENER_CONNECTS, listener.connects)
-        record(definitions.LISTENER_NOTIFICATIONS, listener.heard)
+        record(definitions.LISTENER_NOTIFICATIONS, listener.received)
         if listener.probe_latency_seconds is not None:
             record(definitions.LISTENER_PROBE_SECONDS, listener.probe_latency_seconds)
 

@@ -270,12 +270,12 @@ async def test_all_who_watch_are_told_the_same_from_one_reading(
 async def test_nothing_is_read_while_nobody_watches(broker: Running, http: httpx.AsyncClient) -> None:
     await settled(broker)
     with statements(broker) as told:
-        heard = broker.server.service.listener.heard
+        heard = broker.server.service.listener.received
         pair = await started(http)
         await completed(http, pair.work)
 
         async def was_heard() -> bool:
-            return broker.server.service.listener.heard > heard
+            return broker.server.service.listener.received > heard
 
         await until(was_heard)
         async with watching(http):
@@ -340,11 +340,11 @@ async def test_what_happened_while_nobody_watched_is_to_be_read_anew(
     async with watching(http) as watcher:
         pass
     await settled(broker)
-    heard = broker.server.service.listener.heard
+    heard = broker.server.service.listener.received
     await add_task(http)
 
     async def was_heard() -> bool:
-        return broker.server.service.listener.heard > heard
+        return broker.server.service.listener.received > heard
 
     await until(was_heard)
     async with watching(http, watcher.position) as back:
@@ -385,7 +385,7 @@ async def test_a_listener_that_was_away_is_made_up_for(
 async def test_what_cannot_be_read_is_told_once_it_can(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeds, "_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(feeds, "_RETRY_SECONDS", 0.02)
     pair = await assigned(http)
     await settled(broker)
     async with watching(http) as watcher:
@@ -415,15 +415,15 @@ async def test_who_reads_too_slowly_is_told_to_read_anew_and_takes_no_memory(
     with a_stuck_client(broker) as connection:
 
         async def watches() -> bool:
-            return feed.watchers == 1
+            return feed.subscriber_count == 1
 
         await until(watches)
-        [watcher] = feed._watchers
+        [watcher] = feed._subscribers
         buffers = [each.transport.get_write_buffer_size for each in broker.server.server_state.connections]
         rounds = 0
         async with asyncio.timeout(WITHIN):
-            while not any(b"event: resync" in each for each in watcher._waiting):
-                feed._tell(much(rounds))
+            while not any(b"event: resync" in each for each in watcher._queue):
+                feed._publish(much(rounds))
                 rounds += 1
                 assert watcher._bytes <= feeds._MOST_BYTES
                 assert max(size() for size in buffers) <= 2 * feeds._MOST_BYTES
@@ -431,7 +431,7 @@ async def test_who_reads_too_slowly_is_told_to_read_anew_and_takes_no_memory(
         connection.settimeout(WITHIN)
         await read_until(connection, b"event: resync")
         # From there it goes on.
-        feed._tell(much(rounds))
+        feed._publish(much(rounds))
         await read_until(connection, f'"task_id":"{rounds}"'.encode())
     await settled(broker)
 
@@ -451,16 +451,16 @@ async def test_who_leaves_in_the_midst_of_it_frees_everything_at_once(
     with a_stuck_client(broker):
 
         async def is_stuck() -> bool:
-            for watcher in service.event_stream._watchers:
-                service.event_stream._tell(much(1))
-                return len(watcher._waiting) > 1
+            for watcher in service.event_stream._subscribers:
+                service.event_stream._publish(much(1))
+                return len(watcher._queue) > 1
             return False
 
         await until(is_stuck)
 
     async def nothing_is_left() -> bool:
         return (
-            not (service.event_stream.watchers or service.wait_limits.count)
+            not (service.event_stream.subscriber_count or service.wait_limits.count)
             and api.waiting(broker) <= waiters
         )
 

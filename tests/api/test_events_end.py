@@ -22,11 +22,11 @@ async def test_who_waits_for_too_much_is_told_so_and_who_leaves_gives_the_place_
     service = running.server.service
 
     async def left() -> bool:
-        return not (service.event_stream.watchers or service.wait_limits.count)
+        return not (service.event_stream.subscriber_count or service.wait_limits.count)
 
     await until(left)
     async with watching(client):
-        assert (service.event_stream.watchers, service.wait_limits.count) == (1, 1)
+        assert (service.event_stream.subscriber_count, service.wait_limits.count) == (1, 1)
 
 
 async def test_when_the_service_stops_every_stream_ends_at_once(serve: Serve) -> None:
@@ -47,9 +47,9 @@ async def test_a_client_that_is_stuck_holds_up_no_stop(serve: Serve) -> None:
     with a_stuck_client(running):
 
         async def is_stuck() -> bool:
-            for watcher in running.server.service.event_stream._watchers:
-                running.server.service.event_stream._tell(much(1))
-                return len(watcher._waiting) > 1
+            for watcher in running.server.service.event_stream._subscribers:
+                running.server.service.event_stream._publish(much(1))
+                return len(watcher._queue) > 1
             return False
 
         await until(is_stuck)
@@ -85,10 +85,10 @@ async def test_nothing_is_told_to_a_key_whose_end_was_not_heard(
     submitter = await make_key(store, "submitter", "submitter")
     running = await serve()
     async with watching(running.client, **bearer(bad)) as watcher:
-        heard = running.server.service.event_stream.hear
+        heard = running.server.service.event_stream.receive
         monkeypatch.setattr(
             running.server.service.event_stream,
-            "hear",
+            "receive",
             lambda channel, said: said == "key *" or heard(channel, said),
         )
         assert await store.run(keys.revoke, "bad")

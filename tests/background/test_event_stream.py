@@ -28,10 +28,10 @@ def test_who_comes_back_is_told_exactly_what_came_since_or_to_read_anew(
         positions = [feed._position.decode()]
         for count in rounds:
             if count is None:
-                feed._forget()
+                feed._skip()
                 told.append(None)
             else:
-                feed._tell([("task", TaskEvent(id="x", state="available", priority=0, attempt=0))] * count)
+                feed._publish([("task", TaskEvent(id="x", state="available", priority=0, attempt=0))] * count)
                 told.append(feed._rounds[-1])
             positions.append(feed._position.decode())
         place = min(place, len(rounds))
@@ -59,7 +59,7 @@ def test_what_is_to_be_looked_at_is_bounded_and_what_is_not_is_missed(heard: lis
 
 async def test_a_notification_from_elsewhere_is_none_of_its_business() -> None:
     feed = EventStream(None)  # type: ignore[arg-type]
-    with feed.watched(Waiter(), None) as watcher:
+    with feed.subscribe(Waiter(), None) as watcher:
         watcher.take()
         for channel, payload in (
             ("broker_upkeep", "tasks"),
@@ -67,6 +67,6 @@ async def test_a_notification_from_elsewhere_is_none_of_its_business() -> None:
             (EVENTS, "weather fine"),
             (EVENTS, "*"),
         ):
-            feed.hear(channel, payload)
-        assert not watcher.has_news
-        assert not feed._news.is_set()
+            feed.receive(channel, payload)
+        assert not watcher.is_ready
+        assert not feed._has_pending.is_set()

@@ -145,22 +145,22 @@ async def test_a_tool_whose_lease_becomes_shorter_while_it_waits_is_renewed_in_t
     with waiting(presence, "t"):
         await renewed(sql, "t", times=1)
         await steps.register(store, "t", lease_seconds=5)
-        presence.expect(Beat("t"), 5)
+        presence.plan_renewal(Beat("t"), 5)
         await renewed(sql, "t", times=2)
 
 
 async def test_of_two_plans_the_sooner_one_stays(store: Store) -> None:
     presence = Presence(store)
     now = asyncio.get_running_loop().time()
-    presence.expect(Beat("t"), 5)
-    presence.expect(Beat("t"), 3600)
+    presence.plan_renewal(Beat("t"), 5)
+    presence.plan_renewal(Beat("t"), 3600)
     assert presence._due[Beat("t")] - now < 5
 
 
 async def test_a_tool_that_asks_often_is_not_kept_in_mind_more_than_once(store: Store) -> None:
     presence = Presence(store)
     for number in range(20_000):
-        presence.expect(Beat("t"), 40_000 - number)
+        presence.plan_renewal(Beat("t"), 40_000 - number)
     assert len(presence._in_order) < 2_000
 
 

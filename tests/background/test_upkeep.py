@@ -34,7 +34,7 @@ async def start(store: Store, database: str) -> AsyncIterator[Callable[[], None]
     """Starts upkeeps, each as in a process of its own; they share a listener that listens."""
     waiters = Waiters()
     listener = Listener(waiters, Address(database).connect)
-    await listener.start()
+    listener.start()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         await listener.connected.wait()
     running: list[Upkeep] = []
@@ -439,7 +439,7 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
     database: str, sql: asyncpg.Connection, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One row is too slow: it is left alone, and tried again later."""
-    monkeypatch.setattr("broker.background.upkeep._ASIDE_SECONDS", 0.5)
+    monkeypatch.setattr("broker.background.upkeep._SKIP_SECONDS", 0.5)
     monkeypatch.setattr("broker.background.upkeep._SHORTEST_SLEEP_SECONDS", 0.02)
     names = ["guilty", *(f"task-{number}" for number in range(20))]
     await sql.execute(STALL)
@@ -462,7 +462,7 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
             assert "guilty" not in await ended(sql, outcome)
             assert await offline(sql) == (["tool"] if outcome == "lost" else [])
             # Tried again, and again in vain: the log has it once.
-            aside = upkeep._aside["tools" if outcome == "lost" else "work"]
+            aside = upkeep._skipped["tools" if outcome == "lost" else "work"]
 
             async def failed_again() -> bool:
                 return any(seconds > 0.5 for _, seconds, _ in aside._rows.values())
@@ -475,7 +475,7 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
 
             await until(all_of_them)
         await upkeep.stop()
-    left = [line for line in logs if line["event"] == "upkeep left a row alone"]
+    left = [line for line in logs if line["event"] == "upkeep skipped a row"]
     assert len(left) == 1
     assert left[0]["id"] == str(
         await sql.fetchval("select work_id from work_archive where task_id = 'guilty'")
@@ -559,7 +559,7 @@ async def test_only_a_lost_connection_counts_as_having_been_away(
     async def fail() -> float:
         raise error
 
-    assert await upkeep._patiently("tools", fail, 1.0) == 1.0
+    assert await upkeep._try("tools", fail, 1.0) == 1.0
     assert (upkeep.away_at > -math.inf) == away
 
 

@@ -371,7 +371,7 @@ async def test_only_who_acts_for_a_tool_or_an_assigner_is_taken_for_one(
     await until(all_are_heard)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
     await sql.execute("delete from assigner")
-    service.attendance._written = -math.inf
+    service.attendance._recorded_at = -math.inf
     for caller in ("operator", "assigner"):
         for path in (f"/v1/tools/{world.tool}", f"/v1/tools/{world.tool}/work", f"/v1/work/{world.work}"):
             assert (await http.get(path, headers=bearer(secrets[caller]))).status_code == 200

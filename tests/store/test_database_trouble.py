@@ -42,7 +42,7 @@ async def broker(proxy: Proxy) -> AsyncIterator[Running]:
 async def listening(address: Address, **given: float) -> AsyncIterator[tuple[Listener, Waiters]]:
     waiters = Waiters()
     listener = Listener(waiters, address.connect, **given)
-    await listener.start()
+    listener.start()
     try:
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await listener.connected.wait()
@@ -120,7 +120,7 @@ async def test_a_listener_that_hears_nothing_is_not_taken_for_connected(
 
     monkeypatch.setattr(asyncpg.Connection, "add_listener", deafly)
     listener = Listener(Waiters(), Address(database).connect)
-    await listener.start()
+    listener.start()
     async with steps.a_connection(database) as sql:
         probed = "select count(*) from pg_stat_activity where query like 'notify broker_probe%'"
         await until(lambda: sql.fetchval(probed))
@@ -234,7 +234,7 @@ async def test_the_listener_finds_out_that_it_hears_nothing(
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await listener.connected.wait()
         assert listener.connects == 2
-        with waiters.parked(TOOL, "t") as waiter:
+        with waiters.register(TOOL, "t") as waiter:
             connection = await Address(proxy.url).connect()
             await connection.execute(f"notify {TOOL}, 't'")
             assert await waiter.wait(5)
@@ -246,7 +246,7 @@ async def test_an_error_that_the_listener_meets_over_a_connection_that_lives_is_
 ) -> None:
     """Outages extend leases."""
     async with listening(Address(proxy.url), probe_seconds=0.1) as (listener, _):
-        execute, found_at = asyncpg.Connection.execute, listener.turned_at
+        execute, found_at = asyncpg.Connection.execute, listener.reachability_changed_at
 
         async def refuse(connection: asyncpg.Connection, query: str, *args: object) -> str:
             if query.startswith("notify"):
@@ -263,18 +263,18 @@ async def test_an_error_that_the_listener_meets_over_a_connection_that_lives_is_
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await listener.connected.wait()
         assert listener.connects == 2
-        assert listener.turned_at == found_at
+        assert listener.reachability_changed_at == found_at
         await proxy.cut()
         await until(deaf)
-        assert listener.turned_at > found_at
+        assert listener.reachability_changed_at > found_at
 
 
 async def test_probes_keep_an_idle_listener_and_wake_nobody(database: str) -> None:
     async with listening(Address(database), probe_seconds=0.1) as (listener, waiters):
-        with waiters.parked(TOOL, "t") as waiter:
+        with waiters.register(TOOL, "t") as waiter:
             assert not await waiter.wait(0.5)
         assert listener.connects == 1
-        assert listener.heard == 0
+        assert listener.received == 0
 
 
 async def test_a_parked_tool_gets_its_work_though_all_connections_were_cut(

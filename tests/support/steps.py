@@ -137,7 +137,7 @@ def asleep(waiters: Waiters) -> int:
     """How many have looked, and wait now; the upkeep always waits."""
     return sum(
         waiter._future is not None
-        for topic, parked in waiters._parked.items()
+        for topic, parked in waiters._by_topic.items()
         if topic != UPKEEP
         for waiting in parked.values()
         for waiter in waiting

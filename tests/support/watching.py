@@ -112,7 +112,7 @@ async def settled(broker: Running) -> None:
     """Return when nobody watches any more."""
 
     async def nobody() -> bool:
-        return not broker.server.service.event_stream.watchers
+        return not broker.server.service.event_stream.subscriber_count
 
     await until(nobody)
 
@@ -128,7 +128,7 @@ def a_stuck_client(broker: Running, **headers: str) -> Iterator[socket.socket]:
         yield connection
 
 
-def much(number: int) -> list[feeds.Told]:
+def much(number: int) -> list[feeds.NamedEvent]:
     """A hundred events, about 80 kB."""
     example = WorkEvent(
         id=UUID(int=7),

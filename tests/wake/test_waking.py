@@ -41,7 +41,7 @@ def waiters() -> Waiters:
 async def listener(waiters: Waiters, database: str) -> AsyncIterator[Listener]:
     """A listener that listens."""
     listener = Listener(waiters, Address(database).connect)
-    await listener.start()
+    listener.start()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         await listener.connected.wait()
     yield listener
@@ -101,14 +101,14 @@ async def within_patience(task: Awaitable[str]) -> str:
 
 
 async def test_a_waiter_woken_before_it_waits_does_not_sleep(waiters: Waiters) -> None:
-    with waiters.parked(TOOL, "a") as waiter:
+    with waiters.register(TOOL, "a") as waiter:
         waiters.wake(TOOL, ["a"])
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await waiter.wait(LONG)
 
 
 async def test_a_hint_is_used_up_by_the_wait_that_it_ended(waiters: Waiters) -> None:
-    with waiters.parked(TOOL, "a") as waiter:
+    with waiters.register(TOOL, "a") as waiter:
         waiters.wake(TOOL, ["a"])
         await waiter.wait(LONG)
         loop = asyncio.get_running_loop()
@@ -118,7 +118,11 @@ async def test_a_hint_is_used_up_by_the_wait_that_it_ended(waiters: Waiters) -> 
 
 
 async def test_only_the_key_that_is_concerned_is_woken(waiters: Waiters) -> None:
-    with waiters.parked(TOOL, "a") as a, waiters.parked(TOOL, "b") as b, waiters.parked(CANDIDATES, "a") as c:
+    with (
+        waiters.register(TOOL, "a") as a,
+        waiters.register(TOOL, "b") as b,
+        waiters.register(CANDIDATES, "a") as c,
+    ):
         waits = [asyncio.create_task(waiter.wait(LONG)) for waiter in (a, b, c)]
         await asyncio.sleep(0)
         waiters.wake(TOOL, ["a", "nobody"])
@@ -140,15 +144,15 @@ async def test_waking_one_topic_visits_no_waiter_of_another(
 
         items = keys = values = __iter__  # type: ignore[assignment]
 
-    with waiters.parked(TOOL, "a"), waiters.parked(CANDIDATES) as waiter:
-        monkeypatch.setitem(waiters._parked, TOOL, Unread(waiters._parked[TOOL]))
+    with waiters.register(TOOL, "a"), waiters.register(CANDIDATES) as waiter:
+        monkeypatch.setitem(waiters._by_topic, TOOL, Unread(waiters._by_topic[TOOL]))
         waiters.wake_topic(CANDIDATES)
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             assert await waiter.wait(LONG)
 
 
 async def test_everyone_who_waits_for_the_same_key_is_woken(waiters: Waiters) -> None:
-    with waiters.parked(TOOL, "a") as first, waiters.parked(TOOL, "a") as second:
+    with waiters.register(TOOL, "a") as first, waiters.register(TOOL, "a") as second:
         waits = [asyncio.create_task(waiter.wait(LONG)) for waiter in (first, second)]
         await asyncio.sleep(0)
         waiters.wake(TOOL, ["a"])
@@ -157,12 +161,12 @@ async def test_everyone_who_waits_for_the_same_key_is_woken(waiters: Waiters) ->
 
 
 async def test_the_register_keeps_nobody_who_left(waiters: Waiters) -> None:
-    with waiters.parked(TOOL, "a"), waiters.parked(TOOL, "a"), waiters.parked(TOOL, "b"):
+    with waiters.register(TOOL, "a"), waiters.register(TOOL, "a"), waiters.register(TOOL, "b"):
         assert len(waiters) == 3
-    with pytest.raises(ZeroDivisionError), waiters.parked(TOOL, "a"):
+    with pytest.raises(ZeroDivisionError), waiters.register(TOOL, "a"):
         _ = 1 / 0
     assert len(waiters) == 0
-    assert not waiters._parked
+    assert not waiters._by_topic
 
 
 # The long poll
@@ -236,7 +240,7 @@ async def test_a_release_answers_everyone_at_once_and_nobody_waits_after_it(
 
 async def test_a_client_that_is_gone_stops_its_wait(poll: Wait, look: Look, waiters: Waiters) -> None:
     left = asyncio.Event()
-    parked = poll(gone=left.wait)
+    parked = poll(disconnected=left.wait)
     await look.times(1)
     left.set()
     assert await within_patience(parked) == ""
@@ -246,7 +250,7 @@ async def test_a_client_that_is_gone_stops_its_wait(poll: Wait, look: Look, wait
 async def test_who_is_answered_leaves_nothing_behind(poll: Wait, look: Look, waiters: Waiters) -> None:
     before = asyncio.all_tasks()
     look.answer = "work"
-    parked = poll(gone=asyncio.Event().wait)
+    parked = poll(disconnected=asyncio.Event().wait)
     await within_patience(parked)
     await until(lambda: nothing_but(before))
     assert len(waiters) == 0
@@ -262,7 +266,7 @@ async def test_a_look_that_fails_ends_the_wait(waiters: Waiters) -> None:
 
     longpoll = LongPoll(waiters)
     with pytest.raises(LookupError):
-        await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, gone=asyncio.Event().wait)
+        await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, disconnected=asyncio.Event().wait)
     assert len(waiters) == 0
 
 
@@ -319,7 +323,7 @@ async def test_when_the_listener_comes_or_goes_a_sweep_follows_at_once(waiters: 
     if turn == "goes":
         listener.connected.clear()
     async with parked_on(waiters, (TOOL, "a")) as waits, sweeping(waiters, listener, "a"):
-        listener.turned.wake()
+        listener.connection_changed.wake()
         await within_patience(waits[0])
 
 
@@ -338,7 +342,7 @@ async def test_a_listener_that_can_not_connect_says_why_once(
 
     listener = Listener(waiters, connect)
     with capture_logs() as logs:
-        await listener.start()
+        listener.start()
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await tried.wait()
         await listener.stop()
@@ -369,7 +373,7 @@ async def test_a_sweep_that_fails_is_tried_again(waiters: Waiters) -> None:
 
 async def test_sweeps_are_spread_over_half_of_their_time(waiters: Waiters) -> None:
     sweep = Sweep(waiters, relied_on(waiters), {}, seconds=30)
-    chosen = [sweep._patience() for _ in range(1000)]
+    chosen = [sweep._pause_seconds() for _ in range(1000)]
     assert min(chosen) >= 15
     assert max(chosen) <= 30
     assert max(chosen) - min(chosen) > 13
@@ -401,7 +405,7 @@ async def parked_on(waiters: Waiters, *keys: tuple[str, str]) -> AsyncIterator[l
     """Waits for each of these topics and keys, under way."""
 
     async def wait(topic: str, key: str) -> None:
-        with waiters.parked(topic, key) as waiter:
+        with waiters.register(topic, key) as waiter:
             await waiter.wait(LONG)
 
     waits = [asyncio.create_task(wait(*key)) for key in keys]
@@ -433,13 +437,13 @@ async def test_a_notification_wakes_those_it_names_on_its_channel(
 async def test_a_lost_listener_says_so_connects_again_and_hears(
     listener: Listener, waiters: Waiters, sql: asyncpg.Connection
 ) -> None:
-    assert await listener.turned.wait(LONG), "it came"
+    assert await listener.connection_changed.wait(LONG), "it came"
     [lost] = await sql.fetch(LISTENERS)
     assert await sql.fetchval("select pg_terminate_backend($1)", lost["pid"])
-    assert await listener.turned.wait(LONG), "it went"
+    assert await listener.connection_changed.wait(LONG), "it went"
     assert not listener.connected.is_set()
     # Whatever was notified while nobody listened is made up for when somebody does.
-    assert await listener.turned.wait(LONG), "it came again"
+    assert await listener.connection_changed.wait(LONG), "it came again"
     assert listener.connected.is_set()
     async with parked_on(waiters, (TOOL, "a")) as waits:
         await sql.execute("select pg_notify($1, 'a')", TOOL)
@@ -449,7 +453,7 @@ async def test_a_lost_listener_says_so_connects_again_and_hears(
 
 async def test_a_listener_that_finds_no_database_tries_again(waiters: Waiters, postgres: str) -> None:
     listener = Listener(waiters, Address(with_database(postgres, "nowhere")).connect)
-    await listener.start()
+    listener.start()
     try:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(listener.connected.wait(), 0.5)
@@ -463,7 +467,7 @@ async def test_a_listener_that_is_stopped_lets_go_of_its_connection(
     waiters: Waiters, database: str, sql: asyncpg.Connection
 ) -> None:
     listener = Listener(waiters, Address(database).connect)
-    await listener.start()
+    listener.start()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         await listener.connected.wait()
     await listener.stop()
@@ -543,6 +547,6 @@ async def test_a_client_that_hangs_up_leaves_the_register(serve: Serve, store: S
     await asyncio.gather(*parked, return_exceptions=True)
 
     async def only_upkeep_waits() -> bool:
-        return broker.server.service.waiters.waiting().keys() == {UPKEEP}
+        return broker.server.service.waiters.keys().keys() == {UPKEEP}
 
     await until(only_upkeep_waits)

@@ -9,7 +9,7 @@ from litestar.params import QueryParameter
 from broker.errors import CursorExpired
 from broker.http.guards import ALL, Access, allow
 from broker.http.parameters import Wait
-from broker.http.waiting import park
+from broker.http.waiting import wait_for
 from broker.schemas.candidates import Candidates
 from broker.schemas.limits import MOST_ON_PAGE
 from broker.service import Service
@@ -41,12 +41,12 @@ class CandidatesController(Controller):
 
         async def look() -> Candidates:
             if not access.caller.roles.isdisjoint(("assigner", "admin")):
-                await service.attendance.ask()
+                await service.attendance.note()
             return await service.store.read_one(candidates.read, candidates.CandidatesRequest(cursor, limit))
 
         def some(found: Candidates) -> bool:
             return bool(found.tasks or found.tools or found.more)
 
-        return await park(
+        return await wait_for(
             request, service, access, look, until=some, wait=wait, topic=CANDIDATES, look_last=False
         )

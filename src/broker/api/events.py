@@ -1,4 +1,4 @@
-"""/v1/events: what happens, as it happens."""
+"""/v1/events: send changes to subscribers as they happen."""
 
 import asyncio
 from typing import Any
@@ -10,32 +10,33 @@ from litestar.types import Receive, Scope, Send
 
 from broker.errors import Unauthenticated, Unavailable
 from broker.http.guards import ALL, Access, allow, check_again
+from broker.http.waiting import wait_for_disconnect
 from broker.schemas.overview import ArchiveEvent, Resync, TaskEvent, ToolEvent, WorkEvent
 from broker.service import Service
 from broker.wake.listener import EVENTS
 
 EVENT_STREAM = "text/event-stream"
 
-# Of nothing but that the connection is there; proxies let go of those over which nothing comes for a minute.
+# Keeps the connection open: proxies close connections that are silent for a minute.
 _KEEP_ALIVE = b":\n\n"
 _KEEP_ALIVE_SECONDS = 15.0
-# Until it is looked again whether the client is welcome, where that could not be found out.
-_AGAIN_SECONDS = 1.0
+# After this time the client's access is checked again, if the database could not be reached.
+_RECHECK_SECONDS = 1.0
 
 
 class EventStreamResponse(ASGIResponse):
-    """An answer that goes on until the client leaves, is welcome no longer, or the server stops.
+    """A response that ends when the client disconnects or loses its access, or the server stops.
 
     Args:
-        service: What is watched.
-        access: Who watches.
-        after: Where they were when they lost their connection.
+        service: The parts of the broker.
+        access: The subscriber's access.
+        after: The id of the last event that the client has received, if any.
     """
 
     _should_set_content_length = False
 
     def __init__(self, service: Service, access: Access, after: str | None) -> None:
-        # nginx would keep what comes until there is more of it.
+        # Without the second header nginx would buffer events.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(media_type=EVENT_STREAM, headers=headers)
         self._service = service
@@ -43,14 +44,14 @@ class EventStreamResponse(ASGIResponse):
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, in a place among those who wait.
+        """Send the response; it counts as a waiting request.
 
         Raises:
-            TooManyRequests: The client waits for as much as it may.
-            Overloaded: There is no place left.
+            TooManyRequests: Too many requests of this client wait.
+            Overloaded: Too many requests wait in all.
         """
         self._service.wait_limits.acquire(self._access.client)
-        # `broker.server.connections` ends it when the client sends no more.
+        # `broker.server.connections` ends the response when the client closes its sending side.
         scope["state"]["endless"] = True
         try:
             await super().__call__(scope, receive, send)
@@ -58,38 +59,32 @@ class EventStreamResponse(ASGIResponse):
             self._service.wait_limits.release(self._access.client)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
-        """Send what happens."""
-        gone = asyncio.ensure_future(_gone(receive))
+        """Send the events."""
+        disconnected = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
-            await self._send_events(send, gone)
+            await self._send_events(send, disconnected)
         finally:
-            gone.cancel()
+            disconnected.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_events(self, send: Send, gone: "asyncio.Future[None]") -> None:
-        waiters, feed = self._service.waiters, self._service.event_stream
-        with waiters.parked(EVENTS) as waiter, feed.watched(waiter, self._after) as watcher:
-            gone.add_done_callback(waiter.wake)
-            while not (gone.done() or waiters.released):
-                if watcher.has_news:
-                    at_once, watcher.in_doubt = watcher.in_doubt, False
+    async def _send_events(self, send: Send, disconnected: "asyncio.Future[None]") -> None:
+        waiters, stream = self._service.waiters, self._service.event_stream
+        with waiters.register(EVENTS) as waiter, stream.subscribe(waiter, self._after) as subscriber:
+            disconnected.add_done_callback(waiter.wake)
+            while not (disconnected.done() or waiters.released):
+                if subscriber.is_ready:
+                    at_once, subscriber.must_check_access = subscriber.must_check_access, False
                     try:
                         await check_again(self._service, self._access, at_once=at_once)
                     except Unauthenticated:
                         return
                     except Unavailable:
-                        watcher.in_doubt = at_once
-                        await waiter.wait(_AGAIN_SECONDS)
+                        subscriber.must_check_access = at_once
+                        await waiter.wait(_RECHECK_SECONDS)
                         continue
-                body = watcher.take() or _KEEP_ALIVE
+                body = subscriber.take() or _KEEP_ALIVE
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 await waiter.wait(_KEEP_ALIVE_SECONDS)
-
-
-async def _gone(receive: Receive) -> None:
-    """Return when the client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class EventsController(Controller):

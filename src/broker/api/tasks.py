@@ -10,7 +10,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPT
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
 from broker.http.guards import ALL, OWN, Access, allow, allow_task, last_segment
 from broker.http.parameters import After, Force, Limit, Wait, also, id_of, json_parameter
-from broker.http.waiting import park
+from broker.http.waiting import wait_for
 from broker.schemas.states import TASK_STATES, LiveTaskState
 from broker.schemas.tasks import (
     Explanation,
@@ -220,7 +220,7 @@ async def _read(
     def over(task: Task) -> bool:
         return TASK_STATES[task.state].final
 
-    return await park(request, service, access, look, until=over, wait=wait, topic=TASK, key=task_id)
+    return await wait_for(request, service, access, look, until=over, wait=wait, topic=TASK, key=task_id)
 
 
 async def _remove(task_id: str, service: Service, *, force: bool) -> Response[None]:

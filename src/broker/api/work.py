@@ -34,7 +34,7 @@ from broker.http.guards import (
     void_token,
 )
 from broker.http.parameters import After, IdFilter, Limit, Wait, also, work_id_of
-from broker.http.waiting import next_work, park, prefers_minimal
+from broker.http.waiting import next_work, prefers_minimal, wait_for
 from broker.schemas.archive import ArchiveRecord
 from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair, Pairs, PairStatus
 from broker.schemas.completion import (
@@ -167,7 +167,7 @@ class WorkController(Controller):
             first = seen.work.version if first is None else first
             return seen.work.version > first or seen.work.state not in WORK_STATES
 
-        seen = await park(
+        seen = await wait_for(
             request,
             service,
             access,

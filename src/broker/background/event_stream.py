@@ -1,7 +1,7 @@
-"""The feed: what happens, read once for all who watch, and told to each as fast as they take it.
+"""The event stream: read changes once for all subscribers, and send them as Server-Sent Events.
 
-Notifications are hints here as everywhere: they say where to look, and what is told is what was found there.
-Where that would be too much, or something was not heard, whoever watches is told to read anew instead.
+Notifications are hints here, too: they say what to read, and the events report what was read. If there are
+too many changes, or notifications were lost, subscribers get `resync`: they read everything again.
 """
 
 import asyncio
@@ -21,190 +21,183 @@ from broker.background.changes import KINDS, MUCH, PendingChanges
 from broker.schemas.overview import EVENT_KINDS, EventKind, Resync
 from broker.schemas.states import WorkState
 from broker.store import Store, events
+from broker.wake.background_task import BackgroundTask, TroubleLog
 from broker.wake.listener import EVENTS
 from broker.wake.waiters import Waiter
 
 log = structlog.get_logger(__name__)
 
-# What is written together comes together.
+# Changes that are written together are sent together.
 _GATHER_SECONDS = 0.01
-# At most one reading in this time, and none for some times as long as the last one took, but not for longer
-# than people have patience for: so all who watch keep one connection busy for a part of the time only.
+# Between two rounds there is at least this time, and a multiple of the time that the last round took, up to
+# a limit. So the event stream keeps one connection busy for a part of the time only.
 _ROUND_SECONDS = 0.25
-_PAUSES_PER_READING = 4
+_PAUSES_PER_ROUND = 4
 _LONGEST_PAUSE_SECONDS = 2.0
-_AGAIN_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 
-# Of one round, of what is kept of the last ones, and of what waits for one client.
+# The most bytes of one round, of the rounds that are kept, and of the queue of one subscriber.
 _MOST_BYTES = 256 * 1024
-# Of how much work it is remembered in which state it was told.
+# The most work items whose last sent state is remembered.
 _MOST_KNOWN = 20_000
-# When a browser that has lost its connection comes again; not all in the same moment.
-_RETRY_MILLISECONDS = (1_000, 3_000)
+# When a browser reconnects; a range, so that not all do at the same moment.
+_RECONNECT_MILLISECONDS = (1_000, 3_000)
 
 _UNHEARD = "For a while nothing could be heard."
 _NOT_KEPT = "What you have missed is not kept."
 _SLOW = "More has happened than you have taken."
 
-Told: TypeAlias = "tuple[EventKind | Literal['resync'], Struct]"
+NamedEvent: TypeAlias = "tuple[EventKind | Literal['resync'], Struct]"
 
 
 class Subscriber:
-    """One client that watches, and what waits for it.
+    """A client that reads the event stream, and the queue of what to send to it.
 
     Args:
-        waiter: Is woken when there is something to take.
-        first: What it is told first.
+        waiter: Is woken when there is something to send.
+        first: The first bytes to send.
     """
 
     def __init__(self, waiter: Waiter, first: bytes) -> None:
         self._waiter = waiter
-        self._waiting = [first]
+        self._queue = [first]
         self._bytes = len(first)
-        #: Whether it has to be seen at once that the client is still welcome.
-        self.in_doubt = False
+        #: Whether to check the client's key again before anything is sent.
+        self.must_check_access = False
 
     @property
-    def has_news(self) -> bool:
-        """Whether there is something to take, or to be seen to."""
-        return self.in_doubt or bool(self._waiting)
+    def is_ready(self) -> bool:
+        """Whether there is something to send, or access to check."""
+        return self.must_check_access or bool(self._queue)
 
-    def doubt(self) -> None:
-        """See whether the client is still welcome."""
-        self.in_doubt = True
+    def check_access(self) -> None:
+        """Have the client's key checked again."""
+        self.must_check_access = True
         self._waiter.wake()
 
     def put(self, round_: bytes) -> bool:
-        """Have something wait for the client; whether there was room for it."""
+        """Add a round to the queue; return False if the queue is full."""
         if self._bytes + len(round_) > _MOST_BYTES:
             return False
-        self._waiting.append(round_)
+        self._queue.append(round_)
         self._bytes += len(round_)
         self._waiter.wake()
         return True
 
-    def put_instead(self, resync: bytes) -> None:
-        """Have nothing wait for the client but this."""
-        self._waiting, self._bytes = [resync], len(resync)
+    def replace(self, resync: bytes) -> None:
+        """Replace the queue with a resync."""
+        self._queue, self._bytes = [resync], len(resync)
         self._waiter.wake()
 
     def take(self) -> bytes:
-        """All that waits."""
-        taken = b"".join(self._waiting)
-        self._waiting, self._bytes = [], 0
-        return taken
+        """Return the whole queue, and empty it."""
+        content = b"".join(self._queue)
+        self._queue, self._bytes = [], 0
+        return content
 
 
-class EventStream:
-    """Tells all who watch what happens, as Server-Sent Events.
+class EventStream(BackgroundTask):
+    """Sends changes to all subscribers as Server-Sent Events.
 
-    A round is what was read at once; it has a number, by which a client says where it was when it lost its
-    connection. The last rounds are kept for those who come back. While nobody watches nothing is read, and it
-    is only known whether there was something.
+    A round is what one query has read. Its number tells a client that reconnects what it has missed. The last
+    rounds are kept for that. While there is no subscriber, nothing is read, and only the number grows.
 
     Args:
         store: The database.
     """
 
     def __init__(self, store: Store) -> None:
+        super().__init__("event stream")
         self._store = store
-        self._watchers: set[Subscriber] = set()
-        self._hints = PendingChanges()
-        self._news = asyncio.Event()
+        self._subscribers: set[Subscriber] = set()
+        self._pending = PendingChanges()
+        self._has_pending = asyncio.Event()
+        # The last sent state of work: it shows which work is new, and which has started.
         self._known: dict[UUID, WorkState] = {}
         self._run_id = secrets.token_hex(4)
-        # The number of the last round; the last of those that are kept has it.
+        # The number of the last round, which is also the last of those that are kept.
         self._number = 0
         self._rounds: deque[bytes] = deque()
         self._kept_bytes = 0
-        self._task: asyncio.Task[None] | None = None
-        #: How many events were told, each once however many watch, and how often somebody had to read anew.
-        self.told = 0
+        self._trouble = TroubleLog(log, "event stream failed; retrying")
+        #: How many events were sent, each counted once for all subscribers.
+        self.sent = 0
+        #: How many times a resync was sent.
         self.resyncs = 0
 
     @property
-    def watchers(self) -> int:
-        """How many watch."""
-        return len(self._watchers)
+    def subscriber_count(self) -> int:
+        """The number of subscribers."""
+        return len(self._subscribers)
 
     @contextlib.contextmanager
-    def watched(self, waiter: Waiter, after: str | None) -> Iterator[Subscriber]:
-        """Tell somebody what happens, for the length of a `with` block.
+    def subscribe(self, waiter: Waiter, after: str | None) -> Iterator[Subscriber]:
+        """Subscribe a client for the length of a `with` block.
 
         Args:
-            waiter: Is woken whenever there is something to take.
-            after: Where they were when they lost their connection; None: they have not read anything yet.
+            waiter: Is woken when there is something to send.
+            after: The id of the last event that the client has received; None: it has received none.
         """
-        watcher = Subscriber(waiter, self._greeting(after))
-        self._watchers.add(watcher)
+        subscriber = Subscriber(waiter, self._greeting(after))
+        self._subscribers.add(subscriber)
         try:
-            yield watcher
+            yield subscriber
         finally:
-            self._watchers.discard(watcher)
+            self._subscribers.discard(subscriber)
 
-    def hear(self, channel: str, payload: str) -> None:
-        """This was notified."""
+    def receive(self, channel: str, payload: str) -> None:
+        """Handle a notification."""
         if channel == EVENTS:
             source, _, payload = payload.partition(" ")
         else:
             source = channel
         if source in KINDS:
-            if self._watchers:
-                self._hints.add(source, payload)
-                self._news.set()
+            if self._subscribers:
+                self._pending.add(source, payload)
+                self._has_pending.set()
             else:
-                self._forget()
+                self._skip()
         elif source == "key":
-            for watcher in self._watchers:
-                watcher.doubt()
+            for subscriber in self._subscribers:
+                subscriber.check_access()
 
     def miss(self) -> None:
-        """Something may have been notified that was not heard."""
-        if self._watchers:
-            self._hints.miss(_UNHEARD)
-            self._news.set()
+        """Handle that notifications may be lost."""
+        if self._subscribers:
+            self._pending.miss(_UNHEARD)
+            self._has_pending.set()
         else:
-            self._forget()
-
-    def start(self) -> None:
-        """Begin, in the background."""
-        self._task = asyncio.create_task(self._run(), name="feed")
-
-    async def stop(self) -> None:
-        """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            self._skip()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._news.wait()
+            await self._has_pending.wait()
             await asyncio.sleep(_GATHER_SECONDS)
-            self._news.clear()
+            self._has_pending.clear()
             began = loop.time()
             try:
                 await self._round()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
-                log.warning("who watches has to wait", error=repr(error))
-                self._news.set()
-                await asyncio.sleep(_AGAIN_SECONDS)
+            except Exception as error:  # noqa: BLE001 - the next round retries, whatever the error
+                self._trouble.note(error)
+                self._has_pending.set()
+                await asyncio.sleep(_RETRY_SECONDS)
             else:
-                pause = min(_PAUSES_PER_READING * (loop.time() - began), _LONGEST_PAUSE_SECONDS)
+                self._trouble.clear()
+                pause = min(_PAUSES_PER_ROUND * (loop.time() - began), _LONGEST_PAUSE_SECONDS)
                 await asyncio.sleep(max(pause, _ROUND_SECONDS))
 
     async def _round(self) -> None:
-        """Read what became of what was heard of, and tell it; if that fails, it is still to be done."""
-        hints, self._hints = self._hints, PendingChanges()
-        if not self._watchers:
-            self._forget()
+        """Read the pending changes and publish them; if that fails, they stay pending."""
+        pending, self._pending = self._pending, PendingChanges()
+        if not self._subscribers:
+            self._skip()
             return
-        ids, missed = hints.ids, hints.missed
+        ids, missed = pending.ids, pending.missed
         if len(missed) == len(EVENT_KINDS):
             ids = PendingChanges().ids
         try:
-            found = await self._store.read(
+            changes = await self._store.read(
                 events.read,
                 tasks=ids["task"],
                 tools=ids["tool"],
@@ -212,48 +205,47 @@ class EventStream:
                 known=self._known,
             )
         except BaseException:
-            hints.join(self._hints)
-            self._hints = hints
+            pending.join(self._pending)
+            self._pending = pending
             raise
-        self._remember(found)
-        told: list[Told] = []
+        self._remember(changes)
+        round_events: list[NamedEvent] = []
         if missed:
-            told.append(
-                ("resync", Resync(of=[kind for kind in EVENT_KINDS if kind in missed], why=hints.why))
-            )
+            kinds = [kind for kind in EVENT_KINDS if kind in missed]
+            round_events.append(("resync", Resync(of=kinds, why=pending.why)))
         of_kind: dict[EventKind, Sequence[Struct]] = {
-            "task": found.tasks,
-            "tool": found.tools,
-            "work": found.work,
-            "archive": found.records,
+            "task": changes.tasks,
+            "tool": changes.tools,
+            "work": changes.work,
+            "archive": changes.records,
         }
-        told += [(kind, each) for kind in EVENT_KINDS if kind not in missed for each in of_kind[kind]]
-        self._tell(told)
+        round_events += [(kind, each) for kind in EVENT_KINDS if kind not in missed for each in of_kind[kind]]
+        self._publish(round_events)
 
-    def _remember(self, found: events.Events) -> None:
-        """Know next time which work is new, and which was started."""
+    def _remember(self, changes: events.Events) -> None:
+        """Remember the states of work, so that the next round knows which is new, and which has started."""
         if len(self._known) > _MOST_KNOWN:
             self._known.clear()
-        for work in found.work:
+        for work in changes.work:
             self._known[work.id] = work.state
-        for record in found.records:
+        for record in changes.records:
             self._known.pop(record.work_id, None)
 
-    def _tell(self, told: list[Told]) -> None:
-        """Tell all who watch, and keep it for who comes back."""
-        if not told:
+    def _publish(self, round_events: list[NamedEvent]) -> None:
+        """Send events to all subscribers, and keep them for clients that reconnect."""
+        if not round_events:
             return
         self._number += 1
-        round_ = _encode(told, self._position)
+        round_ = _encode(round_events, self._position)
         if len(round_) > _MOST_BYTES:
             round_ = self._resync(MUCH)
         else:
-            self.told += len(told)
-            self.resyncs += told[0][0] == "resync"
+            self.sent += len(round_events)
+            self.resyncs += round_events[0][0] == "resync"
         self._keep(round_)
-        for watcher in self._watchers:
-            if not watcher.put(round_):
-                watcher.put_instead(self._resync(_SLOW))
+        for subscriber in self._subscribers:
+            if not subscriber.put(round_):
+                subscriber.replace(self._resync(_SLOW))
 
     def _keep(self, round_: bytes) -> None:
         self._rounds.append(round_)
@@ -261,12 +253,12 @@ class EventStream:
         while self._kept_bytes > _MOST_BYTES:
             self._kept_bytes -= len(self._rounds.popleft())
 
-    def _forget(self) -> None:
-        """Something was not read, and nobody was there to be told; who comes back is."""
+    def _skip(self) -> None:
+        """Count a round that nobody reads; clients that reconnect get a resync."""
         self._number += 1
         self._rounds.clear()
         self._kept_bytes = 0
-        self._hints = PendingChanges()
+        self._pending = PendingChanges()
         self._known.clear()
 
     @property
@@ -274,22 +266,22 @@ class EventStream:
         return f"{self._run_id}-{self._number}".encode()
 
     def _resync(self, why: str) -> bytes:
-        """What tells a client to read everything anew."""
+        """Return a resync of everything."""
         self.resyncs += 1
         return _encode([("resync", Resync(of=list(EVENT_KINDS), why=why))], self._position)
 
     def _greeting(self, after: str | None) -> bytes:
-        """What a client is told first: what it has missed, and where it is."""
-        missed = [] if after is None else self._since(after)
-        retry = b"retry: %d\n" % random.randint(*_RETRY_MILLISECONDS)  # noqa: S311 - spreads load
+        """Return what to send to a new subscriber first: what it has missed, and the current position."""
+        missed = [] if after is None else self._rounds_after(after)
+        retry = b"retry: %d\n" % random.randint(*_RECONNECT_MILLISECONDS)  # noqa: S311 - spreads load
         if missed is None:
             return retry + self._resync(_NOT_KEPT)
         if missed:
             return retry + b"".join(missed)
         return retry + b"id: %s\n\n" % self._position
 
-    def _since(self, position: str) -> list[bytes] | None:
-        """The rounds after one; None: some of them are not kept, or there was no such round."""
+    def _rounds_after(self, position: str) -> list[bytes] | None:
+        """Return the rounds after a position; None: some are not kept, or there is no such position."""
         run_id, _, number = position.rpartition("-")
         if run_id != self._run_id or not (number.isascii() and number.isdecimal() and len(number) < 16):
             return None
@@ -299,9 +291,9 @@ class EventStream:
         return list(self._rounds)[len(self._rounds) - count :]
 
 
-def _encode(told: list[Told], position: bytes) -> bytes:
-    """Events as they are sent; only by the last of them a client is past all of them."""
-    parts = [b"event: %s\ndata: %s\n\n" % (kind.encode(), _json(event)) for kind, event in told]
+def _encode(round_events: list[NamedEvent], position: bytes) -> bytes:
+    """Encode events; only the last has the position, so that a client never resumes inside a round."""
+    parts = [b"event: %s\ndata: %s\n\n" % (kind.encode(), _json(event)) for kind, event in round_events]
     parts[-1] = b"id: %s\n%s" % (position, parts[-1])
     return b"".join(parts)
 

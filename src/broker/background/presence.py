@@ -1,7 +1,7 @@
-"""Presence: who waits is there. A tool's lease must not run out, and an assigner has been seen.
+"""Renew the leases of tools that ask for work, and record when an assigner asks.
 
-The calls that a tool makes about its work renew its lease on the way. Asking for work writes nothing by
-itself; who asked, or still waits, is gathered here, and renewed many at a time.
+A tool's requests about its work renew its lease in their own statements. A request for work writes nothing:
+this module gathers the tools that asked, or still wait, and renews many leases at a time.
 """
 
 import asyncio
@@ -14,23 +14,24 @@ import structlog
 
 from broker.store import Store, assigner, leases
 from broker.store.leases import Beat
+from broker.wake.background_task import BackgroundTask, TroubleLog
 
 log = structlog.get_logger(__name__)
 
 # Two renewals may fail before a lease runs out.
 _RENEWALS_PER_LEASE = 3
-# When the shortest lease is renewed.
+# After how long the shortest lease is renewed.
 _SHORTEST_PLAN_SECONDS = 5 / _RENEWALS_PER_LEASE
-# At most one round in this time: so that those who came meanwhile share it.
+# At most one round in this time, so that tools that ask meanwhile share it.
 _ROUND_SECONDS = 0.5
 _BATCH = 1_000
-# How many plans, beside as many as are good, are kept though there is a sooner one.
+# How many outdated plans the heap may hold, beside as many as there are valid ones.
 _MOST_OUTDATED = 1_000
-# How exactly it is known when an assigner last asked.
+# An assigner that asks is recorded at most once in this time.
 _SEEN_SECONDS = 10.0
 
 
-class Presence:
+class Presence(BackgroundTask):
     """Renews the leases of the tools that ask for work.
 
     Args:
@@ -38,56 +39,46 @@ class Presence:
     """
 
     def __init__(self, store: Store) -> None:
+        super().__init__("presence")
         self._store = store
         self._waiting: Counter[Beat] = Counter()
         self._asked: set[Beat] = set()
-        # When the next renewal of each tool is due, by the loop's clock; the heap has them in order.
+        # When the next renewal of each tool is due, by the loop's clock; the heap is ordered by that.
         self._due: dict[Beat, float] = {}
         self._in_order: list[tuple[float, Beat]] = []
-        self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._planned = asyncio.Event()
+        self._trouble = TroubleLog(log, "leases not renewed; retrying")
 
     def arrive(self, beat: Beat) -> None:
-        """Count a tool as present, until it leaves."""
+        """Keep a tool's lease while its request waits, until `leave`."""
         self._waiting[beat] += 1
-        self.hear(beat)
+        self.note(beat)
 
-    def hear(self, beat: Beat) -> None:
-        """Count a tool as present just now."""
+    def note(self, beat: Beat) -> None:
+        """Note a request of a tool, and renew its lease soon."""
         self._asked.add(beat)
         now = asyncio.get_running_loop().time()
-        # That it asks is to be seen soon, and not only when its lease is to be renewed.
+        # Not only when its lease needs it: the renewal also shows when the tool last asked.
         if self._due.get(beat, math.inf) > now + _SHORTEST_PLAN_SECONDS:
-            self._plan(beat, now)
+            self._plan_at(beat, now)
 
-    def expect(self, beat: Beat, lease_seconds: float) -> None:
-        """Renew a lease in time, whatever length it has now."""
-        self._plan(beat, asyncio.get_running_loop().time() + lease_seconds / _RENEWALS_PER_LEASE)
+    def plan_renewal(self, beat: Beat, lease_seconds: float) -> None:
+        """Plan to renew a lease before it expires."""
+        self._plan_at(beat, asyncio.get_running_loop().time() + lease_seconds / _RENEWALS_PER_LEASE)
 
     def leave(self, beat: Beat) -> None:
-        """Count it no longer."""
+        """Note that a request of the tool waits no longer."""
         self._waiting[beat] -= 1
         if not self._waiting[beat]:
             del self._waiting[beat]
 
-    def start(self) -> None:
-        """Begin, in the background."""
-        self._task = asyncio.create_task(self._run(), name="presence")
-
-    async def stop(self) -> None:
-        """Stop; leases run on as they are."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    def _plan(self, beat: Beat, at: float) -> None:
-        """Plan a renewal; one that is planned sooner stays."""
+    def _plan_at(self, beat: Beat, at: float) -> None:
+        """Plan a renewal, unless an earlier one is planned."""
         if self._due.get(beat, math.inf) <= at:
             return
         self._due[beat] = at
         heapq.heappush(self._in_order, (at, beat))
-        self._news.set()
+        self._planned.set()
         if len(self._in_order) > 2 * len(self._due) + _MOST_OUTDATED:
             self._in_order = [(at, beat) for beat, at in self._due.items()]
             heapq.heapify(self._in_order)
@@ -102,21 +93,21 @@ class Presence:
                 await self._renew(due[first : first + _BATCH])
 
     async def _until_due(self) -> None:
-        """Return when the first renewal is due, also where one is planned sooner meanwhile."""
+        """Return when the first renewal is due, also if an earlier one is planned meanwhile."""
         loop = asyncio.get_running_loop()
         while not self._in_order or self._in_order[0][0] > loop.time():
-            self._news.clear()
+            self._planned.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._in_order[0][0] if self._in_order else None):
-                    await self._news.wait()
+                    await self._planned.wait()
 
     def _take_due(self, now: float) -> list[Beat]:
-        """The tools whose renewal is due and that were heard of since the last one."""
+        """Return the tools whose renewal is due and that have asked since the last one."""
         due = []
         while self._in_order and self._in_order[0][0] <= now:
             at, beat = heapq.heappop(self._in_order)
             if self._due.get(beat) != at:
-                continue  # planned sooner since
+                continue  # an earlier renewal has replaced it
             del self._due[beat]
             if beat in self._waiting or beat in self._asked:
                 due.append(beat)
@@ -126,20 +117,21 @@ class Presence:
     async def _renew(self, beats: list[Beat]) -> None:
         now = asyncio.get_running_loop().time()
         try:
-            kept = await self._store.each(leases.keep, beats)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
-            log.warning("leases wait to be renewed", error=repr(error))
+            lease_seconds = await self._store.each(leases.keep, beats)
+        except Exception as error:  # noqa: BLE001 - the next round retries, whatever the error
+            self._trouble.note(error)
             for beat in beats:
                 self._asked.add(beat)
-                self._plan(beat, now + 2 * _ROUND_SECONDS)
+                self._plan_at(beat, now + 2 * _ROUND_SECONDS)
             return
-        for beat, seconds in zip(beats, kept, strict=True):
-            if isinstance(seconds, float):  # else the tool was deleted, or the token is void
-                self._plan(beat, now + seconds / _RENEWALS_PER_LEASE)
+        self._trouble.clear()
+        for beat, seconds in zip(beats, lease_seconds, strict=True):
+            if isinstance(seconds, float):  # otherwise the tool was deleted, or its token is void
+                self._plan_at(beat, now + seconds / _RENEWALS_PER_LEASE)
 
 
 class Attendance:
-    """Writes down, now and then, that an assigner asks.
+    """Records, at most every ten seconds, that an assigner asks for candidates.
 
     Args:
         store: The database.
@@ -147,20 +139,20 @@ class Attendance:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._written = -math.inf
+        self._recorded_at = -math.inf
 
-    async def ask(self) -> None:
-        """Count an assigner as asking now.
+    async def note(self) -> None:
+        """Record that an assigner asks now.
 
         Raises:
-            Unavailable: The database did not answer.
+            Unavailable: The database did not respond.
         """
         now = asyncio.get_running_loop().time()
-        if now - self._written < _SEEN_SECONDS:
+        if now - self._recorded_at < _SEEN_SECONDS:
             return
-        before, self._written = self._written, now
+        before, self._recorded_at = self._recorded_at, now
         try:
             await self._store.one(assigner.seen, None)
         except BaseException:
-            self._written = before
+            self._recorded_at = before
             raise

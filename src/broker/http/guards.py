@@ -152,7 +152,7 @@ class Allow:
         if reaches != {OWN}:
             return Access(caller=caller, reach=ALL, bearer=bearer, client=client)
         if tool is not None:
-            service.presence.hear(caller.beat(tool))
+            service.presence.note(caller.beat(tool))
         return Access(
             caller=caller, reach=OWN, bearer=bearer, client=client, tool=tool, fenced=self._is_fenced
         )
@@ -170,7 +170,7 @@ class Allow:
         if self._judge is not None:
             _, tool = await self._judge(service.owners, replace(caller, tool_id=tool), _thing(scope, path))
         if tool == caller.token.tool_id:
-            service.presence.hear(caller.beat(tool))
+            service.presence.note(caller.beat(tool))
             return tool
         return None
 

@@ -1,13 +1,15 @@
-"""Requests that wait: how long, for what, and until their client is gone."""
+"""Let requests wait until there is something to return, the time is up or the client disconnects."""
 
-# Not only for style: the functions inside would each have their annotations made anew, for every request.
+# Otherwise each request would evaluate the annotations of the inner functions.
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from litestar import Request
+from litestar.types import Receive
 
 from broker.http.guards import Access, check_again, void_token
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
@@ -19,7 +21,7 @@ from broker.wake.listener import TOOL
 Answer = TypeVar("Answer")
 
 
-async def park(
+async def wait_for(
     request: Request[Any, Any, Any],
     service: Service,
     access: Access,
@@ -32,19 +34,32 @@ async def park(
     look_last: bool = True,
     tool: str | None = None,
 ) -> Answer:
-    """Answer as soon as there is something to say, else when the time is up; see `LongPoll.wait`.
+    """Wait until there is something to return, or the time is up; see `LongPoll.wait`.
 
-    A tool that waits is there meanwhile. Whoever has waited has to be welcome still.
+    Args:
+        request: The request.
+        service: The parts of the broker.
+        access: The caller's access; it is checked again after the wait.
+        look: Reads the current state.
+        until: Returns whether to return what `look` has read.
+        wait: The parameter `wait` of the request.
+        topic: The channel of the notifications.
+        key: The id to wait for; empty: any.
+        look_last: Whether to look again when the time is up.
+        tool: The tool that waits; its lease is renewed meanwhile.
+
+    Returns:
+        What `look` returned last.
+
+    Raises:
+        TooManyRequests: Too many requests of this client wait.
+        Overloaded: Too many requests wait in all.
+        Unauthenticated: The key was revoked, or the token is void.
     """
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
     seconds = wait_seconds(request, wait)
     beat = None if tool is None else access.caller.beat(tool)
     if beat is not None:
-        service.presence.hear(beat)
+        service.presence.note(beat)
     if not seconds:
         return await look()
     service.wait_limits.acquire(access.client)
@@ -52,7 +67,13 @@ async def park(
         service.presence.arrive(beat)
     try:
         answer = await service.poll.wait(
-            look, until=until, seconds=seconds, topic=topic, key=key, look_last=look_last, gone=gone
+            look,
+            until=until,
+            seconds=seconds,
+            topic=topic,
+            key=key,
+            look_last=look_last,
+            disconnected=partial(wait_for_disconnect, request.receive),
         )
     finally:
         service.wait_limits.release(access.client)
@@ -62,39 +83,45 @@ async def park(
     return answer
 
 
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has disconnected."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def next_work(
     request: Request[Any, Any, Any], service: Service, access: Access, tool_id: str, wait: float | None
 ) -> list[Work] | None:
-    """The work that a tool has not started yet, as soon as there is some; None: there is no such tool."""
+    """Wait for work that a tool has not started yet, and return it; None: there is no such tool."""
     has_looked = False
     beat = access.caller.beat(tool_id)
 
     async def look() -> list[Work] | None:
         nonlocal has_looked
-        found = await service.store.read_one(work.assigned_to, tool_id)
-        if beat.token_hash and (found is None or found.token_hash != beat.token_hash):
+        assigned = await service.store.read_one(work.assigned_to, tool_id)
+        if beat.token_hash and (assigned is None or assigned.token_hash != beat.token_hash):
             raise void_token(service, access)
-        if has_looked and not (found and found.items):
-            # What wakes it may be that its token is void, or its key was revoked.
+        if has_looked and not (assigned and assigned.items):
+            # It may be woken because its token is void, or its key was revoked.
             await check_again(service, access, at_once=True)
-        if has_looked and found and found.since_seconds is not None:
-            service.metrics.dispatched(found.since_seconds)
+        if has_looked and assigned and assigned.since_seconds is not None:
+            service.metrics.dispatched(assigned.since_seconds)
         has_looked = True
-        if found is None:
+        if assigned is None:
             return None
         if access.acts_as_tool:
-            if found.offline:
-                # It is back: that it asks says so.
+            if assigned.offline:
+                # Its request brings the tool back.
                 await service.store.one(leases.keep, beat)
-            service.presence.expect(beat, found.lease_seconds)
-        return found.items
+            service.presence.plan_renewal(beat, assigned.lease_seconds)
+        return assigned.items
 
-    return await park(
+    return await wait_for(
         request,
         service,
         access,
         look,
-        until=_some,
+        until=_is_final,
         wait=wait,
         topic=TOOL,
         key=tool_id,
@@ -103,32 +130,32 @@ async def next_work(
     )
 
 
-# No function inside: ten thousand that wait would have one each.
-def _some(found: list[Work] | None) -> bool:
-    return found is None or bool(found)
+# Not an inner function: each of ten thousand waiting requests would have its own.
+def _is_final(items: list[Work] | None) -> bool:
+    return items is None or bool(items)
 
 
 def prefers_minimal(request: Request[Any, Any, Any]) -> bool:
-    """Return whether the client asks for no more than it needs to watch: `Prefer: return=minimal`."""
+    """Return whether the request has `Prefer: return=minimal`."""
     preferences = request.headers.get("prefer", "").lower().split(",")
     return "return=minimal" in (preference.replace(" ", "") for preference in preferences)
 
 
 def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:
-    """How long a request may wait: `?wait=`, else `Prefer: wait=` (RFC 7240) cut to the range."""
+    """Return how long a request may wait: `?wait=`, else `Prefer: wait=` (RFC 7240) clamped to the range."""
     if wait is not None:
         return wait
     for preference in request.headers.get("prefer", "").split(","):
         name, _, value = preference.partition("=")
         if name.strip().lower() == "wait":
-            return _cut(value.split(";")[0].strip(' "'))
+            return _clamp(value.split(";")[0].strip(' "'))
     return 0.0
 
 
-def _cut(seconds: str) -> float:
-    """A preferred wait, cut to the range; one that means nothing is none."""
+def _clamp(text: str) -> float:
+    """Return a preferred wait, clamped to the range; 0 if it is no finite number."""
     try:
-        wanted = float(seconds)
+        seconds = float(text)
     except ValueError:
         return 0.0
-    return min(max(wanted, 0.0), LONGEST_WAIT_SECONDS) if math.isfinite(wanted) else 0.0
+    return min(max(seconds, 0.0), LONGEST_WAIT_SECONDS) if math.isfinite(seconds) else 0.0

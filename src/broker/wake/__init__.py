@@ -1,5 +1,5 @@
-"""Waking who waits: PostgreSQL's notifications on one side, parked requests on the other.
+"""Wake waiting requests when PostgreSQL notifies that something has changed.
 
-Notifications are hints and the tables are the truth: a woken request looks again, and one that is
-never woken looks again by itself after a while.
+A notification is only a hint, and the tables are the truth. A woken request reads again. If a notification
+is lost, the sweep wakes the request later.
 """

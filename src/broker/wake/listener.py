@@ -1,4 +1,4 @@
-"""The listener: one connection that hears PostgreSQL's notifications and wakes who they concern."""
+"""The listener: one connection that receives PostgreSQL's notifications and wakes the requests they name."""
 
 import asyncio
 import math
@@ -11,11 +11,12 @@ from uuid import uuid4
 import asyncpg
 import structlog
 
+from broker.wake.background_task import BackgroundTask, TroubleLog
 from broker.wake.waiters import Waiter, Waiters
 
 log = structlog.get_logger(__name__)
 
-# The channels that the triggers notify, which are the topics to wait for.
+# The channels that the triggers notify. Each is a topic that requests wait for.
 CANDIDATES = "broker_candidates"
 TASK = "broker_task"
 TOOL = "broker_tool"
@@ -24,12 +25,13 @@ UPKEEP = "broker_upkeep"
 EVENTS = "broker_events"
 CHANNELS = (CANDIDATES, TASK, TOOL, WORK, UPKEEP, EVENTS)
 
+#: The payload of a notification that names no ids: everything on its channel may have changed.
 EVERYONE = "*"
 
 Connect = Callable[..., Awaitable["asyncpg.Connection[Any]"]]
 
 _TROUBLE = (
-    OSError,  # a timeout is one, too
+    OSError,  # `TimeoutError`, too
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
@@ -40,28 +42,28 @@ _LAST_RETRY_SECONDS = 5.0
 _PROBE_TIMEOUT_SECONDS = 5.0
 
 
-class Audience(Protocol):
-    """Whoever hears everything, for those who watch everything."""
+class NotificationSink(Protocol):
+    """Receives all notifications."""
 
-    def hear(self, channel: str, payload: str) -> None:
-        """This was notified."""
+    def receive(self, channel: str, payload: str) -> None:
+        """Handle a notification."""
 
     def miss(self) -> None:
-        """Something may have been notified that was not heard: it is only now that there is a connection."""
+        """Handle that notifications may be lost, because the listener was not connected until now."""
 
 
-class Listener:
-    """Listens as long as it runs, over a connection of its own, and connects again when that is lost.
+class Listener(BackgroundTask):
+    """Listens over a connection of its own, and reconnects when it loses that.
 
-    What is notified while there is no connection is lost, what is written is not: `turned` tells the sweep.
-    That a connection is there does not mean that anything is heard over it: so now and then the listener
-    notifies itself.
+    Notifications are lost while there is no connection, but the rows they are about are not. So
+    `connection_changed` starts a sweep. An open connection may still deliver nothing, so the listener
+    notifies itself now and then.
 
     Args:
-        waiters: Whom to wake.
+        waiters: The waiting requests to wake.
         connect: Connects to the database; not to a pooler in transaction mode, which cannot listen.
-        probe_seconds: How often it is made sure that something can be heard.
-        audience: Who hears everything, if anybody does.
+        probe_seconds: The time between two probes.
+        sink: Receives all notifications, too.
     """
 
     def __init__(
@@ -70,37 +72,27 @@ class Listener:
         connect: Connect,
         *,
         probe_seconds: float = 10.0,
-        audience: Audience | None = None,
+        sink: NotificationSink | None = None,
     ) -> None:
+        super().__init__("listener")
         self._waiters = waiters
         self._connect = connect
-        self._audience = audience
+        self._sink = sink
         self._probe_seconds = probe_seconds
-        self._task: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
-        # Woken whenever the connection comes or goes.
-        self.turned = Waiter()
-        # When the database was last lost or found again, by the loop's clock. An error that it reports over a
-        # connection that lives is no loss.
-        self.turned_at = -math.inf
+        #: Woken when the connection is made or lost.
+        self.connection_changed = Waiter()
+        #: When the database was last lost or reached again, by the loop's clock. An error that the database
+        #: reports over a live connection is no loss.
+        self.reachability_changed_at = -math.inf
         self._lost = True
-        #: How often it has connected, and how many notifications it has heard.
+        #: How often it has connected.
         self.connects = 0
-        self.heard = 0
-        # Why it could not listen, as far as that was told since it was last connected.
-        self._told = ""
-        #: How long the last probe was on its way; None: none has come back yet.
+        #: How many notifications it has received.
+        self.received = 0
+        self._trouble = TroubleLog(log, "listener cannot listen; retrying")
+        #: How long the last probe took; None: no probe has come back yet.
         self.probe_latency_seconds: float | None = None
-
-    async def start(self) -> None:
-        """Begin to listen, in the background."""
-        self._task = asyncio.create_task(self._run(), name="listener")
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         delay = _FIRST_RETRY_SECONDS
@@ -111,9 +103,7 @@ class Listener:
                 log.warning("listener lost its connection")
             except _TROUBLE as error:
                 self._lost = self._lost or isinstance(error, OSError)
-                if (why := repr(error)) != self._told:  # once: a disk may be full all night
-                    log.warning("listener is deaf; going on trying", error=why)
-                    self._told = why
+                self._trouble.note(error)
             if self.connects > connects:
                 delay = _FIRST_RETRY_SECONDS
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads load
@@ -123,43 +113,47 @@ class Listener:
         """Listen over one connection until it is lost.
 
         Raises:
-            TimeoutError: Nothing comes over it any more.
+            TimeoutError: The connection delivers nothing any more.
         """
         lost = asyncio.Event()
         connection = await self._connect(server_settings={"application_name": "broker listener"})
-        lives = False
+        is_alive = False
         try:
             connection.add_termination_listener(lambda _: lost.set())
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
                 await self._warn_of_pooler(connection)
                 for channel in CHANNELS:
-                    await connection.add_listener(channel, self._hear)
-            await self._watch(connection, lost)
+                    await connection.add_listener(channel, self._receive)
+            await self._probe(connection, lost)
         except asyncpg.PostgresError:
-            lives = not connection.is_closed()
+            is_alive = not connection.is_closed()
             raise
         finally:
-            self._lost = self._lost or not lives
+            self._lost = self._lost or not is_alive
             if self.connected.is_set():
                 self.connected.clear()
-                self._turn()
+                self._note_change()
             connection.terminate()
 
     async def _warn_of_pooler(self, connection: "asyncpg.Connection[Any]") -> None:
-        """Warn where somebody stands between us and the server, listens in our place, and tells nothing."""
+        """Warn if a pooler listens in the listener's place and passes nothing on."""
         if connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"):
             log.warning(
                 "listening through a pooler: in its transaction mode notifications are lost",
                 to_change_that="set BROKER_LISTEN_URL to the database itself",
             )
 
-    def _turn(self) -> None:
+    def _note_change(self) -> None:
         if self._lost:
-            self.turned_at = asyncio.get_running_loop().time()
-        self.turned.wake()
+            self.reachability_changed_at = asyncio.get_running_loop().time()
+        self.connection_changed.wake()
 
-    async def _watch(self, connection: "asyncpg.Connection[Any]", lost: asyncio.Event) -> None:
-        """Return when the connection is lost, or find out that nothing comes over it."""
+    async def _probe(self, connection: "asyncpg.Connection[Any]", lost: asyncio.Event) -> None:
+        """Send probes over the connection until it is lost.
+
+        Raises:
+            TimeoutError: A probe did not come back.
+        """
         echo = asyncio.Event()
         channel = f"broker_probe_{uuid4().hex}"
         async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
@@ -172,14 +166,14 @@ class Listener:
                 await echo.wait()
             self.probe_latency_seconds = time.perf_counter() - began
             if not self.connected.is_set():
-                # Not before: a pooler takes LISTEN, too, and nothing is heard over it.
+                # Not before the first probe: a pooler accepts LISTEN and delivers nothing.
                 self.connects += 1
-                self._told = ""
+                self._trouble.clear()
                 self.connected.set()
-                self._turn()
+                self._note_change()
                 self._lost = False
-                if self._audience is not None:
-                    self._audience.miss()
+                if self._sink is not None:
+                    self._sink.miss()
                 log.info("listener connected")
             try:
                 async with asyncio.timeout(self._probe_seconds):
@@ -187,10 +181,10 @@ class Listener:
             except TimeoutError:
                 continue
 
-    def _hear(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
-        self.heard += 1
-        if self._audience is not None:
-            self._audience.hear(channel, str(payload))
+    def _receive(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
+        self.received += 1
+        if self._sink is not None:
+            self._sink.receive(channel, str(payload))
         if payload == EVERYONE:
             self._waiters.wake_topic(channel)
         else:

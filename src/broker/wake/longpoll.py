@@ -1,4 +1,4 @@
-"""The long poll: register, look, wait for a hint, look again."""
+"""Long polls: register, look, wait for a notification, look again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,10 +11,10 @@ Look = Callable[[], Awaitable[Answer]]
 
 
 class LongPoll:
-    """How requests wait. Should a hint be lost, the sweep wakes who missed it.
+    """Lets requests wait. If a notification is lost, the sweep wakes the requests that missed it.
 
     Args:
-        waiters: The register of who waits.
+        waiters: The register of waiting requests.
     """
 
     def __init__(self, waiters: Waiters) -> None:
@@ -29,26 +29,27 @@ class LongPoll:
         topic: str,
         key: str = "",
         look_last: bool = True,
-        gone: Callable[[], Awaitable[object]] | None = None,
+        disconnected: Callable[[], Awaitable[object]] | None = None,
     ) -> Answer:
-        """Look until there is something to say, or the time is up.
+        """Look until there is something to return, or the time is up.
 
         Args:
-            look: Reads what is the case; holds nothing between two looks.
-            until: Whether that is worth an answer.
-            seconds: How long to wait; 0: one look.
-            topic: The channel that gives the hints.
-            key: The id they are about; none: any.
-            look_last: Whether what is answered when the time is up may have changed without a hint.
-            gone: Returns when nobody waits for the answer any more.
+            look: Reads the current state; holds no connection between two calls.
+            until: Returns whether to return what `look` has read.
+            seconds: The longest time to wait; 0: look once.
+            topic: The channel of the notifications.
+            key: The id to wait for; empty: any.
+            look_last: Whether to look again when the time is up, because the state may change without a
+                notification.
+            disconnected: Returns when the client has disconnected.
 
         Returns:
-            What the last look saw.
+            What `look` returned last.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        with self._waiters.parked(topic, key) as waiter:
-            watch = None if gone is None else asyncio.ensure_future(gone())
+        with self._waiters.register(topic, key) as waiter:
+            watch = None if disconnected is None else asyncio.ensure_future(disconnected())
             if watch is not None:
                 watch.add_done_callback(waiter.wake)
             try:
@@ -57,9 +58,9 @@ class LongPoll:
                     remaining = end - loop.time()
                     if until(answer) or remaining <= 0 or self._waiters.released:
                         return answer
-                    hinted = await waiter.wait(remaining)
-                    left = watch is not None and watch.done()
-                    if left or self._waiters.released or not (hinted or look_last):
+                    was_woken = await waiter.wait(remaining)
+                    has_left = watch is not None and watch.done()
+                    if has_left or self._waiters.released or not (was_woken or look_last):
                         return answer
             finally:
                 if watch is not None:

@@ -1,4 +1,4 @@
-"""Who waits for what: a register of parked requests, and the ways to wake them."""
+"""The register of waiting requests, and the ways to wake them."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 class Waiter:
-    """One parked request.
+    """One waiting request.
 
-    A hint that comes while the request looks is kept: its next wait ends at once.
+    If it is woken while it does not wait, its next wait ends at once.
     """
 
     __slots__ = ("_future", "_woken")
@@ -18,13 +18,13 @@ class Waiter:
         self._future: asyncio.Future[None] | None = None
 
     def wake(self, _: object = None) -> None:
-        """Let the request look again; also good for a callback."""
+        """Let the request look again; usable as the callback of a future."""
         self._woken = True
         if self._future is not None:
             _end(self._future)
 
     async def wait(self, seconds: float) -> bool:
-        """Return when woken, at the latest after some seconds; whether it was woken."""
+        """Wait until woken, for some seconds at most; return whether it was woken."""
         if not self._woken and seconds > 0:
             loop = asyncio.get_running_loop()
             self._future = loop.create_future()
@@ -44,11 +44,11 @@ def _end(future: "asyncio.Future[None]") -> None:
 
 
 class Waiters:
-    """The parked requests of a process, by topic (a channel) and key (an id, or none)."""
+    """The waiting requests of a process, by topic (a channel) and key (an id, or empty)."""
 
     def __init__(self) -> None:
-        # Indexed by topic first, so that waking a topic does not visit the waiters of other topics.
-        self._parked: defaultdict[str, dict[str, set[Waiter]]] = defaultdict(dict)
+        # By topic first, so that waking a topic does not visit the waiters of other topics.
+        self._by_topic: defaultdict[str, dict[str, set[Waiter]]] = defaultdict(dict)
         self._released = False
 
     def __len__(self) -> int:
@@ -56,56 +56,56 @@ class Waiters:
 
     @property
     def released(self) -> bool:
-        """Whether nobody shall wait any more, because the server stops."""
+        """Whether no request may wait any more, because the server stops."""
         return self._released
 
     def counts(self) -> Counter[str]:
-        """For each topic how many wait."""
-        return Counter({topic: sum(map(len, parked.values())) for topic, parked in self._parked.items()})
+        """Return the number of waiters of each topic."""
+        return Counter({topic: sum(map(len, by_key.values())) for topic, by_key in self._by_topic.items()})
 
-    def waiting(self) -> dict[str, list[str]]:
-        """For each topic the keys that somebody waits for."""
-        return {topic: list(parked) for topic, parked in self._parked.items()}
+    def keys(self) -> dict[str, list[str]]:
+        """Return the keys that requests wait for, by topic."""
+        return {topic: list(by_key) for topic, by_key in self._by_topic.items()}
 
-    def parked(self, topic: str, key: str = "") -> "Parked":
-        """Be in the register for the length of a `with` block."""
-        return Parked(self, (topic, key))
+    def register(self, topic: str, key: str = "") -> "_Registered":
+        """Return a context manager that registers a waiter for the length of its block."""
+        return _Registered(self, (topic, key))
 
-    def enter(self, at: tuple[str, str], waiter: Waiter) -> None:
-        """Take a waiter in."""
+    def add(self, at: tuple[str, str], waiter: Waiter) -> None:
+        """Add a waiter for a topic and key."""
         topic, key = at
-        self._parked[topic].setdefault(key, set()).add(waiter)
+        self._by_topic[topic].setdefault(key, set()).add(waiter)
 
-    def leave(self, at: tuple[str, str], waiter: Waiter) -> None:
-        """Let a waiter go."""
+    def remove(self, at: tuple[str, str], waiter: Waiter) -> None:
+        """Remove a waiter of a topic and key."""
         topic, key = at
-        parked = self._parked[topic]
-        parked[key].discard(waiter)
-        if not parked[key]:
-            del parked[key]
-        if not parked:
-            del self._parked[topic]
+        by_key = self._by_topic[topic]
+        by_key[key].discard(waiter)
+        if not by_key[key]:
+            del by_key[key]
+        if not by_key:
+            del self._by_topic[topic]
 
     def wake(self, topic: str, keys: Iterable[str]) -> None:
-        """Wake those who wait for one of the keys, and nobody else."""
-        parked = self._parked.get(topic, {})
+        """Wake the waiters of some keys of a topic."""
+        by_key = self._by_topic.get(topic, {})
         for key in keys:
-            for waiter in parked.get(key, ()):
+            for waiter in by_key.get(key, ()):
                 waiter.wake()
 
     def wake_topic(self, topic: str) -> None:
-        """Wake everyone who waits for anything of a topic."""
-        self.wake(topic, self._parked.get(topic, {}))
+        """Wake all waiters of a topic."""
+        self.wake(topic, self._by_topic.get(topic, {}))
 
     def release(self) -> None:
-        """Wake everyone for good: the server stops."""
+        """Wake all waiters, and let none wait from now on: the server stops."""
         self._released = True
-        for topic in self._parked:
+        for topic in self._by_topic:
             self.wake_topic(topic)
 
 
-class Parked:
-    """A waiter in its place in the register; a class, for ten thousand generators would be large."""
+class _Registered:
+    """A registered waiter. A class, because ten thousand generators would take more memory."""
 
     __slots__ = ("_at", "_waiter", "_waiters")
 
@@ -115,8 +115,8 @@ class Parked:
         self._waiter = Waiter()
 
     def __enter__(self) -> Waiter:
-        self._waiters.enter(self._at, self._waiter)
+        self._waiters.add(self._at, self._waiter)
         return self._waiter
 
     def __exit__(self, *_: object) -> None:
-        self._waiters.leave(self._at, self._waiter)
+        self._waiters.remove(self._at, self._waiter)

@@ -1,0 +1,58 @@
+"""Run a part of the service in the background, and log once why it cannot work."""
+
+import asyncio
+
+import structlog
+
+
+class BackgroundTask:
+    """A part of the service that runs in an asyncio task, from `start` to `stop`.
+
+    Args:
+        name: The name of the task.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the task."""
+        self._task = asyncio.create_task(self._run(), name=self._name)
+
+    async def stop(self) -> None:
+        """Cancel the task and wait until it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+
+class TroubleLog:
+    """Logs why a part of the service cannot work: each reason once, until it works again.
+
+    Args:
+        log: The logger.
+        event: The text of the log line.
+        facts: Further facts for the log line.
+    """
+
+    def __init__(self, log: structlog.stdlib.BoundLogger, event: str, **facts: str) -> None:
+        self._log = log
+        self._event = event
+        self._facts = facts
+        self._logged = ""
+
+    def note(self, error: Exception) -> None:
+        """Log an error, unless it is the one that was logged last."""
+        reason = repr(error)
+        if reason != self._logged:
+            self._logged = reason
+            self._log.warning(self._event, **self._facts, error=reason)
+
+    def clear(self) -> bool:
+        """Note that the part works; return whether an error was logged before."""
+        had_trouble, self._logged = bool(self._logged), ""
+        return had_trouble

@@ -1,0 +1,49 @@
+"""The base of the parts that run in the background: they start and stop, and log each trouble once."""
+
+import asyncio
+
+import structlog
+from structlog.testing import capture_logs
+
+from broker.wake.background_task import BackgroundTask, TroubleLog
+
+
+class Endless(BackgroundTask):
+    """A part that runs until it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__("endless")
+        self.started = asyncio.Event()
+        self.ended = False
+
+    async def _run(self) -> None:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended = True
+
+
+async def test_task_runs_from_start_to_stop() -> None:
+    part = Endless()
+    await part.stop()
+    part.start()
+    await part.started.wait()
+    assert "endless" in {task.get_name() for task in asyncio.all_tasks()}
+    await part.stop()
+    assert part.ended
+
+
+def test_each_trouble_is_logged_once_until_the_part_works_again() -> None:
+    trouble = TroubleLog(structlog.get_logger(), "it failed; retrying", chore="tools")
+    assert not trouble.clear()
+    with capture_logs() as logs:
+        for reason in ("no", "no", "full", "full"):
+            trouble.note(OSError(reason))
+        assert trouble.clear()
+        assert not trouble.clear()
+        trouble.note(OSError("full"))
+    assert [line["error"] for line in logs] == ["OSError('no')", "OSError('full')", "OSError('full')"]
+    assert logs[0] == {
+        "event": "it failed; retrying", "log_level": "warning", "chore": "tools", "error": "OSError('no')",
+    }  # fmt: skip
