@@ -101,7 +101,7 @@ async def test_empty_lines_between_requests_keep_nothing_waiting(
         assert (await client.answer()).status == 200
         client.send(b"\r\n\r\n")
         await sweeps(broker, monkeypatch, 2)
-        assert not shared(broker).watched
+        assert not shared(broker).timed
         client.send(LIVE)
         assert (await client.answer()).status == 200
 
@@ -158,7 +158,7 @@ async def test_a_request_that_waits_has_no_deadline(serve: Serve, monkeypatch: p
     async with a_client(broker) as client:
         client.send(b"GET /v1/tools/t/work?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await sweeps(broker, monkeypatch, 3)
-        assert not shared(broker).watched
+        assert not shared(broker).timed
         await broker.stop()
         assert (await client.answer()).body == b'{"items":[]}'
 

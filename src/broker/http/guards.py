@@ -76,7 +76,7 @@ class Access(Struct, frozen=True, kw_only=True):
 
 
 # Whether something is the caller's, and the tool that it is about; None: there is no such thing.
-Judge = Callable[[Owners, Caller, str], Awaitable[tuple[bool | None, str | None]]]
+OwnershipCheck = Callable[[Owners, Caller, str], Awaitable[tuple[bool | None, str | None]]]
 
 
 class Allow:
@@ -92,7 +92,7 @@ class Allow:
     def __init__(
         self,
         roles: Mapping[str, Reach],
-        judge: Judge | None = None,
+        judge: OwnershipCheck | None = None,
         missing: type[NotFound] = NotFound,
         *,
         fenced: bool = False,

@@ -18,7 +18,7 @@ from broker.errors import Unavailable
 from broker.http.fast_path import FastPath
 from broker.http.path_templates import PathTemplates
 from broker.http.request_log import RequestLog
-from broker.server.connections import Connection, Connections
+from broker.server.connections import ClientConnection, Connections
 from broker.service import Service
 from broker.settings import Settings
 from broker.telemetry import definitions
@@ -177,6 +177,6 @@ def create_server(
         timeout_graceful_shutdown=settings.shutdown_seconds,
         # What is JSON is to be taken for nothing else.
         headers=[("X-Content-Type-Options", "nosniff")],
-        **UVICORN | {"http": Connection},
+        **UVICORN | {"http": ClientConnection},
     )
     return Server(config, service, parent=parent)

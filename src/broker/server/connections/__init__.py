@@ -1,11 +1,11 @@
-"""The connections of clients: one that is slow, silent or greedy hurts only itself.
+"""The connections of clients. A client that is slow, silent or greedy affects no other client.
 
-uvicorn looks after a connection that is idle after an answer, and after no other. Deadlines are plain
-attributes here, and about once a second one sweep looks at the connections that may have one: a request
-costs no timer, and one that waits for its answer nothing at all.
+uvicorn has a timeout only for a connection that is idle after a response. Here, deadlines are plain
+attributes, and one sweep a second checks the connections that may have one. So a request needs no timer, and
+a waiting request costs nothing.
 """
 
-from broker.server.connections.connection import Connection
+from broker.server.connections.client_connection import ClientConnection
 from broker.server.connections.shared import Connections
 
-__all__ = ["Connection", "Connections"]
+__all__ = ["ClientConnection", "Connections"]

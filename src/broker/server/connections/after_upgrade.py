@@ -1,15 +1,15 @@
-"""Requests that offer another protocol and have a body, as the first of Java's HTTP client (`Upgrade: h2c`).
+"""Parse the body of a request that offers another protocol (`Upgrade: h2c`), as Java's HTTP client sends it.
 
-Nothing but HTTP/1.1 is spoken here, so such a request is answered like any other. But httptools stops parsing
-at its head, and would take its body for the other protocol. A second parser goes on from there: it first gets
-a head of ours that has the same framing, and asks for nothing else.
+The server supports HTTP/1.1 only and handles such a request like any other. But httptools stops parsing after
+its head, because the body would belong to the other protocol. A second parser continues: it first gets a head
+with the same framing and no `Upgrade`.
 """
 
 from typing import Any
 
 from httptools import HttpRequestParser
 
-Headers = list[tuple[bytes, bytes]]
+from broker.server.connections.head import Headers
 
 _FRAMING = (b"content-length", b"transfer-encoding")
 
@@ -23,11 +23,11 @@ def has_body(headers: Headers) -> bool:
 
 
 def parser_of_rest(protocol: Any, headers: Headers) -> HttpRequestParser:
-    """Return a parser that stands at the beginning of a body.
+    """Return a parser that is ready for the body of a request.
 
     Args:
-        protocol: Gets what the parser finds.
-        headers: Those of the request.
+        protocol: The receiver of the parser's callbacks.
+        headers: The headers of the request.
     """
     follower = _Follower(protocol)
     parser = HttpRequestParser(follower)
@@ -39,7 +39,7 @@ def parser_of_rest(protocol: Any, headers: Headers) -> HttpRequestParser:
 
 
 class _Follower:
-    """Passes on what a parser finds, but for the head that it begins with."""
+    """Forwards the callbacks of a parser, except those of the head that it starts with."""
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol

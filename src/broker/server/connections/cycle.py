@@ -1,4 +1,4 @@
-"""A request and its response, where the client has sent all that it ever will."""
+"""A request and its response, also for a client that has closed its sending side."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -7,19 +7,19 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's, which knows only clients that are there in both directions or in none.
+    """uvicorn's cycle, extended by clients that have closed only their sending side.
 
-    A client that has closed its sending side may still read. Whether it does shows only when something is
-    sent to it. So a request that waits is answered at once, with what there is, and any other as usual.
+    Such a client may still read, which shows only when data is sent to it. So a waiting request gets its
+    response at once, and any other request gets its response as usual.
     """
 
     #: The client has closed its sending side.
     half_closed = False
 
     def receive(self) -> Awaitable[Any]:  # type: ignore[override]
-        """Return the next part of the request; after it, of a client that sends no more, that it is gone."""
+        """Return the next part of the request; after the last, a disconnect if half-closed."""
         if self.half_closed and self._waits() and not self.message_event.is_set():
-            return _gone()
+            return _disconnect()
         return super().receive()
 
     def half_close(self) -> None:
@@ -29,9 +29,9 @@ class Cycle(RequestResponseCycle):
             self.message_event.set()
 
     def _waits(self) -> bool:
-        """Return whether the response has not begun, or would never end (an event stream)."""
+        """Return whether the response has not started, or would never end (an event stream)."""
         return not self.response_started or "endless" in self.scope["state"]
 
 
-async def _gone() -> dict[str, str]:
+async def _disconnect() -> dict[str, str]:
     return {"type": "http.disconnect"}

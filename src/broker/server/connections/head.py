@@ -1,23 +1,24 @@
-"""The head of a request, as RFC 9110 and 9112 have it: what the parser lets through and they do not."""
+"""Check the head of a request by RFC 9110 and 9112, where the parser is more lenient."""
 
 import httptools
 
 from broker.errors import ExpectationFailed, MalformedRequest
 
+#: Names, in lower case, and values.
 Headers = list[tuple[bytes, bytes]]
 
 
 def check(version: str, headers: Headers) -> None:
-    """Check what a server must refuse.
+    """Check the version and headers of a request.
 
     Args:
-        version: Of HTTP.
-        headers: Their names are in lower case.
+        version: The HTTP version.
+        headers: The headers.
 
     Raises:
         MalformedRequest: The version is not 1.0 or 1.1, the host is missing or given twice, or the body has
-            a coding that is not known.
-        ExpectationFailed: The request expects something else than `100-continue`.
+            an unknown transfer coding.
+        ExpectationFailed: The request expects anything but `100-continue`.
     """
     names = [name for name, _ in headers]
     if version != "1.1" and version != "1.0":
@@ -36,17 +37,17 @@ def check(version: str, headers: Headers) -> None:
 
 
 def origin_form(method: bytes, target: bytes, headers: Headers) -> bytes:
-    """Return the path and query of a target that is no path: `http://host/path`, or the `*` of OPTIONS.
+    """Return the path and query of a request target like `http://host/path`, or the `*` of OPTIONS.
 
-    The host in the target replaces that in the headers.
+    The host in the target replaces the one in the headers.
 
     Args:
         method: The method.
-        target: What the request line names.
-        headers: Those of the request; `Host` is changed.
+        target: The target in the request line; it does not start with a slash.
+        headers: The headers of the request; `Host` is replaced.
 
     Raises:
-        MalformedRequest: It is no such target.
+        MalformedRequest: The target is invalid.
     """
     if target == b"*" and method == b"OPTIONS":
         return b"/"

@@ -1,4 +1,4 @@
-"""What all connections of a server share: the limits, what is counted against them, and the sweep."""
+"""The state that all connections of a server share: the limits, their counters, and the sweep."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from broker.errors import Crowded
 from broker.settings import Settings
 
 if TYPE_CHECKING:
-    from broker.server.connections.watched import Watched
+    from broker.server.connections.timed_connection import TimedConnection
 
-# Files that are no connections of clients: the database's, libraries, and those of clients turned away.
+# Open files besides client connections: of the database, of libraries, and of refused clients.
 _OTHER_FILES = 200
 _MOST_TURNED_AWAY = 64
 
-Holder: TypeAlias = "RequestResponseCycle | Watched"
+Holder: TypeAlias = "RequestResponseCycle | TimedConnection"
 
 log = structlog.get_logger(__name__)
 
 
 class Connections(ServerState):
-    """What all connections of a server share; `connections`, uvicorn's, are those that are open.
+    """The state that all connections of a server share; uvicorn's `connections` are the open ones.
 
     Args:
         settings: The limits.
@@ -35,14 +35,16 @@ class Connections(ServerState):
         super().__init__()
         self.settings = settings
         self.most = settings.max_connections
-        # Those that may have a deadline, and those that are one too many and have been told so.
-        self.watched: set[Watched] = set()
-        self.turned_away: set[Watched] = set()
+        # The connections that may have a deadline.
+        self.timed: set[TimedConnection] = set()
+        # The connections above the limit, which were sent a refusal.
+        self.turned_away: set[TimedConnection] = set()
+        # Bytes of request bodies in memory.
         self.body_bytes = 0
         self._held: dict[Holder, int] = {}
 
     def make_room(self) -> None:
-        """Let the process have as many files open as the connections need, or take fewer connections."""
+        """Raise the limit of open files to what the connections need, or accept fewer connections."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         needed = self.settings.max_connections + _OTHER_FILES
         possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -58,50 +60,50 @@ class Connections(ServerState):
             )
 
     def sweep(self) -> None:
-        """Let go of clients whose time is up; to be called about once a second."""
-        for connection in list(self.watched):
-            connection.look()
+        """Close the connections whose deadline has passed; call it about once a second."""
+        for connection in list(self.timed):
+            connection.check_deadlines()
 
-    def turn_away(self, connection: Watched) -> bool:
-        """Count a connection no longer; whether it may stay until its client has read why."""
+    def turn_away(self, connection: TimedConnection) -> bool:
+        """Stop counting a connection; return whether it may stay until its client has read the refusal."""
         self.connections.discard(connection)
         if len(self.turned_away) >= _MOST_TURNED_AWAY:
             return False
         self.turned_away.add(connection)
         return True
 
-    def take(self, whose: Holder, count: int) -> None:
-        """Count bytes of a request's body.
+    def take(self, holder: Holder, count: int) -> None:
+        """Count bytes of request bodies that are held in memory.
 
         Args:
-            whose: The request; or the connection, of what came behind the request that it answers.
-            count: How many more.
+            holder: The request; or the connection, for data that follows the request in progress.
+            count: The number of additional bytes.
 
         Raises:
-            Crowded: There are too many; these are not counted.
+            Crowded: The limit is exceeded; these bytes are not counted.
         """
-        in_all = self.body_bytes + count
-        if in_all > self.settings.max_body_bytes_in_all:
+        total = self.body_bytes + count
+        if total > self.settings.max_body_bytes_in_all:
             raise Crowded("The service holds as much of requests as it can; send this one again.")
-        self.body_bytes = in_all
-        self._held[whose] = self._held.get(whose, 0) + count
+        self.body_bytes = total
+        self._held[holder] = self._held.get(holder, 0) + count
 
-    def release(self, whose: Holder) -> None:
-        """Count nothing of a request or connection any longer."""
-        self.body_bytes -= self._held.pop(whose, 0)
+    def release(self, holder: Holder) -> None:
+        """Stop counting the bytes of a request or connection."""
+        self.body_bytes -= self._held.pop(holder, 0)
 
-    def keep(self, whose: Holder, count: int) -> None:
-        """Count so many and no others; may raise what `take` does."""
-        self.release(whose)
+    def keep(self, holder: Holder, count: int) -> None:
+        """Replace the count of a request or connection; may raise what `take` does."""
+        self.release(holder)
         if count:
-            self.take(whose, count)
+            self.take(holder, count)
 
-    def forget(self, connection: Watched) -> None:
-        """It is closed."""
-        self.watched.discard(connection)
+    def forget(self, connection: TimedConnection) -> None:
+        """Forget a connection that is closed."""
+        self.timed.discard(connection)
         self.turned_away.discard(connection)
 
     def abort(self) -> None:
-        """Cut off all that are left."""
+        """Abort all connections that are left."""
         for connection in [*self.connections, *self.turned_away]:
             connection.transport.abort()

@@ -1,20 +1,19 @@
-"""An answer on its way to the client: its head goes out with what follows it, in one piece."""
+"""Write a response to the client: its head goes out together with the beginning of its body."""
 
 import asyncio
 
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
-class Answer(asyncio.Transport):
-    """What one answer is written to.
+class ResponseWriter(asyncio.Transport):
+    """The transport that uvicorn writes one response to.
 
-    uvicorn writes the head of an answer and then its body, and uvloop sends at once whatever is written: that
-    is two system calls and two packets, and the client wakes up twice. So the head is held until the next
-    write, or until the event loop has nothing else to do just now: one that is followed by nothing yet, as of
-    a stream, does not wait for it.
+    uvicorn writes the head of a response and then its body, and uvloop sends each write at once. That would
+    be two system calls and two packets. So the head waits for the next write, or until the event loop has
+    nothing else to do: the head of a stream that has no content yet goes out alone.
 
     Args:
-        transport: The connection's.
+        transport: The transport of the connection.
     """
 
     __slots__ = ("_flush", "_head", "_transport")
@@ -25,7 +24,7 @@ class Answer(asyncio.Transport):
         self._flush: asyncio.Handle | None = None
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
-        """Send this, or hold it, if it is the head."""
+        """Send data; hold it if it is the head."""
         if self._flush is None:
             self._head = data
             self._flush = asyncio.get_running_loop().call_soon(self._send_head)
@@ -37,12 +36,12 @@ class Answer(asyncio.Transport):
             self._transport.write(data)
 
     def close(self) -> None:
-        """Close the connection, once all is sent."""
+        """Close the connection when all data is sent."""
         self._send_head()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Whether the connection is closed, or will be."""
+        """Return whether the connection is closed or closing."""
         return self._transport.is_closing()
 
     def _send_head(self) -> None:
@@ -51,13 +50,13 @@ class Answer(asyncio.Transport):
         self._head = b""
 
 
-class UnchunkedAnswer(Answer):
-    """What an answer to HTTP/1.0 is written to, which knows no chunks: it ends with its connection."""
+class UnchunkedResponseWriter(ResponseWriter):
+    """Writes a response to HTTP/1.0, which has no chunks: the response ends with its connection."""
 
     __slots__ = ("_is_chunked",)
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
-        """Send this, without what uvicorn puts around a chunk."""
+        """Send data without the chunk framing that uvicorn adds."""
         if self._flush is None:
             self._is_chunked = _CHUNKED in data
             data = data.replace(_CHUNKED, b"")

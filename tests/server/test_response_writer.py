@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from broker.server.connections.answer import Answer
+from broker.server.connections.response_writer import ResponseWriter
 
 
 class Wire(asyncio.Transport):
@@ -41,7 +41,7 @@ async def until_free() -> None:
 
 
 async def test_head_and_body_go_together(wire: Wire) -> None:
-    answer = Answer(wire)
+    answer = ResponseWriter(wire)
     answer.write(b"head,")
     answer.write(b"body")
     assert wire.sent == [b"head,body"]
@@ -50,19 +50,19 @@ async def test_head_and_body_go_together(wire: Wire) -> None:
 
 
 async def test_a_head_that_nothing_follows_yet_is_sent(wire: Wire) -> None:
-    answer = Answer(wire)
+    answer = ResponseWriter(wire)
     answer.write(b"head")
     await until_free()
     assert wire.sent == [b"head"]
 
 
 async def test_what_follows_goes_as_it_comes(wire: Wire) -> None:
-    answer = Answer(wire)
+    answer = ResponseWriter(wire)
     answer.write(b"head,")
     for piece in (b"one", b"two", b"three"):
         answer.write(piece)
     assert wire.sent == [b"head,one", b"two", b"three"]
-    later = Answer(wire)
+    later = ResponseWriter(wire)
     later.write(b"head")
     await until_free()
     later.write(b"one")
@@ -70,14 +70,14 @@ async def test_what_follows_goes_as_it_comes(wire: Wire) -> None:
 
 
 async def test_a_body_without_a_byte_lets_its_head_go(wire: Wire) -> None:
-    answer = Answer(wire)
+    answer = ResponseWriter(wire)
     answer.write(b"head")
     answer.write(b"")
     assert wire.sent == [b"head"]
 
 
 async def test_a_head_is_sent_before_its_connection_is_closed(wire: Wire) -> None:
-    answer = Answer(wire)
+    answer = ResponseWriter(wire)
     answer.write(b"head")
     answer.close()
     assert (wire.sent, wire.closed, answer.is_closing()) == ([b"head"], True, True)
@@ -85,7 +85,7 @@ async def test_a_head_is_sent_before_its_connection_is_closed(wire: Wire) -> Non
 
 
 async def test_over_a_connection_that_is_gone_nothing_is_sent(wire: Wire) -> None:
-    answer = Answer(wire)
+    answer = ResponseWriter(wire)
     answer.write(b"head")
     wire.close()
     await until_free()
