@@ -32,6 +32,7 @@ from broker.background.upkeep import Upkeep
 from broker.http import problems
 from broker.http.body import BodyOrNothing, JsonBodies
 from broker.http.guards import access_of
+from broker.http.json_limits import JsonLimits
 from broker.http.options import answer_options
 from broker.http.parameters import refuse_odd_queries
 from broker.service import Service
@@ -194,7 +195,7 @@ def create_app(service: Service) -> Litestar:
         plugins=[JsonBodies()],
         # broker.http.openapi makes the description.
         openapi_config=None,
-        state=State({"settings": service.settings, "service": service}),
+        state=State({"service": service, "json_limits": JsonLimits.of(service.settings)}),
         # structlog does the logging; Litestar's default costs a thread that wakes all the time.
         logging_config=None,
     )

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from broker.errors import BadRequest, MalformedJson, ValidationFailed
 from broker.http import decoders, json_limits
 from broker.http.body import decode, decoded
+from broker.http.json_limits import JsonLimits
 from broker.schemas.tasks import NewTask, NewTasks
 from broker.schemas.values import Request
 from broker.settings import Settings
 
-SETTINGS = Settings()
-DEPTH = SETTINGS.max_depth
+LIMITS = JsonLimits()
+DEPTH = LIMITS.max_depth
 STEP = json_limits.STEP_BYTES
 
 UNFIT = {
@@ -55,7 +56,7 @@ def around_the_step(value: str) -> Iterator[bytes]:
 
 def problem(value: bytes) -> str | None:
     json.loads(value, parse_int=str, parse_float=str)
-    return json_limits.json_problem(value, SETTINGS, matched=False)
+    return json_limits.json_problem(value, LIMITS, matched=False)
 
 
 @pytest.mark.parametrize("name", UNFIT)
@@ -96,14 +97,14 @@ def test_depth_is_counted_the_same_in_steps_of_any_size(value: Any, step: int, m
 def test_the_first_byte_that_is_no_utf_8_is_named_wherever_a_step_ends(place: int) -> None:
     before = b'{"needs":"' + b"x" * (STEP - 12)
     text = before + "😀é漢".encode() * 3 + b"x" * (place + 6)
-    decode(text + b'"}', NewTask, Settings(max_match_bytes=10**6))
+    decode(text + b'"}', NewTask, JsonLimits(max_match_bytes=10**6))
     with pytest.raises(MalformedJson, match=f"byte {len(text)} cannot"):
-        decode(text + b'\xff"}', NewTask, SETTINGS)
+        decode(text + b'\xff"}', NewTask, LIMITS)
 
 
 def errors(body: str, form: type[Request]) -> dict[str, str]:
     with pytest.raises(BadRequest) as refused:
-        decode(body.encode(), form, SETTINGS)
+        decode(body.encode(), form, LIMITS)
     return {error.field: error.message for error in refused.value.errors}
 
 
@@ -140,10 +141,10 @@ def test_an_object_of_very_many_members_names_the_first_that_is_no_field() -> No
 def test_of_members_of_the_same_name_the_last_counts_however_many_there_are() -> None:
     for count in (2, 300_000):
         body = "{" + ",".join(['"id":"a"'] * count) + ',"id":"last","needs":1}'
-        task = decode(body.encode(), NewTask, SETTINGS)
+        task = decode(body.encode(), NewTask, LIMITS)
         assert isinstance(task, NewTask)
         assert task.id == "last"
-        items = decode(f'{{"items":[{body},{body}]}}'.encode(), NewTasks, SETTINGS)
+        items = decode(f'{{"items":[{body},{body}]}}'.encode(), NewTasks, LIMITS)
         assert isinstance(items, NewTasks)
         assert [item.id for item in items.items] == ["last", "last"]
         assert errors(body.replace("last", "a b"), NewTask).keys() == {"id"}
@@ -155,7 +156,7 @@ def test_a_list_that_is_too_long_is_decoded_no_further_than_it_may_be() -> None:
         "items": "expected `array` of length <= 10000"
     }
     assert decoders._items_decoded.count == 10_001
-    most = decode(('{"items":[' + ",".join([item] * 10_000) + "]}").encode(), NewTasks, SETTINGS)
+    most = decode(('{"items":[' + ",".join([item] * 10_000) + "]}").encode(), NewTasks, LIMITS)
     assert isinstance(most, NewTasks)
     assert len(most.items) == 10_000
 
@@ -166,7 +167,7 @@ def test_a_list_that_is_too_long_is_decoded_no_further_than_it_may_be() -> None:
 def test_an_error_repeats_little_of_what_was_sent(body: str) -> None:
     for size in (1_000, 1_000_000):
         with pytest.raises(ValidationFailed) as refused:
-            decode((body % ("x" * size)).encode(), NewTask, SETTINGS)
+            decode((body % ("x" * size)).encode(), NewTask, LIMITS)
         assert len(refused.value.detail) < 1_000
 
 
@@ -194,7 +195,7 @@ async def test_a_body_of_some_kilobytes_does_not_wait_for_huge_ones(monkeypatch:
 
     def task(id_: str, size: int) -> Coroutine[Any, Any, Request]:
         body = json.dumps({"id": id_, "needs": 1, "payload": "x" * size}).encode()
-        return decoded(body, NewTask, SETTINGS)
+        return decoded(body, NewTask, LIMITS)
 
     huge = [asyncio.create_task(task("huge", 2**20)) for _ in range(4)]
     try:
@@ -206,3 +207,7 @@ async def test_a_body_of_some_kilobytes_does_not_wait_for_huge_ones(monkeypatch:
     finally:
         may_end.set()
         await asyncio.gather(*huge)
+
+
+def test_limits_of_the_default_settings_are_those_of_the_contract() -> None:
+    assert JsonLimits.of(Settings()) == JsonLimits()

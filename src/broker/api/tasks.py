@@ -9,6 +9,7 @@ from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPT
 
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
 from broker.http.guards import ALL, OWN, Access, allow, allow_task, last_segment
+from broker.http.json_limits import JsonLimits
 from broker.http.parameters import After, Force, Limit, Wait, also, id_of, json_parameter
 from broker.http.waiting import wait_for
 from broker.schemas.states import TASK_STATES, LiveTaskState
@@ -106,7 +107,10 @@ class TasksController(Controller):
     ) -> TaskPage:
         """List the live tasks, in the order of their submission."""
         which = tasks.TaskFilter(
-            in_state, json_parameter(needs, "needs", service.settings), older_than_seconds, access.key
+            in_state,
+            json_parameter(needs, "needs", JsonLimits.of(service.settings)),
+            older_than_seconds,
+            access.key,
         )
         return await read_page(service.replica_reads, tasks.page, which, limit=limit, after=after)
 

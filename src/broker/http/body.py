@@ -31,9 +31,9 @@ from broker.errors import (
 from broker.http import json_limits
 from broker.http.body_errors import MOST_PARTS, explain, field_at, located, plainly
 from broker.http.decoders import counted, decoder, once, read
+from broker.http.json_limits import JsonLimits
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
-from broker.settings import Settings
 
 # So many that are wrong are told; whoever has more will ask again.
 _MOST_ERRORS = 1_000
@@ -68,7 +68,7 @@ class BodyOrNothing(Connection[Any, Any, Any]):
         if len(body) > _AT_ONCE and self.decoded is None:
             _check_media_type(self)
             form = self.route_handler.parsed_fn_signature.parameters["data"].annotation
-            self.decoded = await decoded(body, form, self.app.state.settings)
+            self.decoded = await decoded(body, form, self.app.state.json_limits)
         if time.monotonic() - began > FRESH_SECONDS:
             await self.route_handler.authorize_connection(self)
         return body
@@ -94,7 +94,7 @@ class _JsonBody(AbstractDTO[Any]):
         if request.decoded is not None:
             return request.decoded
         _check_media_type(request)
-        return decode(value, self.model_type, request.app.state.settings)
+        return decode(value, self.model_type, request.app.state.json_limits)
 
     @classmethod
     def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
@@ -123,21 +123,21 @@ def _check_media_type(request: Connection[Any, Any, Any]) -> None:
         raise UnsupportedEncoding
 
 
-async def decoded(body: bytes, form: type[Request], settings: Settings) -> Request:
+async def decoded(body: bytes, form: type[Request], limits: JsonLimits) -> Request:
     """Decode a body of any size without stalling the event loop or smaller bodies; see `decode`."""
     if len(body) <= _AT_ONCE:
-        return decode(body, form, settings)
+        return decode(body, form, limits)
     thread = _thread if len(body) <= _HUGE else _thread_for_huge
-    return await asyncio.get_running_loop().run_in_executor(thread, decode, body, form, settings)
+    return await asyncio.get_running_loop().run_in_executor(thread, decode, body, form, limits)
 
 
-def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
+def decode(body: bytes, form: type[Request], limits: JsonLimits) -> Request:
     """A request from its body.
 
     Args:
         body: JSON in UTF-8.
         form: The request it has to be.
-        settings: The limits it has to keep.
+        limits: The limits of its values.
 
     Raises:
         MalformedJson: It is not JSON, or not UTF-8.
@@ -148,11 +148,11 @@ def decode(body: bytes, form: type[Request], settings: Settings) -> Request:
     try:
         request = _decoded(body, form)
     except RecursionError:
-        message = f"is nested deeper than {settings.max_depth}"
+        message = f"is nested deeper than {limits.max_depth}"
         raise ValidationFailed(
-            [FieldError(field=field_at(body, depth=settings.max_depth), message=message)]
+            [FieldError(field=field_at(body, depth=limits.max_depth), message=message)]
         ) from None
-    if problems := list(islice(json_limits.problems(request, settings), _MOST_ERRORS)):
+    if problems := list(islice(json_limits.problems(request, limits), _MOST_ERRORS)):
         raise ValidationFailed(problems)
     return _decoded(_on_one_line(body), form) if b"\n" in body or b"\r" in body else request
 

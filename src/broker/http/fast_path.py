@@ -28,6 +28,7 @@ from broker.errors import Stopping
 from broker.http import problems
 from broker.http.body import BodyOrNothing, decoded
 from broker.http.guards import Allow
+from broker.http.json_limits import JsonLimits
 from broker.http.path_templates import PathTemplates
 from broker.http.shutdown import AnswersWhenStopped
 from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
@@ -87,6 +88,7 @@ class FastPath:
         self.app = app
         self._slow_path = AnswersWhenStopped(app)
         self._service = service
+        self._limits = JsonLimits.of(service.settings)
         self._templates = templates
         self._routes = _fast_routes(app)
 
@@ -126,7 +128,7 @@ class FastPath:
                 began = time.monotonic()
                 if (body := await _read_body(receive)) is None:
                     return
-                data = await decoded(body or b"{}", route.body, self._service.settings)
+                data = await decoded(body or b"{}", route.body, self._limits)
                 if time.monotonic() - began > FRESH_SECONDS:
                     access = await route.guard.admit(self._service, scope, arguments)
                 arguments["data"] = data

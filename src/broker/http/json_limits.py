@@ -1,4 +1,4 @@
-"""What a request may hold: sizes, depths, and only JSON that PostgreSQL's jsonb can hold.
+"""Check the values of a request: their size, their depth, and that PostgreSQL's jsonb can store them.
 
 A value is checked with a few passes of C over its bytes. A long value, or one that looks suspicious, is
 checked in steps, so that a thread that checks it never holds the interpreter for long.
@@ -17,15 +17,16 @@ from typing import get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Raw, Struct
 
+from broker.schemas.limits import DEEPEST_NESTING, LARGEST_MATCH_BYTES, LONGEST_TEXT_CHARS
 from broker.schemas.problems import FieldError
 from broker.schemas.values import NULL, Request
 from broker.settings import Settings
 
 _MATCHED = ("needs", "skills")
 
-# The gates that most values pass at once. A number out of range has an exponent of three digits, or very many
-# digits; texts may have them, too. Two patterns, because one that begins with a letter is found many times
-# faster than one that begins with a set.
+# Most values pass these checks at once. A number out of range has an exponent of three digits, or very many
+# digits; texts may have them, too. Two patterns, because a search for one that starts with a letter is many
+# times faster than for one that starts with a set.
 _LARGE_EXPONENT = re.compile(rb"e[+-]?[0-9]{3}")
 _LARGE_EXPONENT_IN_CAPITALS = re.compile(rb"E[+-]?[0-9]{3}")
 _MANY_DIGITS = 1_000
@@ -41,7 +42,7 @@ _NUL = "holds \\u0000, which PostgreSQL cannot keep"
 _OUT_OF_RANGE = "holds a number out of PostgreSQL's range"
 LONE_SURROGATE = "holds a lone surrogate, which is no character"
 _SURROGATE_ERROR = re.compile(r"(?:surrogate pair|end of hex escape) \(byte ([0-9]+)\)")
-# For each byte: +1 opens, -1 closes, everything else is taken out.
+# For each byte: +1 opens, -1 closes; all others are removed.
 _NESTING = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_NESTING = bytes(set(range(256)) - set(b"[{]}"))
 
@@ -60,26 +61,45 @@ _PAUSE_SECONDS = 0.0005
 _anything = msgspec.json.Decoder(Raw)
 
 
-def problems(request: Request, settings: Settings, path: str = "") -> Iterator[FieldError]:
-    """What is wrong with a request that is well-formed otherwise.
+class JsonLimits(Struct, frozen=True):
+    """The limits of the values in a request.
+
+    Args:
+        max_depth: How deep a JSON value may nest; the value itself counts.
+        max_match_bytes: The largest `needs` or `skills`, each.
+        max_text_chars: The longest text.
+    """
+
+    max_depth: int = DEEPEST_NESTING
+    max_match_bytes: int = LARGEST_MATCH_BYTES
+    max_text_chars: int = LONGEST_TEXT_CHARS
+
+    @classmethod
+    def of(cls, settings: Settings) -> "JsonLimits":
+        """Return the limits in the settings."""
+        return cls(settings.max_depth, settings.max_match_bytes, settings.max_text_chars)
+
+
+def problems(request: Request, limits: JsonLimits, path: str = "") -> Iterator[FieldError]:
+    """Yield what is wrong with the values of a request.
 
     Args:
         request: The decoded request.
-        settings: The limits.
-        path: Where the request stands in the body, like `items[13].`.
+        limits: The limits of its values.
+        path: The place of the request in the body, like `items[13].`.
     """
     for name, kind in _fields(type(request)):
         value = getattr(request, name)
         if value is None or value is NULL:
-            # Left out, as most of it is.
+            # Most fields are absent.
             continue
         if kind is list:
             for place, item in enumerate(value):
-                yield from problems(item, settings, f"{path}{name}[{place}].")
+                yield from problems(item, limits, f"{path}{name}[{place}].")
         elif isinstance(value, Raw):
-            if message := json_problem(bytes(value), settings, matched=name in _MATCHED):
+            if message := json_problem(bytes(value), limits, matched=name in _MATCHED):
                 yield FieldError(field=path + name, message=message)
-        elif isinstance(value, str) and (message := _text_problem(value, settings)):
+        elif isinstance(value, str) and (message := _text_problem(value, limits)):
             yield FieldError(field=path + name, message=message)
         elif isinstance(value, datetime) and not _in_range(value):
             yield FieldError(field=path + name, message="is out of range")
@@ -87,17 +107,17 @@ def problems(request: Request, settings: Settings, path: str = "") -> Iterator[F
 
 @cache
 def _fields(struct: type[Struct]) -> tuple[tuple[str, type], ...]:
-    """The fields worth a look: JSON values, texts, times, and lists of requests."""
-    found: list[tuple[str, type]] = []
+    """Return the fields to check: JSON values, texts, times, and lists of requests."""
+    fields: list[tuple[str, type]] = []
     for name, hint in get_type_hints(struct).items():
         kinds = {hint, *get_args(hint)}
         kinds |= {get_origin(kind) for kind in kinds}
-        found += [(name, kind) for kind in (Raw, str, list, datetime) if kind in kinds]
-    return tuple(found)
+        fields += [(name, kind) for kind in (Raw, str, list, datetime) if kind in kinds]
+    return tuple(fields)
 
 
 def _in_range(value: datetime) -> bool:
-    """Whether a time is one in UTC, too: the offset may carry it out of the calendar."""
+    """Return whether a time has a UTC equivalent: its offset may move it out of the calendar."""
     try:
         value.astimezone(UTC)
     except OverflowError:
@@ -105,19 +125,19 @@ def _in_range(value: datetime) -> bool:
     return True
 
 
-def _text_problem(value: str, settings: Settings) -> str | None:
-    if len(value) > settings.max_text_chars:
-        return f"is {len(value)} characters long; the limit is {settings.max_text_chars}"
+def _text_problem(value: str, limits: JsonLimits) -> str | None:
+    if len(value) > limits.max_text_chars:
+        return f"is {len(value)} characters long; the limit is {limits.max_text_chars}"
     return _NUL if "\x00" in value else None
 
 
-def json_problem(value: bytes, settings: Settings, *, matched: bool) -> str | None:
-    """What is wrong with a JSON value, in words; `matched`: it is a `needs` or `skills`."""
-    if matched and len(value) > settings.max_match_bytes:
-        return f"is {len(value)} bytes long; the limit is {settings.max_match_bytes}"
-    if _is_plain(value, settings.max_depth):
+def json_problem(value: bytes, limits: JsonLimits, *, matched: bool) -> str | None:
+    """Return what is wrong with a JSON value, in words; `matched`: it is a `needs` or `skills`."""
+    if matched and len(value) > limits.max_match_bytes:
+        return f"is {len(value)} bytes long; the limit is {limits.max_match_bytes}"
+    if _is_plain(value, limits.max_depth):
         return None
-    return _look_closely(value, settings.max_depth)
+    return _look_closely(value, limits.max_depth)
 
 
 def lone_surrogate(body: bytes) -> int | None:

@@ -14,11 +14,10 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
 
 from broker.errors import NotFound, ValidationFailed, WorkNotFound
-from broker.http import json_limits
+from broker.http.json_limits import JsonLimits, json_problem
 from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
 from broker.schemas.problems import FieldError
 from broker.schemas.values import ID_PATTERN, Time
-from broker.settings import Settings
 
 _ID = re.compile(ID_PATTERN)
 
@@ -70,7 +69,7 @@ def id_of(text: str, otherwise: type[NotFound]) -> str:
     return text
 
 
-def json_parameter(text: str | None, field: str, settings: Settings) -> str | None:
+def json_parameter(text: str | None, field: str, limits: JsonLimits) -> str | None:
     """A JSON value from the query.
 
     Raises:
@@ -85,7 +84,7 @@ def json_parameter(text: str | None, field: str, settings: Settings) -> str | No
         value = msgspec.json.decode(text, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise not_json from None
-    if problem := json_limits.json_problem(bytes(value), settings, matched=True):
+    if problem := json_problem(bytes(value), limits, matched=True):
         raise ValidationFailed([FieldError(field=field, message=problem)])
     return text
 

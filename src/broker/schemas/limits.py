@@ -12,6 +12,10 @@ MOST_IN_BATCH = 10_000
 MOST_COMPLETIONS = 1_000
 #: The longest text (`error`, `message`, remarks) in characters, unless the service is configured otherwise.
 LONGEST_TEXT_CHARS = 10_000
+#: How deep a JSON value may nest, unless the service is configured otherwise. The value itself counts.
+DEEPEST_NESTING = 200
+#: The largest `needs` or `skills` in bytes, unless the service is configured otherwise.
+LARGEST_MATCH_BYTES = 64 * 1024
 #: The largest request body in bytes, unless the service is configured otherwise.
 LARGEST_BODY_BYTES = 32 * 1024 * 1024
 #: The most work that a tool may have at once.
