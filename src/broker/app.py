@@ -15,6 +15,7 @@ from broker.access.keyring import Keyring
 from broker.access.ownership import Owners
 from broker.api.archive import ArchiveController
 from broker.api.candidates import CandidatesController
+from broker.api.completion import CompletionController
 from broker.api.dashboard import DashboardController
 from broker.api.docs import DocsController
 from broker.api.events import EventsController
@@ -172,6 +173,7 @@ def create_app(service: Service) -> Litestar:
             TasksController,
             CandidatesController,
             WorkController,
+            CompletionController,
             ArchiveController,
             EventsController,
             OverviewController,

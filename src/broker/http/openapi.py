@@ -1,8 +1,7 @@
-"""The OpenAPI 3.1 document, made from the handlers.
+"""Generate the OpenAPI 3.1 document from the handlers.
 
-msgspec, which reads and writes the bodies, describes them to the letter. What Litestar would make of the same
-handlers is not so: parameters that may be null, unknown fields that are welcome, a `ge=0` that is forgotten,
-errors of a shape that is not ours.
+msgspec reads and writes the bodies, so its schemas describe them exactly. Litestar's document would be wrong:
+nullable parameters, allowed unknown fields, a missing `ge=0`, and errors of another shape.
 """
 
 from collections.abc import Mapping
@@ -23,18 +22,13 @@ from broker.http import problems
 from broker.http.component_names import component_name, renamed
 from broker.http.guards import Reach
 from broker.http.openapi_examples import EXAMPLES
+from broker.http.openapi_links import links
 from broker.http.openapi_operations import DescribedResponse, Operation, in_a_sentence, is_struct, operations
-from broker.schemas.archive import ArchiveRecord
-from broker.schemas.candidates import Candidates, Pair
-from broker.schemas.completion import Completed
-from broker.schemas.keys import KeyName, MadeKey
+from broker.schemas.keys import KeyName
 from broker.schemas.problems import FieldError, Problem
-from broker.schemas.tasks import Task
-from broker.schemas.tools import RegisteredTool, ToolStatus
-from broker.schemas.values import Id, Nothing
-from broker.schemas.work import Work, WorkItems, WorkWithReports
+from broker.schemas.values import Id
 
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
 _ABOUT = """\
 Brings work together with the programs that can do it.
@@ -65,7 +59,7 @@ _TAGS = {
     "Health": "For load balancers, containers, Prometheus and people.",
 }
 
-# What stands in the path: of which type, and what it is.
+# The type and description of each path parameter.
 _IN_PATHS: dict[str, tuple[Any, str]] = {
     "task_id": (Id, "The task's id."),
     "tool_id": (Id, "The tool's id."),
@@ -76,13 +70,13 @@ _IN_PATHS: dict[str, tuple[Any, str]] = {
 _RETRY_AFTER = {
     "Retry-After": {"description": "In so many seconds.", "required": True, "schema": {"type": "integer"}}
 }
-_HEADERS: dict[int, Json] = {
+_HEADERS: dict[int, JsonObject] = {
     401: {"WWW-Authenticate": {"description": "`Bearer`.", "required": True, "schema": {"type": "string"}}},
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }
 
-# W3C Trace Context. Patterns would say that what is garbled is refused.
+# W3C Trace Context. No patterns: garbled headers are ignored, not refused.
 _TRACE: dict[str, tuple[str, str]] = {
     "traceparent": (
         "The trace and span that the task is submitted in (W3C Trace Context). Garbled, it is ignored.",
@@ -90,7 +84,7 @@ _TRACE: dict[str, tuple[str, str]] = {
     ),
     "tracestate": ("What tracers want to know besides; without `traceparent` it is ignored.", "lab=beam-4"),
 }
-_TRACE_ANSWERED: Json = {
+_TRACE_ANSWERED: JsonObject = {
     name: {"description": text, "schema": {"type": "string"}}
     for name, text in {
         "traceparent": "The trace and the span that the task was submitted in, where it was in one.",
@@ -98,76 +92,55 @@ _TRACE_ANSWERED: Json = {
     }.items()
 }
 
-# There, `$` is the end, and there is no newline after it to be refused.
-_PYTHONS_OWN = r"(?!\n)"
-
-# Where an answer holds what the parameters of other calls want.
-_LEADS: dict[Any, dict[str, str]] = {
-    ToolStatus: {"tool_id": "/id"},
-    RegisteredTool: {"tool_id": "/id"},
-    Task: {"task_id": "/id"},
-    Work: {"work_id": "/id"},
-    WorkItems: {"work_id": "/items/0/id"},
-    WorkWithReports: {"work_id": "/id"},
-    Completed: {"work_id": "/archived/work_id", "task_id": "/archived/task_id"},
-    ArchiveRecord: {"work_id": "/work_id"},
-    MadeKey: {"key_name": "/name"},
-}
-# And where it holds all that the body of another call wants.
-_LEADS_TO_BODY: dict[Any, tuple[Any, dict[str, str]]] = {
-    Candidates: (Pair, {"task_id": "/tasks/0/id", "tool_id": "/tools/0/id"}),
-}
+# ECMAScript needs no such suffix: its `$` matches only at the end.
+_PYTHON_SUFFIX = r"(?!\n)"
 
 
-def describe(app: Litestar) -> Json:
-    """The document; the same handlers make the same one.
-
-    Args:
-        app: The application with the handlers.
-    """
-    calls = operations(app)
-    paths: Json = {}
-    for call in calls:
-        paths.setdefault(call.path, {})[call.method.lower()] = _operation(call, calls)
+def describe(app: Litestar) -> JsonObject:
+    """Return the OpenAPI document of an application."""
+    described = operations(app)
+    paths: JsonObject = {}
+    for operation in described:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, described)
     return {
         "openapi": "3.1.0",
         "info": {"title": "broker", "version": version("broker"), "description": _ABOUT},
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
-        "components": _components(calls),
+        "components": _components(described),
     }
 
 
-def _operation(call: Operation, calls: list[Operation]) -> Json:
+def _operation(call: Operation, operations_: list[Operation]) -> JsonObject:
     summary, description = call.docstring
     if call.events:
-        description = f"{description}\n\n{_what_is_told(call.events)}"
+        description = f"{description}\n\n{_list_of_events(call.events)}"
     if call.roles:
-        description = f"{description}\n\nFor {_who(call.roles)}.".strip()
-    # A summary is a text, and no Markdown.
+        description = f"{description}\n\nFor {_list_of_roles(call.roles)}.".strip()
+    # A summary is plain text, not Markdown.
     plainly = summary.replace("`", "")
-    described: Json = {"tags": call.handler.resolve_tags(), "summary": plainly, "operationId": call.id}
+    described: JsonObject = {"tags": call.handler.resolve_tags(), "summary": plainly, "operationId": call.id}
     if description:
         described["description"] = description
     if call.roles:
         described["security"] = [{"key": []}]
-    taken = [_parameter(name, field) for name, field in call.parameters.items()]
+    parameters = [_parameter(name, field) for name, field in call.parameters.items()]
     if call.takes_trace:
-        taken += [_ref("parameters", name) for name in _TRACE]
-    if taken:
-        described["parameters"] = taken
+        parameters += [_ref("parameters", name) for name in _TRACE]
+    if parameters:
+        described["parameters"] = parameters
     if call.body:
         described["requestBody"] = {
             "required": any(field.required for field in msgspec.structs.fields(call.body)),
             "content": {"application/json": _content(call.body)},
         }
-    described["responses"] = _responses(call, calls)
+    described["responses"] = _responses(call, operations_)
     return described
 
 
-def _who(roles: Mapping[str, Reach]) -> str:
-    """Like `submitter (its own), operator, admin`."""
+def _list_of_roles(roles: Mapping[str, Reach]) -> str:
+    """Return a list like `submitter (its own), operator, admin`."""
     names = {"token": "a tool's token"}
     return ", ".join(
         names.get(role, f"`{role}`") + (" (its own)" if reach is Reach.OWN else "")
@@ -175,69 +148,71 @@ def _who(roles: Mapping[str, Reach]) -> str:
     )
 
 
-def _what_is_told(events: Mapping[str, type[Struct]]) -> str:
-    """Each event, and what its data is; in a list, as Markdown."""
+def _list_of_events(events: Mapping[str, type[Struct]]) -> str:
+    """Return a Markdown list of the events and their data."""
     return "\n".join(
         f"- `{name}`: a `{component_name(form)}`. {in_a_sentence(form)}" for name, form in events.items()
     )
 
 
-# What is sent
+# Requests
 
 
-def _parameter(name: str, field: FieldDefinition) -> Json:
-    said = cast("ParameterKwarg", field.kwarg_definition)
-    if isinstance(said, PathParameter):
+def _parameter(name: str, field: FieldDefinition) -> JsonObject:
+    declared = cast("ParameterKwarg", field.kwarg_definition)
+    if isinstance(declared, PathParameter):
         return _ref("parameters", name)
-    described: Json = {"name": name, "in": "query"}
-    if said.description:
-        described["description"] = said.description
-    described["schema"] = _schema_of_parameter(field, said)
+    described: JsonObject = {"name": name, "in": "query"}
+    if declared.description:
+        described["description"] = declared.description
+    described["schema"] = _schema_of_parameter(field, declared)
     return described
 
 
-def _schema_of_parameter(field: FieldDefinition, said: ParameterKwarg) -> Json:
+def _schema_of_parameter(field: FieldDefinition, declared: ParameterKwarg) -> JsonObject:
     kind = field.annotation
-    if field.is_optional:  # it may be left out; there is no null in a query
+    if field.is_optional:  # a query has no null
         [kind] = (each for each in get_args(kind) if each is not NoneType)
-    limits = {name: getattr(said, name) for name in ("gt", "ge", "lt", "le", "pattern")}
+    limits = {name: getattr(declared, name) for name in ("gt", "ge", "lt", "le", "pattern")}
     meta = Meta(**{name: limit for name, limit in limits.items() if limit is not None})
-    schema: Json = _tidy(msgspec.json.schema(Annotated[kind, meta])) | (said.schema_extra or {})
+    schema: JsonObject = _tidy(msgspec.json.schema(Annotated[kind, meta])) | (declared.schema_extra or {})
     if field.has_default and field.default is not None:
         schema["default"] = field.default
     return schema
 
 
-def _path_parameter(name: str) -> Json:
+def _path_parameter(name: str) -> JsonObject:
     kind, description = _IN_PATHS[name]
     schema = _tidy(msgspec.json.schema(kind))
     return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
 
 
-def _trace_parameter(name: str) -> Json:
+def _trace_parameter(name: str) -> JsonObject:
     description, example = _TRACE[name]
     schema = {"type": "string"}
     return {"name": name, "in": "header", "description": description, "example": example, "schema": schema}
 
 
-# What is answered
+# Responses
 
 
-def _responses(call: Operation, calls: list[Operation]) -> Json:
-    described = {str(status): _response(call, answer, calls) for status, answer in call.answers.items()}
-    for status, errors in call.refusals.items():
+def _responses(call: Operation, operations_: list[Operation]) -> JsonObject:
+    described = {
+        str(status): _response(call, response, operations_) for status, response in call.responses.items()
+    }
+    for status, errors in call.errors.items():
         if str(status) in described:
-            described[str(status)]["content"] |= _refusal(errors)["content"]
+            described[str(status)]["content"] |= _error_response(errors)["content"]
         else:
             described[str(status)] = _ref("responses", _name(errors))
     return described
 
 
-def _response(call: Operation, answer: DescribedResponse, calls: list[Operation]) -> Json:
-    described: Json = {"description": answer.description}
-    if is_struct(answer.form):
-        described["content"] = {"application/json": _content(answer.form)}
-    elif answer.form not in (None, NoneType):
+def _response(call: Operation, response: DescribedResponse, operations_: list[Operation]) -> JsonObject:
+    described: JsonObject = {"description": response.description}
+    if is_struct(response.body):
+        described["content"] = {"application/json": _content(response.body)}
+    elif response.body not in (None, NoneType):
         media_type = call.handler.media_type
         written = media_type.value if isinstance(media_type, Enum) else str(media_type)
         described["content"] = {written: {"schema": {"type": "string"}}}
@@ -245,39 +220,22 @@ def _response(call: Operation, answer: DescribedResponse, calls: list[Operation]
             described["content"][written]["example"] = _stream(call.events)
     if call.hands_on_trace:
         described["headers"] = {name: _ref("headers", name) for name in _TRACE_ANSWERED}
-    if links := _links(answer.form, calls):
-        described["links"] = links
+    if response_links := links(response.body, operations_):
+        described["links"] = response_links
     return described
 
 
 def _stream(events: Mapping[str, type[Struct]]) -> str:
-    """An example of each event, as it is sent; no schema can say what such a text is made of."""
+    """Return an example of the stream with each event: no schema can describe such a text."""
     return "".join(
         f"id: 5f1c09ab-{number}\nevent: {name}\ndata: {msgspec.json.encode(EXAMPLES[form]).decode()}\n\n"
         for number, (name, form) in enumerate(events.items(), 1)
     )
 
 
-def _links(form: Any, calls: list[Operation]) -> Json:
-    """Where an answer leads: to every call that takes what it holds."""
-    links: Json = {}
-    held = _LEADS.get(form, {})
-    wanted, held_for_body = _LEADS_TO_BODY.get(form, (Nothing, {}))
-    for call in calls:
-        if given := {name: held[name] for name in call.parameters if name in held}:
-            links[call.id] = {"operationId": call.id, "parameters": _in_the_body(given)}
-        if held_for_body and call.body is wanted:
-            links[call.id] = {"operationId": call.id, "requestBody": _in_the_body(held_for_body)}
-    return links
-
-
-def _in_the_body(pointers: dict[str, str]) -> Json:
-    return {name: f"$response.body#{pointer}" for name, pointer in pointers.items()}
-
-
-def _refusal(errors: tuple[type[BrokerError], ...]) -> Json:
+def _error_response(errors: tuple[type[BrokerError], ...]) -> JsonObject:
     examples = {error.code: _ref("examples", error.code) for error in errors}
-    described: Json = {
+    described: JsonObject = {
         "description": "; or: ".join(error.title for error in errors),
         "content": {problems.MEDIA_TYPE: {"schema": _ref("schemas", Problem.__name__), "examples": examples}},
     }
@@ -290,17 +248,24 @@ def _name(errors: tuple[type[BrokerError], ...]) -> str:
     return "_or_".join(error.code for error in errors)
 
 
-# What is used in many places
+# Components
 
 
-def _components(calls: list[Operation]) -> Json:
-    forms = {call.body for call in calls if call.body}
-    forms |= {answer.form for call in calls for answer in call.answers.values() if is_struct(answer.form)}
+def _components(operations_: list[Operation]) -> JsonObject:
+    forms = {call.body for call in operations_ if call.body}
+    forms |= {
+        response.body
+        for call in operations_
+        for response in call.responses.values()
+        if is_struct(response.body)
+    }
     examples = {component_name(form): EXAMPLES[form] for form in forms}
-    forms |= {form for call in calls for form in call.events.values()} | {Problem}
-    refusals = {_name(errors): errors for call in calls for errors in call.refusals.values()}
-    examples |= {error.code: _problem(error) for errors in refusals.values() for error in errors}
-    _, schemas = msgspec.json.schema_components(forms, ref_template=_ref("schemas", "{name}")["$ref"])
+    forms |= {form for call in operations_ for form in call.events.values()}
+    error_responses = {_name(errors): errors for call in operations_ for errors in call.errors.values()}
+    examples |= {error.code: _problem(error) for errors in error_responses.values() for error in errors}
+    _, schemas = msgspec.json.schema_components(
+        [*forms, Problem], ref_template=_ref("schemas", "{name}")["$ref"]
+    )
     return {
         "schemas": dict(sorted(_tidy(renamed(schemas)).items())),
         "parameters": {
@@ -308,35 +273,35 @@ def _components(calls: list[Operation]) -> Json:
             **{name: _trace_parameter(name) for name in _TRACE},
         },
         "headers": _TRACE_ANSWERED,
-        "responses": {name: _refusal(errors) for name, errors in sorted(refusals.items())},
+        "responses": {name: _error_response(errors) for name, errors in sorted(error_responses.items())},
         "examples": {name: {"value": value} for name, value in sorted(examples.items())},
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
 
 
-def _problem(error: type[BrokerError]) -> Json:
-    """An example of a problem."""
+def _problem(error: type[BrokerError]) -> JsonObject:
+    """Return an example of a problem."""
     if issubclass(error, ValidationFailed):
         raised: BrokerError = error([FieldError(field="needs", message="is missing")])
     elif issubclass(error, WorkEnded):
         raised = error("lost")
     else:
         raised = error()
-    example: Json = msgspec.to_builtins(problems.problem(raised, "/v1/tasks"))
+    example: JsonObject = msgspec.to_builtins(problems.problem(raised, "/v1/tasks"))
     return example
 
 
-def _content(form: type[Struct]) -> Json:
+def _content(form: type[Struct]) -> JsonObject:
     name = component_name(form)
     return {"schema": _ref("schemas", name), "examples": {name: _ref("examples", name)}}
 
 
-def _ref(kind: str, name: str) -> Json:
+def _ref(kind: str, name: str) -> JsonObject:
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
 def _tidy(schema: Any) -> Any:
-    """A schema as other programs expect it: texts are said to be texts, patterns are those of ECMAScript."""
+    """Return a schema as other programs expect it: enums have a type, and patterns are ECMAScript."""
     if isinstance(schema, list):
         return [_tidy(each) for each in schema]
     if not isinstance(schema, dict):
@@ -345,5 +310,5 @@ def _tidy(schema: Any) -> Any:
     if isinstance(tidied.get("enum"), list):
         tidied["type"] = "string"
     if isinstance(tidied.get("pattern"), str):
-        tidied["pattern"] = tidied["pattern"].replace(_PYTHONS_OWN, "")
+        tidied["pattern"] = tidied["pattern"].replace(_PYTHON_SUFFIX, "")
     return tidied

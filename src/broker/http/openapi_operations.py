@@ -1,4 +1,4 @@
-"""What every handler says of itself: what it takes, what it answers, and what it may refuse."""
+"""Read from the handlers what the OpenAPI document describes: parameters, bodies, responses and errors."""
 
 from collections.abc import Iterator
 from inspect import cleandoc
@@ -27,18 +27,16 @@ from broker.errors import (
 from broker.http.guards import Allow, Anyone, Reach
 from broker.http.parameters import parameters
 
-Refusals = dict[int, tuple[type[BrokerError], ...]]
-
 
 class DescribedResponse(NamedTuple):
-    """What is answered when all is well.
+    """A response of a successful request.
 
     Args:
-        form: Its type: a struct is JSON, None is nothing, and all else a text.
-        description: When it is that which is answered.
+        body: The type of its body: a struct is JSON, None is no body, and anything else is a text.
+        description: When it is sent.
     """
 
-    form: Any
+    body: Any
     description: str
 
 
@@ -48,7 +46,7 @@ class Operation(NamedTuple):
     Args:
         path: The path.
         method: The method.
-        handler: What answers it. The errors of its own are those in `errors=` of its decorator.
+        handler: The handler. Its decorator names its own errors in `errors=`.
     """
 
     path: str
@@ -57,19 +55,21 @@ class Operation(NamedTuple):
 
     @property
     def id(self) -> str:
-        """Like `tools_register`: what generated clients call it."""
+        """The operation id, like `tools_register`: generated clients use it as a name."""
+        if isinstance(named := self.handler.operation_id, str):
+            return named
         controller = self.handler.fn.__qualname__.partition(".")[0].removesuffix("Controller")
         return f"{controller.lower()}_{self.handler.handler_name}"
 
     @property
     def docstring(self) -> tuple[str, str]:
-        """What it does: in one sentence, and what else there is to say."""
+        """The first line of the docstring, and the rest."""
         first, _, rest = cleandoc(self.handler.fn.__doc__ or "").partition("\n")
         return first, rest.strip()
 
     @property
     def parameters(self) -> dict[str, FieldDefinition]:
-        """What it takes in the path and the query, by the names used there."""
+        """The parameters in the path and the query, by their names there."""
         fields = self.handler.parsed_fn_signature.parameters
         return {
             name: fields[argument]
@@ -79,46 +79,49 @@ class Operation(NamedTuple):
 
     @property
     def takes_trace(self) -> bool:
-        """Whether it takes the trace that the request belongs to."""
+        """Whether it accepts the trace context of the request."""
         return "trace_context" in self.handler.parsed_fn_signature.parameters
 
     @property
     def hands_on_trace(self) -> bool:
-        """Whether it answers with the trace that the task was submitted in."""
+        """Whether the response has the trace context in which the task was submitted."""
         return bool(self.handler.opt.get("hands_on_trace"))
 
     @property
     def body(self) -> type[Struct] | None:
-        """The request that it takes, if any."""
+        """The type of the request body, if it has one."""
         data = self.handler.parsed_fn_signature.parameters.get("data")
         return data.annotation if data else None
 
     @property
-    def answers(self) -> dict[int, DescribedResponse]:
-        """What it answers when all is well, by status."""
-        told = self.handler.parsed_fn_signature.return_type.annotation
-        [form] = get_args(told) or [told]
-        found = {self.handler.status_code: DescribedResponse(form, in_a_sentence(form))}
+    def responses(self) -> dict[int, DescribedResponse]:
+        """The responses of successful requests, by status."""
+        returned = self.handler.parsed_fn_signature.return_type.annotation
+        [body] = get_args(returned) or [returned]
+        responses = {self.handler.status_code: DescribedResponse(body, in_a_sentence(body))}
         for status, other in (self.handler.responses or {}).items():
-            found[status] = DescribedResponse(other.data_container, other.description)
-        return found
+            responses[status] = DescribedResponse(other.data_container, other.description)
+        return responses
 
     @property
     def events(self) -> dict[str, type[Struct]]:
-        """What the Server-Sent Events hold that it answers with, if it does, by their names."""
-        found: dict[str, type[Struct]] = self.handler.opt.get("events", {})
-        return found
+        """The types of the Server-Sent Events in the response, by their names."""
+        events: dict[str, type[Struct]] = self.handler.opt.get("events", {})
+        return events
 
     @property
     def roles(self) -> dict[str, Reach]:
-        """Which roles may make it, about what; none: it takes no key."""
+        """The roles that may make the request, and their reach; empty: it needs no key."""
         [guard] = self.handler.guards or ()
         return {} if isinstance(guard, Anyone) else cast("Allow", guard).roles
 
     @property
-    def refusals(self) -> Refusals:
-        """The errors that it may answer with, by status: its own, and those that come with what it takes."""
-        errors = {ValidationFailed, *self.handler.opt.get("errors", ())}  # any may be sent `?nope=1`
+    def errors(self) -> dict[int, tuple[type[BrokerError], ...]]:
+        """The errors of the operation by status: its own, and those of its kind of request."""
+        errors = {
+            ValidationFailed,
+            *self.handler.opt.get("errors", ()),
+        }
         if self.body:
             errors |= {MalformedJson, PayloadTooLarge, UnsupportedMediaType}
         if self.roles:
@@ -126,13 +129,13 @@ class Operation(NamedTuple):
         if "service" in self.handler.parsed_fn_signature.parameters:
             errors.add(Unavailable)
             if self.method.upper() != "GET":
-                errors.add(PayloadTooLarge)  # it may be too much for the database
+                errors.add(PayloadTooLarge)  # the database may refuse it as too large
         in_order = sorted(errors, key=lambda error: (error.status, error.code))
         return {status: tuple(group) for status, group in groupby(in_order, key=lambda error: error.status)}
 
 
 def operations(app: Litestar) -> list[Operation]:
-    """All that are described, in the order of their paths."""
+    """Return all operations of the OpenAPI document, in the order of their paths."""
     return sorted(_described(app), key=lambda each: (each.path, each.method))
 
 
@@ -145,13 +148,13 @@ def _described(app: Litestar) -> Iterator[Operation]:
                         yield Operation(route.path_format, method, handler)
 
 
-def is_struct(form: Any) -> bool:
-    """Whether an answer of this type is JSON."""
-    return isinstance(form, type) and issubclass(form, Struct)
+def is_struct(body: Any) -> bool:
+    """Return whether a response body of this type is JSON."""
+    return isinstance(body, type) and issubclass(body, Struct)
 
 
-def in_a_sentence(form: Any) -> str:
-    """What an answer of this type is."""
-    if is_struct(form):
-        return cleandoc(form.__doc__ or "").partition("\n")[0]
-    return "Done." if form in (None, NoneType) else "A text."
+def in_a_sentence(body: Any) -> str:
+    """Return the description of a response body of this type."""
+    if is_struct(body):
+        return cleandoc(body.__doc__ or "").partition("\n")[0]
+    return "Done." if body in (None, NoneType) else "A text."
