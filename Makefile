@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-pooler serve bench soak stall rolling image-check pictures check audit venv format clean
+.PHONY: help demo test test-all test-pooler test-uvicorn-next serve bench soak stall rolling image-check pictures check audit venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-
 MINUTES ?= 10
 
 help: ## List what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-demo ## Watch a laboratory at work, on real images
 	@$(BIN)/broker demo
@@ -29,6 +29,9 @@ HTTP_TESTS := tests/access tests/api tests/http tests/life_cycle tests/backgroun
 
 test-pooler: $(VENV)/.installed-test ## Run the tests of the HTTP interface through PgBouncer in transaction mode
 	@BROKER_TEST_POOLER=1 BROKER_TEST_ENGINES=required $(PYTEST) $(HTTP_TESTS)
+
+test-uvicorn-next: $(VENV)/.installed-test ## Run the tests of the connections with the newest uvicorn, beyond the pin
+	@$(BIN)/python -m tests.uvicorn_next
 
 serve: $(VENV)/.installed-demo ## Run the service, with a database of its own
 	@$(BIN)/broker serve
