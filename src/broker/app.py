@@ -1,4 +1,4 @@
-"""The wiring: from settings to an ASGI application."""
+"""Create the service and the application from the settings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,8 +34,8 @@ from broker.http import problems
 from broker.http.body import BodyOrNothing, JsonBodies
 from broker.http.guards import access_of
 from broker.http.json_limits import JsonLimits
-from broker.http.options import answer_options
-from broker.http.parameters import refuse_odd_queries
+from broker.http.options import options_response
+from broker.http.parameters import check_query
 from broker.service import Service
 from broker.settings import Settings
 from broker.store import Store, tasks, work
@@ -53,11 +53,11 @@ from broker.wake.waiters import Waiters
 
 
 def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
-    """The parts of a broker, not yet running.
+    """Create the parts of a broker; the application starts them.
 
     Args:
-        settings: The settings; `database_url` is given.
-        may_be_open: Whether everybody may do everything for as long as there are no keys.
+        settings: The settings, with a `database_url`.
+        may_be_open: Whether everybody may do everything while no keys exist.
     """
     if settings.database_url is None:
         raise ValueError("a service needs a database_url")
@@ -70,12 +70,12 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         observer=StoreObserver(metrics),
         pooled=settings.listen_url is not None,
     )
-    # One more for the event stream, and one for statistics: neither waits behind lists.
-    reading = _reading(settings, settings.database_url, pool_size=settings.read_pool_size + 2)
-    primary_reads = ReadPool(reading, at_once=settings.read_pool_size)
+    # Two more connections, so that the event stream and the statistics do not wait for lists.
+    read_store = _read_store(settings, settings.database_url, pool_size=settings.read_pool_size + 2)
+    primary_reads = ReadPool(read_store, at_once=settings.read_pool_size)
     replica_reads = ReplicaReads(primary_reads, _replica(settings))
     waiters = Waiters()
-    event_stream = EventStream(reading)
+    event_stream = EventStream(read_store)
     listener = Listener(
         waiters,
         Address(
@@ -105,7 +105,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         sweep=Sweep(waiters, listener, ready_keys, seconds=settings.fallback_seconds),
         presence=Presence(store),
         attendance=Attendance(store),
-        shared_queries=SharedQueries(ReadPool(reading, at_once=1)),
+        shared_queries=SharedQueries(ReadPool(read_store, at_once=1)),
         archive_queries=SharedQueries(replica_reads),
         event_stream=event_stream,
         upkeep=Upkeep(
@@ -122,10 +122,12 @@ def _replica(settings: Settings) -> ReadPool | None:
     if settings.read_url is None:
         return None
     size = settings.read_pool_size
-    return ReadPool(_reading(settings, settings.read_url, pool_size=size, accepts_writes=False), at_once=size)
+    return ReadPool(
+        _read_store(settings, settings.read_url, pool_size=size, accepts_writes=False), at_once=size
+    )
 
 
-def _reading(settings: Settings, url: str, *, pool_size: int, accepts_writes: bool = True) -> Store:
+def _read_store(settings: Settings, url: str, *, pool_size: int, accepts_writes: bool = True) -> Store:
     """Return connections for lists, exports and dashboards, which no step of the life cycle uses."""
     return Store(
         url,
@@ -137,10 +139,10 @@ def _reading(settings: Settings, url: str, *, pool_size: int, accepts_writes: bo
 
 
 def create_app(service: Service) -> Litestar:
-    """The application; its lifespan runs all that goes on between the requests.
+    """Create the application; its lifespan starts and stops the background parts.
 
     Args:
-        service: The parts that it works with.
+        service: The parts of the broker.
     """
 
     @asynccontextmanager
@@ -150,7 +152,7 @@ def create_app(service: Service) -> Litestar:
         try:
             yield
         finally:
-            # Requests have had their time.
+            # The server has waited for requests before this.
             service.store.break_off()
             service.primary_reads.break_off()
             service.replica_reads.break_off()
@@ -166,7 +168,7 @@ def create_app(service: Service) -> Litestar:
             await service.primary_reads.close()
             await service.replica_reads.close()
 
-    answer = partial(problems.answer, metrics=service.metrics)
+    handle_error = partial(problems.response, metrics=service.metrics)
     return Litestar(
         route_handlers=[
             ToolsController,
@@ -190,27 +192,27 @@ def create_app(service: Service) -> Litestar:
             "access": Provide(access_of, sync_to_thread=False),
             "trace_context": Provide(_trace_context, sync_to_thread=False),
         },
-        exception_handlers={HTTPException: answer, Exception: answer},
-        before_request=_before,
+        exception_handlers={HTTPException: handle_error, Exception: handle_error},
+        before_request=_before_request,
         request_class=BodyOrNothing,
         request_max_body_size=service.settings.max_body_bytes,
         plugins=[JsonBodies()],
-        # broker.http.openapi makes the description.
+        # broker.http.openapi generates the document.
         openapi_config=None,
         state=State({"service": service, "json_limits": JsonLimits.of(service.settings)}),
-        # structlog does the logging; Litestar's default costs a thread that wakes all the time.
+        # The service logs with structlog. Litestar's default would run a thread that wakes all the time.
         logging_config=None,
     )
 
 
 def _trace_context(scope: Scope) -> TraceContext | None:
-    """The trace that a request belongs to."""
+    """Return the trace context of a request."""
     return TraceContext.of(scope["headers"])
 
 
-async def _before(request: Request[Any, Any, Any]) -> Response[None] | None:
-    """What comes before every handler."""
-    if allowed := answer_options(request):
-        return allowed
-    await refuse_odd_queries(request)
+async def _before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
+    """Respond to OPTIONS, and check the query of every other request."""
+    if response := options_response(request):
+        return response
+    await check_query(request)
     return None

@@ -1,1 +1,1 @@
-"""Keys and tokens: who makes a request, with which roles, and whose things they are."""
+"""Keys, tokens, roles and ownership."""

@@ -1,8 +1,8 @@
-"""Who calls: keys with their roles, tools' tokens, and what is known of them for a moment.
+"""Find the caller of a request by its key or token, and briefly cache the keys.
 
-A key is 32 bytes of chance. So is a token, which also says whose it is: it is looked up by that, and compared
-in constant time. Of both the database has the SHA-256 alone; there is nothing slower to be gained by, as
-there is nothing to guess.
+A key is 32 secure random bytes. So is a token, which also names its tool: the tool is looked up by its id,
+and the token compared in constant time. The database stores only their SHA-256. A slower hash would add
+nothing, because nobody can guess 32 random bytes.
 """
 
 import asyncio
@@ -27,29 +27,29 @@ from broker.store.ownership import Token, ToolOwner
 
 log = structlog.get_logger(__name__)
 
-#: The admin key of the settings; no key in the database can be called so.
+#: The name of the admin key in the settings; no key in the database can have this name.
 ADMIN = "@admin"
 
 _ID = re.compile(ID_PATTERN)
-# How long we go on with what is known when the keys cannot be read.
+# How long the cached keys stay valid while the database is unreachable.
 _STALE_SECONDS = 30.0
-# The least time between two readings of the keys.
+# The shortest time between two queries for the keys.
 _PAUSE_SECONDS = 0.1
 
-_TOKEN = "bt_"  # noqa: S105 - none of them is one
-# What is 32 bytes of chance is 43 characters.
+_TOKEN = "bt_"  # noqa: S105 - a prefix, no token
+# 32 random bytes are 43 characters.
 _TOKEN_PARTS = re.compile(rf"{_TOKEN}(?P<id>[A-Za-z0-9_-]+)_(?P<secret>[A-Za-z0-9_-]{{43}})")
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """Who calls.
+    """The caller of a request.
 
     Args:
-        key: The name of the key; None: there are no keys, and everybody may do everything, or a tool calls.
-        roles: What it may do.
-        tool_id: The tool, where one calls by its token.
-        registered_by: And the name of the key that registered it.
-        token: The token of a tool that came with the request, also while there are no keys.
+        key: The name of the key; None: no keys exist, or the caller is a tool with its token.
+        roles: The roles of the key.
+        tool_id: The tool, if the caller is a tool with its token.
+        registered_by: The name of the key that registered the tool.
+        token: The tool's token in the request, also while no keys exist.
     """
 
     key: str | None = None
@@ -60,47 +60,47 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     @property
     def is_anybody(self) -> bool:
-        """Whether there are no keys, and so everybody may do everything."""
+        """Whether no keys exist, so that everybody may do everything."""
         return self.key is None and self.tool_id is None
 
     def beat(self, tool_id: str) -> Beat:
-        """Return a sign of life of a tool: with the token, if it is that tool's."""
+        """Return what renews the lease of a tool; with the token, if it is that tool's."""
         token = self.token
         return Beat(tool_id, token.hash) if token and token.tool_id == tool_id else Beat(tool_id)
 
 
-#: Whoever calls while there are no keys.
+#: The caller while no keys exist.
 ANYBODY = Caller(roles=frozenset(ROLES))
 
 
 def new_key() -> str:
-    """A key nobody has had."""
+    """Return a new key."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def new_secret() -> str:
-    """The secret part of a token nobody has had."""
+    """Return the secret part of a new token."""
     return secrets.token_urlsafe(32)
 
 
 def token_of(tool_id: str, secret: str) -> str:
-    """A tool's token."""
+    """Return a tool's token."""
     return f"{_TOKEN}{urlsafe_b64encode(tool_id.encode()).decode().rstrip('=')}_{secret}"
 
 
 def hashed(secret: str) -> bytes:
-    """A secret as it is kept."""
+    """Return the hash under which a secret is stored."""
     return sha256(secret.encode()).digest()
 
 
 class Keyring:
-    """The keys and tokens that are good.
+    """The valid keys and tokens.
 
     Args:
-        store: The database, which has them.
-        owners: Knows whose the tools are, and the hashes of their tokens.
+        store: The database.
+        owners: Looks up the hashes of tools' tokens.
         admin_key: An admin key that is not in the database.
-        may_be_open: Whether everybody may do everything for as long as there are no keys.
+        may_be_open: Whether everybody may do everything while no keys exist.
     """
 
     def __init__(
@@ -112,29 +112,29 @@ class Keyring:
         #: Whether everybody may do everything.
         self.is_open = may_be_open and admin_key is None
         self._keys: dict[bytes, Caller] = {}
-        # The names of the keys whose tools' tokens are good; nobody's tool has a good one, too.
+        # The keys whose tools' tokens are valid; None: tools that were registered without a key.
         self._registrars: set[str | None] = set()
         self._read_at = -math.inf
         self._reading: asyncio.Task[None] | None = None
         self._last_use = LastUse(store)
 
     async def caller(self, bearer: str | None, *, fenced: bool = False) -> Caller:
-        """Who calls with this key or token, as it was known two seconds ago at most.
+        """Return the caller with a key or token; what was read in the last two seconds counts.
 
         Args:
             bearer: The key or token.
-            fenced: Whether the statement that does what is asked refuses a void token. While there are no
-                keys, the token is then not looked up here.
+            fenced: Whether the statement of the request refuses a void token. If so, the token is not looked
+                up here while no keys exist.
 
         Raises:
-            Unauthenticated: Nobody whom we know.
-            Unavailable: That could not be found out.
+            Unauthenticated: The key or token is missing or invalid.
+            Unavailable: The keys could not be read.
         """
         now = asyncio.get_running_loop().time()
         if now - self._read_at > FRESH_SECONDS:
-            await self._be_fresh(now)
+            await self._refresh(now)
         if self.is_open:
-            return await self._of_anybody(bearer, fenced=fenced)
+            return await self._without_keys(bearer, fenced=fenced)
         if not bearer:
             raise Unauthenticated("No key came with this call: send it as `Authorization: Bearer KEY`.")
         digest = hashed(bearer)
@@ -142,22 +142,22 @@ class Keyring:
             return Caller(key=ADMIN, roles=frozenset({"admin"}))
         return await (self._of_token(bearer) if bearer.startswith(_TOKEN) else self._of_key(digest))
 
-    async def _be_fresh(self, now: float) -> None:
+    async def _refresh(self, now: float) -> None:
         try:
             await self.know(now - FRESH_SECONDS)
         except Unavailable:
-            # Little else is to be had of us then; but what is, is for those who were good just now.
+            # While the database is unreachable, keep accepting keys that were valid a moment ago.
             if now - self._read_at > _STALE_SECONDS:
                 raise
 
     async def know(self, since: float = -math.inf) -> None:
-        """Know the keys as they were then, or later; all who ask at once share a reading.
+        """Read the keys, unless they were read since a time; concurrent requests share one query.
 
         Args:
-            since: By the loop's clock; else: as they were at any time.
+            since: A time by the loop's clock; default: any time.
 
         Raises:
-            Unavailable: They could not be read.
+            Unavailable: The keys could not be read.
         """
         while self._read_at < since or self._read_at == -math.inf:
             if self._reading is None or self._reading.done():
@@ -165,36 +165,36 @@ class Keyring:
             await asyncio.shield(self._reading)
 
     async def _read(self) -> None:
-        # For whoever guesses keys, they are not read all the time.
+        # So that requests with invalid keys do not cause a query each.
         await asyncio.sleep(self._read_at + _PAUSE_SECONDS - asyncio.get_running_loop().time())
         began = asyncio.get_running_loop().time()
-        found = await self._store.read(keys.all_of_them)
+        stored_keys = await self._store.read(keys.all_of_them)
         self._keys = {
             key.hash: Caller(key=key.name, roles=frozenset(ROLES).intersection(key.roles))
-            for key in found
+            for key in stored_keys
             if key.revoked_at is None
         }
         self._registrars = {
             caller.key for caller in self._keys.values() if not caller.roles.isdisjoint(("tool", "admin"))
         } | {None, ADMIN if self._admin else None}
         self._read_at = began
-        if found and self.is_open:
+        if stored_keys and self.is_open:
             self.is_open = False
             log.info("there are keys: every call needs one")
 
     async def _of_key(self, digest: bytes) -> Caller:
         if digest not in self._keys:
-            # It may have been made just now.
+            # The key may have been created just now.
             await self.know(asyncio.get_running_loop().time())
-        if (found := self._keys.get(digest)) is None:
+        if (caller := self._keys.get(digest)) is None:
             raise Unauthenticated
         self._last_use.note(digest)
-        return found
+        return caller
 
-    async def _of_anybody(self, bearer: str | None, *, fenced: bool) -> Caller:
-        """While there are no keys, a key is no hindrance; a tool's token is checked all the same.
+    async def _without_keys(self, bearer: str | None, *, fenced: bool) -> Caller:
+        """Return the caller while no keys exist: a key is ignored, but a tool's token is checked.
 
-        Else two programs with one tool's id would both do its work.
+        Otherwise two programs with the id of one tool would both do its work.
         """
         if bearer is None or not bearer.startswith(_TOKEN):
             return ANYBODY
@@ -210,28 +210,28 @@ class Keyring:
         return Caller(tool_id=token.tool_id, registered_by=registered_by, token=token)
 
     async def _registrar_of(self, token: Token) -> str | None:
-        """The name of the key that registered a token's tool; None: it was registered without one.
+        """Return the name of the key that registered a token's tool; None: it was registered without one.
 
         Raises:
-            VoidToken: The tool has another token now, or is gone.
+            VoidToken: The tool has another token now, or was deleted.
         """
         registered_by: str | None = None
 
-        def is_its(owner: ToolOwner) -> bool:
+        def has_token(owner: ToolOwner) -> bool:
             nonlocal registered_by
             registered_by = owner.key
             return owner.token_hash is not None and compare_digest(owner.token_hash, token.hash)
 
-        if not await self._owners.tool_is(token.tool_id, is_its):
+        if not await self._owners.tool_is(token.tool_id, has_token):
             raise VoidToken
         return registered_by
 
 
 def _token_in(token: str) -> Token:
-    """A tool's token as the database knows it.
+    """Return the tool and the hash of a token.
 
     Raises:
-        Unauthenticated: It is no token.
+        Unauthenticated: The text is no token.
     """
     if (parts := _TOKEN_PARTS.fullmatch(token)) is None:
         raise Unauthenticated

@@ -10,7 +10,7 @@ from broker.store import Store, keys
 
 log = structlog.get_logger(__name__)
 
-# How exactly it is known when a key was last used.
+# The last use of a key is recorded at most once in this time.
 _SECONDS = 10.0
 
 

@@ -1,4 +1,4 @@
-"""Whose a task, a tool or a work is, and what is remembered of that for a moment."""
+"""Look up and briefly cache the owner of a task, tool or work item."""
 
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TypeVar
@@ -13,14 +13,14 @@ from broker.store.ownership import TaskOwner, ToolOwner, WorkOwner
 Id = TypeVar("Id")
 Owner = TypeVar("Owner")
 
-#: How long what was read is taken to be so: a void token, or a revoked key, is good for no longer.
+#: How long a key or token that was read counts as valid, even if it was revoked since.
 FRESH_SECONDS = 2.0
 
-_MOST_REMEMBERED = 20_000
+_MOST_CACHED = 20_000
 
 
 class Owners:
-    """Knows whose things are; None is said of what is not there.
+    """Compares the owners of things with the caller; returns None for a thing that does not exist.
 
     Args:
         store: The database.
@@ -28,44 +28,44 @@ class Owners:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._tools: TTLCache[str, ToolOwner] = TTLCache(_MOST_REMEMBERED, FRESH_SECONDS)
-        # A work stays with its tool, and its id is never given again.
-        self._works: LRUCache[UUID, WorkOwner] = LRUCache(_MOST_REMEMBERED)
+        self._tools: TTLCache[str, ToolOwner] = TTLCache(_MOST_CACHED, FRESH_SECONDS)
+        # Work never changes its tool, and its id is never used again.
+        self._works: LRUCache[UUID, WorkOwner] = LRUCache(_MOST_CACHED)
 
     async def task_is(self, id_: str, expected: Callable[[TaskOwner], bool]) -> bool | None:
-        """Of a task, live or ended."""
+        """Return whether the owner of a task, live or ended, is the expected one."""
         owner = await self._store.read_one(ownership.of_tasks, id_)
         return None if owner is None else expected(owner)
 
     async def tool_is(self, id_: str, expected: Callable[[ToolOwner], bool]) -> bool | None:
-        """Of a tool, or of its token."""
+        """Return whether the owner of a tool, or its token, is the expected one."""
         return await self._is(self._tools, ownership.of_tools, id_, expected)
 
     async def work_is(self, id_: UUID, expected: Callable[[WorkOwner], bool]) -> bool | None:
-        """Of work under way or ended."""
+        """Return whether the owner of work, live or ended, is the expected one."""
         return await self._is(self._works, ownership.of_works, id_, expected)
 
     async def _is(
         self,
-        remembered: MutableMapping[Id, Owner],
+        cache: MutableMapping[Id, Owner],
         read: Callable[[Connection, Sequence[Id]], list[Owner | None]],
         id_: Id,
         expected: Callable[[Owner], bool],
     ) -> bool | None:
-        """What is remembered may only say yes; else it is looked up whether that has changed."""
-        if (owner := remembered.get(id_)) is not None and expected(owner):
+        """Return True from the cache; read the owner again before anything else is returned."""
+        if (owner := cache.get(id_)) is not None and expected(owner):
             return True
         owner = await self._store.read_one(read, id_)
         if owner is None:
-            remembered.pop(id_, None)
+            cache.pop(id_, None)
             return None
-        remembered[id_] = owner
+        cache[id_] = owner
         return expected(owner)
 
     async def of_works(self, ids: Sequence[UUID]) -> list[WorkOwner | None]:
-        """The owners of many works; None: there is no such work."""
+        """Return the owners of many work items; None for an item that does not exist."""
         return await self._store.read(ownership.of_works, ids)
 
     def forget_tool(self, id_: str) -> None:
-        """Remember nothing of a tool: it has another token, or is gone."""
+        """Remove a tool from the cache: its token has changed, or it was deleted."""
         self._tools.pop(id_, None)

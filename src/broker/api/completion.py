@@ -11,7 +11,7 @@ from litestar.status_codes import HTTP_200_OK
 
 from broker.errors import TooManyRequests, Unauthenticated, Unavailable, WorkEnded, WorkNotFound
 from broker.http.ended_work import is_its_tool, renew_lease
-from broker.http.guards import ALL, OWN, Access, allow, allow_work, has_tool, is_tools, void_token
+from broker.http.guards import ALL, OWN, Access, allow, allow_work, owns_tool, owns_work, void_token
 from broker.http.parameters import work_id_of
 from broker.http.waiting import next_work
 from broker.schemas.completion import (
@@ -113,7 +113,7 @@ class CompletionController(Controller):
         if beats := [
             access.caller.beat(tool)
             for tool in tools
-            if access.reach is ALL or await has_tool(service.owners, access.caller, tool)
+            if access.reach is ALL or await owns_tool(service.owners, access.caller, tool)
         ]:
             await service.store.each(leases.keep, beats)
         statuses = (_STATUS[fate] for fate in fates)
@@ -137,5 +137,5 @@ async def _forbidden(data: WorkCompletions, service: Service, access: Access) ->
     return {
         id_
         for id_, owner in zip(ids, owners, strict=True)
-        if owner is not None and not is_tools(access.caller, owner)
+        if owner is not None and not owns_work(access.caller, owner)
     }

@@ -30,7 +30,7 @@ from broker.http.body import BodyOrNothing, decoded
 from broker.http.guards import Allow
 from broker.http.json_limits import JsonLimits
 from broker.http.path_templates import PathTemplates
-from broker.http.shutdown import AnswersWhenStopped
+from broker.http.shutdown import RespondWhenStopped
 from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
 from broker.schemas.values import Request
 from broker.service import Service
@@ -86,7 +86,7 @@ class FastPath:
 
     def __init__(self, app: Litestar, service: Service, templates: PathTemplates) -> None:
         self.app = app
-        self._slow_path = AnswersWhenStopped(app)
+        self._slow_path = RespondWhenStopped(app)
         self._service = service
         self._limits = JsonLimits.of(service.settings)
         self._templates = templates
@@ -145,7 +145,7 @@ class FastPath:
             await send(start)
             await send(content)
         except asyncio.CancelledError:
-            # Not by `AnswersWhenStopped`: it costs memory for every request that waits.
+            # Not by `RespondWhenStopped`: it costs memory for every request that waits.
             if has_started:
                 raise
             await problems.send(Stopping(), scope, receive, send, self._service.metrics)

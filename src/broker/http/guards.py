@@ -1,8 +1,8 @@
-"""Who may make which call: a guard, declared beside each handler.
+"""Guards: which roles may make a request. Each handler declares its guard.
 
-A role may make a call about everything (`ALL`), or about what belongs to the caller's key (`OWN`). Where a
-call is about a task, a tool, a work or a record, the guard sees to that; lists and batches are cut to it by
-their handlers, which are told by `Access`. An admin may do everything.
+A role may make a request about everything (`ALL`), or about what belongs to the caller's key (`OWN`). If the
+path names a task, tool, work item or record, the guard checks its owner. Handlers of lists and batches limit
+them by `Access`. An admin may do everything.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from broker.service import Service
 from broker.store.ownership import WorkOwner
 
 _ID = re.compile(ID_PATTERN)
-_REMEMBERED = 1_024
-_TOLD = HEADERS | {b"authorization"}
-_IN_PATHS = ("task_id", "tool_id", "work_id")
+_CACHED = 1_024
+_RELEVANT_HEADERS = HEADERS | {b"authorization"}
+_PATH_PARAMETERS = ("task_id", "tool_id", "work_id")
 
 
 class Reach(Enum):
-    """What a role may make a call about."""
+    """The things that a role may make a request about."""
 
     ALL = "all"
     OWN = "own"
@@ -45,16 +45,15 @@ ALL, OWN = Reach.ALL, Reach.OWN
 
 
 class Access(Struct, frozen=True, kw_only=True):
-    """That a caller may make a call.
+    """The access of an admitted request.
 
     Args:
-        caller: Who calls.
-        reach: About what.
-        bearer: The key or token that says so; it may be void by the time a call that waits is answered.
-        client: Whose limits count: the key's, which are those of its tools, too; where there are no keys, the
-            address's.
-        tool: The tool that calls, about itself or its work, where that is known.
-        fenced: Whether the statement that does what is asked refuses a void token.
+        caller: The caller.
+        reach: The things that the request may be about.
+        bearer: The key or token of the request; it may be void when a waiting request gets its response.
+        client: The client whose limits count: a key together with its tools, or, without keys, an address.
+        tool: The tool that made the request about itself or its work, if known.
+        fenced: Whether the statement of the request refuses a void token.
     """
 
     caller: Caller
@@ -66,44 +65,44 @@ class Access(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str | None:
-        """The name of the key whose things alone the call is about; None: all things."""
+        """The name of the key whose things the request is limited to; None: no limit."""
         return self.caller.key if self.reach is OWN else None
 
     @property
     def acts_as_tool(self) -> bool:
-        """Whether it is the tool that calls, or someone who may do all that it may."""
+        """Whether the caller is the tool itself, or an admin."""
         return self.tool is not None or "admin" in self.caller.roles
 
 
-# Whether something is the caller's, and the tool that it is about; None: there is no such thing.
+#: Returns whether a thing belongs to the caller (None: there is no such thing), and the tool it is about.
 OwnershipCheck = Callable[[Owners, Caller, str], Awaitable[tuple[bool | None, str | None]]]
 
 
 class Allow:
-    """A guard.
+    """A guard that admits some roles.
 
     Args:
-        roles: Which role may make the call, about what; `token` is a tool by its token.
-        judge: Whether what the path names is the caller's; none: the handler sees to it.
-        missing: What it is said to be that is not there, and so nobody's own.
-        fenced: Whether the statement that does what is asked refuses a void token and renews the lease.
+        roles: The roles that may make the request, and their reach; `token` is a tool with its token.
+        check_owner: Checks the owner of what the path names; None: the handler does.
+        missing: The error if what the path names does not exist.
+        fenced: Whether the statement of the request refuses a void token and renews the lease.
     """
 
     def __init__(
         self,
         roles: Mapping[str, Reach],
-        judge: OwnershipCheck | None = None,
+        check_owner: OwnershipCheck | None = None,
         missing: type[NotFound] = NotFound,
         *,
         fenced: bool = False,
     ) -> None:
         self.roles = {**roles, "admin": ALL}
-        self._judge = judge
+        self._check_owner = check_owner
         self._missing = missing
         self._is_fenced = fenced
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        """Admit a request, on its way through Litestar."""
+        """Admit a request that Litestar handles."""
         service: Service = connection.app.state.service
         connection.scope["state"]["access"] = await self.admit(
             service, connection.scope, connection.path_params
@@ -113,41 +112,44 @@ class Allow:
         """Admit a request.
 
         Args:
-            service: Knows the keys, and whose things are.
-            scope: What is asked.
-            path: The parameters in its path.
+            service: The parts of the broker.
+            scope: The ASGI scope of the request.
+            path: Its path parameters.
+
+        Returns:
+            The access of the request.
 
         Raises:
-            Unauthenticated: It is not known who calls.
-            Forbidden: They may not.
-            NotFound: There is no such thing.
+            Unauthenticated: The key or token is missing or invalid.
+            Forbidden: The caller may not make the request.
+            NotFound: What the path names does not exist.
         """
-        told = {name: value for name, value in scope["headers"] if name in _TOLD}
-        bearer = _bearer(told.get(b"authorization", b""))
+        headers = {name: value for name, value in scope["headers"] if name in _RELEVANT_HEADERS}
+        bearer = _bearer(headers.get(b"authorization", b""))
         caller = await service.keyring.caller(bearer, fenced=self._is_fenced)
         if caller.is_anybody:
-            refuse_others(told)
-            tool = await self._tool_of_anybody(service, caller, scope, path)
-            return _open_to(caller, bearer, (scope["client"] or ("",))[0], tool, self._is_fenced)
+            refuse_others(headers)
+            tool = await self._tool_without_keys(service, caller, scope, path)
+            return _access_without_keys(caller, bearer, (scope["client"] or ("",))[0], tool, self._is_fenced)
         reaches = {self.roles[role] for role in _roles_of(caller) if role in self.roles}
         if not reaches:
-            takes, has = _in_words(self.roles), _in_words(_roles_of(caller))
-            raise Forbidden(f"That takes a key with the role {takes}; yours is {has}.")
+            needed, actual = _in_words(self.roles), _in_words(_roles_of(caller))
+            raise Forbidden(f"That takes a key with the role {needed}; yours is {actual}.")
         client = f"key {caller.key or caller.registered_by}"
         tool = None
-        if self._judge is None:
+        if self._check_owner is None:
             tool = caller.tool_id
         elif OWN in reaches:
-            is_theirs, tool = await self._judge(service.owners, caller, _thing(scope, path))
-            if is_theirs is None and ALL not in reaches:
-                # Not left to the handler: it may be there by then, and be somebody else's.
+            is_own, tool = await self._check_owner(service.owners, caller, _named_id(scope, path))
+            if is_own is None and ALL not in reaches:
+                # Not in the handler: another key may have created it by then.
                 raise self._missing
-            if is_theirs is False and ALL not in reaches:
+            if is_own is False and ALL not in reaches:
                 raise Forbidden(
                     "That belongs to another key, or is from before there were keys; yours may do it with its"
                     " own only."
                 )
-            if is_theirs:
+            if is_own:
                 reaches = {OWN}
         if reaches != {OWN}:
             return Access(caller=caller, reach=ALL, bearer=bearer, client=client)
@@ -157,18 +159,20 @@ class Allow:
             caller=caller, reach=OWN, bearer=bearer, client=client, tool=tool, fenced=self._is_fenced
         )
 
-    async def _tool_of_anybody(
+    async def _tool_without_keys(
         self, service: Service, caller: Caller, scope: Scope, path: Mapping[str, Any]
     ) -> str | None:
-        """While there are no keys: the tool that asks with its token about itself or its work.
+        """Return the tool that made the request with its token while no keys exist, and renew its lease.
 
-        Its lease is renewed. Where the statement does that, there is nothing to look up.
+        If the statement of the request does that, there is nothing to look up.
         """
         if caller.token is None or self._is_fenced or "token" not in self.roles:
             return None
         tool: str | None = caller.token.tool_id
-        if self._judge is not None:
-            _, tool = await self._judge(service.owners, replace(caller, tool_id=tool), _thing(scope, path))
+        if self._check_owner is not None:
+            _, tool = await self._check_owner(
+                service.owners, replace(caller, tool_id=tool), _named_id(scope, path)
+            )
         if tool == caller.token.tool_id:
             service.presence.note(caller.beat(tool))
             return tool
@@ -176,56 +180,56 @@ class Allow:
 
 
 class Anyone(Allow):
-    """A guard that lets everybody in, without a key."""
+    """A guard that admits every request, without a key."""
 
     def __init__(self) -> None:
         super().__init__({})
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        """Let them in."""
+        """Admit the request."""
 
 
 anyone = Anyone()
 
 
 def allow(*, fenced: bool = False, **roles: Reach) -> Allow:
-    """Who may make a call; what is the caller's own, its handler sees to."""
+    """Return a guard for requests whose handler checks or limits ownership."""
     return Allow(roles, fenced=fenced)
 
 
 def allow_task(**roles: Reach) -> Allow:
-    """Who may make a call about a task: its own are those that the key submitted."""
-    return Allow(roles, _task, TaskNotFound)
+    """Return a guard for requests about a task: a key owns the tasks that it submitted."""
+    return Allow(roles, _owns_task, TaskNotFound)
 
 
 def allow_tool(*, fenced: bool = False, **roles: Reach) -> Allow:
-    """Who may make a call about a tool: its own are those that the key registered."""
-    return Allow(roles, _tool, ToolNotFound, fenced=fenced)
+    """Return a guard for requests about a tool: a key owns the tools that it registered."""
+    return Allow(roles, _owns_tool, ToolNotFound, fenced=fenced)
 
 
 def allow_work(*, fenced: bool = False, **roles: Reach) -> Allow:
-    """Who may make a call about a work: its own are those of the tools that the key registered."""
-    return Allow(roles, _work, WorkNotFound, fenced=fenced)
+    """Return a guard for requests about work: a key owns the work of the tools that it registered."""
+    return Allow(roles, _owns_work, WorkNotFound, fenced=fenced)
 
 
 def allow_record(**roles: Reach) -> Allow:
-    """Who may make a call about a record: its own are those of the tasks that the key submitted."""
-    return Allow(roles, _record, WorkNotFound)
+    """Return a guard for requests about a record: a key owns the records of the tasks that it submitted."""
+    return Allow(roles, _owns_record, WorkNotFound)
 
 
 def access_of(request: Request[Any, Any, Any]) -> Access:
-    """What the guard has found, for the handler."""
-    found: Access = request.scope["state"]["access"]
-    return found
+    """Return the access that the guard has granted, for the handler."""
+    access: Access = request.scope["state"]["access"]
+    return access
 
 
 async def check_again(service: Service, access: Access, *, at_once: bool = False) -> None:
-    """See that who was admitted some time ago would be so now.
+    """Check that the key or token of a request that was admitted before is still valid.
 
     Args:
-        service: Knows the keys.
-        access: Who was admitted.
-        at_once: Whether what was known two seconds ago will not do.
+        service: The parts of the broker.
+        access: The access of the request.
+        at_once: Whether to read the keys now, and not to rely on what was read in the last two seconds.
 
     Raises:
         Unauthenticated: The key was revoked, or the token is void.
@@ -238,39 +242,39 @@ async def check_again(service: Service, access: Access, *, at_once: bool = False
 
 
 def void_token(service: Service, access: Access) -> VoidToken:
-    """Return the error for a token that a statement has refused, and forget that it was good."""
+    """Return the error for a token that a statement has refused, and remove it from the cache."""
     if access.caller.token is not None:
         service.owners.forget_tool(access.caller.token.tool_id)
     return VoidToken()
 
 
-async def _task(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
+async def _owns_task(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
     if _ID.match(id_) is None:
         return None, None
     return await owners.task_is(id_, lambda owner: owner.key == caller.key), None
 
 
-async def _tool(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
+async def _owns_tool(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
     if caller.tool_id is None and _ID.match(id_) is None:
         return None, None
-    return await has_tool(owners, caller, id_), id_
+    return await owns_tool(owners, caller, id_), id_
 
 
-async def _work(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
+async def _owns_work(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
     tool: str | None = None
 
-    def is_theirs(owner: WorkOwner) -> bool:
+    def is_own(owner: WorkOwner) -> bool:
         nonlocal tool
         tool = owner.tool_id
-        return is_tools(caller, owner)
+        return owns_work(caller, owner)
 
-    found = await _work_is(owners, id_, is_theirs)
-    # Where the work has ended, its tool may be another one by now.
-    is_there = found and tool is not None and await has_tool(owners, caller, tool)
-    return found, tool if is_there else None
+    owns = await _work_is(owners, id_, is_own)
+    # If the work has ended, another key may have registered its tool since.
+    owns_tool_now = owns and tool is not None and await owns_tool(owners, caller, tool)
+    return owns, tool if owns_tool_now else None
 
 
-async def _record(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
+async def _owns_record(owners: Owners, caller: Caller, id_: str) -> tuple[bool | None, str | None]:
     return await _work_is(owners, id_, lambda owner: owner.submitter == caller.key), None
 
 
@@ -282,39 +286,41 @@ async def _work_is(owners: Owners, id_: str, expected: Callable[[WorkOwner], boo
     return await owners.work_is(work_id, expected)
 
 
-async def has_tool(owners: Owners, caller: Caller, id_: str) -> bool | None:
-    """Whether a tool is the one that calls, or one that the key registered; None: there is no such tool."""
+async def owns_tool(owners: Owners, caller: Caller, id_: str) -> bool | None:
+    """Return whether a tool is the caller, or the caller's key registered it; None: there is no such tool."""
     if caller.tool_id is not None:
         return id_ == caller.tool_id
     return await owners.tool_is(id_, lambda owner: owner.key == caller.key)
 
 
-def is_tools(caller: Caller, owner: WorkOwner) -> bool:
-    """Whether a work is that of the tool that calls, or of one that the key registered."""
+def owns_work(caller: Caller, owner: WorkOwner) -> bool:
+    """Return whether work belongs to the calling tool, or to a tool that the caller's key registered."""
     if caller.tool_id is None:
         return owner.key == caller.key
     return owner.tool_id == caller.tool_id and owner.key in (None, caller.registered_by)
 
 
 def _bearer(authorization: bytes) -> str | None:
-    scheme, _, given = authorization.partition(b" ")
-    return given.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
+    scheme, _, credentials = authorization.partition(b" ")
+    return credentials.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
 
 
-@lru_cache(_REMEMBERED)
-def _open_to(caller: Caller, bearer: str | None, address: str, tool: str | None, fenced: bool) -> Access:
-    """What everybody has while there are no keys; made once for each, as it costs memory while they wait."""
+@lru_cache(_CACHED)
+def _access_without_keys(
+    caller: Caller, bearer: str | None, address: str, tool: str | None, fenced: bool
+) -> Access:
+    """Return the access of a request while no keys exist; cached to save memory for waiting requests."""
     return Access(caller=caller, reach=ALL, bearer=bearer, client=address, tool=tool, fenced=fenced)
 
 
-def _thing(scope: Scope, path: Mapping[str, Any]) -> str:
-    """What the path names: a task, a tool, a work or a record, by its id."""
-    named: str = next((path[name] for name in _IN_PATHS if name in path), last_segment(scope))
+def _named_id(scope: Scope, path: Mapping[str, Any]) -> str:
+    """Return the id of the task, tool, work item or record that the path names."""
+    named: str = next((path[name] for name in _PATH_PARAMETERS if name in path), last_segment(scope))
     return named
 
 
 def last_segment(scope: Scope) -> str:
-    """What a path ends with."""
+    """Return the last segment of the path."""
     return scope["path"].rstrip("/").rpartition("/")[2]
 
 

@@ -17,7 +17,7 @@ _HERE = re.compile(rb"(for=)?\"?(%b|\[?::1\]?)(:[0-9]+)?\"?" % _IPV4_HERE, re.IG
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded")
 #: The headers that show where a request comes from.
 HEADERS = frozenset((b"host", b"origin", b"sec-fetch-site", *_FORWARDED))
-_REMEMBERED = 1_024
+_CACHED = 1_024
 
 _FOR_ITSELF = (
     "There are no keys, so this service is for programs on its own machine, by the name of localhost or"
@@ -25,20 +25,20 @@ _FOR_ITSELF = (
 )
 
 
-def refuse_others(told: Mapping[bytes, bytes]) -> None:
+def refuse_others(headers: Mapping[bytes, bytes]) -> None:
     """Check that a request comes from this machine, as far as its headers show.
 
     Raises:
         Forbidden: It does not.
     """
-    _refuse_pages_of_others(told.get(b"host"), told.get(b"origin"), told.get(b"sec-fetch-site"))
+    _refuse_foreign_pages(headers.get(b"host"), headers.get(b"origin"), headers.get(b"sec-fetch-site"))
     for name in _FORWARDED:
-        if name in told:
-            _refuse_whom_a_proxy_brings(told[name])
+        if name in headers:
+            _refuse_forwarded(headers[name])
 
 
-@lru_cache(_REMEMBERED)
-def _refuse_pages_of_others(host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
+@lru_cache(_CACHED)
+def _refuse_foreign_pages(host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
     """Refuse requests that a page from elsewhere makes through its visitor's browser.
 
     Raises:
@@ -50,8 +50,8 @@ def _refuse_pages_of_others(host: bytes | None, origin: bytes | None, site: byte
         raise Forbidden(_FOR_ITSELF)
 
 
-@lru_cache(_REMEMBERED)
-def _refuse_whom_a_proxy_brings(forwarded: bytes) -> None:
+@lru_cache(_CACHED)
+def _refuse_forwarded(forwarded: bytes) -> None:
     """Refuse requests that a proxy on this machine forwards from elsewhere.
 
     Raises:

@@ -1,4 +1,4 @@
-"""OPTIONS: what an address can be asked."""
+"""Respond to OPTIONS requests with the methods of a path."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from litestar.routes import HTTPRoute
 from litestar.status_codes import HTTP_204_NO_CONTENT
 
 
-def answer_options(request: Request[Any, Any, Any]) -> Response[None] | None:
-    """The methods that an address takes, if that is what is asked.
+def options_response(request: Request[Any, Any, Any]) -> Response[None] | None:
+    """Return a response with the methods of the path; None: it is no OPTIONS request.
 
-    Litestar's own answer knows of the handler only that was registered first.
+    Litestar's own response names only the method of the handler that was registered first.
     """
     if request.method != HttpMethod.OPTIONS:
         return None
-    address = request.scope["path_template"]
+    template = request.scope["path_template"]
     methods = {
         method
         for route in request.app.routes
-        if isinstance(route, HTTPRoute) and route.path_format == address
+        if isinstance(route, HTTPRoute) and route.path_format == template
         for method in route.methods
     }
     return Response(None, status_code=HTTP_204_NO_CONTENT, headers={"Allow": ", ".join(sorted(methods))})

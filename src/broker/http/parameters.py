@@ -1,4 +1,4 @@
-"""What comes in the path and the query, and how it is read."""
+"""Parse the parameters in paths and queries."""
 
 import re
 from collections.abc import Iterator
@@ -35,19 +35,19 @@ Wait = Annotated[
 Force = Annotated[bool, QueryParameter(description="At once, and whatever is under way.")]
 IdFilter = Annotated[str | None, QueryParameter(pattern=ID_PATTERN)]
 
-# What the description says of a text that is a time.
+# The OpenAPI schema of a text that is a time.
 TIME = {"format": "date-time"}
 Since = Annotated[str | None, QueryParameter(description="Ended then or later.", schema_extra=TIME)]
 Until = Annotated[str | None, QueryParameter(description="Ended before.", schema_extra=TIME)]
 
 
-def also(answer: type | None, description: str) -> ResponseSpec:
-    """A second answer of a call, for its description."""
-    return ResponseSpec(answer, description=description)
+def also(body: type | None, description: str) -> ResponseSpec:
+    """Return a further response of an operation, for the OpenAPI document."""
+    return ResponseSpec(body, description=description)
 
 
 def work_id_of(text: str) -> UUID:
-    """A work's id from the path; what is no UUID is nobody's.
+    """Return the id of work in a path.
 
     Raises:
         WorkNotFound: It is no UUID.
@@ -58,19 +58,19 @@ def work_id_of(text: str) -> UUID:
         raise WorkNotFound from None
 
 
-def id_of(text: str, otherwise: type[NotFound]) -> str:
-    """A task's or tool's id from the path; what cannot be an id is nobody's.
+def id_of(text: str, missing: type[NotFound]) -> str:
+    """Return the id of a task, tool or key in a path.
 
     Raises:
-        NotFound: It cannot be an id; of the kind in `otherwise`.
+        NotFound: It is no valid id; `missing` is raised.
     """
     if _ID.match(text) is None:
-        raise otherwise
+        raise missing
     return text
 
 
 def json_parameter(text: str | None, field: str, limits: JsonLimits) -> str | None:
-    """A JSON value from the query.
+    """Return a JSON value in a query.
 
     Raises:
         ValidationFailed: It is not JSON that PostgreSQL can hold.
@@ -78,7 +78,7 @@ def json_parameter(text: str | None, field: str, limits: JsonLimits) -> str | No
     if text is None:
         return None
     not_json = ValidationFailed([FieldError(field=field, message="is not JSON in UTF-8")])
-    if "\ufffd" in text:  # what an address turns into that is not UTF-8
+    if "\ufffd" in text:  # Litestar's replacement for invalid UTF-8
         raise not_json
     try:
         value = msgspec.json.decode(text, type=msgspec.Raw)
@@ -90,7 +90,7 @@ def json_parameter(text: str | None, field: str, limits: JsonLimits) -> str | No
 
 
 def time_parameter(text: str | None, field: str) -> datetime | None:
-    """A time from the query.
+    """Return a time in a query.
 
     Raises:
         ValidationFailed: It is no time, or has no offset.
@@ -98,47 +98,47 @@ def time_parameter(text: str | None, field: str) -> datetime | None:
     if text is None:
         return None
     try:
-        # A plus sign that was not escaped arrives as a space.
+        # An unescaped plus sign is decoded as a space.
         return msgspec.convert(text.replace(" ", "+"), Time).astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
         message = "is no time with an offset (RFC 3339), such as 2026-07-02T09:30:00Z"
         raise ValidationFailed([FieldError(field=field, message=message)]) from None
 
 
-async def refuse_odd_queries(request: Request[Any, Any, Any]) -> None:
-    """A misspelt `?wiat=30` is an error, not ignored, and so is the first of two that are called the same.
+async def check_query(request: Request[Any, Any, Any]) -> None:
+    """Check the names in a query: a misspelt `?wiat=30`, or a repeated parameter, must not be ignored.
 
     Raises:
-        ValidationFailed: The query has what the handler does not take.
+        ValidationFailed: A parameter is unknown, repeated or null.
     """
     if not request.url.query:
         return
-    if odd := list(_odd(request)):
-        raise ValidationFailed(odd)
+    if errors := list(_query_errors(request)):
+        raise ValidationFailed(errors)
 
 
-def _odd(request: Request[Any, Any, Any]) -> Iterator[FieldError]:
-    taken = _in_query(request.route_handler)
+def _query_errors(request: Request[Any, Any, Any]) -> Iterator[FieldError]:
+    known = _in_query(request.route_handler)
     for name, values in request.query_params.dict().items():
-        if name not in taken:
+        if name not in known:
             yield FieldError(field=name, message="is no parameter of this call")
         elif len(values) > 1:
             yield FieldError(field=name, message="is given more than once")
-        elif values == ["null"] and str not in taken[name]:
-            # It would be taken for one that was left out.
+        elif values == ["null"] and str not in known[name]:
+            # Litestar would treat it as absent.
             yield FieldError(field=name, message="is null; leave it out instead")
 
 
 @cache
 def parameters(handler: BaseRouteHandler) -> dict[str, str]:
-    """What a handler takes: for the name of each argument what the query calls it."""
+    """Return the name in the query or path of each argument of a handler."""
     fields = handler.parsed_fn_signature.parameters
     return {name: getattr(field.kwarg_definition, "name", None) or name for name, field in fields.items()}
 
 
 @cache
 def _in_query(handler: BaseRouteHandler) -> dict[str, tuple[Any, ...]]:
-    """What a handler takes in the query: for each name the types that it may be of."""
+    """Return the types of each query parameter of a handler, by its name in the query."""
     fields = handler.parsed_fn_signature.parameters
     return {
         name: (fields[argument].annotation, *get_args(fields[argument].annotation))

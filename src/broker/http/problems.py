@@ -1,4 +1,4 @@
-"""Errors on their way out: every one of them is `application/problem+json` (RFC 9457)."""
+"""Send errors as `application/problem+json` (RFC 9457)."""
 
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -37,29 +37,29 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# RFC 9457: about:blank where the status says it all; our `code` is what programs look at.
+# RFC 9457: the problem has no type of its own; programs use its `code`.
 _TYPE = "about:blank"
 
 
-def answer(
+def response(
     request: Request[Any, Any, Any], error: Exception, metrics: Metrics | None = None
 ) -> Response[bytes]:
-    """The problem that tells of an error.
+    """Return the response with the problem of an error.
 
     Args:
-        request: What was asked.
-        error: What went wrong.
-        metrics: Where it is counted.
+        request: The request.
+        error: The error.
+        metrics: Counts the error.
     """
     known = error if isinstance(error, BrokerError) else _translate(request, error)
     if metrics is not None:
         metrics.refused(known.code)
-    # Not of the `url`: that has to make sense of the header `Host`.
+    # Not from `url`, which parses the header `Host`.
     path = request.scope["path"]
     headers = dict(known.headers) | (getattr(error, "headers", None) or {})
     if known.status >= 500 and not isinstance(known, Unavailable):
         if "request_id" not in structlog.contextvars.get_contextvars():
-            # So that what the client was told can be found.
+            # So that the client's response can be found in the log.
             headers[HEADER] = new_name()
             structlog.contextvars.bind_contextvars(request_id=headers[HEADER])
         log.error("request failed", method=request.method, path=path, exc_info=error)
@@ -72,7 +72,7 @@ def answer(
 
 
 def problem(error: BrokerError, instance: str) -> Problem:
-    """An error as it is told; `instance`: the path of the request."""
+    """Return the problem of an error; `instance`: the path of the request."""
     return Problem(
         type=_TYPE,
         title=error.title,
@@ -88,25 +88,25 @@ def problem(error: BrokerError, instance: str) -> Problem:
 async def send(
     error: Exception, scope: Scope, receive: Receive, send: Send, metrics: Metrics | None = None
 ) -> None:
-    """Answer a request with the problem that tells of an error; `metrics`: where it is counted."""
-    response = answer(Request(scope, receive, send), error, metrics)
-    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(response.content))} | response.headers
+    """Send the response with the problem of an error; `metrics` counts it."""
+    reply = response(Request(scope, receive, send), error, metrics)
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(reply.content))} | reply.headers
     await send(
         {
             "type": "http.response.start",
-            "status": response.status_code or HTTP_500_INTERNAL_SERVER_ERROR,
+            "status": reply.status_code or HTTP_500_INTERNAL_SERVER_ERROR,
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
         }
     )
-    await send({"type": "http.response.body", "body": response.content, "more_body": False})
+    await send({"type": "http.response.body", "body": reply.content, "more_body": False})
 
 
-def last_words(error: BrokerError, path: str = "") -> bytes:
-    """The problem as it goes over the wire, where there is no request to answer; the connection ends with it.
+def last_response(error: BrokerError, path: str = "") -> bytes:
+    """Return the bytes of a response that ends a connection, where no request can be handled.
 
     Args:
-        error: What went wrong.
-        path: What was asked for, as far as that is known.
+        error: The error.
+        path: The path of the request, if known.
     """
     content = msgspec.json.encode(problem(error, path))
     headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(content)), "Connection": "close"}
@@ -117,7 +117,7 @@ def last_words(error: BrokerError, path: str = "") -> bytes:
 
 
 def _translate(request: Request[Any, Any, Any], error: Exception) -> BrokerError:
-    """Litestar's own errors in our words; whatever else it is stays inside."""
+    """Return the broker's error for one of Litestar's; any other error is reported without details."""
     match error:
         case ValidationException():
             names = parameters(request.route_handler)

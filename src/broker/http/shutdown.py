@@ -1,4 +1,4 @@
-"""What becomes of requests that the server waits for no longer: they are told to come again."""
+"""Respond to requests that the server cancels when it stops: the client retries them."""
 
 import asyncio
 
@@ -9,11 +9,11 @@ from broker.errors import Stopping
 from broker.http import problems
 
 
-class AnswersWhenStopped:
-    """An application whose requests are answered even when they are cancelled.
+class RespondWhenStopped:
+    """An application that responds to cancelled requests with 503.
 
-    uvicorn cancels what is still under way some time after it was told to stop (a database that says
-    nothing holds it up, for example), and would answer 500: no client sends that again.
+    When the server stops, uvicorn cancels requests that do not finish in time, for example because the
+    database does not respond. It would send 500, which clients do not retry.
 
     Args:
         app: The application.
@@ -23,17 +23,17 @@ class AnswersWhenStopped:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        begun = False
+        """Handle a request."""
+        has_started = False
 
-        async def tell(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def note_and_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, tell)
+            await self._app(scope, receive, note_and_send)
         except asyncio.CancelledError:
-            if begun or scope["type"] != ScopeType.HTTP:
+            if has_started or scope["type"] != ScopeType.HTTP:
                 raise
             await problems.send(Stopping(), scope, receive, send)

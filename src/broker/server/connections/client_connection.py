@@ -284,7 +284,7 @@ class ClientConnection(TimedConnection):
         if has_response:
             self._close()
         elif not self.transport.is_closing():
-            self.transport.write(problems.last_words(error, self.scope["path"] if has_begun else ""))
+            self.transport.write(problems.last_response(error, self.scope["path"] if has_begun else ""))
             self.transport.write_eof()
             self._leave(LINGER_SECONDS)
 
