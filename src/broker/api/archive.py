@@ -1,4 +1,4 @@
-"""/v1/archive: how everything ended."""
+"""/v1/archive: list, read, export, delete and accept archive records."""
 
 from collections.abc import AsyncIterator
 
@@ -21,7 +21,7 @@ from broker.store.replica_reads import read_page
 
 NDJSON = "application/x-ndjson"
 
-# How much is read at once: a slow reader keeps no more than that in memory, whatever the archive holds.
+# The size of one query of an export, which bounds the memory for a slow client.
 _PORTION = 200
 _PORTION_BYTES = 2**20
 
@@ -29,7 +29,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class ArchiveController(Controller):
-    """The archive: every attempt, with all that was reported on it."""
+    """The archive: every attempt with its reports."""
 
     path = "/v1/archive"
     tags = ("Archive",)
@@ -81,7 +81,7 @@ class ArchiveController(Controller):
         async def lines(page: ArchivePage) -> AsyncIterator[bytes]:
             while True:
                 portion, after = _encode_lines(page.items), page.next
-                # The next page is read without this one in memory.
+                # Free the page before the next one is read.
                 del page
                 if portion:
                     yield portion

@@ -1,4 +1,4 @@
-"""/v1/candidates: what an assigner looks at. It makes work by `POST /v1/work`."""
+"""/v1/candidates: the available tasks and tools. An assigner pairs them by `POST /v1/work`."""
 
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from broker.wake.listener import CANDIDATES
 
 
 class CandidatesController(Controller):
-    """What an assigner looks at."""
+    """The available tasks and tools."""
 
     path = "/v1/candidates"
     tags = ("The assigner",)
@@ -44,9 +44,9 @@ class CandidatesController(Controller):
                 await service.attendance.note()
             return await service.store.read_one(candidates.read, candidates.CandidatesRequest(cursor, limit))
 
-        def some(found: Candidates) -> bool:
-            return bool(found.tasks or found.tools or found.more)
+        def has_any(page: Candidates) -> bool:
+            return bool(page.tasks or page.tools or page.more)
 
         return await wait_for(
-            request, service, access, look, until=some, wait=wait, topic=CANDIDATES, look_last=False
+            request, service, access, look, until=has_any, wait=wait, topic=CANDIDATES, look_last=False
         )

@@ -1,6 +1,6 @@
-"""/: the dashboard, a page that shows what runs, what waits and why, and what has happened.
+"""/: serve the dashboard, a page that shows running work, waiting tasks and recent endings.
 
-It holds no data: it reads what it shows from the API, with the key that it is given.
+The page holds no data: it reads all of it by the public API, with the key that its user enters.
 """
 
 from functools import cache

@@ -88,7 +88,7 @@ class EventStreamResponse(ASGIResponse):
 
 
 class EventsController(Controller):
-    """What happens, as it happens."""
+    """The event stream."""
 
     path = "/v1/events"
     tags = ("Events",)

@@ -1,4 +1,4 @@
-"""/health: whether the process lives, and whether the service can do its job."""
+"""/health: report whether the process is alive, and whether the service is ready."""
 
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency
@@ -31,7 +31,7 @@ class HealthController(Controller):
     async def ready(self, service: NamedDependency[Service]) -> Response[Ready]:
         """Ready: the database is reached, its schema is current, the listener is connected; else 503."""
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}
-        troubles, of_lists = service.store.troubles, service.primary_reads.store.troubles
+        troubles, list_troubles = service.store.troubles, service.primary_reads.store.troubles
         try:
             problem = await service.store.read(migration.schema_problem)
             checks["schema"] = problem or "ok"
@@ -41,8 +41,8 @@ class HealthController(Controller):
             checks["schema"] = "unknown"
         if not service.listener.connected.is_set():
             checks["listener"] = "is not connected; waiting requests look once a second meanwhile"
-        # Lists have connections of their own: their trouble keeps nothing else from going on.
-        causes = sorted({*troubles.causes(), *of_lists.causes()})
+        # Lists have connections of their own, so their trouble does not make the service unready.
+        causes = sorted({*troubles.causes(), *list_troubles.causes()})
         ready = all(state == "ok" for state in checks.values())
         return Response(
             Ready(status="ready" if ready else "unready", checks=checks, causes=causes),

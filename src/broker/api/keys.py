@@ -1,4 +1,4 @@
-"""/v1/keys: who may do what."""
+"""/v1/keys: create, list and revoke keys."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ class KeysController(Controller):
         created_at = await service.store.run(keys.create, data.name, roles, hashed(key), replace=data.replace)
         if created_at is None:
             raise KeyExists
-        await _know(service)
+        await _read_keys(service)
         return MadeKey(name=data.name, roles=roles, created_at=created_at, key=key)
 
     @get(guards=[allow()])
@@ -53,10 +53,10 @@ class KeysController(Controller):
         """
         if not await service.store.run(keys.revoke, id_of(key_name, KeyNotFound)):
             raise KeyNotFound
-        await _know(service)
+        await _read_keys(service)
 
 
-async def _know(service: Service) -> None:
-    """Read the keys again, after a change that is committed. Other processes follow within two seconds."""
+async def _read_keys(service: Service) -> None:
+    """Read the keys again after a change. Other processes do so within two seconds."""
     with contextlib.suppress(Unavailable):
         await service.keyring.know(asyncio.get_running_loop().time())

@@ -12,7 +12,7 @@ from broker.telemetry.database_metrics import database_metrics
 
 
 class MetricsController(Controller):
-    """For Prometheus."""
+    """The metrics for Prometheus."""
 
     path = "/metrics"
     tags = ("Health",)

@@ -1,4 +1,4 @@
-"""/v1/overview: what tools are at, what waits and why, and what has ended, for whoever watches."""
+"""/v1/overview: summaries of tools, waiting tasks and endings for dashboards."""
 
 from typing import Annotated
 
@@ -14,12 +14,12 @@ from broker.store.overview import failures, history, queue, timeline, tools, wai
 
 _MOST_ATTEMPTS = 5_000
 _MOST_BUCKETS = 500
-# For each of them it is counted how many go before.
+# Limited, because the query counts for each task how many are before it.
 _MOST_WAITING = 200
 
 
 class OverviewController(Controller):
-    """Summaries, for whoever watches: without payloads and results, and with long texts cut."""
+    """Summaries for dashboards: without payloads and results, and with long texts shortened."""
 
     path = "/v1/overview"
     tags = ("Overview",)

@@ -1,4 +1,4 @@
-"""/v1/stats: how the broker is doing, in a few numbers."""
+"""/v1/stats: the state of the broker in a few numbers."""
 
 from litestar import Controller, get
 from litestar.di import NamedDependency
@@ -10,7 +10,7 @@ from broker.store import stats
 
 
 class StatsController(Controller):
-    """How the broker is doing, in a few numbers."""
+    """The state of the broker in a few numbers."""
 
     path = "/v1/stats"
     tags = ("Health",)

@@ -1,4 +1,4 @@
-"""/v1/tasks: what needs doing."""
+"""/v1/tasks: submit, list, read, explain, retry and delete tasks."""
 
 from typing import Annotated, Any
 
@@ -35,15 +35,15 @@ from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
 from broker.wake.listener import TASK
 
-# Ids that a client may choose, and paths that have another meaning for another method.
-_ALSO_PATHS = ["/batch", "/remarks"]
+# A client may choose these ids for tasks, but POST has another meaning for these paths.
+_PATH_LIKE_IDS = ["/batch", "/remarks"]
 
 _MAY_READ = allow_task(submitter=OWN, assigner=ALL, operator=ALL)
 _MAY_CHANGE = allow_task(submitter=OWN, operator=ALL)
 
 
 class TasksController(Controller):
-    """Tasks: things that need doing."""
+    """Tasks."""
 
     path = "/v1/tasks"
     tags = ("Tasks",)
@@ -79,10 +79,10 @@ class TasksController(Controller):
     ) -> SubmittedTasks:
         """Submit up to 10,000 tasks: all of them are written, or none."""
         submissions = [_submission(task, access, trace_context) for task in data.items]
-        answers = await service.store.many(tasks.submit_briefly, submissions)
+        results = await service.store.many(tasks.submit_briefly, submissions)
         return SubmittedTasks(
             items=[
-                SubmittedTask(id=id_, status="created" if created else "exists") for id_, created in answers
+                SubmittedTask(id=id_, status="created" if created else "exists") for id_, created in results
             ]
         )
 
@@ -139,7 +139,7 @@ class TasksController(Controller):
         """Delete a task: 204, or 202 where its tool is asked to stop first."""
         return await _remove(task_id, service, force=force)
 
-    @get(_ALSO_PATHS, include_in_schema=False, guards=[_MAY_READ])
+    @get(_PATH_LIKE_IDS, include_in_schema=False, guards=[_MAY_READ])
     async def read_by_odd_id(
         self,
         request: Request[Any, Any, Any],
@@ -150,7 +150,7 @@ class TasksController(Controller):
         """Read a task that is called like one of our paths."""
         return await _read(request, last_segment(request.scope), service, access, wait)
 
-    @delete(_ALSO_PATHS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False, guards=[_MAY_CHANGE])
+    @delete(_PATH_LIKE_IDS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False, guards=[_MAY_CHANGE])
     async def remove_by_odd_id(
         self,
         request: Request[Any, Any, Any],
@@ -203,8 +203,8 @@ class TasksController(Controller):
         known = await service.store.each(tasks.remark, data.items)
         return RemarkedTasks(
             items=[
-                Remarked(task_id=remark.task_id, status="ok" if found else "task_not_found")
-                for remark, found in zip(data.items, known, strict=True)
+                Remarked(task_id=remark.task_id, status="ok" if is_known else "task_not_found")
+                for remark, is_known in zip(data.items, known, strict=True)
             ]
         )
 
@@ -221,10 +221,10 @@ async def _read(
     async def look() -> Task:
         return await _find(service, task_id)
 
-    def over(task: Task) -> bool:
+    def has_ended(task: Task) -> bool:
         return TASK_STATES[task.state].final
 
-    return await wait_for(request, service, access, look, until=over, wait=wait, topic=TASK, key=task_id)
+    return await wait_for(request, service, access, look, until=has_ended, wait=wait, topic=TASK, key=task_id)
 
 
 async def _remove(task_id: str, service: Service, *, force: bool) -> Response[None]:

@@ -1,4 +1,4 @@
-"""/v1/tools: who can do work."""
+"""/v1/tools: register, list, read, change and delete tools; heartbeats and work of a tool."""
 
 from typing import Annotated, Any
 
@@ -46,12 +46,12 @@ class ToolsController(Controller):
         registration = tools.Registration(
             data, hashed(secret), access.caller.key, any_owner=access.key is None
         )
-        entered = await service.store.one(tools.register, registration, size=len(data.skills))
-        if entered.tool is None:
+        result = await service.store.one(tools.register, registration, size=len(data.skills))
+        if result.tool is None:
             raise Forbidden("Another key has registered a tool of this id.")
-        service.owners.forget_tool(entered.tool.id)
-        answer = RegisteredTool(**asdict(entered.tool), token=token_of(entered.tool.id, secret))
-        return Response(answer, status_code=HTTP_201_CREATED if entered.created else HTTP_200_OK)
+        service.owners.forget_tool(result.tool.id)
+        registered = RegisteredTool(**asdict(result.tool), token=token_of(result.tool.id, secret))
+        return Response(registered, status_code=HTTP_201_CREATED if result.created else HTTP_200_OK)
 
     @get(guards=[allow(tool=OWN, assigner=ALL, operator=ALL)])
     async def list(
@@ -79,7 +79,10 @@ class ToolsController(Controller):
     )
     async def read(self, tool_id: FromPath[str], service: NamedDependency[Service]) -> ToolStatus:
         """Read a tool."""
-        return _known(await service.store.read(tools.by_ids, [id_of(tool_id, ToolNotFound)]))
+        rows = await service.store.read(tools.by_ids, [id_of(tool_id, ToolNotFound)])
+        if not rows:
+            raise ToolNotFound
+        return rows[0]
 
     @patch("/{tool_id:str}", guards=[allow_tool(tool=OWN, token=OWN, operator=ALL)], errors=[ToolNotFound])
     async def change(
@@ -144,12 +147,12 @@ class ToolsController(Controller):
     ) -> Heartbeat:
         """Renew the tool's lease, and hear which of its work should stop."""
         beat = access.caller.beat(id_of(tool_id, ToolNotFound))
-        heard = await service.store.one(leases.heartbeat, beat)
-        if heard == VOID or (heard is None and beat.token_hash):
+        renewed = await service.store.one(leases.heartbeat, beat)
+        if renewed == VOID or (renewed is None and beat.token_hash):
             raise void_token(service, access)
-        if heard is None:
+        if renewed is None:
             raise ToolNotFound
-        return heard
+        return renewed
 
     @get(
         "/{tool_id:str}/work",
@@ -173,9 +176,3 @@ class ToolsController(Controller):
         if items is None:
             raise ToolNotFound
         return WorkItems(items=items)
-
-
-def _known(found: "list[ToolStatus]") -> ToolStatus:
-    if not found:
-        raise ToolNotFound
-    return found[0]

@@ -1,4 +1,4 @@
-"""Pages for people, and what they are made of: served from here, so that they need no internet."""
+"""Serve the files of web pages; the pages load nothing from the internet."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -14,8 +14,8 @@ from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
 _MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-# A page runs the scripts that are served beside it and no other, loads from here only, and is shown in no
-# other page. Swagger UI has images in its style sheet.
+# A page runs only scripts of this service, loads only from it, and cannot be framed. Swagger UI has images in
+# its style sheet.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
     " img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -25,11 +25,11 @@ PAGE_HEADERS = {
 
 
 class Asset:
-    """A file that is part of a page.
+    """A file of a web page.
 
     Args:
-        name: What it is called.
-        content: What it holds.
+        name: The file name.
+        content: The content of the file.
     """
 
     def __init__(self, name: str, content: bytes) -> None:
@@ -38,8 +38,8 @@ class Asset:
         self._tag = f'"{sha256(content).hexdigest()[:32]}"'
 
     def answer(self, request: Request[Any, Any, Any]) -> Response[bytes]:
-        """The file, or that the browser has it already."""
-        # Asked for anew each time, and mostly answered in a line: so an upgrade is seen at once.
+        """Return a response with the file, or 304 if the browser has it already."""
+        # The browser revalidates the file each time, so that it sees an upgrade at once.
         headers = {"Cache-Control": "no-cache", "ETag": self._tag}
         if self._media_type == "text/html":
             headers |= PAGE_HEADERS
@@ -50,31 +50,31 @@ class Asset:
 
 @cache
 def assets(folder: str) -> Mapping[str, Asset]:
-    """The files of a folder of `broker.web`, by what they are called below it.
+    """Return the files of a folder of `broker.web`, by their relative paths.
 
-    Only what is here can be asked for, however its name is written.
+    No path can lead to another file, because each is looked up here.
     """
-    found = _files(files("broker") / "web" / folder)
-    return {name: Asset(name, file.read_bytes()) for name, file in found}
+    paths = _files(files("broker") / "web" / folder)
+    return {path: Asset(path, file.read_bytes()) for path, file in paths}
 
 
 def asset(folder: str, name: str) -> Asset:
-    """A file of a folder of `broker.web`.
+    """Return a file of a folder of `broker.web`.
 
     Raises:
         NotFoundException: There is no such file.
     """
-    if (found := assets(folder).get(name)) is None:
+    if (file := assets(folder).get(name)) is None:
         raise NotFoundException
-    return found
+    return file
 
 
 def _files(folder: Traversable, path: str = "") -> list[tuple[str, Traversable]]:
-    """All files of a folder that are part of a page, by what they are called below it."""
-    found = []
+    """Return the files of web pages in a folder, with their relative paths."""
+    pages = []
     for each in folder.iterdir():
         if each.is_dir():
-            found += _files(each, f"{path}{each.name}/")
+            pages += _files(each, f"{path}{each.name}/")
         elif PurePosixPath(each.name).suffix in _MEDIA_TYPES:
-            found.append((path + each.name, each))
-    return found
+            pages.append((path + each.name, each))
+    return pages

@@ -29,7 +29,7 @@ from broker.errors import (
     WorkEnded,
 )
 from broker.http.parameters import parameters
-from broker.http.request_log import HEADER, new_name
+from broker.http.request_log import HEADER, new_request_id
 from broker.schemas.problems import FieldError, Problem
 from broker.telemetry.metrics import Metrics
 
@@ -60,7 +60,7 @@ def response(
     if known.status >= 500 and not isinstance(known, Unavailable):
         if "request_id" not in structlog.contextvars.get_contextvars():
             # So that the client's response can be found in the log.
-            headers[HEADER] = new_name()
+            headers[HEADER] = new_request_id()
             structlog.contextvars.bind_contextvars(request_id=headers[HEADER])
         log.error("request failed", method=request.method, path=path, exc_info=error)
     return Response(

@@ -1,8 +1,8 @@
-"""What belongs to a request: its id, and its line in the log.
+"""Give requests their id and their line in the log.
 
-A proxy, or the client, names a request by the header `X-Request-ID`; the answer has the same, and so has
-every line of the log that is written on the way. Without one, and without a line for every request, there is
-nothing to be done, and nothing is.
+A proxy, or the client, names a request by the header `X-Request-ID`. The response has the same header, and
+each log line of the request has the same id. A request without that header has no id, unless every request is
+logged.
 """
 
 import re
@@ -20,19 +20,20 @@ from broker.http.path_templates import PathTemplates
 log = structlog.get_logger("broker.access")
 
 HEADER = "X-Request-ID"
-_NAME = HEADER.lower().encode()
-# It goes into logs as it is.
-_FIT = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
-_GONE = 499
+_HEADER_NAME = HEADER.lower().encode()
+# The log shows it unescaped.
+_VALID_ID = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
+# The status in the log if the client disconnected before the response (as in nginx).
+_DISCONNECTED = 499
 
 
 class RequestLog:
-    """The application, with a name for every request that has one.
+    """An application whose requests have ids, and lines in the log.
 
     Args:
         app: The application.
         templates: Its path templates.
-        are_logged: Whether each has a line in the log, and so a name.
+        are_logged: Whether each request has an id and a line in the log.
     """
 
     def __init__(self, app: ASGIApp, templates: PathTemplates, *, are_logged: bool) -> None:
@@ -41,28 +42,29 @@ class RequestLog:
         self._are_logged = are_logged
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer a request; no coroutine of ours stands around those that need none."""
+        """Handle a request; without a coroutine of its own if it has no id."""
         if scope["type"] == ScopeType.HTTP:
-            given = next((value for name, value in scope["headers"] if name == _NAME), None)
-            if given is not None or self._are_logged:
-                return self._answer(scope, receive, send, given)
+            sent_id = next((value for name, value in scope["headers"] if name == _HEADER_NAME), None)
+            if sent_id is not None or self._are_logged:
+                return self._handle(scope, receive, send, sent_id)
         return self.app(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, given: bytes | None) -> None:
-        name = given.decode() if given is not None and _FIT.fullmatch(given) else new_name()
-        structlog.contextvars.bind_contextvars(request_id=name)
-        status = _GONE
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, sent_id: bytes | None) -> None:
+        is_valid = sent_id is not None and _VALID_ID.fullmatch(sent_id)
+        request_id = sent_id.decode() if sent_id is not None and is_valid else new_request_id()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = _DISCONNECTED
 
-        async def named(message: Message) -> None:
+        async def add_header_and_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (_NAME, name.encode())]
+                message["headers"] = [*message["headers"], (_HEADER_NAME, request_id.encode())]
             await send(message)
 
         began = time.perf_counter()
         try:
-            await self.app(scope, receive, named)
+            await self.app(scope, receive, add_header_and_send)
         finally:
             if self._are_logged:
                 path = scope["path"]
@@ -82,6 +84,6 @@ class RequestLog:
         return {name: id_ for name, id_ in parameters.items() if name.endswith("_id")}
 
 
-def new_name() -> str:
-    """A name for a request that has none."""
+def new_request_id() -> str:
+    """Return an id for a request that has none."""
     return secrets.token_hex(8)

@@ -1,9 +1,9 @@
-"""A span around every request.
+"""Trace every request with a span.
 
-Not by opentelemetry-instrumentation-asgi: it reads a query as UTF-8 before the application can, so that one
-odd byte ends in a 500, which no request may; it hands on the queries, which hold what tasks need; and it is
-a beta that brings five packages more. Statements have no spans: with group commit one of them belongs to many
-requests at once, so that as a part of any one of them it would say what is not so.
+opentelemetry-instrumentation-asgi does not fit: it decodes queries as UTF-8 before the application can, so
+one invalid byte would cause a 500. It also exports the queries, which hold the needs of tasks, and it is a
+beta with five further packages. Statements have no spans: with group commit, a statement belongs to many
+requests at once.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from structlog.contextvars import bind_contextvars
 
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
 
-# What is asked for all the time, and by nobody who traces.
+# Frequent requests that are of no interest in traces.
 _UNTRACED = {"/health/live", "/health/ready", "/metrics"}
 _METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 _SERVER_ERROR = 500
-# How long the end of the process may be kept up by spans that are still to be sent.
+# How long the process may wait at its end until the last spans are exported.
 _FLUSH_SECONDS = 0.5
 
 Attributes = dict[str, str | float]
@@ -36,12 +36,12 @@ MatchPath = Callable[[str], tuple[str, Mapping[str, str]] | None]
 
 
 class Traced:
-    """The application, with a span around each request.
+    """An application whose requests are traced.
 
     Args:
         app: The application.
         match_path: Finds the template of a path.
-        provider: Makes the spans, and is shut down with the application.
+        provider: The provider of the spans; it is shut down with the application.
     """
 
     def __init__(self, app: ASGIApp, match_path: MatchPath, provider: TracerProvider) -> None:
@@ -51,22 +51,22 @@ class Traced:
         self._match_path = match_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, and tell of it."""
-        # Litestar's types know of no lifespan here.
+        """Handle a request in a span of its own."""
+        # Litestar's types do not include the lifespan.
         kind: str = scope["type"]
         if kind == "lifespan":
-            await self._app(scope, receive, self._flushing(send))
+            await self._app(scope, receive, self._flush_at_shutdown(send))
         elif scope["path"] in _UNTRACED:
             await self._app(scope, receive, send)
         else:
-            span = self._begin(scope)
-            # So that whoever reads the log finds the trace.
+            span = self._start_span(scope)
+            # So that a log line leads to its trace.
             bind_contextvars(trace_id=format_trace_id(span.get_span_context().trace_id))
             with use_span(span, end_on_exit=True):
-                await self._app(scope, receive, _noting(span, send))
+                await self._app(scope, receive, _note_status(span, send))
 
-    def _begin(self, scope: Any) -> Span:
-        """The span of a request, below the one that its headers tell of."""
+    def _start_span(self, scope: Any) -> Span:
+        """Start the span of a request, as a child of the one in its headers."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         attributes: Attributes = {
@@ -92,12 +92,12 @@ class Traced:
             attributes=attributes,
         )
 
-    def _flushing(self, send: Send) -> Send:
-        """Send the last spans before it is said that all has come to its end."""
+    def _flush_at_shutdown(self, send: Send) -> Send:
+        """Export the last spans before the application reports its shutdown."""
 
         async def flush_and_send(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown."):
-                await _within(_FLUSH_SECONDS, self._provider)
+                await _shut_down(self._provider, _FLUSH_SECONDS)
             await send(message)
 
         return flush_and_send
@@ -113,8 +113,8 @@ def _wait_seconds(query: bytes) -> float | None:
     return seconds if 0 <= seconds <= LONGEST_WAIT_SECONDS else None
 
 
-def _noting(span: Span, send: Send) -> Send:
-    """Tell the span how the request was answered."""
+def _note_status(span: Span, send: Send) -> Send:
+    """Add the status of the response to the span."""
 
     async def note_and_send(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -128,18 +128,18 @@ def _noting(span: Span, send: Send) -> Send:
     return note_and_send
 
 
-async def _within(seconds: float, provider: TracerProvider) -> None:
-    """Shut a provider down, which sends what it has; whoever takes it may be away."""
+async def _shut_down(provider: TracerProvider, seconds: float) -> None:
+    """Shut a provider down, which exports its spans; wait some seconds at most."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def shut_down() -> None:
         try:
             provider.shutdown()
         finally:
-            with contextlib.suppress(RuntimeError):  # nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(done.set)
 
-    # Not the loop's own threads: the end of the process would wait for those.
+    # Not a thread of the loop's executor: the process would wait for it at its end.
     threading.Thread(target=shut_down, name="last spans", daemon=True).start()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):

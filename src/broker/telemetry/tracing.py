@@ -1,7 +1,7 @@
-"""Tracing with OpenTelemetry, if the environment asks for it: a span for every request.
+"""Trace requests with OpenTelemetry, if the environment asks for it.
 
-The usual variables of OpenTelemetry switch it on, `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_TRACES_EXPORTER`. It
-needs the extra `otel`. Without these variables nothing of OpenTelemetry is imported.
+The standard variables `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_TRACES_EXPORTER` switch it on. It needs the
+extra `otel`, and is not imported otherwise.
 """
 
 import os
@@ -20,7 +20,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 
 
 def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the exporters that the environment asks for, by their OpenTelemetry names."""
+    """Return the OpenTelemetry names of the exporters that the environment asks for; empty: no traces."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     named = [name.strip() for name in environment.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
@@ -30,7 +30,7 @@ def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def traced(app: ASGIApp, match_path: "MatchPath") -> ASGIApp:
-    """Return the application, with tracing if the environment asks for it.
+    """Return the application, traced if the environment asks for it.
 
     Args:
         app: The application.
@@ -39,7 +39,6 @@ def traced(app: ASGIApp, match_path: "MatchPath") -> ASGIApp:
     if not (names := wanted()):
         return app
     try:
-        # Without tracing, OpenTelemetry need not be installed.
         from broker.telemetry.span_export import provider  # noqa: PLC0415
         from broker.telemetry.spans import Traced  # noqa: PLC0415
 
