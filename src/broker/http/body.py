@@ -1,8 +1,8 @@
-"""Request bodies: JSON, decoded once, every offending field named.
+"""Decode request bodies once, and report every invalid field.
 
-Litestar's own parsing cannot hand JSON through untouched, answers 500 to invalid UTF-8 and to deep
-nesting, and names one error only. Its serialization plugin lets us do that: a handler that declares
-`data: SomeRequest` gets it from here.
+Litestar's own parsing cannot pass JSON values through unchanged, responds with 500 to invalid UTF-8 and deep
+nesting, and reports only one error. This module replaces it by a serialization plugin: it decodes the body
+for each handler that declares `data: SomeRequest`.
 """
 
 import asyncio
@@ -35,30 +35,28 @@ from broker.http.json_limits import JsonLimits
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 
-# So many that are wrong are told; whoever has more will ask again.
+# An error lists at most this many invalid fields.
 _MOST_ERRORS = 1_000
-# A body up to this size is decoded at once, on the event loop; a larger one in a thread.
+# A body up to this size is decoded on the event loop, a larger one in a thread.
 _AT_ONCE = 64 * 1024
-# A larger body takes up to seconds. Smaller ones do not wait for it: they have a thread of their own.
+# Decoding a larger body may take seconds. It has a thread of its own, so that smaller ones do not wait.
 _HUGE = 2**20
-# One thread each: with more, the event loop would wait longer for the interpreter.
+# One thread each: with more threads, the event loop would wait longer for the interpreter.
 _thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 _thread_for_huge = ThreadPoolExecutor(1, thread_name_prefix="huge bodies")
 
 
 class BodyOrNothing(Connection[Any, Any, Any]):
-    """A request whose missing body is an empty object: then every field has its default, or is missed."""
+    """A request whose missing body is an empty object, so that each field has its default or is reported."""
 
-    # A large body is decoded where it is awaited.
+    # The decoded body, if it is large: `body` decodes it in a thread.
     decoded: Request | None = None
 
     async def body(self) -> bytes:
-        """The body's bytes.
-
-        Who has sent them slowly has to be welcome still.
+        """Return the body; if it arrived slowly, check the client's access again.
 
         Raises:
-            BadRequest: The client went before it had sent them all: nobody will read this.
+            BadRequest: The client disconnected before it had sent the whole body.
         """
         began = time.monotonic()
         try:
@@ -67,22 +65,22 @@ class BodyOrNothing(Connection[Any, Any, Any]):
             raise BadRequest(error.detail) from None
         if len(body) > _AT_ONCE and self.decoded is None:
             _check_media_type(self)
-            form = self.route_handler.parsed_fn_signature.parameters["data"].annotation
-            self.decoded = await decoded(body, form, self.app.state.json_limits)
+            kind = self.route_handler.parsed_fn_signature.parameters["data"].annotation
+            self.decoded = await decoded(body, kind, self.app.state.json_limits)
         if time.monotonic() - began > FRESH_SECONDS:
             await self.route_handler.authorize_connection(self)
         return body
 
 
 class JsonBodies(SerializationPlugin):
-    """Has Litestar decode our requests our way."""
+    """Makes Litestar decode request structs with this module."""
 
     def supports_type(self, field_definition: FieldDefinition) -> bool:
-        """Whether the handler takes one of our requests."""
+        """Return whether the type is a request struct."""
         return field_definition.is_subclass_of(Request)
 
     def create_dto_for_type(self, field_definition: FieldDefinition) -> type[AbstractDTO[Any]]:
-        """What decodes it."""
+        """Return the class that decodes it."""
         return type(
             "JsonBody", (_JsonBody,), {"model_type": field_definition.annotation, "config": DTOConfig()}
         )
@@ -110,10 +108,11 @@ class _JsonBody(AbstractDTO[Any]):
 
 
 def _check_media_type(request: Connection[Any, Any, Any]) -> None:
-    """Check that a body is JSON, as it is.
+    """Check that a body is JSON and not compressed.
 
     Raises:
-        UnsupportedMediaType: It is not; or, by the kind `UnsupportedEncoding`, it is compressed.
+        UnsupportedMediaType: It is not JSON.
+        UnsupportedEncoding: It is compressed.
     """
     media_type, _ = request.content_type
     if media_type not in ("", "application/json") and not media_type.endswith("+json"):
@@ -123,30 +122,33 @@ def _check_media_type(request: Connection[Any, Any, Any]) -> None:
         raise UnsupportedEncoding
 
 
-async def decoded(body: bytes, form: type[Request], limits: JsonLimits) -> Request:
+async def decoded(body: bytes, kind: type[Request], limits: JsonLimits) -> Request:
     """Decode a body of any size without stalling the event loop or smaller bodies; see `decode`."""
     if len(body) <= _AT_ONCE:
-        return decode(body, form, limits)
+        return decode(body, kind, limits)
     thread = _thread if len(body) <= _HUGE else _thread_for_huge
-    return await asyncio.get_running_loop().run_in_executor(thread, decode, body, form, limits)
+    return await asyncio.get_running_loop().run_in_executor(thread, decode, body, kind, limits)
 
 
-def decode(body: bytes, form: type[Request], limits: JsonLimits) -> Request:
-    """A request from its body.
+def decode(body: bytes, kind: type[Request], limits: JsonLimits) -> Request:
+    """Decode a body and check it.
 
     Args:
         body: JSON in UTF-8.
-        form: The request it has to be.
+        kind: The type of the request.
         limits: The limits of its values.
 
+    Returns:
+        The request.
+
     Raises:
-        MalformedJson: It is not JSON, or not UTF-8.
-        ValidationFailed: It is not such a request; every offending field is named.
+        MalformedJson: The body is not JSON, or not UTF-8.
+        ValidationFailed: A field is invalid; the error lists every invalid field.
     """
     if len(body) > _AT_ONCE:
-        form = counted(form)
+        kind = counted(kind)
     try:
-        request = _decoded(body, form)
+        request = _decoded(body, kind)
     except RecursionError:
         message = f"is nested deeper than {limits.max_depth}"
         raise ValidationFailed(
@@ -154,30 +156,30 @@ def decode(body: bytes, form: type[Request], limits: JsonLimits) -> Request:
         ) from None
     if problems := list(islice(json_limits.problems(request, limits), _MOST_ERRORS)):
         raise ValidationFailed(problems)
-    return _decoded(_on_one_line(body), form) if b"\n" in body or b"\r" in body else request
+    return _decoded(_on_one_line(body), kind) if b"\n" in body or b"\r" in body else request
 
 
 def _on_one_line(body: bytes) -> bytes:
-    """Return JSON without its line breaks, which are between its parts only; in steps.
+    """Return JSON without line breaks, which stand only between its tokens; in steps.
 
-    Values go out as they came, and in exports each record is a line.
+    Values are returned as they were sent, and an export has one record a line.
     """
     steps = range(0, len(body), json_limits.STEP_BYTES)
     return b"".join([body[at : at + json_limits.STEP_BYTES].translate(None, b"\r\n") for at in steps])
 
 
-def _decoded(body: bytes, form: type[Request]) -> Request:
-    # The decoder does not look at what it passes through.
+def _decoded(body: bytes, kind: type[Request]) -> Request:
+    # The decoder does not check raw values.
     _check_utf8(body)
-    known = body
+    deduplicated = body
     try:
         if len(body) > _AT_ONCE:
-            known = once(body, form)
-        request: Request = read(known, form)
+            deduplicated = once(body, kind)
+        request: Request = read(deduplicated, kind)
     except msgspec.ValidationError as error:
         _well_formed(body)
-        is_short = len(body) <= _AT_ONCE or known is not body or body.count(b":") <= MOST_PARTS
-        explained = list(islice(explain(known, form), _MOST_ERRORS)) if is_short else []
+        is_short = len(body) <= _AT_ONCE or deduplicated is not body or body.count(b":") <= MOST_PARTS
+        explained = list(islice(explain(deduplicated, kind), _MOST_ERRORS)) if is_short else []
         raise ValidationFailed(explained or [located(error)]) from None
     except msgspec.DecodeError as error:
         if lone := json_limits.lone_surrogate(body):
@@ -210,7 +212,11 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _well_formed(body: bytes) -> None:
-    """A wrong type is reported where the decoder met it; the rest may still be no JSON."""
+    """Check that a body is JSON: the decoder stops at the first wrong type.
+
+    Raises:
+        MalformedJson: It is not.
+    """
     try:
         decoder(Raw).decode(body)
     except msgspec.DecodeError as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Raw
 
-from broker.http.decoders import TOO_LONG, decoder, hints, item_type, raw_form, read
+from broker.http.decoders import TOO_LONG, decoder, hints, item_type, raw_struct, read
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 
@@ -20,29 +20,35 @@ _MOST_CHARACTERS = 300
 MOST_PARTS = 200_000
 
 
-def explain(body: bytes, form: type[Request], path: str = "") -> Iterator[FieldError]:
-    """Every field that is not as it should be: the decoder itself stops at the first."""
+def explain(body: bytes, kind: type[Request], path: str = "") -> Iterator[FieldError]:
+    """Yield every invalid field; the decoder itself stops at the first.
+
+    Args:
+        body: JSON.
+        kind: The type of the request.
+        path: The place of the request in the body, like `items[13].`.
+    """
     try:
-        given = _members(body, form)
+        members = _members(body, kind)
     except msgspec.ValidationError:
         yield FieldError(field=path.rstrip(".") or "body", message="is not an object")
         return
-    fields = hints(form)
-    for name in given.keys() - fields.keys():
+    fields = hints(kind)
+    for name in members.keys() - fields.keys():
         yield FieldError(field=path + name[:_MOST_CHARACTERS], message="is no field of this request")
-    for field in msgspec.structs.fields(form):
-        if field.name in given:
-            yield from _explain_field(bytes(given[field.name]), fields[field.name], path + field.name)
+    for field in msgspec.structs.fields(kind):
+        if field.name in members:
+            yield from _explain_field(bytes(members[field.name]), fields[field.name], path + field.name)
         elif field.required:
             yield FieldError(field=path + field.name, message="is missing")
 
 
-def _members(body: bytes, form: type[Request]) -> dict[str, Raw]:
-    """Return the members of an object; of very many only those that are fields of the request."""
+def _members(body: bytes, kind: type[Request]) -> dict[str, Raw]:
+    """Return the members of an object; if there are very many, only those that are fields of the request."""
     if body.count(b":") <= MOST_PARTS:
         members: dict[str, Raw] = decoder(dict[str, Raw]).decode(body)
         return members
-    known = decoder(raw_form(form)).decode(body)
+    known = decoder(raw_struct(kind)).decode(body)
     values = {name: getattr(known, name) for name in known.__struct_fields__}
     return {name: value for name, value in values.items() if value is not msgspec.UNSET}
 
@@ -51,13 +57,13 @@ def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
     try:
         read(value, hint)
     except msgspec.ValidationError as error:
-        found = False
+        has_item_errors = False
         item = item_type(hint)
         for place, each in enumerate(_items(value, hint) if item else ()):
             for problem in explain(bytes(each), item, f"{path}[{place}]."):
-                found = True
+                has_item_errors = True
                 yield problem
-        if not found:
+        if not has_item_errors:
             yield located(error, path)
 
 
@@ -73,11 +79,11 @@ def _items(value: bytes, hint: Any) -> list[Raw]:
 
 
 def located(error: msgspec.ValidationError, path: str = "") -> FieldError:
-    """Return what the decoder found, and where.
+    """Return an error of the decoder as a field and a message.
 
     Args:
         error: The decoder's error.
-        path: The field that it decoded; empty for the body.
+        path: The field that was decoded; empty: the body.
     """
     message = plainly(error)
     _, _, place = str(error).partition(" - at `$")
@@ -88,19 +94,19 @@ def located(error: msgspec.ValidationError, path: str = "") -> FieldError:
 
 
 def plainly(error: Exception) -> str:
-    """The decoder's message, in a sentence that begins with the field or the body."""
+    """Return the decoder's message, to follow the name of a field or "the body"."""
     message = str(error).partition(" - at ")[0]
     message = message.removeprefix("JSON is malformed: ")[:_MOST_CHARACTERS]
     return message[:1].lower() + message[1:]
 
 
 def field_at(body: bytes, *, depth: int | None = None, offset: int | None = None) -> str:
-    """The field that holds what the decoder stumbled over, like `items[13].needs`.
+    """Return the field at a place in a body, like `items[13].needs`.
 
     Args:
-        body: Well-formed up to there; only its beginning is searched, so that it takes no time.
-        depth: Where brackets nest deeper than this.
-        offset: Or: at this byte.
+        body: JSON that is well-formed up to the place; only its beginning is searched, to bound the time.
+        depth: The place is where brackets nest deeper than this.
+        offset: Or: the place is this byte.
     """
     names: list[str | int] = []
     for token in _TOKEN.finditer(body, 0, _SEARCHED):

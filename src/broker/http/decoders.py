@@ -1,4 +1,4 @@
-"""Decoders of requests, one for each, and one of each that stops early at a list that is too long."""
+"""Decoders of request structs, and variants that stop early at a list that is too long."""
 
 import threading
 from functools import cache
@@ -14,25 +14,29 @@ TOO_LONG = "Expected `array` of length <= "
 
 
 @cache
-def decoder(form: Any) -> msgspec.json.Decoder[Any]:
+def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     """Return the decoder of a type."""
-    return msgspec.json.Decoder(form)
+    return msgspec.json.Decoder(kind)
 
 
-def read(value: bytes | Raw, form: Any) -> Any:
-    """Decode a value; may raise what the decoder raises."""
+def read(value: bytes | Raw, kind: Any) -> Any:
+    """Decode a value.
+
+    Raises:
+        msgspec.DecodeError: It is not such a value.
+    """
     _items_decoded.count = 0
-    return decoder(form).decode(value)
+    return decoder(kind).decode(value)
 
 
 @cache
-def hints(form: type[Request]) -> dict[str, Any]:
+def hints(kind: type[Request]) -> dict[str, Any]:
     """Return the fields of a request with their types, constraints included."""
-    return get_type_hints(form, include_extras=True)
+    return get_type_hints(kind, include_extras=True)
 
 
 def item_type(hint: Any) -> Any:
-    """Return the request that a list is of; None where it is no such list."""
+    """Return the request struct of a list's items; None: it is no list of request structs."""
     bare = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     if get_origin(bare) is not list:
         return None
@@ -41,7 +45,7 @@ def item_type(hint: Any) -> Any:
 
 
 class _Items(threading.local):
-    """How many items of a body this thread has decoded."""
+    """The number of items of a body that this thread has decoded."""
 
     count = 0
 
@@ -50,62 +54,62 @@ _items_decoded = _Items()
 
 
 @cache
-def counted(form: type[Request]) -> type[Request]:
-    """Return a form like this one whose decoder stops at the first item too many.
+def counted(kind: type[Request]) -> type[Request]:
+    """Return a variant of a request struct whose decoder stops at the first item too many.
 
-    A decoder of its own accord counts the items of a list only after it has decoded millions of them.
+    Otherwise a decoder checks the length of a list after it has decoded millions of items.
     """
-    for name, hint in hints(form).items():
+    for name, hint in hints(kind).items():
         item = item_type(hint)
         if item is not None:
             counting: Any = _counting(item, _most(hint))
             items = Annotated[list[counting], *hint.__metadata__]
-            return cast("type[Request]", msgspec.defstruct(form.__name__, [(name, items)], bases=(form,)))
-    return form
+            return cast("type[Request]", msgspec.defstruct(kind.__name__, [(name, items)], bases=(kind,)))
+    return kind
 
 
-def once(body: bytes, form: type[Request]) -> bytes:
-    """Return a body with each member once, the last where several have the same name.
+def once(body: bytes, kind: type[Request]) -> bytes:
+    """Return a body with each member once: the last of those with the same name.
 
-    The decoder checks each of them, which takes seconds where there are millions.
+    The decoder checks each member, which takes seconds if there are millions.
 
     Args:
         body: JSON.
-        form: What the body is, as `counted` returns it.
+        kind: The type of the request, as `counted` returns it.
 
     Raises:
-        msgspec.ValidationError: It has a field that is none of the request's, or a list has too many items.
+        msgspec.ValidationError: The request has an unknown field, or a list has too many items.
     """
-    return msgspec.json.encode(read(body, _raw_form_with_items(form)))
+    return msgspec.json.encode(read(body, _raw_struct_with_items(kind)))
 
 
 @cache
-def raw_form(form: type[Request]) -> type[msgspec.Struct]:
-    """Return a form with the same fields, each any JSON value or absent; it ignores all others."""
-    fields = [(name, Raw | msgspec.UnsetType, msgspec.UNSET) for name in hints(form)]
-    return msgspec.defstruct(form.__name__, fields, kw_only=True)
+def raw_struct(kind: type[Request]) -> type[msgspec.Struct]:
+    """Return a struct with the same fields, each any JSON value or absent; it ignores all other fields."""
+    fields = [(name, Raw | msgspec.UnsetType, msgspec.UNSET) for name in hints(kind)]
+    return msgspec.defstruct(kind.__name__, fields, kw_only=True)
 
 
 @cache
-def _raw_form_with_items(form: type[Request]) -> type[msgspec.Struct]:
+def _raw_struct_with_items(kind: type[Request]) -> type[msgspec.Struct]:
     fields: dict[str, Any] = {}
-    for name, hint in hints(form).items():
+    for name, hint in hints(kind).items():
         item = item_type(hint)
-        fields[name] = list[_counting(_strict(raw_form(item)), _most(hint))] if item else Raw  # type: ignore[misc]
+        fields[name] = list[_counting(_strict(raw_struct(item)), _most(hint))] if item else Raw  # type: ignore[misc]
     return msgspec.defstruct(
-        form.__name__,
-        [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in fields.items()],
+        kind.__name__,
+        [(name, field | msgspec.UnsetType, msgspec.UNSET) for name, field in fields.items()],
         kw_only=True,
         forbid_unknown_fields=True,
     )
 
 
-def _strict(form: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    return msgspec.defstruct(form.__name__, [], bases=(form,), forbid_unknown_fields=True)
+def _strict(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    return msgspec.defstruct(kind.__name__, [], bases=(kind,), forbid_unknown_fields=True)
 
 
 def _most(hint: Any) -> int:
-    """Return how many items a list may have."""
+    """Return the maximum number of items of a list."""
     most: int = next(meta.max_length for meta in hint.__metadata__ if meta.max_length)
     return most
 

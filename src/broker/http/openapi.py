@@ -98,44 +98,48 @@ _PYTHON_SUFFIX = r"(?!\n)"
 
 def describe(app: Litestar) -> JsonObject:
     """Return the OpenAPI document of an application."""
-    described = operations(app)
+    all_operations = operations(app)
     paths: JsonObject = {}
-    for operation in described:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, described)
+    for operation in all_operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, all_operations)
     return {
         "openapi": "3.1.0",
         "info": {"title": "broker", "version": version("broker"), "description": _ABOUT},
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
-        "components": _components(described),
+        "components": _components(all_operations),
     }
 
 
-def _operation(call: Operation, operations_: list[Operation]) -> JsonObject:
-    summary, description = call.docstring
-    if call.events:
-        description = f"{description}\n\n{_list_of_events(call.events)}"
-    if call.roles:
-        description = f"{description}\n\nFor {_list_of_roles(call.roles)}.".strip()
+def _operation(operation: Operation, all_operations: list[Operation]) -> JsonObject:
+    summary, description = operation.docstring
+    if operation.events:
+        description = f"{description}\n\n{_list_of_events(operation.events)}"
+    if operation.roles:
+        description = f"{description}\n\nFor {_list_of_roles(operation.roles)}.".strip()
     # A summary is plain text, not Markdown.
     plainly = summary.replace("`", "")
-    described: JsonObject = {"tags": call.handler.resolve_tags(), "summary": plainly, "operationId": call.id}
+    described: JsonObject = {
+        "tags": operation.handler.resolve_tags(),
+        "summary": plainly,
+        "operationId": operation.id,
+    }
     if description:
         described["description"] = description
-    if call.roles:
+    if operation.roles:
         described["security"] = [{"key": []}]
-    parameters = [_parameter(name, field) for name, field in call.parameters.items()]
-    if call.takes_trace:
+    parameters = [_parameter(name, field) for name, field in operation.parameters.items()]
+    if operation.takes_trace:
         parameters += [_ref("parameters", name) for name in _TRACE]
     if parameters:
         described["parameters"] = parameters
-    if call.body:
+    if operation.body:
         described["requestBody"] = {
-            "required": any(field.required for field in msgspec.structs.fields(call.body)),
-            "content": {"application/json": _content(call.body)},
+            "required": any(field.required for field in msgspec.structs.fields(operation.body)),
+            "content": {"application/json": _content(operation.body)},
         }
-    described["responses"] = _responses(call, operations_)
+    described["responses"] = _responses(operation, all_operations)
     return described
 
 
@@ -151,7 +155,8 @@ def _list_of_roles(roles: Mapping[str, Reach]) -> str:
 def _list_of_events(events: Mapping[str, type[Struct]]) -> str:
     """Return a Markdown list of the events and their data."""
     return "\n".join(
-        f"- `{name}`: a `{component_name(form)}`. {in_a_sentence(form)}" for name, form in events.items()
+        f"- `{name}`: a `{component_name(struct)}`. {in_a_sentence(struct)}"
+        for name, struct in events.items()
     )
 
 
@@ -196,11 +201,12 @@ def _trace_parameter(name: str) -> JsonObject:
 # Responses
 
 
-def _responses(call: Operation, operations_: list[Operation]) -> JsonObject:
+def _responses(operation: Operation, all_operations: list[Operation]) -> JsonObject:
     described = {
-        str(status): _response(call, response, operations_) for status, response in call.responses.items()
+        str(status): _response(operation, response, all_operations)
+        for status, response in operation.responses.items()
     }
-    for status, errors in call.errors.items():
+    for status, errors in operation.errors.items():
         if str(status) in described:
             described[str(status)]["content"] |= _error_response(errors)["content"]
         else:
@@ -208,19 +214,21 @@ def _responses(call: Operation, operations_: list[Operation]) -> JsonObject:
     return described
 
 
-def _response(call: Operation, response: DescribedResponse, operations_: list[Operation]) -> JsonObject:
+def _response(
+    operation: Operation, response: DescribedResponse, all_operations: list[Operation]
+) -> JsonObject:
     described: JsonObject = {"description": response.description}
     if is_struct(response.body):
         described["content"] = {"application/json": _content(response.body)}
     elif response.body not in (None, NoneType):
-        media_type = call.handler.media_type
+        media_type = operation.handler.media_type
         written = media_type.value if isinstance(media_type, Enum) else str(media_type)
         described["content"] = {written: {"schema": {"type": "string"}}}
-        if call.events:
-            described["content"][written]["example"] = _stream(call.events)
-    if call.hands_on_trace:
+        if operation.events:
+            described["content"][written]["example"] = _stream(operation.events)
+    if operation.hands_on_trace:
         described["headers"] = {name: _ref("headers", name) for name in _TRACE_ANSWERED}
-    if response_links := links(response.body, operations_):
+    if response_links := links(response.body, all_operations):
         described["links"] = response_links
     return described
 
@@ -228,8 +236,8 @@ def _response(call: Operation, response: DescribedResponse, operations_: list[Op
 def _stream(events: Mapping[str, type[Struct]]) -> str:
     """Return an example of the stream with each event: no schema can describe such a text."""
     return "".join(
-        f"id: 5f1c09ab-{number}\nevent: {name}\ndata: {msgspec.json.encode(EXAMPLES[form]).decode()}\n\n"
-        for number, (name, form) in enumerate(events.items(), 1)
+        f"id: 5f1c09ab-{number}\nevent: {name}\ndata: {msgspec.json.encode(EXAMPLES[struct]).decode()}\n\n"
+        for number, (name, struct) in enumerate(events.items(), 1)
     )
 
 
@@ -251,20 +259,22 @@ def _name(errors: tuple[type[BrokerError], ...]) -> str:
 # Components
 
 
-def _components(operations_: list[Operation]) -> JsonObject:
-    forms = {call.body for call in operations_ if call.body}
-    forms |= {
+def _components(all_operations: list[Operation]) -> JsonObject:
+    structs = {operation.body for operation in all_operations if operation.body}
+    structs |= {
         response.body
-        for call in operations_
-        for response in call.responses.values()
+        for operation in all_operations
+        for response in operation.responses.values()
         if is_struct(response.body)
     }
-    examples = {component_name(form): EXAMPLES[form] for form in forms}
-    forms |= {form for call in operations_ for form in call.events.values()}
-    error_responses = {_name(errors): errors for call in operations_ for errors in call.errors.values()}
+    examples = {component_name(struct): EXAMPLES[struct] for struct in structs}
+    structs |= {struct for operation in all_operations for struct in operation.events.values()}
+    error_responses = {
+        _name(errors): errors for operation in all_operations for errors in operation.errors.values()
+    }
     examples |= {error.code: _problem(error) for errors in error_responses.values() for error in errors}
     _, schemas = msgspec.json.schema_components(
-        [*forms, Problem], ref_template=_ref("schemas", "{name}")["$ref"]
+        [*structs, Problem], ref_template=_ref("schemas", "{name}")["$ref"]
     )
     return {
         "schemas": dict(sorted(_tidy(renamed(schemas)).items())),
@@ -291,8 +301,8 @@ def _problem(error: type[BrokerError]) -> JsonObject:
     return example
 
 
-def _content(form: type[Struct]) -> JsonObject:
-    name = component_name(form)
+def _content(struct: type[Struct]) -> JsonObject:
+    name = component_name(struct)
     return {"schema": _ref("schemas", name), "examples": {name: _ref("examples", name)}}
 
 

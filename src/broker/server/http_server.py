@@ -1,4 +1,4 @@
-"""The uvicorn server that lets go of parked requests before it waits for them to end."""
+"""The uvicorn server, which ends waiting requests before it waits for all requests to end."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ from broker.settings import Settings
 from broker.telemetry import definitions
 from broker.telemetry.tracing import traced
 
-# Python's own is 700, which a few requests reach.
+# Python's default of 700 is reached by a few requests.
 _ALLOCATIONS_PER_COLLECTION = 20_000
 
 log = structlog.get_logger(__name__)
 
-# Nothing that costs a request time and says nothing: no line of log, no header that HTTP does not ask for.
+# No logging by uvicorn, and no header that HTTP does not require: each would cost time in every request.
 UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "http": "httptools",
@@ -38,27 +38,27 @@ UVICORN: dict[str, Any] = {
     "log_config": None,
     "access_log": False,
     "proxy_headers": False,
-    # A request that comes while one before is answered is not that one's.
+    # A pipelined request must not inherit the context of the one before it.
     "reset_contextvars": True,
     "server_header": False,
-    # RFC 9110 requires it of a server with a clock; uvicorn makes it once a second.
+    # RFC 9110 requires the header of a server with a clock; uvicorn formats it once a second.
     "date_header": True,
-    # Longer than clients (httpx: 5 s) and proxies (nginx: 60 s) keep a connection that is idle: whoever
-    # lets go first must not be us, or a request that is just on its way finds nobody.
+    # Longer than clients (httpx: 5 s) and proxies (nginx: 60 s) keep an idle connection. If the server closed
+    # it first, a request that has just been sent would fail.
     "timeout_keep_alive": 75,
 }
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server whose parked requests are answered when it is told to stop.
+    """A uvicorn server that ends waiting requests when it stops.
 
-    uvicorn waits for every request to end before it runs the application's shutdown, so that would
-    be too late.
+    uvicorn runs the application's shutdown after all requests have ended, which would be too late.
 
     Args:
         config: uvicorn's configuration.
-        service: The broker that it serves.
-        parent: What can be read from once the process that it is a worker of is gone: then it stops.
+        service: The parts of the broker.
+        parent: A file descriptor that becomes readable when the parent process of a worker process ends;
+            then the server stops.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, *, parent: int | None = None) -> None:
@@ -69,10 +69,9 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop in order on SIGTERM and SIGINT, and end like a program that was meant to.
+        """Stop the server on SIGTERM and SIGINT without raising the signal again.
 
-        uvicorn would raise the signal once more at the end, and nothing after the server would run:
-        there is an embedded database to stop.
+        uvicorn would raise it at the end, and the embedded database could not be stopped after the server.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -85,20 +84,20 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, and say where."""
+        """Start to listen, and log the URL."""
         self.server_state.make_room()
         if self._parent is not None:
-            asyncio.get_running_loop().add_reader(self._parent, self._leave)
+            asyncio.get_running_loop().add_reader(self._parent, self._stop_without_parent)
         await super().startup(sockets)
-        await self._say_who_may_call()
-        _collect_garbage_seldom()
+        await self._warn_if_open()
+        _collect_garbage_rarely()
         for server in self.servers:
             for sock in server.sockets:
                 host, port = sock.getsockname()[:2]
                 url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
                 log.info("serving", url=url, docs=f"{url}/docs")
 
-    async def _say_who_may_call(self) -> None:
+    async def _warn_if_open(self) -> None:
         with contextlib.suppress(Unavailable):
             await self.service.keyring.know()
             if self.service.keyring.is_open:
@@ -108,31 +107,31 @@ class Server(uvicorn.Server):
                 )
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the connections once a second, of ten ticks."""
+        """Check the deadlines of connections once a second, which is every tenth tick."""
         if counter % 10 == 0:
             self.server_state.sweep()
             self.service.metrics.set(definitions.CONNECTIONS, len(self.server_state.connections))
             if self._parent is not None:
-                # Another worker may be asked how we are.
+                # Another worker process may respond to a request for the metrics.
                 self.service.update_metrics()
         return await super().on_tick(counter)
 
-    def _leave(self) -> None:
+    def _stop_without_parent(self) -> None:
         self.should_exit = True
         if self._parent is not None:
             asyncio.get_running_loop().remove_reader(self._parent)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer who waits, let writes under way finish, and go."""
+        """End waiting requests, let running requests finish, and close the connections."""
         self.service.waiters.release()
         await super().shutdown(sockets)
         self.server_state.abort()
 
 
-def _collect_garbage_seldom() -> None:
-    """Look for garbage in cycles once in a while, and never among the modules that stay anyway.
+def _collect_garbage_rarely() -> None:
+    """Run the cyclic garbage collector rarely, and never on the objects that exist at start.
 
-    Requests leave hardly any: `broker bench drain` spent 8 % of its time on looking.
+    Requests leave few cycles, but `broker bench drain` spent 8 % of its time in the collector.
     """
     gc.collect()
     gc.freeze()
@@ -140,14 +139,14 @@ def _collect_garbage_seldom() -> None:
 
 
 def stopping_signals() -> tuple[signal.Signals, ...]:
-    """What tells a service to stop; that its terminal is gone, too, unless that is not to matter (nohup)."""
+    """Return the signals that stop a service: SIGHUP, too, unless it is ignored (nohup)."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return (signal.SIGTERM, signal.SIGINT)
     return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this machine alone can reach that address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -157,13 +156,13 @@ def is_loopback(host: str) -> bool:
 def create_server(
     settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, parent: int | None = None
 ) -> Server:
-    """A server of the broker; at an address that others can reach nobody may do anything without a key.
+    """Create a server of the broker; it needs keys unless it binds a loopback address.
 
     Args:
-        settings: The settings; `database_url` is given.
-        host: The address to listen on.
-        port: The port; 0 takes a free one.
-        parent: What can be read from once the process that it is to be a worker of is gone.
+        settings: The settings, with a `database_url`.
+        host: The bind address.
+        port: The port; 0: a free one.
+        parent: A file descriptor that becomes readable when the parent process of a worker process ends.
     """
     service = create_service(settings, may_be_open=is_loopback(host))
     litestar = create_app(service)
@@ -175,7 +174,7 @@ def create_server(
         port=port,
         lifespan="on",
         timeout_graceful_shutdown=settings.shutdown_seconds,
-        # What is JSON is to be taken for nothing else.
+        # So that browsers do not guess another type for JSON.
         headers=[("X-Content-Type-Options", "nosniff")],
         **UVICORN | {"http": ClientConnection},
     )

@@ -1,7 +1,7 @@
-"""Worker processes: several processes that serve one address.
+"""Run several worker processes that serve one address.
 
-Each is a whole service, with a pool, a listener and a register of waiters of its own; they share the socket
-that they listen on, so that whichever has time takes the next connection. The upkeep they do in turns.
+Each is a complete service with its own pool, listener and register of waiters. They share the listening
+socket, so that an idle process accepts the next connection. They take turns at upkeep.
 """
 
 import multiprocessing
@@ -29,31 +29,31 @@ from broker.telemetry import logs, metrics
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 2048
-# One that ends sooner than this after its start would do so again.
+# A worker process that ends within this time after its start would probably do so again.
 _QUICK_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
-# What a worker ends with that cannot even begin to serve; uvicorn's own status, too.
+# The exit status of a worker process that cannot start to serve; uvicorn has the same.
 _CANNOT_START = 3
-# What it ends with where it was told to, or others have ended it.
-_TOLD = (0, -signal.SIGKILL, -signal.SIGTERM)
-# Beyond what each of them takes to stop.
+# The exit statuses of a worker process that was stopped from outside.
+_STOPPED = (0, -signal.SIGKILL, -signal.SIGTERM)
+# The time beyond the shutdown time of each worker process until it is killed.
 _GRACE_SECONDS = 3.0
-# Nothing of a process that was forked is safe to use when it has threads.
+# Forking a process with threads is not safe.
 _spawn = multiprocessing.get_context("spawn")
 
 
 class WorkerProcessesError(Exception):
-    """There can be no workers; the message says why."""
+    """The worker processes cannot start; the message says why."""
 
 
 class WorkerProcesses:
-    """Several processes that serve one address, for as long as `run` does.
+    """Worker processes that serve one address while `run` runs.
 
     Args:
-        settings: The settings; `database_url` is given.
-        host: The address to listen on.
+        settings: The settings, with a `database_url`.
+        host: The bind address.
         port: The port.
-        count: How many.
+        count: The number of processes.
     """
 
     def __init__(self, settings: Settings, *, host: str, port: int, count: int) -> None:
@@ -66,43 +66,47 @@ class WorkerProcesses:
         self._stopping = False
 
     def run(self) -> None:
-        """Serve until told to stop by SIGTERM, SIGINT or SIGHUP; a worker that ends is replaced.
+        """Serve until SIGTERM, SIGINT or SIGHUP, and replace processes that end.
 
         Raises:
-            WorkerProcessesError: They cannot start, and so never would.
+            WorkerProcessesError: The processes cannot start.
         """
-        with _told() as told, _folder_of_metrics() as folder, _listening(self._host, self._port) as shared:
+        with (
+            _stop_signal() as stop_signal,
+            _metrics_folder() as folder,
+            _listening(self._host, self._port) as shared,
+        ):
             try:
                 while not self._stopping:
-                    self._look_after(told, folder, shared)
+                    self._supervise(stop_signal, folder, shared)
             finally:
                 self._stop()
 
-    def _look_after(self, told: "connection.Connection", folder: str, shared: socket.socket) -> None:
-        """Have as many as there should be, until one has ended or we are told to stop."""
+    def _supervise(self, stop_signal: "connection.Connection", folder: str, shared: socket.socket) -> None:
+        """Start missing processes, and wait until one has ended or a signal has arrived."""
         for number in range(1, self._count + 1):
             if number not in self._running:
                 self._start(number, shared)
-        ready = connection.wait([told, *(worker.sentinel for worker, _ in self._running.values())])
-        self._stopping = told in ready
-        if self._bury(folder) and not self._stopping:
-            # Not so fast that they would be started all the time; but told to stop, at once.
-            self._stopping = told.poll(_PAUSE_SECONDS)
+        ready = connection.wait([stop_signal, *(worker.sentinel for worker, _ in self._running.values())])
+        self._stopping = stop_signal in ready
+        if self._remove_ended(folder) and not self._stopping:
+            # Pause before the next start, unless a signal arrives.
+            self._stopping = stop_signal.poll(_PAUSE_SECONDS)
 
     def _start(self, number: int, shared: socket.socket) -> None:
         worker = _spawn.Process(
-            target=_work,
+            target=_run_worker,
             args=(self._settings, self._host, shared, number),
             name=f"worker-{number}",
         )
         worker.start()
         self._running[number] = (worker, time.monotonic())
 
-    def _bury(self, folder: str) -> bool:
-        """Forget those that have ended; whether one of them has ended soon after its start.
+    def _remove_ended(self, folder: str) -> bool:
+        """Remove the processes that have ended; return whether one has ended soon after its start.
 
         Raises:
-            WorkerProcessesError: One of the first cannot start.
+            WorkerProcessesError: One of the first processes cannot start.
         """
         is_quick = False
         for number, (worker, since) in list(self._running.items()):
@@ -113,8 +117,8 @@ class WorkerProcesses:
             if self._stopping:
                 continue
             was_quick = time.monotonic() - since < _QUICK_SECONDS
-            could_not = worker.exitcode == _CANNOT_START or (was_quick and worker.exitcode not in _TOLD)
-            if could_not and number not in self._replaced:
+            cannot_start = worker.exitcode == _CANNOT_START or (was_quick and worker.exitcode not in _STOPPED)
+            if cannot_start and number not in self._replaced:
                 raise WorkerProcessesError(
                     f"A worker could not start, and ended with status {worker.exitcode}; if it has said why,"
                     " that stands above."
@@ -136,8 +140,8 @@ class WorkerProcesses:
                 worker.join()
 
 
-def _work(settings: Settings, host: str, shared: socket.socket, number: int) -> None:
-    """What a worker does."""
+def _run_worker(settings: Settings, host: str, shared: socket.socket, number: int) -> None:
+    """Serve in a worker process."""
     logs.configure(settings.log_level, worker=number)
     parent = cast("BaseProcess", multiprocessing.parent_process())
     if not parent.is_alive():
@@ -152,19 +156,19 @@ def _work(settings: Settings, host: str, shared: socket.socket, number: int) -> 
         sys.exit(_CANNOT_START)
     server.run(sockets=[shared])
     if not parent.is_alive():
-        # It would have done that itself.
+        # Otherwise the parent process does this.
         shutil.rmtree(os.environ[metrics.SHARED_FOLDER], ignore_errors=True)
 
 
 @contextmanager
-def _told() -> Iterator["connection.Connection"]:
-    """Something to be waited for, that is ready when we are told to stop."""
+def _stop_signal() -> Iterator["connection.Connection"]:
+    """Yield a connection that becomes readable when a stopping signal arrives."""
     reader, writer = multiprocessing.Pipe(duplex=False)
 
-    def tell(number: int, _: object) -> None:
+    def note(number: int, _: object) -> None:
         writer.send(number)
 
-    before = {number: signal.signal(number, tell) for number in stopping_signals()}
+    before = {number: signal.signal(number, note) for number in stopping_signals()}
     try:
         yield reader
     finally:
@@ -173,8 +177,8 @@ def _told() -> Iterator["connection.Connection"]:
 
 
 @contextmanager
-def _folder_of_metrics() -> Iterator[str]:
-    """The folder that the workers' metrics share; they find it in their environment."""
+def _metrics_folder() -> Iterator[str]:
+    """Make a folder for the metrics of all worker processes, and name it in their environment."""
     folder = os.environ[metrics.SHARED_FOLDER] = tempfile.mkdtemp(prefix="broker-metrics-")
     try:
         yield folder
