@@ -236,9 +236,9 @@ def _digits(text: bytes) -> int:
     if not _may_hold_large_number(text):
         return 0
     digits = 0
-    for found in _LARGE_NUMBER.finditer(text):
+    for match in _LARGE_NUMBER.finditer(text):
         try:
-            number = Decimal(found[0].decode())
+            number = Decimal(match[0].decode())
         except InvalidOperation:  # out of Decimal's own range, which is larger
             return _DIGITS_IN_ALL + 1
         before, after = number.adjusted() + 1, -int(number.as_tuple().exponent)

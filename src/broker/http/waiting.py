@@ -18,22 +18,22 @@ from broker.service import Service
 from broker.store import leases, work
 from broker.wake.listener import TOOL
 
-Answer = TypeVar("Answer")
+State = TypeVar("State")
 
 
 async def wait_for(
     request: Request[Any, Any, Any],
     service: Service,
     access: Access,
-    look: Callable[[], Awaitable[Answer]],
+    look: Callable[[], Awaitable[State]],
     *,
-    until: Callable[[Answer], bool],
+    until: Callable[[State], bool],
     wait: float | None,
     topic: str,
     key: str = "",
     look_last: bool = True,
     tool: str | None = None,
-) -> Answer:
+) -> State:
     """Wait until there is something to return, or the time is up; see `LongPoll.wait`.
 
     Args:
@@ -66,7 +66,7 @@ async def wait_for(
     if beat is not None:
         service.presence.arrive(beat)
     try:
-        answer = await service.poll.wait(
+        state = await service.poll.wait(
             look,
             until=until,
             seconds=seconds,
@@ -80,7 +80,7 @@ async def wait_for(
         if beat is not None:
             service.presence.leave(beat)
     await check_again(service, access)
-    return answer
+    return state
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

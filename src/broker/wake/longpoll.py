@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from broker.wake.waiters import Waiters
 
-Answer = TypeVar("Answer")
-Look = Callable[[], Awaitable[Answer]]
+State = TypeVar("State")
+Look = Callable[[], Awaitable[State]]
 
 
 class LongPoll:
@@ -22,15 +22,15 @@ class LongPoll:
 
     async def wait(
         self,
-        look: Look[Answer],
+        look: Look[State],
         *,
-        until: Callable[[Answer], bool],
+        until: Callable[[State], bool],
         seconds: float,
         topic: str,
         key: str = "",
         look_last: bool = True,
         disconnected: Callable[[], Awaitable[object]] | None = None,
-    ) -> Answer:
+    ) -> State:
         """Look until there is something to return, or the time is up.
 
         Args:
@@ -54,14 +54,14 @@ class LongPoll:
                 watch.add_done_callback(waiter.wake)
             try:
                 while True:
-                    answer = await look()
+                    state = await look()
                     remaining = end - loop.time()
-                    if until(answer) or remaining <= 0 or self._waiters.released:
-                        return answer
+                    if until(state) or remaining <= 0 or self._waiters.released:
+                        return state
                     was_woken = await waiter.wait(remaining)
                     has_left = watch is not None and watch.done()
                     if has_left or self._waiters.released or not (was_woken or look_last):
-                        return answer
+                        return state
             finally:
                 if watch is not None:
                     watch.cancel()
