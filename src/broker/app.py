@@ -144,29 +144,23 @@ def create_app(service: Service) -> Litestar:
     Args:
         service: The parts of the broker.
     """
+    parts = (service.listener, service.sweep, service.presence, service.upkeep, service.event_stream)
+    stores = (service.store, service.primary_reads, service.replica_reads)
 
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
-        for part in (service.listener, service.sweep, service.presence, service.upkeep, service.event_stream):
+        for part in parts:
             part.start()
         try:
             yield
         finally:
             # The server has waited for requests before this.
-            service.store.break_off()
-            service.primary_reads.break_off()
-            service.replica_reads.break_off()
-            for each in (
-                service.event_stream,
-                service.upkeep,
-                service.presence,
-                service.sweep,
-                service.listener,
-            ):
-                await each.stop()
-            await service.store.close()
-            await service.primary_reads.close()
-            await service.replica_reads.close()
+            for store in stores:
+                store.break_off()
+            for part in reversed(parts):
+                await part.stop()
+            for store in stores:
+                await store.close()
 
     handle_error = partial(problems.response, metrics=service.metrics)
     return Litestar(
