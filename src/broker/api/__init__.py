@@ -1,1 +1,1 @@
-"""HTTP and nothing else: a controller for each resource parses, calls the store, shapes the answer."""
+"""One controller for each resource: it parses the request, calls the store and shapes the response."""

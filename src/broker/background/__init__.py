@@ -1,1 +1,1 @@
-"""What runs beside the requests: upkeep, lease renewals, the event stream."""
+"""The background parts of the service: upkeep, lease renewals and the event stream."""

@@ -1,1 +1,1 @@
-"""What all endpoints share: bodies and limits, parameters, problems, guards, waiting, OpenAPI."""
+"""Code that all endpoints share: bodies and limits, parameters, problems, guards, waiting, OpenAPI."""

@@ -1,4 +1,4 @@
-"""An example of everything that is sent and answered: one task's life, as the README tells it."""
+"""Examples of all request and response bodies: the life of one task, as in the README."""
 
 from typing import Any
 

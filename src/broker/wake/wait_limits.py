@@ -1,4 +1,4 @@
-"""Limits on waiting requests: how many may wait at once, for one client and in all."""
+"""Limit the number of waiting requests, for each client and in all."""
 
 from collections import Counter
 
@@ -6,26 +6,26 @@ from broker.errors import Overloaded, TooManyRequests
 
 
 class WaitLimits:
-    """Counts the requests of a process that wait, and refuses those above the limits.
+    """Counts the waiting requests of a process, and refuses requests above the limits.
 
     Args:
-        for_each: How many requests of one client may wait.
-        in_all: How many requests of all clients may wait.
+        for_each: The limit for each client.
+        in_all: The limit for all clients together.
     """
 
     def __init__(self, *, for_each: int, in_all: int) -> None:
         self._for_each = for_each
         self._in_all = in_all
         self._per_client: Counter[str] = Counter()
-        #: How many requests wait.
+        #: The number of waiting requests.
         self.count = 0
 
     def acquire(self, client: str) -> None:
         """Count a request of a client as waiting, until `release`.
 
         Raises:
-            TooManyRequests: As many requests of this client wait as may.
-            Overloaded: As many requests wait as may in all.
+            TooManyRequests: The client has reached its limit.
+            Overloaded: The limit for all clients is reached.
         """
         if self._per_client[client] >= self._for_each:
             raise TooManyRequests
@@ -35,7 +35,7 @@ class WaitLimits:
         self.count += 1
 
     def release(self, client: str) -> None:
-        """Count a request of a client as waiting no longer."""
+        """Stop counting a request of a client."""
         self.count -= 1
         self._per_client[client] -= 1
         if not self._per_client[client]:
