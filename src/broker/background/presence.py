@@ -18,7 +18,7 @@ from broker.wake.background_task import BackgroundTask, TroubleLog
 
 log = structlog.get_logger(__name__)
 
-# Two renewals may fail before a lease runs out.
+# Two renewals may fail before a lease expires.
 _RENEWALS_PER_LEASE = 3
 # After how long the shortest lease is renewed.
 _SHORTEST_PLAN_SECONDS = 5 / _RENEWALS_PER_LEASE
