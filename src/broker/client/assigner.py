@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from broker.batches import batches
 from broker.client import signals
+from broker.client.batching import MOST_ITEMS
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
 from broker.client.remark_sender import RemarkSender
@@ -22,7 +23,6 @@ from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 30.0
-_MOST_IN_REQUEST = 1_000
 
 
 class Assigner:
@@ -142,7 +142,7 @@ class Assigner:
 
     async def _post(self, connection: Connection, pairings: Sequence[Pairing]) -> None:
         """Send pairs to the broker, and give their statuses to the matcher."""
-        for batch in batches(pairings, _MOST_IN_REQUEST):
+        for batch in batches(pairings, MOST_ITEMS):
             items = [Pair(task_id=pairing.task.id, tool_id=pairing.tool.id) for pairing in batch]
             assigned = await connection.call("POST", "/v1/work/batch", AssignedPairs, json={"items": items})
             for pairing, item in zip(batch, assigned.items, strict=True):

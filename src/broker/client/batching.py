@@ -14,7 +14,7 @@ from broker.schemas.limits import MOST_COMPLETIONS
 
 Result = TypeVar("Result")
 
-#: The most items in one request. The broker accepts as many completions, and more tasks.
+#: The most items in one request. The broker accepts as many completions, and more tasks, pairs and remarks.
 MOST_ITEMS = MOST_COMPLETIONS
 #: A larger item has a request of its own. With what is between the items, the body of a request for several
 #: of them has less than 1 MiB: that is the default limit of nginx, and the broker accepts more.

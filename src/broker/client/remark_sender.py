@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from broker.batches import batches
+from broker.client.batching import MOST_ITEMS
 from broker.client.connection import Connection
 from broker.client.time_slices import run_in_time_slices
 from broker.matching.candidates import ListedTool, ListedToolPage
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 _AFTER_SECONDS = 2.0
 # How long the pairing has the event loop for itself after each time slice.
 _PAUSE_SECONDS = 0.1
-_MOST_IN_REQUEST = 1_000
 
 
 class RemarkSender:
@@ -50,7 +50,7 @@ class RemarkSender:
         if self._remarks.due():
             tools = await _list_tools(connection)
             await run_in_time_slices(self._remarks.check(tools), pause_seconds=_PAUSE_SECONDS)
-        for batch in batches(self._remarks.new_remarks(), _MOST_IN_REQUEST):
+        for batch in batches(self._remarks.new_remarks(), MOST_ITEMS):
             items = [TaskRemark(task_id=new.task.id, text=new.text) for new in batch]
             await connection.call("POST", "/v1/tasks/remarks", RemarkedTasks, json={"items": items})
             for new in batch:
