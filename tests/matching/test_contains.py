@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from broker.matching.contains import Contains, contains
 from broker.matching.mismatch import UnjudgeableError
-from tests.matching.offers import raw
+from tests.matching.candidates import raw
 
 JSON = st.recursive(
     st.sampled_from([None, True, False, 0, 1, 1.0, 2.5, "", "a", "b"]),

@@ -16,7 +16,7 @@ from msgspec import Raw
 from broker.matching import interning
 from broker.matching.matcher import Matcher
 from broker.matching.mismatch import MismatchError
-from tests.matching.offers import paired, pairings, task, tool
+from tests.matching.candidates import paired, pairings, task, tool
 
 
 class Asked:

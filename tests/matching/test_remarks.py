@@ -13,7 +13,7 @@ from broker.matching.function import Match
 from broker.matching.matcher import Matcher
 from broker.matching.mismatch import MismatchError, gap
 from broker.matching.remarks import Remarks
-from tests.matching.offers import paired, registered, task, tool
+from tests.matching.candidates import paired, registered, task, tool
 
 
 class Desk:

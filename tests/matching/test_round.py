@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.matching import round as module
 from broker.matching.matcher import Matcher
-from tests.matching.offers import paired, pairings, task, tool
+from tests.matching.candidates import paired, pairings, task, tool
 
 KINDS = range(4)
 

@@ -9,7 +9,7 @@ import pytest
 
 from broker.matching.json_schema import Schema
 from broker.matching.mismatch import UnjudgeableError
-from tests.matching.offers import raw
+from tests.matching.candidates import raw
 
 
 def satisfied(skills: Any, needs: Any) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from broker.matching import unmatched as module
 from broker.matching.matcher import Matcher
 from broker.matching.unmatched import UnmatchedNeeds
-from tests.matching.offers import START, paired, task, tool
+from tests.matching.candidates import START, paired, task, tool
 
 
 def served(matcher: Matcher, times: int, *, at: float) -> None:
