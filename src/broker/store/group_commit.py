@@ -15,7 +15,7 @@ from broker.batches import halves
 from broker.errors import Locked, Overloaded, RowFailed, Stopping, TooSlow, Unavailable
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 # Two, so that one set is prepared and its results are returned while the other one is in the database.
 _UNDER_WAY = 2
@@ -36,36 +36,36 @@ _MOST_SLOW_OF_ALL = 2
 LATER: Final[Any] = object()
 
 
-class _Call(NamedTuple, Generic[Item, Answer]):
+class _Call(NamedTuple, Generic[Item, Result]):
     item: Item
     size: int
-    future: "asyncio.Future[Answer]"
+    future: "asyncio.Future[Result]"
 
-    def answer(self, answer: Answer) -> None:
+    def resolve(self, result: Result) -> None:
         if not self.future.done():
-            self.future.set_result(answer)
+            self.future.set_result(result)
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
 
 
-class GroupCommit(Generic[Item, Answer]):
+class GroupCommit(Generic[Item, Result]):
     """Runs the calls of one step in sets.
 
     Args:
-        take: Runs the step with a set of items in one transaction, and returns a result for each, in order.
-        take_longer: The same with more time, for an item that is too slow even alone.
+        run: Runs the step with a set of items in one transaction, and returns a result for each, in order.
+        run_longer: The same with more time, for an item that is too slow even alone.
     """
 
     def __init__(
         self,
-        take: Callable[[Sequence[Item]], Awaitable[list[Answer]]],
-        take_longer: Callable[[Sequence[Item]], Awaitable[list[Answer]]] | None = None,
+        run: Callable[[Sequence[Item]], Awaitable[list[Result]]],
+        run_longer: Callable[[Sequence[Item]], Awaitable[list[Result]]] | None = None,
     ) -> None:
-        self._take = take
-        self._take_longer = take_longer
-        self._waiting: deque[_Call[Item, Answer]] = deque()
+        self._run = run
+        self._run_longer = run_longer
+        self._waiting: deque[_Call[Item, Result]] = deque()
         self._waiting_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
         # Items that need more time block no others.
@@ -75,7 +75,7 @@ class GroupCommit(Generic[Item, Answer]):
         """Return the number of calls that wait."""
         return len(self._waiting)
 
-    async def call(self, item: Item, size: int) -> Answer:
+    async def call(self, item: Item, size: int) -> Result:
         """Run the step with one item, and return its result after the commit.
 
         If the caller is cancelled before its set begins, the item is removed. If it is cancelled later, the
@@ -91,7 +91,7 @@ class GroupCommit(Generic[Item, Answer]):
         """
         if len(self._waiting) >= _MOST_WAITING or self._waiting_bytes > _MOST_WAITING_BYTES:
             raise Overloaded
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Call(item, size, future))
         self._waiting_bytes += size
         if len(self._under_way) < _UNDER_WAY:
@@ -99,7 +99,7 @@ class GroupCommit(Generic[Item, Answer]):
             self._under_way.add(asyncio.create_task(self._work_off(), context=Context()))
         return await future
 
-    async def settle(self, items: Sequence[Item]) -> list[Answer]:
+    async def settle(self, items: Sequence[Item]) -> list[Result]:
         """Run the step with items that are too slow together, and return their results in order.
 
         Raises:
@@ -109,11 +109,11 @@ class GroupCommit(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         calls = [_Call(item, 0, loop.create_future()) for item in items]
         await self._one_by_one(calls)
-        answers = await asyncio.gather(*(call.future for call in calls), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return cast("list[Answer]", answers)
+        results = await asyncio.gather(*(call.future for call in calls), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return cast("list[Result]", results)
 
     async def close(self) -> None:
         """Fail all calls that wait or are under way. Their clients may repeat them at another process."""
@@ -134,8 +134,8 @@ class GroupCommit(Generic[Item, Answer]):
             # At once: a call that arrives before this task is done must start a new one.
             self._under_way.remove(cast("asyncio.Task[None]", asyncio.current_task()))
 
-    def _next_set(self) -> list[_Call[Item, Answer]]:
-        calls: list[_Call[Item, Answer]] = []
+    def _next_set(self) -> list[_Call[Item, Result]]:
+        calls: list[_Call[Item, Result]] = []
         size = 0
         while self._waiting and len(calls) < _LARGEST_SET:
             if calls and size + self._waiting[0].size > _LARGEST_BYTES:
@@ -147,20 +147,20 @@ class GroupCommit(Generic[Item, Answer]):
                 size += call.size
         return calls
 
-    async def _settle(self, calls: Sequence[_Call[Item, Answer]]) -> None:
+    async def _settle(self, calls: Sequence[_Call[Item, Result]]) -> None:
         """Settle the future of each call."""
         try:
-            await self._answer(calls)
+            await self._run_set(calls)
         except asyncio.CancelledError:
             for call in calls:
                 call.fail(Stopping())
             raise
 
-    async def _answer(self, calls: Sequence[_Call[Item, Answer]]) -> Exception | None:
+    async def _run_set(self, calls: Sequence[_Call[Item, Result]]) -> Exception | None:
         """Run the step with the calls and settle their futures; return the error of the set, if any."""
         try:
-            answers = await self._take([call.item for call in calls])
-            answered = list(zip(calls, answers, strict=True))
+            results = await self._run([call.item for call in calls])
+            settled = list(zip(calls, results, strict=True))
         except Exception as error:  # noqa: BLE001 - the futures raise it
             if len(calls) == 1:
                 self._fail_alone(calls[0], error)
@@ -171,21 +171,21 @@ class GroupCommit(Generic[Item, Answer]):
             else:
                 # The database refuses a value: split the set until its call fails alone.
                 for half in halves(calls):
-                    await self._answer(half)
+                    await self._run_set(half)
             return error
-        for call, answer in reversed(answered):
-            if answer is LATER:
+        for call, result in reversed(settled):
+            if result is LATER:
                 self._waiting.appendleft(call)
                 self._waiting_bytes += call.size
             else:
-                call.answer(answer)
+                call.resolve(result)
         return None
 
-    async def _one_by_one(self, calls: Sequence[_Call[Item, Answer]]) -> None:
+    async def _one_by_one(self, calls: Sequence[_Call[Item, Result]]) -> None:
         """Run each call alone: each half of a slow set would take the whole time again."""
         slow = 0
         for place, call in enumerate(calls):
-            error = await self._answer([call])
+            error = await self._run_set([call])
             is_slow = isinstance(error, (Locked, TooSlow))
             slow += is_slow
             most = _MOST_SLOW if slow <= place else _MOST_SLOW_OF_ALL
@@ -194,30 +194,30 @@ class GroupCommit(Generic[Item, Answer]):
                 _fail(calls[place + 1 :], Unavailable())
                 return
 
-    def _fail_alone(self, call: _Call[Item, Answer], error: Exception) -> None:
+    def _fail_alone(self, call: _Call[Item, Result], error: Exception) -> None:
         """Fail a call, or give it more time if it is only too slow."""
-        if not isinstance(error, TooSlow) or self._take_longer is None:
+        if not isinstance(error, TooSlow) or self._run_longer is None:
             call.fail(error)
             return
-        task = asyncio.create_task(self._answer_later(call), context=Context())
+        task = asyncio.create_task(self._run_later(call), context=Context())
         self._longer.add(task)
         task.add_done_callback(self._longer.discard)
 
-    async def _answer_later(self, call: _Call[Item, Answer]) -> None:
+    async def _run_later(self, call: _Call[Item, Result]) -> None:
         """Run a call that needs more time than the others."""
-        assert self._take_longer is not None  # noqa: S101
+        assert self._run_longer is not None  # noqa: S101
         try:
-            [answer] = await self._take_longer([call.item])
+            [result] = await self._run_longer([call.item])
         except asyncio.CancelledError:
             call.fail(Stopping())
             raise
         except Exception as error:  # noqa: BLE001 - the futures raise it
             call.fail(error)
         else:
-            call.answer(answer)
+            call.resolve(result)
 
 
-def _fail(calls: Sequence[_Call[Item, Answer]], error: Unavailable) -> None:
+def _fail(calls: Sequence[_Call[Item, Result]], error: Unavailable) -> None:
     """Fail calls, each with its own exception, because an exception has one traceback only."""
     for call in calls:
         call.fail(Unavailable(error.detail))
