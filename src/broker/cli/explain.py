@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 import click
 import msgspec
 
-from broker.cli.output import is_terminal
+from broker.cli.output import aligned, is_terminal
 from broker.cli.url_option import with_url_option
 from broker.client.addresses import in_path
 from broker.client.connection import Connection
@@ -127,18 +127,18 @@ def _lines(facts: _Facts, width: int | None) -> Iterator[str]:
     ]
     if explanation.remark is not None:
         rows.append(("Assigner's remark", one_line(explanation.remark)))
-    yield from _aligned(rows)
+    yield from aligned(rows)
     if facts.records is not None and facts.records.items:
         yield ""
         yield from _attempts(facts.task, facts.records)
     yield ""
     yield "What you can do:"
-    yield from _aligned([(f"  {what}", command) for what, command in _next_steps(facts)])
+    yield from aligned([(f"  {what}", command) for what, command in _next_steps(facts)])
 
 
 def _attempts(task: str, records: _Records) -> Iterator[str]:
     yield "Attempts that have ended, the newest first:"
-    yield from _aligned(
+    yield from aligned(
         [("", "outcome", "tool", "started", "ended", "error")]
         + [
             (
@@ -154,12 +154,6 @@ def _attempts(task: str, records: _Records) -> Iterator[str]:
     )
     if records.next is not None:
         yield f"  There are older ones: broker archive export --task-id {task}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _next_steps(facts: _Facts) -> Iterator[tuple[str, str]]:

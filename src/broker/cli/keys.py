@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import NoneType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from broker.cli.output import aligned
 from broker.cli.url_option import clear_request_errors
 from broker.client.addresses import in_path, url_of_broker
 from broker.client.connection import Connection
@@ -18,6 +19,9 @@ from broker.client.errors import ProblemError
 from broker.schemas import keys as schemas
 from broker.schemas.keys import KEY_PREFIX, ROLES, KeyPage, MadeKey, NewKey, Role
 from broker.schemas.values import ID_PATTERN
+
+if TYPE_CHECKING:
+    from broker.cli.database_keys import DatabaseKeys
 
 Response = TypeVar("Response")
 Row = tuple[str, ...]
@@ -44,21 +48,6 @@ _url = click.option(
     help="URL of a running broker; once there are keys, set BROKER_KEY to the key of an admin."
     "  [default: use the database]",
 )
-
-
-class _Keys(Protocol):
-    """The keys of a broker; `where` says which broker, for people."""
-
-    where: str
-
-    def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> tuple[str, bool] | None:
-        """Make a key; return it, and whether it is the first. None: there is one of this name."""
-
-    def rows(self) -> list[Row]:
-        """Return the names of the columns, and a row for each key."""
-
-    def revoke(self, name: str) -> bool:
-        """Revoke the key of this name, and return whether there was one in use."""
 
 
 @click.group(epilog=_ROLES)
@@ -125,9 +114,8 @@ def list_(url: str | None) -> None:
             err=True,
         )
         return
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned(table):
+        click.echo(line)
 
 
 @keys.command()
@@ -153,7 +141,7 @@ def key_row(name: str, roles: Sequence[str], *times: datetime | None) -> Row:
     return (name, ",".join(roles), *(f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times))
 
 
-def _keys_at(url: str | None) -> _Keys:
+def _keys_at(url: str | None) -> "_BrokerKeys | DatabaseKeys":
     if url is not None:
         return _BrokerKeys(url)
     from broker.cli.database_keys import DatabaseKeys  # noqa: PLC0415 - slow to import

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 from rich.console import Console
@@ -87,6 +87,13 @@ def spinner(description: str) -> Iterator[Callable[[str], None]]:
 def is_terminal() -> bool:
     """Return whether standard output is a terminal. It may be closed."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield rows as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def note(text: str) -> None:
