@@ -17,10 +17,11 @@ import structlog
 from broker.cli.url_option import with_url_option
 from broker.client import Assigner, signals
 from broker.client.addresses import url_of_broker
-from broker.matching.mismatch import one_line, shown
+from broker.matching.mismatch import shown
 from broker.matching.strategies import NAMES
 from broker.schemas.candidates import AssignedPair
 from broker.telemetry import logs
+from broker.texts import one_line, shorten
 
 log = structlog.get_logger(__name__)
 
@@ -262,7 +263,9 @@ def _import(module: str, path: str) -> Any:
     except AttributeError as error:
         raise click.ClickException(f"Module {module!r} has no {path!r}.") from error
     if not callable(function):
-        raise click.ClickException(f"{module}:{path} is no function, but {one_line(repr(function), 60)}.")
+        raise click.ClickException(
+            f"{module}:{path} is no function, but {shorten(one_line(repr(function)), 60)}."
+        )
     return function
 
 

@@ -63,7 +63,7 @@ class _Records(msgspec.Struct, kw_only=True):
 
 
 class _Facts(NamedTuple):
-    """What the broker knows about the task; `records` is None if the key may not read them."""
+    """The facts about a task; `records` is None if the key may not read them."""
 
     task: str
     explanation: Explanation

@@ -29,7 +29,7 @@ _SILENT_SECONDS = 10.0
 
 
 class SubmissionResult(msgspec.Struct, kw_only=True):
-    """How a task ended, as the command prints it."""
+    """The end of a task, as the command prints it."""
 
     id: str
     state: str
@@ -39,7 +39,7 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
 
 class _Sent(NamedTuple):
-    """What the submission remembers of a task that was sent.
+    """A task that was sent, as the submission remembers it.
 
     Args:
         where: The task's place in the input, for error messages.

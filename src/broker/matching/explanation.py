@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from broker.matching.candidates import ListedTool
 from broker.matching.judge import Judge
-from broker.matching.mismatch import Mismatch, one_line
+from broker.matching.mismatch import Mismatch, short_line
 from broker.matching.needs import Needs, Remark
 from broker.matching.skills import Skills
 
@@ -48,7 +48,7 @@ def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None,
     if online:
         return Remark(f"{min(online)} can do it, when it has room", corrects=True)
     if able:
-        return Remark(one_line(_all_away(able), _LONGEST))
+        return Remark(short_line(_all_away(able), _LONGEST))
     candidates = []
     for skills, with_skills in tools.items():
         candidates.append(_Candidate(judge.mismatches(needs, skills), min(tool.id for tool in with_skills)))
@@ -58,7 +58,7 @@ def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None,
         reason = f"it cannot be judged whether a tool has what is needed: {needs.trouble}"
     if reason is None:
         reason = f"none of the tools can do it, of {sum(map(len, tools.values()))} that are registered"
-    return Remark(one_line(reason, _LONGEST))
+    return Remark(short_line(reason, _LONGEST))
 
 
 def _all_away(able: Sequence[ListedTool]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.json import decode
 
 from broker.matching.function import Rank
-from broker.matching.mismatch import Mismatch, MismatchError, UnjudgeableError, one_line
+from broker.matching.mismatch import Mismatch, MismatchError, UnjudgeableError, short_line
 from broker.matching.needs import Needs
 from broker.matching.skills import Skills
 from broker.matching.strategies import Strategy
@@ -92,4 +92,4 @@ def _number(rank: Any) -> float:
 
 
 def _described(error: Exception) -> str:
-    return one_line(str(error) if isinstance(error, UnjudgeableError) else repr(error), _LONGEST_TROUBLE)
+    return short_line(str(error) if isinstance(error, UnjudgeableError) else repr(error), _LONGEST_TROUBLE)

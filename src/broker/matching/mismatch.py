@@ -64,11 +64,11 @@ def shown(value: Any) -> str:
     for chunk in chunks:
         text += chunk
         if len(text) > _LONGEST_VALUE:
-            return one_line(text, _LONGEST_VALUE)
+            return short_line(text, _LONGEST_VALUE)
     return text
 
 
-def one_line(text: str, longest: int) -> str:
+def short_line(text: str, longest: int) -> str:
     """Return a text on one line, of at most `longest` characters."""
     return shorten(replace_unprintable(text[: longest + 1], " "), longest)
 
@@ -83,4 +83,4 @@ def place(path: Path) -> str:
             text += f"[{shown(step)}]"
         else:
             text += f".{step}" if text else step
-    return one_line(text, _LONGEST_VALUE)
+    return short_line(text, _LONGEST_VALUE)

@@ -23,7 +23,7 @@ _ABOVE_WAITING = 3
 
 
 class Layout(NamedTuple):
-    """What fits on the screen.
+    """The parts of a snapshot that fit on the screen.
 
     Args:
         tools: The first of the tools.
