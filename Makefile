@@ -31,7 +31,7 @@ test-pooler: $(VENV)/.installed-test ## Run the tests of the HTTP interface thro
 	@BROKER_TEST_POOLER=1 BROKER_TEST_ENGINES=required $(PYTEST) $(HTTP_TESTS)
 
 test-uvicorn-next: $(VENV)/.installed-test ## Run the tests of the connections with the newest uvicorn, beyond the pin
-	@$(BIN)/python -m tests.uvicorn_next
+	@$(BIN)/python -m tests.support.uvicorn_next
 
 serve: $(VENV)/.installed-demo ## Run the service, with a database of its own
 	@$(BIN)/broker serve

@@ -24,7 +24,7 @@ from msgspec import Raw
 
 from broker.cli import main
 from broker.cli.output import CommandOutput
-from broker.cli.submission import TaskSubmission
+from broker.cli.submission import SubmitRun
 from broker.cli.task_files import TaskInput, checked, for_files
 from broker.client import AsyncBroker
 from tests.conftest import Running
@@ -291,7 +291,7 @@ async def test_whoever_waits_for_long_is_told_why(
 ) -> None:
     monkeypatch.setattr("broker.cli.submission._SILENT_SECONDS", 0.01)
     given = checked(TaskInput({"id": "a", "needs": Raw(b"1")}))
-    submission = TaskSubmission([given], 1, CommandOutput(), wait=True)
+    submission = SubmitRun([given], 1, CommandOutput(), wait=True)
     async with AsyncBroker(broker.url) as client:
         await submission.submit(client)
         waits = asyncio.create_task(submission.result(within=20))

@@ -52,7 +52,7 @@ class _Sent(NamedTuple):
     named: bool
 
 
-class TaskSubmission:
+class SubmitRun:
     """Submits tasks, and waits for their results.
 
     Args:

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from broker.cli.option_types import DurationType, JsonType, MomentType
 from broker.cli.output import CommandOutput, note
-from broker.cli.submission import TaskSubmission
+from broker.cli.submission import SubmitRun
 from broker.cli.task_files import TaskInput, checked, for_files, task_file
 from broker.cli.url_option import with_url_option
 from broker.client import AsyncBroker
@@ -130,7 +130,7 @@ def submit(
         total = sum(1 for _ in inputs)
         if result and total != 1:
             raise click.UsageError(f"--result is for one task, and these are {total:,}: use --wait.")
-        submission = TaskSubmission(inputs, total, CommandOutput(), wait=wait or result or within is not None)
+        submission = SubmitRun(inputs, total, CommandOutput(), wait=wait or result or within is not None)
         run = _submit(submission, AsyncBroker(url), within=within, result=result)
         sys.exit(_exit_status(submission, run))
 
@@ -179,9 +179,7 @@ def _inputs(
     return contextlib.nullcontext([checked(TaskInput(fields))])
 
 
-async def _submit(
-    submission: TaskSubmission, broker: AsyncBroker, *, within: float | None, result: bool
-) -> None:
+async def _submit(submission: SubmitRun, broker: AsyncBroker, *, within: float | None, result: bool) -> None:
     async with broker:
         await submission.submit(broker)
         if result:
@@ -190,7 +188,7 @@ async def _submit(
             await submission.results(within)
 
 
-def _exit_status(submission: TaskSubmission, run: Coroutine[Any, Any, None]) -> int:
+def _exit_status(submission: SubmitRun, run: Coroutine[Any, Any, None]) -> int:
     """Run the submission, and return the exit status."""
     try:
         asyncio.run(run)

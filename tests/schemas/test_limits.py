@@ -1,7 +1,6 @@
 """The numbers in the documentation, the containers and the descriptions are those of the contract."""
 
 import re
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -11,9 +10,9 @@ from broker.settings import Settings
 from broker.store import group_commit
 from broker.store.overview import queue, tools
 from broker.store.pages import MOST_BYTES
-from tests import description
+from tests import ROOT
+from tests.support import description
 
-ROOT = Path(__file__).parents[1]
 MIB = 2**20
 WAIT = f"{limits.LONGEST_WAIT_SECONDS} s"
 BODY = f"{limits.LARGEST_BODY_BYTES // MIB} MiB"

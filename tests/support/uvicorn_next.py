@@ -14,7 +14,9 @@ from pathlib import Path
 
 import click
 
-TESTS = ["test_connections.py", "test_response_writer.py", "test_serve.py", "test_workers.py"]
+from tests import ROOT
+
+TESTS = ["connections", "protocol", "response_writer", "serve", "workers"]
 
 
 def main() -> int:
@@ -33,10 +35,8 @@ def main() -> int:
             click.echo(f"uvicorn {pinned}: there is no newer version; running the tests with this one")
         else:
             click.echo(f"uvicorn {newest}: the pinned version is {pinned}")
-        tests = Path(__file__).parent
-        return subprocess.run(
-            [python, "-m", "pytest", *(str(tests / name) for name in TESTS)], cwd=tests.parent, check=False
-        ).returncode
+        tests = [f"tests/server/test_{name}.py" for name in TESTS]
+        return subprocess.run([python, "-m", "pytest", *tests], cwd=ROOT, check=False).returncode
 
 
 def _environment(folder: Path) -> str:

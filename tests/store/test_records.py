@@ -9,13 +9,13 @@ from msgspec import Struct
 
 from broker.schemas.archive import LateResult
 from broker.schemas.tasks import Task
-from broker.schemas.tools import Tool
+from broker.schemas.tools import ToolStatus
 from broker.schemas.work import Report
 from broker.settings import Settings
 from broker.store import migration
 from broker.store.records import StoredLateResult, StoredReport, StoredTask, StoredTool
 from tests.conftest import a_broker, run_sql
-from tests.helpers import get
+from tests.support.api import get
 
 # What the first version wrote into schema 0001, never to be changed: the columns of a record, a record of
 # work that failed, and one of a task that was deleted before it had work.
@@ -141,7 +141,7 @@ FIRST_FIELDS: dict[type[Struct], str] = {
 }
 RESPONSES: dict[type[Struct], type[Struct]] = {
     StoredTask: Task,
-    StoredTool: Tool,
+    StoredTool: ToolStatus,
     StoredReport: Report,
     StoredLateResult: LateResult,
 }

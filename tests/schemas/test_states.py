@@ -3,7 +3,6 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import asyncpg
@@ -17,9 +16,9 @@ from broker.schemas.tasks import Verdict
 from broker.store import Store, completion, stats
 from broker.store.overview import history
 from broker.top import view
-from tests import store_helpers as steps
+from tests import ROOT
+from tests.support import steps
 
-ROOT = Path(__file__).parents[1]
 STORE = ROOT / "src" / "broker" / "store"
 DASHBOARD = ROOT / "src" / "broker" / "web" / "dashboard"
 LIVE = set(get_args(states.LiveTaskState))
@@ -125,7 +124,9 @@ async def test_a_last_attempt_that_counts_fails_the_task(store: Store, outcome: 
 
 
 def _statements() -> Iterator[tuple[str, str]]:
-    """Every text in the modules of the store and the migrations, with the file that has it."""
+    """Every text in the modules of the store, and the SQL of the migrations, with the file that has it."""
+    for file in sorted((ROOT / "migrations" / "versions").rglob("*.sql")):
+        yield file.name, file.read_text()
     for file in sorted([*STORE.rglob("*.py"), *(ROOT / "migrations" / "versions").glob("*.py")]):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
