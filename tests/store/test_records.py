@@ -44,8 +44,11 @@ WORK_THAT_FAILED = (
     # The first version had the column; this is what the first one that wrote it put there.
     """'{"at": "2026-12-01T03:28:00.000000+00:00", "error": null, "result": {"peak": 26.6},
          "outcome": "succeeded"}'""",
-    f"""'[{{"at": "2026-12-01T03:26:57.414702+00:00", "id": "{REPORT}", "data": {{"counts": 12}},
-         "message": "half", "progress": 0.5}}]'""",
+    # Reports are stored as responses show them.
+    (
+        f"""'[{{"id":"{REPORT}","at":"2026-12-01T03:26:57.414702Z","progress":0.5,"message":"half","""
+        """"data":{"counts": 12}}]'"""
+    ),
     "4",
     "false",
     "'2026-12-01 03:26:57.319174+00'",
