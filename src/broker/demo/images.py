@@ -3,8 +3,6 @@
 All of them are in its wheel; the demo downloads nothing.
 """
 
-from __future__ import annotations
-
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple

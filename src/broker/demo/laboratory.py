@@ -17,7 +17,6 @@ from broker.schemas.candidates import AssignedPair
 from broker.schemas.health import Ready
 from broker.schemas.states import WORK_STATES
 from broker.schemas.tasks import Task
-from broker.schemas.tools import ToolPage
 from broker.schemas.work import WorkWithReports
 from broker.server.child_process import child_process, free_port
 
@@ -104,12 +103,6 @@ async def work(url: str, show_step: ShowStep) -> list[ArchiveRecord]:
         records = await asyncio.gather(*(submit(id_, picture) for id_, picture in pictures.items()))
         assigning.cancel()
     return records
-
-
-async def tools_known(url: str) -> int:
-    """Return the number of registered tools."""
-    async with Connection(url) as connection:
-        return len((await connection.call("GET", "/v1/tools", ToolPage)).items)
 
 
 async def _follow(connection: Connection, picture: Picture, pair: AssignedPair, show_step: ShowStep) -> None:

@@ -8,10 +8,11 @@ from broker.demo.analyses.bench import count_coins, measure_grains, measure_outl
 from broker.demo.analyses.cells import count_cells, count_nuclei, segment_stain
 from broker.demo.analyses.eye import find_lesions, locate_disc, measure_vessels
 from broker.demo.analyses.page import measure_layout, threshold_page
-from broker.demo.analyses.picture import Analysis, Image, ReportProgress, Result, load_image
+from broker.demo.analyses.picture import load_image
 from broker.demo.analyses.sky import find_craters, find_sources
+from broker.demo.analyses.types import Analysis, Image
 
-__all__ = ["ANALYSES", "Analysis", "Image", "ReportProgress", "Result", "load_image"]
+__all__ = ["ANALYSES", "Image", "load_image"]
 
 ANALYSES: dict[str, Analysis] = {
     analysis.__name__: analysis

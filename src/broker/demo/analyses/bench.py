@@ -1,21 +1,11 @@
 """The photo bench: coins, gravel, surfaces, silhouettes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy import ndimage as ndi
 from skimage import feature, filters, measure, morphology, segmentation
 
 from broker.demo.analyses.picture import counted, finish, foreground, gray, number, split_touching
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from broker.demo.analyses.picture import Image, ReportProgress, Result
-
-    Floats = NDArray[np.float64]
+from broker.demo.analyses.types import Floats, Image, Labels, ReportProgress, Result
 
 
 def count_coins(image: Image, report: ReportProgress) -> Result:
@@ -51,7 +41,7 @@ def count_coins(image: Image, report: ReportProgress) -> Result:
     )
 
 
-def _round_things(values: Floats) -> NDArray[np.int32]:
+def _round_things(values: Floats) -> Labels:
     local = filters.gaussian(values, 1) - filters.gaussian(values, max(values.shape) / 20, mode="nearest")
     mask = ndi.binary_fill_holes(foreground(local))
     mask = morphology.opening(mask, morphology.disk(3))
@@ -94,7 +84,7 @@ def measure_grains(image: Image, report: ReportProgress) -> Result:
     )
 
 
-def _grains(smooth: Floats) -> NDArray[np.int32]:
+def _grains(smooth: Floats) -> Labels:
     mask = smooth > filters.threshold_local(smooth, 51, "gaussian")
     mask = morphology.opening(morphology.remove_small_holes(mask, max_size=30), morphology.disk(2))
     mask = morphology.remove_small_objects(mask, max_size=30)

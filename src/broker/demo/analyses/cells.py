@@ -1,19 +1,11 @@
 """Microscopy: cells on an empty ground, and stained tissue."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy import ndimage as ndi
 from skimage import color, filters, measure, morphology, segmentation
 
 from broker.demo.analyses.picture import colour, counted, finish, foreground, gray, number, split_touching
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from broker.demo.analyses.picture import Image, ReportProgress, Result
+from broker.demo.analyses.types import Floats, Image, Labels, Mask, ReportProgress, Result
 
 
 def count_cells(image: Image, report: ReportProgress) -> Result:
@@ -103,14 +95,14 @@ def count_nuclei(image: Image, report: ReportProgress) -> Result:
     )
 
 
-def _nuclei(haematoxylin: NDArray[np.float64]) -> NDArray[np.int32]:
+def _nuclei(haematoxylin: Floats) -> Labels:
     local = filters.gaussian(haematoxylin, 1.5) - filters.gaussian(haematoxylin, 15)
     mask = morphology.opening(local > filters.threshold_otsu(local), morphology.disk(2))
     mask = morphology.remove_small_objects(ndi.binary_fill_holes(mask), max_size=45)
     return split_touching(mask, min_distance=5)
 
 
-def _demand_stain(rgb: NDArray[np.float64]) -> None:
+def _demand_stain(rgb: Floats) -> None:
     """Check that the picture has colour, and glass or pale tissue between the stained parts."""
     saturation = rgb.max(axis=2) - rgb.min(axis=2)
     if np.percentile(saturation, 95) < 0.1:
@@ -119,7 +111,7 @@ def _demand_stain(rgb: NDArray[np.float64]) -> None:
         raise ValueError("no bright ground: this is not a section in transmitted light")
 
 
-def _to_the_edge(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _to_the_edge(values: Floats) -> Mask:
     """Return the mask of the objects up to their steepest edge; a halo shifts Otsu's threshold."""
     objects = foreground(values)
     level = np.average(values, weights=filters.sobel(values) ** 2)
@@ -128,7 +120,7 @@ def _to_the_edge(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(edged & morphology.dilation(objects, morphology.disk(5)))
 
 
-def _typical_radius(mask: NDArray[np.bool_]) -> int:
+def _typical_radius(mask: Mask) -> int:
     """Return the inner radius of the median object, to tell maxima of one object from those of two."""
     distance = ndi.distance_transform_edt(mask)
     labels = measure.label(mask)
@@ -136,7 +128,7 @@ def _typical_radius(mask: NDArray[np.bool_]) -> int:
     return max(3, round(float(np.median(radii)) * 0.8))
 
 
-def _without_specks(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+def _without_specks(labels: Labels) -> Labels:
     areas = np.bincount(labels.ravel())
     areas[0] = 0
     if len(areas) > 1:

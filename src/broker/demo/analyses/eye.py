@@ -1,23 +1,13 @@
 """The fundus of the eye: its vessels, the optic disc, small lesions."""
 
-from __future__ import annotations
-
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage as ndi
 from skimage import feature, filters, measure, morphology, transform
 
 from broker.demo.analyses.picture import colour, counted, finish, gray, number
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from broker.demo.analyses.picture import Image, ReportProgress, Result
-
-    Floats = NDArray[np.float64]
-    Mask = NDArray[np.bool_]
+from broker.demo.analyses.types import Floats, Image, Mask, ReportProgress, Result
 
 WORKING_SIDE_PX = 720
 """Larger pictures are reduced to this size: vessels are then 2 to 10 px wide in a 45° photograph."""

@@ -1,22 +1,13 @@
 """The document scanner: ink on unevenly lit paper, and how the text is laid out."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy import ndimage as ndi
 from skimage import filters, measure, morphology
 
 from broker.demo.analyses.picture import finish, gray, number
+from broker.demo.analyses.types import Floats, Image, Mask, ReportProgress, Result
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from broker.demo.analyses.picture import Image, ReportProgress, Result
-
-    Mask = NDArray[np.bool_]
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 WINDOW_PX = 25
 SENSITIVITY = 0.2
@@ -73,7 +64,7 @@ def measure_layout(image: Image, report: ReportProgress) -> Result:
     )
 
 
-def _ink(values: NDArray[np.float64]) -> Mask:
+def _ink(values: Floats) -> Mask:
     low, high = np.percentile(values, [1, 99])
     if high - low < 0.1:
         raise ValueError("too little contrast: there is nothing written here")

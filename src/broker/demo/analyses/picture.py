@@ -1,30 +1,18 @@
 """Shared steps of the analyses: load and normalize a picture, separate its objects, return the result."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as pil  # noqa: N813 - "Image" is the argument of an analysis
 from scipy import ndimage as ndi
 from skimage import color, feature, filters, measure, segmentation, util
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-Image: TypeAlias = NDArray[Any]
-ReportProgress: TypeAlias = Callable[[float, str], None]
-"""Called with the progress, 0 to 1, and a message."""
-Result: TypeAlias = dict[str, Any]
-Analysis: TypeAlias = Callable[[Image, ReportProgress], Result]
+from broker.demo.analyses.types import Floats, Image, Labels, Mask, ReportProgress, Result
 
 SMALLEST_SIDE_PX = 32
 AS_IT_IS = {"1", "L", "LA", "I;16", "F", "RGB", "RGBA"}
 """Pillow's modes whose arrays an analysis accepts. Palettes and CMYK become RGB."""
-
-
 SOLID = 0.95
 
 
@@ -38,7 +26,7 @@ def load_image(path: Path) -> Image:
         raise ValueError(f"{path.name} is not a picture that can be read: {error}") from error
 
 
-def colour(image: Image) -> NDArray[np.float64]:
+def colour(image: Image) -> Floats:
     """Return RGB values from 0 to 1; transparency becomes white."""
     if image.ndim != 3 or image.shape[2] not in {3, 4}:
         raise ValueError(f"a colour picture is needed, this one has the shape {image.shape}")
@@ -46,7 +34,7 @@ def colour(image: Image) -> NDArray[np.float64]:
     return np.asarray(color.rgba2rgb(pixels) if pixels.shape[2] == 4 else pixels)
 
 
-def gray(image: Image) -> NDArray[np.float64]:
+def gray(image: Image) -> Floats:
     """Return the luminance from 0 to 1 of any picture."""
     if image.ndim == 3 and image.shape[2] in {3, 4}:
         return np.asarray(color.rgb2gray(colour(image)))
@@ -57,7 +45,7 @@ def gray(image: Image) -> NDArray[np.float64]:
     return _unit(image)
 
 
-def _unit(image: Image) -> NDArray[np.float64]:
+def _unit(image: Image) -> Floats:
     if min(image.shape[:2]) < SMALLEST_SIDE_PX:
         raise ValueError(f"the picture is too small: {image.shape[1]} × {image.shape[0]} px")
     if image.dtype.kind == "f":
@@ -72,7 +60,7 @@ def _unit(image: Image) -> NDArray[np.float64]:
     return np.asarray(util.img_as_float64(image))
 
 
-def foreground(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+def foreground(values: Floats) -> Mask:
     """Return the mask of the objects by Otsu's threshold (1979). The border shows the background.
 
     Refuses a picture whose two classes do not stand apart. Ashman's D (1994) tells: pure noise cut in two
@@ -87,7 +75,7 @@ def foreground(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(~bright if border.mean() > 0.5 else bright)
 
 
-def split_touching(mask: NDArray[np.bool_], min_distance: int, smoothing: float = 1.0) -> NDArray[np.int32]:
+def split_touching(mask: Mask, min_distance: int, smoothing: float = 1.0) -> Labels:
     """Label the objects in a mask, and split them where they touch, by a watershed of the distance transform.
 
     What fills its convex hull is one object, however long it is.

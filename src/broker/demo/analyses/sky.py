@@ -1,21 +1,11 @@
 """The telescope: sources in a deep field, craters on a moon."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy import ndimage as ndi
 from skimage import feature, measure, morphology, segmentation, transform
 
 from broker.demo.analyses.picture import finish, gray, number
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from broker.demo.analyses.picture import Image, ReportProgress, Result
-
-    Floats = NDArray[np.float64]
+from broker.demo.analyses.types import Floats, Image, Labels, ReportProgress, Result
 
 BACKGROUND_MESH_PX = 64
 DETECTION_SIGMA = 5.0
@@ -74,7 +64,7 @@ def _background(values: Floats) -> Floats:
     return np.asarray(transform.resize(smoothed, values.shape, order=1, mode="edge"))
 
 
-def _sources(smooth: Floats, threshold: float) -> NDArray[np.int32]:
+def _sources(smooth: Floats, threshold: float) -> Labels:
     mask = morphology.remove_small_objects(smooth > threshold, max_size=4)
     # In the logarithm a saddle's depth relative to its peak is a plain difference.
     height = np.log(np.where(mask, smooth, threshold))
