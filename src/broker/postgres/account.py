@@ -1,18 +1,14 @@
 """Choose the account that Postgres runs as: this process's own, or an unprivileged one for root."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Self
 
 from broker.postgres.errors import EmbeddedError, FolderForeignError, FolderUnreachableError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 _UNREACHABLE = 'for folder; do test -x "$folder" || { printf %s "$folder"; exit 1; }; done'
 
@@ -25,7 +21,7 @@ class Account:
     gid: int | None = None
 
     @classmethod
-    def for_data(cls, data: Path) -> Account:
+    def for_data(cls, data: Path) -> Self:
         """Choose the account for a data folder: for root its owner, postgres or nobody.
 
         The owner comes first, so that the data stay readable if somebody adds an account `postgres` later, or
@@ -71,11 +67,7 @@ class Account:
         )
 
     def run(self, command: Sequence[str | Path], text: str = "") -> tuple[int, str]:
-        """Run a program with `text` as its input, and wait for its end.
-
-        Returns:
-            The exit status and the output.
-        """
+        """Run a program with `text` as its input, and return its exit status and its output."""
         with self.spawn(command, stdin=subprocess.PIPE, output=subprocess.PIPE) as process:
             try:
                 output, _ = process.communicate(text.encode())

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple, cast
 
 from broker.postgres.account import Account
 from broker.postgres.connection_url import TLS_IS_REQUIRED, ConnectionUrl, without_password
@@ -52,11 +52,7 @@ class DatabaseTarget(NamedTuple):
 
     @classmethod
     def of(cls, url: str, *, own: bool) -> "DatabaseTarget":
-        """Create the target of a URL.
-
-        Args:
-            url: The URL of the database.
-            own: Whether it is the user's own database, which variables such as PGPASSFILE are for.
+        """Create the target of a URL. Variables such as PGPASSFILE are for the user's own database (`own`).
 
         Raises:
             ConnectionUrlError: The URL is not valid.
@@ -107,9 +103,9 @@ def backup_version(target: DatabaseTarget, file: BinaryIO) -> str:
     file.seek(0)
     if file.read(len(_MAGIC)) != _MAGIC:
         raise BackupError("This is no file that `broker backup` or `pg_dump --format=custom` has written.")
+    _rewind(file)
     options = ("--data-only", "--table=alembic_version", "--file=-")
     with (
-        _rewound(file),
         tempfile.TemporaryFile() as output,
         _program(target, "pg_restore", *options, stdin=file, stdout=output) as run,
     ):
@@ -132,11 +128,11 @@ def restore_backup(target: DatabaseTarget, file: BinaryIO, show_progress: ShowPr
     Raises:
         BackupError: The dump could not be restored; the database is unchanged.
     """
+    _rewind(file)
     # Owners and privileges are those of the new database.
     options = ("--no-owner", "--no-privileges", "--file=-")
     psql_options = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--output=/dev/null")
     with (
-        _rewound(file),
         _program(target, "psql", *psql_options, f"--dbname={target.url}", stdin=subprocess.PIPE) as database,
         _program(target, "pg_restore", *options, stdin=file, stdout=subprocess.PIPE) as script,
     ):
@@ -145,7 +141,8 @@ def restore_backup(target: DatabaseTarget, file: BinaryIO, show_progress: ShowPr
             database.input.write(script.output.read(_HEAD_BYTES).replace(_UNKNOWN_BEFORE_17, b"", 1))
             while portion := script.output.read(1 << 20):
                 database.input.write(portion)
-                show_progress(_position(file))
+                # pg_restore shares the position in the file with this process.
+                show_progress(os.lseek(file.fileno(), 0, os.SEEK_CUR))
             # Commit only after pg_restore has succeeded: psql rolls back if its input ends without a commit.
             script.wait()
             database.input.write(b"commit;\n")
@@ -156,46 +153,36 @@ def restore_backup(target: DatabaseTarget, file: BinaryIO, show_progress: ShowPr
         database.wait()
 
 
-class _Run:
-    """A running program of PostgreSQL."""
+class _Run(NamedTuple):
+    """A running program of PostgreSQL, and the file that gets its error messages."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], errors: BinaryIO) -> None:
-        self._name = name
-        self._process = process
-        self._errors = errors
-
-    @property
-    def input(self) -> BinaryIO:
-        """Return the standard input of the program."""
-        assert self._process.stdin is not None  # noqa: S101 - it was given a pipe
-        return self._process.stdin  # type: ignore[return-value]
+    name: str
+    process: subprocess.Popen[bytes]
+    errors: BinaryIO
 
     @property
-    def output(self) -> BinaryIO:
-        """Return the standard output of the program."""
-        assert self._process.stdout is not None  # noqa: S101 - it was given a pipe
-        return self._process.stdout  # type: ignore[return-value]
+    def input(self) -> IO[bytes]:
+        return cast("IO[bytes]", self.process.stdin)
+
+    @property
+    def output(self) -> IO[bytes]:
+        return cast("IO[bytes]", self.process.stdout)
 
     def wait(self, while_waiting: Callable[[], None] = lambda: None) -> None:
-        """Wait for the end of the program.
+        """Wait for the end of the program, and raise a BackupError if it failed.
 
         Args:
             while_waiting: Called regularly until then.
-
-        Raises:
-            BackupError: The program failed.
         """
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                status = self._process.wait(_PROGRESS_SECONDS)
+                status = self.process.wait(_PROGRESS_SECONDS)
                 break
             while_waiting()
         if status:
-            self._errors.seek(0)
-            errors = self._errors.read().decode(errors="replace").strip()
-            raise BackupError(
-                f"{_TROUBLE[self._name]}: {errors or f'{self._name} ended with status {status}'}"
-            )
+            self.errors.seek(0)
+            errors = self.errors.read().decode(errors="replace").strip()
+            raise BackupError(f"{_TROUBLE[self.name]}: {errors or f'{self.name} ended with status {status}'}")
 
 
 @contextlib.contextmanager
@@ -237,11 +224,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _folder(*, needs_tls: bool) -> Path:
-    """Return the folder of the bundled programs, or of newer ones on the PATH.
-
-    Args:
-        needs_tls: Whether the programs must support TLS. The bundled ones do not.
-    """
+    """Return the folder of the bundled programs, which do not support TLS, or of newer ones on the PATH."""
     try:
         bundled = None if needs_tls else Programs.find(Account(), Path(tempfile.gettempdir())).folder
     except EmbeddedError:
@@ -263,13 +246,6 @@ def _major(program: str) -> int:
     return int(version[1]) if version else 0
 
 
-@contextlib.contextmanager
-def _rewound(file: BinaryIO) -> Iterator[None]:
-    """Rewind a file, so that a program reads it from the first byte."""
+def _rewind(file: BinaryIO) -> None:
+    """Have a program read the file from the first byte, whatever this process has buffered of it."""
     os.lseek(file.fileno(), 0, os.SEEK_SET)
-    yield
-
-
-def _position(file: BinaryIO) -> int:
-    """Return how far a program has read the file: it shares the position with this process."""
-    return os.lseek(file.fileno(), 0, os.SEEK_CUR)

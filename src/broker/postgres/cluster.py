@@ -1,7 +1,5 @@
 """Run the embedded Postgres: lock its folder, start it, restart it after a crash, stop it."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -10,7 +8,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from urllib.parse import quote
 
 from broker.postgres import folder
@@ -18,9 +16,6 @@ from broker.postgres.account import Account
 from broker.postgres.errors import EmbeddedError
 from broker.postgres.postmaster import SETTINGS, Postmaster, backoff, socket_file
 from broker.postgres.programs import Programs
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 log = logging.getLogger("broker.postgres")
 
@@ -61,9 +56,7 @@ class EmbeddedPostgres:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property

@@ -128,29 +128,25 @@ KNOWN: dict[str, _Check] = {
     "load_balance_hosts": _one_of("disable", "random"),
 }
 
-# The environment variables that the driver reads for what a URL leaves out.
-_VARIABLES = {
-    "PGPORT": "port",
-    "PGSSLMODE": "sslmode",
-    "PGSSLNEGOTIATION": "sslnegotiation",
-    "PGSSLCERT": "sslcert",
-    "PGSSLKEY": "sslkey",
-    "PGSSLROOTCERT": "sslrootcert",
-    "PGSSLCRL": "sslcrl",
-    "PGSSLMINPROTOCOLVERSION": "ssl_min_protocol_version",
-    "PGSSLMAXPROTOCOLVERSION": "ssl_max_protocol_version",
-}
+#: The parameters for TLS that the driver reads from the environment if a URL leaves them out.
+TLS_PARAMETERS = (
+    "sslmode",
+    "sslnegotiation",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "sslcrl",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+)
+# The variables are called like their parameters: PGSSLCERT is sslcert.
+_VARIABLES = {f"PG{name.replace('_', '').upper()}": name for name in ("port", *TLS_PARAMETERS)}
 # The driver ignores them if they are empty.
 _MAY_BE_EMPTY = {"host", "port", "dbname", "user", "password", "passfile", "application_name", "options"}
 
 
 def check(name: str, value: str, place: str = "") -> None:
-    """Check that the broker accepts a parameter.
-
-    Args:
-        name: The name.
-        value: The decoded value.
-        place: Where the parameter stands, if not in the URL.
+    """Check that the broker accepts a parameter; `place` says where it stands, if not in the URL.
 
     Raises:
         ConnectionUrlError: The broker does not accept it.

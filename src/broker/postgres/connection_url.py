@@ -8,7 +8,14 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlencode
 
-from broker.postgres.connection_parameters import LAST_PORT, ConnectionUrlError, check, port_problem, shown
+from broker.postgres.connection_parameters import (
+    LAST_PORT,
+    TLS_PARAMETERS,
+    ConnectionUrlError,
+    check,
+    port_problem,
+    shown,
+)
 
 _URL = re.compile(
     r"(?P<scheme>postgres(ql)?(\+asyncpg)?)://"
@@ -19,17 +26,6 @@ _HOST = re.compile(r"(?P<host>\[[^]]+\]|[^:\[\]]*)(:(?P<port>[0-9]*))?")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|\0")
 _NO_URL = "is no postgresql://user:password@host/name"
 
-_TLS_PARAMETERS = (
-    "sslmode",
-    "sslnegotiation",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslrootcert",
-    "sslcrl",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
-)
 #: Values of `sslmode` that forbid a connection without TLS.
 TLS_IS_REQUIRED = ("require", "verify-ca", "verify-full")
 
@@ -112,16 +108,13 @@ class ConnectionUrl:
 
     def tls(self) -> str | None:
         """Return a URL with the parameters for TLS only; None if there are none."""
-        parameters = {name: value for name in _TLS_PARAMETERS if (value := self[name]) is not None}
+        names = (*TLS_PARAMETERS, "sslpassword")
+        parameters = {name: value for name in names if (value := self[name]) is not None}
         return f"postgresql://?{urlencode(parameters, quote_via=quote)}" if parameters else None
 
 
 def without_password(url: str) -> str:
-    """Return a URL for PostgreSQL's own programs, whose arguments everybody on the machine can read.
-
-    Args:
-        url: A URL that `ConnectionUrl.parse` accepts.
-    """
+    """Return a valid URL for PostgreSQL's own programs, whose arguments everybody on the machine can read."""
     match = _URL.fullmatch(url)
     if match is None:
         raise ConnectionUrlError(_NO_URL)

