@@ -89,6 +89,6 @@ async def registered(url: str, many: int, capacity: int = 1) -> AsyncIterator[li
 
 
 async def keep_polling(connection: HttpConnection, tool: str) -> None:
-    """Wait for work of a tool, over and over, as a tool does that gets none."""
+    """Wait for work again and again, as a tool does that gets none."""
     while True:
         await connection.call("GET", f"/v1/tools/{tool}/work?wait={LONGEST_WAIT_SECONDS}", into=None)

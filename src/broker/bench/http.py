@@ -5,14 +5,11 @@ Load, service and database share the same cores. httptools parses the responses,
 
 import asyncio
 import ssl
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import httptools
 import msgspec
-
-Decoded = TypeVar("Decoded")
 
 
 class BenchError(Exception):
@@ -50,9 +47,7 @@ class HttpConnection(asyncio.Protocol):
         await loop.create_connection(lambda: self, self._host, self._port, ssl=secured)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._transport is not None:
             self._transport.close()
 
@@ -73,7 +68,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(head + length + body)
         return await self._response
 
-    async def call(self, method: str, path: str, content: Any = None, into: type[Decoded] | Any = Any) -> Any:
+    async def call(self, method: str, path: str, content: Any = None, into: Any = Any) -> Any:
         """Send a request that needs to succeed, and return the decoded response.
 
         Args:

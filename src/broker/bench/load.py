@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import cycle, islice
+from typing import Any
 
 from broker.bench.figures import Figures, latencies
 from broker.bench.http import HttpConnection
@@ -49,27 +50,13 @@ async def closed_loop(
 
 
 @asynccontextmanager
-async def background(*tasks: "asyncio.Task[None]") -> AsyncIterator[None]:
-    """Run tasks for as long as the block. If one fails, the block fails."""
-    block = asyncio.current_task()
-    failed: list[BaseException] = []
-
-    def check(task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            failed.append(error)
-            if block is not None:
-                block.cancel()
-
-    for task in tasks:
-        task.add_done_callback(check)
+async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run jobs for as long as the block. If one fails, the block fails with its error."""
     try:
-        yield
-    except asyncio.CancelledError:
-        if failed:
-            raise failed[0] from None
-        raise
-    finally:
-        for task in tasks:
-            task.remove_done_callback(check)
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in jobs]
+            yield
+            for task in tasks:
+                task.cancel()
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None

@@ -74,13 +74,7 @@ def life_cycle(many: int) -> str:
 
 
 async def run(stage: Stage, script: str, *, clients: int, seconds: float) -> float:
-    """Run a script on an empty database, and return how often it runs per second.
-
-    Args:
-        stage: The databases.
-        script: The script of pgbench.
-        clients: The number of concurrent clients.
-        seconds: How long to run it.
+    """Run a script on an empty database, and return how often all clients together run it per second.
 
     Raises:
         BenchError: pgbench failed.
@@ -93,11 +87,7 @@ async def run(stage: Stage, script: str, *, clients: int, seconds: float) -> flo
 
 
 def tps(output: str) -> float:
-    """Return the transactions per second in the output of pgbench.
-
-    Raises:
-        BenchError: The output has none.
-    """
+    """Return the transactions per second in the output of pgbench; raise a BenchError if it has none."""
     match = _TPS.search(output)
     if match is None:
         raise BenchError(f"pgbench failed: {output[-2000:]}")

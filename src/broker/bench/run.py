@@ -30,14 +30,7 @@ LONG = ("growth", "backlog", "endurance")
 async def run(
     stage: Stage, names: Sequence[str], *, rounds: int, size: Size, show_progress: Callable[[str, int], None]
 ) -> list[Measured]:
-    """Measure scenarios.
-
-    Args:
-        stage: The databases and services.
-        names: The names of the scenarios.
-        rounds: The number of rounds of each scenario.
-        size: The size of each round.
-        show_progress: Called with the scenario and the number of its completed rounds.
+    """Measure scenarios, each in so many rounds; show the number of completed rounds of each.
 
     Raises:
         BenchError: The service did not do what a scenario measures.

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from msgspec import Struct
@@ -26,13 +27,13 @@ class BenchService(Struct, frozen=True, kw_only=True):
 
     Args:
         url: The URL of the service.
-        pid: The process id; None for a given service.
-        database: The database's URL, as libpq reads it; None for a given service.
+        pid: The process id; 0 for a given service.
+        database: The database's URL, as libpq reads it; empty for a given service.
     """
 
     url: str
-    pid: int | None = None
-    database: str | None = None
+    pid: int = 0
+    database: str = ""
 
 
 class Stage:
@@ -158,10 +159,17 @@ async def _until_ready(url: str, path: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def execute(url: str, statement: str) -> None:
-    """Run one or more SQL statements without parameters."""
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Yield a connection to a database, and close it after the block."""
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute(statement)
+        yield connection
     finally:
         await connection.close()
+
+
+async def execute(url: str, statement: str) -> None:
+    """Run one or more SQL statements without parameters."""
+    async with connected(url) as connection:
+        await connection.execute(statement)

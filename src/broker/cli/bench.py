@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import msgspec
+import psutil
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -76,7 +77,7 @@ def bench(
     try:
         with sigterm_as_ctrl_c(), _stage(url, folder) as stage:
             measured = _measure(console, stage, names, rounds=rounds, size=Size(seconds=seconds, share=share))
-    except (BenchError, EmbeddedError, OSError, TimeoutError) as error:
+    except (BenchError, EmbeddedError, OSError, TimeoutError, psutil.Error) as error:
         raise click.ClickException(f"{error or 'The service did not answer in time.'}") from error
     console.print(display.figures_table(measured))
     if file is not None:

@@ -30,8 +30,8 @@ class Scenario(Struct, frozen=True, kw_only=True):
     Args:
         name: The name on the command line.
         says: The description, in a line.
-        round: Measures a round, with its ceilings; raises BenchError if the service does not do what the
-            scenario measures.
+        round: Measures the service and its ceilings once; raises BenchError if the service does not do what
+            the scenario measures.
         ratios: The names of the figures to divide, by the name of the ratio.
         wanted: The bounds that the project sets, by the name of the figure or ratio.
     """

@@ -6,14 +6,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import asyncpg
-
 from broker.bench.clients import registered
 from broker.bench.figures import Figures
 from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import connections
 from broker.bench.scenarios import Scenario, Size
-from broker.bench.stage import BenchService, Stage
+from broker.bench.stage import BenchService, Stage, connected
 from broker.bench.work import BenchItem, BenchItems, encoded
 from broker.schemas.candidates import Pair
 
@@ -65,7 +63,6 @@ insert into ended_tasks (task_id, work_id) select task_id, work_id from work_arc
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Measure on an empty and on a full database."""
     if not stage.ours:
         raise BenchError("`backlog` fills a database of its own; leave out --url.")
     full = await stage.shared_database("backlog", partial(_fill, size=size))
@@ -77,8 +74,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
 
 
 async def _fill(database: str, size: Size) -> None:
-    connection = await asyncpg.connect(database)
-    try:
+    async with connected(database) as connection:
         indexes = await connection.fetch(_INDEXES)
         await connection.execute(_PREPARE.format(indexes=", ".join(row["name"] for row in indexes)))
         for total, statement in ((size.of(_WAITING), FILL_TASKS), (size.of(_ARCHIVED), FILL_ARCHIVE)):
@@ -88,8 +84,6 @@ async def _fill(database: str, size: Size) -> None:
         await connection.execute(_FINISH.format(definitions=";".join(row["definition"] for row in indexes)))
         await connection.execute("vacuum analyze")
         await connection.execute("checkpoint")
-    finally:
-        await connection.close()
 
 
 async def _measure(service: BenchService) -> Figures:

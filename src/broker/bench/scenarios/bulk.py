@@ -25,7 +25,6 @@ _PGBENCH_CLIENTS = 4
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Measure the service and pgbench."""
     tasks = max(_BATCH, size.of(_TASKS) // _BATCH * _BATCH)
     async with stage.service() as service:
         figures = {"tasks/s": tasks / await live(service.url, tasks)}
@@ -66,8 +65,8 @@ async def live(url: str, tasks: int) -> float:
         connections(url, many=_SUBMITTERS + _TOOLS) as others,
     ):
         workers = zip(others[_SUBMITTERS:], tools, strict=True)
-        parts = [asyncio.create_task(work(connection, tool)) for connection, tool in workers]
-        assigner = asyncio.create_task(Fifo(url, largest=_BATCH).run())
+        parts = [work(connection, tool) for connection, tool in workers]
+        assigner = Fifo(url, largest=_BATCH).run()
         async with asyncio.timeout(60 + tasks / _SLOWEST), background(assigner, *parts):
             began = time.perf_counter()
             await asyncio.gather(*(submit(connection) for connection in others[:_SUBMITTERS]))

@@ -64,8 +64,8 @@ async def _life(connection: HttpConnection, tool: str, number: int) -> None:
 async def _crowd(url: str, tool: str, size: Size) -> AsyncIterator[None]:
     """Run a client with many waiting requests, and many slow connections."""
     async with connections(url, many=size.of(_PARKED)) as open_:
-        bad = [asyncio.create_task(keep_polling(connection, tool)) for connection in open_]
-        bad += [asyncio.create_task(_dawdle(url, number)) for number in range(size.of(_SLOW))]
+        bad = [keep_polling(connection, tool) for connection in open_]
+        bad += [_dawdle(url, number) for number in range(size.of(_SLOW))]
         async with background(*bad):
             await asyncio.sleep(_SETTLE_SECONDS)
             yield

@@ -46,12 +46,11 @@ async def _round(stage: Stage, size: Size) -> Figures:
     ):
         waited: dict[str, _Waited] = {}
         workers = zip(others, tools, strict=True)
-        parts = [asyncio.create_task(_work(connection, tool, waited)) for connection, tool in workers]
-        async with background(*parts):
+        async with background(*(_work(connection, tool, waited) for connection, tool in workers)):
             await asyncio.sleep(1)
             times = size.of(_TIMES)
             assigned = [await _assign(ours, tools[n % len(tools)], waited) for n in range(times)]
-            async with background(asyncio.create_task(Fifo(service.url).run())):
+            async with background(Fifo(service.url).run()):
                 await asyncio.sleep(1)
                 submitted = [await _submit(ours, waited) for _ in range(times)]
     return latencies(assigned, "assign → tool ") | latencies(submitted, "submit → assigner → tool ")

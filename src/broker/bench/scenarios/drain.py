@@ -22,7 +22,6 @@ _SUCCEEDED = b'{"outcome": "succeeded", "next_wait_seconds": 30}'
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Drain the tasks of one round."""
     tasks = size.of(_TASKS)
     async with stage.service() as service, registered(service.url, _TOOLS) as tools:
         return await drain([service.url], tools, tasks)
@@ -63,9 +62,8 @@ async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Figures:
 
     async with connections(*urls, many=_SUBMITTERS + len(tools)) as others:
         workers = zip(others[_SUBMITTERS:], tools, strict=True)
-        parts = [asyncio.create_task(work(connection, tool)) for connection, tool in workers]
-        patience = asyncio.timeout(60 + tasks / _SLOWEST)
-        async with patience, background(asyncio.create_task(Fifo(url).run()), *parts):
+        parts = [work(connection, tool) for connection, tool in workers]
+        async with asyncio.timeout(60 + tasks / _SLOWEST), background(Fifo(url).run(), *parts):
             began = time.perf_counter()
             await asyncio.gather(*(submit(connection) for connection in others[:_SUBMITTERS]))
             await all_received.wait()

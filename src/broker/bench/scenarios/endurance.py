@@ -11,11 +11,10 @@ _PORTIONS = 20
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Run the life cycles in portions, and measure the memory after each."""
+    if not stage.ours:
+        raise BenchError("`endurance` looks at the service's process; leave out --url.")
     portion = max(100, size.of(_TASKS) // _PORTIONS // 100 * 100)
     async with stage.service() as service:
-        if service.pid is None:
-            raise BenchError("`endurance` looks at the service's process; leave out --url.")
         mebibytes = []
         for _ in range(_PORTIONS):
             await bulk.live(service.url, portion)

@@ -1,9 +1,8 @@
 """`growth`: the same work with more processes, and with a second service on the same database."""
 
 import asyncio
-from contextlib import AsyncExitStack
-
-import asyncpg
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 
 from broker.bench import pgbench
 from broker.bench.clients import registered
@@ -12,7 +11,7 @@ from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import connections
 from broker.bench.process import cpu_seconds, memory
 from broker.bench.scenarios import Scenario, Size, bulk, drain
-from broker.bench.stage import BenchService, Stage
+from broker.bench.stage import BenchService, Stage, connected
 from broker.bench.work import BenchItem, encoded
 from broker.schemas.candidates import Pair
 
@@ -43,7 +42,6 @@ select (pg_total_relation_size('ended_tasks')
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Drain tasks with each setup, and measure the CPU time of services and database."""
     if not stage.ours:
         raise BenchError("`growth` looks at the processes, so it takes services of its own; leave out --url.")
     figures: Figures = {}
@@ -55,7 +53,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
                 figures |= await _bulk(stage, service, size)
                 figures |= await _reports(stage, service, size)
                 figures["archive bytes/task"] = await _archive_bytes(service)
-                figures["MiB a process"] = memory(service.pid or 0) / 2**20
+                figures["MiB a process"] = memory(service.pid) / 2**20
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(stage.database())
         services = [await stack.enter_async_context(stage.service(database)) for _ in range(2)]
@@ -69,25 +67,16 @@ async def _drain(stage: Stage, services: list[BenchService], name: str, size: Si
     urls = [service.url for service in services]
     tasks = size.of(_TASKS)
     async with registered(urls[0], _TOOLS) as tools:
-        before = _cpu(stage, services)
-        drained = await drain.drain(urls, tools, tasks)
-        ours, databases = (after - first for first, after in zip(before, _cpu(stage, services), strict=True))
-    return {
-        f"{name}, tasks/s": drained["tasks/s"],
-        f"{name}, service ms/task": 1000 * ours / tasks,
-        f"{name}, database ms/task": 1000 * databases / tasks,
-    }
+        with _costs(stage, services, f"{name}, ", tasks, "task") as costs:
+            drained = await drain.drain(urls, tools, tasks)
+    return {f"{name}, tasks/s": drained["tasks/s"]} | costs
 
 
 async def _bulk(stage: Stage, service: BenchService, size: Size) -> Figures:
     tasks = max(100, size.of(_MANY_TASKS) // 100 * 100)
-    before = _cpu(stage, [service])
-    await bulk.live(service.url, tasks)
-    ours, databases = (after - first for first, after in zip(before, _cpu(stage, [service]), strict=True))
-    return {
-        "in batches, service ms/task": 1000 * ours / tasks,
-        "in batches, database ms/task": 1000 * databases / tasks,
-    }
+    with _costs(stage, [service], "in batches, ", tasks, "task") as costs:
+        await bulk.live(service.url, tasks)
+    return costs
 
 
 async def _reports(stage: Stage, service: BenchService, size: Size) -> Figures:
@@ -104,29 +93,34 @@ async def _reports(stage: Stage, service: BenchService, size: Size) -> Figures:
             task = await open_[0].call("POST", "/v1/tasks", encoded(0), BenchItem)
             work = await open_[0].call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), BenchItem)
             works.append(work.id)
-        before = _cpu(stage, [service])
-        await asyncio.gather(*map(report, open_, works))
-        ours, databases = (after - first for first, after in zip(before, _cpu(stage, [service]), strict=True))
+        with _costs(stage, [service], "", reports * _TOOLS, "report") as costs:
+            await asyncio.gather(*map(report, open_, works))
         for work_id in works:
             await open_[0].call("POST", f"/v1/work/{work_id}/complete", _SUCCEEDED, into=None)
-    return {
-        "service ms/report": 1000 * ours / (reports * _TOOLS),
-        "database ms/report": 1000 * databases / (reports * _TOOLS),
-    }
+    return costs
 
 
 async def _archive_bytes(service: BenchService) -> float:
     """Return the disk space of a record, with its indexes and its row in `ended_tasks`."""
-    connection = await asyncpg.connect(service.database)
-    try:
+    async with connected(service.database) as connection:
         return float(await connection.fetchval(_ARCHIVE_BYTES))
-    finally:
-        await connection.close()
 
 
-def _cpu(stage: Stage, services: list[BenchService]) -> tuple[float, float]:
-    """Return the CPU time of the services and of the database."""
-    return sum(cpu_seconds(service.pid or 0) for service in services), cpu_seconds(stage.postmaster)
+@contextmanager
+def _costs(
+    stage: Stage, services: list[BenchService], prefix: str, many: int, unit: str
+) -> Iterator[Figures]:
+    """Yield figures that get the CPU time that services and database spend on each of the block's units."""
+
+    def spent() -> dict[str, float]:
+        ours = sum(cpu_seconds(service.pid) for service in services)
+        return {"service": ours, "database": cpu_seconds(stage.postmaster)}
+
+    before = spent()
+    figures: Figures = {}
+    yield figures
+    for name, seconds in spent().items():
+        figures[f"{prefix}{name} ms/{unit}"] = 1000 * (seconds - before[name]) / many
 
 
 SCENARIO = Scenario(

@@ -2,21 +2,20 @@
 
 import asyncio
 
-import asyncpg
-
 from broker.bench.clients import keep_polling, registered
 from broker.bench.figures import Figures
-from broker.bench.http import BenchError
+from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import background, connections
 from broker.bench.process import cpu_seconds, memory
 from broker.bench.scenarios import Scenario, Size
-from broker.bench.stage import BenchService, Stage
+from broker.bench.stage import BenchService, Stage, connected
 
 _TOOLS = 10_000
 _WATCHED_SECONDS = 25.0
 # PostgreSQL counts a connection's last transactions up to ten seconds late.
 _SETTLE_SECONDS = 12.0
-_AT_A_TIME = 200
+# Between the first requests of two tools.
+_PAUSE_SECONDS = 0.0001
 
 _TRANSACTIONS = """
 select (select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()),
@@ -31,41 +30,32 @@ async def _round(stage: Stage, size: Size) -> Figures:
             "`idle` looks at the service's process, so it takes one of its own; leave out --url."
         )
     async with stage.service() as service, registered(service.url, size.of(_TOOLS)) as tools:
-        before = memory(_pid(service))
+        before = memory(service.pid)
         async with connections(service.url, many=len(tools)) as open_:
-            parked = []
-            for first in range(0, len(tools), _AT_A_TIME):
-                some = zip(open_[first : first + _AT_A_TIME], tools[first:], strict=False)
-                parked += [asyncio.create_task(keep_polling(connection, tool)) for connection, tool in some]
-                await asyncio.sleep(0.02)
-            async with background(*parked):
+            waiting = enumerate(zip(open_, tools, strict=True))
+            async with background(*(_park(number, *pair) for number, pair in waiting)):
                 await asyncio.sleep(_SETTLE_SECONDS)
                 return await _watch(service, len(tools), before)
 
 
+async def _park(number: int, connection: HttpConnection, tool: str) -> None:
+    await asyncio.sleep(number * _PAUSE_SECONDS)
+    await keep_polling(connection, tool)
+
+
 async def _watch(service: BenchService, tools: int, before: int) -> Figures:
-    pid = _pid(service)
-    database = await asyncpg.connect(service.database)
-    try:
+    async with connected(service.database) as database:
         _, transactions = await database.fetchrow(_TRANSACTIONS)
-        cpu = cpu_seconds(pid)
+        cpu = cpu_seconds(service.pid)
         await asyncio.sleep(_WATCHED_SECONDS)
-        cpu = cpu_seconds(pid) - cpu
-        connected, since = await database.fetchrow(_TRANSACTIONS)
-    finally:
-        await database.close()
+        cpu = cpu_seconds(service.pid) - cpu
+        in_use, since = await database.fetchrow(_TRANSACTIONS)
     return {
-        "KiB a tool": (memory(pid) - before) / tools / 1024,
+        "KiB a tool": (memory(service.pid) - before) / tools / 1024,
         "% of a core": 100 * cpu / _WATCHED_SECONDS,
-        "database connections": connected,
+        "database connections": in_use,
         "transactions/s": (since - transactions) / _WATCHED_SECONDS,
     }
-
-
-def _pid(service: BenchService) -> int:
-    if service.pid is None:
-        raise BenchError("The service's process is not known.")
-    return service.pid
 
 
 SCENARIO = Scenario(

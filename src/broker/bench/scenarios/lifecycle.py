@@ -17,7 +17,6 @@ _SUCCEEDED = b'{"outcome": "succeeded", "result": {"ok": true}}'
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Measure the service and its ceilings."""
     async with stage.service() as service:
         figures = await _live(service.url, size.seconds)
     figures = {"life cycles/s": figures.pop("/s")} | figures

@@ -33,7 +33,6 @@ _NEEDS: dict[str, Callable[[int], Any]] = {
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Measure each strategy, without the stage."""
     figures: Figures = {}
     for strategy in _NEEDS:
         figures |= {f"{strategy} {name}": value for name, value in _costs(strategy, size).items()}

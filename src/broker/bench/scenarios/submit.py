@@ -13,7 +13,6 @@ _PGBENCH_CLIENTS = 16
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Measure the service and its ceilings."""
     body = encoded(1)
 
     async def submit(connection: HttpConnection, _: int) -> None:

@@ -31,8 +31,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
             items = [task(number) | {"id": id_} for number, id_ in enumerate(ids[first : first + _BATCH])]
             await connection.call("POST", "/v1/tasks/batch", {"items": items}, into=None)
         tool = child_process("broker.bench.trivial_tool", service.url, str(_CAPACITY), environment=os.environ)
-        assigner = asyncio.create_task(Fifo(service.url).run())
-        async with asyncio.timeout(60 + tasks / _SLOWEST), background(assigner):
+        async with asyncio.timeout(60 + tasks / _SLOWEST), background(Fifo(service.url).run()):
             with tool as pid:
                 await _ended(connection, ids[0])
                 started_at, spent = time.perf_counter(), process.cpu_seconds(pid)
