@@ -2,10 +2,10 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import BinaryIO, get_args
 
 import click
 import httpx
@@ -53,17 +53,7 @@ def archive() -> None:
 )
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 @with_url_option
-def export(
-    *,
-    task_id: str | None,
-    tool_id: str | None,
-    outcome: Outcome | None,
-    since: datetime | None,
-    until: datetime | None,
-    output: Path | None,
-    force: bool,
-    url: str | None,
-) -> None:
+def export(*, output: Path | None, force: bool, url: str | None, **filters: str | datetime | None) -> None:
     """Write the archive's records, the newest first, as JSON, one a line.
 
     A record is one attempt at a task: the task and the tool as they were, the result, every report. The exit
@@ -71,11 +61,7 @@ def export(
     another name and renamed at the end. A key that only submits exports the records of its own tasks.
     """
     query = {
-        "task_id": task_id,
-        "tool_id": tool_id,
-        "outcome": outcome,
-        "since": since.isoformat() if since else None,
-        "until": until.isoformat() if until else None,
+        name: value.isoformat() if isinstance(value, datetime) else value for name, value in filters.items()
     }
     if output is None or str(output) == "-":
         if sys.stdout is None:
@@ -93,12 +79,7 @@ def export(
 
 
 class _Export:
-    """Writes records to a file.
-
-    Args:
-        file: The file.
-        show_progress: Called with the number and size of the records so far.
-    """
+    """Writes records to a file, and shows their number and size."""
 
     def __init__(self, file: BinaryIO, show_progress: Callable[[str], None]) -> None:
         self._file = file
@@ -110,12 +91,8 @@ class _Export:
         noun = "record" if self._records == 1 else "records"
         return f"{self._records:,} {noun} ({decimal(self._bytes)})"
 
-    async def run(self, url: str | None, query: dict[str, Any]) -> None:
-        """Write all records.
-
-        Raises:
-            click.ClickException: The export broke off, or the file cannot be written.
-        """
+    async def run(self, url: str | None, query: Mapping[str, str | None]) -> None:
+        """Write all records, or end the command with a message that says what went wrong."""
         last = b"\n"
         async with Connection(url) as connection:
             try:
@@ -134,8 +111,7 @@ class _Export:
         try:
             self._file.write(chunk)
             self._file.flush()
-        except BrokenPipeError:
-            # The reader has closed the pipe; click ends the command quietly.
+        except BrokenPipeError:  # the reader has closed the pipe; click ends the command quietly
             raise
         except OSError as error:
             raise click.ClickException(f"The records cannot be written: {error.strerror}.") from error

@@ -42,7 +42,7 @@ def backup(file: Path, *, overwrite: bool) -> None:
     in it.
     """
     settings = settings_from_environment()
-    require_database(settings)
+    require_database(settings, "Set BROKER_DATA_DIR or BROKER_DATABASE_URL as the service has it.")
     with sigterm_as_ctrl_c(), clear_database_errors(), open_database(settings, shared=True) as url:
         target = DatabaseTarget.of(url, own=settings.direct_url is not None)
         if run_in_transaction(url, migration.current_version) is None:

@@ -32,11 +32,7 @@ _ADVICE = {
 
 
 def settings_from_environment() -> Settings:
-    """Return the settings.
-
-    Raises:
-        click.ClickException: A setting is not valid.
-    """
+    """Return the settings, or end the command with a clear message if one is not valid."""
     try:
         return Settings.from_environment()
     except SettingsError as error:
@@ -45,11 +41,7 @@ def settings_from_environment() -> Settings:
 
 @contextlib.contextmanager
 def clear_database_errors() -> Iterator[None]:
-    """End the command with a clear message if the database fails, and log warnings only.
-
-    Raises:
-        click.ClickException: The database failed.
-    """
+    """End the command with a clear message if the database fails, and log warnings only."""
     logs.configure("warning")
     try:
         yield
@@ -60,13 +52,14 @@ def clear_database_errors() -> Iterator[None]:
             f"The database does not answer: {_with_advice(error.__cause__)}"
         ) from error
     except DBAPIError as error:
-        raise click.ClickException(f"The database refuses it: {_with_advice(error.orig)}") from error
+        raise click.ClickException(f"The database refuses it: {_with_advice(error)}") from error
     except SQLAlchemyError as error:
         raise click.ClickException(f"The database cannot be used: {error}") from error
 
 
 def _with_advice(error: BaseException | None) -> str:
     """Return the message of PostgreSQL, and what to do about it."""
+    error = getattr(error, "orig", error)
     advice = _ADVICE.get(str(getattr(error, "sqlstate", "")))
     return f"{error}; {advice}" if advice else str(error)
 
@@ -75,8 +68,7 @@ def _with_advice(error: BaseException | None) -> str:
 def migrated_database(settings: Settings) -> Iterator[Settings]:
     """Yield the settings with the URL of a database that has the current schema.
 
-    Args:
-        settings: Without a `database_url`, the embedded PostgreSQL runs for as long as the block.
+    Without a `database_url`, the embedded PostgreSQL runs for as long as the block.
 
     Raises:
         EmbeddedError: The embedded PostgreSQL cannot run.
@@ -103,32 +95,18 @@ def database_name(settings: Settings) -> str:
     return f"the embedded database in {_folder(settings)}"
 
 
-def database_exists(settings: Settings) -> bool:
-    """Return whether there is a database. The embedded one is created on first use."""
-    return settings.database_url is not None or (_folder(settings) / "postgres").exists()
-
-
-def require_database(settings: Settings) -> None:
-    """Check that there is a database.
-
-    Raises:
-        click.ClickException: The embedded database does not exist.
-    """
-    if not database_exists(settings):
-        raise click.ClickException(
-            f"There is no {database_name(settings).removeprefix('the ')} yet. Set BROKER_DATA_DIR or"
-            " BROKER_DATABASE_URL as the service has it."
-        )
+def require_database(settings: Settings, advice: str) -> None:
+    """End the command with some advice if there is no embedded database, which is created on first use."""
+    if settings.database_url is None and not (_folder(settings) / "postgres").exists():
+        name = database_name(settings).removeprefix("the ")
+        raise click.ClickException(f"There is no {name} yet. {advice}")
 
 
 def default_data_dir(instead: str = "BROKER_DATA_DIR") -> Path:
     """Return the default data folder: of the system for root, else of this user.
 
-    Args:
-        instead: The setting or option for another folder, for the message.
-
-    Raises:
-        click.ClickException: This user has no home folder.
+    If this user has no home folder, end the command with a message that names `instead`, the setting or
+    option for another folder.
     """
     if os.geteuid() == 0:
         return Path("/var/lib/broker")
@@ -149,11 +127,7 @@ def _folder(settings: Settings) -> Path:
 def run_in_transaction(
     url: str, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
 ) -> Result:
-    """Connect to a database, and run a function of the store in a transaction.
-
-    Raises:
-        Unavailable: The database does not respond.
-    """
+    """Connect to a database, and run a function of the store in a transaction."""
 
     async def run() -> Result:
         store = Store(url)
@@ -170,14 +144,11 @@ def _check_schema(url: str) -> None:
         problem = run_in_transaction(url, migration.schema_problem)
     except (DBAPIError, Unavailable) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
-        if isinstance(cause, DBAPIError):
-            raise click.ClickException(
-                f"The database of BROKER_DATABASE_URL refuses it: {_with_advice(cause.orig)}"
-            ) from error
+        what = "refuses it" if isinstance(cause, DBAPIError) else "does not answer"
         pooler = "startup parameter" in str(cause)
         hint = " Is it a pooler? Then set BROKER_LISTEN_URL to the database itself." if pooler else ""
         raise click.ClickException(
-            f"The database of BROKER_DATABASE_URL does not answer: {_with_advice(cause)}{hint}"
+            f"The database of BROKER_DATABASE_URL {what}: {_with_advice(cause)}{hint}"
         ) from error
     if problem:
         raise click.ClickException(f"The database {problem}.")
@@ -195,10 +166,8 @@ def running_database(settings: Settings) -> Iterator[str]:
         try:
             url = str(stack.enter_context(migrated_database(settings)).direct_url)
         except FolderInUseError:
-            if (running := _url_of_running(settings)) is None:
-                raise
-            _check_schema(running)
-            url = running
+            url = stack.enter_context(open_database(settings, shared=True))
+            _check_schema(url)
         yield url
 
 
@@ -211,7 +180,7 @@ def open_database(settings: Settings, *, shared: bool) -> Iterator[str]:
         shared: Whether a service may use the embedded database at the same time.
 
     Raises:
-        EmbeddedError: The embedded PostgreSQL cannot run.
+        EmbeddedError: The embedded PostgreSQL cannot run, or is in use and not shared.
     """
     if settings.direct_url is not None:
         yield settings.direct_url
@@ -220,13 +189,8 @@ def open_database(settings: Settings, *, shared: bool) -> Iterator[str]:
         try:
             url = stack.enter_context(EmbeddedPostgres(_folder(settings))).url()
         except FolderInUseError:
-            running = _url_of_running(settings)
+            running = EmbeddedPostgres.url_of_running(_folder(settings))
             if not shared or running is None:
                 raise
             url = running
         yield url
-
-
-def _url_of_running(settings: Settings) -> str | None:
-    """Return the URL of the embedded PostgreSQL of a running service; None if it is not known yet."""
-    return EmbeddedPostgres.url_of_running(_folder(settings))

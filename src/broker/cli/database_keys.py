@@ -3,41 +3,35 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import click
-
 from broker.access.keyring import hashed, new_key
 from broker.cli.database import (
-    database_exists,
+    clear_database_errors,
     database_name,
+    require_database,
     run_in_transaction,
     running_database,
     settings_from_environment,
 )
 from broker.cli.keys import Row, key_row
-from broker.errors import Unavailable
-from broker.postgres.errors import EmbeddedError
 from broker.schemas.keys import Role
 from broker.store import keys
 from broker.store.sessions import Params, Query, Result
-from broker.telemetry import logs
 
 
 class DatabaseKeys:
     """The keys in the database of the settings, whether a service uses it or not.
 
-    Raises:
-        click.ClickException: There is no database. No service would use the keys of a new one.
+    There has to be a database: no service would use the keys of a new one.
     """
 
     def __init__(self) -> None:
         self._settings = settings_from_environment()
-        name = database_name(self._settings)
-        self.where = f"in {name}"
-        if not database_exists(self._settings):
-            raise click.ClickException(
-                f"There is no {name.removeprefix('the ')} yet. Set BROKER_URL to a running broker, or"
-                " BROKER_DATA_DIR or BROKER_DATABASE_URL as its service has it."
-            )
+        self.where = f"in {database_name(self._settings)}"
+        require_database(
+            self._settings,
+            "Set BROKER_URL to a running broker, or BROKER_DATA_DIR or BROKER_DATABASE_URL as its service"
+            " has it.",
+        )
 
     def create(self, name: str, roles: Sequence[Role], *, replace: bool) -> tuple[str, bool] | None:
         """Make a key; return it, and whether it is the first. None: there is one of this name."""
@@ -68,19 +62,6 @@ class DatabaseKeys:
 
     @contextmanager
     def _database(self) -> Iterator[str]:
-        """Start the embedded PostgreSQL for as long as the block takes, if it does not run; yield the URL.
-
-        Raises:
-            click.ClickException: The database cannot be reached, or has another schema.
-        """
-        try:
-            logs.configure("warning")
-            with running_database(self._settings) as url:
-                yield url
-        except EmbeddedError as error:
-            raise click.ClickException(str(error)) from error
-        except Unavailable as error:
-            cause = error.__cause__
-            raise click.ClickException(
-                f"The database does not answer: {getattr(cause, 'orig', cause)}"
-            ) from error
+        """Start the embedded PostgreSQL for as long as the block takes, if it does not run; yield the URL."""
+        with clear_database_errors(), running_database(self._settings) as url:
+            yield url

@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Coroutine, Iterable
-from datetime import datetime
 from typing import Any
 
 import click
 import httpx
-from msgspec import Raw
 
 from broker.cli.option_types import DurationType, JsonType, MomentType
 from broker.cli.output import CommandOutput, note
@@ -71,15 +69,23 @@ anew, whatever else is said of it: what broke off can be repeated where tasks ha
     " are written. However often the command runs, a file that has not changed is submitted once; whether"
     " its task has succeeded or failed.",
 )
-@click.option("--id", "id_", help="The task's id: the same id is the same task.  [default: a new one]")
+@click.option("--id", help="The task's id: the same id is the same task.  [default: a new one]")
 @click.option("--priority", type=click.IntRange(-32768, 32767), help="Higher is offered first.  [default: 0]")
 @click.option(
     "--not-before", type=MomentType(ago=False), help="Do not begin before: a time, or 10m from now."
 )
-@click.option("--timeout", type=DurationType(), help="The longest an attempt may run.  [default: no limit]")
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    type=DurationType(),
+    help="The longest an attempt may run.  [default: no limit]",
+)
 @click.option("--max-attempts", type=click.IntRange(1, 1_000), help="Then it has failed.  [default: 3]")
 @click.option(
-    "--retry-backoff", type=DurationType(), help="The pause before the second attempt.  [default: 1]"
+    "--retry-backoff",
+    "retry_backoff_seconds",
+    type=DurationType(),
+    help="The pause before the second attempt.  [default: 1]",
 )
 @click.option("--wait", is_flag=True, help="Wait until all have ended, and print how, a JSON object a line.")
 @click.option(
@@ -92,36 +98,19 @@ anew, whatever else is said of it: what broke off can be repeated where tasks ha
 def submit(
     *,
     files: tuple[str, ...],
-    needs: Raw | None,
-    payload: Raw | None,
     tasks: str | None,
     once: bool,
-    id_: str | None,
-    priority: int | None,
-    not_before: datetime | None,
-    timeout: float | None,
-    max_attempts: int | None,
-    retry_backoff: float | None,
     wait: bool,
     within: float | None,
     result: bool,
     url: str | None,
+    **options: Any,
 ) -> None:
     """Submit tasks, and wait for their results where that is wanted.
 
     One task, by --needs and --payload; or one for each of FILES; or those of a file, by --tasks.
     """
-    fields = {
-        "needs": needs,
-        "payload": payload,
-        "id": id_,
-        "priority": priority,
-        "not_before": not_before,
-        "timeout_seconds": timeout,
-        "max_attempts": max_attempts,
-        "retry_backoff_seconds": retry_backoff,
-    }
-    fields = {name: value for name, value in fields.items() if value is not None}
+    fields = {name: value for name, value in options.items() if value is not None}
     _check_combination(fields, files, tasks, once=once)
     for name, value in fields.items():
         _check_option(name, value)
@@ -138,11 +127,7 @@ def submit(
 def _check_combination(
     fields: dict[str, Any], files: tuple[str, ...], tasks: str | None, *, once: bool
 ) -> None:
-    """Check that the arguments and options go together.
-
-    Raises:
-        click.UsageError: They do not.
-    """
+    """Check that the arguments and options go together."""
     if files and tasks:
         raise click.UsageError("Give files, or --tasks, not both.")
     if not tasks and "needs" not in fields:
@@ -156,11 +141,7 @@ def _check_combination(
 
 
 def _check_option(name: str, value: Any) -> None:
-    """Check the value of an option, so that the message can name the option.
-
-    Raises:
-        click.BadParameter: No broker would accept the value.
-    """
+    """Check that a broker could accept the value of an option, so that the message can name the option."""
     try:
         checked(TaskInput({"needs": None, name: value}))
     except click.ClickException as error:

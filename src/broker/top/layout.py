@@ -37,12 +37,7 @@ class Layout(NamedTuple):
 
 
 def fit(snapshot: Snapshot, lines: int | None) -> Layout:
-    """Choose what of a snapshot fits.
-
-    Args:
-        snapshot: The snapshot.
-        lines: The number of free lines; None without a screen.
-    """
+    """Choose what of a snapshot fits into so many lines; None without a screen."""
     kinds = snapshot.queue.kinds
     if lines is None:
         return Layout(snapshot.tools, kinds[:_PLAIN_KINDS], snapshot.waiting[:_PLAIN_WAITING])

@@ -36,11 +36,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class TopReader:
-    """Reads snapshots of a broker, and remembers which page of the tools is shown.
-
-    Args:
-        connection: The connection to the broker.
-    """
+    """Reads snapshots of a broker, and remembers which page of the tools is shown."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -73,11 +69,7 @@ class TopReader:
         )
 
     async def turn(self, shown: int) -> None:
-        """Go to the tools after those that are shown, if there are any.
-
-        Args:
-            shown: The number of tools of the page that are shown.
-        """
+        """Go to the tools after those that are shown, if there are any."""
         if shown > 0:
             page = await self._page(shown)
             if page.next is not None:

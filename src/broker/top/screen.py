@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -76,17 +76,18 @@ class TopScreen:
         self._watching = asyncio.create_task(self._watch())
 
     async def show(self) -> int:
-        """Show the broker until a key or a signal ends it.
-
-        Returns:
-            The status to exit with.
+        """Show the broker until a key or a signal ends it, and return the status to exit with.
 
         Raises:
             ProblemError: The broker refused a request.
         """
         self._handle_signals()
-        with self._terminal(), contextlib.suppress(asyncio.CancelledError):
-            await self._watching
+        try:
+            self._enter()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        finally:
+            self._leave()
         return self._status
 
     async def _watch(self) -> None:
@@ -136,14 +137,6 @@ class TopScreen:
         return View(self._url, self._snapshot, trouble=trouble, hint=_HINT, on_screen=True)
 
     # The terminal
-
-    @contextlib.contextmanager
-    def _terminal(self) -> Iterator[None]:
-        try:
-            self._enter()
-            yield
-        finally:
-            self._leave()
 
     def _enter(self) -> None:
         self._live.start(refresh=True)

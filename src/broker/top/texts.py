@@ -9,12 +9,7 @@ _LONGEST_CHARS = 300
 
 
 def safe(text: str, style: str = "") -> Text:
-    """Return a text of others as one line that a terminal only prints, and in which rich reads no markup.
-
-    Args:
-        text: The text.
-        style: The style of the line.
-    """
+    """Return a text of others as one line that a terminal only prints, and in which rich reads no markup."""
     return line(one_line(text[:_LONGEST_CHARS]), style)
 
 

@@ -1,6 +1,7 @@
 """Draw a snapshot."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from msgspec.structs import asdict
@@ -38,6 +39,7 @@ _STYLES = {
 _ALWAYS_SHOWN = ("submitted", "succeeded")
 
 
+@dataclass(frozen=True)
 class View:
     """A snapshot that can be drawn.
 
@@ -49,53 +51,43 @@ class View:
         on_screen: Whether the lines need to fit on a screen.
     """
 
-    def __init__(
-        self,
-        url: str,
-        snapshot: Snapshot | None,
-        *,
-        trouble: str | None = None,
-        hint: str = "",
-        on_screen: bool = False,
-    ) -> None:
-        self._url = url
-        self._snapshot = snapshot
-        self._trouble = trouble
-        self._hint = hint
-        self._on_screen = on_screen
+    url: str
+    snapshot: Snapshot | None
+    trouble: str | None = None
+    hint: str = ""
+    on_screen: bool = False
 
     def layout(self, height: int) -> Layout | None:
         """Return what fits on a screen of so many lines; None before the first snapshot was read."""
-        if self._snapshot is None:
+        if self.snapshot is None:
             return None
-        return fit(self._snapshot, height - len(list(self._head())) if self._on_screen else None)
+        return fit(self.snapshot, height - len(list(self._head())) if self.on_screen else None)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines and tables."""
         yield from self._head()
-        if self._snapshot is not None and (layout := self.layout(options.size.height)) is not None:
-            yield _title_of_tools(self._snapshot, layout)
+        if self.snapshot is not None and (layout := self.layout(options.size.height)) is not None:
+            yield _title_of_tools(self.snapshot, layout)
             if layout.tools:
-                yield _tools(layout.tools, self._snapshot.stats.at, options.max_width)
-            yield _title_of_waiting(self._snapshot, layout)
+                yield _tools(layout.tools, self.snapshot.stats.at, options.max_width)
+            yield _title_of_waiting(self.snapshot, layout)
             if layout.kinds:
                 yield _kinds(layout, options.max_width)
             if layout.waiting:
-                yield _waiting(layout, self._snapshot.stats.at, options.max_width)
+                yield _waiting(layout, self.snapshot.stats.at, options.max_width)
 
     def _head(self) -> Iterator[Text]:
         """Yield the lines above the tables."""
         title = line()
-        title.append("broker top", "bold").append("  ").append_text(safe(self._url))
-        if self._snapshot is not None:
-            title.append(f"  {self._snapshot.stats.at.astimezone():%H:%M:%S}", "bold")
-        if self._hint:
-            title.append(f"  {self._hint}", "dim")
+        title.append("broker top", "bold").append("  ").append_text(safe(self.url))
+        if self.snapshot is not None:
+            title.append(f"  {self.snapshot.stats.at.astimezone():%H:%M:%S}", "bold")
+        if self.hint:
+            title.append(f"  {self.hint}", "dim")
         yield title
-        if self._trouble is not None:
-            yield safe(self._trouble, "bold red")
-        if self._snapshot is not None:
-            yield from _numbers(self._snapshot.stats)
+        if self.trouble is not None:
+            yield safe(self.trouble, "bold red")
+        if self.snapshot is not None:
+            yield from _numbers(self.snapshot.stats)
 
 
 def _numbers(stats: Stats) -> Iterator[Text]:
