@@ -68,11 +68,7 @@ Examples:
 
 
 class _Function(click.ParamType[Any]):
-    """A function, as `module:function`.
-
-    Args:
-        names: The names that are accepted in place of a function.
-    """
+    """A function, as `module:function`, or one of some names."""
 
     name = "module:function"
 
@@ -242,11 +238,7 @@ def _log_unmatched(assigner: Assigner) -> None:
 
 
 def _import(module: str, path: str) -> Any:
-    """Import a function from a module in this folder, or from an installed one.
-
-    Raises:
-        click.ClickException: The module or the function does not exist, or cannot be imported.
-    """
+    """Import a function from a module in this folder, or from an installed one."""
     sys.path.insert(0, str(Path.cwd()))
     try:
         loaded = import_module(module)

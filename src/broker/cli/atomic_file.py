@@ -24,9 +24,6 @@ def atomic_file(path: Path, *, replace: bool, option: str, mode: int = 0o666) ->
         replace: Whether to replace an existing file.
         option: The command line option that sets `replace`.
         mode: The file's permissions, before the umask.
-
-    Raises:
-        click.ClickException: The file cannot be written, or exists already.
     """
     try:
         _may_write(path, replace=replace, option=option)

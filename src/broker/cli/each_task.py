@@ -14,16 +14,7 @@ _PATIENCE_SECONDS = 5.0
 async def for_each_task(
     url: str | None, ids: Iterable[str], request: Callable[[AsyncHandle], Awaitable[object]]
 ) -> None:
-    """Send a request for each task. If the broker refuses some, send the others all the same.
-
-    Args:
-        url: The URL of the broker.
-        ids: The ids of the tasks.
-        request: Sends the request for one task.
-
-    Raises:
-        click.ClickException: The broker refused some; the message says why.
-    """
+    """Send a request for each task. If the broker refuses some, send the others, and then say why."""
     refusals = []
     async with AsyncBroker(url, patience_seconds=_PATIENCE_SECONDS) as broker:
         for id_ in ids:

@@ -12,10 +12,8 @@ _INIT_PID = 1
 def run_in_child() -> None:
     """Continue in a child process if this is process 1; reap every ended process, and forward signals.
 
-    Without this, orphans stay as zombies when they end, until no process can be started.
-
-    Raises:
-        SystemExit: In process 1, when the child has ended; the status is the child's.
+    Without this, orphans stay as zombies when they end, until no process can be started. Process 1 exits with
+    the status of the child.
     """
     if os.getpid() != _INIT_PID:
         return

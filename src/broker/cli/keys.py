@@ -150,11 +150,7 @@ def _keys_at(url: str | None) -> "_BrokerKeys | DatabaseKeys":
 
 
 class _BrokerKeys:
-    """The keys of a running broker, over HTTP.
-
-    Args:
-        url: The URL of the broker; if empty, see `url_of_broker`.
-    """
+    """The keys of a running broker, over HTTP."""
 
     def __init__(self, url: str) -> None:
         self._url = url_of_broker(url)
@@ -197,11 +193,7 @@ class _BrokerKeys:
 
     @contextmanager
     def _refused(self, expected: str | None = None) -> Iterator[None]:
-        """End the command with a clear message if the broker refuses, but for one code, which ends the block.
-
-        Raises:
-            click.ClickException: The broker refuses, or does not respond.
-        """
+        """End the command with a clear message if the broker refuses; the expected code ends the block."""
         with clear_request_errors(self._url):
             try:
                 yield

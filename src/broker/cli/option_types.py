@@ -140,11 +140,7 @@ class JsonType(click.ParamType[Raw]):
 
 
 def standard_input() -> BinaryIO:
-    """Return standard input.
-
-    Raises:
-        click.UsageError: It is closed.
-    """
+    """Return standard input, unless it is closed."""
     if sys.stdin is None:
         raise click.UsageError("Standard input is closed.")
     return sys.stdin.buffer

@@ -55,11 +55,7 @@ class CommandOutput:
             self._progress.update(self._bar, advance=count, description=description)
 
     def write(self, *lines: str) -> None:
-        """Print lines on standard output.
-
-        Raises:
-            BrokenPipeError: The reader has closed the pipe. Later lines go to /dev/null.
-        """
+        """Print lines on standard output; after a BrokenPipeError, later ones go to /dev/null."""
         try:
             if self._bar is not None and is_terminal() and not self._progress.disable:
                 # Above the bar.

@@ -69,11 +69,7 @@ def serve(host: str, port: int, workers: int) -> None:
 
 
 def _check_port_is_free(host: str, port: int) -> None:
-    """Check that no process listens on the port, before starting a database in vain.
-
-    Raises:
-        click.ClickException: A process does, or the host is no address of this machine.
-    """
+    """Check that this process can listen on the port, before starting a database in vain."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -89,11 +85,7 @@ def _check_port_is_free(host: str, port: int) -> None:
 
 
 def _check_metrics_folder_is_unset() -> None:
-    """Check that prometheus_client's folder for several processes is not set.
-
-    Raises:
-        click.ClickException: It is set. The service would report numbers that others left there as its own.
-    """
+    """Check that prometheus_client gets no folder: the service would report what others left there."""
     for name in (SHARED_FOLDER, SHARED_FOLDER.lower()):
         if name in os.environ:
             raise click.ClickException(

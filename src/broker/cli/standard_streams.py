@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -18,11 +19,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class _BestEffort:
-    """Standard error that ignores messages which cannot be written.
-
-    Args:
-        stream: The stream.
-    """
+    """Standard error that ignores messages which cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -114,17 +111,10 @@ def _discard_output() -> None:
 
 
 def _not_utf8(error: UnicodeEncodeError) -> str:
-    arguments = [word for word in sys.argv[1:] if not word.isascii() and not _is_utf8(word)]
+    # Python decodes bytes that are not UTF-8 into surrogates.
+    arguments = [word for word in sys.argv[1:] if re.search("[\ud800-\udfff]", word)]
     what = f"The argument {arguments[0]!r}" if arguments else f"The text {error.object[:100]!r}"
     return f"{what} is not UTF-8."
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _occupy(number: int, mode: int) -> None:

@@ -39,13 +39,7 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
 
 class _Sent(NamedTuple):
-    """A task that was sent, as the submission remembers it.
-
-    Args:
-        where: The task's place in the input, for error messages.
-        file: The file that the task is for, if any.
-        named: Whether the user gave the id.
-    """
+    """A task that was sent: its place in the input, its file, and whether the user gave its id."""
 
     where: str
     file: str | None
@@ -73,11 +67,7 @@ class SubmitRun:
         self._states: Counter[str] = Counter()
 
     async def submit(self, broker: AsyncBroker) -> None:
-        """Submit all tasks.
-
-        Raises:
-            click.ClickException: The broker refuses a task; the message says which.
-        """
+        """Submit all tasks, unless the broker refuses one; the error message says which."""
         self._broker = broker
         is_long = self._total > _BATCH
         with self._output.bar("submitting", self._total) if is_long else contextlib.nullcontext():
@@ -123,11 +113,8 @@ class SubmitRun:
     async def results(self, within: float | None) -> None:
         """Wait for the tasks, and print how each ends.
 
-        Args:
-            within: The longest time to wait, in seconds; None for no limit.
-
         Raises:
-            TimeoutError: Some tasks have not ended in that time.
+            TimeoutError: Some tasks have not ended within so many seconds.
         """
         if self._broker is None or not self._waiting:
             return
@@ -144,12 +131,9 @@ class SubmitRun:
     async def result(self, within: float | None) -> None:
         """Wait for the only task, and print its result.
 
-        Args:
-            within: The longest time to wait, in seconds; None for no limit.
-
         Raises:
             click.ClickException: The task did not succeed.
-            TimeoutError: The task has not ended in that time.
+            TimeoutError: The task has not ended within so many seconds.
         """
         [(handle, _)] = self._waiting.values()
         explaining = asyncio.create_task(self._explain_later(handle))
@@ -159,7 +143,7 @@ class SubmitRun:
             explaining.cancel()
         if task.state != "succeeded":
             how = "failed" if task.state == "failed" else "was cancelled"
-            why = f": {_printable(task.error)}" if task.error else "."
+            why = ": " + replace_unprintable(task.error, keep="\n\t") if task.error else "."
             raise click.ClickException(f"Task {task.id} {how}{why}")
         self._output.write(bytes(task.result).decode())
 
@@ -216,10 +200,6 @@ class SubmitRun:
 
     def _unsuccessful(self) -> int:
         return self._states.total() - self._states["succeeded"]
-
-
-def _printable(error: str) -> str:
-    return replace_unprintable(error, keep="\n\t")
 
 
 def _line(task: Task, sent: _Sent) -> str:

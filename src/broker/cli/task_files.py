@@ -31,13 +31,7 @@ _any = msgspec.json.Decoder(Raw)
 
 
 class TaskInput(NamedTuple):
-    """A task to submit.
-
-    Args:
-        fields: The fields of the request.
-        where: The task's place in the input, for error messages.
-        file: The file that the task is for, if any.
-    """
+    """A task to submit: the fields of the request, its place in the input, and the file that it is for."""
 
     fields: Mapping[str, Any]
     where: str = ""
@@ -45,11 +39,7 @@ class TaskInput(NamedTuple):
 
 
 def checked(task: TaskInput) -> TaskInput:
-    """Check a task against the widest limits that a broker can have, and return it.
-
-    Raises:
-        click.ClickException: Every broker would refuse the task; the message says where it stands.
-    """
+    """Return a task, unless every broker would refuse it; the error message says where it stands."""
     try:
         body = msgspec.json.encode(task.fields)
         problem = next(json_limits.problems(_new_task.decode(body), _WIDEST), None)
@@ -64,15 +54,7 @@ def checked(task: TaskInput) -> TaskInput:
 
 @contextlib.contextmanager
 def task_file(name: str, defaults: Mapping[str, Any]) -> Iterator["TaskFile"]:
-    """Open a file of tasks.
-
-    Args:
-        name: The path; `-` for standard input.
-        defaults: Fields for tasks that lack them.
-
-    Raises:
-        click.ClickException: The file cannot be read.
-    """
+    """Open a file of tasks, or standard input (`-`); `defaults` are fields for tasks that lack them."""
     with contextlib.ExitStack() as stack:
         try:
             file = standard_input() if name == "-" else stack.enter_context(Path(name).open("rb"))
@@ -87,7 +69,7 @@ def task_file(name: str, defaults: Mapping[str, Any]) -> Iterator["TaskFile"]:
 
 
 class TaskFile:
-    """A file of tasks: one task a line, one JSON array of tasks, or one task.
+    """A file of tasks: one task a line, one JSON array of tasks, or one task. Iterating checks each task.
 
     Args:
         file: The file; it must be seekable.
@@ -101,11 +83,6 @@ class TaskFile:
         self._defaults = defaults
 
     def __iter__(self) -> Iterator[TaskInput]:
-        """Yield each task after checking it.
-
-        Raises:
-            click.ClickException: A task is not valid; the message says on which line.
-        """
         if self._document is not None:
             for number, item in enumerate(self._document, start=1):
                 yield self._parse(bytes(item), f"{self._name}, item {number}")
@@ -168,9 +145,6 @@ def for_files(paths: Iterable[str], fields: Mapping[str, Any], *, once: bool) ->
         paths: The paths of the files.
         fields: The fields that all tasks have.
         once: Whether to derive each id from its file, so that an unchanged file keeps its id.
-
-    Raises:
-        click.ClickException: The name of a file is not UTF-8, or a file does not exist any more.
     """
     tasks = []
     for path in dict.fromkeys(Path(os.path.abspath(path)) for path in paths):  # noqa: PTH100 - keeps links

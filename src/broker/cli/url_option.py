@@ -37,11 +37,7 @@ def with_url_option(command: Command) -> Command:
 
 @contextlib.contextmanager
 def clear_request_errors(url: str | None) -> Iterator[None]:
-    """End the command with a clear message if the broker refuses a request or does not respond.
-
-    Raises:
-        click.ClickException: It does so.
-    """
+    """End the command with a clear message if the broker refuses a request or does not respond."""
     try:
         yield
     except ProblemError as error:
