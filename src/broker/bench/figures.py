@@ -11,15 +11,7 @@ Figures = dict[str, float]
 
 
 class Measured(Struct, kw_only=True):
-    """The figures of a scenario.
-
-    Args:
-        scenario: The name of the scenario.
-        says: The description of the scenario, in a line.
-        rounds: The figures of each round.
-        ratios: The names of the figures to divide, by the name of the ratio.
-        wanted: The bounds that the project sets, by the name of the figure or ratio.
-    """
+    """The figures of each round of a scenario, and what `Scenario` says of them."""
 
     scenario: str
     says: str

@@ -24,11 +24,7 @@ class HttpResponse(NamedTuple):
 
 
 class HttpConnection(asyncio.Protocol):
-    """One kept-alive connection, with one request on it at a time.
-
-    Args:
-        url: The URL of the service, such as `http://127.0.0.1:8000`.
-    """
+    """One kept-alive connection to a service, with one request on it at a time."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -23,13 +23,7 @@ async def connections(*urls: str, many: int) -> AsyncIterator[list[HttpConnectio
 async def closed_loop(
     url: str, clients: int, seconds: float, once: Callable[[HttpConnection, int], Awaitable[object]]
 ) -> Figures:
-    """Have clients repeat something, each without pauses, after a short warm-up.
-
-    Args:
-        url: The URL of the service.
-        clients: The number of clients, each with a connection of its own.
-        seconds: How long to measure.
-        once: Does it once; called with the connection and the client's number.
+    """Measure clients that each do something (`once`) over and over, after a short warm-up.
 
     Returns:
         The rate per second, as `/s`, and the latencies: `p50 ms` and so on.

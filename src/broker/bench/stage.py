@@ -108,12 +108,7 @@ class Stage:
             await execute(self._server, f"drop database {name} with (force)")
 
     async def shared_database(self, name: str, fill: Callable[[str], Awaitable[None]]) -> str:
-        """Return the URL of a database that all rounds share.
-
-        Args:
-            name: The name of the database.
-            fill: Fills the new database; called once, with its URL.
-        """
+        """Return the URL of a database that all rounds share; `fill` it when it is new."""
         if name not in self._shared:
             url = await self._create(name)
             await fill(url)

@@ -1,10 +1,10 @@
 """`broker demo`: show a laboratory at work, on real images."""
 
 import asyncio
-import contextlib
 import signal
 import sys
 import time
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
             console.print(
                 f"The service stays up, with all that was done: {url}\nCtrl-C ends it.", soft_wrap=True
             )
-            with contextlib.suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt):
                 signal.pause()
     console.print(
         "The whole story is kept in the archive. To read it:\n"
@@ -85,21 +85,15 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
 async def _watch(console: Console, url: str) -> list[ArchiveRecord]:
     from broker.demo import display, laboratory  # noqa: PLC0415 - needs the extra
 
-    if not console.is_terminal:
-        lines: dict[int, str] = {}
-
-        def print_step(step: laboratory.DemoStep) -> None:
-            line = display.line(step)
-            if lines.get(id(step.picture)) != line:
-                console.print(line, soft_wrap=True)
-            lines[id(step.picture)] = line
-
-        return await laboratory.work(url, print_step)
     steps: dict[int, laboratory.DemoStep] = {}
-    with Live(console=console, refresh_per_second=12) as live:
+    with Live(console=console, refresh_per_second=12) if console.is_terminal else nullcontext() as live:
 
         def show_step(step: laboratory.DemoStep) -> None:
+            before = steps.get(id(step.picture))
             steps[id(step.picture)] = step
-            live.update(display.progress(steps.values()))
+            if live is not None:
+                live.update(display.progress(steps.values()))
+            elif before is None or display.line(before) != display.line(step):
+                console.print(display.line(step), soft_wrap=True)
 
         return await laboratory.work(url, show_step)

@@ -46,12 +46,7 @@ def require_utf8(command: click.Command) -> None:
 
 
 class DurationType(click.ParamType[float]):
-    """A duration: a number of seconds, or a number with a unit, like `10m`.
-
-    Args:
-        lowest: The shortest duration, in seconds.
-        highest: The longest duration, in seconds.
-    """
+    """A duration within limits, in seconds: a number of seconds, or a number with a unit, like `10m`."""
 
     name = "seconds"
 
@@ -72,11 +67,7 @@ class DurationType(click.ParamType[float]):
 
 
 class MomentType(click.ParamType[datetime]):
-    """A time, a date, or a duration from now.
-
-    Args:
-        ago: Whether a duration counts back from now.
-    """
+    """A time, a date, or a duration from now, or back from now (`ago`)."""
 
     name = "time"
 
@@ -99,11 +90,7 @@ class MomentType(click.ParamType[datetime]):
 
 
 class JsonType(click.ParamType[Raw]):
-    """A JSON value, or `@FILE` for a file with one. Numbers keep every digit.
-
-    Args:
-        stdin: Whether `-` reads the value from standard input.
-    """
+    """A JSON value, `@FILE` for a file with one, or `-` for `stdin`. Numbers keep every digit."""
 
     name = "json"
 

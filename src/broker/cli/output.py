@@ -1,7 +1,6 @@
 """Write the output of commands: lines, progress bars and notes."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from broker.cli.standard_streams import discard_output
 from broker.texts import escape_unprintable
 
 
@@ -65,8 +65,7 @@ class CommandOutput:
             elif lines:
                 click.echo("\n".join(map(escape_unprintable, lines) if is_terminal() else lines))
         except BrokenPipeError:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
+            discard_output()
             raise
 
 

@@ -77,7 +77,7 @@ def _clear_errors() -> Iterator[None]:
         status = _fail(_described(error))
     if problem := _output_problem():
         status = status or _fail(problem)
-        _discard_output()
+        discard_output()
     sys.exit(status)
 
 
@@ -103,7 +103,7 @@ def _described(error: OSError) -> str:
     return f"Cannot write the output: {error.strerror}." if error.errno in _WRITE_ERRORS else f"{error}."
 
 
-def _discard_output() -> None:
+def discard_output() -> None:
     """Redirect standard output to /dev/null, so that the interpreter does not fail again when it flushes."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())

@@ -169,11 +169,7 @@ class _Run(NamedTuple):
         return cast("IO[bytes]", self.process.stdout)
 
     def wait(self, while_waiting: Callable[[], None] = lambda: None) -> None:
-        """Wait for the end of the program, and raise a BackupError if it failed.
-
-        Args:
-            while_waiting: Called regularly until then.
-        """
+        """Wait for the end of the program, doing something meanwhile; raise a BackupError if it failed."""
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self.process.wait(_PROGRESS_SECONDS)

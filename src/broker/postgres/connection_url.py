@@ -38,11 +38,7 @@ class Host(NamedTuple):
 
 
 class ConnectionUrl:
-    """A valid connection URL.
-
-    Args:
-        parameters: The parameters by libpq's names.
-    """
+    """A valid connection URL: its parameters by libpq's names."""
 
     def __init__(self, parameters: dict[str, str]) -> None:
         self._parameters = parameters

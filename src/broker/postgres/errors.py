@@ -1,14 +1,4 @@
-"""The errors of the embedded Postgres.
-
-EmbeddedError
-├── ProgramsMissingError
-├── ProgramFailedError
-├── FolderInUseError
-├── FolderUnreachableError
-├── FolderForeignError
-├── VersionMismatchError
-└── StartError
-"""
+"""The errors of the embedded Postgres: each is an EmbeddedError."""
 
 
 class EmbeddedError(Exception):

@@ -23,13 +23,7 @@ _ABOVE_WAITING = 3
 
 
 class Layout(NamedTuple):
-    """The parts of a snapshot that fit on the screen.
-
-    Args:
-        tools: The first of the tools.
-        kinds: The needs of most of the available tasks.
-        waiting: The first of the waiting tasks.
-    """
+    """The parts of a snapshot that fit on the screen: the first of its tools, kinds and waiting tasks."""
 
     tools: Sequence[ToolSummary]
     kinds: Sequence[QueuedKind]

@@ -44,10 +44,7 @@ class TopReader:
         self._cursors: list[str | None] = [None]
 
     async def read(self, lines: int) -> Snapshot:
-        """Read a snapshot.
-
-        Args:
-            lines: The number of lines that are free for tools.
+        """Read a snapshot, for a screen that has so many lines for tools.
 
         Raises:
             ProblemError: The broker refused a request.

@@ -41,14 +41,7 @@ _TEMPORARY = {408, 429, 500, 502, 503, 504}
 
 
 class TopScreen:
-    """The terminal that shows a broker.
-
-    Args:
-        console: The terminal.
-        connection: The connection to the broker.
-        url: The URL to show.
-        every_seconds: How often to read a snapshot.
-    """
+    """The terminal that shows a broker, and a new snapshot of it every so many seconds."""
 
     def __init__(self, console: Console, connection: Connection, *, url: str, every_seconds: float) -> None:
         self._console = console

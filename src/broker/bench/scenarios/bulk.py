@@ -62,14 +62,13 @@ async def live(url: str, tasks: int) -> float:
 
     async with (
         registered(url, _TOOLS, _CAPACITY) as tools,
-        connections(url, many=_SUBMITTERS + _TOOLS) as others,
+        connections(url, many=_SUBMITTERS) as submitters,
+        connections(url, many=_TOOLS) as open_,
     ):
-        workers = zip(others[_SUBMITTERS:], tools, strict=True)
-        parts = [work(connection, tool) for connection, tool in workers]
-        assigner = Fifo(url, largest=_BATCH).run()
-        async with asyncio.timeout(60 + tasks / _SLOWEST), background(assigner, *parts):
+        jobs = (Fifo(url, largest=_BATCH).run(), *map(work, open_, tools))
+        async with asyncio.timeout(60 + tasks / _SLOWEST), background(*jobs):
             began = time.perf_counter()
-            await asyncio.gather(*(submit(connection) for connection in others[:_SUBMITTERS]))
+            await asyncio.gather(*map(submit, submitters))
             return await done - began
 
 

@@ -28,13 +28,7 @@ async def _round(stage: Stage, size: Size) -> Figures:
 
 
 async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Figures:
-    """Submit, assign and complete so many tasks; the clients use the services in turn.
-
-    Args:
-        urls: The URLs of services on one database.
-        tools: The ids of registered, idle tools.
-        tasks: The number of tasks.
-    """
+    """Submit, assign and complete so many tasks; the clients use the services of one database in turn."""
     url = urls[0]
     numbers = iter(range(tasks))
     received = 0
@@ -60,14 +54,16 @@ async def drain(urls: Sequence[str], tools: list[str], tasks: int) -> Figures:
                 path = f"/v1/work/{items[0].id}/complete"
                 items = (await connection.call("POST", path, _SUCCEEDED, BenchCompletion)).next
 
-    async with connections(*urls, many=_SUBMITTERS + len(tools)) as others:
-        workers = zip(others[_SUBMITTERS:], tools, strict=True)
-        parts = [work(connection, tool) for connection, tool in workers]
-        async with asyncio.timeout(60 + tasks / _SLOWEST), background(Fifo(url).run(), *parts):
+    async with (
+        connections(*urls, many=_SUBMITTERS) as submitters,
+        connections(*urls, many=len(tools)) as open_,
+    ):
+        jobs = (Fifo(url).run(), *map(work, open_, tools))
+        async with asyncio.timeout(60 + tasks / _SLOWEST), background(*jobs):
             began = time.perf_counter()
-            await asyncio.gather(*(submit(connection) for connection in others[:_SUBMITTERS]))
+            await asyncio.gather(*map(submit, submitters))
             await all_received.wait()
-            await _ended(others[0], last.values())
+            await _ended(submitters[0], last.values())
             seconds = time.perf_counter() - began
     async with connections(url, many=1) as [connection]:
         await _check(connection, tools, tasks)

@@ -31,11 +31,9 @@ async def _round(stage: Stage, size: Size) -> Figures:
 
 async def _live(url: str, seconds: float) -> Figures:
     async with registered(url, _CLIENTS) as tools:
-
-        async def life(connection: HttpConnection, number: int) -> None:
-            await _life(connection, tools[number])
-
-        return await closed_loop(url, _CLIENTS, seconds, life)
+        return await closed_loop(
+            url, _CLIENTS, seconds, lambda connection, number: _life(connection, tools[number])
+        )
 
 
 async def _life(connection: HttpConnection, tool: str) -> None:

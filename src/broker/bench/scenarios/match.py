@@ -65,12 +65,13 @@ def _small_rounds(strategy: str, tasks: list[CandidateTask], tools: list[Candida
     matcher = Matcher(strategy)
     for task in tasks:
         matcher.add_task(task)
-    for tool in tools:
-        matcher.add_tool(_with_room(tool, 1))
+    with_room_for_one = [msgspec.structs.replace(tool, load=tool.capacity - 1) for tool in tools]
+    for tool in with_room_for_one:
+        matcher.add_tool(tool)
     _paired(matcher)
     began = time.process_time()
-    for tool in tools[:_SMALL_ROUNDS]:
-        matcher.add_tool(_with_room(tool, 1))
+    for tool in with_room_for_one[:_SMALL_ROUNDS]:
+        matcher.add_tool(tool)
         _paired(matcher)
     return (time.process_time() - began) / min(_SMALL_ROUNDS, len(tools))
 
@@ -107,10 +108,6 @@ def _tools(many: int) -> list[CandidateTool]:
         CandidateTool(id=f"tool-{number}", skills=chance.choice(skills), capacity=_CAPACITY, load=0)
         for number in range(many)
     ]
-
-
-def _with_room(tool: CandidateTool, room: int) -> CandidateTool:
-    return CandidateTool(id=tool.id, skills=tool.skills, capacity=tool.capacity, load=tool.capacity - room)
 
 
 def _raw(value: Any) -> msgspec.Raw:
