@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from broker.cli import main
-from broker.cli.output import CommandOutput
 from broker.cli.submission import SubmitRun
 from broker.cli.task_files import TaskInput, checked, for_files
 from broker.client import AsyncBroker
@@ -291,9 +290,9 @@ async def test_whoever_waits_for_long_is_told_why(
 ) -> None:
     monkeypatch.setattr("broker.cli.submission._SILENT_SECONDS", 0.01)
     given = checked(TaskInput({"id": "a", "needs": Raw(b"1")}))
-    submission = SubmitRun([given], 1, CommandOutput(), wait=True)
     async with AsyncBroker(broker.url) as client:
-        await submission.submit(client)
+        submission = SubmitRun(client, [given], 1, wait=True)
+        await submission.submit()
         waits = asyncio.create_task(submission.result(within=20))
         said = ""
 

@@ -13,19 +13,15 @@ from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
 
 _WAIT_SECONDS = 30
+# The most pairs in a request.
+_LARGEST = 100
 
 
 class Fifo:
-    """An assigner that ignores needs and skills: the next task goes to the next tool with room.
+    """An assigner that ignores needs and skills: the next task goes to the next tool with room."""
 
-    Args:
-        url: The URL of the service.
-        largest: The most pairs in a request. More pairs are posted over two connections.
-    """
-
-    def __init__(self, url: str, *, largest: int = 100) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._largest = largest
         self._tasks: deque[str] = deque()
         self._room: dict[str, int] = {}
 
@@ -57,7 +53,7 @@ class Fifo:
 
     def _pairs(self) -> list[Pair]:
         pairs: list[Pair] = []
-        while self._tasks and self._room and len(pairs) < self._largest:
+        while self._tasks and self._room and len(pairs) < _LARGEST:
             tool = next(iter(self._room))
             pairs.append(Pair(task_id=self._tasks.popleft(), tool_id=tool))
             self._room[tool] -= 1

@@ -21,15 +21,15 @@ class Measured(Struct, kw_only=True):
 
     def summary(self) -> "dict[str, Spread]":
         """Return the median and the spread of every figure and ratio."""
-        spreads = {name: Spread.of(self._values(name)) for name in self.rounds[0]} if self.rounds else {}
+        spreads = {
+            name: Spread.of([round_[name] for round_ in self.rounds if name in round_])
+            for name in (self.rounds[0] if self.rounds else ())
+        }
         for name, (upper, lower) in self.ratios.items():
             both = [round_ for round_ in self.rounds if {upper, lower} <= round_.keys()]
             if ratios := [round_[upper] / round_[lower] for round_ in both if round_[lower]]:
                 spreads[name] = Spread.of(ratios)
         return spreads
-
-    def _values(self, name: str) -> list[float]:
-        return [round_[name] for round_ in self.rounds if name in round_]
 
 
 class Spread(Struct, kw_only=True):

@@ -41,7 +41,6 @@ class _LazyGroup(click.Group):
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command, and end the process."""
         init_process.run_in_child()
         with standard_streams.prepared():
             return super().main(*args, **kwargs)

@@ -272,7 +272,6 @@ def _broken(module: str, error: BaseException) -> str:
 
 
 def _name_of(function: object) -> str | None:
-    """Return the name of a function or a strategy."""
     if function is None or isinstance(function, str):
         return function
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"

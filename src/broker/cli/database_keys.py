@@ -15,7 +15,6 @@ from broker.cli.database import (
 from broker.cli.keys import Row, key_row
 from broker.schemas.keys import Role
 from broker.store import keys
-from broker.store.sessions import Params, Query, Result
 
 
 class DatabaseKeys:
@@ -43,22 +42,20 @@ class DatabaseKeys:
 
     def rows(self) -> list[Row]:
         """Return the names of the columns, and a row for each key, the revoked ones too."""
+        with self._database() as url:
+            all_keys = run_in_transaction(url, keys.all_of_them)
         return [
             ("NAME", "ROLES", "CREATED", "LAST USED", "REVOKED"),
             *(
                 key_row(key.name, key.roles, key.created_at, key.last_used_at, key.revoked_at)
-                for key in self._do(keys.all_of_them)
+                for key in all_keys
             ),
         ]
 
     def revoke(self, name: str) -> bool:
         """Revoke the key of this name, and return whether there was one in use."""
-        return self._do(keys.revoke, name)
-
-    def _do(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run a function of the store in a transaction."""
         with self._database() as url:
-            return run_in_transaction(url, do, *args, **kwargs)
+            return run_in_transaction(url, keys.revoke, name)
 
     @contextmanager
     def _database(self) -> Iterator[str]:

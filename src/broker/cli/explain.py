@@ -4,7 +4,6 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
 
 import click
@@ -62,14 +61,6 @@ class _Records(msgspec.Struct, kw_only=True):
     next: str | None
 
 
-class _Facts(NamedTuple):
-    """The facts about a task; `records` is None if the key may not read them."""
-
-    task: str
-    explanation: Explanation
-    records: _Records | None
-
-
 @click.command(epilog=_EXAMPLES)
 @click.argument("task")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object, on one line.")
@@ -80,16 +71,18 @@ def explain(task: str, *, as_json: bool, url: str | None) -> None:
     TASK is its id. The attempts that have ended are told to keys that may read the archive: the key that
     submitted the task, operators and admins.
     """
-    facts = asyncio.run(_read(url, task))
+    explanation, records = asyncio.run(_read(url, task))
     if as_json:
-        click.echo(_as_json(facts))
+        attempts = None if records is None else records.items
+        everything = {"id": task, **msgspec.structs.asdict(explanation), "attempts": attempts}
+        click.echo(msgspec.json.encode(everything))
         return
-    width = shutil.get_terminal_size().columns if is_terminal() else None
-    for line in _lines(facts, width):
+    for line in _lines(task, explanation, records):
         click.echo(line)
 
 
-async def _read(url: str | None, task: str) -> _Facts:
+async def _read(url: str | None, task: str) -> tuple[Explanation, _Records | None]:
+    """Return the explanation and the records of a task; no records if the key may not read them."""
     async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
         try:
             explanation = await connection.call("GET", f"/v1/tasks/{in_path(task)}/explain", Explanation)
@@ -104,22 +97,15 @@ async def _read(url: str | None, task: str) -> _Facts:
             if error.code != "forbidden":
                 raise
             records = None
-        return _Facts(task, explanation, records)
+        return explanation, records
 
 
-def _as_json(facts: _Facts) -> bytes:
-    attempts = None if facts.records is None else facts.records.items
-    explanation = msgspec.structs.asdict(facts.explanation)
-    return msgspec.json.encode({"id": facts.task, **explanation, "attempts": attempts})
-
-
-def _lines(facts: _Facts, width: int | None) -> Iterator[str]:
-    """Yield the lines for people. Only on a terminal, which has a width, sentences are wrapped."""
-    explanation = facts.explanation
+def _lines(task: str, explanation: Explanation, records: _Records | None) -> Iterator[str]:
+    """Yield the lines for people. Sentences are wrapped on a terminal only."""
     detail = one_line(explanation.detail)
     words = dict.fromkeys((explanation.state, explanation.verdict))
-    yield click.style(f"{facts.task}: {', '.join(words)}", bold=True)
-    yield detail if width is None else click.wrap_text(detail, width)
+    yield click.style(f"{task}: {', '.join(words)}", bold=True)
+    yield click.wrap_text(detail, shutil.get_terminal_size().columns) if is_terminal() else detail
     yield ""
     rows = [
         ("Tools with room", f"{explanation.available_tools:,}"),
@@ -128,12 +114,12 @@ def _lines(facts: _Facts, width: int | None) -> Iterator[str]:
     if explanation.remark is not None:
         rows.append(("Assigner's remark", one_line(explanation.remark)))
     yield from aligned(rows)
-    if facts.records is not None and facts.records.items:
+    if records is not None and records.items:
         yield ""
-        yield from _attempts(facts.task, facts.records)
+        yield from _attempts(task, records)
     yield ""
     yield "What you can do:"
-    yield from aligned([(f"  {what}", command) for what, command in _next_steps(facts)])
+    yield from aligned([(f"  {what}", command) for what, command in _next_steps(task, explanation.verdict)])
 
 
 def _attempts(task: str, records: _Records) -> Iterator[str]:
@@ -156,9 +142,8 @@ def _attempts(task: str, records: _Records) -> Iterator[str]:
         yield f"  There are older ones: broker archive export --task-id {task}"
 
 
-def _next_steps(facts: _Facts) -> Iterator[tuple[str, str]]:
+def _next_steps(task: str, verdict: Verdict) -> Iterator[tuple[str, str]]:
     """Yield what the user can do, and the command that does it."""
-    verdict: Verdict = facts.explanation.verdict
     if verdict == "no_assigner":
         yield "Start an assigner", "broker assign"
     if verdict in ("no_tool_available", "refused_by_assigner", "waiting_for_assigner"):
@@ -166,14 +151,14 @@ def _next_steps(facts: _Facts) -> Iterator[tuple[str, str]]:
     if verdict in ("refused_by_assigner", "no_tool_available"):
         yield "Start one that can do it", "broker tool --help"
     if verdict == "failed":
-        yield "Have it tried again", f"broker retry {facts.task}"
+        yield "Have it tried again", f"broker retry {task}"
     if verdict == "ended":
-        yield "Read all about it", f"broker archive export --task-id {facts.task}"
+        yield "Read all about it", f"broker archive export --task-id {task}"
     elif verdict == "running":
-        yield "Have the tool stop it", f"broker cancel {facts.task}"
-        yield "Take it away at once", f"broker cancel --force {facts.task}"
+        yield "Have the tool stop it", f"broker cancel {task}"
+        yield "Take it away at once", f"broker cancel --force {task}"
     else:
-        yield "Take it away", f"broker cancel {facts.task}"
+        yield "Take it away", f"broker cancel {task}"
 
 
 def _time(moment: datetime | None) -> str:

@@ -28,13 +28,11 @@ class _BestEffort:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write the text, or nothing if the stream fails."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 

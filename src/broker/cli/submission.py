@@ -50,31 +50,30 @@ class SubmitRun:
     """Submits tasks, and waits for their results.
 
     Args:
+        broker: The connected client.
         tasks: The tasks; the submission iterates over them once.
         total: The number of tasks.
-        output: Shows ids, results and progress.
         wait: Whether to wait for the tasks. If not, the submission prints their ids.
     """
 
-    def __init__(self, tasks: Iterable[TaskInput], total: int, output: CommandOutput, *, wait: bool) -> None:
+    def __init__(self, broker: AsyncBroker, tasks: Iterable[TaskInput], total: int, *, wait: bool) -> None:
+        self._broker = broker
         self._tasks = iter(tasks)
         self._total = total
-        self._output = output
+        self._output = CommandOutput()
         self._wait = wait
-        self._broker: AsyncBroker | None = None
         self._done = self._existed = 0
         self._waiting: dict[str, tuple[AsyncHandle, _Sent]] = {}
         self._states: Counter[str] = Counter()
 
-    async def submit(self, broker: AsyncBroker) -> None:
+    async def submit(self) -> None:
         """Submit all tasks, unless the broker refuses one; the error message says which."""
-        self._broker = broker
         is_long = self._total > _BATCH
         with self._output.bar("submitting", self._total) if is_long else contextlib.nullcontext():
             while self._done < self._total:
                 batch: list[_Sent] = []
                 try:
-                    handles = await broker.submit_many(self._next(batch))
+                    handles = await self._broker.submit_many(self._next(batch))
                 except ProblemError as error:
                     raise click.ClickException(self._refused(error, batch)) from error
                 if not handles:
@@ -116,14 +115,14 @@ class SubmitRun:
         Raises:
             TimeoutError: Some tasks have not ended within so many seconds.
         """
-        if self._broker is None or not self._waiting:
+        if not self._waiting:
             return
         handles = [handle for handle, _ in self._waiting.values()]
         with self._output.bar("waiting", len(handles)):
             async for handle in self._broker.as_completed(handles, within):
                 sent, task = self._waiting.pop(handle.id)[1], cast("Task", handle.task)
                 self._states[task.state] += 1
-                self._output.advance(1, f"waiting, {self._unsuccessful():,} failed")
+                self._output.advance(1, f"waiting, {self.unsuccessful:,} failed")
                 self._output.write(_line(task, sent))
         if self._total != 1:
             note(", ".join(f"{count:,} {state}" for state, count in self._states.most_common()) + ".")
@@ -161,9 +160,9 @@ class SubmitRun:
         return self._done > 0
 
     @property
-    def has_succeeded(self) -> bool:
-        """Return whether all ended tasks have succeeded."""
-        return not self._unsuccessful()
+    def unsuccessful(self) -> int:
+        """Return the number of ended tasks that have not succeeded."""
+        return self._states.total() - self._states["succeeded"]
 
     def left(self) -> str:
         """Describe the tasks that have not ended, and how to wait for them again."""
@@ -172,7 +171,7 @@ class SubmitRun:
         waits = next(iter(self._waiting), "ID")
         message = f"{self._going_on()}; `broker explain {waits}` says why it waits."
         without_id = [id_ for id_, (_, sent) in self._waiting.items() if not sent.named]
-        if not without_id or self._broker is None:
+        if not without_id:
             return f"{message} The same command waits again: the same ids are the same tasks."
         url = self._broker.connection.url
         key = ' -H "Authorization: Bearer $BROKER_KEY"' if os.environ.get("BROKER_KEY") else ""
@@ -197,9 +196,6 @@ class SubmitRun:
         if not self._existed:
             return f"{created}."
         return f"{created}, {self._existed:,} {'was' if self._existed == 1 else 'were'} there already."
-
-    def _unsuccessful(self) -> int:
-        return self._states.total() - self._states["succeeded"]
 
 
 def _line(task: Task, sent: _Sent) -> str:

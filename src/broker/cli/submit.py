@@ -10,7 +10,7 @@ import click
 import httpx
 
 from broker.cli.option_types import DurationType, JsonType, MomentType
-from broker.cli.output import CommandOutput, note
+from broker.cli.output import note
 from broker.cli.submission import SubmitRun
 from broker.cli.task_files import TaskInput, checked, for_files, task_file
 from broker.cli.url_option import with_url_option
@@ -119,15 +119,15 @@ def submit(
         total = sum(1 for _ in inputs)
         if result and total != 1:
             raise click.UsageError(f"--result is for one task, and these are {total:,}: use --wait.")
-        submission = SubmitRun(inputs, total, CommandOutput(), wait=wait or result or within is not None)
-        run = _submit(submission, AsyncBroker(url), within=within, result=result)
+        broker = AsyncBroker(url)
+        submission = SubmitRun(broker, inputs, total, wait=wait or result or within is not None)
+        run = _submit(submission, broker, within=within, result=result)
         sys.exit(_exit_status(submission, run))
 
 
 def _check_combination(
     fields: dict[str, Any], files: tuple[str, ...], tasks: str | None, *, once: bool
 ) -> None:
-    """Check that the arguments and options go together."""
     if files and tasks:
         raise click.UsageError("Give files, or --tasks, not both.")
     if not tasks and "needs" not in fields:
@@ -162,7 +162,7 @@ def _inputs(
 
 async def _submit(submission: SubmitRun, broker: AsyncBroker, *, within: float | None, result: bool) -> None:
     async with broker:
-        await submission.submit(broker)
+        await submission.submit()
         if result:
             await submission.result(within)
         else:
@@ -170,7 +170,6 @@ async def _submit(submission: SubmitRun, broker: AsyncBroker, *, within: float |
 
 
 def _exit_status(submission: SubmitRun, run: Coroutine[Any, Any, None]) -> int:
-    """Run the submission, and return the exit status."""
     try:
         asyncio.run(run)
     except TimeoutError:
@@ -183,4 +182,4 @@ def _exit_status(submission: SubmitRun, run: Coroutine[Any, Any, None]) -> int:
         if submission.has_begun:
             note(submission.left())
         raise
-    return 0 if submission.has_succeeded else 1
+    return 1 if submission.unsuccessful else 0

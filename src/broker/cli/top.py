@@ -65,23 +65,15 @@ def top(url: str | None, *, every: float, once: bool) -> None:
         # Show a question mark for characters that the encoding lacks.
         sys.stdout.reconfigure(errors="replace")
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-    if once or not sys.stdout.isatty() or console.is_dumb_terminal:
-        asyncio.run(_print_once(console, url))
-    else:
-        sys.exit(asyncio.run(_show(console, url, every)))
+    once = once or not sys.stdout.isatty() or console.is_dumb_terminal
+    sys.exit(asyncio.run(_show(console, url, every_seconds=None if once else every)))
 
 
-async def _print_once(console: Console, url: str | None) -> None:
+async def _show(console: Console, url: str | None, *, every_seconds: float | None) -> int:
     async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
-        snapshot = await TopReader(connection).read(_PLAIN_TOOLS)
-        console.print(View(_url(connection), snapshot))
-
-
-async def _show(console: Console, url: str | None, every_seconds: float) -> int:
-    async with Connection(url, patience_seconds=_PATIENCE_SECONDS) as connection:
-        return await TopScreen(console, connection, url=_url(connection), every_seconds=every_seconds).show()
-
-
-def _url(connection: Connection) -> str:
-    """Return the URL of the broker, without a password."""
-    return str(httpx.URL(connection.url).copy_with(userinfo=b""))
+        without_password = str(httpx.URL(connection.url).copy_with(userinfo=b""))
+        if every_seconds is not None:
+            screen = TopScreen(console, connection, url=without_password, every_seconds=every_seconds)
+            return await screen.show()
+        console.print(View(without_password, await TopReader(connection).read(_PLAIN_TOOLS)))
+        return 0

@@ -1,6 +1,8 @@
 """Choose what of a snapshot fits on a screen."""
 
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from broker.schemas.overview import QueuedKind, ToolSummary, WaitingTask, WorkSummary
@@ -66,8 +68,5 @@ def unshown(tool: ToolSummary) -> int:
 
 
 def _first(tools: Sequence[ToolSummary], lines: int) -> Sequence[ToolSummary]:
-    for number, tool in enumerate(tools):
-        lines -= rows(tool)
-        if lines < 0:
-            return tools[:number]
-    return tools
+    ends = list(accumulate(map(rows, tools)))
+    return tools[: bisect(ends, lines)]

@@ -147,7 +147,6 @@ class TopScreen:
             self._live.stop()
 
     def _press(self, keyboard: int) -> None:
-        """Handle the keys that were pressed."""
         data = b""
         with contextlib.suppress(OSError):
             data = os.read(keyboard, 64)
@@ -161,7 +160,6 @@ class TopScreen:
             self._pressed.set()
 
     def _handle_signals(self) -> None:
-        """Handle signals for as long as the loop runs."""
         handlers: dict[str, Callable[[], None]] = {
             "SIGINT": partial(self._end, 0),
             "SIGTERM": partial(self._end, 128 + signal.SIGTERM),

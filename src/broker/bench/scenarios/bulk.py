@@ -65,7 +65,7 @@ async def live(url: str, tasks: int) -> float:
         connections(url, many=_SUBMITTERS) as submitters,
         connections(url, many=_TOOLS) as open_,
     ):
-        jobs = (Fifo(url, largest=_BATCH).run(), *map(work, open_, tools))
+        jobs = (Fifo(url).run(), *map(work, open_, tools))
         async with asyncio.timeout(60 + tasks / _SLOWEST), background(*jobs):
             began = time.perf_counter()
             await asyncio.gather(*map(submit, submitters))

@@ -33,7 +33,6 @@ _BEGINNINGS = (
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Measure sequential life cycles, alone and in the crowd."""
     async with stage.service() as service, registered(service.url, 2) as [ours, theirs]:
         alone = await _lives(service.url, ours, size.of(_LIVES))
         async with _crowd(service.url, theirs, size):

@@ -24,7 +24,6 @@ select (select count(*) from pg_stat_activity where datname = current_database()
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    """Have the tools wait, let them settle, and measure for a while."""
     if not stage.ours:
         raise BenchError(
             "`idle` looks at the service's process, so it takes one of its own; leave out --url."

@@ -13,27 +13,27 @@ _PGBENCH_CLIENTS = 16
 
 
 async def _round(stage: Stage, size: Size) -> Figures:
-    body = encoded(1)
-
-    async def submit(connection: HttpConnection, _: int) -> None:
-        await connection.call("POST", "/v1/tasks", body, into=None)
-
-    async def echo(connection: HttpConnection, _: int) -> None:
-        await connection.call("POST", "/echo", body, into=None)
-
     async with stage.service() as service:
-        figures = await closed_loop(service.url, _CLIENTS, size.seconds, submit)
+        figures = await _post(service.url, "/v1/tasks", size)
     figures = {"tasks/s": figures.pop("/s")} | figures
     async with stage.echo() as url:
-        figures["bare Litestar echo /s"] = (await closed_loop(url, _CLIENTS, size.seconds, echo))["/s"]
+        figures["bare Litestar echo /s"] = (await _post(url, "/echo", size))["/s"]
     if stage.ours:
         async with stage.service(BROKER_GROUP_COMMIT="false") as service:
-            without = await closed_loop(service.url, _CLIENTS, size.seconds, submit)
-        figures["without group commit /s"] = without["/s"]
+            figures["without group commit /s"] = (await _post(service.url, "/v1/tasks", size))["/s"]
         figures["pgbench, same SQL /s"] = await pgbench.run(
             stage, pgbench.submitting(1), clients=_PGBENCH_CLIENTS, seconds=size.seconds
         )
     return figures
+
+
+async def _post(url: str, path: str, size: Size) -> Figures:
+    body = encoded(1)
+
+    async def once(connection: HttpConnection, _: int) -> None:
+        await connection.call("POST", path, body, into=None)
+
+    return await closed_loop(url, _CLIENTS, size.seconds, once)
 
 
 SCENARIO = Scenario(
