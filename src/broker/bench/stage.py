@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,14 @@ class Stage:
         if self._given is not None:
             yield BenchService(url=self._given)
             return
-        async with AsyncExitStack() as stack:
-            if database is None:
-                database = await stack.enter_async_context(self.database())
+        async with self.database() if database is None else nullcontext(database) as url_of_database:
             port = str(free_port())
             command = ["broker.cli", "serve", "--workers", str(workers), "--port", port]
-            settings = _environment(BROKER_DATABASE_URL=database, **environment)
+            settings = _environment(BROKER_DATABASE_URL=url_of_database, **environment)
             with child_process(*command, environment=settings) as pid:
                 url = f"http://127.0.0.1:{port}"
                 await _until_ready(url, "/health/ready")
-                yield BenchService(url=url, pid=pid, database=database)
+                yield BenchService(url=url, pid=pid, database=url_of_database)
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:

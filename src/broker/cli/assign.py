@@ -82,10 +82,7 @@ class _Function(click.ParamType[Any]):
         if not module or not path:
             names = "".join(f"{name}, " for name in self._names)
             self.fail(f"{value!r} is not {names and f'{names}or '}of the form module:function.", param, ctx)
-        try:
-            return _import(module, path)
-        except click.ClickException as error:
-            return self.fail(error.message, param, ctx)
+        return _import(module, path)
 
 
 class _Aging(click.ParamType[Any]):
@@ -244,18 +241,18 @@ def _import(module: str, path: str) -> Any:
         loaded = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise click.ClickException(_broken(module, error)) from error
-        raise click.ClickException(
+            raise click.BadParameter(_broken(module, error)) from error
+        raise click.BadParameter(
             f"There is no module {module!r} in {Path.cwd()}, nor among those that are installed."
         ) from error
     except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise click.ClickException(_broken(module, error)) from error
+        raise click.BadParameter(_broken(module, error)) from error
     try:
         function = attrgetter(path)(loaded)
     except AttributeError as error:
-        raise click.ClickException(f"Module {module!r} has no {path!r}.") from error
+        raise click.BadParameter(f"Module {module!r} has no {path!r}.") from error
     if not callable(function):
-        raise click.ClickException(
+        raise click.BadParameter(
             f"{module}:{path} is no function, but {shorten(one_line(repr(function)), 60)}."
         )
     return function

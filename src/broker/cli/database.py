@@ -72,7 +72,8 @@ def migrated_database(settings: Settings) -> Iterator[Settings]:
 
     Raises:
         EmbeddedError: The embedded PostgreSQL cannot run.
-        click.ClickException: The database has another schema.
+        SchemaError: The embedded database has a schema that this broker cannot migrate.
+        click.ClickException: The given database has another schema, or does not respond.
     """
     if settings.direct_url is not None:
         _check_schema(settings.direct_url)
@@ -81,10 +82,7 @@ def migrated_database(settings: Settings) -> Iterator[Settings]:
     folder = _folder(settings)
     with EmbeddedPostgres(folder) as postgres:
         log.info("embedded PostgreSQL is up", data_dir=str(folder))
-        try:
-            asyncio.run(migration.migrate(postgres.url()))
-        except migration.SchemaError as error:
-            raise click.ClickException(str(error)) from error
+        asyncio.run(migration.migrate(postgres.url()))
         yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
 
 

@@ -16,6 +16,7 @@ from broker.server.http_server import create_server, is_loopback, stopping_signa
 from broker.server.worker_processes import WorkerProcesses, WorkerProcessesError
 from broker.settings import Settings, SettingsError, describe, unknown_variables
 from broker.store.keys import all_of_them
+from broker.store.migration import SchemaError
 from broker.telemetry import logs
 from broker.telemetry.metrics import SHARED_FOLDER
 
@@ -64,7 +65,7 @@ def serve(host: str, port: int, workers: int) -> None:
                 WorkerProcesses(ready, host=host, port=port, count=workers).run()
             else:
                 create_server(ready, host=host, port=port).run()
-    except (SettingsError, EmbeddedError, WorkerProcessesError) as error:
+    except (SettingsError, EmbeddedError, SchemaError, WorkerProcessesError) as error:
         raise click.ClickException(str(error)) from error
 
 

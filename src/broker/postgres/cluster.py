@@ -100,15 +100,14 @@ class EmbeddedPostgres:
             self._stopping.clear()
             try:
                 self._open()
-            except OSError as error:
+            except BaseException as error:
                 self._release()
+                if not isinstance(error, OSError):
+                    raise
                 raise EmbeddedError(
                     f"The embedded Postgres can't use {self.data_dir}: {error}. "
                     "Set BROKER_DATA_DIR to a folder that you may write to."
                 ) from error
-            except BaseException:
-                self._release()
-                raise
 
     def stop(self) -> None:
         """Stop Postgres: disconnect clients, and write everything to disk. You may call it twice."""

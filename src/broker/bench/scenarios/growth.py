@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 
 from broker.bench import pgbench
 from broker.bench.clients import registered
@@ -54,10 +54,8 @@ async def _round(stage: Stage, size: Size) -> Figures:
                 figures |= await _reports(stage, service, size)
                 figures["archive bytes/task"] = await _archive_bytes(service)
                 figures["MiB a process"] = memory(service.pid) / 2**20
-    async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(stage.database())
-        services = [await stack.enter_async_context(stage.service(database)) for _ in range(2)]
-        figures |= await _drain(stage, services, "2 services", size)
+    async with stage.database() as database, stage.service(database) as one, stage.service(database) as two:
+        figures |= await _drain(stage, [one, two], "2 services", size)
     for name, script in _COMMITS.items():
         figures[name] = await pgbench.run(stage, script, clients=_PGBENCH_CLIENTS, seconds=size.seconds)
     return figures
