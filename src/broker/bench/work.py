@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Struct
 
 NEEDS = {"skill": "render"}
+HALF_WAY = b'{"progress": 0.5, "message": "half way"}'
+SUCCEEDED = b'{"outcome": "succeeded"}'
 
 
 def task(number: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import BenchService, Stage, connected
-from broker.bench.work import BenchItem, BenchItems, encoded
+from broker.bench.work import SUCCEEDED, BenchItem, BenchItems, encoded
 from broker.schemas.candidates import Pair
 
 _WAITING = 1_000_000
@@ -21,7 +21,6 @@ _PORTION = 500_000
 _TIMES = 400
 _Timed = Callable[[str, Awaitable[Any]], Awaitable[Any]]
 _CALLS = ("submit", "assign", "poll", "complete")
-_SUCCEEDED = b'{"outcome": "succeeded"}'
 
 FILL_TASKS = """
 insert into tasks (id, needs, payload, priority, state, max_attempts, retry_backoff_seconds)
@@ -109,7 +108,7 @@ async def _life(connection: HttpConnection, tool: str, timed: _Timed) -> None:
     work = await timed("assign", call("POST", "/v1/work", pair, BenchItem))
     await timed("poll", call("GET", f"/v1/tools/{tool}/work", into=BenchItems))
     path = f"/v1/work/{work.id}/complete"
-    await timed("complete", call("POST", path, _SUCCEEDED, into=None))
+    await timed("complete", call("POST", path, SUCCEEDED, into=None))
 
 
 SCENARIO = Scenario(

@@ -13,14 +13,13 @@ from broker.bench.http import HttpConnection
 from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import BenchItem, BenchItems, encoded
+from broker.bench.work import SUCCEEDED, BenchItem, BenchItems, encoded
 from broker.schemas.candidates import Pair
 
 _SLOW = 1_000
 _PARKED = 2_000
 _LIVES = 500
 _SETTLE_SECONDS = 3.0
-_SUCCEEDED = b'{"outcome": "succeeded"}'
 
 # The first bytes of slow clients, which then send a byte a second: nothing, half of the headers, half of a
 # body, or requests for a large page without reading the response.
@@ -56,7 +55,7 @@ async def _life(connection: HttpConnection, tool: str, number: int) -> None:
     task = await call("POST", "/v1/tasks", encoded(number), BenchItem)
     await call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), into=None)
     [work] = (await call("GET", f"/v1/tools/{tool}/work?wait=10", into=BenchItems)).items
-    await call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, into=None)
+    await call("POST", f"/v1/work/{work.id}/complete", SUCCEEDED, into=None)
 
 
 @asynccontextmanager

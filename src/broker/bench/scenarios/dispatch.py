@@ -14,13 +14,12 @@ from broker.bench.http import HttpConnection
 from broker.bench.load import background, connections
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import BenchItem, encoded
+from broker.bench.work import SUCCEEDED, BenchItem, encoded
 from broker.schemas.candidates import Pair
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
 
 _TOOLS = 1_000
 _TIMES = 300
-_SUCCEEDED = b'{"outcome": "succeeded"}'
 
 
 class _Work(Struct):
@@ -88,7 +87,7 @@ async def _work(connection: HttpConnection, tool: str, waiting: _Waiting) -> Non
         now = time.perf_counter()
         for work in items:
             waiting[work.task_id].arrived.set_result(now)
-            await connection.call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, into=None)
+            await connection.call("POST", f"/v1/work/{work.id}/complete", SUCCEEDED, into=None)
             waiting[work.task_id].done.set_result(None)
 
 

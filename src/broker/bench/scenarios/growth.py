@@ -12,7 +12,7 @@ from broker.bench.load import connections
 from broker.bench.process import cpu_seconds, memory
 from broker.bench.scenarios import Scenario, Size, bulk, drain
 from broker.bench.stage import BenchService, Stage, connected
-from broker.bench.work import BenchItem, encoded
+from broker.bench.work import HALF_WAY, SUCCEEDED, BenchItem, encoded
 from broker.schemas.candidates import Pair
 
 _TASKS = 5_000
@@ -20,8 +20,6 @@ _MANY_TASKS = 20_000
 _TOOLS = 64
 _WORKERS = (1, 2, 4)
 _REPORTS = 10_000
-_HALF_WAY = b'{"progress": 0.5, "message": "half way"}'
-_SUCCEEDED = b'{"outcome": "succeeded"}'
 _PGBENCH_CLIENTS = 16
 
 # Transactions per second without and with a notification: PostgreSQL commits those with one at a time.
@@ -83,7 +81,7 @@ async def _reports(stage: Stage, service: BenchService, size: Size) -> Figures:
 
     async def report(connection: HttpConnection, work: str) -> None:
         for _ in range(reports):
-            await connection.call("POST", f"/v1/work/{work}/reports", _HALF_WAY, into=None)
+            await connection.call("POST", f"/v1/work/{work}/reports", HALF_WAY, into=None)
 
     async with registered(service.url, _TOOLS) as tools, connections(service.url, many=_TOOLS) as open_:
         works = []
@@ -94,7 +92,7 @@ async def _reports(stage: Stage, service: BenchService, size: Size) -> Figures:
         with _costs(stage, [service], "", reports * _TOOLS, "report") as costs:
             await asyncio.gather(*map(report, open_, works))
         for work_id in works:
-            await open_[0].call("POST", f"/v1/work/{work_id}/complete", _SUCCEEDED, into=None)
+            await open_[0].call("POST", f"/v1/work/{work_id}/complete", SUCCEEDED, into=None)
     return costs
 
 

@@ -7,12 +7,11 @@ from broker.bench.http import BenchError, HttpConnection
 from broker.bench.load import closed_loop
 from broker.bench.scenarios import Scenario, Size
 from broker.bench.stage import Stage
-from broker.bench.work import BenchCandidates, BenchItem, BenchItems, encoded
+from broker.bench.work import HALF_WAY, BenchCandidates, BenchItem, BenchItems, encoded
 from broker.schemas.candidates import Pair
 
 _CLIENTS = 64
 _PGBENCH_CLIENTS = 16
-_HALF_WAY = b'{"progress": 0.5, "message": "half way"}'
 _SUCCEEDED = b'{"outcome": "succeeded", "result": {"ok": true}}'
 
 
@@ -44,7 +43,7 @@ async def _life(connection: HttpConnection, tool: str) -> None:
     await call("POST", "/v1/work", Pair(task_id=task.id, tool_id=tool), BenchItem)
     [work] = (await call("GET", f"/v1/tools/{tool}/work?wait=10", into=BenchItems)).items
     await call("POST", f"/v1/work/{work.id}/start", into=BenchItem)
-    await call("POST", f"/v1/work/{work.id}/reports", _HALF_WAY, into=None)
+    await call("POST", f"/v1/work/{work.id}/reports", HALF_WAY, into=None)
     await call("POST", f"/v1/tools/{tool}/heartbeat", into=None)
     await call("POST", f"/v1/work/{work.id}/complete", _SUCCEEDED, into=None)
     record = await call("GET", f"/v1/archive/{work.id}")
