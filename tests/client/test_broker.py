@@ -223,7 +223,7 @@ async def test_who_waits_on_a_broker_that_is_closed_is_told(broker: Running, htt
     handle = await asyncio.to_thread(submitter.submit, {}, id="a")
     waiting = asyncio.create_task(asyncio.to_thread(handle.result))
     await asyncio.sleep(0)
-    while submitter._loop._loop.is_running() and handle._handle._limit._wanted == 0:
+    while submitter._loop._loop.is_running() and handle.asynchronous._limit._wanted == 0:
         await asyncio.sleep(0.01)
     await asyncio.to_thread(submitter.close)
     submitter.close()

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 from uuid import uuid4
 
@@ -165,7 +164,7 @@ class AsyncBroker:
             TaskFailedError: A task failed permanently. The others continue.
             TaskCancelledError: A task was cancelled.
         """
-        end = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        end = _end(timeout)
         for handle in await self.submit_many(_tasks_of(needs, payloads, options)):
             yield await handle.result(_left(end))
 
@@ -183,18 +182,18 @@ class AsyncBroker:
         Raises:
             TimeoutError: Not all tasks ended in time.
         """
-        end = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        waiting = {asyncio.create_task(handle.wait(_left(end))): handle for handle in handles}
+
+        async def ended(handle: AsyncHandle) -> AsyncHandle:
+            await handle.wait(timeout)
+            return handle
+
+        waiting = [asyncio.create_task(ended(handle)) for handle in handles]
         try:
-            while waiting:
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for each in done:
-                    handle = waiting.pop(each)
-                    each.result()
-                    yield handle
+            for each in asyncio.as_completed(waiting):
+                yield await each
         finally:
-            for each in waiting:
-                each.cancel()
+            for task in waiting:
+                task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def close(self) -> None:
@@ -204,20 +203,12 @@ class AsyncBroker:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
 class Broker:
-    """A broker to which a synchronous program submits tasks; see `AsyncBroker`.
-
-    Args:
-        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
-        key: The key. Default: `BROKER_KEY`, or else none.
-        patience_seconds: See `AsyncBroker`.
-    """
+    """A broker to which a synchronous program submits tasks. The arguments are those of `AsyncBroker`."""
 
     def __init__(
         self,
@@ -238,17 +229,17 @@ class Broker:
         **options: Unpack[TaskOptions],
     ) -> Handle:
         """Submit a task; see `AsyncBroker.submit`."""
-        return self._handle(self._loop.run(self._broker.submit(needs, payload, id=id, **options)))
+        return Handle(self._loop.run(self._broker.submit(needs, payload, id=id, **options)), self._loop)
 
     def submit_many(self, tasks: Iterable[Mapping[str, Any]]) -> list[Handle]:
         """Submit many tasks; see `AsyncBroker.submit_many`."""
         # Iterate in this thread: the program's own iterator may call the broker, too.
-        all_tasks = list(tasks)
-        return [self._handle(handle) for handle in self._loop.run(self._broker.submit_many(all_tasks))]
+        submitted = self._loop.run(self._broker.submit_many(list(tasks)))
+        return [Handle(handle, self._loop) for handle in submitted]
 
     def handle(self, id: str) -> Handle:  # noqa: A002 - what the API calls it
         """Return a handle of a task that was submitted before."""
-        return self._handle(self._broker.handle(id))
+        return Handle(self._broker.handle(id), self._loop)
 
     def map(
         self,
@@ -262,11 +253,9 @@ class Broker:
 
         As with `concurrent.futures`, the tasks are submitted at once; see `AsyncBroker.map`.
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        end = _end(timeout)
         handles = self.submit_many(_tasks_of(needs, payloads, options))
-        return (
-            handle.result(None if end is None else max(0.0, end - time.monotonic())) for handle in handles
-        )
+        return (handle.result(_left(end)) for handle in handles)
 
     def as_completed(self, handles: Iterable[Handle], timeout: float | None = None) -> Iterator[Handle]:
         """Iterate over tasks as they end; see `AsyncBroker.as_completed`."""
@@ -283,13 +272,8 @@ class Broker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _handle(self, handle: AsyncHandle) -> Handle:
-        return Handle(handle, self._loop)
 
 
 def _tasks_of(needs: Any, payloads: Iterable[Any], options: TaskOptions) -> Iterator[Mapping[str, Any]]:
@@ -317,6 +301,11 @@ def _counted_from(first: int, error: ProblemError) -> ProblemError:
     return ProblemError(problem)
 
 
+def _end(timeout: float | None) -> float | None:
+    """Return when a wait that begins now ends, by the monotonic clock; None: without a limit."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
 def _left(end: float | None) -> float | None:
     """Return how many seconds are left until then; None: without a limit."""
-    return None if end is None else max(0.0, end - asyncio.get_running_loop().time())
+    return None if end is None else max(0.0, end - time.monotonic())

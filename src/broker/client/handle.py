@@ -1,8 +1,10 @@
 """A handle of a submitted task: wait for it, read its result, cancel it."""
 
 import asyncio
+import functools
+from collections.abc import Callable, Coroutine
 from types import NoneType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import msgspec
 
@@ -16,39 +18,32 @@ from broker.schemas.states import TASK_STATES
 from broker.schemas.tasks import Explanation, Task
 from broker.schemas.values import plain
 
+Params = ParamSpec("Params")
 Value = TypeVar("Value")
 
 
-class TaskFailedError(Exception):
-    """The task has failed permanently; `task.error` says why.
-
-    Args:
-        task: The task in its current state.
-    """
+class _UnsuccessfulTaskError(Exception):
+    _message: str
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        super().__init__(f"task {task.id} failed after {task.attempt} attempts: {task.error}")
+        super().__init__(self._message.format(task=task))
 
     def __reduce__(self) -> tuple[type[Self], tuple[Task]]:
         """Make the error picklable, so that it can be passed between processes."""
         return type(self), (self.task,)
 
 
-class TaskCancelledError(Exception):
-    """The task was cancelled.
+class TaskFailedError(_UnsuccessfulTaskError):
+    """The task has failed permanently; `task.error` says why."""
 
-    Args:
-        task: The task as it ended.
-    """
+    _message = "task {task.id} failed after {task.attempt} attempts: {task.error}"
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        super().__init__(f"task {task.id} was cancelled")
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Task]]:
-        """Make the error picklable, so that it can be passed between processes."""
-        return type(self), (self.task,)
+class TaskCancelledError(_UnsuccessfulTaskError):
+    """The task was cancelled; `task` is the task as it ended."""
+
+    _message = "task {task.id} was cancelled"
 
 
 def ended_well(task: Task) -> Task:
@@ -72,7 +67,7 @@ class AsyncHandle:
         connection: The connection to the broker.
         limit: The limit for waiting requests, which all handles of a connection share.
         id: The id of the task.
-        task: The task as the broker returned it; None: it has not.
+        task: The task as the broker last returned it; None: it has not.
         existed: Whether the task existed before it was submitted; None: unknown.
     """
 
@@ -88,11 +83,8 @@ class AsyncHandle:
         self._connection = connection
         self._limit = limit
         self._path = f"/v1/tasks/{in_path(id)}"
-        #: The id of the task.
         self.id = id
-        #: The task as the broker last returned it; None: it has not.
         self.task = task
-        #: Whether the task existed before it was submitted; None: unknown.
         self.existed = existed
 
     async def wait(self, timeout: float | None = None) -> Task:  # noqa: ASYNC109 - like concurrent.futures
@@ -177,62 +169,43 @@ class AsyncHandle:
         return (await self._connection.call("GET", "/v1/archive", ArchivePage, query=query)).items
 
 
+def _blocking(
+    method: Callable[Concatenate[AsyncHandle, Params], Coroutine[Any, Any, Value]],
+) -> "Callable[Concatenate[Handle, Params], Value]":
+    """Return a method of `Handle` that runs a method of `AsyncHandle` and waits for it."""
+
+    @functools.wraps(method)
+    def run(self: "Handle", /, *args: Params.args, **kwargs: Params.kwargs) -> Value:
+        return self._loop.run(method(self.asynchronous, *args, **kwargs))
+
+    return run
+
+
 class Handle:
-    """A submitted task, for synchronous programs; see `AsyncHandle`.
+    """A submitted task, for synchronous programs, with the methods of `AsyncHandle`.
 
     Args:
-        handle: The asynchronous handle.
+        asynchronous: The asynchronous handle.
         loop: The event loop of its connection.
     """
 
-    def __init__(self, handle: AsyncHandle, loop: LoopThread) -> None:
-        self._handle = handle
+    def __init__(self, asynchronous: AsyncHandle, loop: LoopThread) -> None:
+        self.asynchronous = asynchronous
         self._loop = loop
-
-    @property
-    def asynchronous(self) -> AsyncHandle:
-        """The asynchronous handle."""
-        return self._handle
-
-    @property
-    def id(self) -> str:
-        """The id of the task."""
-        return self._handle.id
+        #: The id of the task.
+        self.id = asynchronous.id
+        #: Whether the task existed before it was submitted; None: unknown.
+        self.existed = asynchronous.existed
 
     @property
     def task(self) -> Task | None:
         """The task as the broker last returned it; None: it has not."""
-        return self._handle.task
+        return self.asynchronous.task
 
-    @property
-    def existed(self) -> bool | None:
-        """Whether the task existed before it was submitted; None: unknown."""
-        return self._handle.existed
-
-    def wait(self, timeout: float | None = None) -> Task:
-        """Wait until the task has ended; see `AsyncHandle.wait`."""
-        return self._loop.run(self._handle.wait(timeout))
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Wait for the result; see `AsyncHandle.result`."""
-        return self._loop.run(self._handle.result(timeout))
-
-    def result_as(self, type_: type[Value], timeout: float | None = None) -> Value:
-        """Wait for the result, and return it as a value of a type; see `AsyncHandle.result_as`."""
-        return self._loop.run(self._handle.result_as(type_, timeout))
-
-    def cancel(self, *, force: bool = False) -> None:
-        """Cancel the task; see `AsyncHandle.cancel`."""
-        self._loop.run(self._handle.cancel(force=force))
-
-    def retry(self) -> Task:
-        """Retry a failed task; see `AsyncHandle.retry`."""
-        return self._loop.run(self._handle.retry())
-
-    def explain(self) -> Explanation:
-        """Return why the task has not run yet; see `AsyncHandle.explain`."""
-        return self._loop.run(self._handle.explain())
-
-    def records(self) -> list[ArchiveRecord]:
-        """Return the archive records of its attempts; see `AsyncHandle.records`."""
-        return self._loop.run(self._handle.records())
+    wait = _blocking(AsyncHandle.wait)
+    result = _blocking(AsyncHandle.result)
+    result_as = _blocking(AsyncHandle.result_as)
+    cancel = _blocking(AsyncHandle.cancel)
+    retry = _blocking(AsyncHandle.retry)
+    explain = _blocking(AsyncHandle.explain)
+    records = _blocking(AsyncHandle.records)
