@@ -12,7 +12,7 @@ import pytest
 
 from broker import errors
 from broker.client import Assigner, AsyncBroker, AsyncJob, SettingError, Tool
-from broker.client.responses import ForeignResponseError
+from broker.client.response_reader import ForeignResponseError
 from broker.schemas.problems import ERROR_CODES
 from broker.schemas.tasks import Task
 from broker.schemas.tools import Heartbeat

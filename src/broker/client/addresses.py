@@ -9,11 +9,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def url_of_broker(url: str | None) -> str:
-    """Return the URL that a client uses.
-
-    Args:
-        url: The URL. If it is None or empty: `BROKER_URL`, or else the local broker.
-    """
+    """Return the URL that a client uses; if none is given, `BROKER_URL`, or else that of the local broker."""
     return (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
 
 

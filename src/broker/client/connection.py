@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -17,8 +16,7 @@ from broker.client import tracing
 from broker.client.addresses import parsed, url_of_broker
 from broker.client.encoding import encoded
 from broker.client.errors import ProblemError, SettingError
-from broker.client.response_reader import ResponseReader
-from broker.client.responses import is_of_type
+from broker.client.response_reader import ResponseReader, is_of_type
 from broker.client.retrying import describe_error, is_repeatable, retry_after, was_not_received
 from broker.schemas.problems import Problem
 
@@ -140,17 +138,12 @@ class Connection:
     async def stream(
         self, path: str, media_type: str, *, query: Mapping[str, Any] | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Read a response of any length as it arrives. The client sends the request once only.
+        """Read a response of any length as it arrives. The client sends the request once only; see `call`.
 
         Args:
             path: The path below the base path, like `/v1/archive/export`.
             media_type: The media type of the response, like `application/x-ndjson`.
             query: The query parameters. Those that are None are left out.
-
-        Raises:
-            ProblemError: The broker refused the request.
-            SettingError: The broker has another URL; the message names it.
-            httpx.TransportError: The broker does not respond, or the response broke off.
         """
         request = self._http.build_request("GET", path, params=_parameters(query))
         response = await self._exchange(request, stream=True)
@@ -230,18 +223,12 @@ class Connection:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
 def http_client(url: str, type_: type[HTTPClient]) -> HTTPClient:
-    """Return an HTTP client for the broker.
-
-    Args:
-        url: The URL of the broker.
-        type_: `httpx.AsyncClient`, or `httpx.Client`.
+    """Return an HTTP client of a type for the broker at a URL.
 
     Raises:
         SettingError: The URL is not valid, or the environment's settings of proxies or certificates are not.

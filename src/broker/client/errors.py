@@ -53,15 +53,12 @@ class ProxyLimitError(ProblemError):
             path: The path of the request.
             size: The size of its body, in bytes.
         """
-        detail = (
-            f"A proxy at {url} refused the request because its body has {size:,} bytes. Increase the limit of"
-            " the proxy; in nginx the setting is `client_max_body_size`."
-        )
         problem = Problem(
             type="about:blank",
             title="Payload Too Large",
             status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            detail=detail,
+            detail=f"A proxy at {url} refused the request because its body has {size:,} bytes. Increase the"
+            " limit of the proxy; in nginx the setting is `client_max_body_size`.",
             instance=path,
             code="payload_too_large",
         )

@@ -1,27 +1,37 @@
-"""Read the responses that a client gets: redirects, refusals, and what does not come from the broker."""
+"""Read the responses that a client gets: the broker's own, and those of something on the way to it."""
 
 from http import HTTPStatus
 from typing import TypeVar
 
 import httpx
+import msgspec
 
-from broker.client import responses
 from broker.client.addresses import has_port
 from broker.client.errors import ProxyLimitError, SettingError
-from broker.client.responses import ForeignResponseError
-from broker.schemas.problems import Problem
+from broker.schemas.problems import ERROR_CODES, Problem
+from broker.texts import replace_unprintable, shorten
 
 Result = TypeVar("Result")
 
+_PROBLEM = "application/problem+json"
+# With these statuses the broker may send an empty body.
+_EMPTY = (HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT)
 # These keep the method and the body.
 _FOLLOWED_STATUSES = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
 _MOST_REDIRECTS = 5
+_MOST_CHARS = 80
+
+
+class ForeignResponseError(httpx.TransportError):
+    """The response does not come from a broker: a proxy, a gateway or another server gave it."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        super().__init__(f"something else responds: {_summary(response)}")
 
 
 class ResponseReader:
-    """Reads the responses to all requests of a client.
-
-    Any thread may use it.
+    """Reads the responses to all requests of a client. Any thread may use it.
 
     Args:
         url: The URL of the broker, as the client has it.
@@ -73,34 +83,30 @@ class ResponseReader:
             ProxyLimitError: A proxy refused the request because its body is too large.
             ForeignResponseError: The response is not the broker's.
         """
-        try:
-            result = responses.read(response, type_)
-        except ForeignResponseError:
-            self._check_size(request, response)
-            raise
-        if isinstance(result, Problem):
-            self._check_key(request, response, result)
+        if not response.is_success:
+            return self.problem(request, response)
+        if not response.content and response.status_code not in _EMPTY:
+            raise ForeignResponseError(response)
+        result = _decoded(response, type_)
         self._has_responded = True
         return result
 
     def problem(self, request: httpx.Request, response: httpx.Response) -> Problem:
         """Return the problem with which the broker refused a request; see `read`."""
-        problem = responses.problem(response)
-        self._check_key(request, response, problem)
-        return problem
-
-    def _check_size(self, request: httpx.Request, response: httpx.Response) -> None:
-        """Raise an error for a proxy's size limit, which is permanent, unlike other errors of a proxy."""
-        size = len(request.content)
-        if size and response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            url = httpx.URL(self._url).copy_with(userinfo=b"")
-            raise ProxyLimitError.of(str(url), request.url.path, size) from None
-
-    def _check_key(self, request: httpx.Request, response: httpx.Response, problem: Problem) -> None:
-        """Raise an error if the broker refused the request because a redirect has removed the key."""
+        try:
+            problem = _problem(response)
+        except ForeignResponseError:
+            # The size limit of a proxy is permanent, unlike its other errors.
+            size = len(request.content)
+            if size and response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                url = httpx.URL(self._url).copy_with(userinfo=b"")
+                raise ProxyLimitError.of(str(url), request.url.path, size) from None
+            raise
         first, last = (each.headers.get("Authorization") for each in (request, response.request))
         if problem.status == HTTPStatus.UNAUTHORIZED and first and not last:
             raise self._moved(request, response.request.url)
+        self._has_responded = True
+        return problem
 
     def _moved(self, request: httpx.Request, location: httpx.URL) -> SettingError:
         """Return an error that names the URL to which the broker has moved."""
@@ -114,3 +120,41 @@ class ResponseReader:
         return SettingError(
             f"The broker at {self._url} has another address, {address}: set --url or BROKER_URL to it."
         )
+
+
+def is_of_type(response: httpx.Response, media_type: str) -> bool:
+    """Return whether the content of a response is of a media type."""
+    content_type: str = response.headers.get("Content-Type", "")
+    return content_type.partition(";")[0].strip().lower() == media_type
+
+
+def _problem(response: httpx.Response) -> Problem:
+    if not response.is_success and is_of_type(response, _PROBLEM):
+        problem = _decoded(response, Problem)
+        if problem.code in ERROR_CODES:
+            return problem
+    raise ForeignResponseError(response)
+
+
+def _decoded(response: httpx.Response, type_: type[Result]) -> Result:
+    try:
+        return msgspec.json.decode(response.content or b"null", type=type_)
+    except msgspec.MsgspecError:
+        raise ForeignResponseError(response) from None
+
+
+def _summary(response: httpx.Response) -> str:
+    """Describe a response on one line: its status, its type, where it points to, its first words."""
+    facts = [f"{response.status_code} {response.reason_phrase}".rstrip()]
+    if location := response.headers.get("Location"):
+        facts.append(f"to {_words(location)}")
+    if media_type := response.headers.get("Content-Type"):
+        facts.append(_words(media_type))
+    if first := _words(response.text):
+        facts.append(repr(first))
+    return ", ".join(facts)
+
+
+def _words(text: str) -> str:
+    """Return the beginning of a text on one line."""
+    return replace_unprintable(shorten(" ".join(text[: 10 * _MOST_CHARS].split()), _MOST_CHARS), "?")

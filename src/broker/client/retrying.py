@@ -5,7 +5,7 @@ from http import HTTPStatus
 import httpx
 import msgspec
 
-from broker.client.responses import ForeignResponseError
+from broker.client.response_reader import ForeignResponseError
 
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
 # A request to these paths creates something new each time, unless the client has given it an id.
