@@ -9,10 +9,10 @@ import pytest
 from broker.matching import interning
 from broker.matching import remarks as module
 from broker.matching.candidates import ListedTool
-from broker.matching.function import Match
 from broker.matching.matcher import Matcher
 from broker.matching.mismatch import MismatchError, gap
 from broker.matching.remarks import Remarks
+from broker.matching.strategies import Match
 from tests.matching.candidates import paired, registered, task, tool
 
 

@@ -14,9 +14,9 @@ from broker.client.remark_sender import RemarkSender
 from broker.client.time_slices import run_in_time_slices
 from broker.matching.candidates import CandidatePage
 from broker.matching.contains import contains
-from broker.matching.function import Match, Rank
 from broker.matching.matcher import Matcher
 from broker.matching.round import Pairing
+from broker.matching.strategies import Match, Rank
 from broker.matching.unmatched import Unmatched
 from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair
 

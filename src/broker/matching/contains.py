@@ -27,7 +27,7 @@ def contains(skills: Any, needs: Any) -> bool:
 
 
 class Contains:
-    """Judges by `contains`."""
+    """Judges by `contains`; see `Strategy` for the methods."""
 
     def needs(self, text: bytes) -> Any:
         """Decode needs."""
@@ -38,20 +38,12 @@ class Contains:
         return _prepared(decode(text))
 
     def matches(self, skills: Any, needs: Any) -> bool:
-        """Return whether prepared skills contain needs.
-
-        Raises:
-            UnjudgeableError: It would take too long.
-        """
+        """Return whether prepared skills contain needs."""
         return _Comparison().meets(skills, needs)
 
     def mismatches(self, skills: Any, needs: Any) -> list[Mismatch]:
-        """Return what the skills lack, up to a hundred mismatches.
-
-        Raises:
-            UnjudgeableError: It would take too long.
-        """
-        return list(islice(_mismatches(skills, needs, (), _Comparison()), _MOST_MISMATCHES))
+        """Return what the skills lack, up to a hundred mismatches."""
+        return list(islice(_Comparison().mismatches(skills, needs, ()), _MOST_MISMATCHES))
 
 
 class _List:
@@ -111,30 +103,27 @@ class _Comparison:
             return True
         return any(self.meets(item, need) for item in skills.lists)
 
+    def mismatches(self, skills: Any, needs: Any, path: Path) -> Iterator[Mismatch]:
+        """Yield what the skills at a path lack."""
+        if isinstance(skills, dict) and isinstance(needs, dict):
+            for key, need in needs.items():
+                at = (*path, key)
+                if key in skills:
+                    yield from self.mismatches(skills[key], need, at)
+                else:
+                    yield Mismatch(wanted=_equals(at, need), had=f"no {place(at)}", path=at, absent=True)
+        elif isinstance(skills, _List):
+            for need in needs if isinstance(needs, list) else [needs]:
+                if not self.has(skills, need):
+                    yield Mismatch(wanted=_equals(path, need), had=shown(_unprepared(skills)), path=path)
+        elif not self.meets(skills, needs):
+            had = shown(_unprepared(skills))
+            yield Mismatch(wanted=_equals(path, needs), had=had, path=path, gap=gap(needs, skills))
+
     def _step(self) -> None:
         self._left -= 1
         if self._left < 0:
             raise UnjudgeableError("there are too many objects in lists, on both sides, to be compared")
-
-
-def _mismatches(skills: Any, needs: Any, path: Path, comparison: _Comparison) -> Iterator[Mismatch]:
-    """Yield what the skills lack."""
-    if isinstance(skills, dict) and isinstance(needs, dict):
-        for key, need in needs.items():
-            key_path = (*path, key)
-            if key in skills:
-                yield from _mismatches(skills[key], need, key_path, comparison)
-            else:
-                yield Mismatch(
-                    wanted=_equals(key_path, need), had=f"no {place(key_path)}", path=key_path, absent=True
-                )
-    elif isinstance(skills, _List):
-        for need in needs if isinstance(needs, list) else [needs]:
-            if not comparison.has(skills, need):
-                yield Mismatch(wanted=_equals(path, need), had=shown(_unprepared(skills)), path=path)
-    elif not comparison.meets(skills, needs):
-        had = shown(_unprepared(skills))
-        yield Mismatch(wanted=_equals(path, needs), had=had, path=path, gap=gap(needs, skills))
 
 
 def _equals(path: Path, need: Any) -> str:

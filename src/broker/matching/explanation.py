@@ -18,12 +18,7 @@ ToolsBySkills = dict[Skills, list[ListedTool]]
 
 
 class _Candidate(NamedTuple):
-    """A tool that does not match.
-
-    Args:
-        mismatches: What its skills lack; empty: unknown.
-        id: The id of the tool.
-    """
+    """A tool that does not match, and what its skills lack."""
 
     mismatches: list[Mismatch]
     id: str
@@ -51,12 +46,14 @@ def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None,
         return Remark(short_line(_all_away(able), _LONGEST))
     candidates = []
     for skills, with_skills in tools.items():
-        candidates.append(_Candidate(judge.mismatches(needs, skills), min(tool.id for tool in with_skills)))
+        if mismatches := judge.mismatches(needs, skills):
+            candidates.append(_Candidate(mismatches, min(tool.id for tool in with_skills)))
         yield
-    reason = _nearest([each for each in candidates if each.mismatches])
-    if reason is None and needs.trouble is not None:
+    if candidates:
+        reason = _nearest(candidates)
+    elif needs.trouble is not None:
         reason = f"it cannot be judged whether a tool has what is needed: {needs.trouble}"
-    if reason is None:
+    else:
         reason = f"none of the tools can do it, of {sum(map(len, tools.values()))} that are registered"
     return Remark(short_line(reason, _LONGEST))
 
@@ -72,10 +69,8 @@ def _all_away(able: Sequence[ListedTool]) -> str:
     return f"only {only.id} could do it, and it is offline since {_clock(only.lease_expires_at)}"
 
 
-def _nearest(candidates: Sequence[_Candidate]) -> str | None:
-    """Return what no tool has, and what the nearest tool has instead; None: unknown."""
-    if not candidates:
-        return None
+def _nearest(candidates: Sequence[_Candidate]) -> str:
+    """Return what no tool has, and what the nearest tool has instead."""
     nearest = min(candidates, key=_distance)
     # Other tools may have what the nearest one lacks.
     lacked = [each for each in nearest.mismatches if each.wanted and _nobody_has(each, candidates)]

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
+
+from broker.matching.needs import Needs
+from broker.matching.skills import Skills
 
 # How many released objects are kept, and how many bytes of their texts.
 _MOST_RELEASED = 2_000
@@ -13,12 +16,7 @@ _MOST_RELEASED_BYTES = 8 * 2**20
 _MOST_SPELLINGS = 8
 
 
-class _HasText(Protocol):
-    @property
-    def text(self) -> bytes: ...
-
-
-Interned = TypeVar("Interned", bound=_HasText)
+Interned = TypeVar("Interned", Needs, Skills)
 
 
 def canonical(text: bytes) -> bytes:
@@ -44,8 +42,8 @@ class InternTable(Generic[Interned]):
     """
 
     def __init__(self, make: Callable[[bytes], Interned], forget: Callable[[list[Interned]], object]) -> None:
-        self._make = make
-        self._forget = forget
+        self._make: Callable[[bytes], Interned] = make
+        self._forget: Callable[[list[Interned]], object] = forget
         self._by_canonical: dict[bytes, Interned] = {}
         self._by_spelling: dict[bytes, Interned] = {}
         self._spellings: dict[Interned, list[bytes]] = {}
@@ -81,7 +79,10 @@ class InternTable(Generic[Interned]):
             return
         evicted = list(islice(self._released, (len(self._released) + 1) // 2))
         for interned in evicted:
-            self._remove(interned)
+            del self._released[interned], self._by_canonical[interned.text]
+            self._released_bytes -= len(interned.text)
+            for text in self._spellings.pop(interned):
+                del self._by_spelling[text]
         self._forget(evicted)
 
     def _find_or_make(self, text: bytes) -> Interned:
@@ -95,9 +96,3 @@ class InternTable(Generic[Interned]):
             spellings.append(text)
             self._by_spelling[text] = interned
         return interned
-
-    def _remove(self, interned: Interned) -> None:
-        del self._released[interned], self._by_canonical[interned.text]
-        self._released_bytes -= len(interned.text)
-        for text in self._spellings.pop(interned):
-            del self._by_spelling[text]

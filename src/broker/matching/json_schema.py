@@ -30,30 +30,21 @@ KEYWORDS = frozenset(
         *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
         *("minLength", "maxLength", "pattern"),
         *("items", "prefixItems", "contains", "minItems", "maxItems", "uniqueItems", "unevaluatedItems"),
-        *(
-            "properties",
-            "patternProperties",
-            "additionalProperties",
-            "propertyNames",
-            "unevaluatedProperties",
-        ),
-        *("required", "dependentRequired", "dependentSchemas", "minProperties", "maxProperties"),
+        *("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"),
+        *("propertyNames", "minProperties", "maxProperties"),
+        *("required", "dependentRequired", "dependentSchemas"),
     )
 )
 _SIGNS = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "const": "="}
 
 
 class _Needs(NamedTuple):
-    """Prepared needs."""
-
     schema: Any
     cost: int
     validator: Draft202012Validator
 
 
 class _Skills(NamedTuple):
-    """Prepared skills."""
-
     value: Any
     length: int
 
@@ -66,11 +57,7 @@ class Schema:
     """
 
     def needs(self, text: bytes) -> _Needs:
-        """Prepare needs.
-
-        Raises:
-            UnjudgeableError: They are not a schema, or one that the strategy does not accept.
-        """
+        """Prepare needs, if they are a schema that the strategy accepts."""
         schema = decode(text)
         if not isinstance(schema, dict | bool):
             raise UnjudgeableError("the needs are no JSON Schema: that is an object, true or false")
@@ -100,25 +87,16 @@ class Schema:
         return _Skills(decode(text), len(text))
 
     def matches(self, skills: _Skills, needs: _Needs) -> bool:
-        """Return whether the skills satisfy the needs.
-
-        Raises:
-            UnjudgeableError: It might take too long.
-        """
+        """Return whether the skills satisfy the needs."""
         _check_work(skills, needs)
         return needs.validator.is_valid(skills.value)
 
     def mismatches(self, skills: _Skills, needs: _Needs) -> list[Mismatch]:
-        """Return what the skills lack, up to a hundred mismatches; one, if there may be very many.
-
-        Raises:
-            UnjudgeableError: It might take too long.
-        """
+        """Return what the skills lack, up to a hundred mismatches; one, if there may be very many."""
         return [_mismatch(error, needs.schema) for error in islice(_errors(skills, needs), _MOST_MISMATCHES)]
 
 
 def _refuse(uri: str) -> NoReturn:
-    """Refuse to fetch a schema."""
     raise UnjudgeableError(f"{shown(uri)} is elsewhere")
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from msgspec.json import decode
 
-from broker.matching.function import Rank
 from broker.matching.mismatch import Mismatch, MismatchError, UnjudgeableError, short_line
 from broker.matching.needs import Needs
 from broker.matching.skills import Skills
-from broker.matching.strategies import Strategy
+from broker.matching.strategies import Rank, Strategy
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +23,6 @@ class Judge:
     """Judges each pair of needs and skills once.
 
     Needs or skills that cannot be judged match nothing. That is logged once for each of them.
-
-    Args:
-        strategy: Decides whether skills meet needs.
-        rank: Returns the rank of matching skills, `rank(skills, needs)`; higher is better.
     """
 
     def __init__(self, strategy: Strategy, rank: Rank | None = None) -> None:
@@ -73,15 +68,11 @@ class Judge:
         except Exception as error:  # noqa: BLE001 - the needs may be anything
             if needs.trouble is None:
                 needs.trouble = _described(error)
-                _log(needs, skills)
+                head = needs.queue.head()
+                task, tool = head.id if head else "(gone)", next(iter(skills.tools), "(away)")
+                log.warning("task %s cannot be matched with tool %s: %s", task, tool, needs.trouble)
             return False
         return True
-
-
-def _log(needs: Needs, skills: Skills) -> None:
-    head = needs.queue.head()
-    task, tool = head.id if head else "(gone)", next(iter(skills.tools), "(away)")
-    log.warning("task %s cannot be matched with tool %s: %s", task, tool, needs.trouble)
 
 
 def _number(rank: Any) -> float:

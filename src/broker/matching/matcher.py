@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Iterable
 
 from broker.matching.candidates import CandidateTask, CandidateTool
-from broker.matching.function import Match, Rank
 from broker.matching.interning import InternTable
 from broker.matching.judge import Judge
 from broker.matching.needs import Needs, QueuedTask
 from broker.matching.round import Pairing, Round
 from broker.matching.skills import FreeTool, Skills, indexes
-from broker.matching.strategies import ordinary, strategy
+from broker.matching.strategies import Match, Rank, ordinary, strategy
 from broker.matching.unmatched import Unmatched, UnmatchedTracker
 from broker.schemas.candidates import PairStatus
 
@@ -90,11 +89,10 @@ class Matcher:
         """Add a tool if it has free capacity, in place of one with the same id."""
         self.forget_tool(candidate.id)
         self.arrivals += 1
-        skills = self.skills.intern(bytes(candidate.skills))
         room = candidate.capacity - candidate.load
         if room <= 0:
-            self._release_skills(skills)
             return
+        skills = self.skills.intern(bytes(candidate.skills))
         tool = FreeTool(id=candidate.id, skills=skills, room=room, arrival=self.arrivals)
         self._tools[tool.id] = skills.tools[tool.id] = tool
         self._free[skills.index] = skills
@@ -192,7 +190,7 @@ class Matcher:
 
     def _new_skills(self, text: bytes) -> Skills:
         index = self._unused.pop() if self._unused else len(self._by_index)
-        skills = self._by_index[index] = Skills(text, index)
+        skills = self._by_index[index] = Skills(text, index, 1 << index)
         return skills
 
     def _forget_skills(self, forgotten: list[Skills]) -> None:

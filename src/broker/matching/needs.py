@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Iterator
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 # How many removed tasks may stay in a heap before it is rebuilt, besides as many as wait in it.
 _MOST_REMOVED = 64
@@ -25,11 +25,9 @@ class QueuedTask(Struct, order=True, kw_only=True):
     """A waiting task. The lesser of two tasks goes first.
 
     Args:
-        urgency: Its urgency; the lesser, the sooner.
+        urgency: The lesser, the sooner.
         created_at: When it was submitted, in seconds since 1970.
         arrival: Its number in the order in which the matcher got tasks and tools. No two have the same.
-        id: Its id.
-        needs: Its needs.
         remark: The text of its remark, if it has one.
         queued: Whether it is in a queue.
     """
@@ -76,11 +74,7 @@ class NeedsQueue:
         return self._heap[0] if self._heap else None
 
     def pop(self) -> QueuedTask:
-        """Remove and return the most urgent task.
-
-        Raises:
-            IndexError: There is none.
-        """
+        """Remove and return the most urgent task; raise IndexError if there is none."""
         task = heapq.heappop(self._heap)
         while not task.queued:
             task = heapq.heappop(self._heap)
@@ -99,7 +93,7 @@ class NeedsQueue:
             heapq.heapify(self._heap)
 
 
-class Needs:
+class Needs(Struct, eq=False):
     """The needs of one or more tasks, and what was judged of them.
 
     The sets of skills are bit sets of their indexes. They are small even if there are many skills, and one
@@ -107,37 +101,26 @@ class Needs:
 
     Args:
         text: The needs, as canonical JSON.
+        queue: Their tasks.
+        judged: The set of skills that were judged.
+        matching: The set of skills that match.
+        ranks: The ranks of the matching skills by their index, if the assigner ranks tools.
+        trouble: Why the needs could not be judged.
+        unmatched_since: Since when none of the tasks has got a tool.
+        checked_at: When the reason for that was last checked.
+        checked_for: For which version of the list of tools it was checked.
+        remark: The reason.
+        has_new_remarks: Whether there may be tasks without the current remark.
     """
 
-    __slots__ = (
-        "checked_at",
-        "checked_for",
-        "has_new_remarks",
-        "judged",
-        "matching",
-        "queue",
-        "ranks",
-        "remark",
-        "text",
-        "trouble",
-        "unmatched_since",
-    )
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self.queue = NeedsQueue()
-        #: The set of skills that were judged, and of those that match.
-        self.judged = 0
-        self.matching = 0
-        #: The ranks of the matching skills by their index, if the assigner ranks tools.
-        self.ranks: dict[int, float] = {}
-        #: Why the needs could not be judged.
-        self.trouble: str | None = None
-        #: Since when none of the tasks has got a tool.
-        self.unmatched_since = 0.0
-        #: When the reason for that was last checked, and for which version of the list of tools.
-        self.checked_at: float | None = None
-        self.checked_for: object = None
-        self.remark: Remark | None = None
-        #: Whether there may be tasks without the current remark.
-        self.has_new_remarks = False
+    text: bytes
+    queue: NeedsQueue = field(default_factory=NeedsQueue)
+    judged: int = 0
+    matching: int = 0
+    ranks: dict[int, float] = {}
+    trouble: str | None = None
+    unmatched_since: float = 0.0
+    checked_at: float | None = None
+    checked_for: int | None = None
+    remark: Remark | None = None
+    has_new_remarks: bool = False

@@ -50,11 +50,7 @@ class Remarks:
         return next(self._due(), None) is not None
 
     def check(self, listed: Iterable[ListedTool]) -> Iterator[None]:
-        """Check the needs that are due, in steps that are each as long as one judgement.
-
-        Args:
-            listed: All registered tools.
-        """
+        """Check the needs that are due against all registered tools, in steps as long as one judgement."""
         tools = self._by_skills(listed)
         for needs in list(islice(self._due(), _MOST_CHECKED)):
             if needs.remark is None or needs.checked_for != self._changes:

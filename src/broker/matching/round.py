@@ -110,12 +110,9 @@ class Round:
         place = asker.choice()
         if place is None:
             return False
-        self._take(place, asker)
-        return True
-
-    def _take(self, place: "_Place", asker: "_Asker") -> None:
         place.take(asker)
         self._room -= 1
+        return True
 
     def _reroute(self, start: "_Asker") -> bool:
         """Move other tasks to make room for a task with these needs; return whether that is possible.
@@ -134,8 +131,7 @@ class Round:
                 asked_by[place] = asker
                 for holder in [each for each in place.held if each not in holds]:
                     holds[holder] = place
-                    if (end := holder.choice()) is not None:
-                        self._take(end, holder)
+                    if self._place(holder):
                         self._move(holder, asked_by, holds)
                         return True
                     askers.append(holder)
@@ -154,11 +150,7 @@ class Round:
 
 
 class _Place:
-    """The tools with equal skills, and who holds their free capacity in this round.
-
-    Args:
-        skills: The skills.
-    """
+    """The tools with equal skills, and who holds their free capacity in this round."""
 
     def __init__(self, skills: Skills) -> None:
         self.skills = skills
@@ -196,12 +188,7 @@ class _Place:
 
 
 class _Asker:
-    """The tasks with equal needs, which look for places in this round.
-
-    Args:
-        needs: The needs.
-        places: The places that match.
-    """
+    """The tasks with equal needs, which look for places in this round."""
 
     def __init__(self, needs: Needs, places: list[_Place]) -> None:
         self.needs = needs

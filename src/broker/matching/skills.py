@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class FreeTool(Struct, eq=False, kw_only=True):
     """A tool with free capacity.
 
     Args:
-        id: Its id.
-        skills: Its skills.
         room: Its free capacity.
         arrival: Its number in the order in which the matcher got tasks and tools.
     """
@@ -22,28 +20,28 @@ class FreeTool(Struct, eq=False, kw_only=True):
     arrival: int
 
 
-class Skills:
+class Skills(Struct, eq=False):
     """The skills of one or more tools, and what was judged of them.
 
     Args:
         text: The skills, as canonical JSON.
         index: Their number among the current skills.
+        bit: The bit set of this index.
+        tools: The free tools that have them, by id.
+        wanted: How many different needs match, of current or recent tasks.
+        matched: Whether any needs ever matched.
+        since: Since when the matcher knows the skills.
+        trouble: Why the skills could not be judged.
     """
 
-    __slots__ = ("bit", "index", "matched", "since", "text", "tools", "trouble", "wanted")
-
-    def __init__(self, text: bytes, index: int) -> None:
-        self.text = text
-        self.index = index
-        self.bit = 1 << index
-        self.tools: dict[str, FreeTool] = {}
-        #: How many different needs match, of current or recent tasks.
-        self.wanted = 0
-        #: Whether any needs ever matched, and since when the matcher knows the skills.
-        self.matched = False
-        self.since = datetime.now(UTC)
-        #: Why the skills could not be judged.
-        self.trouble: str | None = None
+    text: bytes
+    index: int
+    bit: int
+    tools: dict[str, FreeTool] = {}
+    wanted: int = 0
+    matched: bool = False
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    trouble: str | None = None
 
 
 def indexes(bits: int) -> Iterator[int]:

@@ -4,9 +4,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from msgspec.json import decode
+
 from broker.matching.contains import Contains, contains
-from broker.matching.function import Function, Match
-from broker.matching.mismatch import Mismatch
+from broker.matching.mismatch import Mismatch, MismatchError
+
+Match = Callable[[Any, Any], bool]
+Rank = Callable[[Any, Any], float]
 
 NAMES = ("contains", "schema")
 
@@ -31,6 +35,33 @@ class Strategy(Protocol):
 
     def mismatches(self, skills: Any, needs: Any) -> list[Mismatch]:
         """Return what these skills lack; empty: unknown."""
+
+
+class Function:
+    """Judges by a `match` function. It gets new values each time, and may change them."""
+
+    def __init__(self, match: Match) -> None:
+        self._match = match
+
+    def needs(self, text: bytes) -> bytes:
+        """Return needs unchanged."""
+        return text
+
+    def skills(self, text: bytes) -> bytes:
+        """Return skills unchanged."""
+        return text
+
+    def matches(self, skills: bytes, needs: bytes) -> bool:
+        """Return whether the skills meet the needs; raise whatever the function raises."""
+        return bool(self._match(decode(skills), decode(needs)))
+
+    def mismatches(self, skills: bytes, needs: bytes) -> list[Mismatch]:
+        """Return the message of its MismatchError, if any; raise whatever else the function raises."""
+        try:
+            self._match(decode(skills), decode(needs))
+        except MismatchError as error:
+            return [Mismatch(wanted="", had=str(error))]
+        return []
 
 
 def strategy(match: Match | str) -> Strategy:
