@@ -16,8 +16,8 @@ Result = TypeVar("Result")
 
 #: The most items in one request. The broker accepts as many completions, and more tasks, pairs and remarks.
 MOST_ITEMS = MOST_COMPLETIONS
-#: A larger item has a request of its own. With what is between the items, the body of a request for several
-#: of them has less than 1 MiB: that is the default limit of nginx, and the broker accepts more.
+#: A larger item has a request of its own. The body of a request for several, with what is between them, has
+#: less than 1 MiB: that is the default limit of nginx, and the broker accepts more.
 MOST_BYTES = 2**20 - 2**12
 
 # With these statuses one item is refused, or the items are too large together.
@@ -49,11 +49,7 @@ class Batcher(Generic[Result]):
         self._sending: asyncio.Task[None] | None = None
 
     async def put(self, item: Raw) -> Result:
-        """Send an item with the next request and return its result.
-
-        Raises:
-            Exception: Whatever the request for this item alone raises.
-        """
+        """Send an item with the next request and return its result, or raise the error of this item alone."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(item, future, tracing.current()))
         if self._sending is None:
@@ -78,15 +74,15 @@ class Batcher(Generic[Result]):
     async def _send_batch(self, batch: Sequence[_Waiting[Result]]) -> None:
         try:
             results = await self._send([each.item for each in batch], batch[0].trace)
-        except ProblemError as error:
-            if len(batch) > 1 and error.problem.status in _ONE_IS_REFUSED:
+        except Exception as error:  # noqa: BLE001 - the futures raise it
+            is_of_one = isinstance(error, ProblemError) and error.problem.status in _ONE_IS_REFUSED
+            if is_of_one and len(batch) > 1:
                 for half in halves(batch):
                     await self._send_batch(half)
                 return
-            _fail(batch, error)
-            return
-        except Exception as error:  # noqa: BLE001 - the futures raise it
-            _fail(batch, error)
+            for each in batch:
+                if not each.future.done():
+                    each.future.set_exception(error)
             return
         for each, result in zip(batch, results, strict=True):
             if not each.future.done():
@@ -95,9 +91,3 @@ class Batcher(Generic[Result]):
 
 def _size(waiting: _Waiting[Result]) -> int:
     return len(bytes(waiting.item))
-
-
-def _fail(batch: Sequence[_Waiting[Result]], error: Exception) -> None:
-    for each in batch:
-        if not each.future.done():
-            each.future.set_exception(error)

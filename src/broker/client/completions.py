@@ -13,25 +13,18 @@ from broker.schemas.completion import CompletedBatch, CompletedStatus
 
 
 class Completions:
-    """Completes the work of all jobs of a tool.
-
-    Args:
-        connection: The tool's connection to the broker.
-    """
+    """Completes the work of all jobs of a tool."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._batcher = Batcher(self._send)
 
     async def complete(self, work_id: UUID, completion: dict[str, Any]) -> CompletedStatus:
-        """Complete work.
+        """Complete work; return `archived`, or that the work had ended before.
 
         Args:
             work_id: The id of the work item.
             completion: Its outcome, and its result or error, as in the HTTP request.
-
-        Returns:
-            `archived`, or that the work had ended before.
 
         Raises:
             ProblemError: The broker refuses the completion.

@@ -17,9 +17,6 @@ def encoded(value: Any) -> bytes:
     (as null). In addition, a path becomes its text and an exception its message, and numpy arrays, pydantic
     models and the like become the values that they hold.
 
-    Args:
-        value: The value.
-
     Raises:
         TypeError: It holds a value of a type that JSON cannot represent; the message names the type.
         ValueError: It contains itself, is nested too deeply, or has a lone surrogate in a text.

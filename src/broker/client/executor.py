@@ -16,7 +16,7 @@ from broker.client import tracing
 from broker.client.batching import Batcher
 from broker.client.broker import AsyncBroker, TaskOptions, known
 from broker.client.encoding import encoded
-from broker.client.functions import NEEDED, as_call, returned
+from broker.client.functions import NEEDED, name_of, returned
 from broker.client.handle import ended_well
 from broker.client.loop_thread import LoopThread
 from broker.schemas.tasks import SubmittedTasks
@@ -92,21 +92,16 @@ class Executor(concurrent.futures.Executor):
             TypeError: An argument cannot be JSON.
             RuntimeError: The executor is shut down.
         """
-        id_ = str(uuid4())
-        call = as_call(function, args, kwargs)
-        task = {
-            "id": id_,
-            "needs": {**self._needs, NEEDED: call["function"]},
-            "payload": call,
-            **self._options,
-        }
+        id_, name = str(uuid4()), name_of(function)
+        needs = {**self._needs, NEEDED: name}
+        call = {"function": name, "args": args, "kwargs": kwargs}
+        task = Raw(encoded({"id": id_, "needs": needs, "payload": call, **self._options}))
         future: concurrent.futures.Future[Result] = concurrent.futures.Future()
-        body = Raw(encoded(task))
         with self._lock:
             if self._is_shut:
                 raise RuntimeError("the executor is shut down")
             self._futures.add(future)
-            self._loop.begin(lambda: self._begin(self._follow(function, id_, body, future)))
+            self._loop.begin(lambda: self._begin(self._follow(function, id_, task, future)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -148,8 +143,8 @@ class Executor(concurrent.futures.Executor):
 
     async def _submit(self, tasks: list[Raw], trace: Mapping[str, str]) -> list[str]:
         """Submit tasks and return their ids."""
-        body = {"items": tasks}
-        call, trace = self._broker.connection.call, trace or tracing.inherited()
+        body, trace = {"items": tasks}, trace or tracing.inherited()
+        call = self._broker.connection.call
         submitted = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, trace=trace)
         return [item.id for item in submitted.items]
 

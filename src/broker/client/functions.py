@@ -30,9 +30,6 @@ class Functions:
 
     It converts the arguments from JSON to what the function's annotations say, if it has any.
 
-    Args:
-        functions: Functions of modules.
-
     Raises:
         ValueError: A function has no name by which other programs could call it.
     """
@@ -87,15 +84,6 @@ def name_of(function: Callable[..., Any]) -> str:
     if inspect.iscoroutinefunction(function):
         raise ValueError(f"{function!r} is asynchronous: let a Tool handle that")
     return f"{module}:{name}"
-
-
-def as_call(function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the payload of a task that calls a function.
-
-    Raises:
-        ValueError: The function has no name by which a tool could call it.
-    """
-    return {"function": name_of(function), "args": list(args), "kwargs": dict(kwargs)}
 
 
 def returned(function: Callable[..., Any], result: Raw) -> Any:

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import math
+import threading
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import msgspec
 
@@ -20,8 +21,8 @@ log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-#: Error codes that say that the work no longer belongs to this program. The last one means that another
-#: program has registered the tool.
+#: Error codes of work that no longer belongs to this program. With the last one, another program has
+#: registered the tool.
 NOT_OURS = ("work_ended", "work_not_found", "unauthenticated")
 
 
@@ -51,6 +52,14 @@ class AsyncJob:
     """
 
     def __init__(self, connection: Connection, work: Work) -> None:
+        #: The id of the work item.
+        self.id = work.id
+        #: The id of the task.
+        self.task_id = work.task_id
+        #: The id of the tool.
+        self.tool_id = work.tool_id
+        #: The number of this attempt at the task; the first is 1.
+        self.attempt = work.attempt
         self._connection = connection
         self._work = work
         self._running: asyncio.Task[Any] | None = None
@@ -68,26 +77,6 @@ class AsyncJob:
         #: The trace in which the task was submitted: `traceparent` and `tracestate` (W3C Trace Context), if
         #: the submitter sent them.
         self.trace_context: Mapping[str, str] = {}
-
-    @property
-    def id(self) -> UUID:
-        """The id of the work item."""
-        return self._work.id
-
-    @property
-    def task_id(self) -> str:
-        """The id of the task."""
-        return self._work.task_id
-
-    @property
-    def tool_id(self) -> str:
-        """The id of the tool."""
-        return self._work.tool_id
-
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt at the task; the first is 1."""
-        return self._work.attempt
 
     @property
     def needs(self) -> Any:
@@ -138,7 +127,7 @@ class AsyncJob:
 
     def _report(self, progress: object, message: object, data: Any) -> dict[str, Any]:
         """Return a report that the broker accepts."""
-        body: dict[str, Any] = {"id": uuid4(), "progress": None, "message": None, "data": None}
+        body: dict[str, Any] = {"id": uuid4(), "message": None, "data": None}
         body["progress"] = sanitizing.progress(progress)
         if progress is not None and body["progress"] is None:
             self._warn(f"progress is a number from 0 to 1, and not {progress!r:.100}")
@@ -233,6 +222,7 @@ class Job(AsyncJob):
     def __init__(self, connection: Connection, work: Work) -> None:
         super().__init__(connection, work)
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
 
     def report(  # type: ignore[override]
         self, progress: float | None = None, message: object = None, data: Any = None
@@ -242,7 +232,7 @@ class Job(AsyncJob):
         A coroutine that the function has returned may await it. The client sends the report in any case.
         """
         sending = self._send(self._report(progress, message, data))
-        if _runs_here(self._loop):
+        if threading.get_ident() == self._loop_thread:
             return self._loop.create_task(sending)  # type: ignore[return-value]
         try:
             asyncio.run_coroutine_threadsafe(sending, self._loop).result()
@@ -251,11 +241,3 @@ class Job(AsyncJob):
             sending.close()
             self.cancelled = True
         return None
-
-
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether this is the loop's own thread."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False

@@ -45,14 +45,7 @@ _LONGEST_PAUSE_SECONDS = 30.0
 
 
 class JobRun:
-    """The run of one job, from its start to its completion.
-
-    Args:
-        connection: The tool's connection to the broker.
-        completions: Completes the work of all jobs of the tool.
-        work: The work item, as the broker returned it.
-        handler: The tool's handler.
-    """
+    """The run of one job, from its start to its completion."""
 
     def __init__(
         self, connection: Connection, completions: Completions, work: Work, handler: Handler
@@ -65,15 +58,12 @@ class JobRun:
         self._stopped_as = "cancelled"
         self._is_started = False
         self._completion: dict[str, Any] | None = None
+        #: The id of the task.
+        self.task_id = work.task_id
         #: Set when the broker has started the work, or refused to.
         self.begun = asyncio.Event()
-        #: Done when the work is completed.
+        #: Done when the work is completed. It raises nothing: the run logs its own errors.
         self.task = asyncio.create_task(self._run(), name=f"work {work.id}")
-
-    @property
-    def task_id(self) -> str:
-        """The id of the task."""
-        return self._job.task_id
 
     def cancel(self) -> None:
         """Ask the handler to stop: its cancellation is requested, or the work has ended elsewhere."""
@@ -87,14 +77,6 @@ class JobRun:
     def abandon(self) -> None:
         """Stop waiting for the handler."""
         self.task.cancel()
-
-    def add_done_callback(self, callback: Callable[[], object]) -> None:
-        """Call a function when the work is completed."""
-        self.task.add_done_callback(lambda _: callback())
-
-    async def wait(self) -> None:
-        """Wait until the work is completed. It raises nothing: the run logs its own errors."""
-        await asyncio.wait([self.task])
 
     async def _run(self) -> None:
         try:
@@ -155,7 +137,7 @@ class JobRun:
         A result that the broker refuses is a failure that no other attempt can mend, and so is one that stays
         too large for a proxy. Any other refusal, such as a key without the role, may pass: wait and retry.
         """
-        complete, id_, task_id = self._completions.complete, self._job.id, self._job.task_id
+        complete, id_, task_id = self._completions.complete, self._job.id, self.task_id
         pause, shorter = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS)
         refusals_of_a_proxy, logged = 0, ""
         while True:
@@ -211,14 +193,10 @@ class JobRun:
 
 def _without_client(error: BaseException) -> TracebackType | None:
     """Return the traceback of an error from the handler on, without the frames of the client before it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and _is_of_client(trace):
+    trace, client = error.__traceback__, Path(__file__).parent
+    while trace and trace.tb_next and Path(trace.tb_frame.f_code.co_filename).parent == client:
         trace = trace.tb_next
     return trace
-
-
-def _is_of_client(trace: TracebackType) -> bool:
-    return Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
 
 
 def _failed(error: str, *, retry: bool = True, longest: int = _MAX_ERROR_CHARS) -> dict[str, Any]:
@@ -267,31 +245,28 @@ async def unless_ended(request: Awaitable[Any]) -> Any:
 async def _in_thread(function: Handler, job: Job) -> Any:
     """Run an ordinary function in a daemon thread, which does not keep the process from ending.
 
-    Returns:
-        Its result as JSON, encoded in that thread; or the awaitable that it has returned.
+    Return its result as JSON, encoded in that thread; or the awaitable that it has returned.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 
-    def settle(result: Any, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+    def settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
+        if not future.done():
+            set_outcome(outcome)
 
     def run() -> None:
-        result, error = None, None
+        settled: tuple[Callable[[Any], None], Any]
         try:
             result = function(job)
-            result = result if inspect.isawaitable(result) else _encoded(job, result)
-        except Exception as raised:  # noqa: BLE001 - the future raises it
-            error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
-        except BaseException as raised:  # noqa: BLE001 - a handler that exits ends its work, not the tool
-            error = FailedError(f"the handler ended with {raised!r}")
+            settled = future.set_result, result if inspect.isawaitable(result) else _encoded(job, result)
+        except StopIteration as error:  # no future accepts it
+            settled = future.set_exception, RuntimeError(repr(error))
+        except Exception as error:  # noqa: BLE001 - the future raises it
+            settled = future.set_exception, error
+        except BaseException as error:  # noqa: BLE001 - a handler that exits ends its work, not the tool
+            settled = future.set_exception, FailedError(f"the handler ended with {error!r}")
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the result
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(settle, *settled)
 
     # Context variables, such as the current span, have the same values in the thread.
     run_here = contextvars.copy_context().run

@@ -11,16 +11,11 @@ _SHORT_SECONDS = 0.5
 
 
 class LongPollLimit:
-    """A limit for waiting requests. While more of them want a slot than there are, each waits only briefly.
-
-    Args:
-        most: The number of slots.
-    """
+    """Slots for waiting requests. While more requests want a slot than there are, each waits only briefly."""
 
     def __init__(self, most: int = _MOST_WAITING) -> None:
         self._most = most
         self._wanted = 0
-        # In order of arrival.
         self._slots = asyncio.Semaphore(most)
 
     @contextlib.asynccontextmanager

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Literal, Self, TypedDict, Unpack
 from uuid import UUID
@@ -246,13 +246,16 @@ class Tool:
         if page.items and not new:
             # The broker did not start this work.
             await asyncio.sleep(_PAUSE_SECONDS)
-        runs = [JobRun(connection, completions, work, handler) for work in new]
-        for work, run in zip(new, runs, strict=True):
-            self._runs[work.id] = run
-            run.add_done_callback(partial(self._runs.pop, work.id, None))
-        for run in runs:
+        runs = {work.id: JobRun(connection, completions, work, handler) for work in new}
+        self._runs |= runs
+        for id_, run in runs.items():
+            run.task.add_done_callback(partial(self._forget, id_))
+        for run in runs.values():
             # The broker returns the work again until it is started.
             await run.begun.wait()
+
+    def _forget(self, id_: UUID, _: object) -> None:
+        self._runs.pop(id_, None)
 
     async def _stop(self, connection: Connection) -> None:
         """Accept no more work, release what was not started, and finish or release the rest."""
@@ -292,12 +295,9 @@ class Tool:
                 )
 
 
-async def _all_done(runs: Iterable[JobRun], *, within: float | None = None) -> bool:
+async def _all_done(runs: Collection[JobRun], *, within: float | None = None) -> bool:
     """Wait for jobs to be completed; return whether all of them were in time."""
-    try:
-        async with asyncio.timeout(within):
-            for run in runs:
-                await run.wait()
-    except TimeoutError:
-        return False
-    return True
+    if not runs:
+        return True
+    _, late = await asyncio.wait([run.task for run in runs], timeout=within)
+    return not late
