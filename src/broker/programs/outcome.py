@@ -15,7 +15,6 @@ MOST_BYTES = LARGEST_BODY_BYTES - 64 * 2**10
 # An error has 4,000 characters; the rest is for the text before and after.
 _LAST_WORDS_CHARS = 3_000
 
-_json = msgspec.json.Decoder(Raw)
 
 _WRITE_A_FILE = "have it write a file, and print the file's path"
 _TOO_BIG = f"it printed more than {MOST_BYTES // 2**20} MiB, too much for a result: {_WRITE_A_FILE}"
@@ -32,7 +31,6 @@ class Output:
     def __init__(self, on_too_much: Callable[[], object]) -> None:
         self._on_too_much = on_too_much
         self._bytes = bytearray()
-        #: Whether the output was too large.
         self.is_too_much = False
 
     def feed(self, data: bytes) -> None:
@@ -73,16 +71,20 @@ class Output:
 
 def _is_json(printed: bytes) -> bool:
     try:
-        _json.decode(printed)
+        msgspec.json.decode(printed, type=Raw)
     except msgspec.MsgspecError:
         return False
     except RecursionError:
-        return True  # deeper than the broker accepts, as it will say
+        pass  # deeper than the broker accepts, as it will say
     return True
 
 
-def ending(status: int) -> str:
-    """Describe how a program has ended: by an exit status or, if it is negative, a signal."""
+def failure(status: int, last_lines: Sequence[str]) -> str:
+    """Return why a job has failed: how its program has ended, and the last lines that it wrote."""
+    return "\n".join([_ending(status), "\n".join(last_lines)[-_LAST_WORDS_CHARS:]]).rstrip()
+
+
+def _ending(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -90,8 +92,3 @@ def ending(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     return f"killed by {name}" + (" (out of memory?)" if status == -signal.SIGKILL else "")
-
-
-def failure(status: int, last_lines: Sequence[str]) -> str:
-    """Return why a job has failed: how its program has ended, and the last lines that it wrote."""
-    return "\n".join([ending(status), "\n".join(last_lines)[-_LAST_WORDS_CHARS:]]).rstrip()

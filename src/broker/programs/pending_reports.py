@@ -25,16 +25,13 @@ def progress_of(line: str) -> tuple[float | None, str | None]:
 class PendingReport:
     """A report of one line; or of several, if the broker is slower than the program.
 
-    Args:
-        longest: The maximum length of a message, in characters.
-        lines: The lines. If they are too long, the newest are kept.
+    If the lines are longer than the longest message, in characters, the newest are kept.
     """
 
     def __init__(self, longest: int, lines: Sequence[str]) -> None:
         self._longest = longest
         self._messages: deque[str] = deque()
         self._characters = 0
-        #: How many lines were dropped.
         self.left_out = 0
         #: The progress of the newest line that has one.
         self.progress: float | None = None
@@ -51,12 +48,9 @@ class PendingReport:
             if message is not None:
                 self._messages.append(message)
                 self._characters += len(message) + 1
-        while self._characters > self._room() and len(self._messages) > 1:
+        while self._characters + len(self._note()) > self._longest + 1 and len(self._messages) > 1:
             self._characters -= len(self._messages.popleft()) + 1
             self.left_out += 1
-
-    def _room(self) -> int:
-        return self._longest + 1 - len(self._note())
 
     def _note(self) -> str:
         return f"({self.left_out} lines left out)\n" if self.left_out else ""

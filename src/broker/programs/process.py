@@ -1,6 +1,7 @@
 """A running program: its process group, its output, its end."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -35,16 +36,13 @@ class Process:
     async def start(
         self, command: Sequence[str], *, environment: Mapping[str, str], folder: Path | None, stdin: BinaryIO
     ) -> int:
-        """Start the program.
+        """Start the program, and return the id of its process.
 
         Args:
             command: The program and its arguments.
             environment: All its environment variables.
             folder: Its working folder; None: the current one.
             stdin: Its standard input.
-
-        Returns:
-            The id of its process.
 
         Raises:
             OSError: It cannot be started.
@@ -63,13 +61,10 @@ class Process:
         return self._group
 
     async def wait(self) -> int:
-        """Wait until the program has ended and all its output is read.
+        """Wait until the program has ended and all its output is read, and return its exit status.
 
         Processes that it has left running have a moment to end, or as long as `terminate` allowed; then they
-        are killed.
-
-        Returns:
-            Its exit status; if negative, the signal that has killed it.
+        are killed. A negative exit status is the signal that has killed the program.
         """
         if self._transport is None or self._group is None:
             raise RuntimeError("the program was not started")
@@ -110,9 +105,8 @@ class _Protocol(asyncio.SubprocessProtocol):
 
     def __init__(self, feed_output: Feed, feed_errors: Feed) -> None:
         self._feed = {1: feed_output, 2: feed_errors}
-        #: Set when the process has ended.
         self.exited = asyncio.Event()
-        #: Set when, besides, its pipes are closed.
+        #: Set when, besides, the pipes are closed.
         self.closed = asyncio.Event()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -127,8 +121,6 @@ class _Protocol(asyncio.SubprocessProtocol):
 
 async def _within(seconds: float, event: asyncio.Event) -> None:
     """Wait for an event, for a number of seconds at most."""
-    waiting = asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait([waiting], timeout=max(0.0, seconds))
-    finally:
-        waiting.cancel()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -68,12 +68,8 @@ class Reports:
             await self._news.wait()
             self._news.clear()
             while self._pending:
-                await self._send()
-
-    async def _send(self) -> None:
-        """Send the oldest report."""
-        report = self._pending.pop()
-        await self._job.report(report.progress, report.message)
-        # If the program has ended, its job is as good as done.
-        if self._job.cancelled and not self._is_finished:
-            self._job.cancel()
+                report = self._pending.pop()
+                await self._job.report(report.progress, report.message)
+                # If the program has ended, its job is as good as done.
+                if self._job.cancelled and not self._is_finished:
+                    self._job.cancel()
