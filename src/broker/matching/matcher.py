@@ -63,10 +63,7 @@ class Matcher:
 
     def clear(self) -> None:
         """Forget all tasks and tools, but not what was judged of their needs and skills."""
-        for id_ in list(self._tasks):
-            self.forget_task(id_)
-        for id_ in list(self._tools):
-            self.forget_tool(id_)
+        self.keep_only(set(), set(), arrivals=self.arrivals)
 
     def add_task(self, candidate: CandidateTask) -> None:
         """Add a waiting task, in place of one with the same id."""

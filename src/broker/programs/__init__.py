@@ -4,7 +4,6 @@ command            finds the program, and checks that it can run, before the too
 placeholders       fields of the payload in the command
 folders            the tool's folder on this machine: its lock, and a scratch folder for each job
 orphans            ends processes that a killed run of the tool has left running
-environment        the environment variables of a program
 process_groups     sends signals to a program and the processes that it has started
 process            a program: its start, its output, its end
 line_splitter      splits bytes into lines

@@ -13,20 +13,13 @@ _HEAD_BYTES = 256
 
 
 def resolve(command: Sequence[str]) -> list[str]:
-    """Find a command's program, so that it does not depend on the folder or on PATH later.
-
-    Args:
-        command: The program, by name or path, and its arguments.
-
-    Returns:
-        The command with the absolute path of the program.
+    """Return a command with the absolute path of its program, so that PATH and the folder may change later.
 
     Raises:
         CannotRunError: The program does not exist, or cannot run.
     """
     name, *arguments = command
-    path_found = shutil.which(name)
-    if path_found is None:
+    if (path_found := shutil.which(name)) is None:
         raise CannotRunError(_why_not(name))
     # Keep symbolic links: a program may use its name, as the Python of a virtual environment does.
     path = Path(path_found).absolute()

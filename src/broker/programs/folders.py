@@ -40,7 +40,6 @@ class ToolFolder:
             else:
                 root = root.absolute()
                 root.mkdir(parents=True, exist_ok=True)
-            #: The path of the folder.
             self.path = root / tool_id
             self._works = self.path / "work"
             self._kept = self.path / "kept"
@@ -56,11 +55,7 @@ class ToolFolder:
             _make_private(folder)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the lock of the tool, so that it runs only once on this machine.
-
-        Raises:
-            CannotRunError: The tool runs already.
-        """
+        """Hold the lock of the tool; raise CannotRunError if the tool runs on this machine already."""
         return file_lock.locked(
             self.path / "lock",
             lambda holder: CannotRunError(
@@ -70,11 +65,7 @@ class ToolFolder:
         )
 
     def clean(self, grace_seconds: float) -> None:
-        """End processes that a killed run has left running, and remove its scratch folders.
-
-        Args:
-            grace_seconds: How long programs may take to end after SIGTERM; then they are killed.
-        """
+        """End processes that a killed run has left running (see `orphans.end`), and remove its folders."""
         # A program may have removed its folder. The record is next to it.
         works = {entry.with_suffix("") for entry in self._works.iterdir()}
         if works:
@@ -141,10 +132,10 @@ def _record_of(work: Path) -> Path:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that only this user can enter. If it exists, it must belong to this user.
+    """Make a folder that only this user can enter.
 
     Raises:
-        CannotRunError: It belongs to another user, or others may write to it.
+        CannotRunError: It exists, and belongs to another user, or others may write to it.
         OSError: It cannot be made.
     """
     try:

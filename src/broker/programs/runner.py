@@ -12,9 +12,8 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 from msgspec import Raw, Struct
 
-from broker.client import AsyncJob, FailedError
+from broker.client import AsyncJob, FailedError, tracing
 from broker.programs import command as commands
-from broker.programs.environment import environment
 from broker.programs.errors import CannotRunError
 from broker.programs.folders import ToolFolder, WorkFolder
 from broker.programs.outcome import Output, failure
@@ -58,8 +57,7 @@ class Runner:
         command: The absolute path of the program, and its arguments, which may have fields of the payload.
         folder: The tool's folder.
         options: How to run it.
-        echo: Called with what a program writes to stderr, each line with the id of the task; None: not
-            called.
+        echo: See `Reports`.
 
     Raises:
         CannotRunError: A payload could decide which program runs.
@@ -91,12 +89,9 @@ class Runner:
             process.kill()
 
     async def do(self, job: AsyncJob) -> Any:
-        """Run the program for a job.
+        """Run the program for a job, and return its output.
 
         If this is cancelled, it asks the program to end and waits for that.
-
-        Returns:
-            The output of the program.
 
         Raises:
             FailedError: The program could not start, or failed.
@@ -129,7 +124,10 @@ class Runner:
 
     async def _run(self, job: AsyncJob, folder: WorkFolder) -> Any:
         """Start the program, read its output, and return its result."""
-        command = _filled(self._command, job)
+        try:
+            command = self._command.filled(Raw(job.payload_json))
+        except CannotRunError as error:
+            raise FailedError(str(error), retry=False) from error
         reports = Reports(job, self._echo)
         output = Output(on_too_much=lambda: process.terminate(self._options.grace_seconds))
         process = Process(output.feed, reports.feed)
@@ -155,13 +153,11 @@ class Runner:
         # The program may have been removed since the tool started. This check explains that better than the
         # kernel does.
         commands.check(Path(command[0]))
-        options = self._options
-        in_file = options.input == "file"
-        with _opened(os.devnull if in_file else folder.payload) as stdin:
+        with _opened(os.devnull if self._options.input == "file" else folder.payload) as stdin:
             return await process.start(
                 command,
-                environment=environment(job, folder, url=options.url, input_in_file=in_file),
-                folder=folder.path if options.in_scratch else None,
+                environment=_environment(job, folder, self._options),
+                folder=folder.path if self._options.in_scratch else None,
                 stdin=stdin,
             )
 
@@ -178,22 +174,36 @@ class Runner:
         return status
 
 
-def _filled(command: Template, job: AsyncJob) -> list[str]:
-    try:
-        return command.filled(Raw(job.payload_json))
-    except CannotRunError as error:
-        raise FailedError(str(error), retry=False) from error
+def _environment(job: AsyncJob, folder: WorkFolder, options: Options) -> dict[str, str]:
+    """Return the environment of this process with the facts of a job, and without any key."""
+    # A program gets no key and no settings of a service. The trace in which the tool was started, if any, is
+    # not the task's.
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("BROKER_") and name not in ("TRACEPARENT", "TRACESTATE")
+    }
+    facts = {
+        "BROKER_URL": options.url,
+        "BROKER_TOOL_ID": job.tool_id,
+        "BROKER_TASK_ID": job.task_id,
+        "BROKER_WORK_ID": str(job.id),
+        "BROKER_ATTEMPT": str(job.attempt),
+        "BROKER_NEEDS": job.needs_json.decode(),
+        "BROKER_SCRATCH": str(folder.path),
+        "TMPDIR": str(folder.path),
+    }
+    if options.input == "file":
+        facts["BROKER_INPUT"] = str(folder.payload)
+    trace = tracing.current() or job.trace_context
+    return inherited | facts | {name.upper().replace("-", "_"): value for name, value in trace.items()}
 
 
 async def _retry(trouble: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
     """Retry something for a while: jobs that fail at once would use up the attempts of many tasks.
 
-    Args:
-        trouble: The beginning of the error text.
-        attempt: Does it, or raises the error of the operating system.
-
     Raises:
-        FailedError: No attempt has succeeded.
+        FailedError: No attempt has succeeded. Its text begins with `trouble`.
     """
     loop = asyncio.get_running_loop()
     end: float | None = None
