@@ -14,12 +14,7 @@ def url_of_broker(url: str | None) -> str:
 
 
 def parsed(url: str) -> httpx.URL:
-    """Return the parts of a URL.
-
-    Raises:
-        ValueError: The port number is too large.
-        httpx.InvalidURL: It is not a URL.
-    """
+    """Return the parts of a URL; raise ValueError or httpx.InvalidURL if it is not valid."""
     parts = httpx.URL(url)
     if not has_port(parts):
         raise ValueError(f"there is no port {parts.port}")

@@ -46,11 +46,7 @@ class TaskOptions(TypedDict, total=False):
 
 
 def known(options: TaskOptions) -> TaskOptions:
-    """Return the options, after checking their names.
-
-    Raises:
-        TypeError: A task has no option of this name.
-    """
+    """Return the options; raise TypeError if a task has no option of such a name."""
     if unknown := options.keys() - TaskOptions.__annotations__.keys():
         names = ", ".join(TaskOptions.__annotations__)
         raise TypeError(f"there is no option {min(unknown)!r}; a task has {names}")

@@ -20,15 +20,7 @@ class Completions:
         self._batcher = Batcher(self._send)
 
     async def complete(self, work_id: UUID, completion: dict[str, Any]) -> CompletedStatus:
-        """Complete work; return `archived`, or that the work had ended before.
-
-        Args:
-            work_id: The id of the work item.
-            completion: Its outcome, and its result or error, as in the HTTP request.
-
-        Raises:
-            ProblemError: The broker refuses the completion.
-        """
+        """Complete work, as in the HTTP request; return `archived`, or that the work had ended before."""
         return await self._batcher.put(Raw(msgspec.json.encode({"work_id": work_id, **completion})))
 
     async def _send(self, items: list[Raw], trace: Mapping[str, str]) -> list[CompletedStatus]:

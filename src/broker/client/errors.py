@@ -46,13 +46,7 @@ class ProxyLimitError(ProblemError):
 
     @classmethod
     def of(cls, url: str, path: str, size: int) -> Self:
-        """Return the error for a request.
-
-        Args:
-            url: The URL of the broker, without a password.
-            path: The path of the request.
-            size: The size of its body, in bytes.
-        """
+        """Return the error for a request to a URL (without a password), whose body has `size` bytes."""
         problem = Problem(
             type="about:blank",
             title="Payload Too Large",

@@ -47,12 +47,7 @@ class TaskCancelledError(_UnsuccessfulTaskError):
 
 
 def ended_well(task: Task) -> Task:
-    """Return the task, if it has succeeded.
-
-    Raises:
-        TaskFailedError: It failed permanently.
-        TaskCancelledError: It was cancelled.
-    """
+    """Return the task if it has succeeded; raise TaskFailedError or TaskCancelledError if not."""
     if task.state == "failed":
         raise TaskFailedError(task)
     if task.state == "cancelled":

@@ -53,11 +53,7 @@ class LoopThread:
             raise
 
     def begin(self, callback: Callable[[], object]) -> None:
-        """Call a function in the loop without waiting for it.
-
-        Raises:
-            RuntimeError: The loop is stopped, or this process was forked from the one that made it.
-        """
+        """Call a function in the loop without waiting for it; raise RuntimeError if the loop is stopped."""
         self._check(waits=False)
         self._loop.call_soon_threadsafe(callback)
 

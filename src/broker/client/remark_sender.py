@@ -22,12 +22,7 @@ _PAUSE_SECONDS = 0.1
 
 
 class RemarkSender:
-    """Finds out why tasks wait, and sends remarks to the broker.
-
-    Args:
-        matcher: The assigner's matcher.
-        recheck_seconds: How long to wait before checking the same tasks again.
-    """
+    """Finds out why tasks wait, sends remarks to the broker, and checks them again from time to time."""
 
     def __init__(self, matcher: Matcher, recheck_seconds: float) -> None:
         self._pause_seconds = min(_AFTER_SECONDS, recheck_seconds)

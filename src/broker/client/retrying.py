@@ -24,10 +24,7 @@ class _Identified(msgspec.Struct):
 def is_repeatable(method: str, path: str, body: bytes | None) -> bool:
     """Return whether the client may repeat a request that the broker may have processed.
 
-    Args:
-        method: The HTTP method. Only some POST requests cannot be repeated.
-        path: The path.
-        body: The JSON body. If the request creates something, it or each of its items needs an id.
+    Only some POST requests cannot be repeated: if one creates something, it or each of its items needs an id.
     """
     collection = path.removesuffix("/batch")
     if method != "POST" or not collection.endswith(_CREATING):

@@ -41,11 +41,7 @@ def progress(value: Any) -> float | None:
 
 
 def data(value: Any) -> Raw:
-    """Return a report's data as JSON with sanitized texts.
-
-    Raises:
-        Exception: The value cannot be JSON; see `encoded`.
-    """
+    """Return a report's data as JSON with sanitized texts; see `encoded` for what it raises."""
     try:
         content = encoded(value)
     except UnicodeEncodeError:

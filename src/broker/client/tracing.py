@@ -42,12 +42,7 @@ def inherited() -> Mapping[str, str]:
 
 @contextlib.contextmanager
 def working(work: Work, trace_context: Mapping[str, str]) -> Iterator[None]:
-    """Open a span for the run of a job, below the span in which its task was submitted.
-
-    Args:
-        work: The work item.
-        trace_context: The headers of the trace in which its task was submitted, if any.
-    """
+    """Open a span for the run of a job, below the span (if any) in which its task was submitted."""
     if not _is_used():
         yield
         return

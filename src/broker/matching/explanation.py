@@ -25,13 +25,7 @@ class _Candidate(NamedTuple):
 
 
 def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None, None, Remark]:
-    """Return why tasks with these needs have no tool, in steps that are each as long as one judgement.
-
-    Args:
-        needs: The needs.
-        tools: All registered tools.
-        judge: Decides which skills match.
-    """
+    """Return why tasks with these needs have no tool, in steps that are each as long as one judgement."""
     if not tools:
         return Remark("no tool is registered")
     able: list[ListedTool] = []

@@ -44,8 +44,7 @@ class QueuedTask(Struct, order=True, kw_only=True):
 class NeedsQueue:
     """The waiting tasks with equal needs, the most urgent first.
 
-    A task that is removed from the middle stays in the heap until it comes to the top, or until the heap
-    holds too many removed tasks.
+    A removed task stays in the heap until it is on top, or until the heap holds too many of them.
     """
 
     __slots__ = ("_heap", "_length")

@@ -39,13 +39,7 @@ class Pairing(NamedTuple):
 
 
 class Round:
-    """One round. It removes the placed tasks from their queues, and changes nothing else.
-
-    Args:
-        waiting: The needs with which tasks wait.
-        free: The skills of the free tools, by their indexes.
-        judge: Decides which skills match.
-    """
+    """One round. It removes the placed tasks from their queues, and changes nothing else."""
 
     def __init__(self, waiting: Iterable[Needs], free: dict[int, Skills], judge: Judge) -> None:
         self._free = dict(free)

@@ -84,11 +84,7 @@ def strategy(match: Match | str) -> Strategy:
 
 
 def ordinary(function: Ordinary, role: str) -> Ordinary:
-    """Return the function, after checking that it is not asynchronous: a coroutine would always be true.
-
-    Raises:
-        TypeError: It is not a function, or it is asynchronous.
-    """
+    """Return the function; raise TypeError if it is none, or asynchronous: a coroutine is always true."""
     if not callable(function):
         raise TypeError(f"{role} has to be a function, and is {function!r}")
     if inspect.iscoroutinefunction(function):

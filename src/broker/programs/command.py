@@ -28,11 +28,7 @@ def resolve(command: Sequence[str]) -> list[str]:
 
 
 def check(path: Path) -> None:
-    """Check that a program can run.
-
-    Raises:
-        CannotRunError: It cannot.
-    """
+    """Check that a program can run; raise CannotRunError if it cannot."""
     if not os.access(path, os.X_OK) or path.is_dir():
         raise CannotRunError(_why_not(str(path)))
     try:

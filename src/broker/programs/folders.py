@@ -74,12 +74,7 @@ class ToolFolder:
             _remove(entry)
 
     def for_work(self, work_id: UUID, payload: bytes) -> "WorkFolder":
-        """Make a scratch folder for a job, with its payload.
-
-        Raises:
-            OSError: The folder cannot be made.
-            CannotRunError: Other users may write to the folder around it.
-        """
+        """Make a scratch folder for a job, with its payload; raise OSError or CannotRunError if it fails."""
         # The system may have removed folders in the temporary folder that were not used for days.
         self._make()
         folder = WorkFolder(self._works / str(work_id), self._kept)
@@ -94,12 +89,7 @@ class ToolFolder:
 
 
 class WorkFolder:
-    """The scratch folder of a job.
-
-    Args:
-        path: Its path.
-        kept: The folder for scratch folders that are kept.
-    """
+    """The scratch folder of a job, which may move to the folder for those that are kept."""
 
     def __init__(self, path: Path, kept: Path) -> None:
         self.path = path

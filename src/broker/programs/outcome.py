@@ -22,11 +22,7 @@ _NO_TEXT = f"what it printed is neither JSON nor text (UTF-8, without NUL): {_WR
 
 
 class Output:
-    """The output of a program, which is its result.
-
-    Args:
-        on_too_much: Called when the output is too large for a result. Further output is dropped.
-    """
+    """The output of a program, which is its result. `on_too_much` is called when it is too large for one."""
 
     def __init__(self, on_too_much: Callable[[], object]) -> None:
         self._on_too_much = on_too_much

@@ -34,9 +34,6 @@ class Template:
     never become a part of a program: an argument with spaces, or one that an interpreter runs, stays as it
     is, and no field may decide which program runs.
 
-    Args:
-        command: The program and its arguments.
-
     Raises:
         CannotRunError: A field could decide which program runs, or would pass through a shell.
     """
@@ -76,9 +73,6 @@ class Template:
 
     def filled(self, payload: Raw) -> list[str]:
         """Return the command for a payload: texts as they are, any other values as JSON.
-
-        Args:
-            payload: The payload.
 
         Raises:
             CannotRunError: The payload lacks a field, or the program would mistake one for an option.
