@@ -18,11 +18,10 @@ from broker.client.errors import ProblemError
 from broker.client.functions import Functions
 from broker.client.heartbeats import LOST, Heartbeats
 from broker.client.job_run import Handler, JobRun, unless_ended
-from broker.schemas import tools as schemas
 from broker.schemas.completion import Completed
 from broker.schemas.limits import DEFAULT_LEASE_SECONDS
 from broker.schemas.problems import Problem
-from broker.schemas.tools import RegisteredTool
+from broker.schemas.tools import RegisteredTool, ToolStatus
 from broker.schemas.work import WorkItems
 
 log = logging.getLogger(__name__)
@@ -278,21 +277,18 @@ class Tool:
     async def _drain(self, connection: Connection) -> None:
         """Drain the tool, and release the work that it has not started."""
         patience = _STOP_PATIENCE_SECONDS
-        await connection.call(
-            "PATCH", self._path, schemas.ToolStatus, json={"draining": True}, patience_seconds=patience
-        )
+        call, body = connection.call, {"draining": True}
+        await call("PATCH", self._path, ToolStatus, json=body, patience_seconds=patience)
         seen = set(self._runs)
         while True:
             # A response may have only some of the work, if it is large.
-            page = await connection.call("GET", f"{self._path}/work", WorkItems, patience_seconds=patience)
+            page = await call("GET", f"{self._path}/work", WorkItems, patience_seconds=patience)
             if not (new := [work for work in page.items if work.id not in seen]):
                 return
             for work in new:
                 seen.add(work.id)
-                path, body = f"/v1/work/{work.id}/complete", {"outcome": "released"}
-                await unless_ended(
-                    connection.call("POST", path, Completed, json=body, patience_seconds=patience)
-                )
+                path, released = f"/v1/work/{work.id}/complete", {"outcome": "released"}
+                await unless_ended(call("POST", path, Completed, json=released, patience_seconds=patience))
 
 
 async def _all_done(runs: Collection[JobRun], *, within: float | None = None) -> bool:

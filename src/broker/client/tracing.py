@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from broker.schemas.work import Work
@@ -18,9 +19,9 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 def current() -> Mapping[str, str]:
     """Return the headers that name the program's current span; none if it does not trace."""
-    if not _is_used():
+    if not _trace_api():
         return _NO_HEADERS
-    from opentelemetry import propagate  # noqa: PLC0415 - the program has imported it
+    from opentelemetry import propagate  # noqa: PLC0415 - the program uses OpenTelemetry
 
     headers: dict[str, str] = {}
     propagate.inject(headers)
@@ -43,10 +44,11 @@ def inherited() -> Mapping[str, str]:
 @contextlib.contextmanager
 def working(work: Work, trace_context: Mapping[str, str]) -> Iterator[None]:
     """Open a span for the run of a job, below the span (if any) in which its task was submitted."""
-    if not _is_used():
+    trace = _trace_api()
+    if not trace:
         yield
         return
-    from opentelemetry import propagate, trace  # noqa: PLC0415
+    from opentelemetry import propagate  # noqa: PLC0415
     from opentelemetry.context import Context  # noqa: PLC0415
 
     with trace.get_tracer("broker.client").start_as_current_span(
@@ -71,23 +73,19 @@ def working(work: Work, trace_context: Mapping[str, str]) -> Iterator[None]:
 
 def raised(error: BaseException) -> None:
     """Record in the current span what the handler raised."""
-    if _is_used():
-        from opentelemetry import trace  # noqa: PLC0415
-
+    if trace := _trace_api():
         trace.get_current_span().record_exception(error)
 
 
 def ended(completion: Mapping[str, Any]) -> None:
     """Record in the current span how the job ended."""
-    if not _is_used():
-        return
-    from opentelemetry import trace  # noqa: PLC0415
-
-    span = trace.get_current_span()
-    span.set_attribute("broker.outcome", completion["outcome"])
-    if completion["outcome"] == "failed":
-        span.set_status(trace.StatusCode.ERROR, completion["error"].strip().rpartition("\n")[2])
+    if trace := _trace_api():
+        span = trace.get_current_span()
+        span.set_attribute("broker.outcome", completion["outcome"])
+        if completion["outcome"] == "failed":
+            span.set_status(trace.StatusCode.ERROR, completion["error"].strip().rpartition("\n")[2])
 
 
-def _is_used() -> bool:
-    return "opentelemetry.trace" in sys.modules
+def _trace_api() -> ModuleType | None:
+    """Return the module `opentelemetry.trace` if the program has imported it."""
+    return sys.modules.get("opentelemetry.trace")
