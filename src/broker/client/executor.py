@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack
 from uuid import uuid4
 
@@ -70,7 +70,7 @@ class Executor(concurrent.futures.Executor):
         self._options = known(options)
         self._broker = AsyncBroker(url, key=key)
         self._batcher = Batcher(self._submit)
-        self._following: set[asyncio.Task[None]] = set()
+        self._following: set[asyncio.Task[Any]] = set()
         self._futures: weakref.WeakSet[concurrent.futures.Future[Any]] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._is_shut = False
@@ -96,12 +96,11 @@ class Executor(concurrent.futures.Executor):
         needs = {**self._needs, NEEDED: name}
         call = {"function": name, "args": args, "kwargs": kwargs}
         task = Raw(encoded({"id": id_, "needs": needs, "payload": call, **self._options}))
-        future: concurrent.futures.Future[Result] = concurrent.futures.Future()
         with self._lock:
             if self._is_shut:
                 raise RuntimeError("the executor is shut down")
+            future = self._loop.start(self._follow(function, id_, task))
             self._futures.add(future)
-            self._loop.begin(lambda: self._begin(self._follow(function, id_, task, future)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -131,11 +130,6 @@ class Executor(concurrent.futures.Executor):
             self._loop.stop()
             atexit.unregister(self._end)
 
-    def _begin(self, following: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(following)
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
-
     async def _all_ended(self) -> None:
         while self._following:
             await asyncio.wait(self._following)
@@ -148,43 +142,24 @@ class Executor(concurrent.futures.Executor):
         submitted = await call("POST", "/v1/tasks/batch", SubmittedTasks, json=body, trace=trace)
         return [item.id for item in submitted.items]
 
-    async def _follow(
-        self,
-        function: Callable[..., Result],
-        id_: str,
-        task: Raw,
-        future: concurrent.futures.Future[Result],
-    ) -> None:
-        """Submit a task and settle its future when it has ended."""
-        loop, this_task = asyncio.get_running_loop(), asyncio.current_task()
-
-        def cancel(_: object) -> None:
-            if this_task is not None and future.cancelled():
-                loop.call_soon_threadsafe(this_task.cancel)
-
-        try:
-            future.add_done_callback(cancel)
-            async with self._room:
-                result = await self._result(function, id_, task)
-        except asyncio.CancelledError:
-            future.set_running_or_notify_cancel()
-        except Exception as error:  # noqa: BLE001 - the future raises it
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-        else:
-            if future.set_running_or_notify_cancel():
-                future.set_result(result)
+    async def _follow(self, function: Callable[..., Result], id_: str, task: Raw) -> Result:
+        """Return the result of a task. The executor waits at its end until all of these have ended."""
+        following = asyncio.create_task(self._result(function, id_, task))
+        self._following.add(following)
+        following.add_done_callback(self._following.discard)
+        return await following
 
     async def _result(self, function: Callable[..., Result], id_: str, task: Raw) -> Result:
-        """Submit a task and wait for its result. If this is cancelled, cancel the task."""
+        """Submit a task when there is room, and wait for its result. If cancelled, cancel the task, too."""
         handle = self._broker.handle(id_)
-        submitting = asyncio.create_task(self._batcher.put(task))
-        try:
-            await asyncio.shield(submitting)
-            result: Result = returned(function, ended_well(await handle.wait()).result)
-        except asyncio.CancelledError:
-            with contextlib.suppress(Exception):  # the task does not exist, or has ended
-                await submitting
-                await handle.cancel()
-            raise
+        async with self._room:
+            submitting = asyncio.create_task(self._batcher.put(task))
+            try:
+                await asyncio.shield(submitting)
+                result: Result = returned(function, ended_well(await handle.wait()).result)
+            except asyncio.CancelledError:
+                with contextlib.suppress(Exception):  # the task does not exist, or has ended
+                    await submitting
+                    await handle.cancel()
+                raise
         return result

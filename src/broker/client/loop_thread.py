@@ -1,10 +1,11 @@
 """An event loop in a thread, for synchronous programs."""
 
 import asyncio
+import concurrent.futures
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -31,11 +32,7 @@ class LoopThread:
             RuntimeError: The loop is stopped, the caller runs in the loop's own thread, or this process was
                 forked from the one that made the loop.
         """
-        try:
-            self._check()
-        except RuntimeError:
-            coroutine.close()
-            raise
+        self._check(coroutine, waits=True)
         ended = threading.Event()
 
         async def run() -> Result:
@@ -52,24 +49,28 @@ class LoopThread:
                 ended.wait(_END_SECONDS)
             raise
 
-    def begin(self, callback: Callable[[], object]) -> None:
-        """Call a function in the loop without waiting for it; raise RuntimeError if the loop is stopped."""
-        self._check(waits=False)
-        self._loop.call_soon_threadsafe(callback)
+    def start(self, coroutine: Coroutine[Any, Any, Result]) -> concurrent.futures.Future[Result]:
+        """Start a coroutine in the loop and return the future of its result.
+
+        Raises:
+            RuntimeError: The loop is stopped, or this process was forked from the one that made it.
+        """
+        self._check(coroutine)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def each(self, items: AsyncGenerator[Item, None]) -> Iterator[Item]:
         """Iterate over an asynchronous generator, and close it if the caller stops early."""
         try:
             while True:
                 try:
-                    item = self.run(_next(items))
+                    item = self.run(anext(items))
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
             # Do not wait for it: this may run in any thread, also while the interpreter shuts down.
             if not (self._is_stopped or sys.is_finalizing()):
-                self.begin(lambda: asyncio.ensure_future(items.aclose()))
+                self.start(items.aclose())
 
     def stop(self) -> None:
         """Cancel everything in the loop, and wait until it has stopped. It may be called again."""
@@ -88,17 +89,18 @@ class LoopThread:
         finally:
             self._loop.close()
 
-    def _check(self, *, waits: bool = True) -> None:
+    def _check(self, coroutine: Coroutine[Any, Any, object], *, waits: bool = False) -> None:
+        """Close the coroutine and raise an error if it cannot run, or if its caller cannot wait for it."""
         if os.getpid() != self._pid:
-            raise RuntimeError("it was opened before a fork: open one in this process")
-        if self._is_stopped:
-            raise RuntimeError("it is closed")
-        if waits and threading.current_thread() is self._thread:
-            raise RuntimeError("a callback would wait here for itself: use another thread")
-
-
-async def _next(items: AsyncGenerator[Item, None]) -> Item:
-    return await anext(items)
+            trouble = "it was opened before a fork: open one in this process"
+        elif self._is_stopped:
+            trouble = "it is closed"
+        elif waits and threading.current_thread() is self._thread:
+            trouble = "a callback would wait here for itself: use another thread"
+        else:
+            return
+        coroutine.close()
+        raise RuntimeError(trouble)
 
 
 async def _cancel_all() -> None:
