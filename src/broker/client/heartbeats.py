@@ -46,9 +46,6 @@ class Heartbeats:
 
     Args:
         connection: The tool's connection, which has the URL of the broker and reads its responses.
-        token: The tool's token.
-        path: The path of the tool.
-        lease_seconds: How long its lease lasts.
         at_work: Returns the running handlers, for people; called in the thread.
         is_needed: Returns whether the lease depends on heartbeats now; called in the thread.
         cancel: Called in the event loop with the ids of the work that should stop.

@@ -44,12 +44,7 @@ class StoppedError(Exception):
 
 
 class AsyncJob:
-    """A job of an asynchronous handler.
-
-    Args:
-        connection: The tool's connection to the broker.
-        work: The work item, as the broker returned it.
-    """
+    """A job of an asynchronous handler."""
 
     def __init__(self, connection: Connection, work: Work) -> None:
         #: The id of the work item.

@@ -31,11 +31,7 @@ class ForeignResponseError(httpx.TransportError):
 
 
 class ResponseReader:
-    """Reads the responses to all requests of a client. Any thread may use it.
-
-    Args:
-        url: The URL of the broker, as the client has it.
-    """
+    """Reads the responses to all requests of a client to the broker at a URL. Any thread may use it."""
 
     def __init__(self, url: str) -> None:
         self._url = url

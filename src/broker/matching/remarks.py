@@ -32,7 +32,6 @@ class Remarks:
     next time. A task gets no remark that it has already.
 
     Args:
-        matcher: The assigner's matcher.
         after_seconds: How long tasks wait before their needs are checked.
         recheck_seconds: How long to wait before checking the same needs again.
     """

@@ -24,7 +24,6 @@ class ToolFolder:
     """A tool's folder.
 
     Args:
-        tool_id: The id of the tool.
         root: The folder of all tools' folders. Default: a folder of this user in the temporary folder.
 
     Raises:

@@ -55,8 +55,6 @@ class Runner:
 
     Args:
         command: The absolute path of the program, and its arguments, which may have fields of the payload.
-        folder: The tool's folder.
-        options: How to run it.
         echo: See `Reports`.
 
     Raises:
