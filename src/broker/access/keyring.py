@@ -14,9 +14,9 @@ from hashlib import sha256
 from hmac import compare_digest
 
 import structlog
+from cachetools import TTLCache
 from msgspec import Struct
 
-from broker.access.last_use import LastUse
 from broker.access.ownership import FRESH_SECONDS, Owners
 from broker.errors import Unauthenticated, Unavailable, VoidToken
 from broker.schemas.keys import KEY_PREFIX, ROLES, Role
@@ -35,6 +35,9 @@ _ID = re.compile(ID_PATTERN)
 _STALE_SECONDS = 30.0
 # The shortest time between two queries for the keys.
 _PAUSE_SECONDS = 0.1
+# The last use of a key is recorded at most once in this time.
+_LAST_USE_SECONDS = 10.0
+_MOST_LAST_USES = 20_000
 
 _TOKEN = "bt_"  # noqa: S105 - a prefix, no token
 # 32 random bytes are 43 characters.
@@ -116,15 +119,17 @@ class Keyring:
         self._registrars: set[str | None] = set()
         self._read_at = -math.inf
         self._reading: asyncio.Task[None] | None = None
-        self._last_use = LastUse(store)
+        # The hashes of the keys whose use was recorded lately.
+        self._used: TTLCache[bytes, None] = TTLCache(_MOST_LAST_USES, _LAST_USE_SECONDS)
+        self._recording: set[asyncio.Task[None]] = set()
 
     async def caller(self, bearer: str | None, *, fenced: bool = False) -> Caller:
         """Return the caller with a key or token; what was read in the last two seconds counts.
 
         Args:
             bearer: The key or token.
-            fenced: Whether the statement of the request refuses a void token. If so, the token is not looked
-                up here while no keys exist.
+            fenced: Whether the statement of the request refuses a void token, which therefore needs no check
+                here while no keys exist.
 
         Raises:
             Unauthenticated: The key or token is missing or invalid.
@@ -188,8 +193,20 @@ class Keyring:
             await self.know(asyncio.get_running_loop().time())
         if (caller := self._keys.get(digest)) is None:
             raise Unauthenticated
-        self._last_use.note(digest)
+        if digest not in self._used:
+            self._used[digest] = None
+            recording = asyncio.create_task(self._record_use(digest), name="last use of a key")
+            self._recording.add(recording)
+            recording.add_done_callback(self._recording.discard)
         return caller
+
+    async def _record_use(self, digest: bytes) -> None:
+        try:
+            await self._store.one(keys.used, digest)
+        except Unavailable as error:
+            log.debug("last use of a key not recorded", error=repr(error))
+            # The next request with this key tries again.
+            self._used.pop(digest, None)
 
     async def _without_keys(self, bearer: str | None, *, fenced: bool) -> Caller:
         """Return the caller while no keys exist: a key is ignored, but a tool's token is checked.
@@ -210,11 +227,7 @@ class Keyring:
         return Caller(tool_id=token.tool_id, registered_by=registered_by, token=token)
 
     async def _registrar_of(self, token: Token) -> str | None:
-        """Return the name of the key that registered a token's tool; None: it was registered without one.
-
-        Raises:
-            VoidToken: The tool has another token now, or was deleted.
-        """
+        """Return the name of the key that registered a token's tool; None: it was registered without one."""
         registered_by: str | None = None
 
         def has_token(owner: ToolOwner) -> bool:
@@ -228,11 +241,7 @@ class Keyring:
 
 
 def _token_in(token: str) -> Token:
-    """Return the tool and the hash of a token.
-
-    Raises:
-        Unauthenticated: The text is no token.
-    """
+    """Return the tool and the hash of a token; raise Unauthenticated if the text is none."""
     if (parts := _TOKEN_PARTS.fullmatch(token)) is None:
         raise Unauthenticated
     try:

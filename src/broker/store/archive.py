@@ -10,10 +10,9 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas.archive import ArchivePage, ArchiveRecord
 from broker.schemas.states import Outcome
-from broker.store import rows
+from broker.store import records, rows
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, cut, is_cut, kept, last_examined, met, unseal
-from broker.store.records import read_late, read_task, read_tool
 from broker.store.rows import Columns, alike
 from broker.store.steps import one_statement
 
@@ -148,10 +147,10 @@ def page(
         "most_bytes": most_bytes,
     }
     first, *more = connection.execute(listing(which), values).all()
-    records = [row for row in (first, *more) if row.work_id is not None]
+    found = [row for row in (first, *more) if row.work_id is not None]
     examined = None if first.examined_id is None else (first.examined_at, first.examined_id)
     items, onward = cut(
-        records, limit, key=lambda row: (row.ended_at, row.work_id), of=met(records), examined=examined
+        found, limit, key=lambda row: (row.ended_at, row.work_id), of=met(found), examined=examined
     )
     return ArchivePage(items=[record(RECORD.of(row)) for row in items], next=onward)
 
@@ -172,7 +171,7 @@ def record(columns: dict[str, Any]) -> ArchiveRecord:
     They are stored as responses show them, and may have 128 MiB.
     """
     tool, late = columns["tool"], columns["late"]
-    columns["task"] = read_task(columns["task"])
-    columns["tool"] = None if tool is None else read_tool(tool)
-    columns["late"] = None if late is None else read_late(late)
+    columns["task"] = records.TASK.decode(columns["task"])
+    columns["tool"] = None if tool is None else records.TOOL.decode(tool)
+    columns["late"] = None if late is None else records.LATE_RESULT.decode(late)
     return ArchiveRecord(**columns)

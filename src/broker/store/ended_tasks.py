@@ -5,11 +5,10 @@ from collections.abc import Collection
 from sqlalchemy import Connection, text
 
 from broker.schemas.tasks import Task
-from broker.store import rows
+from broker.store import records, rows
 from broker.store.archive import record_size
 from broker.store.group_commit import LATER
 from broker.store.pages import bounded, is_cut
-from broker.store.records import read_task
 
 HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
 
@@ -70,12 +69,7 @@ def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str
 
 
 def _task(row: rows.AnyRow) -> Task:
-    task = read_task(row.task)
-    task.state, task.attempt, task.ended_at, task.work_id = (
-        row.outcome,
-        row.attempt,
-        row.ended_at,
-        row.work_id,
-    )
-    task.result, task.error = row.result, row.error
+    task = records.TASK.decode(row.task)
+    task.state, task.result, task.error = row.outcome, row.result, row.error
+    task.attempt, task.ended_at, task.work_id = row.attempt, row.ended_at, row.work_id
     return task

@@ -7,9 +7,8 @@ from msgspec import Raw
 from sqlalchemy import Connection, text
 
 from broker.schemas.work import Report, WorkStatus, WorkWithReports
-from broker.store import rows
+from broker.store import records, rows
 from broker.store.pages import bounded, met
-from broker.store.records import read_report, read_task
 
 STATUS = text("""
 select outcome as state, version, cancel_requested
@@ -114,9 +113,9 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
     row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
         return None
-    task = read_task(row.task)
+    task = records.TASK.decode(row.task)
     values = {"work_id": work_id, "after": row.report_count - latest, "until": row.report_count}
-    reports = [read_report(row.report) for row in connection.execute(LATEST_REPORTS, values)]
+    reports = [records.REPORT.decode(row.report) for row in connection.execute(LATEST_REPORTS, values)]
     return rows.fill(WorkWithReports, row, needs=task.needs, payload=task.payload, reports=reports)
 
 
@@ -144,4 +143,4 @@ def reports(
     page = connection.execute(REPORTS, values).all()
     if not page and not outcomes(connection, [work_id]):
         return None
-    return [read_report(row.report) for row in page], met(page)
+    return [records.REPORT.decode(row.report) for row in page], met(page)
