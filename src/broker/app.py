@@ -145,7 +145,7 @@ def create_app(service: Service) -> Litestar:
         service: The parts of the broker.
     """
     parts = (service.listener, service.sweep, service.presence, service.upkeep, service.event_stream)
-    stores = (service.store, service.primary_reads, service.replica_reads)
+    stores = (service.store, service.primary_reads.store, service.replica_reads)
 
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:

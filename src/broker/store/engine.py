@@ -15,7 +15,6 @@ from sqlalchemy import QueuePool, event
 from broker.errors import DatabaseTrouble, TooHeavy, TooSlow
 from broker.store import connections, database_errors, pooler
 from broker.store.address import CONNECT_SECONDS, Address
-from broker.store.database_errors import BeginAgain
 from broker.store.group_commit import GroupCommit
 from broker.store.observer import Observer
 from broker.store.sessions import Params, Query, Result, Sessions, name_of
@@ -35,12 +34,13 @@ _MOST_WAITING_ALONE = 8
 # send less, and may carry finished work: it stays safe to repeat.
 _LARGE_BYTES = 2**20
 _MANY_ITEMS = 100
-# How often a transaction runs that PostgreSQL aborts because of a deadlock or serialization failure.
-_TRIES = 5
 
 
 class Store:
     """The database, as the rest of the broker sees it.
+
+    Whatever a method runs, it raises `Unavailable` if the database did not respond, and `BadRequest` if
+    PostgreSQL refuses a value.
 
     Args:
         url: Its URL; `postgresql://` and `postgresql+asyncpg://` mean the same here.
@@ -88,14 +88,15 @@ class Store:
         if pooled:
             pooler.set_in_each_transaction(in_transaction, settings)
             pooler.make_each_statement_a_transaction(by_statement, settings)
-        self._timeout_seconds = timeout_seconds
+        self._longer_seconds = timeout_seconds * _ALONE_FACTOR
         #: What the database cannot do now.
         self.troubles = Troubles()
-        sessions = partial(
-            Sessions, timeout_seconds=timeout_seconds, troubles=self.troubles, observer=observer
+        sessions = partial(Sessions, troubles=self.troubles, observer=observer)
+        self._in_transaction = sessions(in_transaction, commits=True, timeout_seconds=timeout_seconds)
+        self._by_statement = sessions(by_statement, commits=False, timeout_seconds=timeout_seconds)
+        self._longer = sessions(
+            in_transaction, commits=True, timeout_seconds=self._longer_seconds, sets_timeout=True
         )
-        self._in_transaction = sessions(in_transaction, commits=True)
-        self._by_statement = sessions(by_statement, commits=False)
         self._group_commit = group_commit
         self._groups: dict[Step[Any, Any], GroupCommit[Any, Any]] = {}
         self._alone = asyncio.Semaphore(_MOST_ALONE)
@@ -113,8 +114,6 @@ class Store:
 
         Raises:
             Overloaded: Too many items wait for this step already.
-            Unavailable: The database did not respond.
-            BadRequest: PostgreSQL refuses a value.
             TooHeavy: The database did not finish in time, though the item ran alone.
         """
         return await self._share(step, item, size, self._run_set, partial(self.alone, step))
@@ -123,8 +122,6 @@ class Store:
         """Run a step for many items, and return their results, in order, once all or none are committed.
 
         Raises:
-            Unavailable: The database did not respond.
-            BadRequest: PostgreSQL refuses a value.
             TooHeavy: The database did not finish in time, though the set ran alone.
         """
         try:
@@ -136,8 +133,6 @@ class Store:
         """Run a step for many items, each for itself: if one fails, the others are done all the same.
 
         Raises:
-            Unavailable: The database did not respond for one of the items.
-            BadRequest: PostgreSQL refuses a value.
             TooHeavy: The database did not finish one of the items in time, though it ran alone.
         """
         try:
@@ -149,8 +144,7 @@ class Store:
         """Run a step that was too slow once more, alone and with more time.
 
         Raises:
-            Unavailable: The database did not respond, or too many steps that were too slow wait already.
-            TooSlow: The step was too slow again.
+            TooSlow: The step was too slow again, or too many steps that were too slow wait already.
             TooHeavy: The step was too slow again, and the client sent much at once.
         """
         if self._waiting_alone >= _MOST_WAITING_ALONE:
@@ -160,7 +154,7 @@ class Store:
             async with self._alone:
                 return await self.run_longer(step, items)
         except TooSlow as error:
-            seconds = self._timeout_seconds * _ALONE_FACTOR
+            seconds = self._longer_seconds
             log.warning("database did not finish a step in time, alone", step=name_of(step), seconds=seconds)
             if len(items) < _MANY_ITEMS and _json_bytes(items) < _LARGE_BYTES:
                 # The database is slow, or the stored rows are large: to send less would not help.
@@ -173,24 +167,15 @@ class Store:
         self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         """Run a query in a transaction of its own, with more time for each statement."""
-        seconds = self._timeout_seconds * _ALONE_FACTOR
-        return await _retry(lambda: self._in_transaction.run_longer(seconds, query, *args, **kwargs))
+        return await self._longer.run(query, *args, **kwargs)
 
     async def run(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run a query in a transaction of its own: a step, a read, or upkeep.
-
-        The transaction runs again if PostgreSQL aborts it because of a deadlock or serialization failure.
-        """
-        return await _retry(lambda: self._in_transaction.run(query, *args, **kwargs))
+        """Run a query in a transaction of its own: a step, a read, or upkeep."""
+        return await self._in_transaction.run(query, *args, **kwargs)
 
     async def read(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run a query that needs no transaction: each of its statements is one.
-
-        Raises:
-            Unavailable: The database did not respond.
-            BadRequest: PostgreSQL refuses a value.
-        """
-        return await _retry(lambda: self._by_statement.run(query, *args, **kwargs))
+        """Run a query that needs no transaction: each of its statements is one."""
+        return await self._by_statement.run(query, *args, **kwargs)
 
     async def read_one(self, step: Step[Item, Result], item: Item) -> Result:
         """Read one item with a step that only reads.
@@ -234,9 +219,6 @@ class Store:
         return measured
 
     async def _run_set(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        return await _retry(lambda: self._run_set_once(step, items))
-
-    async def _run_set_once(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
         sessions = self._by_statement if is_one_statement(step, items) else self._in_transaction
         return await sessions.run(step, items)
 
@@ -276,13 +258,3 @@ def _json_bytes(item: Any) -> int:
     if isinstance(item, Struct):
         item = [getattr(item, name) for name in item.__struct_fields__]
     return sum(map(_json_bytes, item)) if isinstance(item, (list, tuple)) else 0
-
-
-async def _retry(run: Callable[[], Awaitable[Result]]) -> Result:
-    """Run a transaction, and again if PostgreSQL aborts it because of a deadlock or serialization failure."""
-    for _ in range(_TRIES - 1):
-        try:
-            return await run()
-        except BeginAgain:
-            continue
-    return await run()

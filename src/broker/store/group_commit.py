@@ -129,7 +129,12 @@ class GroupCommit(Generic[Item, Result]):
     async def _work_off(self) -> None:
         try:
             while calls := self._next_set():
-                await self._settle(calls)
+                try:
+                    await self._run_set(calls)
+                except asyncio.CancelledError:
+                    for call in calls:
+                        call.fail(Stopping())
+                    raise
         finally:
             # At once: a call that arrives before this task is done must start a new one.
             self._under_way.remove(cast("asyncio.Task[None]", asyncio.current_task()))
@@ -146,15 +151,6 @@ class GroupCommit(Generic[Item, Result]):
                 calls.append(call)
                 size += call.size
         return calls
-
-    async def _settle(self, calls: Sequence[_Call[Item, Result]]) -> None:
-        """Settle the future of each call."""
-        try:
-            await self._run_set(calls)
-        except asyncio.CancelledError:
-            for call in calls:
-                call.fail(Stopping())
-            raise
 
     async def _run_set(self, calls: Sequence[_Call[Item, Result]]) -> Exception | None:
         """Run the step with the calls and settle their futures; return the error of the set, if any."""

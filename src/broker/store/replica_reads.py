@@ -31,13 +31,6 @@ class AnyPage(Protocol):
 SomePage = TypeVar("SomePage", bound=AnyPage)
 
 
-class QueryRunner(Protocol):
-    """Runs queries that need no transaction."""
-
-    async def read(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Return what a query finds."""
-
-
 class ReadPool:
     """A few connections for reads, which no write uses: a read waits for one, and a bounded number wait.
 
@@ -57,8 +50,6 @@ class ReadPool:
 
         Raises:
             Overloaded: Too many reads wait already.
-            Unavailable: The database did not respond.
-            BadRequest: PostgreSQL refuses a value.
         """
         if self.waiting >= MOST_WAITING:
             raise Overloaded
@@ -71,14 +62,6 @@ class ReadPool:
             return await self.store.read(query, *args, **kwargs)
         finally:
             self._turns.release()
-
-    def break_off(self) -> None:
-        """End every connection."""
-        self.store.break_off()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.store.close()
 
 
 class ReplicaReads:
@@ -102,7 +85,6 @@ class ReplicaReads:
         Raises:
             Overloaded: Too many reads wait already.
             Unavailable: The primary does not respond, either.
-            BadRequest: PostgreSQL refuses a value.
         """
         if self._replica is not None:
             if time.monotonic() >= self._try_again_at:
@@ -125,16 +107,19 @@ class ReplicaReads:
     def break_off(self) -> None:
         """End every connection to the standby."""
         if self._replica is not None:
-            self._replica.break_off()
+            self._replica.store.break_off()
 
     async def close(self) -> None:
         """Close the connections to the standby."""
         if self._replica is not None:
-            await self._replica.close()
+            await self._replica.store.close()
+
+
+Reader = ReadPool | ReplicaReads
 
 
 async def read_page(
-    reader: QueryRunner, query: Query[..., SomePage], *args: Any, after: str | None, **kwargs: Any
+    reader: Reader, query: Query[..., SomePage], *args: Any, after: str | None, **kwargs: Any
 ) -> SomePage:
     """Read a page of a list: the first that has an item, or the one that was reached after a second.
 
@@ -147,11 +132,6 @@ async def read_page(
         args: Positional arguments of `query`.
         after: Where to begin.
         kwargs: Keyword arguments of `query`.
-
-    Raises:
-        Overloaded: Too many reads wait already.
-        Unavailable: The database does not respond.
-        BadRequest: PostgreSQL refuses a value.
     """
     until = time.monotonic() + _FIRST_ITEM_SECONDS
     while True:

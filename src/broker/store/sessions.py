@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from broker.errors import DatabaseTrouble
-from broker.store.database_errors import translate
+from broker.store.database_errors import BeginAgain, translate
 from broker.store.observer import Observer, pop_noted
 from broker.store.troubles import Troubles
 
@@ -25,6 +25,8 @@ Query = Callable[Concatenate[Connection, Params], Result]
 
 # How much longer than the database itself the broker waits for a statement: then the connection is dead.
 _GRACE_SECONDS = 1.0
+# How often a transaction runs that PostgreSQL aborts because of a deadlock or serialization failure.
+_TRIES = 5
 # The key under which a connection's `info` keeps when its last statement began.
 _BEGAN = "began"
 
@@ -36,6 +38,7 @@ class Sessions:
         engine: SQLAlchemy's engine.
         commits: Whether each session is a transaction; otherwise each of its statements is one.
         timeout_seconds: The longest time for a statement, in seconds.
+        sets_timeout: Whether each transaction sets this time, because the connections have another one.
         troubles: Collects the database's troubles.
         observer: Counts and logs what sessions do.
     """
@@ -46,12 +49,14 @@ class Sessions:
         *,
         commits: bool,
         timeout_seconds: float,
+        sets_timeout: bool = False,
         troubles: Troubles,
         observer: Observer | None = None,
     ) -> None:
         self._sessions = async_sessionmaker(engine)
         self._commits = commits
         self._timeout_seconds = timeout_seconds
+        self._sets_timeout = sets_timeout
         self._troubles = troubles
         self._observer = observer
         event.listen(engine.sync_engine, "before_cursor_execute", _note_begin)
@@ -59,32 +64,32 @@ class Sessions:
     async def run(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Run a query in a session of its own, and return its result once that is committed.
 
+        The query runs again if PostgreSQL aborts it because of a deadlock or serialization failure.
+
         Raises:
             Unavailable: The database did not respond.
             BadRequest: PostgreSQL refuses a value.
         """
-        return await self._run(query, lambda connection: query(connection, *args, **kwargs), None)
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._run(query, *args, **kwargs)
+            except BeginAgain:
+                continue
+        return await self._run(query, *args, **kwargs)
 
-    async def run_longer(
-        self, seconds: float, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
-    ) -> Result:
-        """Run a query with another time limit for each statement; only for sessions that are transactions."""
-        return await self._run(query, lambda connection: query(connection, *args, **kwargs), seconds)
-
-    async def _run(
-        self, query: Callable[..., Result], call: Callable[[Connection], Result], seconds: float | None
-    ) -> Result:
-        limit = seconds or self._timeout_seconds
+    async def _run(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         info: dict[Any, Any] = {_BEGAN: math.inf}
 
         def run(session: Session) -> Result:
             nonlocal info
-            with session, _watched(session.connection(), limit + _GRACE_SECONDS) as connection:
+            patience_seconds = self._timeout_seconds + _GRACE_SECONDS
+            with session, _watched(session.connection(), patience_seconds) as connection:
                 info = connection.info
-                if seconds:
-                    connection.exec_driver_sql(f"set local statement_timeout = {int(seconds * 1000)}")
+                if self._sets_timeout:
+                    milliseconds = int(self._timeout_seconds * 1000)
+                    connection.exec_driver_sql(f"set local statement_timeout = {milliseconds}")
                 try:
-                    result = call(connection)
+                    result = query(connection, *args, **kwargs)
                 finally:
                     noted = pop_noted(info)
                 if self._commits:
@@ -100,7 +105,7 @@ class Sessions:
             self._troubles.note(name_of(query), error)
             raise
         except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InternalClientError, OSError) as error:
-            known = translate(error, timed_out=time.monotonic() - info[_BEGAN] >= limit)
+            known = translate(error, timed_out=time.monotonic() - info[_BEGAN] >= self._timeout_seconds)
             if isinstance(known, DatabaseTrouble):
                 self._troubles.note(name_of(query), known)
             if known is error:

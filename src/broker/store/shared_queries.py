@@ -8,7 +8,7 @@ from typing import Any, TypeVarTuple, cast
 from cachetools import LRUCache
 from sqlalchemy import Connection
 
-from broker.store.replica_reads import QueryRunner
+from broker.store.replica_reads import Reader
 from broker.store.sessions import Result
 
 Arguments = TypeVarTuple("Arguments")
@@ -23,13 +23,9 @@ _MOST_QUERIES = 100
 
 
 class SharedQueries:
-    """Runs queries for requests, one run for all that ask at once.
+    """Runs queries for requests, one run for all that ask at once."""
 
-    Args:
-        reader: The database.
-    """
-
-    def __init__(self, reader: QueryRunner) -> None:
+    def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._queries: LRUCache[Hashable, _SharedQuery] = LRUCache(_MOST_QUERIES)
         self._turns: dict[Hashable, asyncio.Lock] = {}
@@ -37,13 +33,8 @@ class SharedQueries:
     async def read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         """Return the result of a query, which includes all writes that were committed before this call.
 
-        Args:
-            query: The query.
-            arguments: Its arguments. Requests with the same arguments share a run; runs of one query with
-                different arguments follow each other.
-
-        Raises:
-            Unavailable: The database did not respond.
+        Requests with the same arguments share a run. Runs of one query with different arguments follow each
+        other.
         """
         key = (query, *arguments)
         if (shared := self._queries.get(key)) is None:
@@ -54,15 +45,9 @@ class SharedQueries:
 
 
 class _SharedQuery:
-    """A query with its arguments, run again and again.
+    """A query with its arguments, run again and again; `turns` is the lock of all queries of its kind."""
 
-    Args:
-        reader: The database.
-        query: The query.
-        turns: The lock that queries of its kind share.
-    """
-
-    def __init__(self, reader: QueryRunner, query: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
+    def __init__(self, reader: Reader, query: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
         self._reader = reader
         self._query = query
         self._turns = turns
