@@ -11,15 +11,13 @@ reading.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection, TextClause, text
 
 from broker.errors import CursorExpired
 from broker.schemas.candidates import Candidates
-from broker.schemas.tasks import Task
-from broker.schemas.tools import ToolStatus
 from broker.store import rows
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, met, seal, unseal
@@ -143,12 +141,7 @@ class Cursor(Struct, array_like=True, kw_only=True):
 
 
 class CandidatesRequest(NamedTuple):
-    """An assigner's request.
-
-    Args:
-        cursor: The cursor of the last response; None: there was none.
-        limit: The most tasks, and the most tools, to return.
-    """
+    """The cursor of the assigner's last response, if any, and the most tasks, and tools, to return."""
 
     cursor: str | None
     limit: int
@@ -169,12 +162,7 @@ def read(connection: Connection, requests: Sequence[CandidatesRequest]) -> list[
 
 
 def candidates(connection: Connection, cursor: str | None, limit: int) -> Candidates:
-    """Return the available tasks and tools; with a cursor, those that are new since.
-
-    Args:
-        connection: The database.
-        cursor: The cursor of the last response.
-        limit: The most tasks, and the most tools, to return.
+    """Return the available tasks and tools, at most `limit` of each; with a cursor, those that are new since.
 
     Raises:
         ValidationFailed: The cursor is garbled.
@@ -189,21 +177,22 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
         raise CursorExpired
     position = given or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)
 
-    tasks: list[Task] = []
-    tools: list[ToolStatus] = []
+    tasks: Sequence[rows.AnyRow] = ()
+    tools: Sequence[rows.AnyRow] = ()
     if position.reading is None:
         position = Cursor(home=home, seen=position.seen, reading=snapshot)
-        new = _read_new(connection, NEW_TASKS, position, limit)
-        tasks = [rows.task(row) for row in new]
-        new_tools = _read_new(connection, NEW_TOOLS, position, limit)
-        tools = [rows.tool(row) for row in new_tools]
+        tasks, more_tasks = _page(connection, NEW_TASKS, position, limit)
+        tools, more_tools = _page(connection, NEW_TOOLS, position, limit)
         # If there is more than a page of them, they are read page by page, in the order of the offer.
-        position.task = _FIRST_TASK if _is_cut(new, limit) else None
-        position.tool = _FIRST_TOOL if _is_cut(new_tools, limit) else None
+        position.task = _FIRST_TASK if more_tasks else None
+        position.tool = _FIRST_TOOL if more_tools else None
     if position.task is not None:
-        tasks, position.task = _walk_tasks(connection, position, *position.task, limit)
+        rank, seq = position.task
+        tasks, more_tasks = _page(connection, WALK_TASKS, position, limit, rank=rank, seq=seq)
+        position.task = (-tasks[-1].priority, tasks[-1].seq) if more_tasks else None
     if position.tool is not None:
-        tools, position.tool = _walk_tools(connection, position, position.tool, limit)
+        tools, more_tools = _page(connection, WALK_TOOLS, position, limit, id=position.tool)
+        position.tool = tools[-1].id if more_tools else None
 
     more = position.task is not None or position.tool is not None
     onward = position if more else Cursor(home=home, seen=position.reading)
@@ -211,41 +200,15 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
         # The rest of the reading is not available any more. A waiting request waits for what is new since
         # then.
         return candidates(connection, seal(onward), limit)
-    return Candidates(cursor=seal(onward), tasks=tasks, tools=tools, more=more)
+    return Candidates(
+        cursor=seal(onward), tasks=list(map(rows.task, tasks)), tools=list(map(rows.tool, tools)), more=more
+    )
 
 
-def _read_new(
-    connection: Connection, statement: TextClause, position: Cursor, limit: int
-) -> Sequence[Row[Any]]:
+def _page(
+    connection: Connection, statement: TextClause, position: Cursor, limit: int, **after: object
+) -> tuple[Sequence[rows.AnyRow], bool]:
+    """Return the rows of a page, and whether there are more than it holds."""
     values = {"seen": position.seen, "reading": position.reading, "limit": limit + 1}
-    return connection.execute(statement, values).all()
-
-
-def _walk_tasks(
-    connection: Connection, position: Cursor, rank: int, seq: int, limit: int
-) -> tuple[list[Task], tuple[int, int] | None]:
-    values = {
-        "rank": rank,
-        "seq": seq,
-        "seen": position.seen,
-        "reading": position.reading,
-        "limit": limit + 1,
-    }
-    read = connection.execute(WALK_TASKS, values).all()
-    page = [rows.task(row) for row in read[:limit]]
-    onward = (-page[-1].priority, read[len(page) - 1].seq) if _is_cut(read, limit) else None
-    return page, onward
-
-
-def _is_cut(read: Sequence[Row[Any]], limit: int) -> bool:
-    """Return whether there are more tasks, or tools, than a page holds."""
-    return met(read) > min(limit, len(read))
-
-
-def _walk_tools(
-    connection: Connection, position: Cursor, after: str, limit: int
-) -> tuple[list[ToolStatus], str | None]:
-    values = {"id": after, "seen": position.seen, "reading": position.reading, "limit": limit + 1}
-    read = connection.execute(WALK_TOOLS, values).all()
-    page = [rows.tool(row) for row in read[:limit]]
-    return page, page[-1].id if _is_cut(read, limit) else None
+    read = connection.execute(statement, values | after).all()
+    return read[:limit], met(read) > min(limit, len(read))

@@ -19,7 +19,7 @@ from broker.store.group_commit import LATER
 from broker.store.observer import EndedWork, note
 from broker.store.ownership import Token
 from broker.store.pages import bounded
-from broker.store.rows import Columns
+from broker.store.rows import Columns, alike
 from broker.store.steps import one_statement
 
 # How much work one statement ends at most if a client did not name it: in rows, and in bytes of records as in
@@ -126,18 +126,14 @@ tools_have_room as (
 )"""
 _RENEW = f"""{leases.locked("array(select id from locked_tools)")},
 {leases.renewed("array(select tool_id from ending)")}"""
-# The columns of an `EndedWork`, in the order of its fields: so a row's values are the tuple's.
-_EXPRESSIONS = {
-    "work_id": "e.work_id",
-    "task_id": "e.task_id",
-    "tool_id": "e.tool_id",
-    "outcome": "e.outcome",
-    "waited_seconds": """case when e.attempt = 1
+# In the order of the fields of `EndedWork`: so a row's values are the tuple's.
+_ENDED_WORK = Columns(
+    **alike("e", "work_id", "task_id", "tool_id", "outcome"),
+    waited_seconds="""case when e.attempt = 1
          then cast(extract(epoch from e.assigned_at - e.waiting_since) as double precision) end""",
-    "started_after_seconds": "cast(extract(epoch from e.started_at - e.assigned_at) as double precision)",
-    "ran_seconds": "cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
-}
-_ENDED_WORK = Columns(**{name: _EXPRESSIONS[name] for name in EndedWork._fields})
+    started_after_seconds="cast(extract(epoch from e.started_at - e.assigned_at) as double precision)",
+    ran_seconds="cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
+)
 
 # The statement ends all of the work, and reads as many records as a response has room for. Records may be
 # very large, so it sorts only their sizes, which new records hold.
@@ -165,17 +161,13 @@ class Ending(NamedTuple):
     token: Token | None = None
 
 
+# The work `ended` by it, or before with the `same` or an `other` outcome; or the request came with a `void`
+# token, and changed nothing.
 EndingStatus = Literal["ended", "same", "other", "unknown", "void"]
 
 
 class Ended(NamedTuple):
-    """The result of an ending.
-
-    Args:
-        status: `ended` by it; ended before with the `same` or an `other` outcome; `unknown`; or `void`, which
-            changes nothing: the request came with a void token.
-        record: The archive's record; None for `unknown` and `void`.
-    """
+    """The result of an ending, and the archive's record; None for `unknown` and `void`."""
 
     status: EndingStatus
     record: ArchiveRecord | None
@@ -248,11 +240,7 @@ def _statuses(
 ) -> list[EndingStatus]:
     """Return what became of each ending, and keep a success that came late.
 
-    Args:
-        connection: The database.
-        endings: The endings.
-        first: For each work the ending that counts.
-        ended: The work that the statement ended just now.
+    For each work, the ending in `first` counts. The work in `ended` was ended just now.
     """
 
     def is_ours(ending: Ending) -> bool:
@@ -285,11 +273,7 @@ def _statuses(
 
 
 def parts(works: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
-    """Split work into parts that one statement ends in time.
-
-    Args:
-        works: Rows of work, each with the `size` of its record.
-    """
+    """Split rows of work, each with the `size` of its record, into parts that one statement ends in time."""
     part: list[Row[Any]] = []
     room = _MOST_RECORD_BYTES
     for row in works:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from broker.schemas import keys as schemas
 from broker.schemas.keys import KeyPage
+from broker.store import leases
 from broker.store.database_errors import BeginAgain
 from broker.store.pages import cut, unseal
 from broker.store.steps import one_statement
@@ -41,29 +42,23 @@ update keys set revoked_at = now() where name = :name and revoked_at is null ret
 """)
 
 # The tools of a revoked key cannot renew their leases any more, so the leases end now.
-END_LEASES = text("""
+END_LEASES = text(f"""
 with locked_tools as materialized (
     select id from tools where registered_by = :name order by id for no key update
 ),
-locked_leases as materialized (
-    select tool_id
-    from tool_leases
-    where tool_id = any(array(select id from locked_tools))
-    order by tool_id
-    for no key update
-),
+{leases.locked("array(select id from locked_tools)")},
 voided as (
     update tools set token_hash = null where id = any(array(select id from locked_tools))
 ),
 ended as (
     update tool_leases set expires_at = now() where tool_id = any(array(select tool_id from locked_leases))
 )
-select notify_ids('broker_tool', array(select id from locked_tools)), notify_ids('broker_upkeep', '{tools}')
+select notify_ids('broker_tool', array(select id from locked_tools)), notify_ids('broker_upkeep', '{{tools}}')
 """)
 
 
 class StoredKey(NamedTuple):
-    """A key as it is stored."""
+    """A key as it is stored: by its hash."""
 
     name: str
     roles: list[str]
@@ -78,12 +73,7 @@ def create(
 ) -> datetime | None:
     """Write a new key, and return when it was created; None: another key in use has the name.
 
-    Args:
-        connection: In an open transaction.
-        name: Its name.
-        roles: Its roles.
-        hashed: Its hash; the key itself is not stored.
-        replace: Whether to revoke the key that has the name; its tools keep working with the new key.
+    With `replace`, the key that has the name is revoked; its tools keep working with the new key.
 
     Raises:
         BeginAgain: Another process gave the name to a key meanwhile, which is to be replaced, too.

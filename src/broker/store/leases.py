@@ -25,29 +25,9 @@ on conflict (tool_id) do update
 set lease_seconds = excluded.lease_seconds, seen_at = excluded.seen_at, expires_at = excluded.expires_at
 """)
 
-# The new length counts from the next renewal on.
-CHANGE = text("""
-with locked as materialized (
-    select tool_id
-    from tool_leases
-    where tool_id = any(cast(:ids as text[]))
-    order by tool_id
-    for no key update
-)
-update tool_leases l
-set lease_seconds = a.lease_seconds
-from unnest(cast(:ids as text[]), cast(:lease_seconds as double precision[])) as a (tool_id, lease_seconds)
-join locked on locked.tool_id = a.tool_id
-where l.tool_id = a.tool_id and l.tool_id = any(cast(:ids as text[]))
-""")
-
 
 def locked(tools: str) -> str:
-    """Return the part of a statement that locks leases, and reads the clock once they are locked.
-
-    Args:
-        tools: SQL for the array of the tools' ids.
-    """
+    """Return the part of a statement that locks the leases of an array of tools, and then reads the clock."""
     return f"""
 locked_leases as materialized (
     select tool_id, expires_at, token_hash
@@ -65,10 +45,7 @@ def renewed(tools: str) -> str:
     """Return the part of a statement, after `locked`, that renews leases.
 
     A lease runs from when it is locked, not from when the statement began, which may have waited for the
-    lock. So no lease ends earlier than a response has said.
-
-    Args:
-        tools: SQL for the array of the tools' ids, which are among those that `locked` has.
+    lock. So no lease ends earlier than a response has said. The tools are among those of `locked`.
     """
     return f"""
 renewed as (
@@ -82,6 +59,16 @@ renewed as (
 
 
 _IDS = "cast(:ids as text[])"
+# The new length counts from the next renewal on.
+CHANGE = text(f"""
+with {locked(_IDS)}
+update tool_leases l
+set lease_seconds = a.lease_seconds
+from unnest({_IDS}, cast(:lease_seconds as double precision[])) as a (tool_id, lease_seconds)
+join locked_leases on locked_leases.tool_id = a.tool_id
+where l.tool_id = a.tool_id and l.tool_id = any({_IDS})
+""")
+
 _ITEMS = f"unnest({_IDS}, cast(:token_hash as bytea[])) as u (tool_id, token_hash)"
 # A tool whose lease has expired may be offline. The statement knows that only after it has locked the lease.
 _RENEWAL = f"""{locked(_IDS)},
@@ -137,13 +124,7 @@ NOTIFY = text("select notify_ids('broker_tool', cast(:ids as text[]))")
 
 
 def begin(connection: Connection, ids: Sequence[str], seconds: Sequence[float]) -> None:
-    """Begin the leases of tools that register.
-
-    Args:
-        connection: In an open transaction.
-        ids: The tools.
-        seconds: The length of each lease.
-    """
+    """Begin the leases of tools that register, each with its length."""
     connection.execute(BEGIN, {"ids": ids, "lease_seconds": seconds})
 
 

@@ -14,14 +14,8 @@ _NOTED = "broker.ended_work"
 class EndedWork(NamedTuple):
     """A work item that has ended.
 
-    Args:
-        work_id: Its id.
-        task_id: Its task.
-        tool_id: Its tool.
-        outcome: Its outcome.
-        waited_seconds: How long its task had waited when it was assigned; None: it was not the first attempt.
-        started_after_seconds: How long after its assignment it was started; None: it was not.
-        ran_seconds: How long it ran from its start; None: it was not started.
+    Its task had waited for `waited_seconds` when it was assigned, if this was the first attempt. It started
+    `started_after_seconds` later, if at all, and then ran for `ran_seconds`.
     """
 
     work_id: UUID
@@ -40,13 +34,7 @@ class Observer(Protocol):
         """Count work that has ended."""
 
     def set_committed(self, step: str, items: int, seconds: float) -> None:
-        """Count the transaction of a set.
-
-        Args:
-            step: The name of the step.
-            items: How many items shared the transaction.
-            seconds: How long it took.
-        """
+        """Count the transaction of a set: the name of the step, its number of items, and how long it took."""
 
 
 def note(connection: Connection, works: Iterable[EndedWork]) -> None:
@@ -55,10 +43,6 @@ def note(connection: Connection, works: Iterable[EndedWork]) -> None:
 
 
 def pop_noted(info: dict[Any, Any]) -> list[EndedWork]:
-    """Return what was noted, and forget it.
-
-    Args:
-        info: The `info` of the connection, read before the connection may have been lost.
-    """
+    """Remove what was noted from the `info` of a connection, which may be lost by now, and return it."""
     noted: list[EndedWork] = info.pop(_NOTED, [])
     return noted

@@ -23,9 +23,7 @@ def estimated(*values: str) -> str:
     """Return SQL that estimates the size of JSON values in a response, in bytes; it prints only small ones.
 
     PostgreSQL does not compress a row of less than 2,000 bytes, and hardly ever compresses one a hundredfold.
-
-    Args:
-        values: SQL for the values; null counts 0.
+    A value that is null counts 0.
     """
     return " + ".join(
         f"""coalesce(case when pg_column_size({value}) < 2000 then {printed(value)}
@@ -35,30 +33,18 @@ def estimated(*values: str) -> str:
 
 
 def task_bytes(task: str) -> str:
-    """Return SQL for the size of a task's JSON values in a response: as it was stored, or else estimated.
-
-    Args:
-        task: The name of the row.
-    """
+    """Return SQL for the size of the JSON values of the row `task` in a response: as stored, or estimated."""
     return f"coalesce({task}.bytes, {estimated(f'{task}.needs', f'{task}.payload', f'{task}.result')})"
 
 
 def task_size(task: str) -> str:
-    """Return SQL for the size of a task in a response: its JSON values, and its texts.
-
-    Args:
-        task: The name of the row.
-    """
+    """Return SQL for the size of the row `task` in a response: its JSON values, and its texts."""
     texts = f"coalesce(octet_length({task}.remark), 0) + coalesce(octet_length({task}.error), 0)"
     return f"{task_bytes(task)} + {texts}"
 
 
 def tool_bytes(tool: str) -> str:
-    """Return SQL for the size of a tool's skills in a response: as it was stored, or else estimated.
-
-    Args:
-        tool: The name of the row.
-    """
+    """Return SQL for the size of the skills of the row `tool` in a response: as stored, or estimated."""
     return f"coalesce({tool}.bytes, {estimated(f'{tool}.skills')})"
 
 
@@ -74,10 +60,9 @@ class Columns:
     def __init__(self, **expressions: str) -> None:
         self._expressions = expressions
         self._names = tuple(expressions)
-        self._select_list = ", ".join(f"{sql} as {name}" for name, sql in expressions.items())
 
     def __str__(self) -> str:
-        return self._select_list
+        return ", ".join(f"{sql} as {name}" for name, sql in self._expressions.items())
 
     def __len__(self) -> int:
         return len(self._names)
@@ -109,21 +94,13 @@ TASK = Columns(
 
 
 def tool_state(tool: str) -> str:
-    """Return SQL for the state of a tool.
-
-    Args:
-        tool: The name of the row.
-    """
+    """Return SQL for the state of the row `tool`."""
     return f"""case when {tool}.offline then 'offline' when {tool}.draining then 'draining'
          when {tool}.load < {tool}.capacity then 'idle' else 'busy' end"""
 
 
 def tool_columns(tool: str) -> Columns:
-    """Return the columns of a `Tool`; `l` is its lease.
-
-    Args:
-        tool: The name of the tool's row.
-    """
+    """Return the columns of a `ToolStatus`: `tool` is the name of its row, `l` its lease."""
     return Columns(
         **alike(tool, "id", "skills", "capacity", "load"),
         state=tool_state(tool),

@@ -27,16 +27,8 @@ class ToolsByState(NamedTuple):
 class WorkFacts(NamedTuple):
     """The facts about the work of a task.
 
-    Args:
-        tool_id: Its tool.
-        assigned_at: When it was assigned.
-        started_at: When it started; None: it has not.
-        deadline_at: Until when it has to start, or to end; None: there is no limit.
-        progress: Its progress, 0 to 1; None: unknown.
-        cancel_requested: Whether its tool is asked to stop.
-        cancel_requeue: Whether the task then goes back into the queue.
-        reported_at: When its last report arrived; None: there is none.
-        message: The message of that report, if any.
+    Until `deadline_at` it has to start, or to end. With `cancel_requeue`, a cancelled task goes back into the
+    queue. The last report arrived at `reported_at`, and said `message`.
     """
 
     tool_id: str
@@ -51,16 +43,10 @@ class WorkFacts(NamedTuple):
 
 
 class TaskFacts(NamedTuple):
-    """The facts about a task at one moment.
+    """The facts about a task at one moment, `now`.
 
-    Args:
-        task: The task.
-        now: The moment.
-        tools: How many tools there are.
-        before: How many available tasks are offered before it.
-        assigner_seen_at: When an assigner last asked for candidates; None: never.
-        due_at: When a scheduled task becomes available.
-        work: Its work, if any.
+    `before` is how many available tasks are offered before it, `assigner_seen_at` when an assigner last asked
+    for candidates, and `due_at` when a scheduled task becomes available.
     """
 
     task: Task
