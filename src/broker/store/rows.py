@@ -48,6 +48,11 @@ def tool_bytes(tool: str) -> str:
     return f"coalesce({tool}.bytes, {estimated(f'{tool}.skills')})"
 
 
+def counted(column: str, values: Iterable[str]) -> str:
+    """Return SQL that counts the rows by the value of a column; each count has the name of its value."""
+    return ", ".join(f"count(*) filter (where {column} = '{value}') as {value}" for value in values)
+
+
 class Columns:
     """The columns that begin the rows of a statement; in an f-string, the SQL of its select list.
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
+from broker.schemas.states import OUTCOMES, TOOL_STATES, WORK_STATES
 from broker.schemas.stats import LastMinute, Stats, TaskCounts, ToolCounts, WorkCounts
 from broker.store import rows
 
@@ -33,16 +34,12 @@ from (
     select count(*) as available, min(seq) as oldest from tasks where state = 'available'
 ) waiting
 cross join (
-    select count(*) filter (where state = 'assigned') as assigned,
-           count(*) filter (where state = 'running') as running,
+    select {rows.counted("state", WORK_STATES)},
            count(*) filter (where cancel_requested) as cancel_requested
     from work
 ) work
 cross join (
-    select count(*) filter (where state = 'idle') as idle,
-           count(*) filter (where state = 'busy') as busy,
-           count(*) filter (where state = 'draining') as draining,
-           count(*) filter (where state = 'offline') as offline,
+    select {rows.counted("state", TOOL_STATES)},
            coalesce(sum(capacity - load) filter (where available), 0) as room
     from (select capacity, load, available, {rows.TOOL_STATE} as state from tools t) t
 ) tools
@@ -53,12 +50,7 @@ cross join (
         (select seq from tasks where created_at <= {_SINCE} order by seq desc limit 1), 0)
 ) came
 cross join (
-    select count(*) filter (where outcome = 'succeeded') as succeeded,
-           count(*) filter (where outcome = 'failed') as failed,
-           count(*) filter (where outcome = 'cancelled') as cancelled,
-           count(*) filter (where outcome = 'released') as released,
-           count(*) filter (where outcome = 'lost') as lost,
-           count(*) filter (where outcome = 'timed_out') as timed_out,
+    select {rows.counted("outcome", OUTCOMES)},
            count(*) filter (
                where outcome in ('succeeded', 'cancelled') and submitted_at > {_SINCE}) as came
     from work_archive
@@ -82,12 +74,7 @@ select pg_notification_queue_usage() as queue_usage,
 
 
 class ServerState(NamedTuple):
-    """The state of the PostgreSQL server.
-
-    Args:
-        queue_usage: How full the queue of notifications is, from 0 to 1.
-        oldest_transaction_seconds: How long the oldest open transaction has been open; 0: there is none.
-    """
+    """How full the server's queue of notifications is, 0 to 1, and how long a transaction is open at most."""
 
     queue_usage: float
     oldest_transaction_seconds: float

@@ -69,15 +69,7 @@ _LAST_ID = UUID(int=2**128 - 1)
 def page(
     connection: Connection, *, since: datetime | None, until: datetime | None, limit: int, after: str | None
 ) -> Failures:
-    """Return a page of the attempts that failed, timed out or were lost, the newest first.
-
-    Args:
-        connection: The database.
-        since: The earliest end.
-        until: The end must be before this moment.
-        limit: The most attempts.
-        after: The cursor of the last page.
-    """
+    """Return a page of the attempts that failed, timed out or were lost, the newest first."""
     if after is not None:
         before_at, before_id = unseal(after, tuple[datetime, UUID], field="after")
     else:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, text
 
 from broker.schemas.overview import Bucket, History
+from broker.schemas.states import OUTCOMES
+from broker.store import rows
 
 #: If a range has more records, the oldest are left out.
 MOST_RECORDS = 200_000
@@ -24,12 +26,7 @@ with ended as materialized (
     limit {MOST_RECORDS + 1}
 )
 select floor(extract(epoch from ended_at - :since) / :seconds) as bucket, count(*) as records,
-       count(*) filter (where outcome = 'succeeded') as succeeded,
-       count(*) filter (where outcome = 'failed') as failed,
-       count(*) filter (where outcome = 'cancelled') as cancelled,
-       count(*) filter (where outcome = 'released') as released,
-       count(*) filter (where outcome = 'lost') as lost,
-       count(*) filter (where outcome = 'timed_out') as timed_out,
+       {rows.counted("outcome", OUTCOMES)},
        percentile_cont(array[0.5, 0.95]) within group (
            order by case when attempt = 1
                          then greatest(extract(epoch from assigned_at - waiting_since), 0) end) as wait,
@@ -41,16 +38,9 @@ group by bucket
 
 
 def read(connection: Connection, since: datetime | None, until: datetime | None, buckets: int) -> History:
-    """Return what ended in each part of a time range.
+    """Return what ended in each part of a time range, which by default is the hour until now.
 
-    Args:
-        connection: The database.
-        since: The first moment; None: an hour before the end.
-        until: The first moment after the range; None: now.
-        buckets: The number of parts.
-
-    Returns:
-        The parts; there are none if the range ends before it begins.
+    There are no parts if the range ends before it begins.
     """
     until = until or connection.execute(NOW).scalar_one()
     since = since or max(until, _EARLIEST) - _DEFAULT_RANGE
@@ -67,12 +57,7 @@ def read(connection: Connection, since: datetime | None, until: datetime | None,
         items.append(
             Bucket(
                 at=since + timedelta(seconds=number * seconds),
-                succeeded=row.succeeded if row else 0,
-                failed=row.failed if row else 0,
-                cancelled=row.cancelled if row else 0,
-                released=row.released if row else 0,
-                lost=row.lost if row else 0,
-                timed_out=row.timed_out if row else 0,
+                **{outcome: getattr(row, outcome, 0) for outcome in OUTCOMES},
                 wait_median_seconds=wait[0],
                 wait_p95_seconds=wait[1],
                 run_median_seconds=run[0],
