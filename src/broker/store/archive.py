@@ -24,11 +24,7 @@ RECORD = Columns(
 
 
 def record_size(record: str) -> str:
-    """Return SQL for the size of a record in a response: as it was stored, or else estimated.
-
-    Args:
-        record: The name of the row.
-    """
+    """Return SQL for the size of the row `record` in a response: as it was stored, or else estimated."""
     values = (f"{record}.{name}" for name in ("task", "tool", "result", "reports", "late"))
     return f"coalesce({record}.bytes, {rows.estimated(*values)}) + coalesce(octet_length({record}.error), 0)"
 
@@ -132,21 +128,11 @@ def page(
 ) -> ArchivePage:
     """Return a page of the records, the newest first.
 
-    Args:
-        connection: The database.
-        which: The filter.
-        limit: The most records.
-        after: The cursor of the last page.
-        most_bytes: The most bytes of JSON values beside the last record.
+    Beside the last one, they have at most `most_bytes` of JSON values.
     """
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
-    values = which._asdict() | {
-        "before_at": at,
-        "before_id": id_,
-        "limit": limit + 1,
-        "most_bytes": most_bytes,
-    }
-    first, *more = connection.execute(listing(which), values).all()
+    values = {"before_at": at, "before_id": id_, "limit": limit + 1, "most_bytes": most_bytes}
+    first, *more = connection.execute(listing(which), which._asdict() | values).all()
     found = [row for row in (first, *more) if row.work_id is not None]
     examined = None if first.examined_id is None else (first.examined_at, first.examined_id)
     items, onward = cut(

@@ -33,10 +33,6 @@ TaskDeleted = Literal["deleted", "asked", "unknown"]
 def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[TaskDeleted]:
     """Delete tasks; one that comes with and without force is deleted with force.
 
-    Args:
-        connection: In an open transaction.
-        deletions: The tasks.
-
     Returns:
         For each task `deleted` (also if it had ended), `asked` if its tool is asked to stop, or `unknown`.
 

@@ -77,11 +77,7 @@ NOW = text("select clock_timestamp()")
 
 
 def _locked_tasks_of(work: str) -> str:
-    """Return the part of a statement that locks the tasks of work, each with its size in a response.
-
-    Args:
-        work: The name of the part that has the locked work.
-    """
+    """Return the part of a statement that locks the tasks of the part `work`, each with its size."""
     return f"""locked_tasks as materialized (
     select id, {rows.task_bytes("t")} as bytes
     from tasks t
@@ -176,12 +172,7 @@ where not t.offline or {_HAS_WORK}
 
 @dataclass
 class Tries:
-    """The rows that a batch skips, and those that it changes.
-
-    Args:
-        aside: The ids of the rows that it skips: tasks or work.
-        ids: The ids of the rows that it changes; the batch sets them.
-    """
+    """The ids of the tasks or work that a batch skips, and of those that it changes, which the batch sets."""
 
     aside: Sequence[Any] = ()
     ids: list[Any] = field(default_factory=list)
@@ -284,7 +275,7 @@ def _forgive(
     """Give tools the time of a lease, counted from when the service came back, for what they could not do.
 
     Args:
-        connection: In an open transaction.
+        connection: The database.
         extend: The statement that extends deadlines or leases.
         here_seconds: How long the service has been back, in seconds.
         watched_until: Until when the service did the chore, by the database's clock; None: unknown.
@@ -298,13 +289,7 @@ def _forgive(
 
 
 def seconds_to_next(connection: Connection, chore: Chore, aside: Sequence[Any] = ()) -> float | None:
-    """Return in how many seconds the next row comes due; None: there is none.
-
-    Args:
-        connection: The database.
-        chore: The chore.
-        aside: The ids of the rows to skip.
-    """
+    """Return in how many seconds the next row comes due, except those to skip; None: there is none."""
     seconds: float | None = connection.execute(chore.next, {"aside": list(aside)}).scalar_one()
     return seconds
 

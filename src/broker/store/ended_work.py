@@ -103,13 +103,7 @@ def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | No
 
 
 def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithReports | None:
-    """Return ended work as work under way is returned: its state is the outcome.
-
-    Args:
-        connection: The database.
-        work_id: The work.
-        latest: The most reports to return.
-    """
+    """Return ended work, whose state is the outcome, with as many of its latest reports at most."""
     row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
         return None
@@ -128,13 +122,7 @@ def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
 def reports(
     connection: Connection, work_id: UUID, *, begin: int, limit: int
 ) -> tuple[list[Report], int] | None:
-    """Return some of the reports on ended work, in order, as many as a page has room for.
-
-    Args:
-        connection: The database.
-        work_id: The work.
-        begin: How many reports to skip.
-        limit: The most reports to return.
+    """Return the reports on ended work from the number `begin` on, as many as a page has room for.
 
     Returns:
         The reports, and how many there are within the limit; None: no such work has ended.

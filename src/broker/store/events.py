@@ -69,14 +69,8 @@ def read(
     """Return the events of changed tasks, tools and work, and of others that changed with them.
 
     New work comes with its task and its tool, started work with its task, and ended work with both and as its
-    record. A task that ended without work comes as its record.
-
-    Args:
-        connection: The database.
-        tasks: Tasks that are new, changed or ended.
-        tools: Tools that are new, changed or deleted.
-        work: Work that was assigned, changed or ended.
-        known: The state in which subscribers know work.
+    record. A task that ended without work comes as its record. Subscribers know work by the states in `known`,
+    and other work is new.
     """
     if not (tasks or tools or work):
         connection.execute(NOTHING)
@@ -87,7 +81,7 @@ def read(
 
     task_ids = {*tasks, *(each.task_id for each in ended_now)}
     task_ids.update(each.task_id for each in under_way if known.get(each.id) != each.state)
-    live = [_task(row) for row in _rows_of(connection, TASKS, task_ids)]
+    live = [TaskEvent(**row._asdict()) for row in _rows_of(connection, TASKS, task_ids)]
     ended_tasks = _rows_of(connection, ENDED_TASKS, task_ids.difference(each.id for each in live))
     records |= {each.work_id: each for each in map(summaries.record, ended_tasks)}
 
@@ -96,7 +90,7 @@ def read(
         *(each.tool_id for each in new),
         *(each.tool_id for each in ended_now if each.tool_id),
     }
-    existing = [_tool(row) for row in _rows_of(connection, TOOLS, tool_ids)]
+    existing = [ToolEvent(**row._asdict()) for row in _rows_of(connection, TOOLS, tool_ids)]
     deleted = sorted(tool_ids.difference(each.id for each in existing))
     return Events(
         live + [_ended_task(row) for row in ended_tasks],
@@ -111,13 +105,5 @@ def _rows_of(connection: Connection, statement: TextClause, ids: Collection[Any]
     return list(connection.execute(statement, {"ids": list(ids)})) if ids else []
 
 
-def _task(row: rows.AnyRow) -> TaskEvent:
-    return TaskEvent(**row._asdict())
-
-
 def _ended_task(row: rows.AnyRow) -> TaskEvent:
     return TaskEvent(id=row.task_id, state=row.outcome, priority=None, attempt=row.attempts)
-
-
-def _tool(row: rows.AnyRow) -> ToolEvent:
-    return ToolEvent(**row._asdict())

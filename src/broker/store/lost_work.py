@@ -34,7 +34,7 @@ def lose(
     """End the work of tools as lost. The tools stay locked, so they get no more work in the transaction.
 
     Args:
-        connection: In an open transaction.
+        connection: The database, in a transaction.
         tool_ids: The tools.
         why: The error of the lost work, for people.
         running_only: Whether work that was not started stays.

@@ -106,7 +106,6 @@ select {_REPORT}, met
 from ({bounded(_PAGE, size=_SIZE, order="seq")}) r
 """)
 
-
 IS_UNDER_WAY = text("select id from work where id = :work_id")
 
 
@@ -122,10 +121,7 @@ class WrittenReport(NamedTuple):
     """The result of writing a report.
 
     Args:
-        id: Its id.
         created: Whether this request wrote it.
-        cancel_requested: Whether its work should stop.
-        lease_expires_at: When the tool's lease ends.
         is_stored: Whether it is stored; otherwise the work has too many reports.
         trace_context: The trace in which the task was submitted, if any.
     """

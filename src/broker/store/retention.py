@@ -90,12 +90,7 @@ class Retention:
     def keep(self, connection: Connection, batch: int) -> int:
         """Create the partitions that are needed soon, and do a batch of the work to drop old ones.
 
-        Args:
-            connection: In an open transaction.
-            batch: The most records in the batch.
-
-        Returns:
-            How many records or partitions the batch dealt with; 0: there is nothing left to do.
+        Return how many records or partitions the batch dealt with; 0: there is nothing left to do.
         """
         connection.execute(PATIENCE)
         create_partitions(connection)
@@ -107,18 +102,11 @@ class Retention:
         values = {"after": after, "batch": batch}
         records = connection.execute(records_of(oldest.partition), values).all()
         if not records:
-            return self._drop(connection, oldest.partition, self._days)
+            _drop(connection, oldest.partition, self._days)
+            return 1
         _forget(connection, records)
         connection.execute(KEEP_PROGRESS, oldest._asdict() | {"after": records[-1].work_id})
         return len(records)
-
-    def _drop(self, connection: Connection, partition: str, days: int) -> int:
-        connection.execute(text(f"alter table work_archive detach partition {partition}"))
-        # The partition gets no more records now. If it got one at the last moment, it stays.
-        if not _is_old(connection, partition, days):
-            raise _RecordedMeanwhile
-        connection.execute(text(f"drop table {partition}"))
-        return 1
 
     def _delete_rest(self, connection: Connection, batch: int) -> int:
         records = connection.execute(DELETE_REST, {"days": self._days, "batch": batch}).all()
@@ -160,9 +148,12 @@ def _expired(connection: Connection, days: int) -> _Expired | None:
     return None
 
 
-def _is_old(connection: Connection, partition: str, days: int) -> bool:
-    """Return whether all records of a partition are old."""
-    return bool(connection.execute(newest_of(partition), {"days": days}).one().is_old)
+def _drop(connection: Connection, partition: str, days: int) -> None:
+    connection.execute(text(f"alter table work_archive detach partition {partition}"))
+    # The partition gets no more records now. If it got one at the last moment, it stays.
+    if not connection.execute(newest_of(partition), {"days": days}).one().is_old:
+        raise _RecordedMeanwhile
+    connection.execute(text(f"drop table {partition}"))
 
 
 def _forget(connection: Connection, records: Sequence[Row[tuple[str, UUID]]]) -> None:

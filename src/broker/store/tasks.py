@@ -173,13 +173,9 @@ where t.id = locked.id and t.id = any(cast(:ids as text[])) and locked.state = '
 
 
 class TaskSubmission(NamedTuple):
-    """A new task and its owner.
+    """A new task, and the name of the key that submits it, if there are keys.
 
-    Args:
-        task: The task.
-        by: The name of the key that submits it; None: there are no keys.
-        any_owner: Whether a known task with its id may belong to another key.
-        trace_context: The trace in which it is submitted, if any.
+    With `any_owner`, a known task with its id may belong to another key.
     """
 
     task: NewTask
@@ -217,11 +213,9 @@ def _without_id(new: TaskSubmission) -> bool:
 
 @one_statement(_without_id)
 def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submitted]:
-    """Write new tasks, and return each; a task whose id is known, live or ended, is returned as it is.
+    """Write new tasks, which the broker offers in this order, and return each.
 
-    Args:
-        connection: In an open transaction if a task has an id.
-        new: The tasks, in the order in which the broker is to offer them.
+    A task whose id is known, live or ended, is returned as it is.
     """
     created = _submit(connection, SUBMIT, new)
     known_ids = list(

@@ -88,13 +88,9 @@ DELETE = text("delete from tools where id = any(cast(:ids as text[])) and load =
 
 
 class Registration(NamedTuple):
-    """A tool that registers.
+    """A tool, the hash of its new token, and the name of the key that registers it, if there are keys.
 
-    Args:
-        tool: The tool.
-        token_hash: The hash of its new token.
-        by: The name of the key that registers it; None: there are no keys.
-        any_owner: Whether the tool may belong to another key.
+    With `any_owner`, a known tool with its id may belong to another key.
     """
 
     tool: NewTool

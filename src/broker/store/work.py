@@ -155,14 +155,9 @@ class TracedWork(NamedTuple):
 
 
 class AssignedWork(NamedTuple):
-    """The work that is assigned to a tool and not started.
+    """The work that is assigned to a tool and not started, the oldest first, and how the tool is.
 
-    Args:
-        items: The work, the oldest first.
-        offline: Whether the tool is offline.
-        token_hash: The hash of the tool's token.
-        lease_seconds: The length of its lease.
-        since_seconds: How long ago the oldest work was assigned; None: there is no work.
+    `since_seconds` is how long ago the oldest work was assigned; None: there is no work.
     """
 
     items: list[Work]
