@@ -54,9 +54,6 @@ class Address:
 
         In asyncpg all hosts would share one time limit, and one unreachable host would use it up.
 
-        Args:
-            options: Options of asyncpg.
-
         Raises:
             OSError: No host responds; or an error of asyncpg from the host that was tried last.
         """

@@ -1,6 +1,7 @@
 """Assignment: make work of pairs of a task and a tool."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -119,7 +120,7 @@ def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]
 @one_statement()
 def assign_briefly(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
     """Make work of pairs, and return the result of each with only the id of its work."""
-    return _assign(connection, ASSIGN_BRIEFLY, OF_PAIRS_BRIEFLY, pairs, _id)
+    return _assign(connection, ASSIGN_BRIEFLY, OF_PAIRS_BRIEFLY, pairs, attrgetter("id"))
 
 
 def _assign(
@@ -175,12 +176,7 @@ def runs(keys: Iterable[PairKey]) -> Iterator[list[PairKey]]:
 
 
 def repeated(keys: Sequence[PairKey], first: Mapping[PairKey, PairStatus]) -> list[PairStatus]:
-    """Return the status of each pair, also of one that is repeated.
-
-    Args:
-        keys: The pairs.
-        first: The status of each pair the first time.
-    """
+    """Return the status of each pair, also of one that is repeated, from its status the first time."""
     seen: set[PairKey] = set()
     assigned: set[str] = set()
     statuses: list[PairStatus] = []
@@ -199,8 +195,3 @@ def repeated(keys: Sequence[PairKey], first: Mapping[PairKey, PairStatus]) -> li
 
 def _values(keys: Sequence[PairKey]) -> dict[str, list[str]]:
     return {"task_ids": [key[0] for key in keys], "tool_ids": [key[1] for key in keys]}
-
-
-def _id(row: rows.AnyRow) -> UUID:
-    id_: UUID = row.id
-    return id_

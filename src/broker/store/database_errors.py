@@ -41,13 +41,7 @@ class Meaning(Enum):
 
 
 class Entry(NamedTuple):
-    """A line of the table.
-
-    Args:
-        name: PostgreSQL's name of the class or code.
-        meaning: What it means for the request.
-        cause: The words for the log and for `/health/ready`.
-    """
+    """A line of the table: PostgreSQL's name of the class or code, and the cause for the log, if any."""
 
     name: str
     meaning: Meaning
@@ -153,14 +147,11 @@ def entry(state: str) -> Entry | None:
 
 
 def translate(error: Exception, *, timed_out: bool = False) -> Exception:
-    """Return the broker's error for an error of the driver.
+    """Return the broker's error for an error of SQLAlchemy or asyncpg; a defect is returned as it is.
 
     Args:
-        error: What SQLAlchemy or asyncpg raised.
+        error: The error of SQLAlchemy or asyncpg.
         timed_out: Whether the statement ran for as long as a statement may.
-
-    Returns:
-        An error of the broker's own; `error` itself where it is a defect of the broker.
     """
     if isinstance(error, PoolTimeoutError):
         return Overloaded()

@@ -103,14 +103,9 @@ class Store:
         self._waiting_alone = 0
 
     async def one(self, step: Step[Item, Result], item: Item, *, size: int = 0) -> Result:
-        """Run a step for one item, and return its result once that is committed.
+        """Run a step for one item of about `size` bytes, and return its result once that is committed.
 
         Items that arrive at the same time share a transaction. An item that fails, fails alone.
-
-        Args:
-            step: The step.
-            item: The item.
-            size: About how many bytes the item has; 0: a few hundred.
 
         Raises:
             Overloaded: Too many items wait for this step already.

@@ -69,8 +69,8 @@ def read(
     """Return the events of changed tasks, tools and work, and of others that changed with them.
 
     New work comes with its task and its tool, started work with its task, and ended work with both and as its
-    record. A task that ended without work comes as its record. Subscribers know work by the states in `known`,
-    and other work is new.
+    record. A task that ended without work comes as its record. Work that subscribers do not know, with its
+    state in `known`, is new.
     """
     if not (tasks or tools or work):
         connection.execute(NOTHING)

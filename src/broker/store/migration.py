@@ -97,11 +97,7 @@ class SchemaError(Exception):
 
 
 def check_encoding(connection: Connection) -> None:
-    """Check that the database can store every text that a request may contain.
-
-    Raises:
-        SchemaError: Its encoding is not UTF-8.
-    """
+    """Raise SchemaError if the database cannot store every text, because its encoding is not UTF-8."""
     if problem := _encoding_problem(connection):
         raise SchemaError(f"The database {problem}.")
 

@@ -42,14 +42,10 @@ HOLDERS = "cast(:token_tool as text[]), cast(:token_hash as bytea[])"
 
 
 def is_current(item: str, tool_id: str, token_hash: str) -> str:
-    """Return the SQL condition that an item does not come with a void token of a tool.
+    """Return the SQL condition that an item, with the columns of `HOLDERS`, has no void token of a tool.
 
-    A token of another tool says nothing about this one: the roles decide whether its holder may act.
-
-    Args:
-        item: The alias of the item; its columns `token_tool` and `token_hash` are of `HOLDERS`.
-        tool_id: SQL for the tool's id.
-        token_hash: SQL for the hash of the tool's token, from a row that the statement has locked.
+    The tool's hash is from a row that the statement has locked. A token of another tool says nothing about
+    this one: the roles decide whether its holder may act.
     """
     return (
         f"({item}.token_hash is null or {item}.token_tool <> {tool_id} or {item}.token_hash = {token_hash})"

@@ -51,10 +51,7 @@ def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) ->
 def kept(rows: str, keep: Sequence[str], *, order: str) -> str:
     """Return SQL for at most `:limit` rows that meet further conditions, among the first `MOST_EXAMINED`.
 
-    Args:
-        rows: SQL for the rows, which an index finds in their order.
-        keep: SQL for each further condition on a row `t`.
-        order: SQL for the order.
+    An index finds the rows in their order; each condition is on a row `t`.
     """
     if not keep:
         return f"{rows} order by {order} limit :limit"
@@ -69,11 +66,7 @@ def kept(rows: str, keep: Sequence[str], *, order: str) -> str:
 def last_examined(rows: str, keep: Sequence[str], *, order: str, key: str) -> str:
     """Return SQL for the key where `kept` stopped, if it found fewer than `:limit` rows and there are more.
 
-    Args:
-        rows: As for `kept`, whose rows must be in the CTE `page` of the same statement.
-        keep: As for `kept`.
-        order: As for `kept`.
-        key: The columns of the key.
+    The rows of `kept` must be in the CTE `page` of the same statement.
     """
     if not keep:
         return f"select {key} from ({rows}) t limit 0"
@@ -86,12 +79,7 @@ def last_examined(rows: str, keep: Sequence[str], *, order: str, key: str) -> st
 
 
 def fits(size: str, *, order: str) -> str:
-    """Return SQL for whether a response has room for a row after those before it, or has none yet.
-
-    Args:
-        size: SQL for the size of a row in the response.
-        order: SQL for the order of the rows.
-    """
+    """Return SQL for whether a response has room for a row of a size after those before it in an order."""
     return f"coalesce(sum(cast({size} as double precision)) over ({_before(order)}), 0) < {MOST_BYTES}"
 
 
@@ -143,13 +131,8 @@ def read_listed(
 ) -> tuple[Sequence[Row[Any]], str | None]:
     """Read a page of a list, and return its rows and where the next one begins.
 
-    Args:
-        connection: The database.
-        statement: A statement made with `bounded`, `kept` and `last_examined`. Its rows have an `id`, which
-            is null in the only row if there are none, and `examined`.
-        values: The parameters of the statement, but its limit.
-        limit: The most rows.
-        key: Returns the position of a row.
+    The statement is made with `bounded`, `kept` and `last_examined`. Its rows have `examined` and an `id`,
+    which is null in the only row if there are none.
     """
     read = connection.execute(statement, {**values, "limit": limit + 1}).all()
     items = [row for row in read if row.id is not None]
@@ -163,15 +146,10 @@ def seal(key: object) -> str:
 
 
 def unseal(cursor: str, key: type[Key], *, field: str) -> Key:
-    """Return the key of a cursor.
-
-    Args:
-        cursor: A text that `seal` returned.
-        key: The type of the key.
-        field: The parameter that held the cursor, for the error.
+    """Return the key of a cursor, which is of the type `key`.
 
     Raises:
-        ValidationFailed: The text is not a cursor of this broker.
+        ValidationFailed: The text in the parameter `field` is not a cursor of this broker.
     """
     try:
         sealed = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))

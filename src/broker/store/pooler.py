@@ -33,12 +33,7 @@ OF_ENGINE: dict[str, Any] = {
 
 
 def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
-    """Have each transaction begin with settings of its own.
-
-    Args:
-        engine: An engine whose connections go through the pooler.
-        settings: PostgreSQL's settings.
-    """
+    """Have each transaction begin with settings of its own."""
     values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
 
     def begin(connection: Connection) -> None:
@@ -48,13 +43,9 @@ def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> No
 
 
 def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
-    """Have each statement run in a transaction of its own, which begins with settings of its own.
+    """Have each statement of an engine in AUTOCOMMIT mode run in a transaction with settings of its own.
 
     asyncpg first prepares a statement, and then has to run it over the same connection to the server.
-
-    Args:
-        engine: An engine in SQLAlchemy's mode AUTOCOMMIT, whose connections go through the pooler.
-        settings: PostgreSQL's settings.
     """
     first = "; ".join(["begin", *(f"set local {name} = '{value}'" for name, value in settings.items())])
 
@@ -77,11 +68,7 @@ def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, s
 
 
 def _execute(connection: Connection, command: str) -> None:
-    """Run a command without SQLAlchemy and without preparing it.
-
-    Raises:
-        Unavailable: The server did not run it.
-    """
+    """Run a command without SQLAlchemy and without preparing it."""
     try:
         connection.connection.run_async(lambda driver: driver.execute(command))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:

@@ -32,12 +32,7 @@ class Troubles:
         return bool(self._met)
 
     def note(self, step: str, trouble: DatabaseTrouble) -> None:
-        """Remember a trouble and log its cause, once while it lasts.
-
-        Args:
-            step: The name of the step that met it.
-            trouble: What the step met.
-        """
+        """Remember a trouble that a step met, and log its cause, once while it lasts."""
         now = self._clock()
         self._met[step] = now, trouble
         if now - self._logged.get(trouble.cause, -_SILENT_SECONDS) >= _SILENT_SECONDS:
@@ -49,17 +44,8 @@ class Troubles:
         self._met.pop(step, None)
 
     def causes(self, *, of_service: bool = False) -> list[str]:
-        """Return the causes that were met lately, each once.
-
-        Args:
-            of_service: Whether to leave out what a single request can bring about.
-        """
+        """Return the causes that were met lately; with `of_service`, none that a single request can cause."""
         since = self._clock() - _LASTS_SECONDS
         self._met = {step: each for step, each in self._met.items() if each[0] > since}
-        return sorted(
-            {
-                trouble.cause
-                for _, trouble in self._met.values()
-                if not (of_service and isinstance(trouble, RowTrouble))
-            }
-        )
+        troubles = [trouble for _, trouble in self._met.values()]
+        return sorted({each.cause for each in troubles if not (of_service and isinstance(each, RowTrouble))})
