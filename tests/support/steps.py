@@ -24,7 +24,7 @@ from broker.store.address import libpq_url
 from broker.store.completion import Ending
 from broker.store.database_errors import BeginAgain
 from broker.store.sessions import Params, Query, Result
-from broker.store.steps import Item, Step
+from broker.store.steps import Item, Step, is_one_statement
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 from tests.conftest import Running
@@ -192,9 +192,10 @@ class Held:
 
 async def many(store: Store, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
     """`Store.many`, but for this: what PostgreSQL gives up, a deadlock above all, shows."""
+    sessions = store._by_statement if is_one_statement(step, items) else store._in_transaction
     while True:
         try:
-            return await store._run_set_once(step, items)
+            return await sessions._run(step, items)
         except BeginAgain as again:
             # Asked for by the step itself it is no error.
             if again.__cause__ is not None:
