@@ -156,10 +156,9 @@ class Keyring:
                 raise
 
     async def know(self, since: float = -math.inf) -> None:
-        """Read the keys, unless they were read since a time; concurrent requests share one query.
+        """Read the keys, unless they were read since a time by the loop's clock, or at all by default.
 
-        Args:
-            since: A time by the loop's clock; default: any time.
+        Concurrent requests share one query.
 
         Raises:
             Unavailable: The keys could not be read.

@@ -67,22 +67,29 @@ def _new(available: str) -> str:
     limit :limit"""
 
 
-NEW_TASKS = text(f"""
-select {rows.TASK}, t.met
-from ({bounded(_new("tasks where state = 'available'"), size=rows.task_size("r"), order="changed")}) t
+def _tasks(tasks: str, order: str) -> TextClause:
+    """Return the statement for as many tasks as a response has room for, which are then in offer order."""
+    return text(f"""
+select {rows.TASK}, t.seq, t.met
+from ({bounded(tasks, size=rows.task_size("r"), order=order)}) t
 left join work w on false
 order by -cast(t.priority as integer), t.seq
 """)
 
-NEW_TOOLS = text(f"""
-with new as materialized (
-    {bounded(_new("tools where available"), size=rows.tool_bytes("r"), order="changed")}
-)
+
+def _tools(tools: str, order: str) -> TextClause:
+    """Return the statement for as many tools as a response has room for, which are then in id order."""
+    return text(f"""
+with page as materialized ({bounded(tools, size=rows.tool_bytes("r"), order=order)})
 select {rows.TOOL}, t.met
-from new t
-join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from new))
+from page t
+join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from page))
 order by t.id
 """)
+
+
+NEW_TASKS = _tasks(_new("tasks where state = 'available'"), order="changed")
+NEW_TOOLS = _tools(_new("tools where available"), order="changed")
 
 # The same condition for a reading of all rows. Rows from a dump belong to the first reading.
 _UNREAD = """
@@ -91,32 +98,20 @@ _UNREAD = """
     and (pg_visible_in_snapshot(t.changed, cast(cast(:reading as text) as pg_snapshot))
          or cast(:seen as text) is null and t.changed >= pg_snapshot_xmax(pg_current_snapshot()))"""
 
-_WALK_TASKS = f"""
+_UNREAD_TASKS = f"""
 select *
 from tasks t
 where t.state = 'available' and (-cast(t.priority as integer), t.seq) > (:rank, :seq) and {_UNREAD}
 order by -cast(t.priority as integer), t.seq
 limit :limit"""
-WALK_TASKS = text(f"""
-select {rows.TASK}, t.seq, t.met
-from ({bounded(_WALK_TASKS, size=rows.task_size("r"), order="-cast(priority as integer), seq")}) t
-left join work w on false
-order by -cast(t.priority as integer), t.seq
-""")
-
-_WALK_TOOLS = f"""
+_UNREAD_TOOLS = f"""
 select *
 from tools t
 where t.available and t.id > :id and {_UNREAD}
 order by t.id
 limit :limit"""
-WALK_TOOLS = text(f"""
-with page as materialized ({bounded(_WALK_TOOLS, size=rows.tool_bytes("r"), order="id")})
-select {rows.TOOL}, t.met
-from page t
-join tool_leases l on l.tool_id = t.id and l.tool_id = any(array(select id from page))
-order by t.id
-""")
+WALK_TASKS = _tasks(_UNREAD_TASKS, order="-cast(priority as integer), seq")
+WALK_TOOLS = _tools(_UNREAD_TOOLS, order="id")
 
 _FIRST_TASK = (-(2**15) - 1, -1)
 _FIRST_TOOL = ""

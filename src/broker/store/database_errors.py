@@ -141,11 +141,6 @@ _LOST_CONNECTION = (
 )
 
 
-def entry(state: str) -> Entry | None:
-    """Return the table's line for a SQLSTATE; None: PostgreSQL has no such class."""
-    return CODES.get(state) or CLASSES.get(state[:2])
-
-
 def translate(error: Exception, *, timed_out: bool = False) -> Exception:
     """Return the broker's error for an error of SQLAlchemy or asyncpg; a defect is returned as it is.
 
@@ -174,7 +169,7 @@ def of_connection(error: Exception) -> Unavailable:
 
 
 def _of_code(state: str, error: Exception, *, timed_out: bool) -> Exception:
-    line = entry(state) or Entry("", _DEFECT)
+    line = CODES.get(state) or CLASSES.get(state[:2]) or Entry("", _DEFECT)
     cause = f"{line.cause} (SQLSTATE {state})"
     match line.meaning:
         case Meaning.VALUE:

@@ -76,14 +76,10 @@ class GroupCommit(Generic[Item, Result]):
         return len(self._waiting)
 
     async def call(self, item: Item, size: int) -> Result:
-        """Run the step with one item, and return its result after the commit.
+        """Run the step with one item of about `size` bytes, and return its result after the commit.
 
         If the caller is cancelled before its set begins, the item is removed. If it is cancelled later, the
         item is written, and the result is lost.
-
-        Args:
-            item: The item.
-            size: Its approximate size in bytes, besides the few hundred of any item.
 
         Raises:
             Overloaded: Too much waits already.

@@ -176,31 +176,28 @@ def _renew(
     read: Callable[[rows.AnyRow], Renewal],
 ) -> list[Renewal | Void | None]:
     """Renew leases; those of tools that are offline with a second statement, which needs more locks."""
-    renewals = _renewals(connection, statement, beats, read)
+
+    def renew(some: Sequence[Beat]) -> list[Renewal | Void | None]:
+        by_tool = {row.tool_id: row for row in connection.execute(statement, _values(some))}
+        return [_result(beat, by_tool.get(beat.tool_id), read) for beat in some]
+
+    renewals = renew(beats)
     if expired := [beat for beat, renewal in zip(beats, renewals, strict=True) if renewal is None]:
         connection.execute(COME_BACK, _values(expired))
-        later = iter(_renewals(connection, statement, expired, read))
+        later = iter(renew(expired))
         renewals = [next(later) if renewal is None else renewal for renewal in renewals]
     return renewals
 
 
-def _renewals(
-    connection: Connection,
-    statement: TextClause,
-    beats: Sequence[Beat],
-    read: Callable[[rows.AnyRow], Renewal],
-) -> list[Renewal | Void | None]:
-    """Renew leases; `void`: the tool has another token; None: the lease has expired, or there is none."""
-    by_tool = {row.tool_id: row for row in connection.execute(statement, _values(beats))}
-
-    def result(beat: Beat) -> Renewal | Void | None:
-        if (row := by_tool.get(beat.tool_id)) is None:
-            return None
-        if beat.token_hash and beat.token_hash != row.token_hash:
-            return VOID
-        return read(row) if row.is_renewed else None
-
-    return [result(beat) for beat in beats]
+def _result(
+    beat: Beat, row: rows.AnyRow | None, read: Callable[[rows.AnyRow], Renewal]
+) -> Renewal | Void | None:
+    """Return the renewal; `void`: the tool has another token; None: the lease has expired, or is unknown."""
+    if row is None:
+        return None
+    if beat.token_hash and beat.token_hash != row.token_hash:
+        return VOID
+    return read(row) if row.is_renewed else None
 
 
 def _values(beats: Sequence[Beat]) -> dict[str, list[Any] | None]:

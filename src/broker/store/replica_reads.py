@@ -125,13 +125,6 @@ async def read_page(
 
     A query for a page examines a bounded number of rows, and the page is empty if none of them matches. Other
     reads can run between two such queries.
-
-    Args:
-        reader: Where to read.
-        query: Reads a page.
-        args: Positional arguments of `query`.
-        after: Where to begin.
-        kwargs: Keyword arguments of `query`.
     """
     until = time.monotonic() + _FIRST_ITEM_SECONDS
     while True:

@@ -6,12 +6,11 @@ ids, deletes what `ended_tasks` has of them, and stores how far it got. So its c
 many tasks have ended, and a batch that fails loses only itself.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection, TextClause, text
 
 from broker.store.pages import bounded
 
@@ -97,21 +96,21 @@ class Retention:
         if self._days is None:
             return 0
         if (oldest := _expired(connection, self._days)) is None:
-            return self._delete_rest(connection, batch)
-        after = connection.execute(PROGRESS, oldest._asdict()).scalar_one_or_none() or _FIRST
-        values = {"after": after, "batch": batch}
-        records = connection.execute(records_of(oldest.partition), values).all()
-        if not records:
-            _drop(connection, oldest.partition, self._days)
-            return 1
-        _forget(connection, records)
-        connection.execute(KEEP_PROGRESS, oldest._asdict() | {"after": records[-1].work_id})
-        return len(records)
-
-    def _delete_rest(self, connection: Connection, batch: int) -> int:
-        records = connection.execute(DELETE_REST, {"days": self._days, "batch": batch}).all()
+            records = connection.execute(DELETE_REST, {"days": self._days, "batch": batch}).all()
+        else:
+            after = connection.execute(PROGRESS, oldest._asdict()).scalar_one_or_none() or _FIRST
+            values = {"after": after, "batch": batch}
+            records = connection.execute(records_of(oldest.partition), values).all()
+            if not records:
+                _drop(connection, oldest.partition, self._days)
+                return 1
+            connection.execute(KEEP_PROGRESS, oldest._asdict() | {"after": records[-1].work_id})
         if records:
-            _forget(connection, records)
+            ids = {
+                "task_ids": [record.task_id for record in records],
+                "work_ids": [record.work_id for record in records],
+            }
+            connection.execute(FORGET_ENDED, ids)
         return len(records)
 
 
@@ -154,11 +153,3 @@ def _drop(connection: Connection, partition: str, days: int) -> None:
     if not connection.execute(newest_of(partition), {"days": days}).one().is_old:
         raise _RecordedMeanwhile
     connection.execute(text(f"drop table {partition}"))
-
-
-def _forget(connection: Connection, records: Sequence[Row[tuple[str, UUID]]]) -> None:
-    values = {
-        "task_ids": [record.task_id for record in records],
-        "work_ids": [record.work_id for record in records],
-    }
-    connection.execute(FORGET_ENDED, values)

@@ -35,12 +35,9 @@ class Sessions:
     """Sessions of one kind.
 
     Args:
-        engine: SQLAlchemy's engine.
         commits: Whether each session is a transaction; otherwise each of its statements is one.
         timeout_seconds: The longest time for a statement, in seconds.
         sets_timeout: Whether each transaction sets this time, because the connections have another one.
-        troubles: Collects the database's troubles.
-        observer: Counts and logs what sessions do.
     """
 
     def __init__(

@@ -257,7 +257,5 @@ def with_reports(connection: Connection, work_id: UUID) -> TracedWork | None:
 def status(connection: Connection, work_id: UUID) -> TracedWork | None:
     """Return the status of work, under way or ended; None: unknown."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
-    if row is None:
-        ended = ended_work.status(connection, work_id)
-        return TracedWork(ended, None) if ended else None
-    return TracedWork(WorkStatus(**row._asdict()), None)
+    found = WorkStatus(**row._asdict()) if row else ended_work.status(connection, work_id)
+    return TracedWork(found, None) if found else None
