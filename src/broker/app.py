@@ -33,7 +33,6 @@ from broker.background.upkeep import Upkeep
 from broker.http import problems
 from broker.http.body import BodyOrNothing, JsonBodies
 from broker.http.guards import access_of
-from broker.http.json_limits import JsonLimits
 from broker.http.options import options_response
 from broker.http.parameters import check_query
 from broker.service import Service
@@ -193,7 +192,7 @@ def create_app(service: Service) -> Litestar:
         plugins=[JsonBodies()],
         # broker.http.openapi generates the document.
         openapi_config=None,
-        state=State({"service": service, "json_limits": JsonLimits.of(service.settings)}),
+        state=State({"service": service}),
         # The service logs with structlog. Litestar's default would run a thread that wakes all the time.
         logging_config=None,
     )

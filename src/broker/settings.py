@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from broker.postgres.connection_parameters import ConnectionUrlError, check_variables
 from broker.postgres.connection_url import ConnectionUrl
-from broker.schemas.limits import LARGEST_BODY_BYTES, LONGEST_TEXT_CHARS
+from broker.schemas import limits
 
 _OF_CLIENTS = {"BROKER_URL", "BROKER_KEY"}
 _SENDABLE = re.compile("[!-~]+")
@@ -92,11 +92,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     header_timeout_seconds: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
     body_timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 20.0
     send_timeout_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
-    max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 2**20)] = LARGEST_BODY_BYTES
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 2**20)] = limits.LARGEST_BODY_BYTES
     max_body_bytes_in_all: Annotated[int, Meta(ge=1024, le=2**40)] = 512 * 2**20
-    max_depth: Annotated[int, Meta(ge=1, le=900)] = 200
-    max_match_bytes: Annotated[int, Meta(ge=16)] = 64 * 2**10
-    max_text_chars: Annotated[int, Meta(ge=16)] = LONGEST_TEXT_CHARS
+    max_depth: Annotated[int, Meta(ge=1, le=900)] = limits.DEEPEST_NESTING
+    max_match_bytes: Annotated[int, Meta(ge=16)] = limits.LARGEST_MATCH_BYTES
+    max_text_chars: Annotated[int, Meta(ge=16)] = limits.LONGEST_TEXT_CHARS
     max_waits_per_client: Annotated[int, Meta(ge=1)] = 12_000
     max_waits: Annotated[int, Meta(ge=1)] = 16_000
     fallback_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0

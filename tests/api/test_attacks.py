@@ -309,10 +309,11 @@ async def test_a_report_that_has_no_room_is_told_so(broker: Running, sql: asyncp
 def test_a_long_text_is_looked_through_without_much_memory() -> None:
     look = """
 import resource
-from broker.http.json_limits import JsonLimits, json_problem
+from broker.http.json_limits import json_problem
+from broker.settings import Settings
 text = b'"' + b"0e123" * 3_000_000 + b'"'
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert json_problem(text, JsonLimits(), matched=False) is None
+assert json_problem(text, Settings(), matched=False) is None
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)

@@ -176,7 +176,7 @@ def long_way(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
 def watched(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
     lean = lean_of(broker)
     long_way = LongWay(lean.app)
-    monkeypatch.setattr(lean, "_slow_path", long_way)
+    monkeypatch.setattr(lean, "_let_litestar_respond", long_way)
     return long_way
 
 

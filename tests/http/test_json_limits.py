@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from broker.errors import BadRequest, MalformedJson, ValidationFailed
 from broker.http import decoders, json_limits
 from broker.http.body import decode, decoded
-from broker.http.json_limits import JsonLimits
 from broker.schemas.tasks import NewTask, NewTasks
 from broker.schemas.values import Request
 from broker.settings import Settings
 
-LIMITS = JsonLimits()
+LIMITS = Settings()
 DEPTH = LIMITS.max_depth
 STEP = json_limits.STEP_BYTES
 
@@ -97,7 +96,7 @@ def test_depth_is_counted_the_same_in_steps_of_any_size(value: Any, step: int, m
 def test_the_first_byte_that_is_no_utf_8_is_named_wherever_a_step_ends(place: int) -> None:
     before = b'{"needs":"' + b"x" * (STEP - 12)
     text = before + "😀é漢".encode() * 3 + b"x" * (place + 6)
-    decode(text + b'"}', NewTask, JsonLimits(max_match_bytes=10**6))
+    decode(text + b'"}', NewTask, Settings(max_match_bytes=10**6))
     with pytest.raises(MalformedJson, match=f"byte {len(text)} cannot"):
         decode(text + b'\xff"}', NewTask, LIMITS)
 
@@ -207,7 +206,3 @@ async def test_a_body_of_some_kilobytes_does_not_wait_for_huge_ones(monkeypatch:
     finally:
         may_end.set()
         await asyncio.gather(*huge)
-
-
-def test_limits_of_the_default_settings_are_those_of_the_contract() -> None:
-    assert JsonLimits.of(Settings()) == JsonLimits()

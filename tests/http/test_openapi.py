@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis import Case, Response
 
 from broker import errors, schemas
-from broker.http.component_names import component_name
+from broker.http.openapi import component_name
 from broker.schemas.problems import Problem
 from tests import ROOT
 from tests.conftest import run_sql

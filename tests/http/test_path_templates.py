@@ -5,7 +5,7 @@ import pytest
 from broker.http.path_templates import PathTemplates
 
 TEMPLATES = PathTemplates(
-    ["/", "/v1/tasks", "/v1/tasks/batch", "/v1/tasks/{task_id}", "/v1/tasks/{task_id}/explain", "/{a}/of/{b}"]
+    ["/", "/v1/tasks", "/v1/tasks/batch", "/v1/tasks/{task_id}", "/v1/tasks/{task_id}/explain", "/{id}/of"]
 )
 
 
@@ -18,7 +18,8 @@ TEMPLATES = PathTemplates(
         ("/v1/tasks/a.b", ("/v1/tasks/{task_id}", {"task_id": "a.b"})),
         ("/v1/tasks/a\nb", ("/v1/tasks/{task_id}", {"task_id": "a\nb"})),
         ("/v1/tasks/batch/explain", ("/v1/tasks/{task_id}/explain", {"task_id": "batch"})),
-        ("/1/of/2", ("/{a}/of/{b}", {"a": "1", "b": "2"})),
+        ("/1/of", ("/{id}/of", {"id": "1"})),
+        ("//of", None),
         ("/v1/tasks/", None),
         ("/v1/tasks/a/", None),
         ("/v1/tasks/a/explain/b", None),

@@ -52,6 +52,8 @@ def test_settings_that_are_not_set_are_the_limits_of_the_contract() -> None:
     settings = Settings()
     assert settings.max_body_bytes == limits.LARGEST_BODY_BYTES
     assert settings.max_text_chars == limits.LONGEST_TEXT_CHARS
+    assert settings.max_depth == limits.DEEPEST_NESTING
+    assert settings.max_match_bytes == limits.LARGEST_MATCH_BYTES
 
 
 async def test_the_database_accepts_the_capacities_of_the_contract(sql: asyncpg.Connection) -> None:

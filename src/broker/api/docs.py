@@ -1,14 +1,13 @@
 """/docs and /openapi.json: serve the API page and the OpenAPI document."""
 
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import msgspec
 from litestar import Controller, Litestar, Request, Response, get
 from litestar.params import FromPath
 
-from broker.http.assets import Asset, asset
+from broker.http.assets import WEB, Asset, asset
 from broker.http.guards import anyone
 from broker.http.openapi import describe
 
@@ -43,5 +42,5 @@ def _document(app: Litestar) -> bytes:
 def _page(app: Litestar) -> Asset:
     # The document is a script element of JSON, so the browser does not run it. Without `<`, nothing ends it.
     description = _document(app).replace(b"<", rb"\u003c")
-    page = (files("broker") / "web" / "docs" / "index.html").read_bytes()
+    page = (WEB / "docs" / "index.html").read_bytes()
     return Asset("index.html", page.replace(b"{description}", description))

@@ -9,7 +9,6 @@ from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_202_ACCEPT
 
 from broker.errors import Forbidden, TaskEnded, TaskNotFound
 from broker.http.guards import ALL, OWN, Access, allow, allow_task, last_segment
-from broker.http.json_limits import JsonLimits
 from broker.http.parameters import After, Force, Limit, Wait, also, id_of, json_parameter
 from broker.http.waiting import wait_for
 from broker.schemas.states import TASK_STATES, LiveTaskState
@@ -106,12 +105,8 @@ class TasksController(Controller):
         after: After = None,
     ) -> TaskPage:
         """List the live tasks, in the order of their submission."""
-        which = tasks.TaskFilter(
-            in_state,
-            json_parameter(needs, "needs", JsonLimits.of(service.settings)),
-            older_than_seconds,
-            access.key,
-        )
+        valid_needs = json_parameter(needs, "needs", service.settings)
+        which = tasks.TaskFilter(in_state, valid_needs, older_than_seconds, access.key)
         return await read_page(service.replica_reads, tasks.page, which, limit=limit, after=after)
 
     @get("/{task_id:str}", fast_path=True, guards=[_MAY_READ], errors=[TaskNotFound])

@@ -19,11 +19,12 @@ from msgspec import Raw
 from broker.cli.option_types import BYTE_ORDER_MARK, standard_input
 from broker.http import json_limits
 from broker.schemas.tasks import NewTask
+from broker.settings import Settings
 
 # A larger file has one task a line, whatever it looks like.
 _LARGEST_DOCUMENT = 256 * 2**20
 # A broker may be configured with narrower limits, and checks them itself.
-_WIDEST = json_limits.JsonLimits(max_depth=900, max_match_bytes=sys.maxsize, max_text_chars=sys.maxsize)
+_WIDEST = Settings(max_depth=900, max_match_bytes=sys.maxsize, max_text_chars=sys.maxsize)
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _new_task = msgspec.json.Decoder(NewTask)

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from litestar import Request, Response
 from litestar.exceptions import NotFoundException
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
+WEB = Path(__file__).parent.parent / "web"
 _MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 # A page runs only scripts of this service, loads only from it, and cannot be framed. Swagger UI has images in
@@ -25,16 +24,11 @@ PAGE_HEADERS = {
 
 
 class Asset:
-    """A file of a web page.
-
-    Args:
-        name: The file name.
-        content: The content of the file.
-    """
+    """A file of a web page; its name says its media type."""
 
     def __init__(self, name: str, content: bytes) -> None:
         self._content = content
-        self._media_type = _MEDIA_TYPES[PurePosixPath(name).suffix]
+        self._media_type = _MEDIA_TYPES[Path(name).suffix]
         self._tag = f'"{sha256(content).hexdigest()[:32]}"'
 
     def answer(self, request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -54,8 +48,12 @@ def assets(folder: str) -> Mapping[str, Asset]:
 
     No path can lead to another file, because each is looked up here.
     """
-    paths = _files(files("broker") / "web" / folder)
-    return {path: Asset(path, file.read_bytes()) for path, file in paths}
+    root = WEB / folder
+    return {
+        path.relative_to(root).as_posix(): Asset(path.name, path.read_bytes())
+        for path in root.rglob("*")
+        if path.suffix in _MEDIA_TYPES
+    }
 
 
 def asset(folder: str, name: str) -> Asset:
@@ -67,14 +65,3 @@ def asset(folder: str, name: str) -> Asset:
     if (file := assets(folder).get(name)) is None:
         raise NotFoundException
     return file
-
-
-def _files(folder: Traversable, path: str = "") -> list[tuple[str, Traversable]]:
-    """Return the files of web pages in a folder, with their relative paths."""
-    pages = []
-    for each in folder.iterdir():
-        if each.is_dir():
-            pages += _files(each, f"{path}{each.name}/")
-        elif PurePosixPath(each.name).suffix in _MEDIA_TYPES:
-            pages.append((path + each.name, each))
-    return pages

@@ -31,9 +31,9 @@ from broker.errors import (
 from broker.http import json_limits
 from broker.http.body_errors import MOST_PARTS, explain, field_at, located, plainly
 from broker.http.decoders import counted, decoder, once, read
-from broker.http.json_limits import JsonLimits
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
+from broker.settings import Settings
 
 # An error lists at most this many invalid fields.
 _MOST_ERRORS = 1_000
@@ -66,7 +66,7 @@ class BodyOrNothing(Connection[Any, Any, Any]):
         if len(body) > _AT_ONCE and self.decoded is None:
             _check_media_type(self)
             kind = self.route_handler.parsed_fn_signature.parameters["data"].annotation
-            self.decoded = await decoded(body, kind, self.app.state.json_limits)
+            self.decoded = await decoded(body, kind, self.app.state.service.settings)
         if time.monotonic() - began > FRESH_SECONDS:
             await self.route_handler.authorize_connection(self)
         return body
@@ -92,7 +92,7 @@ class _JsonBody(AbstractDTO[Any]):
         if request.decoded is not None:
             return request.decoded
         _check_media_type(request)
-        return decode(value, self.model_type, request.app.state.json_limits)
+        return decode(value, self.model_type, request.app.state.service.settings)
 
     @classmethod
     def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
@@ -108,12 +108,7 @@ class _JsonBody(AbstractDTO[Any]):
 
 
 def _check_media_type(request: Connection[Any, Any, Any]) -> None:
-    """Check that a body is JSON and not compressed.
-
-    Raises:
-        UnsupportedMediaType: It is not JSON.
-        UnsupportedEncoding: It is compressed.
-    """
+    """Refuse a body that is not JSON, or compressed."""
     media_type, _ = request.content_type
     if media_type not in ("", "application/json") and not media_type.endswith("+json"):
         raise UnsupportedMediaType
@@ -122,7 +117,7 @@ def _check_media_type(request: Connection[Any, Any, Any]) -> None:
         raise UnsupportedEncoding
 
 
-async def decoded(body: bytes, kind: type[Request], limits: JsonLimits) -> Request:
+async def decoded(body: bytes, kind: type[Request], limits: Settings) -> Request:
     """Decode a body of any size without stalling the event loop or smaller bodies; see `decode`."""
     if len(body) <= _AT_ONCE:
         return decode(body, kind, limits)
@@ -130,16 +125,8 @@ async def decoded(body: bytes, kind: type[Request], limits: JsonLimits) -> Reque
     return await asyncio.get_running_loop().run_in_executor(thread, decode, body, kind, limits)
 
 
-def decode(body: bytes, kind: type[Request], limits: JsonLimits) -> Request:
+def decode(body: bytes, kind: type[Request], limits: Settings) -> Request:
     """Decode a body and check it.
-
-    Args:
-        body: JSON in UTF-8.
-        kind: The type of the request.
-        limits: The limits of its values.
-
-    Returns:
-        The request.
 
     Raises:
         MalformedJson: The body is not JSON, or not UTF-8.
@@ -190,11 +177,7 @@ def _decoded(body: bytes, kind: type[Request]) -> Request:
 
 
 def _check_utf8(body: bytes) -> None:
-    """Check that a body is UTF-8, in steps.
-
-    Raises:
-        MalformedJson: It is not.
-    """
+    """Refuse a body that is not UTF-8; it is checked in steps."""
     if body.isascii():
         return
     start = 0
@@ -212,11 +195,7 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _well_formed(body: bytes) -> None:
-    """Check that a body is JSON: the decoder stops at the first wrong type.
-
-    Raises:
-        MalformedJson: It is not.
-    """
+    """Refuse a body that is no JSON behind its first wrong type, where the decoder stops."""
     try:
         decoder(Raw).decode(body)
     except msgspec.DecodeError as error:

@@ -25,7 +25,7 @@ def explain(body: bytes, kind: type[Request], path: str = "") -> Iterator[FieldE
 
     Args:
         body: JSON.
-        kind: The type of the request.
+        kind: The type that it should have.
         path: The place of the request in the body, like `items[13].`.
     """
     try:
@@ -79,12 +79,7 @@ def _items(value: bytes, hint: Any) -> list[Raw]:
 
 
 def located(error: msgspec.ValidationError, path: str = "") -> FieldError:
-    """Return an error of the decoder as a field and a message.
-
-    Args:
-        error: The decoder's error.
-        path: The field that was decoded; empty: the body.
-    """
+    """Return an error of the decoder as a field and a message; `path`: what it decoded; empty: the body."""
     message = plainly(error)
     _, _, place = str(error).partition(" - at `$")
     if message.startswith(TOO_LONG.lower()):

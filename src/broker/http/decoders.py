@@ -20,11 +20,7 @@ def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def read(value: bytes | Raw, kind: Any) -> Any:
-    """Decode a value.
-
-    Raises:
-        msgspec.DecodeError: It is not such a value.
-    """
+    """Decode a value, or raise the decoder's error."""
     _items_decoded.count = 0
     return decoder(kind).decode(value)
 
@@ -71,11 +67,8 @@ def counted(kind: type[Request]) -> type[Request]:
 def once(body: bytes, kind: type[Request]) -> bytes:
     """Return a body with each member once: the last of those with the same name.
 
-    The decoder checks each member, which takes seconds if there are millions.
-
-    Args:
-        body: JSON.
-        kind: The type of the request, as `counted` returns it.
+    The decoder checks each member, which takes seconds if there are millions. `kind` is a type that `counted`
+    has returned.
 
     Raises:
         msgspec.ValidationError: The request has an unknown field, or a list has too many items.

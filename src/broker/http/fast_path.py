@@ -28,9 +28,7 @@ from broker.errors import Stopping
 from broker.http import problems
 from broker.http.body import BodyOrNothing, decoded
 from broker.http.guards import Allow
-from broker.http.json_limits import JsonLimits
 from broker.http.path_templates import PathTemplates
-from broker.http.shutdown import RespondWhenStopped
 from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
 from broker.schemas.values import Request
 from broker.service import Service
@@ -60,12 +58,7 @@ _encode = msgspec.json.Encoder().encode
 class FastRoute(Struct, frozen=True, kw_only=True):
     """A marked handler, and what the fast path needs to run it.
 
-    Args:
-        handler: The handler.
-        guard: Admits its requests.
-        body: The type of the request body; None: the handler has none.
-        arguments: The names of its arguments.
-        status: The status of its responses, unless they set one.
+    `body` is the type of the request body, and `status` is that of responses that set none.
     """
 
     handler: HTTPRouteHandler
@@ -76,27 +69,20 @@ class FastRoute(Struct, frozen=True, kw_only=True):
 
 
 class FastPath:
-    """An ASGI application that tries the fast path first, then Litestar.
-
-    Args:
-        app: The Litestar application.
-        service: The parts of the broker.
-        templates: The path templates of the application.
-    """
+    """An ASGI application that tries the fast path first, then Litestar."""
 
     def __init__(self, app: Litestar, service: Service, templates: PathTemplates) -> None:
         self.app = app
-        self._slow_path = RespondWhenStopped(app)
         self._service = service
-        self._limits = JsonLimits.of(service.settings)
         self._templates = templates
         self._routes = _fast_routes(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, by the fast path if it is plain."""
         if scope["type"] == ScopeType.HTTP and (match := self._templates.match(scope["path"])):
-            route = self._routes.get((cast("str", scope["method"]), match.template))
-            arguments: dict[str, Any] = match.parameters
+            arguments: dict[str, Any]
+            template, arguments = match
+            route = self._routes.get((cast("str", scope["method"]), template))
             if (
                 route is not None
                 and self._has_plain_headers(scope)
@@ -104,7 +90,7 @@ class FastPath:
             ):
                 await self._respond(route, arguments, scope, receive, send)
                 return
-        await self._slow_path(scope, receive, send)
+        await self._let_litestar_respond(scope, receive, send)
 
     def _has_plain_headers(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
@@ -128,7 +114,7 @@ class FastPath:
                 began = time.monotonic()
                 if (body := await _read_body(receive)) is None:
                     return
-                data = await decoded(body or b"{}", route.body, self._limits)
+                data = await decoded(body or b"{}", route.body, self._service.settings)
                 if time.monotonic() - began > FRESH_SECONDS:
                     access = await route.guard.admit(self._service, scope, arguments)
                 arguments["data"] = data
@@ -145,12 +131,31 @@ class FastPath:
             await send(start)
             await send(content)
         except asyncio.CancelledError:
-            # Not by `RespondWhenStopped`: it costs memory for every request that waits.
             if has_started:
                 raise
             await problems.send(Stopping(), scope, receive, send, self._service.metrics)
         except Exception as error:  # noqa: BLE001 - Litestar's exception handlers do the same
             await problems.send(error, scope, receive, send, self._service.metrics)
+
+    async def _let_litestar_respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond by Litestar, or with 503 if the server cancels the request.
+
+        When the server stops, uvicorn cancels requests that do not finish in time, for example because the
+        database does not respond. It would send 500, which clients do not retry.
+        """
+        has_started = False
+
+        async def note_and_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note_and_send)
+        except asyncio.CancelledError:
+            if has_started or scope["type"] != ScopeType.HTTP:
+                raise
+            await problems.send(Stopping(), scope, receive, send)
 
 
 def _fast_routes(app: Litestar) -> dict[tuple[str, str], FastRoute]:
@@ -210,12 +215,7 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 def _messages(returned: Any, status: int) -> tuple[Message, Message]:
-    """Return the ASGI messages of a response.
-
-    Args:
-        returned: What the handler returned: a `Response`, or its content.
-        status: The status, unless the response has one.
-    """
+    """Return the ASGI messages for what a handler returned: a `Response`, or its content."""
     headers = [(b"content-type", _JSON)]
     if isinstance(returned, Response):
         status = returned.status_code or status

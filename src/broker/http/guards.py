@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -82,19 +82,19 @@ class Allow:
     """A guard that admits some roles.
 
     Args:
-        roles: The roles that may make the request, and their reach; `token` is a tool with its token.
-        check_owner: Checks the owner of what the path names; None: the handler does.
+        check_owner: Checks the owner of what the path names; None: the handler does, or limits the request.
         missing: The error if what the path names does not exist.
         fenced: Whether the statement of the request refuses a void token and renews the lease.
+        roles: The roles that may make the request, and their reach; `token` is a tool with its token.
     """
 
     def __init__(
         self,
-        roles: Mapping[str, Reach],
         check_owner: OwnershipCheck | None = None,
         missing: type[NotFound] = NotFound,
         *,
         fenced: bool = False,
+        **roles: Reach,
     ) -> None:
         self.roles = {**roles, "admin": ALL}
         self._check_owner = check_owner
@@ -103,21 +103,11 @@ class Allow:
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         """Admit a request that Litestar handles."""
-        service: Service = connection.app.state.service
-        connection.scope["state"]["access"] = await self.admit(
-            service, connection.scope, connection.path_params
-        )
+        access = await self.admit(connection.app.state.service, connection.scope, connection.path_params)
+        connection.scope["state"]["access"] = access
 
     async def admit(self, service: Service, scope: Scope, path: Mapping[str, Any]) -> Access:
-        """Admit a request.
-
-        Args:
-            service: The parts of the broker.
-            scope: The ASGI scope of the request.
-            path: Its path parameters.
-
-        Returns:
-            The access of the request.
+        """Admit a request with these path parameters, and return its access.
 
         Raises:
             Unauthenticated: The key or token is missing or invalid.
@@ -179,42 +169,8 @@ class Allow:
         return None
 
 
-class Anyone(Allow):
-    """A guard that admits every request, without a key."""
-
-    def __init__(self) -> None:
-        super().__init__({})
-
-    async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        """Admit the request."""
-
-
-anyone = Anyone()
-
-
-def allow(*, fenced: bool = False, **roles: Reach) -> Allow:
-    """Return a guard for requests whose handler checks or limits ownership."""
-    return Allow(roles, fenced=fenced)
-
-
-def allow_task(**roles: Reach) -> Allow:
-    """Return a guard for requests about a task: a key owns the tasks that it submitted."""
-    return Allow(roles, _owns_task, TaskNotFound)
-
-
-def allow_tool(*, fenced: bool = False, **roles: Reach) -> Allow:
-    """Return a guard for requests about a tool: a key owns the tools that it registered."""
-    return Allow(roles, _owns_tool, ToolNotFound, fenced=fenced)
-
-
-def allow_work(*, fenced: bool = False, **roles: Reach) -> Allow:
-    """Return a guard for requests about work: a key owns the work of the tools that it registered."""
-    return Allow(roles, _owns_work, WorkNotFound, fenced=fenced)
-
-
-def allow_record(**roles: Reach) -> Allow:
-    """Return a guard for requests about a record: a key owns the records of the tasks that it submitted."""
-    return Allow(roles, _owns_record, WorkNotFound)
+async def anyone(_: ASGIConnection[Any, Any, Any, Any], __: BaseRouteHandler) -> None:
+    """Admit every request, without a key."""
 
 
 def access_of(request: Request[Any, Any, Any]) -> Access:
@@ -298,6 +254,14 @@ def owns_work(caller: Caller, owner: WorkOwner) -> bool:
     if caller.tool_id is None:
         return owner.key == caller.key
     return owner.tool_id == caller.tool_id and owner.key in (None, caller.registered_by)
+
+
+allow = Allow
+# A key owns the tasks that it submitted and their records, and the tools that it registered and their work.
+allow_task = partial(Allow, _owns_task, TaskNotFound)
+allow_record = partial(Allow, _owns_record, WorkNotFound)
+allow_tool = partial(Allow, _owns_tool, ToolNotFound)
+allow_work = partial(Allow, _owns_work, WorkNotFound)
 
 
 def _bearer(authorization: bytes) -> str | None:

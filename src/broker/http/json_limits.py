@@ -15,9 +15,8 @@ from itertools import accumulate
 from typing import get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from broker.schemas.limits import DEEPEST_NESTING, LARGEST_MATCH_BYTES, LONGEST_TEXT_CHARS
 from broker.schemas.problems import FieldError
 from broker.schemas.values import NULL, Request
 from broker.settings import Settings
@@ -61,33 +60,8 @@ _PAUSE_SECONDS = 0.0005
 _anything = msgspec.json.Decoder(Raw)
 
 
-class JsonLimits(Struct, frozen=True):
-    """The limits of the values in a request.
-
-    Args:
-        max_depth: How deep a JSON value may nest; the value itself counts.
-        max_match_bytes: The largest `needs` or `skills`, each.
-        max_text_chars: The longest text.
-    """
-
-    max_depth: int = DEEPEST_NESTING
-    max_match_bytes: int = LARGEST_MATCH_BYTES
-    max_text_chars: int = LONGEST_TEXT_CHARS
-
-    @classmethod
-    def of(cls, settings: Settings) -> "JsonLimits":
-        """Return the limits in the settings."""
-        return cls(settings.max_depth, settings.max_match_bytes, settings.max_text_chars)
-
-
-def problems(request: Request, limits: JsonLimits, path: str = "") -> Iterator[FieldError]:
-    """Yield what is wrong with the values of a request.
-
-    Args:
-        request: The decoded request.
-        limits: The limits of its values.
-        path: The place of the request in the body, like `items[13].`.
-    """
+def problems(request: Request, limits: Settings, path: str = "") -> Iterator[FieldError]:
+    """Yield what is wrong with the values of a request; `path`: its place in the body, like `items[13].`."""
     for name, kind in _fields(type(request)):
         value = getattr(request, name)
         if value is None or value is NULL:
@@ -106,7 +80,7 @@ def problems(request: Request, limits: JsonLimits, path: str = "") -> Iterator[F
 
 
 @cache
-def _fields(struct: type[Struct]) -> tuple[tuple[str, type], ...]:
+def _fields(struct: type[Request]) -> tuple[tuple[str, type], ...]:
     """Return the fields to check: JSON values, texts, times, and lists of requests."""
     fields: list[tuple[str, type]] = []
     for name, hint in get_type_hints(struct).items():
@@ -125,13 +99,13 @@ def _in_range(value: datetime) -> bool:
     return True
 
 
-def _text_problem(value: str, limits: JsonLimits) -> str | None:
+def _text_problem(value: str, limits: Settings) -> str | None:
     if len(value) > limits.max_text_chars:
         return f"is {len(value)} characters long; the limit is {limits.max_text_chars}"
     return _NUL if "\x00" in value else None
 
 
-def json_problem(value: bytes, limits: JsonLimits, *, matched: bool) -> str | None:
+def json_problem(value: bytes, limits: Settings, *, matched: bool) -> str | None:
     """Return what is wrong with a JSON value, in words; `matched`: it is a `needs` or `skills`."""
     if matched and len(value) > limits.max_match_bytes:
         return f"is {len(value)} bytes long; the limit is {limits.max_match_bytes}"
@@ -141,11 +115,7 @@ def json_problem(value: bytes, limits: JsonLimits, *, matched: bool) -> str | No
 
 
 def lone_surrogate(body: bytes) -> int | None:
-    """Return the offset of an escaped surrogate that stands alone, if that is what the decoder refuses.
-
-    Args:
-        body: What the decoder refuses to read.
-    """
+    """Return the offset of an escaped surrogate that stands alone, if the decoder refuses the body for it."""
     try:
         # The decoder reports a truncated input unless room for the other surrogate follows.
         _anything.decode(body + b" " * 6)
@@ -167,15 +137,7 @@ def _is_plain(value: bytes, max_depth: int) -> bool:
 
 
 def _look_closely(value: bytes, max_depth: int) -> str | None:
-    """Check a value in steps, each a few passes of C over its bytes.
-
-    Args:
-        value: Well-formed JSON.
-        max_depth: How deep it may be nested.
-
-    Returns:
-        What is wrong with it, in words.
-    """
+    """Check well-formed JSON in steps, each a few passes of C; return what is wrong with it, in words."""
     depth = digits = in_string = 0
     end_of_text = number = b""
     for piece in _pieces(value):
@@ -226,12 +188,9 @@ def _may_hold_large_number(value: bytes) -> bool:
 
 
 def _digits(text: bytes) -> int:
-    """Return how many digits the large numbers of a text have when written out.
+    """Return how many digits the large numbers in JSON without its strings have when written out.
 
     A number that is out of range counts as more digits than a value may have.
-
-    Args:
-        text: JSON without its strings.
     """
     if not _may_hold_large_number(text):
         return 0

@@ -4,6 +4,7 @@ msgspec reads and writes the bodies, so its schemas describe them exactly. Lites
 nullable parameters, allowed unknown fields, a missing `ge=0`, and errors of another shape.
 """
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from importlib.metadata import version
@@ -13,19 +14,20 @@ from uuid import UUID
 
 import msgspec
 from litestar import Litestar
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import ParameterKwarg, PathParameter
 from litestar.typing import FieldDefinition
 from msgspec import Meta, Struct
 
 from broker.errors import BrokerError, ValidationFailed, WorkEnded
 from broker.http import problems
-from broker.http.component_names import component_name, renamed
 from broker.http.guards import Reach
 from broker.http.openapi_examples import EXAMPLES
 from broker.http.openapi_links import links
-from broker.http.openapi_operations import DescribedResponse, Operation, in_a_sentence, is_struct, operations
+from broker.http.openapi_operations import Operation, in_a_sentence, is_struct, operations
 from broker.schemas.keys import KeyName
 from broker.schemas.problems import FieldError, Problem
+from broker.schemas.tools import ToolStatus
 from broker.schemas.values import Id
 
 JsonObject = dict[str, Any]
@@ -92,6 +94,9 @@ _TRACE_ANSWERED: JsonObject = {
     }.items()
 }
 
+# `broker.client` has classes of these names, and they are what users import.
+_NAMES: dict[type[Struct], str] = {ToolStatus: "Tool"}
+
 # ECMAScript needs no such suffix: its `$` matches only at the end.
 _PYTHON_SUFFIX = r"(?!\n)"
 
@@ -113,16 +118,15 @@ def describe(app: Litestar) -> JsonObject:
 
 
 def _operation(operation: Operation, all_operations: list[Operation]) -> JsonObject:
+    # A summary is plain text, not Markdown.
     summary, description = operation.docstring
     if operation.events:
         description = f"{description}\n\n{_list_of_events(operation.events)}"
     if operation.roles:
         description = f"{description}\n\nFor {_list_of_roles(operation.roles)}.".strip()
-    # A summary is plain text, not Markdown.
-    plainly = summary.replace("`", "")
     described: JsonObject = {
         "tags": operation.handler.resolve_tags(),
-        "summary": plainly,
+        "summary": summary.replace("`", ""),
         "operationId": operation.id,
     }
     if description:
@@ -214,13 +218,12 @@ def _responses(operation: Operation, all_operations: list[Operation]) -> JsonObj
     return described
 
 
-def _response(
-    operation: Operation, response: DescribedResponse, all_operations: list[Operation]
-) -> JsonObject:
+def _response(operation: Operation, response: ResponseSpec, all_operations: list[Operation]) -> JsonObject:
+    body: Any = response.data_container
     described: JsonObject = {"description": response.description}
-    if is_struct(response.body):
-        described["content"] = {"application/json": _content(response.body)}
-    elif response.body not in (None, NoneType):
+    if is_struct(body):
+        described["content"] = {"application/json": _content(body)}
+    elif body not in (None, NoneType):
         media_type = operation.handler.media_type
         written = media_type.value if isinstance(media_type, Enum) else str(media_type)
         described["content"] = {written: {"schema": {"type": "string"}}}
@@ -228,7 +231,7 @@ def _response(
             described["content"][written]["example"] = _stream(operation.events)
     if operation.hands_on_trace:
         described["headers"] = {name: _ref("headers", name) for name in _TRACE_ANSWERED}
-    if response_links := links(response.body, all_operations):
+    if response_links := links(body, all_operations):
         described["links"] = response_links
     return described
 
@@ -260,13 +263,10 @@ def _name(errors: tuple[type[BrokerError], ...]) -> str:
 
 
 def _components(all_operations: list[Operation]) -> JsonObject:
-    structs = {operation.body for operation in all_operations if operation.body}
-    structs |= {
-        response.body
-        for operation in all_operations
-        for response in operation.responses.values()
-        if is_struct(response.body)
-    }
+    structs: set[Any] = {operation.body for operation in all_operations}
+    for operation in all_operations:
+        structs |= {response.data_container for response in operation.responses.values()}
+    structs = set(filter(is_struct, structs))
     examples = {component_name(struct): EXAMPLES[struct] for struct in structs}
     structs |= {struct for operation in all_operations for struct in operation.events.values()}
     error_responses = {
@@ -277,7 +277,7 @@ def _components(all_operations: list[Operation]) -> JsonObject:
         [*structs, Problem], ref_template=_ref("schemas", "{name}")["$ref"]
     )
     return {
-        "schemas": dict(sorted(_tidy(renamed(schemas)).items())),
+        "schemas": dict(sorted(_tidy(_renamed(schemas)).items())),
         "parameters": {
             **{name: _path_parameter(name) for name in _IN_PATHS},
             **{name: _trace_parameter(name) for name in _TRACE},
@@ -287,6 +287,20 @@ def _components(all_operations: list[Operation]) -> JsonObject:
         "examples": {name: {"value": value} for name, value in sorted(examples.items())},
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
+
+
+def component_name(struct: type[Struct]) -> str:
+    """Return the name of a class in the document."""
+    return _NAMES.get(struct, struct.__name__)
+
+
+def _renamed(schemas: dict[str, Any]) -> Any:
+    """Return the schemas, which msgspec names after their classes, under the names of the document."""
+    text = msgspec.json.encode(schemas).decode()
+    for struct, name in _NAMES.items():
+        # The name is a key, a title, or the end of a reference.
+        text = re.sub(rf'(?<=["/]){struct.__name__}(?=")', name, text)
+    return msgspec.json.decode(text)
 
 
 def _problem(error: type[BrokerError]) -> JsonObject:

@@ -2,48 +2,8 @@
 
 from typing import Any
 
-from broker.schemas.archive import ArchivePage, ArchiveRecord
-from broker.schemas.candidates import AssignedPairs, Candidates, Pair, Pairs
-from broker.schemas.completion import Completed, CompletedBatch, Completion, WorkCompletions
-from broker.schemas.health import Alive, Ready
-from broker.schemas.keys import KeyPage, MadeKey, NewKey
-from broker.schemas.overview import (
-    ArchiveEvent,
-    Failures,
-    History,
-    Queue,
-    Resync,
-    TaskEvent,
-    Timeline,
-    ToolEvent,
-    ToolSummaryPage,
-    WaitingTasks,
-    WorkEvent,
-)
-from broker.schemas.stats import Stats
-from broker.schemas.tasks import (
-    Explanation,
-    NewRemark,
-    NewTask,
-    NewTasks,
-    RemarkedTasks,
-    SubmittedTasks,
-    Task,
-    TaskPage,
-    TaskRemarks,
-)
-from broker.schemas.tools import Heartbeat, NewTool, RegisteredTool, ToolChange, ToolPage, ToolStatus
+from broker.schemas import archive, candidates, completion, health, keys, overview, stats, tasks, tools, work
 from broker.schemas.values import Nothing
-from broker.schemas.work import (
-    NewCancellation,
-    NewReport,
-    Reported,
-    ReportPage,
-    Work,
-    WorkItems,
-    WorkPage,
-    WorkWithReports,
-)
 
 _WORK_ID = "019f2f6c-5d3c-7a10-8c62-9a2c5e6f7a81"
 _PAYLOAD = "three small words"
@@ -51,6 +11,8 @@ _REGISTERED, _SUBMITTED, _ASSIGNED, _STARTED, _ENDED = (
     f"2026-07-02T09:30:{seconds}.000000Z" for seconds in ("00", "10", "20", "30", "40")
 )
 _LEASE_ENDS = "2026-07-02T09:31:30.000000Z"
+
+_TIMES = {"assigned_at": _ASSIGNED, "started_at": _STARTED, "ended_at": _ENDED}
 
 _NEW_TASK = {"id": "job-1", "needs": {"can": "count"}, "payload": _PAYLOAD, "priority": 5}
 _PAIR = {"task_id": "job-1", "tool_id": "counter"}
@@ -114,12 +76,10 @@ _RECORD = {
     "error": None,
     "late": None,
     "reports": [_REPORT],
-    "assigned_at": _ASSIGNED,
-    "started_at": _STARTED,
-    "ended_at": _ENDED,
+    **_TIMES,
 }
-_TIMES = {"assigned_at": _ASSIGNED, "started_at": _STARTED}
 _NO_MORE = {"next": None}
+_NO_OTHER_ENDINGS = {"cancelled": 0, "released": 0, "lost": 0, "timed_out": 0}
 
 # The same for whoever watches.
 _NEEDS_TEXT = '{"can": "count"}'
@@ -136,41 +96,20 @@ _WORK_SUMMARY = {
     "started_at": _STARTED,
     "deadline_at": None,
 }
-_TOOL_SUMMARY = {
-    "id": "counter",
-    "state": "idle",
-    "load": 1,
-    "capacity": 2,
-    "skills": _SKILLS_TEXT,
-    "seen_at": _STARTED,
-    "work": [_WORK_SUMMARY],
-}
-_ATTEMPT = {
-    "work_id": _WORK_ID,
-    **_PAIR,
-    "attempt": 1,
-    "outcome": "succeeded",
-    "assigned_at": _ASSIGNED,
-    "started_at": _STARTED,
-    "ended_at": _ENDED,
-}
+_TOOL_EVENT = {"id": "counter", "state": "idle", "load": 1, "capacity": 2, "skills": _SKILLS_TEXT}
+_ATTEMPT = {"work_id": _WORK_ID, **_PAIR, "attempt": 1, "outcome": "succeeded"}
 _BUCKET = {
     "at": "2026-07-02T09:00:00Z",
     "succeeded": 12,
     "failed": 1,
-    "cancelled": 0,
-    "released": 0,
-    "lost": 0,
-    "timed_out": 0,
+    **_NO_OTHER_ENDINGS,
     "wait_median_seconds": 0.4,
     "wait_p95_seconds": 3.2,
     "run_median_seconds": 41.5,
     "run_p95_seconds": 130.0,
 }
 _FAILURE = {
-    "work_id": _WORK_ID,
-    **_PAIR,
-    "attempt": 1,
+    **_ATTEMPT,
     "outcome": "failed",
     "error": "the file is empty",
     "message": "half way",
@@ -180,30 +119,30 @@ _FAILURE = {
 }
 
 EXAMPLES: dict[Any, dict[str, Any]] = {
-    NewTool: {"id": "counter", "skills": {"can": ["count"]}, "capacity": 2},
-    ToolChange: {"draining": True},
+    tools.NewTool: {"id": "counter", "skills": {"can": ["count"]}, "capacity": 2},
+    tools.ToolChange: {"draining": True},
     Nothing: {},
-    NewTask: _NEW_TASK,
-    NewTasks: {"items": [_NEW_TASK, {"needs": {"can": "count"}}]},
-    NewRemark: {"text": "no tool can count"},
-    TaskRemarks: {"items": [{"task_id": "job-1", "text": "no tool can count"}]},
-    Pair: _PAIR,
-    Pairs: {"items": [_PAIR]},
-    NewCancellation: {"requeue": True},
-    NewReport: {"progress": 0.5, "message": "half way", "data": {"seen": 2}},
-    Completion: {**_ENDING, "next_wait_seconds": 30},
-    WorkCompletions: {"items": [{"work_id": _WORK_ID, **_ENDING}]},
-    ToolStatus: _TOOL,
-    RegisteredTool: {**_TOOL, "token": "bt_Y291bnRlcg_1sC0bQ2mXlUqk1Gd7v0vJpVYh3oYcM6rT9wZ5nE8aKs"},
-    ToolPage: {"items": [_TOOL], **_NO_MORE},
-    NewKey: {"name": "microscope", "roles": ["tool"]},
-    MadeKey: {**_KEY, "key": "bk_3q2-7wXl0nJt5cYb8RfVd1mKpZs6HuGoEaIiTjQxNvM"},
-    KeyPage: {"items": [{**_KEY, "last_used_at": _STARTED}], **_NO_MORE},
-    Heartbeat: {"lease_expires_at": _LEASE_ENDS, "cancel": [_WORK_ID]},
-    Task: _TASK,
-    TaskPage: {"items": [_TASK], **_NO_MORE},
-    SubmittedTasks: {"items": [{"id": "job-1", "status": "created"}]},
-    Explanation: {
+    tasks.NewTask: _NEW_TASK,
+    tasks.NewTasks: {"items": [_NEW_TASK, {"needs": {"can": "count"}}]},
+    tasks.NewRemark: {"text": "no tool can count"},
+    tasks.TaskRemarks: {"items": [{"task_id": "job-1", "text": "no tool can count"}]},
+    candidates.Pair: _PAIR,
+    candidates.Pairs: {"items": [_PAIR]},
+    work.NewCancellation: {"requeue": True},
+    work.NewReport: {"progress": 0.5, "message": "half way", "data": {"seen": 2}},
+    completion.Completion: {**_ENDING, "next_wait_seconds": 30},
+    completion.WorkCompletions: {"items": [{"work_id": _WORK_ID, **_ENDING}]},
+    tools.ToolStatus: _TOOL,
+    tools.RegisteredTool: {**_TOOL, "token": "bt_Y291bnRlcg_1sC0bQ2mXlUqk1Gd7v0vJpVYh3oYcM6rT9wZ5nE8aKs"},
+    tools.ToolPage: {"items": [_TOOL], **_NO_MORE},
+    keys.NewKey: {"name": "microscope", "roles": ["tool"]},
+    keys.MadeKey: {**_KEY, "key": "bk_3q2-7wXl0nJt5cYb8RfVd1mKpZs6HuGoEaIiTjQxNvM"},
+    keys.KeyPage: {"items": [{**_KEY, "last_used_at": _STARTED}], **_NO_MORE},
+    tools.Heartbeat: {"lease_expires_at": _LEASE_ENDS, "cancel": [_WORK_ID]},
+    tasks.Task: _TASK,
+    tasks.TaskPage: {"items": [_TASK], **_NO_MORE},
+    tasks.SubmittedTasks: {"items": [{"id": "job-1", "status": "created"}]},
+    tasks.Explanation: {
         "state": "available",
         "verdict": "no_tool_available",
         "detail": "No tool has room: all are busy, draining or offline, or there is none.",
@@ -211,63 +150,44 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
         "available_tools": 0,
         "assigner_seen_at": _STARTED,
     },
-    RemarkedTasks: {"items": [{"task_id": "job-1", "status": "ok"}]},
-    Candidates: {"cursor": "x7Ac", "tasks": [_TASK], "tools": [_TOOL], "more": False},
-    Work: _WORK,
-    WorkPage: {"items": [_WORK], **_NO_MORE},
-    WorkItems: {"items": [_WORK]},
-    WorkWithReports: {**_WORK, "reports": [_REPORT], "report_count": 1},
-    AssignedPairs: {"items": [{**_PAIR, "status": "assigned", "work_id": _WORK_ID}]},
-    Reported: {"id": _REPORT["id"], "cancel_requested": False, "lease_expires_at": _LEASE_ENDS},
-    ReportPage: {"items": [_REPORT], **_NO_MORE},
-    Completed: {"archived": _RECORD, "next": []},
-    CompletedBatch: {"items": [{"work_id": _WORK_ID, "status": "archived"}]},
-    ArchiveRecord: _RECORD,
-    ArchivePage: {"items": [_RECORD], **_NO_MORE},
-    TaskEvent: {"id": "job-1", "state": "running", "priority": 5, "attempt": 0},
-    ToolEvent: {"id": "counter", "state": "idle", "load": 1, "capacity": 2, "skills": _SKILLS_TEXT},
-    WorkEvent: {
-        "id": _WORK_ID,
-        **_PAIR,
-        "attempt": 1,
-        "state": "running",
-        "progress": 0.5,
-        "message": "half way",
-        "cancel_requested": False,
-        **_TIMES,
-        "deadline_at": None,
+    tasks.RemarkedTasks: {"items": [{"task_id": "job-1", "status": "ok"}]},
+    candidates.Candidates: {"cursor": "x7Ac", "tasks": [_TASK], "tools": [_TOOL], "more": False},
+    work.Work: _WORK,
+    work.WorkPage: {"items": [_WORK], **_NO_MORE},
+    work.WorkItems: {"items": [_WORK]},
+    work.WorkWithReports: {**_WORK, "reports": [_REPORT], "report_count": 1},
+    candidates.AssignedPairs: {"items": [{**_PAIR, "status": "assigned", "work_id": _WORK_ID}]},
+    work.Reported: {"id": _REPORT["id"], "cancel_requested": False, "lease_expires_at": _LEASE_ENDS},
+    work.ReportPage: {"items": [_REPORT], **_NO_MORE},
+    completion.Completed: {"archived": _RECORD, "next": []},
+    completion.CompletedBatch: {"items": [{"work_id": _WORK_ID, "status": "archived"}]},
+    archive.ArchiveRecord: _RECORD,
+    archive.ArchivePage: {"items": [_RECORD], **_NO_MORE},
+    overview.TaskEvent: {"id": "job-1", "state": "running", "priority": 5, "attempt": 0},
+    overview.ToolEvent: _TOOL_EVENT,
+    overview.WorkEvent: _WORK_SUMMARY,
+    overview.ArchiveEvent: {**_ATTEMPT, "error": None, **_TIMES},
+    overview.Resync: {"of": ["task", "archive"], "why": "Much has changed at once."},
+    health.Alive: {"status": "alive"},
+    health.Ready: {
+        "status": "ready",
+        "checks": {"database": "ok", "schema": "ok", "listener": "ok"},
+        "causes": [],
     },
-    ArchiveEvent: {
-        "work_id": _WORK_ID,
-        **_PAIR,
-        "attempt": 1,
-        "outcome": "succeeded",
-        "error": None,
-        **_TIMES,
-        "ended_at": _ENDED,
-    },
-    Resync: {"of": ["task", "archive"], "why": "Much has changed at once."},
-    Alive: {"status": "alive"},
-    Ready: {"status": "ready", "checks": {"database": "ok", "schema": "ok", "listener": "ok"}, "causes": []},
-    Stats: {
+    stats.Stats: {
         "at": _STARTED,
         "tasks": {"scheduled": 0, "available": 3, "assigned": 0, "running": 1, "failed": 0},
         "tools": {"idle": 1, "busy": 0, "draining": 0, "offline": 0, "room": 1},
         "work": {"assigned": 0, "running": 1, "cancel_requested": 0},
-        "last_minute": {
-            "submitted": 12,
-            "succeeded": 7,
-            "failed": 1,
-            "cancelled": 0,
-            "released": 0,
-            "lost": 0,
-            "timed_out": 0,
-        },
+        "last_minute": {"submitted": 12, "succeeded": 7, "failed": 1, **_NO_OTHER_ENDINGS},
         "oldest_available_seconds": 7.5,
         "assigner_seen_at": _ASSIGNED,
     },
-    ToolSummaryPage: {"items": [_TOOL_SUMMARY], **_NO_MORE},
-    Queue: {
+    overview.ToolSummaryPage: {
+        "items": [{**_TOOL_EVENT, "seen_at": _STARTED, "work": [_WORK_SUMMARY]}],
+        **_NO_MORE,
+    },
+    overview.Queue: {
         "at": _ENDED,
         "counted": 3,
         "more": False,
@@ -283,7 +203,7 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
         ],
         "unasked": [{"id": "sorter", "skills": '{"can": ["sort"]}', "since": "2026-07-02T08:00:00Z"}],
     },
-    WaitingTasks: {
+    overview.WaitingTasks: {
         "assigner_seen_at": _STARTED,
         "available_tools": 0,
         "items": [
@@ -301,13 +221,13 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
             }
         ],
     },
-    Timeline: {"complete": True, "items": [_ATTEMPT]},
-    History: {
+    overview.Timeline: {"complete": True, "items": [{**_ATTEMPT, **_TIMES}]},
+    overview.History: {
         "since": "2026-07-02T09:00:00Z",
         "until": "2026-07-02T10:00:00Z",
         "bucket_seconds": 3600.0,
         "complete": True,
         "items": [_BUCKET],
     },
-    Failures: {"items": [_FAILURE], **_NO_MORE},
+    overview.Failures: {"items": [_FAILURE], **_NO_MORE},
 }

@@ -31,12 +31,7 @@ _BODIES: dict[Any, tuple[Any, dict[str, str]]] = {
 
 
 def links(response: Any, operations: list[Operation]) -> dict[str, Any]:
-    """Return the links of a response, by the id of the operation that each leads to.
-
-    Args:
-        response: The type of the response.
-        operations: All operations.
-    """
+    """Return the links of a type of response, by the id of the operation that each leads to."""
     described: dict[str, Any] = {}
     parameters = _PARAMETERS.get(response, {})
     body, body_fields = _BODIES.get(response, (Nothing, {}))

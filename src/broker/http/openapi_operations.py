@@ -1,13 +1,13 @@
 """Read from the handlers what the OpenAPI document describes: parameters, bodies, responses and errors."""
 
-from collections.abc import Iterator
 from inspect import cleandoc
 from itertools import groupby
 from types import NoneType
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter, QueryParameter
 from litestar.routes import HTTPRoute
 from litestar.typing import FieldDefinition
@@ -24,30 +24,12 @@ from broker.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from broker.http.guards import Allow, Anyone, Reach
+from broker.http.guards import Allow, Reach
 from broker.http.parameters import parameters
 
 
-class DescribedResponse(NamedTuple):
-    """A response of a successful request.
-
-    Args:
-        body: The type of its body: a struct is JSON, None is no body, and anything else is a text.
-        description: When it is sent.
-    """
-
-    body: Any
-    description: str
-
-
 class Operation(NamedTuple):
-    """One method of one path.
-
-    Args:
-        path: The path.
-        method: The method.
-        handler: The handler. Its decorator names its own errors in `errors=`.
-    """
+    """One method of one path; the decorator of its handler names its own errors in `errors=`."""
 
     path: str
     method: str
@@ -94,14 +76,15 @@ class Operation(NamedTuple):
         return data.annotation if data else None
 
     @property
-    def responses(self) -> dict[int, DescribedResponse]:
-        """The responses of successful requests, by status."""
+    def responses(self) -> dict[int, ResponseSpec]:
+        """The responses of successful requests, by status.
+
+        A body whose type is a struct is JSON, None is no body, and anything else is a text.
+        """
         returned = self.handler.parsed_fn_signature.return_type.annotation
         [body] = get_args(returned) or [returned]
-        responses = {self.handler.status_code: DescribedResponse(body, in_a_sentence(body))}
-        for status, other in (self.handler.responses or {}).items():
-            responses[status] = DescribedResponse(other.data_container, other.description)
-        return responses
+        usual = ResponseSpec(body, description=in_a_sentence(body))
+        return {self.handler.status_code: usual, **(self.handler.responses or {})}
 
     @property
     def events(self) -> dict[str, type[Struct]]:
@@ -113,15 +96,12 @@ class Operation(NamedTuple):
     def roles(self) -> dict[str, Reach]:
         """The roles that may make the request, and their reach; empty: it needs no key."""
         [guard] = self.handler.guards or ()
-        return {} if isinstance(guard, Anyone) else cast("Allow", guard).roles
+        return guard.roles if isinstance(guard, Allow) else {}
 
     @property
     def errors(self) -> dict[int, tuple[type[BrokerError], ...]]:
         """The errors of the operation by status: its own, and those of its kind of request."""
-        errors = {
-            ValidationFailed,
-            *self.handler.opt.get("errors", ()),
-        }
+        errors = {ValidationFailed, *self.handler.opt.get("errors", ())}
         if self.body:
             errors |= {MalformedJson, PayloadTooLarge, UnsupportedMediaType}
         if self.roles:
@@ -136,16 +116,15 @@ class Operation(NamedTuple):
 
 def operations(app: Litestar) -> list[Operation]:
     """Return all operations of the OpenAPI document, in the order of their paths."""
-    return sorted(_described(app), key=lambda each: (each.path, each.method))
-
-
-def _described(app: Litestar) -> Iterator[Operation]:
-    for route in app.routes:
-        if isinstance(route, HTTPRoute):
-            for handler in route.route_handlers:
-                if handler.resolve_include_in_schema():
-                    for method in handler.http_methods:
-                        yield Operation(route.path_format, method, handler)
+    described = [
+        Operation(route.path_format, method, handler)
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if handler.resolve_include_in_schema()
+        for method in handler.http_methods
+    ]
+    return sorted(described, key=lambda each: (each.path, each.method))
 
 
 def is_struct(body: Any) -> bool:

@@ -14,10 +14,11 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
 
 from broker.errors import NotFound, ValidationFailed, WorkNotFound
-from broker.http.json_limits import JsonLimits, json_problem
+from broker.http.json_limits import json_problem
 from broker.schemas.limits import LONGEST_WAIT_SECONDS, MOST_ON_PAGE
 from broker.schemas.problems import FieldError
 from broker.schemas.values import ID_PATTERN, Time
+from broker.settings import Settings
 
 _ID = re.compile(ID_PATTERN)
 
@@ -69,7 +70,7 @@ def id_of(text: str, missing: type[NotFound]) -> str:
     return text
 
 
-def json_parameter(text: str | None, field: str, limits: JsonLimits) -> str | None:
+def json_parameter(text: str | None, field: str, limits: Settings) -> str | None:
     """Return a JSON value in a query.
 
     Raises:

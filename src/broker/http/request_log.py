@@ -79,8 +79,7 @@ class RequestLog:
 
     def _ids(self, path: str) -> dict[str, str]:
         """Return the ids in a path, by the names of its parameters."""
-        match = self._templates.match(path)
-        parameters = match.parameters if match else {}
+        _, parameters = self._templates.match(path) or ("", {})
         return {name: id_ for name, id_ in parameters.items() if name.endswith("_id")}
 
 
