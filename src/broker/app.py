@@ -45,7 +45,6 @@ from broker.telemetry.metrics import Metrics
 from broker.telemetry.observer import StoreObserver
 from broker.trace_context import TraceContext
 from broker.wake.listener import TASK, TOOL, Listener
-from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import FindReadyKeys, Sweep
 from broker.wake.wait_limits import WaitLimits
 from broker.wake.waiters import Waiters
@@ -99,7 +98,6 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         keyring=Keyring(store, owners, admin_key=settings.the_admin_key(), may_be_open=may_be_open),
         waiters=waiters,
         listener=listener,
-        poll=LongPoll(waiters),
         wait_limits=WaitLimits(for_each=settings.max_waits_per_client, in_all=settings.max_waits),
         sweep=Sweep(waiters, listener, ready_keys, seconds=settings.fallback_seconds),
         presence=Presence(store),

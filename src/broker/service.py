@@ -14,7 +14,6 @@ from broker.store.shared_queries import SharedQueries
 from broker.telemetry import definitions
 from broker.telemetry.metrics import Metrics
 from broker.wake.listener import CANDIDATES, TASK, TOOL, WORK, Listener
-from broker.wake.longpoll import LongPoll
 from broker.wake.sweep import Sweep
 from broker.wake.wait_limits import WaitLimits
 from broker.wake.waiters import Waiters
@@ -35,7 +34,6 @@ class Service(Struct, frozen=True, kw_only=True):
     keyring: Keyring
     waiters: Waiters
     listener: Listener
-    poll: LongPoll
     wait_limits: WaitLimits
     sweep: Sweep
     presence: Presence

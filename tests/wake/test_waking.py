@@ -13,7 +13,7 @@ from broker.schemas.work import Work
 from broker.store import Store, tasks, work
 from broker.store.address import Address
 from broker.wake.listener import CANDIDATES, CHANNELS, TOOL, UPKEEP, Listener
-from broker.wake.longpoll import LongPoll
+from broker.wake.longpoll import long_poll
 from broker.wake.sweep import Sweep
 from broker.wake.waiters import Waiter, Waiters
 from tests.conftest import Serve, with_database
@@ -82,7 +82,7 @@ async def poll(waiters: Waiters, look: Look) -> AsyncIterator[Wait]:
     begun = []
 
     def begin(seconds: float = LONG, key: str = "a", **given: object) -> "asyncio.Task[str]":
-        waiting = LongPoll(waiters).wait(look, until=bool, seconds=seconds, topic=TOOL, key=key, **given)
+        waiting = long_poll(waiters, look, until=bool, seconds=seconds, topic=TOOL, key=key, **given)
         begun.append(asyncio.create_task(waiting))
         return begun[-1]
 
@@ -204,8 +204,7 @@ async def test_what_comes_while_it_looks_is_not_slept_through(waiters: Waiters, 
             waiters.wake(TOOL, ["a"])
         return looks[-1]
 
-    longpoll = LongPoll(waiters)
-    waiting = longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, key="a")
+    waiting = long_poll(waiters, look, until=bool, seconds=LONG, topic=TOOL, key="a")
     assert await within_patience(waiting) == "work"
     assert len(looks) == 2
 
@@ -264,9 +263,9 @@ async def test_a_look_that_fails_ends_the_wait(waiters: Waiters) -> None:
     async def look() -> str:
         raise LookupError("no such tool")
 
-    longpoll = LongPoll(waiters)
+    forever = asyncio.Event().wait
     with pytest.raises(LookupError):
-        await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, disconnected=asyncio.Event().wait)
+        await long_poll(waiters, look, until=bool, seconds=LONG, topic=TOOL, disconnected=forever)
     assert len(waiters) == 0
 
 
@@ -489,7 +488,6 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
     await steps.register(store, *ids)
     await steps.submit(store, "a")
     looks: list[str] = []
-    longpoll = LongPoll(waiters)
 
     async def work_of(tool: str) -> list[Work]:
         async def look() -> list[Work]:
@@ -498,7 +496,7 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
             looks.append(tool)
             return found.items
 
-        return await longpoll.wait(look, until=bool, seconds=LONG, topic=TOOL, key=tool)
+        return await long_poll(waiters, look, until=bool, seconds=LONG, topic=TOOL, key=tool)
 
     async def all_parked() -> bool:
         return len(looks) == len(waiters) == 40 and store.engine.pool.checkedout() == 0

@@ -17,6 +17,7 @@ from broker.schemas.work import Work
 from broker.service import Service
 from broker.store import leases, work
 from broker.wake.listener import TOOL
+from broker.wake.longpoll import long_poll
 
 State = TypeVar("State")
 
@@ -34,22 +35,10 @@ async def wait_for(
     look_last: bool = True,
     tool: str | None = None,
 ) -> State:
-    """Wait until there is something to return, or the time is up; see `LongPoll.wait`.
+    """Wait until there is something to return, or the time is up; return what `look` returned last.
 
-    Args:
-        request: The request.
-        service: The parts of the broker.
-        access: The caller's access; it is checked again after the wait.
-        look: Reads the current state.
-        until: Returns whether to return what `look` has read.
-        wait: The parameter `wait` of the request.
-        topic: The channel of the notifications.
-        key: The id to wait for; empty: any.
-        look_last: Whether to look again when the time is up.
-        tool: The tool that waits; its lease is renewed meanwhile.
-
-    Returns:
-        What `look` returned last.
+    Meanwhile the lease of the waiting `tool` is renewed. After the wait the caller's access is checked again.
+    See `long_poll` for the other arguments.
 
     Raises:
         TooManyRequests: Too many requests of this client wait.
@@ -66,7 +55,8 @@ async def wait_for(
     if beat is not None:
         service.presence.arrive(beat)
     try:
-        state = await service.poll.wait(
+        state = await long_poll(
+            service.waiters,
             look,
             until=until,
             seconds=seconds,

@@ -6,11 +6,7 @@ import structlog
 
 
 class BackgroundTask:
-    """A part of the service that runs in an asyncio task, from `start` to `stop`.
-
-    Args:
-        name: The name of the task.
-    """
+    """A part of the service that runs in an asyncio task, from `start` to `stop`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -31,13 +27,7 @@ class BackgroundTask:
 
 
 class TroubleLog:
-    """Logs why a part of the service cannot work: each reason once, until it works again.
-
-    Args:
-        log: The logger.
-        event: The text of the log line.
-        facts: Further facts for the log line.
-    """
+    """Logs why a part of the service cannot work, with some facts: each reason once, until it works again."""
 
     def __init__(self, log: structlog.stdlib.BoundLogger, event: str, **facts: str) -> None:
         self._log = log

@@ -110,11 +110,7 @@ class Listener(BackgroundTask):
             delay = min(2 * delay, _LAST_RETRY_SECONDS)
 
     async def _listen(self) -> None:
-        """Listen over one connection until it is lost.
-
-        Raises:
-            TimeoutError: The connection delivers nothing any more.
-        """
+        """Listen over one connection until it is lost, or delivers nothing any more (`TimeoutError`)."""
         lost = asyncio.Event()
         connection = await self._connect(server_settings={"application_name": "broker listener"})
         is_alive = False
@@ -149,11 +145,7 @@ class Listener(BackgroundTask):
         self.connection_changed.wake()
 
     async def _probe(self, connection: "asyncpg.Connection[Any]", lost: asyncio.Event) -> None:
-        """Send probes over the connection until it is lost.
-
-        Raises:
-            TimeoutError: A probe did not come back.
-        """
+        """Send probes over the connection until it is lost, or one does not come back (`TimeoutError`)."""
         echo = asyncio.Event()
         channel = f"broker_probe_{uuid4().hex}"
         async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):

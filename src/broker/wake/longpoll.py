@@ -7,61 +7,53 @@ from typing import TypeVar
 from broker.wake.waiters import Waiters
 
 State = TypeVar("State")
-Look = Callable[[], Awaitable[State]]
 
 
-class LongPoll:
-    """Lets requests wait. If a notification is lost, the sweep wakes the requests that missed it.
+async def long_poll(
+    waiters: Waiters,
+    look: Callable[[], Awaitable[State]],
+    *,
+    until: Callable[[State], bool],
+    seconds: float,
+    topic: str,
+    key: str = "",
+    look_last: bool = True,
+    disconnected: Callable[[], Awaitable[object]] | None = None,
+) -> State:
+    """Look until there is something to return, or the time is up.
+
+    If a notification is lost, the sweep wakes the requests that missed it.
 
     Args:
         waiters: The register of waiting requests.
+        look: Reads the current state; holds no connection between two calls.
+        until: Returns whether to return what `look` has read.
+        seconds: The longest time to wait; 0: look once.
+        topic: The channel of the notifications.
+        key: The id to wait for; empty: any.
+        look_last: Whether to look again when the time is up, because the state may change without a
+            notification.
+        disconnected: Returns when the client has disconnected.
+
+    Returns:
+        What `look` returned last.
     """
-
-    def __init__(self, waiters: Waiters) -> None:
-        self._waiters = waiters
-
-    async def wait(
-        self,
-        look: Look[State],
-        *,
-        until: Callable[[State], bool],
-        seconds: float,
-        topic: str,
-        key: str = "",
-        look_last: bool = True,
-        disconnected: Callable[[], Awaitable[object]] | None = None,
-    ) -> State:
-        """Look until there is something to return, or the time is up.
-
-        Args:
-            look: Reads the current state; holds no connection between two calls.
-            until: Returns whether to return what `look` has read.
-            seconds: The longest time to wait; 0: look once.
-            topic: The channel of the notifications.
-            key: The id to wait for; empty: any.
-            look_last: Whether to look again when the time is up, because the state may change without a
-                notification.
-            disconnected: Returns when the client has disconnected.
-
-        Returns:
-            What `look` returned last.
-        """
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        with self._waiters.register(topic, key) as waiter:
-            watch = None if disconnected is None else asyncio.ensure_future(disconnected())
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    with waiters.register(topic, key) as waiter:
+        watch = None if disconnected is None else asyncio.ensure_future(disconnected())
+        if watch is not None:
+            watch.add_done_callback(waiter.wake)
+        try:
+            while True:
+                state = await look()
+                remaining = end - loop.time()
+                if until(state) or remaining <= 0 or waiters.released:
+                    return state
+                was_woken = await waiter.wait(remaining)
+                has_left = watch is not None and watch.done()
+                if has_left or waiters.released or not (was_woken or look_last):
+                    return state
+        finally:
             if watch is not None:
-                watch.add_done_callback(waiter.wake)
-            try:
-                while True:
-                    state = await look()
-                    remaining = end - loop.time()
-                    if until(state) or remaining <= 0 or self._waiters.released:
-                        return state
-                    was_woken = await waiter.wait(remaining)
-                    has_left = watch is not None and watch.done()
-                    if has_left or self._waiters.released or not (was_woken or look_last):
-                        return state
-            finally:
-                if watch is not None:
-                    watch.cancel()
+                watch.cancel()

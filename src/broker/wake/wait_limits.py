@@ -6,12 +6,7 @@ from broker.errors import Overloaded, TooManyRequests
 
 
 class WaitLimits:
-    """Counts the waiting requests of a process, and refuses requests above the limits.
-
-    Args:
-        for_each: The limit for each client.
-        in_all: The limit for all clients together.
-    """
+    """Counts the waiting requests of a process; refuses those above the limit for each client or in all."""
 
     def __init__(self, *, for_each: int, in_all: int) -> None:
         self._for_each = for_each

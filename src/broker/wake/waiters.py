@@ -43,21 +43,20 @@ def _end(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
+WaitersByTopic = defaultdict[str, dict[str, set[Waiter]]]
+
+
 class Waiters:
     """The waiting requests of a process, by topic (a channel) and key (an id, or empty)."""
 
     def __init__(self) -> None:
         # By topic first, so that waking a topic does not visit the waiters of other topics.
-        self._by_topic: defaultdict[str, dict[str, set[Waiter]]] = defaultdict(dict)
-        self._released = False
+        self._by_topic: WaitersByTopic = defaultdict(dict)
+        #: Whether no request may wait any more, because the server stops.
+        self.released = False
 
     def __len__(self) -> int:
         return sum(self.counts().values())
-
-    @property
-    def released(self) -> bool:
-        """Whether no request may wait any more, because the server stops."""
-        return self._released
 
     def counts(self) -> Counter[str]:
         """Return the number of waiters of each topic."""
@@ -69,22 +68,7 @@ class Waiters:
 
     def register(self, topic: str, key: str = "") -> "_Registered":
         """Return a context manager that registers a waiter for the length of its block."""
-        return _Registered(self, (topic, key))
-
-    def add(self, at: tuple[str, str], waiter: Waiter) -> None:
-        """Add a waiter for a topic and key."""
-        topic, key = at
-        self._by_topic[topic].setdefault(key, set()).add(waiter)
-
-    def remove(self, at: tuple[str, str], waiter: Waiter) -> None:
-        """Remove a waiter of a topic and key."""
-        topic, key = at
-        by_key = self._by_topic[topic]
-        by_key[key].discard(waiter)
-        if not by_key[key]:
-            del by_key[key]
-        if not by_key:
-            del self._by_topic[topic]
+        return _Registered(self._by_topic, topic, key)
 
     def wake(self, topic: str, keys: Iterable[str]) -> None:
         """Wake the waiters of some keys of a topic."""
@@ -99,7 +83,7 @@ class Waiters:
 
     def release(self) -> None:
         """Wake all waiters, and let none wait from now on: the server stops."""
-        self._released = True
+        self.released = True
         for topic in self._by_topic:
             self.wake_topic(topic)
 
@@ -107,16 +91,20 @@ class Waiters:
 class _Registered:
     """A registered waiter. A class, because ten thousand generators would take more memory."""
 
-    __slots__ = ("_at", "_waiter", "_waiters")
+    __slots__ = ("_by_topic", "_key", "_topic", "_waiter")
 
-    def __init__(self, waiters: Waiters, at: tuple[str, str]) -> None:
-        self._waiters = waiters
-        self._at = at
+    def __init__(self, by_topic: "WaitersByTopic", topic: str, key: str) -> None:
+        self._by_topic, self._topic, self._key = by_topic, topic, key
         self._waiter = Waiter()
 
     def __enter__(self) -> Waiter:
-        self._waiters.add(self._at, self._waiter)
+        self._by_topic[self._topic].setdefault(self._key, set()).add(self._waiter)
         return self._waiter
 
     def __exit__(self, *_: object) -> None:
-        self._waiters.remove(self._at, self._waiter)
+        by_key = self._by_topic[self._topic]
+        by_key[self._key].discard(self._waiter)
+        if not by_key[self._key]:
+            del by_key[self._key]
+        if not by_key:
+            del self._by_topic[self._topic]
