@@ -7,7 +7,8 @@ import ipaddress
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -76,12 +77,8 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in stopping_signals()}
-        try:
+        with handling_stop(self.handle_exit):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, and log the URL."""
@@ -138,6 +135,17 @@ def _collect_garbage_rarely() -> None:
     gc.set_threshold(_ALLOCATIONS_PER_COLLECTION)
 
 
+@contextlib.contextmanager
+def handling_stop(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals that stop a service, for the length of a block."""
+    before = {number: signal.signal(number, handler) for number in stopping_signals()}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
 def stopping_signals() -> tuple[signal.Signals, ...]:
     """Return the signals that stop a service: SIGHUP, too, unless it is ignored (nohup)."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -162,7 +170,7 @@ def create_server(
         settings: The settings, with a `database_url`.
         host: The bind address.
         port: The port; 0: a free one.
-        parent: A file descriptor that becomes readable when the parent process of a worker process ends.
+        parent: See `Server`.
     """
     service = create_service(settings, may_be_open=is_loopback(host))
     litestar = create_app(service)

@@ -22,7 +22,7 @@ from typing import cast
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
-from broker.server.http_server import create_server, stopping_signals
+from broker.server.http_server import create_server, handling_stop
 from broker.settings import Settings
 from broker.telemetry import logs, metrics
 
@@ -47,14 +47,7 @@ class WorkerProcessesError(Exception):
 
 
 class WorkerProcesses:
-    """Worker processes that serve one address while `run` runs.
-
-    Args:
-        settings: The settings, with a `database_url`.
-        host: The bind address.
-        port: The port.
-        count: The number of processes.
-    """
+    """Worker processes that serve one address while `run` runs; the settings have a `database_url`."""
 
     def __init__(self, settings: Settings, *, host: str, port: int, count: int) -> None:
         self._settings = settings
@@ -164,16 +157,8 @@ def _run_worker(settings: Settings, host: str, shared: socket.socket, number: in
 def _stop_signal() -> Iterator["connection.Connection"]:
     """Yield a connection that becomes readable when a stopping signal arrives."""
     reader, writer = multiprocessing.Pipe(duplex=False)
-
-    def note(number: int, _: object) -> None:
-        writer.send(number)
-
-    before = {number: signal.signal(number, note) for number in stopping_signals()}
-    try:
+    with handling_stop(lambda number, _: writer.send(number)):
         yield reader
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

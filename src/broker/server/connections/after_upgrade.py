@@ -5,6 +5,8 @@ its head, because the body would belong to the other protocol. A second parser c
 with the same framing and no `Upgrade`.
 """
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from httptools import HttpRequestParser
@@ -12,6 +14,7 @@ from httptools import HttpRequestParser
 from broker.server.connections.head import Headers
 
 _FRAMING = (b"content-length", b"transfer-encoding")
+_OF_HEAD = ("on_message_begin", "on_url", "on_header", "on_headers_complete")
 
 
 def has_body(headers: Headers) -> bool:
@@ -23,42 +26,24 @@ def has_body(headers: Headers) -> bool:
 
 
 def parser_of_rest(protocol: Any, headers: Headers) -> HttpRequestParser:
-    """Return a parser that is ready for the body of a request.
+    """Return a parser that is ready for the body of a request; `protocol` receives its callbacks."""
+    has_head = False
 
-    Args:
-        protocol: The receiver of the parser's callbacks.
-        headers: The headers of the request.
-    """
-    follower = _Follower(protocol)
-    parser = HttpRequestParser(follower)
+    def unless_of_own_head(callback: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: bytes) -> None:
+            if has_head:
+                callback(*arguments)
+
+        return call
+
+    callbacks = {name: unless_of_own_head(getattr(protocol, name)) for name in _OF_HEAD}
+    parser = HttpRequestParser(
+        SimpleNamespace(
+            **callbacks, on_body=protocol.on_body, on_message_complete=protocol.on_message_complete
+        )
+    )
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     framing = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] in _FRAMING)
     parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
-    follower.follows = True
+    has_head = True
     return parser
-
-
-class _Follower:
-    """Forwards the callbacks of a parser, except those of the head that it starts with."""
-
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-        self.follows = False
-        self.on_body = protocol.on_body
-        self.on_message_complete = protocol.on_message_complete
-
-    def on_message_begin(self) -> None:
-        if self.follows:
-            self._protocol.on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if self.follows:
-            self._protocol.on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.follows:
-            self._protocol.on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        if self.follows:
-            self._protocol.on_headers_complete()

@@ -29,7 +29,7 @@ _BYTES_PER_SECOND = 1000
 
 
 class ClientConnection(TimedConnection):
-    """A connection that reads a bounded amount of data; see `TimedConnection` for the arguments."""
+    """A connection that reads a bounded amount of data."""
 
     __slots__ = ("_body", "_complete", "_current", "_error", "_is_half_closed", "_read", "_unparsed")
 

@@ -9,11 +9,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def check(version: str, headers: Headers) -> None:
-    """Check the version and headers of a request.
-
-    Args:
-        version: The HTTP version.
-        headers: The headers.
+    """Check the HTTP version and the headers of a request.
 
     Raises:
         MalformedRequest: The version is not 1.0 or 1.1, the host is missing or given twice, or the body has
@@ -40,11 +36,6 @@ def origin_form(method: bytes, target: bytes, headers: Headers) -> bytes:
     """Return the path and query of a request target like `http://host/path`, or the `*` of OPTIONS.
 
     The host in the target replaces the one in the headers.
-
-    Args:
-        method: The method.
-        target: The target in the request line; it does not start with a slash.
-        headers: The headers of the request; `Host` is replaced.
 
     Raises:
         MalformedRequest: The target is invalid.

@@ -11,9 +11,6 @@ class ResponseWriter(asyncio.Transport):
     uvicorn writes the head of a response and then its body, and uvloop sends each write at once. That would
     be two system calls and two packets. So the head waits for the next write, or until the event loop has
     nothing else to do: the head of a stream that has no content yet goes out alone.
-
-    Args:
-        transport: The transport of the connection.
     """
 
     __slots__ = ("_flush", "_head", "_transport")

@@ -25,11 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class Connections(ServerState):
-    """The state that all connections of a server share; uvicorn's `connections` are the open ones.
-
-    Args:
-        settings: The limits.
-    """
+    """The state that all connections of a server share; uvicorn's `connections` are the open ones."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -73,11 +69,11 @@ class Connections(ServerState):
         return True
 
     def take(self, holder: Holder, count: int) -> None:
-        """Count bytes of request bodies that are held in memory.
+        """Count further bytes of request bodies that are held in memory.
 
         Args:
             holder: The request; or the connection, for data that follows the request in progress.
-            count: The number of additional bytes.
+            count: The number of bytes.
 
         Raises:
             Crowded: The limit is exceeded; these bytes are not counted.

@@ -14,14 +14,7 @@ LINGER_SECONDS = 2.0
 
 
 class TimedConnection(HttpToolsProtocol):
-    """A uvicorn connection that is closed when the client misses a deadline.
-
-    Args:
-        config: uvicorn's configuration.
-        server_state: The state that all connections share.
-        app_state: The state of the application's lifespan.
-        _loop: The event loop.
-    """
+    """A uvicorn connection that is closed when the client misses a deadline."""
 
     # uvicorn's attributes fill the dict up to the size at which instances share its keys.
     __slots__ = ("_is_leaving", "_seconds_to_read", "_shared", "_since", "_stuck_since", "_unsent")
