@@ -47,12 +47,7 @@ class PendingChanges:
         self.why = MUCH
 
     def add(self, source: str, ids: str) -> None:
-        """Add what a notification names.
-
-        Args:
-            source: A channel, or the first word on the events' channel.
-            ids: The ids, with commas between them, or `EVERYONE`.
-        """
+        """Add what a notification names: ids with commas between them, or `EVERYONE`."""
         if ids == EVERYONE:
             self.missed.update(_AFFECTED[source])
         else:

@@ -51,12 +51,7 @@ NamedEvent: TypeAlias = "tuple[EventKind | Literal['resync'], Struct]"
 
 
 class Subscriber:
-    """A client that reads the event stream, and the queue of what to send to it.
-
-    Args:
-        waiter: Is woken when there is something to send.
-        first: The first bytes to send.
-    """
+    """A client that reads the event stream, and the queue of what to send to it."""
 
     def __init__(self, waiter: Waiter, first: bytes) -> None:
         self._waiter = waiter
@@ -101,9 +96,6 @@ class EventStream(BackgroundTask):
 
     A round is what one query has read. Its number tells a client that reconnects what it has missed. The last
     rounds are kept for that. While there is no subscriber, nothing is read, and only the number grows.
-
-    Args:
-        store: The database.
     """
 
     def __init__(self, store: Store) -> None:
@@ -276,9 +268,7 @@ class EventStream(BackgroundTask):
         retry = b"retry: %d\n" % random.randint(*_RECONNECT_MILLISECONDS)  # noqa: S311 - spreads load
         if missed is None:
             return retry + self._resync(_NOT_KEPT)
-        if missed:
-            return retry + b"".join(missed)
-        return retry + b"id: %s\n\n" % self._position
+        return retry + (b"".join(missed) or b"id: %s\n\n" % self._position)
 
     def _rounds_after(self, position: str) -> list[bytes] | None:
         """Return the rounds after a position; None: some are not kept, or there is no such position."""

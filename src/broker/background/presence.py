@@ -32,11 +32,7 @@ _SEEN_SECONDS = 10.0
 
 
 class Presence(BackgroundTask):
-    """Renews the leases of the tools that ask for work.
-
-    Args:
-        store: The database.
-    """
+    """Renews the leases of the tools that ask for work."""
 
     def __init__(self, store: Store) -> None:
         super().__init__("presence")
@@ -131,22 +127,14 @@ class Presence(BackgroundTask):
 
 
 class Attendance:
-    """Records, at most every ten seconds, that an assigner asks for candidates.
-
-    Args:
-        store: The database.
-    """
+    """Records, at most every ten seconds, that an assigner asks for candidates."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._recorded_at = -math.inf
 
     async def note(self) -> None:
-        """Record that an assigner asks now.
-
-        Raises:
-            Unavailable: The database did not respond.
-        """
+        """Record that an assigner asks now."""
         now = asyncio.get_running_loop().time()
         if now - self._recorded_at < _SEEN_SECONDS:
             return

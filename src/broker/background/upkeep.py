@@ -47,12 +47,7 @@ class SkippedRows:
         self._rows: dict[Any, tuple[float, float, bool]] = {}
 
     def add(self, id_: Any, now: float) -> bool:
-        """Skip a row from now on; return whether it is the first time.
-
-        Args:
-            id_: The id of the row.
-            now: The loop's time.
-        """
+        """Skip a row from now on, by the loop's clock; return whether it is the first time."""
         first = id_ not in self._rows
         seconds = _SKIP_SECONDS if first else min(2 * self._rows[id_][1], _LONGEST_SKIP_SECONDS)
         self._rows[id_] = now + seconds, seconds, False

@@ -1,6 +1,6 @@
 """Metrics of the database, which are the same in every process of the service."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import structs
 from prometheus_client import CollectorRegistry
@@ -13,8 +13,8 @@ from broker.store.stats import ServerState
 from broker.telemetry import definitions
 from broker.telemetry.definitions import MetricDefinition
 
-#: A number, or one for each value of the only label.
-Value = float | Mapping[str, float]
+#: A metric with its number, or with one for each value of its only label.
+MetricValue = tuple[MetricDefinition, float | Mapping[str, float]]
 
 
 def database_metrics(statistics: Stats | None, server: ServerState | None) -> bytes:
@@ -24,15 +24,15 @@ def database_metrics(statistics: Stats | None, server: ServerState | None) -> by
         statistics: How many of everything there are; None: the database does not respond.
         server: The state of its server.
     """
-    values: list[tuple[MetricDefinition, Value]] = [(definitions.DATABASE_UP, int(statistics is not None))]
+    values: list[MetricValue] = [(definitions.DATABASE_UP, int(statistics is not None))]
     if statistics is not None and server is not None:
         values += _values(statistics, server)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families([_family(definition, value) for definition, value in values]))
+    registry.register(_DatabaseCollector(values))
     return generate_latest(registry)
 
 
-def _values(statistics: Stats, server: ServerState) -> Iterator[tuple[MetricDefinition, Value]]:
+def _values(statistics: Stats, server: ServerState) -> Iterator[MetricValue]:
     tools = structs.asdict(statistics.tools)
     yield definitions.TOOLS_ROOM, tools.pop("room")
     work = structs.asdict(statistics.work)
@@ -48,26 +48,18 @@ def _values(statistics: Stats, server: ServerState) -> Iterator[tuple[MetricDefi
     yield definitions.OLDEST_TRANSACTION_SECONDS, server.oldest_transaction_seconds
 
 
-def _family(definition: MetricDefinition, value: Value) -> Metric:
-    family = GaugeMetricFamily(definition.name, definition.help, labels=definition.labels)
-    if isinstance(value, Mapping):
-        for label, number in value.items():
-            family.add_metric([label], number)
-    else:
-        family.add_metric([], value)
-    return family
+class _DatabaseCollector(Collector):
+    """Gauges whose values were read already. The library's own would be shared by all processes."""
 
+    def __init__(self, values: Iterable[MetricValue]) -> None:
+        self._values = values
 
-class _Families(Collector):
-    """Metrics that were read already.
-
-    Args:
-        families: The metrics.
-    """
-
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Sequence[Metric]:
-        """Return the metrics."""
-        return self._families
+    def collect(self) -> Iterator[Metric]:
+        for definition, value in self._values:
+            family = GaugeMetricFamily(definition.name, definition.help, labels=definition.labels)
+            if isinstance(value, Mapping):
+                for label, number in value.items():
+                    family.add_metric([label], number)
+            else:
+                family.add_metric([], value)
+            yield family

@@ -18,16 +18,7 @@ _SET_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 class MetricDefinition(Struct, frozen=True):
-    """A metric.
-
-    Args:
-        kind: Its type.
-        name: Its name; Prometheus appends `_total` to that of a counter.
-        help: What it measures, for people.
-        labels: The names of its labels.
-        aggregation: How the gauges of several processes are combined.
-        buckets: The upper bounds of a histogram's buckets.
-    """
+    """A metric. Prometheus appends `_total` to the name of a counter. The buckets are upper bounds."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str

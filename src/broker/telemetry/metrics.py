@@ -85,13 +85,7 @@ class Metrics:
                 self._started_after.observe(work.started_after_seconds)
 
     def set_committed(self, step: str, items: int, seconds: float) -> None:
-        """Count a set of items that shared a transaction.
-
-        Args:
-            step: What was done with the items.
-            items: How many there were.
-            seconds: How long the transaction took.
-        """
+        """Count a set of items that shared a transaction; `seconds`: how long that took."""
         histograms = self._of_step.get(step)
         if histograms is None:
             histograms = self._set_sizes.labels(step), self._set_seconds.labels(step)
@@ -109,13 +103,7 @@ class Metrics:
         self._problems.labels(code).inc()
 
     def set(self, definition: MetricDefinition, value: float, *labels: str) -> None:
-        """Set a gauge, or a counter that something else counts.
-
-        Args:
-            definition: The metric.
-            value: Its value, or its total, in this process.
-            labels: The values of its labels.
-        """
+        """Set the value of a gauge, or the total of a counter that something else counts."""
         metric = self._made.get(definition)
         if metric is None:
             make = self._gauge if definition.kind == "gauge" else self._counter
@@ -184,12 +172,9 @@ def is_shared() -> bool:
 
 
 def make_room(folder: str) -> None:
-    """Allocate the files in which this process shares its numbers.
+    """Allocate the files in which this process shares its numbers, in the folder of all processes.
 
     The library maps sparse files into memory: if the disk is full, counting would crash the process.
-
-    Args:
-        folder: The folder that the processes share.
 
     Raises:
         OSError: The disk is full.

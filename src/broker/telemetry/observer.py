@@ -13,11 +13,7 @@ log = structlog.get_logger(__name__)
 
 
 class StoreObserver:
-    """Counts what the store does as metrics, and logs work that ended.
-
-    Args:
-        metrics: The metrics of this process.
-    """
+    """Counts what the store does as metrics, and logs work that ended."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

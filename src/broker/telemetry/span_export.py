@@ -19,13 +19,9 @@ _PACKAGES = {
 
 
 def provider(names: list[str]) -> TracerProvider | None:
-    """Return a provider that sends spans to these exporters; log a warning for each that is missing.
+    """Return a provider that sends spans to exporters such as `otlp`; None: there are none of these names.
 
-    Args:
-        names: OpenTelemetry's names of exporters, such as `otlp` and `console`.
-
-    Returns:
-        The provider; None if there is no exporter.
+    For each exporter that is missing, a warning is logged.
     """
     exporters = [exporter for name in names if (exporter := _exporter(name))]
     if not exporters:

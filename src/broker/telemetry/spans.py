@@ -36,13 +36,7 @@ MatchPath = Callable[[str], tuple[str, Mapping[str, str]] | None]
 
 
 class Traced:
-    """An application whose requests are traced.
-
-    Args:
-        app: The application.
-        match_path: Finds the template of a path.
-        provider: The provider of the spans; it is shut down with the application.
-    """
+    """An application whose requests are traced; the provider of the spans is shut down with it."""
 
     def __init__(self, app: ASGIApp, match_path: MatchPath, provider: TracerProvider) -> None:
         self._app = app

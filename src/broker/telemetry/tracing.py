@@ -30,12 +30,7 @@ def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def traced(app: ASGIApp, match_path: "MatchPath") -> ASGIApp:
-    """Return the application, traced if the environment asks for it.
-
-    Args:
-        app: The application.
-        match_path: Finds the template of a path, like `/v1/tasks/{task_id}`, and its path parameters.
-    """
+    """Return the application, traced if the environment asks for it."""
     if not (names := wanted()):
         return app
     try:
