@@ -30,3 +30,10 @@ TEMPLATES = PathTemplates(
 )
 def test_path_matches_the_template_with_the_same_fixed_parts(path: str, match: object) -> None:
     assert TEMPLATES.match(path) == match
+
+
+def test_templates_that_a_lookup_could_not_tell_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="parameter"):
+        PathTemplates(["/v1/tasks/{task_id}", "/v1/{kind}/batch"])
+    with pytest.raises(ValueError, match="unpack"):
+        PathTemplates(["/{a}/of/{b}"])

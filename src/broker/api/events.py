@@ -25,13 +25,7 @@ _RECHECK_SECONDS = 1.0
 
 
 class EventStreamResponse(ASGIResponse):
-    """A response that ends when the client disconnects or loses its access, or the server stops.
-
-    Args:
-        service: The parts of the broker.
-        access: The subscriber's access.
-        after: The id of the last event that the client has received, if any.
-    """
+    """A response that ends when the client disconnects or loses its access, or the server stops."""
 
     _should_set_content_length = False
 

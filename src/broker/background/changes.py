@@ -12,15 +12,9 @@ MOST_IDS = 500
 MUCH = "Much has changed at once."
 
 ChangeKind = Literal["task", "tool", "work"]
+_CHANNELS: dict[str, ChangeKind] = {TASK: "task", TOOL: "tool", WORK: "work"}
 #: The kind of the ids that a source names. A source is a channel, or the first word on the events' channel.
-KINDS: dict[str, ChangeKind] = {
-    TASK: "task",
-    TOOL: "tool",
-    WORK: "work",
-    "task": "task",
-    "tool": "tool",
-    "work": "work",
-}
+KINDS = _CHANNELS | {kind: kind for kind in _CHANNELS.values()}
 # The kinds of event that may be missing when a source names no ids. A task that ended without work left
 # a record. The statement that makes work also names its task and its tool. Work that changed may have ended.
 _AFFECTED: dict[str, Collection[EventKind]] = {
@@ -31,11 +25,7 @@ _AFFECTED: dict[str, Collection[EventKind]] = {
     "work": ["work", "task", "tool"],
     WORK: EVENT_KINDS,
 }
-_TOO_MANY: dict[ChangeKind, Collection[EventKind]] = {
-    "task": _AFFECTED[TASK],
-    "tool": _AFFECTED[TOOL],
-    "work": EVENT_KINDS,
-}
+_TOO_MANY = {kind: _AFFECTED[channel] for channel, kind in _CHANNELS.items()}
 
 
 class PendingChanges:

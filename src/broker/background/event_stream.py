@@ -124,12 +124,7 @@ class EventStream(BackgroundTask):
 
     @contextlib.contextmanager
     def subscribe(self, waiter: Waiter, after: str | None) -> Iterator[Subscriber]:
-        """Subscribe a client for the length of a `with` block.
-
-        Args:
-            waiter: Is woken when there is something to send.
-            after: The id of the last event that the client has received; None: it has received none.
-        """
+        """Subscribe a client, which has received events up to the id `after`, for the length of a block."""
         subscriber = Subscriber(waiter, self._greeting(after))
         self._subscribers.add(subscriber)
         try:

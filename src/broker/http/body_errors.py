@@ -21,12 +21,9 @@ MOST_PARTS = 200_000
 
 
 def explain(body: bytes, kind: type[Request], path: str = "") -> Iterator[FieldError]:
-    """Yield every invalid field; the decoder itself stops at the first.
+    """Yield every invalid field of a request, which is at `path` in the body, like `items[13].`.
 
-    Args:
-        body: JSON.
-        kind: The type that it should have.
-        path: The place of the request in the body, like `items[13].`.
+    The decoder itself stops at the first.
     """
     try:
         members = _members(body, kind)

@@ -79,26 +79,23 @@ def once(body: bytes, kind: type[Request]) -> bytes:
 @cache
 def raw_struct(kind: type[Request]) -> type[msgspec.Struct]:
     """Return a struct with the same fields, each any JSON value or absent; it ignores all other fields."""
-    fields = [(name, Raw | msgspec.UnsetType, msgspec.UNSET) for name in hints(kind)]
-    return msgspec.defstruct(kind.__name__, fields, kw_only=True)
+    return _struct_of(kind, dict.fromkeys(hints(kind), Raw), is_strict=False)
 
 
 @cache
 def _raw_struct_with_items(kind: type[Request]) -> type[msgspec.Struct]:
     fields: dict[str, Any] = {}
     for name, hint in hints(kind).items():
-        item = item_type(hint)
-        fields[name] = list[_counting(_strict(raw_struct(item)), _most(hint))] if item else Raw  # type: ignore[misc]
-    return msgspec.defstruct(
-        kind.__name__,
-        [(name, field | msgspec.UnsetType, msgspec.UNSET) for name, field in fields.items()],
-        kw_only=True,
-        forbid_unknown_fields=True,
-    )
+        fields[name] = Raw
+        if item := item_type(hint):
+            raw_item = _struct_of(item, dict.fromkeys(hints(item), Raw), is_strict=True)
+            fields[name] = list[_counting(raw_item, _most(hint))]  # type: ignore[misc]
+    return _struct_of(kind, fields, is_strict=True)
 
 
-def _strict(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    return msgspec.defstruct(kind.__name__, [], bases=(kind,), forbid_unknown_fields=True)
+def _struct_of(kind: type[Request], fields: dict[str, Any], *, is_strict: bool) -> type[msgspec.Struct]:
+    optional = [(name, field | msgspec.UnsetType, msgspec.UNSET) for name, field in fields.items()]
+    return msgspec.defstruct(kind.__name__, optional, kw_only=True, forbid_unknown_fields=is_strict)
 
 
 def _most(hint: Any) -> int:

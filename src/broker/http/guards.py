@@ -182,10 +182,7 @@ def access_of(request: Request[Any, Any, Any]) -> Access:
 async def check_again(service: Service, access: Access, *, at_once: bool = False) -> None:
     """Check that the key or token of a request that was admitted before is still valid.
 
-    Args:
-        service: The parts of the broker.
-        access: The access of the request.
-        at_once: Whether to read the keys now, and not to rely on what was read in the last two seconds.
+    `at_once` reads the keys now, and does not rely on what was read in the last two seconds.
 
     Raises:
         Unauthenticated: The key was revoked, or the token is void.

@@ -39,11 +39,7 @@ def refuse_others(headers: Mapping[bytes, bytes]) -> None:
 
 @lru_cache(_CACHED)
 def _refuse_foreign_pages(host: bytes | None, origin: bytes | None, site: bytes | None) -> None:
-    """Refuse requests that a page from elsewhere makes through its visitor's browser.
-
-    Raises:
-        Forbidden: The request comes from such a page, or names a host that may point here by DNS rebinding.
-    """
+    """Refuse requests of pages from elsewhere, and hosts that may point here by DNS rebinding."""
     host = host or b"localhost"
     is_ours = site in (None, b"none", b"same-origin") and origin in (None, b"http://" + host)
     if not (is_ours and _LOOPBACK.fullmatch(host)):
@@ -52,10 +48,6 @@ def _refuse_foreign_pages(host: bytes | None, origin: bytes | None, site: bytes 
 
 @lru_cache(_CACHED)
 def _refuse_forwarded(forwarded: bytes) -> None:
-    """Refuse requests that a proxy on this machine forwards from elsewhere.
-
-    Raises:
-        Forbidden: The request comes from another machine, or its origin is unknown.
-    """
+    """Refuse requests that a proxy on this machine forwards from another machine, or an unknown one."""
     if not all(_HERE.fullmatch(address.strip()) for address in forwarded.split(b",")):
         raise Forbidden(_FOR_ITSELF)

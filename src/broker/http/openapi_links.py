@@ -3,30 +3,24 @@
 from typing import Any
 
 from broker.http.openapi_operations import Operation
-from broker.schemas.archive import ArchiveRecord
-from broker.schemas.candidates import Candidates, Pair
-from broker.schemas.completion import Completed
-from broker.schemas.keys import MadeKey
-from broker.schemas.tasks import Task
-from broker.schemas.tools import RegisteredTool, ToolStatus
+from broker.schemas import archive, candidates, completion, keys, tasks, tools, work
 from broker.schemas.values import Nothing
-from broker.schemas.work import Work, WorkItems, WorkWithReports
 
 # The place of parameters of other operations in a response.
 _PARAMETERS: dict[Any, dict[str, str]] = {
-    ToolStatus: {"tool_id": "/id"},
-    RegisteredTool: {"tool_id": "/id"},
-    Task: {"task_id": "/id"},
-    Work: {"work_id": "/id"},
-    WorkItems: {"work_id": "/items/0/id"},
-    WorkWithReports: {"work_id": "/id"},
-    Completed: {"work_id": "/archived/work_id", "task_id": "/archived/task_id"},
-    ArchiveRecord: {"work_id": "/work_id"},
-    MadeKey: {"key_name": "/name"},
+    tools.ToolStatus: {"tool_id": "/id"},
+    tools.RegisteredTool: {"tool_id": "/id"},
+    tasks.Task: {"task_id": "/id"},
+    work.Work: {"work_id": "/id"},
+    work.WorkItems: {"work_id": "/items/0/id"},
+    work.WorkWithReports: {"work_id": "/id"},
+    completion.Completed: {"work_id": "/archived/work_id", "task_id": "/archived/task_id"},
+    archive.ArchiveRecord: {"work_id": "/work_id"},
+    keys.MadeKey: {"key_name": "/name"},
 }
 # The request body that a response has all fields for, and their place.
 _BODIES: dict[Any, tuple[Any, dict[str, str]]] = {
-    Candidates: (Pair, {"task_id": "/tasks/0/id", "tool_id": "/tools/0/id"}),
+    candidates.Candidates: (candidates.Pair, {"task_id": "/tasks/0/id", "tool_id": "/tools/0/id"}),
 }
 
 

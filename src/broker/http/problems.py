@@ -37,20 +37,11 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# RFC 9457: the problem has no type of its own; programs use its `code`.
-_TYPE = "about:blank"
-
 
 def response(
     request: Request[Any, Any, Any], error: Exception, metrics: Metrics | None = None
 ) -> Response[bytes]:
-    """Return the response with the problem of an error.
-
-    Args:
-        request: The request.
-        error: The error.
-        metrics: Counts the error.
-    """
+    """Return the response with the problem of an error; `metrics` counts it."""
     known = error if isinstance(error, BrokerError) else _translate(request, error)
     if metrics is not None:
         metrics.refused(known.code)
@@ -74,7 +65,8 @@ def response(
 def problem(error: BrokerError, instance: str) -> Problem:
     """Return the problem of an error; `instance`: the path of the request."""
     return Problem(
-        type=_TYPE,
+        # RFC 9457: the problem has no type of its own; programs use its `code`.
+        type="about:blank",
         title=error.title,
         status=error.status,
         detail=error.detail,
@@ -102,12 +94,7 @@ async def send(
 
 
 def last_response(error: BrokerError, path: str = "") -> bytes:
-    """Return the bytes of a response that ends a connection, where no request can be handled.
-
-    Args:
-        error: The error.
-        path: The path of the request, if known.
-    """
+    """Return the bytes of a response that ends a connection, where no request can be handled."""
     content = msgspec.json.encode(problem(error, path))
     headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(content)), "Connection": "close"}
     headers["Date"] = formatdate(usegmt=True)

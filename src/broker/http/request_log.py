@@ -28,13 +28,7 @@ _DISCONNECTED = 499
 
 
 class RequestLog:
-    """An application whose requests have ids, and lines in the log.
-
-    Args:
-        app: The application.
-        templates: Its path templates.
-        are_logged: Whether each request has an id and a line in the log.
-    """
+    """An application whose requests have ids and, if they are logged, lines in the log."""
 
     def __init__(self, app: ASGIApp, templates: PathTemplates, *, are_logged: bool) -> None:
         self.app = app

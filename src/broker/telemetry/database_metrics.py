@@ -18,12 +18,7 @@ MetricValue = tuple[MetricDefinition, float | Mapping[str, float]]
 
 
 def database_metrics(statistics: Stats | None, server: ServerState | None) -> bytes:
-    """Return the metrics of the database as Prometheus reads them.
-
-    Args:
-        statistics: How many of everything there are; None: the database does not respond.
-        server: The state of its server.
-    """
+    """Return the metrics of the database as Prometheus reads them; None: the database does not respond."""
     values: list[MetricValue] = [(definitions.DATABASE_UP, int(statistics is not None))]
     if statistics is not None and server is not None:
         values += _values(statistics, server)

@@ -19,12 +19,7 @@ def _printable(_: object, __: str, event: structlog.types.EventDict) -> structlo
 
 
 def configure(level: str = "info", **always: object) -> None:
-    """Have structlog and the standard library's logging write to standard error.
-
-    Args:
-        level: The lowest level to write.
-        always: Fields of every line.
-    """
+    """Have structlog and the standard library's logging write to standard error, `always` in each line."""
 
     def add(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         return {**always, **event}

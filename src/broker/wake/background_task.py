@@ -27,7 +27,7 @@ class BackgroundTask:
 
 
 class TroubleLog:
-    """Logs why a part of the service cannot work, with some facts: each reason once, until it works again."""
+    """Logs why a part of the service cannot work: each reason once, until it works again."""
 
     def __init__(self, log: structlog.stdlib.BoundLogger, event: str, **facts: str) -> None:
         self._log = log

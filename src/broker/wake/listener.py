@@ -57,13 +57,7 @@ class Listener(BackgroundTask):
 
     Notifications are lost while there is no connection, but the rows they are about are not. So
     `connection_changed` starts a sweep. An open connection may still deliver nothing, so the listener
-    notifies itself now and then.
-
-    Args:
-        waiters: The waiting requests to wake.
-        connect: Connects to the database; not to a pooler in transaction mode, which cannot listen.
-        probe_seconds: The time between two probes.
-        sink: Receives all notifications, too.
+    notifies itself now and then. It must not connect to a pooler in transaction mode, which cannot listen.
     """
 
     def __init__(

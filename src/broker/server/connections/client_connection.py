@@ -69,12 +69,12 @@ class ClientConnection(TimedConnection):
             return True
         if self._error is None and (self._unparsed or self._has_to_wait()):
             self._is_half_closed = True
-            for cycle in (self._current, self.cycle, *(queued for queued, _ in self.pipeline)):
-                if isinstance(cycle, Cycle) and not cycle.response_complete:
+            for cycle in self._cycles():
+                if not cycle.response_complete:
                     cycle.half_close()
             return True
-        if self._error is None and self._is_cut_off():
-            self._fail(MalformedRequest("The connection ended before the request did."))
+        if self._error is None:
+            self._refuse_incomplete()
         super().eof_received()
         return None
 
@@ -161,17 +161,13 @@ class ClientConnection(TimedConnection):
         elif self._complete is not self.scope:
             self._set_deadline()
         if self._is_half_closed and self._error is None and not self._has_to_wait():
-            self._end()
+            self._refuse_incomplete()
+            self._close()
 
-    def _end(self) -> None:
-        """Close the connection of a half-closed client whose requests are finished."""
-        if self._is_cut_off():
+    def _refuse_incomplete(self) -> None:
+        """Refuse the last request if the client has closed its sending side in the middle of it."""
+        if self._complete is not self.scope:
             self._fail(MalformedRequest("The connection ended before the request did."))
-        self._close()
-
-    def _is_cut_off(self) -> bool:
-        """Return whether the last request is incomplete."""
-        return self._complete is not self.scope
 
     def _has_to_wait(self) -> bool:
         """Return whether a request must be finished before the data behind it is parsed."""
@@ -288,11 +284,14 @@ class ClientConnection(TimedConnection):
             self.transport.write_eof()
             self._leave(LINGER_SECONDS)
 
+    def _cycles(self) -> list[Cycle]:
+        """Return all requests of the connection; one may stand there twice."""
+        cycles = (self._current, self.cycle, *(queued for queued, _ in self.pipeline))
+        return [cast("Cycle", cycle) for cycle in cycles if cycle is not None]
+
     def _disconnect(self) -> None:
         """Signal a disconnect to all requests."""
-        for cycle in (self._current, self.cycle, *(queued for queued, _ in self.pipeline)):
-            if cycle is None:
-                continue
+        for cycle in self._cycles():
             self._shared.release(cycle)
             if not cycle.response_complete:
                 cycle.disconnected = True
