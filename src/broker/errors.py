@@ -57,9 +57,14 @@ class BrokerError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[ErrorCode] = "internal"
+    #: A class with a code has this code in words as its title, unless it sets another one.
     title: ClassVar[str] = "Internal error"
     #: Headers of the response with the problem.
     headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        if "code" in vars(cls) and "title" not in vars(cls):
+            cls.title = cls.code.replace("_", " ").capitalize()
 
     def __init__(self, detail: str | None = None, *, errors: Sequence[FieldError] = ()) -> None:
         self.errors = list(errors)
@@ -87,7 +92,6 @@ class MalformedRequest(BadRequest):
     """This is not HTTP/1.1 as RFC 9112 has it."""
 
     code = "malformed_request"
-    title = "Malformed request"
 
 
 class ExpectationFailed(MalformedRequest):
@@ -111,7 +115,6 @@ class Unauthenticated(BrokerError):
 
     status = 401
     code = "unauthenticated"
-    title = "Unauthenticated"
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="broker"'}
 
 
@@ -124,7 +127,6 @@ class Forbidden(BrokerError):
 
     status = 403
     code = "forbidden"
-    title = "Forbidden"
 
 
 class NotFound(BrokerError):
@@ -132,35 +134,30 @@ class NotFound(BrokerError):
 
     status = 404
     code: ClassVar[ErrorCode] = "not_found"
-    title = "Not found"
 
 
 class TaskNotFound(NotFound):
     """There is no such task, neither live nor in the archive."""
 
     code = "task_not_found"
-    title = "Task not found"
 
 
 class ToolNotFound(NotFound):
     """There is no such tool; it may have to register first."""
 
     code = "tool_not_found"
-    title = "Tool not found"
 
 
 class WorkNotFound(NotFound):
     """There is no such work, neither under way nor in the archive."""
 
     code = "work_not_found"
-    title = "Work not found"
 
 
 class KeyNotFound(NotFound):
     """There is no key of this name in use."""
 
     code = "key_not_found"
-    title = "Key not found"
 
 
 class MethodNotAllowed(BrokerError):
@@ -168,7 +165,6 @@ class MethodNotAllowed(BrokerError):
 
     status = 405
     code = "method_not_allowed"
-    title = "Method not allowed"
 
 
 class RequestTimeout(BrokerError):
@@ -176,7 +172,6 @@ class RequestTimeout(BrokerError):
 
     status = 408
     code = "request_timeout"
-    title = "Request timeout"
 
 
 class Conflict(BrokerError):
@@ -184,35 +179,30 @@ class Conflict(BrokerError):
 
     status = 409
     code: ClassVar[ErrorCode] = "conflict"
-    title = "Conflict"
 
 
 class TaskUnavailable(Conflict):
     """The task is not available: it is assigned, ended, failed or not yet due."""
 
     code = "task_unavailable"
-    title = "Task unavailable"
 
 
 class ToolUnavailable(Conflict):
     """The tool is not available: it has no room, is draining or offline."""
 
     code = "tool_unavailable"
-    title = "Tool unavailable"
 
 
 class ToolBusy(Conflict):
     """The tool has unfinished work; `?force=true` gives that up as lost."""
 
     code = "tool_busy"
-    title = "Tool busy"
 
 
 class WorkEnded(Conflict):
     """The work has already ended."""
 
     code = "work_ended"
-    title = "Work ended"
 
     def __init__(self, outcome: str, *, late: str | None = None) -> None:
         self.outcome = outcome
@@ -224,21 +214,18 @@ class TaskEnded(Conflict):
     """The task has already ended."""
 
     code = "task_ended"
-    title = "Task ended"
 
 
 class NothingToAccept(Conflict):
     """No late result of this work is kept: none has come, or its first one counted."""
 
     code = "nothing_to_accept"
-    title = "Nothing to accept"
 
 
 class KeyExists(Conflict):
     """There is a key of this name. Choose another name, or replace it with `"replace": true`."""
 
     code = "key_exists"
-    title = "Key exists"
 
 
 class CursorExpired(BrokerError):
@@ -246,7 +233,6 @@ class CursorExpired(BrokerError):
 
     status = 410
     code = "cursor_expired"
-    title = "Cursor expired"
 
 
 class PayloadTooLarge(BrokerError):
@@ -254,7 +240,6 @@ class PayloadTooLarge(BrokerError):
 
     status = 413
     code = "payload_too_large"
-    title = "Payload too large"
 
 
 class TooHeavy(PayloadTooLarge):
@@ -274,7 +259,6 @@ class UnsupportedMediaType(BrokerError):
 
     status = 415
     code = "unsupported_media_type"
-    title = "Unsupported media type"
 
 
 class UnsupportedEncoding(UnsupportedMediaType):
@@ -288,7 +272,6 @@ class TooManyRequests(BrokerError):
 
     status = 429
     code = "too_many_requests"
-    title = "Too many requests"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 
@@ -297,7 +280,6 @@ class HeadersTooLarge(BrokerError):
 
     status = 431
     code = "headers_too_large"
-    title = "Headers too large"
 
 
 class Unavailable(BrokerError):
