@@ -68,10 +68,21 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         observer=StoreObserver(metrics),
         pooled=settings.listen_url is not None,
     )
+    # For lists, exports and dashboards. No step of the life cycle uses these connections.
+    open_for_reads = partial(
+        Store,
+        timeout_seconds=min(settings.read_timeout_seconds, settings.database_timeout_seconds),
+        pooled=settings.listen_url is not None,
+    )
+    at_once = settings.read_pool_size
     # Two more connections, so that the event stream and the statistics do not wait for lists.
-    read_store = _read_store(settings, settings.database_url, pool_size=settings.read_pool_size + 2)
-    primary_reads = ReadPool(read_store, at_once=settings.read_pool_size)
-    replica_reads = ReplicaReads(primary_reads, _replica(settings))
+    read_store = open_for_reads(settings.database_url, pool_size=at_once + 2)
+    primary_reads = ReadPool(read_store, at_once=at_once)
+    replica = None
+    if settings.read_url is not None:
+        standby = open_for_reads(settings.read_url, pool_size=at_once, accepts_writes=False)
+        replica = ReadPool(standby, at_once=at_once)
+    replica_reads = ReplicaReads(primary_reads, replica)
     waiters = Waiters()
     event_stream = EventStream(read_store)
     listener = Listener(
@@ -114,33 +125,8 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     )
 
 
-def _replica(settings: Settings) -> ReadPool | None:
-    """Return the connections to the standby in BROKER_READ_URL, if it is set."""
-    if settings.read_url is None:
-        return None
-    size = settings.read_pool_size
-    return ReadPool(
-        _read_store(settings, settings.read_url, pool_size=size, accepts_writes=False), at_once=size
-    )
-
-
-def _read_store(settings: Settings, url: str, *, pool_size: int, accepts_writes: bool = True) -> Store:
-    """Return connections for lists, exports and dashboards, which no step of the life cycle uses."""
-    return Store(
-        url,
-        pool_size=pool_size,
-        timeout_seconds=min(settings.read_timeout_seconds, settings.database_timeout_seconds),
-        pooled=settings.listen_url is not None,
-        accepts_writes=accepts_writes,
-    )
-
-
 def create_app(service: Service) -> Litestar:
-    """Create the application; its lifespan starts and stops the background parts.
-
-    Args:
-        service: The parts of the broker.
-    """
+    """Create the application; its lifespan starts and stops the background parts."""
     parts = (service.listener, service.sweep, service.presence, service.upkeep, service.event_stream)
     stores = (service.store, service.primary_reads.store, service.replica_reads)
 

@@ -48,8 +48,9 @@ class Service(Struct, frozen=True, kw_only=True):
         record = self.metrics.set
         self.metrics.update_process()
         self._record_listener()
-        for topic, waiting in _waiting(self.waiters).items():
-            record(definitions.PARKED_REQUESTS, waiting, topic)
+        counts = self.waiters.counts()
+        for topic in _TOPICS:
+            record(definitions.PARKED_REQUESTS, counts[topic], topic.removeprefix("broker_"))
         record(definitions.PARKED_REQUESTS_MAX, self.settings.max_waits)
         record(definitions.DATABASE_CONNECTIONS_IN_USE, self.store.in_use())
         record(definitions.DATABASE_CONNECTIONS_MAX, self.settings.pool_size)
@@ -71,8 +72,3 @@ class Service(Struct, frozen=True, kw_only=True):
         record(definitions.LISTENER_NOTIFICATIONS, listener.received)
         if listener.probe_latency_seconds is not None:
             record(definitions.LISTENER_PROBE_SECONDS, listener.probe_latency_seconds)
-
-
-def _waiting(waiters: Waiters) -> dict[str, int]:
-    counts = waiters.counts()
-    return {topic.removeprefix("broker_"): counts[topic] for topic in _TOPICS}
