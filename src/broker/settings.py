@@ -143,7 +143,8 @@ class Settings(Struct, frozen=True, kw_only=True):
                     raise SettingsError(f"{variable}={environment[variable]!r}: {error}") from None
         values.update((name, value) for name, value in given.items() if value is not None)
         settings = cls(**values)
-        if any(getattr(settings, name) is not None for name in _DATABASES):
+        urls = {name: url for name in _DATABASES if (url := getattr(settings, name)) is not None}
+        if urls:
             try:
                 check_variables(environment)
             except ConnectionUrlError as error:
@@ -151,9 +152,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         if settings.database_password_file is None:
             return settings
         password = _word_in(settings.database_password_file, variable_of("database_password_file"))
-        urls = {name: getattr(settings, name) for name in _DATABASES}
         return msgspec.structs.replace(
-            settings, **{name: _with_password(url, password) for name, url in urls.items() if url is not None}
+            settings, **{name: _with_password(url, password) for name, url in urls.items()}
         )
 
     @property

@@ -2,13 +2,10 @@
 
 import json
 
-_ELLIPSIS = "…"
-_ELLIPSIS_IN_THE_MIDDLE = " … "
-
 
 def shorten(text: str, longest: int) -> str:
     """Return a text of at most `longest` characters; a shortened one ends in `…`."""
-    return text if len(text) <= longest else text[: longest - len(_ELLIPSIS)] + _ELLIPSIS
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def shorten_in_the_middle(text: str, longest: int) -> str:
@@ -18,8 +15,8 @@ def shorten_in_the_middle(text: str, longest: int) -> str:
     """
     if len(text) <= longest:
         return text
-    first = longest // 3
-    return f"{text[:first]}{_ELLIPSIS_IN_THE_MIDDLE}{text[first + len(_ELLIPSIS_IN_THE_MIDDLE) - longest :]}"
+    gap, first = " … ", longest // 3
+    return f"{text[:first]}{gap}{text[first + len(gap) - longest :]}"
 
 
 def replace_unprintable(text: str, replacement: str = "\N{REPLACEMENT CHARACTER}", *, keep: str = "") -> str:
