@@ -12,13 +12,14 @@
 -- request that waits on the channel reads again. If PostgreSQL cannot queue a notification, the write that
 -- caused it succeeds all the same.
 
--- Notify a channel of ids. Without ids, do nothing.
-create function notify_ids(channel text, ids text[]) returns void language plpgsql as $$
+-- Notify a channel of ids, after a prefix. Without ids, do nothing.
+create function notify_ids(channel text, ids text[], prefix text default '') returns void language plpgsql as $$
     declare
         payload text := array_to_string(ids, ',');
     begin
         if cardinality(ids) > 0 then
-            perform pg_notify(channel, case when octet_length(payload) <= 7000 then payload else '*' end);
+            perform pg_notify(channel,
+                prefix || case when octet_length(payload) <= 7000 then payload else '*' end);
         end if;
     exception when others then
         raise warning 'no notification on %: %', channel, sqlerrm;
@@ -28,14 +29,7 @@ $$;
 -- Notify the event stream of changes that no other channel reports. A statement that writes many rows sends
 -- a star, so it does not pay for ids that would not fit: subscribers then read everything again.
 create function notify_event(kind text, ids text[]) returns void language plpgsql as $$
-    declare
-        payload text := array_to_string(ids, ',');
     begin
-        if cardinality(ids) > 0 then
-            perform pg_notify('broker_events',
-                kind || ' ' || case when octet_length(payload) <= 7000 then payload else '*' end);
-        end if;
-    exception when others then
-        raise warning 'no notification on broker_events: %', sqlerrm;
+        perform notify_ids('broker_events', ids, kind || ' ');
     end
 $$;
