@@ -30,7 +30,7 @@ function ask(app, { title, text, verb, danger, option, act, done, errors = {} })
       await act(ticked);
       // The dialog may show another question by now: leave that open.
       if (number === asked) dialog.close();
-      say(done);
+      document.getElementById("said").textContent = done;
       app.load();
     } catch (failed) {
       error = failed;
@@ -59,10 +59,6 @@ function ask(app, { title, text, verb, danger, option, act, done, errors = {} })
   render(nothing, dialog);
   show();
   dialog.showModal();
-}
-
-function say(text) {
-  document.getElementById("said").textContent = text;
 }
 
 export const cancelTask = (app, id) => ask(app, {

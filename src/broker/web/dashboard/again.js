@@ -46,17 +46,15 @@ export class Again {
     this.#read = async () => {};
   }
 
-  #awake() {
-    this.#asleep = false;
-    this.soon();
-  }
-
   async #run() {
     this.#timer = null;
     if (document.hidden) {
       // A hidden page reads when it is shown again.
       this.#asleep = true;
-      document.addEventListener("visibilitychange", () => this.#awake(), { once: true });
+      document.addEventListener("visibilitychange", () => {
+        this.#asleep = false;
+        this.soon();
+      }, { once: true });
       return;
     }
     this.#reading = true;

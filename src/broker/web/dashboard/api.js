@@ -41,14 +41,14 @@ export async function send(path, { method = "GET", body, headers = {}, signal } 
     throw new Refused(0, { detail: "The broker does not answer. Is it running?" });
   }
   if (answer.ok) return answer;
-  const refused = new Refused(answer.status, await problemOf(answer));
+  const refused = new Refused(answer.status, await answer.json().catch(() => ({})));
   refused.key = key;
   throw refused;
 }
 
 /** Call the API. Returns the JSON of the response, or null if it has none. */
 export async function call(method, path, body) {
-  const text = await textOf(await send(path, { method, body }));
+  const text = await readText(path, { method, body });
   return text === "" ? null : JSON.parse(text);
 }
 
@@ -56,8 +56,9 @@ export async function call(method, path, body) {
 export const read = (path, query = {}) => call("GET", withQuery(path, query));
 
 /** Read JSON as text, with all digits of its numbers. */
-export async function readText(path) {
-  return textOf(await send(path));
+export async function readText(path, options) {
+  const answer = await send(path, options);
+  return answer.text().catch(() => { throw new Refused(0, { detail: "The broker's answer broke off." }); });
 }
 
 /** A path of the API: `path("tools", id)`. */
@@ -66,20 +67,4 @@ export const path = (...parts) => `/v1/${parts.map(encodeURIComponent).join("/")
 function withQuery(path, query) {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined);
   return given.length ? `${path}?${new URLSearchParams(given)}` : path;
-}
-
-async function textOf(answer) {
-  try {
-    return await answer.text();
-  } catch {
-    throw new Refused(0, { detail: "The broker's answer broke off." });
-  }
-}
-
-async function problemOf(answer) {
-  try {
-    return await answer.json();
-  } catch {
-    return {};
-  }
 }

@@ -1,7 +1,7 @@
 // Draw a timeline: only the visible part, and what went wrong over what went well.
 
 import { OUTCOMES, WORK_STATES } from "./constants.js";
-import { firstBelow, GAP, LANE } from "./lanes.js";
+import { GAP, LANE } from "./lanes.js";
 
 /** The height of the axis above the rows. */
 export const AXIS = 24;
@@ -81,9 +81,9 @@ function drawGrid(pen, ticks, height, colours) {
 function drawRows(pen, view, colours) {
   const { axis, rows, top, width, height } = view;
   const stripes = pen.createPattern(striped(colours.card), "repeat");
-  for (let place = firstBelow(rows, top); place < rows.length; place += 1) {
-    const row = rows[place], y = AXIS + row.top - top;
-    if (y > height) break;
+  for (const row of rows) {
+    const y = AXIS + row.top - top;
+    if (y + row.height <= AXIS || y > height) continue;
     pen.strokeStyle = colours.line;
     pen.beginPath();
     pen.moveTo(0, y + row.height - 0.5);

@@ -11,6 +11,7 @@ const SILENCE = 40_000;
 export class Events {
   #lastId = null;
   #abort = null;
+  #delay = FIRST_RETRY;
   #heard;
   #turned;
 
@@ -23,33 +24,25 @@ export class Events {
     this.#turned = turned;
   }
 
-  /** Listen until the broker refuses or `stop` is called. */
+  /** Listen until the broker refuses, or this is called again. */
   async listen() {
-    this.stop();
-    const abort = (this.#abort = new AbortController());
-    let delay = FIRST_RETRY;
-    while (!abort.signal.aborted) {
-      try {
-        await this.#stream(abort.signal, () => { delay = FIRST_RETRY; });
-      } catch (error) {
-        if (abort.signal.aborted) return;
-        if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
-          this.#turned(error);
-          return;
-        }
+    this.#abort?.abort();
+    const { signal } = (this.#abort = new AbortController());
+    this.#delay = FIRST_RETRY;
+    while (!signal.aborted) {
+      const error = await this.#stream(signal).catch((failed) => failed);
+      if (signal.aborted) return;
+      if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
+        this.#turned(error);
+        return;
       }
-      if (abort.signal.aborted) return;
       this.#turned("lost");
-      await new Promise((resolve) => setTimeout(resolve, delay * (0.5 + Math.random() / 2)));
-      delay = Math.min(2 * delay, LAST_RETRY);
+      await new Promise((resolve) => setTimeout(resolve, this.#delay * (0.5 + Math.random() / 2)));
+      this.#delay = Math.min(2 * this.#delay, LAST_RETRY);
     }
   }
 
-  stop() {
-    this.#abort?.abort();
-  }
-
-  async #stream(signal, connected) {
+  async #stream(signal) {
     const silent = new AbortController();
     const headers = { Accept: "text/event-stream" };
     if (this.#lastId !== null) headers["Last-Event-ID"] = this.#lastId;
@@ -61,19 +54,13 @@ export class Events {
         this.#heard(event, JSON.parse(data));
       },
     });
-    connected();
+    this.#delay = FIRST_RETRY;
     this.#turned("live");
-    let timer;
-    try {
-      for (;;) {
-        timer = setTimeout(() => silent.abort(), SILENCE);
-        const { done, value } = await reader.read();
-        clearTimeout(timer);
-        if (done) return;
-        parser.feed(value);
-      }
-    } finally {
-      clearTimeout(timer);
+    for (;;) {
+      const timer = setTimeout(() => silent.abort(), SILENCE);
+      const { done, value } = await reader.read().finally(() => clearTimeout(timer));
+      if (done) return;
+      parser.feed(value);
     }
   }
 }

@@ -32,13 +32,10 @@ function two(seconds, large, largeName, small, smallName) {
 export function moment(text) {
   if (!text) return "–";
   const at = new Date(text);
-  const time = at.toLocaleTimeString("en-GB");
-  return at.toDateString() === new Date().toDateString() ? time : `${day(at)} ${time}`;
+  const isToday = at.toDateString() === new Date().toDateString();
+  // Swedish writes `2026-07-02 14:05:00`.
+  return isToday ? at.toLocaleTimeString("sv") : at.toLocaleString("sv");
 }
-
-/** A date: `2026-07-02`. */
-export const day = (at) =>
-  `${at.getFullYear()}-${String(at.getMonth() + 1).padStart(2, "0")}-${String(at.getDate()).padStart(2, "0")}`;
 
 /** A share in per cent. */
 export const percent = (share) => `${Math.floor(share * 100)} %`;

@@ -31,17 +31,6 @@ function intoLanes(bars) {
   return ends.length;
 }
 
-/** The index of the first row that ends below a height; the number of rows if none does. */
-export function firstBelow(rows, height) {
-  let low = 0, high = rows.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (rows[middle].top + rows[middle].height > height) high = middle;
-    else low = middle + 1;
-  }
-  return low;
-}
-
 /** The bar of a row that begins nearest to a moment. */
 export function nearest(bars, moment) {
   const distance = (bar) => Math.abs(bar.begin - moment);

@@ -42,15 +42,12 @@ export class Live {
 
   /** The load of all tools. */
   get load() {
-    let sum = 0;
-    for (const tool of this.tools.values()) sum += tool.load;
-    return sum;
+    return [...this.tools.values()].reduce((sum, tool) => sum + tool.load, 0);
   }
 
   /** All known work, the oldest first. */
   work() {
-    const all = [];
-    for (const tool of this.tools.values()) all.push(...tool.work.values());
+    const all = [...this.tools.values()].flatMap((tool) => [...tool.work.values()]);
     return all.sort((one, other) => (one.id < other.id ? -1 : 1));
   }
 
@@ -69,12 +66,8 @@ export class Live {
       return;
     }
     const known = this.tools.get(data.id);
-    if (known) {
-      this.tools.set(data.id, { ...known, ...data });
-    } else {
-      this.tools.set(data.id, { seen_at: null, work: new Map(), ...data });
-      this.tools = new Map([...this.tools].sort(([one], [other]) => (one < other ? -1 : 1)));
-    }
+    this.tools.set(data.id, { seen_at: null, work: new Map(), ...known, ...data });
+    if (!known) this.tools = new Map([...this.tools].sort(([one], [other]) => (one < other ? -1 : 1)));
   }
 
   #change(id, change) {

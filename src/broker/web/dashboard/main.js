@@ -138,14 +138,10 @@ class App {
     this.view = new VIEWS[name](this, id);
     this.#trouble.view = null;
     document.title = `${this.view.title} · broker`;
-    this.#focus();
-    this.load();
-  }
-
-  #focus() {
     // Keyboard and screen reader users continue in the new content after a link.
     if (this.#drawn) document.getElementById("main").focus({ preventScroll: true });
     scrollTo(0, 0);
+    this.load();
   }
 
   #heard(kind, data) {

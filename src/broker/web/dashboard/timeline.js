@@ -4,7 +4,8 @@ import { Axis } from "./axis.js";
 import { OUTCOMES } from "./constants.js";
 import { AXIS, coloursOf, draw } from "./drawing.js";
 import { moment, span } from "./format.js";
-import { firstBelow, GAP, LANE, nearest, rowsOf } from "./lanes.js";
+import { GAP, LANE, nearest, rowsOf } from "./lanes.js";
+import { html, render } from "./vendor/lit-html/lit-html.js";
 
 const LABELS = 150, NARROW_LABELS = 90, NARROW = 600;
 const MOST_HEIGHT = 480;
@@ -20,10 +21,10 @@ const LABEL = "Timeline. Arrows go from attempt to attempt, Home and End to the 
 export class Timeline {
   /** The element for the page. */
   element = document.createElement("div");
-  #canvas = document.createElement("canvas");
-  #scroll = document.createElement("div");
-  #height = document.createElement("div");
-  #line = document.createElement("p");
+  #scroll;
+  #canvas;
+  #height;
+  #line;
   #rows = [];
   #since = 0;
   #until = 1;
@@ -41,18 +42,15 @@ export class Timeline {
   constructor(does) {
     this.#does = does;
     this.element.className = "timeline";
-    this.#scroll.className = "scroll";
-    this.#scroll.tabIndex = 0;
-    this.#scroll.setAttribute("role", "application");
-    this.#scroll.setAttribute("aria-label", LABEL);
+    render(html`<div class="scroll" tabindex="0" role="application" aria-label=${LABEL}
+        @scroll=${() => this.draw()} @keydown=${(event) => this.#key(event)}><canvas aria-hidden="true"
+        @wheel=${{ handleEvent: (event) => this.#wheel(event), passive: false }}
+        @pointerdown=${(event) => this.#pressed(event)} @pointermove=${(event) => this.#moved(event)}
+        @pointerup=${(event) => this.#released(event)} @pointercancel=${() => this.#let()}></canvas><div></div></div>
+      <p class="line" role="status">${HINT}</p>`, this.element);
+    [this.#scroll, this.#line] = this.element.children;
+    [this.#canvas, this.#height] = this.#scroll.children;
     this.#scroll.style.maxHeight = `${MOST_HEIGHT}px`;
-    this.#canvas.setAttribute("aria-hidden", "true");
-    this.#line.className = "line";
-    this.#line.setAttribute("role", "status");
-    this.#line.textContent = HINT;
-    this.#scroll.append(this.#canvas, this.#height);
-    this.element.append(this.#scroll, this.#line);
-    this.#listen();
     this.#resized.observe(this.#scroll);
   }
 
@@ -103,19 +101,10 @@ export class Timeline {
     return this.#drag !== null && Math.abs(this.#drag.to - this.#drag.from) > STILL;
   }
 
-  #listen() {
-    const canvas = this.#canvas;
-    this.#scroll.addEventListener("scroll", () => this.draw());
-    this.#scroll.addEventListener("keydown", (event) => this.#key(event));
-    canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
-    canvas.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0 || !event.isPrimary) return;
-      canvas.setPointerCapture(event.pointerId);
-      this.#drag = { from: event.offsetX, to: event.offsetX };
-    });
-    canvas.addEventListener("pointermove", (event) => this.#moved(event));
-    canvas.addEventListener("pointerup", (event) => this.#released(event));
-    canvas.addEventListener("pointercancel", () => this.#let());
+  #pressed(event) {
+    if (event.button !== 0 || !event.isPrimary) return;
+    this.#canvas.setPointerCapture(event.pointerId);
+    this.#drag = { from: event.offsetX, to: event.offsetX };
   }
 
   #moved(event) {
@@ -215,7 +204,7 @@ export class Timeline {
     const axis = this.#axis();
     if (x < axis.left || y < AXIS) return null;
     const down = y - AXIS + this.#scroll.scrollTop;
-    const row = this.#rows[firstBelow(this.#rows, down)];
+    const row = this.#rows.find(({ top, height }) => top + height > down);
     if (!row) return null;
     const lane = Math.floor((down - row.top - GAP / 2) / LANE);
     let closest = null, least = NEAR[pointerType] ?? NEAR.other;
