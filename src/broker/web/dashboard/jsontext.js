@@ -1,33 +1,21 @@
 // JSON as text: JavaScript's numbers would lose digits.
 
-const PLAIN = /[^"[\]{},:\s]+/y;
+const PLAIN = /[^"[\]{},:\s]+/y, BETWEEN = /[\s,:]*/y;
 
-/** The text of a member, given the text of the object; undefined if there is no such member. */
-export function member(text, name) {
-  let at = text.indexOf("{") + 1;
-  for (;;) {
-    at = skip(text, at);
-    if (text[at] !== '"') return undefined;
-    const key = stringAt(text, at);
-    at = skip(text, at + key.length);
-    const begin = skip(text, at + 1);
-    const end = endOf(text, begin);
-    if (JSON.parse(key) === name) return text.slice(begin, end);
-    at = skip(text, end);
-    if (text[at] !== ",") return undefined;
-    at += 1;
-  }
+/** The members of an object as texts, by name. */
+export function members(text) {
+  const parts = elements(text);
+  return Object.fromEntries(parts.flatMap((part, place) => (place % 2 ? [[JSON.parse(parts[place - 1]), part]] : [])));
 }
 
-/** The texts of the elements of an array, given the text of the array. */
+/** The elements of an array as texts; of an object, its names and values in turn. */
 export function elements(text) {
   const texts = [];
-  let at = skip(text, text.indexOf("[") + 1);
-  while (text[at] !== "]") {
+  let at = past(BETWEEN, text, text.search(/[[{]/) + 1);
+  while (text[at] !== "]" && text[at] !== "}") {
     const end = endOf(text, at);
     texts.push(text.slice(at, end));
-    at = skip(text, end);
-    if (text[at] === ",") at = skip(text, at + 1);
+    at = past(BETWEEN, text, end);
   }
   return texts;
 }
@@ -38,30 +26,23 @@ function endOf(text, at) {
   do {
     const sign = text[at];
     if (sign === '"') {
-      at += stringAt(text, at).length;
-    } else if (sign === "{" || sign === "[") {
-      depth += 1;
-      at += 1;
-    } else if (sign === "}" || sign === "]") {
-      depth -= 1;
-      at += 1;
-    } else if (sign === "," || sign === ":") {
+      at = endOfString(text, at);
+    } else if ("[{]}".includes(sign)) {
+      depth += "[{".includes(sign) ? 1 : -1;
       at += 1;
     } else {
-      PLAIN.lastIndex = at;
-      at += PLAIN.exec(text)[0].length;
+      at = past(PLAIN, text, at);
     }
-    if (depth > 0) at = skip(text, at);
+    if (depth > 0) at = past(BETWEEN, text, at);
   } while (depth > 0);
   return at;
 }
 
 // A regular expression would overflow the stack on a string of some megabytes.
-function stringAt(text, at) {
-  let end = at;
-  do end = text.indexOf('"', end + 1);
-  while (isEscaped(text, end));
-  return text.slice(at, end + 1);
+function endOfString(text, at) {
+  do at = text.indexOf('"', at + 1);
+  while (isEscaped(text, at));
+  return at + 1;
 }
 
 /** Whether an odd number of backslashes precedes a place. */
@@ -71,7 +52,8 @@ function isEscaped(text, at) {
   return (at - first) % 2 === 1;
 }
 
-function skip(text, at) {
-  while (/\s/.test(text[at] ?? "")) at += 1;
-  return at;
+/** The place after what a pattern matches at a place. */
+function past(pattern, text, at) {
+  pattern.lastIndex = at;
+  return at + pattern.exec(text)[0].length;
 }

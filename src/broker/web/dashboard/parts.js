@@ -2,6 +2,8 @@
 
 import { STATES } from "./constants.js";
 import { age, count, cut, moment, percent } from "./format.js";
+import { guard } from "./vendor/lit-html/directives/guard.js";
+import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 // The most characters of a value that are shown.
@@ -38,12 +40,19 @@ export const doing = (app, work) => html`<div class="doing">
 /** JSON on a line. */
 export const json = (text, most = 120) => html`<code title=${text.length > most ? text : nothing}>${cut(text, most)}</code>`;
 
+/** Facts about a thing, by name; null if one is not known. */
+export const facts = (all) => html`<dl class="facts">${Object.entries(all).map(([name, fact]) =>
+  fact === null ? nothing : html`<dt>${name}</dt><dd>${fact}</dd>`)}</dl>`;
+
+/** A text under a heading. */
+export const block = (title, text) => html`<h2>${title}</h2><pre tabindex="0" aria-label=${title}>${text}</pre>`;
+
 /** A JSON value; a long one is shortened, with a button to download all of it. Nothing if it is null. */
 export function value(title, text) {
   if (text === undefined || text === "null") return nothing;
-  const shown = text.slice(0, MOST_SHOWN);
-  return html`<h2>${title}</h2><pre tabindex="0" aria-label=${title}>${shown}${shown.length < text.length ? "…" : nothing}</pre>
-    ${shown.length < text.length ? html`<p class="buttons"><span class="faint">These are the first ${count(MOST_SHOWN)} of
+  const isLong = text.length > MOST_SHOWN;
+  return html`${block(title, isLong ? `${text.slice(0, MOST_SHOWN)}…` : text)}
+    ${isLong ? html`<p class="buttons"><span class="faint">These are the first ${count(MOST_SHOWN)} of
       ${count(text.length)} characters.</span>
       ${button("Download all", () => download(`${title}.json`, text), { label: `Download all of ${title}` })}</p>` : nothing}`;
 }
@@ -55,6 +64,36 @@ export function download(name, text) {
   // Some browsers begin to read it later.
   setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
 }
+
+/** A list of items, drawn again if they are other objects, and every second, as they show times. */
+export const list = (app, items, key, template) => repeat(items, key,
+  (item, place) => guard([item, Math.floor(app.now() / 1000)], () => template(item, place)));
+
+/** A column of numbers. */
+export const numbers = (name) => ({ name, kind: "number" });
+/** A column whose cells say what they are: on a narrow screen they need no name. */
+export const unnamed = (name) => ({ name, label: nothing });
+
+/**
+ * A table with a row for each item, or a text if there are none.
+ *
+ * @param columns - the names of the columns, or what `numbers` and `unnamed` return
+ * @param cells - called with an item and its place; returns the cells of its row
+ * @param none - the text if there are no items
+ * @param key - called with an item; returns what it is recognized by
+ */
+export function table(app, columns, items, cells, none, key) {
+  if (items.length === 0) return empty(none);
+  const all = columns.map((column) => (typeof column === "string" ? { name: column } : column));
+  const cell = ({ name, label = name, kind = nothing }, content) => html`<td data-name=${label} class=${kind}>${content}</td>`;
+  return html`<table>
+    <thead><tr>${all.map(({ name, kind = nothing }) => html`<th scope="col" class=${kind}>${name}</th>`)}</tr></thead>
+    <tbody>${list(app, items, key, (item, place) => html`<tr>${cells(item, place).map((content, at) => cell(all[at], content))}</tr>`)}</tbody>
+  </table>`;
+}
+
+/** A part of a view, with a heading. */
+export const section = (id, heading, content) => html`<section aria-labelledby=${id}><h2 id=${id}>${heading}</h2>${content}</section>`;
 
 export const empty = (text) => html`<p class="empty">${text}</p>`;
 

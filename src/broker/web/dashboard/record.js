@@ -3,27 +3,27 @@
 import { path, read, readText } from "./api.js";
 import { OUTCOMES, WORK_STATES } from "./constants.js";
 import { between, count, cut, moment, percent, span } from "./format.js";
-import { elements, member } from "./jsontext.js";
-import { badge, bar, button, download, empty, recordLink, since, taskLink, toolLink, value } from "./parts.js";
+import { elements, members } from "./jsontext.js";
+import {
+  badge, bar, block, button, download, empty, facts, recordLink, section, since, table, taskLink, toolLink, value,
+} from "./parts.js";
 import { acceptLate, deleteRecord, mayTakeLate, requeueWork, retryTask } from "./actions.js";
-import { Thing } from "./thing.js";
+import { Thing } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const ATTEMPTS = 100;
 const REPORTS = 500;
 const DATA = 200;
+const COLUMNS = ["After", { name: "Progress", kind: "progress" }, "Message", "Data"];
 
 export class Record extends Thing {
+  title = "Record";
   missing = "There is no such work, or its record was deleted.";
   #record;
   #text;
   #texts;
   #attempts;
   #taskState;
-
-  constructor(app, id) {
-    super(app, id, "Record");
-  }
 
   async find() {
     const text = await this.#read();
@@ -42,22 +42,21 @@ export class Record extends Thing {
 
   drawn() {
     const record = this.#record;
-    const { outcome = record.state, started_at: started } = record;
+    const { outcome = record.state, started_at: started, ended_at: ended } = record;
     return html`<section class="card">
         <div class="head"><h1>Attempt ${record.attempt} at ${record.task_id}</h1>${badge(outcome)}
           <span class="buttons">${this.#actions()}</span></div>
         ${record.late ? html`<p class="note">A late result came ${moment(record.late.at)}, after the attempt had ended
           without it.${outcome === "succeeded" ? " It was taken." : nothing}</p>` : nothing}
         ${record.state === "running" ? bar(record.progress, "Progress") : nothing}
-        <dl class="facts">
-          <dt>Task</dt><dd>${taskLink(record.task_id)}</dd>
-          <dt>Tool</dt><dd>${record.tool_id ? toolLink(record.tool_id) : "none: it was never assigned"}</dd>
-          <dt>Assigned</dt><dd>${moment(record.assigned_at)}${this.#waited()}</dd>
-          <dt>Started</dt><dd>${moment(started)}${started && !record.ended_at ? html`, ${since(this.app, started)} ago` : nothing}</dd>
-          ${record.ended_at ? html`<dt>Ended</dt><dd>${moment(record.ended_at)}${started
-            ? `, after ${span(between(started, record.ended_at))}` : nothing}</dd>` : nothing}
-        </dl>
-        ${record.error ? html`<h2>Error</h2><pre tabindex="0" aria-label="Error">${record.error}</pre>` : nothing}
+        ${facts({
+          "Task": taskLink(record.task_id),
+          "Tool": record.tool_id ? toolLink(record.tool_id) : "none: it was never assigned",
+          "Assigned": html`${moment(record.assigned_at)}${this.#waited()}`,
+          "Started": html`${moment(started)}${started && !ended ? html`, ${since(this.app, started)} ago` : nothing}`,
+          "Ended": ended ? html`${moment(ended)}${started ? `, after ${span(between(started, ended))}` : nothing}` : null,
+        })}
+        ${record.error ? block("Error", record.error) : nothing}
         ${value("Result", this.#texts.result)}
         ${record.late ? value("Late result", this.#texts.late) : nothing}
         ${value("Needs", this.#texts.needs)}
@@ -106,26 +105,25 @@ export class Record extends Thing {
 
   #reports() {
     const { reports, started_at: started } = this.#record;
-    return html`<section aria-labelledby="reports"><h2 id="reports">Reports <span class="faint">${count(reports.length)}</span></h2>
-      ${reports.length === 0 ? empty("None.") : html`<table>
-        <thead><tr><th scope="col">After</th><th scope="col">Progress</th><th scope="col">Message</th><th scope="col">Data</th></tr></thead>
-        <tbody>${reports.slice(0, REPORTS).map((report, place) => html`<tr>
-          <td data-name="After"><span title=${moment(report.at)}>${span(between(started ?? report.at, report.at))}</span></td>
-          <td data-name="Progress" class="progress">${report.progress === null ? "" : html`${bar(report.progress, "Progress")} ${percent(report.progress)}`}</td>
-          <td data-name="Message">${report.message ?? ""}</td>
-          <td data-name="Data">${report.data === null ? "" : html`<code>${cut(this.#texts.data[place], DATA)}</code>`}</td>
-        </tr>`)}</tbody></table>`}
-      ${reports.length > REPORTS ? html`<p class="faint">The first ${REPORTS} are shown; to download this gives all.</p>` : nothing}
-    </section>`;
+    return section("reports", html`Reports <span class="faint">${count(reports.length)}</span>`, [
+      table(this.app, COLUMNS, reports.slice(0, REPORTS), (report, place) => [
+        html`<span title=${moment(report.at)}>${span(between(started ?? report.at, report.at))}</span>`,
+        report.progress === null ? "" : html`${bar(report.progress, "Progress")} ${percent(report.progress)}`,
+        report.message ?? "",
+        report.data === null ? "" : html`<code>${cut(this.#texts.data[place], DATA)}</code>`,
+      ], "None."),
+      reports.length > REPORTS ? html`<p class="faint">The first ${REPORTS} are shown; to download this gives all.</p>` : nothing,
+    ]);
   }
 
   #beside() {
-    return html`<section aria-labelledby="attempts"><h2 id="attempts">All attempts at this task that have ended</h2>
-      ${this.#attempts.items.length === 0 ? empty("None.") : html`<ul class="attempts">${this.#attempts.items.map((each) => html`<li>
+    const { items, complete } = this.#attempts;
+    return section("attempts", "All attempts at this task that have ended", [
+      items.length === 0 ? empty("None.") : html`<ul class="attempts">${items.map((each) => html`<li>
         ${each.work_id === this.id ? html`attempt ${each.attempt}, this one` : recordLink(each.work_id, `attempt ${each.attempt}`)}
-        ${badge(each.outcome)} by ${toolLink(each.tool_id)}, ended ${moment(each.ended_at)}</li>`)}</ul>`}
-      ${this.#attempts.complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`}
-    </section>`;
+        ${badge(each.outcome)} by ${toolLink(each.tool_id)}, ended ${moment(each.ended_at)}</li>`)}</ul>`,
+      complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`,
+    ]);
   }
 }
 
@@ -143,12 +141,11 @@ const isUnderWay = (work) => work?.state in WORK_STATES;
 
 /** The JSON values in it as text, with all digits. */
 function textsOf(text, { task, late }) {
-  const about = task ? member(text, "task") : text;
+  const own = members(text);
+  const { needs, payload } = task ? members(own.task) : own;
   return {
-    needs: member(about, "needs"),
-    payload: member(about, "payload"),
-    result: member(text, "result"),
-    late: late ? member(member(text, "late"), "result") : undefined,
-    data: elements(member(text, "reports")).slice(0, REPORTS).map((report) => member(report, "data")),
+    needs, payload, result: own.result,
+    late: late ? members(own.late).result : undefined,
+    data: elements(own.reports).slice(0, REPORTS).map((report) => members(report).data),
   };
 }

@@ -3,13 +3,16 @@
 import { path, read, readText } from "./api.js";
 import { OUTCOMES, WORK_STATES } from "./constants.js";
 import { between, inLocalTime, moment, span } from "./format.js";
-import { member } from "./jsontext.js";
-import { badge, bar, button, empty, recordLink, since, toolLink, value } from "./parts.js";
+import { members } from "./jsontext.js";
+import {
+  badge, bar, block, button, facts, numbers, recordLink, section, since, table, toolLink, unnamed, value,
+} from "./parts.js";
 import { cancelTask, deleteTask, requeueWork, retryTask } from "./actions.js";
-import { Thing } from "./thing.js";
+import { Thing } from "./view.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const ATTEMPTS = 100;
+const COLUMNS = [numbers("Attempt"), "Tool", "Outcome", "Assigned", numbers("Ran for"), unnamed("Record")];
 
 export class Task extends Thing {
   missing = "There is no such task, or its record was deleted.";
@@ -25,7 +28,7 @@ export class Task extends Thing {
       read("/v1/overview/timeline", { task_id: this.id, limit: ATTEMPTS }),
     ]);
     this.#task = JSON.parse(text);
-    this.#values = Object.fromEntries(["needs", "payload", "result"].map((name) => [name, member(text, name)]));
+    this.#values = members(text);
     [this.#explanation, this.#attempts] = [explanation, attempts];
   }
 
@@ -39,34 +42,31 @@ export class Task extends Thing {
         <div class="head"><h1>${task.id}</h1>${badge(task.state)}<span class="buttons">${this.#actions()}</span></div>
         <p>${inLocalTime(this.#explanation.detail)}</p>
         ${this.#underWay()}
-        <dl class="facts">
-          <dt>Submitted</dt><dd>${moment(task.created_at)}, ${since(this.app, task.created_at)} ago</dd>
-          ${task.not_before ? html`<dt>Not before</dt><dd>${moment(task.not_before)}</dd>` : nothing}
-          <dt>Priority</dt><dd>${task.priority}</dd>
-          <dt>Attempts</dt><dd>${task.attempt} of ${task.max_attempts}</dd>
-          ${task.timeout_seconds ? html`<dt>May run for</dt><dd>${span(task.timeout_seconds)}</dd>` : nothing}
-          ${task.ended_at ? html`<dt>Ended</dt><dd>${moment(task.ended_at)}</dd>` : nothing}
-          ${task.remark ? html`<dt>Assigner's remark</dt><dd>${task.remark}</dd>` : nothing}
-        </dl>
-        ${task.error ? html`<h2>Error</h2><pre tabindex="0" aria-label="Error">${task.error}</pre>` : nothing}
+        ${facts({
+          "Submitted": html`${moment(task.created_at)}, ${since(this.app, task.created_at)} ago`,
+          "Not before": task.not_before && moment(task.not_before),
+          "Priority": task.priority,
+          "Attempts": html`${task.attempt} of ${task.max_attempts}`,
+          "May run for": task.timeout_seconds && span(task.timeout_seconds),
+          "Ended": task.ended_at && moment(task.ended_at),
+          "Assigner's remark": task.remark || null,
+        })}
+        ${task.error ? block("Error", task.error) : nothing}
         ${value("Needs", this.#values.needs)}
         ${value("Payload", this.#values.payload)}
         ${["succeeded", "failed"].includes(task.state) ? value("Result", this.#values.result) : nothing}
       </section>
-      <section aria-labelledby="attempts"><h2 id="attempts">Attempts that have ended</h2>
-        ${this.#attempts.items.length === 0 ? empty("None.") : html`<table>
-          <thead><tr><th scope="col" class="number">Attempt</th><th scope="col">Tool</th><th scope="col">Outcome</th>
-            <th scope="col">Assigned</th><th scope="col" class="number">Ran for</th><th scope="col">Record</th></tr></thead>
-          <tbody>${this.#attempts.items.map((each) => html`<tr>
-            <td data-name="Attempt" class="number">${each.attempt}</td>
-            <td data-name="Tool">${toolLink(each.tool_id)}</td>
-            <td data-name="Outcome">${badge(each.outcome)}</td>
-            <td data-name="Assigned">${moment(each.assigned_at)}</td>
-            <td data-name="Ran for" class="number">${each.started_at ? span(between(each.started_at, each.ended_at)) : "–"}</td>
-            <td>${recordLink(each.work_id, "Read it")}</td>
-          </tr>`)}</tbody></table>`}
-        ${this.#attempts.complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`}
-      </section>`;
+      ${section("attempts", "Attempts that have ended", [
+        table(this.app, COLUMNS, this.#attempts.items, (each) => [
+          each.attempt,
+          toolLink(each.tool_id),
+          badge(each.outcome),
+          moment(each.assigned_at),
+          span(between(each.started_at, each.ended_at)),
+          recordLink(each.work_id, "Read it"),
+        ], "None."),
+        this.#attempts.complete ? nothing : html`<p class="faint">These are the newest ${ATTEMPTS}.</p>`,
+      ])}`;
   }
 
   #actions() {

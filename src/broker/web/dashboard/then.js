@@ -2,14 +2,12 @@
 
 import { read } from "./api.js";
 import { count, middle, moment, span } from "./format.js";
-import { badge, button, empty, recordLink, taskLink, toolLink } from "./parts.js";
+import { badge, button, empty, numbers, recordLink, section, table, taskLink, toolLink, unnamed } from "./parts.js";
 import { acceptLate, mayTakeLate, retryTask } from "./actions.js";
-import { Durations, Throughput } from "./charts.js";
-import { ended, lasted } from "./history.js";
+import { Durations, ended, lasted, Throughput } from "./charts.js";
 import { BARS } from "./drawing.js";
 import { Timeline } from "./timeline.js";
 import { View } from "./view.js";
-import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 // The address has two moments, or the length of a span that ends now and moves on with the time.
@@ -23,7 +21,8 @@ const ATTEMPTS = 2000, BUCKETS = 60;
 // How many failures are shown at first, the factor if somebody asks for more, and the most.
 const FAILURES = 20, MORE = 5, MOST_FAILURES = 1000;
 const ROWS = 200;
-const READ_MS = 3000;
+const BARS_AS_TABLE = ["Ended", "Tool", "Task", numbers("Attempt"), "Outcome", numbers("Ran for")];
+const FAILED = ["Ended", "Task", "Tool", "Outcome", "Error", "Last report", "Its task now", unnamed("Do")];
 
 export class Then extends View {
   title = "Then";
@@ -40,7 +39,7 @@ export class Then extends View {
   #timeline = new Timeline({
     look: (since, until) => this.#look(since, until),
     scale: (by, around) => this.#scale(by, around),
-    open: (bar) => this.#open(bar),
+    open: ({ id }) => { location.hash = `#/record/${id}`; },
   });
   #throughput = new Throughput((since, until) => this.#look(since, until), "Attempts that ended, by outcome");
   #durations = new Durations((since, until) => this.#look(since, until), "How long tasks waited and ran");
@@ -53,7 +52,7 @@ export class Then extends View {
   };
 
   constructor(app, address) {
-    super(app, READ_MS);
+    super(app);
     this.#dark.addEventListener("change", this.#recolour);
     this.#set(address);
   }
@@ -134,20 +133,20 @@ export class Then extends View {
     const { since, until } = this.#times();
     const bars = this.#bars();
     this.#timeline.show(bars, { since, until, from: this.#knownFrom() });
-    return html`<section aria-labelledby="timeline">
-        <h2 id="timeline">Timeline</h2>
-        <p>${this.#old ? "Reading…" : ended(this.#history)}</p>
-        ${this.#timeline.element}
-        ${legend()}
-        ${this.#attempts.complete ? nothing
-          : html`<p class="faint">The newest ${count(ATTEMPTS)} attempts of this span are shown; zoom in to see all.</p>`}
-        ${this.#table(bars)}
-      </section>
+    return html`
+      ${section("timeline", "Timeline", [
+        html`<p>${this.#old ? "Reading…" : ended(this.#history)}</p>`,
+        this.#timeline.element,
+        legend(),
+        this.#attempts.complete ? nothing
+          : html`<p class="faint">The newest ${count(ATTEMPTS)} attempts of this span are shown; zoom in to see all.</p>`,
+        this.#table(bars),
+      ])}
       <div class="columns">
-        <section aria-labelledby="throughput"><h2 id="throughput">Ended, every ${span(this.#history.bucket_seconds)}</h2>
-          <div class="card">${this.#throughput.element}</div></section>
-        <section aria-labelledby="durations"><h2 id="durations">Waited and ran for</h2>
-          <div class="card">${this.#durations.element}<p class="faint">${lasted(this.#history)}</p></div></section>
+        ${section("throughput", html`Ended, every ${span(this.#history.bucket_seconds)}`,
+          html`<div class="card">${this.#throughput.element}</div>`)}
+        ${section("durations", "Waited and ran for",
+          html`<div class="card">${this.#durations.element}<p class="faint">${lasted(this.#history)}</p></div>`)}
       </div>
       ${this.#failed()}`;
   }
@@ -170,52 +169,49 @@ export class Then extends View {
   }
 
   #table(bars) {
+    const newest = bars.toSorted((one, other) => other.end - one.end).slice(0, ROWS);
     return html`<details ?hidden=${bars.length === 0} @toggle=${(event) => { this.#asTable = event.target.open; this.app.draw(); }}>
       <summary>The same as a table</summary>
-      ${this.#asTable ? html`<table>
-        <thead><tr><th scope="col">Ended</th><th scope="col">Tool</th><th scope="col">Task</th><th scope="col" class="number">Attempt</th>
-          <th scope="col">Outcome</th><th scope="col" class="number">Ran for</th></tr></thead>
-        <tbody>${repeat(bars.toSorted((one, other) => other.end - one.end).slice(0, ROWS), (bar) => bar.id, (bar) => html`<tr>
-          <td data-name="Ended">${recordLink(bar.id, bar.outcome === "running" ? "under way" : atTime(bar.end))}</td>
-          <td data-name="Tool">${toolLink(bar.tool)}</td>
-          <td data-name="Task">${taskLink(bar.task)}</td>
-          <td data-name="Attempt" class="number">${bar.attempt}</td>
-          <td data-name="Outcome">${badge(bar.outcome)}</td>
-          <td data-name="Ran for" class="number">${span((bar.end - bar.begin) / 1000)}</td></tr>`)}</tbody>
-      </table>
-      ${bars.length > ROWS ? html`<p class="faint">These are the newest ${ROWS} of ${count(bars.length)}.</p>` : nothing}` : nothing}
+      ${this.#asTable ? [
+        table(this.app, BARS_AS_TABLE, newest, (bar) => [
+          recordLink(bar.id, bar.outcome === "running" ? "under way" : atTime(bar.end)),
+          toolLink(bar.tool),
+          taskLink(bar.task),
+          bar.attempt,
+          badge(bar.outcome),
+          span((bar.end - bar.begin) / 1000),
+        ], "", ({ id }) => id),
+        bars.length > ROWS ? html`<p class="faint">These are the newest ${ROWS} of ${count(bars.length)}.</p>` : nothing,
+      ] : nothing}
     </details>`;
   }
 
   #failed() {
     const { items, next } = this.#failures;
-    return html`<section aria-labelledby="failures">
-      <h2 id="failures">What went wrong</h2>
-      ${items.length === 0 ? empty("Nothing, in this span of time.") : html`<table>
-        <thead><tr><th scope="col">Ended</th><th scope="col">Task</th><th scope="col">Tool</th><th scope="col">Outcome</th>
-          <th scope="col">Error</th><th scope="col">Last report</th><th scope="col">Its task now</th><th scope="col">Do</th></tr></thead>
-        <tbody>${repeat(items, (each) => each.work_id, (each) => this.#failure(each))}</tbody></table>`}
-      ${next === null ? nothing : items.length >= MOST_FAILURES
+    return section("failures", "What went wrong", [
+      table(this.app, FAILED, items, (each) => this.#cells(each), "Nothing, in this span of time.", (each) => each.work_id),
+      next === null ? nothing : items.length >= MOST_FAILURES
         ? html`<p class="faint">These are the newest ${count(MOST_FAILURES)}; zoom in to see others.</p>`
-        : html`<p>${button("Show more", () => this.#showMore())}</p>`}
-    </section>`;
+        : html`<p>${button("Show more", () => this.#showMore())}</p>`,
+    ]);
   }
 
-  #failure(each) {
+  #cells(each) {
     const { work_id: id, task_id: task, task_state: state } = each;
-    return html`<tr>
-      <td data-name="Ended">${recordLink(id, moment(each.ended_at))}</td>
-      <td data-name="Task">${taskLink(task)} <span class="faint">attempt ${each.attempt}</span></td>
-      <td data-name="Tool">${toolLink(each.tool_id)}</td>
-      <td data-name="Outcome">${badge(each.outcome)}</td>
-      <td data-name="Error">${middle(each.error, 240)}</td>
-      <td data-name="Last report">${middle(each.message, 160)}</td>
-      <td data-name="Its task now">${state ? badge(state) : "not known"}</td>
-      <td><span class="buttons">
+    return [
+      recordLink(id, moment(each.ended_at)),
+      html`${taskLink(task)} <span class="faint">attempt ${each.attempt}</span>`,
+      toolLink(each.tool_id),
+      badge(each.outcome),
+      middle(each.error, 240),
+      middle(each.message, 160),
+      state ? badge(state) : "not known",
+      html`<span class="buttons">
         ${each.late && mayTakeLate(state)
           ? button("Take the late result", () => acceptLate(this.app, id, task), { label: `Take the late result of task ${task}` }) : nothing}
         ${state === "failed" ? button("Try again", () => retryTask(this.app, task), { label: `Try task ${task} again` }) : nothing}
-      </span></td></tr>`;
+      </span>`,
+    ];
   }
 
   #showMore() {
@@ -265,10 +261,6 @@ export class Then extends View {
     const { since, until } = this.#times();
     const still = around ?? (this.#length ? until : (since + until) / 2);
     this.#look(still - (still - since) * by, still + (until - still) * by);
-  }
-
-  #open(bar) {
-    location.hash = `#/record/${bar.id}`;
   }
 }
 

@@ -2,16 +2,18 @@
 
 import { read } from "./api.js";
 import { age, count, counted, inLocalTime } from "./format.js";
-import { badge, button, empty, json, since, taskLink, toolLink } from "./parts.js";
+import { badge, button, empty, json, numbers, section, since, table, taskLink, toolLink, unnamed } from "./parts.js";
 import { cancelTask } from "./actions.js";
 import { View } from "./view.js";
-import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 const PAGE = 100, MOST = 200;
-const READ_MS = 3000;
 // After this many later tasks were assigned first, a kind of needs counts as left out.
 const OFTEN = 10;
+
+const WAITING = ["Task", "Waits for", numbers("Priority"), "Needs", unnamed("Why"), unnamed("Do")];
+const PASSED = ["Needs", numbers("Tasks"), "The oldest", numbers("Passed by")];
+const UNASKED = ["Tool", "Skills", "Idle for"];
 
 const VERDICTS = {
   no_assigner: "no assigner",
@@ -27,10 +29,6 @@ export class Why extends View {
   #waiting = null;
   #queue = null;
   #limit = PAGE;
-
-  constructor(app) {
-    super(app, READ_MS);
-  }
 
   async load() {
     [this.#waiting, this.#queue] = await Promise.all([
@@ -48,29 +46,23 @@ export class Why extends View {
 
   #tasks() {
     const { items, assigner_seen_at: seen, available_tools: tools } = this.#waiting;
-    return html`<section aria-labelledby="waiting">
-      <h2 id="waiting">Waiting, for longest first</h2>
-      <p class="faint">${seen === null ? "No assigner has ever asked" : html`An assigner asked ${age(this.app.ago(seen))} ago`};
-        ${counted(tools, "tool")} could be given work.</p>
-      ${items.length === 0 ? empty("Nothing waits.") : html`<table>
-        <thead><tr><th scope="col">Task</th><th scope="col">Waits for</th><th scope="col" class="number">Priority</th>
-          <th scope="col">Needs</th><th scope="col">Why</th><th scope="col">Do</th></tr></thead>
-        <tbody>${repeat(items, (task) => task.id, (task) => this.#task(task))}</tbody>
-      </table>`}
-      ${items.length === this.#limit && this.#limit < MOST ? html`<p>${button("Show more", () => this.#more())}</p>` : nothing}
-    </section>`;
+    return section("waiting", "Waiting, for longest first", [
+      html`<p class="faint">${seen === null ? "No assigner has ever asked" : html`An assigner asked ${age(this.app.ago(seen))} ago`};
+        ${counted(tools, "tool")} could be given work.</p>`,
+      table(this.app, WAITING, items, (task) => this.#cells(task), "Nothing waits.", ({ id }) => id),
+      items.length === this.#limit && this.#limit < MOST ? html`<p>${button("Show more", () => this.#more())}</p>` : nothing,
+    ]);
   }
 
-  #task(task) {
-    return html`<tr>
-      <td data-name="Task">${taskLink(task.id)}${task.attempt ? html` <span class="faint">${task.attempt} of ${task.max_attempts} attempts made</span>` : nothing}</td>
-      <td data-name="Waits for">${since(this.app, task.created_at)}</td>
-      <td data-name="Priority" class="number">${task.priority}</td>
-      <td data-name="Needs">${json(task.needs, 80)}</td>
-      <td>${badge(task.state, VERDICTS[task.verdict] ?? task.verdict)}
-        <span class="detail">${inLocalTime(task.detail)}</span></td>
-      <td>${button("Cancel", () => cancelTask(this.app, task.id), { label: `Cancel task ${task.id}` })}</td>
-    </tr>`;
+  #cells(task) {
+    return [
+      html`${taskLink(task.id)}${task.attempt ? html` <span class="faint">${task.attempt} of ${task.max_attempts} attempts made</span>` : nothing}`,
+      since(this.app, task.created_at),
+      task.priority,
+      json(task.needs, 80),
+      html`${badge(task.state, VERDICTS[task.verdict] ?? task.verdict)} <span class="detail">${inLocalTime(task.detail)}</span>`,
+      button("Cancel", () => cancelTask(this.app, task.id), { label: `Cancel task ${task.id}` }),
+    ];
   }
 
   #more() {
@@ -81,33 +73,23 @@ export class Why extends View {
   #leftOut() {
     const passed = this.#queue.kinds.filter((kind) => kind.passed_by >= OFTEN);
     const { unasked } = this.#queue;
-    return html`<section aria-labelledby="wallflowers">
-      <h2 id="wallflowers">Wallflowers</h2>
+    return section("wallflowers", "Wallflowers", html`
       <p class="faint">Needs that others go before again and again, and tools that nobody asks: a hint that needs and skills are not as they were meant.</p>
       <div class="columns">
         <section aria-labelledby="passed">
           <h3 id="passed">Passed over</h3>
-          ${passed.length === 0 ? empty("No needs are passed over.") : html`<table>
-            <thead><tr><th scope="col">Needs</th><th scope="col" class="number">Tasks</th><th scope="col">The oldest</th>
-              <th scope="col" class="number">Passed by</th></tr></thead>
-            <tbody>${passed.map((kind) => html`<tr>
-              <td data-name="Needs">${json(kind.needs)}</td>
-              <td data-name="Tasks" class="number">${count(kind.tasks)}</td>
-              <td data-name="The oldest">${taskLink(kind.oldest_id)}, ${since(this.app, kind.oldest_at)}</td>
-              <td data-name="Passed by" class="number">${kind.passed_by >= 1000 ? "1,000 or more" : count(kind.passed_by)} later ones</td>
-            </tr>`)}</tbody></table>`}
+          ${table(this.app, PASSED, passed, (kind) => [
+            json(kind.needs),
+            count(kind.tasks),
+            html`${taskLink(kind.oldest_id)}, ${since(this.app, kind.oldest_at)}`,
+            `${kind.passed_by >= 1000 ? "1,000 or more" : count(kind.passed_by)} later ones`,
+          ], "No needs are passed over.")}
         </section>
         <section aria-labelledby="unasked">
           <h3 id="unasked">With room, and without work for long</h3>
-          ${unasked.length === 0 ? empty("No tool with room has been idle for long.") : html`<table>
-            <thead><tr><th scope="col">Tool</th><th scope="col">Skills</th><th scope="col">Idle for</th></tr></thead>
-            <tbody>${unasked.map((tool) => html`<tr>
-              <td data-name="Tool">${toolLink(tool.id)}</td>
-              <td data-name="Skills">${json(tool.skills)}</td>
-              <td data-name="Idle for">${since(this.app, tool.since)}</td>
-            </tr>`)}</tbody></table>`}
+          ${table(this.app, UNASKED, unasked, (tool) => [toolLink(tool.id), json(tool.skills), since(this.app, tool.since)],
+            "No tool with room has been idle for long.")}
         </section>
-      </div>
-    </section>`;
+      </div>`);
   }
 }
