@@ -1,10 +1,10 @@
-"""The trace that a request belongs to, as its headers say it (W3C Trace Context)."""
+"""The trace that a request belongs to, from its headers (W3C Trace Context)."""
 
 import re
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-# Of a later version only what this one knows is understood, and handed on as this one.
+# A later version may add fields. They are ignored, and the rest is passed on as this version.
 _PARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})"
     r"(?P<rest>-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?P<more>-.*)?",
@@ -15,17 +15,17 @@ _MEMBER = re.compile(
     r"(?P<key>[a-z0-9][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
     r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
 )
-# As much as everybody is asked to hand on at least. What is more may be left out, but only as a whole.
+# Everybody has to pass on at least this much. A longer state may be left out, but only as a whole.
 _MOST_STATE_CHARS = 512
 _MOST_MEMBERS = 32
 
 
 class TraceContext(NamedTuple):
-    """Where in which trace something was asked for, and what tracers want to know of that besides.
+    """The place in a trace that a request belongs to.
 
     Args:
         traceparent: The trace, the span, and whether it is recorded.
-        tracestate: Of each tracer a word of its own; empty: there is none.
+        tracestate: The state of each tracer. Empty if there is none.
     """
 
     traceparent: str
@@ -33,7 +33,7 @@ class TraceContext(NamedTuple):
 
     @classmethod
     def of(cls, headers: Iterable[tuple[bytes, bytes]]) -> Self | None:
-        """What the headers of a request say; None: nothing, or nothing that has a meaning."""
+        """Return the context in the headers of a request; None if there is none, or it is not valid."""
         parents = [value for name, value in headers if name == b"traceparent"]
         if len(parents) != 1 or (parent := _parent(parents[0])) is None:
             return None
@@ -41,16 +41,16 @@ class TraceContext(NamedTuple):
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:
-        """From the text that it is kept as."""
+        """Return the context that a text has; None for no text."""
         return cls(*text.split(" ", 1)) if text else None
 
     @property
     def text(self) -> str:
-        """The text that it is kept as."""
+        """The text that the database stores."""
         return f"{self.traceparent} {self.tracestate}" if self.tracestate else self.traceparent
 
     def headers(self) -> dict[str, str]:
-        """The headers that say it."""
+        """Return the headers that pass it on."""
         return {name: value for name, value in self._asdict().items() if value}
 
 
@@ -62,11 +62,11 @@ def _parent(value: bytes) -> str | None:
 
 
 def _state(values: list[bytes]) -> str:
-    """All of it in one line; nothing, where a part of it has no meaning."""
-    members = [member.strip(" \t") for value in values for member in value.decode("latin-1").split(",")]
-    found = [_MEMBER.fullmatch(member) for member in members if member]
-    keys = {member["key"] for member in found if member}
-    if len(keys) < len(found) or len(keys) > _MOST_MEMBERS:
+    """Return all of it in one line; empty if a part of it is not valid."""
+    listed = (member.strip(" \t") for value in values for member in value.decode("latin-1").split(","))
+    members = [member for member in listed if member]
+    keys = {match["key"] for match in map(_MEMBER.fullmatch, members) if match}
+    if len(keys) < len(members) or len(keys) > _MOST_MEMBERS:
         return ""
-    state = ",".join(member for member in members if member)
+    state = ",".join(members)
     return state if len(state) <= _MOST_STATE_CHARS else ""
