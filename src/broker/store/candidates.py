@@ -73,7 +73,7 @@ def _tasks(tasks: str, order: str) -> TextClause:
 select {rows.TASK}, t.seq, t.met
 from ({bounded(tasks, size=rows.task_size("r"), order=order)}) t
 left join work w on false
-order by -cast(t.priority as integer), t.seq
+order by {rows.offer_order("t")}
 """)
 
 
@@ -101,8 +101,8 @@ _UNREAD = """
 _UNREAD_TASKS = f"""
 select *
 from tasks t
-where t.state = 'available' and (-cast(t.priority as integer), t.seq) > (:rank, :seq) and {_UNREAD}
-order by -cast(t.priority as integer), t.seq
+where t.state = 'available' and ({rows.offer_order("t")}) > (:rank, :seq) and {_UNREAD}
+order by {rows.offer_order("t")}
 limit :limit"""
 _UNREAD_TOOLS = f"""
 select *
@@ -110,7 +110,7 @@ from tools t
 where t.available and t.id > :id and {_UNREAD}
 order by t.id
 limit :limit"""
-WALK_TASKS = _tasks(_UNREAD_TASKS, order="-cast(priority as integer), seq")
+WALK_TASKS = _tasks(_UNREAD_TASKS, order=rows.offer_order())
 WALK_TOOLS = _tools(_UNREAD_TOOLS, order="id")
 
 _FIRST_TASK = (-(2**15) - 1, -1)

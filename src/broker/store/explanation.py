@@ -13,8 +13,8 @@ BEFORE = f"""
        (select count(*) from (
             select from tasks a
             where a.state = 'available' and t.state = 'available'
-              and (-cast(a.priority as integer), a.seq) < (-cast(t.priority as integer), t.seq)
-            order by -cast(a.priority as integer), a.seq
+              and ({rows.offer_order("a")}) < ({rows.offer_order("t")})
+            order by {rows.offer_order("a")}
             limit {MOST_BEFORE + 1}
         ) before) as before"""
 # How many tools there are, by state.

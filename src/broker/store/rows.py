@@ -48,6 +48,18 @@ def tool_bytes(tool: str) -> str:
     return f"coalesce({tool}.bytes, {estimated(f'{tool}.skills')})"
 
 
+def offer_order(task: str | None = None) -> str:
+    """Return SQL for the order in which tasks are offered: by priority, and then as they arrived.
+
+    The index `tasks_available` has this order, and `matching.Matcher` follows it.
+
+    Args:
+        task: The row; None: the only one of the query.
+    """
+    row = f"{task}." if task else ""
+    return f"-cast({row}priority as integer), {row}seq"
+
+
 def counted(column: str, values: Iterable[str]) -> str:
     """Return SQL that counts the rows by the value of a column; each count has the name of its value."""
     return ", ".join(f"count(*) filter (where {column} = '{value}') as {value}" for value in values)

@@ -15,12 +15,11 @@ LATELY = 2_000
 # A tool that has had no work for longer is unasked.
 _IDLE_MINUTES = 10
 
-_OFFERED = "-cast(priority as integer), seq"
 _LOOKED_AT = f"""
     select id, seq, needs, priority, created_at
     from tasks
     where state = 'available'
-    order by {_OFFERED}
+    order by {rows.offer_order()}
     limit {MOST_LOOKED_AT + 1}"""
 
 _KIND = rows.Columns(
@@ -33,7 +32,7 @@ _KIND = rows.Columns(
 )
 KINDS = text(f"""
 with looked_at as materialized (
-    {bounded(_LOOKED_AT, size=rows.estimated("r.needs"), order=_OFFERED)}
+    {bounded(_LOOKED_AT, size=rows.estimated("r.needs"), order=rows.offer_order())}
     limit {MOST_LOOKED_AT}
 ),
 kinds as materialized (
