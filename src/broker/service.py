@@ -11,7 +11,7 @@ from broker.settings import Settings
 from broker.store import Store
 from broker.store.replica_reads import ReadPool, ReplicaReads
 from broker.store.shared_queries import SharedQueries
-from broker.telemetry import definitions
+from broker.telemetry import metric_definitions
 from broker.telemetry.metrics import Metrics
 from broker.wake.listener import CANDIDATES, TASK, TOOL, WORK, Listener
 from broker.wake.sweep import Sweep
@@ -50,25 +50,25 @@ class Service(Struct, frozen=True, kw_only=True):
         self._record_listener()
         counts = self.waiters.counts()
         for topic in _TOPICS:
-            record(definitions.PARKED_REQUESTS, counts[topic], topic.removeprefix("broker_"))
-        record(definitions.PARKED_REQUESTS_MAX, self.settings.max_waits)
-        record(definitions.DATABASE_CONNECTIONS_IN_USE, self.store.in_use())
-        record(definitions.DATABASE_CONNECTIONS_MAX, self.settings.pool_size)
-        record(definitions.LISTS_WAITING, self.replica_reads.waiting)
-        record(definitions.LISTS_NOT_FROM_COPY, self.replica_reads.missed)
+            record(metric_definitions.PARKED_REQUESTS, counts[topic], topic.removeprefix("broker_"))
+        record(metric_definitions.PARKED_REQUESTS_MAX, self.settings.max_waits)
+        record(metric_definitions.DATABASE_CONNECTIONS_IN_USE, self.store.in_use())
+        record(metric_definitions.DATABASE_CONNECTIONS_MAX, self.settings.pool_size)
+        record(metric_definitions.LISTS_WAITING, self.replica_reads.waiting)
+        record(metric_definitions.LISTS_NOT_FROM_COPY, self.replica_reads.missed)
         for step, waiting in self.store.waiting().items():
-            record(definitions.GROUP_COMMIT_WAITING, waiting, step)
-        record(definitions.EVENTS_WATCHERS, self.event_stream.subscriber_count)
-        record(definitions.EVENTS_TOLD, self.event_stream.sent)
-        record(definitions.EVENTS_RESYNCS, self.event_stream.resyncs)
+            record(metric_definitions.GROUP_COMMIT_WAITING, waiting, step)
+        record(metric_definitions.EVENTS_WATCHERS, self.event_stream.subscriber_count)
+        record(metric_definitions.EVENTS_TOLD, self.event_stream.sent)
+        record(metric_definitions.EVENTS_RESYNCS, self.event_stream.resyncs)
         for chore, done in self.upkeep.done.items():
-            record(definitions.UPKEEP, done, chore)
-        record(definitions.LEASES_EXPIRED, self.upkeep.done["tools"])
+            record(metric_definitions.UPKEEP, done, chore)
+        record(metric_definitions.LEASES_EXPIRED, self.upkeep.done["tools"])
 
     def _record_listener(self) -> None:
         record, listener = self.metrics.set, self.listener
-        record(definitions.LISTENER_CONNECTED, int(listener.connected.is_set()))
-        record(definitions.LISTENER_CONNECTS, listener.connects)
-        record(definitions.LISTENER_NOTIFICATIONS, listener.received)
+        record(metric_definitions.LISTENER_CONNECTED, int(listener.connected.is_set()))
+        record(metric_definitions.LISTENER_CONNECTS, listener.connects)
+        record(metric_definitions.LISTENER_NOTIFICATIONS, listener.received)
         if listener.probe_latency_seconds is not None:
-            record(definitions.LISTENER_PROBE_SECONDS, listener.probe_latency_seconds)
+            record(metric_definitions.LISTENER_PROBE_SECONDS, listener.probe_latency_seconds)

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.telemetry import definitions
-from broker.telemetry.definitions import MetricDefinition
+from broker.telemetry import metric_definitions
+from broker.telemetry.metric_definitions import MetricDefinition
 from tests import ROOT
 from tests.conftest import Serve
 from tests.support import api, engines
@@ -156,7 +156,7 @@ CASES: dict[str, tuple[Series, Series]] = {
 # What Prometheus itself has.
 _NOT_OURS = {"up"}
 _OF_EVERY_SERIES = {"job", "instance", "le"}
-METRICS = [each for each in vars(definitions).values() if isinstance(each, MetricDefinition)]
+METRICS = [each for each in vars(metric_definitions).values() if isinstance(each, MetricDefinition)]
 
 
 def series(metric: MetricDefinition) -> list[str]:

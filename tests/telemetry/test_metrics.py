@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.store import group_commit
-from broker.telemetry import definitions
-from broker.telemetry.definitions import MetricDefinition
+from broker.telemetry import metric_definitions
+from broker.telemetry.metric_definitions import MetricDefinition
 from broker.telemetry.metrics import SHARED_FOLDER, Metrics
 from tests.conftest import Running, Serve
 from tests.support import api
@@ -58,7 +58,9 @@ async def test_each_metric_is_served_as_it_is_defined(http: httpx.AsyncClient) -
     await http.get("/v1/candidates")
     text = (await http.get("/metrics")).text
     served = {family.name: family for family in text_string_to_metric_families(text)}
-    defined = {each.name: each for each in vars(definitions).values() if isinstance(each, MetricDefinition)}
+    defined = {
+        each.name: each for each in vars(metric_definitions).values() if isinstance(each, MetricDefinition)
+    }
     names = {name for name in served if name.startswith("broker_") and not name.endswith("_created")}
     # The first probe and the first tick may be yet to come.
     assert set(defined) - {"broker_listener_probe_seconds", "broker_connections"} <= names <= set(defined)
@@ -70,7 +72,7 @@ async def test_each_metric_is_served_as_it_is_defined(http: httpx.AsyncClient) -
 
 
 async def test_the_help_text_names_the_most_calls_that_may_wait() -> None:
-    assert f"{group_commit._MOST_WAITING:,}" in definitions.GROUP_COMMIT_WAITING.help
+    assert f"{group_commit._MOST_WAITING:,}" in metric_definitions.GROUP_COMMIT_WAITING.help
 
 
 async def test_how_many_there_are_of_everything(http: httpx.AsyncClient) -> None:

@@ -22,7 +22,7 @@ from broker.http.request_log import RequestLog
 from broker.server.connections import ClientConnection, Connections
 from broker.service import Service
 from broker.settings import Settings
-from broker.telemetry import definitions
+from broker.telemetry import metric_definitions
 from broker.telemetry.tracing import traced
 
 # Python's default of 700 is reached by a few requests.
@@ -107,7 +107,7 @@ class Server(uvicorn.Server):
         """Check the deadlines of connections once a second, which is every tenth tick."""
         if counter % 10 == 0:
             self.server_state.sweep()
-            self.service.metrics.set(definitions.CONNECTIONS, len(self.server_state.connections))
+            self.service.metrics.set(metric_definitions.CONNECTIONS, len(self.server_state.connections))
             if self._parent is not None:
                 # Another worker process may respond to a request for the metrics.
                 self.service.update_metrics()

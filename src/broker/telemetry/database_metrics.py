@@ -10,8 +10,8 @@ from prometheus_client.registry import Collector
 
 from broker.schemas.stats import Stats
 from broker.store.stats import ServerState
-from broker.telemetry import definitions
-from broker.telemetry.definitions import MetricDefinition
+from broker.telemetry import metric_definitions
+from broker.telemetry.metric_definitions import MetricDefinition
 
 #: A metric with its number, or with one for each value of its only label.
 MetricValue = tuple[MetricDefinition, float | Mapping[str, float]]
@@ -19,7 +19,7 @@ MetricValue = tuple[MetricDefinition, float | Mapping[str, float]]
 
 def database_metrics(statistics: Stats | None, server: ServerState | None) -> bytes:
     """Return the metrics of the database as Prometheus reads them; None: the database does not respond."""
-    values: list[MetricValue] = [(definitions.DATABASE_UP, int(statistics is not None))]
+    values: list[MetricValue] = [(metric_definitions.DATABASE_UP, int(statistics is not None))]
     if statistics is not None and server is not None:
         values += _values(statistics, server)
     registry = CollectorRegistry(auto_describe=False)
@@ -29,18 +29,18 @@ def database_metrics(statistics: Stats | None, server: ServerState | None) -> by
 
 def _values(statistics: Stats, server: ServerState) -> Iterator[MetricValue]:
     tools = structs.asdict(statistics.tools)
-    yield definitions.TOOLS_ROOM, tools.pop("room")
+    yield metric_definitions.TOOLS_ROOM, tools.pop("room")
     work = structs.asdict(statistics.work)
-    yield definitions.WORK_CANCEL_REQUESTED, work.pop("cancel_requested")
-    yield definitions.TASKS, structs.asdict(statistics.tasks)
-    yield definitions.TOOLS, tools
-    yield definitions.WORK, work
-    yield definitions.OLDEST_AVAILABLE_SECONDS, statistics.oldest_available_seconds or 0
+    yield metric_definitions.WORK_CANCEL_REQUESTED, work.pop("cancel_requested")
+    yield metric_definitions.TASKS, structs.asdict(statistics.tasks)
+    yield metric_definitions.TOOLS, tools
+    yield metric_definitions.WORK, work
+    yield metric_definitions.OLDEST_AVAILABLE_SECONDS, statistics.oldest_available_seconds or 0
     if statistics.assigner_seen_at is not None:
-        yield definitions.ASSIGNER_SEEN, statistics.assigner_seen_at.timestamp()
-    yield definitions.DATABASE_TIME, statistics.at.timestamp()
-    yield definitions.NOTIFICATION_QUEUE_USAGE, server.queue_usage
-    yield definitions.OLDEST_TRANSACTION_SECONDS, server.oldest_transaction_seconds
+        yield metric_definitions.ASSIGNER_SEEN, statistics.assigner_seen_at.timestamp()
+    yield metric_definitions.DATABASE_TIME, statistics.at.timestamp()
+    yield metric_definitions.NOTIFICATION_QUEUE_USAGE, server.queue_usage
+    yield metric_definitions.OLDEST_TRANSACTION_SECONDS, server.oldest_transaction_seconds
 
 
 class _DatabaseCollector(Collector):

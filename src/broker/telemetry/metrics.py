@@ -21,8 +21,8 @@ from broker.errors import Unavailable
 from broker.schemas.problems import ErrorCode
 from broker.schemas.states import OUTCOMES
 from broker.store.observer import EndedWork
-from broker.telemetry import definitions
-from broker.telemetry.definitions import Aggregation, MetricDefinition
+from broker.telemetry import metric_definitions
+from broker.telemetry.metric_definitions import Aggregation, MetricDefinition
 
 #: The library's own variable: a folder that several processes share.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -53,18 +53,18 @@ class Metrics:
             ProcessCollector(registry=self.registry)
         self._counted: dict[Counter, float] = {}
 
-        waited = self._histogram(definitions.WORK_WAIT_SECONDS)
-        ran = self._histogram(definitions.WORK_RUN_SECONDS)
-        ended = self._counter(definitions.WORK_ENDED)
+        waited = self._histogram(metric_definitions.WORK_WAIT_SECONDS)
+        ran = self._histogram(metric_definitions.WORK_RUN_SECONDS)
+        ended = self._counter(metric_definitions.WORK_ENDED)
         # Looked up once: that costs as much as to count.
         self._waited = {outcome: waited.labels(outcome) for outcome in OUTCOMES}
         self._ran = {outcome: ran.labels(outcome) for outcome in OUTCOMES}
         self._ended = {outcome: ended.labels(outcome) for outcome in OUTCOMES}
-        self._started_after = self._histogram(definitions.WORK_START_SECONDS)
-        self._dispatched = self._histogram(definitions.DISPATCH_SECONDS)
-        self._set_sizes = self._histogram(definitions.GROUP_COMMIT_SET_SIZE)
-        self._set_seconds = self._histogram(definitions.GROUP_COMMIT_SECONDS)
-        self._problems = self._counter(definitions.PROBLEMS)
+        self._started_after = self._histogram(metric_definitions.WORK_START_SECONDS)
+        self._dispatched = self._histogram(metric_definitions.DISPATCH_SECONDS)
+        self._set_sizes = self._histogram(metric_definitions.GROUP_COMMIT_SET_SIZE)
+        self._set_seconds = self._histogram(metric_definitions.GROUP_COMMIT_SECONDS)
+        self._problems = self._counter(metric_definitions.PROBLEMS)
         # A counter that begins with its first event has no increase to be warned of.
         for code in _WARNED_OF:
             self._problems.labels(code)
