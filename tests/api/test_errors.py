@@ -15,6 +15,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.schemas.limits import LARGEST_BODY_BYTES
 from broker.settings import Settings
 from tests.conftest import Running, a_broker
 from tests.support.api import (
@@ -628,7 +629,7 @@ async def test_what_is_wrong_in_two_ways_and_very_deep_is_refused(
 
 
 async def test_a_body_beyond_the_limit_is_too_large(http: httpx.AsyncClient) -> None:
-    body = b'{"needs": 1, "payload": "' + b"x" * 32 * 2**20 + b'"}'
+    body = b'{"needs": 1, "payload": "' + b"x" * LARGEST_BODY_BYTES + b'"}'
     answer = await http.post("/v1/tasks", content=body, headers={"content-type": JSON})
     is_problem(answer, 413, "payload_too_large")
 

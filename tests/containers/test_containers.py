@@ -12,6 +12,7 @@ import httpx
 import pytest
 import yaml
 
+from broker.schemas.limits import LARGEST_BODY_BYTES
 from broker.settings import unknown_variables
 from tests import ROOT
 from tests.conftest import Running
@@ -134,7 +135,7 @@ async def test_through_nginx_events_come_at_once_and_errors_are_the_brokers(
                     break
         is_problem(await http.get("/v1/tasks/b"), 404, "task_not_found")
         kind = {"Content-Type": "application/json"}
-        large = await http.post("/v1/tasks", content=b" " * (32 * 2**20 + 1), headers=kind)
+        large = await http.post("/v1/tasks", content=b" " * (LARGEST_BODY_BYTES + 1), headers=kind)
         is_problem(large, 413, "payload_too_large")
         asked = [await http.get("/health/live", headers={"X-Request-ID": name}) for name in ("mine", "n o")]
         assert [answer.status_code for answer in asked] == [200, 200]

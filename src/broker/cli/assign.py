@@ -26,7 +26,7 @@ from broker.texts import one_line, shorten
 log = structlog.get_logger(__name__)
 
 _COUNT_SECONDS = 5.0
-_MOST_UNMATCHED_SECONDS = 600.0
+_UNMATCHED_INTERVAL_SECONDS = 600.0
 _MOST_UNMATCHED = 5
 # How long skills must have been unasked for before that is logged.
 _UNASKED_SINCE = timedelta(minutes=1)
@@ -209,7 +209,7 @@ class _Tally:
 
 async def _log_unmatched_regularly(assigner: Assigner) -> None:
     while True:
-        await asyncio.sleep(_MOST_UNMATCHED_SECONDS)
+        await asyncio.sleep(_UNMATCHED_INTERVAL_SECONDS)
         _log_unmatched(assigner)
 
 

@@ -75,7 +75,7 @@ def create_engine(
         "postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **options
     )
     # JSON passes through as bytes: `Raw` or text goes in, and `Raw` comes out. SQLAlchemy's own codecs decode
-    # and encode each value, which costs a large one, of up to 32 MiB, 100 ms on the event loop.
+    # and encode each value, which costs a value of 32 MiB 100 ms on the event loop.
     dialect: Any = engine.dialect
     dialect.setup_asyncpg_json_codec = partial(_set_codec, "json", encoder=_bytes, decoder=Raw)
     dialect.setup_asyncpg_jsonb_codec = partial(_set_codec, "jsonb", encoder=_jsonb, decoder=_of_jsonb)
