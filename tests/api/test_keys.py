@@ -148,9 +148,9 @@ async def test_of_many_that_make_a_key_of_one_name_at_once_one_is_in_use(
     other.client.headers.update(bearer(ADMIN))
     body = {"name": "lab", "roles": ["tool"], "replace": replace}
     answers = await asyncio.gather(
-        *((http, other.client)[number % 2].post("/v1/keys", json=body) for number in range(8))
+        *((http, other.client)[number % 2].post("/v1/keys", json=body) for number in range(16))
     )
-    expected = [201] * 8 if replace else [201, *[409] * 7]
+    expected = [201] * 16 if replace else [201, *[409] * 15]
     assert sorted(answer.status_code for answer in answers) == expected
     given = [answer.json()["key"] for answer in answers if answer.status_code == 201]
     good = [(await http.get("/v1/tools", headers=bearer(key))).status_code == 200 for key in given]

@@ -198,6 +198,8 @@ async def test_how_the_process_is(http: httpx.AsyncClient) -> None:
 @pytest.mark.asyncio(loop_scope="function")
 async def test_without_a_database_it_says_so_and_the_rest(serve: Serve) -> None:
     running = await serve()
+    # From then on the broker knows that there are no keys.
+    assert (await read(running.client))["broker_database_up",] == 1
 
     async def refuse(**_: object) -> None:
         raise OSError

@@ -37,6 +37,9 @@ with locked as materialized (
 update keys set last_used_at = now() where id = any(array(select id from locked))
 """)
 
+# Until the transaction ends, no other one replaces the key of this name.
+LOCK_NAME = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
+
 REVOKE = text("""
 update keys set revoked_at = now() where name = :name and revoked_at is null returning name
 """)
@@ -79,6 +82,7 @@ def create(
         BeginAgain: Another process gave the name to a key meanwhile, which is to be replaced, too.
     """
     if replace:
+        connection.execute(LOCK_NAME, {"name": name})
         connection.execute(REVOKE, {"name": name})
     values = {"name": name, "roles": list(roles), "hash": hashed}
     created_at: datetime | None = connection.execute(CREATE, values).scalar_one_or_none()
