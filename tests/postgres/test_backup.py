@@ -24,7 +24,7 @@ from broker.postgres.account import Account
 from broker.postgres.backup import DatabaseTarget
 from broker.postgres.programs import Programs
 from broker.settings import Settings
-from broker.store import candidates, migration
+from broker.store import candidates, schema_version
 from broker.store.address import libpq_url
 from tests import ROOT
 from tests.conftest import a_database, a_folder, run_sql
@@ -104,7 +104,7 @@ async def test_a_restored_database_has_every_row_of_the_one_that_was_backed_up(
     assert len(before["tasks"]) == 3
     told = await restore(tmp_path / "a.dump", empty)
     assert told.status == 0, told.err
-    assert f"is at version {migration.required_version()}" in told.err
+    assert f"is at version {schema_version.required_version()}" in told.err
     assert await rows(empty) == before
     # Without that, PostgreSQL plans as for empty tables.
     connection = await asyncpg.connect(libpq_url(empty))
@@ -152,7 +152,7 @@ async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty
 async def test_nor_is_one_with_a_function_or_a_type_alone(empty: str, made: str) -> None:
     await run_sql(empty, made)
     async with a_store(empty) as store:
-        assert await store.run(migration.first_object) == "public.mine"
+        assert await store.run(schema_version.first_object) == "public.mine"
 
 
 async def test_what_a_backup_that_was_killed_had_written_is_removed_by_the_next(

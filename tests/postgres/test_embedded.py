@@ -27,7 +27,7 @@ from broker.postgres import cluster, errors, postmaster
 from broker.postgres.backup import BackupError, DatabaseTarget, backup_version, restore_backup, write_backup
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError
-from broker.store import migration
+from broker.store import migration, schema_version
 from broker.store.address import Address
 from tests.conftest import databases_folder
 
@@ -197,7 +197,7 @@ def test_settings_for_tests(running: EmbeddedPostgres) -> None:
 def test_only_the_owner_can_enter_its_folders(shared: EmbeddedPostgres) -> None:
     for folder in (shared.data_dir, *(shared.data_dir / name for name in ("postgres", "run", "log"))):
         assert mode(folder) == 0o700
-    assert mode(shared.data_dir / "broker.file_lock") == 0o600
+    assert mode(shared.data_dir / "broker.lock") == 0o600
     assert list((shared.data_dir / "log").glob("postgres-*.log"))
 
 
@@ -283,7 +283,7 @@ def test_settings_of_another_postgres_do_no_harm(data_dir: Path, monkeypatch: py
         dump.touch()
         write_backup(target, dump, lambda _: None)
         with dump.open("rb") as file:
-            assert backup_version(target, file) == migration.required_version()
+            assert backup_version(target, file) == schema_version.required_version()
             with pytest.raises(BackupError, match="already exists"):
                 restore_backup(target, file, lambda _: None)
 

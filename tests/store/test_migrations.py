@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 import broker
 from broker.schemas.candidates import Pair
-from broker.store import Store, assignment, completion, migration, retention, tasks
+from broker.store import Store, assignment, completion, migration, retention, schema_version, tasks
 from broker.store.address import Address
 from tests import ROOT
 from tests.conftest import run_sql
@@ -71,7 +71,7 @@ NextVersion = Callable[..., str]
 def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NextVersion:
     def make(*statements: str) -> str:
         copy_sources(tmp_path, "migrations")
-        monkeypatch.setattr(migration, "scripts_folder", lambda: tmp_path / "migrations")
+        monkeypatch.setattr(schema_version, "scripts_folder", lambda: tmp_path / "migrations")
         return add_migration(tmp_path, *statements)
 
     return make
@@ -102,11 +102,11 @@ async def test_it_goes_down_over_data(empty_database: str) -> None:
 
 async def test_the_revision_it_ends_at_is_the_one_this_program_needs(empty_database: str) -> None:
     async with steps.a_store(empty_database) as store:
-        assert await store.run(migration.current_version) is None
+        assert await store.run(schema_version.current_version) is None
         await migration.migrate(empty_database)
-        assert await store.run(migration.current_version) == migration.required_version()
+        assert await store.run(schema_version.current_version) == schema_version.required_version()
         await migration.migrate(empty_database, "base")
-        assert await store.run(migration.current_version) is None
+        assert await store.run(schema_version.current_version) is None
 
 
 async def test_migrating_what_is_current_changes_nothing(empty_database: str) -> None:
@@ -126,71 +126,43 @@ async def pretend(url: str, version: str = "9999", *, works_from: str) -> None:
 
 
 async def test_a_later_schema_that_says_so_serves_programs_of_before(database: str, store: Store) -> None:
-    await pretend(database, works_from=migration.required_version())
-    assert await store.read(migration.schema_problem) is None
+    await pretend(database, works_from=schema_version.required_version())
+    assert await store.read(schema_version.schema_problem) is None
     await migration.migrate(database)
     assert await fetch(database, HERE) == [("9999",)]
 
 
 async def test_a_later_schema_that_does_not_is_refused(database: str, store: Store) -> None:
     await pretend(database, works_from="9998")
-    assert "version 9998 and later" in (await store.read(migration.schema_problem) or "")
-    with pytest.raises(migration.SchemaError, match="install a later broker"):
+    assert "version 9998 and later" in (await store.read(schema_version.schema_problem) or "")
+    with pytest.raises(schema_version.SchemaError, match="install a later broker"):
         await migration.migrate(database)
 
 
 async def refusal(database: str) -> str:
     """Migrate a database that has to be refused; return the message."""
     async with steps.a_store(database) as store:
-        problem = await store.read(migration.schema_problem)
-    with pytest.raises(migration.SchemaError) as raised:
+        problem = await store.read(schema_version.schema_problem)
+    with pytest.raises(schema_version.SchemaError) as raised:
         await migration.migrate(database)
     assert str(raised.value) == f"The database {problem}."
     return str(raised.value)
 
 
-@pytest.mark.parametrize("version", ["0009", "0010", "0017"])
-async def test_a_version_that_was_removed_is_refused(database: str, version: str) -> None:
-    if version < "0010":
-        await run_sql(database, f"update alembic_version set version_num = '{version}'")
-        await run_sql(database, "drop table schema_support")
-    else:
-        await pretend(database, version, works_from="0010")
-    message = f"is at version {version}, which was removed before the first release. Create a new database."
-    assert await refusal(database) == f"The database {message}"
-
-
-async def test_the_last_version_that_was_removed_can_be_kept(database: str) -> None:
-    await pretend(database, "0018", works_from="0017")
-    _, advice, _ = (await refusal(database)).split("`")
-    await run_sql(database, *advice.split(";"))
-    await migration.migrate(database)
-    assert await fetch(database, HERE) == [(migration.required_version(),)]
-
-
-async def test_a_later_version_with_a_number_of_before_is_not_taken_for_it(
-    database: str, store: Store
-) -> None:
-    await pretend(database, "0002", works_from="0001")
-    assert await store.read(migration.schema_problem) is None
-    await pretend(database, "0003", works_from="0002")
-    assert "install a later broker" in await refusal(database)
-
-
 async def test_a_database_without_a_schema_needs_a_migration(empty_database: str) -> None:
     async with steps.a_store(empty_database) as store:
-        assert "has no schema yet" in (await store.read(migration.schema_problem) or "")
+        assert "has no schema yet" in (await store.read(schema_version.schema_problem) or "")
         await migration.migrate(empty_database)
-        assert await store.read(migration.schema_problem) is None
+        assert await store.read(schema_version.schema_problem) is None
 
 
 async def test_an_earlier_schema_needs_a_migration(
     database: str, store: Store, next_version: NextVersion
 ) -> None:
     newest = next_version("select 1")
-    assert "run `broker migrate`" in (await store.read(migration.schema_problem) or "")
+    assert "run `broker migrate`" in (await store.read(schema_version.schema_problem) or "")
     await migration.migrate(database)
-    assert await store.read(migration.schema_problem) is None
+    assert await store.read(schema_version.schema_problem) is None
     assert await fetch(database, HERE) == [(newest,)]
 
 
@@ -222,7 +194,7 @@ async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str
         # Both stand at the door now, none is through it.
         await steps.blocked(gate, 2)
     assert [await process.wait() for process in both] == [0, 0]
-    assert await fetch(empty_database, HERE) == [(migration.required_version(),)]
+    assert await fetch(empty_database, HERE) == [(schema_version.required_version(),)]
 
 
 async def run_installed(folder: Path, *arguments: str, **environment: str) -> str:
@@ -245,8 +217,8 @@ async def run_installed(folder: Path, *arguments: str, **environment: str) -> st
 
 async def test_it_works_from_an_installed_package(empty_database: str, tmp_path: Path) -> None:
     printed = await run_installed(tmp_path, "broker.cli", "migrate", BROKER_DATABASE_URL=empty_database)
-    assert migration.required_version() in printed
-    assert await fetch(empty_database, HERE) == [(migration.required_version(),)]
+    assert schema_version.required_version() in printed
+    assert await fetch(empty_database, HERE) == [(schema_version.required_version(),)]
 
 
 async def test_alembic_prints_the_migrations_as_sql(empty_database: str, tmp_path: Path) -> None:
@@ -254,7 +226,7 @@ async def test_alembic_prints_the_migrations_as_sql(empty_database: str, tmp_pat
     script = await run_installed(tmp_path, "alembic", "upgrade", "head", "--sql")
     await run_sql(empty_database, script)
     async with steps.a_store(empty_database) as store:
-        assert await store.run(migration.schema_problem) is None
+        assert await store.run(schema_version.schema_problem) is None
         await store.run(retention.create_partitions)
     printed = await fetch(empty_database, DEFINITIONS)
     await migration.migrate(empty_database, "base")

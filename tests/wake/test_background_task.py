@@ -38,7 +38,7 @@ def test_each_trouble_is_logged_once_until_the_part_works_again() -> None:
     trouble = TroubleLog(structlog.get_logger(), "it failed; retrying", chore="tools")
     assert not trouble.clear()
     with capture_logs() as logs:
-        for reason in ("no", "no", "full", "full"):
+        for reason in ("no", "no", "full", "no", "full"):
             trouble.note(OSError(reason))
         assert trouble.clear()
         assert not trouble.clear()

@@ -9,7 +9,7 @@ from broker.http.guards import anyone
 from broker.http.parameters import also
 from broker.schemas.health import Alive, Ready
 from broker.service import Service
-from broker.store import migration
+from broker.store import schema_version
 
 
 class HealthController(Controller):
@@ -33,7 +33,7 @@ class HealthController(Controller):
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}
         troubles, list_troubles = service.store.troubles, service.primary_reads.store.troubles
         try:
-            problem = await service.store.read(migration.schema_problem)
+            problem = await service.store.read(schema_version.schema_problem)
             checks["schema"] = problem or "ok"
             checks["database"] = "; ".join(troubles.causes(of_service=True)) or "ok"
         except BrokerError as error:

@@ -17,7 +17,7 @@ from broker.cli.database import (
 from broker.cli.output import note, spinner
 from broker.cli.stop_signals import sigterm_as_ctrl_c
 from broker.postgres.backup import DatabaseTarget, write_backup
-from broker.store import migration
+from broker.store import schema_version
 
 _EXAMPLES = """
 \b
@@ -45,7 +45,7 @@ def backup(file: Path, *, overwrite: bool) -> None:
     require_database(settings, "Set BROKER_DATA_DIR or BROKER_DATABASE_URL as the service has it.")
     with sigterm_as_ctrl_c(), clear_database_errors(), open_database(settings, shared=True) as url:
         target = DatabaseTarget.of(url, own=settings.direct_url is not None)
-        if run_in_transaction(url, migration.current_version) is None:
+        if run_in_transaction(url, schema_version.current_version) is None:
             raise click.ClickException(f"There is nothing in {database_name(settings)} yet.")
         with (
             atomic_file(file, replace=overwrite, option="--overwrite", mode=0o600) as output,

@@ -16,7 +16,7 @@ from broker.postgres.backup import BackupError
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError, FolderInUseError
 from broker.settings import Settings, SettingsError
-from broker.store import Store, migration
+from broker.store import Store, schema_version
 from broker.store.sessions import Params, Query, Result
 from broker.telemetry import logs
 
@@ -45,7 +45,7 @@ def clear_database_errors() -> Iterator[None]:
     logs.configure("warning")
     try:
         yield
-    except (BackupError, EmbeddedError, migration.SchemaError) as error:
+    except (BackupError, EmbeddedError, schema_version.SchemaError) as error:
         raise click.ClickException(str(error)) from error
     except Unavailable as error:
         raise click.ClickException(
@@ -79,6 +79,8 @@ def migrated_database(settings: Settings) -> Iterator[Settings]:
         _check_schema(settings.direct_url)
         yield settings
         return
+    from broker.store import migration  # noqa: PLC0415 - imports Alembic, which takes 100 ms
+
     folder = _folder(settings)
     with EmbeddedPostgres(folder) as postgres:
         log.info("embedded PostgreSQL is up", data_dir=str(folder))
@@ -139,7 +141,7 @@ def run_in_transaction(
 
 def _check_schema(url: str) -> None:
     try:
-        problem = run_in_transaction(url, migration.schema_problem)
+        problem = run_in_transaction(url, schema_version.schema_problem)
     except (DBAPIError, Unavailable) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
         what = "refuses it" if isinstance(cause, DBAPIError) else "does not answer"

@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from broker.cli.database import clear_database_errors, run_in_transaction, settings_from_environment
-from broker.store import migration
+from broker.store import migration, schema_version
 
 
 @click.command()
@@ -22,5 +22,5 @@ def migrate() -> None:
             asyncio.run(migration.migrate(url))
         except OSError as error:
             raise click.ClickException(f"The database does not answer: {error}") from error
-        version = run_in_transaction(url, migration.current_version)
+        version = run_in_transaction(url, schema_version.current_version)
     click.echo(f"The schema is at version {version}.")

@@ -19,7 +19,7 @@ from broker.cli.stop_signals import sigterm_as_ctrl_c
 from broker.postgres.backup import DatabaseTarget, backup_version, restore_backup
 from broker.postgres.errors import FolderInUseError
 from broker.settings import Settings
-from broker.store import migration
+from broker.store import migration, schema_version
 
 _EXAMPLES = """
 \b
@@ -52,14 +52,14 @@ def _restore(settings: Settings, url: str, path: Path) -> None:
     target = DatabaseTarget.of(url, own=settings.direct_url is not None)
     with _opened(path) as file, spinner("reading") as describe:
         version = backup_version(target, file)
-        if not migration.is_known(version):
+        if not schema_version.is_known(version):
             raise click.ClickException(
                 f"{path} is from a newer broker: its schema is at version {version}, and this one knows those"
-                f" up to {migration.required_version()}. Restore it with that one, or one that is newer"
+                f" up to {schema_version.required_version()}. Restore it with that one, or one that is newer"
                 " still."
             )
-        run_in_transaction(url, migration.check_encoding)
-        if something := run_in_transaction(url, migration.first_object):
+        run_in_transaction(url, schema_version.check_encoding)
+        if something := run_in_transaction(url, schema_version.first_object):
             raise _refused(settings, f"is not empty ({something} is there)")
         size = decimal(path.stat().st_size)
         restore_backup(target, file, lambda done: describe(f"{decimal(done)} of {size} read"))
@@ -67,7 +67,7 @@ def _restore(settings: Settings, url: str, path: Path) -> None:
         asyncio.run(migration.finish_restore(url))
     note(
         f"{path} is restored into {database_name(settings)}, which is at version"
-        f" {migration.required_version()}."
+        f" {schema_version.required_version()}."
     )
 
 

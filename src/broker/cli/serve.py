@@ -16,7 +16,7 @@ from broker.server.http_server import create_server, is_loopback, stopping_signa
 from broker.server.worker_processes import WorkerProcesses, WorkerProcessesError
 from broker.settings import Settings, SettingsError, describe, unknown_variables
 from broker.store.keys import all_of_them
-from broker.store.migration import SchemaError
+from broker.store.schema_version import SchemaError
 from broker.telemetry import logs
 from broker.telemetry.metrics import SHARED_FOLDER
 

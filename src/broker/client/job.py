@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import threading
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -217,7 +216,6 @@ class Job(AsyncJob):
     def __init__(self, connection: Connection, work: Work) -> None:
         super().__init__(connection, work)
         self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
 
     def report(  # type: ignore[override]
         self, progress: float | None = None, message: object = None, data: Any = None
@@ -227,7 +225,7 @@ class Job(AsyncJob):
         A coroutine that the function has returned may await it. The client sends the report in any case.
         """
         sending = self._send(self._report(progress, message, data))
-        if threading.get_ident() == self._loop_thread:
+        if _is_running(self._loop):
             return self._loop.create_task(sending)  # type: ignore[return-value]
         try:
             asyncio.run_coroutine_threadsafe(sending, self._loop).result()
@@ -236,3 +234,11 @@ class Job(AsyncJob):
             sending.close()
             self.cancelled = True
         return None
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether this is called in the event loop."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -15,7 +15,7 @@ from broker.postgres.programs import MAJOR, Programs
 def locked(data_dir: Path) -> AbstractContextManager[None]:
     """Hold the lock of the folder, so that one broker uses it at a time."""
     return file_lock.locked(
-        data_dir / "broker.file_lock",
+        data_dir / "broker.lock",
         lambda holder: FolderInUseError(
             f"Another broker (process {holder}) is running on {data_dir}. "
             "Stop it first, or set BROKER_DATA_DIR to another folder."

@@ -33,16 +33,17 @@ class TroubleLog:
         self._log = log
         self._event = event
         self._facts = facts
-        self._logged = ""
+        self._logged: set[str] = set()
 
     def note(self, error: Exception) -> None:
-        """Log an error, unless it is the one that was logged last."""
+        """Log an error, unless it was logged since the part last worked."""
         reason = repr(error)
-        if reason != self._logged:
-            self._logged = reason
+        if reason not in self._logged:
+            self._logged.add(reason)
             self._log.warning(self._event, **self._facts, error=reason)
 
     def clear(self) -> bool:
         """Note that the part works; return whether an error was logged before."""
-        had_trouble, self._logged = bool(self._logged), ""
+        had_trouble = bool(self._logged)
+        self._logged.clear()
         return had_trouble

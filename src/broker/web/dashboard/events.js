@@ -11,7 +11,6 @@ const SILENCE = 40_000;
 export class Events {
   #lastId = null;
   #abort = null;
-  #delay = FIRST_RETRY;
   #heard;
   #turned;
 
@@ -28,21 +27,22 @@ export class Events {
   async listen() {
     this.#abort?.abort();
     const { signal } = (this.#abort = new AbortController());
-    this.#delay = FIRST_RETRY;
+    let delay = FIRST_RETRY;
+    const connected = () => { delay = FIRST_RETRY; };
     while (!signal.aborted) {
-      const error = await this.#stream(signal).catch((failed) => failed);
+      const error = await this.#stream(signal, connected).catch((failed) => failed);
       if (signal.aborted) return;
       if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
         this.#turned(error);
         return;
       }
       this.#turned("lost");
-      await new Promise((resolve) => setTimeout(resolve, this.#delay * (0.5 + Math.random() / 2)));
-      this.#delay = Math.min(2 * this.#delay, LAST_RETRY);
+      await new Promise((resolve) => setTimeout(resolve, delay * (0.5 + Math.random() / 2)));
+      delay = Math.min(2 * delay, LAST_RETRY);
     }
   }
 
-  async #stream(signal) {
+  async #stream(signal, connected) {
     const silent = new AbortController();
     const headers = { Accept: "text/event-stream" };
     if (this.#lastId !== null) headers["Last-Event-ID"] = this.#lastId;
@@ -54,7 +54,7 @@ export class Events {
         this.#heard(event, JSON.parse(data));
       },
     });
-    this.#delay = FIRST_RETRY;
+    connected();
     this.#turned("live");
     for (;;) {
       const timer = setTimeout(() => silent.abort(), SILENCE);
