@@ -7,7 +7,6 @@ exactly once. The brokers look by themselves only once a minute, so that what is
 import asyncio
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +17,7 @@ from broker.store.address import Address
 from tests import ROOT
 from tests.crash.customers import KINDS, PATIENCE_SECONDS, Customers, Kind
 from tests.support import steps
-from tests.support.processes import an_environment, free_port, until_ready
+from tests.support.processes import an_environment, free_port, start, until_ready
 from tests.support.proxy import Gateway
 
 SETTINGS = {
@@ -41,15 +40,15 @@ class Process:
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self.name = name
-        self._command = [sys.executable, "-m", *command]
+        self._command = command
         self._environment = an_environment(**environment)
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, env=self._environment, cwd=ROOT, stdout=log, stderr=log
+            self._process = start(
+                *self._command, environment=self._environment, cwd=ROOT, stdout=log, stderr=log
             )
 
     @property

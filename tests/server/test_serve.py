@@ -4,8 +4,6 @@ import asyncio
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +14,8 @@ import httpx
 import pytest
 
 from broker.store.address import libpq_url
-from tests.support.processes import an_environment, ended, serving, until_ready
+from tests.support.cli import run
+from tests.support.processes import ended, serving, until_ready
 
 PARKED = 1_000
 
@@ -160,16 +159,14 @@ async def test_two_brokers_on_one_folder_are_told_apart(data_dir: Path) -> None:
     ("host", "says"),
     [("127.0.0.1", "--port takes another one"), ("no.such.host.invalid", "Cannot listen on")],
 )
-def test_an_address_that_cannot_be_had_is_told_before_anything_is_started(
+async def test_an_address_that_cannot_be_had_is_told_before_anything_is_started(
     host: str, says: str, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        served = subprocess.run(
-            [sys.executable, "-m", "broker.cli", "serve", "--host", host, "--port", port],
-            env=an_environment(BROKER_DATA_DIR=str(tmp_path / "data")),
-            capture_output=True, text=True, timeout=20, check=False,
-        )  # fmt: skip
-    assert (served.returncode, says in served.stderr) == (1, True)
-    assert "Traceback" not in served.stderr
+        served = await run(
+            "", "serve", "--host", host, "--port", port, BROKER_DATA_DIR=str(tmp_path / "data")
+        )
+    assert (served.status, says in served.err) == (1, True)
+    assert "Traceback" not in served.err
     assert not (tmp_path / "data").exists()

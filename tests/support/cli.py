@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from tests.support.processes import an_environment
+from tests.support.processes import an_environment, start
 
 
 class Ended(NamedTuple):
@@ -20,11 +20,18 @@ class Ended(NamedTuple):
 
 async def run(url: str, *arguments: str, stdin: str | bytes = b"", **environment: str) -> Ended:
     """Run `broker` with these arguments, on this broker, to its end."""
-    async with running(url, *arguments, **environment) as process:
-        given = stdin.encode() if isinstance(stdin, str) else stdin
-        async with asyncio.timeout(30):
-            out, err = await process.communicate(given)
-    assert process.returncode is not None
+    process = start(
+        *("broker.cli", *arguments),
+        environment=an_environment(BROKER_URL=url, **environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    given = stdin.encode() if isinstance(stdin, str) else stdin
+    try:
+        out, err = await asyncio.to_thread(process.communicate, given, timeout=30)
+    finally:
+        process.kill()
     assert b"Traceback" not in err, err.decode()
     return Ended(process.returncode, out.decode(), err.decode())
 

@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+
+from tests.support import fork_server
 
 
 def free_port() -> int:
@@ -29,15 +32,30 @@ def an_environment(**given: str) -> dict[str, str]:
     return clean | given
 
 
+def start(module: str, *arguments: str, environment: dict[str, str], **given: Any) -> subprocess.Popen[bytes]:
+    """Run a module in a process of its own, as `python -m` does.
+
+    It is forked by one that has imported it already, unless the environment says something to an import,
+    or it has processes of its own that serve: those tell their metrics otherwise, from the first import on.
+
+    Args:
+        module: Its name.
+        arguments: What stands after it.
+        environment: All its variables.
+        given: What else `Popen` takes: the streams, the folder.
+    """
+    command = [module, *arguments]
+    if "--workers" not in arguments and fork_server.serves(environment):
+        return fork_server.ForkedProcess(command, environment, **given)
+    return subprocess.Popen([sys.executable, "-m", *command], env=environment, **given)
+
+
 @contextmanager
 def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A `broker serve` on a free port; its process and its URL."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "broker.cli", "serve", "--port", str(port), *arguments],
-        env=an_environment(**environment),
-        stderr=subprocess.PIPE,
-    )
+    command = ("broker.cli", "serve", "--port", str(port), *arguments)
+    process = start(*command, environment=an_environment(**environment), stderr=subprocess.PIPE)
     try:
         yield process, f"http://127.0.0.1:{port}"
     finally:

@@ -1,0 +1,212 @@
+"""A fork server: processes that begin with what they import, instead of importing it for half a second.
+
+Each is a process of its own, with its own environment and streams, and runs a module as `python -m` does;
+only its first imports are shared. A server for each process that tests starts with the first of them.
+"""
+
+import atexit
+import functools
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests import ROOT
+
+# What reads the environment when it is imported is not among them.
+IMPORTED = (
+    *(f"broker.cli.{name}" for name in ("archive", "assign", "backup", "cancel", "explain", "keys")),
+    *(f"broker.cli.{name}" for name in ("migrate", "restore", "retry", "serve", "submit", "tool")),
+    "broker.client",
+    # What others import only when they are used.
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "litestar._kwargs.kwargs_model",
+    "litestar.exceptions.responses",
+    "litestar.plugins.pydantic.plugins.init",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.uvloop",
+    "uvicorn.protocols.http.httptools_impl",
+)
+_NUMBER = struct.Struct("i")
+
+
+def lasting(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that may matter to an import: all but the broker's, and pytest's word on where it is."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith("BROKER_") and name != "PYTEST_CURRENT_TEST"
+    }
+
+
+class _Server(NamedTuple):
+    """The server of this process.
+
+    Args:
+        channel: Where it takes requests. It ends when we do, as this is closed.
+        environment: What it found when it imported.
+    """
+
+    channel: socket.socket
+    environment: dict[str, str]
+
+
+@functools.cache
+def _server() -> _Server:
+    ours, its = socket.socketpair()
+    environment = lasting(os.environ)
+    with its:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(its.fileno())],
+            env=environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[its.fileno()],
+        )
+    atexit.register(_end, ours, process)
+    return _Server(ours, environment)
+
+
+def _end(channel: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    channel.close()
+    process.wait()
+
+
+def serves(environment: Mapping[str, str]) -> bool:
+    """Whether imports would be the same in this environment."""
+    return lasting(environment) == _server().environment
+
+
+class ForkedProcess(subprocess.Popen[bytes]):
+    """A module that runs as `python -m` would run it, forked by the server. It is no child of ours.
+
+    Args:
+        command: The module and its arguments.
+        environment: All its variables. The server has to serve it.
+        given: Its `stdin`, `stdout`, `stderr` and `cwd`, as a `Popen` takes them.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], **given: Any) -> None:
+        super().__init__(command, env=environment, **given)
+
+    def _execute_child(self, args: Any, *given: Any) -> None:
+        cwd, env, *_ = given[4:]
+        stdin, _, _, stdout, _, stderr = pipes = given[9:15]
+        streams = [number if pipe == -1 else pipe for number, pipe in enumerate((stdin, stdout, stderr))]
+        self._reading = threading.Lock()
+        self._status, status = os.pipe()
+        with tempfile.TemporaryFile() as request:
+            request.write(json.dumps([args, dict(env), str(cwd or Path.cwd())]).encode())
+            request.seek(0)
+            socket.send_fds(_server().channel, [b"!"], [request.fileno(), status, *streams])
+        os.close(status)
+        [self.pid] = _NUMBER.unpack(os.read(self._status, _NUMBER.size))
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+    def _internal_poll(self, *_: object, **__: object) -> int | None:
+        return self._status_within(0)
+
+    def _wait(self, timeout: float | None) -> int:
+        status = self._status_within(timeout)
+        if status is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return status
+
+    def _status_within(self, seconds: float | None) -> int | None:
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._status, select.POLLIN)
+            if poll.poll(seconds and seconds * 1000):
+                self._read_status()
+        return self.returncode
+
+    def _read_status(self) -> None:
+        """Unless another thread that waited, too, was faster."""
+        with self._reading:
+            if self.returncode is None:
+                [self.returncode] = _NUMBER.unpack(os.read(self._status, _NUMBER.size))
+                os.close(self._status)
+
+
+def _serve(channel: socket.socket) -> tuple[int, ...]:
+    """Fork for every request; return in the new process, with the descriptors of its request and streams."""
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(channel, 1, 5)
+        if not descriptors:
+            sys.exit()
+        if os.fork() == 0:
+            channel.close()
+            return _watched(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _watched(request: int, status: int, *streams: int) -> tuple[int, ...]:
+    """Fork once more, and tell of the process how it ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        os.close(status)
+        return (request, *streams)
+    # As part of its group: a signal to all of that is not for this one.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    for descriptor in (request, *streams):
+        os.close(descriptor)
+    os.write(status, _NUMBER.pack(pid))
+    _, ended = os.waitpid(pid, 0)
+    os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(ended)))
+    os._exit(0)
+
+
+def _become(request: int, *streams: int) -> str:
+    """Have the environment and the streams of a request; return the module to run."""
+    with open(request, "rb") as file:
+        [module, *arguments], environment, folder = json.load(file)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    # Not before: one that is inherited may be among those.
+    for stream in streams:
+        if stream > 2:
+            os.close(stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    time.tzset()
+    sys.argv = [module, *arguments]
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    return str(module)
+
+
+def main() -> None:
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    for name in IMPORTED:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    runpy.run_module(_become(*_serve(channel)), run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
