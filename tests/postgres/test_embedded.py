@@ -30,22 +30,13 @@ from broker.postgres.errors import EmbeddedError
 from broker.store import migration, schema_version
 from broker.store.address import Address
 from tests.conftest import databases_folder
+from tests.support.fork_server import ForkedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 AS_ROOT = os.geteuid() == 0
 SECONDS = 30
-
-# A broker that becomes a user whom no list has. Only root may be able to read this Python: it imports first.
-AS_NOBODY_KNOWN = """
-import encodings.idna, os
-from broker.cli import backup, database_keys, demo, keys, main, migrate, serve
-os.setgroups([])
-os.setresgid(54321, 54321, 54321)
-os.setresuid(54321, 54321, 54321)
-main(prog_name="broker")
-"""
 
 # A broker in a process of its own: says its postmaster's pid, runs until its stdin ends.
 CHILD = """
@@ -386,7 +377,7 @@ def test_a_restart_waits_for_the_statements_of_a_killed_postmaster(
 ) -> None:
     # Busy without ever waiting for anything: it does not notice that its postmaster is gone.
     busy = """DO $$ BEGIN
-        WHILE clock_timestamp() < statement_timestamp() + interval '3 s' LOOP END LOOP;
+        WHILE clock_timestamp() < statement_timestamp() + interval '1.5 s' LOOP END LOOP;
     END $$"""
 
     def be_busy() -> None:
@@ -678,13 +669,16 @@ def test_without_a_user_name_the_command_says_what_to_set(place: Path) -> None:
 
 def as_nobody_known(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a `broker` as a user id that no list has, without HOME."""
-    return subprocess.run(
-        [sys.executable, "-c", AS_NOBODY_KNOWN, *arguments],
-        env={"PATH": os.environ["PATH"]} | environment,
+    with ForkedProcess(
+        ["tests.support.nobody_known", *arguments],
+        {"PATH": os.environ["PATH"]} | environment,
         cwd="/",
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=SECONDS)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(arguments, process.returncode, out.decode(), err.decode())

@@ -28,7 +28,7 @@ from tests.support.shared import THOROUGH
 pytestmark = needed("git")
 
 # How many tasks live on after the migration.
-TASKS = 200 if THOROUGH else 50
+TASKS = 200 if THOROUGH else 30
 
 MADE_UP_MIGRATION = (
     "alter table tasks add column made_up text",
@@ -59,6 +59,9 @@ def upgrade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     before = tmp_path_factory.mktemp("before")
     archive = git(after, "archive", commit, "src", "migrations")
     subprocess.run(("tar", "-x", "-C", str(before)), input=archive, check=True)
+    if request.param == "to a made-up version":
+        # The same once more, with the times that the bytecode is for: to compile it takes a second.
+        copy_sources(before, "src")
     return Upgrade(before, after)
 
 
@@ -170,7 +173,7 @@ async def grows(through: list[str], by: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_version_before_goes_on_while_the_schema_is_migrated(
+async def test_the_version_before_goes_on_while_the_schema_is_migrated_and_can_be_started_again_after_that(
     upgrade: Upgrade, empty_database: str
 ) -> None:
     old = await migrate_with(upgrade.before, empty_database)
@@ -190,12 +193,5 @@ async def test_the_version_before_goes_on_while_the_schema_is_migrated(
             for task in through:
                 assert (await get(http, f"/v1/tasks/{task}"))["state"] == "succeeded"
             assert (await http.get("/health/ready")).status_code == 200
-
-
-async def test_the_version_before_can_be_started_again_after_that(
-    upgrade: Upgrade, empty_database: str
-) -> None:
-    await migrate_with(upgrade.before, empty_database)
-    await migrate_with(upgrade.after, empty_database)
     with broker_of(upgrade.before, empty_database) as url:
         await until_ready(url)

@@ -97,7 +97,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
 
     Args:
         command: The module and its arguments.
-        environment: All its variables. The server has to serve it.
+        environment: All its variables, as they are when it runs; imports have seen those of the server.
         given: Its `stdin`, `stdout`, `stderr` and `cwd`, as a `Popen` takes them.
     """
 

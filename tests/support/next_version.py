@@ -24,9 +24,12 @@ def migrations_in(checkout: Path) -> list[Path]:
 
 
 def copy_sources(folder: Path, *names: str) -> None:
-    """Copy these folders of the checkout to another one that will look like a checkout."""
+    """Copy these folders of the checkout, with their bytecode, to one that will look like a checkout."""
     for name in names:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        # What other processes are about to write is gone again at once.
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"), dirs_exist_ok=True
+        )
 
 
 def add_migration(checkout: Path, *statements: str) -> str:
