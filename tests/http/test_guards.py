@@ -133,16 +133,38 @@ async def broker(database: str, secrets: dict[str, str]) -> AsyncIterator[Runnin
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def http(broker: Running, sql: Any) -> httpx.AsyncClient:
+async def http(broker: Running, sql: asyncpg.Connection, kept: dict[str, World]) -> httpx.AsyncClient:
     """A client without a key, of a broker that holds nothing but keys."""
     await empty(sql)
+    kept.clear()
     return broker.client
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[str, World]:
+    """The worlds that the broker holds, if nothing has changed them since they were made."""
+    return {}
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def worlds(
+    broker: Running, sql: asyncpg.Connection, secrets: dict[str, str], kept: dict[str, World]
+) -> dict[str, World]:
+    """`theirs` and `others`, as they were made. A test that changes one empties the dictionary."""
+    if not kept:
+        await empty(sql)
+        make = maker(broker.client, secrets)
+        kept |= {whose: await make(whose) for whose in ("theirs", "others")}
+    return kept
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def make(http: httpx.AsyncClient, secrets: dict[str, str]) -> Make:
     """Makes a world, `theirs` or one that belongs to other keys."""
+    return maker(http, secrets)
 
+
+def maker(http: httpx.AsyncClient, secrets: dict[str, str]) -> Make:
     async def a_world(whose: str) -> World:
         submitter, tool = (
             ("submitter", "tool") if whose == "theirs" else ("another submitter", "another tool")
@@ -187,17 +209,19 @@ async def call(
     ("method", "path", "who"), CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS]
 )
 async def test_every_cell_of_the_table(
-    http: httpx.AsyncClient,
+    broker: Running,
     secrets: dict[str, str],
-    make: Make,
+    worlds: dict[str, World],
     method: str,
     path: str,
     who: list[str],
     caller: str,
 ) -> None:
-    theirs, others = await make("theirs"), await make("others")
+    http, theirs, others = broker.client, worlds["theirs"], worlds["others"]
     key = bearer(theirs.token if caller == "token" else secrets[caller])
     reach = dict(cell.partition(":")[::2] for cell in [*who, "admin"]).get(caller)
+    if reach is not None and method != "GET":
+        worlds.clear()
     about_others = await call(http, method, path, others, key)
     if reach in (None, "own"):
         is_problem(about_others, 403, "forbidden")
@@ -214,9 +238,14 @@ async def test_every_cell_of_the_table(
     ("method", "path", "who"), CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS]
 )
 async def test_without_a_key_or_with_a_wrong_one_nobody_gets_in(
-    http: httpx.AsyncClient, secrets: dict[str, str], make: Make, method: str, path: str, who: list[str]
+    broker: Running,
+    secrets: dict[str, str],
+    worlds: dict[str, World],
+    method: str,
+    path: str,
+    who: list[str],
 ) -> None:
-    theirs = await make("theirs")
+    http, theirs = broker.client, worlds["theirs"]
     key = secrets["admin"]
     for headers in (
         {},
