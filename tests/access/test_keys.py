@@ -1,8 +1,6 @@
 """Keys over time: made, revoked, replaced, with brokers that run meanwhile; and what is open without one."""
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from broker.store import Store, keys
 from tests.access.test_without_keys import HOSTILE
 from tests.conftest import Serve
 from tests.support.api import add_tool, bearer, is_problem, make_key, park, statements
-from tests.support.processes import an_environment, ended, serving, until_ready
+from tests.support.cli import Ended, run
+from tests.support.processes import ended, serving, until_ready
 
 
 async def until_answered(
@@ -29,7 +28,7 @@ async def until_answered(
     """Return when a call with this key is answered so; within seconds, as is promised."""
     async with asyncio.timeout(8):
         while (await client.get(path, headers=bearer(key) if key else {})).status_code != status:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
 
 
 async def registered(client: httpx.AsyncClient, key: str) -> str:
@@ -259,21 +258,14 @@ async def test_a_key_is_nowhere_but_with_who_has_it(
 # The command line
 
 
-def broker_keys(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "broker.cli", "keys", *arguments],
-        env=an_environment(**environment),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+async def broker_keys(*arguments: str, **environment: str) -> Ended:
+    return await run("", "keys", *arguments, **environment)
 
 
-def made(*arguments: str, **environment: str) -> str:
-    done = broker_keys("create", *arguments, **environment)
-    assert done.returncode == 0, done.stderr
-    [key] = done.stdout.splitlines()
+async def made(*arguments: str, **environment: str) -> str:
+    done = await broker_keys("create", *arguments, **environment)
+    assert done.status == 0, done.err
+    [key] = done.out.splitlines()
     return key
 
 
@@ -281,44 +273,44 @@ async def test_keys_are_made_listed_and_revoked_while_a_service_runs_on_the_embe
     data_dir: Path,
 ) -> None:
     here = {"BROKER_DATA_DIR": str(data_dir)}
-    nothing = broker_keys("list", **here)
-    assert nothing.returncode == 1
-    assert f"There is no embedded database in {data_dir} yet" in nothing.stderr
+    nothing = await broker_keys("list", **here)
+    assert nothing.status == 1
+    assert f"There is no embedded database in {data_dir} yet" in nothing.err
     # Nor was one made: then it would be there for the second time.
-    assert broker_keys("list", **here).returncode == 1
+    assert (await broker_keys("list", **here)).status == 1
     with serving(**here) as (process, url):
         await until_ready(url)
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             assert (await client.get("/v1/tools")).status_code == 200
             both = ("--role", "submitter", "--role", "tool", "--role", "tool", "--name", "both")
-            key = await asyncio.to_thread(made, *both, **here)
+            key = await made(*both, **here)
             assert (await client.get("/v1/tools", headers=bearer(key))).status_code == 200
             await until_answered(client, 401)
-            listed = await asyncio.to_thread(broker_keys, "list", **here)
-            assert listed.stdout.splitlines()[1].split()[:2] == ["both", "submitter,tool"]
-            again = await asyncio.to_thread(broker_keys, "create", "--role", "tool", "--name", "both", **here)
-            assert (again.returncode, again.stdout) == (1, "")
-            assert "--replace" in again.stderr
-            new = await asyncio.to_thread(made, "--role", "tool", "--name", "both", "--replace", **here)
+            listed = await broker_keys("list", **here)
+            assert listed.out.splitlines()[1].split()[:2] == ["both", "submitter,tool"]
+            again = await broker_keys("create", "--role", "tool", "--name", "both", **here)
+            assert (again.status, again.out) == (1, "")
+            assert "--replace" in again.err
+            new = await made("--role", "tool", "--name", "both", "--replace", **here)
             await until_answered(client, 401, key)
             assert (await client.get("/v1/tools", headers=bearer(new))).status_code == 200
-            assert (await asyncio.to_thread(broker_keys, "revoke", "both", **here)).returncode == 0
+            assert (await broker_keys("revoke", "both", **here)).status == 0
             await until_answered(client, 401, new)
-            twice = await asyncio.to_thread(broker_keys, "revoke", "both", **here)
-            assert twice.returncode == 1
-            assert "broker keys list" in twice.stderr
+            twice = await broker_keys("revoke", "both", **here)
+            assert twice.status == 1
+            assert "broker keys list" in twice.err
         process.terminate()
         assert await ended(process, within=20) == 0
         said = process.stderr.read().decode() if process.stderr else ""
         assert "there are no keys" in said
         assert key not in said
-        assert key not in listed.stdout + listed.stderr
+        assert key not in listed.out + listed.err
     # And while none runs.
-    named = await asyncio.to_thread(broker_keys, "list", **here)
-    assert [line.split()[0] for line in named.stdout.splitlines()] == ["NAME", "both", "both"]
+    named = await broker_keys("list", **here)
+    assert [line.split()[0] for line in named.out.splitlines()] == ["NAME", "both", "both"]
 
 
-def test_what_makes_no_key_is_said(database: str) -> None:
+async def test_what_makes_no_key_is_said(database: str) -> None:
     here = {"BROKER_DATABASE_URL": database}
     for arguments, told in (
         ((), "--role"),
@@ -327,22 +319,22 @@ def test_what_makes_no_key_is_said(database: str) -> None:
         (("--role", "tool", "--name", ""), "A name has"),
         (("--role", "tool", "--name", "@admin"), "A name has"),
     ):
-        done = broker_keys("create", *arguments, **here)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert told in done.stderr
-    nowhere = broker_keys("list", BROKER_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
-    assert nowhere.returncode == 1
-    assert "does not answer" in nowhere.stderr
-    assert "Traceback" not in nowhere.stderr
+        done = await broker_keys("create", *arguments, **here)
+        assert (done.status, done.out) == (2, "")
+        assert told in done.err
+    nowhere = await broker_keys("list", BROKER_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert nowhere.status == 1
+    assert "does not answer" in nowhere.err
+    assert "Traceback" not in nowhere.err
 
 
-def test_a_first_key_that_can_make_no_other_is_warned_of(database: str) -> None:
+async def test_a_first_key_that_can_make_no_other_is_warned_of(database: str) -> None:
     here = {"BROKER_DATABASE_URL": database}
     warned = []
     for role in ("tool", "tool", "admin"):
-        done = broker_keys("create", "--role", role, **here)
-        assert done.stdout.startswith("bk_")
-        warned.append("make a second one, with the role admin" in " ".join(done.stderr.split()))
+        done = await broker_keys("create", "--role", role, **here)
+        assert done.out.startswith("bk_")
+        warned.append("make a second one, with the role admin" in " ".join(done.err.split()))
     assert warned == [True, False, False]
 
 

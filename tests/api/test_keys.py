@@ -1,13 +1,16 @@
 """Keys over HTTP: made, listed, used and revoked."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from broker.cli import main
 from broker.store import Store, keys
 from tests.access.test_keys import registered, until_answered
 from tests.conftest import Running, Serve
@@ -278,16 +281,18 @@ async def test_a_key_that_may_make_no_keys_is_refused_and_told_which_may(
 
 
 @pytest.mark.parametrize("arguments", [("create", "--role", "tool"), ("list",), ("revoke", "me")], ids=str)
-async def test_without_a_broker_and_a_database_no_key_is_made_and_one_line_says_what_to_do(
-    tmp_path: Path, arguments: tuple[str, ...]
+def test_without_a_broker_and_a_database_no_key_is_made_and_one_line_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    here = {"BROKER_DATA_DIR": str(tmp_path / "data")}
-    refused = await broker_keys("", *arguments, **here)
-    assert (refused.status, refused.out) == (1, "")
-    [line] = refused.err.splitlines()
+    monkeypatch.setattr("broker.cli.keys._PATIENCE_SECONDS", 0.1)
+    nowhere = dict.fromkeys(name for name in os.environ if name.startswith("BROKER_"))
+    here = nowhere | {"BROKER_DATA_DIR": str(tmp_path / "data")}
+    refused = CliRunner().invoke(main, ["keys", *arguments], env=here)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    [line] = refused.stderr.splitlines()
     for what in (str(tmp_path), "BROKER_URL", "BROKER_DATA_DIR", "BROKER_DATABASE_URL"):
         assert what in line
-    nobody = await broker_keys("http://127.0.0.1:1", *arguments, **here)
-    assert (nobody.status, nobody.out) == (1, "")
-    assert "No broker answers at http://127.0.0.1:1" in nobody.err
+    nobody = CliRunner().invoke(main, ["keys", *arguments], env=here | {"BROKER_URL": "http://127.0.0.1:1"})
+    assert (nobody.exit_code, nobody.stdout) == (1, "")
+    assert "No broker answers at http://127.0.0.1:1" in nobody.stderr
     assert in_folder(tmp_path) == []
