@@ -163,6 +163,7 @@ def test_every_answer_to_whatever_is_sent_is_one_that_is_described(url: str, tmp
             sys.executable, "-m", "schemathesis.cli", "--config-file", CONFIG, "--no-color", "run",
             f"{url}/openapi.json", "--header", f"Authorization: Bearer {KEY}",
             "--phases", "examples,coverage,fuzzing", "--continue-on-failure",
+            "--max-examples", "12" if THOROUGH else "3",
         ],
         env=an_environment(PYTHONPATH=str(ROOT), SCHEMATHESIS_HOOKS="tests.support.schemathesis_hooks"),
         cwd=tmp_path,
@@ -194,7 +195,7 @@ def test_who_follows_the_links_finds_only_what_is_described(url: str, database: 
 
 
 SETTINGS = settings(
-    max_examples=60 if THOROUGH else 8,
+    max_examples=60 if THOROUGH else 5,
     stateful_step_count=20,
     deadline=None,
     derandomize=True,
