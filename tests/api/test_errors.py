@@ -30,7 +30,7 @@ from tests.support.api import (
     started,
     woken,
 )
-from tests.support.shared import SHARED_BROKER
+from tests.support.shared import SHARED_BROKER, THOROUGH
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -731,7 +731,7 @@ def written(value: Any) -> str:
 
 
 @given(value=values, raw=st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60 if THOROUGH else 30, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_any_json_comes_back_equal_from_every_place(broker: Running, value: Any, raw: bool) -> None:
     http, task, tool = broker.client, str(uuid4()), str(uuid4())
     text = written(value)
