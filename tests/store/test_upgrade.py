@@ -173,7 +173,7 @@ async def grows(through: list[str], by: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_the_version_before_goes_on_while_the_schema_is_migrated_and_can_be_started_again_after_that(
+async def test_the_version_before_goes_on_while_the_schema_is_migrated_and_starts_again(
     upgrade: Upgrade, empty_database: str
 ) -> None:
     old = await migrate_with(upgrade.before, empty_database)
