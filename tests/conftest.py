@@ -95,8 +95,8 @@ def pytest_configure() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one process more than there are cores: many tests wait, for a timer or for another process."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Return two processes more than there are cores: many tests wait, for a timer or for another process."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -270,7 +270,7 @@ async def a_broker(settings: Settings, port: int = 0, *, always_there: bool = Tr
         url = f"http://127.0.0.1:{port}"
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(base_url=url, timeout=70, limits=limits) as client:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while (await client.get("/health/ready")).status_code != 200:
                     await asyncio.sleep(0.005)
             if always_there:

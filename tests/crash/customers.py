@@ -49,15 +49,11 @@ class Customers:
     Args:
         urls: The brokers; customers are shared out among them.
         kinds: What they submit.
-        pause_seconds: How long each rests at most, between two tasks.
     """
 
-    def __init__(
-        self, urls: Sequence[str], kinds: Sequence[Kind] = KINDS, *, pause_seconds: float = 0
-    ) -> None:
+    def __init__(self, urls: Sequence[str], kinds: Sequence[Kind] = KINDS) -> None:
         self._urls = urls
         self._kinds = kinds
-        self._pause_seconds = pause_seconds
         self._enough = asyncio.Event()
         self._working: list[asyncio.Task[None]] = []
         #: The tasks that were acknowledged; and how those ended of which the customers heard.
@@ -110,7 +106,6 @@ class Customers:
                 await asyncio.sleep(random.uniform(0, 0.03))
                 await broker.connection.call("DELETE", f"/v1/tasks/{name}", object)
             self.answered[name] = await _end_of(handle, kind)
-            await asyncio.sleep(random.uniform(0, self._pause_seconds))
 
 
 async def _end_of(handle: AsyncHandle, kind: Kind) -> str:

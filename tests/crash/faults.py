@@ -161,13 +161,11 @@ async def a_gateway_responds_by_itself(scene: Scene) -> None:
     await respond_by_itself(random.choice(scene.laboratory.gateways), *random.choice(PAGES))
 
 
-async def respond_by_itself(
-    gateway: Gateway, status: str, media_type: str, text: str, seconds: float = PAGES_SECONDS
-) -> None:
+async def respond_by_itself(gateway: Gateway, status: str, media_type: str, text: str) -> None:
     """Have a gateway send a page of its own to every request for some seconds."""
     head = f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {len(text)}\r\n"
     await gateway.respond_with(f"{head}Connection: close\r\n\r\n{text}".encode())
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(PAGES_SECONDS)
     gateway.forward_again()
 
 

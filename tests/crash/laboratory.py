@@ -106,7 +106,6 @@ class Laboratory:
         through: How the brokers reach the database, where that is another way.
         kinds: What the customers submit.
         gateways: Whether clients reach each broker through an HTTP proxy.
-        pause_seconds: How long each customer rests at most, between two tasks.
     """
 
     def __init__(
@@ -119,7 +118,6 @@ class Laboratory:
         through: str | None = None,
         kinds: Sequence[Kind] = KINDS,
         gateways: bool = False,
-        pause_seconds: float = 0,
     ) -> None:
         self.database = database
         self._folder = folder
@@ -131,7 +129,7 @@ class Laboratory:
             self._program("tool", f"t{n}", urls[n % brokers], "--runs", str(self._runs)) for n in range(tools)
         ]
         self.assigner = self._program("assigner", "assigner", urls[-1])
-        self.customers = Customers(urls, kinds, pause_seconds=pause_seconds)
+        self.customers = Customers(urls, kinds)
 
     def _program(self, kind: str, name: str, url: str, *arguments: str) -> Process:
         command = ["tests.crash.program", kind, "--id", name, *arguments]

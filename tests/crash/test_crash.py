@@ -1,7 +1,6 @@
 """Whatever dies, at whatever moment: every acknowledged task ends exactly once."""
 
 import asyncio
-import functools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,17 +13,13 @@ from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import migration
 from tests.conftest import a_folder
 from tests.crash import faults
-from tests.crash import laboratory as laboratories
 from tests.crash.customers import REPORTS
 from tests.crash.faults import BACKENDS, END_BACKEND, END_LISTENERS
+from tests.crash.laboratory import a_laboratory
 from tests.crash.pair import a_pair
 from tests.support import steps
 from tests.support.proxy import Proxy
 from tests.support.shared import THOROUGH
-
-# Customers who rest now and then cost less, and still have tasks under way at every moment.
-a_laboratory = functools.partial(laboratories.a_laboratory, pause_seconds=0 if THOROUGH else 0.3)
-KILLS = 3 if THOROUGH else 2
 
 
 @pytest.fixture
@@ -39,7 +34,7 @@ async def test_the_broker_is_killed_under_load(database: str, tmp_path: Path) ->
     async with a_laboratory(database, tmp_path) as laboratory:
         [broker] = laboratory.brokers
         async with laboratory.customers.at_work():
-            for _ in range(KILLS):
+            for _ in range(3):
                 await broker.kill()
                 broker.start()
                 await laboratory.customers.more()
@@ -134,10 +129,10 @@ async def test_backends_and_the_listener_are_killed_under_load(
 ) -> None:
     async with a_laboratory(cluster.url(), tmp_path) as laboratory, steps.a_connection(cluster.url()) as sql:
         async with laboratory.customers.at_work():
-            for _ in range(5 if THOROUGH else 3):
+            for _ in range(5):
                 await sql.execute(END_LISTENERS)
                 await laboratory.customers.more(10)
-            for _ in range(KILLS):
+            for _ in range(3):
                 await sql.execute(END_BACKEND)
                 await laboratory.customers.more(10)
         await laboratory.audit()
@@ -203,10 +198,9 @@ async def test_the_standby_takes_over_and_the_broker_follows(tmp_path: Path, how
 async def test_pages_of_a_proxy_end_no_client_and_lose_no_result(
     database: str, tmp_path: Path, page: tuple[str, str, str]
 ) -> None:
-    seconds = faults.PAGES_SECONDS if THOROUGH else 1.5
     async with a_laboratory(database, tmp_path, gateways=True) as laboratory:
         async with laboratory.customers.at_work():
-            await faults.respond_by_itself(laboratory.gateways[0], *page, seconds)
+            await faults.respond_by_itself(laboratory.gateways[0], *page)
             await laboratory.customers.more()
         await laboratory.audit()
 

@@ -8,16 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import a_folder
 from tests.support.api import add_task, add_tool, assign, complete
 from tests.support.processes import in_folder, serving, until_ready
 from tests.support.waiting import until
@@ -60,107 +57,80 @@ async def metrics(http: httpx.AsyncClient) -> dict[str, float]:
     }
 
 
-class Service(NamedTuple):
-    """Two workers, with the database that comes along: most tests share them."""
+async def test_tools_that_wait_in_either_are_woken_whoever_pairs_them(database: str) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database, BROKER_FALLBACK_SECONDS="60") as (process, url):
+        await until_ready(url)
+        assert len(workers(process.pid)) == 2
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=70) as http:
+            await serve(http, 2)
+            tools = [f"t{n}" for n in range(30)]
+            for tool in tools:
+                await add_tool(http, tool)
+                await add_task(http, f"of-{tool}")
+            parked = [asyncio.create_task(http.get(f"/v1/tools/{tool}/work?wait=50")) for tool in tools]
 
-    process: subprocess.Popen[bytes]
-    url: str
+            async def all_wait() -> bool:
+                return (await metrics(http))["broker_parked_requests tool"] == len(tools)
 
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    settings = {"BROKER_FALLBACK_SECONDS": "60"}
-    with a_folder() as folder, serving(*WORKERS, BROKER_DATA_DIR=str(folder / "data"), **settings) as given:
-        yield Service(*given)
-        given[0].terminate()
-        given[0].wait(10)
-
-
-async def test_tools_that_wait_in_either_are_woken_whoever_pairs_them(service: Service) -> None:
-    process, url = service
-    await until_ready(url)
-    assert len(workers(process.pid)) == 2
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=70) as http:
-        await serve(http, 2)
-        tools = [f"t{n}" for n in range(30)]
-        for tool in tools:
-            await add_tool(http, tool)
-            await add_task(http, f"of-{tool}")
-        parked = [asyncio.create_task(http.get(f"/v1/tools/{tool}/work?wait=50")) for tool in tools]
-
-        async def all_wait() -> bool:
-            return (await metrics(http))["broker_parked_requests tool"] == len(tools)
-
-        await until(all_wait)
-        for tool in tools:
-            await assign(http, f"of-{tool}", tool)
-        async with asyncio.timeout(20):
-            answers = await asyncio.gather(*parked)
-        [works] = zip(*(answer.json()["items"] for answer in answers), strict=True)
-        assert [work["tool_id"] for work in works] == tools
-        for work in works:
-            assert (await complete(http, work["id"])).status_code == 200
-        found = await metrics(http)
-        assert found["broker_work_ended_total succeeded"] == len(tools)
-        assert found["broker_dispatch_seconds_count"] == len(tools)
-        assert found["broker_listener_connected"] == 1
-        # Of their files that which is nearest to its limit; of their memory all.
-        assert 0 < found["process_open_fds"] < found["process_max_fds"]
-        assert found["process_resident_memory_bytes"] > 2 * 30 * 2**20
-        assert found["process_cpu_seconds_total"] > 0
+            await until(all_wait)
+            for tool in tools:
+                await assign(http, f"of-{tool}", tool)
+            async with asyncio.timeout(20):
+                answers = await asyncio.gather(*parked)
+            [works] = zip(*(answer.json()["items"] for answer in answers), strict=True)
+            assert [work["tool_id"] for work in works] == tools
+            for work in works:
+                assert (await complete(http, work["id"])).status_code == 200
+            found = await metrics(http)
+            assert found["broker_work_ended_total succeeded"] == len(tools)
+            assert found["broker_dispatch_seconds_count"] == len(tools)
+            assert found["broker_listener_connected"] == 1
+            # Of their files that which is nearest to its limit; of their memory all.
+            assert 0 < found["process_open_fds"] < found["process_max_fds"]
+            assert found["process_resident_memory_bytes"] > 2 * 30 * 2**20
+            assert found["process_cpu_seconds_total"] > 0
 
 
 async def test_one_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_is_missing(
-    service: Service,
+    database: str,
 ) -> None:
-    process, url = service
-    await until_ready(url)
-    async with httpx.AsyncClient(base_url=url) as http:
-        await serve(http, 2)
-        await add_task(http)
-        before = workers(process.pid)
-        os.kill(min(before), signal.SIGKILL)
+    with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as http:
+            await serve(http, 2)
+            await add_task(http)
+            before = workers(process.pid)
+            os.kill(min(before), signal.SIGKILL)
 
-        async def another() -> bool:
-            return len(workers(process.pid) - {min(before)}) == 2
+            async def another() -> bool:
+                return len(workers(process.pid) - {min(before)}) == 2
 
-        await until(another)
-        await serve(http, 2)
-    async with httpx.AsyncClient(base_url=url) as http:
-        assert (await http.get("/v1/tasks/a")).json()["state"] == "available"
-
-
-async def test_they_share_the_database_that_comes_along(service: Service) -> None:
-    async with httpx.AsyncClient(base_url=service.url) as http:
-        await serve(http, 2)
-        await add_task(http, "shared")
-    # A new connection goes to either.
-    for _ in range(20):
-        async with httpx.AsyncClient(base_url=service.url) as http:
-            assert (await http.get("/v1/tasks/shared")).json()["state"] == "available"
+            await until(another)
+            await serve(http, 2)
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/v1/tasks/a")).json()["state"] == "available"
 
 
-# The last that takes the service: it is told to stop.
-async def test_told_to_stop_they_answer_who_waits_and_are_gone_within_two_seconds(service: Service) -> None:
-    process, url = service
-    await until_ready(url)
-    async with httpx.AsyncClient(base_url=url, timeout=70) as http:
-        await serve(http, 2)
-        await add_tool(http)
-        parked = [asyncio.create_task(http.get("/v1/tools/t/work?wait=60")) for _ in range(20)]
+async def test_told_to_stop_they_answer_who_waits_and_are_gone_within_two_seconds(database: str) -> None:
+    with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url, timeout=70) as http:
+            await serve(http, 2)
+            await add_tool(http)
+            parked = [asyncio.create_task(http.get("/v1/tools/t/work?wait=60")) for _ in range(20)]
 
-        async def all_wait() -> bool:
-            return (await metrics(http))["broker_parked_requests tool"] == 20
+            async def all_wait() -> bool:
+                return (await metrics(http))["broker_parked_requests tool"] == 20
 
-        await until(all_wait)
-        they = workers(process.pid)
-        process.terminate()
-        began = time.monotonic()
-        assert {(await answer).status_code for answer in parked} == {200}
-        assert await asyncio.to_thread(process.wait, 5) == 0
-        assert time.monotonic() - began < 2
-        assert not any(map(psutil.pid_exists, they))
+            await until(all_wait)
+            they = workers(process.pid)
+            process.terminate()
+            began = time.monotonic()
+            assert {(await answer).status_code for answer in parked} == {200}
+            assert await asyncio.to_thread(process.wait, 5) == 0
+            assert time.monotonic() - began < 2
+            assert not any(map(psutil.pid_exists, they))
 
 
 async def test_to_count_is_no_risk_where_the_disk_is_full_and_without_their_parent_they_leave_nothing(
@@ -220,3 +190,13 @@ async def test_a_terminal_that_is_closed_stops_them(database: str) -> None:
         process.send_signal(signal.SIGHUP)
         assert await asyncio.to_thread(process.wait, 10) == 0
         assert not any(map(psutil.pid_exists, they))
+
+
+async def test_they_share_the_database_that_comes_along(data_dir: Path) -> None:
+    with serving(*WORKERS, BROKER_DATA_DIR=str(data_dir)) as (process, url):
+        await until_ready(url)
+        async with httpx.AsyncClient(base_url=url) as http:
+            await serve(http, 2)
+            await add_task(http)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 10) == 0
