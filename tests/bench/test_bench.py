@@ -16,11 +16,8 @@ from broker.bench.run import LONG, SCENARIOS
 from broker.bench.scenarios import Size
 from broker.cli import main
 from tests.client.test_foreign import a_proxy, text
-from tests.support.shared import THOROUGH
 
 RUN = ("submit", "drain", "bulk", "match")
-# `submit` takes as long as the others together: it starts three services.
-SHORT = RUN if THOROUGH else RUN[1:]
 
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -152,17 +149,17 @@ def test_a_service_that_is_not_there_is_told_in_a_sentence() -> None:
 def test_a_short_run_shows_a_table_and_writes_everything_down(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     options = ("--rounds", "1", "--seconds", "0.2", "--share", "0.02", "--json", str(file))
-    answer = bench(*SHORT, *options)
+    answer = bench(*RUN, *options)
     assert answer.returncode == 0, answer.stderr
 
     rows = [line.split("│")[1].strip() for line in answer.stdout.splitlines() if line.startswith("│")]
-    assert [name for name in rows if name] == list(SHORT)
+    assert [name for name in rows if name] == list(RUN)
     assert str(file) in answer.stdout.replace("\n", "")
 
     written = json.loads(file.read_text())
-    assert written["command"] == ["broker", "bench", *SHORT, *options]
+    assert written["command"] == ["broker", "bench", *RUN, *options]
     assert {"cores", "cpu", "memory", "python", "broker", "date"} <= written["machine"].keys()
-    assert [each["scenario"] for each in written["scenarios"]] == list(SHORT)
+    assert [each["scenario"] for each in written["scenarios"]] == list(RUN)
     for each in written["scenarios"]:
         [only] = each["rounds"]
         assert only
