@@ -29,6 +29,11 @@ class Proxy:
         url = self._behind.set(drivername="postgresql", host="127.0.0.1", port=self.port, query={})
         return url.render_as_string(hide_password=False)
 
+    @property
+    def is_met(self) -> bool:
+        """Whether somebody is connected."""
+        return bool(self._writers)
+
     def silence(self) -> None:
         """From now on nothing comes through, over old and new connections; none of them is closed."""
         self._open.clear()
