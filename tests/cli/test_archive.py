@@ -165,7 +165,7 @@ async def test_told_to_stop_it_leaves_nothing_behind(broker: Running, tmp_path: 
         url = f"http://127.0.0.1:{proxy.port}"
         async with running(url, "archive", "export", "-o", str(tmp_path / "archive.ndjson")) as process:
             async with asyncio.timeout(20):
-                # Sooner, it might not have a loop yet that could tell it of a signal.
+                # By then it handles the signal.
                 while not proxy.is_met:
                     await asyncio.sleep(0.01)
                 assert in_folder(tmp_path) != []

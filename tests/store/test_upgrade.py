@@ -60,7 +60,7 @@ def upgrade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     archive = git(after, "archive", commit, "src", "migrations")
     subprocess.run(("tar", "-x", "-C", str(before)), input=archive, check=True)
     if request.param == "to a made-up version":
-        # The same once more, with the times that the bytecode is for: to compile it takes a second.
+        # With their times and bytecode: to compile them takes a second.
         copy_sources(before, "src")
     return Upgrade(before, after)
 

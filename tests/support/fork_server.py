@@ -1,7 +1,8 @@
-"""A fork server: processes that begin with what they import, instead of importing it for half a second.
+"""A fork server: it has imported what commands need, and forks a process for each command.
 
-Each is a process of its own, with its own environment and streams, and runs a module as `python -m` does;
-only its first imports are shared. A server for each process that tests starts with the first of them.
+A command spends half a second of CPU on imports. A forked one is still a process of its own, with its own
+environment, streams, signals and exit status, and runs a module as `python -m` does. Each test process starts
+a server when it first needs one.
 """
 
 import atexit
@@ -26,12 +27,12 @@ from typing import Any, NamedTuple
 
 from tests import ROOT
 
-# What reads the environment when it is imported is not among them.
+# No module that reads the environment when it is imported.
 IMPORTED = (
     *(f"broker.cli.{name}" for name in ("archive", "assign", "backup", "cancel", "explain", "keys")),
     *(f"broker.cli.{name}" for name in ("migrate", "restore", "retry", "serve", "submit", "tool")),
     "broker.client",
-    # What others import only when they are used.
+    # Modules that others import late.
     "anyio._backends._asyncio",
     "encodings.idna",
     "litestar._kwargs.kwargs_model",
@@ -46,7 +47,7 @@ _NUMBER = struct.Struct("i")
 
 
 def lasting(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that may matter to an import: all but the broker's, and pytest's word on where it is."""
+    """Return the variables that may change what an import does: all but those of the broker and of pytest."""
     return {
         name: value
         for name, value in environment.items()
@@ -55,11 +56,11 @@ def lasting(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Server(NamedTuple):
-    """The server of this process.
+    """The server of this test process.
 
     Args:
-        channel: Where it takes requests. It ends when we do, as this is closed.
-        environment: What it found when it imported.
+        channel: Where it receives requests. When the test process ends, this closes, and the server ends.
+        environment: The variables that it had when it imported.
     """
 
     channel: socket.socket
@@ -88,17 +89,20 @@ def _end(channel: socket.socket, process: subprocess.Popen[bytes]) -> None:
 
 
 def serves(environment: Mapping[str, str]) -> bool:
-    """Whether imports would be the same in this environment."""
+    """Return whether imports would do the same with these variables."""
     return lasting(environment) == _server().environment
 
 
 class ForkedProcess(subprocess.Popen[bytes]):
-    """A module that runs as `python -m` would run it, forked by the server. It is no child of ours.
+    """A module that the server has forked. It is no child of the test process.
+
+    It replaces the methods by which `Popen` starts and awaits a child; their signatures are those of Python
+    3.11 to 3.14.
 
     Args:
         command: The module and its arguments.
-        environment: All its variables, as they are when it runs; imports have seen those of the server.
-        given: Its `stdin`, `stdout`, `stderr` and `cwd`, as a `Popen` takes them.
+        environment: All environment variables of the process.
+        given: `stdin`, `stdout`, `stderr` and `cwd`, as `Popen` takes them.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], **given: Any) -> None:
@@ -138,7 +142,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
         return self.returncode
 
     def _read_status(self) -> None:
-        """Unless another thread that waited, too, was faster."""
+        """Read the exit status, unless another thread has just done so."""
         with self._reading:
             if self.returncode is None:
                 [self.returncode] = _NUMBER.unpack(os.read(self._status, _NUMBER.size))
@@ -146,7 +150,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
 
 
 def _serve(channel: socket.socket) -> tuple[int, ...]:
-    """Fork for every request; return in the new process, with the descriptors of its request and streams."""
+    """Fork for each request; return in the new process, with the descriptors of its request and streams."""
     while True:
         _, descriptors, _, _ = socket.recv_fds(channel, 1, 5)
         if not descriptors:
@@ -159,13 +163,13 @@ def _serve(channel: socket.socket) -> tuple[int, ...]:
 
 
 def _watched(request: int, status: int, *streams: int) -> tuple[int, ...]:
-    """Fork once more, and tell of the process how it ends."""
+    """Fork once more, and report how that process ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         os.close(status)
         return (request, *streams)
-    # As part of its group: a signal to all of that is not for this one.
+    # It is in the same process group, and a signal to the group is not meant for it.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     for descriptor in (request, *streams):
@@ -177,12 +181,12 @@ def _watched(request: int, status: int, *streams: int) -> tuple[int, ...]:
 
 
 def _become(request: int, *streams: int) -> str:
-    """Have the environment and the streams of a request; return the module to run."""
+    """Take on the environment and the streams of a request; return the module to run."""
     with open(request, "rb") as file:
         [module, *arguments], environment, folder = json.load(file)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    # Not before: one that is inherited may be among those.
+    # Not in the loop above: an inherited descriptor may be one of them.
     for stream in streams:
         if stream > 2:
             os.close(stream)

@@ -26,7 +26,7 @@ def migrations_in(checkout: Path) -> list[Path]:
 def copy_sources(folder: Path, *names: str) -> None:
     """Copy these folders of the checkout, with their bytecode, to one that will look like a checkout."""
     for name in names:
-        # What other processes are about to write is gone again at once.
+        # Python writes bytecode to a temporary file first, which soon has another name.
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"), dirs_exist_ok=True
         )

@@ -1,6 +1,7 @@
-"""A `broker` that becomes a user whom no list has: `python -m tests.support.nobody_known serve`, as root.
+"""The `broker` command as a user whom /etc/passwd does not know.
 
-Only root may be able to read this Python: it imports first.
+`python -m tests.support.nobody_known serve`, as root, imports first, because nobody else may be able to read
+this Python, and then becomes that user.
 """
 
 import os

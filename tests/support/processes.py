@@ -35,14 +35,14 @@ def an_environment(**given: str) -> dict[str, str]:
 def start(module: str, *arguments: str, environment: dict[str, str], **given: Any) -> subprocess.Popen[bytes]:
     """Run a module in a process of its own, as `python -m` does.
 
-    It is forked by one that has imported it already, unless the environment says something to an import,
-    or it has processes of its own that serve: those tell their metrics otherwise, from the first import on.
+    The fork server forks it, unless one of its variables may change what an import does. A service with
+    workers is started anew: on import, the metrics library decides whether processes share their numbers.
 
     Args:
-        module: Its name.
-        arguments: What stands after it.
-        environment: All its variables.
-        given: What else `Popen` takes: the streams, the folder.
+        module: The name of the module.
+        arguments: The arguments of the command line.
+        environment: All environment variables of the process.
+        given: The streams and the folder, as `Popen` takes them.
     """
     command = [module, *arguments]
     if "--workers" not in arguments and fork_server.serves(environment):
