@@ -28,6 +28,16 @@ _PAUSE_SECONDS = 1.0
 # lock_not_available (the time is up) and deadlock_detected.
 _LOCK_ERRORS = {"55P03", "40P01"}
 
+# A dump has the numbers of transactions of the database that it is from. As soon as this one came to such a
+# number, the row would be new to assigners that have it.
+_RENUMBER = tuple(
+    text(
+        f"update {table} set changed = pg_current_xact_id()"
+        " where changed >= pg_snapshot_xmax(pg_current_snapshot())"
+    )
+    for table in ("tasks", "tools")
+)
+
 
 def config(connection: Connection | None = None) -> Config:
     """Return Alembic's configuration for the migrations."""
@@ -93,7 +103,7 @@ def _migrate(connection: Connection, revision: str) -> None:
 
 
 async def finish_restore(url: str) -> None:
-    """Migrate a database that was restored from a dump, and analyze its tables.
+    """Migrate a database that was restored from a dump, renumber its rows, and analyze its tables.
 
     A dump has no statistics. Without them, PostgreSQL plans as for empty tables until autovacuum analyzes.
     """
@@ -101,6 +111,8 @@ async def finish_restore(url: str) -> None:
     engine = create_engine(Address(url).connect)
     try:
         async with engine.begin() as connection:
+            for statement in _RENUMBER:
+                await connection.execute(statement)
             await connection.execute(text("analyze"))
     finally:
         await engine.dispose()
