@@ -16,7 +16,7 @@ from tests.support import markdown
 
 README = (ROOT / "README.md").read_text()
 GROWTH = (ROOT / "docs" / "growth.md").read_text()
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 @pytest.mark.parametrize("text", [page.read_text() for page in PAGES], ids=[page.stem for page in PAGES])

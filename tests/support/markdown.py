@@ -3,10 +3,10 @@
 What a block is for stands before it, where a browser does not show it:
 
     <!-- file: count.sh -->     it is saved under this name; one that begins with `#!` may be run
-    <!-- goes on -->            it runs until the page ends, beside the blocks that follow
-    <!-- goes on, 2 tools -->   the same, and they begin when there are so many tools
+    <!-- background -->            it runs until the page ends, beside the blocks that follow
+    <!-- background, 2 tools -->   the same, and they begin when there are so many tools
     <!-- fails -->              it ends with another status than 0
-    <!-- not here -->           it takes what a test has not, say a container engine; its syntax is seen
+    <!-- syntax only -->           it takes what a test has not, say a container engine; its syntax is seen
 
 `sh` and `python` are run; of `console` each command is run, and what it prints compared, where `…` stands for
 anything. Of `json` it is seen that it is JSON. A block of another kind needs to be a file.
@@ -73,7 +73,7 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
                 json.loads(block.code)
             if name != block.says:
                 _save(folder / name, block.code)
-            elif block.says == "not here":
+            elif block.says == "syntax only":
                 await _run(["bash", "-n", "-c", block.code], folder, environment)
             elif block.kind == "console":
                 for command, prints in _COMMAND.findall(block.code):
@@ -81,7 +81,7 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
                     assert re.fullmatch(_pattern(prints), printed.rstrip()), f"{command}\nprinted\n{printed}"
             elif block.kind in ("sh", "python"):
                 program = ["bash", "-euo", "pipefail", "-c"] if block.kind == "sh" else [sys.executable, "-c"]
-                if block.says.startswith("goes on"):
+                if block.says.startswith("background"):
                     await going_on.enter_async_context(_going_on([*program, block.code], folder, environment))
                     await _until_there_are(int("".join(re.findall(r"\d", block.says)) or 0), url)
                 else:
