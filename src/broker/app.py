@@ -96,8 +96,8 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
     )
     owners = Owners(store)
     ready_keys: dict[str, FindReadyKeys] = {
-        TASK: lambda ids: store.read(tasks.with_news, ids),
-        TOOL: lambda ids: store.read(work.tools_with_news, ids),
+        TASK: lambda ids: store.read(tasks.ready_tasks, ids),
+        TOOL: lambda ids: store.read(work.ready_tools, ids),
     }
     return Service(
         settings=settings,
@@ -139,7 +139,7 @@ def create_app(service: Service) -> Litestar:
         finally:
             # The server has waited for requests before this.
             for store in stores:
-                store.break_off()
+                store.abort_connections()
             for part in reversed(parts):
                 await part.stop()
             for store in stores:

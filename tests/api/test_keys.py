@@ -277,7 +277,7 @@ async def test_a_key_that_may_make_no_keys_is_refused_and_told_which_may(
         refused = await broker_keys(broker.url, *arguments, BROKER_KEY=key)
         assert (refused.status, refused.out) == (1, "")
         assert "BROKER_KEY to a key with the role admin" in refused.err
-    assert [key.name for key in await store.read(keys.all_of_them)] == ["lab"]
+    assert [key.name for key in await store.read(keys.read_all)] == ["lab"]
 
 
 @pytest.mark.parametrize("arguments", [("create", "--role", "tool"), ("list",), ("revoke", "me")], ids=str)

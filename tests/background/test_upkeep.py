@@ -470,10 +470,10 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
             await until(failed_again)
             await sql.execute("drop trigger stall on work_archive")
 
-            async def all_of_them() -> bool:
+            async def all_are_back() -> bool:
                 return len(await ended(sql, outcome)) == len(names)
 
-            await until(all_of_them)
+            await until(all_are_back)
         await upkeep.stop()
     left = [line for line in logs if line["event"] == "upkeep skipped a row"]
     assert len(left) == 1

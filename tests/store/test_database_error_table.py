@@ -19,7 +19,7 @@ def test_the_table_has_every_class_that_the_driver_knows() -> None:
     known = {state for each in errors if (state := getattr(each, "sqlstate", None))}
     assert {state[:2] for state in known} <= CLASSES.keys()
     assert {code[:2] for code in CODES} <= CLASSES.keys()
-    assert CODES.keys() >= database_errors.USELESS
+    assert CODES.keys() >= database_errors.UNUSABLE
 
 
 def test_every_trouble_has_words_for_the_log() -> None:

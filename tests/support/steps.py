@@ -22,7 +22,7 @@ from broker.schemas.work import NewReport, Report, Work
 from broker.store import Store, archive, assignment, completion, deletion, reports, tasks, tools, work
 from broker.store.address import libpq_url
 from broker.store.completion import Ending
-from broker.store.database_errors import BeginAgain
+from broker.store.database_errors import RetryTransaction
 from broker.store.sessions import Params, Query, Result
 from broker.store.steps import Item, Step, is_one_statement
 from broker.wake.listener import UPKEEP
@@ -196,7 +196,7 @@ async def many(store: Store, step: Step[Item, Result], items: Sequence[Item]) ->
     while True:
         try:
             return await sessions._run(step, items)
-        except BeginAgain as again:
+        except RetryTransaction as again:
             # Asked for by the step itself it is no error.
             if again.__cause__ is not None:
                 raise

@@ -205,7 +205,7 @@ async def test_without_a_database_it_says_so_and_the_rest(serve: Serve) -> None:
         raise OSError
 
     for store in (running.server.service.store, running.server.service.primary_reads.store):
-        store.break_off()
+        store.abort_connections()
         store._address.connect = refuse  # type: ignore[method-assign,assignment]
     found = await read(running.client)
     assert found["broker_database_up",] == 0

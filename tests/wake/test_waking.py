@@ -384,7 +384,7 @@ async def test_a_sweep_finds_the_tools_that_have_work_to_start_or_are_no_more(st
     started = await steps.some_work(store, "y", "running")
     await store.one(work.start, work.Start(started.id))
     ids = ["idle", "assigned", "running", "gone"]
-    assert set(await store.run(work.tools_with_news, ids)) == {"assigned", "gone"}
+    assert set(await store.run(work.ready_tools, ids)) == {"assigned", "gone"}
 
 
 async def test_a_sweep_finds_the_tasks_that_are_over(store: Store, sql: asyncpg.Connection) -> None:
@@ -393,7 +393,7 @@ async def test_a_sweep_finds_the_tasks_that_are_over(store: Store, sql: asyncpg.
     await steps.complete(store, (await steps.some_work(store, "ends", "other")).id)
     await sql.execute("update tasks set state = 'failed', ended_at = now() where id = 'held'")
     ids = ["waits", "runs", "ends", "held", "unknown"]
-    assert set(await store.run(tasks.with_news, ids)) == {"ends", "held", "unknown"}
+    assert set(await store.run(tasks.ready_tasks, ids)) == {"ends", "held", "unknown"}
 
 
 # The listener

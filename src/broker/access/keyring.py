@@ -172,7 +172,7 @@ class Keyring:
         # So that requests with invalid keys do not cause a query each.
         await asyncio.sleep(self._read_at + _PAUSE_SECONDS - asyncio.get_running_loop().time())
         began = asyncio.get_running_loop().time()
-        stored_keys = await self._store.read(keys.all_of_them)
+        stored_keys = await self._store.read(keys.read_all)
         self._keys = {
             key.hash: Caller(key=key.name, roles=frozenset(ROLES).intersection(key.roles))
             for key in stored_keys

@@ -35,7 +35,7 @@ from broker.trace_context import TraceContext
 from broker.wake.listener import TASK
 
 # A client may choose these ids for tasks, but POST has another meaning for these paths.
-_PATH_LIKE_IDS = ["/batch", "/remarks"]
+_RESERVED_IDS = ["/batch", "/remarks"]
 
 _MAY_READ = allow_task(submitter=OWN, assigner=ALL, operator=ALL)
 _MAY_CHANGE = allow_task(submitter=OWN, operator=ALL)
@@ -134,8 +134,8 @@ class TasksController(Controller):
         """Delete a task: 204, or 202 where its tool is asked to stop first."""
         return await _remove(task_id, service, force=force)
 
-    @get(_PATH_LIKE_IDS, include_in_schema=False, guards=[_MAY_READ])
-    async def read_by_odd_id(
+    @get(_RESERVED_IDS, include_in_schema=False, guards=[_MAY_READ])
+    async def read_by_reserved_id(
         self,
         request: Request[Any, Any, Any],
         service: NamedDependency[Service],
@@ -145,8 +145,8 @@ class TasksController(Controller):
         """Read a task that is called like one of our paths."""
         return await _read(request, last_segment(request.scope), service, access, wait)
 
-    @delete(_PATH_LIKE_IDS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False, guards=[_MAY_CHANGE])
-    async def remove_by_odd_id(
+    @delete(_RESERVED_IDS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False, guards=[_MAY_CHANGE])
+    async def remove_by_reserved_id(
         self,
         request: Request[Any, Any, Any],
         service: NamedDependency[Service],

@@ -9,7 +9,7 @@ from broker.wake.listener import EVERYONE, TASK, TOOL, WORK
 #: How many ids of each kind one round reports. If there are more, subscribers read everything of that kind.
 MOST_IDS = 500
 #: Why subscribers have to read everything again.
-MUCH = "Much has changed at once."
+TOO_MANY_CHANGES = "Much has changed at once."
 
 ChangeKind = Literal["task", "tool", "work"]
 _CHANNELS: dict[str, ChangeKind] = {TASK: "task", TOOL: "tool", WORK: "work"}
@@ -34,7 +34,7 @@ class PendingChanges:
     def __init__(self) -> None:
         self.ids: dict[ChangeKind, set[str]] = {"task": set(), "tool": set(), "work": set()}
         self.missed: set[EventKind] = set()
-        self.why = MUCH
+        self.why = TOO_MANY_CHANGES
 
     def add(self, source: str, ids: str) -> None:
         """Add what a notification names: ids with commas between them, or `EVERYONE`."""

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from broker.background.changes import KINDS, MUCH, PendingChanges
+from broker.background.changes import KINDS, TOO_MANY_CHANGES, PendingChanges
 from broker.schemas.overview import EVENT_KINDS, EventKind, Resync
 from broker.schemas.states import WorkState
 from broker.store import Store, events
@@ -43,7 +43,7 @@ _MOST_KNOWN = 20_000
 # When a browser reconnects; a range, so that not all do at the same moment.
 _RECONNECT_MILLISECONDS = (1_000, 3_000)
 
-_UNHEARD = "For a while nothing could be heard."
+_LISTENER_LOST = "For a while nothing could be heard."
 _NOT_KEPT = "What you have missed is not kept."
 _SLOW = "More has happened than you have taken."
 
@@ -151,7 +151,7 @@ class EventStream(BackgroundTask):
     def miss(self) -> None:
         """Handle that notifications may be lost."""
         if self._subscribers:
-            self._pending.miss(_UNHEARD)
+            self._pending.miss(_LISTENER_LOST)
             self._has_pending.set()
         else:
             self._skip()
@@ -225,7 +225,7 @@ class EventStream(BackgroundTask):
         self._number += 1
         round_ = _encode(round_events, self._position)
         if len(round_) > _MOST_BYTES:
-            round_ = self._resync(MUCH)
+            round_ = self._resync(TOO_MANY_CHANGES)
         else:
             self.sent += len(round_events)
             self.resyncs += round_events[0][0] == "resync"

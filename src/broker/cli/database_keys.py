@@ -36,14 +36,14 @@ class DatabaseKeys:
         """Make a key; return it, and whether it is the first. None: there is one of this name."""
         key = new_key()
         with self._database() as url:
-            is_first = not run_in_transaction(url, keys.all_of_them)
+            is_first = not run_in_transaction(url, keys.read_all)
             made = run_in_transaction(url, keys.create, name, roles, hashed(key), replace=replace)
         return None if made is None else (key, is_first)
 
     def rows(self) -> list[Row]:
         """Return the names of the columns, and a row for each key, the revoked ones too."""
         with self._database() as url:
-            all_keys = run_in_transaction(url, keys.all_of_them)
+            all_keys = run_in_transaction(url, keys.read_all)
         return [
             ("NAME", "ROLES", "CREATED", "LAST USED", "REVOKED"),
             *(

@@ -15,7 +15,7 @@ from broker.postgres.errors import EmbeddedError
 from broker.server.http_server import create_server, is_loopback, stopping_signals
 from broker.server.worker_processes import WorkerProcesses, WorkerProcessesError
 from broker.settings import Settings, SettingsError, describe, unknown_variables
-from broker.store.keys import all_of_them
+from broker.store.keys import read_all
 from broker.store.schema_version import SchemaError
 from broker.telemetry import logs
 from broker.telemetry.metrics import SHARED_FOLDER
@@ -95,7 +95,7 @@ def _check_metrics_folder_is_unset() -> None:
 
 
 def _has_keys(settings: Settings) -> bool:
-    return bool(run_in_transaction(str(settings.direct_url), all_of_them))
+    return bool(run_in_transaction(str(settings.direct_url), read_all))
 
 
 def _open_to_others(host: str, settings: Settings) -> click.ClickException:

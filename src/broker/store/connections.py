@@ -100,5 +100,5 @@ def _of_jsonb(value: bytes) -> Raw:
 
 def discard_unusable(context: ExceptionContext) -> None:
     """Have the pool discard a connection whose error says that it cannot be used any more."""
-    if getattr(context.original_exception, "sqlstate", None) in database_errors.USELESS:
+    if getattr(context.original_exception, "sqlstate", None) in database_errors.UNUSABLE:
         context.is_disconnect = True

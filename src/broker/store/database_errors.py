@@ -23,7 +23,7 @@ from broker.errors import (
 )
 
 
-class BeginAgain(Unavailable):
+class RetryTransaction(Unavailable):
     """PostgreSQL aborted this transaction because of another one; the broker can repeat it at once."""
 
 
@@ -127,7 +127,7 @@ CODES = {
 }
 
 # A connection with one of these errors is of no more use: its server stops, or is no longer the primary.
-USELESS = frozenset({"57P01", "57P02", "57P03", "25006"})
+UNUSABLE = frozenset({"57P01", "57P02", "57P03", "25006"})
 
 _REFUSED = "PostgreSQL cannot hold a value of this request."
 
@@ -175,7 +175,7 @@ def _of_code(state: str, error: Exception, *, timed_out: bool) -> Exception:
         case Meaning.VALUE:
             return BadRequest(_REFUSED)
         case Meaning.AGAIN:
-            return BeginAgain()
+            return RetryTransaction()
         case Meaning.LOST:
             return ConnectionLost()
         case Meaning.ROW:

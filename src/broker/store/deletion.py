@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from broker.store import cancellation, completion, ended_tasks, locks
 from broker.store.cancellation import Cancellation
 from broker.store.completion import Ending
-from broker.store.database_errors import BeginAgain
+from broker.store.database_errors import RetryTransaction
 
 WORK_OF = text("""
 select t.id, t.work_id, w.state
@@ -37,7 +37,7 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
         For each task `deleted` (also if it had ended), `asked` if its tool is asked to stop, or `unknown`.
 
     Raises:
-        BeginAgain: A task got work before it was locked, and work must be locked before tasks.
+        RetryTransaction: A task got work before it was locked, and work must be locked before tasks.
     """
     ids = list({deletion.id for deletion in deletions})
     forced = {deletion.id for deletion in deletions if deletion.force}
@@ -45,7 +45,7 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
     locks.lock(connection, list(locked), task_ids=ids)
     states = _work_of(connection, ids)
     if any(work_id and work_id not in locked for work_id, _ in states.values()):
-        raise BeginAgain
+        raise RetryTransaction
 
     stopped: dict[str, Ending] = {}
     asked: dict[str, UUID] = {}
@@ -64,7 +64,7 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
     deleted = ended_tasks.record_deleted(connection, idle) if idle else set()
     if len(deleted) < len(idle):
         # A task was submitted after the lock, and assigned before it was deleted.
-        raise BeginAgain
+        raise RetryTransaction
     unknown = [id_ for id_ in ids if id_ not in states]
     ended = ended_tasks.has_ended(connection, unknown) if unknown else set()
 

@@ -19,7 +19,7 @@ from broker.store.completion import Ending
 # send a heartbeat.
 _LATE_SECONDS = 3.0
 # The longest time for a tool to send a heartbeat after the service was away.
-_HEARING_SECONDS = 300.0
+_MOST_EXTENSION_SECONDS = 300.0
 # Longer than any lease.
 _LONG_SECONDS = 1e9
 
@@ -46,12 +46,12 @@ where state = 'scheduled' and id <> all(cast(:aside as text[]))
 
 # By the database's clock: the broker's own clock may jump, and its machine may sleep, so that it is late. It
 # is not late for a row that came due while it did the chore.
-_HEARD_UNTIL = """
+_EXTENDED_UNTIL = """
     now() - make_interval(secs => case when {due_at} < now() - make_interval(secs => :late_seconds)
                                             and {due_at} > coalesce(cast(:watched_until as timestamptz),
                                                                     '-infinity')
                                        then 0 else :here_seconds end)
-          + make_interval(secs => least(l.lease_seconds, :hearing_seconds))"""
+          + make_interval(secs => least(l.lease_seconds, :most_extension_seconds))"""
 
 # There is little work under way at any time. An index on the deadline would cost each start more than this
 # statement costs from time to time.
@@ -64,7 +64,7 @@ with due as materialized (
     for no key update skip locked
 ),
 heard as materialized (
-    select due.id, due.deadline_at, {_HEARD_UNTIL.format(due_at="due.deadline_at")} as until
+    select due.id, due.deadline_at, {_EXTENDED_UNTIL.format(due_at="due.deadline_at")} as until
     from due
     join tool_leases l on l.tool_id = due.tool_id and l.tool_id = any(array(select tool_id from due))
 )
@@ -110,7 +110,7 @@ where id <> all(cast(:aside as uuid[]))
 
 EXTEND_LEASES = text(f"""
 with heard as materialized (
-    select l.tool_id, l.expires_at, {_HEARD_UNTIL.format(due_at="l.expires_at")} as until
+    select l.tool_id, l.expires_at, {_EXTENDED_UNTIL.format(due_at="l.expires_at")} as until
     from tool_leases l
     join tools t on t.id = l.tool_id
     where l.expires_at <= now() and not t.offline
@@ -305,7 +305,7 @@ def _forgiving(here_seconds: float, watched_until: datetime | None = None) -> di
         "watched_until": watched_until,
         "late_seconds": _LATE_SECONDS,
         "here_seconds": min(here_seconds, _LONG_SECONDS),
-        "hearing_seconds": _HEARING_SECONDS,
+        "most_extension_seconds": _MOST_EXTENSION_SECONDS,
     }
 
 

@@ -73,14 +73,14 @@ class Store:
         )
         self._connections: WeakSet[asyncpg.Connection[Any]] = WeakSet()
         self.engine = connections.create_engine(
-            partial(self._connect, **pooler.OF_CONNECTION) if pooled else self._connect,
+            partial(self._connect, **pooler.CONNECTION_OPTIONS) if pooled else self._connect,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
             # JSON passes through as text.
             json_deserializer=Raw,
             server_settings=connections.NAME | ({} if pooled else connections.CONNECTION | settings),
-            **(pooler.OF_ENGINE if pooled else {}),
+            **(pooler.ENGINE_OPTIONS if pooled else {}),
         )
         in_transaction = self.engine.execution_options(isolation_level="READ COMMITTED")
         by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -233,14 +233,14 @@ class Store:
         """Return for each step how many items wait for their set."""
         return {name_of(step): len(group) for step, group in self._groups.items()}
 
-    def break_off(self) -> None:
+    def abort_connections(self) -> None:
         """End every connection at once: the database may not respond to a proper end."""
         for connection in list(self._connections):
             connection.terminate()
 
     async def close(self) -> None:
         """Abort the sets under way and close every connection."""
-        self.break_off()
+        self.abort_connections()
         for group in self._groups.values():
             await group.close()
         await self.engine.dispose()

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from broker.schemas import keys as schemas
 from broker.schemas.keys import KeyPage
 from broker.store import leases
-from broker.store.database_errors import BeginAgain
+from broker.store.database_errors import RetryTransaction
 from broker.store.pages import cut, unseal
 from broker.store.steps import one_statement
 
@@ -79,7 +79,7 @@ def create(
     With `replace`, the key that has the name is revoked; its tools keep working with the new key.
 
     Raises:
-        BeginAgain: Another process gave the name to a key meanwhile, which is to be replaced, too.
+        RetryTransaction: Another process gave the name to a key meanwhile, which is to be replaced, too.
     """
     if replace:
         connection.execute(LOCK_NAME, {"name": name})
@@ -87,11 +87,11 @@ def create(
     values = {"name": name, "roles": list(roles), "hash": hashed}
     created_at: datetime | None = connection.execute(CREATE, values).scalar_one_or_none()
     if replace and created_at is None:
-        raise BeginAgain
+        raise RetryTransaction
     return created_at
 
 
-def all_of_them(connection: Connection) -> list[StoredKey]:
+def read_all(connection: Connection) -> list[StoredKey]:
     """Return every key, also revoked ones, in the order in which they were created."""
     return [StoredKey(**row._asdict()) for row in connection.execute(LIST)]
 

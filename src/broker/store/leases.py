@@ -37,7 +37,7 @@ locked_leases as materialized (
     for no key update
 ),
 moment as materialized (
-    select clock_timestamp() as now from (select count(*) from locked_leases) all_of_them
+    select clock_timestamp() as now from (select count(*) from locked_leases) counted
 )"""
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, text
 
 from broker.store import completion, rows
 from broker.store.completion import Ending
-from broker.store.database_errors import BeginAgain
+from broker.store.database_errors import RetryTransaction
 from broker.store.locks import lock
 
 OF_TOOLS = text(f"""
@@ -23,7 +23,7 @@ order by f.id
 """)
 
 
-def lose(
+def end_as_lost(
     connection: Connection,
     tool_ids: Collection[str],
     why: str,
@@ -41,7 +41,7 @@ def lose(
         beside: Other tools to lock at the same time, because tools are locked in the order of their ids.
 
     Raises:
-        BeginAgain: A tool got work before it was locked, and work must be locked before tools.
+        RetryTransaction: A tool got work before it was locked, and work must be locked before tools.
     """
 
     def works_of_tools() -> Sequence[Row[Any]]:
@@ -52,6 +52,6 @@ def lose(
     lock(connection, before, tool_ids=[*tool_ids, *beside])
     works = works_of_tools()
     if not {row.id for row in works} <= set(before):
-        raise BeginAgain
+        raise RetryTransaction
     for part in completion.parts(works):
         completion.end(connection, [Ending(row.id, "lost", error=why) for row in part])

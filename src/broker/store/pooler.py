@@ -24,10 +24,10 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc] # it ships no 
 
 #: Options of asyncpg. It and SQLAlchemy both keep prepared statements; a later one replaces one without a
 #: name.
-OF_CONNECTION: dict[str, Any] = {"connection_class": PooledConnection, "statement_cache_size": 0}
+CONNECTION_OPTIONS: dict[str, Any] = {"connection_class": PooledConnection, "statement_cache_size": 0}
 
 #: Options of SQLAlchemy.
-OF_ENGINE: dict[str, Any] = {
+ENGINE_OPTIONS: dict[str, Any] = {
     "connect_args": {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 }
 

@@ -104,10 +104,10 @@ class ReplicaReads:
         """Return how many reads wait for a connection, to the primary or to the standby."""
         return self._primary.waiting + (self._replica.waiting if self._replica is not None else 0)
 
-    def break_off(self) -> None:
+    def abort_connections(self) -> None:
         """End every connection to the standby."""
         if self._replica is not None:
-            self._replica.store.break_off()
+            self._replica.store.abort_connections()
 
     async def close(self) -> None:
         """Close the connections to the standby."""

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from broker.errors import DatabaseTrouble
-from broker.store.database_errors import BeginAgain, translate
+from broker.store.database_errors import RetryTransaction, translate
 from broker.store.observer import Observer, pop_noted
 from broker.store.troubles import Troubles
 
@@ -70,7 +70,7 @@ class Sessions:
         for _ in range(_TRIES - 1):
             try:
                 return await self._run(query, *args, **kwargs)
-            except BeginAgain:
+            except RetryTransaction:
                 continue
         return await self._run(query, *args, **kwargs)
 

@@ -92,7 +92,7 @@ left join work w on w.id = t.work_id and w.id = any(array(select work_id from pa
 """)
 
 # A request that waits for a task waits for its end. A failed task has reached its end, too.
-WITH_NEWS = text("""
+READY = text("""
 select u.id
 from unnest(cast(:ids as text[])) as u (id)
 where u.id not in (select id from tasks where state <> 'failed' and id = any(cast(:ids as text[])))
@@ -298,9 +298,9 @@ def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
     return [by_id.get(id_, unknown) for id_ in ids]
 
 
-def with_news(connection: Connection, ids: Sequence[str]) -> list[str]:
+def ready_tasks(connection: Connection, ids: Sequence[str]) -> list[str]:
     """Return the tasks that have ended or failed, or are unknown."""
-    return list(connection.execute(WITH_NEWS, {"ids": ids}).scalars())
+    return list(connection.execute(READY, {"ids": ids}).scalars())
 
 
 def listing(which: TaskFilter) -> TextClause:

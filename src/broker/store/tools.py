@@ -11,7 +11,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.schemas.tools import NewTool, ToolChange, ToolPage, ToolStatus
 from broker.store import leases, lost_work, ownership, rows
-from broker.store.database_errors import BeginAgain
+from broker.store.database_errors import RetryTransaction
 from broker.store.ownership import VOID, Token, Void
 from broker.store.pages import bounded, kept, last_examined, read_listed, unseal
 
@@ -133,7 +133,8 @@ def register(connection: Connection, new: Sequence[Registration]) -> list[Regist
     first.
 
     Raises:
-        BeginAgain: Before the tool was locked, its earlier run started work, or another key registered it.
+        RetryTransaction: Before the tool was locked, its earlier run started work, or another key registered
+            the tool.
     """
     refused = _of_others(connection, new)
     ours = [each for place, each in enumerate(new) if place not in refused]
@@ -174,7 +175,7 @@ def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | by
     if given := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
         why = "The tool was started anew."
-        lost_work.lose(connection, restarted, why, running_only=True, beside=given - restarted)
+        lost_work.end_as_lost(connection, restarted, why, running_only=True, beside=given - restarted)
     last = {_key(each): each for each in new}
     first = {_key(each): each for each in reversed(new)}
     values = rows.columns((each.tool for each in last.values()), "id", "capacity")
@@ -184,7 +185,7 @@ def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | by
     written = {row.token_hash: row for row in connection.execute(REGISTER, values)}
     in_order = [(key, each, written[each.token_hash]) for key, each in last.items()]
     if any(not each.any_owner and row.registered_by != first[key].by for key, each, row in in_order):
-        raise BeginAgain
+        raise RetryTransaction
     ids = [row.id for _, _, row in in_order]
     leases.begin(connection, ids, [each.tool.lease_seconds for each in last.values()])
     if again := [row.id for _, _, row in in_order if not row.created]:
@@ -255,17 +256,16 @@ def delete(connection: Connection, deletions: Sequence[ToolDeletion]) -> list[To
     """Delete tools that have no work, and with `force` also those that have some.
 
     Raises:
-        BeginAgain: A tool got work or another token before it was locked, and work must be locked before
-        tools.
+        RetryTransaction: A tool got work or another token before it was locked. Work must be locked first.
     """
     void = ownership.void(connection, [deletion.token for deletion in deletions])
     good = [deletion for deletion in deletions if deletion.token not in void]
     if forced := sorted({deletion.id for deletion in good if deletion.force}):
-        lost_work.lose(connection, forced, "The tool was deleted.")
+        lost_work.end_as_lost(connection, forced, "The tool was deleted.")
     ids = list({deletion.id for deletion in good})
     known = {row.id: Token(row.id, row.token_hash) for row in connection.execute(LOCK, {"ids": ids})}
     if any(ownership.is_void(deletion.token, known.get(deletion.id)) for deletion in good):
-        raise BeginAgain
+        raise RetryTransaction
     deleted = set(connection.execute(DELETE, {"ids": list(known)}).scalars())
 
     def result(deletion: ToolDeletion) -> ToolDeleted:

@@ -54,7 +54,7 @@ where o.id = any(cast(:tool_ids as text[]))
 order by o.id, w.assigned_at, w.id
 """)
 
-TOOLS_WITH_NEWS = text("""
+TOOLS_READY = text("""
 select u.id
 from unnest(cast(:ids as text[])) as u (id)
 where u.id in (select tool_id from work where state = 'assigned' and tool_id = any(cast(:ids as text[])))
@@ -219,9 +219,9 @@ def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[Assigne
     return [LATER if tool_id in without_room else by_tool.get(tool_id) for tool_id in tool_ids]
 
 
-def tools_with_news(connection: Connection, tool_ids: Sequence[str]) -> list[str]:
+def ready_tools(connection: Connection, tool_ids: Sequence[str]) -> list[str]:
     """Return the tools that have work to start, or do not exist any more."""
-    return list(connection.execute(TOOLS_WITH_NEWS, {"ids": tool_ids}).scalars())
+    return list(connection.execute(TOOLS_READY, {"ids": tool_ids}).scalars())
 
 
 def listing(which: WorkFilter) -> TextClause:
