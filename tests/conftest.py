@@ -122,7 +122,7 @@ def postgres() -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         url = os.environ.get("BROKER_TEST_DATABASE_URL")
         if not url:
-            folder = stack.enter_context(a_folder())
+            folder = stack.enter_context(temporary_folder())
             url = stack.enter_context(EmbeddedPostgres(folder / "data", durable=False)).url()
         if os.environ.get("BROKER_TEST_POOLER"):
             _poolers.append(stack.enter_context(Pooler(url)))
@@ -133,7 +133,7 @@ def postgres() -> Iterator[str]:
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A folder for an embedded PostgreSQL of the test's own."""
-    with a_folder() as folder:
+    with temporary_folder() as folder:
         yield folder / "data"
 
 
@@ -149,14 +149,14 @@ def template(postgres: str) -> Iterator[str]:
 @pytest.fixture
 async def empty_database(postgres: str) -> AsyncIterator[str]:
     """The URL of a database with nothing in it."""
-    async with a_database(postgres) as url:
+    async with temporary_database(postgres) as url:
         yield url
 
 
 @pytest.fixture
 async def database(postgres: str, template: str) -> AsyncIterator[str]:
     """The URL of a database with the current schema and no rows."""
-    async with a_database(postgres, template) as url:
+    async with temporary_database(postgres, template) as url:
         yield url
 
 
@@ -200,7 +200,9 @@ async def serve(database: str) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as running:
 
         async def start(**settings: object) -> Running:
-            return await running.enter_async_context(a_broker(Settings(database_url=database, **settings)))
+            return await running.enter_async_context(
+                running_broker(Settings(database_url=database, **settings))
+            )
 
         yield start
 
@@ -233,7 +235,7 @@ def databases_folder() -> Path | None:
 
 
 @contextmanager
-def a_folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """Not pytest's: as root that is closed to the account that Postgres runs under."""
     folder = Path(tempfile.mkdtemp(prefix="broker-tests-", dir=databases_folder()))
     folder.chmod(0o755)
@@ -244,19 +246,21 @@ def a_folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def a_broker(settings: Settings, port: int = 0, *, always_there: bool = True) -> AsyncIterator[Running]:
+async def running_broker(
+    settings: Settings, port: int = 0, *, without_grace: bool = True
+) -> AsyncIterator[Running]:
     """A broker.
 
     Args:
         settings: Its settings.
         port: 0: a free one.
-        always_there: Whether it forgives no tool's silence, though it begins only now: time can be moved.
+        without_grace: Expire the leases of silent tools at once, although the broker has just started.
     """
     for pooler in _poolers:
         if settings.database_url and settings.listen_url is None:
             settings = msgspec.structs.replace(
                 settings,
-                database_url=pooler.through(settings.database_url),
+                database_url=pooler.pooled_url(settings.database_url),
                 listen_url=settings.database_url,
             )
     server = create_server(settings, port=port)
@@ -273,7 +277,7 @@ async def a_broker(settings: Settings, port: int = 0, *, always_there: bool = Tr
             async with asyncio.timeout(30):
                 while (await client.get("/health/ready")).status_code != 200:
                     await asyncio.sleep(0.005)
-            if always_there:
+            if without_grace:
                 server.service.upkeep.away_at = server.service.listener.reachability_changed_at = -math.inf
             yield Running(server, task, client)
     finally:
@@ -282,7 +286,7 @@ async def a_broker(settings: Settings, port: int = 0, *, always_there: bool = Tr
 
 
 @asynccontextmanager
-async def a_database(postgres: str, template: str = "template1") -> AsyncIterator[str]:
+async def temporary_database(postgres: str, template: str = "template1") -> AsyncIterator[str]:
     name = f"broker_test_{os.getpid()}_{next(_numbers)}"
     # A copy of the files takes half the time of one through the log, as nothing waits for the disk here.
     await run_sql(postgres, f"create database {name} template {template} strategy file_copy")

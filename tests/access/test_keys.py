@@ -17,9 +17,9 @@ from broker.settings import Settings, SettingsError
 from broker.store import Store, keys
 from tests.access.test_without_keys import HOSTILE
 from tests.conftest import Serve
-from tests.support.api import add_tool, bearer, is_problem, make_key, park, statements
-from tests.support.cli import Ended, run
-from tests.support.processes import ended, serving, until_ready
+from tests.support.api import add_tool, assert_problem, bearer, make_key, recorded_statements, start_long_poll
+from tests.support.cli import CommandResult, run
+from tests.support.processes import serving, wait_for_exit, wait_until_ready
 
 
 async def until_answered(
@@ -49,7 +49,7 @@ async def test_a_revoked_key_is_good_for_nothing_within_seconds_in_every_process
     for broker in (first, second):
         await until_answered(broker.client, 401, key)
     # That there was one keeps everybody out who has none.
-    is_problem(await first.client.get("/v1/tools"), 401, "unauthenticated")
+    assert_problem(await first.client.get("/v1/tools"), 401, "unauthenticated")
 
 
 async def test_a_key_that_was_made_just_now_is_good_at_once(serve: Serve, store: Store) -> None:
@@ -76,7 +76,7 @@ async def test_a_request_costs_no_look_at_the_keys_of_its_own(serve: Serve, stor
     token = (
         await broker.client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(key))
     ).json()["token"]
-    with statements(broker) as seen:
+    with recorded_statements(broker) as seen:
         for each in (key, token):
             for _ in range(50):
                 answer = await broker.client.post("/v1/tools/t/heartbeat", headers=bearer(each))
@@ -93,12 +93,12 @@ async def test_who_waits_with_a_key_that_is_revoked_is_told_nothing(
     broker = await serve()
     client = broker.client
     await client.post("/v1/tasks", json={"id": "a", "needs": 1}, headers=bearer(key))
-    parked = await park(broker, "GET", "/v1/tasks/a?wait=60", headers=bearer(key))
+    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60", headers=bearer(key))
     assert await store.run(keys.revoke, "mine")
     await until_answered(client, 401, key, "/v1/tasks/a")
     assert not parked.done()
     assert (await client.delete("/v1/tasks/a", headers=bearer(admin))).status_code == 204
-    is_problem(await parked, 401, "unauthenticated")
+    assert_problem(await parked, 401, "unauthenticated")
 
 
 async def test_registering_anew_voids_the_token_at_once_and_soon_in_other_processes(
@@ -110,15 +110,15 @@ async def test_registering_anew_voids_the_token_at_once_and_soon_in_other_proces
     old = await registered(first.client, key)
     for broker in (first, second):
         assert (await broker.client.get("/v1/tools/t", headers=bearer(old))).status_code == 200
-    parked = await park(first, "GET", "/v1/tools/t/work?wait=60", headers=bearer(old))
+    parked = await start_long_poll(first, "GET", "/v1/tools/t/work?wait=60", headers=bearer(old))
     new = await registered(first.client, key)
-    is_problem(await first.client.get("/v1/tools/t", headers=bearer(old)), 401, "unauthenticated")
+    assert_problem(await first.client.get("/v1/tools/t", headers=bearer(old)), 401, "unauthenticated")
     for broker in (first, second):
         assert (await broker.client.get("/v1/tools/t", headers=bearer(new))).status_code == 200
     await until_answered(second.client, 401, old, "/v1/tools/t")
     assert (await first.client.delete("/v1/tools/t", headers=bearer(key))).status_code == 204
-    is_problem(await parked, 401, "unauthenticated")
-    is_problem(await first.client.get("/v1/tools/t", headers=bearer(new)), 401, "unauthenticated")
+    assert_problem(await parked, 401, "unauthenticated")
+    assert_problem(await first.client.get("/v1/tools/t", headers=bearer(new)), 401, "unauthenticated")
 
 
 async def test_a_token_is_good_while_the_key_that_registered_its_tool_is(serve: Serve, store: Store) -> None:
@@ -132,7 +132,7 @@ async def test_a_token_is_good_while_the_key_that_registered_its_tool_is(serve: 
         assert (await client.get("/v1/tools/t", headers=bearer(each))).status_code == 200
     assert await store.run(keys.revoke, "tools")
     await until_answered(client, 401, new)
-    is_problem(await client.get("/v1/tools/t", headers=bearer(token)), 401, "unauthenticated")
+    assert_problem(await client.get("/v1/tools/t", headers=bearer(token)), 401, "unauthenticated")
 
 
 async def test_what_was_registered_while_there_were_no_keys_is_taken_over(serve: Serve, store: Store) -> None:
@@ -144,15 +144,15 @@ async def test_what_was_registered_while_there_were_no_keys_is_taken_over(serve:
     await until_answered(client, 401)
     # It goes on with its token, and its next program with a key; another key's it is not any more then.
     assert (await client.get("/v1/tools/t", headers=bearer(token))).status_code == 200
-    is_problem(await client.get("/v1/tools/t", headers=bearer(tool)), 403, "forbidden")
+    assert_problem(await client.get("/v1/tools/t", headers=bearer(tool)), 403, "forbidden")
     again = await client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(tool))
     assert again.status_code == 200
     assert (await client.get("/v1/tools/t", headers=bearer(tool))).status_code == 200
     other = await make_key(store, "others", "tool")
     taken = await client.post("/v1/tools", json={"id": "t", "skills": 1}, headers=bearer(other))
-    is_problem(taken, 403, "forbidden")
+    assert_problem(taken, 403, "forbidden")
     # Nobody's task is not somebody's.
-    is_problem(await client.get("/v1/tasks/a", headers=bearer(submitter)), 403, "forbidden")
+    assert_problem(await client.get("/v1/tasks/a", headers=bearer(submitter)), 403, "forbidden")
 
 
 async def test_of_many_keys_that_register_one_tool_at_once_one_has_it(serve: Serve, store: Store) -> None:
@@ -182,8 +182,8 @@ async def test_the_admin_key_of_the_settings_may_do_everything_from_the_start(
         ({"admin_key_file": file}, "the-key-of-the-file-with-the-key"),
     ):
         client = (await serve(**settings)).client
-        is_problem(await client.get("/v1/tools"), 401, "unauthenticated")
-        is_problem(await client.get("/v1/tools", headers=bearer(key[:-1])), 401, "unauthenticated")
+        assert_problem(await client.get("/v1/tools"), 401, "unauthenticated")
+        assert_problem(await client.get("/v1/tools", headers=bearer(key[:-1])), 401, "unauthenticated")
         assert (await client.get("/metrics", headers=bearer(key))).status_code == 200
         token = (await client.post("/v1/tools", json={"skills": 1}, headers=bearer(key))).json()["token"]
         assert token.startswith("bt_")
@@ -235,9 +235,9 @@ async def test_while_the_database_is_away_the_keys_stay_known_for_half_a_minute(
     keyring._read_at -= 10
     assert (await client.get("/metrics", headers=bearer(key))).status_code == 200
     # One that may be new is not told that it is wrong.
-    is_problem(await client.get("/metrics", headers=bearer(new_key())), 503, "unavailable")
+    assert_problem(await client.get("/metrics", headers=bearer(new_key())), 503, "unavailable")
     keyring._read_at -= 30
-    is_problem(await client.get("/metrics", headers=bearer(key)), 503, "unavailable")
+    assert_problem(await client.get("/metrics", headers=bearer(key)), 503, "unavailable")
 
 
 async def test_a_key_is_nowhere_but_with_who_has_it(
@@ -258,7 +258,7 @@ async def test_a_key_is_nowhere_but_with_who_has_it(
 # The command line
 
 
-async def broker_keys(*arguments: str, **environment: str) -> Ended:
+async def broker_keys(*arguments: str, **environment: str) -> CommandResult:
     return await run("", "keys", *arguments, **environment)
 
 
@@ -279,7 +279,7 @@ async def test_keys_are_made_listed_and_revoked_while_a_service_runs_on_the_embe
     # Nor was one made: then it would be there for the second time.
     assert (await broker_keys("list", **here)).status == 1
     with serving(**here) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             assert (await client.get("/v1/tools")).status_code == 200
             both = ("--role", "submitter", "--role", "tool", "--role", "tool", "--name", "both")
@@ -300,7 +300,7 @@ async def test_keys_are_made_listed_and_revoked_while_a_service_runs_on_the_embe
             assert twice.status == 1
             assert "broker keys list" in twice.err
         process.terminate()
-        assert await ended(process, within=20) == 0
+        assert await wait_for_exit(process, within=20) == 0
         said = process.stderr.read().decode() if process.stderr else ""
         assert "there are no keys" in said
         assert key not in said
@@ -340,7 +340,7 @@ async def test_a_first_key_that_can_make_no_other_is_warned_of(database: str) ->
 
 async def test_a_service_for_others_needs_a_key_and_says_how_to_make_one(database: str) -> None:
     with serving("--host", "0.0.0.0", BROKER_DATABASE_URL=database) as (process, _):
-        assert await ended(process, within=20) == 1
+        assert await wait_for_exit(process, within=20) == 1
         said = process.stderr.read().decode() if process.stderr else ""
     assert "keys create --role admin --name me" in said
     assert "BROKER_DATABASE_URL" in said
@@ -352,9 +352,9 @@ async def test_a_short_admin_key_is_warned_of(database: str) -> None:
     said: dict[str, str] = {}
     for key in ("short", "x" * SHORTEST_ADMIN_KEY):
         with serving(BROKER_DATABASE_URL=database, BROKER_ADMIN_KEY=key) as (process, url):
-            await until_ready(url)
+            await wait_until_ready(url)
             process.terminate()
-            assert await ended(process, within=20) == 0
+            assert await wait_for_exit(process, within=20) == 0
             said[key] = process.stderr.read().decode() if process.stderr else ""
     assert "the admin key is short" in said["short"]
     assert "the admin key is short" not in said["x" * SHORTEST_ADMIN_KEY]

@@ -13,19 +13,19 @@ from broker.store.leases import Beat
 from tests.conftest import Running
 from tests.support import api
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_tool,
-    assigned,
+    assert_problem,
     bearer,
+    finish_long_poll,
     get,
-    is_problem,
-    park,
-    started,
-    statements,
-    woken,
+    recorded_statements,
+    start_long_poll,
 )
-from tests.support.processes import serving, until_ready
+from tests.support.processes import serving, wait_until_ready
 from tests.support.shared import SHARED_BROKER
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 # How the statements begin that look up who may act.
 LOOK_UPS = tuple(
@@ -73,11 +73,11 @@ async def registered_twice(http: httpx.AsyncClient, work: str) -> tuple[str, str
 async def test_without_keys_a_void_token_is_refused_and_changes_nothing(
     http: httpx.AsyncClient, request_: str
 ) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     void, current = await registered_twice(http, pair.work)
     before = await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]
     refused = await call(http, request_, pair.work, void)
-    assert "void" in is_problem(refused, 401, "unauthenticated")["detail"]
+    assert "void" in assert_problem(refused, 401, "unauthenticated")["detail"]
     assert refused.headers["www-authenticate"].startswith("Bearer")
     assert (await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]) == before
     answer = await call(http, request_, pair.work, current)
@@ -88,12 +88,12 @@ async def test_without_keys_a_void_token_is_refused_and_changes_nothing(
 async def test_a_void_token_is_refused_before_anybody_looks_how_the_work_ended(
     http: httpx.AsyncClient, request_: str
 ) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     void = (await add_tool(http, resume=True))["token"]
     await add_tool(http)
     body = {"outcome": "succeeded"} if request_ == "complete" else {}
     refused = await http.post(f"/v1/work/{pair.work}/{request_}", json=body, headers=bearer(void))
-    is_problem(refused, 401, "unauthenticated")
+    assert_problem(refused, 401, "unauthenticated")
     assert (await get(http, f"/v1/archive/{pair.work}"))["late"] is None
 
 
@@ -101,20 +101,20 @@ async def test_a_void_token_is_refused_before_anybody_looks_how_the_work_ended(
 async def test_without_keys_whatever_a_tool_asks_about_itself_with_its_token_renews_its_lease(
     http: httpx.AsyncClient, sql: asyncpg.Connection, request_: str
 ) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     token = (await add_tool(http, capacity=100, resume=True))["token"]
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
     assert (await call(http, request_.partition("?")[0], pair.work, token)).status_code == 200
-    await api.until_it_is(http, "/v1/tools/t", "idle")
+    await api.wait_for_state(http, "/v1/tools/t", "idle")
 
 
 async def test_without_keys_a_tool_that_waits_for_a_change_of_its_work_keeps_its_lease(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     token = (await add_tool(http, capacity=100, resume=True, lease_seconds=5))["token"]
     before = (await get(http, "/v1/tools/t"))["lease_expires_at"]
-    parked = await park(broker, "GET", f"/v1/work/{pair.work}?wait=60", headers=bearer(token))
+    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60", headers=bearer(token))
 
     async def renewed_twice() -> bool:
         presence = broker.server.service.presence
@@ -123,20 +123,20 @@ async def test_without_keys_a_tool_that_waits_for_a_change_of_its_work_keeps_its
         return bool((await get(http, "/v1/tools/t"))["lease_expires_at"] > before)
 
     for _ in range(2):
-        await until(renewed_twice)
+        await wait_until(renewed_twice)
         before = (await get(http, "/v1/tools/t"))["lease_expires_at"]
     await http.post(f"/v1/work/{pair.work}/cancel")
-    assert (await woken(parked))["cancel_requested"] is True
+    assert (await finish_long_poll(parked))["cancel_requested"] is True
 
 
 async def test_without_keys_who_waits_for_work_is_refused_once_another_program_registers(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     token = (await add_tool(http))["token"]
-    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60", headers=bearer(token))
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60", headers=bearer(token))
     await add_tool(http)
     async with asyncio.timeout(5):
-        is_problem(await parked, 401, "unauthenticated")
+        assert_problem(await parked, 401, "unauthenticated")
     assert Beat("t") not in broker.server.service.presence._waiting
 
 
@@ -144,14 +144,14 @@ async def test_without_keys_who_waits_for_work_is_refused_once_another_program_r
 async def test_without_keys_what_begins_like_a_token_and_is_none_is_refused(
     http: httpx.AsyncClient, token: str
 ) -> None:
-    is_problem(await http.get("/v1/tools", headers=bearer(token)), 401, "unauthenticated")
+    assert_problem(await http.get("/v1/tools", headers=bearer(token)), 401, "unauthenticated")
 
 
 async def test_without_keys_neither_a_key_nor_a_current_token_closes_anything(
     http: httpx.AsyncClient,
 ) -> None:
     token = (await add_tool(http))["token"]
-    pair = await assigned(http, "a", "other")
+    pair = await add_assigned_work(http, "a", "other")
     for headers in (bearer("bk_whatever"), bearer("anything"), bearer(token)):
         assert (await http.get("/v1/tools", headers=headers)).status_code == 200
         assert (await http.get("/v1/tools/other/work", headers=headers)).status_code == 200
@@ -162,13 +162,13 @@ async def test_a_token_of_a_deleted_tool_is_void(http: httpx.AsyncClient) -> Non
     token = (await add_tool(http))["token"]
     assert (await http.delete("/v1/tools/t")).status_code == 204
     for method, path in (("POST", "/v1/tools/t/heartbeat"), ("GET", "/v1/tools/t/work")):
-        is_problem(await http.request(method, path, headers=bearer(token)), 401, "unauthenticated")
+        assert_problem(await http.request(method, path, headers=bearer(token)), 401, "unauthenticated")
 
 
 async def test_without_keys_a_token_costs_the_life_cycle_no_statement(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     token = (await add_tool(http, capacity=100, resume=True))["token"]
     for request_ in (
         "GET /v1/tools/t/work",
@@ -178,7 +178,7 @@ async def test_without_keys_a_token_costs_the_life_cycle_no_statement(
         "POST /v1/work/WORK/complete",
     ):
         await broker.server.service.keyring.know(asyncio.get_running_loop().time())
-        with statements(broker) as seen:
+        with recorded_statements(broker) as seen:
             assert (await call(http, request_, pair.work, token)).status_code < 300
         assert not [each for each in seen if each.startswith(LOOK_UPS)], request_
 
@@ -187,20 +187,20 @@ async def test_a_start_that_another_process_lets_in_with_a_void_token_is_refused
     """Each process remembers for two seconds that a token was good; the statement does not."""
     here = {"BROKER_DATABASE_URL": database}
     with serving(**here) as (_, first), serving(**here) as (_, second):
-        await until_ready(first)
-        await until_ready(second)
+        await wait_until_ready(first)
+        await wait_until_ready(second)
         async with (
             httpx.AsyncClient(base_url=first, timeout=30) as one,
             httpx.AsyncClient(base_url=second, timeout=30) as two,
         ):
-            pair = await assigned(one, "shared", "twice")
+            pair = await add_assigned_work(one, "shared", "twice")
             old = (await add_tool(one, "twice", resume=True))["token"]
             assert (await two.get("/v1/tools/twice", headers=bearer(old))).status_code == 200
             new = (await add_tool(one, "twice"))["token"]
             for path in (f"/v1/work/{pair.work}/start", "/v1/tools/twice/heartbeat"):
-                is_problem(await two.post(path, headers=bearer(old)), 401, "unauthenticated")
+                assert_problem(await two.post(path, headers=bearer(old)), 401, "unauthenticated")
             drained = await two.patch("/v1/tools/twice", json={"draining": True}, headers=bearer(old))
-            is_problem(drained, 401, "unauthenticated")
+            assert_problem(drained, 401, "unauthenticated")
             found = await two.get("/v1/tools/twice/work", headers=bearer(new))
             assert [item["state"] for item in found.json()["items"]] == ["assigned"]
             assert (await two.post(f"/v1/work/{pair.work}/start", headers=bearer(new))).status_code == 200

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from tests.conftest import Running
-from tests.support.api import get, is_problem
+from tests.support.api import assert_problem, get
 from tests.support.shared import SHARED_BROKER
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
@@ -24,7 +24,7 @@ async def is_kept_out(broker: Running, headers: dict[str, str], call: str) -> No
     method, path = call.split()
     body = {"needs": 1} if method == "POST" else None
     refused = await broker.client.request(method, path, json=body, headers=headers)
-    assert "broker keys create" in is_problem(refused, 403, "forbidden")["detail"]
+    assert "broker keys create" in assert_problem(refused, 403, "forbidden")["detail"]
 
 
 @pytest.mark.parametrize("headers", HOSTILE, ids=str)
@@ -74,5 +74,5 @@ async def test_the_first_key_is_made_by_nobody_from_elsewhere(
     http: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
     body = {"name": "me", "roles": ["admin"]}
-    is_problem(await http.post("/v1/keys", json=body, headers=headers), 403, "forbidden")
+    assert_problem(await http.post("/v1/keys", json=body, headers=headers), 403, "forbidden")
     assert (await get(http, "/v1/keys"))["items"] == []

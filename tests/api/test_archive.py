@@ -6,17 +6,17 @@ from urllib.parse import quote
 import httpx
 
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
-    completed,
+    complete_work,
+    flatten,
     get,
+    get_pages,
     ids,
-    is_problem,
-    joined,
-    pages,
-    started,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -27,8 +27,8 @@ UNKNOWN = "01920000-0000-7000-8000-000000000000"
 
 async def ended(http: httpx.AsyncClient, task: str, tool: str = "t", outcome: str = "succeeded") -> str:
     """The id of work that has ended."""
-    pair = await assigned(http, task, tool)
-    await completed(http, pair.work, outcome)
+    pair = await add_assigned_work(http, task, tool)
+    await complete_work(http, pair.work, outcome)
     return pair.work
 
 
@@ -39,7 +39,7 @@ async def test_a_record_tells_all_about_task_tool_and_work(http: httpx.AsyncClie
     await http.post(f"/v1/work/{work['id']}/start")
     await http.post(f"/v1/work/{work['id']}/reports", json={"progress": 0.5, "message": "m", "data": [1]})
     live = await get(http, f"/v1/work/{work['id']}")
-    archived = await completed(http, work["id"], result={"r": 1}, error="a warning")
+    archived = await complete_work(http, work["id"], result={"r": 1}, error="a warning")
     record = await get(http, f"/v1/archive/{work['id']}")
     assert record == archived
     assert (record["task"]["id"], record["task"]["needs"], record["task"]["payload"]) == ("a", {"n": 1}, "p")
@@ -77,16 +77,16 @@ async def test_records_are_listed_newest_first(http: httpx.AsyncClient) -> None:
 
 async def test_records_are_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
     works = [await ended(http, f"x{n}") for n in range(7)]
-    found = await pages(http, "/v1/archive", limit=3)
+    found = await get_pages(http, "/v1/archive", limit=3)
     assert [len(page) for page in found if page] == [3, 3, 1]
-    assert ids(joined(found), "work_id") == works[::-1]
+    assert ids(flatten(found), "work_id") == works[::-1]
 
 
 async def test_records_that_ended_in_one_moment_are_paged_each_once(http: httpx.AsyncClient) -> None:
-    works = [(await assigned(http, f"x{n}")).work for n in range(9)]
+    works = [(await add_assigned_work(http, f"x{n}")).work for n in range(9)]
     items = [{"work_id": work, "outcome": "succeeded"} for work in works]
     await http.post("/v1/work/complete", json={"items": items})
-    found = joined(await pages(http, "/v1/archive", limit=2))
+    found = flatten(await get_pages(http, "/v1/archive", limit=2))
     assert sorted(ids(found, "work_id")) == sorted(works)
 
 
@@ -94,7 +94,7 @@ async def test_records_that_come_while_paging_do_not_disturb(http: httpx.AsyncCl
     works = [await ended(http, f"x{n}") for n in range(6)]
     first = await get(http, "/v1/archive", limit=2)
     await ended(http, "new")
-    rest = joined(await pages(http, "/v1/archive", limit=2, after=first["next"]))
+    rest = flatten(await get_pages(http, "/v1/archive", limit=2, after=first["next"]))
     assert ids(first["items"] + rest, "work_id") == works[::-1]
 
 
@@ -116,10 +116,10 @@ async def test_records_are_found_by_task_tool_and_outcome(http: httpx.AsyncClien
 
 
 async def test_every_attempt_of_a_task_has_its_record(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    await completed(http, pair.work, "released")
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work, "released")
     again = (await assign(http))["id"]
-    await completed(http, again)
+    await complete_work(http, again)
     records = (await get(http, "/v1/archive", task_id="a"))["items"]
     assert [(r["work_id"], r["outcome"]) for r in records] == [(again, "succeeded"), (pair.work, "released")]
 
@@ -145,15 +145,15 @@ async def test_since_and_until_take_any_offset(http: httpx.AsyncClient) -> None:
 
 async def test_filters_hold_across_pages(http: httpx.AsyncClient) -> None:
     works = [await ended(http, f"x{n}", f"t{n % 2}") for n in range(8)]
-    found = joined(await pages(http, "/v1/archive", tool_id="t1", outcome="succeeded", limit=3))
+    found = flatten(await get_pages(http, "/v1/archive", tool_id="t1", outcome="succeeded", limit=3))
     assert ids(found, "work_id") == works[::-1][::2]
 
 
 async def test_an_unknown_record_is_not_found(http: httpx.AsyncClient) -> None:
-    is_problem(await http.get(f"/v1/archive/{UNKNOWN}"), 404, "work_not_found")
+    assert_problem(await http.get(f"/v1/archive/{UNKNOWN}"), 404, "work_not_found")
 
 
 async def test_work_under_way_is_not_in_the_archive(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    is_problem(await http.get(f"/v1/archive/{pair.work}"), 404, "work_not_found")
+    pair = await add_running_work(http)
+    assert_problem(await http.get(f"/v1/archive/{pair.work}"), 404, "work_not_found")
     assert (await get(http, "/v1/archive"))["items"] == []

@@ -28,13 +28,13 @@ from tests.support import steps
 from tests.support.api import (
     add_task,
     add_tool,
+    assert_problem,
     assign,
     bearer,
-    completed,
-    is_problem,
+    complete_work,
     make_key,
 )
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 
 class HeldBody:
@@ -113,19 +113,19 @@ async def test_who_had_a_tool_of_that_id_once_gets_nothing_of_the_one_that_has_i
     assert (await client.delete("/v1/tools/t", headers=bearer(theirs))).status_code == 204
     new_token = await registered(client, ours)
     await assigned("new")
-    await until(all_are_heard)
+    await wait_until(all_are_heard)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
 
     again = await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(theirs))
     assert (again.status_code, again.json()["next"]) == (200, [])
-    is_problem(await client.post(f"/v1/work/{old}/start", headers=bearer(theirs)), 409, "work_ended")
+    assert_problem(await client.post(f"/v1/work/{old}/start", headers=bearer(theirs)), 409, "work_ended")
     items = {"items": [{"work_id": old, "outcome": "succeeded"}]}
     await client.post("/v1/work/complete", json=items, headers=bearer(theirs))
-    await until(all_are_heard)
+    await wait_until(all_are_heard)
     assert await sql.fetchval("select offline from tools") is True
     # Nor has the new one, by its token, a say in what was the old one's.
-    is_problem(await client.get(f"/v1/work/{old}", headers=bearer(new_token)), 403, "forbidden")
-    is_problem(await client.get("/v1/tools/t", headers=bearer(old_token)), 401, "unauthenticated")
+    assert_problem(await client.get(f"/v1/work/{old}", headers=bearer(new_token)), 403, "forbidden")
+    assert_problem(await client.get("/v1/tools/t", headers=bearer(old_token)), 401, "unauthenticated")
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tools"])
@@ -152,7 +152,7 @@ async def test_an_export_does_not_outlive_its_key(
         await add_tool(client, capacity=10)
         for number in range(3):
             await add_task(client, f"{number}")
-            await completed(client, (await assign(client, f"{number}"))["id"])
+            await complete_work(client, (await assign(client, f"{number}"))["id"])
         original = archive_api.archive.page
 
         def revoke_first(*args: object, **kwargs: object) -> object:
@@ -175,19 +175,19 @@ async def test_a_token_of_a_revoked_key_is_void_whoever_has_the_name_then(
     broker = await serve()
     token = await registered(broker.client, key)
     waiting = asyncio.create_task(broker.client.get("/v1/tools/t/work?wait=60", headers=bearer(token)))
-    await steps.parked(broker, 1)
+    await steps.wait_for_long_polls(broker, 1)
     assert await store.run(keys.revoke, "tools")
     # It is told at once, and not only when it has waited.
     async with asyncio.timeout(5):
-        is_problem(await waiting, 401, "unauthenticated")
+        assert_problem(await waiting, 401, "unauthenticated")
     for role in ("submitter", "tool"):
         await make_key(store, "tools", role, replace=True)
-        is_problem(await broker.client.get("/v1/tools/t", headers=bearer(token)), 401, "unauthenticated")
+        assert_problem(await broker.client.get("/v1/tools/t", headers=bearer(token)), 401, "unauthenticated")
 
     async def is_offline() -> bool:
         return bool(await sql.fetchval("select offline from tools"))
 
-    await until(is_offline)
+    await wait_until(is_offline)
 
 
 async def test_a_key_that_replaces_a_tools_and_may_be_none_voids_its_tokens(
@@ -215,7 +215,7 @@ async def test_a_key_that_replaces_a_tools_and_may_be_none_voids_its_tokens(
 async def test_what_is_no_token_is_told_so(serve: Serve, bearer_text: bytes) -> None:
     client = (await serve(admin_key="an-admin-key")).client
     refused = await client.get("/v1/tools", headers=[(b"Authorization", b"Bearer " + bearer_text)])
-    is_problem(refused, 401, "unauthenticated")
+    assert_problem(refused, 401, "unauthenticated")
 
 
 async def test_an_admin_key_may_look_like_a_token(serve: Serve) -> None:
@@ -249,7 +249,7 @@ async def test_the_client_takes_a_key_with_a_line_end_and_shows_no_other(
 async def test_who_submits_the_id_of_another_at_the_same_moment_spoils_it_for_nobody(store: Store) -> None:
     new = NewTask(needs=Raw(b"1"), id="a")
     await store.many(tasks.submit, [tasks.TaskSubmission(new, "owner", any_owner=False)])
-    told = await steps.many(
+    told = await steps.run_many(
         store,
         tasks.submit,
         [
@@ -268,7 +268,7 @@ async def test_a_tool_is_of_who_registered_it_first_also_at_the_same_moment(
     def registration(by: str, *, any_owner: bool = False) -> tools.Registration:
         return tools.Registration(NewTool(skills=Raw(b"1"), id="t"), hashed(by), by, any_owner=any_owner)
 
-    told = await steps.many(
+    told = await steps.run_many(
         store,
         tools.register,
         [registration("first"), registration("@admin", any_owner=True), registration("second")],
@@ -283,7 +283,7 @@ async def test_a_tool_is_of_who_registered_it_first_also_at_the_same_moment(
 async def test_the_reports_of_a_work_can_always_be_archived(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES - 300)
     large, small = Raw(b'"' + b"x" * 200 + b'"'), Raw(b"1")
     first = NewReport(id=steps.UUID(int=1), data=small)
@@ -303,7 +303,7 @@ async def test_a_report_that_has_no_room_is_told_so(broker: Running, sql: asyncp
     made = (await assign(broker.client))["id"]
     await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES)
     refused = await broker.client.post(f"/v1/work/{made}/reports", json={"data": "x"})
-    is_problem(refused, 413, "payload_too_large")
+    assert_problem(refused, 413, "payload_too_large")
 
 
 def test_a_long_text_is_looked_through_without_much_memory() -> None:
@@ -327,7 +327,7 @@ async def test_of_very_much_that_is_wrong_some_is_told(broker: Running) -> None:
         ({"needs": 1} | {f"x{number}": 1 for number in range(50_000)}, 1_000),
     ):
         path = "/v1/tasks/batch" if "items" in body else "/v1/tasks"
-        problem = is_problem(await broker.client.post(path, json=body), 400, "validation_failed")
+        problem = assert_problem(await broker.client.post(path, json=body), 400, "validation_failed")
         assert 1 <= len(problem["errors"]) <= most
 
 

@@ -10,22 +10,22 @@ import httpx
 import pytest
 
 from broker.settings import Settings
-from tests.conftest import Running, a_broker, a_database
+from tests.conftest import Running, running_broker, temporary_database
 from tests.support.api import (
     Json,
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tasks,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
-    completed,
+    complete_work,
+    finish_long_poll,
     get,
     ids,
-    is_problem,
-    park,
-    started,
-    times_out,
-    woken,
+    poll_until_timeout,
+    start_long_poll,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -73,13 +73,15 @@ async def test_without_a_cursor_all_that_is_available_is_offered(http: httpx.Asy
 
 async def test_what_is_not_available_is_not_offered(http: httpx.AsyncClient) -> None:
     await add_task(http, "scheduled", not_before=TOMORROW)
-    await assigned(http, "assigned", "roomy")
-    await started(http, "running", "roomy")
-    await completed(http, (await assigned(http, "failed", "roomy", max_attempts=1)).work, "failed")
-    await completed(
-        http, (await assigned(http, "backing-off", "roomy", retry_backoff_seconds=99)).work, "failed"
+    await add_assigned_work(http, "assigned", "roomy")
+    await add_running_work(http, "running", "roomy")
+    await complete_work(
+        http, (await add_assigned_work(http, "failed", "roomy", max_attempts=1)).work, "failed"
     )
-    await completed(http, (await assigned(http, "done", "roomy")).work)
+    await complete_work(
+        http, (await add_assigned_work(http, "backing-off", "roomy", retry_backoff_seconds=99)).work, "failed"
+    )
+    await complete_work(http, (await add_assigned_work(http, "done", "roomy")).work)
     await add_tool(http, "full")
     await add_task(http, "b")
     await assign(http, "b", "full")
@@ -162,7 +164,7 @@ async def test_a_task_that_went_and_came_back_while_paging_is_offered(http: http
     await add_tool(http)
     works = [await assign(http, first["tasks"][0]["id"])]
     middle = await get(http, "/v1/candidates", limit=1, cursor=first["cursor"])
-    await completed(http, works[0]["id"], "released")
+    await complete_work(http, works[0]["id"], "released")
     _, rest, tools = await read_on(http, middle["cursor"], limit=1)
     assert first["tasks"][0]["id"] in ids(rest)
     assert set(ids(first["tasks"] + middle["tasks"] + rest)) == {f"x{n}" for n in range(6)}
@@ -207,7 +209,7 @@ async def test_whatever_happens_between_pages_nothing_is_missed(  # noqa: C901 (
                     live.append(answer.json()["id"])
             case _ if live:
                 outcome = dice.choice(["released", "succeeded", "released"])
-                await completed(http, live.pop(dice.randrange(len(live))), outcome)
+                await complete_work(http, live.pop(dice.randrange(len(live))), outcome)
             case _:
                 pass
 
@@ -271,9 +273,9 @@ async def test_what_is_new_comes_page_by_page_too(http: httpx.AsyncClient, limit
 
 
 async def test_a_task_that_came_back_is_new(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     cursor = await cursor_at_the_end(http)
-    await completed(http, pair.work, "released")
+    await complete_work(http, pair.work, "released")
     assert ids((await read_on(http, cursor))[1]) == ["a"]
 
 
@@ -285,12 +287,12 @@ async def test_a_tool_that_became_available_is_new(http: httpx.AsyncClient, how:
     await add_tasks(http, "a", "b")
     work = (await assign(http))["id"]
     if how in ("draining ends", "registers again"):
-        await completed(http, work)
+        await complete_work(http, work)
         await http.patch("/v1/tools/t", json={"draining": True})
     cursor, _, tools = await read_on(http)
     assert tools == []
     if how == "work ends":
-        await completed(http, work)
+        await complete_work(http, work)
     elif how == "task is deleted":
         await http.delete("/v1/tasks/a")
     elif how == "registers again":
@@ -319,7 +321,7 @@ async def test_remarks_and_lease_renewals_are_no_change(http: httpx.AsyncClient)
     await http.post("/v1/tasks/remarks", json={"items": [{"task_id": "a", "text": "hm, hm"}]})
     await http.post("/v1/tools/t/heartbeat")
     await get(http, "/v1/tools/t/work")
-    found = await times_out(http, "GET", f"/v1/candidates?wait=0.3&cursor={cursor}")
+    found = await poll_until_timeout(http, "GET", f"/v1/candidates?wait=0.3&cursor={cursor}")
     assert (found["tasks"], found["tools"], found["more"]) == ([], [], False)
 
 
@@ -338,7 +340,7 @@ async def test_a_long_transaction_elsewhere_hides_nothing_and_repeats_nothing(
         await add_task(http)
         cursor, tasks, _ = await read_on(http)
         assert ids(tasks) == ["a"]
-        found = await times_out(http, "GET", f"/v1/candidates?wait=0.3&cursor={cursor}")
+        found = await poll_until_timeout(http, "GET", f"/v1/candidates?wait=0.3&cursor={cursor}")
         assert found["tasks"] == []
         await add_task(http, "b")
         assert ids((await read_on(http, cursor))[1]) == ["b"]
@@ -371,7 +373,7 @@ async def test_a_wait_with_something_there_is_answered_at_once(http: httpx.Async
 @pytest.mark.parametrize("cursor", [False, True])
 async def test_a_wait_in_vain_ends_empty_with_a_cursor(http: httpx.AsyncClient, cursor: bool) -> None:
     query = f"&cursor={await cursor_at_the_end(http)}" if cursor else ""
-    found = await times_out(http, "GET", f"/v1/candidates?wait=0.3{query}")
+    found = await poll_until_timeout(http, "GET", f"/v1/candidates?wait=0.3{query}")
     assert (found["tasks"], found["tools"], found["more"]) == ([], [], False)
     await add_task(http)
     assert ids((await read_on(http, found["cursor"]))[1]) == ["a"]
@@ -383,14 +385,14 @@ async def test_an_assigner_is_woken_by_what_comes(
     broker: Running, http: httpx.AsyncClient, event: str, cursor: bool
 ) -> None:
     query = f"&cursor={await cursor_at_the_end(http)}" if cursor else ""
-    parked = await park(broker, "GET", f"/v1/candidates?wait=60{query}")
+    parked = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60{query}")
     if event == "task":
         await add_task(http, "new")
     elif event == "batch":
         await add_tasks(http, "new")
     else:
         await add_tool(http, "new")
-    found = await woken(parked)
+    found = await finish_long_poll(parked)
     assert ids(found["tools" if event == "tool" else "tasks"]) == ["new"]
 
 
@@ -406,31 +408,31 @@ async def test_an_assigner_is_woken_by_what_becomes_available_or_changes(
     elif event == "skills":
         await http.patch("/v1/tools/t", json={"capacity": 5})
     cursor = await cursor_at_the_end(http)
-    parked = await park(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}")
+    parked = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}")
     if event == "release in a batch":
         await http.post("/v1/work/complete", json={"items": [{"work_id": work, "outcome": "released"}]})
     elif event in ("release", "success"):
-        await completed(http, work, "released" if event == "release" else "succeeded")
+        await complete_work(http, work, "released" if event == "release" else "succeeded")
     elif event == "delete":
         await http.delete("/v1/tasks/a")
     else:
         await http.patch("/v1/tools/t", json={"skills": 5} if event == "skills" else {"draining": False})
-    found = await woken(parked)
+    found = await finish_long_poll(parked)
     cursor, tasks, tools = await read_on(http, found["cursor"])
     assert "t" in ids(found["tools"] + tools)
     assert ("a" in ids(found["tasks"] + tasks)) == event.startswith("release")
 
 
 async def test_every_waiting_assigner_is_woken(broker: Running, http: httpx.AsyncClient) -> None:
-    parked = [await park(broker, "GET", "/v1/candidates?wait=60") for _ in range(5)]
+    parked = [await start_long_poll(broker, "GET", "/v1/candidates?wait=60") for _ in range(5)]
     await add_task(http)
-    assert [ids((await woken(one))["tasks"]) for one in parked] == [["a"]] * 5
+    assert [ids((await finish_long_poll(one))["tasks"]) for one in parked] == [["a"]] * 5
 
 
 async def test_prefer_wait_parks_an_assigner(broker: Running, http: httpx.AsyncClient) -> None:
-    parked = await park(broker, "GET", "/v1/candidates", headers={"Prefer": "wait=60"})
+    parked = await start_long_poll(broker, "GET", "/v1/candidates", headers={"Prefer": "wait=60"})
     await add_task(http)
-    assert ids((await woken(parked))["tasks"]) == ["a"]
+    assert ids((await finish_long_poll(parked))["tasks"]) == ["a"]
 
 
 async def test_what_was_handed_out_is_there_still_for_the_same_cursor(http: httpx.AsyncClient) -> None:
@@ -449,11 +451,14 @@ async def test_a_cursor_of_another_database_has_expired(
 ) -> None:
     await add_tasks(http, "a", "b")
     cursors = [(await get(http, "/v1/candidates", limit=limit))["cursor"] for limit in (1, 1000)]
-    async with a_database(postgres, template) as url, a_broker(Settings(database_url=url)) as other:
+    async with (
+        temporary_database(postgres, template) as url,
+        running_broker(Settings(database_url=url)) as other,
+    ):
         for cursor in cursors:
             for wait in (0, 60):
                 answer = await other.client.get("/v1/candidates", params={"cursor": cursor, "wait": wait})
-                is_problem(answer, 410, "cursor_expired")
+                assert_problem(answer, 410, "cursor_expired")
 
 
 @pytest.mark.parametrize("limit", [1, 1000])
@@ -468,7 +473,7 @@ async def test_a_cursor_that_is_not_whole_is_refused(http: httpx.AsyncClient, li
         "A" + cursor,
         cursor * 2,
     ):
-        is_problem(await http.get("/v1/candidates", params={"cursor": garbled}), 400, "validation_failed")
+        assert_problem(await http.get("/v1/candidates", params={"cursor": garbled}), 400, "validation_failed")
 
 
 async def test_no_damage_to_a_cursor_breaks_the_broker(http: httpx.AsyncClient) -> None:
@@ -535,9 +540,11 @@ async def test_a_pair_that_cannot_be_is_refused_alone_and_in_a_batch(
     http: httpx.AsyncClient, task: str, tool: str, status: int, code: str
 ) -> None:
     await add_tasks(http, "free", "deleted")
-    await assigned(http, "done", "worker")
-    await completed(http, (await assign(http, "done", "worker"))["id"])
-    await completed(http, (await assigned(http, "failed", "worker", max_attempts=1)).work, "failed")
+    await add_assigned_work(http, "done", "worker")
+    await complete_work(http, (await assign(http, "done", "worker"))["id"])
+    await complete_work(
+        http, (await add_assigned_work(http, "failed", "worker", max_attempts=1)).work, "failed"
+    )
     await add_task(http, "scheduled", not_before=TOMORROW)
     await http.delete("/v1/tasks/deleted")
     await add_tool(http, "t")
@@ -547,7 +554,7 @@ async def test_a_pair_that_cannot_be_is_refused_alone_and_in_a_batch(
     await add_tool(http, "draining")
     await http.patch("/v1/tools/draining", json={"draining": True})
     pair = {"task_id": task, "tool_id": tool}
-    is_problem(await http.post("/v1/work", json=pair), status, code)
+    assert_problem(await http.post("/v1/work", json=pair), status, code)
     batch = await http.post("/v1/work/batch", json={"items": [pair]})
     assert batch.json() == {"items": [{**pair, "status": code, "work_id": None}]}
 
@@ -670,7 +677,7 @@ async def test_assigners_of_two_brokers_on_one_database_do_not_get_in_each_other
     await add_tasks(http, *tasks)
     await add_tool(http, capacity=7)
     pairs = [{"task_id": task, "tool_id": "t"} for task in tasks]
-    async with a_broker(Settings(database_url=database)) as other:
+    async with running_broker(Settings(database_url=database)) as other:
         clients = [http, other.client]
         answers = await asyncio.gather(
             *(

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 
 from broker.schemas.limits import LARGEST_BODY_BYTES
 from broker.settings import Settings
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
-    exactly,
+    finish_long_poll,
     get,
-    is_problem,
-    park,
-    started,
-    woken,
+    parse_exactly,
+    start_long_poll,
 )
 from tests.support.shared import SHARED_BROKER, THOROUGH
 
@@ -523,7 +523,7 @@ ALL_BAD = [bad for kind in KINDS for bad in kind()]
 async def prey(broker: Running) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, str]]]:
     """A client, and what stands behind WORK, TASK and TOOL: nothing here may change it."""
     http = broker.client
-    pair = await started(http, "prey", "hunter")
+    pair = await add_running_work(http, "prey", "hunter")
     yield http, {"WORK": pair.work, "TASK": pair.task, "TOOL": pair.tool}
 
 
@@ -584,7 +584,7 @@ async def test_one_bad_request_among_many_at_once_spoils_no_other(http: httpx.As
 
 
 async def test_one_bad_completion_among_many_at_once_spoils_no_other(http: httpx.AsyncClient) -> None:
-    works = [(await assigned(http, f"x{n}")).work for n in range(20)]
+    works = [(await add_assigned_work(http, f"x{n}")).work for n in range(20)]
     send = [
         http.post(
             f"/v1/work/{work}/complete",
@@ -598,7 +598,7 @@ async def test_one_bad_completion_among_many_at_once_spoils_no_other(http: httpx
 
 
 async def test_one_bad_report_among_many_at_once_spoils_no_other(http: httpx.AsyncClient) -> None:
-    works = [(await assigned(http, f"x{n}")).work for n in range(20)]
+    works = [(await add_assigned_work(http, f"x{n}")).work for n in range(20)]
     send = [
         http.post(
             f"/v1/work/{work}/reports",
@@ -631,7 +631,7 @@ async def test_what_is_wrong_in_two_ways_and_very_deep_is_refused(
 async def test_a_body_beyond_the_limit_is_too_large(http: httpx.AsyncClient) -> None:
     body = b'{"needs": 1, "payload": "' + b"x" * LARGEST_BODY_BYTES + b'"}'
     answer = await http.post("/v1/tasks", content=body, headers={"content-type": JSON})
-    is_problem(answer, 413, "payload_too_large")
+    assert_problem(answer, 413, "payload_too_large")
 
 
 async def test_the_limits_are_settings_and_hold_for_a_body_in_chunks_too(database: str) -> None:
@@ -642,16 +642,16 @@ async def test_the_limits_are_settings_and_hold_for_a_body_in_chunks_too(databas
         yield b'"}'
 
     limits = {"max_body_bytes": 2048, "max_depth": 5, "max_match_bytes": 100, "max_text_chars": 50}
-    async with a_broker(Settings(database_url=database, **limits)) as small:
+    async with running_broker(Settings(database_url=database, **limits)) as small:
         http = small.client
         answer = await http.post("/v1/tasks", content=chunks(), headers={"content-type": JSON})
-        is_problem(answer, 413, "payload_too_large")
+        assert_problem(answer, 413, "payload_too_large")
         for field, value in (("needs", "x" * 200), ("payload", [[[[[[]]]]]])):
-            problem = is_problem(
+            problem = assert_problem(
                 await http.post("/v1/tasks", json={"needs": 1, field: value}), 400, "validation_failed"
             )
             assert [error["field"] for error in problem["errors"]] == [field]
-        problem = is_problem(
+        problem = assert_problem(
             await http.put("/v1/tasks/x/remark", json={"text": "x" * 51}), 400, "validation_failed"
         )
         assert [error["field"] for error in problem["errors"]] == ["text"]
@@ -684,14 +684,14 @@ async def test_a_text_that_says_null_is_a_text(http: httpx.AsyncClient) -> None:
     await add_task(http, "null", needs=None)
     await add_task(http, "other", needs=1)
     assert [task["id"] for task in (await get(http, "/v1/tasks?needs=null"))["items"]] == ["null"]
-    pair = await assigned(http, "pair", "null")
+    pair = await add_assigned_work(http, "pair", "null")
     assert [work["id"] for work in (await get(http, "/v1/work?tool_id=null"))["items"]] == [pair.work]
     assert (await get(http, "/v1/work?task_id=null"))["items"] == []
 
 
 async def test_the_field_names_of_a_problem_are_those_of_the_request(http: httpx.AsyncClient) -> None:
     body = {"items": [{"needs": 1}] * 13 + [{"id": "a b", "priority": 10**6, "nope": 0}]}
-    problem = is_problem(await http.post("/v1/tasks/batch", json=body), 400, "validation_failed")
+    problem = assert_problem(await http.post("/v1/tasks/batch", json=body), 400, "validation_failed")
     names = {error["field"] for error in problem["errors"]}
     assert names == {"items[13].id", "items[13].priority", "items[13].nope", "items[13].needs"}
 
@@ -735,7 +735,7 @@ def written(value: Any) -> str:
 async def test_any_json_comes_back_equal_from_every_place(broker: Running, value: Any, raw: bool) -> None:
     http, task, tool = broker.client, str(uuid4()), str(uuid4())
     text = written(value)
-    expected = exactly(text)
+    expected = parse_exactly(text)
     if raw:  # the same, not escaped
         text = re.sub(
             r"(\\u[0-9a-f]{4})+",
@@ -746,15 +746,15 @@ async def test_any_json_comes_back_equal_from_every_place(broker: Running, value
     async def send(path: str, body: str) -> Any:
         answer = await http.post(path, content=body.encode(), headers={"content-type": JSON})
         assert answer.status_code in (200, 201), answer.text[:500]
-        return exactly(answer.text)
+        return parse_exactly(answer.text)
 
     new_task = await send("/v1/tasks", f'{{"id": "{task}", "needs": {text}, "payload": {text}}}')
     new_tool = await send("/v1/tools", f'{{"id": "{tool}", "skills": {text}}}')
     work = await send("/v1/work", f'{{"task_id": "{task}", "tool_id": "{tool}"}}')
     await send(f"/v1/work/{work['id']}/reports", f'{{"data": {text}}}')
     done = await send(f"/v1/work/{work['id']}/complete", f'{{"outcome": "succeeded", "result": {text}}}')
-    record = exactly((await http.get(f"/v1/archive/{work['id']}")).text)
-    ended = exactly((await http.get(f"/v1/tasks/{task}")).text)
+    record = parse_exactly((await http.get(f"/v1/archive/{work['id']}")).text)
+    ended = parse_exactly((await http.get(f"/v1/tasks/{task}")).text)
     assert record == done["archived"]
     for found in (
         new_task["needs"], new_task["payload"], new_tool["skills"], work["needs"], work["payload"],
@@ -906,8 +906,8 @@ async def test_a_parked_request_survives_the_bad_requests_of_others(
 ) -> None:
     await add_tool(http)
     await add_task(http)
-    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
     for body in (b"{", b'{"task_id": "a"}', b'{"task_id": "a\\u0000", "tool_id": "t"}'):
         await http.post("/v1/work", content=body, headers={"content-type": JSON})
     work = await assign(http)
-    assert [item["id"] for item in (await woken(parked))["items"]] == [work["id"]]
+    assert [item["id"] for item in (await finish_long_poll(parked))["items"]] == [work["id"]]

@@ -20,31 +20,31 @@ from broker.store import events as readings
 from tests.conftest import Running
 from tests.support import api, description
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tasks,
     add_tool,
     assign,
-    assigned,
-    backoff_ends,
     complete,
-    completed,
+    complete_work,
+    end_backoff,
     get,
-    gone_offline,
-    started,
-    statements,
+    recorded_statements,
+    take_tool_offline,
 )
 from tests.support.shared import SHARED_BROKER
-from tests.support.waiting import until
-from tests.support.watching import (
+from tests.support.subscribers import (
     WITHIN,
     Event,
-    Watching,
-    a_stuck_client,
-    brief,
-    much,
-    settled,
-    watching,
+    Subscriber,
+    large_events,
+    stuck_subscriber,
+    subscribe,
+    summarize,
+    wait_for_no_subscribers,
 )
+from tests.support.waiting import wait_until
 from tests.wake.test_waking import LISTENERS
 
 NEW_LOOP = uvloop.new_event_loop
@@ -62,27 +62,34 @@ def asked(statement: TextClause) -> str:
 
 
 async def test_a_whole_life_is_told_as_it_happens(http: httpx.AsyncClient) -> None:
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         await add_tool(http, "t", capacity=2)
-        assert brief(await watcher.until("tool")) == {("tool", "t", "idle")}
+        assert summarize(await watcher.wait_for("tool")) == {("tool", "t", "idle")}
         await add_task(http, "a", priority=7)
-        seen = await watcher.until("task")
+        seen = await watcher.wait_for("task")
         assert seen[-1].data == {"id": "a", "state": "available", "priority": 7, "attempt": 0}
         work = (await assign(http, "a", "t"))["id"]
-        seen = await watcher.until("work")
-        assert brief(seen) == {("task", "a", "assigned"), ("tool", "t", "idle"), ("work", work, "assigned")}
+        seen = await watcher.wait_for("work")
+        assert summarize(seen) == {
+            ("task", "a", "assigned"),
+            ("tool", "t", "idle"),
+            ("work", work, "assigned"),
+        }
         assert {each.data["load"] for each in seen if each.name == "tool"} == {1}
         await http.post(f"/v1/work/{work}/start")
-        assert brief(await watcher.until("work")) == {("task", "a", "running"), ("work", work, "running")}
+        assert summarize(await watcher.wait_for("work")) == {
+            ("task", "a", "running"),
+            ("work", work, "running"),
+        }
         await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5, "message": "half way"})
-        [told] = await watcher.until("work")
+        [told] = await watcher.wait_for("work")
         assert (told.data["progress"], told.data["message"]) == (0.5, "half way")
         await http.post(f"/v1/work/{work}/cancel")
-        [told] = await watcher.until("work")
+        [told] = await watcher.wait_for("work")
         assert told.data["cancel_requested"] is True
-        record = await completed(http, work)
-        seen = await watcher.until("archive")
-        assert brief(seen) == {
+        record = await complete_work(http, work)
+        seen = await watcher.wait_for("archive")
+        assert summarize(seen) == {
             ("task", "a", "succeeded"),
             ("tool", "t", "idle"),
             ("archive", work, "succeeded"),
@@ -91,9 +98,9 @@ async def test_a_whole_life_is_told_as_it_happens(http: httpx.AsyncClient) -> No
 
 
 async def test_what_is_told_is_what_is_read(http: httpx.AsyncClient) -> None:
-    async with watching(http) as watcher:
-        pair = await started(http, priority=-3)
-        told = {each.name: each.data for each in await watcher.until("work", state="running")}
+    async with subscribe(http) as watcher:
+        pair = await add_running_work(http, priority=-3)
+        told = {each.name: each.data for each in await watcher.wait_for("work", state="running")}
         told["tool"]["skills"] = json.loads(told["tool"]["skills"])
         for name, path in (("task", "tasks/a"), ("tool", "tools/t"), ("work", f"work/{pair.work}")):
             found = await get(http, f"/v1/{path}")
@@ -103,39 +110,39 @@ async def test_what_is_told_is_what_is_read(http: httpx.AsyncClient) -> None:
 async def test_failing_waiting_and_failing_for_good_are_told(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    pair = await started(http, max_attempts=2)
-    async with watching(http) as watcher:
-        await completed(http, pair.work, "failed", error="no light")
-        seen = await watcher.until("archive")
-        assert ("task", "a", "scheduled") in brief(seen)
+    pair = await add_running_work(http, max_attempts=2)
+    async with subscribe(http) as watcher:
+        await complete_work(http, pair.work, "failed", error="no light")
+        seen = await watcher.wait_for("archive")
+        assert ("task", "a", "scheduled") in summarize(seen)
         assert seen[-1].data["error"] == "no light"
-        await backoff_ends(sql)
-        [told] = await watcher.until("task")
+        await end_backoff(sql)
+        [told] = await watcher.wait_for("task")
         assert (told.data["state"], told.data["attempt"]) == ("available", 1)
         await http.put("/v1/tasks/a/remark", json={"text": "no tool is free"})
-        assert brief(await watcher.until("task")) == {("task", "a", "available")}
+        assert summarize(await watcher.wait_for("task")) == {("task", "a", "available")}
         second = (await assign(http))["id"]
-        await completed(http, second, "failed")
-        await watcher.until("archive", work_id=second)
+        await complete_work(http, second, "failed")
+        await watcher.wait_for("archive", work_id=second)
         await http.post("/v1/tasks/a/retry")
-        await watcher.until("task", state="available")
+        await watcher.wait_for("task", state="available")
 
 
 async def test_a_late_result_that_is_accepted_is_told(http: httpx.AsyncClient) -> None:
-    pair = await started(http, max_attempts=1)
-    await completed(http, pair.work, "failed")
+    pair = await add_running_work(http, max_attempts=1)
+    await complete_work(http, pair.work, "failed")
     await complete(http, pair.work, "succeeded")
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         await http.post(f"/v1/archive/{pair.work}/accept")
-        seen = await watcher.until("archive")
-        assert brief(seen) == {("task", "a", "succeeded"), ("archive", pair.work, "succeeded")}
+        seen = await watcher.wait_for("archive")
+        assert summarize(seen) == {("task", "a", "succeeded"), ("archive", pair.work, "succeeded")}
 
 
 async def test_a_task_that_is_deleted_is_told_with_its_record(http: httpx.AsyncClient) -> None:
     await add_task(http)
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         await http.delete("/v1/tasks/a")
-        seen = await watcher.until("archive")
+        seen = await watcher.wait_for("archive")
         assert [(each.name, each.data.get("state")) for each in seen] == [
             ("task", "cancelled"),
             ("archive", None),
@@ -147,37 +154,37 @@ async def test_a_tool_that_is_drained_silent_back_and_deleted_is_told(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         await http.patch("/v1/tools/t", json={"draining": True})
-        assert brief(await watcher.until("tool")) == {("tool", "t", "draining")}
+        assert summarize(await watcher.wait_for("tool")) == {("tool", "t", "draining")}
         await http.patch("/v1/tools/t", json={"draining": False})
-        assert brief(await watcher.until("tool")) == {("tool", "t", "idle")}
-        await gone_offline(http, sql)
-        await watcher.until("tool", state="offline")
+        assert summarize(await watcher.wait_for("tool")) == {("tool", "t", "idle")}
+        await take_tool_offline(http, sql)
+        await watcher.wait_for("tool", state="offline")
         await http.post("/v1/tools/t/heartbeat")
-        await watcher.until("tool", state="idle")
+        await watcher.wait_for("tool", state="idle")
         await http.delete("/v1/tools/t")
-        await watcher.until("tool", state="deleted")
+        await watcher.wait_for("tool", state="deleted")
 
 
 async def test_work_that_is_lost_with_its_tool_is_told(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    pair = await started(http)
-    async with watching(http) as watcher:
+    pair = await add_running_work(http)
+    async with subscribe(http) as watcher:
         await http.delete("/v1/tools/t?force=true")
-        seen = await watcher.until("archive")
-        assert brief(seen) >= {("task", "a", "available"), ("archive", pair.work, "lost")}
-        if ("tool", "t", "deleted") not in brief(seen):
-            await watcher.until("tool", state="deleted")
+        seen = await watcher.wait_for("archive")
+        assert summarize(seen) >= {("task", "a", "available"), ("archive", pair.work, "lost")}
+        if ("tool", "t", "deleted") not in summarize(seen):
+            await watcher.wait_for("tool", state="deleted")
 
 
 # How it is answered
 
 
 async def test_it_begins_at_once_and_says_where_one_is(http: httpx.AsyncClient) -> None:
-    async with watching(http) as watcher:
-        headers = watcher.answer.headers
+    async with subscribe(http) as watcher:
+        headers = watcher.response.headers
         assert headers["content-type"].split(";")[0] == "text/event-stream"
         assert headers["cache-control"] == "no-store"
         assert headers["x-accel-buffering"] == "no"
@@ -194,13 +201,13 @@ async def test_every_event_is_as_it_is_described(http: httpx.AsyncClient) -> Non
         fields = dict(line.split(": ", 1) for line in block.splitlines())
         shown[fields["event"]] = json.loads(fields["data"])
     assert list(shown) == [*EVENTS_BY_NAME]
-    async with watching(http) as watcher:
-        pair = await started(http)
-        seen = await watcher.until("work", state="running")
-        await completed(http, pair.work)
-        seen += await watcher.until("archive")
+    async with subscribe(http) as watcher:
+        pair = await add_running_work(http)
+        seen = await watcher.wait_for("work", state="running")
+        await complete_work(http, pair.work)
+        seen += await watcher.wait_for("archive")
         await add_tasks(http, *(f"n{number}" for number in range(600)))
-        seen += await watcher.until("resync")
+        seen += await watcher.wait_for("resync")
     assert {each.name for each in seen} == shown.keys()
     for name, data in [*shown.items(), *((each.name, each.data) for each in seen)]:
         form = EVENTS_BY_NAME[name]
@@ -222,8 +229,8 @@ async def test_a_connection_that_is_quiet_is_kept_alive_and_costs_no_statement(
     broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events_api, "_KEEP_ALIVE_SECONDS", 0.01)
-    async with watching(http) as watcher, watching(http):
-        with statements(broker) as told:
+    async with subscribe(http) as watcher, subscribe(http):
+        with recorded_statements(broker) as told:
             for _ in range(20):
                 assert await watcher._block() == {"": ""} or watcher.raw.endswith(":\n\n")
         assert told == []
@@ -236,15 +243,15 @@ async def test_metrics_tell_who_watches_and_how_much_is_told(
         lines = (await http.get("/metrics")).text.splitlines()
         return float(next(line.split()[1] for line in lines if line.split()[0] == name))
 
-    await settled(broker)
+    await wait_for_no_subscribers(broker)
     told, resyncs = await metric("broker_events_told_total"), await metric("broker_events_resyncs_total")
-    async with watching(http) as watcher, watching(http):
+    async with subscribe(http) as watcher, subscribe(http):
         assert await metric("broker_events_watchers") == 2
         await add_task(http)
-        await watcher.until("task")
+        await watcher.wait_for("task")
         assert await metric("broker_events_told_total") == told + 1
-        async with watching(http, "garbled") as third:
-            await third.until("resync")
+        async with subscribe(http, "garbled") as third:
+            await third.wait_for("resync")
         assert await metric("broker_events_resyncs_total") == resyncs + 1
 
 
@@ -257,47 +264,47 @@ async def test_all_who_watch_are_told_the_same_from_one_reading(
     await add_tool(http)
     await add_task(http)
     async with contextlib.AsyncExitStack() as stack:
-        watchers = [await stack.enter_async_context(watching(http)) for _ in range(10)]
+        watchers = [await stack.enter_async_context(subscribe(http)) for _ in range(10)]
         before = [watcher.raw for watcher in watchers]
-        with statements(broker) as told:
+        with recorded_statements(broker) as told:
             work = (await assign(http))["id"]
             for watcher in watchers:
-                await watcher.until("work", id=work)
+                await watcher.wait_for("work", id=work)
         assert len({watcher.raw[len(raw) :] for watcher, raw in zip(watchers, before, strict=True)}) == 1
         assert told.count(asked(readings.WORKS)) == 1
 
 
 async def test_nothing_is_read_while_nobody_watches(broker: Running, http: httpx.AsyncClient) -> None:
-    await settled(broker)
-    with statements(broker) as told:
+    await wait_for_no_subscribers(broker)
+    with recorded_statements(broker) as told:
         heard = broker.server.service.listener.received
-        pair = await started(http)
-        await completed(http, pair.work)
+        pair = await add_running_work(http)
+        await complete_work(http, pair.work)
 
         async def was_heard() -> bool:
             return broker.server.service.listener.received > heard
 
-        await until(was_heard)
-        async with watching(http):
+        await wait_until(was_heard)
+        async with subscribe(http):
             pass
     reads = {asked(readings.WORKS), asked(readings.TASKS), asked(readings.TOOLS), asked(readings.RECORDS)}
     assert not reads & set(told)
 
 
 async def test_very_much_at_once_is_told_as_one_word_and_the_rest_one_by_one(http: httpx.AsyncClient) -> None:
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         await add_tasks(http, *(f"{'n' * 20}{number}" for number in range(1_000)))
-        [told] = await watcher.until("resync")
+        [told] = await watcher.wait_for("resync")
         assert told.data["of"] == ["task"]
         await add_tool(http, "large", capacity=1_000)
-        assert brief(await watcher.until("tool", id="large")) >= {("tool", "large", "idle")}
+        assert summarize(await watcher.wait_for("tool", id="large")) >= {("tool", "large", "idle")}
         pairs = [{"task_id": f"{'n' * 20}{number}", "tool_id": "large"} for number in range(1_000)]
         made = await http.post("/v1/work/batch", json={"items": pairs})
-        [*_, told] = await watcher.until("resync")
+        [*_, told] = await watcher.wait_for("resync")
         assert {"work", "task", "tool"} <= set(told.data["of"])
         endings = [{"work_id": each["work_id"], "outcome": "succeeded"} for each in made.json()["items"]]
         await http.post("/v1/work/complete", json={"items": endings})
-        [*_, told] = await watcher.until("resync")
+        [*_, told] = await watcher.wait_for("resync")
         assert told.data["of"] == EVERYTHING
 
 
@@ -305,55 +312,55 @@ async def test_very_much_at_once_is_told_as_one_word_and_the_rest_one_by_one(htt
 
 
 async def test_who_comes_back_is_told_what_was_missed_and_nothing_twice(http: httpx.AsyncClient) -> None:
-    async with watching(http) as witness:
-        async with watching(http) as watcher:
+    async with subscribe(http) as witness:
+        async with subscribe(http) as watcher:
             await add_task(http, "seen")
-            await watcher.until("task", id="seen")
+            await watcher.wait_for("task", id="seen")
             # The changes of the test before may come with it.
-            await watcher.whole()
+            await watcher.read_whole_batch()
             position = watcher.position
-        await witness.until("task", id="seen")
-        await witness.whole()
+        await witness.wait_for("task", id="seen")
+        await witness.read_whole_batch()
         begin = len(witness.raw)
         for name in ("b", "c"):
             await add_task(http, name)
-            await witness.until("task", id=name)
+            await witness.wait_for("task", id=name)
         missed = witness.raw[begin:]
-        async with watching(http, position) as back:
-            await back.until("task", id="c")
+        async with subscribe(http, position) as back:
+            await back.wait_for("task", id="c")
             assert back.raw.partition("\n")[2] == missed
             await add_task(http, "d")
-            assert brief(await back.until("task", id="d")) == {("task", "d", "available")}
+            assert summarize(await back.wait_for("task", id="d")) == {("task", "d", "available")}
 
 
 async def test_who_has_missed_nothing_is_told_nothing(broker: Running, http: httpx.AsyncClient) -> None:
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         pass
-    await settled(broker)
-    async with watching(http, watcher.position) as back:
+    await wait_for_no_subscribers(broker)
+    async with subscribe(http, watcher.position) as back:
         assert await back.next() == Event(watcher.position, "", {})
 
 
 async def test_what_happened_while_nobody_watched_is_to_be_read_anew(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         pass
-    await settled(broker)
+    await wait_for_no_subscribers(broker)
     heard = broker.server.service.listener.received
     await add_task(http)
 
     async def was_heard() -> bool:
         return broker.server.service.listener.received > heard
 
-    await until(was_heard)
-    async with watching(http, watcher.position) as back:
+    await wait_until(was_heard)
+    async with subscribe(http, watcher.position) as back:
         first = await back.next()
         assert (first.name, first.data["of"]) == ("resync", EVERYTHING)
     # Who comes without having been there reads anyway.
-    async with watching(http) as new:
+    async with subscribe(http) as new:
         await add_task(http, "b")
-        assert brief([await new.next()]) == {("task", "b", "available")}
+        assert summarize([await new.next()]) == {("task", "b", "available")}
 
 
 @pytest.mark.parametrize(
@@ -365,31 +372,31 @@ async def test_a_position_that_means_nothing_is_answered_by_reading_anew(
 ) -> None:
     given_ = position.format(run=broker.server.service.event_stream._run_id).encode()
     async with http.stream("GET", "/v1/events", headers={"Last-Event-ID": given_}) as answer:
-        first = await Watching(answer).next()
+        first = await Subscriber(answer).next()
         assert (first.name, first.data["of"]) == ("resync", EVERYTHING)
 
 
 async def test_a_listener_that_was_away_is_made_up_for(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         name = await sql.fetchval("select current_database()")
         for row in await sql.fetch(f"{LISTENERS} and datname = '{name}'"):
             await sql.fetchval("select pg_terminate_backend($1)", row["pid"])
-        [told] = await watcher.until("resync")
+        [told] = await watcher.wait_for("resync")
         assert told.data["of"] == EVERYTHING
         await add_task(http)
-        await watcher.until("task", id="a")
+        await watcher.wait_for("task", id="a")
 
 
 async def test_what_cannot_be_read_is_told_once_it_can(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feeds, "_RETRY_SECONDS", 0.02)
-    pair = await assigned(http)
-    await settled(broker)
-    async with watching(http) as watcher:
-        with statements(broker) as told:
+    pair = await add_assigned_work(http)
+    await wait_for_no_subscribers(broker)
+    async with subscribe(http) as watcher:
+        with recorded_statements(broker) as told:
             await sql.execute("alter table work_reports rename to away")
             try:
                 await http.post(f"/v1/work/{pair.work}/start")
@@ -397,10 +404,10 @@ async def test_what_cannot_be_read_is_told_once_it_can(
                 async def was_tried_again() -> bool:
                     return told.count(asked(readings.WORKS)) >= 2
 
-                await until(was_tried_again)
+                await wait_until(was_tried_again)
             finally:
                 await sql.execute("alter table away rename to work_reports")
-        seen = await watcher.until("work", state="running")
+        seen = await watcher.wait_for("work", state="running")
         assert "resync" not in {each.name for each in seen}, "nothing was missed"
 
 
@@ -411,19 +418,19 @@ async def test_who_reads_too_slowly_is_told_to_read_anew_and_takes_no_memory(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     feed = broker.server.service.event_stream
-    await settled(broker)
-    with a_stuck_client(broker) as connection:
+    await wait_for_no_subscribers(broker)
+    with stuck_subscriber(broker) as connection:
 
         async def watches() -> bool:
             return feed.subscriber_count == 1
 
-        await until(watches)
+        await wait_until(watches)
         [watcher] = feed._subscribers
         buffers = [each.transport.get_write_buffer_size for each in broker.server.server_state.connections]
         rounds = 0
         async with asyncio.timeout(WITHIN):
             while not any(b"event: resync" in each for each in watcher._queue):
-                feed._publish(much(rounds))
+                feed._publish(large_events(rounds))
                 rounds += 1
                 assert watcher._bytes <= feeds._MOST_BYTES
                 assert max(size() for size in buffers) <= 2 * feeds._MOST_BYTES
@@ -431,9 +438,9 @@ async def test_who_reads_too_slowly_is_told_to_read_anew_and_takes_no_memory(
         connection.settimeout(WITHIN)
         await read_until(connection, b"event: resync")
         # From there it goes on.
-        feed._publish(much(rounds))
+        feed._publish(large_events(rounds))
         await read_until(connection, f'"task_id":"{rounds}"'.encode())
-    await settled(broker)
+    await wait_for_no_subscribers(broker)
 
 
 async def read_until(connection: socket.socket, text: bytes) -> None:
@@ -446,22 +453,22 @@ async def test_who_leaves_in_the_midst_of_it_frees_everything_at_once(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     service = broker.server.service
-    await settled(broker)
-    waiters = api.waiting(broker)
-    with a_stuck_client(broker):
+    await wait_for_no_subscribers(broker)
+    waiters = api.waiting_count(broker)
+    with stuck_subscriber(broker):
 
         async def is_stuck() -> bool:
             for watcher in service.event_stream._subscribers:
-                service.event_stream._publish(much(1))
+                service.event_stream._publish(large_events(1))
                 return len(watcher._queue) > 1
             return False
 
-        await until(is_stuck)
+        await wait_until(is_stuck)
 
     async def nothing_is_left() -> bool:
         return (
             not (service.event_stream.subscriber_count or service.wait_limits.count)
-            and api.waiting(broker) <= waiters
+            and api.waiting_count(broker) <= waiters
         )
 
-    await until(nothing_is_left)
+    await wait_until(nothing_is_left)

@@ -14,15 +14,15 @@ from broker.schemas.tasks import Task
 from broker.schemas.values import NULL
 from broker.store.verdicts import TaskFacts, ToolsByState, WorkFacts, verdict
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tasks,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
-    completed,
+    complete_work,
     get,
-    is_problem,
-    started,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -172,7 +172,7 @@ async def test_a_task_is_explained_from_its_submission_to_its_end(
     assert await explained(http) == ("assigned", "assigned")
     await http.post(f"/v1/work/{work}/start")
     assert await explained(http) == ("running", "running")
-    await completed(http, work, "failed")
+    await complete_work(http, work, "failed")
     assert await explained(http) == ("failed", "failed")
     await http.delete("/v1/tasks/a")
     assert await explained(http) == ("cancelled", "ended")
@@ -181,8 +181,8 @@ async def test_a_task_is_explained_from_its_submission_to_its_end(
 async def test_what_waits_for_its_time_or_backs_off_is_told_apart(http: httpx.AsyncClient) -> None:
     await add_task(http, not_before="2100-01-01T00:00:00Z")
     assert await explained(http) == ("scheduled", "not_before_its_time")
-    pair = await started(http, "b", retry_backoff_seconds=3600)
-    await completed(http, pair.work, "failed", error="no disk")
+    pair = await add_running_work(http, "b", retry_backoff_seconds=3600)
+    await complete_work(http, pair.work, "failed", error="no disk")
     assert await explained(http, "b") == ("scheduled", "backing_off")
     assert "no disk" in (await get(http, "/v1/tasks/b/explain"))["detail"]
 
@@ -198,7 +198,7 @@ async def test_an_assigner_that_asks_has_been_seen(http: httpx.AsyncClient, sql:
 
 
 async def test_only_tools_that_are_available_are_counted(http: httpx.AsyncClient) -> None:
-    await assigned(http, "other", "busy")
+    await add_assigned_work(http, "other", "busy")
     await http.patch("/v1/tools/busy", json={"capacity": 1})
     for number in range(3):
         await add_tool(http, f"t{number}")
@@ -213,7 +213,7 @@ async def detail_of(http: httpx.AsyncClient, task: str = "a") -> str:
 
 
 async def test_of_a_task_that_runs_it_is_told_where_and_how_far_it_is(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http, timeout_seconds=3600)
+    pair = await add_assigned_work(http, timeout_seconds=3600)
     had = r"Tool t has had it since \S+Z \(\d s\), and has not started it yet\. "
     assert re.match(had, await detail_of(http))
     for report in ({"progress": 0.25, "message": "a quarter"}, {"progress": 0.5}):
@@ -235,7 +235,7 @@ async def test_tools_without_room_are_counted_by_what_they_are_at(
     await add_task(http)
     await get(http, "/v1/candidates")
     assert "No tool is registered" in await detail_of(http)
-    await started(http, "other", "busy")
+    await add_running_work(http, "other", "busy")
     for tool in ("d1", "d2", "gone"):
         await add_tool(http, tool)
     for tool, change in (("busy", {"capacity": 1}), ("d1", {"draining": True}), ("d2", {"draining": True})):
@@ -260,4 +260,4 @@ async def test_the_tasks_that_go_before_are_counted(http: httpx.AsyncClient) -> 
 
 
 async def test_an_unknown_task_is_not_explained(http: httpx.AsyncClient) -> None:
-    is_problem(await http.get("/v1/tasks/unknown/explain"), 404, "task_not_found")
+    assert_problem(await http.get("/v1/tasks/unknown/explain"), 404, "task_not_found")

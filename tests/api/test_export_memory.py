@@ -12,7 +12,7 @@ import pytest
 from broker.store import archive
 from tests.conftest import Running, Serve
 from tests.support import api
-from tests.support.processes import serving, until_ready
+from tests.support.processes import serving, wait_until_ready
 
 MIB = 2**20
 RECORDS = 60
@@ -36,7 +36,7 @@ from generate_series(1, {RECORDS}) n, value
 async def test_an_export_of_321_mib_takes_less_than_100_mib(database: str, sql: asyncpg.Connection) -> None:
     await sql.execute(FILL)
     with serving(BROKER_DATABASE_URL=database) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         server = psutil.Process(process.pid)
         before = most = server.memory_info().rss
         exported = lines = 0

@@ -16,10 +16,10 @@ import pytest
 
 from broker.store.address import libpq_url
 from tests.api.test_errors import LEAKS
-from tests.support.api import add_task, add_tool, assign, completed, get
-from tests.support.processes import ended, serving, until_ready
+from tests.support.api import add_task, add_tool, assign, complete_work, get
+from tests.support.processes import serving, wait_for_exit, wait_until_ready
 from tests.support.shared import THOROUGH
-from tests.support.steps import audit
+from tests.support.steps import check_invariants
 
 REQUESTS = 10_000 if THOROUGH else 4_000
 CLIENTS = 4
@@ -242,7 +242,7 @@ class Client:
 
 async def test_thousands_of_odd_requests(database: str) -> None:
     with serving(BROKER_DATABASE_URL=database) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url, timeout=30) as http:
             known = await some_history(http)
             seen = await fuzz(httpx.URL(url).port or 0, known)
@@ -259,7 +259,7 @@ async def test_thousands_of_odd_requests(database: str) -> None:
             assert (await get(http, "/health/ready"))["status"] == "ready"
             assert await some_history(http, "after")
         process.terminate()
-        assert await ended(process, within=20) == 0
+        assert await wait_for_exit(process, within=20) == 0
         said = process.stderr.read().decode() if process.stderr else ""
     assert not LEAKS.search(said), said[-3000:]
     assert "request failed" not in said
@@ -270,7 +270,7 @@ async def test_thousands_of_odd_requests(database: str) -> None:
             "no tool that nobody resized is over its capacity",
             "attempts in the archive are those counted",
         }
-        await audit(connection, but=but)
+        await check_invariants(connection, but=but)
     finally:
         await connection.close()
 
@@ -319,6 +319,6 @@ async def some_history(http: httpx.AsyncClient, suffix: str = "") -> list[str]:
         name = f"known-{number}{suffix}"
         await add_task(http, name)
         works.append((await assign(http, name, tool))["id"])
-    await completed(http, works[0])
-    await completed(http, works[1], "failed", retry=False)
+    await complete_work(http, works[0])
+    await complete_work(http, works[1], "failed", retry=False)
     return works

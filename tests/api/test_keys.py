@@ -17,18 +17,18 @@ from tests.conftest import Running, Serve
 from tests.support import cli
 from tests.support.api import (
     Json,
+    add_assigned_work,
     add_tool,
-    assigned,
+    assert_problem,
     bearer,
+    flatten,
     get,
-    is_problem,
-    joined,
+    get_pages,
     make_key,
-    pages,
-    statements,
+    recorded_statements,
 )
-from tests.support.processes import in_folder
-from tests.support.waiting import until
+from tests.support.processes import names_in
+from tests.support.waiting import wait_until
 
 ADMIN = "an-admin-key-of-the-settings"
 
@@ -74,9 +74,9 @@ async def test_a_name_in_use_is_refused_unless_its_key_is_replaced(http: httpx.A
     old = await made(http, "lab", "tool")
     token = await registered(http, old["key"])
     refused = await http.post("/v1/keys", json={"name": "lab", "roles": ["tool"]})
-    assert "replace" in is_problem(refused, 409, "key_exists")["detail"]
+    assert "replace" in assert_problem(refused, 409, "key_exists")["detail"]
     new = await made(http, "lab", "tool", replace=True)
-    is_problem(await http.get("/v1/tools", headers=bearer(old["key"])), 401, "unauthenticated")
+    assert_problem(await http.get("/v1/tools", headers=bearer(old["key"])), 401, "unauthenticated")
     for each in (new["key"], token):
         assert (await http.get("/v1/tools/t", headers=bearer(each))).status_code == 200
     assert [item["created_at"] for item in await listed(http)] == [new["created_at"]]
@@ -95,15 +95,15 @@ async def test_a_revoked_key_is_refused_within_seconds_in_every_process(
     revoked = await http.delete("/v1/keys/lab")
     assert (revoked.status_code, revoked.content) == (204, b"")
     for each in (new["key"], token):
-        is_problem(await http.get("/v1/tools/t", headers=bearer(each)), 401, "unauthenticated")
+        assert_problem(await http.get("/v1/tools/t", headers=bearer(each)), 401, "unauthenticated")
         await until_answered(other.client, 401, each, "/v1/tools/t")
     assert await listed(http) == []
-    is_problem(await http.delete("/v1/keys/lab"), 404, "key_not_found")
+    assert_problem(await http.delete("/v1/keys/lab"), 404, "key_not_found")
 
 
 @pytest.mark.parametrize("name", ["nobody", "@admin", "two%20words", "x" * 129])
 async def test_there_is_no_key_of_an_unknown_name(http: httpx.AsyncClient, name: str) -> None:
-    is_problem(await http.delete(f"/v1/keys/{name}"), 404, "key_not_found")
+    assert_problem(await http.delete(f"/v1/keys/{name}"), 404, "key_not_found")
     assert (await http.get("/v1/keys")).status_code == 200
 
 
@@ -129,7 +129,7 @@ async def test_there_is_no_key_of_an_unknown_name(http: httpx.AsyncClient, name:
 async def test_what_is_no_key_is_refused_by_its_field(
     http: httpx.AsyncClient, body: Json, field: str
 ) -> None:
-    problem = is_problem(await http.post("/v1/keys", json=body), 400, "validation_failed")
+    problem = assert_problem(await http.post("/v1/keys", json=body), 400, "validation_failed")
     assert [error["field"].partition("[")[0] for error in problem["errors"]] == [field]
     assert await listed(http) == []
 
@@ -137,10 +137,10 @@ async def test_what_is_no_key_is_refused_by_its_field(
 async def test_keys_are_listed_page_by_page_in_the_order_of_their_names(http: httpx.AsyncClient) -> None:
     for name in ("c", "a", "b"):
         await made(http, name, "tool")
-    found = await pages(http, "/v1/keys", limit=1)
-    assert [item["name"] for item in joined(found)] == ["a", "b", "c"]
+    found = await get_pages(http, "/v1/keys", limit=1)
+    assert [item["name"] for item in flatten(found)] == ["a", "b", "c"]
     assert len(found) == 3
-    is_problem(await http.get("/v1/keys?after=!"), 400, "validation_failed")
+    assert_problem(await http.get("/v1/keys?after=!"), 400, "validation_failed")
 
 
 @pytest.mark.parametrize("replace", [False, True])
@@ -170,10 +170,10 @@ async def test_the_last_use_of_a_key_is_recorded_and_not_for_each_request(
         return await sql.fetchval("select last_used_at from keys where name = 'used'")
 
     assert await last_use() is None
-    with statements(broker) as seen:
+    with recorded_statements(broker) as seen:
         for _ in range(20):
             assert (await http.get("/v1/tools", headers=bearer(key))).status_code == 200
-        await until(last_use)
+        await wait_until(last_use)
     assert len([each for each in seen if "last_used_at = now()" in each]) <= 2
     by_name = {item["name"]: item["last_used_at"] for item in await listed(http)}
     assert by_name["unused"] is None
@@ -190,32 +190,34 @@ async def test_the_first_key_can_be_made_from_this_machine_and_closes_the_door(s
     key = bearer((await made(http, "me", "admin"))["key"])
     # At once where it was made, soon elsewhere.
     for path in ("/v1/keys", "/v1/tools"):
-        is_problem(await http.get(path), 401, "unauthenticated")
-    is_problem(await http.post("/v1/keys", json={"name": "x", "roles": ["admin"]}), 401, "unauthenticated")
+        assert_problem(await http.get(path), 401, "unauthenticated")
+    assert_problem(
+        await http.post("/v1/keys", json={"name": "x", "roles": ["admin"]}), 401, "unauthenticated"
+    )
     await until_answered(second.client, 401)
     for client in (http, second.client):
         assert (await client.get("/v1/keys", headers=key)).status_code == 200
     # Revoked, it leaves the door closed.
     assert (await http.delete("/v1/keys/me", headers=key)).status_code == 204
-    is_problem(await http.get("/v1/keys"), 401, "unauthenticated")
+    assert_problem(await http.get("/v1/keys"), 401, "unauthenticated")
 
 
 async def test_a_tool_goes_on_with_its_token_when_the_first_key_is_made(serve: Serve) -> None:
     http = (await serve()).client
     token = bearer((await add_tool(http))["token"])
-    pair = await assigned(http, tool="other")
+    pair = await add_assigned_work(http, tool="other")
     await made(http, "me", "admin")
     assert (await http.post("/v1/tools/t/heartbeat", headers=token)).status_code == 200
-    is_problem(await http.post(f"/v1/work/{pair.work}/start", headers=token), 403, "forbidden")
+    assert_problem(await http.post(f"/v1/work/{pair.work}/start", headers=token), 403, "forbidden")
 
 
 async def test_only_admins_may_make_see_and_revoke_keys(http: httpx.AsyncClient, store: Store) -> None:
     for role in ("submitter", "tool", "assigner", "operator"):
         key = bearer(await make_key(store, role, role))
         body = {"name": "mine", "roles": ["admin"]}
-        is_problem(await http.post("/v1/keys", json=body, headers=key), 403, "forbidden")
-        is_problem(await http.get("/v1/keys", headers=key), 403, "forbidden")
-        is_problem(await http.delete("/v1/keys/tool", headers=key), 403, "forbidden")
+        assert_problem(await http.post("/v1/keys", json=body, headers=key), 403, "forbidden")
+        assert_problem(await http.get("/v1/keys", headers=key), 403, "forbidden")
+        assert_problem(await http.delete("/v1/keys/tool", headers=key), 403, "forbidden")
     assert (
         await http.get("/v1/keys", headers=bearer(await make_key(store, "a", "admin")))
     ).status_code == 200
@@ -224,7 +226,7 @@ async def test_only_admins_may_make_see_and_revoke_keys(http: httpx.AsyncClient,
 # The command line
 
 
-async def broker_keys(url: str, *arguments: str, **environment: str) -> cli.Ended:
+async def broker_keys(url: str, *arguments: str, **environment: str) -> cli.CommandResult:
     return await cli.run(url, "keys", *arguments, **environment)
 
 
@@ -241,7 +243,7 @@ async def test_keys_are_made_listed_and_revoked_by_the_broker_that_a_url_names(
     assert first.status == 0, first.err
     assert f"Key me (admin) is made at {broker.url}" in first.err
     admin = first.out.strip()
-    is_problem(await broker.client.get("/v1/keys"), 401, "unauthenticated")
+    assert_problem(await broker.client.get("/v1/keys"), 401, "unauthenticated")
     as_admin = folder | {"BROKER_KEY": admin}
     both = ("--role", "tool", "--role", "submitter", "--role", "tool", "--name", "both")
     key = (await broker_keys(broker.url, "create", *both, **as_admin)).out.strip()
@@ -250,7 +252,7 @@ async def test_keys_are_made_listed_and_revoked_by_the_broker_that_a_url_names(
     assert (again.status, again.out) == (1, "")
     assert "--replace" in again.err
     new = (await broker_keys(broker.url, "create", *both, "--replace", **as_admin)).out.strip()
-    is_problem(await broker.client.get("/v1/tools", headers=bearer(key)), 401, "unauthenticated")
+    assert_problem(await broker.client.get("/v1/tools", headers=bearer(key)), 401, "unauthenticated")
     assert (await broker.client.get("/v1/tools", headers=bearer(new))).status_code == 200
     listed = await broker_keys(broker.url, "list", **as_admin)
     assert [line.split()[:2] for line in listed.out.splitlines()] == [
@@ -259,7 +261,7 @@ async def test_keys_are_made_listed_and_revoked_by_the_broker_that_a_url_names(
         ["me", "admin"],
     ]
     assert (await broker_keys("", "revoke", "both", "--url", broker.url, **as_admin)).status == 0
-    is_problem(await broker.client.get("/v1/tools", headers=bearer(new)), 401, "unauthenticated")
+    assert_problem(await broker.client.get("/v1/tools", headers=bearer(new)), 401, "unauthenticated")
     for name in ("both", "a/b", ".."):
         unknown = await broker_keys(broker.url, "revoke", name, **as_admin)
         assert unknown.status == 1
@@ -295,4 +297,4 @@ def test_without_a_broker_and_a_database_no_key_is_made_and_one_line_says_what_t
     nobody = CliRunner().invoke(main, ["keys", *arguments], env=here | {"BROKER_URL": "http://127.0.0.1:1"})
     assert (nobody.exit_code, nobody.stdout) == (1, "")
     assert "No broker answers at http://127.0.0.1:1" in nobody.stderr
-    assert in_folder(tmp_path) == []
+    assert names_in(tmp_path) == []

@@ -15,18 +15,18 @@ from tests.conftest import Running
 from tests.support import api
 from tests.support.api import (
     Json,
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tasks,
     add_tool,
     assign,
-    assigned,
     complete,
-    completed,
-    deadline_passes,
+    complete_work,
+    expire_deadline,
     get,
     ids,
-    started,
-    until_it_is,
+    wait_for_state,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -82,11 +82,11 @@ async def test_of_much_work_of_one_tool_the_oldest_is_told(http: httpx.AsyncClie
 
 async def test_tools_are_told_page_by_page_whatever_work_they_have(http: httpx.AsyncClient) -> None:
     for number in range(5):
-        await started(http, f"a-{number}", f"t-{number}")
-        await started(http, f"b-{number}", f"t-{number}")
-    found = await api.pages(http, "/v1/overview/tools", limit=2)
+        await add_running_work(http, f"a-{number}", f"t-{number}")
+        await add_running_work(http, f"b-{number}", f"t-{number}")
+    found = await api.get_pages(http, "/v1/overview/tools", limit=2)
     assert [ids(page) for page in found] == [["t-0", "t-1"], ["t-2", "t-3"], ["t-4"]]
-    assert all(len(tool["work"]) == 2 for tool in api.joined(found))
+    assert all(len(tool["work"]) == 2 for tool in api.flatten(found))
 
 
 async def test_long_texts_are_cut(http: httpx.AsyncClient) -> None:
@@ -98,7 +98,7 @@ async def test_long_texts_are_cut(http: httpx.AsyncClient) -> None:
     [tool] = (await overview(http, "tools"))["items"]
     [kind] = (await overview(http, "queue"))["kinds"]
     [task] = (await overview(http, "waiting"))["items"]
-    await completed(http, work, "failed", error=LONG)
+    await complete_work(http, work, "failed", error=LONG)
     [failure] = (await overview(http, "failures"))["items"]
     texts = (tool["skills"], tool["work"][0]["message"], kind["needs"], task["needs"])
     assert {len(text) for text in (*texts, failure["message"])} == {500}
@@ -131,9 +131,9 @@ async def test_who_is_passed_over_is_told_by_how_many(
     await add_task(http, "wallflower", needs={"can": "dance"})
     await sql.execute("update tasks set created_at = now() - interval '1 hour'")
     for number in range(3):
-        pair = await assigned(http, f"later-{number}", "t")
+        pair = await add_assigned_work(http, f"later-{number}", "t")
         if number < 2:
-            await completed(http, pair.work)
+            await complete_work(http, pair.work)
     await add_task(http, "young", needs={"can": "sing"})
     kinds = (await overview(http, "queue"))["kinds"]
     assert {kind["oldest_id"]: kind["passed_by"] for kind in kinds} == {"wallflower": 3, "young": 0}
@@ -147,7 +147,7 @@ async def test_tools_that_nobody_asks_are_told_idle_for_longest_first(
     await sql.execute("update tools set registered_at = now() - interval '3 hours', offline = id = 'offline'")
     for tool, ago in (("long-ago", "1 hour"), ("lately", "1 minute")):
         await add_task(http, tool)
-        await completed(http, (await assign(http, tool, tool))["id"])
+        await complete_work(http, (await assign(http, tool, tool))["id"])
         await sql.execute(
             "update work_archive set ended_at = now() - cast($1 as text)::interval where tool_id = $2",
             ago,
@@ -170,8 +170,8 @@ async def test_why_tasks_wait_is_told_in_the_words_of_explain(http: httpx.AsyncC
     await add_task(http, "remarked")
     await http.put("/v1/tasks/remarked/remark", json={"text": "Nobody can."})
     await add_task(http, "later", not_before="2100-01-01T00:00:00Z", priority=3)
-    pair = await assigned(http, "again", "t", retry_backoff_seconds=3600)
-    await completed(http, pair.work, "failed", error="no light")
+    pair = await add_assigned_work(http, "again", "t", retry_backoff_seconds=3600)
+    await complete_work(http, pair.work, "failed", error="no light")
     await add_task(http, "waits")
     await http.patch("/v1/tools/t", json={"draining": True})
     found = await overview(http, "waiting")
@@ -211,8 +211,8 @@ async def three_attempts(http: httpx.AsyncClient, sql: asyncpg.Connection) -> li
         ("a-3", "t", 11, 13, "succeeded"),
     )
     for task, tool, begin, end, outcome in times:
-        pair = await assigned(http, task, tool, max_attempts=1)
-        await completed(http, pair.work, outcome)
+        pair = await add_assigned_work(http, task, tool, max_attempts=1)
+        await complete_work(http, pair.work, outcome)
         await sql.execute(
             """update work_archive
                set assigned_at = $2, started_at = $2, waiting_since = $3, ended_at = $4,
@@ -252,8 +252,8 @@ async def test_the_timeline_has_what_was_under_way(
 
 
 async def test_an_attempt_is_told_as_its_record_has_it(http: httpx.AsyncClient) -> None:
-    pair = await started(http, "a", "t")
-    record = await completed(http, pair.work)
+    pair = await add_running_work(http, "a", "t")
+    record = await complete_work(http, pair.work)
     [told] = (await overview(http, "timeline"))["items"]
     assert told == {name: record[name] for name in told}
     await add_task(http, "never-assigned")
@@ -284,8 +284,8 @@ async def test_a_wait_is_counted_from_when_the_task_could_be_done(http: httpx.As
     await add_tool(http, "t")
     soon = datetime.now(UTC) + timedelta(seconds=0.2)
     await add_task(http, "a", not_before=soon.isoformat())
-    await until_it_is(http, "/v1/tasks/a", "available")
-    await completed(http, (await assign(http, "a"))["id"])
+    await wait_for_state(http, "/v1/tasks/a", "available")
+    await complete_work(http, (await assign(http, "a"))["id"])
     buckets = (await overview(http, "history", buckets=1))["items"]
     waited = (datetime.now(UTC) - began).total_seconds() - 0.2
     assert 0 <= buckets[0]["wait_median_seconds"] <= waited
@@ -306,17 +306,17 @@ async def test_a_span_that_holds_no_time_has_no_history(http: httpx.AsyncClient,
 async def test_failures_are_told_with_what_became_of_their_tasks(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    held = await started(http, "held", "t", max_attempts=1)
+    held = await add_running_work(http, "held", "t", max_attempts=1)
     await report(http, held.work, message="looks bad")
     await report(http, held.work, progress=0.9)
-    await completed(http, held.work, "failed", error="it was")
-    late = await started(http, "late", "t", timeout_seconds=100, retry_backoff_seconds=3600)
-    await deadline_passes(sql, late.work)
-    await until_it_is(http, "/v1/tasks/late", "scheduled")
+    await complete_work(http, held.work, "failed", error="it was")
+    late = await add_running_work(http, "late", "t", timeout_seconds=100, retry_backoff_seconds=3600)
+    await expire_deadline(sql, late.work)
+    await wait_for_state(http, "/v1/tasks/late", "scheduled")
     assert (await complete(http, late.work)).status_code == 409
-    over = await started(http, "over", "t", retry_backoff_seconds=0)
-    await completed(http, over.work, "failed")
-    await completed(http, (await assign(http, "over", "t"))["id"])
+    over = await add_running_work(http, "over", "t", retry_backoff_seconds=0)
+    await complete_work(http, over.work, "failed")
+    await complete_work(http, (await assign(http, "over", "t"))["id"])
     found = await overview(http, "failures")
     told = [(f["task_id"], f["outcome"], f["late"], f["task_state"], f["message"]) for f in found["items"]]
     assert told == [
@@ -325,8 +325,8 @@ async def test_failures_are_told_with_what_became_of_their_tasks(
         ("held", "failed", False, "failed", "looks bad"),
     ]
     assert found["items"][-1]["error"] == "it was"
-    paged = await api.pages(http, "/v1/overview/failures", limit=1)
-    assert api.joined(paged) == found["items"]
+    paged = await api.get_pages(http, "/v1/overview/failures", limit=1)
+    assert api.flatten(paged) == found["items"]
     moment = found["items"][1]["ended_at"]
     assert ids((await overview(http, "failures", until=moment))["items"], "task_id") == ["held"]
     assert ids((await overview(http, "failures", since=moment))["items"], "task_id") == ["over", "late"]
@@ -337,11 +337,11 @@ async def test_of_very_long_reports_only_those_of_the_newest_failures_are_read(
 ) -> None:
     await add_tool(http, "t", capacity=100)
     for number in range(20):
-        pair = await assigned(http, f"a-{number:02}", "t")
+        pair = await add_assigned_work(http, f"a-{number:02}", "t")
         await report(http, pair.work, message=f"of {number}")
         longer = failures._MOST_REPORT_BYTES * (1 if number == 19 else 0.8)
         await report(http, pair.work, data="x" * int(longer))
-        await completed(http, pair.work, "failed", retry=False)
+        await complete_work(http, pair.work, "failed", retry=False)
     # Of the newest one there is too much.
     sizes = [row[0] for row in await sql.fetch("select bytes from work_archive order by task_id desc")]
     assert sizes[0] > failures._MOST_REPORT_BYTES > max(sizes[1:])
@@ -358,7 +358,7 @@ async def test_the_last_message_of_a_failure_is_read_beside_a_large_payload(http
     await add_task(http, "a", payload="x" * 2 * failures._MOST_REPORT_BYTES)
     work = (await assign(http, "a", "t"))["id"]
     await report(http, work, message="half way", data="y" * 50_000)
-    await completed(http, work, "failed", result="z" * 2 * failures._MOST_REPORT_BYTES)
+    await complete_work(http, work, "failed", result="z" * 2 * failures._MOST_REPORT_BYTES)
     [failure] = (await overview(http, "failures"))["items"]
     assert failure["message"] == "half way"
 
@@ -369,6 +369,6 @@ async def test_the_last_message_of_a_failure_is_read_beside_a_large_payload(http
 async def test_who_asks_for_the_same_at_the_same_time_shares_a_reading(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    with api.statements(broker) as told:
+    with api.recorded_statements(broker) as told:
         await asyncio.gather(*(overview(http, "queue") for _ in range(50)))
     assert len(told) <= 8

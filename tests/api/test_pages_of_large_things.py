@@ -18,10 +18,10 @@ from tests.support.api import (
     add_task,
     add_tasks,
     add_tool,
+    assert_problem,
     assign,
-    completed,
+    complete_work,
     get,
-    is_problem,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -58,7 +58,7 @@ async def test_lists_are_cut_by_size_and_go_on(http: httpx.AsyncClient) -> None:
     reports = await in_pages(http, f"/v1/work/{works[0]}/reports")
     assert [len(page) for page in reports] == [3, 1]
     for work in works[1:]:
-        await completed(http, work)
+        await complete_work(http, work)
     newest_first = works[:0:-1]
     assert await in_pages(http, "/v1/archive") == [newest_first[:3], newest_first[3:6]]
 
@@ -172,13 +172,13 @@ async def test_rows_from_before_sizes_were_stored_are_estimated(
     for name in ("a", "b", "c", "d"):
         await add_task(http, name, payload=LARGE)
     for name in ("c", "d"):
-        await completed(http, (await assign(http, name))["id"], result="small")
+        await complete_work(http, (await assign(http, name))["id"], result="small")
     for table in ("tasks", "tools", "work_archive"):
         await sql.execute(f"update {table} set bytes = null")
     assert await in_pages(http, "/v1/tasks") == [["a"], ["b"]]
     assert [len(page) for page in await in_pages(http, "/v1/archive")] == [1, 1]
     for name in ("a", "b"):
-        await completed(http, (await assign(http, name))["id"])
+        await complete_work(http, (await assign(http, name))["id"])
     assert [len(page) for page in await in_pages(http, "/v1/archive")] == [1, 1, 1, 1]
 
 
@@ -199,7 +199,7 @@ async def test_stored_sizes_are_those_of_the_response(
     printed = len(json.dumps(payload, ensure_ascii=False).encode())
     assert await sql.fetchval("select bytes from tasks") == sent + printed
     assert await sql.fetchval("select bytes from tools") == printed
-    await completed(http, (await assign(http))["id"], result=payload)
+    await complete_work(http, (await assign(http))["id"], result=payload)
     assert await sql.fetchval("select bytes from work_archive") == 2 * sent + 2 * printed
 
 
@@ -229,7 +229,7 @@ async def test_an_export_has_every_record_that_the_list_has(
     for number in range(10):
         await add_task(http, f"task-{number}", payload=1.10)
         work = await assign(http, f"task-{number}", "t" if number % 2 else "other")
-        await completed(http, work["id"], "failed" if number % 3 else "succeeded", retry=False)
+        await complete_work(http, work["id"], "failed" if number % 3 else "succeeded", retry=False)
     for query in (
         {},
         {"tool_id": "t"},
@@ -245,7 +245,7 @@ async def test_an_export_has_every_record_that_the_list_has(
 
 @pytest.mark.parametrize("query", ["outcome=lovely", "since=yesterday", "limit=3", "tool_id=%00"])
 async def test_an_export_of_what_cannot_be_is_refused(http: httpx.AsyncClient, query: str) -> None:
-    is_problem(await http.get(f"/v1/archive/export?{query}"), 400, "validation_failed")
+    assert_problem(await http.get(f"/v1/archive/export?{query}"), 400, "validation_failed")
 
 
 async def test_an_export_that_cannot_go_on_does_not_look_complete(
@@ -255,7 +255,7 @@ async def test_an_export_that_cannot_go_on_does_not_look_complete(
     await add_tool(http, capacity=100)
     for number in range(3):
         await add_task(http, f"task-{number}")
-        await completed(http, (await assign(http, f"task-{number}"))["id"])
+        await complete_work(http, (await assign(http, f"task-{number}"))["id"])
     page = archive.page
     left = 0
 
@@ -267,7 +267,7 @@ async def test_an_export_that_cannot_go_on_does_not_look_complete(
         return page(*args, **kwargs)
 
     monkeypatch.setattr(archive, "page", breaks_off)
-    is_problem(await http.get("/v1/archive/export"), 503, "unavailable")
+    assert_problem(await http.get("/v1/archive/export"), 503, "unavailable")
     left = 2
     with pytest.raises(httpx.RemoteProtocolError):
         await http.get("/v1/archive/export")
@@ -279,17 +279,17 @@ async def test_a_deleted_record_is_gone_and_its_task_forgotten(http: httpx.Async
     await add_tool(http)
     await add_task(http)
     first = (await assign(http))["id"]
-    await completed(http, first, "released")
+    await complete_work(http, first, "released")
     last = (await assign(http))["id"]
-    await completed(http, last)
+    await complete_work(http, last)
     path = f"/v1/archive/{last}"
     assert (await http.delete(path)).status_code == 204
-    is_problem(await http.delete(path), 404, "work_not_found")
-    is_problem(await http.get(path), 404, "work_not_found")
-    is_problem(await http.get("/v1/tasks/a"), 404, "task_not_found")
+    assert_problem(await http.delete(path), 404, "work_not_found")
+    assert_problem(await http.get(path), 404, "work_not_found")
+    assert_problem(await http.get("/v1/tasks/a"), 404, "task_not_found")
     assert [item["work_id"] for item in (await get(http, "/v1/archive"))["items"]] == [first]
     # Its id may be given again; a record that was not a task's last word leaves the task as it is.
     await add_task(http)
     assert (await http.delete(f"/v1/archive/{first}")).status_code == 204
     assert (await get(http, "/v1/tasks/a"))["state"] == "available"
-    is_problem(await http.delete("/v1/archive/nonsense"), 404, "work_not_found")
+    assert_problem(await http.delete("/v1/archive/nonsense"), 404, "work_not_found")

@@ -13,24 +13,24 @@ from broker.store import leases
 from tests.conftest import Running
 from tests.support import steps
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
     complete,
-    completed,
-    deadline_passes,
+    complete_work,
+    expire_deadline,
+    finish_long_poll,
     get,
-    gone_offline,
-    is_problem,
-    park,
-    records,
-    started,
-    until_it_is,
-    woken,
+    get_records,
+    start_long_poll,
+    take_tool_offline,
+    wait_for_state,
 )
 from tests.support.shared import SHARED_BROKER
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -48,19 +48,19 @@ CALLS = {
 async def test_a_silent_tool_goes_offline_and_its_work_goes_back_at_once(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    running = await started(http, "running")
-    waits = await assigned(http, "waits")
-    tool = await gone_offline(http, sql)
+    running = await add_running_work(http, "running")
+    waits = await add_assigned_work(http, "waits")
+    tool = await take_tool_offline(http, sql)
     assert tool["load"] == 0
     for task, attempt in (("running", 1), ("waits", 0)):
         found = await get(http, f"/v1/tasks/{task}")
         assert (found["state"], found["attempt"], found["work_id"]) == ("available", attempt, None)
     for pair in (running, waits):
-        [record] = await records(http, pair.task)
+        [record] = await get_records(http, pair.task)
         assert (record["outcome"], record["work_id"], record["error"]) == (
             "lost", pair.work, "The tool fell silent.",
         )  # fmt: skip
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_tool_without_work_goes_offline_and_is_no_candidate(
@@ -68,18 +68,18 @@ async def test_a_tool_without_work_goes_offline_and_is_no_candidate(
 ) -> None:
     await add_tool(http)
     await add_task(http)
-    await gone_offline(http, sql)
+    await take_tool_offline(http, sql)
     assert (await get(http, "/v1/candidates"))["tools"] == []
     refused = await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})
-    is_problem(refused, 409, "tool_unavailable")
+    assert_problem(refused, 409, "tool_unavailable")
 
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_its_next_call_brings_it_back(
     http: httpx.AsyncClient, sql: asyncpg.Connection, call: str
 ) -> None:
-    pair = await started(http)
-    await gone_offline(http, sql)
+    pair = await add_running_work(http)
+    await take_tool_offline(http, sql)
     method, path = CALLS[call]
     bodies: dict[str, Any] = {
         "registering": {"id": "t", "skills": {}, "capacity": 100},
@@ -96,18 +96,18 @@ async def test_a_tool_that_comes_back_is_news_for_the_assigner(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
-    await gone_offline(http, sql)
+    await take_tool_offline(http, sql)
     cursor = (await get(http, "/v1/candidates"))["cursor"]
-    parked = await park(broker, "GET", "/v1/candidates", params={"wait": 60, "cursor": cursor})
+    parked = await start_long_poll(broker, "GET", "/v1/candidates", params={"wait": 60, "cursor": cursor})
     await http.post("/v1/tools/t/heartbeat")
-    assert [tool["id"] for tool in (await woken(parked))["tools"]] == ["t"]
+    assert [tool["id"] for tool in (await finish_long_poll(parked))["tools"]] == ["t"]
 
 
 async def test_whoever_reads_a_tool_does_not_bring_it_back(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
-    await gone_offline(http, sql)
+    await take_tool_offline(http, sql)
     await http.patch("/v1/tools/t", json={"capacity": 3})
     assert (await get(http, "/v1/tools/t"))["state"] == "offline"
 
@@ -115,9 +115,9 @@ async def test_whoever_reads_a_tool_does_not_bring_it_back(
 async def test_work_that_is_lost_while_it_should_stop_is_cancelled_with_its_task(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     assert (await http.delete("/v1/tasks/a")).status_code == 202
-    await gone_offline(http, sql)
+    await take_tool_offline(http, sql)
     assert (await get(http, "/v1/tasks/a"))["state"] == "cancelled"
     assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "cancelled"
 
@@ -125,19 +125,19 @@ async def test_work_that_is_lost_while_it_should_stop_is_cancelled_with_its_task
 async def test_the_last_attempt_that_is_lost_fails_the_task_and_answers_who_waits(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    await started(http, max_attempts=1)
-    parked = await park(broker, "GET", "/v1/tasks/a", params={"wait": 60})
-    await gone_offline(http, sql)
-    assert (await woken(parked))["state"] == "failed"
+    await add_running_work(http, max_attempts=1)
+    parked = await start_long_poll(broker, "GET", "/v1/tasks/a", params={"wait": 60})
+    await take_tool_offline(http, sql)
+    assert (await finish_long_poll(parked))["state"] == "failed"
 
 
 async def test_work_not_started_in_time_is_lost_and_counts_as_no_attempt(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    pair = await assigned(http, max_attempts=1)
+    pair = await add_assigned_work(http, max_attempts=1)
     for _ in range(2):
-        await deadline_passes(sql, pair.work)
-        task = await until_it_is(http, "/v1/tasks/a", "available")
+        await expire_deadline(sql, pair.work)
+        task = await wait_for_state(http, "/v1/tasks/a", "available")
         assert task["attempt"] == 0
         record = await get(http, f"/v1/archive/{pair.work}")
         assert (record["outcome"], record["started_at"], record["attempt"]) == ("lost", None, 1)
@@ -146,7 +146,7 @@ async def test_work_not_started_in_time_is_lost_and_counts_as_no_attempt(
 
 
 async def test_no_heartbeat_moves_the_deadline_and_starting_ends_it(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     deadline = (await get(http, f"/v1/work/{pair.work}"))["deadline_at"]
     await http.post("/v1/tools/t/heartbeat")
     assert (await get(http, f"/v1/work/{pair.work}"))["deadline_at"] == deadline
@@ -156,40 +156,40 @@ async def test_no_heartbeat_moves_the_deadline_and_starting_ends_it(http: httpx.
 async def test_work_past_its_time_limit_is_timed_out_and_its_task_backs_off(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    pair = await started(http, timeout_seconds=3600)
-    await deadline_passes(sql, pair.work)
-    task = await until_it_is(http, "/v1/tasks/a", "scheduled")
+    pair = await add_running_work(http, timeout_seconds=3600)
+    await expire_deadline(sql, pair.work)
+    task = await wait_for_state(http, "/v1/tasks/a", "scheduled")
     assert (task["attempt"], task["error"]) == (1, "It ran past its time.")
-    [record] = await records(http)
+    [record] = await get_records(http)
     assert (record["outcome"], record["work_id"]) == ("timed_out", pair.work)
-    is_problem(await complete(http, pair.work, "failed"), 409, "work_ended")
+    assert_problem(await complete(http, pair.work, "failed"), 409, "work_ended")
 
 
 async def test_a_short_time_limit_ends_by_itself(http: httpx.AsyncClient) -> None:
-    pair = await started(http, timeout_seconds=0.2, retry_backoff_seconds=0)
-    await until_it_is(http, "/v1/tasks/a", "available")
+    pair = await add_running_work(http, timeout_seconds=0.2, retry_backoff_seconds=0)
+    await wait_for_state(http, "/v1/tasks/a", "available")
     assert (await get(http, f"/v1/work/{pair.work}"))["state"] == "timed_out"
 
 
 async def test_the_last_attempt_that_times_out_fails_the_task(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    pair = await started(http, timeout_seconds=3600, max_attempts=1)
-    await deadline_passes(sql, pair.work)
-    assert (await until_it_is(http, "/v1/tasks/a", "failed"))["ended_at"] is not None
+    pair = await add_running_work(http, timeout_seconds=3600, max_attempts=1)
+    await expire_deadline(sql, pair.work)
+    assert (await wait_for_state(http, "/v1/tasks/a", "failed"))["ended_at"] is not None
 
 
 async def test_what_the_earlier_run_had_started_is_lost_when_the_tool_registers_again(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    running = await started(http, "running")
-    waits = await assigned(http, "waits")
+    running = await add_running_work(http, "running")
+    waits = await add_assigned_work(http, "waits")
     await http.patch("/v1/tools/t", json={"draining": True})
-    parked = await park(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
+    parked = await start_long_poll(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
     again = await add_tool(http, capacity=5)
     assert (again["load"], again["capacity"], again["state"]) == (1, 5, "idle")
-    assert (await woken(parked))["state"] == "lost"
-    [record] = await records(http, "running")
+    assert (await finish_long_poll(parked))["state"] == "lost"
+    [record] = await get_records(http, "running")
     assert (record["outcome"], record["error"]) == ("lost", "The tool was started anew.")
     task = await get(http, "/v1/tasks/running")
     assert (task["state"], task["attempt"]) == ("available", 1)
@@ -197,10 +197,10 @@ async def test_what_the_earlier_run_had_started_is_lost_when_the_tool_registers_
 
 
 async def test_a_tool_that_resumes_keeps_what_it_had_started(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     await add_tool(http, capacity=5, resume=True)
     assert (await get(http, f"/v1/work/{pair.work}"))["state"] == "running"
-    assert (await completed(http, pair.work))["outcome"] == "succeeded"
+    assert (await complete_work(http, pair.work))["outcome"] == "succeeded"
 
 
 async def test_every_registration_makes_a_token_of_its_own(
@@ -215,16 +215,16 @@ async def test_every_registration_makes_a_token_of_its_own(
 
 
 async def test_by_force_a_tool_is_deleted_with_its_work(broker: Running, http: httpx.AsyncClient) -> None:
-    running = await started(http, "running")
-    await assigned(http, "waits")
-    is_problem(await http.delete("/v1/tools/t"), 409, "tool_busy")
-    is_problem(await http.delete("/v1/tools/t?force=false"), 409, "tool_busy")
-    parked = await park(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
+    running = await add_running_work(http, "running")
+    await add_assigned_work(http, "waits")
+    assert_problem(await http.delete("/v1/tools/t"), 409, "tool_busy")
+    assert_problem(await http.delete("/v1/tools/t?force=false"), 409, "tool_busy")
+    parked = await start_long_poll(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
     assert (await http.delete("/v1/tools/t?force=true")).status_code == 204
-    assert (await woken(parked))["state"] == "lost"
-    is_problem(await http.get("/v1/tools/t"), 404, "tool_not_found")
+    assert (await finish_long_poll(parked))["state"] == "lost"
+    assert_problem(await http.get("/v1/tools/t"), 404, "tool_not_found")
     for task, attempt in (("running", 1), ("waits", 0)):
-        [record] = await records(http, task)
+        [record] = await get_records(http, task)
         assert (record["outcome"], record["tool_id"], record["error"]) == (
             "lost",
             "t",
@@ -232,8 +232,8 @@ async def test_by_force_a_tool_is_deleted_with_its_work(broker: Running, http: h
         )
         found = await get(http, f"/v1/tasks/{task}")
         assert (found["state"], found["attempt"]) == ("available", attempt)
-    is_problem(await http.post(f"/v1/work/{running.work}/start"), 409, "work_ended")
-    is_problem(await http.delete("/v1/tools/t?force=true"), 404, "tool_not_found")
+    assert_problem(await http.post(f"/v1/work/{running.work}/start"), 409, "work_ended")
+    assert_problem(await http.delete("/v1/tools/t?force=true"), 404, "tool_not_found")
 
 
 async def test_a_parked_wait_never_lets_the_lease_run_out(
@@ -241,18 +241,18 @@ async def test_a_parked_wait_never_lets_the_lease_run_out(
 ) -> None:
     await add_tool(http, lease_seconds=5)
     before = await get(http, "/v1/tools/t")
-    parked = await park(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
-    await until(lambda: _renewed_after(http, before["lease_expires_at"]))
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
+    await wait_until(lambda: _renewed_after(http, before["lease_expires_at"]))
     await add_task(http)
     await assign(http)
-    await woken(parked)
+    await finish_long_poll(parked)
 
 
 async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_out(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http, lease_seconds=3600)
-    parked = await park(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
     presence, loop = broker.server.service.presence, asyncio.get_running_loop()
 
     async def is_planned_for_that() -> bool:
@@ -261,12 +261,12 @@ async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_ou
     async def is_planned_for_an_hour() -> bool:
         return 60 < presence._due.get(leases.Beat("t"), math.inf) - loop.time() < 3600
 
-    await until(is_planned_for_an_hour)
+    await wait_until(is_planned_for_an_hour)
     assert (await http.patch("/v1/tools/t", json={"lease_seconds": 5})).status_code == 200
-    await until(is_planned_for_that)
+    await wait_until(is_planned_for_that)
     await add_task(http)
     await assign(http)
-    await woken(parked)
+    await finish_long_poll(parked)
 
 
 async def _renewed_after(http: httpx.AsyncClient, moment: str) -> bool:

@@ -10,7 +10,7 @@ from broker.schemas.work import NewReport, Work
 from broker.store import Store, completion, reports, tools, work
 from tests.conftest import Running
 from tests.support import steps
-from tests.support.api import add_task, add_tool, assign, get, is_problem
+from tests.support.api import add_task, add_tool, assert_problem, assign, get
 
 FILL = """
 with made as (
@@ -40,7 +40,7 @@ async def reported(store: Store, made: Work, **fields: object) -> reports.Writte
 async def test_reports_count_for_at_least_what_the_archive_makes_of_them(
     store: Store, sql: asyncpg.Connection, data: Raw, message: str | None
 ) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     for _ in range(3):
         await reported(store, made, data=data, message=message, progress=0.1234567890123456)
     counted = await sql.fetchval("select report_bytes from work")
@@ -51,7 +51,7 @@ async def test_reports_count_for_at_least_what_the_archive_makes_of_them(
 
 
 async def test_a_report_that_comes_twice_counts_once(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     same = reports.ReportOf(made.id, NewReport(id=UUID(int=1), data=Raw(b'"x"')))
     for given in ([same, same], [same]):
         await store.many(reports.write, given)
@@ -70,7 +70,7 @@ async def test_a_work_takes_a_hundred_thousand_reports_and_goes_on(
     for status in (201, 200):
         assert (await broker.client.post(f"/v1/work/{made}/reports", json=last)).status_code == status
     refused = await broker.client.post(f"/v1/work/{made}/reports", json={})
-    is_problem(refused, 413, "payload_too_large")
+    assert_problem(refused, 413, "payload_too_large")
 
     seen = await get(broker.client, f"/v1/work/{made}")
     assert (seen["state"], seen["report_count"], len(seen["reports"])) == ("running", 100_000, 1_000)
@@ -88,24 +88,24 @@ async def test_a_work_takes_a_hundred_thousand_reports_and_goes_on(
 async def test_a_tool_whose_work_has_as_many_reports_as_it_may_can_be_replaced_and_deleted(
     store: Store, sql: asyncpg.Connection, end: str
 ) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     await sql.execute(FILL, made.id, 100_000)
     if end == "restart":
         await steps.register(store, "tool")
     else:
         assert await store.many(tools.delete, [tools.ToolDeletion("tool", force=True)]) == ["deleted"]
     assert await sql.fetchval("select outcome from work_archive") == "lost"
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_work_is_read_alike_before_and_after_its_end(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     await sql.execute(FILL, made.id, 2_500)
     live = await store.read(work.with_reports, made.id)
     assert live is not None
     assert (len(live.work.reports), live.work.report_count) == (1_000, 2_500)
     before = await every_page(store, made.id)
-    await store.many(completion.complete, [steps.ending(made.id)])
+    await store.many(completion.complete, [steps.new_ending(made.id)])
     ended = await store.read(work.with_reports, made.id)
     assert ended is not None
     assert (ended.work.reports, ended.work.report_count) == (live.work.reports, 2_500)
@@ -119,7 +119,7 @@ async def test_work_is_read_alike_before_and_after_its_end(store: Store, sql: as
 async def test_the_progress_of_ended_work_is_that_of_the_last_report_that_has_one(
     store: Store, told: list[float | None], last: float | None
 ) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     for progress in told:
         await steps.report(store, made.id, progress=progress)
     await steps.complete(store, made.id)
@@ -132,7 +132,7 @@ async def test_the_progress_of_ended_work_is_that_of_the_last_report_that_has_on
 async def test_work_with_the_largest_values_can_be_ended_and_read(store: Store) -> None:
     """PostgreSQL takes longest for many small numbers."""
     largest = Raw(b"[" + b"1," * (2**24 - 1_000) + b"1]")
-    made = await steps.running_work(store, payload=largest)
+    made = await steps.add_running_work(store, payload=largest)
     for number in range(4):
         taken = await steps.report(store, made.id, data=largest, progress=number / 4)
         assert taken is not None
@@ -163,12 +163,12 @@ async def every_page(store: Store, work_id: UUID) -> list[str | None]:
 async def test_large_reports_come_page_by_page_and_only_the_latest_with_their_work(
     store: Store, sql: asyncpg.Connection, ends: bool
 ) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     large = Raw(b'"' + b"x" * 3 * 2**20 + b'"')
     for number in range(6):
         await reported(store, made, data=large, message=str(number))
     if ends:
-        await store.many(completion.complete, [steps.ending(made.id)])
+        await store.many(completion.complete, [steps.new_ending(made.id)])
     seen = await store.read(work.with_reports, made.id)
     assert seen is not None
     assert ([each.message for each in seen.work.reports], seen.work.report_count) == (["3", "4", "5"], 6)

@@ -18,18 +18,18 @@ from tests.store.test_plans_of_a_backlog import every_node, rows_of
 from tests.support import api, steps
 from tests.support.api import (
     Json,
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tasks,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
-    completed,
-    deadline_passes,
+    complete_work,
+    expire_deadline,
     get,
-    gone_offline,
-    is_problem,
-    started,
-    until_it_is,
+    take_tool_offline,
+    wait_for_state,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -64,7 +64,7 @@ async def test_a_broker_that_holds_nothing_says_so(http: httpx.AsyncClient, sql:
 
 async def test_every_state_is_counted(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
     await add_tool(http, "offline")
-    await gone_offline(http, sql, "offline")
+    await take_tool_offline(http, sql, "offline")
     await add_tool(http, "draining", capacity=5)
     await http.patch("/v1/tools/draining", json={"draining": True})
     await add_tool(http, "busy")
@@ -80,7 +80,7 @@ async def test_every_state_is_counted(http: httpx.AsyncClient, sql: asyncpg.Conn
                 if kind == "running":
                     await http.post(f"/v1/work/{work}/start")
                 if kind == "failed":
-                    await completed(http, work, "failed", retry=False)
+                    await complete_work(http, work, "failed", retry=False)
                 if task in ("assigned-0", "running-0"):
                     await http.post(f"/v1/work/{work}/cancel")
     found = await read(http)
@@ -95,14 +95,14 @@ async def test_every_outcome_of_the_last_minute_is_counted_and_none_from_before(
 ) -> None:
     for number, outcome in enumerate(("succeeded", "failed", "released"), 1):
         for each in range(number):
-            pair = await started(http, f"{outcome}-{each}")
-            await completed(http, pair.work, outcome)
-    pair = await assigned(http, "lost")
-    await deadline_passes(sql, pair.work)
-    await until_it_is(http, "/v1/tasks/lost", "available")
-    pair = await started(http, "timed_out", timeout_seconds=1000)
-    await deadline_passes(sql, pair.work)
-    await until_it_is(http, "/v1/tasks/timed_out", "scheduled")
+            pair = await add_running_work(http, f"{outcome}-{each}")
+            await complete_work(http, pair.work, outcome)
+    pair = await add_assigned_work(http, "lost")
+    await expire_deadline(sql, pair.work)
+    await wait_for_state(http, "/v1/tasks/lost", "available")
+    pair = await add_running_work(http, "timed_out", timeout_seconds=1000)
+    await expire_deadline(sql, pair.work)
+    await wait_for_state(http, "/v1/tasks/timed_out", "scheduled")
     await add_task(http, "cancelled")
     await http.delete("/v1/tasks/cancelled")
     ended = {"succeeded": 1, "failed": 2, "cancelled": 1, "released": 3, "lost": 1, "timed_out": 1}
@@ -122,8 +122,8 @@ async def test_a_task_counts_as_submitted_once_and_only_in_its_minute(
     for task in ("old-deleted", "deleted"):
         await http.delete(f"/v1/tasks/{task}")
     for task, outcome in {"old-done": "succeeded", "done": "succeeded", "done-at-last": "failed"}.items():
-        await completed(http, (await assign(http, task))["id"], outcome)
-    await completed(http, (await assign(http, "done-at-last"))["id"])
+        await complete_work(http, (await assign(http, task))["id"], outcome)
+    await complete_work(http, (await assign(http, "done-at-last"))["id"])
     found = (await read(http))["last_minute"]
     assert found == MINUTE | {"submitted": 4, "succeeded": 3, "failed": 1, "cancelled": 2}
 
@@ -131,7 +131,7 @@ async def test_a_task_counts_as_submitted_once_and_only_in_its_minute(
 async def test_the_oldest_available_task_is_the_one_submitted_first(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    await assigned(http, "is-at-work")
+    await add_assigned_work(http, "is-at-work")
     await add_task(http, "waits-longest", priority=-5)
     await add_task(http, "comes-first", priority=5)
     for task, age in {"is-at-work": 3000, "waits-longest": 200, "comes-first": 10}.items():
@@ -177,7 +177,7 @@ async def test_all_of_it_is_at_one_moment(http: httpx.AsyncClient) -> None:
         for _ in range(10):
             if (made := await http.post("/v1/work", json={"task_id": task, "tool_id": "t"})).is_success:
                 await http.post(f"/v1/work/{made.json()['id']}/start")
-                await completed(http, made.json()["id"], "released")
+                await complete_work(http, made.json()["id"], "released")
 
     going = asyncio.gather(*(go_round(f"n{number}") for number in range(count)))
     seen = []
@@ -193,7 +193,7 @@ async def test_all_of_it_is_at_one_moment(http: httpx.AsyncClient) -> None:
 
 
 async def test_who_asks_at_once_shares_a_reading(broker: Running, http: httpx.AsyncClient) -> None:
-    with api.statements(broker) as told:
+    with api.recorded_statements(broker) as told:
         answers = await asyncio.gather(*(read(http) for _ in range(100)))
     readings = len({answer["at"] for answer in answers})
     assert told.count(stats.READ.text) == readings
@@ -207,7 +207,7 @@ async def test_who_asks_during_a_reading_waits_for_the_next_one_which_comes_late
     async with sql.transaction():
         await sql.execute("lock table assigner in access exclusive mode")
         slow = asyncio.create_task(read(http))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
         meanwhile = asyncio.create_task(read(http))
         await asyncio.sleep(0.1)  # for so long, at least, the reading takes
     first = await slow
@@ -226,12 +226,12 @@ async def test_a_database_that_cannot_be_read_is_told_and_forgotten_when_it_can(
     finally:
         await sql.execute("alter table away rename to assigner")
     for answer in answers:
-        is_problem(answer, 503, "unavailable")
+        assert_problem(answer, 503, "unavailable")
     assert (await read(http))["tasks"] == TASKS
 
 
 async def test_an_unknown_parameter_is_refused(http: httpx.AsyncClient) -> None:
-    is_problem(await http.get("/v1/stats?since=yesterday"), 400, "validation_failed")
+    assert_problem(await http.get("/v1/stats?since=yesterday"), 400, "validation_failed")
 
 
 async def test_it_looks_at_no_waiting_task_and_at_no_record_from_before(

@@ -11,22 +11,22 @@ import pytest
 
 from tests.conftest import Running
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tasks,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
     complete,
-    completed,
+    complete_work,
+    finish_long_poll,
+    flatten,
     get,
+    get_pages,
     ids,
-    is_problem,
-    joined,
-    pages,
-    park,
-    started,
-    times_out,
-    woken,
+    poll_until_timeout,
+    start_long_poll,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -82,8 +82,8 @@ async def test_a_task_known_already_is_answered_as_it_is(http: httpx.AsyncClient
 
 
 async def test_a_task_that_ended_is_known_still(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
-    await completed(http, pair.work, result={"r": 1})
+    pair = await add_assigned_work(http)
+    await complete_work(http, pair.work, result={"r": 1})
     answer = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}})
     assert answer.status_code == 200
     assert (answer.json()["state"], answer.json()["result"], answer.json()["needs"]) == (
@@ -128,10 +128,10 @@ async def test_a_scheduled_task_is_available_when_its_time_has_come(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     cursor = (await get(http, "/v1/candidates"))["cursor"]
-    parked = await park(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}")
+    parked = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}")
     due = datetime.now(UTC) + timedelta(seconds=0.4)
     assert (await add_task(http, not_before=due.isoformat()))["state"] == "scheduled"
-    assert ids((await woken(parked))["tasks"]) == ["a"]
+    assert ids((await finish_long_poll(parked))["tasks"]) == ["a"]
     assert (await get(http, "/v1/tasks/a"))["state"] == "available"
 
 
@@ -182,8 +182,8 @@ async def test_in_a_batch_the_first_of_two_with_one_id_makes_the_task(http: http
 
 
 async def test_a_batch_knows_tasks_that_have_ended(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
-    await completed(http, pair.work)
+    pair = await add_assigned_work(http)
+    await complete_work(http, pair.work)
     answer = await http.post("/v1/tasks/batch", json={"items": [{"id": "a", "needs": 1}]})
     assert answer.json()["items"] == [{"id": "a", "status": "exists"}]
 
@@ -191,7 +191,9 @@ async def test_a_batch_knows_tasks_that_have_ended(http: httpx.AsyncClient) -> N
 async def test_a_batch_with_a_bad_item_names_it_and_writes_nothing(http: httpx.AsyncClient) -> None:
     items: list[dict[str, Any]] = [{"id": f"x{n}", "needs": n} for n in range(20)]
     del items[13]["needs"]
-    problem = is_problem(await http.post("/v1/tasks/batch", json={"items": items}), 400, "validation_failed")
+    problem = assert_problem(
+        await http.post("/v1/tasks/batch", json={"items": items}), 400, "validation_failed"
+    )
     assert [error["field"] for error in problem["errors"]] == ["items[13].needs"]
     assert (await get(http, "/v1/tasks"))["items"] == []
 
@@ -203,7 +205,7 @@ async def test_a_value_that_only_the_database_refuses_spoils_its_batch_and_write
     answer = await http.post(
         "/v1/tasks/batch", content=f'{{"items": [{items}]}}', headers={"content-type": "application/json"}
     )
-    problem = is_problem(answer, 400, "validation_failed")
+    problem = assert_problem(answer, 400, "validation_failed")
     assert [error["field"] for error in problem["errors"]] == ["items[13].needs"]
     assert (await get(http, "/v1/tasks"))["items"] == []
 
@@ -237,14 +239,14 @@ async def test_batches_that_share_ids_create_each_task_once(http: httpx.AsyncCli
 async def test_tasks_are_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
     names = [f"x{n}" for n in range(11)]
     await add_tasks(http, *names)
-    found = await pages(http, "/v1/tasks", limit=4)
+    found = await get_pages(http, "/v1/tasks", limit=4)
     assert [len(page) for page in found if page] == [4, 4, 3]
-    assert sorted(ids(joined(found))) == sorted(names)
+    assert sorted(ids(flatten(found))) == sorted(names)
 
 
 async def test_a_page_holds_100_if_nothing_else_is_said(http: httpx.AsyncClient) -> None:
     await add_tasks(http, *(f"x{n}" for n in range(101)))
-    assert [len(page) for page in await pages(http, "/v1/tasks")] == [100, 1]
+    assert [len(page) for page in await get_pages(http, "/v1/tasks")] == [100, 1]
 
 
 async def test_a_list_of_tasks_is_stable_while_rows_come_and_go(http: httpx.AsyncClient) -> None:
@@ -254,15 +256,15 @@ async def test_a_list_of_tasks_is_stable_while_rows_come_and_go(http: httpx.Asyn
     await http.delete(f"/v1/tasks/{first['items'][0]['id']}")
     await http.delete(f"/v1/tasks/{first['items'][-1]['id']}")
     await add_tasks(http, "new-1", "new-2")
-    rest = ids(joined(await pages(http, "/v1/tasks", limit=5, after=first["next"])))
+    rest = ids(flatten(await get_pages(http, "/v1/tasks", limit=5, after=first["next"])))
     assert sorted(ids(first["items"]) + [name for name in rest if name in names]) == sorted(names)
 
 
 async def test_only_live_tasks_are_listed(http: httpx.AsyncClient) -> None:
-    done = await assigned(http, "done")
-    await completed(http, done.work)
-    failed = await assigned(http, "failed", **ONE_ATTEMPT)
-    await completed(http, failed.work, "failed")
+    done = await add_assigned_work(http, "done")
+    await complete_work(http, done.work)
+    failed = await add_assigned_work(http, "failed", **ONE_ATTEMPT)
+    await complete_work(http, failed.work, "failed")
     await add_task(http, "deleted")
     await http.delete("/v1/tasks/deleted")
     assert ids((await get(http, "/v1/tasks"))["items"]) == ["failed"]
@@ -271,10 +273,10 @@ async def test_only_live_tasks_are_listed(http: httpx.AsyncClient) -> None:
 async def test_tasks_are_listed_by_state(http: httpx.AsyncClient) -> None:
     await add_task(http, "scheduled", not_before=TOMORROW.isoformat())
     await add_task(http, "available")
-    await assigned(http, "assigned")
-    await started(http, "running")
-    failed = await assigned(http, "failed", **ONE_ATTEMPT)
-    await completed(http, failed.work, "failed")
+    await add_assigned_work(http, "assigned")
+    await add_running_work(http, "running")
+    failed = await add_assigned_work(http, "failed", **ONE_ATTEMPT)
+    await complete_work(http, failed.work, "failed")
     for state in ("scheduled", "available", "assigned", "running", "failed"):
         items = (await get(http, "/v1/tasks", state=state))["items"]
         assert [(item["id"], item["state"]) for item in items] == [(state, state)]
@@ -313,8 +315,8 @@ async def test_filters_hold_together_and_across_pages(http: httpx.AsyncClient) -
     for n in range(5):
         await add_task(http, f"x{n}", needs={"odd": bool(n % 2)})
     await assign_to_new_tool(http, "x1")
-    found = await pages(http, "/v1/tasks", needs='{"odd":false}', state="available", limit=2)
-    assert sorted(ids(joined(found))) == ["x0", "x2", "x4"]
+    found = await get_pages(http, "/v1/tasks", needs='{"odd":false}', state="available", limit=2)
+    assert sorted(ids(flatten(found))) == ["x0", "x2", "x4"]
 
 
 async def assign_to_new_tool(http: httpx.AsyncClient, task: str) -> None:
@@ -328,7 +330,7 @@ async def assign_to_new_tool(http: httpx.AsyncClient, task: str) -> None:
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "?wait=60"), ("DELETE", "")])
 async def test_an_unknown_task_is_not_found(http: httpx.AsyncClient, method: str, path: str) -> None:
     async with asyncio.timeout(5):
-        is_problem(await http.request(method, f"/v1/tasks/nobody{path}"), 404, "task_not_found")
+        assert_problem(await http.request(method, f"/v1/tasks/nobody{path}"), 404, "task_not_found")
 
 
 async def test_a_task_shows_its_way_to_the_end(http: httpx.AsyncClient) -> None:
@@ -339,7 +341,7 @@ async def test_a_task_shows_its_way_to_the_end(http: httpx.AsyncClient) -> None:
     seen.append(await get(http, "/v1/tasks/a"))
     await http.post(f"/v1/work/{work}/start")
     seen.append(await get(http, "/v1/tasks/a"))
-    await completed(http, work, result=[1])
+    await complete_work(http, work, result=[1])
     seen.append(await get(http, "/v1/tasks/a"))
     assert [task["state"] for task in seen] == ["available", "assigned", "running", "succeeded"]
     assert [task["work_id"] for task in seen[:3]] == [None, work, work]
@@ -348,9 +350,9 @@ async def test_a_task_shows_its_way_to_the_end(http: httpx.AsyncClient) -> None:
 
 
 async def test_an_ended_task_has_every_field_of_a_live_one(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http, needs={"n": 1}, payload="p", priority=3)
+    pair = await add_assigned_work(http, needs={"n": 1}, payload="p", priority=3)
     live = await get(http, "/v1/tasks/a")
-    await completed(http, pair.work)
+    await complete_work(http, pair.work)
     ended = await get(http, "/v1/tasks/a")
     assert ended.keys() == live.keys()
     for key in ("id", "needs", "payload", "priority", "max_attempts", "created_at"):
@@ -361,19 +363,19 @@ async def test_an_ended_task_has_every_field_of_a_live_one(http: httpx.AsyncClie
 async def test_a_wait_for_a_task_is_answered_when_it_ends(
     broker: Running, http: httpx.AsyncClient, outcome: str
 ) -> None:
-    pair = await started(http)
-    parked = await park(broker, "GET", "/v1/tasks/a?wait=60")
-    await completed(http, pair.work, outcome)
-    assert (await woken(parked))["state"] == outcome
+    pair = await add_running_work(http)
+    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
+    await complete_work(http, pair.work, outcome)
+    assert (await finish_long_poll(parked))["state"] == outcome
 
 
 async def test_a_wait_for_a_task_is_answered_when_it_has_failed(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pair = await started(http, **ONE_ATTEMPT)
-    parked = await park(broker, "GET", "/v1/tasks/a?wait=60")
-    await completed(http, pair.work, "failed", error="broken")
-    task = await woken(parked)
+    pair = await add_running_work(http, **ONE_ATTEMPT)
+    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
+    await complete_work(http, pair.work, "failed", error="broken")
+    task = await finish_long_poll(parked)
     assert (task["state"], task["error"]) == ("failed", "broken")
 
 
@@ -381,76 +383,78 @@ async def test_a_wait_for_a_task_is_answered_when_it_is_deleted(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_task(http)
-    parked = await park(broker, "GET", "/v1/tasks/a?wait=60")
+    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
     await http.delete("/v1/tasks/a")
-    assert (await woken(parked))["state"] == "cancelled"
+    assert (await finish_long_poll(parked))["state"] == "cancelled"
 
 
 async def test_a_wait_for_a_task_is_answered_when_a_batch_ends_it(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pairs = [await started(http, name) for name in ("a", "b", "c")]
-    parked = [await park(broker, "GET", f"/v1/tasks/{pair.task}?wait=60") for pair in pairs]
+    pairs = [await add_running_work(http, name) for name in ("a", "b", "c")]
+    parked = [await start_long_poll(broker, "GET", f"/v1/tasks/{pair.task}?wait=60") for pair in pairs]
     items = [{"work_id": pair.work, "outcome": "succeeded", "result": pair.task} for pair in pairs]
     await http.post("/v1/work/complete", json={"items": items})
-    assert [(await woken(one))["result"] for one in parked] == ["a", "b", "c"]
+    assert [(await finish_long_poll(one))["result"] for one in parked] == ["a", "b", "c"]
 
 
 async def test_a_wait_outlasts_everything_but_the_end(broker: Running, http: httpx.AsyncClient) -> None:
     await add_task(http, retry_backoff_seconds=0)
     await add_tool(http)
-    parked = await park(broker, "GET", "/v1/tasks/a?wait=60")
+    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
     work = (await assign(http))["id"]
     await http.post(f"/v1/work/{work}/start")
     await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5})
-    await completed(http, work, "released")
+    await complete_work(http, work, "released")
     await http.put("/v1/tasks/a/remark", json={"text": "hm"})
     assert not parked.done()
     await http.delete("/v1/tasks/a")
-    assert (await woken(parked))["state"] == "cancelled"
+    assert (await finish_long_poll(parked))["state"] == "cancelled"
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed"])
 async def test_a_wait_for_a_task_that_ended_is_answered_at_once(
     http: httpx.AsyncClient, outcome: str
 ) -> None:
-    pair = await assigned(http, **ONE_ATTEMPT)
-    await completed(http, pair.work, outcome)
+    pair = await add_assigned_work(http, **ONE_ATTEMPT)
+    await complete_work(http, pair.work, outcome)
     async with asyncio.timeout(5):
         assert (await get(http, "/v1/tasks/a", wait=60))["state"] == outcome
 
 
 async def test_a_wait_for_a_task_in_vain_answers_its_present_state(http: httpx.AsyncClient) -> None:
-    await started(http)
-    assert (await times_out(http, "GET", "/v1/tasks/a?wait=0.3"))["state"] == "running"
+    await add_running_work(http)
+    assert (await poll_until_timeout(http, "GET", "/v1/tasks/a?wait=0.3"))["state"] == "running"
 
 
 async def test_prefer_wait_parks_a_request_for_a_task(broker: Running, http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    parked = await park(broker, "GET", "/v1/tasks/a", headers={"Prefer": "wait=60"})
-    await completed(http, pair.work)
-    assert (await woken(parked))["state"] == "succeeded"
+    pair = await add_running_work(http)
+    parked = await start_long_poll(broker, "GET", "/v1/tasks/a", headers={"Prefer": "wait=60"})
+    await complete_work(http, pair.work)
+    assert (await finish_long_poll(parked))["state"] == "succeeded"
 
 
 # Attempts
 
 
 async def test_a_failed_attempt_sends_the_task_back_after_its_backoff(http: httpx.AsyncClient) -> None:
-    pair = await started(http, retry_backoff_seconds=3600)
-    await completed(http, pair.work, "failed", error="no")
+    pair = await add_running_work(http, retry_backoff_seconds=3600)
+    await complete_work(http, pair.work, "failed", error="no")
     task = await get(http, "/v1/tasks/a")
     assert (task["state"], task["attempt"], task["work_id"], task["ended_at"]) == ("scheduled", 1, None, None)
-    is_problem(await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"}), 409, "task_unavailable")
+    assert_problem(
+        await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"}), 409, "task_unavailable"
+    )
 
 
 async def test_without_a_backoff_a_failed_task_is_available_at_once(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pair = await started(http, retry_backoff_seconds=0)
+    pair = await add_running_work(http, retry_backoff_seconds=0)
     cursor = (await get(http, "/v1/candidates"))["cursor"]
-    parked = await park(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}&limit=1000")
-    await completed(http, pair.work, "failed")
-    found = await woken(parked)
+    parked = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}&limit=1000")
+    await complete_work(http, pair.work, "failed")
+    found = await finish_long_poll(parked)
     while "a" not in ids(found["tasks"]):
         async with asyncio.timeout(5):
             found = await get(http, "/v1/candidates", wait=60, cursor=found["cursor"])
@@ -466,23 +470,23 @@ async def test_after_its_last_attempt_a_task_is_held_as_failed(http: httpx.Async
                 await get(http, "/v1/candidates", wait=1)
         work = await get(http, "/v1/tools/t/work")
         assert work["items"][0]["attempt"] == attempt
-        await completed(http, work["items"][0]["id"], "failed", error=f"attempt {attempt}")
+        await complete_work(http, work["items"][0]["id"], "failed", error=f"attempt {attempt}")
     task = await get(http, "/v1/tasks/a")
     assert (task["state"], task["attempt"], task["error"]) == ("failed", 2, "attempt 2")
     assert task["ended_at"] is not None
 
 
 async def test_released_work_counts_as_no_attempt(http: httpx.AsyncClient) -> None:
-    pair = await started(http, **ONE_ATTEMPT)
-    await completed(http, pair.work, "released")
+    pair = await add_running_work(http, **ONE_ATTEMPT)
+    await complete_work(http, pair.work, "released")
     task = await get(http, "/v1/tasks/a")
     assert (task["state"], task["attempt"]) == ("available", 0)
     assert (await assign(http))["attempt"] == 1
 
 
 async def test_a_failure_that_says_so_is_the_last(http: httpx.AsyncClient) -> None:
-    pair = await started(http, max_attempts=10)
-    await completed(http, pair.work, "failed", retry=False, error="never")
+    pair = await add_running_work(http, max_attempts=10)
+    await complete_work(http, pair.work, "failed", retry=False, error="never")
     task = await get(http, "/v1/tasks/a")
     assert (task["state"], task["attempt"], task["error"]) == ("failed", 1, "never")
 
@@ -493,9 +497,9 @@ async def test_a_failure_that_says_so_is_the_last(http: httpx.AsyncClient) -> No
 @pytest.mark.parametrize("state", ["available", "scheduled", "assigned", "failed"])
 async def test_a_task_that_is_not_running_is_deleted_at_once(http: httpx.AsyncClient, state: str) -> None:
     if state == "assigned":
-        await assigned(http)
+        await add_assigned_work(http)
     elif state == "failed":
-        await completed(http, (await assigned(http, **ONE_ATTEMPT)).work, "failed")
+        await complete_work(http, (await add_assigned_work(http, **ONE_ATTEMPT)).work, "failed")
     else:
         await add_task(http, not_before=TOMORROW.isoformat() if state == "scheduled" else None)
     assert (await get(http, "/v1/tasks/a"))["state"] == state
@@ -513,14 +517,14 @@ async def test_deleting_twice_is_the_same_as_once(http: httpx.AsyncClient) -> No
 
 
 async def test_a_task_that_succeeded_is_left_alone_by_a_delete(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
-    await completed(http, pair.work, result=1)
+    pair = await add_assigned_work(http)
+    await complete_work(http, pair.work, result=1)
     assert (await http.delete("/v1/tasks/a")).status_code == 204
     assert (await get(http, "/v1/tasks/a"))["state"] == "succeeded"
 
 
 async def test_a_deleted_task_gives_its_tool_room_and_leaves_a_record(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     await http.delete("/v1/tasks/a")
     assert (await get(http, "/v1/tools/t"))["load"] == 0
     assert (await get(http, "/v1/tools/t/work"))["items"] == []
@@ -533,7 +537,7 @@ async def test_a_task_deleted_while_it_had_no_work_leaves_a_record_of_its_own(
     http: httpx.AsyncClient, state: str
 ) -> None:
     if state == "failed":
-        await completed(http, (await assigned(http, **ONE_ATTEMPT)).work, "failed")
+        await complete_work(http, (await add_assigned_work(http, **ONE_ATTEMPT)).work, "failed")
     else:
         await add_task(http, not_before=TOMORROW.isoformat() if state == "scheduled" else None)
     await http.delete("/v1/tasks/a")
@@ -544,7 +548,7 @@ async def test_a_task_deleted_while_it_had_no_work_leaves_a_record_of_its_own(
 
 
 async def test_deleting_a_running_task_asks_its_work_to_cancel(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     assert [(await http.delete("/v1/tasks/a")).status_code for _ in range(2)] == [202, 202]
     work = await get(http, f"/v1/work/{pair.work}")
     assert (work["state"], work["cancel_requested"]) == ("running", True)
@@ -556,16 +560,16 @@ async def test_deleting_a_running_task_asks_its_work_to_cancel(http: httpx.Async
 async def test_work_asked_to_cancel_ends_cancelled_whatever_the_tool_says(
     http: httpx.AsyncClient, outcome: str
 ) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     await http.delete("/v1/tasks/a")
-    assert (await completed(http, pair.work, outcome))["outcome"] == "cancelled"
+    assert (await complete_work(http, pair.work, outcome))["outcome"] == "cancelled"
     assert (await get(http, "/v1/tasks/a"))["state"] == "cancelled"
 
 
 async def test_a_success_that_comes_before_the_cancel_stands(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     await http.delete("/v1/tasks/a")
-    assert (await completed(http, pair.work, result=1))["outcome"] == "succeeded"
+    assert (await complete_work(http, pair.work, result=1))["outcome"] == "succeeded"
     assert (await get(http, "/v1/tasks/a"))["state"] == "succeeded"
 
 
@@ -573,20 +577,20 @@ async def test_a_success_that_comes_before_the_cancel_stands(http: httpx.AsyncCl
 async def test_the_end_of_work_asked_to_cancel_can_be_sent_again(
     http: httpx.AsyncClient, outcome: str
 ) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     await http.delete("/v1/tasks/a")
-    record = await completed(http, pair.work, outcome, error="stopped")
-    assert await completed(http, pair.work, outcome, error="stopped") == record
+    record = await complete_work(http, pair.work, outcome, error="stopped")
+    assert await complete_work(http, pair.work, outcome, error="stopped") == record
 
 
 async def test_force_deletes_a_running_task_at_once(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     assert (await http.delete("/v1/tasks/a?force=true")).status_code == 204
     assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "cancelled"
     assert (await get(http, "/v1/tasks/a"))["state"] == "cancelled"
     assert (await get(http, "/v1/tools/t"))["load"] == 0
-    is_problem(await http.post(f"/v1/work/{pair.work}/reports", json={}), 409, "work_ended")
-    assert is_problem(await complete(http, pair.work), 409, "work_ended")["outcome"] == "cancelled"
+    assert_problem(await http.post(f"/v1/work/{pair.work}/reports", json={}), 409, "work_ended")
+    assert assert_problem(await complete(http, pair.work), 409, "work_ended")["outcome"] == "cancelled"
 
 
 # Remarks
@@ -609,7 +613,7 @@ async def test_a_remark_takes_the_place_of_the_one_before(http: httpx.AsyncClien
 
 
 async def test_a_remark_on_an_unknown_task_is_not_found(http: httpx.AsyncClient) -> None:
-    is_problem(await http.put("/v1/tasks/nobody/remark", json={"text": "x"}), 404, "task_not_found")
+    assert_problem(await http.put("/v1/tasks/nobody/remark", json={"text": "x"}), 404, "task_not_found")
 
 
 async def test_a_text_may_have_10000_characters_of_any_size(http: httpx.AsyncClient) -> None:

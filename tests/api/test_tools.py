@@ -9,24 +9,24 @@ import httpx
 import pytest
 
 from broker.settings import Settings
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tasks,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
-    completed,
+    complete_work,
+    finish_long_poll,
+    flatten,
     get,
+    get_pages,
     ids,
-    is_problem,
-    joined,
-    pages,
-    park,
-    started,
-    times_out,
-    waiting,
-    woken,
+    poll_until_timeout,
+    start_long_poll,
+    waiting_count,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -93,7 +93,7 @@ async def test_registering_again_ends_draining(http: httpx.AsyncClient) -> None:
 async def test_what_was_assigned_and_not_started_stays_when_the_tool_registers_again(
     http: httpx.AsyncClient,
 ) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     assert (await add_tool(http))["load"] == 1
     assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [pair.work]
 
@@ -119,14 +119,14 @@ async def test_a_tool_with_no_room_is_busy_and_idle_again_when_its_work_ends(htt
     for task in ("a", "b"):
         works.append((await assign(http, task))["id"])
         states.append((await get(http, "/v1/tools/t"))["state"])
-    await completed(http, works[0])
+    await complete_work(http, works[0])
     states.append((await get(http, "/v1/tools/t"))["state"])
     assert states == ["idle", "idle", "busy", "idle"]
 
 
 async def test_load_counts_assigned_and_running_work(http: httpx.AsyncClient) -> None:
-    await assigned(http, "a")
-    await started(http, "b")
+    await add_assigned_work(http, "a")
+    await add_running_work(http, "b")
     assert (await get(http, "/v1/tools/t"))["load"] == 2
 
 
@@ -134,9 +134,9 @@ async def test_tools_are_listed_page_by_page_each_once(http: httpx.AsyncClient) 
     names = [f"t{n}" for n in range(7)]
     for name in names:
         await add_tool(http, name)
-    found = await pages(http, "/v1/tools", limit=3)
+    found = await get_pages(http, "/v1/tools", limit=3)
     assert [len(page) for page in found] in ([3, 3, 1], [3, 3, 1, 0])
-    assert sorted(ids(joined(found))) == names
+    assert sorted(ids(flatten(found))) == names
 
 
 async def test_a_list_stays_stable_while_rows_come_and_go(http: httpx.AsyncClient) -> None:
@@ -146,7 +146,7 @@ async def test_a_list_stays_stable_while_rows_come_and_go(http: httpx.AsyncClien
     first = await get(http, "/v1/tools", limit=2)
     await http.delete(f"/v1/tools/{first['items'][-1]['id']}")
     await add_tool(http, "a-new-one")
-    rest = joined(await pages(http, "/v1/tools", limit=2, after=first["next"]))
+    rest = flatten(await get_pages(http, "/v1/tools", limit=2, after=first["next"]))
     found = ids(first["items"]) + [name for name in ids(rest) if name != "a-new-one"]
     assert sorted(found) == sorted(names)
 
@@ -192,12 +192,14 @@ async def test_skills_can_be_set_to_null(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_draining_tool_finishes_what_it_has_and_gets_no_more(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     assert (await http.patch("/v1/tools/t", json={"draining": True})).json()["state"] == "draining"
     await add_task(http, "b")
-    is_problem(await http.post("/v1/work", json={"task_id": "b", "tool_id": "t"}), 409, "tool_unavailable")
+    assert_problem(
+        await http.post("/v1/work", json={"task_id": "b", "tool_id": "t"}), 409, "tool_unavailable"
+    )
     assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [pair.work]
-    assert (await completed(http, pair.work))["outcome"] == "succeeded"
+    assert (await complete_work(http, pair.work))["outcome"] == "succeeded"
 
 
 async def test_draining_can_end(http: httpx.AsyncClient) -> None:
@@ -211,14 +213,14 @@ async def test_draining_can_end(http: httpx.AsyncClient) -> None:
 async def test_a_capacity_below_the_load_takes_nothing_away_and_gives_no_more(
     http: httpx.AsyncClient,
 ) -> None:
-    pairs = [await assigned(http, name) for name in ("a", "b")]
+    pairs = [await add_assigned_work(http, name) for name in ("a", "b")]
     await add_task(http, "c")
     tool = (await http.patch("/v1/tools/t", json={"capacity": 1})).json()
     assert (tool["capacity"], tool["load"], tool["state"]) == (1, 2, "busy")
     pair = {"task_id": "c", "tool_id": "t"}
     for work in (pairs[0].work, pairs[1].work):
-        is_problem(await http.post("/v1/work", json=pair), 409, "tool_unavailable")
-        await completed(http, work)
+        assert_problem(await http.post("/v1/work", json=pair), 409, "tool_unavailable")
+        await complete_work(http, work)
     assert (await http.post("/v1/work", json=pair)).status_code == 201
 
 
@@ -226,15 +228,15 @@ async def test_a_tool_that_is_deleted_is_gone(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     answer = await http.delete("/v1/tools/t")
     assert (answer.status_code, answer.content) == (204, b"")
-    is_problem(await http.get("/v1/tools/t"), 404, "tool_not_found")
-    is_problem(await http.delete("/v1/tools/t"), 404, "tool_not_found")
+    assert_problem(await http.get("/v1/tools/t"), 404, "tool_not_found")
+    assert_problem(await http.delete("/v1/tools/t"), 404, "tool_not_found")
 
 
 @pytest.mark.parametrize("state", ["assigned", "running"])
 async def test_a_tool_with_unfinished_work_cannot_be_deleted(http: httpx.AsyncClient, state: str) -> None:
-    pair = await (assigned if state == "assigned" else started)(http)
-    is_problem(await http.delete("/v1/tools/t"), 409, "tool_busy")
-    await completed(http, pair.work)
+    pair = await (add_assigned_work if state == "assigned" else add_running_work)(http)
+    assert_problem(await http.delete("/v1/tools/t"), 409, "tool_busy")
+    await complete_work(http, pair.work)
     assert (await http.delete("/v1/tools/t")).status_code == 204
 
 
@@ -245,8 +247,8 @@ async def test_a_tool_that_was_deleted_may_register_anew(http: httpx.AsyncClient
 
 
 async def test_records_of_a_deleted_tool_stay_in_the_archive(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
-    await completed(http, pair.work)
+    pair = await add_assigned_work(http)
+    await complete_work(http, pair.work)
     await http.delete("/v1/tools/t")
     assert (await get(http, f"/v1/archive/{pair.work}"))["tool"]["id"] == "t"
 
@@ -267,8 +269,8 @@ async def test_a_heartbeat_can_be_sent_again(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_heartbeat_names_the_work_whose_cancel_is_requested(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    await started(http, "b")
+    pair = await add_running_work(http)
+    await add_running_work(http, "b")
     assert (await http.delete("/v1/tasks/a")).status_code == 202
     for _ in range(2):
         assert (await http.post("/v1/tools/t/heartbeat")).json()["cancel"] == [pair.work]
@@ -293,14 +295,14 @@ async def test_the_broker_shows_the_lease_that_the_heartbeat_promised(http: http
 )
 async def test_an_unknown_tool_is_not_found(http: httpx.AsyncClient, method: str, path: str) -> None:
     async with asyncio.timeout(5):
-        is_problem(await http.request(method, f"/v1/tools/nobody{path}"), 404, "tool_not_found")
+        assert_problem(await http.request(method, f"/v1/tools/nobody{path}"), 404, "tool_not_found")
 
 
 async def test_a_tool_finds_all_its_work_that_is_not_started(http: httpx.AsyncClient) -> None:
-    first = await assigned(http, "a", needs={"n": 1}, payload=[1])
-    second = await assigned(http, "b")
-    await started(http, "c")
-    await assigned(http, "d", "another")
+    first = await add_assigned_work(http, "a", needs={"n": 1}, payload=[1])
+    second = await add_assigned_work(http, "b")
+    await add_running_work(http, "c")
+    await add_assigned_work(http, "d", "another")
     answer = await get(http, "/v1/tools/t/work")
     assert answer.keys() == {"items"}
     assert sorted(ids(answer["items"])) == sorted([first.work, second.work])
@@ -309,7 +311,7 @@ async def test_a_tool_finds_all_its_work_that_is_not_started(http: httpx.AsyncCl
 
 
 async def test_work_that_is_there_is_answered_at_once_and_again(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     async with asyncio.timeout(5):
         for _ in range(3):
             assert ids((await get(http, "/v1/tools/t/work", wait=60))["items"]) == [pair.work]
@@ -317,22 +319,22 @@ async def test_work_that_is_there_is_answered_at_once_and_again(http: httpx.Asyn
 
 async def test_a_wait_for_work_in_vain_ends_empty_when_the_time_is_up(http: httpx.AsyncClient) -> None:
     await add_tool(http)
-    assert await times_out(http, "GET", "/v1/tools/t/work?wait=0.3") == {"items": []}
+    assert await poll_until_timeout(http, "GET", "/v1/tools/t/work?wait=0.3") == {"items": []}
 
 
 async def test_running_work_is_nothing_to_answer_a_wait_with(http: httpx.AsyncClient) -> None:
-    await started(http)
-    assert await times_out(http, "GET", "/v1/tools/t/work?wait=0.3") == {"items": []}
+    await add_running_work(http)
+    assert await poll_until_timeout(http, "GET", "/v1/tools/t/work?wait=0.3") == {"items": []}
 
 
 async def test_an_assignment_wakes_its_tool_and_no_other(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http, "t")
     await add_tool(http, "other")
     await add_task(http)
-    other = await park(broker, "GET", "/v1/tools/other/work?wait=60")
-    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
+    other = await start_long_poll(broker, "GET", "/v1/tools/other/work?wait=60")
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
     work = await assign(http)
-    assert ids((await woken(parked))["items"]) == [work["id"]]
+    assert ids((await finish_long_poll(parked))["items"]) == [work["id"]]
     assert not other.done()
     other.cancel()
 
@@ -344,36 +346,38 @@ async def test_an_assignment_by_batch_wakes_every_tool_concerned(
     await add_tasks(http, *names)
     for name in names:
         await add_tool(http, name)
-    parked = [await park(broker, "GET", f"/v1/tools/{name}/work?wait=60") for name in names]
+    parked = [await start_long_poll(broker, "GET", f"/v1/tools/{name}/work?wait=60") for name in names]
     items = [{"task_id": name, "tool_id": name} for name in names]
     await http.post("/v1/work/batch", json={"items": items})
-    found = [await woken(one) for one in parked]
+    found = [await finish_long_poll(one) for one in parked]
     assert [ids(one["items"], "task_id") for one in found] == [[name] for name in names]
 
 
 async def test_every_request_parked_for_a_tool_is_answered(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await add_task(http)
-    parked = [await park(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(3)]
+    parked = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(3)]
     work = await assign(http)
     for one in parked:
-        assert ids((await woken(one))["items"]) == [work["id"]]
+        assert ids((await finish_long_poll(one))["items"]) == [work["id"]]
 
 
 async def test_prefer_wait_parks_like_the_parameter(http: httpx.AsyncClient) -> None:
     await add_tool(http)
-    assert await times_out(http, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=1"}) == {"items": []}
-    assert await times_out(http, "GET", "/v1/tools/t/work", headers={"Prefer": "respond-async, wait=1"}) == {
+    assert await poll_until_timeout(http, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=1"}) == {
         "items": []
     }
+    assert await poll_until_timeout(
+        http, "GET", "/v1/tools/t/work", headers={"Prefer": "respond-async, wait=1"}
+    ) == {"items": []}
 
 
 async def test_prefer_wait_is_cut_to_the_range(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await add_task(http)
-    parked = await park(broker, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=100000"})
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=100000"})
     work = await assign(http)
-    assert ids((await woken(parked))["items"]) == [work["id"]]
+    assert ids((await finish_long_poll(parked))["items"]) == [work["id"]]
 
 
 async def test_prefer_wait_yields_to_the_parameter(http: httpx.AsyncClient) -> None:
@@ -397,7 +401,7 @@ async def test_deleting_a_tool_answers_the_request_parked_for_it(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http)
-    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
     await http.delete("/v1/tools/t")
     async with asyncio.timeout(5):
         answer = await parked
@@ -409,11 +413,11 @@ async def test_a_client_that_left_is_forgotten_and_loses_nothing(
 ) -> None:
     await add_tool(http)
     await add_task(http)
-    before = waiting(broker)
-    parked = await park(broker, "GET", "/v1/tools/t/work?wait=60")
+    before = waiting_count(broker)
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
     parked.cancel()
     async with asyncio.timeout(5):
-        while waiting(broker) > before:
+        while waiting_count(broker) > before:
             await asyncio.sleep(0.005)
     work = await assign(http)
     assert ids((await get(http, "/v1/tools/t/work", wait=60))["items"]) == [work["id"]]
@@ -423,7 +427,7 @@ async def test_waiting_requests_hold_no_database_connection_and_no_transaction(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
-    parked = [await park(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(30)]
+    parked = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(30)]
     others = (
         "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     )
@@ -440,8 +444,8 @@ async def test_a_broker_that_stops_answers_the_waiting_at_once_and_empty(
     database: str, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http)
-    async with a_broker(Settings(database_url=database, fallback_seconds=60)) as other:
-        parked = await park(other, "GET", "/v1/tools/t/work?wait=60")
+    async with running_broker(Settings(database_url=database, fallback_seconds=60)) as other:
+        parked = await start_long_poll(other, "GET", "/v1/tools/t/work?wait=60")
         async with asyncio.timeout(5):
             await other.stop()
-        assert await woken(parked) == {"items": []}
+        assert await finish_long_poll(parked) == {"items": []}

@@ -11,22 +11,22 @@ import pytest
 from tests.conftest import Running
 from tests.support.api import (
     Json,
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tasks,
     add_tool,
+    assert_problem,
     assign,
-    assigned,
     complete,
-    completed,
+    complete_work,
+    finish_long_poll,
+    flatten,
     get,
+    get_pages,
     ids,
-    is_problem,
-    joined,
-    pages,
-    park,
-    started,
-    times_out,
-    woken,
+    poll_until_timeout,
+    start_long_poll,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -65,7 +65,7 @@ async def test_new_work_has_every_field(http: httpx.AsyncClient) -> None:
 
 
 async def test_work_is_read_with_its_reports(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     listed = (await get(http, "/v1/work"))["items"][0]
     work = await get(http, f"/v1/work/{pair.work}")
     assert work == {**listed, "reports": [], "report_count": 0}
@@ -73,9 +73,9 @@ async def test_work_is_read_with_its_reports(http: httpx.AsyncClient) -> None:
 
 async def test_work_is_listed_by_tool_task_and_state(http: httpx.AsyncClient) -> None:
     works = {
-        "a": (await assigned(http, "a", "t")).work,
-        "b": (await started(http, "b", "t")).work,
-        "c": (await assigned(http, "c", "u")).work,
+        "a": (await add_assigned_work(http, "a", "t")).work,
+        "b": (await add_running_work(http, "b", "t")).work,
+        "c": (await add_assigned_work(http, "c", "u")).work,
     }
     cases: list[tuple[dict[str, str], str]] = [
         ({}, "abc"), ({"tool_id": "t"}, "ab"), ({"task_id": "c"}, "c"), ({"state": "running"}, "b"),
@@ -88,17 +88,17 @@ async def test_work_is_listed_by_tool_task_and_state(http: httpx.AsyncClient) ->
 
 
 async def test_work_is_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
-    works = [(await assigned(http, f"x{n}")).work for n in range(7)]
-    found = await pages(http, "/v1/work", limit=3, tool_id="t")
+    works = [(await add_assigned_work(http, f"x{n}")).work for n in range(7)]
+    found = await get_pages(http, "/v1/work", limit=3, tool_id="t")
     assert [len(page) for page in found if page] == [3, 3, 1]
-    assert sorted(ids(joined(found))) == sorted(works)
+    assert sorted(ids(flatten(found))) == sorted(works)
 
 
 async def test_ended_work_is_answered_from_the_archive_its_state_the_outcome(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     await report(http, pair.work, message="half")
     live = await get(http, f"/v1/work/{pair.work}")
-    await completed(http, pair.work)
+    await complete_work(http, pair.work)
     ended = await get(http, f"/v1/work/{pair.work}")
     assert ended.keys() == live.keys()
     assert (ended["state"], ended["reports"]) == ("succeeded", live["reports"])
@@ -122,11 +122,11 @@ async def test_ended_work_is_answered_from_the_archive_its_state_the_outcome(htt
 async def test_unknown_work_is_not_found(http: httpx.AsyncClient, method: str, path: str, body: Any) -> None:
     async with asyncio.timeout(5):
         answer = await http.request(method, f"/v1/work/{UNKNOWN}{path}", json=body)
-    is_problem(answer, 404, "work_not_found")
+    assert_problem(answer, 404, "work_not_found")
 
 
 async def test_a_work_id_is_taken_in_capitals_too(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     assert (await get(http, f"/v1/work/{pair.work.upper()}"))["id"] == pair.work
 
 
@@ -134,27 +134,27 @@ async def test_a_work_id_is_taken_in_capitals_too(http: httpx.AsyncClient) -> No
 
 
 async def test_started_work_runs(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     answer = await http.post(f"/v1/work/{pair.work}/start")
     assert (answer.status_code, answer.json()["state"]) == (200, "running")
     assert answer.json()["started_at"] is not None
 
 
 async def test_work_started_again_is_as_it_was(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     first, second = [await http.post(f"/v1/work/{pair.work}/start") for _ in range(2)]
     assert (second.status_code, second.json()) == (200, first.json())
 
 
 async def test_of_many_starts_all_are_answered_alike(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     answers = await asyncio.gather(*(http.post(f"/v1/work/{pair.work}/start") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.text for answer in answers}) == 1
 
 
 async def test_a_call_about_its_work_renews_the_lease_of_the_tool(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     leases = []
     for path, body in (("start", None), ("reports", {})):
         leases.append((await get(http, "/v1/tools/t"))["lease_expires_at"])
@@ -169,16 +169,16 @@ async def test_a_call_about_its_work_renews_the_lease_of_the_tool(http: httpx.As
 async def test_ended_work_takes_no_start_and_no_report(
     http: httpx.AsyncClient, outcome: str, path: str, body: Any
 ) -> None:
-    pair = await started(http)
-    await completed(http, pair.work, outcome)
-    is_problem(await http.post(f"/v1/work/{pair.work}/{path}", json=body), 409, "work_ended")
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work, outcome)
+    assert_problem(await http.post(f"/v1/work/{pair.work}/{path}", json=body), 409, "work_ended")
 
 
 # Reports
 
 
 async def test_a_report_is_kept_as_it_was_sent(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     name = str(uuid4())
     sent = {"id": name, "progress": 0.25, "message": "läuft ✓", "data": {"t": [1, None]}}
     answer = await http.post(f"/v1/work/{pair.work}/reports", json=sent)
@@ -193,14 +193,14 @@ async def test_a_report_is_kept_as_it_was_sent(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_report_may_have_no_body(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     answer = await http.post(f"/v1/work/{pair.work}/reports")
     assert answer.status_code == 201
     assert UUID(answer.json()["id"])
 
 
 async def test_a_report_sent_again_is_kept_once(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     name = str(uuid4())
     answers = [
         await http.post(f"/v1/work/{pair.work}/reports", json={"id": name, "message": text})
@@ -213,7 +213,7 @@ async def test_a_report_sent_again_is_kept_once(http: httpx.AsyncClient) -> None
 
 
 async def test_of_many_reports_with_one_id_one_is_kept(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     body = {"id": str(uuid4())}
     answers = await asyncio.gather(
         *(http.post(f"/v1/work/{pair.work}/reports", json=body) for _ in range(20))
@@ -223,10 +223,10 @@ async def test_of_many_reports_with_one_id_one_is_kept(http: httpx.AsyncClient) 
 
 
 async def test_a_report_sent_again_after_the_end_is_told_of_the_end(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     name = str(uuid4())
     await report(http, pair.work, id=name)
-    await completed(http, pair.work)
+    await complete_work(http, pair.work)
     answer = await http.post(f"/v1/work/{pair.work}/reports", json={"id": name})
     assert answer.status_code in (200, 409)
 
@@ -234,13 +234,13 @@ async def test_a_report_sent_again_after_the_end_is_told_of_the_end(http: httpx.
 async def test_two_works_may_have_reports_with_one_id(http: httpx.AsyncClient) -> None:
     name = str(uuid4())
     for task in ("a", "b"):
-        pair = await started(http, task)
+        pair = await add_running_work(http, task)
         await report(http, pair.work, id=name, message=task)
         assert [r["message"] for r in (await get(http, f"/v1/work/{pair.work}"))["reports"]] == [task]
 
 
 async def test_a_report_on_work_not_started_starts_it(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     await report(http, pair.work, progress=0)
     work = await get(http, f"/v1/work/{pair.work}")
     assert (work["state"], work["progress"]) == ("running", 0)
@@ -250,20 +250,20 @@ async def test_a_report_on_work_not_started_starts_it(http: httpx.AsyncClient) -
 
 
 async def test_reports_are_listed_in_order_page_by_page(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     for n in range(7):
         await report(http, pair.work, message=str(n))
-    found = await pages(http, f"/v1/work/{pair.work}/reports", limit=3)
+    found = await get_pages(http, f"/v1/work/{pair.work}/reports", limit=3)
     assert [len(page) for page in found if page] == [3, 3, 1]
-    assert [item["message"] for item in joined(found)] == list("0123456")
+    assert [item["message"] for item in flatten(found)] == list("0123456")
     work = await get(http, f"/v1/work/{pair.work}")
-    assert work["reports"] == joined(found)
+    assert work["reports"] == flatten(found)
 
 
 async def test_a_report_with_a_progress_moves_that_of_the_work_and_one_without_does_not(
     http: httpx.AsyncClient,
 ) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     seen = []
     for fields in ({"progress": 1}, {"message": "hm"}, {"progress": 0.5}):
         await report(http, pair.work, **fields)
@@ -275,7 +275,7 @@ async def test_a_report_with_a_progress_moves_that_of_the_work_and_one_without_d
 
 
 async def test_the_version_grows_with_every_change(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
+    pair = await add_assigned_work(http)
     versions = []
 
     async def look() -> None:
@@ -288,13 +288,13 @@ async def test_the_version_grows_with_every_change(http: httpx.AsyncClient) -> N
     await look()
     await http.delete("/v1/tasks/a")
     await look()
-    await completed(http, pair.work, "cancelled")
+    await complete_work(http, pair.work, "cancelled")
     await look()
     assert versions == sorted(set(versions))
 
 
 async def test_what_changes_nothing_leaves_the_version(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     name = str(uuid4())
     await report(http, pair.work, id=name)
     await http.delete("/v1/tasks/a")
@@ -310,9 +310,9 @@ async def test_what_changes_nothing_leaves_the_version(http: httpx.AsyncClient) 
 async def test_a_wait_on_work_is_answered_by_each_change(
     broker: Running, http: httpx.AsyncClient, change: str
 ) -> None:
-    pair = await (assigned if change == "start" else started)(http)
+    pair = await (add_assigned_work if change == "start" else add_running_work)(http)
     before = await get(http, f"/v1/work/{pair.work}")
-    parked = await park(broker, "GET", f"/v1/work/{pair.work}?wait=60")
+    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60")
     if change == "start":
         await http.post(f"/v1/work/{pair.work}/start")
     elif change == "report":
@@ -320,17 +320,17 @@ async def test_a_wait_on_work_is_answered_by_each_change(
     elif change == "cancel":
         await http.delete("/v1/tasks/a")
     elif change == "complete":
-        await completed(http, pair.work)
+        await complete_work(http, pair.work)
     else:
         items = [{"work_id": pair.work, "outcome": "failed"}]
         await http.post("/v1/work/complete", json={"items": items})
-    after = await woken(parked)
+    after = await finish_long_poll(parked)
     assert after["version"] > before["version"]
     assert after == await get(http, f"/v1/work/{pair.work}")
 
 
 async def test_a_wait_after_an_older_version_is_answered_at_once(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     version = (await get(http, f"/v1/work/{pair.work}"))["version"]
     async with asyncio.timeout(5):
         for after in (version - 1, 0):
@@ -342,29 +342,29 @@ async def test_a_wait_after_an_older_version_is_answered_at_once(http: httpx.Asy
 async def test_a_wait_after_the_present_version_parks_until_the_next(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     version = (await get(http, f"/v1/work/{pair.work}"))["version"]
-    parked = await park(broker, "GET", f"/v1/work/{pair.work}?wait=60&after_version={version}")
+    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60&after_version={version}")
     await report(http, pair.work)
-    assert (await woken(parked))["version"] > version
+    assert (await finish_long_poll(parked))["version"] > version
 
 
 async def test_a_wait_after_a_version_to_come_is_not_answered_before_it(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     version = (await get(http, f"/v1/work/{pair.work}"))["version"]
     path = f"/v1/work/{pair.work}?wait=0.3&after_version={version + 1}"
-    assert (await times_out(http, "GET", path))["version"] == version
+    assert (await poll_until_timeout(http, "GET", path))["version"] == version
 
 
 async def test_a_wait_on_work_in_vain_answers_its_present_state(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     present = await get(http, f"/v1/work/{pair.work}")
-    assert await times_out(http, "GET", f"/v1/work/{pair.work}?wait=0.3") == present
+    assert await poll_until_timeout(http, "GET", f"/v1/work/{pair.work}?wait=0.3") == present
 
 
 async def test_a_wait_on_ended_work_is_answered_at_once(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    await completed(http, pair.work)
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work)
     version = (await get(http, f"/v1/work/{pair.work}"))["version"]
     async with asyncio.timeout(5):
         for query in ({"wait": 60}, {"wait": 60, "after_version": version + 10}):
@@ -372,10 +372,10 @@ async def test_a_wait_on_ended_work_is_answered_at_once(http: httpx.AsyncClient)
 
 
 async def test_prefer_wait_parks_a_request_for_work(broker: Running, http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    parked = await park(broker, "GET", f"/v1/work/{pair.work}", headers={"Prefer": "wait=60"})
+    pair = await add_running_work(http)
+    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}", headers={"Prefer": "wait=60"})
     await report(http, pair.work)
-    assert len((await woken(parked))["reports"]) == 1
+    assert len((await finish_long_poll(parked))["reports"]) == 1
 
 
 MINIMAL = {"Prefer": "wait=60, return=minimal"}
@@ -384,20 +384,24 @@ MINIMAL = {"Prefer": "wait=60, return=minimal"}
 async def test_who_watches_work_need_not_read_its_payload_and_its_reports(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pair = await started(http, payload="x" * 100_000)
+    pair = await add_running_work(http, payload="x" * 100_000)
     await report(http, pair.work)
     path = f"/v1/work/{pair.work}"
     version = (await get(http, path))["version"]
     answer = await http.get(path, headers={"Prefer": "return=minimal"})
     assert answer.json() == {"state": "running", "cancel_requested": False, "version": version}
     assert answer.headers["Preference-Applied"] == "return=minimal"
-    parked = await park(broker, "GET", path, headers=MINIMAL)
+    parked = await start_long_poll(broker, "GET", path, headers=MINIMAL)
     await http.post(f"{path}/cancel", json={})
-    assert await woken(parked) == {"state": "running", "cancel_requested": True, "version": version + 1}
-    parked = await park(broker, "GET", path, headers=MINIMAL)
-    await completed(http, pair.work)
+    assert await finish_long_poll(parked) == {
+        "state": "running",
+        "cancel_requested": True,
+        "version": version + 1,
+    }
+    parked = await start_long_poll(broker, "GET", path, headers=MINIMAL)
+    await complete_work(http, pair.work)
     full = await get(http, path)
-    for seen in (await woken(parked), (await http.get(path, headers=MINIMAL)).json()):
+    for seen in (await finish_long_poll(parked), (await http.get(path, headers=MINIMAL)).json()):
         assert seen == {name: full[name] for name in ("state", "cancel_requested", "version")}
     assert (await http.get(f"/v1/work/{UNKNOWN}", headers=MINIMAL)).status_code == 404
 
@@ -406,7 +410,7 @@ async def test_who_watches_work_need_not_read_its_payload_and_its_reports(
 
 
 async def test_completing_archives_the_work_and_ends_the_task(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     await report(http, pair.work, message="m")
     answer = await complete(http, pair.work, result={"r": [1]})
     assert answer.status_code == 200
@@ -422,17 +426,17 @@ async def test_completing_archives_the_work_and_ends_the_task(http: httpx.AsyncC
 
 
 async def test_work_that_was_never_started_can_be_completed(http: httpx.AsyncClient) -> None:
-    pair = await assigned(http)
-    record = await completed(http, pair.work)
+    pair = await add_assigned_work(http)
+    record = await complete_work(http, pair.work)
     assert (record["outcome"], record["started_at"]) == ("succeeded", None)
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled", "released"])
 async def test_completing_again_answers_the_same_record(http: httpx.AsyncClient, outcome: str) -> None:
-    pair = await started(http)
-    record = await completed(http, pair.work, outcome, result=1, error="e")
+    pair = await add_running_work(http)
+    record = await complete_work(http, pair.work, outcome, result=1, error="e")
     assert record["outcome"] == outcome
-    assert await completed(http, pair.work, outcome, result=2, error="f") == record
+    assert await complete_work(http, pair.work, outcome, result=2, error="f") == record
     assert len((await get(http, "/v1/archive", tool_id="t"))["items"]) == 1
 
 
@@ -443,14 +447,14 @@ async def test_completing_again_answers_the_same_record(http: httpx.AsyncClient,
 async def test_completing_in_another_way_is_told_how_the_work_ended(
     http: httpx.AsyncClient, first: str, second: str
 ) -> None:
-    pair = await started(http)
-    await completed(http, pair.work, first)
-    problem = is_problem(await complete(http, pair.work, second), 409, "work_ended")
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work, first)
+    problem = assert_problem(await complete(http, pair.work, second), 409, "work_ended")
     assert problem["outcome"] == first
 
 
 async def test_of_completions_that_race_one_outcome_wins(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     outcomes = ["succeeded", "failed", "cancelled", "released"] * 5
     answers = await asyncio.gather(*(complete(http, pair.work, outcome) for outcome in outcomes))
     [record] = (await get(http, "/v1/archive", task_id="a"))["items"]
@@ -460,37 +464,37 @@ async def test_of_completions_that_race_one_outcome_wins(http: httpx.AsyncClient
 
 
 async def test_a_task_whose_attempt_was_cancelled_by_its_tool_is_cancelled(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    await completed(http, pair.work, "cancelled", error="stopped by hand")
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work, "cancelled", error="stopped by hand")
     task = await get(http, "/v1/tasks/a")
     assert (task["state"], task["error"]) == ("cancelled", "stopped by hand")
 
 
 async def test_a_tool_that_comes_back_late_cannot_touch_the_next_attempt(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    await completed(http, pair.work, "released")
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work, "released")
     again = (await assign(http))["id"]
     assert again != pair.work
     for path, body in (("start", None), ("reports", {}), ("complete", {"outcome": "succeeded"})):
-        is_problem(await http.post(f"/v1/work/{pair.work}/{path}", json=body), 409, "work_ended")
+        assert_problem(await http.post(f"/v1/work/{pair.work}/{path}", json=body), 409, "work_ended")
     assert (await get(http, f"/v1/work/{again}"))["state"] == "assigned"
 
 
 async def test_a_completion_can_wait_for_the_next_work(broker: Running, http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     await add_task(http, "b")
     body = {"outcome": "succeeded", "next_wait_seconds": 60}
-    parked = await park(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    parked = await start_long_poll(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
     assert (await get(http, "/v1/tasks/a"))["state"] == "succeeded"
     work = await assign(http, "b")
-    answer = await woken(parked)
+    answer = await finish_long_poll(parked)
     assert answer["archived"]["work_id"] == pair.work
     assert answer["next"] == [work]
 
 
 async def test_work_that_is_there_is_handed_out_with_the_completion_at_once(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    following = await assigned(http, "b")
+    pair = await add_running_work(http)
+    following = await add_assigned_work(http, "b")
     async with asyncio.timeout(5):
         answer = await complete(http, pair.work, next_wait_seconds=60)
     assert ids(answer.json()["next"]) == [following.work]
@@ -500,36 +504,36 @@ async def test_work_that_is_there_is_handed_out_with_the_completion_at_once(http
 async def test_a_completion_waits_for_the_next_work_when_sent_again_too(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pair = await started(http)
-    await completed(http, pair.work)
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work)
     await add_task(http, "b")
     body = {"outcome": "succeeded", "next_wait_seconds": 60}
-    parked = await park(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    parked = await start_long_poll(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
     work = await assign(http, "b")
-    assert ids((await woken(parked))["next"]) == [work["id"]]
+    assert ids((await finish_long_poll(parked))["next"]) == [work["id"]]
 
 
 async def test_a_completion_that_waits_in_vain_is_answered_with_no_next(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     body = {"outcome": "succeeded", "next_wait_seconds": 0.3}
-    answer = await times_out(http, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    answer = await poll_until_timeout(http, "POST", f"/v1/work/{pair.work}/complete", json=body)
     assert (answer["archived"]["outcome"], answer["next"]) == ("succeeded", [])
 
 
 async def test_a_refused_completion_does_not_wait(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    await completed(http, pair.work)
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work)
     async with asyncio.timeout(5):
-        is_problem(await complete(http, pair.work, "failed", next_wait_seconds=60), 409, "work_ended")
+        assert_problem(await complete(http, pair.work, "failed", next_wait_seconds=60), 409, "work_ended")
 
 
 # Completing in batches
 
 
 async def test_a_batch_of_completions_answers_for_each_in_order(http: httpx.AsyncClient) -> None:
-    pairs = [await started(http, name) for name in ("new", "same", "other")]
-    await completed(http, pairs[1].work)
-    await completed(http, pairs[2].work, "failed")
+    pairs = [await add_running_work(http, name) for name in ("new", "same", "other")]
+    await complete_work(http, pairs[1].work)
+    await complete_work(http, pairs[2].work, "failed")
     works = [pairs[2].work, pairs[0].work, UNKNOWN, pairs[1].work]
     items = [{"work_id": work, "outcome": "succeeded", "result": work} for work in works]
     answer = await http.post("/v1/work/complete", json={"items": items})
@@ -542,7 +546,7 @@ async def test_a_batch_of_completions_answers_for_each_in_order(http: httpx.Asyn
 
 
 async def test_a_batch_of_completions_can_be_sent_again(http: httpx.AsyncClient) -> None:
-    pairs = [await started(http, f"x{n}") for n in range(10)]
+    pairs = [await add_running_work(http, f"x{n}") for n in range(10)]
     outcomes = ["succeeded", "failed", "cancelled", "released"] * 3
     items = [{"work_id": p.work, "outcome": o} for p, o in zip(pairs, outcomes, strict=False)]
     for status in ("archived", "exists"):
@@ -553,7 +557,7 @@ async def test_a_batch_of_completions_can_be_sent_again(http: httpx.AsyncClient)
 
 
 async def test_in_a_batch_the_first_completion_of_a_work_wins(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     items = [{"work_id": pair.work, "outcome": outcome} for outcome in ("failed", "succeeded", "failed")]
     answer = await http.post("/v1/work/complete", json={"items": items})
     assert [item["status"] for item in answer.json()["items"]] == ["archived", "work_ended", "exists"]
@@ -561,7 +565,7 @@ async def test_in_a_batch_the_first_completion_of_a_work_wins(http: httpx.AsyncC
 
 
 async def test_a_failure_in_a_batch_may_be_the_last(http: httpx.AsyncClient) -> None:
-    pair = await started(http)
+    pair = await add_running_work(http)
     items = [{"work_id": pair.work, "outcome": "failed", "error": "never", "retry": False}]
     await http.post("/v1/work/complete", json={"items": items})
     task = await get(http, "/v1/tasks/a")
@@ -571,7 +575,7 @@ async def test_a_failure_in_a_batch_may_be_the_last(http: httpx.AsyncClient) -> 
 async def test_a_value_that_only_the_database_refuses_spoils_a_batch_and_nothing_is_written(
     http: httpx.AsyncClient,
 ) -> None:
-    pairs = [await started(http, name) for name in ("a", "b")]
+    pairs = [await add_running_work(http, name) for name in ("a", "b")]
     items = ",".join(
         f'{{"work_id": "{pair.work}", "outcome": "succeeded", "result": {result}}}'
         for pair, result in zip(pairs, ("1", "1e400000"), strict=True)
@@ -579,7 +583,7 @@ async def test_a_value_that_only_the_database_refuses_spoils_a_batch_and_nothing
     answer = await http.post(
         "/v1/work/complete", content=f'{{"items": [{items}]}}', headers={"content-type": "application/json"}
     )
-    problem = is_problem(answer, 400, "validation_failed")
+    problem = assert_problem(answer, 400, "validation_failed")
     assert [error["field"] for error in problem["errors"]] == ["items[1].result"]
     assert (await get(http, "/v1/tasks/b"))["state"] == "running"
 
@@ -610,7 +614,7 @@ async def test_a_crowd_of_tools_and_assigners_does_every_task_exactly_once(http:
         while (await get(http, "/v1/tasks", limit=1))["items"]:
             for item in (await get(http, f"/v1/tools/{tool}/work", wait=0.2))["items"]:
                 await http.post(f"/v1/work/{item['id']}/start")
-                await completed(http, item["id"], result=item["task_id"])
+                await complete_work(http, item["id"], result=item["task_id"])
 
     async def hand_out() -> None:
         while (await get(http, "/v1/tasks", limit=1))["items"]:

@@ -15,8 +15,8 @@ from broker.store.address import libpq_url
 from broker.store.leases import Beat
 from tests.conftest import Serve
 from tests.support import steps
-from tests.support.api import assigned, get, gone_offline, started
-from tests.support.waiting import until
+from tests.support.api import add_assigned_work, add_running_work, get, take_tool_offline
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def renewed(sql: asyncpg.Connection, tool_id: str, times: int) -> None:
         async def later(before: datetime = before) -> bool:
             return await lease(sql, tool_id) > before
 
-        await until(later)
+        await wait_until(later)
 
 
 @contextmanager
@@ -108,9 +108,9 @@ async def test_a_renewal_that_fails_is_tried_again(
             return store.engine.pool.checkedin() > 0 and presence._due.get(Beat("t"), 0) > started
 
         started = asyncio.get_running_loop().time() + 0.6
-        await until(tried)
+        await wait_until(tried)
         await sql.execute("alter table away rename to tool_leases")
-        await until(lambda: later_than(sql, before))
+        await wait_until(lambda: later_than(sql, before))
 
 
 async def later_than(sql: asyncpg.Connection, before: datetime) -> bool:
@@ -124,7 +124,7 @@ async def test_a_tool_that_asks_for_its_work_keeps_its_lease(
     await steps.register(store, "t")
     before = await lease(sql, "t")
     assert (await broker.client.get("/v1/tools/t/work")).status_code == 200
-    await until(lambda: later_than(sql, before))
+    await wait_until(lambda: later_than(sql, before))
 
 
 async def test_a_tool_that_comes_while_others_wait_for_long_is_renewed_no_later_for_it(
@@ -167,8 +167,8 @@ async def test_a_tool_that_asks_often_is_not_kept_in_mind_more_than_once(store: 
 async def test_what_could_not_be_heard_while_the_service_was_away_is_not_held_against_a_tool(
     http: httpx.AsyncClient, sql: asyncpg.Connection, database: str
 ) -> None:
-    running = await started(http, "running", "old")
-    waits = await assigned(http, "waits", "old")
+    running = await add_running_work(http, "running", "old")
+    waits = await add_assigned_work(http, "waits", "old")
     late = "now() - interval '1 hour'"
     other = await asyncpg.connect(libpq_url(database))
     async with other.transaction():
@@ -186,7 +186,7 @@ async def test_what_could_not_be_heard_while_the_service_was_away_is_not_held_ag
             )
         )
 
-    await until(given_more_time)
+    await wait_until(given_more_time)
     assert (await get(http, f"/v1/work/{running.work}"))["state"] == "running"
     assert (await get(http, f"/v1/work/{waits.work}"))["state"] == "assigned"
-    await gone_offline(http, sql, "old")
+    await take_tool_offline(http, sql, "old")

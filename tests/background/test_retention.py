@@ -12,7 +12,7 @@ from broker.store.retention import Retention
 from broker.wake.waiters import Waiters
 from tests.store.test_migrations import PARTITIONS, fetch
 from tests.support import steps
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 DAYS = 30
 OLD, OLDER = "work_archive_2020_01", "work_archive_2019_12"
@@ -64,7 +64,7 @@ async def test_months_that_are_old_are_dropped_and_their_tasks_forgotten(
     await sql.execute(MONTHS)
     await record(sql, "old", 25, OF_OLD)
     await record(sql, "older", 3, OF_OLDER)
-    made = await steps.running_work(store, "new")
+    made = await steps.add_running_work(store, "new")
     await steps.complete(store, made.id)
     assert await keep(store, Retention(DAYS)) == [3, 1, 10, 10, 5, 1]
     assert not {OLD, OLDER} & await partitions(sql)
@@ -90,8 +90,8 @@ async def test_no_task_is_remembered_by_a_record_that_is_gone(store: Store, sql:
     await sql.execute("select create_archive_partition('2020-01-01')")
     await record(sql, "old", 25, OF_OLD)
     retention = Retention(DAYS)
-    async with steps.Held(store) as given_up:
-        assert await given_up.take(retention.keep, 10) == 10
+    async with steps.OpenTransaction(store) as given_up:
+        assert await given_up.run(retention.keep, 10) == 10
         await given_up.roll_back()
         await given_up.begin()
     await keep(store, retention)
@@ -103,8 +103,8 @@ async def test_retention_goes_on_where_it_was_interrupted(store: Store, sql: asy
     await sql.execute("select create_archive_partition('2020-01-01')")
     await record(sql, "old", 25, OF_OLD)
     assert await store.run(Retention(DAYS).keep, 10) == 10
-    async with steps.Held(store) as timed_out:
-        assert await timed_out.take(Retention(DAYS).keep, 10) == 10
+    async with steps.OpenTransaction(store) as timed_out:
+        assert await timed_out.run(Retention(DAYS).keep, 10) == 10
         await timed_out.roll_back()
         await timed_out.begin()
     assert await sql.fetchval("select count(*) from ended_tasks") == 15
@@ -165,7 +165,7 @@ async def test_it_gives_way_to_whoever_reads_the_archive_and_holds_nobody_up(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(MONTHS)
-    made = await steps.running_work(store, "a")
+    made = await steps.add_running_work(store, "a")
     async with sql.transaction():
         await sql.execute("select from work_archive")
         with pytest.raises(Unavailable) as refused:
@@ -193,8 +193,8 @@ async def test_what_is_recorded_at_the_last_moment_stays(store: Store, sql: asyn
 async def test_the_upkeep_sees_to_it_and_two_take_turns(store: Store, sql: asyncpg.Connection) -> None:
     await sql.execute(MONTHS)
     await record(sql, "a", 5, OF_OLD)
-    async with steps.Held(store) as other:
-        assert await other.take(due.in_turn, 4, Retention(DAYS).keep, 1) == 1
+    async with steps.OpenTransaction(store) as other:
+        assert await other.run(due.in_turn, 4, Retention(DAYS).keep, 1) == 1
         assert await store.run(due.in_turn, 4, Retention(DAYS).keep, 1) == 0
     upkeep = Upkeep(store, Waiters(), retention_days=DAYS)
     upkeep.start()
@@ -202,6 +202,6 @@ async def test_the_upkeep_sees_to_it_and_two_take_turns(store: Store, sql: async
     async def dropped() -> bool:
         return not {OLD, OLDER} & await partitions(sql)
 
-    await until(dropped)
+    await wait_until(dropped)
     await upkeep.stop()
     assert await kept(sql) == []

@@ -18,9 +18,9 @@ from broker.store import Store, completion, due, leases, migration, work
 from broker.store.address import Address
 from broker.wake.listener import UPKEEP, Listener
 from broker.wake.waiters import Waiters
-from tests.conftest import a_broker
+from tests.conftest import running_broker
 from tests.support import steps
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 AVAILABLE = "select id from tasks where state = 'available' order by id"
 
@@ -56,7 +56,7 @@ async def available(sql: asyncpg.Connection, *ids: str) -> None:
     async def they_are() -> bool:
         return [row["id"] for row in await sql.fetch(AVAILABLE)] == list(ids)
 
-    await until(they_are)
+    await wait_until(they_are)
 
 
 async def test_a_task_becomes_available_when_it_is_due(
@@ -84,10 +84,10 @@ async def test_a_backoff_ends_by_itself(
     store: Store, sql: asyncpg.Connection, start: Callable[[], None]
 ) -> None:
     start()
-    made = await steps.running_work(store, "a", retry_backoff_seconds=0.3)
+    made = await steps.add_running_work(store, "a", retry_backoff_seconds=0.3)
     await steps.complete(store, made.id, "failed")
     await available(sql, "a")
-    assert (await steps.the_task(store, "a")).attempt == 1
+    assert (await steps.get_task(store, "a")).attempt == 1
 
 
 async def test_what_came_due_while_nothing_ran_is_made_up_for_in_batches(
@@ -105,8 +105,8 @@ async def test_two_of_them_share_the_work_and_a_row_in_other_hands_is_left_alone
 ) -> None:
     await steps.submit(store, "a", "b", "c", not_before=in_seconds(3600))
     await sql.execute("update tasks set due_at = now()")
-    async with steps.Held(store) as other:
-        assert await other.take(due.make_available, 1) == 1
+    async with steps.OpenTransaction(store) as other:
+        assert await other.run(due.make_available, 1) == 1
         assert await store.run(due.make_available, 10) == 2
     assert await store.run(due.make_available, 10) == 0
     await available(sql, "a", "b", "c")
@@ -151,42 +151,42 @@ async def test_silent_tools_are_taken_offline_in_batches_of_their_work(
         await steps.register(store, tool, capacity=5)
         names = [f"{tool}{number}" for number in range(5)]
         await steps.submit(store, *names)
-        await steps.assigned(store, *((name, tool) for name in names))
+        await steps.assign_all(store, *((name, tool) for name in names))
     await sql.execute(LAPSE, ["a", "b", "c"])
     assert await store.run(due.take_offline, 7) == 2
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
     assert await store.run(due.take_offline, 7) == 1
     assert await store.run(due.take_offline, 7) == 0
     assert await offline(sql) == ["a", "b", "c"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("table", ["work", "tasks", "tools", "tool_leases"])
 async def test_a_tool_in_other_hands_is_left_to_the_next_round_with_all_its_work(
     store: Store, sql: asyncpg.Connection, table: str
 ) -> None:
-    await steps.running_work(store, "one", "held")
+    await steps.add_running_work(store, "one", "held")
     await steps.register(store, "held", capacity=2, resume=True)
     await steps.submit(store, "two")
-    await steps.assigned(store, ("two", "held"))
-    await steps.running_work(store, "three", "free")
+    await steps.assign_all(store, ("two", "held"))
+    await steps.add_running_work(store, "three", "free")
     await sql.execute(LAPSE, ["held", "free"])
     rows = {"work": "task_id = 'two'", "tasks": "id = 'two'", "tools": "id = 'held'"}
     async with sql.transaction():
         await sql.execute(f"select from {table} where {rows.get(table, 'tool_id = $$held$$')} for update")
         assert await store.run(due.take_offline, 10) == 1
         assert await offline(sql) == ["free"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
     assert await store.run(due.take_offline, 10) == 1
     assert await sql.fetchval("select count(*) from work") == 0
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_tool_that_is_heard_just_before_stays(store: Store, sql: asyncpg.Connection) -> None:
-    await steps.running_work(store)
+    await steps.add_running_work(store)
     await sql.execute(LAPSE, ["tool"])
-    async with steps.Held(store) as late:
-        assert await late.take(leases.heartbeat, [leases.Beat("tool")]) != [None]
+    async with steps.OpenTransaction(store) as late:
+        assert await late.run(leases.heartbeat, [leases.Beat("tool")]) != [None]
         assert await store.run(due.take_offline, 10) == 0
     assert await store.run(due.take_offline, 10) == 0
     assert await offline(sql) == []
@@ -195,23 +195,23 @@ async def test_a_tool_that_is_heard_just_before_stays(store: Store, sql: asyncpg
 async def test_a_heartbeat_that_waits_while_its_tool_is_taken_offline_brings_it_back(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    await steps.running_work(store)
+    await steps.add_running_work(store)
     await sql.execute(LAPSE, ["tool"])
-    async with steps.Held(store) as upkeep:
-        assert await upkeep.take(due.take_offline, 10) == 1
+    async with steps.OpenTransaction(store) as upkeep:
+        assert await upkeep.run(due.take_offline, 10) == 1
         heard = asyncio.create_task(store.one(leases.heartbeat, leases.Beat("tool")))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert await heard is not None
-    assert (await steps.the_tool(store, "tool")).state == "idle"
-    await steps.audit(sql)
+    assert (await steps.get_tool(store, "tool")).state == "idle"
+    await steps.check_invariants(sql)
 
 
 async def test_overdue_work_is_ended_in_batches_and_what_others_hold_is_left_alone(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     for name in ("a", "b", "c"):
-        await steps.running_work(store, name, name, retry_backoff_seconds=0)
-    await steps.some_work(store, "d", "d")
+        await steps.add_running_work(store, name, name, retry_backoff_seconds=0)
+    await steps.add_assigned_work(store, "d", "d")
     await sql.execute(PASS, ["a", "b", "d"])
     async with sql.transaction():
         await sql.execute("select from work where task_id = 'a' for update")
@@ -220,18 +220,18 @@ async def test_overdue_work_is_ended_in_batches_and_what_others_hold_is_left_alo
     assert await store.run(due.end_overdue, 10) == 1
     outcomes = await sql.fetch("select task_id, outcome from work_archive order by task_id")
     assert [tuple(row) for row in outcomes] == [("a", "timed_out"), ("b", "timed_out"), ("d", "lost")]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_of_an_end_and_a_time_limit_at_once_one_counts(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     await sql.execute(PASS, ["task"])
-    async with steps.Held(store) as tool:
-        assert (await tool.take(completion.complete, [steps.ending(made.id)]))[0].status == "ended"
+    async with steps.OpenTransaction(store) as tool:
+        assert (await tool.run(completion.complete, [steps.new_ending(made.id)]))[0].status == "ended"
         assert await store.run(due.end_overdue, 10) == 0
     assert await store.run(due.end_overdue, 10) == 0
-    assert (await steps.the_task(store, "task")).state == "succeeded"
-    await steps.audit(sql)
+    assert (await steps.get_task(store, "task")).state == "succeeded"
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("chore", due.CHORES, ids=lambda chore: chore.name)
@@ -240,12 +240,12 @@ async def test_processes_take_turns_at_a_chore(
 ) -> None:
     await steps.submit(store, "a", not_before=in_seconds(3600))
     await sql.execute("update tasks set due_at = now()")
-    await steps.some_work(store, "b", "b")
+    await steps.add_assigned_work(store, "b", "b")
     await steps.register(store, "c")
     await sql.execute(PASS, ["b"])
     await sql.execute(LAPSE, ["c"])
-    async with steps.Held(store) as other:
-        assert await other.take(due.in_turn, chore.number, chore.do, 10) == 1
+    async with steps.OpenTransaction(store) as other:
+        assert await other.run(due.in_turn, chore.number, chore.do, 10) == 1
         assert await store.run(due.in_turn, chore.number, chore.do, 10) == 0
 
 
@@ -262,8 +262,8 @@ async def test_the_next_look_is_no_later_than_the_first_deadline(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     assert await store.run(due.seconds_to_next, due.WORK) is None
-    await steps.some_work(store, "a", "a")
-    made = await steps.running_work(store, "b", "b", timeout_seconds=20)
+    await steps.add_assigned_work(store, "a", "a")
+    made = await steps.add_running_work(store, "b", "b", timeout_seconds=20)
     seconds = await store.run(due.seconds_to_next, due.WORK)
     assert seconds is not None
     assert 18 < seconds <= 20
@@ -334,7 +334,7 @@ async def test_it_goes_on_after_it_lost_its_connections(store: Store, sql: async
 
 
 async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: str) -> None:
-    async with steps.a_store(empty_database) as store, steps.a_connection(empty_database) as sql:
+    async with steps.open_store(empty_database) as store, steps.open_connection(empty_database) as sql:
         waiters = Waiters()
         upkeep = Upkeep(store, waiters)
         upkeep.start()
@@ -342,7 +342,7 @@ async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: s
         async def tried() -> bool:
             return store.engine.pool.checkedin() > 0
 
-        await until(tried)
+        await wait_until(tried)
         await migration.migrate(empty_database)
         await steps.submit(store, "a", not_before=in_seconds(3600))
         await sql.execute("update tasks set due_at = now()")
@@ -357,7 +357,7 @@ async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: s
 async def test_a_lease_is_held_against_a_tool_only_when_it_could_be_heard_for_as_long(
     store: Store, sql: asyncpg.Connection, here: float, more: bool
 ) -> None:
-    await steps.some_work(store)
+    await steps.add_assigned_work(store)
     await sql.execute("update tool_leases set expires_at = now() - interval '0.2 s'")
     await sql.execute("update work set deadline_at = now() - interval '0.2 s'")
     await store.run(due.forgive_silence, here)
@@ -366,7 +366,7 @@ async def test_a_lease_is_held_against_a_tool_only_when_it_could_be_heard_for_as
         column, _, table = what.partition(" from ")
         left = await sql.fetchval(f"select cast(extract(epoch from {column} - now()) as float) from {table}")
         assert left == pytest.approx(60 - here if more else -0.2, abs=1)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_tool_with_a_long_lease_is_not_waited_for_that_long_after_every_restart(
@@ -379,7 +379,7 @@ async def test_a_tool_with_a_long_lease_is_not_waited_for_that_long_after_every_
 
 
 async def test_what_runs_past_its_time_is_not_forgiven(store: Store, sql: asyncpg.Connection) -> None:
-    await steps.running_work(store, timeout_seconds=5)
+    await steps.add_running_work(store, timeout_seconds=5)
     await sql.execute("update work set deadline_at = now()")
     await store.run(due.forgive_late_starts, 0)
     assert await store.run(due.end_overdue, 10) == 1
@@ -389,16 +389,16 @@ async def test_what_ran_out_just_before_the_service_is_back_leaves_time_to_be_he
     database: str, store: Store, sql: asyncpg.Connection
 ) -> None:
     settings = Settings(database_url=database)
-    async with a_broker(settings):
-        running = await steps.running_work(store, "running")
+    async with running_broker(settings):
+        running = await steps.add_running_work(store, "running")
         await steps.submit(store, "waits")
         await steps.register(store, "other")
-        [waits] = await steps.assigned(store, ("waits", "other"))
+        [waits] = await steps.assign_all(store, ("waits", "other"))
     moment = "now() - interval '0.1 s'"
     await sql.execute(f"update tool_leases set expires_at = {moment}")
     await sql.execute(f"update work set deadline_at = {moment} where state = 'assigned'")
-    async with a_broker(settings, always_there=False) as broker:
-        await until(lambda: _has_time(sql))
+    async with running_broker(settings, without_grace=False) as broker:
+        await wait_until(lambda: _has_time(sql))
         assert (await broker.client.post("/v1/tools/tool/heartbeat")).status_code == 200
         assert (await broker.client.get(f"/v1/work/{running.id}")).json()["state"] == "running"
         assert (await broker.client.post(f"/v1/work/{waits.id}/start")).status_code == 200
@@ -425,7 +425,7 @@ for each statement execute function stall();
 async def work_of_one_tool(store: Store, *names: str, **fields: Any) -> None:
     await steps.register(store, "tool", capacity=len(names))
     await steps.submit(store, *names, timeout_seconds=3600, **fields)
-    for made in await steps.assigned(store, *((name, "tool") for name in names)):
+    for made in await steps.assign_all(store, *((name, "tool") for name in names)):
         await store.one(work.start, work.Start(made.id))
 
 
@@ -443,7 +443,7 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
     monkeypatch.setattr("broker.background.upkeep._SHORTEST_SLEEP_SECONDS", 0.02)
     names = ["guilty", *(f"task-{number}" for number in range(20))]
     await sql.execute(STALL)
-    async with steps.a_store(database, timeout_seconds=0.5) as store:
+    async with steps.open_store(database, timeout_seconds=0.5) as store:
         await work_of_one_tool(store, *names)
         upkeep = Upkeep(store, Waiters())
         upkeep.start()
@@ -458,7 +458,7 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
             async def all_others() -> bool:
                 return len(await ended(sql, outcome)) == len(names) - 1
 
-            await until(all_others)
+            await wait_until(all_others)
             assert "guilty" not in await ended(sql, outcome)
             assert await offline(sql) == (["tool"] if outcome == "lost" else [])
             # Tried again, and again in vain: the log has it once.
@@ -467,20 +467,20 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
             async def failed_again() -> bool:
                 return any(seconds > 0.5 for _, seconds, _ in aside._rows.values())
 
-            await until(failed_again)
+            await wait_until(failed_again)
             await sql.execute("drop trigger stall on work_archive")
 
             async def all_are_back() -> bool:
                 return len(await ended(sql, outcome)) == len(names)
 
-            await until(all_are_back)
+            await wait_until(all_are_back)
         await upkeep.stop()
     left = [line for line in logs if line["event"] == "upkeep skipped a row"]
     assert len(left) == 1
     assert left[0]["id"] == str(
         await sql.fetchval("select work_id from work_archive where task_id = 'guilty'")
     )
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_silent_tool_with_much_large_work_goes_offline_in_bounded_batches(
@@ -502,7 +502,7 @@ async def test_a_silent_tool_with_much_large_work_goes_offline_in_bounded_batche
         assert len(tries.ids) == 2
     assert await ended(sql, "lost") == names
     assert await store.run(due.seconds_to_next, due.LEASES) is None
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_tool_that_comes_back_between_two_batches_keeps_the_rest_of_its_work(
@@ -515,8 +515,8 @@ async def test_a_tool_that_comes_back_between_two_batches_keeps_the_rest_of_its_
     tries = due.Tries()
     assert await store.run(due.take_offline, 10, tries) == 0
     assert tries.ids == []
-    assert (await steps.the_tool(store, "tool")).load == 2
-    await steps.audit(sql)
+    assert (await steps.get_tool(store, "tool")).load == 2
+    await steps.check_invariants(sql)
 
 
 async def test_overdue_work_ends_in_batches_bounded_by_bytes(
@@ -566,7 +566,7 @@ async def test_only_a_lost_connection_counts_as_having_been_away(
 async def test_a_lease_that_ran_out_while_its_chore_failed_is_not_extended(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    await steps.some_work(store)
+    await steps.add_assigned_work(store)
     await sql.execute("update tool_leases set expires_at = now() - interval '60 s'")
     await sql.execute("update work set deadline_at = now() - interval '60 s'")
     before = datetime.now(UTC) - timedelta(seconds=30)
@@ -587,8 +587,8 @@ async def test_a_chore_that_keeps_failing_keeps_no_dead_tool_alive(
     """Its batches fail for longer than what counts as late."""
     monkeypatch.setattr(due, "_LATE_SECONDS", 0.2)
     monkeypatch.setattr("broker.background.upkeep._RETRY_SECONDS", 0.05)
-    async with steps.a_store(database) as store:
-        await steps.running_work(store)
+    async with steps.open_store(database) as store:
+        await steps.add_running_work(store)
         await sql.execute("""
             create function fail() returns trigger language plpgsql as $$
                 begin raise exception 'full' using errcode = '53100'; end $$;
@@ -605,10 +605,10 @@ async def test_a_chore_that_keeps_failing_keeps_no_dead_tool_alive(
         async def late() -> bool:
             return bool(await sql.fetchval("select now() > expires_at + interval '1 s' from tool_leases"))
 
-        await until(late)
+        await wait_until(late)
         assert await sql.fetchval("select expires_at from tool_leases") == expires
         await sql.execute("drop trigger fail on tools")
-        await until(lambda: _is_offline(sql))
+        await wait_until(lambda: _is_offline(sql))
         await upkeep.stop()
 
 

@@ -18,9 +18,9 @@ from broker.cli import main
 from broker.errors import Unavailable
 from broker.store import archive
 from tests.conftest import Running
-from tests.support.api import add_task, add_tool, assign, completed, get
+from tests.support.api import add_task, add_tool, assign, complete_work, get
 from tests.support.cli import run, running
-from tests.support.processes import an_environment, in_folder
+from tests.support.processes import clean_environment, names_in
 from tests.support.proxy import Proxy
 from tests.support.shared import SHARED_BROKER
 
@@ -32,7 +32,7 @@ async def end_some(http: httpx.AsyncClient, count: int = 3, **fields: Any) -> No
     for number in range(count):
         await add_task(http, f"task-{number}", **fields)
         work = (await assign(http, f"task-{number}"))["id"]
-        await completed(http, work, "failed" if number % 2 else "succeeded", retry=False)
+        await complete_work(http, work, "failed" if number % 2 else "succeeded", retry=False)
 
 
 def breaks_off(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
@@ -121,7 +121,7 @@ async def test_a_file_is_written_and_not_overwritten_unless_it_is_wanted(
     told = await run(broker.url, "archive", "export", "-o", str(file), "--task-id", "task-1", "--force")
     assert told.status == 0
     assert len(file.read_text().splitlines()) == 1
-    assert in_folder(tmp_path) == ["archive.ndjson"]
+    assert names_in(tmp_path) == ["archive.ndjson"]
 
 
 @pytest.mark.parametrize("place", ["missing/a", "file/a", "."])
@@ -146,7 +146,7 @@ async def test_an_export_that_breaks_off_leaves_no_file_and_is_an_error(
     told = await run(broker.url, "archive", "export", "-o", str(tmp_path / "archive.ndjson"))
     assert told.status == 1
     assert told.err.startswith("Error: The export broke off after 2 records (")
-    assert in_folder(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 async def test_what_was_read_before_it_broke_off_is_no_success(
@@ -166,14 +166,14 @@ async def test_told_to_stop_it_leaves_nothing_behind(broker: Running, tmp_path: 
         async with running(url, "archive", "export", "-o", str(tmp_path / "archive.ndjson")) as process:
             async with asyncio.timeout(20):
                 # By then it handles the signal.
-                while not proxy.is_met:
+                while not proxy.is_connected:
                     await asyncio.sleep(0.01)
-                assert in_folder(tmp_path) != []
+                assert names_in(tmp_path) != []
                 process.send_signal(signal.SIGTERM)
                 _, err = await process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert err == b""
-    assert in_folder(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 async def test_a_reader_that_has_enough_ends_it_quietly(broker: Running, http: httpx.AsyncClient) -> None:
@@ -182,7 +182,7 @@ async def test_a_reader_that_has_enough_ends_it_quietly(broker: Running, http: h
     command = f"{shlex.quote(sys.executable)} -m broker.cli archive export | head -c 10"
     process = await asyncio.create_subprocess_shell(
         command,
-        env=an_environment(BROKER_URL=broker.url),
+        env=clean_environment(BROKER_URL=broker.url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 
 from broker.cli import main
 from tests.conftest import Running
-from tests.support.api import add_task, add_tool, get, until_it_is
-from tests.support.processes import an_environment
+from tests.support.api import add_task, add_tool, get, wait_for_state
+from tests.support.processes import clean_environment
 from tests.support.shared import SHARED_BROKER
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
@@ -72,7 +72,7 @@ class Assigning:
 async def assigning(*arguments: str, **environment: str) -> AsyncIterator[Assigning]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker.cli", "assign", *arguments),
-        env=an_environment(**environment),
+        env=clean_environment(**environment),
         stderr=asyncio.subprocess.PIPE,
     )
     try:
@@ -151,12 +151,12 @@ async def test_it_pairs_as_functions_of_ones_own_say_and_ends_at_once(
     await add_task(http, "a", needs={"gpu": 1})
     options = ("--match", "lab:fits", "--rank", "lab:speed", "--aging", "off", "--no-remarks")
     async with assigning(*options, BROKER_URL=broker.url) as assigner:
-        work = (await until_it_is(http, "/v1/tasks/a", "assigned"))["work_id"]
+        work = (await wait_for_state(http, "/v1/tasks/a", "assigned"))["work_id"]
         assert (await get(http, f"/v1/work/{work}"))["tool_id"] == "new"
         for number in range(10):
             await add_tool(http, f"tool-{number}", skills={"gpu": 1, "clock": 3})
             await add_task(http, f"task-{number}", needs={"gpu": 1})
-        await until_it_is(http, "/v1/tasks/task-9", "assigned")
+        await wait_for_state(http, "/v1/tasks/task-9", "assigned")
         began = time.monotonic()
         logged = await assigner.stop(signal.SIGINT)
         assert time.monotonic() - began < 2
@@ -177,7 +177,7 @@ async def test_what_it_assigns_is_told_at_a_bounded_rate(
     async with assigning(BROKER_URL=broker.url) as assigner:
         for number in range(30):
             await add_task(http, f"task-{number}")
-            await until_it_is(http, f"/v1/tasks/task-{number}", "assigned")
+            await wait_for_state(http, f"/v1/tasks/task-{number}", "assigned")
         logged = await assigner.stop(signal.SIGTERM)
     counts = [line["tasks"] for line in logged if line["event"] == "assigned"]
     assert sum(counts) in (29, 30)

@@ -3,7 +3,7 @@
 import httpx
 
 from tests.conftest import Running
-from tests.support.api import add_task, completed, get, started
+from tests.support.api import add_running_work, add_task, complete_work, get
 from tests.support.cli import run
 from tests.support.shared import SHARED_BROKER
 
@@ -14,7 +14,7 @@ async def test_a_task_that_waits_is_gone_and_one_that_runs_is_asked_to_stop(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_task(http, "waits")
-    pair = await started(http, "runs")
+    pair = await add_running_work(http, "runs")
     assert await run(broker.url, "cancel", "waits", "runs") == (0, "", "")
     assert (await get(http, "/v1/tasks/waits"))["state"] == "cancelled"
     assert (await get(http, f"/v1/work/{pair.work}"))["cancel_requested"] is True
@@ -26,8 +26,8 @@ async def test_failed_tasks_are_tried_again_and_one_that_cannot_be_keeps_no_othe
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     for task, tool in (("one", "t1"), ("two", "t2")):
-        pair = await started(http, task, tool)
-        await completed(http, pair.work, "failed", retry=False)
+        pair = await add_running_work(http, task, tool)
+        await complete_work(http, pair.work, "failed", retry=False)
     told = await run(broker.url, "retry", "one", "nowhere", "two")
     assert (told.status, told.out) == (1, "")
     assert told.err.startswith("Error: nowhere: ")

@@ -18,7 +18,7 @@ from broker.programs.line_splitter import LineSplitter
 from broker.programs.outcome import Output
 from tests.conftest import Running
 from tests.support.cli import run
-from tests.support.processes import an_environment
+from tests.support.processes import clean_environment
 
 NOT_UTF8 = "\udcff"
 NO_BROKER = "http://127.0.0.1:9"
@@ -90,7 +90,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes
     """Run a line of sh; `$broker` in it is the command."""
     return subprocess.run(
         ["/bin/sh", "-c", command.replace("$broker", f"{sys.executable} -m broker.cli")],
-        env=an_environment(**environment),
+        env=clean_environment(**environment),
         capture_output=True,
         timeout=FOREVER,
         check=False,
@@ -185,7 +185,7 @@ def test_what_a_terminal_cannot_show_is_written_as_json_does() -> None:
     code += "main.callback = lambda: click.echo(text)\nmain(['migrate', '--help'])"
     ended = subprocess.run(
         [sys.executable, "-c", code],
-        env=an_environment(PYTHONIOENCODING="latin-1"),
+        env=clean_environment(PYTHONIOENCODING="latin-1"),
         capture_output=True,
         timeout=FOREVER,
         check=False,
@@ -214,7 +214,7 @@ async def test_as_process_1_a_tool_reaps_what_its_programs_leave_behind(
         *("tool", "--id", "t", "--skills", "1", "--scratch", str(tmp_path / "scratch"), "--"),
         # It counts those that have ended and that nobody has waited for.
         *("sh", "-c", f"{sys.executable} {orphans}; cat /proc/[0-9]*/stat | grep -c ' Z ' || true"),
-        env=an_environment(BROKER_URL=broker.url),
+        env=clean_environment(BROKER_URL=broker.url),
         stderr=subprocess.PIPE,
     )
     try:

@@ -11,16 +11,16 @@ import pytest_asyncio
 
 from broker.settings import Settings
 from broker.store import Store
-from tests.conftest import Running, a_broker, a_database
+from tests.conftest import Running, running_broker, temporary_database
 from tests.support.api import (
+    add_running_work,
     add_task,
     add_tool,
     assign,
     bearer,
-    completed,
+    complete_work,
     get,
     make_key,
-    started,
 )
 from tests.support.cli import run
 from tests.support.shared import SHARED_BROKER
@@ -44,10 +44,10 @@ async def test_a_task_that_waits_is_told_why_and_what_to_do(
 async def test_the_attempts_so_far_are_told_the_newest_first(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    pair = await started(http, max_attempts=2, retry_backoff_seconds=0)
-    await completed(http, pair.work, "released")
+    pair = await add_running_work(http, max_attempts=2, retry_backoff_seconds=0)
+    await complete_work(http, pair.work, "released")
     work = (await assign(http))["id"]
-    await completed(http, work, "failed", error="no disk\nat all", retry=False)
+    await complete_work(http, work, "failed", error="no disk\nat all", retry=False)
     told = await run(broker.url, "explain", "a")
     rows = [line.split(maxsplit=5) for line in told.out.splitlines() if line.startswith("  1  ")]
     assert [row[1] for row in rows] == ["failed", "released"]
@@ -56,8 +56,8 @@ async def test_the_attempts_so_far_are_told_the_newest_first(
 
 
 async def test_what_it_says_can_be_done_can_be_done(broker: Running, http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    await completed(http, pair.work, "failed", retry=False)
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work, "failed", retry=False)
     told = await run(broker.url, "explain", "a")
     [retry] = [line for line in told.out.splitlines() if "Have it tried again" in line]
     advice = shlex.split(retry.partition("  broker ")[2])
@@ -66,8 +66,8 @@ async def test_what_it_says_can_be_done_can_be_done(broker: Running, http: httpx
 
 
 async def test_programs_read_it_as_json(broker: Running, http: httpx.AsyncClient) -> None:
-    pair = await started(http)
-    await completed(http, pair.work, "released")
+    pair = await add_running_work(http)
+    await complete_work(http, pair.work, "released")
     told = json.loads((await run(broker.url, "explain", "a", "--json")).out)
     attempts = told.pop("attempts")
     assert told == {"id": "a", **await get(http, "/v1/tasks/a/explain")}
@@ -117,11 +117,11 @@ async def test_an_id_with_a_slash_is_an_unknown_task(broker: Running, command: s
 @pytest_asyncio.fixture(loop_scope="module")
 async def keys(postgres: str, template: str) -> AsyncIterator[tuple[Running, dict[str, str]]]:
     """A broker with keys for two roles, and these."""
-    async with a_database(postgres, template) as url:
+    async with temporary_database(postgres, template) as url:
         store = Store(url)
         made = {role: await make_key(store, role, role) for role in ("submitter", "assigner")}
         await store.close()
-        async with a_broker(Settings(database_url=url)) as running:
+        async with running_broker(Settings(database_url=url)) as running:
             yield running, made
 
 

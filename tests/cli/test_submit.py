@@ -31,16 +31,16 @@ from tests.support.api import (
     add_task,
     add_tool,
     assign,
-    completed,
-    exactly,
+    complete_work,
     get,
     ids,
-    waiting,
+    parse_exactly,
+    waiting_count,
 )
-from tests.support.cli import Ended, run, running
-from tests.support.processes import an_environment
+from tests.support.cli import CommandResult, run, running
+from tests.support.processes import clean_environment
 from tests.support.shared import SHARED_BROKER
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -62,26 +62,26 @@ async def live(http: httpx.AsyncClient) -> list[dict[str, Any]]:
 @asynccontextmanager
 async def waited_for(broker: Running, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A `broker submit` that waits for its one task, which is called `a`."""
-    before = waiting(broker)
+    before = waiting_count(broker)
     async with running(broker.url, "submit", "--id", "a", *arguments) as process:
         async with asyncio.timeout(20):
-            while waiting(broker) <= before:
+            while waiting_count(broker) <= before:
                 await asyncio.sleep(0.005)
         yield process
 
 
-async def the_end(process: asyncio.subprocess.Process) -> Ended:
+async def the_end(process: asyncio.subprocess.Process) -> CommandResult:
     async with asyncio.timeout(20):
         out, err = await process.communicate()
     assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
+    return CommandResult(process.returncode, out.decode(), err.decode())
 
 
 async def test_one_task_is_submitted_to_the_last_digit(broker: Running, http: httpx.AsyncClient) -> None:
     [id_] = await submitted(broker, "--needs", f'{{"a": {DIGITS}}}', "--payload", DIGITS)
     text = (await http.get(f"/v1/tasks/{id_}")).text
-    assert exactly(text)["needs"] == {"a": exactly(DIGITS)}
-    assert exactly(text)["payload"] == exactly(DIGITS)
+    assert parse_exactly(text)["needs"] == {"a": parse_exactly(DIGITS)}
+    assert parse_exactly(text)["payload"] == parse_exactly(DIGITS)
     assert "1.10" in text
 
 
@@ -173,8 +173,8 @@ async def test_a_file_of_tasks_is_one_a_line_or_an_array(
     file.write_text(text)
     options = ["--needs", '"default"', "--priority", "1"]
     assert await submitted(broker, "--tasks", str(file), *options) == ["a", "b"]
-    answer = exactly((await http.get("/v1/tasks")).text)["items"]
-    given = exactly(DIGITS)
+    answer = parse_exactly((await http.get("/v1/tasks")).text)["items"]
+    given = parse_exactly(DIGITS)
     assert [(task["needs"], task["payload"], task["priority"]) for task in answer] == [
         (given, None, 1),
         ("default", given, 2),
@@ -252,7 +252,7 @@ async def test_who_reads_only_the_first_ids_does_not_stop_the_rest(
     program = f"{shlex.quote(sys.executable)} -m broker.cli submit --tasks {shlex.quote(str(file))}"
     process = await asyncio.create_subprocess_shell(
         f"{program} | head -n 1",
-        env=an_environment(BROKER_URL=broker.url),
+        env=clean_environment(BROKER_URL=broker.url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -276,7 +276,7 @@ async def test_a_result_is_told_as_it_comes_to_the_last_digit(
 async def test_the_result_alone_is_for_pipes(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
     async with waited_for(broker, "--needs", "1", "--result") as process:
-        await completed(http, (await assign(http))["id"], result={"words": 3})
+        await complete_work(http, (await assign(http))["id"], result={"words": 3})
         assert await the_end(process) == (0, '{"words":3}\n', "")
     again = await run(broker.url, "submit", "--id", "a", "--needs", "1", "--result")
     assert again == (0, '{"words":3}\n', "0 created, 1 was there already.\n")
@@ -301,7 +301,7 @@ async def test_whoever_waits_for_long_is_told_why(
             said += capsys.readouterr().err
             return "Task a is waited for. " in said
 
-        await until(is_told)
+        await wait_until(is_told)
         await http.delete("/v1/tasks/a")
         with pytest.raises(ClickException, match="was cancelled"):
             await waits
@@ -312,7 +312,7 @@ async def test_a_failure_has_no_result_but_an_error(broker: Running, http: httpx
     await add_tool(http)
     async with waited_for(broker, "--needs", "1", "--result") as process:
         work = (await assign(http))["id"]
-        await completed(http, work, "failed", error="no disk\x1b[31m", retry=False)
+        await complete_work(http, work, "failed", error="no disk\x1b[31m", retry=False)
         assert await the_end(process) == (1, "", "Error: Task a failed: no disk\ufffd[31m\n")
 
 
@@ -325,8 +325,8 @@ async def test_whether_all_have_succeeded_is_the_exit_status(
         file.touch()
     once = [*map(str, files), "--needs", "1", "--once"]
     good, bad, gone = await submitted(broker, *once)
-    await completed(http, (await assign(http, good))["id"], result="fine")
-    await completed(http, (await assign(http, bad))["id"], "failed", error="no disk", retry=False)
+    await complete_work(http, (await assign(http, good))["id"], result="fine")
+    await complete_work(http, (await assign(http, bad))["id"], "failed", error="no disk", retry=False)
     await http.delete(f"/v1/tasks/{gone}")
     told = await run(broker.url, "submit", *once, "--wait")
     assert told.status == 1

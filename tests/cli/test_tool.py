@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from broker.cli import main
 from broker.programs.orphans import ProcessRecord
 from broker.settings import Settings
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support import api
-from tests.support.processes import an_environment, executable, lives
+from tests.support.processes import clean_environment, is_alive, make_executable
 from tests.support.shared import SHARED_BROKER
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -49,7 +49,7 @@ class Process:
         self._process.send_signal(number)
 
     async def until_it_says(self, text: str) -> None:
-        await until(lambda: text in self.said or self._reading.done())
+        await wait_until(lambda: text in self.said or self._reading.done())
         assert text in self.said
 
     async def ended(self, within: float = 10) -> int:
@@ -82,7 +82,7 @@ async def started(
         *options.split(),
         *("--", *command),
         cwd=folder,
-        env=an_environment(BROKER_URL=broker.url, BROKER_KEY=key),
+        env=clean_environment(BROKER_URL=broker.url, BROKER_KEY=key),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -109,7 +109,7 @@ async def begun(http: httpx.AsyncClient, mark: Path, task: str = "a") -> int:
     await api.add_task(http, task)
     await api.assign(http, task)
     # Where it runs is written down just after it has begun.
-    await until(lambda: mark.exists() and any(each.suffix == ".json" for each in scratch(mark.parent)))
+    await wait_until(lambda: mark.exists() and any(each.suffix == ".json" for each in scratch(mark.parent)))
     (pid,) = numbers(mark.parent, mark.name)
     return pid
 
@@ -123,7 +123,7 @@ def stays(folder: Path, *, first: str = ":") -> str:
         # Not for ever: a test that fails leaves it running.
         "for n in $(seq 1500); do test -e go && break; sleep .02; done",
     ]
-    return str(executable(folder / "stays", "\n".join([*lines, "echo 1"])))
+    return str(make_executable(folder / "stays", "\n".join([*lines, "echo 1"])))
 
 
 def numbers(folder: Path, *names: str) -> list[int]:
@@ -144,15 +144,15 @@ async def test_the_programs_of_the_help_do_what_it_says(
     calls = re.findall(r"^    broker tool --id counter --skills '(.+)' -- (.+)$", shown, re.MULTILINE)
     assert (list(blocks), len(calls)) == (["count.sh", "count.py"], 2)
     for name, content in blocks.items():
-        executable(tmp_path / name, re.sub(r"^    ", "", content, flags=re.MULTILINE))
+        make_executable(tmp_path / name, re.sub(r"^    ", "", content, flags=re.MULTILINE))
     for number, (skills, command) in enumerate(calls):
         task = f"count-{number}"
         async with registered(broker, tmp_path, *command.split(), skills=skills) as tool:
             await api.add_task(http, task, payload="three small words")
             await api.assign(http, task)
-            ended = await api.until_it_is(http, f"/v1/tasks/{task}", "succeeded")
+            ended = await api.wait_for_state(http, f"/v1/tasks/{task}", "succeeded")
             assert ended["result"] == {"words": 3}
-            assert (await api.records(http, task))[0]["reports"][-1]["progress"] >= 0.5
+            assert (await api.get_records(http, task))[0]["reports"][-1]["progress"] >= 0.5
             assert (await api.get(http, "/v1/tools/t"))["skills"] == {"can": ["count"]}
             tool.signal(signal.SIGTERM)
             assert await tool.ended() == 0
@@ -199,7 +199,7 @@ async def test_told_to_stop_it_lets_its_program_finish(
     async with registered(broker, tmp_path, stays(tmp_path)) as tool:
         await begun(http, tmp_path / "begun")
         tool.signal(number)
-        await api.until_it_is(http, "/v1/tools/t", "draining")
+        await api.wait_for_state(http, "/v1/tools/t", "draining")
         if number == signal.SIGHUP:
             tool.signal(number)
         (tmp_path / "go").touch()
@@ -215,7 +215,7 @@ async def test_told_to_stop_it_may_give_its_work_back(
         pid = await begun(http, tmp_path / "begun")
         tool.signal(signal.SIGTERM)
         assert await tool.ended() == 0
-    assert not lives(pid)
+    assert not is_alive(pid)
     task = await api.get(http, "/v1/tasks/a")
     assert (task["state"], task["attempt"]) == ("available", 0)
     assert scratch(tmp_path) == []
@@ -227,10 +227,10 @@ async def test_told_to_stop_twice_it_ends_at_once_and_its_programs_with_it(
     async with registered(broker, tmp_path, stays(tmp_path, first="trap '' TERM")) as tool:
         pid = await begun(http, tmp_path / "begun")
         tool.signal(signal.SIGTERM)
-        await api.until_it_is(http, "/v1/tools/t", "draining")
+        await api.wait_for_state(http, "/v1/tools/t", "draining")
         tool.signal(signal.SIGTERM)
         assert await tool.ended(within=2) == 128 + signal.SIGTERM
-    await until(lambda: not lives(pid))
+    await wait_until(lambda: not is_alive(pid))
 
 
 @pytest.mark.parametrize("environment", ["as it was", "its own"])
@@ -245,13 +245,13 @@ async def test_what_a_killed_run_has_left_is_ended_before_the_next_one_takes_wor
     async with registered(broker, tmp_path, *command) as tool:
         left = [await begun(http, tmp_path / "begun"), *numbers(tmp_path, "mate", "other")]
         # The program has begun before the tool writes down which process it is.
-        await until(lambda: any(map(ProcessRecord.read, scratch(tmp_path))))
+        await wait_until(lambda: any(map(ProcessRecord.read, scratch(tmp_path))))
         tool.signal(signal.SIGKILL)
         assert await tool.ended() == -signal.SIGKILL
-    assert all(map(lives, left))
+    assert all(map(is_alive, left))
     async with registered(broker, tmp_path, "/bin/true", options="--grace 0.2") as tool:
         # Of a session that knows nothing of us, we know nothing.
-        assert [lives(pid) for pid in left] == [False, False, environment == "its own"]
+        assert [is_alive(pid) for pid in left] == [False, False, environment == "its own"]
         assert "has left running" in tool.said
     assert scratch(tmp_path) == []
     with contextlib.suppress(ProcessLookupError):
@@ -262,11 +262,11 @@ async def test_what_a_killed_run_has_left_is_ended_before_the_next_one_takes_wor
 async def test_what_programs_report_is_written_to_stderr_unless_that_is_unwanted(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path, quiet: bool
 ) -> None:
-    program = executable(tmp_path / "program", "#!/bin/sh\necho one >&2\necho progress: 20% two >&2\n")
+    program = make_executable(tmp_path / "program", "#!/bin/sh\necho one >&2\necho progress: 20% two >&2\n")
     async with registered(broker, tmp_path, str(program), options="--quiet" if quiet else "") as tool:
         await api.add_task(http)
         await api.assign(http)
-        await api.until_it_is(http, "/v1/tasks/a", "succeeded")
+        await api.wait_for_state(http, "/v1/tasks/a", "succeeded")
         tool.signal(signal.SIGTERM)
         await tool.ended()
     assert ("a: one\na: progress: 20% two\n" in tool.said) is not quiet
@@ -275,11 +275,11 @@ async def test_what_programs_report_is_written_to_stderr_unless_that_is_unwanted
 async def test_what_programs_and_payloads_say_steers_no_terminal(
     broker: Running, http: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    program = executable(tmp_path / "program", '#!/bin/sh\nprintf "%s\\n" "$1" >&2\nexit 1\n')
+    program = make_executable(tmp_path / "program", '#!/bin/sh\nprintf "%s\\n" "$1" >&2\nexit 1\n')
     async with registered(broker, tmp_path, str(program), "{x}") as tool:
         await api.add_task(http, payload={"x": "\x1b[31mEVIL\x07"}, max_attempts=1)
         await api.assign(http)
-        await api.until_it_is(http, "/v1/tasks/a", "failed")
+        await api.wait_for_state(http, "/v1/tasks/a", "failed")
         tool.signal(signal.SIGTERM)
         await tool.ended()
     assert "a: \ufffd[31mEVIL\ufffd\n" in tool.said
@@ -293,7 +293,7 @@ async def test_work_goes_on_when_nobody_reads_what_is_written_to_stderr(
         tool.is_read.clear()
         await api.add_task(http)
         await api.assign(http)
-        await api.until_it_is(http, "/v1/tasks/a", "succeeded")
+        await api.wait_for_state(http, "/v1/tasks/a", "succeeded")
         tool.signal(signal.SIGTERM)
         tool.is_read.set()
         assert await tool.ended() == 0
@@ -302,7 +302,7 @@ async def test_work_goes_on_when_nobody_reads_what_is_written_to_stderr(
 
 async def test_a_tool_whose_id_another_program_has_ends_with_one_line(database: str, tmp_path: Path) -> None:
     async with (
-        a_broker(Settings(database_url=database, admin_key="a-key")) as broker,
+        running_broker(Settings(database_url=database, admin_key="a-key")) as broker,
         registered(broker, tmp_path, "/bin/true", key="a-key") as older,
     ):
         broker.client.headers.update(api.bearer("a-key"))

@@ -13,11 +13,11 @@ import pytest
 from broker.client import Assigner, MismatchError, remark_sender
 from broker.schemas.candidates import AssignedPair
 from broker.settings import Settings
-from tests.conftest import Running, a_broker, a_database
+from tests.conftest import Running, running_broker, temporary_database
 from tests.support import api
-from tests.support.api import add_task, add_tasks, add_tool, get, until_it_is
+from tests.support.api import add_task, add_tasks, add_tool, get, wait_for_state
 from tests.support.shared import SHARED_BROKER
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -37,7 +37,7 @@ async def assigning(assigner: Assigner) -> AsyncIterator[None]:
 
 async def assigned_to(http: httpx.AsyncClient, task: str) -> str:
     """The tool of a task, once it has one."""
-    work = (await until_it_is(http, f"/v1/tasks/{task}", "assigned"))["work_id"]
+    work = (await wait_for_state(http, f"/v1/tasks/{task}", "assigned"))["work_id"]
     return str((await get(http, f"/v1/work/{work}"))["tool_id"])
 
 
@@ -90,11 +90,11 @@ async def test_more_tasks_than_fit_into_a_call_are_all_assigned_and_told(
     assigner = Assigner(on_assigned=told.append, url=broker.url)
     await add_tasks(http, *(f"task-{number}" for number in range(1_500)))
     async with assigning(assigner):
-        await until(lambda: len(assigner._matcher) == 1_500)
+        await wait_until(lambda: len(assigner._matcher) == 1_500)
         await add_tool(http, "t", capacity=2_000)
-        await until(lambda: len(told) == 1_500)
+        await wait_until(lambda: len(told) == 1_500)
         await add_task(http, "another")
-        await until(lambda: len(told) == 1_501)
+        await wait_until(lambda: len(told) == 1_501)
     assert len({pair.task_id for pair in told}) == 1_501
 
 
@@ -128,11 +128,11 @@ async def test_what_others_took_or_deleted_is_forgotten(broker: Running, http: h
         await add_tasks(http, "deleted", "taken", "kept", needs={"can": "print"})
         await add_tool(http, "other", skills={"can": "nothing"}, capacity=5)
         await add_tool(http, "gone")
-        await until(lambda: len(assigner._matcher) == 5)
+        await wait_until(lambda: len(assigner._matcher) == 5)
         await http.delete("/v1/tasks/deleted")
         await http.delete("/v1/tools/gone")
         await api.assign(http, "taken", "other")
-        await until(lambda: len(assigner._matcher) == 2)
+        await wait_until(lambda: len(assigner._matcher) == 2)
         await add_tool(http, "printer", skills={"can": "print"})
         assert await assigned_to(http, "kept") == "printer"
 
@@ -141,19 +141,23 @@ async def test_when_the_broker_comes_back_with_another_database_it_begins_anew(
     postgres: str, template: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with AsyncExitStack() as stack:
-        databases = [await stack.enter_async_context(a_database(postgres, template)) for _ in range(2)]
-        first = await stack.enter_async_context(a_broker(Settings(database_url=databases[0])))
+        databases = [
+            await stack.enter_async_context(temporary_database(postgres, template)) for _ in range(2)
+        ]
+        first = await stack.enter_async_context(running_broker(Settings(database_url=databases[0])))
         await add_task(first.client, "lost", needs={"can": "scan"})
         assigner = Assigner(remarks=False, url=first.url)
         await stack.enter_async_context(assigning(assigner))
-        await until(lambda: len(assigner._matcher) == 1)
+        await wait_until(lambda: len(assigner._matcher) == 1)
         await first.stop()
         port = int(first.url.rpartition(":")[2])
-        second = await stack.enter_async_context(a_broker(Settings(database_url=databases[1]), port=port))
+        second = await stack.enter_async_context(
+            running_broker(Settings(database_url=databases[1]), port=port)
+        )
         await add_task(second.client, "new", needs={"can": "print"})
         await add_tool(second.client, "printer", skills={"can": "print"}, capacity=2)
         assert await assigned_to(second.client, "new") == "printer"
-        await until(lambda: len(assigner._matcher) == 1)
+        await wait_until(lambda: len(assigner._matcher) == 1)
     assert "everything is read anew" in caplog.text
 
 
@@ -219,7 +223,7 @@ async def test_that_the_only_tool_that_could_do_it_is_away_is_told_and_that_it_i
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http, "xrd-1", skills={"can": "diffract"})
-    await api.gone_offline(http, sql, "xrd-1")
+    await api.take_tool_offline(http, sql, "xrd-1")
     async with assigning(Assigner(recheck_seconds=0.05, url=broker.url)):
         await add_task(http, "a", needs={"can": "diffract"})
         offline = await remark(http, "a")
@@ -256,7 +260,7 @@ async def test_a_remark_is_written_once(
         [needs] = assigner._matcher.waiting
         at = await sql.fetchval("select max(remark_at) from tasks")
         looked_at = needs.checked_at
-        await until(lambda: (needs.checked_at or 0) > (looked_at or 0) + 0.2)
+        await wait_until(lambda: (needs.checked_at or 0) > (looked_at or 0) + 0.2)
     # Begun again, it knows from the tasks what was said.
     async with assigning(Assigner(recheck_seconds=0.02, url=broker.url)):
         await add_task(http, "new", needs={"can": "scan"})
@@ -291,7 +295,7 @@ async def test_remarks_that_cannot_be_made_hinder_no_pairing(
     await add_task(http, "hopeless", needs={"can": "print"})
     await add_tool(http, "t", capacity=3)
     async with assigning(Assigner(recheck_seconds=0.01, url=broker.url)):
-        await until(lambda: tried > 3)
+        await wait_until(lambda: tried > 3)
         await add_task(http, "a")
         assert await assigned_to(http, "a") == "t"
     assert [record.message for record in caplog.records if "remarks" in record.message] == [
@@ -307,7 +311,7 @@ async def test_who_is_left_out_can_be_asked_for(broker: Running, http: httpx.Asy
     async with assigning(assigner):
         await add_tasks(http, *(f"task-{number}" for number in range(12)), needs={"can": "count"})
         await assigned_to(http, "task-11")
-        await until(lambda: len(assigner._matcher) == 3)
+        await wait_until(lambda: len(assigner._matcher) == 3)
     left_out = assigner.unmatched()
     assert [(each.needs, each.waiting, each.oldest, each.passed_by) for each in left_out.needs] == [
         ({"can": "print"}, 1, "hopeless", 12)

@@ -27,8 +27,8 @@ from broker.client import (
 from broker.client.long_poll_limit import LongPollLimit
 from tests.conftest import Running
 from tests.support import api
-from tests.support.api import add_tool, assign, completed
-from tests.support.processes import an_environment
+from tests.support.api import add_tool, assign, complete_work
+from tests.support.processes import clean_environment
 from tests.support.shared import SHARED_BROKER
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
@@ -44,7 +44,7 @@ async def end(http: httpx.AsyncClient, task: str, outcome: str = "succeeded", **
     """A tool does a task."""
     await add_tool(http, "t", capacity=100)
     work = await assign(http, task, "t")
-    await completed(http, work["id"], outcome, **said)
+    await complete_work(http, work["id"], outcome, **said)
 
 
 async def test_many_tasks_are_submitted_in_few_calls_and_in_order(
@@ -246,7 +246,7 @@ async def test_who_stops_early_ends_the_waiting_and_the_program_ends(
     )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program),
-        env=an_environment(BROKER_URL=broker.url),
+        env=clean_environment(BROKER_URL=broker.url),
         stdout=asyncio.subprocess.PIPE,
     )
     printed, _ = await asyncio.wait_for(process.communicate(), 30)

@@ -20,7 +20,7 @@ from broker.client import Assigner, Executor, TaskFailedError, Tool, functions
 from tests.client.test_programs import at_work
 from tests.conftest import Running
 from tests.support import api
-from tests.support.processes import an_environment
+from tests.support.processes import clean_environment
 from tests.support.shared import SHARED_BROKER
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
@@ -136,7 +136,7 @@ async def test_a_tool_calls_no_functions_but_its_own(broker: Running, http: http
     payload = {"function": "os:system", "args": ["true"]}
     async with laboratory(broker):
         await api.add_task(http, "a", needs={}, payload=payload)
-        task = await api.until_it_is(http, "/v1/tasks/a", "failed")
+        task = await api.wait_for_state(http, "/v1/tasks/a", "failed")
     assert (task["attempt"], "knows no function 'os:system'" in task["error"]) == (1, True)
 
 
@@ -270,7 +270,7 @@ async def test_the_end_of_a_program_waits_for_what_was_taken(
     )
     async with laboratory(broker):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", program + end), env=an_environment(BROKER_URL=broker.url)
+            *(sys.executable, "-c", program + end), env=clean_environment(BROKER_URL=broker.url)
         )
         assert await asyncio.wait_for(process.wait(), 30) == 0
     archived = await api.get(http, "/v1/archive", outcome="succeeded", limit=1000)

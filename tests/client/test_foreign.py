@@ -22,7 +22,7 @@ from tests.conftest import Running
 from tests.http.test_openapi import every_error
 from tests.support import api
 from tests.support.cli import run
-from tests.support.processes import in_folder
+from tests.support.processes import names_in
 
 __all__ = ["slept"]
 
@@ -254,7 +254,7 @@ async def test_no_finished_work_is_lost_while_a_proxy_answers_for_the_broker(
         async with at_work(tool.work, Assigner(url=proxy.url).assign):
             first = await submitter.submit({}, 1)
             waiting = asyncio.create_task(first.result(timeout=60))
-            await api.until_it_is(broker.client, f"/v1/tasks/{first.id}", "running")
+            await api.wait_for_state(broker.client, f"/v1/tasks/{first.id}", "running")
             proxy.own = text("404 Not Found", PAGE, *headers)
             finish.set()
             second = asyncio.create_task(submitter.submit({}, 2))
@@ -263,7 +263,7 @@ async def test_no_finished_work_is_lost_while_a_proxy_answers_for_the_broker(
             proxy.own = None
             assert await waiting == "done 1"
             assert await (await second).result(timeout=60) == "done 2"
-    assert [record["outcome"] for record in await api.records(broker.client, first.id)] == ["succeeded"]
+    assert [record["outcome"] for record in await api.get_records(broker.client, first.id)] == ["succeeded"]
 
 
 async def test_every_command_says_what_responds_in_place_of_the_broker(tmp_path: Any) -> None:
@@ -280,7 +280,7 @@ async def test_every_command_says_what_responds_in_place_of_the_broker(tmp_path:
             assert out == "", command
             assert "something else responds: " in err, command
             assert "Traceback" not in err, command
-    assert in_folder(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 async def test_every_command_ends_with_the_new_address_in_one_line(tmp_path: Any) -> None:

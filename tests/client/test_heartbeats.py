@@ -19,7 +19,7 @@ from tests.client.test_connection import AWAY, BROKEN, HTML, refusal
 from tests.client.test_programs import at_work
 from tests.conftest import Serve
 from tests.support import api
-from tests.support.processes import serving, until_ready
+from tests.support.processes import serving, wait_until_ready
 
 LEASE = {"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []}
 KEY = "the-key-of-who-may-do-everything"
@@ -36,7 +36,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 def url(database: str) -> Iterator[str]:
     """A broker in a process of its own: here the event loop is blocked."""
     with serving(BROKER_DATABASE_URL=database) as (_, url):
-        asyncio.run(until_ready(url))
+        asyncio.run(wait_until_ready(url))
         yield url
 
 
@@ -124,7 +124,7 @@ async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: S
         patch.setattr("broker.client.tool.Heartbeats", Counted)
         async with at_work(tool.work), AsyncBroker(broker.url) as submitter:
             async with asyncio.timeout(20):
-                while not api.waiting(broker):
+                while not api.waiting_count(broker):
                     await asyncio.sleep(0.01)
             await asked(1)
             beats.clear()
@@ -132,7 +132,7 @@ async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: S
             assert not beats
             async with at_work(Assigner(url=broker.url).assign):
                 handle = await submitter.submit({})
-                await api.until_it_is(broker.client, f"/v1/tasks/{handle.id}", "running")
+                await api.wait_for_state(broker.client, f"/v1/tasks/{handle.id}", "running")
                 await asked(5)
                 assert beats
                 go_on.set()

@@ -19,7 +19,7 @@ from tests.conftest import Running, Serve
 from tests.containers import nginx
 from tests.support import api
 from tests.support.cli import run
-from tests.support.engines import needed
+from tests.support.engines import requires_program
 
 __all__ = ["slept"]
 
@@ -27,7 +27,7 @@ MIB = 2**20
 LARGE = "x" * 2 * MIB
 
 
-@pytest.fixture(params=["a proxy", pytest.param("nginx", marks=needed("nginx"))])
+@pytest.fixture(params=["a proxy", pytest.param("nginx", marks=requires_program("nginx"))])
 async def url(request: pytest.FixtureRequest, broker: Running, tmp_path: Path) -> AsyncIterator[str]:
     """The URL of the broker through a proxy with nginx's default limit, 1 MiB."""
     if request.param == "nginx":
@@ -76,7 +76,7 @@ async def test_a_result_that_a_proxy_refuses_for_its_size_fails_the_task_once(
         assert await (await submitter.submit({}, "small")).result(timeout=30) == "small"
     assert runs == ["large", "small"]
     assert f"The result has {2 * MIB + 2:,} bytes." in str(failed.value)
-    [record] = await api.records(broker.client, large.id)
+    [record] = await api.get_records(broker.client, large.id)
     assert record["outcome"] == "failed"
     assert names_the_limit(record["error"], url)
     assert caplog.text.count("its completion is refused") == 1
@@ -109,7 +109,7 @@ async def test_a_report_that_a_proxy_refuses_for_its_size_is_sent_without_its_da
     async with at_work(tool.work, Assigner(url=url).assign), AsyncBroker(url) as submitter:
         handle = await submitter.submit({})
         assert await handle.result(timeout=30) == 0
-    [record] = await api.records(broker.client, handle.id)
+    [record] = await api.get_records(broker.client, handle.id)
     reports = [(each["progress"], each["message"], each["data"]) for each in record["reports"]]
     assert reports == [(0.1, "large", None), (0.2, "large", None), (0.3, "small", "x")]
     [line] = [record.message for record in caplog.records if record.name == "broker.client.job"]
@@ -163,7 +163,7 @@ async def test_what_the_broker_itself_refuses_for_its_size_is_handled_in_the_sam
         handle = await submitter.submit({})
         with pytest.raises(TaskFailedError, match=r"The result has 20,002 bytes\."):
             await handle.result(timeout=30)
-    [record] = await api.records(broker.client, handle.id)
+    [record] = await api.get_records(broker.client, handle.id)
     reports = [(each["message"], each["data"]) for each in record["reports"]]
     assert reports == [("large", None), ("small", "x")]
 

@@ -25,7 +25,7 @@ from broker.client import (
     Tool,
 )
 from broker.settings import Settings
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support import api
 
 
@@ -160,7 +160,7 @@ async def test_a_refusal_says_which_field(submitter: AsyncBroker) -> None:
 
 
 async def test_tools_and_assigners_outlive_a_restart_of_the_broker(database: str) -> None:
-    async with a_broker(Settings(database_url=database)) as first:
+    async with running_broker(Settings(database_url=database)) as first:
         port = int(first.url.rpartition(":")[2])
         tool = Tool("steady", {}, url=first.url)
 
@@ -172,7 +172,7 @@ async def test_tools_and_assigners_outlive_a_restart_of_the_broker(database: str
         async with at_work(tool.work, assigner.assign), AsyncBroker(first.url) as submitter:
             assert await (await submitter.submit({})).result(timeout=20) == "done"
             await first.stop()
-            async with a_broker(Settings(database_url=database), port=port):
+            async with running_broker(Settings(database_url=database), port=port):
                 assert await (await submitter.submit({})).result(timeout=20) == "done"
 
 
@@ -468,7 +468,7 @@ async def test_an_ordinary_handler_that_does_not_stop_has_no_other_beside_it(
         await asyncio.to_thread(begun.wait, 20)
         assert (await http.delete("/v1/tasks/first?force=true")).status_code == 204
         second = await submitter.submit({}, id="second")
-        task = await api.until_it_is(http, "/v1/tasks/second", "assigned")
+        task = await api.wait_for_state(http, "/v1/tasks/second", "assigned")
         work = await api.get(http, f"/v1/work/{task['work_id']}", wait=0.5)
         assert work["state"] == "assigned"
         stop.set()

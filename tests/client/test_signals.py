@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import an_environment
+from tests.support.processes import clean_environment
 
 PROGRAM = """
 import asyncio
@@ -36,7 +36,7 @@ signals.run_until_signal(work())
 async def test_a_program_that_is_told_to_stop_ends_in_order(where: str, number: signal.Signals) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, where),
-        env=an_environment(),
+        env=clean_environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer
 from broker.client import Assigner, AsyncBroker, AsyncJob, Broker, Executor, FailedError, Job, Tool
 from tests.conftest import Running
 from tests.support import api, cli
-from tests.support.processes import an_environment
+from tests.support.processes import clean_environment
 from tests.support.shared import SHARED_BROKER
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
@@ -212,7 +212,7 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.")]
     ended = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", program],
-        env=an_environment(),
+        env=clean_environment(),
         capture_output=True,
         check=False,
     )

@@ -233,7 +233,7 @@ async def test_no_report_ends_its_handler(broker: Running, submitter: AsyncBroke
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({}, max_attempts=1)
         assert await handle.result(timeout=20) == "fine"
-    [record] = await api.records(broker.client, handle.id)
+    [record] = await api.get_records(broker.client, handle.id)
     reports = [(each["progress"], each["message"], each["data"]) for each in record["reports"]]
     assert reports == TAKEN
 
@@ -254,7 +254,7 @@ async def test_a_report_that_the_broker_refuses_does_not_end_its_handler(
     async with at_work(tool.work, Assigner(url=broker.url).assign), AsyncBroker(broker.url) as submitter:
         handle = await submitter.submit({}, id="a", max_attempts=1)
         assert await handle.result(timeout=20) == 2
-    [record] = await api.records(broker.client, handle.id)
+    [record] = await api.get_records(broker.client, handle.id)
     assert [each["message"] for each in record["reports"]] == ["short"]
     assert caplog.text.count("a report was refused") == 1
 
@@ -372,7 +372,7 @@ async def test_a_completion_is_sent_again_until_the_broker_takes_it(
             await proxy.until_answered(3)
             proxy.own = None
             assert await handle.result(timeout=20) == "done"
-    assert [record["outcome"] for record in await api.records(broker.client, handle.id)] == ["succeeded"]
+    assert [record["outcome"] for record in await api.get_records(broker.client, handle.id)] == ["succeeded"]
 
 
 class Calling:
@@ -414,7 +414,7 @@ async def test_whatever_a_handler_returns_that_can_be_awaited_is_awaited(
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({}, 41, max_attempts=1)
         assert await handle.result(timeout=20) == 42
-    [record] = await api.records(broker.client, handle.id)
+    [record] = await api.get_records(broker.client, handle.id)
     assert [each["message"] for each in record["reports"]] == ["half"]
 
 

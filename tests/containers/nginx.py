@@ -12,10 +12,10 @@ import httpx
 import psutil
 
 from tests import ROOT
-from tests.support.engines import program
+from tests.support.engines import find_program
 from tests.support.processes import free_port
 
-PROGRAM = program("nginx") or "nginx"
+PROGRAM = find_program("nginx") or "nginx"
 CONFIGURATION = ROOT / "containers" / "nginx" / "nginx.conf"
 _PATIENCE_SECONDS = 30
 

@@ -23,7 +23,7 @@ from playwright.async_api import async_playwright
 from broker.postgres.account import Account
 from broker.postgres.programs import Programs
 from tests import ROOT
-from tests.conftest import a_folder
+from tests.conftest import temporary_folder
 from tests.support import browser
 from tests.support.processes import free_port
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("python")
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
-    with a_folder() as folder:
+    with temporary_folder() as folder:
         secrets, own = folder / "secrets", folder / "pgadmin"
         own.mkdir()
         subprocess.run([CONTAINERS / "secrets.sh", secrets], check=True)

@@ -27,10 +27,10 @@ import httpx
 
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import migration
-from tests.conftest import a_folder
+from tests.conftest import temporary_folder
 from tests.containers.nginx import Nginx
 from tests.crash.laboratory import Service
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 Json = dict[str, Any]
 
@@ -145,7 +145,7 @@ async def rolling(database: str, folder: Path, *, tools: int) -> Counter[str]:
             await broker.until_ready()
         await stack.enter_async_context(front.running())
         clients = Clients(front.url, tools)
-        await until(lambda: _answers(clients), _PATIENCE_SECONDS)
+        await wait_until(lambda: _answers(clients), _PATIENCE_SECONDS)
         async with clients.at_work():
             changes: dict[str, Callable[[], Awaitable[None]]] = {
                 "reload": front.reload,
@@ -153,7 +153,7 @@ async def rolling(database: str, folder: Path, *, tools: int) -> Counter[str]:
                 "second": lambda: _restart(brokers[1]),
             }
             for name, change in changes.items():
-                await until(lambda: _all_wait(brokers, tools), _PATIENCE_SECONDS)
+                await wait_until(lambda: _all_wait(brokers, tools), _PATIENCE_SECONDS)
                 async with asyncio.TaskGroup() as at_once:
                     at_once.create_task(change())
                     at_once.create_task(clients.give(name))
@@ -220,7 +220,7 @@ def main() -> None:
     tools = parser.parse_args().tools
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with a_folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
+    with temporary_folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
         asyncio.run(migration.migrate(postgres.url()))
         logs = folder / "logs"
         logs.mkdir()

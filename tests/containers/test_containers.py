@@ -18,9 +18,9 @@ from tests import ROOT
 from tests.conftest import Running
 from tests.containers import nginx
 from tests.containers.rolling import rolling
-from tests.support.api import Json, is_problem
-from tests.support.engines import needed
-from tests.support.processes import an_environment, free_port
+from tests.support.api import Json, assert_problem
+from tests.support.engines import requires_program
+from tests.support.processes import clean_environment, free_port
 
 CONTAINERS = ROOT / "containers"
 COMPOSE: Json = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -29,7 +29,7 @@ PROFILES = sorted({profile for service in SERVICES.values() for profile in servi
 # Made by hand, by a broker that runs: docs/containers.md.
 _BY_HAND = {"prometheus_key"}
 
-needs_nginx = needed("nginx")
+needs_nginx = requires_program("nginx")
 
 
 def test_nothing_is_published_but_on_this_machine() -> None:
@@ -92,7 +92,7 @@ def test_the_compose_file_is_one(profile: str, tmp_path: Path) -> None:
     podman = tmp_path / "podman"
     podman.write_text("#!/bin/sh\necho podman version 5.4.0\n")
     podman.chmod(0o755)
-    environment = an_environment(PATH=f"{tmp_path}:/usr/bin:/bin", COMPOSE_PROFILES=profile)
+    environment = clean_environment(PATH=f"{tmp_path}:/usr/bin:/bin", COMPOSE_PROFILES=profile)
     command = [sys.executable, "-m", "podman_compose", "--file", str(ROOT / "compose.yaml"), "config"]
     answered = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert answered.returncode == 0, answered.stderr
@@ -133,10 +133,10 @@ async def test_through_nginx_events_come_at_once_and_errors_are_the_brokers(
             async for line in lines:
                 if line.startswith("event: task"):
                     break
-        is_problem(await http.get("/v1/tasks/b"), 404, "task_not_found")
+        assert_problem(await http.get("/v1/tasks/b"), 404, "task_not_found")
         kind = {"Content-Type": "application/json"}
         large = await http.post("/v1/tasks", content=b" " * (LARGEST_BODY_BYTES + 1), headers=kind)
-        is_problem(large, 413, "payload_too_large")
+        assert_problem(large, 413, "payload_too_large")
         asked = [await http.get("/health/live", headers={"X-Request-ID": name}) for name in ("mine", "n o")]
         assert [answer.status_code for answer in asked] == [200, 200]
     logged = [json.loads(line)["request_id"] for line in (tmp_path / "access.log").read_text().splitlines()]

@@ -17,7 +17,7 @@ from broker.store.address import Address
 from tests import ROOT
 from tests.crash.customers import KINDS, PATIENCE_SECONDS, Customers, Kind
 from tests.support import steps
-from tests.support.processes import an_environment, free_port, start, until_ready
+from tests.support.processes import clean_environment, free_port, start, wait_until_ready
 from tests.support.proxy import Gateway
 
 SETTINGS = {
@@ -41,7 +41,7 @@ class Process:
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
         self.name = name
         self._command = command
-        self._environment = an_environment(**environment)
+        self._environment = clean_environment(**environment)
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -92,7 +92,7 @@ class Service(Process):
         super().__init__(name, ["broker.cli", "serve", "--port", str(port)], environment, folder)
 
     async def until_ready(self) -> None:
-        await until_ready(self.url, within=PATIENCE_SECONDS)
+        await wait_until_ready(self.url, within=PATIENCE_SECONDS)
 
 
 class Laboratory:
@@ -155,7 +155,7 @@ class Laboratory:
         """Every acknowledged task has ended exactly once; none is lost or stuck, every tool has room."""
         connection = await Address(self.database).connect()
         try:
-            await steps.audit(connection)
+            await steps.check_invariants(connection)
             assert await connection.fetchval("select count(*) from tasks") == 0
             assert await connection.fetchval("select count(*) from work") == 0
             assert await connection.fetchval("select coalesce(sum(load), 0) from tools") == 0

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.conftest import a_folder
+from tests.conftest import temporary_folder
 from tests.crash.customers import HANGS, KINDS, REPORTS
 from tests.crash.faults import OF_PROCESSES, OF_THE_DATABASE, Fault, Scene, name_of
 from tests.crash.laboratory import a_laboratory
@@ -138,7 +138,7 @@ def main(*, minutes: float, seed: int | None, logs: Path) -> None:
     logs.mkdir(parents=True)
     logging.basicConfig(filename=logs / "customers.log", filemode="w", level=logging.WARNING)
     columns = (BarColumn(30), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress, a_folder() as data:
+    with Progress(*columns, console=console) as progress, temporary_folder() as data:
         soak = Soak(minutes, progress)
         try:
             asyncio.run(soak.run(logs.resolve(), data))

@@ -11,7 +11,7 @@ import pytest
 
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.store import migration
-from tests.conftest import a_folder
+from tests.conftest import temporary_folder
 from tests.crash import faults
 from tests.crash.customers import REPORTS
 from tests.crash.faults import BACKENDS, END_BACKEND, END_LISTENERS
@@ -25,7 +25,7 @@ from tests.support.shared import THOROUGH
 @pytest.fixture
 async def cluster() -> AsyncIterator[EmbeddedPostgres]:
     """A PostgreSQL of the test's own, with its durable settings."""
-    with a_folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
+    with temporary_folder() as folder, EmbeddedPostgres(folder / "data") as postgres:
         await migration.migrate(postgres.url())
         yield postgres
 
@@ -101,7 +101,7 @@ async def test_a_tool_is_told_to_stop_under_load(database: str, tmp_path: Path) 
                 await laboratory.customers.more()
                 tool.start()
         await laboratory.audit()
-        async with steps.a_connection(database) as sql:
+        async with steps.open_connection(database) as sql:
             assert await sql.fetchval("select count(*) from work_archive where outcome = 'lost'") == 0
 
 
@@ -111,7 +111,7 @@ async def test_a_tool_that_stands_still_is_lost_and_comes_back(database: str, tm
         [tool] = laboratory.tools
         async with laboratory.customers.at_work():
             os.kill(tool.pid, signal.SIGSTOP)
-            async with steps.a_connection(database) as sql:
+            async with steps.open_connection(database) as sql:
                 await offline(sql)
             os.kill(tool.pid, signal.SIGCONT)
             await laboratory.customers.more()
@@ -127,7 +127,10 @@ async def offline(sql: asyncpg.Connection) -> None:
 async def test_backends_and_the_listener_are_killed_under_load(
     cluster: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    async with a_laboratory(cluster.url(), tmp_path) as laboratory, steps.a_connection(cluster.url()) as sql:
+    async with (
+        a_laboratory(cluster.url(), tmp_path) as laboratory,
+        steps.open_connection(cluster.url()) as sql,
+    ):
         async with laboratory.customers.at_work():
             for _ in range(5):
                 await sql.execute(END_LISTENERS)
@@ -154,7 +157,7 @@ async def test_a_backend_that_crashes_takes_all_others_with_it(
 ) -> None:
     async with a_laboratory(cluster.url(), tmp_path) as laboratory:
         async with laboratory.customers.at_work():
-            async with steps.a_connection(cluster.url()) as sql, asyncio.timeout(10):
+            async with steps.open_connection(cluster.url()) as sql, asyncio.timeout(10):
                 while (pid := await sql.fetchval(BACKENDS)) is None:
                     pass
             os.kill(pid, signal.SIGKILL)
@@ -178,7 +181,7 @@ async def test_the_way_to_the_database_goes_silent_under_load(database: str, tmp
 
 @pytest.mark.parametrize("how", ["it is killed", pytest.param("it is cut off", marks=pytest.mark.thorough)])
 async def test_the_standby_takes_over_and_the_broker_follows(tmp_path: Path, how: str) -> None:
-    with a_folder() as folder:
+    with temporary_folder() as folder:
         async with (
             a_pair(folder) as pair,
             a_laboratory(pair.url, tmp_path) as laboratory,

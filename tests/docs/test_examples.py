@@ -11,7 +11,7 @@ import pytest
 from tests import ROOT
 from tests.conftest import Running
 from tests.support import api
-from tests.support.processes import an_environment, end_group
+from tests.support.processes import clean_environment, kill_group
 
 CURL = ROOT / "examples" / "curl"
 
@@ -22,14 +22,14 @@ async def script(name: str, *arguments: str, **environment: str) -> AsyncIterato
         CURL / name,
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env=an_environment(**environment),
+        env=clean_environment(**environment),
         start_new_session=True,
     )
     try:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            end_group(process.pid)
+            kill_group(process.pid)
         await process.communicate()
 
 
@@ -47,6 +47,6 @@ async def test_curl_alone_is_a_tool_a_submitter_and_an_assigner(broker: Running)
             printed, _ = await submitter.communicate()
             task = json.loads(printed)
             assert (submitter.returncode, task["state"], task["result"]) == (0, "succeeded", {"words": words})
-    record = (await api.records(broker.client, "first"))[0]
+    record = (await api.get_records(broker.client, "first"))[0]
     assert record["tool_id"] == "counter"
     assert [report["message"] for report in record["reports"]] == ["counting"]

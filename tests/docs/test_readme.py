@@ -59,13 +59,15 @@ async def test_the_other_calls_are_answered_as_the_readme_says(
 ) -> None:
     http = broker.client
     started = "cancel" in call or "released" in call
-    pair = await (api.started if started else api.assigned)(http, "job-2", "counter", max_attempts=1)
+    pair = await (api.add_running_work if started else api.add_assigned_work)(
+        http, "job-2", "counter", max_attempts=1
+    )
     if call.endswith("/accept"):
-        await api.deadline_passes(sql, pair.work)
-        await api.until_it_is(http, "/v1/tasks/job-2", "available")
+        await api.expire_deadline(sql, pair.work)
+        await api.wait_for_state(http, "/v1/tasks/job-2", "available")
         assert (await api.complete(http, pair.work)).status_code == 409
     elif call.endswith("/retry"):
-        await api.completed(http, pair.work, "failed")
+        await api.complete_work(http, pair.work, "failed")
     shell = await asyncio.create_subprocess_shell(
         call.replace(URL, broker.url) + " -w '\n%{http_code}'",
         stdout=asyncio.subprocess.PIPE,
@@ -129,4 +131,4 @@ def test_every_folder_of_the_readme_exists() -> None:
 def test_the_table_of_roles_is_that_of_the_guards() -> None:
     found = role_table.PLACE.search(README)
     assert found
-    assert found[0] == role_table.table(role_table.the_app()), "run python -m tests.support.role_table"
+    assert found[0] == role_table.table(role_table.make_app()), "run python -m tests.support.role_table"

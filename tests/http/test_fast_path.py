@@ -18,16 +18,16 @@ from broker.schemas.limits import LONGEST_WAIT_SECONDS
 from broker.schemas.values import Request
 from broker.settings import Settings
 from broker.telemetry import spans
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support import api
 from tests.support.api import (
     Json,
     Pair,
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tool,
-    assigned,
-    is_problem,
-    started,
+    assert_problem,
 )
 from tests.support.shared import SHARED_BROKER
 
@@ -236,11 +236,11 @@ def filled(template: Any, names: dict[str, str]) -> Any:
 
 async def prepared(http: httpx.AsyncClient, call: Call, name: str) -> tuple[str, Any]:
     """The path and the body of a call on things of its own, whose ids begin with a name."""
-    ready = started if call.path.endswith(("reports", "complete")) else assigned
+    ready = add_running_work if call.path.endswith(("reports", "complete")) else add_assigned_work
     pair = await ready(http, f"{name}task", f"{name}tool")
     await add_task(http, f"{name}free")
     if "archive" in call.path:
-        await api.completed(http, pair.work)
+        await api.complete_work(http, pair.work)
     names = dict(zip(Pair._fields, pair, strict=True)) | {"free task": f"{name}free", "new": f"{name}new"}
     return filled(call.path, names), filled(call.body, names)
 
@@ -303,12 +303,12 @@ async def test_both_ways_refuse_the_same_in_the_same_words(
     http: httpx.AsyncClient, long_way: LongWay, refused: Refused
 ) -> None:
     await add_task(http)
-    await assigned(http, "assigned")
+    await add_assigned_work(http, "assigned")
     await add_tool(http, "other")
     path = refused.path
     if "/ended/" in path:
-        work = (await started(http, "over")).work
-        await api.completed(http, work)
+        work = (await add_running_work(http, "over")).work
+        await api.complete_work(http, work)
         path = path.replace("ended", work)
 
     before = long_way.calls
@@ -317,8 +317,8 @@ async def test_both_ways_refuse_the_same_in_the_same_words(
     odd = await send_oddly(http, refused.method, path, refused.body)
     assert long_way.calls == before + (1 if refused.short else 2)
 
-    problem = is_problem(plain, refused.status, refused.code)
-    assert sorted_errors(problem) == sorted_errors(is_problem(odd, refused.status, refused.code))
+    problem = assert_problem(plain, refused.status, refused.code)
+    assert sorted_errors(problem) == sorted_errors(assert_problem(odd, refused.status, refused.code))
     assert told(plain)[:2] == told(odd)[:2]
 
 
@@ -343,7 +343,7 @@ async def test_what_is_written_oddly_in_a_query_is_left_to_the_long_way(
     answer = await http.get(f"/v1/candidates?{query}")
     assert long_way.calls == before + 1
     if answer.status_code != 200:
-        is_problem(answer, 400, "validation_failed")
+        assert_problem(answer, 400, "validation_failed")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ async def test_what_is_written_oddly_in_a_query_is_left_to_the_long_way(
 )
 async def test_what_is_said_to_be_no_json_is_refused(http: httpx.AsyncClient, content_type: str) -> None:
     answer = await send(http, "POST", "/v1/tasks", {"needs": 1}, **{"content-type": content_type})
-    is_problem(answer, 415, "unsupported_media_type")
+    assert_problem(answer, 415, "unsupported_media_type")
 
 
 async def test_a_body_without_a_type_is_taken_for_json(http: httpx.AsyncClient, long_way: LongWay) -> None:
@@ -375,7 +375,7 @@ async def test_what_only_resembles_a_marked_handler_goes_the_long_way(
     http: httpx.AsyncClient, long_way: LongWay, method: str, path: str, status: int, code: str
 ) -> None:
     before = long_way.calls
-    is_problem(await http.request(method, path), status, code)
+    assert_problem(await http.request(method, path), status, code)
     assert long_way.calls == before + 1
 
 
@@ -383,7 +383,7 @@ async def test_what_only_resembles_a_marked_handler_goes_the_long_way(
 async def test_too_large_a_body_is_refused_both_ways_and_the_largest_is_not(
     database: str, monkeypatch: pytest.MonkeyPatch, odd_way: Any
 ) -> None:
-    async with a_broker(Settings(database_url=database, max_body_bytes=1024)) as broker:
+    async with running_broker(Settings(database_url=database, max_body_bytes=1024)) as broker:
         long_way = watched(broker, monkeypatch)
         around = len(json.dumps({"needs": 1, "payload": ""}))
         largest = {"needs": 1, "payload": "x" * (1024 - around)}
@@ -394,7 +394,9 @@ async def test_too_large_a_body_is_refused_both_ways_and_the_largest_is_not(
         plain = await send(broker.client, "POST", "/v1/tasks", larger)
         assert (await odd_way(broker.client, "POST", "/v1/tasks", largest)).status_code == 201
         odd = await odd_way(broker.client, "POST", "/v1/tasks", larger)
-        assert is_problem(plain, 413, "payload_too_large") == is_problem(odd, 413, "payload_too_large")
+        assert assert_problem(plain, 413, "payload_too_large") == assert_problem(
+            odd, 413, "payload_too_large"
+        )
 
 
 async def test_a_failure_of_our_own_is_told_both_ways_and_tells_nothing(
@@ -407,7 +409,7 @@ async def test_a_failure_of_our_own_is_told_both_ways_and_tells_nothing(
         patch.setattr(broker.server.service.store, "one", fails)
         plain = await send(http, "POST", "/v1/tasks", {"needs": 1})
         odd = await send_oddly(http, "POST", "/v1/tasks", {"needs": 1})
-    assert is_problem(plain, 500, "internal") == is_problem(odd, 500, "internal")
+    assert assert_problem(plain, 500, "internal") == assert_problem(odd, 500, "internal")
     assert "secret" not in plain.text
 
 

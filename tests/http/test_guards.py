@@ -18,11 +18,11 @@ from broker.access.keyring import new_key
 from broker.http.guards import Allow, anyone
 from broker.schemas.keys import ROLES, Role
 from broker.settings import Settings
-from tests.conftest import Running, a_broker
-from tests.support.api import Json, bearer, is_problem, make_key
-from tests.support.shared import empty, shared_database, shared_sql
-from tests.support.steps import a_store
-from tests.support.waiting import until
+from tests.conftest import Running, running_broker
+from tests.support.api import Json, assert_problem, bearer, make_key
+from tests.support.shared import delete_rows, shared_database, shared_sql
+from tests.support.steps import open_store
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 database = shared_database
@@ -117,7 +117,7 @@ Make = Callable[[str], Awaitable[World]]
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def secrets(database: str) -> dict[str, str]:
     """A key for each role, and another one of each kind."""
-    async with a_store(database) as store:
+    async with open_store(database) as store:
         made = {role: await make_key(store, role, role) for role in ROLES}
         made["another submitter"] = await make_key(store, "another-submitter", "submitter")
         made["another tool"] = await make_key(store, "another-tool", "tool")
@@ -128,14 +128,14 @@ async def secrets(database: str) -> dict[str, str]:
 async def broker(database: str, secrets: dict[str, str]) -> AsyncIterator[Running]:
     """A broker that has keys."""
     settings = Settings(database_url=database, fallback_seconds=60, admin_key=ADMIN_KEY)
-    async with a_broker(settings) as running:
+    async with running_broker(settings) as running:
         yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def http(broker: Running, sql: asyncpg.Connection, kept: dict[str, World]) -> httpx.AsyncClient:
     """A client without a key, of a broker that holds nothing but keys."""
-    await empty(sql)
+    await delete_rows(sql)
     kept.clear()
     return broker.client
 
@@ -152,7 +152,7 @@ async def worlds(
 ) -> dict[str, World]:
     """`theirs` and `others`, as they were made. A test that changes one empties the dictionary."""
     if not kept:
-        await empty(sql)
+        await delete_rows(sql)
         make = maker(broker.client, secrets)
         kept |= {whose: await make(whose) for whose in ("theirs", "others")}
     return kept
@@ -224,12 +224,12 @@ async def test_every_cell_of_the_table(
         worlds.clear()
     about_others = await call(http, method, path, others, key)
     if reach in (None, "own"):
-        is_problem(about_others, 403, "forbidden")
+        assert_problem(about_others, 403, "forbidden")
     else:
         assert about_others.status_code < 300 or about_others.json()["code"] == "nothing_to_accept"
     about_theirs = await call(http, method, path, theirs, key)
     if reach is None:
-        is_problem(about_theirs, 403, "forbidden")
+        assert_problem(about_theirs, 403, "forbidden")
     else:
         assert about_theirs.status_code < 300 or about_theirs.json()["code"] == "nothing_to_accept"
 
@@ -257,7 +257,7 @@ async def test_without_a_key_or_with_a_wrong_one_nobody_gets_in(
         {"Authorization": f"Basic {key}"},
     ):
         refused = await call(http, method, path, theirs, headers)
-        is_problem(refused, 401, "unauthenticated")
+        assert_problem(refused, 401, "unauthenticated")
         assert refused.headers["www-authenticate"].startswith("Bearer")
 
 
@@ -294,7 +294,7 @@ async def test_what_has_no_data_needs_no_key(broker: Running, http: httpx.AsyncC
     open_to_anyone = {path for _, path, [guard] in guarded(broker) if guard is anyone}
     assert open_to_anyone == {*OPEN, *FOLDERS}
     # What is not there is not there for anybody.
-    is_problem(await http.get("/nothing"), 404, "not_found")
+    assert_problem(await http.get("/nothing"), 404, "not_found")
 
 
 async def test_a_list_has_what_is_the_callers_own(
@@ -327,7 +327,7 @@ async def test_a_list_has_what_is_the_callers_own(
 async def test_a_key_with_two_roles_may_do_what_either_may(
     http: httpx.AsyncClient, secrets: dict[str, str], make: Make, database: str
 ) -> None:
-    async with a_store(database) as store:
+    async with open_store(database) as store:
         both = bearer(await make_key(store, "both", "tool", "operator", "submitter"))
     others = await make("others")
     await http.post("/v1/tools", json={"id": "mine", "skills": 1}, headers=both)
@@ -336,12 +336,12 @@ async def test_a_key_with_two_roles_may_do_what_either_may(
         assert (changed.status_code == 200) is allowed
         drained = await http.patch(f"/v1/tools/{tool}", json={"draining": True}, headers=both)
         assert drained.json()["state"] == "draining"
-    is_problem(await http.post(f"/v1/work/{others.work}/start", headers=both), 403, "forbidden")
+    assert_problem(await http.post(f"/v1/work/{others.work}/start", headers=both), 403, "forbidden")
     assert (await http.get(f"/v1/tasks/{others.task}", headers=both)).status_code == 200
     listed = await http.get("/v1/tools", headers=both)
     assert {item["id"] for item in listed.json()["items"]} == {"mine", others.tool}
     taken = await http.post("/v1/tasks", json={"id": others.task, "needs": 1}, headers=both)
-    is_problem(taken, 403, "forbidden")
+    assert_problem(taken, 403, "forbidden")
 
 
 async def test_an_operator_may_drain_a_tool_and_change_nothing_else_of_it(
@@ -350,7 +350,7 @@ async def test_an_operator_may_drain_a_tool_and_change_nothing_else_of_it(
     world, operator = await make("theirs"), bearer(secrets["operator"])
     path = f"/v1/tools/{world.tool}"
     for change in ({"skills": 1}, {"capacity": 2, "draining": True}, {"lease_seconds": 7}):
-        is_problem(await http.patch(path, json=change, headers=operator), 403, "forbidden")
+        assert_problem(await http.patch(path, json=change, headers=operator), 403, "forbidden")
     read = await http.get(path, headers=operator)
     assert (read.json()["state"], read.json()["capacity"]) == ("idle", 10)
 
@@ -362,12 +362,12 @@ async def test_of_a_batch_with_an_id_of_anothers_nothing_is_written(
     for taken in (others.task, "ended-others"):
         items = [{"id": "new", "needs": 1}, {"needs": 2}, {"id": taken, "needs": 3}]
         refused = await http.post("/v1/tasks/batch", json={"items": items}, headers=submitter)
-        problem = is_problem(refused, 403, "forbidden")
+        problem = assert_problem(refused, 403, "forbidden")
         assert [error["field"] for error in problem["errors"]] == ["items[2].id"]
-        is_problem(
+        assert_problem(
             await http.post("/v1/tasks", json={"id": taken, "needs": 1}, headers=submitter), 403, "forbidden"
         )
-    is_problem(await http.get("/v1/tasks/new", headers=submitter), 404, "task_not_found")
+    assert_problem(await http.get("/v1/tasks/new", headers=submitter), 404, "task_not_found")
     assert (await http.get("/v1/tasks", headers=submitter)).json()["items"] == []
 
 
@@ -397,7 +397,7 @@ async def test_only_who_acts_for_a_tool_or_an_assigner_is_taken_for_one(
     async def all_are_heard() -> bool:
         return not service.presence._asked and not service.store.in_use()
 
-    await until(all_are_heard)
+    await wait_until(all_are_heard)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
     await sql.execute("delete from assigner")
     service.attendance._recorded_at = -math.inf

@@ -27,8 +27,8 @@ from tests import ROOT
 from tests.conftest import run_sql
 from tests.support import api, description
 from tests.support.api import Json, bearer
-from tests.support.description import PROBLEM, calls, inside, resolved
-from tests.support.processes import an_environment, serving, until_ready
+from tests.support.description import PROBLEM, nested_objects, operations, resolve
+from tests.support.processes import clean_environment, serving, wait_until_ready
 from tests.support.schemathesis_hooks import CONFIG, for_schemathesis
 from tests.support.shared import TABLES, THOROUGH, shared_database
 
@@ -47,7 +47,7 @@ NO_CALLS_OWN |= {"malformed_request", "request_timeout", "headers_too_large"}
 def url(database: str) -> Iterator[str]:
     """A broker in a process of its own: who asks here is not asynchronous."""
     with serving(BROKER_DATABASE_URL=database, BROKER_ADMIN_KEY=KEY) as (_, url):
-        asyncio.run(until_ready(url))
+        asyncio.run(wait_until_ready(url))
         yield url
 
 
@@ -63,8 +63,8 @@ def document() -> Json:
 def test_it_is_valid_openapi_3_1(document: Json) -> None:
     assert document["openapi"].startswith("3.1.")
     for_schemathesis(document).validate()
-    for there in inside(document["paths"]):
-        resolved(document, there)
+    for there in nested_objects(document["paths"]):
+        resolve(document, there)
 
 
 def test_it_is_the_same_in_every_process_and_no_more_than_140_kilobytes(url: str, document: Json) -> None:
@@ -74,7 +74,7 @@ def test_it_is_the_same_in_every_process_and_no_more_than_140_kilobytes(url: str
 
 
 def test_every_call_says_which_errors_it_may_answer_with(document: Json) -> None:
-    for call in calls(document):
+    for call in operations(document):
         expected = {"400"}
         if "requestBody" in call.described:
             expected |= {"413", "415"}
@@ -88,14 +88,14 @@ def test_every_call_says_which_errors_it_may_answer_with(document: Json) -> None
 
 def test_every_error_is_a_problem_with_an_example_of_each_code(document: Json) -> None:
     codes = set()
-    for call in calls(document):
-        for status, answer in call.answers(document).items():
+    for call in operations(document):
+        for status, answer in call.responses(document).items():
             if status < "400" or PROBLEM not in answer["content"]:
                 continue
             content = answer["content"][PROBLEM]
             assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
             for code, example in content["examples"].items():
-                problem = msgspec.convert(resolved(document, example)["value"], Problem, strict=True)
+                problem = msgspec.convert(resolve(document, example)["value"], Problem, strict=True)
                 assert (problem.code, str(problem.status)) == (code, status)
                 codes.add(code)
     assert codes == {error.code for error in every_error(errors.BrokerError)} - NO_CALLS_OWN
@@ -109,15 +109,15 @@ def every_error(root: type[errors.BrokerError]) -> Iterator[type[errors.BrokerEr
 
 def test_who_has_to_wait_or_to_show_a_key_is_told_so_in_a_header(document: Json) -> None:
     named = {"401": "WWW-Authenticate", "429": "Retry-After", "503": "Retry-After"}
-    for call in calls(document):
-        for status, answer in call.answers(document).items():
+    for call in operations(document):
+        for status, answer in call.responses(document).items():
             if status in named and call.path != "/health/ready":  # which says at once what it finds
                 assert answer["headers"][named[status]]["required"], str(call)
 
 
 def test_every_call_takes_a_key_but_those_for_health(document: Json) -> None:
     assert document["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
-    for call in calls(document):
+    for call in operations(document):
         expected = None if call.path.startswith("/health/") else [{"key": []}]
         assert call.described.get("security") == expected, str(call)
 
@@ -126,23 +126,23 @@ def test_every_body_has_an_example_that_is_just_such_a_thing(document: Json) -> 
     modules = [import_module(f"broker.schemas.{module.name}") for module in iter_modules(schemas.__path__)]
     classes = (each for module in modules for each in vars(module).values() if isinstance(each, type))
     structs = {component_name(each): each for each in classes}
-    for call in calls(document):
-        for body in (call.described.get("requestBody", {}), *call.answers(document).values()):
+    for call in operations(document):
+        for body in (call.described.get("requestBody", {}), *call.responses(document).values()):
             content = body.get("content", {}).get(JSON)
             if content is None:
                 continue
             form = content["schema"]["$ref"].rpartition("/")[2]
             assert content["examples"], str(call)
             for there in content["examples"].values():
-                example = resolved(document, there)["value"]
+                example = resolve(document, there)["value"]
                 thing = msgspec.json.decode(msgspec.json.encode(example), type=structs[form])
                 assert json.loads(msgspec.json.encode(thing)).keys() >= example.keys(), form
 
 
 def test_every_parameter_says_what_it_is(document: Json) -> None:
-    for call in calls(document):
+    for call in operations(document):
         for there in call.described.get("parameters", []):
-            parameter = resolved(document, there)
+            parameter = resolve(document, there)
             assert parameter.get("description") or parameter["name"] in PLAIN_PARAMETERS, str(call)
             assert parameter["schema"], str(call)
             if parameter["in"] == "path":
@@ -150,7 +150,7 @@ def test_every_parameter_says_what_it_is(document: Json) -> None:
 
 
 def test_every_section_of_the_page_is_described(document: Json) -> None:
-    used = {tag for call in calls(document) for tag in call.described["tags"]}
+    used = {tag for call in operations(document) for tag in call.described["tags"]}
     assert used == {tag["name"] for tag in document["tags"] if tag["description"]}
 
 
@@ -165,7 +165,7 @@ def test_every_answer_to_whatever_is_sent_is_one_that_is_described(url: str, tmp
             "--phases", "examples,coverage,fuzzing", "--continue-on-failure",
             "--max-examples", "12" if THOROUGH else "3",
         ],
-        env=an_environment(PYTHONPATH=str(ROOT), SCHEMATHESIS_HOOKS="tests.support.schemathesis_hooks"),
+        env=clean_environment(PYTHONPATH=str(ROOT), SCHEMATHESIS_HOOKS="tests.support.schemathesis_hooks"),
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -223,7 +223,7 @@ class Follower:
     def __init__(self, document: Json, http: httpx.Client) -> None:
         self._document = document
         self._http = http
-        self._calls = {call.described["operationId"]: call for call in calls(document)}
+        self._calls = {call.described["operationId"]: call for call in operations(document)}
         self.answer: Any = None
         self._links: Json = {}
 
@@ -235,13 +235,13 @@ class Follower:
             call.method, call.path.format(**in_path), params=parameters or None, json=body
         )
         assert answer.is_success, answer.text
-        self._links = call.answers(self._document)[str(answer.status_code)].get("links", {})
+        self._links = call.responses(self._document)[str(answer.status_code)].get("links", {})
         self.answer = answer.json()
         return self.answer
 
     def follow(self, name: str, body: Any = None) -> Any:
         """Go where the last answer leads."""
-        link = resolved(self._document, self._links[name])
+        link = resolve(self._document, self._links[name])
         parameters = {key: str(self._value(each)) for key, each in link.get("parameters", {}).items()}
         given = {key: self._value(each) for key, each in link.get("requestBody", {}).items()}
         return self.call(link["operationId"], given or body, **parameters)
@@ -250,7 +250,7 @@ class Follower:
         """The body that the description shows for a call."""
         content = self._calls[name].described["requestBody"]["content"][JSON]
         [there] = content["examples"].values()
-        return resolved(self._document, there)["value"]
+        return resolve(self._document, there)["value"]
 
     def _value(self, expression: str) -> Any:
         value = self.answer

@@ -8,7 +8,7 @@ import pytest
 
 from tests.life_cycle.diagram import ARROWS, NOWHERE, arrows
 from tests.support import api
-from tests.support.api import add_task, assign, assigned, complete, get
+from tests.support.api import add_assigned_work, add_task, assign, complete, get
 from tests.support.shared import SHARED_BROKER
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
@@ -29,7 +29,7 @@ class Scene:
         """Bring the task into a state."""
         if state == NOWHERE:
             return
-        pair = await assigned(self.http, retry_backoff_seconds=3600, max_attempts=9)
+        pair = await add_assigned_work(self.http, retry_backoff_seconds=3600, max_attempts=9)
         self.late = pair.work
         await self.post(f"/v1/work/{pair.work}/cancel", requeue=True)
         await self.completes("released")
@@ -59,8 +59,8 @@ class Scene:
         await add_task(self.http, not_before=LATER)
 
     async def comes_due(self) -> None:
-        await api.backoff_ends(self.sql)
-        await api.until_it_is(self.http, "/v1/tasks/a", "available")
+        await api.end_backoff(self.sql)
+        await api.wait_for_state(self.http, "/v1/tasks/a", "available")
 
     async def is_paired(self) -> None:
         self.work = (await assign(self.http))["id"]

@@ -21,7 +21,7 @@ from broker.schemas.states import ChosenOutcome
 from broker.settings import Settings
 from broker.store import Store, due
 from broker.store.address import libpq_url
-from tests.conftest import a_broker, a_database
+from tests.conftest import running_broker, temporary_database
 from tests.life_cycle.diagram import ARROWS, NOWHERE
 from tests.life_cycle.model import ENDED, Model, Task, Tool, Work
 from tests.support import steps
@@ -420,7 +420,7 @@ class LifeCycle(RuleBasedStateMachine):
             found = self.call("GET", f"/v1/tasks/{id_}", None, 200)
             assert found["state"] == self.model.task_state(id_)
             assert task.state != "succeeded" or found["result"] == "succeeded"
-        PLACE.thread.run(steps.audit(PLACE.sql, but=MODELLED))
+        PLACE.thread.run(steps.check_invariants(PLACE.sql, but=MODELLED))
 
     # How it is done
 
@@ -452,7 +452,10 @@ def place(postgres: str, template: str) -> Iterator[None]:
 
 
 async def a_place(postgres: str, template: str) -> AsyncIterator[None]:
-    async with a_database(postgres, template) as url, a_broker(Settings(database_url=url)) as broker:
+    async with (
+        temporary_database(postgres, template) as url,
+        running_broker(Settings(database_url=url)) as broker,
+    ):
         PLACE.sql = await asyncpg.connect(libpq_url(url))
         PLACE.store = Store(url)
         PLACE.http = httpx.Client(base_url=broker.url)

@@ -27,14 +27,14 @@ from broker.settings import Settings
 from broker.store import candidates, schema_version
 from broker.store.address import libpq_url
 from tests import ROOT
-from tests.conftest import a_database, a_folder, run_sql
+from tests.conftest import run_sql, temporary_database, temporary_folder
 from tests.support import markdown
-from tests.support.api import add_task, completed, started
-from tests.support.cli import Ended, run, running
+from tests.support.api import add_running_work, add_task, complete_work
+from tests.support.cli import CommandResult, run, running
 from tests.support.next_version import add_migration, copy_sources
-from tests.support.processes import an_environment, in_folder
+from tests.support.processes import clean_environment, names_in
 from tests.support.shared import SHARED_BROKER
-from tests.support.steps import a_store
+from tests.support.steps import open_store
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -54,7 +54,7 @@ async def dump(http: httpx.AsyncClient, database: str, tmp_path: Path) -> Path:
 @pytest_asyncio.fixture(loop_scope="module")
 async def empty(postgres: str) -> AsyncIterator[str]:
     """The URL of a database with nothing in it."""
-    async with a_database(postgres) as url:
+    async with temporary_database(postgres) as url:
         yield url
 
 
@@ -86,7 +86,7 @@ def mode(file: Path) -> int:
     return stat.S_IMODE(file.stat().st_mode)
 
 
-async def restore(file: Path, url: str) -> Ended:
+async def restore(file: Path, url: str) -> CommandResult:
     return await run("", "restore", str(file), BROKER_DATABASE_URL=url)
 
 
@@ -96,8 +96,10 @@ async def test_a_restored_database_has_every_row_of_the_one_that_was_backed_up(
     digits = "[1.10, 123456789012345678901234567890]"
     await http.post("/v1/tasks", content=f'{{"id": "exact", "needs": 1, "payload": {digits}}}')
     await add_task(http, "later", not_before="2100-01-01T00:00:00Z")
-    await completed(http, (await started(http, "ended")).work)
-    await http.post(f"/v1/work/{(await started(http, 'runs')).work}/reports", json={"message": "half"})
+    await complete_work(http, (await add_running_work(http, "ended")).work)
+    await http.post(
+        f"/v1/work/{(await add_running_work(http, 'runs')).work}/reports", json={"message": "half"}
+    )
     told = await run("", "backup", str(tmp_path / "a.dump"), BROKER_DATABASE_URL=database)
     assert told.err.endswith(" kB, from the database of BROKER_DATABASE_URL.\n")
     before = await rows(database)
@@ -124,7 +126,7 @@ async def test_only_its_owner_may_read_a_backup_and_it_is_overwritten_only_if_th
     assert told.status == 0
     assert content(dump).startswith(b"PGDMP")
     assert mode(dump) == 0o600
-    assert in_folder(dump.parent) == ["broker.dump"]
+    assert names_in(dump.parent) == ["broker.dump"]
 
 
 async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty: str) -> None:
@@ -151,7 +153,7 @@ async def test_a_database_that_holds_anything_is_never_touched(dump: Path, empty
 )
 async def test_nor_is_one_with_a_function_or_a_type_alone(empty: str, made: str) -> None:
     await run_sql(empty, made)
-    async with a_store(empty) as store:
+    async with open_store(empty) as store:
         assert await store.run(schema_version.first_object) == "public.mine"
 
 
@@ -173,21 +175,21 @@ async def test_what_a_backup_that_was_killed_had_written_is_removed_by_the_next(
         fcntl.flock(file, fcntl.LOCK_EX)
         told = await run("", "backup", str(dump), "--overwrite", BROKER_DATABASE_URL=database)
     assert told.status == 0, told.err
-    assert set(in_folder(dump.parent)) == {at_work.name, just_begun.name, pipe.name, dump.name}
+    assert set(names_in(dump.parent)) == {at_work.name, just_begun.name, pipe.name, dump.name}
 
 
 async def test_a_cursor_is_expired_when_a_database_is_restored_under_its_old_name(
     postgres: str, template: str, tmp_path: Path
 ) -> None:
-    async with a_database(postgres, template) as url:
-        async with a_store(url) as store:
+    async with temporary_database(postgres, template) as url:
+        async with open_store(url) as store:
             cursor = (await store.run(candidates.candidates, cursor=None, limit=10)).cursor
         told = await run("", "backup", str(tmp_path / "a"), BROKER_DATABASE_URL=url)
         assert told.status == 0, told.err
         name = make_url(url).database
         await run_sql(postgres, f"drop database {name}", f"create database {name}")
         assert (await restore(tmp_path / "a", url)).status == 0
-        async with a_store(url) as store:
+        async with open_store(url) as store:
             with pytest.raises(CursorExpired):
                 await store.run(candidates.candidates, cursor=cursor, limit=10)
 
@@ -233,7 +235,7 @@ async def test_what_cannot_be_read_in_is_told_in_postgresqls_words_and_leaves_no
 async def test_the_backup_of_an_older_version_and_another_month_is_brought_up_to_date(
     postgres: str, template: str, empty: str, tmp_path: Path
 ) -> None:
-    async with a_database(postgres, template) as old:
+    async with temporary_database(postgres, template) as old:
         months = [name for name in await rows(old) if name.startswith("work_archive_2")]
         # As it is when there is not yet a partition for any of them.
         await run_sql(old, *(f"drop table {name}" for name in months))
@@ -253,7 +255,7 @@ async def test_the_backup_of_an_older_version_and_another_month_is_brought_up_to
 async def test_the_backup_of_a_newer_version_is_refused(
     postgres: str, template: str, empty: str, tmp_path: Path
 ) -> None:
-    async with a_database(postgres, template) as new:
+    async with temporary_database(postgres, template) as new:
         connection = await asyncpg.connect(libpq_url(new))
         await connection.execute("update alembic_version set version_num = '9999'")
         await connection.close()
@@ -270,7 +272,7 @@ async def test_where_nothing_is_there_is_nothing_to_back_up(empty: str, tmp_path
     told = await run("", "backup", str(tmp_path / "a"), BROKER_DATA_DIR=str(tmp_path / "data"))
     assert told.status == 1
     assert f"There is no embedded database in {tmp_path / 'data'} yet" in told.err
-    assert in_folder(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 async def test_a_database_that_is_away_is_told(dump: Path) -> None:
@@ -289,13 +291,13 @@ async def test_a_disk_that_fills_up_leaves_no_file_and_is_an_error(
     # A file can grow to 64 kB, and no further.
     command = f"ulimit -f 64; exec {shlex.quote(sys.executable)} -m broker.cli backup {tmp_path / 'a.dump'}"
     process = await asyncio.create_subprocess_exec(
-        *("bash", "-c", command), env=an_environment(BROKER_DATABASE_URL=database), stderr=subprocess.PIPE
+        *("bash", "-c", command), env=clean_environment(BROKER_DATABASE_URL=database), stderr=subprocess.PIPE
     )
     async with asyncio.timeout(30):
         _, err = await process.communicate()
     assert process.returncode == 1
     assert err.startswith(b"Error: The dump cannot be written: ")
-    assert in_folder(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 @pytest.fixture
@@ -335,7 +337,7 @@ async def test_told_to_stop_it_leaves_nothing_behind(
                 _, err = await process.communicate()
     assert process.returncode == (1 if number == signal.SIGINT else 128 + number)
     assert b"Traceback" not in err
-    assert in_folder(tmp_path) == []
+    assert names_in(tmp_path) == []
     async with asyncio.timeout(20):
         while await sql.fetchval(there):
             await asyncio.sleep(0.02)
@@ -400,7 +402,7 @@ def make_embedded_database(folder: Path) -> None:
 
 
 async def test_the_embedded_database_is_backed_up_as_it_is_and_restored_into_a_new_folder() -> None:
-    with a_folder() as folder:
+    with temporary_folder() as folder:
         there, restored = ({"BROKER_DATA_DIR": str(folder / name)} for name in ("there", "restored"))
         await asyncio.to_thread(make_embedded_database, folder / "there")
         made = await run("", "keys", "create", "--role", "admin", "--name", "me", **there)
@@ -426,7 +428,7 @@ async def test_the_recipe_for_postgresqls_own_programs_does_the_same(
     process = await asyncio.create_subprocess_exec(
         *("sh", str(tmp_path / "recipe"), libpq_url(database), libpq_url(empty)),
         cwd=tmp_path,
-        env=an_environment(PATH=path),
+        env=clean_environment(PATH=path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -434,6 +436,6 @@ async def test_the_recipe_for_postgresqls_own_programs_does_the_same(
         _, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     assert await rows(empty) == await rows(database)
-    async with a_database(postgres) as other:
+    async with temporary_database(postgres) as other:
         assert (await restore(tmp_path / "own.dump", other)).status == 0
         assert await rows(other) == await rows(database)

@@ -670,7 +670,7 @@ def test_without_a_user_name_the_command_says_what_to_set(place: Path) -> None:
 def as_nobody_known(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a `broker` as a user id that no list has, without HOME."""
     with ForkedProcess(
-        ["tests.support.nobody_known", *arguments],
+        ["tests.support.unknown_user", *arguments],
         {"PATH": os.environ["PATH"]} | environment,
         cwd="/",
         stdin=subprocess.DEVNULL,

@@ -14,23 +14,23 @@ from sqlalchemy import Connection
 from broker.errors import Unavailable
 from broker.settings import Settings
 from broker.store.address import libpq_url
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support.api import (
     add_task,
     add_tool,
     assign,
     complete,
+    finish_long_poll,
     get,
-    park,
-    records,
-    until_it_is,
-    woken,
+    get_records,
+    start_long_poll,
+    wait_for_state,
 )
-from tests.support.engines import needed
+from tests.support.engines import requires_program
 from tests.support.pooler import Pooler
 from tests.support.processes import serving
 
-pytestmark = needed("pgbouncer")
+pytestmark = requires_program("pgbouncer")
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def pooler(postgres: str) -> Iterator[Pooler]:
 
 @pytest.fixture
 async def broker(pooler: Pooler, database: str) -> AsyncIterator[Running]:
-    settings = Settings(database_url=pooler.through(database), listen_url=database, fallback_seconds=60)
-    async with a_broker(settings) as running:
+    settings = Settings(database_url=pooler.pooled_url(database), listen_url=database, fallback_seconds=60)
+    async with running_broker(settings) as running:
         yield running
 
 
@@ -55,7 +55,7 @@ async def a_life(http: httpx.AsyncClient, name: str) -> None:
     ]
     assert (await http.post(f"/v1/work/{work['id']}/reports", json={"progress": 0.5})).status_code == 201
     assert (await complete(http, work["id"], result=name)).status_code == 200
-    [record] = await records(http, name)
+    [record] = await get_records(http, name)
     assert (record["result"], len(record["reports"])) == (name, 1)
 
 
@@ -68,9 +68,9 @@ async def test_who_waits_is_woken_by_what_is_heard_past_it(broker: Running) -> N
     http = broker.client
     await add_tool(http)
     await add_task(http)
-    parked = await park(broker, "GET", "/v1/tools/t/work?wait=30")
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=30")
     await assign(http)
-    assert (await woken(parked))["items"]
+    assert (await finish_long_poll(parked))["items"]
 
 
 async def test_settings_are_those_of_each_transaction_and_stay_with_nobody(
@@ -80,7 +80,7 @@ async def test_settings_are_those_of_each_transaction_and_stay_with_nobody(
     for run in (store.read, store.run):
         told = await run(lambda connection: connection.exec_driver_sql("show enable_seqscan").scalar_one())
         assert told == "off"
-    database = pooler.through(str(broker.server.service.settings.listen_url))
+    database = pooler.pooled_url(str(broker.server.service.settings.listen_url))
     others = await asyncpg.connect(libpq_url(database), statement_cache_size=0)
     try:
         async with others.transaction():
@@ -104,15 +104,15 @@ async def test_a_connection_that_is_lost_before_a_statement_is_told_as_any_other
 async def test_without_a_way_past_it_that_is_said(
     pooler: Pooler, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    through = pooler.through(database)
-    async with a_broker(Settings(database_url=through, listen_url=through)):
+    through = pooler.pooled_url(database)
+    async with running_broker(Settings(database_url=through, listen_url=through)):
         assert "set BROKER_LISTEN_URL to the database itself" in capsys.readouterr().out
 
 
 async def test_serve_says_what_to_do_where_it_is_told_of_a_pooler_alone(
     pooler: Pooler, database: str
 ) -> None:
-    with serving(BROKER_DATABASE_URL=pooler.through(database)) as (process, _):
+    with serving(BROKER_DATABASE_URL=pooler.pooled_url(database)) as (process, _):
         assert await asyncio.to_thread(process.wait, 30) == 1
         assert process.stderr is not None
         assert b"Is it a pooler? Then set BROKER_LISTEN_URL" in process.stderr.read()
@@ -130,4 +130,4 @@ async def test_when_the_database_has_ended_all_connections_it_goes_on(
     async with asyncio.timeout(20):
         while (await http.get("/v1/tasks/a")).status_code != 200:
             await asyncio.sleep(0.05)
-    assert (await until_it_is(http, "/v1/tasks/a", "available"))["id"] == "a"
+    assert (await wait_for_state(http, "/v1/tasks/a", "available"))["id"] == "a"

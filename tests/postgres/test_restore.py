@@ -16,27 +16,27 @@ from broker.schemas.keys import ROLES
 from broker.store import migration
 from broker.store.address import libpq_url
 from broker.store.keys import revoke
-from tests.conftest import a_folder
+from tests.conftest import temporary_folder
 from tests.support.api import (
     Json,
     add_task,
     add_tool,
+    assert_problem,
     assign,
     bearer,
     complete,
-    completed,
+    complete_work,
+    flatten,
     get,
+    get_pages,
     ids,
-    is_problem,
-    joined,
     make_key,
-    pages,
-    until_it_is,
+    wait_for_state,
 )
 from tests.support.cli import run
-from tests.support.processes import serving, until_ready
-from tests.support.steps import a_store
-from tests.support.watching import watching
+from tests.support.processes import serving, wait_until_ready
+from tests.support.steps import open_store
+from tests.support.subscribers import subscribe
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -61,15 +61,15 @@ class Restored(NamedTuple):
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def restored() -> AsyncIterator[Restored]:
-    with a_folder() as folder:
+    with temporary_folder() as folder:
         there = {"BROKER_DATA_DIR": str(folder / "there")}
         with EmbeddedPostgres(folder / "there") as postgres:
             await migration.migrate(postgres.url())
-            async with a_store(postgres.url()) as store:
+            async with open_store(postgres.url()) as store:
                 keys = {role: await make_key(store, role, role) for role in ROLES}
                 keys["revoked"] = await make_key(store, "revoked", "operator")
         with serving(**there) as (process, url):
-            await until_ready(url)
+            await wait_until_ready(url)
             async with a_client(url, keys["admin"]) as http:
                 tokens, known = await lived(http, keys)
                 load = asyncio.create_task(submits_and_ends(http))
@@ -78,7 +78,7 @@ async def restored() -> AsyncIterator[Restored]:
                 load.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await load
-                async with a_store(str(EmbeddedPostgres.url_of_running(folder / "there"))) as store:
+                async with open_store(str(EmbeddedPostgres.url_of_running(folder / "there"))) as store:
                     keys["later"] = await make_key(store, "later", "operator")
                     assert await store.run(revoke, "revoked")
                 tokens["later"] = (await add_tool(http, "later"))["token"]
@@ -90,7 +90,7 @@ async def restored() -> AsyncIterator[Restored]:
         assert told.status == 0, told.err
         await time_passes(folder / "here")
         with serving(**here) as (_, url):
-            await until_ready(url)
+            await wait_until_ready(url)
             async with a_client(url, keys["admin"]) as http:
                 yield Restored(http, folder, keys, tokens, known)
 
@@ -116,11 +116,11 @@ async def lived(http: httpx.AsyncClient, keys: dict[str, str]) -> tuple[dict[str
     known["orphan"] = (await assign(http, "orphan", "silent"))["id"]
     for task in ("running", "running-2", "orphan"):
         assert (await http.post(f"/v1/work/{known[task]}/start")).status_code == 200
-    await completed(http, known["failed"], "failed", retry=False)
-    await completed(http, known["ended"], result=17)
+    await complete_work(http, known["failed"], "failed", retry=False)
+    await complete_work(http, known["ended"], result=17)
     known["cursors"] = [(await get(http, "/v1/candidates", limit=limit))["cursor"] for limit in (1, 1000)]
     known["after"] = (await get(http, "/v1/tasks", limit=1))["next"]
-    async with watching(http) as watcher:
+    async with subscribe(http) as watcher:
         known["event"] = watcher.position
     return tokens, known
 
@@ -132,12 +132,12 @@ async def submits_and_ends(http: httpx.AsyncClient) -> None:
         await add_task(http, task)
         work = (await assign(http, task))["id"]
         if number % 2:
-            await completed(http, work)
+            await complete_work(http, work)
 
 
 async def lived_on(http: httpx.AsyncClient, known: dict[str, Any]) -> None:
     """After the backup."""
-    await completed(http, known["running"], result="of before")
+    await complete_work(http, known["running"], result="of before")
     assert (await http.post(f"/v1/work/{known['assigned']}/start")).status_code == 200
     await add_task(http, "later")
     known["record"] = await get(http, f"/v1/archive/{known['ended']}")
@@ -174,8 +174,8 @@ STATES = {
 
 async def test_what_a_load_had_done_is_there_to_the_same_moment(restored: Restored) -> None:
     """Tasks come one after the other, so those that are missing are the last ones."""
-    listed = joined(await pages(restored.http, "/v1/tasks")) + [
-        {"id": record["task_id"]} for record in joined(await pages(restored.http, "/v1/archive"))
+    listed = flatten(await get_pages(restored.http, "/v1/tasks")) + [
+        {"id": record["task_id"]} for record in flatten(await get_pages(restored.http, "/v1/archive"))
     ]
     found = {id_ for id_ in ids(listed) if id_.startswith("load-")}
     assert found == {f"load-{number}" for number in range(len(found))}
@@ -185,7 +185,7 @@ async def test_a_cursor_of_before_is_expired_and_a_new_one_does_not_spin(restore
     key = bearer(restored.keys["assigner"])
     for cursor in restored.known["cursors"]:
         answer = await restored.http.get("/v1/candidates", params={"cursor": cursor, "wait": 30}, headers=key)
-        is_problem(answer, 410, "cursor_expired")
+        assert_problem(answer, 410, "cursor_expired")
     told: list[Json] = []
     found: Json = {"more": True, "cursor": None}
     while found["more"]:
@@ -200,8 +200,8 @@ async def test_a_cursor_of_before_is_expired_and_a_new_one_does_not_spin(restore
 
 
 async def test_a_list_goes_on_where_it_was(restored: Restored) -> None:
-    rest = joined(await pages(restored.http, "/v1/tasks", after=restored.known["after"]))
-    everything = joined(await pages(restored.http, "/v1/tasks"))
+    rest = flatten(await get_pages(restored.http, "/v1/tasks", after=restored.known["after"]))
+    everything = flatten(await get_pages(restored.http, "/v1/tasks"))
     assert 0 < len(rest) < len(everything)
 
 
@@ -247,15 +247,15 @@ async def test_leases_that_ran_out_long_ago_begin_anew_so_that_tools_are_heard(r
 
 
 async def test_a_tool_that_is_not_heard_of_again_loses_its_work_to_others(restored: Restored) -> None:
-    await until_it_is(restored.http, "/v1/tools/silent", "offline")
-    found = await until_it_is(restored.http, "/v1/tasks/orphan", "available")
+    await wait_for_state(restored.http, "/v1/tools/silent", "offline")
+    found = await wait_for_state(restored.http, "/v1/tasks/orphan", "available")
     assert found["attempt"] == 1
     late = await complete(restored.http, restored.known["orphan"])
-    is_problem(late, 409, "work_ended")
+    assert_problem(late, 409, "work_ended")
 
 
 async def test_who_watched_before_is_told_to_read_everything_anew(restored: Restored) -> None:
-    async with watching(restored.http, after=restored.known["event"]) as watcher:
+    async with subscribe(restored.http, after=restored.known["event"]) as watcher:
         assert (await watcher.next()).name == "resync"
 
 

@@ -19,7 +19,7 @@ from broker.programs.outcome import Output
 from broker.programs.pending_reports import PendingReports, progress_of
 from broker.schemas.limits import LONGEST_TEXT_CHARS
 from broker.settings import Settings
-from tests.support.processes import executable
+from tests.support.processes import make_executable
 
 # Lines, and the reports that they become
 
@@ -155,7 +155,7 @@ def test_an_error_says_how_the_program_has_ended_and_has_its_last_words(status: 
 def test_a_command_is_found_by_name_by_path_and_as_a_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executable(tmp_path / "there")
+    make_executable(tmp_path / "there")
     (tmp_path / "link").symlink_to("there")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
@@ -183,11 +183,11 @@ def test_a_command_that_cannot_be_run_is_told_with_what_to_do(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "plain").touch()
-    executable(tmp_path / "here")
-    executable(tmp_path / "windows", "#!/bin/sh\r\necho\r\n")
-    executable(tmp_path / "lost", "#!/no/such/python -u\n")
-    executable(tmp_path / "bare", "echo\n")
-    executable(tmp_path / "empty", "")
+    make_executable(tmp_path / "here")
+    make_executable(tmp_path / "windows", "#!/bin/sh\r\necho\r\n")
+    make_executable(tmp_path / "lost", "#!/no/such/python -u\n")
+    make_executable(tmp_path / "bare", "echo\n")
+    make_executable(tmp_path / "empty", "")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CannotRunError, match=says):
         resolve([name])

@@ -24,9 +24,9 @@ from broker.store import reports
 from tests.conftest import Running
 from tests.support import api
 from tests.support.api import Json
-from tests.support.processes import executable, lives
+from tests.support.processes import is_alive, make_executable
 from tests.support.shared import SHARED_BROKER
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -77,7 +77,7 @@ async def done(http: httpx.AsyncClient, payload: str = "null", **fields: Any) ->
             if task["state"] == "available":
                 await api.assign(http)
             elif task["state"] in ("succeeded", "failed", "cancelled"):
-                return await api.records(http)
+                return await api.get_records(http)
             else:
                 await asyncio.sleep(0.005)
 
@@ -86,14 +86,14 @@ async def begun(http: httpx.AsyncClient, mark: Path, **fields: Any) -> str:
     """A task that the tool is at, whose program has made this file; its work."""
     await api.add_task(http, **fields)
     work = await api.assign(http)
-    await until(mark.exists)
+    await wait_until(mark.exists)
     return str(work["id"])
 
 
 async def cancelled(http: httpx.AsyncClient, work: str) -> Json:
     """The record of work that somebody cancels."""
     assert (await http.delete("/v1/tasks/a")).status_code == 202
-    await api.until_it_is(http, f"/v1/work/{work}?wait=5", "cancelled")
+    await api.wait_for_state(http, f"/v1/work/{work}?wait=5", "cancelled")
     record: Json = await api.get(http, f"/v1/archive/{work}")
     return record
 
@@ -115,8 +115,8 @@ async def test_the_payload_goes_in_and_the_result_comes_out_to_the_last_digit(
     async with a_tool(broker, tmp_path, ["/bin/cat"]):
         await done(http, payload)
     answer = await http.get("/v1/tasks/a")
-    task = api.exactly(answer.text)
-    assert task["result"] == task["payload"] == api.exactly(payload)
+    task = api.parse_exactly(answer.text)
+    assert task["result"] == task["payload"] == api.parse_exactly(payload)
     assert "1.10" in answer.text.partition('"result"')[2]
 
 
@@ -218,7 +218,7 @@ async def test_a_program_goes_on_when_no_more_reports_are_taken(
             pass
         await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES)
         go_on.touch()
-        await api.until_it_is(http, f"/v1/work/{work}", "succeeded")
+        await api.wait_for_state(http, f"/v1/work/{work}", "succeeded")
     record = await api.get(http, f"/v1/archive/{work}")
     assert (record["result"], messages(record)) == ("through", ["one"])
 
@@ -268,7 +268,7 @@ async def test_work_ends_when_its_program_does_and_nothing_is_left_running(
     async with asyncio.timeout(10), a_tool(broker, tmp_path, sh(script)):
         (record,) = await done(http)
     assert record["outcome"] == "succeeded"
-    assert record["result"] == 1 or not lives(record["result"])
+    assert record["result"] == 1 or not is_alive(record["result"])
 
 
 async def test_what_has_a_session_of_its_own_does_not_hold_up_the_work(
@@ -278,7 +278,7 @@ async def test_what_has_a_session_of_its_own_does_not_hold_up_the_work(
     code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid)"
     async with asyncio.timeout(10), a_tool(broker, tmp_path, resolve(["python3", "-c", code])):
         (record,) = await done(http)
-    assert lives(record["result"])
+    assert is_alive(record["result"])
     os.kill(record["result"], 9)
 
 
@@ -308,7 +308,7 @@ async def test_a_program_that_does_not_hear_that_it_should_end_is_ended_all_the_
     async with a_tool(broker, tmp_path, sh(script), grace_seconds=grace):
         record = await cancelled(http, await begun(http, mark))
     assert record["outcome"] == "cancelled"
-    assert not lives(int(mark.read_text()))
+    assert not is_alive(int(mark.read_text()))
 
 
 async def test_a_program_that_reports_all_the_time_is_cancelled_too(
@@ -330,8 +330,8 @@ async def test_a_program_whose_time_is_over_is_ended(
     script = f"echo $$ > {mark}.pid; mv {mark}.pid {mark}; while :; do {saying} sleep .02; done"
     async with a_tool(broker, tmp_path, sh(script)):
         work = await begun(http, mark, timeout_seconds=0.3)
-        await api.until_it_is(http, f"/v1/work/{work}", "timed_out")
-        await until(lambda: not lives(int(mark.read_text())))
+        await api.wait_for_state(http, f"/v1/work/{work}", "timed_out")
+        await wait_until(lambda: not is_alive(int(mark.read_text())))
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ async def test_a_program_that_was_put_away_is_waited_for_and_the_tool_outlives_i
 ) -> None:
     monkeypatch.setattr(runner, "_PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.02)
-    program = executable(tmp_path / "program")
+    program = make_executable(tmp_path / "program")
     async with a_tool(broker, tmp_path, [str(program)]):
         program.rename(tmp_path / "away")
         (record,) = await done(http)
@@ -392,7 +392,7 @@ async def test_a_program_that_was_put_away_is_waited_for_and_the_tool_outlives_i
         assert (await http.post("/v1/tasks/a/retry")).status_code == 200
         await api.assign(http)
         (tmp_path / "away").rename(program)
-        await api.until_it_is(http, "/v1/tasks/a", "succeeded")
+        await api.wait_for_state(http, "/v1/tasks/a", "succeeded")
 
 
 async def test_a_field_of_the_payload_stands_where_the_command_has_its_name(
@@ -421,4 +421,4 @@ async def test_what_a_program_has_put_into_a_group_of_its_own_is_ended_with_it(
         (record,) = await done(http, timeout_seconds=0.5)
         other = int((tmp_path / "other").read_text())
         assert record["outcome"] == "timed_out"
-        await until(lambda: not lives(other))
+        await wait_until(lambda: not is_alive(other))

@@ -101,10 +101,10 @@ def _listed(definition: str, column: str) -> set[str] | None:
 async def test_the_store_does_with_a_task_what_the_table_says(
     store: Store, sql: asyncpg.Connection, outcome: Outcome, started: bool
 ) -> None:
-    make = steps.running_work if started else steps.some_work
+    make = steps.add_running_work if started else steps.add_assigned_work
     made = await make(store, "a", max_attempts=2, retry_backoff_seconds=3600)
-    await store.run(completion.end, [steps.ending(made.id, outcome)])
-    task = await steps.the_task(store, "a")
+    await store.run(completion.end, [steps.new_ending(made.id, outcome)])
+    task = await steps.get_task(store, "a")
     rule = OUTCOMES[outcome]
     counts = rule.counts == "always" or (started and rule.counts == "once_started")
     if rule.ends_task:
@@ -112,15 +112,15 @@ async def test_the_store_does_with_a_task_what_the_table_says(
     else:
         assert task.state == ("scheduled" if rule.backs_off else "available")
         assert task.attempt == counts
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("outcome", sorted(set(OUTCOMES) - ENDS_TASK))
 async def test_a_last_attempt_that_counts_fails_the_task(store: Store, outcome: Outcome) -> None:
-    made = await steps.running_work(store, "a", max_attempts=1)
-    await store.run(completion.end, [steps.ending(made.id, outcome)])
+    made = await steps.add_running_work(store, "a", max_attempts=1)
+    await store.run(completion.end, [steps.new_ending(made.id, outcome)])
     counts = OUTCOMES[outcome].counts != "never"
-    assert (await steps.the_task(store, "a")).state == ("failed" if counts else "available")
+    assert (await steps.get_task(store, "a")).state == ("failed" if counts else "available")
 
 
 def _statements() -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ import pytest
 
 from broker.store.address import libpq_url
 from tests.support.cli import run
-from tests.support.processes import ended, serving, until_ready
+from tests.support.processes import serving, wait_for_exit, wait_until_ready
 
 PARKED = 1_000
 
@@ -51,7 +51,7 @@ async def looking_at(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def test_sigterm_answers_a_thousand_parked_polls_and_is_gone_within_two_seconds(database: str) -> None:
     with serving(BROKER_DATABASE_URL=database, BROKER_FALLBACK_SECONDS="60") as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url) as client:
             await client.post("/v1/tools", json={"id": "t", "skills": {}})
         polls = await asyncio.gather(*(Poll.park(url, "/v1/tools/t/work?wait=60") for _ in range(PARKED)))
@@ -73,7 +73,7 @@ async def test_sigterm_answers_a_thousand_parked_polls_and_is_gone_within_two_se
         began = time.monotonic()
         answers = await asyncio.gather(*(poll.answer() for poll in polls))
         assert answers == [(200, {"items": []})] * PARKED
-        assert await ended(process, within=2 - (time.monotonic() - began)) == 0
+        assert await wait_for_exit(process, within=2 - (time.monotonic() - began)) == 0
 
 
 async def _until_idle(sql: asyncpg.Connection) -> None:
@@ -91,7 +91,7 @@ async def _until_idle(sql: asyncpg.Connection) -> None:
 
 async def test_a_database_with_an_old_schema_is_refused_with_the_way_out(empty_database: str) -> None:
     with serving(BROKER_DATABASE_URL=empty_database) as (process, _):
-        assert await ended(process, within=20) == 1
+        assert await wait_for_exit(process, within=20) == 1
         said = process.stderr.read().decode()
     assert "broker migrate" in said
     assert "Traceback" not in said
@@ -110,7 +110,7 @@ async def test_a_database_with_an_old_schema_is_refused_with_the_way_out(empty_d
 )
 async def test_a_setting_that_cannot_be_used_is_named(setting: str, value: str) -> None:
     with serving(**{setting: value}) as (process, _):
-        assert await ended(process, within=20) == 1
+        assert await wait_for_exit(process, within=20) == 1
         said = process.stderr.read().decode()
     assert setting in said
     assert "Traceback" not in said
@@ -118,38 +118,38 @@ async def test_a_setting_that_cannot_be_used_is_named(setting: str, value: str) 
 
 async def test_it_does_not_listen_beyond_this_machine(data_dir: Path) -> None:
     with serving("--host", "0.0.0.0", BROKER_DATA_DIR=str(data_dir)) as (process, _):
-        assert await ended(process, within=20) == 1
+        assert await wait_for_exit(process, within=20) == 1
         assert "0.0.0.0" in process.stderr.read().decode()
 
 
 async def test_what_was_acknowledged_is_there_after_kill_and_restart(data_dir: Path) -> None:
     with serving(BROKER_DATA_DIR=str(data_dir)) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.post("/v1/tasks", json={"id": "kept", "needs": 1})).status_code == 201
         process.kill()
     with serving(BROKER_DATA_DIR=str(data_dir)) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.get("/v1/tasks/kept")).json()["needs"] == 1
         process.send_signal(signal.SIGTERM)
-        assert await ended(process, within=3) == 0
+        assert await wait_for_exit(process, within=3) == 0
     assert not (data_dir / "postgres" / "postmaster.pid").exists(), "PostgreSQL was not stopped cleanly"
 
 
 async def test_when_its_terminal_is_closed_it_stops_its_database_too(data_dir: Path) -> None:
     with serving(BROKER_DATA_DIR=str(data_dir)) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         process.send_signal(signal.SIGHUP)
-        assert await ended(process, within=5) == 0
+        assert await wait_for_exit(process, within=5) == 0
     assert not (data_dir / "postgres" / "postmaster.pid").exists()
 
 
 async def test_two_brokers_on_one_folder_are_told_apart(data_dir: Path) -> None:
     with serving(BROKER_DATA_DIR=str(data_dir)) as (_, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         with serving(BROKER_DATA_DIR=str(data_dir)) as (second, _):
-            assert await ended(second, within=20) == 1
+            assert await wait_for_exit(second, within=20) == 1
             said = second.stderr.read().decode()
     assert str(data_dir) in said
     assert "Traceback" not in said

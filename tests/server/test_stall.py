@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from broker.settings import Settings
 from tests.support import stall
-from tests.support.processes import serving, until_ready
+from tests.support.processes import serving, wait_until_ready
 from tests.support.shared import shared_database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,8 +52,8 @@ class Broker(NamedTuple):
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def broker(database: str) -> Any:
     with serving(BROKER_DATABASE_URL=database) as (_, url):
-        await until_ready(url)
-        with closing(stall.Sender(url)) as sender, stall.a_probe(url) as probe:
+        await wait_until_ready(url)
+        with closing(stall.Sender(url)) as sender, stall.running_probe(url) as probe:
             began = time.monotonic()
             await asyncio.sleep(IDLE_SECONDS)
             yield Broker(sender, probe, probe.slowest(began).waited)

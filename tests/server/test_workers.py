@@ -16,8 +16,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.api import add_task, add_tool, assign, complete
-from tests.support.processes import in_folder, serving, until_ready
-from tests.support.waiting import until
+from tests.support.processes import names_in, serving, wait_until_ready
+from tests.support.waiting import wait_until
 
 WORKERS = ("--workers", "2")
 
@@ -45,7 +45,7 @@ async def serve(http: httpx.AsyncClient, workers: int) -> None:
     async def all_there() -> bool:
         return (await metrics(http)).get("broker_database_connections_max") == 8 * workers
 
-    await until(all_there)
+    await wait_until(all_there)
 
 
 async def metrics(http: httpx.AsyncClient) -> dict[str, float]:
@@ -59,7 +59,7 @@ async def metrics(http: httpx.AsyncClient) -> dict[str, float]:
 
 async def test_tools_that_wait_in_either_are_woken_whoever_pairs_them(database: str) -> None:
     with serving(*WORKERS, BROKER_DATABASE_URL=database, BROKER_FALLBACK_SECONDS="60") as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         assert len(workers(process.pid)) == 2
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=url, limits=limits, timeout=70) as http:
@@ -73,7 +73,7 @@ async def test_tools_that_wait_in_either_are_woken_whoever_pairs_them(database: 
             async def all_wait() -> bool:
                 return (await metrics(http))["broker_parked_requests tool"] == len(tools)
 
-            await until(all_wait)
+            await wait_until(all_wait)
             for tool in tools:
                 await assign(http, f"of-{tool}", tool)
             async with asyncio.timeout(20):
@@ -96,7 +96,7 @@ async def test_one_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_
     database: str,
 ) -> None:
     with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url) as http:
             await serve(http, 2)
             await add_task(http)
@@ -106,7 +106,7 @@ async def test_one_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_
             async def another() -> bool:
                 return len(workers(process.pid) - {min(before)}) == 2
 
-            await until(another)
+            await wait_until(another)
             await serve(http, 2)
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.get("/v1/tasks/a")).json()["state"] == "available"
@@ -114,7 +114,7 @@ async def test_one_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_
 
 async def test_told_to_stop_they_answer_who_waits_and_are_gone_within_two_seconds(database: str) -> None:
     with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url, timeout=70) as http:
             await serve(http, 2)
             await add_tool(http)
@@ -123,7 +123,7 @@ async def test_told_to_stop_they_answer_who_waits_and_are_gone_within_two_second
             async def all_wait() -> bool:
                 return (await metrics(http))["broker_parked_requests tool"] == 20
 
-            await until(all_wait)
+            await wait_until(all_wait)
             they = workers(process.pid)
             process.terminate()
             began = time.monotonic()
@@ -137,7 +137,7 @@ async def test_to_count_is_no_risk_where_the_disk_is_full_and_without_their_pare
     database: str, tmp_path: Path
 ) -> None:
     with serving(*WORKERS, BROKER_DATABASE_URL=database, TMPDIR=str(tmp_path)) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url) as http:
             await serve(http, 2)
         assert holes(tmp_path) == []
@@ -147,11 +147,11 @@ async def test_to_count_is_no_risk_where_the_disk_is_full_and_without_their_pare
         async def all_gone() -> bool:
             return not any(map(psutil.pid_exists, they))
 
-        await until(all_gone)
+        await wait_until(all_gone)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", httpx.URL(url).port or 0))
-    assert in_folder(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ if __name__ == "__main__":
 
 async def test_a_terminal_that_is_closed_stops_them(database: str) -> None:
     with serving(*WORKERS, BROKER_DATABASE_URL=database) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         they = workers(process.pid)
         process.send_signal(signal.SIGHUP)
         assert await asyncio.to_thread(process.wait, 10) == 0
@@ -194,7 +194,7 @@ async def test_a_terminal_that_is_closed_stops_them(database: str) -> None:
 
 async def test_they_share_the_database_that_comes_along(data_dir: Path) -> None:
     with serving(*WORKERS, BROKER_DATA_DIR=str(data_dir)) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url) as http:
             await serve(http, 2)
             await add_task(http)

@@ -91,7 +91,7 @@ def test_assigning_set_by_set_is_assigning_one_after_the_other(
 async def test_a_pair_becomes_work(store: Store, sql: asyncpg.Connection) -> None:
     [task] = await steps.submit(store, "a", needs=Raw(b"[1.10]"), payload=Raw(b'"p"'))
     [tool] = await steps.register(store, "t", capacity=2, lease_seconds=30)
-    [made] = await steps.assigned(store, ("a", "t"))
+    [made] = await steps.assign_all(store, ("a", "t"))
     assert (made.task_id, made.tool_id, made.attempt, made.state, made.version) == (
         "a",
         "t",
@@ -102,11 +102,11 @@ async def test_a_pair_becomes_work(store: Store, sql: asyncpg.Connection) -> Non
     assert (bytes(made.needs), bytes(made.payload)) == (b"[1.10]", b'"p"')
     assert made.id.version == 7
     assert (made.deadline_at - made.assigned_at).total_seconds() == 30
-    now = await steps.the_task(store, "a")
+    now = await steps.get_task(store, "a")
     assert (now.state, now.work_id, now.attempt) == ("assigned", made.id, 0)
-    assert ((await steps.the_tool(store, "t")).load, tool.load) == (1, 0)
+    assert ((await steps.get_tool(store, "t")).load, tool.load) == (1, 0)
     assert task.work_id is None
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_each_pair_of_a_batch_is_answered_in_order(store: Store, sql: asyncpg.Connection) -> None:
@@ -115,7 +115,7 @@ async def test_each_pair_of_a_batch_is_answered_in_order(store: Store, sql: asyn
     await steps.register(store, "two", capacity=2)
     await store.one(tools.change, tools.Change("draining", ToolChange(draining=True)))
     await sql.execute("update tools set offline = true where id = 'offline'")
-    work = await steps.some_work(store, "ended", "other")
+    work = await steps.add_assigned_work(store, "ended", "other")
     await steps.complete(store, work.id)
     pairs = {
         ("a", "one"): "assigned",
@@ -134,7 +134,7 @@ async def test_each_pair_of_a_batch_is_answered_in_order(store: Store, sql: asyn
     answers = await steps.assign(store, *pairs)
     assert [answer.status for answer in answers] == list(pairs.values())
     assert [answer.work is not None for answer in answers] == [s == "assigned" for s in pairs.values()]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_the_same_pair_again_is_the_same_work(store: Store, sql: asyncpg.Connection) -> None:
@@ -145,8 +145,8 @@ async def test_the_same_pair_again_is_the_same_work(store: Store, sql: asyncpg.C
     assert [answer.status for answer in (first, second, third)] == ["assigned", "exists", "exists"]
     assert first.work == second.work == third.work
     assert [answer.status for answer in await steps.assign(store, ("a", "u"))] == ["task_unavailable"]
-    assert (await steps.the_tool(store, "t")).load == 1
-    await steps.audit(sql)
+    assert (await steps.get_tool(store, "t")).load == 1
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -166,7 +166,7 @@ async def test_a_batch_is_answered_as_the_same_pairs_one_by_one(
     together = [answer.status for answer in await steps.assign(store, *on("batch"))]
     apart = [(await steps.assign(store, pair))[0].status for pair in on("single")]
     assert together == apart
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -185,7 +185,7 @@ async def test_assigners_at_once_over_the_same_tasks_and_tools(
     assert len(made) == sum(1 + number % 4 for number in range(8))
     assert len({work.task_id for work in made}) == len(made)
     assert {work.id for work in made} == {row["id"] for row in await sql.fetch("select id from work")}
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_assigners_that_come_from_opposite_ends_do_not_wait_in_a_circle(
@@ -194,15 +194,15 @@ async def test_assigners_that_come_from_opposite_ends_do_not_wait_in_a_circle(
     ids = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     await steps.submit(store, *ids)
     await steps.register(store, "t", "u", capacity=100)
-    async with steps.Held(store) as first:
-        await first.take(assignment.assign, [Pair(task_id="m", tool_id="t")])
+    async with steps.OpenTransaction(store) as first:
+        await first.run(assignment.assign, [Pair(task_id="m", tool_id="t")])
         up = asyncio.create_task(steps.assign(store, *((id_, "t") for id_ in ids)))
-        await steps.blocked(sql, 1)
+        await steps.wait_until_blocked(sql, 1)
         down = asyncio.create_task(steps.assign(store, *((id_, "u") for id_ in reversed(ids))))
-        await steps.blocked(sql, 2)
+        await steps.wait_until_blocked(sql, 2)
     told = Counter(answer.status for answer in [*await up, *await down])
     assert told == {"assigned": 25, "exists": 1, "task_unavailable": 26}
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_what_another_transaction_took_while_this_one_waited_is_not_taken_again(
@@ -210,40 +210,40 @@ async def test_what_another_transaction_took_while_this_one_waited_is_not_taken_
 ) -> None:
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", "u")
-    async with steps.Held(store) as first:
-        await first.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
+    async with steps.OpenTransaction(store) as first:
+        await first.run(assignment.assign, [Pair(task_id="a", tool_id="t")])
         late = asyncio.create_task(steps.assign(store, ("a", "u"), ("b", "t"), ("b", "u")))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert [answer.status for answer in await late] == ["task_unavailable", "tool_unavailable", "assigned"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_task_that_ends_while_an_assigner_waits_for_it_is_unavailable(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    made = await steps.running_work(store, "a", "t")
+    made = await steps.add_running_work(store, "a", "t")
     await steps.register(store, "u")
-    async with steps.Held(store) as completing:
-        await completing.take(completion.complete, [steps.ending(made.id)])
+    async with steps.OpenTransaction(store) as completing:
+        await completing.run(completion.complete, [steps.new_ending(made.id)])
         late = asyncio.create_task(steps.assign(store, ("a", "u")))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert [answer.status for answer in await late] == ["task_unavailable"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_task_that_becomes_due_while_an_assigner_waits_for_it_is_assigned(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t")
-    made = await steps.running_work(store, "a", "other", retry_backoff_seconds=5)
+    made = await steps.add_running_work(store, "a", "other", retry_backoff_seconds=5)
     await steps.complete(store, made.id, "failed")
     await sql.execute("update tasks set due_at = now()")
-    async with steps.Held(store) as upkeep:
-        assert await upkeep.take(due.make_available, 10) == 1
+    async with steps.OpenTransaction(store) as upkeep:
+        assert await upkeep.run(due.make_available, 10) == 1
         late = asyncio.create_task(steps.assign(store, ("a", "t")))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert [answer.status for answer in await late] == ["assigned"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_pair_is_assigned_though_its_work_ends_before_the_batch_is_through(
@@ -252,16 +252,16 @@ async def test_a_pair_is_assigned_though_its_work_ends_before_the_batch_is_throu
     # Locked before the other, whose work can end meanwhile.
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", "u")
-    async with steps.Held(store) as gate:
+    async with steps.OpenTransaction(store) as gate:
         await gate.session.execute(locks.LOCK, {"ids": [], "task_ids": ["a"], "tool_ids": []})
         assigning = asyncio.create_task(steps.assign(store, ("b", "t"), ("b", "u"), ("a", "u")))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
         work_id = await sql.fetchval("select id from work")
         await steps.complete(store, work_id)
     made, refused, last = await assigning
     assert (made.status, made.work.id) == ("assigned", work_id)
     assert (refused.status, refused.work, last.status) == ("task_unavailable", None, "assigned")
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_tool_deleted_while_an_assigner_waits_for_it_is_not_found(
@@ -269,12 +269,12 @@ async def test_a_tool_deleted_while_an_assigner_waits_for_it_is_not_found(
 ) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t")
-    async with steps.Held(store) as deleting:
-        assert await deleting.take(tools.delete, [tools.ToolDeletion("t")]) == ["deleted"]
+    async with steps.OpenTransaction(store) as deleting:
+        assert await deleting.run(tools.delete, [tools.ToolDeletion("t")]) == ["deleted"]
         late = asyncio.create_task(steps.assign(store, ("a", "t")))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert [answer.status for answer in await late] == ["tool_not_found"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_tool_that_gets_work_while_it_is_deleted_is_busy(
@@ -282,25 +282,25 @@ async def test_a_tool_that_gets_work_while_it_is_deleted_is_busy(
 ) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t")
-    async with steps.Held(store) as assigning:
-        await assigning.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
-        deleting = asyncio.create_task(steps.many(store, tools.delete, [tools.ToolDeletion("t")]))
-        await steps.blocked(sql)
+    async with steps.OpenTransaction(store) as assigning:
+        await assigning.run(assignment.assign, [Pair(task_id="a", tool_id="t")])
+        deleting = asyncio.create_task(steps.run_many(store, tools.delete, [tools.ToolDeletion("t")]))
+        await steps.wait_until_blocked(sql)
     assert await deleting == ["busy"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_an_assigner_that_has_locked_tasks_holds_up_no_report_on_their_work(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    made = await steps.some_work(store, "a", "t")
-    async with steps.Held(store) as assigning:
-        await assigning.take(assignment.assign, [Pair(task_id="a", tool_id="t")])
+    made = await steps.add_assigned_work(store, "a", "t")
+    async with steps.OpenTransaction(store) as assigning:
+        await assigning.run(assignment.assign, [Pair(task_id="a", tool_id="t")])
         # The first report starts the work, too.
         reporting = asyncio.create_task(steps.report(store, made.id, progress=0.5))
-        await steps.done_or_blocked(reporting, sql)
+        await steps.wait_until_done_or_blocked(reporting, sql)
         assert reporting.done(), "a report waits for a task's lock, which is no part of the order of locks"
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -331,18 +331,18 @@ async def test_everything_at_once_keeps_its_accounts(
                         )
                         for id_ in await work_ids(chance)
                     ]
-                    await steps.many(store, completion.complete, endings)
+                    await steps.run_many(store, completion.complete, endings)
                 case 4:
                     said = [reports.ReportOf(id_, NewReport(progress=0.5)) for id_ in await work_ids(chance)]
-                    await steps.many(store, reports.write, said)
+                    await steps.run_many(store, reports.write, said)
                 case 5:
                     deletions = [deletion.TaskDeletion(chance.choice(ids), chance.random() < 0.5)]
-                    await steps.many(store, deletion.delete, deletions)
+                    await steps.run_many(store, deletion.delete, deletions)
                 case 6:
-                    await steps.many(
+                    await steps.run_many(
                         store, leases.heartbeat, [leases.Beat(id_) for id_ in sorted(chance.sample(homes, 3))]
                     )
 
     await asyncio.gather(*(play(player) for player in range(8)))
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
     assert await sql.fetchval("select count(*) from work_archive") > 0

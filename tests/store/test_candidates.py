@@ -18,7 +18,7 @@ from broker.schemas.tasks import TaskRemark
 from broker.schemas.tools import ToolChange
 from broker.store import Store, candidates, due, leases, migration, tasks, tools
 from broker.store.pages import seal
-from tests.conftest import Serve, a_database
+from tests.conftest import Serve, temporary_database
 from tests.support import steps
 
 
@@ -65,7 +65,7 @@ async def test_without_a_cursor_all_that_is_available_is_told(store: Store, read
     await steps.submit(store, "a", "b")
     await steps.submit(store, "later", not_before=datetime.now(UTC) + timedelta(hours=1))
     await steps.register(store, "t", "u", "full", "draining")
-    await steps.some_work(store, "assigned", "full")
+    await steps.add_assigned_work(store, "assigned", "full")
     await store.one(tools.change, tools.Change("draining", ToolChange(draining=True)))
     assert await reader.news() == (["a", "b"], ["t", "u"])
 
@@ -164,7 +164,7 @@ async def test_a_task_that_becomes_available_again_comes_again(
     await steps.submit(store, "a", retry_backoff_seconds=100)
     await reader.news()
     for outcome in ("released", "failed"):
-        [made] = await steps.assigned(store, ("a", "t"))
+        [made] = await steps.assign_all(store, ("a", "t"))
         assert await reader.news() == NOTHING
         await steps.complete(store, made.id, outcome)
         if outcome == "failed":
@@ -188,7 +188,7 @@ async def test_a_tool_that_changes_while_it_is_available_comes_again(store: Stor
         await store.one(tools.change, tools.Change("t", change))
         assert await reader.news() == ([], ["t"])
     await steps.submit(store, "a")
-    await steps.assigned(store, ("a", "t"))
+    await steps.assign_all(store, ("a", "t"))
     assert (await reader.news())[1] == ["t"]
     await store.one(tools.change, tools.Change("t", ToolChange(draining=True)))
     assert await reader.news() == NOTHING
@@ -206,8 +206,8 @@ async def test_remarks_and_lease_renewals_are_no_change(store: Store, reader: Re
 
 
 async def test_what_commits_late_is_told_late_and_only_then(store: Store, reader: Reader) -> None:
-    async with steps.Held(store) as late:
-        await late.take(tasks.submit, [steps.new_task("late")])
+    async with steps.OpenTransaction(store) as late:
+        await late.run(tasks.submit, [steps.new_task("late")])
         await steps.submit(store, "early")
         assert await reader.news() == (["early"], [])
         for _ in range(10):
@@ -219,8 +219,8 @@ async def test_what_commits_late_is_told_late_and_only_then(store: Store, reader
 
 
 async def test_what_is_rolled_back_is_never_told(store: Store, reader: Reader) -> None:
-    given_up = steps.Held(store)
-    await (await given_up.begin()).take(tasks.submit, [steps.new_task("never")])
+    given_up = steps.OpenTransaction(store)
+    await (await given_up.begin()).run(tasks.submit, [steps.new_task("never")])
     assert await reader.news() == NOTHING
     await given_up.roll_back()
     assert await reader.news() == NOTHING
@@ -229,8 +229,8 @@ async def test_what_is_rolled_back_is_never_told(store: Store, reader: Reader) -
 async def test_what_commits_while_a_reading_is_under_way_is_not_missed(store: Store) -> None:
     reader = Reader(store, limit=10)
     await reader.news()
-    async with steps.Held(store) as late:
-        await late.take(tasks.submit, [steps.new_task("late", priority=9)])
+    async with steps.OpenTransaction(store) as late:
+        await late.run(tasks.submit, [steps.new_task("late", priority=9)])
         await steps.submit(store, *(f"{number:02}" for number in range(25)))
         await reader.read()
     await reader.news()
@@ -254,7 +254,7 @@ async def test_a_transaction_elsewhere_hides_nothing_and_makes_nobody_spin(
 async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
     database: str, sql: asyncpg.Connection, limit: int
 ) -> None:
-    async with steps.a_store(database, pool_size=12) as store:
+    async with steps.open_store(database, pool_size=12) as store:
         reader = Reader(store, limit)
         commits = 0
         readings = 0
@@ -274,8 +274,8 @@ async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
                 readings += 1
                 news += bool((await reader.news())[0])
 
-        async with steps.Held(store) as late:
-            await late.take(tasks.submit, [steps.new_task("late-1"), steps.new_task("late-2")])
+        async with steps.OpenTransaction(store) as late:
+            await late.run(tasks.submit, [steps.new_task("late-1"), steps.new_task("late-2")])
             writers = asyncio.gather(*(write(writer) for writer in range(8)))
             await follow(writers)
             await writers
@@ -292,7 +292,7 @@ async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
         assert news <= 2 * commits
         assert max(reader.tasks.count(id_) for id_ in everything) <= 2
         assert readings > 1
-        await steps.audit(sql)
+        await steps.check_invariants(sql)
 
 
 class Interleaving:
@@ -302,7 +302,7 @@ class Interleaving:
         self.store = store
         self.chance = random.Random(seed)
         self.reader = Reader(store, limit=self.chance.choice([1, 2, 3, 5, 1000]))
-        self.writers: list[tuple[steps.Held, set[str]]] = []
+        self.writers: list[tuple[steps.OpenTransaction, set[str]]] = []
         self.at_work: dict[str, UUID] = {}
         self.available: set[str] = set()
         self.owed: set[str] = set()
@@ -314,12 +314,12 @@ class Interleaving:
 
     async def begin(self) -> None:
         if len(self.writers) < 5:
-            writer = steps.Held(self.store)
+            writer = steps.OpenTransaction(self.store)
             new = [
                 steps.new_task(priority=self.chance.randrange(-2, 3))
                 for _ in range(self.chance.randrange(1, 4))
             ]
-            written = await (await writer.begin()).take(tasks.submit, new)
+            written = await (await writer.begin()).run(tasks.submit, new)
             self.writers.append((writer, {task.id for task, _ in written}))
 
     async def commit(self) -> None:
@@ -337,7 +337,7 @@ class Interleaving:
     async def assign(self) -> None:
         if self.available:
             id_ = self.chance.choice(sorted(self.available))
-            [made] = await steps.assigned(self.store, (id_, "t"))
+            [made] = await steps.assign_all(self.store, (id_, "t"))
             self.at_work[id_] = made.id
             self.available.discard(id_)
             self.owed.discard(id_)
@@ -377,11 +377,11 @@ async def test_no_interleaving_hides_what_became_available(
     assert interleaving.owed == set()
     assert await interleaving.reader.news() == NOTHING
     assert set((await Reader(store).news())[0]) == interleaving.available
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_the_cursor_of_another_database_is_expired(store: Store, postgres: str, template: str) -> None:
-    async with a_database(postgres, template) as url, steps.a_store(url) as elsewhere:
+    async with temporary_database(postgres, template) as url, steps.open_store(url) as elsewhere:
         page = await elsewhere.run(candidates.candidates, cursor=None, limit=10)
     with pytest.raises(CursorExpired):
         await store.run(candidates.candidates, cursor=page.cursor, limit=10)
@@ -441,14 +441,14 @@ async def test_a_cursor_is_expired_when_a_copy_of_the_databases_files_is_put_bac
     copy = data_dir.with_name("copy")
     await asyncio.to_thread(subprocess.run, ["cp", "-a", data_dir, copy], check=True)
     with postgres:
-        async with steps.a_store(postgres.url()) as store:
+        async with steps.open_store(postgres.url()) as store:
             await steps.submit(store, "lost")
             page = await store.run(candidates.candidates, cursor=None, limit=10)
             assert [task.id for task in page.tasks] == ["lost"]
     await asyncio.to_thread(data_dir.rename, data_dir.with_name("lost"))
     await asyncio.to_thread(copy.rename, data_dir)
     with postgres:
-        async with steps.a_store(postgres.url()) as store:
+        async with steps.open_store(postgres.url()) as store:
             await steps.submit(store, "new")
             with pytest.raises(CursorExpired):
                 await store.run(candidates.candidates, cursor=page.cursor, limit=10)
@@ -463,11 +463,11 @@ async def test_a_parked_reader_on_its_last_page_hears_of_what_comes_before_its_p
     first = (await broker.client.get("/v1/candidates", params={"limit": 2})).json()
     assert (len(first["tasks"]), first["more"]) == (2, True)
     # The one task that the second page would have had goes to another assigner.
-    await steps.assigned(store, ("c", "t"))
+    await steps.assign_all(store, ("c", "t"))
     parked = asyncio.create_task(
         broker.client.get("/v1/candidates", params={"cursor": first["cursor"], "limit": 2, "wait": 5})
     )
-    await steps.parked(broker, 1)
+    await steps.wait_for_long_polls(broker, 1)
     await steps.submit(store, "urgent", priority=1)
     answer = (await parked).json()
     assert [task["id"] for task in answer["tasks"]] == ["urgent"]

@@ -21,7 +21,7 @@ from broker.store.completion import Ended
 from broker.store.reports import ReportOf
 from tests.support import steps
 from tests.support.shared import SHARED_STORE
-from tests.support.steps import ending
+from tests.support.steps import new_ending
 
 pytestmark, database, sql, store = SHARED_STORE
 
@@ -37,9 +37,9 @@ def exact(value: Raw | bytes) -> Any:
 
 async def attempt(store: Store, task: str, outcome: Outcome, **fields: Any) -> Task:
     """Another attempt at a task, and the task after it has ended in that way."""
-    [made] = await steps.assigned(store, (task, "tool"))
+    [made] = await steps.assign_all(store, (task, "tool"))
     await steps.complete(store, made.id, outcome, **fields)
-    return await steps.the_task(store, task)
+    return await steps.get_task(store, task)
 
 
 async def bring_forward(store: Store, sql: asyncpg.Connection) -> None:
@@ -51,11 +51,11 @@ async def bring_forward(store: Store, sql: asyncpg.Connection) -> None:
 async def test_the_record_tells_everything_as_it_was(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", needs=DIGITS, payload=DIGITS, priority=-7, timeout_seconds=0.1)
     await steps.register(store, "t", skills=DIGITS, capacity=3, lease_seconds=77.7)
-    [made] = await steps.assigned(store, ("a", "t"))
+    [made] = await steps.assign_all(store, ("a", "t"))
     for number in range(20):
         await steps.report(store, made.id, progress=number / 20, message=f"{number} é", data=DIGITS)
     seen = await store.run(work.with_reports, made.id)
-    task, tool = await steps.the_task(store, "a"), await steps.the_tool(store, "t")
+    task, tool = await steps.get_task(store, "a"), await steps.get_tool(store, "t")
 
     ended = await steps.complete(store, made.id, result=DIGITS, error="none")
 
@@ -83,19 +83,19 @@ async def test_the_record_tells_everything_as_it_was(store: Store, sql: asyncpg.
     assert (record.attempt, record.outcome, record.error, record.late) == (1, "succeeded", "none", None)
     assert (record.assigned_at, record.started_at) == (running.assigned_at, running.started_at)
     assert record.ended_at >= told[-1].at
-    assert await steps.archived(store, task_id="a") == [record]
-    await steps.audit(sql)
+    assert await steps.get_records(store, task_id="a") == [record]
+    await steps.check_invariants(sql)
 
 
 async def test_success_ends_the_task_and_leaves_nothing_in_the_hot_tables(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    made = await steps.running_work(store, "a", "t")
+    made = await steps.add_running_work(store, "a", "t")
     await steps.report(store, made.id, progress=0.5)
     await steps.complete(store, made.id, result=Raw(b"[1.10]"))
     for table in ("tasks", "work", "work_reports"):
         assert await sql.fetchval(f"select count(*) from {table}") == 0
-    task = await steps.the_task(store, "a")
+    task = await steps.get_task(store, "a")
     assert (task.state, task.attempt, bytes(task.result), task.work_id) == (
         "succeeded",
         1,
@@ -103,12 +103,12 @@ async def test_success_ends_the_task_and_leaves_nothing_in_the_hot_tables(
         made.id,
     )
     assert task.ended_at is not None
-    assert (await steps.the_tool(store, "t")).load == 0
-    await steps.audit(sql)
+    assert (await steps.get_tool(store, "t")).load == 0
+    await steps.check_invariants(sql)
 
 
 async def test_ended_work_is_told_like_work_with_a_version_above_its_last(store: Store) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     await steps.report(store, made.id, progress=0.25)
     await steps.report(store, made.id, message="no number")
     running = await store.run(work.with_reports, made.id)
@@ -123,20 +123,20 @@ async def test_ended_work_is_told_like_work_with_a_version_above_its_last(store:
 
 
 async def test_work_that_was_never_started_can_be_completed(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.some_work(store)
+    made = await steps.add_assigned_work(store)
     ended = await steps.complete(store, made.id)
     assert ended.record is not None
     assert (ended.record.started_at, ended.record.task.state) == (None, "assigned")
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_batch_frees_as_much_room_as_it_ends_work(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", "b", "c", "d")
     await steps.register(store, "t", "u", capacity=3)
-    made = await steps.assigned(store, ("a", "t"), ("b", "t"), ("c", "t"), ("d", "u"))
-    await steps.many(store, completion.complete, [ending(item.id) for item in made[1:]])
-    assert [(await steps.the_tool(store, id_)).load for id_ in ("t", "u")] == [1, 0]
-    await steps.audit(sql)
+    made = await steps.assign_all(store, ("a", "t"), ("b", "t"), ("c", "t"), ("d", "u"))
+    await steps.run_many(store, completion.complete, [new_ending(item.id) for item in made[1:]])
+    assert [(await steps.get_tool(store, id_)).load for id_ in ("t", "u")] == [1, 0]
+    await steps.check_invariants(sql)
 
 
 async def test_a_failed_attempt_goes_back_after_a_backoff_that_doubles(
@@ -146,13 +146,13 @@ async def test_a_failed_attempt_goes_back_after_a_backoff_that_doubles(
     await steps.register(store, "tool")
     for number in range(5):
         task = await attempt(store, "a", "failed", error=f"no {number}")
-        [record] = [found for found in await steps.archived(store) if found.attempt == number + 1]
+        [record] = [found for found in await steps.get_records(store) if found.attempt == number + 1]
         wait = await sql.fetchval("select due_at from tasks") - record.ended_at
         assert timedelta(seconds=5) * 2**number <= wait <= timedelta(seconds=10) * 2**number
         assert (task.state, task.attempt, task.error) == ("scheduled", number + 1, f"no {number}")
         assert (task.work_id, task.ended_at) == (None, None)
         await bring_forward(store, sql)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_tasks_that_fail_together_do_not_come_back_together(
@@ -161,8 +161,8 @@ async def test_tasks_that_fail_together_do_not_come_back_together(
     ids = [f"{number:03}" for number in range(100)]
     await steps.submit(store, *ids, retry_backoff_seconds=100)
     await steps.register(store, "t", capacity=100)
-    made = await steps.assigned(store, *((id_, "t") for id_ in ids))
-    await steps.many(store, completion.complete, [ending(item.id, "failed") for item in made])
+    made = await steps.assign_all(store, *((id_, "t") for id_ in ids))
+    await steps.run_many(store, completion.complete, [new_ending(item.id, "failed") for item in made])
     waits = [row[0] for row in await sql.fetch("select extract(epoch from due_at - now()) from tasks")]
     assert len(set(waits)) > 90
     assert min(waits) < 65
@@ -192,7 +192,7 @@ async def test_after_its_last_attempt_a_task_is_held_as_failed(store: Store, sql
     assert task.ended_at is not None
     assert task.work_id is None
     assert [status for status, _ in await steps.assign(store, ("a", "tool"))] == ["task_unavailable"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_failure_that_says_so_is_the_last(store: Store, sql: asyncpg.Connection) -> None:
@@ -200,7 +200,7 @@ async def test_a_failure_that_says_so_is_the_last(store: Store, sql: asyncpg.Con
     await steps.register(store, "tool")
     task = await attempt(store, "a", "failed", retry=False)
     assert (task.state, task.attempt) == ("failed", 1)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("retry", [True, False])
@@ -212,26 +212,26 @@ async def test_work_given_back_counts_as_no_attempt(
     for _ in range(3):
         task = await attempt(store, "a", "released", retry=retry)
         assert (task.state, task.attempt) == ("available", 0)
-    assert {record.attempt for record in await steps.archived(store)} == {1}
-    await steps.audit(sql)
+    assert {record.attempt for record in await steps.get_records(store)} == {1}
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize(("started", "counted"), [(True, 1), (False, 0)])
 async def test_lost_work_counts_only_when_it_was_started(
     store: Store, sql: asyncpg.Connection, started: bool, counted: int
 ) -> None:
-    made = await (steps.running_work if started else steps.some_work)(store, "a")
-    await store.run(completion.end, [ending(made.id, "lost")])
-    task = await steps.the_task(store, "a")
+    made = await (steps.add_running_work if started else steps.add_assigned_work)(store, "a")
+    await store.run(completion.end, [new_ending(made.id, "lost")])
+    task = await steps.get_task(store, "a")
     assert (task.state, task.attempt) == ("available", counted)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_cancelled_attempt_ends_the_task(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.running_work(store, "a")
+    made = await steps.add_running_work(store, "a")
     await steps.complete(store, made.id, "cancelled")
-    assert (await steps.the_task(store, "a")).state == "cancelled"
-    await steps.audit(sql)
+    assert (await steps.get_task(store, "a")).state == "cancelled"
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("outcome", get_args(Outcome))
@@ -239,18 +239,18 @@ async def test_a_cancelled_attempt_ends_the_task(store: Store, sql: asyncpg.Conn
 async def test_once_a_cancel_was_asked_for_only_success_stands(
     store: Store, sql: asyncpg.Connection, outcome: Outcome, requeue: bool
 ) -> None:
-    made = await steps.running_work(store, "a", max_attempts=1)
+    made = await steps.add_running_work(store, "a", max_attempts=1)
     await sql.execute("update work set cancel_requested = true, cancel_requeue = $1", requeue)
-    await store.run(completion.end, [ending(made.id, outcome)])
-    [record] = await steps.archived(store, task_id="a")
-    task = await steps.the_task(store, "a")
+    await store.run(completion.end, [new_ending(made.id, outcome)])
+    [record] = await steps.get_records(store, task_id="a")
+    task = await steps.get_task(store, "a")
     if outcome == "succeeded":
         assert (record.outcome, task.state) == ("succeeded", "succeeded")
     elif requeue:
         assert (record.outcome, task.state, task.attempt) == ("released", "available", 0)
     else:
         assert (record.outcome, task.state) == ("cancelled", "cancelled")
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_the_next_attempt_has_an_id_of_its_own_and_the_late_one_cannot_touch_it(
@@ -258,19 +258,19 @@ async def test_the_next_attempt_has_an_id_of_its_own_and_the_late_one_cannot_tou
 ) -> None:
     await steps.submit(store, "a", retry_backoff_seconds=0)
     await steps.register(store, "tool")
-    [first] = await steps.assigned(store, ("a", "tool"))
+    [first] = await steps.assign_all(store, ("a", "tool"))
     await steps.complete(store, first.id, "failed")
-    [second] = await steps.assigned(store, ("a", "tool"))
+    [second] = await steps.assign_all(store, ("a", "tool"))
     assert second.id != first.id
     assert second.attempt == 2
     assert (await steps.complete(store, first.id)).status == "other"
     assert await steps.report(store, first.id) is None
-    assert (await steps.the_task(store, "a")).work_id == second.id
-    await steps.audit(sql)
+    assert (await steps.get_task(store, "a")).work_id == second.id
+    await steps.check_invariants(sql)
 
 
 async def test_completed_again_it_is_the_same_record(store: Store) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     first = await steps.complete(store, made.id, result=Raw(b"1"))
     again = await steps.complete(store, made.id, result=Raw(b"2"))
     other = await steps.complete(store, made.id, "failed")
@@ -281,7 +281,7 @@ async def test_completed_again_it_is_the_same_record(store: Store) -> None:
 async def test_completed_again_while_its_record_is_deleted_it_is_unknown(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     await steps.complete(store, made.id)
     outcomes = ended_work.outcomes
 
@@ -295,108 +295,112 @@ async def test_completed_again_while_its_record_is_deleted_it_is_unknown(
 
 
 async def test_unknown_work_is_answered_and_holds_up_nothing(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     unknown = uuid4()
-    answers = await steps.many(
-        store, completion.complete, [ending(unknown), ending(made.id), ending(unknown)]
+    answers = await steps.run_many(
+        store, completion.complete, [new_ending(unknown), new_ending(made.id), new_ending(unknown)]
     )
     assert [answer.status for answer in answers] == ["unknown", "ended", "unknown"]
     assert [answer.record is None for answer in answers] == [True, False, True]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_in_a_batch_the_first_ending_of_work_wins(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.running_work(store)
-    endings = [ending(made.id, "failed", error="first"), ending(made.id), ending(made.id, "failed")]
-    answers = await steps.many(store, completion.complete, endings)
+    made = await steps.add_running_work(store)
+    endings = [
+        new_ending(made.id, "failed", error="first"),
+        new_ending(made.id),
+        new_ending(made.id, "failed"),
+    ]
+    answers = await steps.run_many(store, completion.complete, endings)
     assert [answer.status for answer in answers] == ["ended", "other", "same"]
     assert {answer.record.error for answer in answers if answer.record} == {"first"}
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_batch_ends_work_in_many_ways(store: Store, sql: asyncpg.Connection) -> None:
     ids = ["a", "b", "c", "d", "e"]
     await steps.submit(store, *ids)
     await steps.register(store, "t", capacity=5)
-    made = await steps.assigned(store, *((id_, "t") for id_ in ids))
+    made = await steps.assign_all(store, *((id_, "t") for id_ in ids))
     outcomes: list[Outcome] = ["succeeded", "failed", "cancelled", "released", "failed"]
-    endings = [ending(item.id, how) for item, how in zip(made, outcomes, strict=True)]
+    endings = [new_ending(item.id, how) for item, how in zip(made, outcomes, strict=True)]
     endings[4] = endings[4]._replace(retry=False)
-    answers = await steps.many(store, completion.complete, endings)
+    answers = await steps.run_many(store, completion.complete, endings)
     assert [answer.record.outcome for answer in answers if answer.record] == outcomes
-    states = [(await steps.the_task(store, id_)).state for id_ in ids]
+    states = [(await steps.get_task(store, id_)).state for id_ in ids]
     assert states == ["succeeded", "scheduled", "cancelled", "available", "failed"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_report_that_commits_while_completion_waits_is_in_the_record(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    made = await steps.running_work(store)
-    async with steps.Held(store) as reporting:
+    made = await steps.add_running_work(store)
+    async with steps.OpenTransaction(store) as reporting:
         said = steps.NewReport(message="the last word")
-        [taken] = await reporting.take(reports.write, [ReportOf(made.id, said)])
+        [taken] = await reporting.run(reports.write, [ReportOf(made.id, said)])
         completing = asyncio.create_task(steps.complete(store, made.id))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     record = (await completing).record
     assert record is not None
     assert taken is not None
     assert [(found.id, found.message) for found in steps.reports_of(record)] == [(taken.id, "the last word")]
     assert await sql.fetchval("select count(*) from work_reports") == 0
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_report_that_comes_while_work_ends_is_refused_and_leaves_no_row(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    made = await steps.running_work(store)
-    async with steps.Held(store) as completing:
-        await completing.take(completion.complete, [ending(made.id)])
+    made = await steps.add_running_work(store)
+    async with steps.OpenTransaction(store) as completing:
+        await completing.run(completion.complete, [new_ending(made.id)])
         reporting = asyncio.create_task(steps.report(store, made.id, message="too late"))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert await reporting is None
     assert await sql.fetchval("select count(*) from work_reports") == 0
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_start_that_comes_while_work_ends_is_refused(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.some_work(store)
-    async with steps.Held(store) as completing:
-        await completing.take(completion.complete, [ending(made.id, "released")])
+    made = await steps.add_assigned_work(store)
+    async with steps.OpenTransaction(store) as completing:
+        await completing.run(completion.complete, [new_ending(made.id, "released")])
         starting = asyncio.create_task(store.one(work.start, work.Start(made.id)))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert await starting is None
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_work_started_while_its_loss_waits_is_lost_as_started(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    made = await steps.some_work(store, "a")
-    async with steps.Held(store) as starting:
-        await starting.take(work.start, [work.Start(made.id)])
-        losing = asyncio.create_task(store.run(completion.end, [ending(made.id, "lost")]))
-        await steps.blocked(sql)
+    made = await steps.add_assigned_work(store, "a")
+    async with steps.OpenTransaction(store) as starting:
+        await starting.run(work.start, [work.Start(made.id)])
+        losing = asyncio.create_task(store.run(completion.end, [new_ending(made.id, "lost")]))
+        await steps.wait_until_blocked(sql)
     await losing
-    assert (await steps.the_task(store, "a")).attempt == 1
-    await steps.audit(sql)
+    assert (await steps.get_task(store, "a")).attempt == 1
+    await steps.check_invariants(sql)
 
 
 async def test_of_two_completions_at_once_exactly_one_wins(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.running_work(store, "a")
-    async with steps.Held(store) as gate:
+    made = await steps.add_running_work(store, "a")
+    async with steps.OpenTransaction(store) as gate:
         # Both wait for the same row.
         await gate.session.execute(locks.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         both = [
             asyncio.create_task(steps.complete(store, made.id, how, error=how))
             for how in ("succeeded", "failed")
         ]
-        await steps.blocked(sql, 2)
+        await steps.wait_until_blocked(sql, 2)
     answers = await asyncio.gather(*both)
     assert sorted(answer.status for answer in answers) == ["ended", "other"]
     assert len({answer.record.error for answer in answers if answer.record}) == 1
-    assert len(await steps.archived(store)) == 1
-    await steps.audit(sql)
+    assert len(await steps.get_records(store)) == 1
+    await steps.check_invariants(sql)
 
 
 async def test_completions_of_the_same_work_in_opposite_order_do_not_wait_in_a_circle(
@@ -405,31 +409,31 @@ async def test_completions_of_the_same_work_in_opposite_order_do_not_wait_in_a_c
     ids = [f"{number:02}" for number in range(30)]
     await steps.submit(store, *ids)
     await steps.register(store, *(f"t{number}" for number in range(10)), capacity=3)
-    made = await steps.assigned(store, *((id_, f"t{number % 10}") for number, id_ in enumerate(ids)))
+    made = await steps.assign_all(store, *((id_, f"t{number % 10}") for number, id_ in enumerate(ids)))
     outcomes: list[Outcome] = ["succeeded", "failed", "released", "cancelled"]
     batches = [
-        [ending(item.id, outcomes[number]) for item in (made if number % 2 else made[::-1])]
+        [new_ending(item.id, outcomes[number]) for item in (made if number % 2 else made[::-1])]
         for number in range(4)
     ]
-    answers = await asyncio.gather(*(steps.many(store, completion.complete, batch) for batch in batches))
+    answers = await asyncio.gather(*(steps.run_many(store, completion.complete, batch) for batch in batches))
     ended = [answer.record for batch in answers for answer in batch if answer.status == "ended"]
     assert sorted(record.work_id for record in ended if record) == sorted(item.id for item in made)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_completing_renews_the_tools_lease_and_the_record_has_the_one_before(store: Store) -> None:
-    made = await steps.running_work(store, tool="t")
-    before = await steps.the_tool(store, "t")
+    made = await steps.add_running_work(store, tool="t")
+    before = await steps.get_tool(store, "t")
     ended = await steps.complete(store, made.id)
     assert ended.record is not None
     assert ended.record.tool == before
-    assert (await steps.the_tool(store, "t")).lease_expires_at > before.lease_expires_at
+    assert (await steps.get_tool(store, "t")).lease_expires_at > before.lease_expires_at
 
 
 async def test_work_whose_tool_somebody_deleted_by_hand_is_unknown_and_holds_nobody_up(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     await sql.execute("delete from tools")
     assert (await steps.complete(store, made.id)).status == "unknown"
 
@@ -437,21 +441,21 @@ async def test_work_whose_tool_somebody_deleted_by_hand_is_unknown_and_holds_nob
 async def test_a_tool_keeps_its_other_work_and_its_state_is_told_as_it_was(store: Store) -> None:
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", capacity=2)
-    first, _ = await steps.assigned(store, ("a", "t"), ("b", "t"))
+    first, _ = await steps.assign_all(store, ("a", "t"), ("b", "t"))
     ended = await steps.complete(store, first.id)
     assert ended.record is not None
     assert ended.record.tool is not None
     assert (ended.record.tool.state, ended.record.tool.load) == ("busy", 2)
-    now = await steps.the_tool(store, "t")
+    now = await steps.get_tool(store, "t")
     assert (now.state, now.load) == ("idle", 1)
 
 
 async def test_an_error_that_cannot_be_stored_ends_nothing(store: Store, sql: asyncpg.Connection) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     with pytest.raises(BadRequest):
         await steps.complete(store, made.id, error="\0")
     assert await sql.fetchval("select id from work") == made.id
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_lease_and_accounts_survive_a_tool_with_many_works_that_all_end(
@@ -460,11 +464,13 @@ async def test_lease_and_accounts_survive_a_tool_with_many_works_that_all_end(
     ids = [f"{number:04}" for number in range(1000)]
     await steps.submit(store, *ids)
     await steps.register(store, "t", capacity=1000)
-    made = await steps.assigned(store, *((id_, "t") for id_ in ids))
-    answers = await steps.many(store, completion.complete, [ending(item.id, result=NULL) for item in made])
+    made = await steps.assign_all(store, *((id_, "t") for id_ in ids))
+    answers = await steps.run_many(
+        store, completion.complete, [new_ending(item.id, result=NULL) for item in made]
+    )
     assert {answer.status for answer in answers} == {"ended"}
-    assert (await steps.many(store, leases.heartbeat, [leases.Beat("t")]))[0] is not None
-    await steps.audit(sql)
+    assert (await steps.run_many(store, leases.heartbeat, [leases.Beat("t")]))[0] is not None
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("end", ["restart", "force"])
@@ -483,7 +489,7 @@ async def test_a_tool_with_much_large_work_is_restarted_and_deleted_by_bounded_s
     names = [f"task-{number}" for number in range(5)]
     await steps.register(store, "tool", capacity=5)
     await steps.submit(store, *names)
-    for made in await steps.assigned(store, *((name, "tool") for name in names)):
+    for made in await steps.assign_all(store, *((name, "tool") for name in names)):
         await store.one(work.start, work.Start(made.id))
     await sql.execute("update work set report_bytes = 2000")
     if end == "restart":
@@ -492,4 +498,4 @@ async def test_a_tool_with_much_large_work_is_restarted_and_deleted_by_bounded_s
         assert await store.many(tools.delete, [tools.ToolDeletion("tool", force=True)]) == ["deleted"]
     assert sizes == [2, 2, 1]
     assert await sql.fetchval("select count(*) from work_archive where outcome = 'lost'") == 5
-    await steps.audit(sql)
+    await steps.check_invariants(sql)

@@ -13,9 +13,9 @@ from broker.errors import DatabaseTrouble, Locked
 from broker.settings import Settings
 from broker.store import Store, leases, tasks
 from broker.store.database_errors import CLASSES, CODES, Meaning
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support import steps
-from tests.support.api import add_task, is_problem
+from tests.support.api import add_task, assert_problem
 from tests.support.cli import run
 from tests.support.shared import SHARED_BROKER
 
@@ -37,7 +37,7 @@ RAISED = {
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def fault(database: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a database where an insert of a task raises the code in the table `fault`."""
-    async with steps.a_connection(database) as connection:
+    async with steps.open_connection(database) as connection:
         await connection.execute("""
             create table fault (state text not null);
             create function fail() returns trigger language plpgsql as $$
@@ -64,7 +64,7 @@ async def test_each_error_of_postgresql_gets_the_response_that_the_table_names(
     answer = await http.post("/v1/tasks", json={"id": f"a{state}", "needs": {}})
     ready = (await http.get("/health/ready")).json()
     await fault.execute("delete from fault")
-    problem = is_problem(answer, *STATUS[line.meaning])
+    problem = assert_problem(answer, *STATUS[line.meaning])
     assert "secret" not in answer.text
     if problem["status"] == 503:
         assert int(answer.headers["retry-after"]) >= 1
@@ -88,11 +88,11 @@ async def test_a_lost_privilege_is_503_until_it_is_granted_again(
     """)
     url = make_url(database).set(username=f"clerk_{name}").render_as_string(hide_password=False)
     try:
-        async with a_broker(Settings(database_url=url, fallback_seconds=60)) as broker:
+        async with running_broker(Settings(database_url=url, fallback_seconds=60)) as broker:
             await add_task(broker.client, "before")
             await sql.execute(f"revoke insert on tasks from clerk_{name}")
             refused = await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}})
-            is_problem(refused, 503, "unavailable")
+            assert_problem(refused, 503, "unavailable")
             ready = await broker.client.get("/health/ready")
             assert ready.status_code == 503
             assert "lacks a privilege" in ready.json()["checks"]["database"]
@@ -104,12 +104,12 @@ async def test_a_lost_privilege_is_503_until_it_is_granted_again(
 
 
 async def test_a_statement_that_an_operator_cancels_is_503(database: str, sql: asyncpg.Connection) -> None:
-    async with steps.a_store(database) as store:
+    async with steps.open_store(database) as store:
         await steps.register(store, "t")
         async with sql.transaction():
             await sql.execute("select from tool_leases for update")
             beat = asyncio.create_task(store.many(leases.heartbeat, [leases.Beat("t")]))
-            await steps.blocked(sql)
+            await steps.wait_until_blocked(sql)
             await sql.execute(
                 "select pg_cancel_backend(pid) from pg_locks where not granted and pid <> pg_backend_pid()"
             )
@@ -135,7 +135,7 @@ async def test_no_free_connection_is_503_and_no_lost_connection(
     await sql.execute(f"create role guest_{name} login connection limit 0")
     url = make_url(database).set(username=f"guest_{name}").render_as_string(hide_password=False)
     try:
-        async with steps.a_store(url) as store:
+        async with steps.open_store(url) as store:
             with pytest.raises(DatabaseTrouble) as raised:
                 await store.read(tasks.find, ["a"])
             assert "53300" in raised.value.cause
@@ -147,7 +147,7 @@ async def test_no_free_connection_is_503_and_no_lost_connection(
 async def test_a_lock_that_somebody_else_holds_is_503_before_the_statement_times_out(
     database: str, sql: asyncpg.Connection
 ) -> None:
-    async with steps.a_store(database, timeout_seconds=0.5) as store:
+    async with steps.open_store(database, timeout_seconds=0.5) as store:
         await steps.register(store, "t")
         async with sql.transaction():
             await sql.execute("select from tool_leases for update")

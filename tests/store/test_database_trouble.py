@@ -15,11 +15,11 @@ from broker.store import tasks
 from broker.store.address import Address, libpq_url
 from broker.wake.listener import TOOL, Listener
 from broker.wake.waiters import Waiters
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support import steps
-from tests.support.api import add_task, add_tool, assign, is_problem, park, woken
+from tests.support.api import add_task, add_tool, assert_problem, assign, finish_long_poll, start_long_poll
 from tests.support.proxy import Proxy
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 BACKENDS = "pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
 PATIENCE = {"database_timeout_seconds": 0.5, "probe_seconds": 0.2, "fallback_seconds": 60}
@@ -34,7 +34,7 @@ async def proxy(database: str) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def broker(proxy: Proxy) -> AsyncIterator[Running]:
     """A broker whose way to the database is the proxy."""
-    async with a_broker(Settings(database_url=proxy.url, **PATIENCE)) as running:
+    async with running_broker(Settings(database_url=proxy.url, **PATIENCE)) as running:
         yield running
 
 
@@ -70,7 +70,7 @@ async def metric(http: httpx.AsyncClient, name: str) -> float:
 async def test_told_to_stop_while_the_database_is_silent_it_asks_everyone_to_come_again(
     database: str, proxy: Proxy
 ) -> None:
-    async with a_broker(Settings(database_url=proxy.url, fallback_seconds=60)) as broker:
+    async with running_broker(Settings(database_url=proxy.url, fallback_seconds=60)) as broker:
         proxy.silence()
         writes = (
             broker.client.post("/v1/tasks", json={"id": "a", "needs": {}}),  # the short way
@@ -86,7 +86,7 @@ async def test_told_to_stop_while_the_database_is_silent_it_asks_everyone_to_com
         async with asyncio.timeout(2):
             await broker.stop()
         for answer in await asyncio.gather(*asked):
-            is_problem(answer, 503, "unavailable")
+            assert_problem(answer, 503, "unavailable")
             assert answer.headers["Retry-After"] == "1"
 
 
@@ -94,7 +94,7 @@ async def test_a_database_that_lets_nobody_in_is_unavailable_and_found_again(
     broker: Running, sql: asyncpg.Connection, postgres: str
 ) -> None:
     name = await sql.fetchval("select current_database()")
-    async with steps.a_connection(postgres) as outside:
+    async with steps.open_connection(postgres) as outside:
         await outside.execute(f"alter database {name} allow_connections false")
         await outside.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -102,7 +102,7 @@ async def test_a_database_that_lets_nobody_in_is_unavailable_and_found_again(
         )
         for _ in range(3):
             answer = await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}})
-            is_problem(answer, 503, "unavailable")
+            assert_problem(answer, 503, "unavailable")
         assert (await broker.client.get("/health/ready")).status_code == 503
         await outside.execute(f"alter database {name} allow_connections true")
     await until_ready(broker.client)
@@ -121,9 +121,9 @@ async def test_a_listener_that_hears_nothing_is_not_taken_for_connected(
     monkeypatch.setattr(asyncpg.Connection, "add_listener", deafly)
     listener = Listener(Waiters(), Address(database).connect)
     listener.start()
-    async with steps.a_connection(database) as sql:
+    async with steps.open_connection(database) as sql:
         probed = "select count(*) from pg_stat_activity where query like 'notify broker_probe%'"
-        await until(lambda: sql.fetchval(probed))
+        await wait_until(lambda: sql.fetchval(probed))
     assert not listener.connected.is_set()
     await listener.stop()
 
@@ -167,7 +167,7 @@ async def test_a_host_that_takes_no_writes_is_passed_over(database: str, sql: as
 
 
 async def test_a_primary_that_takes_no_more_writes_is_left(database: str) -> None:
-    async with steps.a_store(database, pool_size=1) as store:
+    async with steps.open_store(database, pool_size=1) as store:
         await steps.submit(store, "a")
         async with store.engine.connect() as connection:
             raw = await connection.get_raw_connection()
@@ -191,14 +191,14 @@ async def test_a_database_that_says_nothing_is_given_up_in_time_and_found_again(
             *(http.post("/v1/tasks", json={"id": f"a{n}", "needs": 1}) for n in range(20))
         )
     for answer in answers:
-        is_problem(answer, 503, "unavailable")
+        assert_problem(answer, 503, "unavailable")
         assert int(answer.headers["retry-after"]) >= 1
 
     async def both_are_missed() -> bool:
         checks = (await http.get("/health/ready")).json()["checks"]
         return bool(checks["database"] != "ok" and checks["listener"] != "ok")
 
-    await until(both_are_missed)
+    await wait_until(both_are_missed)
     proxy.restore()
     await until_ready(http)
     for number in range(20):
@@ -210,7 +210,7 @@ async def test_a_database_that_says_nothing_is_given_up_in_time_and_found_again(
 async def test_a_statement_that_waits_too_long_is_given_up_and_holds_nothing(
     database: str, sql: asyncpg.Connection
 ) -> None:
-    async with steps.a_store(database, timeout_seconds=0.5) as store:
+    async with steps.open_store(database, timeout_seconds=0.5) as store:
         await steps.submit(store, "a")
         async with sql.transaction():
             await sql.execute("select from tasks for update")
@@ -226,10 +226,10 @@ async def test_the_listener_finds_out_that_it_hears_nothing(
     async with listening(Address(proxy.url), probe_seconds=0.1) as (listener, waiters):
         proxy.silence()
 
-        async def deaf() -> bool:
+        async def silent() -> bool:
             return not listener.connected.is_set()
 
-        await until(deaf)
+        await wait_until(silent)
         proxy.restore()
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await listener.connected.wait()
@@ -256,16 +256,16 @@ async def test_an_error_that_the_listener_meets_over_a_connection_that_lives_is_
         with monkeypatch.context() as patch:
             patch.setattr(asyncpg.Connection, "execute", refuse)
 
-            async def deaf() -> bool:
+            async def silent() -> bool:
                 return not listener.connected.is_set()
 
-            await until(deaf)
+            await wait_until(silent)
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await listener.connected.wait()
         assert listener.connects == 2
         assert listener.reachability_changed_at == found_at
         await proxy.cut()
-        await until(deaf)
+        await wait_until(silent)
         assert listener.reachability_changed_at > found_at
 
 
@@ -283,12 +283,12 @@ async def test_a_parked_tool_gets_its_work_though_all_connections_were_cut(
     http = broker.client
     await add_tool(http)
     await add_task(http)
-    parked = await park(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
     await proxy.cut()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         while (await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})).status_code != 201:
             await asyncio.sleep(0.01)
-    assert len((await woken(parked))["items"]) == 1
+    assert len((await finish_long_poll(parked))["items"]) == 1
     await until_ready(http)
 
 
@@ -302,7 +302,7 @@ async def test_backends_that_are_killed_cost_a_retry_and_nothing_else(
             await sql.execute(f"select pg_terminate_backend(pid) from (select {BACKENDS}) b")
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             while (answer := await http.post("/v1/tasks", json={"id": f"a{number}", "needs": 1})).is_error:
-                is_problem(answer, 503, "unavailable")
+                assert_problem(answer, 503, "unavailable")
         acknowledged.append(answer.json()["id"])
     assert await sql.fetchval("select count(*) from tasks where id = any($1)", acknowledged) == 60
 
@@ -320,7 +320,7 @@ async def test_a_statement_that_the_database_cannot_do_now_is_503_and_writes_not
     requests = [http.post("/v1/tasks", json={"id": f"a{n}", "needs": 1}) for n in range(10)]
     requests.append(http.post("/v1/tasks/batch", json={"items": [{"needs": 1}] * 10}))
     for answer in await asyncio.gather(*requests):
-        problem = is_problem(answer, 503, "unavailable")
+        problem = assert_problem(answer, 503, "unavailable")
         assert "space" not in problem["detail"]
         assert int(answer.headers["retry-after"]) >= 1
     await sql.execute("drop trigger full_up on tasks")
@@ -358,7 +358,7 @@ async def test_the_health_of_the_listener_is_to_be_seen(broker: Running, sql: as
     async def connected_again() -> bool:
         return await metric(http, "broker_listener_connects_total") == before + 1
 
-    await until(connected_again)
+    await wait_until(connected_again)
     await until_ready(http)
 
 

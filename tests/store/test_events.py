@@ -24,7 +24,7 @@ async def read(store: Store, known: dict[UUID, str] | None = None, **ids: Any) -
 
 
 async def test_new_work_comes_with_its_task_and_its_tool(store: Store) -> None:
-    made = await steps.some_work(store, "a", "t", priority=3)
+    made = await steps.add_assigned_work(store, "a", "t", priority=3)
     found = await read(store, work=[made.id])
     assert found.tasks == [TaskEvent(id="a", state="assigned", priority=3, attempt=0)]
     assert found.tools == [ToolEvent(id="t", state="busy", load=1, capacity=1, skills="{}")]
@@ -36,7 +36,7 @@ async def test_new_work_comes_with_its_task_and_its_tool(store: Store) -> None:
 
 
 async def test_work_that_was_started_comes_with_its_task_and_a_report_on_it_alone(store: Store) -> None:
-    made = await steps.running_work(store, "a")
+    made = await steps.add_running_work(store, "a")
     found = await read(store, {made.id: "assigned"}, work=[made.id])
     assert ([each.state for each in found.tasks], found.tools) == (["running"], [])
     await steps.report(store, made.id, progress=0.5, message="half")
@@ -48,7 +48,7 @@ async def test_work_that_was_started_comes_with_its_task_and_a_report_on_it_alon
 async def test_the_last_message_is_the_one_that_was_said_last_and_is_cut_where_it_is_long(
     store: Store,
 ) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     for message in ("first", "x" * (MOST_CHARS + 1), None):
         await steps.report(store, made.id, message=message, progress=0.1)
     [told] = (await read(store, work=[made.id])).work
@@ -60,13 +60,13 @@ async def test_the_last_message_is_the_one_that_was_said_last_and_is_cut_where_i
 
 
 async def test_work_that_has_ended_is_its_record_with_its_task_and_its_tool(store: Store) -> None:
-    made = await steps.running_work(store, "a", "t")
+    made = await steps.add_running_work(store, "a", "t")
     error = "a" * MOST_CHARS + "b" * MOST_CHARS
     await steps.complete(store, made.id, "failed", error=error)
     found = await read(store, {made.id: "running"}, work=[made.id])
     assert [(each.id, each.state, each.attempt) for each in found.tasks] == [("a", "scheduled", 1)]
     assert found.tools == [ToolEvent(id="t", state="idle", load=0, capacity=1, skills="{}")]
-    [record] = await steps.archived(store)
+    [record] = await steps.get_records(store)
     assert found.work == []
     assert found.records == [
         ArchiveEvent(
@@ -85,7 +85,7 @@ async def test_work_that_has_ended_is_its_record_with_its_task_and_its_tool(stor
 
 @pytest.mark.parametrize("by", ["task", "work", "both"])
 async def test_a_task_that_has_ended_is_told_with_its_last_record_and_once(store: Store, by: str) -> None:
-    made = await steps.running_work(store, "a", "t")
+    made = await steps.add_running_work(store, "a", "t")
     await steps.complete(store, made.id)
     ids: dict[str, Any] = {"tasks": ["a"] if by != "work" else (), "work": [made.id] if by != "task" else ()}
     found = await read(store, **ids)
@@ -104,7 +104,7 @@ async def test_a_task_that_was_deleted_without_work_is_told_with_its_record(stor
 
 
 async def test_an_accepted_result_is_told_as_its_tasks_end(store: Store) -> None:
-    made = await steps.running_work(store, "a", max_attempts=1)
+    made = await steps.add_running_work(store, "a", max_attempts=1)
     await steps.complete(store, made.id, "failed")
     await steps.complete(store, made.id)
     await store.one(acceptance.accept, made.id)
@@ -126,8 +126,8 @@ async def test_a_tool_that_is_gone_is_told_as_deleted_and_others_as_they_are(sto
 
 async def test_a_task_in_whatever_state_is_told_as_it_is(store: Store) -> None:
     await steps.submit(store, "later", not_before=datetime.now(UTC) + timedelta(hours=1), priority=-1)
-    await steps.running_work(store, "runs")
-    failed = await steps.running_work(store, "failed", "another", max_attempts=1)
+    await steps.add_running_work(store, "runs")
+    failed = await steps.add_running_work(store, "failed", "another", max_attempts=1)
     await steps.complete(store, failed.id, "failed")
     found = (await read(store, tasks=["failed", "later", "runs"])).tasks
     assert found == [

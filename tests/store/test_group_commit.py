@@ -21,9 +21,9 @@ from broker.errors import (
 from broker.settings import Settings
 from broker.store import Store, group_commit, tasks
 from broker.store.group_commit import LATER, GroupCommit
-from tests.conftest import Running, a_broker
+from tests.conftest import Running, running_broker
 from tests.support import steps as steps_of_store
-from tests.support.api import is_problem
+from tests.support.api import assert_problem
 from tests.support.steps import new_task
 
 
@@ -509,17 +509,17 @@ async def test_a_large_request_that_is_too_slow_for_the_database_gets_413_and_th
     database: str, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(SLEEP)
-    async with a_broker(Settings(database_url=database, database_timeout_seconds=0.5)) as broker:
+    async with running_broker(Settings(database_url=database, database_timeout_seconds=0.5)) as broker:
         ids = [*(f"task-{number}" for number in range(10)), "guilty", "last"]
         guilty = {"id": "guilty", "needs": {}, "payload": LARGE}
         bodies = (guilty if id_ == "guilty" else {"id": id_, "needs": {}} for id_ in ids)
         requests = (broker.client.post("/v1/tasks", json=body) for body in bodies)
         told = dict(zip(ids, await asyncio.gather(*requests), strict=True))
-        problem = is_problem(told.pop("guilty"), 413, "payload_too_large")
+        problem = assert_problem(told.pop("guilty"), 413, "payload_too_large")
         assert "BROKER_DATABASE_TIMEOUT_SECONDS" in problem["detail"]
         assert {answer.status_code for answer in told.values()} == {201}
         batch = {"items": [{"id": "one", "needs": {}}, guilty]}
-        is_problem(await broker.client.post("/v1/tasks/batch", json=batch), 413, "payload_too_large")
+        assert_problem(await broker.client.post("/v1/tasks/batch", json=batch), 413, "payload_too_large")
         assert (await broker.client.get("/v1/tasks/one")).status_code == 404
         assert (await broker.client.get("/health/ready")).status_code == 200
 
@@ -528,9 +528,9 @@ async def test_a_small_request_that_is_too_slow_is_never_told_to_send_less(
     database: str, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(SLEEP)
-    async with a_broker(Settings(database_url=database, database_timeout_seconds=0.5)) as broker:
+    async with running_broker(Settings(database_url=database, database_timeout_seconds=0.5)) as broker:
         body = {"id": "guilty", "needs": {}}
-        is_problem(await broker.client.post("/v1/tasks", json=body), 503, "unavailable")
+        assert_problem(await broker.client.post("/v1/tasks", json=body), 503, "unavailable")
         # The database is fast again.
         await sql.execute("drop trigger sleep on tasks")
         assert (await broker.client.post("/v1/tasks", json=body)).status_code == 201
@@ -540,7 +540,7 @@ async def test_of_items_that_are_each_for_itself_one_that_is_too_slow_keeps_no_o
     database: str, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(SLEEP)
-    async with steps_of_store.a_store(database, timeout_seconds=0.5) as store:
+    async with steps_of_store.open_store(database, timeout_seconds=0.5) as store:
         ids = ["one", "guilty", "two"]
         with pytest.raises(TooSlow):
             await store.each(tasks.submit, [new_task(id_) for id_ in ids])
@@ -553,6 +553,6 @@ async def test_where_too_much_waits_the_client_is_asked_to_come_again(
     with monkeypatch.context() as patch:
         patch.setattr(group_commit, "_MOST_WAITING", 0)
         refused = await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}})
-    is_problem(refused, 503, "unavailable")
+    assert_problem(refused, 503, "unavailable")
     assert int(refused.headers["retry-after"]) >= 1
     assert (await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}})).status_code == 201

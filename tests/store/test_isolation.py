@@ -16,6 +16,6 @@ async def test_what_was_waited_for_is_seen_whatever_the_database_prefers(
     """A statement would fail, else, for each row that somebody else has changed meanwhile."""
     name = await sql.fetchval("select current_database()")
     await sql.execute(f"alter database {name} set default_transaction_isolation = 'serializable'")
-    async with steps.a_store(database) as store:
+    async with steps.open_store(database) as store:
         assert await store.read(isolation) == "read committed"
         assert await store.run(isolation) == "read committed"

@@ -28,10 +28,10 @@ STEPS: dict[str, Step] = {
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_call_renews_the_lease(store: Store, step: str) -> None:
-    made = await steps.some_work(store)
-    before = await steps.the_tool(store, "tool")
+    made = await steps.add_assigned_work(store)
+    before = await steps.get_tool(store, "tool")
     await STEPS[step](store, made.id)
-    after = await steps.the_tool(store, "tool")
+    after = await steps.get_tool(store, "tool")
     assert after.lease_expires_at > before.lease_expires_at
     assert after.seen_at > before.seen_at
 
@@ -40,12 +40,12 @@ async def test_a_call_renews_the_lease(store: Store, step: str) -> None:
 async def test_a_call_of_the_program_before_leaves_a_new_registration_its_lease(
     store: Store, sql: asyncpg.Connection, step: str
 ) -> None:
-    made = await steps.some_work(store)
+    made = await steps.add_assigned_work(store)
     again = tools.Registration(NewTool(skills=Raw(b"{}"), id="tool", lease_seconds=3600), b"new")
-    async with steps.Held(store) as program:
-        await program.take(tools.register, [again])
+    async with steps.OpenTransaction(store) as program:
+        await program.run(tools.register, [again])
         late = asyncio.ensure_future(STEPS[step](store, made.id))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     await late
     assert await sql.fetchval("select expires_at - now() from tool_leases") > timedelta(seconds=3500)
 
@@ -54,15 +54,15 @@ async def test_a_call_of_the_program_before_leaves_a_new_registration_its_lease(
 async def test_a_lease_ends_no_sooner_than_was_told_while_a_call_waited(
     store: Store, sql: asyncpg.Connection, step: str
 ) -> None:
-    made = await steps.some_work(store)
-    async with steps.Held(store) as gate:
+    made = await steps.add_assigned_work(store)
+    async with steps.OpenTransaction(store) as gate:
         await gate.session.execute(locks.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         late = asyncio.ensure_future(STEPS[step](store, made.id))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
         heard = await store.one(leases.heartbeat, leases.Beat("tool"))
     assert heard is not None
     await late
-    assert (await steps.the_tool(store, "tool")).lease_expires_at >= heard.lease_expires_at
+    assert (await steps.get_tool(store, "tool")).lease_expires_at >= heard.lease_expires_at
 
 
 async def test_tools_that_register_are_locked_in_order_whether_they_resume_or_not(
@@ -74,10 +74,10 @@ async def test_tools_that_register_are_locked_in_order_whether_they_resume_or_no
         tools.Registration(NewTool(skills=Raw(b"{}"), id=id_, resume=resume), id_.encode())
         for id_, resume in (("a", True), ("b", False))
     ]
-    async with steps.Held(store) as other:
+    async with steps.OpenTransaction(store) as other:
         await other.session.execute(text("select from tools where id = 'a' for update"))
         registering = asyncio.ensure_future(store.many(tools.register, again))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
         assert await sql.fetchval(
             "select count(*) from (select from tools where id = 'b' for update nowait) b"
         )

@@ -78,7 +78,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NextVersion
 
 
 async def fetch(url: str, query: str) -> list[tuple[object, ...]]:
-    async with steps.a_connection(url) as connection:
+    async with steps.open_connection(url) as connection:
         return [tuple(row) for row in await connection.fetch(query)]
 
 
@@ -94,14 +94,14 @@ async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_
 
 async def test_it_goes_down_over_data(empty_database: str) -> None:
     await migration.migrate(empty_database)
-    async with steps.a_store(empty_database) as store:
-        await steps.running_work(store)
+    async with steps.open_store(empty_database) as store:
+        await steps.add_running_work(store)
     await migration.migrate(empty_database, "base")
     assert await fetch(empty_database, OBJECTS) == []
 
 
 async def test_the_revision_it_ends_at_is_the_one_this_program_needs(empty_database: str) -> None:
-    async with steps.a_store(empty_database) as store:
+    async with steps.open_store(empty_database) as store:
         assert await store.run(schema_version.current_version) is None
         await migration.migrate(empty_database)
         assert await store.run(schema_version.current_version) == schema_version.required_version()
@@ -142,7 +142,7 @@ async def test_a_later_schema_that_does_not_is_refused(database: str, store: Sto
 
 
 async def test_a_database_without_a_schema_needs_a_migration(empty_database: str) -> None:
-    async with steps.a_store(empty_database) as store:
+    async with steps.open_store(empty_database) as store:
         assert "has no schema yet" in (await store.read(schema_version.schema_problem) or "")
         await migration.migrate(empty_database)
         assert await store.read(schema_version.schema_problem) is None
@@ -162,11 +162,11 @@ async def test_a_migration_waits_for_a_table_in_use_and_lets_others_use_it(
     database: str, next_version: NextVersion
 ) -> None:
     newest = next_version("alter table work_archive add column made_up text")
-    async with steps.a_connection(database) as user, steps.a_connection(database) as other:
+    async with steps.open_connection(database) as user, steps.open_connection(database) as other:
         async with user.transaction():
             await user.execute("lock table work_archive in access share mode")
             migrating = asyncio.create_task(migration.migrate(database))
-            await steps.blocked(other)
+            await steps.wait_until_blocked(other)
             # It queues behind the migration, but not until the transaction ends.
             await asyncio.wait_for(other.execute("select from work_archive"), 20)
         await migrating
@@ -177,14 +177,14 @@ async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str
     program = (
         "import asyncio, sys; from broker.store import migration; asyncio.run(migration.migrate(sys.argv[1]))"
     )
-    async with steps.a_connection(empty_database) as gate:
+    async with steps.open_connection(empty_database) as gate:
         await gate.execute("select pg_advisory_lock(7022026)")
         both = [
             await asyncio.create_subprocess_exec(sys.executable, "-c", program, empty_database)
             for _ in range(2)
         ]
         # Both stand at the door now, none is through it.
-        await steps.blocked(gate, 2)
+        await steps.wait_until_blocked(gate, 2)
     assert [await process.wait() for process in both] == [0, 0]
     assert await fetch(empty_database, HERE) == [(schema_version.required_version(),)]
 
@@ -217,7 +217,7 @@ async def test_alembic_prints_the_migrations_as_sql(empty_database: str, tmp_pat
     (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = broker:migrations\n")
     script = await run_installed(tmp_path, "alembic", "upgrade", "head", "--sql")
     await run_sql(empty_database, script)
-    async with steps.a_store(empty_database) as store:
+    async with steps.open_store(empty_database) as store:
         assert await store.run(schema_version.schema_problem) is None
         await store.run(retention.create_partitions)
     printed = await fetch(empty_database, DEFINITIONS)
@@ -252,10 +252,10 @@ async def test_two_that_make_partitions_at_once_do_not_fail(
 ) -> None:
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}")
-    async with steps.Held(store) as other:
-        await other.take(retention.create_partitions)
+    async with steps.OpenTransaction(store) as other:
+        await other.run(retention.create_partitions)
         too = asyncio.create_task(store.run(retention.create_partitions))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     await too
     assert await fetch(database, PARTITIONS) == first
 
@@ -263,10 +263,10 @@ async def test_two_that_make_partitions_at_once_do_not_fail(
 async def test_a_record_whose_month_has_no_partition_still_lands(store: Store, database: str) -> None:
     [(this_month, _), *_] = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {this_month}")
-    work = await steps.running_work(store)
+    work = await steps.add_running_work(store)
     ended = await steps.complete(store, work.id)
     assert ended.status == "ended"
-    assert [record.work_id for record in await steps.archived(store, task_id="task")] == [work.id]
+    assert [record.work_id for record in await steps.get_records(store, task_id="task")] == [work.id]
     assert await fetch(database, "select work_id from work_archive_rest") == [(work.id,)]
 
 
@@ -275,12 +275,12 @@ async def test_a_month_gets_its_partition_even_when_records_came_before_it(
 ) -> None:
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}")
-    work = await steps.running_work(store)
+    work = await steps.add_running_work(store)
     await steps.complete(store, work.id)
     # What every start of the embedded database, and `broker migrate`, does.
     await migration.migrate(database)
     assert await fetch(database, PARTITIONS) == first
-    assert [record.work_id for record in await steps.archived(store, task_id="task")] == [work.id]
+    assert [record.work_id for record in await steps.get_records(store, task_id="task")] == [work.id]
 
 
 async def test_a_record_that_lands_while_its_month_gets_a_partition_is_no_obstacle(
@@ -288,14 +288,14 @@ async def test_a_record_that_lands_while_its_month_gets_a_partition_is_no_obstac
 ) -> None:
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}")
-    work = await steps.running_work(store)
-    async with steps.Held(store) as completing:
-        await completing.take(completion.complete, [steps.ending(work.id)])
+    work = await steps.add_running_work(store)
+    async with steps.OpenTransaction(store) as completing:
+        await completing.run(completion.complete, [steps.new_ending(work.id)])
         making = asyncio.create_task(store.run(retention.create_partitions))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     await making
     assert await fetch(database, PARTITIONS) == first
-    assert [record.work_id for record in await steps.archived(store, task_id="task")] == [work.id]
+    assert [record.work_id for record in await steps.get_records(store, task_id="task")] == [work.id]
 
 
 async def test_partitions_made_later_have_the_indexes_of_those_made_first(
@@ -355,7 +355,7 @@ async def test_a_column_that_changes_under_prepared_statements_fails_no_request(
         await store.one(tasks.submit, steps.new_task(name))
         made = await store.one(assignment.assign, Pair(task_id=name, tool_id="tool"))
         assert made.work is not None
-        await store.one(completion.complete, steps.ending(made.work.id))
+        await store.one(completion.complete, steps.new_ending(made.work.id))
         found = await store.read_one(tasks.find, name)
         assert found is not None
         assert found.state == "succeeded"

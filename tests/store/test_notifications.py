@@ -30,9 +30,9 @@ from broker.store import (
 )
 from broker.store.cancellation import Cancellation
 from broker.wake.listener import CANDIDATES, CHANNELS, EVENTS, TASK, TOOL, UPKEEP, WORK
-from tests.conftest import a_folder, run_sql
+from tests.conftest import run_sql, temporary_folder
 from tests.support import steps
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 FENCE = "broker_test_fence"
 IN_AN_HOUR = timedelta(hours=1)
@@ -68,7 +68,7 @@ class Heard:
             await self._listener.execute("select")
             return fence in self._all
 
-        await until(passed)
+        await wait_until(passed)
         heard, self._all = self._all, []
         assert heard.pop() == fence
         return sorted((channel, ",".join(sorted(payload.split(",")))) for channel, payload in heard)
@@ -77,7 +77,7 @@ class Heard:
 @pytest.fixture
 async def heard(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
     """What those hear who wait for something."""
-    async with steps.a_connection(database) as listener:
+    async with steps.open_connection(database) as listener:
         heard = Heard(database, listener, sql, set(CHANNELS) - {EVENTS})
         await heard.listen()
         yield heard
@@ -86,7 +86,7 @@ async def heard(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
 @pytest.fixture
 async def told(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
     """What those are told beside who watch everything."""
-    async with steps.a_connection(database) as listener:
+    async with steps.open_connection(database) as listener:
         told = Heard(database, listener, sql, [EVENTS])
         await told.listen()
         yield told
@@ -108,9 +108,9 @@ async def test_what_comes_due_before_the_upkeep_looks_by_itself_is_for_it(store:
     await steps.submit(store, "quick", timeout_seconds=10)
     await steps.submit(store, "long", timeout_seconds=60)
     await heard.since()
-    [quick] = await steps.assigned(store, ("quick", "hasty"))
+    [quick] = await steps.assign_all(store, ("quick", "hasty"))
     assert await heard.since() == [(TOOL, "hasty"), (UPKEEP, "work")]
-    [long] = await steps.assigned(store, ("long", "patient"))
+    [long] = await steps.assign_all(store, ("long", "patient"))
     assert await heard.since() == [(TOOL, "patient")]
     await store.one(work.start, work.Start(quick.id))
     assert await heard.since() == [(UPKEEP, "work"), (WORK, f"{quick.id}")]
@@ -188,7 +188,7 @@ async def test_a_tool_with_room_left_is_news_to_the_assigner(store: Store, heard
 
 
 async def test_starting_and_reporting_are_for_who_watches_the_work(store: Store, heard: Heard) -> None:
-    made = await steps.some_work(store)
+    made = await steps.add_assigned_work(store)
     await heard.since()
     await store.one(work.start, work.Start(made.id))
     assert await heard.since() == [(WORK, f"{made.id}")]
@@ -199,7 +199,7 @@ async def test_starting_and_reporting_are_for_who_watches_the_work(store: Store,
 
 
 async def test_a_report_that_is_there_already_is_no_news(store: Store, heard: Heard) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     id_ = uuid4()
     await steps.report(store, made.id, id=id_)
     await heard.since()
@@ -208,7 +208,7 @@ async def test_a_report_that_is_there_already_is_no_news(store: Store, heard: He
 
 
 async def test_a_cancel_that_is_asked_for_is_for_who_watches_the_work(store: Store, heard: Heard) -> None:
-    made = await steps.running_work(store, "a")
+    made = await steps.add_running_work(store, "a")
     await heard.since()
     await steps.delete(store, "a")
     assert await heard.since() == [(WORK, f"{made.id}")]
@@ -219,7 +219,7 @@ async def test_a_cancel_that_is_asked_for_is_for_who_watches_the_work(store: Sto
 async def test_success_is_for_who_waits_for_the_task_and_for_the_assigner_a_tool_with_room(
     store: Store, heard: Heard
 ) -> None:
-    made = await steps.running_work(store, "a")
+    made = await steps.add_running_work(store, "a")
     await heard.since()
     await steps.complete(store, made.id)
     assert await heard.since() == [(CANDIDATES, "*"), (TASK, "a"), (WORK, f"{made.id}")]
@@ -230,14 +230,14 @@ async def test_success_is_for_who_waits_for_the_task_and_for_the_assigner_a_tool
 async def test_a_failure_with_a_backoff_is_for_upkeep_and_not_for_who_waits_for_the_task(
     store: Store, heard: Heard
 ) -> None:
-    made = await steps.running_work(store, "a")
+    made = await steps.add_running_work(store, "a")
     await heard.since()
     await steps.complete(store, made.id, "failed")
     assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tasks"), (WORK, f"{made.id}")]
 
 
 async def test_the_last_failure_is_for_who_waits_for_the_task(store: Store, heard: Heard) -> None:
-    made = await steps.running_work(store, "a", max_attempts=1)
+    made = await steps.add_running_work(store, "a", max_attempts=1)
     await heard.since()
     await steps.complete(store, made.id, "failed")
     assert await heard.since() == [(CANDIDATES, "*"), (TASK, "a"), (WORK, f"{made.id}")]
@@ -294,8 +294,8 @@ async def test_steps_over_nothing_are_no_news(store: Store, heard: Heard) -> Non
 
 
 async def test_what_is_rolled_back_is_no_news(store: Store, heard: Heard) -> None:
-    given_up = steps.Held(store)
-    await (await given_up.begin()).take(tasks.submit, [steps.new_task("a")])
+    given_up = steps.OpenTransaction(store)
+    await (await given_up.begin()).run(tasks.submit, [steps.new_task("a")])
     await given_up.roll_back()
     assert await heard.since() == []
 
@@ -306,21 +306,21 @@ async def test_a_set_is_one_notification_on_each_channel(store: Store, heard: He
     assert await heard.since() == [(CANDIDATES, "*")]
     await steps.register(store, "t", capacity=50)
     await heard.since()
-    made = await steps.assigned(store, *((id_, "t") for id_ in ids))
+    made = await steps.assign_all(store, *((id_, "t") for id_ in ids))
     assert await heard.since() == [(TOOL, "t")]
     works = ",".join(sorted(f"{item.id}" for item in made))
     await store.many(work.start, [work.Start(item.id) for item in made])
     assert await heard.since() == [(WORK, works)]
-    await store.many(completion.complete, [steps.ending(item.id) for item in made])
+    await store.many(completion.complete, [steps.new_ending(item.id) for item in made])
     assert await heard.since() == [(CANDIDATES, "*"), (TASK, ",".join(ids)), (WORK, works)]
 
 
 async def test_a_transaction_of_many_steps_is_one_notification_on_the_assigners_channel(
     store: Store, heard: Heard
 ) -> None:
-    async with steps.Held(store) as held:
+    async with steps.OpenTransaction(store) as held:
         for number in range(20):
-            await held.take(tasks.submit, [steps.new_task(f"{number}")])
+            await held.run(tasks.submit, [steps.new_task(f"{number}")])
     assert await heard.since() == [(CANDIDATES, "*")]
 
 
@@ -333,14 +333,14 @@ async def test_who_watches_everything_is_told_of_new_tasks_and_tools_and_of_work
     assert await told.since() == [(EVENTS, "task a"), (EVENTS, "task b")]
     await steps.register(store, "t")
     assert await told.since() == [(EVENTS, "tool t")]
-    [made] = await steps.assigned(store, ("b", "t"))
+    [made] = await steps.assign_all(store, ("b", "t"))
     assert await told.since() == [(EVENTS, f"work {made.id}")]
 
 
 async def test_who_watches_everything_is_told_of_every_change_of_a_task_that_waits(
     store: Store, told: Heard, sql: asyncpg.Connection
 ) -> None:
-    made = await steps.running_work(store, "a", max_attempts=2)
+    made = await steps.add_running_work(store, "a", max_attempts=2)
     await told.since()
     await steps.complete(store, made.id, "failed")
     assert await told.since() == [(EVENTS, "task a")]
@@ -350,7 +350,7 @@ async def test_who_watches_everything_is_told_of_every_change_of_a_task_that_wai
     assert await told.since() == [(EVENTS, "task a")]
     await store.one(tasks.remark, TaskRemark(task_id="a", text="why"))
     assert await told.since() == [(EVENTS, "task a")]
-    [made] = await steps.assigned(store, ("a", "tool"))
+    [made] = await steps.assign_all(store, ("a", "tool"))
     await steps.complete(store, made.id, "failed")
     assert await told.since() == [(EVENTS, "task a"), (EVENTS, f"work {made.id}")]
     await store.one(tasks.retry, "a")
@@ -366,7 +366,7 @@ async def test_who_watches_everything_is_told_of_every_change_of_a_tool_but_of_i
     for change in (ToolChange(capacity=2), ToolChange(draining=True), ToolChange(draining=False)):
         await store.one(tools.change, tools.Change("t", change))
         assert await told.since() == [(EVENTS, "tool t")]
-    [made] = await steps.assigned(store, ("a", "t"))
+    [made] = await steps.assign_all(store, ("a", "t"))
     await steps.complete(store, made.id)
     assert await told.since() == [(EVENTS, f"work {made.id}")]
     await sql.execute("update tool_leases set expires_at = now()")
@@ -379,7 +379,7 @@ async def test_who_watches_everything_is_told_of_every_change_of_a_tool_but_of_i
 
 
 async def test_what_the_other_channels_tell_is_not_told_once_more(store: Store, told: Heard) -> None:
-    made = await steps.some_work(store, "a")
+    made = await steps.add_assigned_work(store, "a")
     await told.since()
     await store.one(work.start, work.Start(made.id))
     await steps.report(store, made.id, progress=0.5)
@@ -435,7 +435,7 @@ async def test_more_ids_than_fit_are_a_star(
     )
     await steps.submit(store, *(f"{number}" for number in range(50)))
     await heard.since()
-    await steps.assigned(store, *((f"{number}", id_) for number, id_ in enumerate(ids)))
+    await steps.assign_all(store, *((f"{number}", id_) for number, id_ in enumerate(ids)))
     assert await heard.since() == [(TOOL, instead or ",".join(ids))]
 
 
@@ -457,31 +457,31 @@ async def test_a_hint_that_cannot_be_given_never_fails_the_write(
     # Ours is found before PostgreSQL's now, in every connection that begins after this.
     name = await sql.fetchval("select current_database()")
     await run_sql(heard.database, f"alter database {name} set search_path = public, pg_catalog")
-    made = await steps.running_work(store, "a", max_attempts=1)
+    made = await steps.add_running_work(store, "a", max_attempts=1)
     await steps.report(store, made.id, progress=1)
     await steps.complete(store, made.id, "failed")
     await steps.submit(store, "b", not_before=datetime.now(UTC) + IN_AN_HOUR)
     await steps.delete(store, "b")
     assert await heard.since() == []
-    assert (await steps.the_task(store, "a")).state == "failed"
-    await steps.audit(sql)
+    assert (await steps.get_task(store, "a")).state == "failed"
+    await steps.check_invariants(sql)
 
 
 async def test_without_any_trigger_every_step_answers_the_same(
     store: Store, heard: Heard, sql: asyncpg.Connection
 ) -> None:
     await steps.disable_notifications(sql)
-    made = await steps.running_work(store, "a")
+    made = await steps.add_running_work(store, "a")
     assert (await steps.assign(store, ("a", "tool")))[0] == assignment.Assigned("exists", made)
     assert (await steps.complete(store, made.id)).status == "ended"
     assert await heard.since() == []
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.fixture(scope="module")
 def crowded() -> Iterator[str]:
     """The URL of a server whose queue of notifications is soon full."""
-    with a_folder() as folder:
+    with temporary_folder() as folder:
         with EmbeddedPostgres(folder / "data", durable=False) as embedded:
             asyncio.run(run_sql(embedded.url(), "alter system set max_notify_queue_pages = 64"))
         with EmbeddedPostgres(folder / "data", durable=False) as embedded:
@@ -493,15 +493,15 @@ async def test_a_listener_that_is_stuck_and_lets_the_queue_fill_up_never_fails_t
 ) -> None:
     await migration.migrate(crowded)
     async with (
-        steps.a_connection(crowded) as stuck,
-        steps.a_connection(crowded) as other,
-        steps.a_store(crowded) as store,
+        steps.open_connection(crowded) as stuck,
+        steps.open_connection(crowded) as other,
+        steps.open_store(crowded) as store,
     ):
         await stuck.execute(f"listen {FENCE}")
         await stuck.execute("begin")
         await stuck.execute("select")
         while await other.fetchval("select pg_notification_queue_usage()") < 0.95:
             await other.execute(f"select pg_notify('{FENCE}', gen_random_uuid() || repeat('x', 7000))")
-        made = await steps.running_work(store, "a")
+        made = await steps.add_running_work(store, "a")
         await steps.complete(store, made.id)
-        assert (await steps.the_task(store, "a")).state == "succeeded"
+        assert (await steps.get_task(store, "a")).state == "succeeded"

@@ -23,7 +23,7 @@ async def run_dry(store: Store, sql: asyncpg.Connection) -> Store:
     """A queue that had some rows, was emptied, and looked at by autovacuum just then."""
     await steps.register(store, "t", capacity=MANY)
     for number in range(30):
-        made = await steps.some_work(store, f"w{number}", "t")
+        made = await steps.add_assigned_work(store, f"w{number}", "t")
         await steps.complete(store, made.id)
     await sql.execute("analyze")
     await store.many(tasks.submit, [steps.new_task(id_) for id_ in IDS])

@@ -47,7 +47,7 @@ from broker.store.address import libpq_url
 from broker.store.connections import SETTINGS
 from broker.store.pages import MOST_BYTES, MOST_EXAMINED
 from broker.store.verdicts import MOST_BEFORE
-from tests.conftest import a_database, run_sql
+from tests.conftest import run_sql, temporary_database
 from tests.support import steps
 from tests.support.shared import THOROUGH
 
@@ -329,7 +329,7 @@ def crowd(loop: asyncio.AbstractEventLoop, postgres: str, template: str) -> Iter
 
 
 async def a_crowd(postgres: str, template: str) -> AsyncIterator[Crowd]:
-    async with a_database(postgres, template) as url:
+    async with temporary_database(postgres, template) as url:
         settings = SETTINGS | {"plan_cache_mode": "force_generic_plan"}
         stale = await asyncpg.connect(libpq_url(url), server_settings=settings)
         # What autovacuum would find out by chance is told below, at a known time.
@@ -426,7 +426,7 @@ def test_a_reading_looks_at_so_many_at_most(loop: asyncio.AbstractEventLoop, cro
 
 def test_what_is_left_out_of_a_reading_is_told(loop: asyncio.AbstractEventLoop, crowd: Crowd) -> None:
     async def read() -> tuple[Queue, History]:
-        async with steps.a_store(crowd.url) as store:
+        async with steps.open_store(crowd.url) as store:
             history = await store.read(overview.history.read, A_YEAR["since"], A_YEAR["until"], 12)
             return await store.read(overview.queue.read), history
 

@@ -15,7 +15,7 @@ from broker.schemas.tools import ToolStatus
 from broker.schemas.work import Report
 from broker.settings import Settings
 from broker.store import migration, records
-from tests.conftest import a_broker, run_sql
+from tests.conftest import run_sql, running_broker
 from tests.support.api import get
 
 # What the first version wrote into schema 0001, never to be changed: the columns of a record, a record of
@@ -163,7 +163,7 @@ async def http(empty_database: str) -> AsyncIterator[httpx.AsyncClient]:
         f"insert into ended_tasks values ('sample-8', '{DELETED}')",
     )
     await migration.migrate(empty_database)
-    async with a_broker(Settings(database_url=empty_database)) as running:
+    async with running_broker(Settings(database_url=empty_database)) as running:
         yield running.client
 
 

@@ -12,19 +12,19 @@ from sqlalchemy import event
 
 from broker.settings import Settings
 from broker.store.replica_reads import MOST_WAITING
-from tests.conftest import Running, Serve, a_broker
+from tests.conftest import Running, Serve, running_broker
 from tests.crash.pair import Pair, a_pair
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tool,
-    assigned,
-    completed,
+    assert_problem,
+    complete_work,
     get,
     ids,
-    is_problem,
-    started,
 )
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 # Whatever lists, exports, counts or explains. Each is read over connections that nothing else uses.
 READINGS = [
@@ -81,14 +81,14 @@ async def waiting(broker: Running, count: int) -> None:
     async def so_many() -> bool:
         return broker.server.service.primary_reads.waiting >= count
 
-    await until(so_many)
+    await wait_until(so_many)
 
 
 @pytest.mark.parametrize("path", READINGS)
 async def test_a_list_never_uses_a_connection_of_the_life_cycle(
     broker: Running, http: httpx.AsyncClient, path: str
 ) -> None:
-    work = (await assigned(http, "busy")).work
+    work = (await add_assigned_work(http, "busy")).work
     await add_task(http, "waits")
     service = broker.server.service
     used: list[object] = []
@@ -137,7 +137,7 @@ async def test_more_lists_than_can_wait_are_refused_for_a_moment(
         lists = [asyncio.create_task(http.get("/v1/archive")) for _ in range(at_once + MOST_WAITING)]
         await waiting(broker, MOST_WAITING)
         refused = await http.get("/v1/archive")
-        is_problem(refused, 503, "unavailable")
+        assert_problem(refused, 503, "unavailable")
         assert int(refused.headers["Retry-After"]) >= 1
     assert {answer.status_code for answer in await asyncio.gather(*lists)} == {200}
 
@@ -145,7 +145,7 @@ async def test_more_lists_than_can_wait_are_refused_for_a_moment(
 async def test_a_list_ends_by_a_time_limit_of_its_own(serve: Serve, sql: asyncpg.Connection) -> None:
     broker = await serve(read_timeout_seconds=0.5, database_timeout_seconds=600)
     async with without_an_archive(sql):
-        is_problem(await broker.client.get("/v1/archive"), 503, "unavailable")
+        assert_problem(await broker.client.get("/v1/archive"), 503, "unavailable")
     assert (await get(broker.client, "/v1/archive"))["items"] == []
 
 
@@ -165,7 +165,7 @@ async def beside_a_copy(folder: Path) -> AsyncIterator[tuple[Running, Pair]]:
         pair.primary.sql("alter system set synchronous_standby_names = ''")
         pair.primary.sql("select pg_reload_conf()")
         settings = Settings(database_url=pair.primary.url, read_url=pair.standby.url)
-        async with a_broker(settings) as broker:
+        async with running_broker(settings) as broker:
             yield broker, pair
 
 
@@ -178,8 +178,8 @@ async def test_lists_are_the_copys_and_all_else_is_not(folder: Path) -> None:
     async with beside_a_copy(folder) as (broker, pair):
         http = broker.client
         pair.standby.sql("select pg_wal_replay_pause()")
-        ended = await started(http, "ended")
-        await completed(http, ended.work)
+        ended = await add_running_work(http, "ended")
+        await complete_work(http, ended.work)
         await add_task(http, "waits")
         lists = ("/v1/tasks", "/v1/archive", "/v1/overview/timeline")
         for path in lists:
@@ -197,7 +197,7 @@ async def test_lists_are_the_copys_and_all_else_is_not(folder: Path) -> None:
             records = ids((await get(http, "/v1/archive"))["items"], "task_id")
             return (tasks, records) == (["waits"], ["ended"])
 
-        await until(all_there)
+        await wait_until(all_there)
 
 
 async def test_without_the_copy_the_database_itself_is_read(folder: Path) -> None:

@@ -66,7 +66,7 @@ async def test_reads_of_large_tasks_that_share_a_statement(store: Store) -> None
 async def test_reads_of_large_ended_tasks_and_records(store: Store, sql: asyncpg.Connection) -> None:
     works = await all_assigned(store)
     for id_ in works:
-        await store.many(steps.completion.complete_briefly, [steps.ending(id_)])
+        await store.many(steps.completion.complete_briefly, [steps.new_ending(id_)])
     found = await shared(store, tasks.find, [*NAMES, "unknown"])
     assert [task and task.state for task in found] == ["succeeded"] * 5 + [None]
     records = await shared(store, archive.find, works)
@@ -154,7 +154,7 @@ async def test_retries_of_large_tasks(store: Store, state: str) -> None:
     works = await all_assigned(store)
     outcome = {"failed": "failed", "available": "released"}[state]
     for id_ in works:
-        await store.many(steps.completion.complete_briefly, [steps.ending(id_, outcome, retry=False)])
-    assert (await steps.the_task(store, "a")).state == state
+        await store.many(steps.completion.complete_briefly, [steps.new_ending(id_, outcome, retry=False)])
+    assert (await steps.get_task(store, "a")).state == state
     found = await shared(store, tasks.retry, NAMES, reads=False)
     assert [(task.id, task.state) for task in found] == [(name, "available") for name in NAMES]

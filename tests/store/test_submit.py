@@ -25,7 +25,7 @@ async def seqs(sql: asyncpg.Connection) -> list[str]:
 
 
 async def test_a_task_without_an_id_gets_a_uuid7_of_its_moment(store: Store) -> None:
-    submitted = await steps.many(store, tasks.submit, [steps.new_task() for _ in range(100)])
+    submitted = await steps.run_many(store, tasks.submit, [steps.new_task() for _ in range(100)])
     ids = [UUID(task.id) for task, _ in submitted]
     assert len(set(ids)) == 100
     assert {(id_.version, id_.variant) for id_ in ids} == {(7, RFC_4122)}
@@ -40,7 +40,7 @@ async def test_the_order_of_the_batch_is_the_order_of_the_offer(
 ) -> None:
     ids = [f"{number:04}" for number in range(500)]
     random.Random(1).shuffle(ids)
-    answers = await steps.many(
+    answers = await steps.run_many(
         store, tasks.submit, [steps.new_task(id_ if n % 3 else None) for n, id_ in enumerate(ids)]
     )
     assert await seqs(sql) == [task.id for task, _ in answers]
@@ -56,7 +56,7 @@ async def test_what_is_opaque_comes_back_to_the_last_digit(store: Store) -> None
         b'{"a": 1.10, "b": 123456789012345678901234567890, "c": [null, true, "\xc3\xa9"], "d": 100}'
     )
     assert bytes(task.payload) == b"-0.000"
-    assert await steps.the_task(store, "a") == task
+    assert await steps.get_task(store, "a") == task
 
 
 async def test_a_task_of_the_future_is_scheduled_and_one_of_the_past_is_available(store: Store) -> None:
@@ -69,13 +69,13 @@ async def test_a_task_of_the_future_is_scheduled_and_one_of_the_past_is_availabl
 
 async def test_a_known_id_is_answered_with_the_task_as_it_is_and_nothing_changes(store: Store) -> None:
     [first] = await steps.submit(store, "a", priority=1)
-    [(task, created)] = await steps.many(store, tasks.submit, [steps.new_task("a", priority=2)])
+    [(task, created)] = await steps.run_many(store, tasks.submit, [steps.new_task("a", priority=2)])
     assert (task, created) == (first, False)
-    assert await steps.the_task(store, "a") == first
+    assert await steps.get_task(store, "a") == first
 
 
 async def test_of_two_with_the_same_id_in_a_batch_the_first_is_written(store: Store) -> None:
-    answers = await steps.many(
+    answers = await steps.run_many(
         store, tasks.submit, [steps.new_task("a", priority=1), steps.new_task("a", priority=2)]
     )
     assert [(task.priority, created) for task, created in answers] == [(1, True), (1, False)]
@@ -84,7 +84,7 @@ async def test_of_two_with_the_same_id_in_a_batch_the_first_is_written(store: St
 async def test_of_many_with_the_same_ids_in_a_batch_the_first_of_each_are_written(store: Store) -> None:
     ids = [f"{number:02}" for number in range(20)] * 10
     random.Random(2).shuffle(ids)
-    answers = await steps.many(
+    answers = await steps.run_many(
         store, tasks.submit, [steps.new_task(id_, priority=place) for place, id_ in enumerate(ids)]
     )
     assert [task.priority for task, _ in answers] == [ids.index(id_) for id_ in ids]
@@ -95,15 +95,15 @@ async def test_batches_that_share_ids_in_opposite_order_wait_in_one_direction(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     ids = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    async with steps.Held(store) as first:
-        await first.take(tasks.submit, [steps.new_task("m")])
+    async with steps.OpenTransaction(store) as first:
+        await first.run(tasks.submit, [steps.new_task("m")])
         # One is in the middle of its way when the other sets out from the far end.
-        up = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task(id_) for id_ in ids]))
-        await steps.blocked(sql, 1)
+        up = asyncio.create_task(steps.run_many(store, tasks.submit, [steps.new_task(id_) for id_ in ids]))
+        await steps.wait_until_blocked(sql, 1)
         down = asyncio.create_task(
-            steps.many(store, tasks.submit, [steps.new_task(id_) for id_ in reversed(ids)])
+            steps.run_many(store, tasks.submit, [steps.new_task(id_) for id_ in reversed(ids)])
         )
-        await steps.blocked(sql, 2)
+        await steps.wait_until_blocked(sql, 2)
     assert sum(created for _, created in await up) == len(ids) - 1
     assert sum(created for _, created in await down) == 0
     assert sorted(await seqs(sql)) == ids
@@ -116,21 +116,21 @@ async def test_many_submitters_of_the_same_ids_write_each_once(store: Store, sql
         ids = [f"{number:03}" for number in range(200)]
         chance.shuffle(ids)
         batches.append([steps.new_task(id_, priority=submitter) for id_ in ids])
-    answers = await asyncio.gather(*(steps.many(store, tasks.submit, batch) for batch in batches))
+    answers = await asyncio.gather(*(steps.run_many(store, tasks.submit, batch) for batch in batches))
     created = [task.id for batch in answers for task, made in batch if made]
     assert len(created) == len(set(created)) == 200
     known = dict(zip(created, await store.run(tasks.find, created), strict=True))
     assert all(task == known[task.id] for batch in answers for task, _ in batch)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_when_the_first_submission_is_rolled_back_the_second_one_counts(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    first = steps.Held(store)
-    await (await first.begin()).take(tasks.submit, [steps.new_task("a", priority=1)])
-    second = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a", priority=2)]))
-    await steps.blocked(sql)
+    first = steps.OpenTransaction(store)
+    await (await first.begin()).run(tasks.submit, [steps.new_task("a", priority=1)])
+    second = asyncio.create_task(steps.run_many(store, tasks.submit, [steps.new_task("a", priority=2)]))
+    await steps.wait_until_blocked(sql)
     await first.roll_back()
     [(task, created)] = await second
     assert (task.priority, created) == (2, True)
@@ -139,86 +139,88 @@ async def test_when_the_first_submission_is_rolled_back_the_second_one_counts(
 async def test_an_ended_id_is_answered_from_the_archive_and_not_live_again(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    work = await steps.running_work(store, "a")
+    work = await steps.add_running_work(store, "a")
     await steps.complete(store, work.id, result=Raw(b"1.10"))
-    [(a, a_created), (b, b_created)] = await steps.many(
+    [(a, a_created), (b, b_created)] = await steps.run_many(
         store, tasks.submit, [steps.new_task("a"), steps.new_task("b")]
     )
     assert (a.state, bytes(a.result), a_created) == ("succeeded", b"1.10", False)
     assert (b.state, b_created) == ("available", True)
     assert await seqs(sql) == ["b"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_an_id_whose_record_was_deleted_is_free_again(store: Store, sql: asyncpg.Connection) -> None:
-    work = await steps.running_work(store, "a")
+    work = await steps.add_running_work(store, "a")
     await steps.complete(store, work.id)
     # An operator's `DELETE /v1/archive/…`, or retention that drops the partition.
     await sql.execute("delete from work_archive where work_id = $1", work.id)
     for first in (True, False):
-        [(task, created)] = await steps.many(store, tasks.submit, [steps.new_task("a")])
+        [(task, created)] = await steps.run_many(store, tasks.submit, [steps.new_task("a")])
         assert (task.id, task.state, created) == ("a", "available", first)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_task_completed_while_it_is_submitted_again_stays_ended(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    work = await steps.running_work(store, "a")
-    async with steps.Held(store) as completing:
-        await completing.take(completion.complete, [steps.ending(work.id, result=Raw(b"1"))])
+    work = await steps.add_running_work(store, "a")
+    async with steps.OpenTransaction(store) as completing:
+        await completing.run(completion.complete, [steps.new_ending(work.id, result=Raw(b"1"))])
         again = asyncio.create_task(
-            steps.many(store, tasks.submit, [steps.new_task("a"), steps.new_task("b"), steps.new_task("a")])
+            steps.run_many(
+                store, tasks.submit, [steps.new_task("a"), steps.new_task("b"), steps.new_task("a")]
+            )
         )
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     answers = [(task.id, task.state, created) for task, created in await again]
     assert answers == [("a", "succeeded", False), ("b", "available", True), ("a", "succeeded", False)]
     assert await seqs(sql) == ["b"]
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_two_submissions_that_wait_for_the_same_completion_both_find_it_ended(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    work = await steps.running_work(store, "a")
-    async with steps.Held(store) as completing:
-        await completing.take(completion.complete, [steps.ending(work.id)])
+    work = await steps.add_running_work(store, "a")
+    async with steps.OpenTransaction(store) as completing:
+        await completing.run(completion.complete, [steps.new_ending(work.id)])
         again = [
-            asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")])) for _ in range(3)
+            asyncio.create_task(steps.run_many(store, tasks.submit, [steps.new_task("a")])) for _ in range(3)
         ]
-        await steps.blocked(sql, 3)
+        await steps.wait_until_blocked(sql, 3)
     assert [(task.state, created) for [(task, created)] in await asyncio.gather(*again)] == [
         ("succeeded", False)
     ] * 3
     assert await seqs(sql) == []
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_task_deleted_while_it_is_submitted_again_stays_ended(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a")
-    async with steps.Held(store) as deleting:
-        await deleting.take(ended_tasks.record_deleted, ["a"])
-        again = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")]))
-        await steps.blocked(sql)
+    async with steps.OpenTransaction(store) as deleting:
+        await deleting.run(ended_tasks.record_deleted, ["a"])
+        again = asyncio.create_task(steps.run_many(store, tasks.submit, [steps.new_task("a")]))
+        await steps.wait_until_blocked(sql)
     [(task, created)] = await again
     assert (task.state, created) == ("cancelled", False)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_completion_that_is_rolled_back_leaves_the_task_live(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    work = await steps.running_work(store, "a")
-    completing = steps.Held(store)
-    await (await completing.begin()).take(completion.complete, [steps.ending(work.id)])
-    again = asyncio.create_task(steps.many(store, tasks.submit, [steps.new_task("a")]))
-    await steps.blocked(sql)
+    work = await steps.add_running_work(store, "a")
+    completing = steps.OpenTransaction(store)
+    await (await completing.begin()).run(completion.complete, [steps.new_ending(work.id)])
+    again = asyncio.create_task(steps.run_many(store, tasks.submit, [steps.new_task("a")]))
+    await steps.wait_until_blocked(sql)
     await completing.roll_back()
     [(task, created)] = await again
     assert (task.state, task.work_id, created) == ("running", work.id, False)
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ async def test_a_value_that_postgres_refuses_is_the_callers_error_and_writes_not
     store: Store, sql: asyncpg.Connection, refused: tasks.TaskSubmission
 ) -> None:
     with pytest.raises(BadRequest):
-        await steps.many(store, tasks.submit, [steps.new_task("a"), refused, steps.new_task("c")])
+        await steps.run_many(store, tasks.submit, [steps.new_task("a"), refused, steps.new_task("c")])
     assert await seqs(sql) == []
 
 

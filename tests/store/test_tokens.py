@@ -33,7 +33,7 @@ class Action(NamedTuple):
 
 
 def ending(id_: UUID, token: Token, **fields: Any) -> completion.Ending:
-    return steps.ending(id_, token=token, **fields)
+    return steps.new_ending(id_, token=token, **fields)
 
 
 def change(token: Token) -> tools.Change:
@@ -77,68 +77,71 @@ async def untouched(sql: asyncpg.Connection) -> list[Any]:
 async def test_a_step_that_waits_for_a_new_registration_is_refused_and_changes_nothing(
     store: Store, sql: asyncpg.Connection, action: str, resume: bool
 ) -> None:
-    made = await steps.some_work(store)
-    async with steps.Held(store) as program:
-        await program.take(tools.register, [registration(resume=resume)])
+    made = await steps.add_assigned_work(store)
+    async with steps.OpenTransaction(store) as program:
+        await program.run(tools.register, [registration(resume=resume)])
         late = asyncio.ensure_future(ACTIONS[action].take(store, made.id, OLD))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     before = await untouched(sql)
     assert await late == ACTIONS[action].refused
     assert await untouched(sql) == before
     assert before[0]["state"] == "assigned"
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_a_void_token_is_refused_and_the_current_one_is_not(
     store: Store, sql: asyncpg.Connection, action: str
 ) -> None:
-    made = await steps.some_work(store)
+    made = await steps.add_assigned_work(store)
     await store.one(tools.register, registration())
     before = await untouched(sql)
     assert await ACTIONS[action].take(store, made.id, OLD) == ACTIONS[action].refused
     assert await untouched(sql) == before
     assert await ACTIONS[action].take(store, made.id, NEW) != ACTIONS[action].refused
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("action", ["start", "report"])
 async def test_work_that_is_started_while_its_tool_registers_again_is_lost(
     store: Store, sql: asyncpg.Connection, action: str
 ) -> None:
-    made = await steps.some_work(store)
+    made = await steps.add_assigned_work(store)
     item = {"start": work.Start(made.id, OLD), "report": reports.ReportOf(made.id, NewReport(), OLD)}[action]
     step: Any = {"start": work.start, "report": reports.write}[action]
-    async with steps.Held(store) as starting:
-        assert await starting.take(step, [item]) != [None]
+    async with steps.OpenTransaction(store) as starting:
+        assert await starting.run(step, [item]) != [None]
         registering = asyncio.ensure_future(store.one(tools.register, registration()))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert (await registering).tool is not None
-    assert (await steps.the_tool(store, "tool")).load == 0
-    [record] = await steps.archived(store)
+    assert (await steps.get_tool(store, "tool")).load == 0
+    [record] = await steps.get_records(store)
     assert record.outcome == "lost"
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_in_a_set_each_program_gets_its_own_result(store: Store, sql: asyncpg.Connection) -> None:
-    first, second = await steps.some_work(store, "a"), await steps.some_work(store, "b", "other")
+    first, second = (
+        await steps.add_assigned_work(store, "a"),
+        await steps.add_assigned_work(store, "b", "other"),
+    )
     await store.one(tools.register, registration())
-    void, heartbeat, other = await steps.many(
+    void, heartbeat, other = await steps.run_many(
         store, leases.heartbeat, [Beat(*OLD), Beat(*NEW), Beat("other", b"other")]
     )
     assert void == VOID
     assert VOID not in (heartbeat, other)
     tokens = (OLD, NEW, Token("other", b"other"))
-    started = await steps.many(
+    started = await steps.run_many(
         store, work.start, [work.Start(first.id, OLD), work.Start(first.id, NEW), work.Start(second.id)]
     )
     assert [each is not None for each in started] == [False, True, True]
-    reported = await steps.many(
+    reported = await steps.run_many(
         store, reports.write, [reports.ReportOf(first.id, NewReport(), token) for token in tokens[:2]]
     )
     assert [each is not None for each in reported] == [False, True]
     assert await sql.fetchval("select count(*) from work_reports") == 1
-    fates = await steps.many(
+    fates = await steps.run_many(
         store,
         completion.complete_briefly,
         [
@@ -149,21 +152,21 @@ async def test_in_a_set_each_program_gets_its_own_result(store: Store, sql: asyn
         ],
     )
     assert fates == [VOID, "ended", "ended", "same"]
-    drained = await steps.many(store, tools.change, [change(OLD), change(NEW)])
+    drained = await steps.run_many(store, tools.change, [change(OLD), change(NEW)])
     assert drained[0] == VOID
     assert drained[1] is not None
-    await steps.audit(sql)
+    await steps.check_invariants(sql)
 
 
 async def test_a_late_success_with_a_void_token_is_not_kept(store: Store) -> None:
-    made = await steps.running_work(store)
+    made = await steps.add_running_work(store)
     await store.one(tools.register, registration())
     assert await store.one(completion.complete, ending(made.id, OLD)) == Ended(VOID, None)
-    [record] = await steps.archived(store)
+    [record] = await steps.get_records(store)
     assert (record.outcome, record.late) == ("lost", None)
     # Without a token it is somebody with a key who says so.
     assert (await steps.complete(store, made.id)).status == "other"
-    [record] = await steps.archived(store)
+    [record] = await steps.get_records(store)
     assert record.late is not None
 
 
@@ -179,7 +182,7 @@ async def test_a_void_token_does_not_bring_a_tool_back(store: Store, sql: asyncp
 
 
 async def test_a_token_of_another_tool_says_nothing_about_this_one(store: Store) -> None:
-    made = await steps.some_work(store)
+    made = await steps.add_assigned_work(store)
     await steps.register(store, "other")
     assert await store.one(work.start, work.Start(made.id, Token("other", b"other"))) is not None
     assert await store.one(completion.complete_briefly, ending(made.id, Token("other", b"other"))) == "ended"
@@ -189,13 +192,13 @@ async def test_a_token_of_another_tool_says_nothing_about_this_one(store: Store)
 async def test_a_step_that_waits_for_the_revocation_of_its_key_is_refused(
     store: Store, sql: asyncpg.Connection, action: str
 ) -> None:
-    made = await steps.some_work(store)
+    made = await steps.add_assigned_work(store)
     await sql.execute("update tools set registered_by = 'lab'")
     assert await store.run(keys.create, "lab", ["tool"], b"hash")
-    async with steps.Held(store) as revoking:
-        assert await revoking.take(keys.revoke, "lab")
+    async with steps.OpenTransaction(store) as revoking:
+        assert await revoking.run(keys.revoke, "lab")
         late = asyncio.ensure_future(ACTIONS[action].take(store, made.id, OLD))
-        await steps.blocked(sql)
+        await steps.wait_until_blocked(sql)
     assert await late == ACTIONS[action].refused
     assert await sql.fetchval("select expires_at <= now() from tool_leases")
 

@@ -20,12 +20,12 @@ import pytest
 
 from tests import ROOT
 from tests.support.api import Json, add_tool, assign, complete, get
-from tests.support.engines import needed
+from tests.support.engines import requires_program
 from tests.support.next_version import add_migration, copy_sources, migrations_in
-from tests.support.processes import an_environment, free_port, until_ready
+from tests.support.processes import clean_environment, free_port, wait_until_ready
 from tests.support.shared import THOROUGH
 
-pytestmark = needed("git")
+pytestmark = requires_program("git")
 
 # How many tasks live on after the migration.
 TASKS = 200 if THOROUGH else 30
@@ -108,7 +108,7 @@ def broker_of(folder: Path, database: str) -> Iterator[str]:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "broker.cli", "serve", "--port", str(port)],
-        env=an_environment(PYTHONPATH=str(folder / "src"), BROKER_DATABASE_URL=database),
+        env=clean_environment(PYTHONPATH=str(folder / "src"), BROKER_DATABASE_URL=database),
         cwd=folder,
         stderr=subprocess.DEVNULL,
     )
@@ -122,7 +122,7 @@ def broker_of(folder: Path, database: str) -> Iterator[str]:
 async def migrate_with(folder: Path, database: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker.cli", "migrate"),
-        env=an_environment(PYTHONPATH=str(folder / "src"), BROKER_DATABASE_URL=database),
+        env=clean_environment(PYTHONPATH=str(folder / "src"), BROKER_DATABASE_URL=database),
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -178,13 +178,13 @@ async def test_the_version_before_goes_on_while_the_schema_is_migrated_and_start
 ) -> None:
     old = await migrate_with(upgrade.before, empty_database)
     with broker_of(upgrade.before, empty_database) as url:
-        await until_ready(url)
+        await wait_until_ready(url)
         async with a_life_after_the_other(url, "old") as through:
             await grows(through, 20)
             assert await migrate_with(upgrade.after, empty_database) > old
             await grows(through, TASKS)
             with broker_of(upgrade.after, empty_database) as new_url:
-                await until_ready(new_url)
+                await wait_until_ready(new_url)
                 # A task goes through the hands of both.
                 async with a_life_after_the_other(new_url, "new") as too:
                     await grows(too, 20)
@@ -194,4 +194,4 @@ async def test_the_version_before_goes_on_while_the_schema_is_migrated_and_start
                 assert (await get(http, f"/v1/tasks/{task}"))["state"] == "succeeded"
             assert (await http.get("/health/ready")).status_code == 200
     with broker_of(upgrade.before, empty_database) as url:
-        await until_ready(url)
+        await wait_until_ready(url)

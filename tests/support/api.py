@@ -53,15 +53,15 @@ async def assign(http: httpx.AsyncClient, task: str = "a", tool: str = "t") -> J
     return answer.json()
 
 
-async def assigned(http: httpx.AsyncClient, task: str = "a", tool: str = "t", **fields: Any) -> Pair:
+async def add_assigned_work(http: httpx.AsyncClient, task: str = "a", tool: str = "t", **fields: Any) -> Pair:
     """A new task (`fields` are its own) on a tool, which is made too."""
     await add_tool(http, tool, capacity=100, resume=True)
     await add_task(http, task, **fields)
     return Pair(task, tool, (await assign(http, task, tool))["id"])
 
 
-async def started(http: httpx.AsyncClient, task: str = "a", tool: str = "t", **fields: Any) -> Pair:
-    pair = await assigned(http, task, tool, **fields)
+async def add_running_work(http: httpx.AsyncClient, task: str = "a", tool: str = "t", **fields: Any) -> Pair:
+    pair = await add_assigned_work(http, task, tool, **fields)
     answer = await http.post(f"/v1/work/{pair.work}/start")
     assert answer.status_code == 200, answer.text
     return pair
@@ -73,7 +73,9 @@ async def complete(
     return await http.post(f"/v1/work/{work}/complete", json={"outcome": outcome, **fields})
 
 
-async def completed(http: httpx.AsyncClient, work: str, outcome: str = "succeeded", **fields: Any) -> Json:
+async def complete_work(
+    http: httpx.AsyncClient, work: str, outcome: str = "succeeded", **fields: Any
+) -> Json:
     """The archive record that ending the work made."""
     answer = await complete(http, work, outcome, **fields)
     assert answer.status_code == 200, answer.text
@@ -86,7 +88,7 @@ async def get(http: httpx.AsyncClient, path: str, **query: Any) -> Any:
     return answer.json()
 
 
-async def pages(http: httpx.AsyncClient, path: str, **query: Any) -> list[list[Json]]:
+async def get_pages(http: httpx.AsyncClient, path: str, **query: Any) -> list[list[Json]]:
     """All pages of a list, to its end."""
     found: list[list[Json]] = []
     while True:
@@ -98,7 +100,7 @@ async def pages(http: httpx.AsyncClient, path: str, **query: Any) -> list[list[J
         assert len(found) < 1000, "the list has no end"
 
 
-def joined(found: list[list[Json]]) -> list[Json]:
+def flatten(found: list[list[Json]]) -> list[Json]:
     return [item for page in found for item in page]
 
 
@@ -106,18 +108,18 @@ def ids(items: list[Json], key: str = "id") -> list[Any]:
     return [item[key] for item in items]
 
 
-def exactly(text: str) -> Any:
+def parse_exactly(text: str) -> Any:
     """JSON with every number to its last digit."""
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
-def waiting(broker: Running) -> int:
+def waiting_count(broker: Running) -> int:
     """How many are registered to be woken (the upkeep may be one of them)."""
     return len(broker.server.service.waiters)
 
 
 @contextmanager
-def statements(broker: Running) -> Iterator[list[str]]:
+def recorded_statements(broker: Running) -> Iterator[list[str]]:
     """The statements that reach the database within the block."""
     told: list[str] = []
     service = broker.server.service
@@ -135,21 +137,23 @@ def statements(broker: Running) -> Iterator[list[str]]:
             event.remove(engine, "before_cursor_execute", note)
 
 
-async def park(broker: Running, method: str, path: str, **request: Any) -> "asyncio.Task[httpx.Response]":
+async def start_long_poll(
+    broker: Running, method: str, path: str, **request: Any
+) -> "asyncio.Task[httpx.Response]":
     """A request that has looked and is parked when this returns."""
-    before = waiting(broker)
+    before = waiting_count(broker)
     parked = asyncio.create_task(broker.client.request(method, path, **request))
     calm = 0
     async with asyncio.timeout(10):
         while calm < 3:
             await asyncio.sleep(0.003)
             assert not parked.done(), f"answered at once: {parked.result().text[:500]}"
-            looking = waiting(broker) <= before or broker.server.service.store.engine.pool.checkedout()
+            looking = waiting_count(broker) <= before or broker.server.service.store.engine.pool.checkedout()
             calm = 0 if looking else calm + 1
     return parked
 
 
-async def woken(parked: "asyncio.Task[httpx.Response]", within: float = 5) -> Any:
+async def finish_long_poll(parked: "asyncio.Task[httpx.Response]", within: float = 5) -> Any:
     """What a parked request answers, long before its own time (and any look of its own) is up."""
     async with asyncio.timeout(within):
         answer = await parked
@@ -157,7 +161,7 @@ async def woken(parked: "asyncio.Task[httpx.Response]", within: float = 5) -> An
     return answer.json()
 
 
-async def times_out(http: httpx.AsyncClient, method: str, path: str, **request: Any) -> Any:
+async def poll_until_timeout(http: httpx.AsyncClient, method: str, path: str, **request: Any) -> Any:
     """What a request answers that waits for 0.3 seconds in vain."""
     began = time.monotonic()
     answer = await http.request(method, path, **request)
@@ -167,37 +171,37 @@ async def times_out(http: httpx.AsyncClient, method: str, path: str, **request: 
     return answer.json()
 
 
-def is_problem(answer: httpx.Response, status: int, code: str) -> Json:
+def assert_problem(answer: httpx.Response, status: int, code: str) -> Json:
     """Checks the shape of an error, and that the description has it, and hands it back."""
     assert answer.status_code == status, answer.text[:500]
     assert answer.headers["content-type"].split(";")[0] == "application/problem+json"
     problem: Json = answer.json()
     assert {"type", "title", "status", "detail", "instance", "code"} <= problem.keys()
     assert (problem["status"], problem["code"]) == (status, code)
-    described = description.codes(answer.request.method, answer.request.url.path)
+    described = description.error_codes(answer.request.method, answer.request.url.path)
     assert described is None or (status, code) in described or code == "internal", "it is not described"
     return problem
 
 
-async def lease_runs_out(sql: asyncpg.Connection, tool: str = "t") -> None:
+async def expire_lease(sql: asyncpg.Connection, tool: str = "t") -> None:
     """Time moves on, for the tool's lease."""
     await sql.execute("update tool_leases set expires_at = now() where tool_id = $1", tool)
     await sql.execute("notify broker_upkeep, 'tools'")
 
 
-async def deadline_passes(sql: asyncpg.Connection, work: str) -> None:
+async def expire_deadline(sql: asyncpg.Connection, work: str) -> None:
     """Time moves on, for the work's deadline."""
     await sql.execute("update work set deadline_at = now() where id = $1", work)
     await sql.execute("notify broker_upkeep, 'work'")
 
 
-async def backoff_ends(sql: asyncpg.Connection, task: str = "a") -> None:
+async def end_backoff(sql: asyncpg.Connection, task: str = "a") -> None:
     """Time moves on, for a task that backs off."""
     await sql.execute("update tasks set due_at = now() where id = $1", task)
     await sql.execute("notify broker_upkeep, 'tasks'")
 
 
-async def until_it_is(http: httpx.AsyncClient, path: str, state: str, within: float = 10) -> Json:
+async def wait_for_state(http: httpx.AsyncClient, path: str, state: str, within: float = 10) -> Json:
     """What is there, once it is in this state."""
     async with asyncio.timeout(within):
         while True:
@@ -207,17 +211,17 @@ async def until_it_is(http: httpx.AsyncClient, path: str, state: str, within: fl
             await asyncio.sleep(0.002)
 
 
-async def gone_offline(http: httpx.AsyncClient, sql: asyncpg.Connection, tool: str = "t") -> Json:
+async def take_tool_offline(http: httpx.AsyncClient, sql: asyncpg.Connection, tool: str = "t") -> Json:
     """The tool, after its lease has run out."""
     async with asyncio.timeout(10):
         while True:
             # Again and again: a poll of just before may still be renewing it.
-            await lease_runs_out(sql, tool)
+            await expire_lease(sql, tool)
             with contextlib.suppress(TimeoutError):
-                return await until_it_is(http, f"/v1/tools/{tool}", "offline", within=0.6)
+                return await wait_for_state(http, f"/v1/tools/{tool}", "offline", within=0.6)
 
 
-async def records(http: httpx.AsyncClient, task: str = "a") -> list[Json]:
+async def get_records(http: httpx.AsyncClient, task: str = "a") -> list[Json]:
     """The archive's records of a task, the newest first."""
     items: list[Json] = (await get(http, "/v1/archive", task_id=task))["items"]
     return items

@@ -8,11 +8,11 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.support.engines import needed, program
+from tests.support.engines import find_program, requires_program
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = program(*_NAMES)
-needs_chromium = needed(*_NAMES)
+CHROMIUM = find_program(*_NAMES)
+needs_chromium = requires_program(*_NAMES)
 
 # What happens is seen within a second, as tests.support.dashboard_load measures; a busy machine takes longer.
 expect.set_options(timeout=30_000)
@@ -36,7 +36,7 @@ ARGUMENTS = [
 _SERIOUS = ("serious", "critical")
 
 
-class Looks:
+class PageVisit:
     """A page that is looked at.
 
     Args:
@@ -48,22 +48,22 @@ class Looks:
         self.page = page
         self.url = url
         #: What was asked for, and what went wrong.
-        self.asked: list[str] = []
-        self.trouble: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
+        self.requested_urls: list[str] = []
+        self.problems: list[str] = []
+        page.on("request", lambda request: self.requested_urls.append(request.url))
         page.on("console", self._note)
-        page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
 
     def _note(self, message: Any) -> None:
         if message.type in ("error", "warning"):
-            self.trouble.append(message.text)
+            self.problems.append(message.text)
 
     @property
-    def foreign(self) -> set[str]:
+    def foreign_urls(self) -> set[str]:
         """What was asked of anybody but the broker."""
-        return {url for url in self.asked if not url.startswith((f"{self.url}/", "data:", "blob:"))}
+        return {url for url in self.requested_urls if not url.startswith((f"{self.url}/", "data:", "blob:"))}
 
-    async def findings(self) -> list[str]:
+    async def accessibility_problems(self) -> list[str]:
         """What hinders people who use a keyboard or a screen reader, as far as axe finds it."""
         results = await Axe().run(self.page)
         return [
@@ -84,7 +84,7 @@ async def shared_browser() -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def a_look(browser: Browser, url: str, path: str = "/", **context: Any) -> AsyncIterator[Looks]:
+async def visit(browser: Browser, url: str, path: str = "/", **context: Any) -> AsyncIterator[PageVisit]:
     """Look at a page; at the end it has asked nobody but the broker, and had no trouble.
 
     Args:
@@ -95,8 +95,8 @@ async def a_look(browser: Browser, url: str, path: str = "/", **context: Any) ->
     """
     async with await browser.new_context(**context) as opened:
         page = await opened.new_page()
-        looks = Looks(page, url)
+        looks = PageVisit(page, url)
         await page.goto(url + path)
         yield looks
-        assert looks.trouble == []
-        assert looks.foreign == set()
+        assert looks.problems == []
+        assert looks.foreign_urls == set()

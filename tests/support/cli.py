@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from tests.support.processes import an_environment, start
+from tests.support.processes import clean_environment, start
 
 
-class Ended(NamedTuple):
+class CommandResult(NamedTuple):
     """How a command ended, and what it printed."""
 
     status: int
@@ -18,11 +18,11 @@ class Ended(NamedTuple):
     err: str
 
 
-async def run(url: str, *arguments: str, stdin: str | bytes = b"", **environment: str) -> Ended:
+async def run(url: str, *arguments: str, stdin: str | bytes = b"", **environment: str) -> CommandResult:
     """Run `broker` with these arguments, on this broker, to its end."""
     process = start(
         *("broker.cli", *arguments),
-        environment=an_environment(BROKER_URL=url, **environment),
+        environment=clean_environment(BROKER_URL=url, **environment),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -33,7 +33,7 @@ async def run(url: str, *arguments: str, stdin: str | bytes = b"", **environment
     finally:
         process.kill()
     assert b"Traceback" not in err, err.decode()
-    return Ended(process.returncode, out.decode(), err.decode())
+    return CommandResult(process.returncode, out.decode(), err.decode())
 
 
 @asynccontextmanager
@@ -41,7 +41,7 @@ async def running(url: str, *arguments: str, **environment: str) -> AsyncIterato
     """A `broker` with these arguments, on this broker, for as long as the block takes at most."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker.cli", *arguments),
-        env=an_environment(BROKER_URL=url, **environment),
+        env=clean_environment(BROKER_URL=url, **environment),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -22,14 +22,14 @@ class Span(NamedTuple):
 class Collector:
     """Takes spans, unless it is deaf: then it reads and never answers."""
 
-    def __init__(self, *, deaf: bool = False) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         self.spans: list[Span] = []
         self.url = ""
-        self.was_called = asyncio.Event()
-        self._deaf = deaf
+        self.was_contacted = asyncio.Event()
+        self._deaf = silent
         self._news = asyncio.Condition()
 
-    async def until(self, *names: str) -> dict[str, Span]:
+    async def wait_for(self, *names: str) -> dict[str, Span]:
         """The spans of these names, once all of them are there."""
         async with asyncio.timeout(10), self._news:
             await self._news.wait_for(lambda: set(names) <= {span.name for span in self.spans})
@@ -41,7 +41,7 @@ class Collector:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
                 body = await reader.readexactly(length)
-                self.was_called.set()
+                self.was_contacted.set()
                 if self._deaf:
                     continue
                 assert head.startswith(b"POST /v1/traces ")
@@ -57,9 +57,9 @@ class Collector:
 
 
 @asynccontextmanager
-async def collecting(*, deaf: bool = False) -> AsyncIterator[Collector]:
+async def collecting(*, silent: bool = False) -> AsyncIterator[Collector]:
     """A collector, for as long as the block runs."""
-    collector = Collector(deaf=deaf)
+    collector = Collector(silent=silent)
     server = await asyncio.start_server(collector.serve, "127.0.0.1", 0)
     collector.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:

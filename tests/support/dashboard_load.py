@@ -19,7 +19,7 @@ from playwright.async_api import Page, async_playwright, expect
 from rich.console import Console
 
 from tests.support.browser import ARGUMENTS, CHROMIUM
-from tests.support.processes import serving, until_ready
+from tests.support.processes import serving, wait_until_ready
 
 TOOLS, AT_WORK, TASKS = 2_000, 1_000, 100_000
 EVENTS_PER_SECOND = 200
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 async def _measure(url: str, server: psutil.Process) -> None:
-    await until_ready(url, within=60)
+    await wait_until_ready(url, within=60)
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         with console.status("Registering tools, submitting tasks …"):
             works = await _prepare(http)

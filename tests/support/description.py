@@ -14,7 +14,7 @@ Json = dict[str, Any]
 PROBLEM = "application/problem+json"
 
 
-class Call(NamedTuple):
+class Operation(NamedTuple):
     """A call that is described."""
 
     method: str
@@ -24,9 +24,9 @@ class Call(NamedTuple):
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
-    def answers(self, document: Json) -> Json:
+    def responses(self, document: Json) -> Json:
         """What it may answer, by status."""
-        return {status: resolved(document, there) for status, there in self.described["responses"].items()}
+        return {status: resolve(document, there) for status, there in self.described["responses"].items()}
 
 
 def make() -> Json:
@@ -35,15 +35,15 @@ def make() -> Json:
     return describe(create_app(service))
 
 
-def calls(document: Json) -> list[Call]:
+def operations(document: Json) -> list[Operation]:
     return [
-        Call(method.upper(), path, described)
+        Operation(method.upper(), path, described)
         for path, item in document["paths"].items()
         for method, described in item.items()
     ]
 
 
-def resolved(document: Json, there: Json) -> Json:
+def resolve(document: Json, there: Json) -> Json:
     """What stands there, or where it refers to."""
     while "$ref" in there:
         reference, there = there["$ref"], document
@@ -52,15 +52,15 @@ def resolved(document: Json, there: Json) -> Json:
     return there
 
 
-def inside(value: Any) -> Iterator[Json]:
+def nested_objects(value: Any) -> Iterator[Json]:
     """Every object in it."""
     if isinstance(value, dict):
         yield value
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from inside(each)
+        yield from nested_objects(each)
 
 
-def codes(method: str, path: str) -> set[tuple[int, str]] | None:
+def error_codes(method: str, path: str) -> set[tuple[int, str]] | None:
     """The errors that a request may be answered with: statuses and codes; None: no such call is described."""
     for called, pattern, found in _codes():
         if called == method and pattern.fullmatch(path):
@@ -72,10 +72,10 @@ def codes(method: str, path: str) -> set[tuple[int, str]] | None:
 def _codes() -> list[tuple[str, "re.Pattern[str]", set[tuple[int, str]]]]:
     document = make()
     found = []
-    for call in sorted(calls(document), key=lambda call: call.path.count("{")):
+    for call in sorted(operations(document), key=lambda call: call.path.count("{")):
         told = {
             (int(status), code)
-            for status, answer in call.answers(document).items()
+            for status, answer in call.responses(document).items()
             for code in answer.get("content", {}).get(PROBLEM, {}).get("examples", ())
         }
         found.append((call.method, re.compile(re.sub(r"\{\w+\}", "[^/]+", call.path)), told))

@@ -11,12 +11,12 @@ import pytest
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
-def program(*names: str) -> str | None:
+def find_program(*names: str) -> str | None:
     """Where a program is that has one of these names; None: nowhere."""
     return next(filter(None, (shutil.which(name, path=_PATH) for name in names)), None)
 
 
-def needed(*names: str) -> pytest.MarkDecorator:
+def requires_program(*names: str) -> pytest.MarkDecorator:
     """The mark of tests that need a program that has one of these names."""
-    missing = program(*names) is None and os.environ.get("BROKER_TEST_ENGINES") != "required"
+    missing = find_program(*names) is None and os.environ.get("BROKER_TEST_ENGINES") != "required"
     return pytest.mark.skipif(missing, reason=f"{names[0]} is not installed")

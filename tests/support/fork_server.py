@@ -46,7 +46,7 @@ IMPORTED = (
 _NUMBER = struct.Struct("i")
 
 
-def lasting(environment: Mapping[str, str]) -> dict[str, str]:
+def _import_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that may change what an import does: all but those of the broker and of pytest."""
     return {
         name: value
@@ -70,7 +70,7 @@ class _Server(NamedTuple):
 @functools.cache
 def _server() -> _Server:
     ours, its = socket.socketpair()
-    environment = lasting(os.environ)
+    environment = _import_environment(os.environ)
     with its:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(its.fileno())],
@@ -88,9 +88,9 @@ def _end(channel: socket.socket, process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def serves(environment: Mapping[str, str]) -> bool:
+def can_serve(environment: Mapping[str, str]) -> bool:
     """Return whether imports would do the same with these variables."""
-    return lasting(environment) == _server().environment
+    return _import_environment(environment) == _server().environment
 
 
 class ForkedProcess(subprocess.Popen[bytes]):

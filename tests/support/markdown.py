@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import httpx
 
-from tests.support.processes import an_environment, end_group
+from tests.support.processes import clean_environment, kill_group
 
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<says>[^>]+) -->\n)?```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -63,7 +63,7 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
         url: The broker; it takes the place of the local one.
         settings: What is set in the environment beside that.
     """
-    environment = an_environment(BROKER_URL=url, HOME=str(folder), PYTHONUNBUFFERED="1", **settings)
+    environment = clean_environment(BROKER_URL=url, HOME=str(folder), PYTHONUNBUFFERED="1", **settings)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     async with contextlib.AsyncExitStack() as going_on:
         environment["TMPDIR"] = going_on.enter_context(_temporary_folder())
@@ -123,7 +123,7 @@ async def _run(command: list[str], folder: Path, environment: dict[str, str], *,
         async with asyncio.timeout(_SECONDS):
             printed, _ = await process.communicate()
     except TimeoutError:
-        end_group(process.pid)
+        kill_group(process.pid)
         raise AssertionError(f"it goes on and on: {command[-1]}") from None
     assert (process.returncode != 0) is fails, f"status {process.returncode}: {command[-1]}"
     return printed.decode()
@@ -139,7 +139,7 @@ async def _going_on(command: list[str], folder: Path, environment: dict[str, str
         assert process.returncode is None, f"it has ended: {command[-1]}"
     finally:
         with contextlib.suppress(ProcessLookupError):
-            end_group(process.pid)
+            kill_group(process.pid)
         await process.wait()
 
 

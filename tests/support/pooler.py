@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import make_url
 
 from tests import ROOT
-from tests.support.engines import program
+from tests.support.engines import find_program
 from tests.support.processes import free_port
 
 CONFIGURATION = ROOT / "containers" / "pgbouncer" / "pgbouncer.ini"
@@ -34,7 +34,7 @@ class Pooler:
         self._folder = Path(tempfile.mkdtemp(prefix="broker-pooler-"))
         self.port = free_port()
 
-    def through(self, url: str) -> str:
+    def pooled_url(self, url: str) -> str:
         """The URL of a database, as it is reached through the pooler."""
         database = urlsplit(url).path.lstrip("/")
         return f"postgresql://{self._url.username}@127.0.0.1:{self.port}/{database}"
@@ -51,7 +51,7 @@ class Pooler:
         own = Path(self._host) / f".s.PGSQL.{self._port}"
         owner = own.stat().st_uid if own.exists() else 65534
         self._process = subprocess.Popen(
-            [str(program("pgbouncer")), file],
+            [str(find_program("pgbouncer")), file],
             user=owner if os.geteuid() == 0 else None,
             stderr=subprocess.DEVNULL,
         )

@@ -26,7 +26,7 @@ def free_port() -> int:
     return port
 
 
-def an_environment(**given: str) -> dict[str, str]:
+def clean_environment(**given: str) -> dict[str, str]:
     """Ours without its settings for the broker, and with these."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     return clean | given
@@ -45,7 +45,7 @@ def start(module: str, *arguments: str, environment: dict[str, str], **given: An
         given: The streams and the folder, as `Popen` takes them.
     """
     command = [module, *arguments]
-    if "--workers" not in arguments and fork_server.serves(environment):
+    if "--workers" not in arguments and fork_server.can_serve(environment):
         return fork_server.ForkedProcess(command, environment, **given)
     return subprocess.Popen([sys.executable, "-m", *command], env=environment, **given)
 
@@ -55,7 +55,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
     """A `broker serve` on a free port; its process and its URL."""
     port = free_port()
     command = ("broker.cli", "serve", "--port", str(port), *arguments)
-    process = start(*command, environment=an_environment(**environment), stderr=subprocess.PIPE)
+    process = start(*command, environment=clean_environment(**environment), stderr=subprocess.PIPE)
     try:
         yield process, f"http://127.0.0.1:{port}"
     finally:
@@ -63,7 +63,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
         process.communicate()
 
 
-async def until_ready(url: str, within: float = 30) -> None:
+async def wait_until_ready(url: str, within: float = 30) -> None:
     """Return when a service that runs elsewhere is ready."""
     async with asyncio.timeout(within), httpx.AsyncClient(base_url=url) as client:
         while True:
@@ -73,25 +73,25 @@ async def until_ready(url: str, within: float = 30) -> None:
             await asyncio.sleep(0.02)
 
 
-async def ended(process: subprocess.Popen[bytes], within: float) -> int:
+async def wait_for_exit(process: subprocess.Popen[bytes], within: float) -> int:
     """The exit status of a process that ends within so many seconds."""
     async with asyncio.timeout(within):
         return await asyncio.to_thread(process.wait)
 
 
-def end_group(pid: int) -> None:
+def kill_group(pid: int) -> None:
     """End a process that leads a group of its own, and all that it has started."""
     os.killpg(pid, signal.SIGKILL)
 
 
-def executable(path: Path, content: str = "#!/bin/sh\n") -> Path:
+def make_executable(path: Path, content: str = "#!/bin/sh\n") -> Path:
     """A file that may be run."""
     path.write_bytes(content.encode())
     path.chmod(0o755)
     return path
 
 
-def lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process has not ended."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -99,6 +99,6 @@ def lives(pid: int) -> bool:
         return False
 
 
-def in_folder(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
     """The names of what is in it."""
     return [each.name for each in folder.iterdir()]

@@ -30,7 +30,7 @@ class Proxy:
         return url.render_as_string(hide_password=False)
 
     @property
-    def is_met(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether somebody is connected."""
         return bool(self._writers)
 

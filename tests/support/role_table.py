@@ -50,10 +50,10 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def the_app() -> Litestar:
+def make_app() -> Litestar:
     """The application, not running."""
     return create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/none")))
 
 
 if __name__ == "__main__":
-    README.write_text(PLACE.sub(lambda _: table(the_app()), README.read_text()))
+    README.write_text(PLACE.sub(lambda _: table(make_app()), README.read_text()))

@@ -11,7 +11,7 @@ from playwright.async_api import Page, async_playwright, expect
 
 from tests import ROOT
 from tests.support.browser import ARGUMENTS, CHROMIUM
-from tests.support.processes import an_environment, free_port, until_ready
+from tests.support.processes import clean_environment, free_port, wait_until_ready
 
 FOLDER = ROOT / "docs" / "images"
 SIZE = {"width": 1280, "height": 860}
@@ -26,7 +26,7 @@ def main() -> None:
         Path(folder).chmod(0o755)
         demo = subprocess.Popen(
             [sys.executable, "-m", "broker.cli", "demo", "--keep", "--port", str(port)],
-            env=an_environment(BROKER_DATA_DIR=f"{folder}/data"),
+            env=clean_environment(BROKER_DATA_DIR=f"{folder}/data"),
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -38,7 +38,7 @@ def main() -> None:
 
 async def look(url: str) -> None:
     """See the demo from its beginning to its end."""
-    await until_ready(url)
+    await wait_until_ready(url)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = await browser.new_page(viewport=SIZE, color_scheme="light")

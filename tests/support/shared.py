@@ -21,7 +21,7 @@ import pytest_asyncio
 from broker.settings import Settings
 from broker.store import Store
 from broker.store.address import libpq_url
-from tests.conftest import Running, a_broker, a_database
+from tests.conftest import Running, running_broker, temporary_database
 
 # Whether there is time for more examples: `make test-all` says so.
 THOROUGH = bool(os.environ.get("BROKER_TEST_THOROUGH"))
@@ -31,14 +31,14 @@ TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks"
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared_database(postgres: str, template: str) -> AsyncIterator[str]:
     """The URL of a database for all tests of a module."""
-    async with a_database(postgres, template) as url:
+    async with temporary_database(postgres, template) as url:
         yield url
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared_broker(database: str) -> AsyncIterator[Running]:
     """A broker for all tests of a module."""
-    async with a_broker(Settings(database_url=database, fallback_seconds=60)) as running:
+    async with running_broker(Settings(database_url=database, fallback_seconds=60)) as running:
         yield running
 
 
@@ -53,21 +53,21 @@ async def shared_sql(database: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def shared_http(broker: Running, sql: asyncpg.Connection) -> httpx.AsyncClient:
     """A client of the shared broker, which holds nothing yet."""
-    await empty(sql)
+    await delete_rows(sql)
     return broker.client
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shared_store(database: str, sql: asyncpg.Connection) -> AsyncIterator[Store]:
     """A store on the shared database, which holds nothing yet."""
-    await empty(sql)
+    await delete_rows(sql)
     await sql.execute("delete from keys")
     store = Store(database)
     yield store
     await store.close()
 
 
-async def empty(sql: asyncpg.Connection) -> None:
+async def delete_rows(sql: asyncpg.Connection) -> None:
     """Delete everything but keys."""
     for table in TABLES:
         await sql.execute(f"delete from {table}")  # 25 times as fast as a truncate

@@ -134,17 +134,19 @@ def endpoints() -> list[Endpoint]:
     """Return all that take a body, as the description of the HTTP interface has them."""
     document = description.make()
     return [
-        _endpoint(document, call) for call in description.calls(document) if "requestBody" in call.described
+        _endpoint(document, call)
+        for call in description.operations(document)
+        if "requestBody" in call.described
     ]
 
 
-def _endpoint(document: dict[str, Any], call: description.Call) -> Endpoint:
+def _endpoint(document: dict[str, Any], call: description.Operation) -> Endpoint:
     [content] = call.described["requestBody"]["content"].values()
-    schema = description.resolved(document, content["schema"])
+    schema = description.resolve(document, content["schema"])
     fields = schema.get("properties", {})
     is_list = "items" in fields
     if is_list:
-        schema = description.resolved(document, fields["items"]["items"])
+        schema = description.resolve(document, fields["items"]["items"])
         fields = schema["properties"]
     any_json = [name for name, field in fields.items() if not {"type", "$ref", "enum", "anyOf"} & {*field}]
     # A value for `needs` or `skills` may not be large.
@@ -238,7 +240,7 @@ class Probe:
 
 
 @contextmanager
-def a_probe(url: str) -> Iterator[Probe]:
+def running_probe(url: str) -> Iterator[Probe]:
     """A probe of a broker that has a tool `probe`."""
     probe = Probe(url)
     try:

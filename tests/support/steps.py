@@ -28,7 +28,7 @@ from broker.store.steps import Item, Step, is_one_statement
 from broker.wake.listener import UPKEEP
 from broker.wake.waiters import Waiters
 from tests.conftest import Running
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 PATIENCE_SECONDS = 10
 
@@ -79,7 +79,7 @@ async def disable_notifications(connection: asyncpg.Connection) -> None:
 
 
 @asynccontextmanager
-async def a_store(url: str, **given: Any) -> AsyncIterator[Store]:
+async def open_store(url: str, **given: Any) -> AsyncIterator[Store]:
     """A store beside the test's own."""
     store = Store(url, **given)
     try:
@@ -89,7 +89,7 @@ async def a_store(url: str, **given: Any) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def a_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
+async def open_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection beside the test's own."""
     connection = await asyncpg.connect(libpq_url(url))
     try:
@@ -98,16 +98,16 @@ async def a_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-async def audit(sql: asyncpg.Connection, *, but: AbstractSet[str] = frozenset()) -> None:
+async def check_invariants(sql: asyncpg.Connection, *, but: AbstractSet[str] = frozenset()) -> None:
     """Check the whole database, but for rules that a test breaks by intent."""
     rules = {name: query for name, query in INVARIANTS.items() if name not in but}
     broken = {name: rows for name, query in rules.items() if (rows := await sql.fetch(query))}
     assert broken == {}
 
 
-async def blocked(sql: asyncpg.Connection, count: int = 1) -> None:
+async def wait_until_blocked(sql: asyncpg.Connection, count: int = 1) -> None:
     """Return when so many transactions wait for a lock."""
-    await until(lambda: is_blocked(sql, count))
+    await wait_until(lambda: is_blocked(sql, count))
 
 
 async def is_blocked(sql: asyncpg.Connection, count: int) -> bool:
@@ -123,17 +123,17 @@ async def is_blocked(sql: asyncpg.Connection, count: int) -> bool:
     )
 
 
-async def parked(broker: Running, count: int) -> None:
+async def wait_for_long_polls(broker: Running, count: int) -> None:
     """Return when so many requests have looked and wait."""
     service = broker.server.service
 
     async def all_wait() -> bool:
-        return asleep(service.waiters) >= count
+        return sleeping_count(service.waiters) >= count
 
-    await until(all_wait)
+    await wait_until(all_wait)
 
 
-def asleep(waiters: Waiters) -> int:
+def sleeping_count(waiters: Waiters) -> int:
     """How many have looked, and wait now; the upkeep always waits."""
     return sum(
         waiter._future is not None
@@ -144,7 +144,7 @@ def asleep(waiters: Waiters) -> int:
     )
 
 
-async def waits_for(sql: asyncpg.Connection, pid: int) -> bool:
+async def blocks_another(sql: asyncpg.Connection, pid: int) -> bool:
     """Whether some transaction waits for what this one has locked."""
     return bool(
         await sql.fetchval(
@@ -153,16 +153,18 @@ async def waits_for(sql: asyncpg.Connection, pid: int) -> bool:
     )
 
 
-async def done_or_blocked(task: "asyncio.Task[Any]", sql: asyncpg.Connection, count: int = 1) -> None:
+async def wait_until_done_or_blocked(
+    task: "asyncio.Task[Any]", sql: asyncpg.Connection, count: int = 1
+) -> None:
     """Return when the task is done, or when so many transactions wait for a lock."""
 
     async def either() -> bool:
         return task.done() or await is_blocked(sql, count)
 
-    await until(either)
+    await wait_until(either)
 
 
-class Held:
+class OpenTransaction:
     """A transaction that stays open until it is told to commit or to roll back."""
 
     def __init__(self, store: Store) -> None:
@@ -178,7 +180,7 @@ class Held:
         await self.session.begin()
         return self
 
-    async def take(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+    async def run(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """Take a step in this transaction."""
         return await self.session.run_sync(lambda sync: do(sync.connection(), *args, **kwargs))
 
@@ -190,7 +192,7 @@ class Held:
         await self.session.close()
 
 
-async def many(store: Store, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
+async def run_many(store: Store, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
     """`Store.many`, but for this: what PostgreSQL gives up, a deadlock above all, shows."""
     sessions = store._by_statement if is_one_statement(step, items) else store._in_transaction
     while True:
@@ -208,7 +210,7 @@ def new_task(id_: str | None = None, **fields: Any) -> tasks.TaskSubmission:
 
 async def submit(store: Store, *ids: str, **fields: Any) -> list[Task]:
     """Tasks of these ids, all alike."""
-    submitted = await many(store, tasks.submit, [new_task(id_, **fields) for id_ in ids])
+    submitted = await run_many(store, tasks.submit, [new_task(id_, **fields) for id_ in ids])
     return [task for task, _ in submitted if task is not None]
 
 
@@ -217,37 +219,39 @@ async def register(store: Store, *ids: str, **fields: Any) -> list[ToolStatus]:
     new = [
         tools.Registration(NewTool(**{"skills": Raw(b"{}"), "id": id_} | fields), id_.encode()) for id_ in ids
     ]
-    return [tool for tool, _ in await many(store, tools.register, new) if tool is not None]
+    return [tool for tool, _ in await run_many(store, tools.register, new) if tool is not None]
 
 
 async def assign(store: Store, *pairs: tuple[str, str]) -> list[assignment.Assigned]:
-    return await many(store, assignment.assign, [Pair(task_id=task, tool_id=tool) for task, tool in pairs])
+    return await run_many(
+        store, assignment.assign, [Pair(task_id=task, tool_id=tool) for task, tool in pairs]
+    )
 
 
-async def assigned(store: Store, *pairs: tuple[str, str]) -> list[Work]:
+async def assign_all(store: Store, *pairs: tuple[str, str]) -> list[Work]:
     """The work that these pairs become; every one of them has to."""
     found = [answer.work for answer in await assign(store, *pairs) if answer.status == "assigned"]
     assert len(found) == len(pairs)
     return found
 
 
-async def some_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
+async def add_assigned_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
     """A new task, assigned to a new tool."""
     await submit(store, task, **fields)
     await register(store, tool)
-    [work] = await assigned(store, (task, tool))
+    [work] = await assign_all(store, (task, tool))
     return work
 
 
-async def running_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
+async def add_running_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
     """The same, started."""
-    made = await some_work(store, task, tool, **fields)
+    made = await add_assigned_work(store, task, tool, **fields)
     started = await store.one(work.start, work.Start(made.id))
     assert started is not None
     return started.work
 
 
-def ending(
+def new_ending(
     work_id: UUID, outcome: Outcome = "succeeded", result: Raw = NULL, error: str | None = None, **fields: Any
 ) -> Ending:
     return Ending(work_id, outcome, result, error, **fields)
@@ -256,17 +260,17 @@ def ending(
 async def complete(
     store: Store, work_id: UUID, outcome: Outcome = "succeeded", **fields: Any
 ) -> completion.Ended:
-    [answer] = await many(store, completion.complete, [ending(work_id, outcome, **fields)])
+    [answer] = await run_many(store, completion.complete, [new_ending(work_id, outcome, **fields)])
     return answer
 
 
 async def report(store: Store, work_id: UUID, **fields: Any) -> reports.WrittenReport | None:
-    [answer] = await many(store, reports.write, [reports.ReportOf(work_id, NewReport(**fields))])
+    [answer] = await run_many(store, reports.write, [reports.ReportOf(work_id, NewReport(**fields))])
     return answer
 
 
 async def delete(store: Store, task: str, *, force: bool = False) -> str:
-    [answer] = await many(store, deletion.delete, [deletion.TaskDeletion(task, force)])
+    [answer] = await run_many(store, deletion.delete, [deletion.TaskDeletion(task, force)])
     return answer
 
 
@@ -275,18 +279,18 @@ def reports_of(record: ArchiveRecord) -> list[Report]:
     return msgspec.json.decode(msgspec.json.encode(record.reports), type=list[Report])
 
 
-async def the_task(store: Store, id_: str) -> Task:
+async def get_task(store: Store, id_: str) -> Task:
     [found] = await store.run(tasks.find, [id_])
     assert found is not None
     return found
 
 
-async def the_tool(store: Store, id_: str) -> ToolStatus:
+async def get_tool(store: Store, id_: str) -> ToolStatus:
     [found] = await store.run(tools.by_ids, [id_])
     return found
 
 
-async def archived(store: Store, **which: str) -> Sequence[ArchiveRecord]:
+async def get_records(store: Store, **which: str) -> Sequence[ArchiveRecord]:
     """The newest records."""
     page = await store.run(archive.page, archive.ArchiveFilter(**which), limit=1000, after=None)
     return page.items

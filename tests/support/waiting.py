@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 
 
-async def until(holds: Callable[[], object], within: float = 20) -> None:
+async def wait_until(holds: Callable[[], object], within: float = 20) -> None:
     """Return when a condition holds.
 
     Args:

@@ -31,27 +31,27 @@ def post(body: bytes, *, length: int | None = None, path: str = "/v1/tasks", hea
     )
 
 
-def task(size: int = 11) -> bytes:
+def task_body(size: int = 11) -> bytes:
     """The body of a task, of so many bytes."""
     return b'{"needs": "' + b"x" * (size - 13) + b'"}' if size > 13 else b'{"needs":1}'
 
 
-def payload(size: int) -> bytes:
+def payload_body(size: int) -> bytes:
     """The body of a task with a payload of so many bytes."""
     return b'{"needs":1,"payload":"' + b"x" * size + b'"}'
 
 
-class Answer(NamedTuple):
+class WireResponse(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
 
-    def is_problem(self, status: int, code: str) -> Json:
+    def assert_problem(self, status: int, code: str) -> Json:
         """Checks the shape of an error that ends a connection, and hands it back."""
         assert self.headers["connection"] == "close"
         # No call that is described: its connection may have been refused before there was one.
         told = {"headers": self.headers, "content": self.body, "request": httpx.Request("GET", "http://x/")}
-        return api.is_problem(httpx.Response(self.status, **told), status, code)
+        return api.assert_problem(httpx.Response(self.status, **told), status, code)
 
 
 class Client:
@@ -64,19 +64,19 @@ class Client:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
-    async def answer(self) -> Answer:
+    async def read_response(self) -> WireResponse:
         async with asyncio.timeout(WITHIN):
             first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()[:-1]
             headers = {name: value for name, _, value in (line.partition(": ") for line in lines)}
             body = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        return Answer(int(first.split()[1]), headers, body)
+        return WireResponse(int(first.split()[1]), headers, body)
 
-    async def ended(self) -> bytes:
+    async def read_to_end(self) -> bytes:
         """What else comes until the connection is closed; a reset does not count as that."""
         async with asyncio.timeout(WITHIN):
             return await self._reader.read()
 
-    def send_no_more(self) -> None:
+    def end_sending(self) -> None:
         self._writer.write_eof()
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Client:
 
 
 @asynccontextmanager
-async def a_client(broker: Running) -> AsyncIterator[Client]:
+async def connect_client(broker: Running) -> AsyncIterator[Client]:
     client = Client(*await asyncio.open_connection("127.0.0.1", port_of(broker)))
     try:
         yield client
@@ -93,7 +93,7 @@ async def a_client(broker: Running) -> AsyncIterator[Client]:
 
 
 @contextmanager
-def a_socket(broker: Running) -> Iterator[socket.socket]:
+def unread_socket(broker: Running) -> Iterator[socket.socket]:
     """A connection that nobody reads from, and that can take little."""
     with closing(socket.socket()) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -107,12 +107,12 @@ def port_of(broker: Running) -> int:
     return port
 
 
-def shared(broker: Running) -> Any:
+def server_state(broker: Running) -> Any:
     return broker.server.server_state
 
 
 @pytest.fixture
-def no_trouble(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def no_logged_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Nothing is logged as an error, and no traceback at all."""
     with structlog.testing.capture_logs() as ours:
         yield

@@ -17,7 +17,7 @@ from broker.telemetry.metric_definitions import MetricDefinition
 from tests import ROOT
 from tests.conftest import Serve
 from tests.support import api, engines
-from tests.support.engines import needed
+from tests.support.engines import requires_program
 from tests.support.processes import free_port
 
 FOLDER = ROOT / "containers"
@@ -191,7 +191,7 @@ def test_every_rule_is_made_to_fire_here_and_says_why() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket"), name
 
 
-@needed("promtool")
+@requires_program("promtool")
 def test_every_rule_fires_when_it_should_and_else_not(tmp_path: Path) -> None:
     tests = []
     for name, (bad, good) in CASES.items():
@@ -213,7 +213,10 @@ def test_every_rule_fires_when_it_should_and_else_not(tmp_path: Path) -> None:
     file = tmp_path / "tests.yml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     run = subprocess.run(
-        [str(engines.program("promtool")), "test", "rules", file], capture_output=True, text=True, check=False
+        [str(engines.find_program("promtool")), "test", "rules", file],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -221,7 +224,7 @@ def test_every_rule_fires_when_it_should_and_else_not(tmp_path: Path) -> None:
 async def test_what_rules_and_dashboards_ask_for_is_there(serve: Serve) -> None:
     running = await serve()
     http = running.client
-    pair = await api.started(http)
+    pair = await api.add_running_work(http)
     await api.complete(http, pair.work)
     await api.get(http, "/v1/candidates")
     text = (await http.get("/metrics")).text
@@ -252,7 +255,7 @@ def test_labels_in_rules_dashboards_and_documentation_are_those_of_the_metrics()
         assert labels[name] == ({label} if label else set()), name
 
 
-@needed("prometheus")
+@requires_program("prometheus")
 async def test_prometheus_takes_it_and_the_rules(serve: Serve, tmp_path: Path) -> None:
     running = await serve()
     await api.add_task(running.client)
@@ -268,7 +271,7 @@ async def test_prometheus_takes_it_and_the_rules(serve: Serve, tmp_path: Path) -
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(given))
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        str(engines.program("prometheus")),
+        str(engines.find_program("prometheus")),
         f"--config.file={tmp_path / 'prometheus.yml'}",
         f"--storage.tsdb.path={tmp_path / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.conftest import Serve
-from tests.support.api import add_task, add_tool, assigned, complete, started
-from tests.support.processes import serving, until_ready
+from tests.support.api import add_assigned_work, add_running_work, add_task, add_tool, complete
+from tests.support.processes import serving, wait_until_ready
 
 
 def lines(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
@@ -49,9 +49,9 @@ async def test_a_name_that_does_not_fit_into_a_log_is_replaced(serve: Serve, nam
 
 async def test_every_request_has_its_line_where_that_is_wanted(database: str) -> None:
     with serving(BROKER_DATABASE_URL=database, BROKER_ACCESS_LOG="true") as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url, headers={"X-Request-ID": "mine"}) as http:
-            pair = await started(http)
+            pair = await add_running_work(http)
             await complete(http, pair.work)
             await http.get("/v1/tasks/none")
         told = await asyncio.to_thread(lines, process)
@@ -71,11 +71,11 @@ async def test_without_being_asked_for_it_tells_only_of_what_nobody_asked_for(
     database: str, sql: asyncpg.Connection
 ) -> None:
     with serving(BROKER_DATABASE_URL=database) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url) as http:
-            done = await started(http, "done")
+            done = await add_running_work(http, "done")
             await complete(http, done.work)
-            lost = await assigned(http, "lost")
+            lost = await add_assigned_work(http, "lost")
             await http.delete("/v1/tools/t?force=true")
         told = await asyncio.to_thread(lines, process)
     assert not about(told, "request")

@@ -16,20 +16,20 @@ from broker.telemetry.metrics import SHARED_FOLDER, Metrics
 from tests.conftest import Running, Serve
 from tests.support import api
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tool,
     assign,
-    assigned,
-    completed,
-    deadline_passes,
-    park,
-    started,
-    until_it_is,
-    woken,
+    complete_work,
+    expire_deadline,
+    finish_long_poll,
+    start_long_poll,
+    wait_for_state,
 )
 from tests.support.shared import SHARED_BROKER
-from tests.support.steps import a_connection
-from tests.support.waiting import until
+from tests.support.steps import open_connection
+from tests.support.waiting import wait_until
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -53,7 +53,7 @@ def since(before: Values, after: Values, *name: str) -> float:
 
 
 async def test_each_metric_is_served_as_it_is_defined(http: httpx.AsyncClient) -> None:
-    await completed(http, (await started(http)).work)
+    await complete_work(http, (await add_running_work(http)).work)
     await http.get("/nowhere")
     await http.get("/v1/candidates")
     text = (await http.get("/metrics")).text
@@ -76,8 +76,8 @@ async def test_the_help_text_names_the_most_calls_that_may_wait() -> None:
 
 
 async def test_how_many_there_are_of_everything(http: httpx.AsyncClient) -> None:
-    await started(http, "runs", "t")
-    await assigned(http, "assigned", "u")
+    await add_running_work(http, "runs", "t")
+    await add_assigned_work(http, "assigned", "u")
     await add_task(http, "waits")
     await add_task(http, "later", not_before="2100-01-01T00:00:00Z")
     found = await read(http)
@@ -94,7 +94,7 @@ async def test_how_many_there_are_of_everything(http: httpx.AsyncClient) -> None
 async def test_the_oldest_transaction_counts_whatever_database_of_the_server_it_is_in(
     http: httpx.AsyncClient, postgres: str
 ) -> None:
-    async with a_connection(postgres) as elsewhere, elsewhere.transaction():
+    async with open_connection(postgres) as elsewhere, elsewhere.transaction():
         await elsewhere.execute("select pg_current_xact_id()")
         await elsewhere.execute("select pg_sleep(0.5)")
         assert (await read(http))["broker_oldest_transaction_seconds",] >= 0.5
@@ -103,8 +103,8 @@ async def test_the_oldest_transaction_counts_whatever_database_of_the_server_it_
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "released", "cancelled"])
 async def test_how_work_ends_and_how_long_it_waited_and_ran(http: httpx.AsyncClient, outcome: str) -> None:
     before = await read(http)
-    pair = await started(http, max_attempts=1)
-    await completed(http, pair.work, outcome)
+    pair = await add_running_work(http, max_attempts=1)
+    await complete_work(http, pair.work, outcome)
     after = await read(http)
     assert since(before, after, "broker_work_ended_total", outcome) == 1
     for name in ("broker_work_wait_seconds", "broker_work_run_seconds"):
@@ -117,12 +117,12 @@ async def test_work_that_ends_without_its_tool_is_counted_too(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     before = await read(http)
-    late = await started(http, "slow", "t", timeout_seconds=3600, max_attempts=1)
-    await deadline_passes(sql, late.work)
-    await until_it_is(http, "/v1/tasks/slow", "failed")
-    gone = await started(http, "gone", "u")
+    late = await add_running_work(http, "slow", "t", timeout_seconds=3600, max_attempts=1)
+    await expire_deadline(sql, late.work)
+    await wait_for_state(http, "/v1/tasks/slow", "failed")
+    gone = await add_running_work(http, "gone", "u")
     assert (await http.delete("/v1/tools/u?force=true")).status_code == 204
-    taken = await assigned(http, "taken", "v")
+    taken = await add_assigned_work(http, "taken", "v")
     assert (await http.delete("/v1/tasks/taken")).status_code == 204
     after = await read(http)
     for outcome in ("timed_out", "lost", "cancelled"):
@@ -135,11 +135,11 @@ async def test_work_that_ends_without_its_tool_is_counted_too(
 async def test_how_soon_a_waiting_tool_is_told(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await add_task(http)
-    parked = await park(broker, "GET", "/v1/tools/t/work?wait=30")
+    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=30")
     before = await read(http)
     assert before["broker_parked_requests", "tool"] == 1
     await assign(http)
-    assert (await woken(parked))["items"]
+    assert (await finish_long_poll(parked))["items"]
     after = await read(http)
     assert since(before, after, "broker_dispatch_seconds_count") == 1
     assert 0 < since(before, after, "broker_dispatch_seconds_sum") < 5
@@ -147,7 +147,7 @@ async def test_how_soon_a_waiting_tool_is_told(broker: Running, http: httpx.Asyn
 
 
 async def test_who_finds_work_at_once_has_waited_for_nothing(http: httpx.AsyncClient) -> None:
-    await assigned(http)
+    await add_assigned_work(http)
     before = await read(http)
     assert (await http.get("/v1/tools/t/work?wait=30")).json()["items"]
     assert since(before, await read(http), "broker_dispatch_seconds_count") == 0
@@ -177,12 +177,12 @@ async def test_what_is_refused_and_why(http: httpx.AsyncClient) -> None:
 async def test_a_lease_that_ran_out(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
     before = await read(http)
     await add_tool(http, "silent")
-    await api.gone_offline(http, sql, "silent")
+    await api.take_tool_offline(http, sql, "silent")
 
     async def counted() -> bool:
         return since(before, await read(http), "broker_leases_expired_total") == 1
 
-    await until(counted)
+    await wait_until(counted)
     assert (await read(http))["broker_tools", "offline"] == 1
 
 

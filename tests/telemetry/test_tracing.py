@@ -16,9 +16,9 @@ from broker.server.http_server import create_server
 from broker.settings import Settings
 from broker.telemetry.tracing import wanted
 from tests.client.test_tracing import PARENT
-from tests.support.api import add_task, add_tool, assign, completed
+from tests.support.api import add_task, add_tool, assign, complete_work
 from tests.support.collector import Collector, collecting
-from tests.support.processes import an_environment, free_port, serving, until_ready
+from tests.support.processes import clean_environment, free_port, serving, wait_until_ready
 
 TRACE, SPAN = PARENT.split("-")[1:3]
 
@@ -59,18 +59,18 @@ async def test_one_trace_leads_from_the_submitter_over_the_broker_to_the_tool(da
     """The program in the middle is both: it submits in a span of its own, and does the work."""
     async with collecting() as collector:
         with traced(database, collector, OTEL_BSP_SCHEDULE_DELAY="50") as (_, url):
-            await until_ready(url)
+            await wait_until_ready(url)
             program = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
                 PROGRAM,
-                env=an_environment(
+                env=clean_environment(
                     BROKER_URL=url, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_SERVICE_NAME="laboratory"
                 ),
             )
             async with asyncio.timeout(30):
                 assert await program.wait() == 0
-            spans = await collector.until("measure", "POST /v1/tasks", "work t", "POST /v1/work/complete")
+            spans = await collector.wait_for("measure", "POST /v1/tasks", "work t", "POST /v1/work/complete")
     measure, work = spans["measure"], spans["work t"]
     assert (measure.service, work.service, spans["POST /v1/tasks"].service) == (
         *("laboratory",) * 2,
@@ -135,12 +135,12 @@ async def test_spans_say_what_was_asked_for_and_how_and_the_last_are_sent_at_the
             process,
             url,
         ):
-            await until_ready(url)
+            await wait_until_ready(url)
             async with httpx.AsyncClient(base_url=url) as http:
                 await add_tool(http)
                 await http.post("/v1/tasks", json={"id": "a", "needs": {}}, headers={"traceparent": PARENT})
                 work = await assign(http)
-                await completed(http, work["id"])
+                await complete_work(http, work["id"])
                 assert (await http.get("/v1/tools/t/work?wait=0.25")).status_code == 200
                 assert (await http.get("/v1/nowhere/secret?needs=secret")).status_code == 404
                 assert (await http.get("/metrics")).status_code == 200
@@ -148,7 +148,7 @@ async def test_spans_say_what_was_asked_for_and_how_and_the_last_are_sent_at_the
             process.send_signal(signal.SIGTERM)
             _, said = await asyncio.to_thread(process.communicate, timeout=5)
             assert process.returncode == 0
-        spans = await collector.until("GET /v1/tools/{tool_id}/work", "POST /v1/tasks", "GET")
+        spans = await collector.wait_for("GET /v1/tools/{tool_id}/work", "POST /v1/tasks", "GET")
     submitted, polled, lost = (
         spans[name] for name in ("POST /v1/tasks", "GET /v1/tools/{tool_id}/work", "GET")
     )
@@ -173,7 +173,7 @@ async def test_no_request_is_answered_otherwise_because_it_is_traced(database: s
 
     async with collecting() as collector:
         with serving(BROKER_DATABASE_URL=database) as (_, plain), traced(database, collector) as (_, url):
-            await asyncio.gather(until_ready(plain), until_ready(url))
+            await asyncio.gather(wait_until_ready(plain), wait_until_ready(url))
             for request in (
                 b"GET /v1/tasks?needs=\xff",
                 b"GET /v1/tasks/%ff%00",
@@ -190,18 +190,18 @@ async def test_no_request_is_answered_otherwise_because_it_is_traced(database: s
 async def test_a_collector_that_is_deaf_or_away_keeps_nobody_from_ending(
     database: str, is_there: bool
 ) -> None:
-    async with collecting(deaf=True) as collector:
+    async with collecting(silent=True) as collector:
         if not is_there:
             collector.url = f"http://127.0.0.1:{free_port()}"
         with traced(database, collector, OTEL_BSP_SCHEDULE_DELAY="60000") as (process, url):
-            await until_ready(url)
+            await wait_until_ready(url)
             async with httpx.AsyncClient(base_url=url) as http:
                 await add_task(http)
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 5) == 0
             assert time.monotonic() - began < 2
-        assert collector.was_called.is_set() == is_there
+        assert collector.was_contacted.is_set() == is_there
 
 
 # What is missing
@@ -217,10 +217,10 @@ main(["serve", "--port", "{port}"])
 """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program),
-        env=an_environment(BROKER_DATABASE_URL=database, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1"),
+        env=clean_environment(BROKER_DATABASE_URL=database, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1"),
         stderr=asyncio.subprocess.PIPE,
     )
-    await until_ready(f"http://127.0.0.1:{port}")
+    await wait_until_ready(f"http://127.0.0.1:{port}")
     process.send_signal(signal.SIGTERM)
     _, said = await process.communicate()
     assert process.returncode == 0
@@ -232,7 +232,7 @@ main(["serve", "--port", "{port}"])
 async def served(database: str, given: dict[str, str]) -> bytes:
     """What a service with these variables has said that served, and was told to stop."""
     with serving(BROKER_DATABASE_URL=database, **given) as (process, url):
-        await until_ready(url)
+        await wait_until_ready(url)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 5) == 0
         assert process.stderr is not None

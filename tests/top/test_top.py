@@ -36,11 +36,11 @@ from broker.top.layout import fit
 from broker.top.reader import Snapshot, TopReader
 from broker.top.texts import safe, span
 from broker.top.view import View
-from tests.conftest import Running, a_broker, a_database
-from tests.support.api import add_task, add_tasks, add_tool, assign, make_key, started
-from tests.support.processes import an_environment
+from tests.conftest import Running, running_broker, temporary_database
+from tests.support.api import add_running_work, add_task, add_tasks, add_tool, assign, make_key
+from tests.support.processes import clean_environment
 from tests.support.shared import SHARED_BROKER
-from tests.support.steps import a_store
+from tests.support.steps import open_store
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
@@ -99,7 +99,7 @@ def row(lines: list[str], name: str) -> str:
 async def test_every_tool_is_shown_with_what_it_works_on(
     http: httpx.AsyncClient, connection: Counting
 ) -> None:
-    pair = await started(http, "job-1", "xrd-1")
+    pair = await add_running_work(http, "job-1", "xrd-1")
     await report(http, pair.work, progress=0.5, message="half way")
     await add_tool(http, "sem", capacity=2)
     await add_task(http, "job-2")
@@ -119,7 +119,7 @@ async def test_every_tool_is_shown_with_what_it_works_on(
 async def test_the_last_message_is_shown_however_many_there_are(
     http: httpx.AsyncClient, sql: asyncpg.Connection, connection: Counting
 ) -> None:
-    work = (await started(http)).work
+    work = (await add_running_work(http)).work
     await sql.execute(
         "insert into work_reports (work_id, message, data)"
         " select $1, 'message ' || number, 'null' from generate_series(1, 2500) number",
@@ -410,7 +410,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """The command, with no terminal: its status, and what it says."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker.cli", "top", *arguments),
-        env=an_environment(**environment),
+        env=clean_environment(**environment),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -423,7 +423,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
 async def test_where_there_is_no_terminal_it_prints_one_snapshot(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    await started(http, "job-1", "xrd-1")
+    await add_running_work(http, "job-1", "xrd-1")
     status, output, errors = await run("--url", broker.url)
     assert (status, errors) == (0, "")
     assert output.startswith(f"broker top  {broker.url}  ")
@@ -434,7 +434,7 @@ async def test_where_there_is_no_terminal_it_prints_one_snapshot(
 async def test_what_cannot_be_written_here_is_a_question_mark(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    await report(http, (await started(http)).work, message="日本 ok")
+    await report(http, (await add_running_work(http)).work, message="日本 ok")
     status, output, errors = await run("--url", broker.url, PYTHONIOENCODING="ascii")
     assert (status, errors) == (0, "")
     assert "?? ok" in output
@@ -442,7 +442,7 @@ async def test_what_cannot_be_written_here_is_a_question_mark(
 
 def _of_a_terminal(**given: str) -> dict[str, str]:
     """An environment that does not say how large the terminal is: what runs tests at once does."""
-    environment = an_environment(TERM="xterm-256color", **given)
+    environment = clean_environment(TERM="xterm-256color", **given)
     return {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
 
 
@@ -579,14 +579,14 @@ async def test_stopped_by_ctrl_z_it_gives_the_terminal_back_and_takes_it_again_w
 
 async def test_a_broker_that_is_away_is_waited_for(database: str, http: httpx.AsyncClient) -> None:
     settings = Settings(database_url=database)
-    async with a_broker(settings) as first:
+    async with running_broker(settings) as first:
         port = int(first.url.rpartition(":")[2])
         async with Terminal("--url", first.url, "--every", "0.1") as terminal:
             await terminal.until("No tool is registered.")
             await first.stop()
             screen = await terminal.until("No news for")
             assert "No tool is registered." in "\n".join(screen), "what was known stays"
-            async with a_broker(settings, port=port) as second:
+            async with running_broker(settings, port=port) as second:
                 await add_tool(second.client, "back-again")
                 screen = await terminal.until("back-again")
                 assert "No news for" not in "\n".join(screen)
@@ -597,9 +597,9 @@ async def test_a_broker_that_is_away_is_waited_for(database: str, http: httpx.As
 async def test_a_key_that_may_not_read_everything_is_refused_in_a_sentence(
     postgres: str, template: str
 ) -> None:
-    async with a_database(postgres, template) as url, a_store(url) as store:
+    async with temporary_database(postgres, template) as url, open_store(url) as store:
         key = await make_key(store, "mine", "submitter")
-        async with a_broker(Settings(database_url=url)) as broker:
+        async with running_broker(Settings(database_url=url)) as broker:
             status, output, errors = await run("--once", "--url", broker.url, BROKER_KEY=key)
             assert (status, output) == (1, "")
             assert "That takes a key with the role operator or admin; yours is submitter." in errors

@@ -9,8 +9,8 @@ from broker.client import Assigner, AsyncBroker, Job, Tool
 from broker.wake.listener import UPKEEP
 from tests.conftest import Running, Serve
 from tests.support import steps
-from tests.support.api import statements
-from tests.support.steps import asleep
+from tests.support.api import recorded_statements
+from tests.support.steps import sleeping_count
 
 Parked = asyncio.Task[httpx.Response]
 
@@ -20,7 +20,7 @@ async def park(broker: Running, *paths: str) -> list[Parked]:
     parked = [asyncio.create_task(broker.client.get(path, params={"wait": 60})) for path in paths]
     service = broker.server.service
     async with asyncio.timeout(20):
-        while asleep(service.waiters) < len(paths):
+        while sleeping_count(service.waiters) < len(paths):
             await asyncio.sleep(0.01)
     return parked
 
@@ -32,7 +32,7 @@ async def test_an_assignment_wakes_its_tool_and_no_other_request_looks(serve: Se
     await broker.client.post("/v1/tasks", json={"id": "job", "needs": {}})
     woken, *others = await park(broker, *(f"/v1/tools/{name}/work" for name in ("a", "b", "c")))
 
-    with statements(broker) as seen:
+    with recorded_statements(broker) as seen:
         work = (await broker.client.post("/v1/work", json={"task_id": "job", "tool_id": "a"})).json()
         async with asyncio.timeout(5):
             answer = await woken

@@ -9,8 +9,8 @@ from broker.errors import Overloaded, TooManyRequests
 from broker.store import Store
 from broker.wake.wait_limits import WaitLimits
 from tests.conftest import Running, Serve
-from tests.support.api import add_tool, bearer, is_problem, make_key
-from tests.support.waiting import until
+from tests.support.api import add_tool, assert_problem, bearer, make_key
+from tests.support.waiting import wait_until
 
 
 def test_a_client_has_so_many_places_and_all_together_have_so_many() -> None:
@@ -41,7 +41,7 @@ async def parked(broker: Running, path: str, count: int, key: str) -> list[async
     async def all_wait() -> bool:
         return places.count == before + count
 
-    await until(all_wait)
+    await wait_until(all_wait)
     return waiting
 
 
@@ -56,10 +56,10 @@ async def test_who_waits_too_often_is_told_so_and_others_wait_on(serve: Serve, s
     waiting = await parked(broker, "/v1/tasks/a", 3, greedy)
 
     refused = await client.get("/v1/tasks/a?wait=60", headers=bearer(greedy))
-    is_problem(refused, 429, "too_many_requests")
+    assert_problem(refused, 429, "too_many_requests")
     assert int(refused.headers["retry-after"]) > 0
     preferred = await client.get("/v1/tasks/a", headers=bearer(greedy) | {"Prefer": "wait=60"})
-    is_problem(preferred, 429, "too_many_requests")
+    assert_problem(preferred, 429, "too_many_requests")
     # What does not wait is answered as ever.
     assert (await client.get("/v1/tasks/a", headers=bearer(greedy))).status_code == 200
 
@@ -69,7 +69,7 @@ async def test_who_waits_too_often_is_told_so_and_others_wait_on(serve: Serve, s
         *await parked(broker, "/v1/tasks/a", 1, modest),
     ]
     refused = await client.get("/v1/tasks/a?wait=60", headers=bearer(modest))
-    is_problem(refused, 503, "unavailable")
+    assert_problem(refused, 503, "unavailable")
     assert int(refused.headers["retry-after"]) > 0
 
     # Whoever leaves makes room.
@@ -79,7 +79,7 @@ async def test_who_waits_too_often_is_told_so_and_others_wait_on(serve: Serve, s
     async def have_left() -> bool:
         return broker.server.service.wait_limits.count == 4
 
-    await until(have_left)
+    await wait_until(have_left)
     again = [
         *await parked(broker, "/v1/tasks/a", 1, greedy),
         *await parked(broker, "/v1/tasks/a", 1, modest),

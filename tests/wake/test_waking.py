@@ -18,7 +18,7 @@ from broker.wake.sweep import Sweep
 from broker.wake.waiters import Waiter, Waiters
 from tests.conftest import Serve, with_database
 from tests.support import steps
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 # Longer than any test has patience for: who is answered sooner was woken.
 LONG = 60.0
@@ -251,7 +251,7 @@ async def test_who_is_answered_leaves_nothing_behind(poll: Wait, look: Look, wai
     look.answer = "work"
     parked = poll(disconnected=asyncio.Event().wait)
     await within_patience(parked)
-    await until(lambda: nothing_but(before))
+    await wait_until(lambda: nothing_but(before))
     assert len(waiters) == 0
 
 
@@ -380,8 +380,8 @@ async def test_sweeps_are_spread_over_half_of_their_time(waiters: Waiters) -> No
 
 async def test_a_sweep_finds_the_tools_that_have_work_to_start_or_are_no_more(store: Store) -> None:
     await steps.register(store, "idle", "assigned", "running")
-    await steps.some_work(store, "x", "assigned")
-    started = await steps.some_work(store, "y", "running")
+    await steps.add_assigned_work(store, "x", "assigned")
+    started = await steps.add_assigned_work(store, "y", "running")
     await store.one(work.start, work.Start(started.id))
     ids = ["idle", "assigned", "running", "gone"]
     assert set(await store.run(work.ready_tools, ids)) == {"assigned", "gone"}
@@ -389,8 +389,8 @@ async def test_a_sweep_finds_the_tools_that_have_work_to_start_or_are_no_more(st
 
 async def test_a_sweep_finds_the_tasks_that_are_over(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "waits", "held")
-    await steps.some_work(store, "runs")
-    await steps.complete(store, (await steps.some_work(store, "ends", "other")).id)
+    await steps.add_assigned_work(store, "runs")
+    await steps.complete(store, (await steps.add_assigned_work(store, "ends", "other")).id)
     await sql.execute("update tasks set state = 'failed', ended_at = now() where id = 'held'")
     ids = ["waits", "runs", "ends", "held", "unknown"]
     assert set(await store.run(tasks.ready_tasks, ids)) == {"ends", "held", "unknown"}
@@ -475,7 +475,7 @@ async def test_a_listener_that_is_stopped_lets_go_of_its_connection(
     async def gone() -> bool:
         return not await sql.fetch(LISTENERS)
 
-    await until(gone)
+    await wait_until(gone)
 
 
 # All of it
@@ -502,8 +502,8 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
         return len(looks) == len(waiters) == 40 and store.engine.pool.checkedout() == 0
 
     parked = {tool: asyncio.create_task(work_of(tool)) for tool in ids}
-    await until(all_parked)
-    [made] = await steps.assigned(store, ("a", "17"))
+    await wait_until(all_parked)
+    [made] = await steps.assign_all(store, ("a", "17"))
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         assert await parked["17"] == [made]
     assert looks[40:] == ["17"]
@@ -523,8 +523,8 @@ async def test_without_triggers_a_parked_request_still_ends(
     first = (await broker.client.get("/v1/candidates")).json()
     paths[0] += first["cursor"]
     waits = [asyncio.create_task(broker.client.get(path, params={"wait": 60})) for path in paths[1:]]
-    await steps.parked(broker, 2)
-    [made] = await steps.assigned(store, ("a", "t"))
+    await steps.wait_for_long_polls(broker, 2)
+    [made] = await steps.assign_all(store, ("a", "t"))
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         assert [item["id"] for item in (await waits[0]).json()["items"]] == [str(made.id)]
         await steps.complete(store, made.id)
@@ -539,7 +539,7 @@ async def test_a_client_that_hangs_up_leaves_the_register(serve: Serve, store: S
     parked = [
         asyncio.create_task(broker.client.get("/v1/tools/t/work", params={"wait": 60})) for _ in range(5)
     ]
-    await steps.parked(broker, 5)
+    await steps.wait_for_long_polls(broker, 5)
     for request in parked:
         request.cancel()
     await asyncio.gather(*parked, return_exceptions=True)
@@ -547,4 +547,4 @@ async def test_a_client_that_hangs_up_leaves_the_register(serve: Serve, store: S
     async def only_upkeep_waits() -> bool:
         return broker.server.service.waiters.keys().keys() == {UPKEEP}
 
-    await until(only_upkeep_waits)
+    await wait_until(only_upkeep_waits)

@@ -12,19 +12,19 @@ from broker.schemas.limits import ASSIGNER_ABSENT_SECONDS
 from tests.conftest import Running
 from tests.support import browser as looking
 from tests.support.api import (
+    add_assigned_work,
+    add_running_work,
     add_task,
     add_tool,
     assign,
-    assigned,
     complete,
-    completed,
-    deadline_passes,
+    complete_work,
+    expire_deadline,
     get,
-    gone_offline,
-    started,
-    until_it_is,
+    take_tool_offline,
+    wait_for_state,
 )
-from tests.support.browser import Looks, a_look, needs_chromium
+from tests.support.browser import PageVisit, needs_chromium, visit
 from tests.support.shared import SHARED_BROKER
 
 on_one_loop, database, broker, sql, http = SHARED_BROKER
@@ -58,7 +58,7 @@ async def do(page: Page, button: str, verb: str, *, tick: str | None = None) -> 
 async def test_a_life_cycle_is_seen_as_it_happens(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    async with a_look(browser, broker.url) as looks:
+    async with visit(browser, broker.url) as looks:
         page = looks.page
         await is_live(page)
         await expect(page.get_by_text(re.compile("No tool has registered yet"))).to_be_visible()
@@ -76,7 +76,7 @@ async def test_a_life_cycle_is_seen_as_it_happens(
         await expect(bar).to_have_js_property("value", 0.25)
         under_way = page.get_by_role("table").filter(has_text="Last report")
         await expect(under_way).to_contain_text("a quarter of the cells")
-        await completed(http, work, result={"cells": 12})
+        await complete_work(http, work, result={"cells": 12})
         await expect(tile(page, "microscope")).to_contain_text("idle")
         await expect(page.get_by_text("No tool has any work.")).to_be_visible()
 
@@ -85,12 +85,12 @@ async def test_every_state_of_a_tool_is_seen(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
 ) -> None:
     await add_tool(http, "scanner")
-    async with a_look(browser, broker.url) as looks:
+    async with visit(browser, broker.url) as looks:
         page = looks.page
         await expect(tile(page, "scanner")).to_contain_text("idle")
         await http.patch("/v1/tools/scanner", json={"draining": True})
         await expect(tile(page, "scanner")).to_contain_text("draining")
-        await gone_offline(http, sql, "scanner")
+        await take_tool_offline(http, sql, "scanner")
         await expect(tile(page, "scanner")).to_contain_text("offline")
         await add_tool(http, "scanner", capacity=3)
         await expect(tile(page, "scanner")).to_contain_text("0 of 3")
@@ -104,7 +104,7 @@ async def test_tools_are_found_by_name_by_skill_and_by_state(
     await add_tool(http, "microscope", skills={"can": "look"})
     await add_tool(http, "balance", skills={"can": "weigh"})
     await http.patch("/v1/tools/balance", json={"draining": True})
-    async with a_look(browser, broker.url) as looks:
+    async with visit(browser, broker.url) as looks:
         page = looks.page
         find = page.get_by_label("Find a tool or what it can do")
         await find.fill("weigh")
@@ -125,7 +125,7 @@ async def test_why_tasks_wait_is_told_those_that_wait_for_longest_first(
     await add_task(http, "patient", needs={"can": "sing"})
     await add_task(http, "later", not_before="2100-01-01T00:00:00Z")
     await http.get("/v1/candidates")
-    async with a_look(browser, broker.url, "/#/why") as looks:
+    async with visit(browser, broker.url, "/#/why") as looks:
         page = looks.page
         await expect(row(page, "patient")).to_contain_text("no tool has room")
         await expect(row(page, "later")).to_contain_text("not before its time")
@@ -143,7 +143,7 @@ async def test_that_no_assigner_asks_is_in_plain_sight(
     absent = f"now() - interval '{ASSIGNER_ABSENT_SECONDS + 1} s'"
     await sql.execute(f"update assigner set seen_at = {absent}")
     await add_task(http)
-    async with a_look(browser, broker.url, "/#/then") as looks:
+    async with visit(browser, broker.url, "/#/then") as looks:
         alarm = looks.page.get_by_role("alert").filter(has_text="No assigner has asked for 1 min")
         await expect(alarm).to_be_visible()
 
@@ -154,11 +154,11 @@ async def test_who_is_left_out_is_told(
     await add_task(http, "wallflower", needs={"can": "dance"})
     await sql.execute("update tasks set created_at = now() - interval '1 hour'")
     for number in range(12):
-        pair = await assigned(http, f"chosen-{number}", "t")
-        await completed(http, pair.work)
+        pair = await add_assigned_work(http, f"chosen-{number}", "t")
+        await complete_work(http, pair.work)
     await add_tool(http, "lonely", skills={"can": "yodel"})
     await sql.execute("update tools set registered_at = now() - interval '2 hours' where id = 'lonely'")
-    async with a_look(browser, broker.url, "/#/why") as looks:
+    async with visit(browser, broker.url, "/#/why") as looks:
         await expect(row(looks.page, "dance").filter(has_text="later ones")).to_contain_text("12")
         await expect(row(looks.page, "yodel")).to_contain_text("2 h")
 
@@ -166,12 +166,12 @@ async def test_who_is_left_out_is_told(
 async def test_what_has_happened_is_told_down_to_every_report(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    pair = await assigned(http, "blurred", "microscope", max_attempts=1)
+    pair = await add_assigned_work(http, "blurred", "microscope", max_attempts=1)
     for share, message in ((0.1, "focusing"), (0.2, "the lens is dirty")):
         report = {"progress": share, "message": message}
         await http.post(f"/v1/work/{pair.work}/reports", json=report)
-    await completed(http, pair.work, "failed", error="No focus.\nTraceback: lens.py line 12")
-    async with a_look(browser, broker.url, "/#/then") as looks:
+    await complete_work(http, pair.work, "failed", error="No focus.\nTraceback: lens.py line 12")
+    async with visit(browser, broker.url, "/#/then") as looks:
         page = looks.page
         failure = page.get_by_role("row").filter(has_text="blurred").filter(has_text="the lens is dirty")
         await expect(failure).to_contain_text("No focus.")
@@ -186,10 +186,10 @@ async def test_what_has_happened_is_told_down_to_every_report(
 async def test_an_attempt_that_ends_comes_into_the_timeline(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    pair = await started(http, "slide-1", "microscope")
-    async with a_look(browser, broker.url, "/#/then") as looks:
+    pair = await add_running_work(http, "slide-1", "microscope")
+    async with visit(browser, broker.url, "/#/then") as looks:
         await expect(looks.page.locator("canvas").first).to_be_visible()
-        await completed(http, pair.work)
+        await complete_work(http, pair.work)
         table = looks.page.locator("details").filter(has_text="as a table")
         await table.locator("summary").click()
         await expect(table.get_by_role("row").filter(has_text="slide-1")).to_contain_text("succeeded")
@@ -201,7 +201,7 @@ async def test_numbers_are_shown_to_the_last_digit(
     body = '{"id": "exact", "needs": {}, "payload": {"n": 123456789012345678901234567890, "x": 1.10}}'
     answer = await http.post("/v1/tasks", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 201
-    async with a_look(browser, broker.url, "/#/task/exact") as looks:
+    async with visit(browser, broker.url, "/#/task/exact") as looks:
         await expect(looks.page.get_by_label("Payload")).to_contain_text("123456789012345678901234567890")
         await expect(looks.page.get_by_label("Payload")).to_contain_text("1.10")
 
@@ -210,9 +210,9 @@ async def test_a_text_of_others_is_a_text_and_no_part_of_the_page(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     bad = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-    pair = await started(http, "odd", "t", needs={"can": bad})
+    pair = await add_running_work(http, "odd", "t", needs={"can": bad})
     await http.post(f"/v1/work/{pair.work}/reports", json={"message": bad})
-    async with a_look(browser, broker.url) as looks:
+    async with visit(browser, broker.url) as looks:
         await expect(tile(looks.page, "t")).to_contain_text(bad)
         await looks.page.goto(f"{broker.url}/#/task/odd")
         await expect(looks.page.get_by_label("Needs")).to_contain_text(bad)
@@ -223,7 +223,7 @@ async def test_a_task_is_cancelled_after_one_question(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     await add_task(http, "wrong")
-    async with a_look(browser, broker.url, "/#/task/wrong") as looks:
+    async with visit(browser, broker.url, "/#/task/wrong") as looks:
         page = looks.page
         await page.get_by_role("button", name="Cancel", exact=True).click()
         await page.get_by_role("button", name="Leave it").click()
@@ -237,21 +237,21 @@ async def test_a_task_is_cancelled_after_one_question(
 async def test_work_is_taken_back_from_a_tool(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    pair = await started(http, "stuck", "slow")
-    async with a_look(browser, broker.url) as looks:
+    pair = await add_running_work(http, "stuck", "slow")
+    async with visit(browser, broker.url) as looks:
         await do(looks.page, "Take task stuck from its tool", "Take it back")
         await expect(tile(looks.page, "slow")).to_contain_text("Asked to stop")
     assert (await get(http, f"/v1/work/{pair.work}"))["cancel_requested"]
-    await completed(http, pair.work, "failed")
+    await complete_work(http, pair.work, "failed")
     assert (await get(http, "/v1/tasks/stuck"))["state"] == "available"
 
 
 async def test_a_failed_task_is_tried_again(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    pair = await assigned(http, "once", "t", max_attempts=1)
-    await completed(http, pair.work, "failed")
-    async with a_look(browser, broker.url, "/#/task/once") as looks:
+    pair = await add_assigned_work(http, "once", "t", max_attempts=1)
+    await complete_work(http, pair.work, "failed")
+    async with visit(browser, broker.url, "/#/task/once") as looks:
         await do(looks.page, "Try again", "Try again")
         await expect(looks.page.get_by_role("main").locator(".badge").first).to_have_text("available")
     assert (await get(http, "/v1/tasks/once"))["state"] == "available"
@@ -260,8 +260,8 @@ async def test_a_failed_task_is_tried_again(
 async def test_a_tool_is_drained_let_back_in_and_deleted(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    await started(http, "long", "press")
-    async with a_look(browser, broker.url, "/#/tool/press") as looks:
+    await add_running_work(http, "long", "press")
+    async with visit(browser, broker.url, "/#/tool/press") as looks:
         page = looks.page
         await do(page, "Drain", "Drain")
         await expect(page.get_by_role("main").locator(".badge").first).to_have_text("draining")
@@ -270,22 +270,22 @@ async def test_a_tool_is_drained_let_back_in_and_deleted(
         await do(page, "Delete", "Delete the tool")
         dialog = page.get_by_role("dialog")
         await expect(dialog.get_by_role("alert")).to_contain_text("unfinished work")
-        looks.trouble.clear()  # the browser's own word on that answer
+        looks.problems.clear()  # the browser's own word on that answer
         await dialog.get_by_label("Even if it has work").check()
         await dialog.get_by_role("button", name="Delete the tool").click()
         await expect(page.get_by_text("There is no such tool")).to_be_visible()
-        looks.trouble.clear()
+        looks.problems.clear()
     assert (await http.get("/v1/tools/press")).status_code == 404
 
 
 async def test_a_late_result_is_accepted(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
 ) -> None:
-    pair = await started(http, "tardy", "t", max_attempts=1, timeout_seconds=60)
-    await deadline_passes(sql, pair.work)
-    await until_it_is(http, "/v1/tasks/tardy", "failed")
+    pair = await add_running_work(http, "tardy", "t", max_attempts=1, timeout_seconds=60)
+    await expire_deadline(sql, pair.work)
+    await wait_for_state(http, "/v1/tasks/tardy", "failed")
     assert (await complete(http, pair.work, "succeeded", result=42)).status_code == 409
-    async with a_look(browser, broker.url, f"/#/record/{pair.work}") as looks:
+    async with visit(browser, broker.url, f"/#/record/{pair.work}") as looks:
         await looks.page.get_by_role("button", name=re.compile("late result")).click()
         await looks.page.get_by_role("dialog").get_by_role("button", name="Take it").click()
         await expect(looks.page.get_by_role("main").locator(".badge").first).to_have_text("succeeded")
@@ -300,17 +300,17 @@ async def test_nothing_hinders_who_uses_a_keyboard_or_a_screen_reader(
     broker: Running, http: httpx.AsyncClient, browser: Browser, look: Any
 ) -> None:
     work = await a_busy_laboratory(http)
-    async with a_look(browser, broker.url, color_scheme=look) as looks:
+    async with visit(browser, broker.url, color_scheme=look) as looks:
         for view in VIEWS:
             await show(looks, view.format(work=work))
-            assert await looks.findings() == [], view
+            assert await looks.accessibility_problems() == [], view
 
 
 async def test_everything_has_room_on_a_phone(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     work = await a_busy_laboratory(http)
-    async with a_look(browser, broker.url, viewport=PHONE) as looks:
+    async with visit(browser, broker.url, viewport=PHONE) as looks:
         for view in VIEWS:
             await show(looks, view.format(work=work))
             width = await looks.page.evaluate("document.documentElement.scrollWidth")
@@ -319,7 +319,7 @@ async def test_everything_has_room_on_a_phone(
 
 async def test_a_keyboard_is_enough(broker: Running, http: httpx.AsyncClient, browser: Browser) -> None:
     await add_task(http, "wrong")
-    async with a_look(browser, broker.url, "/#/task/wrong") as looks:
+    async with visit(browser, broker.url, "/#/task/wrong") as looks:
         page = looks.page
         button = page.get_by_role("button", name="Cancel", exact=True)
         await expect(button).to_be_visible()
@@ -336,10 +336,10 @@ async def test_a_keyboard_is_enough(broker: Running, http: httpx.AsyncClient, br
 
 async def a_busy_laboratory(http: httpx.AsyncClient) -> str:
     """Something of everything; the id of a work that has failed."""
-    failed = await assigned(http, "cells-1", "microscope", max_attempts=1)
+    failed = await add_assigned_work(http, "cells-1", "microscope", max_attempts=1)
     await http.post(f"/v1/work/{failed.work}/reports", json={"progress": 0.5, "message": "half of it"})
-    await completed(http, failed.work, "failed", error="out of focus")
-    running = await started(http, "cells-2", "microscope")
+    await complete_work(http, failed.work, "failed", error="out of focus")
+    running = await add_running_work(http, "cells-2", "microscope")
     await http.post(
         f"/v1/work/{running.work}/reports", json={"progress": 0.3, "message": "a long message " * 9}
     )
@@ -348,7 +348,7 @@ async def a_busy_laboratory(http: httpx.AsyncClient) -> str:
     return failed.work
 
 
-async def show(looks: Looks, view: str) -> None:
+async def show(looks: PageVisit, view: str) -> None:
     """Go to a view, and wait until it shows what it has read."""
     page = looks.page
     await page.goto(f"{looks.url}/#/{view}")

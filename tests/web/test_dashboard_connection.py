@@ -8,10 +8,10 @@ from playwright.async_api import Browser, Page, expect
 
 from broker.settings import Settings
 from broker.store import Store
-from tests.conftest import Running, a_broker, a_database
+from tests.conftest import Running, running_broker, temporary_database
 from tests.support import browser as looking
 from tests.support.api import add_task, add_tasks, add_tool, bearer, make_key
-from tests.support.browser import a_look, needs_chromium
+from tests.support.browser import needs_chromium, visit
 from tests.support.processes import free_port
 from tests.support.shared import shared_database
 
@@ -26,8 +26,8 @@ ADMIN = "the-key-that-is-there-from-the-start"
 async def closed(postgres: str, template: str) -> AsyncIterator[Running]:
     """A broker that has keys."""
     async with (
-        a_database(postgres, template) as url,
-        a_broker(Settings(database_url=url, admin_key=ADMIN)) as running,
+        temporary_database(postgres, template) as url,
+        running_broker(Settings(database_url=url, admin_key=ADMIN)) as running,
     ):
         running.client.headers.update(bearer(ADMIN))
         yield running
@@ -40,64 +40,64 @@ async def sign_in(page: Page, key: str) -> None:
 
 async def test_a_key_is_asked_for_and_kept_in_the_tab_alone(closed: Running, browser: Browser) -> None:
     await add_tool(closed.client, "microscope")
-    async with a_look(browser, closed.url) as looks:
+    async with visit(browser, closed.url) as looks:
         page = looks.page
         await sign_in(page, "a-wrong-key")
         await expect(page.get_by_role("alert")).to_contain_text("not known")
         await sign_in(page, ADMIN)
         await expect(page.locator(".tile")).to_contain_text("microscope")
-        looks.trouble.clear()  # the browser's own words on what was refused
+        looks.problems.clear()  # the browser's own words on what was refused
         assert await page.evaluate("Object.values(localStorage).length + document.cookie.length") == 0
-        assert not any(ADMIN in url for url in looks.asked)
+        assert not any(ADMIN in url for url in looks.requested_urls)
         await page.reload()
         await expect(page.locator(".tile")).to_contain_text("microscope")
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_label("Key")).to_be_visible()
         assert await page.evaluate("sessionStorage.length") == 0
-        looks.trouble.clear()
+        looks.problems.clear()
 
 
 async def test_what_a_key_may_not_do_is_told(closed: Running, browser: Browser) -> None:
     store = closed.server.service.store
     submitter = await make_key(store, "submitter", "submitter")
     await add_task(closed.client, "mine")
-    async with a_look(browser, closed.url) as looks:
+    async with visit(browser, closed.url) as looks:
         await sign_in(looks.page, submitter)
         alert = looks.page.get_by_role("alert").filter(has_text="role")
         await expect(alert).to_contain_text("operator")
-        looks.trouble.clear()
+        looks.problems.clear()
 
 
 async def test_a_key_that_is_revoked_is_asked_for_anew(closed: Running, browser: Browser) -> None:
     store: Store = closed.server.service.store
     key = await make_key(store, "ops", "operator")
-    async with a_look(browser, closed.url) as looks:
+    async with visit(browser, closed.url) as looks:
         await sign_in(looks.page, key)
         await expect(looks.page.locator(".state.live")).to_be_visible()
         await make_key(store, "ops", "operator", replace=True)
         await expect(looks.page.get_by_label("Key")).to_be_visible()
-        looks.trouble.clear()
+        looks.problems.clear()
 
 
 async def test_the_page_comes_back_when_the_broker_does(database: str, browser: Browser) -> None:
     port = free_port()
     settings = Settings(database_url=database)
-    async with a_broker(settings, port) as first:
+    async with running_broker(settings, port) as first:
         await add_tool(first.client, "before")
-        looks_at = a_look(browser, first.url)
+        looks_at = visit(browser, first.url)
         looks = await looks_at.__aenter__()
         await expect(looks.page.locator(".tile")).to_contain_text("before")
     await expect(looks.page.locator(".state")).to_have_text("Not connected")
-    async with a_broker(settings, port) as second:
+    async with running_broker(settings, port) as second:
         await add_tool(second.client, "meanwhile")
         await expect(looks.page.locator(".tile").filter(has_text="meanwhile")).to_be_visible()
         await expect(looks.page.locator(".state")).to_have_text("Live")
-        looks.trouble.clear()
+        looks.problems.clear()
         await looks_at.__aexit__(None, None, None)
 
 
 async def test_what_comes_by_the_thousand_is_counted(database: str, browser: Browser) -> None:
-    async with a_broker(Settings(database_url=database)) as broker, a_look(browser, broker.url) as looks:
+    async with running_broker(Settings(database_url=database)) as broker, visit(browser, broker.url) as looks:
         await expect(looks.page.locator(".state.live")).to_be_visible()
         for batch in range(3):
             await add_tasks(broker.client, *(f"t-{batch}-{n}" for n in range(1_000)), needs={"can": "count"})
@@ -106,7 +106,7 @@ async def test_what_comes_by_the_thousand_is_counted(database: str, browser: Bro
 
 
 async def test_hundreds_of_tools_are_there_for_who_asks(database: str, browser: Browser) -> None:
-    async with a_broker(Settings(database_url=database)) as broker, a_look(browser, broker.url) as looks:
+    async with running_broker(Settings(database_url=database)) as broker, visit(browser, broker.url) as looks:
         page = looks.page
         for number in range(210):
             await add_tool(broker.client, f"tool-{number:03}")

@@ -8,8 +8,8 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.conftest import Running
 from tests.support import browser as looking
-from tests.support.api import assigned, completed, started
-from tests.support.browser import a_look, needs_chromium
+from tests.support.api import add_assigned_work, add_running_work, complete_work
+from tests.support.browser import needs_chromium, visit
 from tests.support.shared import SHARED_BROKER
 
 on_one_loop, database, broker, sql, http = SHARED_BROKER
@@ -26,8 +26,8 @@ def timeline(page: Page) -> Locator:
 
 
 async def failed(http: httpx.AsyncClient, task: str) -> str:
-    pair = await started(http, task, "microscope", max_attempts=1)
-    await completed(http, pair.work, "failed", error="No focus.")
+    pair = await add_running_work(http, task, "microscope", max_attempts=1)
+    await complete_work(http, pair.work, "failed", error="No focus.")
     return pair.work
 
 
@@ -35,7 +35,7 @@ async def test_the_timeline_is_read_and_zoomed_by_the_keyboard_alone(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     work = await failed(http, "blurred")
-    async with a_look(browser, broker.url, "/#/then") as looks:
+    async with visit(browser, broker.url, "/#/then") as looks:
         page = looks.page
         await timeline(page).focus()
         await page.keyboard.press("ArrowRight")
@@ -57,7 +57,7 @@ async def test_a_span_is_in_the_address_and_what_is_in_it_is_shown(
     now = datetime.now(UTC)
     until = now - timedelta(hours=2)
     since = until - timedelta(hours=1)
-    async with a_look(browser, broker.url, f"/#/then/{since.isoformat()}/{until.isoformat()}") as looks:
+    async with visit(browser, broker.url, f"/#/then/{since.isoformat()}/{until.isoformat()}") as looks:
         page = looks.page
         await expect(page.get_by_text("Nothing ended in this span of time.")).to_be_visible()
         await expect(page.get_by_text("Nothing, in this span of time.")).to_be_visible()
@@ -71,13 +71,13 @@ async def test_a_span_is_in_the_address_and_what_is_in_it_is_shown(
 async def test_a_record_is_shown_to_the_last_digit_however_long_it_is(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    pair = await assigned(http, "exact", "balance", payload={"picture": LONG, "escaped": 'a "\\'})
+    pair = await add_assigned_work(http, "exact", "balance", payload={"picture": LONG, "escaped": 'a "\\'})
     headers = {"Content-Type": "application/json"}
     report = f'{{"message": "weighed", "data": {{"grams": {EXACT}}}}}'
     await http.post(f"/v1/work/{pair.work}/reports", content=report, headers=headers)
     result = f'{{"outcome": "succeeded", "result": [{EXACT}]}}'
     await http.post(f"/v1/work/{pair.work}/complete", content=result, headers=headers)
-    async with a_look(browser, broker.url, f"/#/record/{pair.work}") as looks:
+    async with visit(browser, broker.url, f"/#/record/{pair.work}") as looks:
         page = looks.page
         await expect(page.get_by_label("Result", exact=True)).to_contain_text(EXACT)
         await expect(page.get_by_role("row").filter(has_text="weighed")).to_contain_text(EXACT)

@@ -7,8 +7,8 @@ from playwright.async_api import Browser, Page, expect
 
 from broker.http.assets import PAGE_HEADERS
 from broker.settings import Settings
-from tests.conftest import Running, a_broker
-from tests.support.browser import a_look, needs_chromium, shared_browser
+from tests.conftest import Running, running_broker
+from tests.support.browser import needs_chromium, shared_browser, visit
 from tests.support.shared import shared_broker, shared_database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -42,16 +42,16 @@ async def test_nothing_is_taken_for_what_it_is_not(broker: Running, path: str) -
 @needs_chromium
 async def test_the_api_can_be_tried_out_on_its_page_with_a_key(database: str, browser: Browser) -> None:
     settings = Settings(database_url=database, admin_key=KEY)
-    async with a_broker(settings) as broker, a_look(browser, broker.url, "/docs") as looks:
+    async with running_broker(settings) as broker, visit(browser, broker.url, "/docs") as looks:
         page = looks.page
         assert await try_out(page) == "401"
-        looks.trouble.clear()  # that was one
+        looks.problems.clear()  # that was one
         await page.click(".btn.authorize")
         await page.fill(".auth-container input", KEY)
         await page.click(".auth-btn-wrapper .authorize")
         await page.click(".btn-done")
         assert await try_out(page) == "201"
-    assert not any(KEY in url for url in looks.asked)
+    assert not any(KEY in url for url in looks.requested_urls)
 
 
 async def try_out(page: Page) -> str:

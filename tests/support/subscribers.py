@@ -14,7 +14,7 @@ from broker.background import event_stream as feeds
 from broker.schemas.overview import WorkEvent
 from tests.conftest import Running
 from tests.support.api import Json
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 WITHIN = 10
 
@@ -27,11 +27,11 @@ class Event(NamedTuple):
     data: Json
 
 
-class Watching:
+class Subscriber:
     """A client that watches."""
 
     def __init__(self, answer: httpx.Response) -> None:
-        self.answer = answer
+        self.response = answer
         self.position = ""
         self.raw = ""
         self._lines = answer.aiter_lines()
@@ -59,7 +59,7 @@ class Watching:
             fields[name] = value
         raise EOFError
 
-    async def until(self, name: str, **fields: Any) -> list[Event]:
+    async def wait_for(self, name: str, **fields: Any) -> list[Event]:
         """The events up to one of this name that has these fields."""
         seen = []
         while True:
@@ -67,12 +67,12 @@ class Watching:
             if seen[-1].name == name and fields.items() <= seen[-1].data.items():
                 return seen
 
-    async def whole(self) -> None:
+    async def read_whole_batch(self) -> None:
         """Return when everything that was sent together has come: its last event sets the position."""
         while not self._is_whole:
             await self.next()
 
-    async def ended(self) -> None:
+    async def wait_for_end(self) -> None:
         """Return when the service has ended it in good order."""
         async with asyncio.timeout(WITHIN):
             with contextlib.suppress(EOFError):
@@ -81,22 +81,22 @@ class Watching:
 
 
 @contextlib.asynccontextmanager
-async def watching(
+async def subscribe(
     http: httpx.AsyncClient, after: str | None = None, **headers: str
-) -> AsyncIterator[Watching]:
+) -> AsyncIterator[Subscriber]:
     """Somebody watches, who has been told where they are."""
     if after is not None:
         headers["Last-Event-ID"] = after
     async with http.stream("GET", "/v1/events", headers=headers) as answer:
         assert answer.status_code == 200, await answer.aread()
-        watcher = Watching(answer)
+        watcher = Subscriber(answer)
         if after is None:
             first = await watcher.next()
             assert (first.name, first.id) == ("", watcher.position)
         yield watcher
 
 
-def brief(events: list[Event]) -> set[tuple[Any, ...]]:
+def summarize(events: list[Event]) -> set[tuple[Any, ...]]:
     """Each event by its name, what it is about, and the state of that."""
     return {
         (
@@ -108,17 +108,17 @@ def brief(events: list[Event]) -> set[tuple[Any, ...]]:
     }
 
 
-async def settled(broker: Running) -> None:
+async def wait_for_no_subscribers(broker: Running) -> None:
     """Return when nobody watches any more."""
 
     async def nobody() -> bool:
         return not broker.server.service.event_stream.subscriber_count
 
-    await until(nobody)
+    await wait_until(nobody)
 
 
 @contextlib.contextmanager
-def a_stuck_client(broker: Running, **headers: str) -> Iterator[socket.socket]:
+def stuck_subscriber(broker: Running, **headers: str) -> Iterator[socket.socket]:
     """Somebody watches and reads nothing."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -128,7 +128,7 @@ def a_stuck_client(broker: Running, **headers: str) -> Iterator[socket.socket]:
         yield connection
 
 
-def much(number: int) -> list[feeds.NamedEvent]:
+def large_events(number: int) -> list[feeds.NamedEvent]:
     """A hundred events, about 80 kB."""
     example = WorkEvent(
         id=UUID(int=7),

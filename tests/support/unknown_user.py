@@ -1,6 +1,6 @@
 """The `broker` command as a user whom /etc/passwd does not know.
 
-`python -m tests.support.nobody_known serve`, as root, imports first, because nobody else may be able to read
+`python -m tests.support.unknown_user serve`, as root, imports first, because nobody else may be able to read
 this Python, and then becomes that user.
 """
 
