@@ -26,7 +26,7 @@ CONTAINERS = ROOT / "containers"
 COMPOSE: Json = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Json] = COMPOSE["services"]
 PROFILES = sorted({profile for service in SERVICES.values() for profile in service.get("profiles", [])})
-# Made by hand, by a broker that runs: docs/containers.md.
+# Made by hand, by a broker that runs: docs/operate/containers.md.
 _BY_HAND = {"prometheus_key"}
 
 needs_nginx = requires_program("nginx")

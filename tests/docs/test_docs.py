@@ -15,7 +15,7 @@ from tests.conftest import Running
 from tests.support import markdown
 
 README = (ROOT / "README.md").read_text()
-GROWTH = (ROOT / "docs" / "growth.md").read_text()
+GROWTH = (ROOT / "docs" / "operate" / "scale.md").read_text()
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
@@ -56,7 +56,7 @@ ROUND_COSTS = {
 
 
 def capacity(**numbers: float) -> dict[str, Any]:
-    """Run the program of docs/growth.md with these numbers, and return its variables."""
+    """Run the program of docs/operate/scale.md with these numbers, and return its variables."""
     [program] = [block.code for block in markdown.blocks(GROWTH) if block.says == "file: capacity.py"]
     for name, number in numbers.items():
         program, replaced = re.subn(rf"(?m)^{name} = \S+", f"{name} = {number}", program)

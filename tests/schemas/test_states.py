@@ -170,8 +170,8 @@ def test_alerts_and_documentation_name_the_outcomes_that_they_mean() -> None:
     )
     assert wrong == {frozenset(WENT_WRONG)}
     assert neither == {frozenset(OUTCOMES) - WENT_WRONG - {"succeeded"}}
-    page = (ROOT / "docs" / "operations.md").read_text()
-    [asked] = re.findall(r"ended though nobody asked for it \(([^)]+)\)", page)
+    page = (ROOT / "docs" / "operate" / "logs.md").read_text()
+    [asked] = re.findall(r"work that the broker ended itself \(([^)]+)\)", page)
     assert set(re.findall(r"\w+", asked)) == {
         name for name, rule in OUTCOMES.items() if not rule.sent_by_tool
     }

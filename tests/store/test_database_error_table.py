@@ -11,7 +11,7 @@ from broker.store.database_errors import CLASSES, CODES, Entry, Meaning
 from broker.store.troubles import Troubles
 from tests import ROOT
 
-OPERATIONS = ROOT / "docs" / "operations.md"
+OPERATIONS = ROOT / "docs" / "operate" / "postgresql.md"
 
 
 def test_the_table_has_every_class_that_the_driver_knows() -> None:

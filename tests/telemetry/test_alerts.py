@@ -247,7 +247,7 @@ def test_labels_in_rules_dashboards_and_documentation_are_those_of_the_metrics()
         for name, matchers in re.findall(r"\b(broker_[a-z_]+)\{([^}]*)\}", expression):
             asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
             assert asked <= labels[name] | _OF_EVERY_SERIES, expression
-    page = (FOLDER.parent / "docs" / "operations.md").read_text()
+    page = (FOLDER.parent / "docs" / "operate" / "monitor.md").read_text()
     documented = re.findall(r"^\| .+\? \| (.+) \|$", page, re.MULTILINE)
     named = re.findall(r"`(broker_[a-z_]+)(?:\{(\w+)\})?", " ".join(documented))
     assert len(named) > 20

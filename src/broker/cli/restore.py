@@ -27,7 +27,8 @@ Examples:
   BROKER_DATA_DIR=/srv/broker-restored broker restore broker.dump
   BROKER_DATABASE_URL=postgresql://broker@db/restored broker restore broker.dump
 
-Then start the service with the same setting. docs/backup.md says what a restore means for those who use it.
+Then start the service with the same setting. docs/operate/backup.md says what a restore means for tools
+and clients.
 """
 
 

@@ -36,7 +36,7 @@ SHORTEST_ADMIN_KEY = 20
     default=1,
     show_default=True,
     type=click.IntRange(1, 64),
-    help="How many processes serve it. One is enough for most; see docs/growth.md.",
+    help="How many processes serve it. One is enough for most; see docs/operate/scale.md.",
 )
 def serve(host: str, port: int, workers: int) -> None:
     """Run the service.

@@ -2,7 +2,7 @@
 
 To add a metric, define it here and set its value: with `Metrics.set` in `Service.update_metrics` if a part of
 the service knows the value, in `database_metrics` if the database does. The alerts, the dashboards of Grafana
-and docs/operations.md are tested against these definitions.
+and docs/operate/monitor.md are tested against these definitions.
 """
 
 from typing import Literal
