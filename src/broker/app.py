@@ -20,6 +20,7 @@ from broker.api.dashboard import DashboardController
 from broker.api.docs import DocsController
 from broker.api.events import EventsController
 from broker.api.health import HealthController
+from broker.api.help import HelpController
 from broker.api.keys import KeysController
 from broker.api.metrics import MetricsController
 from broker.api.overview import OverviewController
@@ -162,6 +163,7 @@ def create_app(service: Service) -> Litestar:
             MetricsController,
             DocsController,
             DashboardController,
+            HelpController,
         ],
         lifespan=[running],
         dependencies={

@@ -10,9 +10,17 @@ import pytest
 
 from broker.schemas import states
 from broker.schemas.overview import Bucket
-from broker.schemas.states import OUTCOMES, STATES, TASK_STATES, TOOL_STATES, WORK_STATES, Outcome
+from broker.schemas.states import (
+    OUTCOMES,
+    STATES,
+    TASK_STATES,
+    TOOL_STATES,
+    VERDICTS,
+    WORK_STATES,
+    Outcome,
+    Verdict,
+)
 from broker.schemas.stats import LastMinute, TaskCounts, ToolCounts, WorkCounts
-from broker.schemas.tasks import Verdict
 from broker.store import Store, completion, stats
 from broker.store.overview import history
 from broker.top import view
@@ -41,6 +49,7 @@ SETS = (
         (WORK_STATES, states.WorkState),
         (TASK_STATES, states.TaskState),
         (OUTCOMES, states.Outcome),
+        (VERDICTS, states.Verdict),
         ({**WORK_STATES, **OUTCOMES}, states.AnyWorkState),
         ({name: rule for name, rule in OUTCOMES.items() if rule.sent_by_tool}, states.ChosenOutcome),
     ],

@@ -14,8 +14,8 @@ from broker.cli.url_option import with_url_option
 from broker.client.addresses import in_path
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
-from broker.schemas.states import Outcome
-from broker.schemas.tasks import Explanation, Verdict
+from broker.schemas.states import Outcome, Verdict
+from broker.schemas.tasks import Explanation
 from broker.texts import one_line, shorten_in_the_middle
 
 # Short, because a person waits for the output.

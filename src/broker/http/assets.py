@@ -1,6 +1,8 @@
 """Serve the files of web pages; the pages load nothing from the internet."""
 
-from collections.abc import Mapping
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +13,15 @@ from litestar.exceptions import NotFoundException
 from litestar.status_codes import HTTP_304_NOT_MODIFIED
 
 WEB = Path(__file__).parent.parent / "web"
-_MEDIA_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_MEDIA_TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+}
+_INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 # A page runs only scripts of this service, loads only from it, and cannot be framed. Swagger UI has images in
 # its style sheet.
@@ -23,11 +33,26 @@ PAGE_HEADERS = {
 }
 
 
+def generated_page_headers(page: bytes) -> Mapping[str, str]:
+    """Return the headers of a page of the documentation, which Zensical generates.
+
+    The policy allows the scripts in the page by their hashes. It allows styles, because the search inserts
+    some.
+    """
+    hashes = (b64encode(sha256(script).digest()).decode() for script in _INLINE_SCRIPT.findall(page))
+    scripts = "".join(f" 'sha256-{value}'" for value in hashes)
+    policy = PAGE_HEADERS["Content-Security-Policy"]
+    policy = policy.replace("script-src 'self'", f"script-src 'self'{scripts}")
+    policy = policy.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+    return PAGE_HEADERS | {"Content-Security-Policy": policy}
+
+
 class Asset:
     """A file of a web page; its name says its media type."""
 
-    def __init__(self, name: str, content: bytes) -> None:
+    def __init__(self, name: str, content: bytes, page_headers: Mapping[str, str] = PAGE_HEADERS) -> None:
         self._content = content
+        self._page_headers = page_headers
         self._media_type = _MEDIA_TYPES[Path(name).suffix]
         self._tag = f'"{sha256(content).hexdigest()[:32]}"'
 
@@ -36,23 +61,29 @@ class Asset:
         # The browser revalidates the file each time, so that it sees an upgrade at once.
         headers = {"Cache-Control": "no-cache", "ETag": self._tag}
         if self._media_type == "text/html":
-            headers |= PAGE_HEADERS
+            headers |= self._page_headers
         if self._tag in request.headers.get("if-none-match", ""):
             return Response(b"", status_code=HTTP_304_NOT_MODIFIED, headers=headers)
         return Response(self._content, media_type=self._media_type, headers=headers)
 
 
 @cache
-def assets(folder: str) -> Mapping[str, Asset]:
+def assets(
+    folder: str, page_headers: Callable[[bytes], Mapping[str, str]] = lambda _: PAGE_HEADERS
+) -> Mapping[str, Asset]:
     """Return the files of a folder of `broker.web`, by their relative paths.
 
     No path can lead to another file, because each is looked up here.
+
+    Args:
+        folder: The name of the folder.
+        page_headers: Returns the headers for the content of a page.
     """
     root = WEB / folder
+    contents = {path: path.read_bytes() for path in root.rglob("*") if path.suffix in _MEDIA_TYPES}
     return {
-        path.relative_to(root).as_posix(): Asset(path.name, path.read_bytes())
-        for path in root.rglob("*")
-        if path.suffix in _MEDIA_TYPES
+        path.relative_to(root).as_posix(): Asset(path.name, content, page_headers(content))
+        for path, content in contents.items()
     }
 
 

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from broker.schemas.states import Outcome, TaskState, ToolState, WorkState
-from broker.schemas.tasks import AttemptsSoFar, LastWord, Verdict
+from broker.schemas.states import Outcome, TaskState, ToolState, Verdict, WorkState
+from broker.schemas.tasks import AttemptsSoFar, LastWord
 from broker.schemas.values import Moment, Next
 from broker.schemas.work import AttemptNumber, CancelRequested
 

@@ -29,12 +29,14 @@ class State(Struct, frozen=True):
         colour: Its colour on the dashboard.
         mark: A sign that stands for it where there is no room for words.
         final: Whether the broker does nothing more by itself.
+        meaning: What it means, in sentences for the documentation.
     """
 
     label: str
     colour: Colour
     mark: str = ""
     final: bool = False
+    meaning: str = ""
 
 
 class OutcomeRule(State, frozen=True, kw_only=True):
@@ -57,38 +59,127 @@ class OutcomeRule(State, frozen=True, kw_only=True):
 
 
 TOOL_STATES: Mapping[str, State] = {
-    "busy": State("busy", "accent"),
-    "idle": State("idle", "good"),
-    "draining": State("draining", "odd"),
-    "offline": State("offline", "away"),
+    "busy": State("busy", "accent", meaning="The tool has as much work as its capacity allows."),
+    "idle": State("idle", "good", meaning="The tool has free capacity. Assigners may give it work."),
+    "draining": State(
+        "draining",
+        "odd",
+        meaning="The tool finishes its current work and gets no more. An operator set this.",
+    ),
+    "offline": State(
+        "offline",
+        "away",
+        meaning="The tool sent no request for longer than its lease. Its work is lost, and the tasks are"
+        " available to other tools. The next request of the tool brings it back.",
+    ),
 }
 
 WORK_STATES: Mapping[str, State] = {
-    "assigned": State("assigned", "accent"),
-    "running": State("running", "accent", "▸"),
+    "assigned": State(
+        "assigned", "accent", meaning="The work belongs to a tool that has not started it yet."
+    ),
+    "running": State("running", "accent", "▸", meaning="The tool is doing the work."),
 }
 
 OUTCOMES: Mapping[str, OutcomeRule] = {
-    "succeeded": OutcomeRule("succeeded", "good", ends_task=True, counts="always"),
-    "failed": OutcomeRule("failed", "bad", "✕", counts="always", backs_off=True, went_wrong=True),
-    "timed_out": OutcomeRule(
-        "timed out", "slow", "◷", sent_by_tool=False, counts="always", backs_off=True, went_wrong=True
+    "succeeded": OutcomeRule(
+        "succeeded",
+        "good",
+        ends_task=True,
+        counts="always",
+        meaning="The tool completed the work. The task has its result.",
     ),
-    "lost": OutcomeRule("lost", "gone", "?", sent_by_tool=False, counts="once_started", went_wrong=True),
-    "cancelled": OutcomeRule("cancelled", "odd", "–", ends_task=True, counts="never"),
-    "released": OutcomeRule("released", "away", "↩", counts="never"),
+    "failed": OutcomeRule(
+        "failed",
+        "bad",
+        "✕",
+        counts="always",
+        backs_off=True,
+        went_wrong=True,
+        meaning="The attempt did not succeed; its `error` says why. A task is `failed` when no attempt is"
+        " left. It stays until somebody retries or deletes it.",
+    ),
+    "timed_out": OutcomeRule(
+        "timed out",
+        "slow",
+        "◷",
+        sent_by_tool=False,
+        counts="always",
+        backs_off=True,
+        went_wrong=True,
+        meaning="The attempt ran for longer than the `timeout_seconds` of the task.",
+    ),
+    "lost": OutcomeRule(
+        "lost",
+        "gone",
+        "?",
+        sent_by_tool=False,
+        counts="once_started",
+        went_wrong=True,
+        meaning="The tool disappeared: its lease expired, it registered again, somebody deleted it, or it did"
+        " not start the work in time.",
+    ),
+    "cancelled": OutcomeRule(
+        "cancelled",
+        "odd",
+        "–",
+        ends_task=True,
+        counts="never",
+        meaning="Somebody deleted the task or cancelled the work.",
+    ),
+    "released": OutcomeRule(
+        "released",
+        "away",
+        "↩",
+        counts="never",
+        meaning="The tool gave the work back, or somebody cancelled it with `requeue`.",
+    ),
 }
 
 #: A task that has an attempt under way is in the state of its work. A task that has ended is in the state of
 #: the outcome that ended it. A task that has failed keeps waiting for somebody to retry or delete it.
 TASK_STATES: Mapping[str, State] = {
-    "scheduled": State("scheduled", "odd"),
-    "available": State("available", "accent"),
+    "scheduled": State(
+        "scheduled",
+        "odd",
+        meaning="The task waits for its `not_before`, or for the pause after a failed attempt.",
+    ),
+    "available": State("available", "accent", meaning="The task waits for an assigner to give it to a tool."),
     "assigned": WORK_STATES["assigned"],
     "running": WORK_STATES["running"],
     "failed": OUTCOMES["failed"],
     "succeeded": OUTCOMES["succeeded"],
     "cancelled": OUTCOMES["cancelled"],
+}
+
+Verdict = Literal[
+    "ended",
+    "failed",
+    "running",
+    "assigned",
+    "not_before_its_time",
+    "backing_off",
+    "no_assigner",
+    "refused_by_assigner",
+    "no_tool_available",
+    "waiting_for_assigner",
+]
+#: Why a task has not run yet: the meaning of each verdict, and what to do. The first one that holds counts.
+VERDICTS: Mapping[Verdict, str] = {
+    "ended": "The task has ended. Read its result, or its record in the archive.",
+    "failed": "No attempt is left. Read the task's `error`, remove the cause, and retry the task.",
+    "running": "A tool is working on the task. Read its reports to see how far it is.",
+    "assigned": "A tool has the task and has not started it. If it does not start in time, the task becomes"
+    " available again.",
+    "not_before_its_time": "The task has a `not_before` that has not passed. Wait until then.",
+    "backing_off": "The last attempt did not succeed. The broker waits before the next one. The pause grows"
+    " from `retry_backoff_seconds`.",
+    "no_assigner": "No assigner has asked for tasks for a minute. Start one, for example `broker assign`.",
+    "refused_by_assigner": "The assigner looked at the task and said in a remark why it does not assign it,"
+    " for example because no tool has the skills. Correct the task's `needs`, or start a tool that fits.",
+    "no_tool_available": "Every tool is busy, draining or offline. Wait until one is free, or start another.",
+    "waiting_for_assigner": "The task and at least one tool are available. The assigner has not paired them"
+    " yet. If this lasts, check that a tool has the skills that the task needs.",
 }
 
 #: Every state and outcome by its name: a name means the same wherever it stands.

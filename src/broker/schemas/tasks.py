@@ -6,7 +6,7 @@ from uuid import UUID
 from msgspec import Meta, Struct
 
 from broker.schemas.limits import MOST_ATTEMPTS, MOST_IN_BATCH
-from broker.schemas.states import TaskState
+from broker.schemas.states import TaskState, Verdict
 from broker.schemas.values import JSON, NULL_DEFAULT, Id, Moment, Next, Request, Text, Time
 
 AttemptsSoFar = Annotated[int, Meta(description="How many attempts have counted so far.")]
@@ -77,20 +77,6 @@ class SubmittedTasks(Struct, kw_only=True):
     """What became of each task of a batch, in its order."""
 
     items: list[SubmittedTask]
-
-
-Verdict = Literal[
-    "ended",
-    "failed",
-    "running",
-    "assigned",
-    "not_before_its_time",
-    "backing_off",
-    "no_assigner",
-    "refused_by_assigner",
-    "no_tool_available",
-    "waiting_for_assigner",
-]
 
 
 class Explanation(Struct, kw_only=True):

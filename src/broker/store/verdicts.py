@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from broker.schemas.limits import ASSIGNER_ABSENT_SECONDS
 from broker.schemas.overview import MOST_CHARS
-from broker.schemas.tasks import Task, Verdict
+from broker.schemas.states import Verdict
+from broker.schemas.tasks import Task
 from broker.texts import shorten_in_the_middle
 
 # The most tasks that are counted before a task. If there are more, the verdict says "more than".
