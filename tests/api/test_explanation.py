@@ -68,43 +68,51 @@ NONE = ToolsByState(available=0)
 @pytest.mark.parametrize(
     ("given", "word", "says"),
     [
-        (facts("succeeded"), "ended", "succeeded at 2026-11-25T12:00:00Z, after 1 attempt;"),
+        (facts("succeeded"), "ended", "succeeded at 2026-11-25T12:00:00Z, after 1 attempt. "),
         (facts("cancelled"), "ended", "cancelled at 2026-11-25T12:00:00Z"),
         (facts("failed", attempt=3), "failed", "failed at 2026-11-25T12:00:00Z, after 3 attempts"),
-        (facts("failed", error="no disk"), "failed", "retried or deleted. The last error: no disk"),
-        (facts("failed"), "failed", "No error was told."),
+        (facts("failed", error="no disk"), "failed", "The last error: no disk. Fix the cause, then retry or"),
+        (facts("failed"), "failed", "The tool reported no error text."),
         (
             facts("running", work=RUNNING),
             "running",
-            "Tool xrd-1 has been running it since 2026-11-25T11:55:00Z (5 min). This is attempt 2 (3",
+            "Tool xrd-1 has been running the task since 2026-11-25T11:55:00Z (5 min). This is attempt 2 of",
         ),
-        (facts("running", work=RUNNING._replace(progress=0.29)), "running", "It is 29% done."),
-        (facts("running", work=RUNNING._replace(reported_at=DUE)), "running", "It reported 1 s ago."),
+        (facts("running", work=RUNNING._replace(progress=0.29)), "running", "The task is 29% done."),
+        (facts("running", work=RUNNING._replace(reported_at=DUE)), "running", "its last report 1 s ago."),
         (
             facts("running", work=RUNNING._replace(reported_at=DUE, message="half\n way")),
             "running",
-            "The tool said 1 s ago: half way.",
+            "The tool reported 1 s ago: half way.",
         ),
-        (facts("running", work=RUNNING._replace(cancel_requested=True)), "running", "then is cancelled."),
+        (facts("running", work=RUNNING._replace(cancel_requested=True)), "running", "the task is cancelled."),
         (
             facts("running", work=RUNNING._replace(cancel_requested=True, cancel_requeue=True)),
             "running",
-            "then goes back, for another attempt.",
+            "the task returns to the queue.",
         ),
         (
             facts("running", work=RUNNING._replace(deadline_at=SOON)),
             "running",
-            "has time until 2026-11-25T12:00:30Z (in 30 s).",
+            "The attempt times out at 2026-11-25T12:00:30Z (in 30 s).",
         ),
         (
             facts("assigned", work=ASSIGNED),
             "assigned",
-            "Tool xrd-1 has had it since 2026-11-25T11:59:50Z (10 s), and has not",
+            "Tool xrd-1 has had the task since 2026-11-25T11:59:50Z (10 s) and has not",
         ),
-        (facts("assigned", work=ASSIGNED), "assigned", "by 2026-11-25T12:00:30Z (in 30 s), the task goes"),
-        (facts("assigned", work=ASSIGNED._replace(cancel_requested=True)), "assigned", "then is cancelled."),
+        (facts("assigned", work=ASSIGNED), "assigned", "by 2026-11-25T12:00:30Z (in 30 s), the task returns"),
+        (
+            facts("assigned", work=ASSIGNED._replace(cancel_requested=True)),
+            "assigned",
+            "the task is cancelled.",
+        ),
         (facts("scheduled", not_before=SOON), "not_before_its_time", "2026-11-25T12:00:30Z (in 30 s)"),
-        (facts("scheduled", not_before=DUE, due=DUE), "not_before_its_time", "before 2026-11-25T11:59:59Z."),
+        (
+            facts("scheduled", not_before=DUE, due=DUE),
+            "not_before_its_time",
+            "before 2026-11-25T11:59:59Z, its not_before",
+        ),
         (facts("scheduled", error="no disk"), "backing_off", "The last error: no disk"),
         (facts("scheduled", not_before=NOW - timedelta(days=1)), "backing_off", "2026-11-25T12:00:30Z"),
         (facts(seen=None, remark="no", tools=NONE), "no_assigner", "ever"),
@@ -118,12 +126,12 @@ NONE = ToolsByState(available=0)
             "Of 4 tools: 3 busy, 1 offline.",
         ),
         (facts(tools=ToolsByState(0, draining=1)), "no_tool_available", "Of 1 tool: 1 draining."),
-        (facts(tools=ToolsByState(1)), "waiting_for_assigner", "1 tool could"),
-        (facts(tools=ToolsByState(2)), "waiting_for_assigner", "2 tools could"),
-        (facts(before=0), "waiting_for_assigner", "No other task is offered before it."),
-        (facts(before=1), "waiting_for_assigner", "1 task is offered before it."),
-        (facts(before=1_000), "waiting_for_assigner", "1,000 tasks are offered before it."),
-        (facts(before=1_001), "waiting_for_assigner", "More than 1,000 tasks are offered before it."),
+        (facts(tools=ToolsByState(1)), "waiting_for_assigner", "1 tool is available"),
+        (facts(tools=ToolsByState(2)), "waiting_for_assigner", "2 tools are available"),
+        (facts(before=0), "waiting_for_assigner", "No other task comes first."),
+        (facts(before=1), "waiting_for_assigner", "1 task comes first."),
+        (facts(before=1_000), "waiting_for_assigner", " 1,000 tasks come first."),
+        (facts(before=1_001), "waiting_for_assigner", "More than 1,000 tasks come first."),
     ],
 )
 async def test_the_first_verdict_that_holds_is_told(given: TaskFacts, word: str, says: str) -> None:
@@ -214,19 +222,20 @@ async def detail_of(http: httpx.AsyncClient, task: str = "a") -> str:
 
 async def test_of_a_task_that_runs_it_is_told_where_and_how_far_it_is(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http, timeout_seconds=3600)
-    had = r"Tool t has had it since \S+Z \(\d s\), and has not started it yet\. "
+    had = r"Tool t has had the task since \S+Z \(\d s\) and has not started it yet\. "
     assert re.match(had, await detail_of(http))
     for report in ({"progress": 0.25, "message": "a quarter"}, {"progress": 0.5}):
         await http.post(f"/v1/work/{pair.work}/reports", json=report)
     detail = await detail_of(http)
     ran = (
-        r"Tool t has been running it since \S+Z \(\d s\)\. This is attempt 1 \(3 at most\)\. It is 50% done\."
+        r"Tool t has been running the task since \S+Z \(\d s\)\. This is attempt 1 of at most 3\."
+        r" The task is 50% done\."
     )
     assert re.match(ran, detail)
-    assert re.search(r"The tool said \d s ago: a quarter\. ", detail)
-    assert re.search(r"It has time until \S+Z \(in (59|60) min\)\.$", detail)
+    assert re.search(r"The tool reported \d s ago: a quarter\. ", detail)
+    assert re.search(r"The attempt times out at \S+Z \(in (59|60) min\)\.$", detail)
     await http.post(f"/v1/work/{pair.work}/cancel", json={"requeue": True})
-    assert "The tool is asked to stop; the task then goes back" in await detail_of(http)
+    assert "When it stops, the task returns to the queue." in await detail_of(http)
 
 
 async def test_tools_without_room_are_counted_by_what_they_are_at(
@@ -241,7 +250,7 @@ async def test_tools_without_room_are_counted_by_what_they_are_at(
     for tool, change in (("busy", {"capacity": 1}), ("d1", {"draining": True}), ("d2", {"draining": True})):
         await http.patch(f"/v1/tools/{tool}", json=change)
     await sql.execute("update tools set offline = true where id in ('gone', 'd2')")
-    assert await detail_of(http) == "No tool has room. Of 4 tools: 1 busy, 1 draining, 2 offline."
+    assert await detail_of(http) == "No tool is available. Of 4 tools: 1 busy, 1 draining, 2 offline."
 
 
 async def test_the_tasks_that_go_before_are_counted(http: httpx.AsyncClient) -> None:
@@ -251,12 +260,12 @@ async def test_the_tasks_that_go_before_are_counted(http: httpx.AsyncClient) -> 
     await add_task(http)
     await add_tasks(http, "younger")
     await add_tasks(http, "later", not_before="2100-01-01T00:00:00Z")
-    assert "2 tasks are offered before it." in await detail_of(http)
+    assert "2 tasks come first." in await detail_of(http)
     await add_tasks(http, "urgent", priority=1)
-    assert "3 tasks are offered before it." in await detail_of(http)
-    assert "No other task is offered before it." in await detail_of(http, "urgent")
+    assert "3 tasks come first." in await detail_of(http)
+    assert "No other task comes first." in await detail_of(http, "urgent")
     await add_tasks(http, *(f"many-{number}" for number in range(1_000)), priority=1)
-    assert "More than 1,000 tasks are offered before it." in await detail_of(http)
+    assert "More than 1,000 tasks come first." in await detail_of(http)
 
 
 async def test_an_unknown_task_is_not_explained(http: httpx.AsyncClient) -> None:

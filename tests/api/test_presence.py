@@ -58,7 +58,7 @@ async def test_a_silent_tool_goes_offline_and_its_work_goes_back_at_once(
     for pair in (running, waits):
         [record] = await get_records(http, pair.task)
         assert (record["outcome"], record["work_id"], record["error"]) == (
-            "lost", pair.work, "The tool fell silent.",
+            "lost", pair.work, "The tool's lease expired.",
         )  # fmt: skip
     await steps.check_invariants(sql)
 
@@ -159,7 +159,7 @@ async def test_work_past_its_time_limit_is_timed_out_and_its_task_backs_off(
     pair = await add_running_work(http, timeout_seconds=3600)
     await expire_deadline(sql, pair.work)
     task = await wait_for_state(http, "/v1/tasks/a", "scheduled")
-    assert (task["attempt"], task["error"]) == (1, "It ran past its time.")
+    assert (task["attempt"], task["error"]) == (1, "The work ran longer than the task's timeout_seconds.")
     [record] = await get_records(http)
     assert (record["outcome"], record["work_id"]) == ("timed_out", pair.work)
     assert_problem(await complete(http, pair.work, "failed"), 409, "work_ended")
@@ -190,7 +190,7 @@ async def test_what_the_earlier_run_had_started_is_lost_when_the_tool_registers_
     assert (again["load"], again["capacity"], again["state"]) == (1, 5, "idle")
     assert (await finish_long_poll(parked))["state"] == "lost"
     [record] = await get_records(http, "running")
-    assert (record["outcome"], record["error"]) == ("lost", "The tool was started anew.")
+    assert (record["outcome"], record["error"]) == ("lost", "The tool was restarted.")
     task = await get(http, "/v1/tasks/running")
     assert (task["state"], task["attempt"]) == ("available", 1)
     assert [work["id"] for work in (await get(http, "/v1/tools/t/work"))["items"]] == [waits.work]

@@ -249,7 +249,9 @@ def take_offline(connection: Connection, batch: int, tries: Tries | None = None)
     lost = next(completion.parts([row for work in works for row in work]), [])
     tries.ids[:] = [row.id for row in lost]
     if lost:
-        completion.end(connection, [Ending(row.id, "lost", error="The tool fell silent.") for row in lost])
+        completion.end(
+            connection, [Ending(row.id, "lost", error="The tool's lease expired.") for row in lost]
+        )
     newly = [id_ for id_ in gone if not silent[id_].offline]
     connection.execute(TAKE_OFFLINE, {"ids": newly})
     return len(newly)
@@ -311,5 +313,5 @@ def _forgiving(here_seconds: float, watched_until: datetime | None = None) -> di
 
 def _overdue(work_id: UUID, state: str) -> Ending:
     if state == "assigned":
-        return Ending(work_id, "lost", error="The tool did not start it in time.")
-    return Ending(work_id, "timed_out", error="It ran past its time.")
+        return Ending(work_id, "lost", error="The tool did not start the work in time.")
+    return Ending(work_id, "timed_out", error="The work ran longer than the task's timeout_seconds.")

@@ -174,7 +174,7 @@ def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | by
     """Write tools, and return by `_key` each of them and whether it is new."""
     if given := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
-        why = "The tool was started anew."
+        why = "The tool was restarted."
         lost_work.end_as_lost(connection, restarted, why, running_only=True, beside=given - restarted)
     last = {_key(each): each for each in new}
     first = {_key(each): each for each in reversed(new)}

@@ -1,4 +1,4 @@
-"""Verdicts: from the facts about a task to why it has not run yet, as a word and in sentences."""
+"""Verdicts: why a task has not run yet, as a word and in sentences, derived from the facts about it."""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from broker.schemas.states import Verdict
 from broker.schemas.tasks import Task
 from broker.texts import shorten_in_the_middle
 
-# The most tasks that are counted before a task. If there are more, the verdict says "more than".
+# The maximum number of tasks to count before a task. If there are more, the verdict says "more than".
 MOST_BEFORE = 1_000
 
 
@@ -28,8 +28,8 @@ class ToolsByState(NamedTuple):
 class WorkFacts(NamedTuple):
     """The facts about the work of a task.
 
-    Until `deadline_at` it has to start, or to end. With `cancel_requeue`, a cancelled task goes back into the
-    queue. The last report arrived at `reported_at`, and said `message`.
+    The work must start, or end, by `deadline_at`. With `cancel_requeue`, the task of cancelled work returns
+    to the queue. The last report arrived at `reported_at` with the text `message`.
     """
 
     tool_id: str
@@ -79,106 +79,119 @@ def verdict(facts: TaskFacts) -> tuple[Verdict, str]:
 def _ended(task: Task) -> str:
     at = f" at {_time(task.ended_at)}" if task.ended_at else ""
     if task.state == "cancelled":
-        return f"The task was cancelled{at}. To have it done, submit it again with another id."
-    return f"The task succeeded{at}, after {_count(task.attempt, 'attempt')}; its result is there."
+        return f"The task was cancelled{at}. To run it, submit it again with another id."
+    return f"The task succeeded{at}, after {_count(task.attempt, 'attempt')}. Its result is available."
 
 
 def _failed(task: Task) -> str:
     at = f" at {_time(task.ended_at)}" if task.ended_at else ""
     return (
-        f"The task failed{at}, after {_count(task.attempt, 'attempt')} ({task.max_attempts} at most), and is"
-        f" held until it is retried or deleted. {_error(task)}"
+        f"The task failed{at}, after {_count(task.attempt, 'attempt')} (max_attempts is {task.max_attempts})."
+        f" {_error(task)} Fix the cause, then retry or delete the task."
     )
 
 
 def _running(facts: TaskFacts) -> str:
     work, now = facts.work, facts.now
     if work is None or work.started_at is None:
-        return "It runs."
+        return "A tool is running the task."
     sentences = [
-        f"Tool {work.tool_id} has been running it {_since(work.started_at, now)}.",
-        f"This is attempt {facts.task.attempt + 1} ({facts.task.max_attempts} at most).",
+        f"Tool {work.tool_id} has been running the task {_since(work.started_at, now)}.",
+        f"This is attempt {facts.task.attempt + 1} of at most {facts.task.max_attempts}.",
     ]
     if work.progress is not None:
-        sentences.append(f"It is {work.progress:.0%} done.")
+        sentences.append(f"The task is {work.progress:.0%} done.")
     if work.reported_at is not None:
         ago = f"{_duration(now - work.reported_at)} ago"
         sentences.append(
-            f"The tool said {ago}: {_shortened(work.message)}" if work.message else f"It reported {ago}."
+            f"The tool reported {ago}: {_shortened(work.message)}"
+            if work.message
+            else f"The tool sent its last report {ago}."
         )
     if work.cancel_requested:
-        sentences.append(f"The tool is asked to stop; the task then {_after_cancel(work)}.")
+        sentences.append(f"The broker has asked the tool to stop. When it stops, {_after_cancel(work)}.")
     if work.deadline_at is not None:
-        sentences.append(f"It has time until {_when(work.deadline_at, now)}.")
+        sentences.append(f"The attempt times out at {_when(work.deadline_at, now)}.")
     return _joined(sentences)
 
 
 def _assigned(facts: TaskFacts) -> str:
     work = facts.work
     if work is None:
-        return "Its tool has not started it yet."
-    had = _since(work.assigned_at, facts.now)
-    sentences = [f"Tool {work.tool_id} has had it {had}, and has not started it yet."]
+        return "The task is assigned to a tool, which has not started it yet."
+    since = _since(work.assigned_at, facts.now)
+    sentences = [f"Tool {work.tool_id} has had the task {since} and has not started it yet."]
     if work.deadline_at is not None:
-        sentences.append(f"Unless it starts by {_when(work.deadline_at, facts.now)}, the task goes back.")
+        deadline = _when(work.deadline_at, facts.now)
+        sentences.append(f"If the tool does not start it by {deadline}, the task returns to the queue.")
     if work.cancel_requested:
-        sentences.append(f"The tool is asked to leave it; the task then {_after_cancel(work)}.")
+        sentences.append(f"The broker has asked the tool to stop. When it stops, {_after_cancel(work)}.")
     return _joined(sentences)
 
 
 def _after_cancel(work: WorkFacts) -> str:
-    return "goes back, for another attempt" if work.cancel_requeue else "is cancelled"
+    return "the task returns to the queue" if work.cancel_requeue else "the task is cancelled"
 
 
 def _not_due(facts: TaskFacts) -> tuple[Verdict, str]:
     task, due_at = facts.task, facts.due_at
     # The broker offers a task a moment after it is due. Until then the reason is the same.
     if task.not_before is not None and (task.not_before > facts.now or task.not_before == due_at):
-        return "not_before_its_time", f"It is not to run before {_when(task.not_before, facts.now)}."
+        start = _when(task.not_before, facts.now)
+        return "not_before_its_time", f"The task may not run before {start}, its not_before time."
     until = f" until {_when(due_at, facts.now)}" if due_at else ""
     return "backing_off", (
-        f"Attempt {task.attempt} of {task.max_attempts} did not succeed: it waits{until} before the next one."
-        f" {_error(task)}"
+        f"Attempt {task.attempt} of at most {task.max_attempts} did not succeed. The task waits{until} before"
+        f" the next attempt. {_error(task)}"
     )
 
 
 def _waiting(facts: TaskFacts) -> tuple[Verdict, str]:
     tools = facts.tools
     if facts.assigner_seen_at is None:
-        return "no_assigner", "No assigner has ever asked for tasks, so nothing is given to tools: start one."
+        return "no_assigner", (
+            "No assigner has ever asked for tasks, so no tool gets any. Start an assigner, for example with"
+            " `broker assign`."
+        )
     silence = facts.now - facts.assigner_seen_at
     if silence > timedelta(seconds=ASSIGNER_ABSENT_SECONDS):
-        return "no_assigner", f"No assigner has asked for tasks for {_duration(silence)}: is it running?"
+        asked = f"No assigner has asked for tasks for {_duration(silence)}."
+        return "no_assigner", f"{asked} Check whether your assigner is running."
     if facts.task.remark is not None:
         return "refused_by_assigner", f"The assigner says: {_shortened(facts.task.remark)}"
     if not tools.available:
         return "no_tool_available", _no_tool(tools)
+    tools_are = "1 tool is" if tools.available == 1 else f"{tools.available:,} tools are"
     return "waiting_for_assigner", (
-        f"An assigner asks, and {_count(tools.available, 'tool')} could be given work; it has said nothing"
-        f" about this task. Those that can do it may be busy. {_before(facts.before)}"
+        f"An assigner is running and {tools_are} available, but this task is not assigned yet. The tools that"
+        f" match it may be busy. {_before(facts.before)}"
     )
 
 
 def _no_tool(tools: ToolsByState) -> str:
     if not sum(tools):
-        return "No tool is registered: start one."
-    at = [f"{count:,} {name}" for name, count in zip(ToolsByState._fields, tools, strict=True) if count]
-    return f"No tool has room. Of {_count(sum(tools), 'tool')}: {', '.join(at)}."
+        return "No tool is registered. Start a tool that can run the task."
+    counts = [f"{count:,} {name}" for name, count in zip(ToolsByState._fields, tools, strict=True) if count]
+    return f"No tool is available. Of {_count(sum(tools), 'tool')}: {', '.join(counts)}."
 
 
 def _before(count: int) -> str:
     if not count:
-        return "No other task is offered before it."
-    many = f"More than {MOST_BEFORE:,} tasks" if count > MOST_BEFORE else _count(count, "task")
-    return f"{many} {'is' if count == 1 else 'are'} offered before it."
+        return "No other task comes first."
+    if count == 1:
+        return "1 task comes first."
+    number = f"More than {MOST_BEFORE:,}" if count > MOST_BEFORE else f"{count:,}"
+    return f"{number} tasks come first."
 
 
 def _error(task: Task) -> str:
-    return f"The last error: {_shortened(task.error)}" if task.error else "No error was told."
+    if not task.error:
+        return "The tool reported no error text."
+    return _joined([f"The last error: {_shortened(task.error)}"])
 
 
 def _shortened(text: str | None) -> str:
-    """Return a text of others on one line, shortened."""
+    """Return a client's text, which may be long, on one line and shortened."""
     return shorten_in_the_middle(" ".join((text or "").split()), MOST_CHARS)
 
 
@@ -199,12 +212,12 @@ def _since(moment: datetime, now: datetime) -> str:
 
 
 def _when(moment: datetime, now: datetime) -> str:
-    """Return a moment, and in how long it will be."""
+    """Return a time, and for a future time how long it is until then."""
     return f"{_time(moment)} (in {_duration(moment - now)})" if moment > now else _time(moment)
 
 
 def _duration(time: timedelta) -> str:
-    """Return a duration in the largest unit of which it has at least two."""
+    """Return a duration in the largest unit in which it is at least 2."""
     seconds = max(0, int(time.total_seconds()))
     for unit, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * unit:
