@@ -38,7 +38,7 @@ from tests.support.steps import open_store
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
-PAGE = (ROOT / "docs" / "backup.md").read_text()
+PAGE = (ROOT / "docs" / "operate" / "backup.md").read_text()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
