@@ -11,7 +11,7 @@ from broker.access.keyring import hashed, new_key
 from broker.errors import KeyExists, KeyNotFound, Unavailable
 from broker.http.guards import allow
 from broker.http.parameters import After, Limit, id_of
-from broker.schemas.keys import KeyPage, MadeKey, NewKey
+from broker.schemas.keys import CreatedKey, KeyPage, NewKey
 from broker.service import Service
 from broker.store import keys
 
@@ -23,7 +23,7 @@ class KeysController(Controller):
     tags = ("Keys",)
 
     @post(guards=[allow()], errors=[KeyExists])
-    async def create(self, data: JSONBody[NewKey], service: NamedDependency[Service]) -> MadeKey:
+    async def create(self, data: JSONBody[NewKey], service: NamedDependency[Service]) -> CreatedKey:
         """Make a key; the `key` in the response is shown only here.
 
         With `replace` the key that has the name is revoked, and the new one gets what belongs to the name. As
@@ -35,7 +35,7 @@ class KeysController(Controller):
         if created_at is None:
             raise KeyExists
         await _read_keys(service)
-        return MadeKey(name=data.name, roles=roles, created_at=created_at, key=key)
+        return CreatedKey(name=data.name, roles=roles, created_at=created_at, key=key)
 
     @get(guards=[allow()])
     async def list(

@@ -17,7 +17,7 @@ from broker.client.addresses import in_path, url_of_broker
 from broker.client.connection import Connection
 from broker.client.errors import ProblemError
 from broker.schemas import keys as schemas
-from broker.schemas.keys import KEY_PREFIX, ROLES, KeyPage, MadeKey, NewKey, Role
+from broker.schemas.keys import KEY_PREFIX, ROLES, CreatedKey, KeyPage, NewKey, Role
 from broker.schemas.values import ID_PATTERN
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class _BrokerKeys:
         new = NewKey(name=name, roles=list(roles), replace=replace)
         with self._refused("key_exists"):
             is_first = next(self._all(), None) is None
-            return self._request("POST", "/v1/keys", MadeKey, json=new).key, is_first
+            return self._request("POST", "/v1/keys", CreatedKey, json=new).key, is_first
         return None
 
     def rows(self) -> list[Row]:

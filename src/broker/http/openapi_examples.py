@@ -136,7 +136,7 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
     tools.RegisteredTool: {**_TOOL, "token": "bt_Y291bnRlcg_1sC0bQ2mXlUqk1Gd7v0vJpVYh3oYcM6rT9wZ5nE8aKs"},
     tools.ToolPage: {"items": [_TOOL], **_NO_MORE},
     keys.NewKey: {"name": "microscope", "roles": ["tool"]},
-    keys.MadeKey: {**_KEY, "key": "bk_3q2-7wXl0nJt5cYb8RfVd1mKpZs6HuGoEaIiTjQxNvM"},
+    keys.CreatedKey: {**_KEY, "key": "bk_3q2-7wXl0nJt5cYb8RfVd1mKpZs6HuGoEaIiTjQxNvM"},
     keys.KeyPage: {"items": [{**_KEY, "last_used_at": _STARTED}], **_NO_MORE},
     tools.Heartbeat: {"lease_expires_at": _LEASE_ENDS, "cancel": [_WORK_ID]},
     tasks.Task: _TASK,

@@ -16,7 +16,7 @@ _PARAMETERS: dict[Any, dict[str, str]] = {
     work.WorkWithReports: {"work_id": "/id"},
     completion.Completed: {"work_id": "/archived/work_id", "task_id": "/archived/task_id"},
     archive.ArchiveRecord: {"work_id": "/work_id"},
-    keys.MadeKey: {"key_name": "/name"},
+    keys.CreatedKey: {"key_name": "/name"},
 }
 # The request body that a response has all fields for, and their place.
 _BODIES: dict[Any, tuple[Any, dict[str, str]]] = {

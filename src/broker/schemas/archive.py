@@ -1,47 +1,61 @@
 """Responses about the records of ended attempts."""
 
 from typing import Annotated
-from uuid import UUID
 
 from msgspec import Meta, Struct
 
 from broker.schemas.states import Outcome
 from broker.schemas.tasks import Task
 from broker.schemas.tools import ToolStatus
-from broker.schemas.values import JSON, Moment, Next
+from broker.schemas.values import JSON, EndedAt, Moment, Next, StartedAt, TaskId, WorkId
 from broker.schemas.work import AttemptNumber, Report
 
 
 class LateResult(Struct, kw_only=True):
-    """What a tool said after its work had ended without it."""
+    """A result that arrived after the work had ended otherwise."""
 
-    outcome: str
-    result: JSON
-    error: str | None
-    at: Moment
+    outcome: Annotated[str, Meta(description="The outcome that the tool sent.")]
+    result: Annotated[JSON, Meta(description="The result that the tool sent.")]
+    error: Annotated[str | None, Meta(description="The error that the tool sent.")]
+    at: Annotated[Moment, Meta(description="Time when it arrived.")]
 
 
 class ArchiveRecord(Struct, kw_only=True):
-    """The whole story of one attempt."""
+    """The complete record of one attempt.
 
-    work_id: UUID
-    task_id: str
-    tool_id: str | None
-    task: Task
-    tool: ToolStatus | None
+    A task that ends while it has no work also leaves a record. Its `tool`, `tool_id` and `assigned_at` are
+    null.
+    """
+
+    work_id: WorkId
+    task_id: TaskId
+    tool_id: Annotated[str | None, Meta(description="Id of the tool. Null if no tool had the task.")]
+    task: Annotated[Task, Meta(description="The task as it was when the attempt ended.")]
+    tool: Annotated[
+        ToolStatus | None,
+        Meta(description="The tool as it was when the attempt ended. Null if no tool had the task."),
+    ]
     attempt: AttemptNumber
-    outcome: Outcome
-    result: JSON
-    error: str | None
-    late: Annotated[LateResult | None, Meta(description="What came after it had ended otherwise.")]
-    reports: list[Report]
-    assigned_at: Moment | None
-    started_at: Moment | None
-    ended_at: Moment
+    outcome: Annotated[Outcome, Meta(description="How the attempt ended.")]
+    result: Annotated[JSON, Meta(description="The result, exactly as the tool sent it.")]
+    error: Annotated[str | None, Meta(description="The reason why the attempt did not succeed.")]
+    late: Annotated[
+        LateResult | None,
+        Meta(
+            description="A result that arrived after the attempt had ended otherwise. An operator can"
+            " accept it."
+        ),
+    ]
+    reports: Annotated[list[Report], Meta(description="All reports on the attempt, oldest first.")]
+    assigned_at: Annotated[
+        Moment | None, Meta(description="Time of assignment. Null if no tool had the task.")
+    ]
+    started_at: StartedAt
+    ended_at: EndedAt
 
 
 class ArchivePage(Struct, kw_only=True):
-    """Some of the archive, newest first; `next` goes into `?after=`, null at the end."""
+    """A page of the archive, newest record first."""
 
-    items: list[ArchiveRecord]
+    items: Annotated[list[ArchiveRecord], Meta(description="The records of this page.")]
     next: Next

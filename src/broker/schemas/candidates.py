@@ -1,4 +1,4 @@
-"""Responses and requests of an assigner: candidates, and the pairs that it makes of them."""
+"""Requests and responses of an assigner: candidates, and pairs of a task and a tool."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -8,29 +8,47 @@ from msgspec import Meta, Struct
 from broker.schemas.limits import MOST_IN_BATCH
 from broker.schemas.tasks import Task
 from broker.schemas.tools import ToolStatus
-from broker.schemas.values import Id, Request
+from broker.schemas.values import Id, Request, TaskId, ToolId
 
 
 class Candidates(Struct, kw_only=True):
-    """Tasks and tools that are available, and the cursor to go on from."""
+    """The available tasks and tools, with a cursor for the next request."""
 
-    cursor: Annotated[str, Meta(description="Goes into `?cursor=`: then only what is new since is answered.")]
-    tasks: list[Task]
-    tools: list[ToolStatus]
-    more: Annotated[bool, Meta(description="Whether there is more to be had at once.")]
+    cursor: Annotated[
+        str,
+        Meta(description="Pass it as `?cursor=` to get only later changes. Opaque: do not interpret it."),
+    ]
+    tasks: Annotated[
+        list[Task],
+        Meta(description="Available tasks. With a cursor, those that became available or changed since."),
+    ]
+    tools: Annotated[
+        list[ToolStatus],
+        Meta(description="Available tools. With a cursor, those that became available or changed since."),
+    ]
+    more: Annotated[
+        bool, Meta(description="True if more candidates are available now. Ask again with the `cursor`.")
+    ]
 
 
 class Pair(Request, kw_only=True):
-    """A task, and the tool that shall do it."""
+    """A task and the tool that the broker assigns it to."""
 
-    task_id: Id
-    tool_id: Id
+    task_id: Annotated[Id, Meta(description="Id of the task.")]
+    tool_id: Annotated[Id, Meta(description="Id of the tool.")]
 
 
 class Pairs(Request, kw_only=True):
-    """Many pairs in one call, each for itself."""
+    """A batch of pairs. The broker handles each of them independently."""
 
-    items: Annotated[list[Pair], Meta(min_length=1, max_length=MOST_IN_BATCH)]
+    items: Annotated[
+        list[Pair],
+        Meta(
+            min_length=1,
+            max_length=MOST_IN_BATCH,
+            description=f"1 to {MOST_IN_BATCH:,} pairs. An earlier pair wins over a later one.",
+        ),
+    ]
 
 
 PairStatus = Literal[
@@ -39,15 +57,23 @@ PairStatus = Literal[
 
 
 class AssignedPair(Struct, kw_only=True):
-    """What became of one pair."""
+    """The result for one pair of a batch."""
 
-    task_id: str
-    tool_id: str
-    status: PairStatus
-    work_id: Annotated[UUID | None, Meta(description="The work, where there is one.")]
+    task_id: TaskId
+    tool_id: ToolId
+    status: Annotated[
+        PairStatus,
+        Meta(
+            description="`assigned`: the tool has the task now. `exists`: it had the task already."
+            " Otherwise the reason why the broker did not assign it."
+        ),
+    ]
+    work_id: Annotated[
+        UUID | None, Meta(description="Id of the work. Null if the task was not assigned to this tool.")
+    ]
 
 
 class AssignedPairs(Struct, kw_only=True):
-    """What became of each pair, in their order."""
+    """The result for each pair of a batch, in the order of the request."""
 
-    items: list[AssignedPair]
+    items: Annotated[list[AssignedPair], Meta(description="One result for each pair.")]

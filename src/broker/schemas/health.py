@@ -6,17 +6,22 @@ from msgspec import Meta, Struct
 
 
 class Alive(Struct, kw_only=True):
-    """The process answers."""
+    """The process is running and responds."""
 
-    status: Literal["alive"] = "alive"
+    status: Annotated[Literal["alive"], Meta(description="Always `alive`.")] = "alive"
 
 
 class Ready(Struct, kw_only=True):
-    """Whether the service can do its job; where not, the check that failed says why."""
+    """Readiness of the service, with the result of each check."""
 
-    status: Literal["ready", "unready"]
-    checks: Annotated[dict[str, str], Meta(description="`ok`, or what is wrong.")]
+    status: Annotated[
+        Literal["ready", "unready"], Meta(description="`ready` if the service can handle requests.")
+    ]
+    checks: Annotated[
+        dict[str, str],
+        Meta(description="Result of each check: `ok`, or what is wrong. `database`, `schema`, `listener`."),
+    ]
     causes: Annotated[
         list[str],
-        Meta(description="Errors that PostgreSQL reported lately; one request alone can cause some of them."),
+        Meta(description="Recent PostgreSQL errors. A single request can cause some of them."),
     ] = []

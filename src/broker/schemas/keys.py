@@ -10,49 +10,61 @@ from broker.schemas.values import Id, Moment, Next, Request
 #: The first characters of each key.
 KEY_PREFIX = "bk_"
 Role = Literal["submitter", "tool", "assigner", "operator", "admin"]
-#: What each role may do, in words. The guard of each endpoint says it exactly.
+#: The rights of each role in words. The guard of each endpoint defines them exactly.
 ROLES: Mapping[Role, str] = {
-    "submitter": "submits tasks; reads, retries and deletes those that its key submitted",
-    "tool": "registers tools, and does the work of those that its key registered",
-    "assigner": "sees what waits, pairs tasks with tools, makes remarks",
-    "operator": "reads everything; cancels, retries, drains, deletes, accepts",
+    "submitter": "submits tasks; reads, retries and deletes its own tasks",
+    "tool": "registers tools, and does the work of its own tools",
+    "assigner": "reads candidates, assigns tasks to tools, writes remarks",
+    "operator": "reads everything; cancels, retries, drains, deletes and accepts",
     "admin": "everything",
 }
-KeyName = Annotated[Id, Meta(description="What the key submits and registers belongs to this name.")]
+KeyName = Annotated[Id, Meta(description="Name of the key. Tasks and tools of a key belong to its name.")]
+KeyRoles = Annotated[list[Role], Meta(description="The roles of the key.")]
+KeyCreatedAt = Annotated[Moment, Meta(description="Time when the key was created.")]
 
 
 class NewKey(Request, kw_only=True):
-    """A key to make: its name, and what it may do."""
+    """A key to create: its name and its roles."""
 
     name: KeyName
-    roles: Annotated[list[Role], Meta(min_length=1, max_length=100)]
+    roles: Annotated[
+        list[Role], Meta(min_length=1, max_length=100, description="The roles of the key, one or more.")
+    ]
     replace: Annotated[
-        bool, Meta(description="Revoke the key that has the name; the new one gets what belongs to the name.")
+        bool,
+        Meta(
+            description="True: if a key with this name exists, revoke it. Its tasks and tools then belong"
+            " to the"
+            " new key. False: respond with 409."
+        ),
     ] = False
 
 
 class Key(Struct, kw_only=True):
-    """A key in use; the key itself is shown only once, when it is made."""
+    """A key in use. The secret itself is shown only when the key is created."""
 
-    name: str
-    roles: list[Role]
-    created_at: Moment
+    name: KeyName
+    roles: KeyRoles
+    created_at: KeyCreatedAt
     last_used_at: Annotated[
-        Moment | None, Meta(description="To about ten seconds; null if it was never used.")
+        Moment | None,
+        Meta(
+            description="Time of the last use, accurate to about ten seconds. Null if the key was never used."
+        ),
     ]
 
 
-class MadeKey(Struct, kw_only=True):
-    """A key that was made just now, with the key itself."""
+class CreatedKey(Struct, kw_only=True):
+    """The key that was created, with its secret."""
 
-    name: str
-    roles: list[Role]
-    created_at: Moment
-    key: Annotated[str, Meta(description="Keep it: it is shown only here.")]
+    name: KeyName
+    roles: KeyRoles
+    created_at: KeyCreatedAt
+    key: Annotated[str, Meta(description="The secret. Store it now: the broker does not show it again.")]
 
 
 class KeyPage(Struct, kw_only=True):
-    """Some of the keys in use; `next` goes into `?after=`, null at the end."""
+    """A page of the keys in use, in the order of their names."""
 
-    items: list[Key]
+    items: Annotated[list[Key], Meta(description="The keys of this page.")]
     next: Next

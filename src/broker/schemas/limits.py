@@ -1,28 +1,28 @@
-"""The numbers of the HTTP contract: how long, how many and how large. Each stands here only."""
+"""The limits of the HTTP contract: durations, counts and sizes."""
 
 #: The longest time that a request may wait (`?wait=`, `next_wait_seconds`), in seconds.
 LONGEST_WAIT_SECONDS = 60
-#: The most reports that come with work (`GET /v1/work/{work_id}`).
+#: Maximum number of reports returned with work (`GET /v1/work/{work_id}`).
 MOST_LATEST_REPORTS = 1_000
-#: The most items on a page of a list (`?limit=`).
+#: Maximum number of items on a page of a list (`?limit=`).
 MOST_ON_PAGE = 1_000
-#: The most tasks, pairs or remarks in one request.
+#: Maximum number of tasks, pairs or remarks in one request.
 MOST_IN_BATCH = 10_000
-#: The most completions in one request.
+#: Maximum number of completions in one request.
 MOST_COMPLETIONS = 1_000
-#: The longest text (`error`, `message`, remarks) in characters, unless the service is configured otherwise.
+#: Maximum length of a text (`error`, `message`, remarks) in characters, unless configured otherwise.
 LONGEST_TEXT_CHARS = 10_000
-#: How deep a JSON value may nest, unless the service is configured otherwise. The value itself counts.
+#: Maximum nesting depth of a JSON value, unless configured otherwise. The value itself counts.
 DEEPEST_NESTING = 200
-#: The largest `needs` or `skills` in bytes, unless the service is configured otherwise.
+#: Maximum size of `needs` or `skills` in bytes, unless configured otherwise.
 LARGEST_MATCH_BYTES = 64 * 1024
-#: The largest request body in bytes, unless the service is configured otherwise.
+#: Maximum size of a request body in bytes, unless configured otherwise.
 LARGEST_BODY_BYTES = 32 * 1024 * 1024
-#: The most work that a tool may have at once.
+#: Maximum capacity of a tool.
 MOST_CAPACITY = 10_000
-#: The most attempts that a task may ask for.
+#: Maximum value of `max_attempts`.
 MOST_ATTEMPTS = 1_000
-#: The lease of a tool that names none, in seconds.
+#: The lease of a tool that is registered without `lease_seconds`.
 DEFAULT_LEASE_SECONDS = 60
-#: An assigner that has not asked for this long, in seconds, counts as absent.
+#: An assigner counts as absent if it has not asked for candidates for this long.
 ASSIGNER_ABSENT_SECONDS = 60

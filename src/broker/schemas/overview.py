@@ -1,190 +1,237 @@
 """Summaries for dashboards, and the events of the event stream. They have no payloads and results.
 
-The broker shortens long texts in them. For that reason `needs` and `skills` are texts here. Tasks and tools
-have them in full.
+The broker shortens long texts in them. Therefore `needs` and `skills` are texts here. Tasks and tools have
+the complete values.
 """
 
 from typing import Annotated, Literal, get_args
-from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from broker.schemas.states import Outcome, TaskState, ToolState, Verdict, WorkState
-from broker.schemas.tasks import AttemptsSoFar, LastWord
-from broker.schemas.values import Moment, Next
-from broker.schemas.work import AttemptNumber, CancelRequested
+from broker.schemas.states import Outcome, TaskState, ToolState, WorkState
+from broker.schemas.tasks import AttemptsSoFar, CurrentTaskState, Remark, VerdictDetail, VerdictWord
+from broker.schemas.values import (
+    AssignedAt,
+    AssignerSeenAt,
+    CreatedAt,
+    EndedAt,
+    Moment,
+    Next,
+    SeenAt,
+    StartedAt,
+    TaskId,
+    ToolId,
+    WorkId,
+)
+from broker.schemas.work import AttemptNumber, CancelRequested, DeadlineAt, LastProgress
 
-#: The longest text in a summary, in characters.
+#: Maximum length of a text in a summary, in characters.
 MOST_CHARS = 500
 
-Cut = Annotated[str | None, Meta(description="Cut where it is long.")]
-JsonText = Annotated[str, Meta(description="JSON as a text, cut where it is long.")]
+ShortError = Annotated[str | None, Meta(description="The error of the attempt, shortened if it is long.")]
+ShortNeeds = Annotated[str, Meta(description="The task's `needs` as JSON text, shortened if long.")]
+ShortSkills = Annotated[str, Meta(description="The tool's `skills` as JSON text, shortened if long.")]
+Load = Annotated[int, Meta(description="Number of work items the tool has now.")]
+TotalCapacity = Annotated[int, Meta(description="Maximum number of work items the tool has at a time.")]
+CurrentToolState = Annotated[ToolState, Meta(description="State of the tool.")]
+TaskPriority = Annotated[int, Meta(description="Priority of the task.")]
+FinalOutcome = Annotated[Outcome, Meta(description="How the attempt ended.")]
 
 
 class WorkSummary(Struct, kw_only=True):
-    """Work under way, and what was last said about it."""
+    """Work in progress, with its last message."""
 
-    id: UUID
-    task_id: str
-    tool_id: str
+    id: WorkId
+    task_id: TaskId
+    tool_id: ToolId
     attempt: AttemptNumber
-    state: WorkState
-    progress: float | None
-    message: Annotated[str | None, Meta(description="The last message that was reported, cut if long.")]
+    state: Annotated[WorkState, Meta(description="State of the work.")]
+    progress: LastProgress
+    message: Annotated[str | None, Meta(description="The last message of the tool, shortened if it is long.")]
     cancel_requested: CancelRequested
-    assigned_at: Moment
-    started_at: Moment | None
-    deadline_at: Moment | None
+    assigned_at: AssignedAt
+    started_at: StartedAt
+    deadline_at: DeadlineAt
 
 
 class ToolSummary(Struct, kw_only=True):
-    """A tool, and the first of the work that it has."""
+    """A tool with its first work items."""
 
-    id: str
-    state: ToolState
-    load: int
-    capacity: int
-    skills: JsonText
-    seen_at: Moment
-    work: Annotated[list[WorkSummary], Meta(description="The oldest first, 16 at most.")]
+    id: ToolId
+    state: CurrentToolState
+    load: Load
+    capacity: TotalCapacity
+    skills: ShortSkills
+    seen_at: SeenAt
+    work: Annotated[list[WorkSummary], Meta(description="The oldest work items of the tool, at most 16.")]
 
 
 class ToolSummaryPage(Struct, kw_only=True):
-    """Some of the tools; `next` goes into `?after=`, null at the end."""
+    """A page of tools with their work, in the order of their ids."""
 
-    items: list[ToolSummary]
+    items: Annotated[list[ToolSummary], Meta(description="The tools of this page.")]
     next: Next
 
 
 class QueuedKind(Struct, kw_only=True):
-    """Available tasks that need the same and have the same priority."""
+    """Available tasks with the same needs and the same priority."""
 
-    needs: JsonText
-    priority: int
-    tasks: int
-    oldest_id: str
-    oldest_at: Moment
+    needs: ShortNeeds
+    priority: TaskPriority
+    tasks: Annotated[int, Meta(description="Number of these tasks.")]
+    oldest_id: Annotated[str, Meta(description="Id of the oldest of these tasks.")]
+    oldest_at: Annotated[Moment, Meta(description="Time when the oldest of these tasks was submitted.")]
     passed_by: Annotated[
         int,
-        Meta(description="Of the latest 2,000 attempts so many are at tasks that came after the oldest."),
+        Meta(
+            description="Number of recent attempts at tasks that were submitted after the oldest of these"
+            " tasks."
+            " The broker looks at the latest 2,000 in progress and the latest 2,000 that ended."
+        ),
     ]
 
 
-class UnaskedTool(Struct, kw_only=True):
-    """A tool that has room, and has had nothing to do for long."""
+class IdleTool(Struct, kw_only=True):
+    """An available tool that has had no work for more than ten minutes."""
 
-    id: str
-    skills: JsonText
-    since: Annotated[Moment, Meta(description="When it last ended a work; never: when it registered.")]
+    id: ToolId
+    skills: ShortSkills
+    since: Annotated[
+        Moment,
+        Meta(description="Time when its last work ended. If it never had any, the time of registration."),
+    ]
 
 
 class Queue(Struct, kw_only=True):
-    """What waits, by what it needs; and which tools have nothing to do meanwhile."""
+    """The available tasks by needs and priority, and the tools that are idle."""
 
-    at: Moment
-    counted: Annotated[int, Meta(description="How many tasks were looked at, in the order they are offered.")]
-    more: Annotated[bool, Meta(description="Whether there are others beyond these.")]
-    kinds: Annotated[list[QueuedKind], Meta(description="Those with the most tasks first, 100 at most.")]
-    unasked: Annotated[list[UnaskedTool], Meta(description="Idle for longest first, 100 at most.")]
+    at: Annotated[Moment, Meta(description="The moment of the counts.")]
+    counted: Annotated[
+        int,
+        Meta(description="Number of tasks that the broker counted, in the order in which it offers them."),
+    ]
+    more: Annotated[bool, Meta(description="True if more tasks are available than the broker counted.")]
+    kinds: Annotated[
+        list[QueuedKind], Meta(description="Groups of tasks, the largest first, at most 100 of them.")
+    ]
+    unasked: Annotated[
+        list[IdleTool], Meta(description="Idle tools, those idle for longest first, at most 100.")
+    ]
 
 
 class WaitingTask(Struct, kw_only=True):
-    """A task that waits, and why."""
+    """A task that waits, and the reason."""
 
-    id: str
-    needs: JsonText
-    priority: int
-    state: TaskState
+    id: TaskId
+    needs: ShortNeeds
+    priority: TaskPriority
+    state: CurrentTaskState
     attempt: AttemptsSoFar
-    max_attempts: int
-    created_at: Moment
-    verdict: Verdict
-    detail: str
-    remark: LastWord
+    max_attempts: Annotated[int, Meta(description="Maximum number of attempts.")]
+    created_at: CreatedAt
+    verdict: VerdictWord
+    detail: VerdictDetail
+    remark: Remark
 
 
 class WaitingTasks(Struct, kw_only=True):
-    """Tasks that wait, those that were submitted first in front."""
+    """Tasks that wait, in the order of their submission."""
 
-    assigner_seen_at: Annotated[Moment | None, Meta(description="When an assigner last asked.")]
-    available_tools: int
-    items: list[WaitingTask]
+    assigner_seen_at: AssignerSeenAt
+    available_tools: Annotated[int, Meta(description="Number of available tools.")]
+    items: Annotated[list[WaitingTask], Meta(description="The tasks, oldest first.")]
 
 
-class Attempted(Struct, kw_only=True):
-    """One attempt that has ended: who was at what, and when."""
+class EndedAttempt(Struct, kw_only=True):
+    """An attempt that has ended: the task, the tool and the times."""
 
-    work_id: UUID
-    task_id: str
-    tool_id: str
+    work_id: WorkId
+    task_id: TaskId
+    tool_id: ToolId
     attempt: AttemptNumber
-    outcome: Outcome
-    assigned_at: Moment
-    started_at: Moment | None
-    ended_at: Moment
+    outcome: FinalOutcome
+    assigned_at: AssignedAt
+    started_at: StartedAt
+    ended_at: EndedAt
 
 
 class Timeline(Struct, kw_only=True):
-    """Attempts that have ended, those that ended last first."""
+    """Attempts that have ended, the latest end first."""
 
-    complete: Annotated[bool, Meta(description="Whether these are all; else the older ones are left out.")]
-    items: list[Attempted]
+    complete: Annotated[
+        bool,
+        Meta(
+            description="True if these are all attempts of the time range. Otherwise older ones are missing."
+        ),
+    ]
+    items: Annotated[list[EndedAttempt], Meta(description="The attempts.")]
 
 
 class Bucket(Struct, kw_only=True):
-    """What ended in a part of a span of time, and how long it had waited and run."""
+    """Attempts that ended in one part of a time range, with their waiting and running times."""
 
-    at: Annotated[Moment, Meta(description="When it begins.")]
-    succeeded: int
-    failed: int
-    cancelled: int
-    released: int
-    lost: int
-    timed_out: int
+    at: Annotated[Moment, Meta(description="Begin of this part.")]
+    succeeded: Annotated[int, Meta(description="Attempts that succeeded.")]
+    failed: Annotated[int, Meta(description="Attempts that failed.")]
+    cancelled: Annotated[int, Meta(description="Attempts that were cancelled.")]
+    released: Annotated[int, Meta(description="Attempts that a tool gave back.")]
+    lost: Annotated[int, Meta(description="Attempts whose tool went offline or did not start in time.")]
+    timed_out: Annotated[int, Meta(description="Attempts that exceeded their `timeout_seconds`.")]
     wait_median_seconds: Annotated[
-        float | None, Meta(description="From submission, or `not_before`, to the first assignment.")
+        float | None,
+        Meta(description="Median time from submission, or `not_before`, to the first assignment."),
     ]
-    wait_p95_seconds: float | None
-    run_median_seconds: Annotated[float | None, Meta(description="From its start to its end.")]
-    run_p95_seconds: float | None
+    wait_p95_seconds: Annotated[
+        float | None, Meta(description="95th percentile of the time to the first assignment.")
+    ]
+    run_median_seconds: Annotated[
+        float | None, Meta(description="Median time from the start of an attempt to its end.")
+    ]
+    run_p95_seconds: Annotated[
+        float | None, Meta(description="95th percentile of the time from start to end.")
+    ]
 
 
 class History(Struct, kw_only=True):
-    """A span of time in parts of equal length, the oldest first."""
+    """Attempts that ended in a time range, counted in parts of equal length."""
 
-    since: Moment
-    until: Moment
-    bucket_seconds: float
-    complete: Annotated[bool, Meta(description="Whether all of it is counted; else the oldest is left out.")]
-    items: list[Bucket]
+    since: Annotated[Moment, Meta(description="Begin of the time range.")]
+    until: Annotated[Moment, Meta(description="End of the time range.")]
+    bucket_seconds: Annotated[float, Meta(description="Length of each part.")]
+    complete: Annotated[
+        bool,
+        Meta(description="True if all attempts of the time range are counted. Otherwise the oldest are not."),
+    ]
+    items: Annotated[list[Bucket], Meta(description="The parts, oldest first.")]
 
 
 class Failure(Struct, kw_only=True):
-    """An attempt that did not succeed, with the last that was said about it."""
+    """An attempt that did not succeed, with its error and its last message."""
 
-    work_id: UUID
-    task_id: str
-    tool_id: str
+    work_id: WorkId
+    task_id: TaskId
+    tool_id: ToolId
     attempt: AttemptNumber
-    outcome: Outcome
-    error: Cut
+    outcome: FinalOutcome
+    error: ShortError
     message: Annotated[
         str | None,
         Meta(
-            description="The last message that was reported, cut if long; null, too, where reports are many."
+            description="The last message of the tool, shortened if it is long. Also null if the reports are"
+            " large."
         ),
     ]
-    ended_at: Moment
-    late: Annotated[bool, Meta(description="Whether a success came after it had ended.")]
+    ended_at: EndedAt
+    late: Annotated[bool, Meta(description="True if the tool sent `succeeded` after the attempt had ended.")]
     task_state: Annotated[
-        TaskState | None, Meta(description="What has become of its task; null: it is not known any more.")
+        TaskState | None, Meta(description="Current state of the task. Null if its records were deleted.")
     ]
 
 
 class Failures(Struct, kw_only=True):
-    """Attempts that did not succeed, the newest first."""
+    """Attempts that did not succeed, newest first."""
 
-    items: list[Failure]
+    items: Annotated[list[Failure], Meta(description="The attempts of this page.")]
     next: Next
 
 
@@ -196,22 +243,25 @@ EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
 class TaskEvent(Struct, kw_only=True):
-    """A task came, changed or ended."""
+    """A task was submitted, changed or ended."""
 
-    id: str
-    state: TaskState
-    priority: Annotated[int | None, Meta(description="Null once it has ended.")]
+    id: TaskId
+    state: CurrentTaskState
+    priority: Annotated[int | None, Meta(description="Priority of the task. Null after it has ended.")]
     attempt: AttemptsSoFar
 
 
 class ToolEvent(Struct, kw_only=True):
-    """A tool came, changed or is gone (`deleted`, its load and capacity 0)."""
+    """A tool was registered, changed or deleted."""
 
-    id: str
-    state: ToolState | Literal["deleted"]
-    load: int
-    capacity: int
-    skills: JsonText
+    id: ToolId
+    state: Annotated[
+        ToolState | Literal["deleted"],
+        Meta(description="State of the tool. With `deleted`, its load and capacity are 0."),
+    ]
+    load: Load
+    capacity: TotalCapacity
+    skills: ShortSkills
 
 
 class WorkEvent(WorkSummary, kw_only=True):
@@ -219,21 +269,23 @@ class WorkEvent(WorkSummary, kw_only=True):
 
 
 class ArchiveEvent(Struct, kw_only=True):
-    """A record came to the archive; one without a tool is of a task that was deleted while it had no work."""
+    """A record was added to the archive."""
 
-    work_id: UUID
-    task_id: str
-    tool_id: str | None
+    work_id: WorkId
+    task_id: TaskId
+    tool_id: Annotated[str | None, Meta(description="Id of the tool. Null if the task ended without work.")]
     attempt: AttemptNumber
-    outcome: Outcome
-    error: Cut
-    assigned_at: Moment | None
-    started_at: Moment | None
-    ended_at: Moment
+    outcome: FinalOutcome
+    error: ShortError
+    assigned_at: Annotated[
+        Moment | None, Meta(description="Time of assignment. Null if the task ended without work.")
+    ]
+    started_at: StartedAt
+    ended_at: EndedAt
 
 
 class Resync(Struct, kw_only=True):
-    """Something was missed: read these anew."""
+    """Events were lost. Read these kinds of data again."""
 
-    of: Annotated[list[EventKind], Meta(description="The kinds of things.")]
-    why: str
+    of: Annotated[list[EventKind], Meta(description="The kinds of data to read again.")]
+    why: Annotated[str, Meta(description="The reason, for people.")]

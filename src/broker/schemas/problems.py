@@ -6,13 +6,16 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 
 class FieldError(Struct, kw_only=True):
-    """One field that was refused, and why."""
+    """An invalid field or parameter, and what is wrong with it."""
 
-    field: Annotated[str, Meta(description="Its name, in a batch like `items[13].needs`.")]
-    message: str
+    field: Annotated[
+        str,
+        Meta(description="Name of the field or parameter. In a batch: `items[13].needs`, counted from 0."),
+    ]
+    message: Annotated[str, Meta(description="What is wrong, to be read after the name of the field.")]
 
 
-#: Every code that a problem of the broker may have. Each class of `broker.errors` has one of them.
+#: The codes of all problems. Each class of `broker.errors` has one of them.
 ErrorCode = Literal[
     "validation_failed",
     "malformed_json",
@@ -42,18 +45,23 @@ ErrorCode = Literal[
     "unavailable",
     "internal",
 ]
-#: A client recognizes the problems of the broker by their codes.
+#: Clients recognize the problems of the broker by their codes.
 ERROR_CODES = frozenset(get_args(ErrorCode))
 
 
 class Problem(Struct, kw_only=True, omit_defaults=True):
-    """An error, as RFC 9457 has it, with a stable word for programs in `code`."""
+    """An error (RFC 9457) with a stable `code` for programs."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: Annotated[str, Meta(description="A stable word for programs.")]
-    errors: list[FieldError] | UnsetType = UNSET
-    outcome: Annotated[str, Meta(description="With `work_ended`: how it ended.")] | UnsetType = UNSET
+    type: Annotated[str, Meta(description="Always `about:blank`. Programs use `code` instead.")]
+    title: Annotated[str, Meta(description="The kind of error in a few words.")]
+    status: Annotated[int, Meta(description="The HTTP status of the response.")]
+    detail: Annotated[str, Meta(description="What happened and what to do, for people.")]
+    instance: Annotated[str, Meta(description="The path of the request.")]
+    code: Annotated[str, Meta(description="The kind of error, for programs. It never changes.")]
+    errors: (
+        Annotated[list[FieldError], Meta(description="Every invalid field, if some are invalid.")] | UnsetType
+    ) = UNSET
+    outcome: (
+        Annotated[str, Meta(description="Only with the code `work_ended`: the outcome of the work.")]
+        | UnsetType
+    ) = UNSET

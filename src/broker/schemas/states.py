@@ -1,7 +1,8 @@
 """The states of tasks, tools and work, and the outcomes of attempts. Each name is defined here.
 
-The `Literal` types are what requests and responses may contain. The tables say what each name means. Tests
-compare the tables with the types, the database's constraints, the store, the dashboard and the documentation.
+The `Literal` types are the values of requests and responses. The tables define the meaning of each name.
+Tests compare the tables with the types, the constraints of the database, the store, the dashboard and the
+documentation.
 """
 
 from collections.abc import Mapping
@@ -22,14 +23,14 @@ Colour = Literal["accent", "good", "odd", "bad", "slow", "gone", "away"]
 
 
 class State(Struct, frozen=True):
-    """What a state means, and how people see it.
+    """The meaning of a state, and its display.
 
     Args:
-        label: The state in words.
-        colour: Its colour on the dashboard.
-        mark: A sign that stands for it where there is no room for words.
-        final: Whether the broker does nothing more by itself.
-        meaning: What it means, in sentences for the documentation.
+        label: The name for people.
+        colour: The colour on the dashboard.
+        mark: A character that stands for the state in small spaces.
+        final: Whether the broker leaves this state only on request.
+        meaning: The meaning in sentences, for the documentation.
     """
 
     label: str
@@ -40,14 +41,14 @@ class State(Struct, frozen=True):
 
 
 class OutcomeRule(State, frozen=True, kw_only=True):
-    """What an outcome means, and what becomes of the task.
+    """The meaning of an outcome, and its effect on the task.
 
     Args:
-        sent_by_tool: Whether a tool may complete its work so. The broker alone decides on the others.
-        ends_task: Whether the task has ended. Otherwise the broker offers it again, or the task has failed.
-        counts: Whether the attempt counts towards `max_attempts`.
+        sent_by_tool: Whether a tool may complete its work with this outcome. Only the broker sets the others.
+        ends_task: Whether the task ends. Otherwise the broker offers it again, or the task becomes `failed`.
+        counts: When the attempt counts towards `max_attempts`.
         backs_off: Whether the broker waits before it offers the task again.
-        went_wrong: Whether somebody should look at it.
+        went_wrong: Whether the outcome needs attention.
     """
 
     final: bool = True
@@ -136,8 +137,8 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
     ),
 }
 
-#: A task that has an attempt under way is in the state of its work. A task that has ended is in the state of
-#: the outcome that ended it. A task that has failed keeps waiting for somebody to retry or delete it.
+#: A task with work has the state of its work. A task that has ended has the outcome that ended it as its
+#: state. A failed task waits until somebody retries or deletes it.
 TASK_STATES: Mapping[str, State] = {
     "scheduled": State(
         "scheduled",
@@ -182,5 +183,5 @@ VERDICTS: Mapping[Verdict, str] = {
     " yet. If this lasts, check that a tool has the skills that the task needs.",
 }
 
-#: Every state and outcome by its name: a name means the same wherever it stands.
+#: Every state and outcome by its name. A name has the same meaning everywhere.
 STATES: Mapping[str, State] = {**TOOL_STATES, **WORK_STATES, **TASK_STATES, **OUTCOMES}

@@ -4,58 +4,65 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from broker.schemas.values import Moment
+from broker.schemas.values import AssignerSeenAt, Moment
 
 
 class TaskCounts(Struct, kw_only=True):
-    """How many live tasks there are, by their state."""
+    """Numbers of live tasks by state."""
 
-    scheduled: int
-    available: int
-    assigned: int
-    running: int
-    failed: int
+    scheduled: Annotated[
+        int, Meta(description="Tasks before their `not_before`, or before their next attempt.")
+    ]
+    available: Annotated[int, Meta(description="Tasks that wait for an assignment.")]
+    assigned: Annotated[int, Meta(description="Tasks that a tool has and has not started.")]
+    running: Annotated[int, Meta(description="Tasks that a tool has started.")]
+    failed: Annotated[
+        int, Meta(description="Tasks without attempts left that nobody has retried or deleted.")
+    ]
 
 
 class ToolCounts(Struct, kw_only=True):
-    """How many tools there are, by their state."""
+    """Numbers of tools by state."""
 
-    idle: int
-    busy: int
-    draining: int
-    offline: int
-    room: Annotated[int, Meta(description="How much more work they could be given now.")]
+    idle: Annotated[int, Meta(description="Tools with free capacity.")]
+    busy: Annotated[int, Meta(description="Tools without free capacity.")]
+    draining: Annotated[int, Meta(description="Tools that finish their work and get no more.")]
+    offline: Annotated[int, Meta(description="Tools whose lease has expired.")]
+    room: Annotated[int, Meta(description="Free capacity of all available tools together.")]
 
 
 class WorkCounts(Struct, kw_only=True):
-    """How much work is under way, by its state."""
+    """Numbers of work items in progress by state."""
 
-    assigned: int
-    running: int
-    cancel_requested: Annotated[int, Meta(description="How much of it is asked to stop.")]
+    assigned: Annotated[int, Meta(description="Work items that are not started.")]
+    running: Annotated[int, Meta(description="Work items that are started.")]
+    cancel_requested: Annotated[
+        int, Meta(description="Work items, of all states, whose cancellation is requested.")
+    ]
 
 
 class LastMinute(Struct, kw_only=True):
-    """Rates per minute: the tasks that came in the last one, and the attempts that ended, by outcome."""
+    """Rates per minute: tasks submitted, and attempts ended by outcome."""
 
-    submitted: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    released: int
-    lost: int
-    timed_out: int
+    submitted: Annotated[int, Meta(description="Tasks that were submitted.")]
+    succeeded: Annotated[int, Meta(description="Attempts that succeeded.")]
+    failed: Annotated[int, Meta(description="Attempts that failed.")]
+    cancelled: Annotated[int, Meta(description="Attempts that were cancelled.")]
+    released: Annotated[int, Meta(description="Attempts that a tool gave back.")]
+    lost: Annotated[int, Meta(description="Attempts whose tool went offline or did not start in time.")]
+    timed_out: Annotated[int, Meta(description="Attempts that exceeded their `timeout_seconds`.")]
 
 
 class Stats(Struct, kw_only=True):
-    """How many of everything there are, all at one moment, and what has happened in the minute before."""
+    """Counts of tasks, tools and work at one moment, and rates of the minute before."""
 
-    at: Moment
-    tasks: TaskCounts
-    tools: ToolCounts
-    work: WorkCounts
-    last_minute: LastMinute
+    at: Annotated[Moment, Meta(description="The moment of the counts.")]
+    tasks: Annotated[TaskCounts, Meta(description="Live tasks by state.")]
+    tools: Annotated[ToolCounts, Meta(description="Tools by state.")]
+    work: Annotated[WorkCounts, Meta(description="Work in progress by state.")]
+    last_minute: Annotated[LastMinute, Meta(description="Rates of the last minute.")]
     oldest_available_seconds: Annotated[
-        float | None, Meta(description="How long ago the oldest available task was submitted.")
+        float | None,
+        Meta(description="Time since the oldest available task was submitted. Null if no task is available."),
     ]
-    assigner_seen_at: Annotated[Moment | None, Meta(description="When an assigner last asked.")]
+    assigner_seen_at: AssignerSeenAt

@@ -7,116 +7,192 @@ from msgspec import Meta, Struct
 
 from broker.schemas.limits import MOST_ATTEMPTS, MOST_IN_BATCH
 from broker.schemas.states import TaskState, Verdict
-from broker.schemas.values import JSON, NULL_DEFAULT, Id, Moment, Next, Request, Text, Time
+from broker.schemas.values import (
+    JSON,
+    NULL_DEFAULT,
+    AssignerSeenAt,
+    CreatedAt,
+    Id,
+    Moment,
+    Next,
+    Request,
+    TaskId,
+    Text,
+    Time,
+)
 
-AttemptsSoFar = Annotated[int, Meta(description="How many attempts have counted so far.")]
-LastWord = Annotated[str | None, Meta(description="The assigner's word on why the task still waits.")]
-Priority = Annotated[int, Meta(ge=-32768, le=32767, description="Higher is offered first.")]
-MaxAttempts = Annotated[
-    int, Meta(ge=1, le=MOST_ATTEMPTS, description="So many attempts; then the task has failed.")
+AttemptsSoFar = Annotated[
+    int, Meta(description="Number of attempts that have counted so far. 0 before the first has ended.")
 ]
-TimeoutSeconds = Annotated[float, Meta(gt=0, le=31_536_000, description="The longest an attempt may run.")]
-BackoffSeconds = Annotated[float, Meta(ge=0, le=86_400, description="The wait before the second attempt.")]
+Remark = Annotated[
+    str | None,
+    Meta(description="The assigner's explanation why the task still waits. Null after the task is assigned."),
+]
+Priority = Annotated[
+    int, Meta(ge=-32768, le=32767, description="Tasks of a higher priority are offered first.")
+]
+MaxAttempts = Annotated[
+    int,
+    Meta(
+        ge=1, le=MOST_ATTEMPTS, description="After this many attempts without success the task is `failed`."
+    ),
+]
+TimeoutSeconds = Annotated[
+    float,
+    Meta(gt=0, le=31_536_000, description="If an attempt runs longer, the broker ends it as `timed_out`."),
+]
+BackoffSeconds = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=86_400,
+        description="Delay before the second attempt after `failed` or `timed_out`. It doubles with each"
+        " further attempt, up to a day. The broker waits a random 50 to 100 % of it.",
+    ),
+]
+NeedsValue = Annotated[
+    JSON, Meta(description="The requirements of the task, for the assigner to match with tools' `skills`.")
+]
+PayloadValue = Annotated[JSON, Meta(description="Input for the tool, exactly as it was submitted.")]
+CurrentTaskState = Annotated[TaskState, Meta(description="State of the task.")]
+VerdictDetail = Annotated[str, Meta(description="The reason in sentences, for people.")]
 
 
 class NewTask(Request, kw_only=True):
-    """Something that needs doing."""
+    """A task to submit."""
 
-    needs: JSON
-    id: Id | None = None
-    payload: JSON = NULL_DEFAULT
+    needs: NeedsValue
+    id: Annotated[
+        Id | None,
+        Meta(description="Id of the task. Makes it safe to repeat the request. Default: a UUID (version 7)."),
+    ] = None
+    payload: Annotated[JSON, Meta(description="Input for the tool. The broker passes it on unchanged.")] = (
+        NULL_DEFAULT
+    )
     priority: Priority = 0
-    not_before: Time | None = None
-    timeout_seconds: TimeoutSeconds | None = None
+    not_before: Annotated[
+        Time | None, Meta(description="The broker does not offer the task before this time.")
+    ] = None
+    timeout_seconds: Annotated[
+        TimeoutSeconds | None,
+        Meta(description="If an attempt runs longer, the broker ends it as `timed_out`. Null: no limit."),
+    ] = None
     max_attempts: MaxAttempts = 3
     retry_backoff_seconds: BackoffSeconds = 1.0
 
 
 class NewTasks(Request, kw_only=True):
-    """Many tasks in one call: all of them are written, or none."""
+    """A batch of tasks. The broker writes all of them or none."""
 
-    items: Annotated[list[NewTask], Meta(min_length=1, max_length=MOST_IN_BATCH)]
+    items: Annotated[
+        list[NewTask],
+        Meta(min_length=1, max_length=MOST_IN_BATCH, description=f"1 to {MOST_IN_BATCH:,} tasks."),
+    ]
 
 
 class Task(Struct, kw_only=True):
     """A task, live or ended."""
 
-    id: str
-    needs: JSON
-    payload: JSON
-    priority: int
-    state: TaskState
+    id: TaskId
+    needs: NeedsValue
+    payload: PayloadValue
+    priority: Annotated[int, Meta(description="Tasks of a higher priority are offered first.")]
+    state: CurrentTaskState
     attempt: AttemptsSoFar
-    max_attempts: int
-    retry_backoff_seconds: float
-    timeout_seconds: float | None
-    not_before: Moment | None
-    created_at: Moment
-    work_id: Annotated[UUID | None, Meta(description="The work under way.")]
-    remark: LastWord
-    result: JSON
-    error: str | None
-    ended_at: Annotated[Moment | None, Meta(description="When it ended, or failed for good.")]
+    max_attempts: Annotated[
+        int, Meta(description="After this many attempts without success the task is `failed`.")
+    ]
+    retry_backoff_seconds: Annotated[
+        float, Meta(description="Delay before the second attempt after `failed` or `timed_out`.")
+    ]
+    timeout_seconds: Annotated[
+        float | None, Meta(description="Maximum duration of an attempt. Null: no limit.")
+    ]
+    not_before: Annotated[
+        Moment | None, Meta(description="The broker does not offer the task before this time.")
+    ]
+    created_at: CreatedAt
+    work_id: Annotated[
+        UUID | None, Meta(description="Id of the work in progress. Null if no tool has the task.")
+    ]
+    remark: Remark
+    result: Annotated[JSON, Meta(description="The result of a task that has succeeded. Otherwise null.")]
+    error: Annotated[str | None, Meta(description="The error of the last attempt that did not succeed.")]
+    ended_at: Annotated[
+        Moment | None, Meta(description="Time when the task ended or became `failed`. Otherwise null.")
+    ]
 
 
 class TaskPage(Struct, kw_only=True):
-    """Some of the live tasks; `next` goes into `?after=`, null at the end."""
+    """A page of the live tasks, in the order of their submission."""
 
-    items: list[Task]
+    items: Annotated[list[Task], Meta(description="The tasks of this page.")]
     next: Next
 
 
 class SubmittedTask(Struct, kw_only=True):
-    """What became of one task of a batch."""
+    """The result for one task of a batch."""
 
-    id: str
-    status: Literal["created", "exists"]
+    id: TaskId
+    status: Annotated[
+        Literal["created", "exists"],
+        Meta(description="`exists`: a task with this id was submitted before, and nothing has changed."),
+    ]
 
 
 class SubmittedTasks(Struct, kw_only=True):
-    """What became of each task of a batch, in its order."""
+    """The result for each task of a batch, in the order of the request."""
 
-    items: list[SubmittedTask]
+    items: Annotated[list[SubmittedTask], Meta(description="One result for each task.")]
+
+
+VerdictWord = Annotated[Verdict, Meta(description="The reason in one word, for programs.")]
 
 
 class Explanation(Struct, kw_only=True):
-    """Why a task has not run yet: a word for programs, and a sentence for people."""
+    """The reason why a task has not run yet."""
 
-    state: TaskState
-    verdict: Annotated[Verdict, Meta(description="Why it has not run yet, in a word.")]
-    detail: str
-    remark: LastWord
-    available_tools: int
-    assigner_seen_at: Annotated[Moment | None, Meta(description="When an assigner last asked.")]
+    state: CurrentTaskState
+    verdict: VerdictWord
+    detail: VerdictDetail
+    remark: Remark
+    available_tools: Annotated[int, Meta(description="Number of available tools.")]
+    assigner_seen_at: AssignerSeenAt
 
 
 class NewRemark(Request, kw_only=True):
-    """The assigner's word on why a task still waits."""
+    """The assigner's explanation why a task still waits."""
 
-    text: Text
+    text: Annotated[Text, Meta(description="The explanation, for people.")]
 
 
 class TaskRemark(Request, kw_only=True):
-    """A remark, and the task it is about."""
+    """A remark and the id of its task."""
 
-    task_id: Id
-    text: Text
+    task_id: Annotated[Id, Meta(description="Id of the task.")]
+    text: Annotated[Text, Meta(description="The explanation, for people.")]
 
 
 class TaskRemarks(Request, kw_only=True):
-    """Many remarks in one call."""
+    """A batch of remarks."""
 
-    items: Annotated[list[TaskRemark], Meta(min_length=1, max_length=MOST_IN_BATCH)]
+    items: Annotated[
+        list[TaskRemark],
+        Meta(min_length=1, max_length=MOST_IN_BATCH, description=f"1 to {MOST_IN_BATCH:,} remarks."),
+    ]
 
 
 class Remarked(Struct, kw_only=True):
-    """What became of one remark."""
+    """The result for one remark of a batch."""
 
-    task_id: str
-    status: Literal["ok", "task_not_found"]
+    task_id: TaskId
+    status: Annotated[
+        Literal["ok", "task_not_found"],
+        Meta(description="`task_not_found`: no task with this id exists. The other remarks are stored."),
+    ]
 
 
 class RemarkedTasks(Struct, kw_only=True):
-    """What became of each remark, in their order."""
+    """The result for each remark of a batch, in the order of the request."""
 
-    items: list[Remarked]
+    items: Annotated[list[Remarked], Meta(description="One result for each remark.")]

@@ -8,66 +8,106 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.schemas.limits import DEFAULT_LEASE_SECONDS, MOST_CAPACITY
 from broker.schemas.states import ToolState
-from broker.schemas.values import JSON, Id, Moment, Next, Request
+from broker.schemas.values import JSON, Id, Moment, Next, Request, SeenAt, ToolId
 
 LeaseEnd = Annotated[
-    datetime, Meta(tz=True, description="The tool is offline if it is not heard of by then.")
+    datetime,
+    Meta(tz=True, description="The tool goes offline at this time unless it makes a request before."),
 ]
-Capacity = Annotated[int, Meta(ge=1, le=MOST_CAPACITY, description="How much work the tool takes at once.")]
-Draining = Annotated[bool, Meta(description="It finishes what it has, and gets no more.")]
-LeaseSeconds = Annotated[float, Meta(ge=5, le=86_400, description="Silent for longer, a tool is offline.")]
+Capacity = Annotated[
+    int, Meta(ge=1, le=MOST_CAPACITY, description="Maximum number of work items the tool has at a time.")
+]
+Draining = Annotated[
+    bool, Meta(description="True: the tool finishes its current work and gets no more. False: it gets work.")
+]
+LeaseSeconds = Annotated[
+    float,
+    Meta(
+        ge=5,
+        le=86_400,
+        description="If the tool makes no request for this long, the broker treats it as offline and gives"
+        " its"
+        " work to other tools.",
+    ),
+]
+SkillsValue = Annotated[
+    JSON, Meta(description="The abilities of the tool, for the assigner to match with tasks' `needs`.")
+]
 
 
 class NewTool(Request, kw_only=True):
-    """A tool that registers."""
+    """A tool to register."""
 
-    skills: JSON
-    id: Id | None = None
+    skills: SkillsValue
+    id: Annotated[
+        Id | None,
+        Meta(description="Id of the tool. Use the same id after a restart. Default: a UUID (version 7)."),
+    ] = None
     capacity: Capacity = 1
     lease_seconds: LeaseSeconds = float(DEFAULT_LEASE_SECONDS)
-    resume: Annotated[bool, Meta(description="It goes on with what its last run had started.")] = False
+    resume: Annotated[
+        bool,
+        Meta(
+            description="True: the tool continues the work that it had started before a restart. False: this"
+            " work is archived as `lost`, and the broker offers the tasks again."
+        ),
+    ] = False
 
 
 class ToolChange(Request, kw_only=True):
-    """What may be changed of a tool; what is left out stays."""
+    """Changes to a tool. Omitted fields stay as they are."""
 
-    skills: JSON | UnsetType = UNSET
+    skills: SkillsValue | UnsetType = UNSET
     capacity: Capacity | UnsetType = UNSET
     lease_seconds: LeaseSeconds | UnsetType = UNSET
     draining: Draining | UnsetType = UNSET
 
 
 class ToolStatus(Struct, kw_only=True):
-    """A program, an instrument, a machine: anything that does work."""
+    """A tool: a program, an instrument, a machine or anything else that does work."""
 
-    id: str
-    skills: JSON
-    capacity: int
-    load: Annotated[int, Meta(description="How much work it has.")]
-    state: ToolState
-    lease_seconds: float
+    id: ToolId
+    skills: SkillsValue
+    capacity: Annotated[int, Meta(description="Maximum number of work items the tool has at a time.")]
+    load: Annotated[int, Meta(description="Number of work items the tool has now, started or not.")]
+    state: Annotated[
+        ToolState,
+        Meta(
+            description="`idle`: has free capacity. `busy`: has none. `draining`: gets no more work."
+            " `offline`: its lease has expired."
+        ),
+    ]
+    lease_seconds: Annotated[
+        float,
+        Meta(description="If the tool makes no request for this long, the broker treats it as offline."),
+    ]
     lease_expires_at: LeaseEnd
-    registered_at: Moment
-    seen_at: Moment
+    registered_at: Annotated[Moment, Meta(description="Time of the first registration.")]
+    seen_at: SeenAt
 
 
 class RegisteredTool(ToolStatus, kw_only=True):
-    """A tool, with the token that is shown this once."""
+    """The registered tool, with its token."""
 
     token: Annotated[
-        str, Meta(description="For the calls that the tool makes itself; it is shown this once.")
+        str,
+        Meta(
+            description="The bearer token for requests that the tool makes about itself and its work. The"
+            " broker"
+            " shows it only here."
+        ),
     ]
 
 
 class Heartbeat(Struct, kw_only=True):
-    """Until when the tool's lease runs, and which of its work should stop."""
+    """The renewed lease, and the work that the tool must stop."""
 
     lease_expires_at: LeaseEnd
-    cancel: Annotated[list[UUID], Meta(description="The work that should stop.")]
+    cancel: Annotated[list[UUID], Meta(description="Ids of the tool's work whose cancellation is requested.")]
 
 
 class ToolPage(Struct, kw_only=True):
-    """Some of the tools; `next` goes into `?after=`, null at the end."""
+    """A page of the tools, in the order of their ids."""
 
-    items: list[ToolStatus]
+    items: Annotated[list[ToolStatus], Meta(description="The tools of this page.")]
     next: Next

@@ -1,4 +1,4 @@
-"""Requests and responses about work: attempts of a tool at a task, and the reports on them."""
+"""Requests and responses about work and its reports. Work is one attempt of a tool at a task."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -8,103 +8,150 @@ from msgspec import Meta, Struct
 
 from broker.schemas.limits import MOST_LATEST_REPORTS
 from broker.schemas.states import AnyWorkState
+from broker.schemas.tasks import NeedsValue, PayloadValue
 from broker.schemas.tools import LeaseEnd
-from broker.schemas.values import JSON, NULL_DEFAULT, Moment, Next, Request, Text
+from broker.schemas.values import (
+    JSON,
+    NULL_DEFAULT,
+    AssignedAt,
+    Moment,
+    Next,
+    Request,
+    StartedAt,
+    TaskId,
+    Text,
+    ToolId,
+    WorkId,
+)
 
-CancelRequested = Annotated[bool, Meta(description="Whether the tool is asked to stop.")]
-AttemptNumber = Annotated[int, Meta(description="Which attempt at the task it is; the first is 1.")]
-Progress = Annotated[float, Meta(ge=0, le=1, description="How much of it is done: 0 to 1.")]
+CancelRequested = Annotated[
+    bool, Meta(description="True if the broker has asked the tool to stop this work.")
+]
+AttemptNumber = Annotated[int, Meta(description="Number of this attempt at the task. The first is 1.")]
+Progress = Annotated[float, Meta(ge=0, le=1, description="Completed fraction of the work: 0 to 1.")]
+LastProgress = Annotated[
+    float | None,
+    Meta(description="Completed fraction of the work, 0 to 1, from the last report that had it."),
+]
+DeadlineAt = Annotated[
+    Moment | None,
+    Meta(
+        description="The broker ends the work at this time if it has not started, or if it runs longer"
+        " than the"
+        " task's `timeout_seconds`. Null: no limit."
+    ),
+]
+CurrentWorkState = Annotated[
+    AnyWorkState, Meta(description="State of the work. For ended work, its outcome.")
+]
+Version = Annotated[
+    int,
+    Meta(description="Increases with every change of the state, the reports or `cancel_requested`."),
+]
+StopsTool = Annotated[bool, Meta(description="True: stop this work and complete it as `cancelled`.")]
 
 
 class Work(Struct, kw_only=True):
-    """One attempt of one tool at one task; its id is the fencing token."""
+    """One attempt of one tool at one task. Its id is the fencing token."""
 
-    id: UUID
-    task_id: str
-    tool_id: str
+    id: WorkId
+    task_id: TaskId
+    tool_id: ToolId
     attempt: AttemptNumber
-    state: AnyWorkState
-    needs: JSON
-    payload: JSON
-    progress: float | None
+    state: CurrentWorkState
+    needs: NeedsValue
+    payload: PayloadValue
+    progress: LastProgress
     cancel_requested: CancelRequested
-    version: Annotated[int, Meta(description="Grows with every change.")]
-    assigned_at: Moment
-    started_at: Moment | None
-    deadline_at: Annotated[
-        Moment | None, Meta(description="It ends by then if it is not started, or not ended.")
-    ]
+    version: Version
+    assigned_at: AssignedAt
+    started_at: StartedAt
+    deadline_at: DeadlineAt
 
 
 class NewReport(Request, kw_only=True):
-    """How far the work is, in a number, in words, in data."""
+    """A progress report. Every field is optional."""
 
-    id: Annotated[UUID | None, Meta(description="Makes it safe to send the report again.")] = None
-    progress: Progress | None = None
-    message: Text | None = None
-    data: JSON = NULL_DEFAULT
+    id: Annotated[
+        UUID | None, Meta(description="Id of the report, a UUID. Makes it safe to repeat the request.")
+    ] = None
+    progress: Annotated[
+        Progress | None, Meta(description="Completed fraction of the work: 0 to 1. Null: unchanged.")
+    ] = None
+    message: Annotated[Text | None, Meta(description="A message for people.")] = None
+    data: Annotated[
+        JSON, Meta(description="Data for programs. Any JSON value; the broker returns exactly this text.")
+    ] = NULL_DEFAULT
 
 
 class Report(Struct, kw_only=True):
-    """A report as it was taken."""
+    """A stored progress report."""
 
-    id: UUID
-    at: Moment
-    progress: float | None
-    message: str | None
-    data: JSON
+    id: Annotated[UUID, Meta(description="Id of the report.")]
+    at: Annotated[Moment, Meta(description="Time when the broker received the report.")]
+    progress: Annotated[float | None, Meta(description="Completed fraction of the work: 0 to 1.")]
+    message: Annotated[str | None, Meta(description="The message of the tool.")]
+    data: Annotated[JSON, Meta(description="The data of the tool, exactly as it was sent.")]
 
 
 class ReportPage(Struct, kw_only=True):
-    """Some of a work's reports, in order; `next` goes into `?after=`, null at the end."""
+    """A page of the reports on work, oldest first."""
 
-    items: list[Report]
+    items: Annotated[list[Report], Meta(description="The reports of this page.")]
     next: Next
 
 
 class Reported(Struct, kw_only=True):
-    """The answer to a report: whether the work should stop, and until when the lease runs."""
+    """The result of a report: the renewed lease, and whether the tool must stop the work."""
 
-    id: UUID
-    cancel_requested: CancelRequested
+    id: Annotated[UUID, Meta(description="Id of the report.")]
+    cancel_requested: StopsTool
     lease_expires_at: LeaseEnd
 
 
 class WorkWithReports(Work, kw_only=True):
-    """Work with its latest reports; all of them have a list of their own."""
+    """Work with its latest reports."""
 
     reports: Annotated[
         Sequence[Report],
         Meta(
-            description=f"The latest {MOST_LATEST_REPORTS:,}, the oldest first;"
-            " fewer if they are larger than 8 MiB."
+            description=f"The latest {MOST_LATEST_REPORTS:,} reports, oldest first. Fewer if they are"
+            " larger than"
+            " 8 MiB. `GET /v1/work/{work_id}/reports` lists all of them."
         ),
     ]
-    report_count: Annotated[int, Meta(description="How many reports there are.")]
+    report_count: Annotated[int, Meta(description="Number of all reports on the work.")]
 
 
 class WorkStatus(Struct, kw_only=True):
-    """What a watcher needs to know of work: `Prefer: return=minimal` asks for no more."""
+    """The state of work without its content, for `Prefer: return=minimal`."""
 
-    state: AnyWorkState
+    state: CurrentWorkState
     cancel_requested: CancelRequested
-    version: Annotated[int, Meta(description="Grows with every change.")]
+    version: Version
 
 
 class WorkPage(Struct, kw_only=True):
-    """Some of the work under way; `next` goes into `?after=`, null at the end."""
+    """A page of the work in progress, in the order of assignment."""
 
-    items: list[Work]
+    items: Annotated[list[Work], Meta(description="The work items of this page.")]
     next: Next
 
 
 class WorkItems(Struct, kw_only=True):
-    """The work that waits for a tool to start it."""
+    """The work that a tool has not started yet."""
 
-    items: list[Work]
+    items: Annotated[list[Work], Meta(description="Work assigned to the tool, oldest first.")]
 
 
 class NewCancellation(Request, kw_only=True):
-    """How work is to be cancelled: with its task, or so that the task goes back."""
+    """A request to cancel work, with or without its task."""
 
-    requeue: Annotated[bool, Meta(description="The task goes back, for another tool.")] = False
+    requeue: Annotated[
+        bool,
+        Meta(
+            description="False: the task is cancelled with the work. True: the broker offers the task"
+            " again, to"
+            " another tool or the same one."
+        ),
+    ] = False

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from broker.schemas.overview import Queue, QueuedKind, UnaskedTool
+from broker.schemas.overview import IdleTool, Queue, QueuedKind
 from broker.store import rows, summaries
 from broker.store.pages import bounded
 
@@ -83,6 +83,6 @@ def read(connection: Connection) -> Queue:
     """Return the kinds of available tasks, the largest first, and the tools that are idle for long."""
     read = connection.execute(KINDS).all()
     kinds = [QueuedKind(**_KIND.of(row)) for row in read if row.tasks is not None]
-    unasked = [UnaskedTool(**row._asdict()) for row in connection.execute(UNASKED)]
+    unasked = [IdleTool(**row._asdict()) for row in connection.execute(UNASKED)]
     first = read[0]
     return Queue(at=first.now, counted=first.counted, more=first.more, kinds=kinds, unasked=unasked)

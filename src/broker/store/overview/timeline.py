@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from broker.schemas.overview import Attempted, Timeline
+from broker.schemas.overview import EndedAttempt, Timeline
 
 # Attempts that were under way at the end of a range ended after it. They are searched among this many: those
 # that were assigned last before the end.
@@ -57,5 +57,5 @@ def read(connection: Connection, time_range: TimelineRange, limit: int) -> Timel
     """Return attempts that have ended, those that ended last first."""
     until = None if time_range.until is None else min(max(time_range.until, _EARLIEST), _LATEST)
     attempts = connection.execute(READ, time_range._asdict() | {"until": until, "limit": limit + 1}).all()
-    items = [Attempted(**row._asdict()) for row in attempts[:limit]]
+    items = [EndedAttempt(**row._asdict()) for row in attempts[:limit]]
     return Timeline(complete=len(attempts) <= limit, items=items)
