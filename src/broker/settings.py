@@ -209,15 +209,20 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     return sorted(name for name in environment if name.startswith("BROKER_") and name not in known)
 
 
-def describe() -> str:
-    """Describe every setting with its variable, its meaning and its default, for `--help`."""
+def meanings() -> dict[str, str]:
+    """Return the meaning of each setting, by its name, from the docstring of `Settings`."""
     documented = re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", Settings.__doc__ or "", re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in documented}
+
+
+def describe() -> str:
+    """Describe every setting with its variable, its default and its meaning, for `--help`."""
     defaults = Settings()
     lines = []
-    for name, meaning in documented:
+    for name, meaning in meanings().items():
         default = getattr(defaults, name)
         lines.append(f"  {variable_of(name)}  [{'not set' if default is None else default}]")
-        lines.append(f"      {' '.join(meaning.split())}")
+        lines.append(f"      {meaning}")
     return "\n".join(lines)
 
 

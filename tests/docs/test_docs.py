@@ -57,7 +57,7 @@ ROUND_COSTS = {
 
 def capacity(**numbers: float) -> dict[str, Any]:
     """Run the program of docs/operate/scale.md with these numbers, and return its variables."""
-    [program] = [block.code for block in markdown.blocks(GROWTH) if block.says == "file: capacity.py"]
+    [program] = [block.code for block in markdown.blocks(GROWTH) if block.directive == "file: capacity.py"]
     for name, number in numbers.items():
         program, replaced = re.subn(rf"(?m)^{name} = \S+", f"{name} = {number}", program)
         assert replaced == 1, name

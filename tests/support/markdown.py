@@ -1,17 +1,18 @@
-"""Pages whose code runs: each block of a Markdown page, from the first to the last, in a folder of its own.
+"""Run the code blocks of a Markdown page, from the first to the last, in a folder of their own.
 
-What a block is for stands before it, where a browser does not show it:
+A comment before a block, which browsers do not show, says how to treat it:
 
-    <!-- file: count.sh -->     it is saved under this name; one that begins with `#!` may be run
-    <!-- background -->            it runs until the page ends, beside the blocks that follow
-    <!-- background, 2 tools -->   the same, and they begin when there are so many tools
-    <!-- fails -->              it ends with another status than 0
-    <!-- syntax only -->           it takes what a test has not, say a container engine; its syntax is seen
+    <!-- file: count.sh -->         save it under this name; make it executable if it begins with `#!`
+    <!-- background -->             run it until the page ends, beside the blocks that follow
+    <!-- background, 2 tools -->    the same, and wait until this many tools are registered
+    <!-- fails -->                  expect an exit status other than 0
+    <!-- syntax only -->            only check the syntax, as the block needs something that tests do not have
 
-`sh` and `python` are run; of `console` each command is run, and what it prints compared, where `…` stands for
-anything. Of `json` it is seen that it is JSON. A block of another kind needs to be a file.
+`sh` and `python` blocks are run. In a `console` block each command is run and its output is compared; `…`
+matches anything. A `json` block must be valid JSON, and `text` is not run. Any other block must be a file.
 """
 
+import ast
 import asyncio
 import contextlib
 import json
@@ -27,7 +28,7 @@ import httpx
 from tests.support.processes import clean_environment, kill_group
 
 _BLOCK = re.compile(
-    r"^(?:<!-- (?P<says>[^>]+) -->\n)?```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- (?P<directive>[^>]+) -->\n)?```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 _COMMAND = re.compile(r"^\$ (?P<command>(?:.*\\\n)*.+)\n(?P<prints>(?:(?!\$ ).*\n)*)", re.MULTILINE)
 _LOCAL = "http://127.0.0.1:8000"
@@ -35,23 +36,23 @@ _SECONDS = 60
 
 
 class Block(NamedTuple):
-    """A block of code, and what it is for."""
+    """A block of code, and the directive that says how to treat it."""
 
-    says: str
+    directive: str
     kind: str
     code: str
 
 
 def blocks(text: str) -> list[Block]:
-    """The blocks of a page."""
-    return [Block(*(found or "" for found in match.groups())) for match in _BLOCK.finditer(text)]
+    """Return the blocks of a page."""
+    return [Block(*(group or "" for group in match.groups())) for match in _BLOCK.finditer(text)]
 
 
 def section(text: str, title: str) -> str:
-    """A section of a page, with what is below it."""
-    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^\1 |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"there is no section {title}"
-    return found[2]
+    """Return a section of a page, with its subsections."""
+    match = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^\1 |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match, f"there is no section {title}"
+    return match[2]
 
 
 async def run(text: str, folder: Path, url: str, **settings: str) -> None:
@@ -59,21 +60,23 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
 
     Args:
         text: The page.
-        folder: Where its files are and its programs run.
-        url: The broker; it takes the place of the local one.
-        settings: What is set in the environment beside that.
+        folder: The working directory of its programs.
+        url: The URL of a broker, which replaces the local one.
+        settings: Further environment variables.
     """
     environment = clean_environment(BROKER_URL=url, HOME=str(folder), PYTHONUNBUFFERED="1", **settings)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    async with contextlib.AsyncExitStack() as going_on:
-        environment["TMPDIR"] = going_on.enter_context(_temporary_folder())
+    async with contextlib.AsyncExitStack() as running:
+        environment["TMPDIR"] = running.enter_context(_temporary_folder())
         for block in blocks(text.replace(_LOCAL, url)):
-            name = block.says.removeprefix("file: ")
+            name = block.directive.removeprefix("file: ")
             if block.kind == "json":
                 json.loads(block.code)
-            if name != block.says:
+            if name != block.directive:
                 _save(folder / name, block.code)
-            elif block.says == "syntax only":
+            elif block.directive == "syntax only" and block.kind == "python":
+                compile(block.code, "a page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            elif block.directive == "syntax only":
                 await _run(["bash", "-n", "-c", block.code], folder, environment)
             elif block.kind == "console":
                 for command, prints in _COMMAND.findall(block.code):
@@ -81,24 +84,26 @@ async def run(text: str, folder: Path, url: str, **settings: str) -> None:
                     assert re.fullmatch(_pattern(prints), printed.rstrip()), f"{command}\nprinted\n{printed}"
             elif block.kind in ("sh", "python"):
                 program = ["bash", "-euo", "pipefail", "-c"] if block.kind == "sh" else [sys.executable, "-c"]
-                if block.says.startswith("background"):
-                    await going_on.enter_async_context(_going_on([*program, block.code], folder, environment))
-                    await _until_there_are(int("".join(re.findall(r"\d", block.says)) or 0), url)
+                if block.directive.startswith("background"):
+                    await running.enter_async_context(
+                        _background([*program, block.code], folder, environment)
+                    )
+                    await _wait_for_tools(int("".join(re.findall(r"\d", block.directive)) or 0), url)
                 else:
-                    await _run([*program, block.code], folder, environment, fails=block.says == "fails")
+                    await _run([*program, block.code], folder, environment, fails=block.directive == "fails")
             else:
-                assert block.kind in ("json", "mermaid"), f"a block of kind {block.kind!r} is not run"
+                assert block.kind in ("json", "text"), f"a block of kind {block.kind!r} is not run"
 
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[str]:
-    """One for this page: tools of somebody who tries it meanwhile would be met in that of the machine."""
+    """Create a folder for temporary files, so that the page does not meet those of other programs."""
     with tempfile.TemporaryDirectory(prefix="broker-page-") as folder:
         Path(folder).chmod(0o1777)
         yield folder
 
 
-async def _until_there_are(tools: int, url: str) -> None:
+async def _wait_for_tools(tools: int, url: str) -> None:
     async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(_SECONDS):
         while len((await client.get("/v1/tools")).json()["items"]) < tools:
             await asyncio.sleep(0.05)
@@ -124,13 +129,13 @@ async def _run(command: list[str], folder: Path, environment: dict[str, str], *,
             printed, _ = await process.communicate()
     except TimeoutError:
         kill_group(process.pid)
-        raise AssertionError(f"it goes on and on: {command[-1]}") from None
+        raise AssertionError(f"it does not end: {command[-1]}") from None
     assert (process.returncode != 0) is fails, f"status {process.returncode}: {command[-1]}"
     return printed.decode()
 
 
 @contextlib.asynccontextmanager
-async def _going_on(command: list[str], folder: Path, environment: dict[str, str]) -> AsyncIterator[None]:
+async def _background(command: list[str], folder: Path, environment: dict[str, str]) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=environment, start_new_session=True
     )
@@ -144,7 +149,7 @@ async def _going_on(command: list[str], folder: Path, environment: dict[str, str
 
 
 def broken_links(page: Path) -> list[str]:
-    """The links to files and headings that are not there."""
+    """Return the links that lead to no file or to no heading."""
     broken = []
     for link in re.findall(r"\]\((?!https?:|<)([^)]+)\)", page.read_text()):
         name, _, heading = link.partition("#")
@@ -155,6 +160,6 @@ def broken_links(page: Path) -> list[str]:
 
 
 def _headings(text: str) -> set[str]:
-    """The headings of a page, as links name them."""
+    """Return the names of the headings of a page, as links use them."""
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

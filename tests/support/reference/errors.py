@@ -1,0 +1,44 @@
+"""The page of error codes."""
+
+from inspect import cleandoc
+from itertools import groupby
+
+from broker.errors import BrokerError
+from tests.support.reference import layout
+from tests.support.reference.layout import listed
+
+
+def page() -> str:
+    """Return the page."""
+    classes = sorted(_classes(BrokerError), key=lambda error: (error.status, error.code))
+    by_code = groupby(classes, key=lambda error: error.code)
+    return layout.page(
+        "Error codes",
+        "Every error of the HTTP interface is a problem document (RFC 9457, `application/problem+json`) with"
+        " the fields `type`, `title`, `status`, `detail`, `instance` and `code`. Programs should look at"
+        " `code`, which does not change. `detail` is a sentence for people.",
+        "[Troubleshooting](../operate/troubleshooting.md) starts from what you see.",
+        *(_section(name, list(group)) for name, group in by_code),
+    )
+
+
+def _classes(base: type[BrokerError]) -> list[type[BrokerError]]:
+    return [base, *(each for subclass in base.__subclasses__() for each in _classes(subclass))]
+
+
+def _section(name: str, classes: list[type[BrokerError]]) -> str:
+    statuses = " or ".join(sorted({str(error.status) for error in classes}))
+    details = list(dict.fromkeys(_paragraphs(error)[0] for error in classes))
+    advice = dict.fromkeys(text for error in classes for text in _paragraphs(error)[1:])
+    return "\n\n".join(
+        [
+            f"## {name}",
+            f"HTTP status {statuses}. The `detail` is specific to the request, or:",
+            listed(details),
+            *advice,
+        ]
+    )
+
+
+def _paragraphs(error: type[BrokerError]) -> list[str]:
+    return [" ".join(text.split()) for text in cleandoc(error.__doc__ or "").split("\n\n")]

@@ -1,0 +1,166 @@
+"""The page of the HTTP interface, from the OpenAPI document."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from broker.app import create_app, create_service
+from broker.http.openapi import describe
+from broker.settings import Settings
+from tests.support.reference import layout
+from tests.support.reference.layout import code, table
+
+Document = Mapping[str, Any]
+
+
+def page() -> str:
+    """Return the page."""
+    document = describe(
+        create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/none")))
+    )
+    return layout.page(
+        "HTTP interface",
+        "The running service shows the same information at `/docs`, where you can send requests, and as an"
+        " OpenAPI document at `/openapi.json`.",
+        "## Conventions",
+        document["info"]["description"].strip(),
+        *_operations(document),
+        "## Objects",
+        "These are the JSON objects in requests and responses. A field with a default may be omitted.",
+        *_objects(document),
+    )
+
+
+def _operations(document: Document) -> Iterator[str]:
+    for tag in document["tags"]:
+        yield f"## {tag['name']}"
+        yield tag["description"]
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                if operation["tags"][0] == tag["name"]:
+                    yield from _operation(document, path, method.upper(), operation)
+
+
+def _operation(document: Document, path: str, method: str, operation: Document) -> Iterator[str]:
+    yield f"### {method} {path}"
+    yield operation["summary"]
+    yield operation.get("description", "")
+    parameters = [_resolve(document, parameter) for parameter in operation.get("parameters", [])]
+    yield table(
+        ["parameter", "in", "value", "meaning"],
+        [
+            (
+                code(parameter["name"]),
+                parameter["in"],
+                _kind(parameter["schema"]) + _default(parameter["schema"]),
+                _meaning(parameter),
+            )
+            for parameter in parameters
+        ],
+    )
+    body = operation.get("requestBody")
+    if body:
+        [media] = body["content"].values()
+        optional = "" if body.get("required") else " It may be omitted."
+        yield f"The request body is {_article(_kind(media['schema']))}.{optional}"
+    yield table(
+        ["status", "response"],
+        [
+            (status, _response(_resolve(document, response)))
+            for status, response in sorted(operation["responses"].items())
+        ],
+    )
+
+
+def _response(response: Document) -> str:
+    media_type, media = next(iter(response.get("content", {}).items()), ("", {}))
+    if media_type == "application/problem+json":
+        return " or ".join(f"[{code(name)}](errors.md#{name})" for name in media["examples"])
+    if not media:
+        return response["description"]
+    kind = _kind(media["schema"]) if media_type == "application/json" else code(media_type)
+    return f"{kind}: {response['description']}"
+
+
+def _objects(document: Document) -> Iterator[str]:
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        if "properties" not in schema:
+            continue
+        yield f"### {name}"
+        yield schema.get("description", "")
+        required = schema.get("required", [])
+        yield table(
+            ["field", "value", "meaning"],
+            [
+                (
+                    code(field),
+                    _kind(kind) + ("" if field in required else _default(kind)),
+                    _meaning(kind),
+                )
+                for field, kind in schema["properties"].items()
+            ],
+        )
+
+
+def _resolve(document: Document, item: Document) -> Document:
+    if "$ref" not in item:
+        return item
+    target: Any = document
+    for part in item["$ref"].removeprefix("#/").split("/"):
+        target = target[part]
+    return target  # type: ignore[no-any-return]
+
+
+def _kind(schema: Document) -> str:
+    """Return the type of a value and its range, in words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_kind(each) for each in schema["anyOf"]))
+    if "enum" in schema:
+        return ", ".join(code(value) for value in schema["enum"])
+    kind = schema.get("type")
+    if kind is None:
+        return "any JSON value"
+    if kind == "array":
+        return f"array of {_kind(schema['items'])}{_range(schema, 'Items', ' items')}"
+    if kind in ("integer", "number"):
+        return kind + _number_range(schema)
+    return {"date-time": "time", "uuid": "UUID"}.get(schema.get("format", ""), str(kind))
+
+
+def _number_range(schema: Document) -> str:
+    if "exclusiveMinimum" in schema and "maximum" in schema:
+        return f" above {schema['exclusiveMinimum']}, up to {schema['maximum']}"
+    if "minimum" in schema and "maximum" in schema:
+        return f" from {schema['minimum']} to {schema['maximum']}"
+    return f" from {schema['minimum']}" if "minimum" in schema else ""
+
+
+def _range(schema: Document, suffix: str, unit: str) -> str:
+    least, most = schema.get(f"min{suffix}"), schema.get(f"max{suffix}")
+    if most is None:
+        return ""
+    return f", {least or 0} to {most:,}{unit}"
+
+
+def _default(schema: Document) -> str:
+    if "default" not in schema:
+        return ""
+    value = schema["default"]
+    shown = (
+        {None: "null", True: "true", False: "false"}.get(value, value)
+        if not isinstance(value, list)
+        else "[]"
+    )
+    return f" (default {code(shown)})"
+
+
+def _meaning(item: Document) -> str:
+    texts = [item.get("description", ""), item.get("schema", {}).get("description", "")]
+    texts += [each.get("description", "") for each in item.get("anyOf", [])]
+    return " ".join(dict.fromkeys(text for text in texts if text))
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind.strip("[`")[0].lower() in "aeiou" else f"a {kind}"
