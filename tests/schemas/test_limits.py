@@ -21,7 +21,7 @@ TEXT = f"{limits.LONGEST_TEXT_CHARS:,} characters"
 # Each number that is written for people: the file, the words around it, and the number.
 WRITTEN = [
     ("docs/submit-and-wait.md", r"after (\d+ s) in any case", WAIT),
-    ("docs/connect-a-program.md", r"cuts a text at ([\d,]+ characters)", TEXT),
+    ("docs/guides/python-tools.md", r"cuts a text at ([\d,]+ characters)", TEXT),
     ("docs/recipes.md", r"be as big as (\d+ MiB)", BODY),
     ("containers/nginx/nginx.conf", r"BROKER_MAX_BODY_BYTES, (\d+ MiB)", BODY),
     ("containers/nginx/nginx.conf", r"longest wait is (\d+ s)", WAIT),
@@ -35,7 +35,7 @@ def test_a_number_in_the_documentation_is_that_of_the_contract(file: str, patter
 
 
 def test_no_example_asks_for_a_wait_that_is_refused() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         waits = [float(wait) for wait in re.findall(r"[?&]wait=([\d.]+)", page.read_text())]
         assert max(waits, default=0) <= limits.LONGEST_WAIT_SECONDS, page.name
 

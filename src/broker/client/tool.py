@@ -135,7 +135,7 @@ class Tool:
 
         An ordinary function runs in a thread, and its argument is a `Job`. An `async def` function runs in
         the event loop, and its argument is an `AsyncJob`. If the result is awaitable, it is awaited.
-        docs/connect-a-program.md lists the values that a result may hold.
+        docs/guides/python-tools.md lists the values that a result may hold.
 
         An exception means that the work has failed; `FailedError(..., retry=False)` also prevents a retry. If
         a job should stop, `job.cancelled` is true, and an `async def` handler is cancelled.
