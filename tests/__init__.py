@@ -1,6 +1,6 @@
-"""Tests of the broker: a folder for each room of `src/broker`, and what they have in common in `support`."""
+"""Tests of the broker: a folder for each package of `src/broker`, and shared helpers in `support`."""
 
 from pathlib import Path
 
-# The folder of the repository.
+# The root folder of the repository.
 ROOT = Path(__file__).parents[1]

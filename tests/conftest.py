@@ -1,8 +1,8 @@
-"""One PostgreSQL for each process that tests, and for each test a database of its own, cut from a template.
+"""Fixtures: one PostgreSQL for each test process, and for each test a new database, copied from a template.
 
-`BROKER_TEST_DATABASE_URL` names another PostgreSQL to test against (its user may create databases);
-otherwise the embedded one runs, without its durable settings. With `BROKER_TEST_POOLER=1` the brokers reach
-it through PgBouncer in transaction mode.
+`BROKER_TEST_DATABASE_URL` names another PostgreSQL to test against. Its user must have the right to create
+databases. Without the variable the tests start the embedded PostgreSQL, without its durable settings. With
+`BROKER_TEST_POOLER=1` the brokers connect through PgBouncer in transaction mode.
 """
 
 import asyncio
@@ -36,13 +36,13 @@ from broker.store import Store, migration
 from broker.store.address import libpq_url
 from tests.support.pooler import Pooler
 
-# Of this process alone: several that test at once may share a server.
+# The process id is part of the name because several test processes may share a server.
 TEMPLATE = f"broker_template_{os.getpid()}"
 _numbers = count()
-# What stands before that PostgreSQL, if anything does.
+# Holds the PgBouncer in front of PostgreSQL, if the tests use one.
 _poolers: list[Pooler] = []
 
-# The files that take longest, and about the longest of them first.
+# The slowest test files, about the slowest first.
 LONGEST = (
     "crash/test_crash.py",
     "postgres/test_backup.py",
@@ -64,25 +64,25 @@ LONGEST = (
     "postgres/test_embedded.py",
 )
 
-# A file system in memory, and the free bytes that it needs to hold the databases of all test processes.
+# A file system in memory, and the free bytes that the databases of all test processes need there.
 MEMORY = Path("/dev/shm")
 ENOUGH_MEMORY = 5 * 2**30
 
-# Each HTTP client reads the list of certificate authorities, which takes 20 ms. Tests share one.
+# Each HTTP client would read the list of certificate authorities, which takes 20 ms. The tests share one.
 _default.create_ssl_context = functools.cache(_default.create_ssl_context)
 
 
 def pytest_configure() -> None:
-    """Prepare what the processes that tests start inherit.
+    """Prepare this process and the environment that its child processes inherit.
 
-    They get the usual signals, also under nohup or behind a shell's `&`: a program inherits that a signal is
-    ignored, and does not inherit a handler. They keep the bytecode of what they import: hundreds of them
-    would each compile the same modules. This process keeps that of the test modules.
+    Signals: under nohup or behind a shell's `&`, child processes would inherit that a signal is ignored. They
+    do not inherit a handler, so this function installs one for each ignored signal.
 
-    While tests are collected, nothing becomes garbage.
+    Bytecode: it is written to disk. Otherwise hundreds of child processes would compile the same modules.
 
-    The log of brokers in this process shows no local variables in tracebacks, as in production: each
-    traceback would take a second.
+    Garbage collection: it is off while pytest collects the tests, because nothing becomes garbage then.
+
+    Logging: tracebacks show no local variables, as in production. With them each traceback takes a second.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -95,30 +95,30 @@ def pytest_configure() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return two processes more than there are cores: many tests wait, for a timer or for another process."""
+    """Return the number of cores plus two, because many tests wait for a timer or for another process."""
     return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest: one that began last would keep a single process busy."""
-    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+    """Run the slowest files first: one that starts last would keep a single process busy at the end."""
+    positions = {Path(__file__).parent / name: position for position, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: positions.get(item.path, len(LONGEST)))
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage again, but never look through the tests: each broker collects when it starts."""
+    """Turn garbage collection on again, and exclude the tests, as each broker collects when it starts."""
     gc.freeze()
     gc.enable()
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The loop of a module's tests: its `NEW_LOOP`, where it has one."""
+    """Return the factory of the event loop: `NEW_LOOP` of the test's module, or asyncio's."""
     return {"loop": getattr(getattr(item, "module", None), "NEW_LOOP", asyncio.new_event_loop)}
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a server to make databases on."""
+    """Provide the URL of a PostgreSQL server to create databases on."""
     with contextlib.ExitStack() as stack:
         url = os.environ.get("BROKER_TEST_DATABASE_URL")
         if not url:
@@ -132,14 +132,14 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """A folder for an embedded PostgreSQL of the test's own."""
+    """Provide a data folder for an embedded PostgreSQL that the test starts itself."""
     with temporary_folder() as folder:
         yield folder / "data"
 
 
 @pytest.fixture(scope="session")
 def template(postgres: str) -> Iterator[str]:
-    """A migrated database that others are cut from."""
+    """Create a migrated database that serves as the template of all others."""
     asyncio.run(run_sql(postgres, f"drop database if exists {TEMPLATE}", f"create database {TEMPLATE}"))
     asyncio.run(migration.migrate(with_database(postgres, TEMPLATE)))
     yield TEMPLATE
@@ -148,21 +148,21 @@ def template(postgres: str) -> Iterator[str]:
 
 @pytest.fixture
 async def empty_database(postgres: str) -> AsyncIterator[str]:
-    """The URL of a database with nothing in it."""
+    """Provide the URL of a database without tables."""
     async with temporary_database(postgres) as url:
         yield url
 
 
 @pytest.fixture
 async def database(postgres: str, template: str) -> AsyncIterator[str]:
-    """The URL of a database with the current schema and no rows."""
+    """Provide the URL of a database with the current schema and no rows."""
     async with temporary_database(postgres, template) as url:
         yield url
 
 
 @pytest.fixture
 async def sql(database: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection beside the broker's: to look at its tables, or to be in its way."""
+    """Connect to the broker's database, to inspect its tables or to block its transactions."""
     connection = await asyncpg.connect(libpq_url(database))
     yield connection
     await connection.close()
@@ -170,7 +170,7 @@ async def sql(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def store(database: str) -> AsyncIterator[Store]:
-    """A store on a database of its own."""
+    """Open a store on the test's database."""
     store = Store(database)
     yield store
     await store.close()
@@ -180,7 +180,7 @@ Serve = Callable[..., Awaitable["Running"]]
 
 
 class Running:
-    """A broker that runs in the test's own loop: real uvicorn, real sockets."""
+    """A broker that runs in the test's event loop, with a real uvicorn and real sockets."""
 
     def __init__(self, server: Server, task: asyncio.Task[None], client: httpx.AsyncClient) -> None:
         self.server = server
@@ -189,14 +189,14 @@ class Running:
         self.url = str(client.base_url)
 
     async def stop(self) -> None:
-        """What SIGTERM does."""
+        """Stop the broker as SIGTERM does."""
         self.server.should_exit = True
         await self.task
 
 
 @pytest.fixture
 async def serve(database: str) -> AsyncIterator[Serve]:
-    """Starts brokers on the test's database; each takes settings as keywords."""
+    """Return a function that starts a broker on the test's database, with settings as keyword arguments."""
     async with AsyncExitStack() as running:
 
         async def start(**settings: object) -> Running:
@@ -209,25 +209,26 @@ async def serve(database: str) -> AsyncIterator[Serve]:
 
 @pytest.fixture
 async def broker(serve: Serve) -> Running:
-    """A broker that is ready."""
+    """Start a broker and wait until it is ready."""
     return await serve()
 
 
 @pytest.fixture
 def http(broker: Running) -> httpx.AsyncClient:
-    """A client of the broker."""
+    """Return an HTTP client of the broker."""
     return broker.client
 
 
 @functools.cache
 def databases_folder() -> Path | None:
-    """Return the folder for databases: in memory if it has room; None is the usual temporary folder.
+    """Return the folder for databases: one in memory if there is space, else None (the temporary folder).
 
-    Each database has 300 files. Creating files where others were just deleted takes ext4 0.3 s a database.
+    Each database has 300 files. On ext4, to create files where others were just deleted takes 0.3 s a
+    database.
     """
     with contextlib.suppress(OSError):
         free = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)
-        # As root, PostgreSQL's programs may be copied to the data, and run there.
+        # For root, the embedded PostgreSQL may copy its programs into the data folder and run them there.
         runs_programs = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
         if free >= ENOUGH_MEMORY and runs_programs and os.access(MEMORY, os.W_OK):
             return MEMORY
@@ -236,7 +237,7 @@ def databases_folder() -> Path | None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Not pytest's: as root that is closed to the account that Postgres runs under."""
+    """Create a folder that PostgreSQL's account can read, unlike the folders that pytest creates as root."""
     folder = Path(tempfile.mkdtemp(prefix="broker-tests-", dir=databases_folder()))
     folder.chmod(0o755)
     try:
@@ -249,11 +250,11 @@ def temporary_folder() -> Iterator[Path]:
 async def running_broker(
     settings: Settings, port: int = 0, *, without_grace: bool = True
 ) -> AsyncIterator[Running]:
-    """A broker.
+    """Start a broker, wait until it is ready, and stop it at the end of the block.
 
     Args:
-        settings: Its settings.
-        port: 0: a free one.
+        settings: The settings of the broker.
+        port: The port to listen on. 0 chooses a free one.
         without_grace: Expire the leases of silent tools at once, although the broker has just started.
     """
     for pooler in _poolers:
@@ -268,7 +269,7 @@ async def running_broker(
     try:
         async with asyncio.timeout(10):
             while not server.started:
-                assert not task.done(), "the server ended before it began"
+                assert not task.done(), "the server ended before it was ready"
                 await asyncio.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
@@ -288,7 +289,7 @@ async def running_broker(
 @asynccontextmanager
 async def temporary_database(postgres: str, template: str = "template1") -> AsyncIterator[str]:
     name = f"broker_test_{os.getpid()}_{next(_numbers)}"
-    # A copy of the files takes half the time of one through the log, as nothing waits for the disk here.
+    # Twice as fast as a copy through the write-ahead log, as this server does not wait for the disk.
     await run_sql(postgres, f"create database {name} template {template} strategy file_copy")
     try:
         yield with_database(postgres, name)

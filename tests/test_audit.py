@@ -18,11 +18,11 @@ UNKNOWN = {"name": "unknown", "skip_reason": "Dependency not found on PyPI"}
 @pytest.mark.parametrize(
     ("output", "status", "said"),
     [
-        (json.dumps({"dependencies": [FINE, UNKNOWN]}), 0, "1 packages looked up, 0 known holes"),
-        (json.dumps({"dependencies": [FINE, UNKNOWN]}), 0, "the list does not have 1 packages: unknown"),
-        (json.dumps({"dependencies": [FINE, HOLED]}), 1, "holed 1.0: PYSEC-1, mended in 2.0"),
+        (json.dumps({"dependencies": [FINE, UNKNOWN]}), 0, "1 packages checked, 0 known vulnerabilities"),
+        (json.dumps({"dependencies": [FINE, UNKNOWN]}), 0, "1 packages are not in the list: unknown"),
+        (json.dumps({"dependencies": [FINE, HOLED]}), 1, "holed 1.0: PYSEC-1, fixed in 2.0"),
         (json.dumps({"dependencies": [UNKNOWN]}), 0, "skipped"),
-        ("", 0, "skipped, as pip-audit cannot run here: no way to the list"),
+        ("", 0, "skipped, because pip-audit failed: no way to the list"),
     ],
 )
 def test_what_is_found_is_told(

@@ -232,7 +232,7 @@ async def test_a_connection_that_is_quiet_is_kept_alive_and_costs_no_statement(
     async with subscribe(http) as watcher, subscribe(http):
         with recorded_statements(broker) as told:
             for _ in range(20):
-                assert await watcher._block() == {"": ""} or watcher.raw.endswith(":\n\n")
+                assert await watcher._read_event() == {"": ""} or watcher.raw.endswith(":\n\n")
         assert told == []
 
 

@@ -33,7 +33,10 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive")
 # What the model itself holds it to: it retries tasks, and shrinks tools.
-MODELLED = {"attempts in the archive are those counted", "no tool that nobody resized is over its capacity"}
+MODELLED = {
+    "a task counts the attempts in the archive",
+    "no tool exceeds its capacity, unless it was resized",
+}
 
 MOST_TASKS = 3
 TOOLS = ("t", "u")

@@ -1,1 +1,1 @@
-"""What the tests have in common: one noun to a module."""
+"""Helpers that the tests share."""

@@ -1,4 +1,4 @@
-"""Looks the locked versions up in the list of known holes; where that cannot be reached, says so."""
+"""Check the locked versions for known vulnerabilities. If the list is unreachable, the check is skipped."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ LOCK = ROOT / "requirements.lock"
 
 
 def main() -> int:
-    """0: no hole is known, or nothing is; 1: some are."""
+    """Return 1 if a package has a known vulnerability. Otherwise, or if the check is skipped, return 0."""
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(LOCK), "--no-deps", "--disable-pip"]
     done = subprocess.run(
         [*command, "--format", "json", "--progress-spinner", "off"],
@@ -21,23 +21,23 @@ def main() -> int:
         check=False,
     )
     try:
-        found = json.loads(done.stdout)["dependencies"]
+        packages = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        click.echo(f"audit: skipped, as pip-audit cannot run here: {reason}")
+        reason = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
+        click.echo(f"audit: skipped, because pip-audit failed: {reason}")
         return 0
-    looked_up = [package for package in found if "skip_reason" not in package]
-    if not looked_up:
-        click.echo("audit: skipped, as the list of known holes cannot be reached from here")
+    checked = [package for package in packages if "skip_reason" not in package]
+    if not checked:
+        click.echo("audit: skipped, because the list of known vulnerabilities is unreachable")
         return 0
-    holes = [(package, hole) for package in looked_up for hole in package["vulns"]]
-    for package, hole in holes:
-        mended = ", ".join(hole["fix_versions"]) or "no version yet"
-        click.echo(f"{package['name']} {package['version']}: {hole['id']}, mended in {mended}")
-    click.echo(f"audit: {len(looked_up)} packages looked up, {len(holes)} known holes")
-    if skipped := [package["name"] for package in found if "skip_reason" in package]:
-        click.echo(f"audit: the list does not have {len(skipped)} packages: {', '.join(skipped)}")
-    return 1 if holes else 0
+    vulnerabilities = [(package, each) for package in checked for each in package["vulns"]]
+    for package, vulnerability in vulnerabilities:
+        fixed = ", ".join(vulnerability["fix_versions"]) or "no version yet"
+        click.echo(f"{package['name']} {package['version']}: {vulnerability['id']}, fixed in {fixed}")
+    click.echo(f"audit: {len(checked)} packages checked, {len(vulnerabilities)} known vulnerabilities")
+    if skipped := [package["name"] for package in packages if "skip_reason" in package]:
+        click.echo(f"audit: {len(skipped)} packages are not in the list: {', '.join(skipped)}")
+    return 1 if vulnerabilities else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A browser that looks at the broker's pages, and notes whatever they should not do."""
+"""A browser that opens the broker's pages, and records errors and requests to other hosts."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,16 +14,16 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = find_program(*_NAMES)
 needs_chromium = requires_program(*_NAMES)
 
-# What happens is seen within a second, as tests.support.dashboard_load measures; a busy machine takes longer.
+# The dashboard shows a change within a second (see tests.support.dashboard_load), but not on a busy machine.
 expect.set_options(timeout=30_000)
 
-# Each window draws the popup of its address bar in a process of its own, which takes 0.7 s of CPU, and nobody
-# sees it. This argument replaces Playwright's, so those of its features that matter here follow.
+# Each window draws the popup of its address bar in a separate process, which costs 0.7 s of CPU. The argument
+# `--disable-features` replaces Playwright's, so the list repeats Playwright's features that matter here.
 _FEATURES_OFF = (
     *("WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "AimEnabled", "HttpsUpgrades", "MediaRouter"),
     *("NetworkTimeServiceQuerying", "OptimizationHints", "PaintHolding", "PreconnectToSearch"),
 )
-# Chromium calls home at its start, if it may.
+# Without some of these arguments Chromium contacts Google when it starts.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -37,17 +37,16 @@ _SERIOUS = ("serious", "critical")
 
 
 class PageVisit:
-    """A page that is looked at.
+    """A page in the browser, with the requests and problems that it caused.
 
     Args:
         page: The page.
-        url: The broker's.
+        url: The URL of the broker.
     """
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.url = url
-        #: What was asked for, and what went wrong.
         self.requested_urls: list[str] = []
         self.problems: list[str] = []
         page.on("request", lambda request: self.requested_urls.append(request.url))
@@ -60,11 +59,11 @@ class PageVisit:
 
     @property
     def foreign_urls(self) -> set[str]:
-        """What was asked of anybody but the broker."""
+        """The requested URLs that are not the broker's."""
         return {url for url in self.requested_urls if not url.startswith((f"{self.url}/", "data:", "blob:"))}
 
     async def accessibility_problems(self) -> list[str]:
-        """What hinders people who use a keyboard or a screen reader, as far as axe finds it."""
+        """Return what axe finds that hinders people who use a keyboard or a screen reader."""
         results = await Axe().run(self.page)
         return [
             f"{each['id']}: {node['html']} {node['failureSummary']}"
@@ -76,7 +75,7 @@ class PageVisit:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared_browser() -> AsyncIterator[Browser]:
-    """A browser for all tests of a module."""
+    """Start one browser for all tests of a module."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
@@ -85,18 +84,18 @@ async def shared_browser() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def visit(browser: Browser, url: str, path: str = "/", **context: Any) -> AsyncIterator[PageVisit]:
-    """Look at a page; at the end it has asked nobody but the broker, and had no trouble.
+    """Open a page. At the end, check that it had no problems and contacted no host but the broker.
 
     Args:
-        browser: The browser; nothing is left in it of who looked before.
-        url: The broker.
-        path: The page.
-        context: What Playwright takes for a context: `color_scheme`, `viewport` and the like.
+        browser: The browser. The page gets a new context, without data of earlier pages.
+        url: The URL of the broker.
+        path: The path of the page.
+        context: Playwright's options of a context, such as `color_scheme` and `viewport`.
     """
     async with await browser.new_context(**context) as opened:
         page = await opened.new_page()
-        looks = PageVisit(page, url)
+        opened_page = PageVisit(page, url)
         await page.goto(url + path)
-        yield looks
-        assert looks.problems == []
-        assert looks.foreign_urls == set()
+        yield opened_page
+        assert opened_page.problems == []
+        assert opened_page.foreign_urls == set()

@@ -1,4 +1,4 @@
-"""The `broker` command as people run it: a process of its own."""
+"""The `broker` command, run in a process as on the command line."""
 
 import asyncio
 import subprocess
@@ -11,7 +11,7 @@ from tests.support.processes import clean_environment, start
 
 
 class CommandResult(NamedTuple):
-    """How a command ended, and what it printed."""
+    """The exit status of a command and its output."""
 
     status: int
     out: str
@@ -19,7 +19,7 @@ class CommandResult(NamedTuple):
 
 
 async def run(url: str, *arguments: str, stdin: str | bytes = b"", **environment: str) -> CommandResult:
-    """Run `broker` with these arguments, on this broker, to its end."""
+    """Run `broker` with these arguments against a broker, and wait until it exits."""
     process = start(
         *("broker.cli", *arguments),
         environment=clean_environment(BROKER_URL=url, **environment),
@@ -38,7 +38,7 @@ async def run(url: str, *arguments: str, stdin: str | bytes = b"", **environment
 
 @asynccontextmanager
 async def running(url: str, *arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A `broker` with these arguments, on this broker, for as long as the block takes at most."""
+    """Run `broker` with these arguments against a broker, and kill it at the end of the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker.cli", *arguments),
         env=clean_environment(BROKER_URL=url, **environment),

@@ -1,4 +1,4 @@
-"""A collector of traces that takes them by OTLP over HTTP, as those do that people run."""
+"""A trace collector that receives spans over OTLP/HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Span(NamedTuple):
-    """A span as it was received; ids as they are in `traceparent`."""
+    """A received span, with ids as in `traceparent`."""
 
     name: str
     trace: str
@@ -20,7 +20,7 @@ class Span(NamedTuple):
 
 
 class Collector:
-    """Takes spans, unless it is deaf: then it reads and never answers."""
+    """A collector of spans. If it is `silent`, it reads requests and never responds."""
 
     def __init__(self, *, silent: bool = False) -> None:
         self.spans: list[Span] = []
@@ -30,13 +30,13 @@ class Collector:
         self._news = asyncio.Condition()
 
     async def wait_for(self, *names: str) -> dict[str, Span]:
-        """The spans of these names, once all of them are there."""
+        """Wait for spans of all these names, and return them."""
         async with asyncio.timeout(10), self._news:
             await self._news.wait_for(lambda: set(names) <= {span.name for span in self.spans})
         return {span.name: span for span in self.spans}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer what comes on a connection."""
+        """Respond to the requests of a connection."""
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
@@ -58,7 +58,7 @@ class Collector:
 
 @asynccontextmanager
 async def collecting(*, silent: bool = False) -> AsyncIterator[Collector]:
-    """A collector, for as long as the block runs."""
+    """Run a collector until the end of the block."""
     collector = Collector(silent=silent)
     server = await asyncio.start_server(collector.serve, "127.0.0.1", 0)
     collector.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

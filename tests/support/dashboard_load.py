@@ -1,7 +1,7 @@
-"""What the dashboard costs: `python -m tests.support.dashboard_load` measures it in some three minutes.
+"""Measure the cost of the dashboard: `python -m tests.support.dashboard_load` takes about three minutes.
 
-With 2,000 tools and 100,000 tasks: what a page that shows them costs its browser while 200 things happen in a
-second, how soon it shows them, and what fifty dashboards cost the service while nothing does.
+With 2,000 tools and 100,000 tasks, it measures the CPU time of the browser at 200 events a second, the delay
+until the page shows an event, and the load of 50 idle dashboards on the service.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ console = Console(soft_wrap=True)
 
 
 def main() -> None:
-    """Measure, and tell."""
+    """Measure and print the results."""
     with tempfile.TemporaryDirectory(prefix="broker-load-") as folder:
         Path(folder).chmod(0o755)
         with serving(BROKER_DATA_DIR=f"{folder}/data", BROKER_LOG_LEVEL="error") as (process, url):
@@ -48,28 +48,28 @@ async def _measure(url: str, server: psutil.Process) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         with console.status("Registering tools, submitting tasks …"):
             works = await _prepare(http)
-        async with _a_page(url) as page:
+        async with _open_page(url) as page:
             for view in _VIEWS:
                 await page.goto(f"{url}/#/{view}")
                 await expect(page.get_by_text("Reading…")).to_have_count(0)
                 with console.status(f"Watching {view!r} …"):
-                    quiet = await _cost_of(page, asyncio.sleep(SECONDS))
-                    busy = await _cost_of(page, _happen(http, works))
-                _tell(view, "nothing happens", quiet)
-                _tell(view, f"{EVENTS_PER_SECOND} events a second", busy)
+                    quiet = await _measure_page(page, asyncio.sleep(SECONDS))
+                    busy = await _measure_page(page, _send_reports(http, works))
+                _print_cost(view, "nothing happens", quiet)
+                _print_cost(view, f"{EVENTS_PER_SECOND} events a second", busy)
             await page.goto(f"{url}/#/now")
-            with console.status("Waiting for reports to be seen …"):
-                seen = await _until_seen(page, http, works[0])
+            with console.status("Waiting until the page shows the reports …"):
+                delays = await _measure_delay(page, http, works[0])
             console.print(
-                f"A report is seen after {statistics.median(seen):.0f} ms, the slowest of {len(seen)} after"
-                f" {max(seen):.0f} ms"
+                f"The page shows a report after {statistics.median(delays):.0f} ms (median),"
+                f" the slowest of {len(delays)} after {max(delays):.0f} ms"
             )
-        with console.status(f"{DASHBOARDS} dashboards look on …"):
-            await _idle(url, server)
+        with console.status(f"{DASHBOARDS} dashboards wait …"):
+            await _measure_idle(url, server)
 
 
 async def _prepare(http: httpx.AsyncClient) -> Sequence[str]:
-    """Make tools and tasks, and start some work; its ids."""
+    """Create tools and tasks, and start some work. Return the ids of the work."""
     for first in range(0, TOOLS, 50):
         tools = [{"id": f"tool-{n:04}", "skills": {"kind": n % 30}} for n in range(first, first + 50)]
         await asyncio.gather(*(_post(http, "/v1/tools", tool | {"lease_seconds": 86_400}) for tool in tools))
@@ -87,20 +87,20 @@ async def _prepare(http: httpx.AsyncClient) -> Sequence[str]:
     return works
 
 
-async def _happen(http: httpx.AsyncClient, works: Sequence[str]) -> None:
-    """Have so many reports come in a second, evenly."""
+async def _send_reports(http: httpx.AsyncClient, works: Sequence[str]) -> None:
+    """Send `EVENTS_PER_SECOND` reports a second, evenly spaced."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    turn = itertools.cycle(works)
+    work_ids = itertools.cycle(works)
     async with asyncio.TaskGroup() as group:
         for number in range(EVENTS_PER_SECOND * SECONDS):
             due = began + number / EVENTS_PER_SECOND
             await asyncio.sleep(max(0.0, due - loop.time()))
-            group.create_task(_report(http, next(turn), number % 100 / 100))
+            group.create_task(_report(http, next(work_ids), number % 100 / 100))
 
 
-async def _until_seen(page: Page, http: httpx.AsyncClient, work: str) -> list[float]:
-    """For each of some reports, how long after its answer the page shows it, in milliseconds."""
+async def _measure_delay(page: Page, http: httpx.AsyncClient, work: str) -> list[float]:
+    """Return, for some reports, the milliseconds between the response and their display on the page."""
     loop = asyncio.get_running_loop()
     took = []
     for number in range(REPORTS):
@@ -117,13 +117,13 @@ async def _report(http: httpx.AsyncClient, work: str, progress: float) -> None:
 
 
 async def _post(http: httpx.AsyncClient, path: str, body: Any) -> Any:
-    answer = await http.post(path, json=body)
-    answer.raise_for_status()
-    return answer.json()
+    response = await http.post(path, json=body)
+    response.raise_for_status()
+    return response.json()
 
 
 @asynccontextmanager
-async def _a_page(url: str) -> AsyncIterator[Page]:
+async def _open_page(url: str) -> AsyncIterator[Page]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = await browser.new_page(viewport={"width": 1280, "height": 900})
@@ -133,25 +133,25 @@ async def _a_page(url: str) -> AsyncIterator[Page]:
         await browser.close()
 
 
-async def _cost_of(page: Page, happening: Any) -> dict[str, float]:
-    """What the page's own thread does meanwhile, in milliseconds a second."""
+async def _measure_page(page: Page, load: Any) -> dict[str, float]:
+    """Return the CPU time of the page's main thread meanwhile, in milliseconds a second."""
     session = await page.context.new_cdp_session(page)
     await session.send("Performance.enable")
     loop = asyncio.get_running_loop()
 
     async def read() -> dict[str, float]:
-        found = await session.send("Performance.getMetrics")
-        return {each["name"]: each["value"] for each in found["metrics"] if each["name"] in _OF_BROWSER}
+        reply = await session.send("Performance.getMetrics")
+        return {each["name"]: each["value"] for each in reply["metrics"] if each["name"] in _OF_BROWSER}
 
     before, began = await read(), loop.time()
-    await happening
+    await load
     after, took = await read(), loop.time() - began
     await session.detach()
     return {name: 1000 * (after[name] - before[name]) / took for name in _OF_BROWSER}
 
 
-async def _idle(url: str, server: psutil.Process) -> None:
-    """Hold as many streams as dashboards have, and read what they read, while nothing happens."""
+async def _measure_idle(url: str, server: psutil.Process) -> None:
+    """Keep the event streams and requests of 50 dashboards open while nothing happens, and print the load."""
     async with AsyncExitStack() as open_:
         http = await open_.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None))
@@ -165,23 +165,23 @@ async def _idle(url: str, server: psutil.Process) -> None:
                 (await http.get("/v1/stats")).raise_for_status()
                 await asyncio.sleep(30)
 
-        looking = [asyncio.create_task(dashboard(number)) for number in range(DASHBOARDS)]
+        dashboards = [asyncio.create_task(dashboard(number)) for number in range(DASHBOARDS)]
         await asyncio.sleep(3)
         processes = [server, *server.children(recursive=True)]
         before = [sum(process.cpu_times()[:2]) for process in processes]
         await asyncio.sleep(IDLE_SECONDS)
         after = [sum(process.cpu_times()[:2]) for process in processes if process.is_running()]
-        for each in looking:
+        for each in dashboards:
             each.cancel()
     service = 100 * (after[0] - before[0]) / IDLE_SECONDS
     postgres = 100 * (sum(after[1:]) - sum(before[1:])) / IDLE_SECONDS
     console.print(
-        f"{DASHBOARDS} dashboards, nothing happens: the service takes {service:.1f} % of a core,"
+        f"{DASHBOARDS} idle dashboards: the service uses {service:.1f} % of a core,"
         f" PostgreSQL {postgres:.1f} %"
     )
 
 
-def _tell(view: str, what: str, cost: dict[str, float]) -> None:
+def _print_cost(view: str, what: str, cost: dict[str, float]) -> None:
     script, layout, style, task = (cost[name] for name in _OF_BROWSER)
     console.print(
         f"{view}, {what}: {script:.0f} ms of scripting a second"

@@ -1,4 +1,4 @@
-"""The description of the API, as tests look things up in it."""
+"""Look up operations, schemas and error codes in the OpenAPI description."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ PROBLEM = "application/problem+json"
 
 
 class Operation(NamedTuple):
-    """A call that is described."""
+    """An operation of the API: a method, a path and its description."""
 
     method: str
     path: str
@@ -25,12 +25,14 @@ class Operation(NamedTuple):
         return f"{self.method} {self.path}"
 
     def responses(self, document: Json) -> Json:
-        """What it may answer, by status."""
-        return {status: resolve(document, there) for status, there in self.described["responses"].items()}
+        """Return the described responses by status."""
+        return {
+            status: resolve(document, response) for status, response in self.described["responses"].items()
+        }
 
 
 def make() -> Json:
-    """The description; no broker has to run for that."""
+    """Return the OpenAPI description, without a running broker."""
     service = create_service(Settings(database_url="postgresql://nobody@127.0.0.1/nothing"))
     return describe(create_app(service))
 
@@ -43,17 +45,17 @@ def operations(document: Json) -> list[Operation]:
     ]
 
 
-def resolve(document: Json, there: Json) -> Json:
-    """What stands there, or where it refers to."""
-    while "$ref" in there:
-        reference, there = there["$ref"], document
+def resolve(document: Json, value: Json) -> Json:
+    """Follow the references of an object, and return the object that they lead to."""
+    while "$ref" in value:
+        reference, value = value["$ref"], document
         for step in reference.removeprefix("#/").split("/"):
-            there = there[step]
-    return there
+            value = value[step]
+    return value
 
 
 def nested_objects(value: Any) -> Iterator[Json]:
-    """Every object in it."""
+    """Yield every JSON object in a value, including the value itself."""
     if isinstance(value, dict):
         yield value
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -61,22 +63,24 @@ def nested_objects(value: Any) -> Iterator[Json]:
 
 
 def error_codes(method: str, path: str) -> set[tuple[int, str]] | None:
-    """The errors that a request may be answered with: statuses and codes; None: no such call is described."""
-    for called, pattern, found in _codes():
-        if called == method and pattern.fullmatch(path):
-            return found
+    """Return the described errors of a request as (status, code), or None if there is no such operation."""
+    for operation_method, pattern, errors in _errors():
+        if operation_method == method and pattern.fullmatch(path):
+            return errors
     return None
 
 
 @cache
-def _codes() -> list[tuple[str, "re.Pattern[str]", set[tuple[int, str]]]]:
+def _errors() -> list[tuple[str, "re.Pattern[str]", set[tuple[int, str]]]]:
     document = make()
-    found = []
-    for call in sorted(operations(document), key=lambda call: call.path.count("{")):
-        told = {
+    rows = []
+    # A literal path such as /v1/tasks/batch precedes /v1/tasks/{task_id}, which also matches it.
+    for operation in sorted(operations(document), key=lambda operation: operation.path.count("{")):
+        errors = {
             (int(status), code)
-            for status, answer in call.responses(document).items()
-            for code in answer.get("content", {}).get(PROBLEM, {}).get("examples", ())
+            for status, response in operation.responses(document).items()
+            for code in response.get("content", {}).get(PROBLEM, {}).get("examples", ())
         }
-        found.append((call.method, re.compile(re.sub(r"\{\w+\}", "[^/]+", call.path)), told))
-    return found
+        path = re.compile(re.sub(r"\{\w+\}", "[^/]+", operation.path))
+        rows.append((operation.method, path, errors))
+    return rows

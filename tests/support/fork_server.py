@@ -1,8 +1,8 @@
-"""A fork server: it has imported what commands need, and forks a process for each command.
+"""A fork server, which has imported the modules of the commands and forks a process for each command.
 
-A command spends half a second of CPU on imports. A forked one is still a process of its own, with its own
-environment, streams, signals and exit status, and runs a module as `python -m` does. Each test process starts
-a server when it first needs one.
+A command spends half a second of CPU on imports, which the fork saves. A forked command is still a separate
+process, with its own environment, streams, signals and exit status, and runs a module as `python -m` does.
+Each test process starts a server when it first needs one.
 """
 
 import atexit
@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 
 from tests import ROOT
 
-# No module that reads the environment when it is imported.
+# None of these modules reads the environment during its import.
 IMPORTED = (
     *(f"broker.cli.{name}" for name in ("archive", "assign", "backup", "cancel", "explain", "keys")),
     *(f"broker.cli.{name}" for name in ("migrate", "restore", "retry", "serve", "submit", "tool")),
     "broker.client",
-    # Modules that others import late.
+    # The commands import these only when they run.
     "anyio._backends._asyncio",
     "encodings.idna",
     "litestar._kwargs.kwargs_model",
@@ -47,7 +47,7 @@ _NUMBER = struct.Struct("i")
 
 
 def _import_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that may change what an import does: all but those of the broker and of pytest."""
+    """Return the variables that may influence an import: all but those of the broker and of pytest."""
     return {
         name: value
         for name, value in environment.items()
@@ -59,8 +59,8 @@ class _Server(NamedTuple):
     """The server of this test process.
 
     Args:
-        channel: Where it receives requests. When the test process ends, this closes, and the server ends.
-        environment: The variables that it had when it imported.
+        channel: The socket for requests. When the test process ends, it closes, and the server exits.
+        environment: The environment variables during the imports.
     """
 
     channel: socket.socket
@@ -69,18 +69,18 @@ class _Server(NamedTuple):
 
 @functools.cache
 def _server() -> _Server:
-    ours, its = socket.socketpair()
+    our_end, its_end = socket.socketpair()
     environment = _import_environment(os.environ)
-    with its:
+    with its_end:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(its.fileno())],
+            [sys.executable, "-m", __name__, str(its_end.fileno())],
             env=environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
-            pass_fds=[its.fileno()],
+            pass_fds=[its_end.fileno()],
         )
-    atexit.register(_end, ours, process)
-    return _Server(ours, environment)
+    atexit.register(_end, our_end, process)
+    return _Server(our_end, environment)
 
 
 def _end(channel: socket.socket, process: subprocess.Popen[bytes]) -> None:
@@ -89,20 +89,20 @@ def _end(channel: socket.socket, process: subprocess.Popen[bytes]) -> None:
 
 
 def can_serve(environment: Mapping[str, str]) -> bool:
-    """Return whether imports would do the same with these variables."""
+    """Return whether the server's imports are valid for a process with these variables."""
     return _import_environment(environment) == _server().environment
 
 
 class ForkedProcess(subprocess.Popen[bytes]):
-    """A module that the server has forked. It is no child of the test process.
+    """A process that the server has forked to run a module. It is not a child of the test process.
 
-    It replaces the methods by which `Popen` starts and awaits a child; their signatures are those of Python
-    3.11 to 3.14.
+    The class overrides the methods by which `Popen` starts a child and waits for it. Their signatures are the
+    same in Python 3.11 to 3.14.
 
     Args:
         command: The module and its arguments.
         environment: All environment variables of the process.
-        given: `stdin`, `stdout`, `stderr` and `cwd`, as `Popen` takes them.
+        given: `stdin`, `stdout`, `stderr` and `cwd`, as for `Popen`.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], **given: Any) -> None:
@@ -169,7 +169,7 @@ def _watched(request: int, status: int, *streams: int) -> tuple[int, ...]:
     if pid == 0:
         os.close(status)
         return (request, *streams)
-    # It is in the same process group, and a signal to the group is not meant for it.
+    # This process is in the group of the command, but signals to the group are meant for the command.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     for descriptor in (request, *streams):
@@ -181,12 +181,12 @@ def _watched(request: int, status: int, *streams: int) -> tuple[int, ...]:
 
 
 def _become(request: int, *streams: int) -> str:
-    """Take on the environment and the streams of a request; return the module to run."""
+    """Apply the environment and the streams of a request, and return the module to run."""
     with open(request, "rb") as file:
         [module, *arguments], environment, folder = json.load(file)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    # Not in the loop above: an inherited descriptor may be one of them.
+    # Not in the loop above, because a descriptor may have the number of a standard stream.
     for stream in streams:
         if stream > 2:
             os.close(stream)

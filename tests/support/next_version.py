@@ -1,4 +1,4 @@
-"""A made-up next version: this one's sources and one more migration, for tests of upgrades."""
+"""A made-up next version of the project: its sources plus one migration, for tests of upgrades."""
 
 import shutil
 from pathlib import Path
@@ -24,16 +24,16 @@ def migrations_in(checkout: Path) -> list[Path]:
 
 
 def copy_sources(folder: Path, *names: str) -> None:
-    """Copy these folders of the checkout, with their bytecode, to one that will look like a checkout."""
+    """Copy these folders of the checkout, with their bytecode, to a folder that becomes a checkout."""
     for name in names:
-        # Python writes bytecode to a temporary file first, which soon has another name.
+        # Python renames the temporary files of bytecode, so they may vanish during the copy.
         shutil.copytree(
             ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"), dirs_exist_ok=True
         )
 
 
 def add_migration(checkout: Path, *statements: str) -> str:
-    """Add a migration that executes these statements; return its revision."""
+    """Add a migration that executes these statements, and return its revision."""
     newest = migrations_in(checkout)[-1]
     before = newest.name.partition("_")[0]
     revision = f"{int(before) + 1:04}"

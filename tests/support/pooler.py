@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, in front of the PostgreSQL that the tests have."""
+"""PgBouncer in transaction mode, in front of the PostgreSQL of the tests."""
 
 import os
 import socket
@@ -20,10 +20,10 @@ CONFIGURATION = ROOT / "containers" / "pgbouncer" / "pgbouncer.ini"
 
 
 class Pooler:
-    """A PgBouncer of our own, for as long as the `with` block lasts.
+    """A PgBouncer process that runs until the end of the `with` block.
 
     Args:
-        url: The server that it stands before; any of its databases can be reached.
+        url: The URL of the PostgreSQL server behind it. All its databases are reachable.
     """
 
     def __init__(self, url: str) -> None:
@@ -35,7 +35,7 @@ class Pooler:
         self.port = free_port()
 
     def pooled_url(self, url: str) -> str:
-        """The URL of a database, as it is reached through the pooler."""
+        """Return the URL of a database through the pooler."""
         database = urlsplit(url).path.lstrip("/")
         return f"postgresql://{self._url.username}@127.0.0.1:{self.port}/{database}"
 
@@ -47,15 +47,15 @@ class Pooler:
         file.write_text(self._configuration(target))
         self._folder.chmod(0o755)
         file.chmod(0o644)
-        # It will not run as root, and a socket is its owner's alone.
-        own = Path(self._host) / f".s.PGSQL.{self._port}"
-        owner = own.stat().st_uid if own.exists() else 65534
+        # PgBouncer refuses to run as root, and only the owner of PostgreSQL's socket can connect to it.
+        postgres_socket = Path(self._host) / f".s.PGSQL.{self._port}"
+        owner = postgres_socket.stat().st_uid if postgres_socket.exists() else 65534
         self._process = subprocess.Popen(
             [str(find_program("pgbouncer")), file],
             user=owner if os.geteuid() == 0 else None,
             stderr=subprocess.DEVNULL,
         )
-        self._until_it_listens()
+        self._wait_until_it_listens()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,33 +64,33 @@ class Pooler:
         rmtree(self._folder)
 
     def _configuration(self, target: str) -> str:
-        """The one that comes along, but for where and for whom; and everybody is let in."""
-        here = {
+        """Return the shipped configuration with other addresses, and without authentication."""
+        replacements = {
             "broker": ("*", target),
             "listen_addr": ("listen_addr", "127.0.0.1"),
             "listen_port": ("listen_port", self.port),
             "auth_type": ("auth_type", "any"),
             "auth_file": ("auth_file", ""),
-            # Fewer than the broker has, so that it always gets another one.
+            # Fewer connections than the broker has, so that transactions move between them.
             "default_pool_size": ("default_pool_size", 3),
         }
         lines = []
         for line in CONFIGURATION.read_text().splitlines():
             name = line.partition("=")[0].strip()
-            if name in here:
-                other, value = here.pop(name)
+            if name in replacements:
+                other, value = replacements.pop(name)
                 line = f"{other} = {value}"  # noqa: PLW2901
             lines.append(line)
-        assert not here, f"it says nothing of {here.keys()}"
+        assert not replacements, f"{CONFIGURATION} does not set {replacements.keys()}"
         return "\n".join(lines) + "\n"
 
-    def _until_it_listens(self) -> None:
+    def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + 10
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
             except ConnectionRefusedError:
-                assert self._process.poll() is None, "PgBouncer has ended"
+                assert self._process.poll() is None, "PgBouncer has exited"
                 assert time.monotonic() < deadline, "PgBouncer does not listen"
                 time.sleep(0.01)
             else:

@@ -1,4 +1,4 @@
-"""Processes that tests start, and what those need: programs, ports and environments."""
+"""Start and stop processes, and prepare their ports, environments and programs."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.support import fork_server
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a TCP port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -27,22 +27,23 @@ def free_port() -> int:
 
 
 def clean_environment(**given: str) -> dict[str, str]:
-    """Ours without its settings for the broker, and with these."""
+    """Return this process's environment without variables of the broker, plus the given ones."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     return clean | given
 
 
 def start(module: str, *arguments: str, environment: dict[str, str], **given: Any) -> subprocess.Popen[bytes]:
-    """Run a module in a process of its own, as `python -m` does.
+    """Run a module in a new process, as `python -m` does.
 
-    The fork server forks it, unless one of its variables may change what an import does. A service with
-    workers is started anew: on import, the metrics library decides whether processes share their numbers.
+    The fork server forks the process, unless an environment variable may influence the imports. A service
+    with `--workers` needs a new Python, because the metrics library decides during its import whether
+    processes share their metrics.
 
     Args:
         module: The name of the module.
         arguments: The arguments of the command line.
         environment: All environment variables of the process.
-        given: The streams and the folder, as `Popen` takes them.
+        given: The streams and the folder, as for `Popen`.
     """
     command = [module, *arguments]
     if "--workers" not in arguments and fork_server.can_serve(environment):
@@ -52,7 +53,7 @@ def start(module: str, *arguments: str, environment: dict[str, str], **given: An
 
 @contextmanager
 def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A `broker serve` on a free port; its process and its URL."""
+    """Run `broker serve` on a free port. Yield its process and its URL."""
     port = free_port()
     command = ("broker.cli", "serve", "--port", str(port), *arguments)
     process = start(*command, environment=clean_environment(**environment), stderr=subprocess.PIPE)
@@ -64,7 +65,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
 
 
 async def wait_until_ready(url: str, within: float = 30) -> None:
-    """Return when a service that runs elsewhere is ready."""
+    """Wait until the service at a URL is ready."""
     async with asyncio.timeout(within), httpx.AsyncClient(base_url=url) as client:
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -74,25 +75,25 @@ async def wait_until_ready(url: str, within: float = 30) -> None:
 
 
 async def wait_for_exit(process: subprocess.Popen[bytes], within: float) -> int:
-    """The exit status of a process that ends within so many seconds."""
+    """Wait at most `within` seconds until a process exits, and return its exit status."""
     async with asyncio.timeout(within):
         return await asyncio.to_thread(process.wait)
 
 
 def kill_group(pid: int) -> None:
-    """End a process that leads a group of its own, and all that it has started."""
+    """Kill a process that leads a process group, and all other processes of the group."""
     os.killpg(pid, signal.SIGKILL)
 
 
 def make_executable(path: Path, content: str = "#!/bin/sh\n") -> Path:
-    """A file that may be run."""
+    """Write an executable file, and return its path."""
     path.write_bytes(content.encode())
     path.chmod(0o755)
     return path
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended."""
+    """Return whether a process runs."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -100,5 +101,5 @@ def is_alive(pid: int) -> bool:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names of what is in it."""
+    """Return the names of the files in a folder."""
     return [each.name for each in folder.iterdir()]

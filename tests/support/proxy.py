@@ -1,4 +1,4 @@
-"""A way to the database that can be cut, or swallow everything without a word: a network's worst manners."""
+"""TCP proxies in front of the database and of the broker, which simulate failures of the network."""
 
 import asyncio
 import contextlib
@@ -8,14 +8,14 @@ from sqlalchemy import make_url
 
 
 class Proxy:
-    """Passes connections on to PostgreSQL; `silence` and `cut` are what a network does to them.
+    """A proxy in front of PostgreSQL that can stop forwarding (`silence`) and close connections (`cut`).
 
     Args:
-        url: The database behind it, over a socket file or TCP.
+        url: The URL of the database, over a Unix socket or TCP.
     """
 
     def __init__(self, url: str) -> None:
-        self._behind = make_url(url)
+        self._target = make_url(url)
         self._open = asyncio.Event()
         self._open.set()
         self._server: asyncio.Server | None = None
@@ -25,21 +25,21 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The URL of the database through this."""
-        url = self._behind.set(drivername="postgresql", host="127.0.0.1", port=self.port, query={})
+        """The URL of the database through the proxy."""
+        url = self._target.set(drivername="postgresql", host="127.0.0.1", port=self.port, query={})
         return url.render_as_string(hide_password=False)
 
     @property
     def is_connected(self) -> bool:
-        """Whether somebody is connected."""
+        """Has at least one open connection."""
         return bool(self._writers)
 
     def silence(self) -> None:
-        """From now on nothing comes through, over old and new connections; none of them is closed."""
+        """Forward nothing more over old and new connections, and keep them open."""
         self._open.clear()
 
     def restore(self) -> None:
-        """Everything comes through again, what was sent meanwhile included."""
+        """Forward again, including the bytes that were sent meanwhile."""
         self._open.set()
 
     async def cut(self) -> None:
@@ -48,11 +48,11 @@ class Proxy:
             writer.transport.abort()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._meet, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Refuse connections, as a host without a PostgreSQL does."""
+        """Refuse connections, like a host without PostgreSQL."""
         if self._server is not None:
             self._server.close()
         await self.cut()
@@ -60,24 +60,24 @@ class Proxy:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         await self._open.wait()
         await self._forward(reader, writer)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Connect to the server behind the proxy, and pass on bytes in both directions."""
+        """Connect to the server behind the proxy, and forward bytes in both directions."""
         try:
-            if folder := self._behind.query.get("host"):
-                path = f"{folder}/.s.PGSQL.{self._behind.query.get('port', 5432)}"
-                there = await asyncio.open_unix_connection(path)
+            if folder := self._target.query.get("host"):
+                path = f"{folder}/.s.PGSQL.{self._target.query.get('port', 5432)}"
+                upstream = await asyncio.open_unix_connection(path)
             else:
-                there = await asyncio.open_connection(self._behind.host, self._behind.port or 5432)
+                upstream = await asyncio.open_connection(self._target.host, self._target.port or 5432)
         except OSError:
             writer.transport.abort()
             return
-        self._writers.add(there[1])
-        for source, target in ((reader, there[1]), (there[0], writer)):
+        self._writers.add(upstream[1])
+        for source, target in ((reader, upstream[1]), (upstream[0], writer)):
             pump = asyncio.create_task(self._pump(source, target))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
@@ -102,7 +102,7 @@ class Proxy:
 
 
 class Gateway(Proxy):
-    """An HTTP proxy that can respond by itself, as a proxy does whose configuration is being changed.
+    """An HTTP proxy that can respond itself, like a proxy during a change of its configuration.
 
     Args:
         url: The URL of the HTTP service behind it.
@@ -125,7 +125,7 @@ class Gateway(Proxy):
         await self.cut()
 
     def forward_again(self) -> None:
-        """Pass requests on to the service."""
+        """Forward requests to the service again."""
         self._response = None
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

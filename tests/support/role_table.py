@@ -1,4 +1,4 @@
-"""The table of roles in the README, from the guards: `python -m tests.support.role_table` writes it there."""
+"""The table of roles in the README: `python -m tests.support.role_table` generates it from the guards."""
 
 import re
 
@@ -30,19 +30,19 @@ PLACE = re.compile(r"(?<=<!-- roles -->\n).*?(?=\n<!-- end of roles -->)", re.DO
 
 
 def table(app: Litestar) -> str:
-    """Every call that takes a key, and which role may make it."""
+    """Return the Markdown table of all operations that need a key, with the roles that may use them."""
     head = ["call", *COLUMNS.values()]
     lines = [_line(head), _line(["---"] * len(head))]
-    for call in sorted(operations(app), key=_place):
+    for call in sorted(operations(app), key=_sort_key):
         if call.roles:
             cells = (CELLS[call.roles.get(role)] for role in COLUMNS)
             lines.append(_line([f"`{call.method} {call.path}`", *cells]))
     return "\n".join(lines)
 
 
-def _place(call: Operation) -> tuple[int, str, int]:
-    """Where a call stands: by its group, its path and its method."""
-    group = next(place for place, name in enumerate(GROUPS) if call.path.startswith(name))
+def _sort_key(call: Operation) -> tuple[int, str, int]:
+    """Return the sort key of an operation: its group, path and method."""
+    group = next(position for position, name in enumerate(GROUPS) if call.path.startswith(name))
     return group, call.path, METHODS.index(call.method)
 
 
@@ -51,7 +51,7 @@ def _line(cells: list[str]) -> str:
 
 
 def make_app() -> Litestar:
-    """The application, not running."""
+    """Create the application without running it."""
     return create_app(create_service(Settings(database_url="postgresql://nobody@127.0.0.1/none")))
 
 

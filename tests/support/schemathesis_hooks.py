@@ -1,4 +1,4 @@
-"""What schemathesis is told of the broker beyond the description, and a check of our own."""
+"""Hooks that adapt schemathesis to the broker, and an additional check."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -9,16 +9,16 @@ from schemathesis import Case, CheckContext, GenerationMode, HookContext, Respon
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
-# Enough to go the way of those who wait.
+# In seconds. Long enough to make the request a long poll.
 LONGEST_WAIT = 0.02
 
 
 @schemathesis.hook
 def before_load_schema(_: HookContext, document: dict[str, Any]) -> None:
-    """The description as schemathesis understands it."""
+    """Rewrite JSON parameters in the form that schemathesis understands."""
     for operation in [each for item in document["paths"].values() for each in item.values()]:
         for parameter in operation.get("parameters", ()):
-            # That a text is JSON it sees in this form only, which some makers of clients leave out.
+            # Schemathesis recognizes a JSON parameter only in this form, which some client generators ignore.
             if parameter.get("schema", {}).get("contentMediaType") == "application/json":
                 del parameter["schema"]
                 parameter["content"] = {"application/json": {"schema": {}}}
@@ -26,7 +26,7 @@ def before_load_schema(_: HookContext, document: dict[str, Any]) -> None:
 
 @schemathesis.hook
 def before_call(_: HookContext, case: Case, __: dict[str, Any]) -> None:
-    """Let no request wait long, and give none a text that only an answer could have given."""
+    """Shorten long polls, and remove cursors, which are valid only if they come from a response."""
     query, body = case.query or {}, case.body
     if _is_long(query.get("wait")):
         query["wait"] = LONGEST_WAIT
@@ -41,10 +41,10 @@ def before_call(_: HookContext, case: Case, __: dict[str, Any]) -> None:
 
 @schemathesis.check
 def only_codes_that_are_described(_: CheckContext, response: Response, case: Case) -> None:
-    """A problem's code is one of those that the description names for its status."""
+    """Check that the description lists the code of a problem for its status."""
     document = case.operation.schema.raw_schema
-    answers = case.operation.definition.raw["responses"]
-    described = answers.get(str(response.status_code), {})
+    responses = case.operation.definition.raw["responses"]
+    described = responses.get(str(response.status_code), {})
     if "$ref" in described:
         described = document["components"]["responses"][described["$ref"].rpartition("/")[2]]
     problem = described.get("content", {}).get("application/problem+json")
@@ -54,7 +54,7 @@ def only_codes_that_are_described(_: CheckContext, response: Response, case: Cas
 
 
 def for_schemathesis(document: dict[str, Any]) -> Any:
-    """The description as schemathesis takes it, and changes it."""
+    """Load a copy of the description, which schemathesis may change."""
     config = schemathesis.Config.from_path(CONFIG)
     return schemathesis.openapi.from_dict(deepcopy(document), config=config)
 
@@ -67,7 +67,7 @@ def _is_long(seconds: Any) -> bool:
 
 
 def _with_whole_numbers(value: Any) -> Any:
-    """With integers as everybody writes them: for a schema 3.0 is one, too, and the broker takes only 3."""
+    """Replace integral floats by integers."""
     if isinstance(value, dict):
         return {key: _with_whole_numbers(each) for key, each in value.items()}
     if isinstance(value, list):

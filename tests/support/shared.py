@@ -1,11 +1,11 @@
-"""One broker, or one database, for all tests of a module.
+"""Fixtures that share one broker, or one database, among all tests of a module.
 
-A module of many short tests shares one broker among them, emptied before each:
+In a module of many short tests, they share one broker, whose rows are deleted before each test:
 
     pytestmark, database, broker, sql, http = SHARED_BROKER
 
-Its parked requests look again by themselves only every minute: what wakes them sooner is a notification.
-Tests of the store share a database in the same way:
+Its long polls query the database by themselves only once a minute. If one responds sooner, a notification has
+woken it. Tests of the store share a database in the same way:
 
     pytestmark, database, sql, store = SHARED_STORE
 """
@@ -23,28 +23,28 @@ from broker.store import Store
 from broker.store.address import libpq_url
 from tests.conftest import Running, running_broker, temporary_database
 
-# Whether there is time for more examples: `make test-all` says so.
+# Run more examples. `make test-all` sets the variable.
 THOROUGH = bool(os.environ.get("BROKER_TEST_THOROUGH"))
 TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared_database(postgres: str, template: str) -> AsyncIterator[str]:
-    """The URL of a database for all tests of a module."""
+    """Create a database for all tests of a module, and provide its URL."""
     async with temporary_database(postgres, template) as url:
         yield url
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared_broker(database: str) -> AsyncIterator[Running]:
-    """A broker for all tests of a module."""
+    """Start a broker for all tests of a module."""
     async with running_broker(Settings(database_url=database, fallback_seconds=60)) as running:
         yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def shared_sql(database: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection beside the shared broker's."""
+    """Connect to the database of the shared broker."""
     connection = await asyncpg.connect(libpq_url(database))
     yield connection
     await connection.close()
@@ -52,14 +52,14 @@ async def shared_sql(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shared_http(broker: Running, sql: asyncpg.Connection) -> httpx.AsyncClient:
-    """A client of the shared broker, which holds nothing yet."""
+    """Delete the rows, and return a client of the shared broker."""
     await delete_rows(sql)
     return broker.client
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shared_store(database: str, sql: asyncpg.Connection) -> AsyncIterator[Store]:
-    """A store on the shared database, which holds nothing yet."""
+    """Delete the rows, and open a store on the shared database."""
     await delete_rows(sql)
     await sql.execute("delete from keys")
     store = Store(database)
@@ -68,9 +68,9 @@ async def shared_store(database: str, sql: asyncpg.Connection) -> AsyncIterator[
 
 
 async def delete_rows(sql: asyncpg.Connection) -> None:
-    """Delete everything but keys."""
+    """Delete all rows except keys."""
     for table in TABLES:
-        await sql.execute(f"delete from {table}")  # 25 times as fast as a truncate
+        await sql.execute(f"delete from {table}")  # 25 times as fast as truncate
 
 
 _MARK = pytest.mark.asyncio(loop_scope="module")

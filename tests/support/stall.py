@@ -1,4 +1,4 @@
-"""Bodies that take long to read, and a probe that shows whether other requests wait for them."""
+"""Request bodies that are slow to parse, and a probe that measures whether other requests wait for them."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.support import description
 
 EVERY_SECONDS = 0.05
 
-# What a body is filled with: a piece, repeated, between a beginning and an end.
+# A beginning, a piece that is repeated to fill a body, and an end.
 _Piece = tuple[bytes, bytes, bytes]
 _SMILE = "\U0001f600".encode()
 
@@ -32,7 +32,7 @@ def _string(part: bytes) -> _Piece:
     return b'"', part, b'"'
 
 
-# JSON values; some are out of the limits, and some are no JSON.
+# JSON values. Some exceed the limits, and some are invalid JSON.
 VALUES: dict[str, _Piece] = {
     "ones": _array(b"1"),
     "ones beside a UUID with an exponent": (b'["019f12a4-5e123a81-5e12",1', b",1", b"]"),
@@ -49,7 +49,7 @@ VALUES: dict[str, _Piece] = {
     "one number": (b"1", b"7", b""),
     "one number with a point": (b"1.", b"7", b""),
     "negative numbers": _array(b"-1"),
-    "truths": _array(b"true"),
+    "booleans": _array(b"true"),
     "nulls": _array(b"null"),
     "empty arrays": _array(b"[]"),
     "empty objects": _array(b"{}"),
@@ -85,7 +85,7 @@ VALUES: dict[str, _Piece] = {
     "spaces": (b"1", b" ", b" "),
     "lines": (b"[1,", b"\n", b"1]"),
 }
-# Members that stand beside those of the request, repeated.
+# Additional members of an object, repeated.
 MEMBERS: dict[str, bytes] = {
     "unknown members": b'"abcdef":1',
     "many unknown members": b'"":1',
@@ -93,31 +93,31 @@ MEMBERS: dict[str, bytes] = {
     "a member again and again": b'"needs":1',
     "a text again and again": b'"id":"a"',
 }
-# Items of a list of requests, repeated; those without such a list get them as a value.
+# Items of a batch, repeated. Requests without a batch get them as the value of a field.
 ITEMS: dict[str, bytes] = {
     "empty items": b"{}",
     "short items": b'{"needs":1}',
     "items with unknown members": b'{"needs":1,"x":1}',
-    "items that are wrong at last": b'{"needs":1,"priority":99999}',
+    "items with an invalid last field": b'{"needs":1,"priority":99999}',
     "items with a text again and again": b'{"needs":1,"id":"a",' + b'"id":"a",' * 400 + b'"id":"a"}',
     "pairs": b'{"task_id":"a","tool_id":"t"}',
     "remarks": b'{"task_id":"a","text":""}',
     "completions": b'{"work_id":"01890a5d-ac96-774b-bcce-b302099a8057","outcome":"failed"}',
-    "items that are none": b"1",
+    "items that are numbers": b"1",
     "items that are arrays": b"[]",
 }
 SHAPES = [*VALUES, *MEMBERS, *ITEMS]
 
 
 class Endpoint(NamedTuple):
-    """A method and path that take a body, and how to fill one.
+    """An operation with a request body, and how to fill its body.
 
     Args:
         method: The method.
         path: The path, with its parameters.
-        required: What the body must have, beside the field that is filled.
-        filled: The name of the field that is filled: one for any JSON, if there is one.
-        is_list: Whether the body is a list of requests; then these are the fields of its items.
+        required: The required fields of the body, except the field that is filled.
+        filled: The name of the field that is filled: one for any JSON value, if there is one.
+        is_list: Whether the body is a batch. Then `required` and `filled` are fields of its items.
     """
 
     method: str
@@ -131,7 +131,7 @@ class Endpoint(NamedTuple):
 
 
 def endpoints() -> list[Endpoint]:
-    """Return all that take a body, as the description of the HTTP interface has them."""
+    """Return all operations with a request body, from the OpenAPI description."""
     document = description.make()
     return [
         _endpoint(document, call)
@@ -170,7 +170,7 @@ _VALID: dict[str, Any] = {
 
 
 def body(endpoint: Endpoint, shape: str, size: int) -> bytes:
-    """Return a body of a shape that is as large as it may be."""
+    """Return a body of a shape, padded to `size` bytes."""
     required = json.dumps(endpoint.required)[1:-1].encode()
     comma = b"," if required else b""
     before, after = (b'{"items":[', b"]}") if endpoint.is_list else (b"", b"")
@@ -192,7 +192,7 @@ def _filled(before: bytes, piece: bytes, after: bytes, size: int) -> bytes:
 
 
 class Sample(NamedTuple):
-    """One request of the probe: when it was sent and for how long it waited, in seconds."""
+    """One request of the probe: when it was sent and how long it took, in seconds."""
 
     path: str
     sent_at: float
@@ -200,9 +200,9 @@ class Sample(NamedTuple):
 
 
 class Probe:
-    """A process that sends a request every 50 ms, and notes how long each takes.
+    """A process that sends requests every 50 ms, and records how long each takes.
 
-    It is a process of its own, so that nothing but the broker holds it up.
+    It is a separate process, so only the broker can delay it.
 
     Args:
         url: The URL of the broker.
@@ -222,16 +222,16 @@ class Probe:
             self.samples.append(Sample(*json.loads(line)))
 
     def slowest(self, since: float) -> Sample:
-        """Return the slowest request that was under way at some time since; waits for the latest of them."""
+        """Return the slowest request that was in progress after `since`, up to now."""
         now = time.monotonic()
         while len(self.samples) < 3 or self.samples[-1].sent_at < now:
-            assert self._process.poll() is None, "the probe has ended"
+            assert self._process.poll() is None, "the probe has exited"
             time.sleep(EVERY_SECONDS)
         recent = [sample for sample in self.samples[1:] if sample.sent_at + sample.waited > since]
         return max(recent, key=lambda sample: sample.waited)
 
     def close(self) -> None:
-        """End it."""
+        """Stop the process."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -241,7 +241,7 @@ class Probe:
 
 @contextmanager
 def running_probe(url: str) -> Iterator[Probe]:
-    """A probe of a broker that has a tool `probe`."""
+    """Run a probe of a broker that has a tool `probe`."""
     probe = Probe(url)
     try:
         probe.slowest(time.monotonic())
@@ -251,7 +251,7 @@ def running_probe(url: str) -> Iterator[Probe]:
 
 
 class Sender:
-    """A client that sends large bodies to a broker, each about a task and work of its own.
+    """A client that sends large bodies to a broker, each about a new task and new work.
 
     Args:
         url: The URL of the broker.
@@ -263,13 +263,13 @@ class Sender:
             self._do("POST", "/v1/tools", id=tool, skills=1, capacity=10_000, lease_seconds=86_400)
 
     def send(self, endpoint: Endpoint, content: bytes) -> int:
-        """Send a body; returns the status of the response."""
+        """Send a body, delete all tasks and records afterwards, and return the status of the response."""
         self._do("POST", "/v1/tasks", id="a", needs=1)
         work_id = self._do("POST", "/v1/work", task_id="a", tool_id="t")["id"]
         path = endpoint.path.format(task_id="a", tool_id="t", work_id=work_id, key_name="x")
         headers = {"Content-Type": "application/json"}
         response = self._http.request(endpoint.method, path, content=content, headers=headers)
-        # A page is short where its items are large.
+        # A page holds only some items if they are large.
         while tasks := self._do("GET", "/v1/tasks")["items"]:
             for task in tasks:
                 self._do("DELETE", f"/v1/tasks/{task['id']}?force=true")
@@ -289,7 +289,7 @@ class Sender:
 
 
 def _probe(url: str) -> None:
-    """Send the requests of a probe, and print how long each took."""
+    """Send the requests of a probe forever, and print how long each took."""
     began = time.monotonic()
     with httpx.Client(base_url=url, timeout=60) as http:
         while True:

@@ -1,4 +1,4 @@
-"""What the tests of the store share: short ways to bring about a state, and an audit of what must hold."""
+"""Helpers for tests of the store: functions that create a state, and a check of the invariants."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -32,12 +32,12 @@ from tests.support.waiting import wait_until
 
 PATIENCE_SECONDS = 10
 
-# What must hold of the whole database at every moment: each query finds the rows that break it.
+# Rules that hold for the whole database at any time. Each query returns the rows that break the rule.
 INVARIANTS = {
     "a tool's load is its number of work rows": """
         select t.id, t.load, count(w.id) from tools t left join work w on w.tool_id = t.id
         group by t.id having t.load <> count(w.id)""",
-    "no tool that nobody resized is over its capacity": "select id from tools where load > capacity",
+    "no tool exceeds its capacity, unless it was resized": "select id from tools where load > capacity",
     "a tool that is offline has no work": "select id from tools where offline and load > 0",
     "every tool has a lease": """
         select t.id from tools t left join tool_leases l on l.tool_id = t.id where l.tool_id is null""",
@@ -46,7 +46,7 @@ INVARIANTS = {
         where t.id is null or (t.state = 'assigned') <> (w.id is not null)
            or t.work_id is distinct from w.id""",
     "a task is live or ended, never both": "select id from tasks join ended_tasks on task_id = id",
-    "an ended task has a last record that says how": """
+    "an ended task has a last record with its outcome": """
         select e.task_id, a.outcome from ended_tasks e left join work_archive a on a.work_id = e.work_id
         where a.work_id is null or a.task_id <> e.task_id or a.outcome not in ('succeeded', 'cancelled')""",
     "a task ends once": """
@@ -55,13 +55,13 @@ INVARIANTS = {
     "a task whose record says that it ended has ended": """
         select a.task_id from work_archive a left join ended_tasks e on e.work_id = a.work_id
         where a.outcome in ('succeeded', 'cancelled') and e.task_id is null""",
-    "work is under way or in the archive, never both": """
+    "work is current or in the archive, never both": """
         select w.id from work w join work_archive a on a.work_id = w.id""",
     "each work_id is in the archive once": """
         select work_id from work_archive group by work_id having count(*) > 1""",
-    "a report belongs to work under way": """
+    "a report belongs to current work": """
         select r.id from work_reports r left join work w on w.id = r.work_id where w.id is null""",
-    "attempts in the archive are those counted": """
+    "a task counts the attempts in the archive": """
         select t.id, t.attempt from tasks t
         where t.attempt <> (select count(*) from work_archive a where a.task_id = t.id
                             and (a.outcome in ('succeeded', 'failed', 'timed_out')
@@ -70,7 +70,7 @@ INVARIANTS = {
 
 
 async def disable_notifications(connection: asyncpg.Connection) -> None:
-    """Have no change of a table notify anybody."""
+    """Disable the triggers that send notifications."""
     for table, trigger in await connection.fetch(
         "select cast(tgrelid as regclass), tgname from pg_trigger"
         " where tgname like 'notify%' and tgparentid = 0"
@@ -80,7 +80,7 @@ async def disable_notifications(connection: asyncpg.Connection) -> None:
 
 @asynccontextmanager
 async def open_store(url: str, **given: Any) -> AsyncIterator[Store]:
-    """A store beside the test's own."""
+    """Open an additional store."""
     store = Store(url, **given)
     try:
         yield store
@@ -90,7 +90,7 @@ async def open_store(url: str, **given: Any) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def open_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection beside the test's own."""
+    """Open an additional connection."""
     connection = await asyncpg.connect(libpq_url(url))
     try:
         yield connection
@@ -99,19 +99,19 @@ async def open_connection(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def check_invariants(sql: asyncpg.Connection, *, but: AbstractSet[str] = frozenset()) -> None:
-    """Check the whole database, but for rules that a test breaks by intent."""
+    """Check the whole database, except the rules in `but`, which the test breaks intentionally."""
     rules = {name: query for name, query in INVARIANTS.items() if name not in but}
     broken = {name: rows for name, query in rules.items() if (rows := await sql.fetch(query))}
     assert broken == {}
 
 
 async def wait_until_blocked(sql: asyncpg.Connection, count: int = 1) -> None:
-    """Return when so many transactions wait for a lock."""
+    """Wait until at least `count` transactions wait for a lock."""
     await wait_until(lambda: is_blocked(sql, count))
 
 
 async def is_blocked(sql: asyncpg.Connection, count: int) -> bool:
-    # Only here: other tests may share the server.
+    # Only in this database, because other tests may share the server.
     return (
         await sql.fetchval("""
             select count(distinct pid)
@@ -124,7 +124,7 @@ async def is_blocked(sql: asyncpg.Connection, count: int) -> bool:
 
 
 async def wait_for_long_polls(broker: Running, count: int) -> None:
-    """Return when so many requests have looked and wait."""
+    """Wait until at least `count` long polls have queried the database and wait for a change."""
     service = broker.server.service
 
     async def all_wait() -> bool:
@@ -134,18 +134,18 @@ async def wait_for_long_polls(broker: Running, count: int) -> None:
 
 
 def sleeping_count(waiters: Waiters) -> int:
-    """How many have looked, and wait now; the upkeep always waits."""
+    """Return how many long polls wait for a change now. The upkeep, which always waits, does not count."""
     return sum(
         waiter._future is not None
-        for topic, parked in waiters._by_topic.items()
+        for topic, waiters_of_topic in waiters._by_topic.items()
         if topic != UPKEEP
-        for waiting in parked.values()
+        for waiting in waiters_of_topic.values()
         for waiter in waiting
     )
 
 
 async def blocks_another(sql: asyncpg.Connection, pid: int) -> bool:
-    """Whether some transaction waits for what this one has locked."""
+    """Return whether a transaction waits for a lock that the backend `pid` holds."""
     return bool(
         await sql.fetchval(
             "select exists (select from pg_locks where not granted and $1 = any(pg_blocking_pids(pid)))", pid
@@ -156,7 +156,7 @@ async def blocks_another(sql: asyncpg.Connection, pid: int) -> bool:
 async def wait_until_done_or_blocked(
     task: "asyncio.Task[Any]", sql: asyncpg.Connection, count: int = 1
 ) -> None:
-    """Return when the task is done, or when so many transactions wait for a lock."""
+    """Wait until the asyncio task is done, or until at least `count` transactions wait for a lock."""
 
     async def either() -> bool:
         return task.done() or await is_blocked(sql, count)
@@ -165,7 +165,7 @@ async def wait_until_done_or_blocked(
 
 
 class OpenTransaction:
-    """A transaction that stays open until it is told to commit or to roll back."""
+    """A transaction that stays open until the test commits it or rolls it back."""
 
     def __init__(self, store: Store) -> None:
         self.session = AsyncSession(store.engine)
@@ -181,7 +181,7 @@ class OpenTransaction:
         return self
 
     async def run(self, do: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Take a step in this transaction."""
+        """Run a query in this transaction."""
         return await self.session.run_sync(lambda sync: do(sync.connection(), *args, **kwargs))
 
     async def commit(self) -> None:
@@ -193,14 +193,14 @@ class OpenTransaction:
 
 
 async def run_many(store: Store, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-    """`Store.many`, but for this: what PostgreSQL gives up, a deadlock above all, shows."""
+    """Run a step like `Store.many`, but raise if PostgreSQL aborts the transaction, e.g. in a deadlock."""
     sessions = store._by_statement if is_one_statement(step, items) else store._in_transaction
     while True:
         try:
             return await sessions._run(step, items)
-        except RetryTransaction as again:
-            # Asked for by the step itself it is no error.
-            if again.__cause__ is not None:
+        except RetryTransaction as error:
+            # Without a cause, the step itself has requested the retry.
+            if error.__cause__ is not None:
                 raise
 
 
@@ -209,13 +209,13 @@ def new_task(id_: str | None = None, **fields: Any) -> tasks.TaskSubmission:
 
 
 async def submit(store: Store, *ids: str, **fields: Any) -> list[Task]:
-    """Tasks of these ids, all alike."""
+    """Submit tasks with these ids and the same fields."""
     submitted = await run_many(store, tasks.submit, [new_task(id_, **fields) for id_ in ids])
     return [task for task, _ in submitted if task is not None]
 
 
 async def register(store: Store, *ids: str, **fields: Any) -> list[ToolStatus]:
-    """Tools of these ids, all alike."""
+    """Register tools with these ids and the same fields."""
     new = [
         tools.Registration(NewTool(**{"skills": Raw(b"{}"), "id": id_} | fields), id_.encode()) for id_ in ids
     ]
@@ -229,14 +229,14 @@ async def assign(store: Store, *pairs: tuple[str, str]) -> list[assignment.Assig
 
 
 async def assign_all(store: Store, *pairs: tuple[str, str]) -> list[Work]:
-    """The work that these pairs become; every one of them has to."""
-    found = [answer.work for answer in await assign(store, *pairs) if answer.status == "assigned"]
-    assert len(found) == len(pairs)
-    return found
+    """Assign all these pairs, and return their work."""
+    works = [result.work for result in await assign(store, *pairs) if result.status == "assigned"]
+    assert len(works) == len(pairs)
+    return works
 
 
 async def add_assigned_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
-    """A new task, assigned to a new tool."""
+    """Submit a task with these fields, register a tool, and assign the task to it."""
     await submit(store, task, **fields)
     await register(store, tool)
     [work] = await assign_all(store, (task, tool))
@@ -244,7 +244,7 @@ async def add_assigned_work(store: Store, task: str = "task", tool: str = "tool"
 
 
 async def add_running_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
-    """The same, started."""
+    """Do the same as `add_assigned_work`, and start the work."""
     made = await add_assigned_work(store, task, tool, **fields)
     started = await store.one(work.start, work.Start(made.id))
     assert started is not None
@@ -260,37 +260,37 @@ def new_ending(
 async def complete(
     store: Store, work_id: UUID, outcome: Outcome = "succeeded", **fields: Any
 ) -> completion.Ended:
-    [answer] = await run_many(store, completion.complete, [new_ending(work_id, outcome, **fields)])
-    return answer
+    [result] = await run_many(store, completion.complete, [new_ending(work_id, outcome, **fields)])
+    return result
 
 
 async def report(store: Store, work_id: UUID, **fields: Any) -> reports.WrittenReport | None:
-    [answer] = await run_many(store, reports.write, [reports.ReportOf(work_id, NewReport(**fields))])
-    return answer
+    [result] = await run_many(store, reports.write, [reports.ReportOf(work_id, NewReport(**fields))])
+    return result
 
 
 async def delete(store: Store, task: str, *, force: bool = False) -> str:
-    [answer] = await run_many(store, deletion.delete, [deletion.TaskDeletion(task, force)])
-    return answer
+    [result] = await run_many(store, deletion.delete, [deletion.TaskDeletion(task, force)])
+    return result
 
 
 def reports_of(record: ArchiveRecord) -> list[Report]:
-    """The reports of a record, which passes them on as JSON."""
+    """Decode the reports of a record, which holds them as JSON."""
     return msgspec.json.decode(msgspec.json.encode(record.reports), type=list[Report])
 
 
 async def get_task(store: Store, id_: str) -> Task:
-    [found] = await store.run(tasks.find, [id_])
-    assert found is not None
-    return found
+    [item] = await store.run(tasks.find, [id_])
+    assert item is not None
+    return item
 
 
 async def get_tool(store: Store, id_: str) -> ToolStatus:
-    [found] = await store.run(tools.by_ids, [id_])
-    return found
+    [item] = await store.run(tools.by_ids, [id_])
+    return item
 
 
-async def get_records(store: Store, **which: str) -> Sequence[ArchiveRecord]:
-    """The newest records."""
-    page = await store.run(archive.page, archive.ArchiveFilter(**which), limit=1000, after=None)
+async def get_records(store: Store, **filters: str) -> Sequence[ArchiveRecord]:
+    """Return the newest archive records."""
+    page = await store.run(archive.page, archive.ArchiveFilter(**filters), limit=1000, after=None)
     return page.items

@@ -1,4 +1,4 @@
-"""Clients that watch /v1/events, one that reads what it is told and one that does not."""
+"""Subscribers of /v1/events: one that reads its events, and one that reads nothing."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from uuid import UUID
 
 import httpx
 
-from broker.background import event_stream as feeds
+from broker.background import event_stream
 from broker.schemas.overview import WorkEvent
 from tests.conftest import Running
 from tests.support.api import Json
@@ -20,7 +20,7 @@ WITHIN = 10
 
 
 class Event(NamedTuple):
-    """An event as it came; what only sets the position has no name."""
+    """A received event. One that only sets the position has no name."""
 
     id: str
     name: str
@@ -28,20 +28,20 @@ class Event(NamedTuple):
 
 
 class Subscriber:
-    """A client that watches."""
+    """A client that reads an event stream."""
 
-    def __init__(self, answer: httpx.Response) -> None:
-        self.response = answer
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
         self.position = ""
         self.raw = ""
-        self._lines = answer.aiter_lines()
+        self._lines = response.aiter_lines()
         self._is_whole = True
 
     async def next(self) -> Event:
-        """The next event, or position."""
+        """Return the next event, or the next position."""
         async with asyncio.timeout(WITHIN):
             while True:
-                fields = await self._block()
+                fields = await self._read_event()
                 self.position = fields.get("id", self.position)
                 self._is_whole = "id" in fields
                 if "data" in fields:
@@ -49,7 +49,7 @@ class Subscriber:
                 if "id" in fields:
                     return Event(fields["id"], "", {})
 
-    async def _block(self) -> dict[str, str]:
+    async def _read_event(self) -> dict[str, str]:
         fields = {}
         async for line in self._lines:
             self.raw += f"{line}\n"
@@ -60,44 +60,44 @@ class Subscriber:
         raise EOFError
 
     async def wait_for(self, name: str, **fields: Any) -> list[Event]:
-        """The events up to one of this name that has these fields."""
-        seen = []
+        """Return the events up to the first with this name and these fields."""
+        events = []
         while True:
-            seen.append(await self.next())
-            if seen[-1].name == name and fields.items() <= seen[-1].data.items():
-                return seen
+            events.append(await self.next())
+            if events[-1].name == name and fields.items() <= events[-1].data.items():
+                return events
 
     async def read_whole_batch(self) -> None:
-        """Return when everything that was sent together has come: its last event sets the position."""
+        """Read the rest of the batch of the latest event. The last event of a batch sets the position."""
         while not self._is_whole:
             await self.next()
 
     async def wait_for_end(self) -> None:
-        """Return when the service has ended it in good order."""
+        """Read until the broker ends the stream."""
         async with asyncio.timeout(WITHIN):
             with contextlib.suppress(EOFError):
                 while True:
-                    await self._block()
+                    await self._read_event()
 
 
 @contextlib.asynccontextmanager
 async def subscribe(
     http: httpx.AsyncClient, after: str | None = None, **headers: str
 ) -> AsyncIterator[Subscriber]:
-    """Somebody watches, who has been told where they are."""
+    """Subscribe, and wait for the first position unless `after` gives one."""
     if after is not None:
         headers["Last-Event-ID"] = after
-    async with http.stream("GET", "/v1/events", headers=headers) as answer:
-        assert answer.status_code == 200, await answer.aread()
-        watcher = Subscriber(answer)
+    async with http.stream("GET", "/v1/events", headers=headers) as response:
+        assert response.status_code == 200, await response.aread()
+        subscriber = Subscriber(response)
         if after is None:
-            first = await watcher.next()
-            assert (first.name, first.id) == ("", watcher.position)
-        yield watcher
+            first = await subscriber.next()
+            assert (first.name, first.id) == ("", subscriber.position)
+        yield subscriber
 
 
 def summarize(events: list[Event]) -> set[tuple[Any, ...]]:
-    """Each event by its name, what it is about, and the state of that."""
+    """Return each event as a tuple of its name, the id of its subject and the subject's state."""
     return {
         (
             each.name,
@@ -109,17 +109,17 @@ def summarize(events: list[Event]) -> set[tuple[Any, ...]]:
 
 
 async def wait_for_no_subscribers(broker: Running) -> None:
-    """Return when nobody watches any more."""
+    """Wait until the broker has no subscribers."""
 
-    async def nobody() -> bool:
+    async def no_subscribers() -> bool:
         return not broker.server.service.event_stream.subscriber_count
 
-    await wait_until(nobody)
+    await wait_until(no_subscribers)
 
 
 @contextlib.contextmanager
 def stuck_subscriber(broker: Running, **headers: str) -> Iterator[socket.socket]:
-    """Somebody watches and reads nothing."""
+    """Subscribe with a client that reads nothing."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", int(broker.url.rsplit(":", 1)[1].strip("/"))))
@@ -128,8 +128,8 @@ def stuck_subscriber(broker: Running, **headers: str) -> Iterator[socket.socket]
         yield connection
 
 
-def large_events(number: int) -> list[feeds.NamedEvent]:
-    """A hundred events, about 80 kB."""
+def large_events(number: int) -> list[event_stream.NamedEvent]:
+    """Return a hundred events of about 80 kB in total."""
     example = WorkEvent(
         id=UUID(int=7),
         task_id=f"{number}", tool_id="t", attempt=1, state="running", progress=0.5, message="x" * 500,

@@ -1,7 +1,7 @@
-"""The `broker` command as a user whom /etc/passwd does not know.
+"""The `broker` command, run by a user without an entry in /etc/passwd.
 
-`python -m tests.support.unknown_user serve`, as root, imports first, because nobody else may be able to read
-this Python, and then becomes that user.
+Run `python -m tests.support.unknown_user serve` as root. It imports the modules first, because only root may
+be able to read this Python installation, and then becomes that user.
 """
 
 import os

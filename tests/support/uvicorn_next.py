@@ -1,4 +1,4 @@
-"""Run the tests that know uvicorn from inside with its newest version, pre-releases included.
+"""Run the tests that depend on uvicorn's internals with its newest version, including pre-releases.
 
 `broker.server.connections` depends on uvicorn's internals, so pyproject.toml pins its version. Run this
 before you raise the pin.
@@ -32,7 +32,7 @@ def main() -> int:
             [python, "-c", show], capture_output=True, text=True, check=True
         ).stdout.strip()
         if newest == pinned:
-            click.echo(f"uvicorn {pinned}: there is no newer version; running the tests with this one")
+            click.echo(f"uvicorn {pinned}: no newer version exists, running the tests with this one")
         else:
             click.echo(f"uvicorn {newest}: the pinned version is {pinned}")
         tests = [f"tests/server/test_{name}.py" for name in TESTS]

@@ -1,4 +1,4 @@
-"""Waiting for what notifies nobody."""
+"""Wait for conditions that send no notification."""
 
 import asyncio
 import inspect
@@ -6,17 +6,20 @@ from collections.abc import Callable
 
 
 async def wait_until(holds: Callable[[], object], within: float = 20) -> None:
-    """Return when a condition holds.
+    """Wait until a condition holds.
 
     Args:
-        holds: Looks whether it does. A coroutine function may ask the database or the broker.
-        within: How many seconds it may take; then `TimeoutError`.
+        holds: Returns whether the condition holds. It may be a coroutine function.
+        within: The timeout in seconds.
+
+    Raises:
+        TimeoutError: The condition did not hold in time.
     """
     async with asyncio.timeout(within):
         while True:
-            answer = holds()
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if answer:
+            result = holds()
+            if inspect.isawaitable(result):
+                result = await result
+            if result:
                 return
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Clients over bare sockets, which send exactly the bytes that a test gives them."""
+"""Clients over plain sockets, which send exactly the bytes that a test gives them."""
 
 import asyncio
 import logging
@@ -17,14 +17,14 @@ from tests.support.api import Json
 
 WITHIN = 20
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
-# A script of 1.7 MB. The kernel takes 4 MiB of what nobody reads.
+# A script of 1.7 MB. The kernel buffers up to 4 MiB for a client that does not read.
 LARGE = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BIG = b"GET /v1/tasks/big HTTP/1.1\r\nHost: localhost\r\nConnection: %s\r\n\r\n"
 BIG_SIZE = 12 * 2**20
 
 
 def post(body: bytes, *, length: int | None = None, path: str = "/v1/tasks", headers: str = "") -> bytes:
-    """A request as it goes over the wire; it may promise more than it has."""
+    """Return the bytes of a POST request. Its Content-Length may be larger than its body."""
     size = len(body) if length is None else length
     return (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {size}\r\n\r\n".encode() + body
@@ -32,12 +32,12 @@ def post(body: bytes, *, length: int | None = None, path: str = "/v1/tasks", hea
 
 
 def task_body(size: int = 11) -> bytes:
-    """The body of a task, of so many bytes."""
+    """Return the body of a new task, of `size` bytes."""
     return b'{"needs": "' + b"x" * (size - 13) + b'"}' if size > 13 else b'{"needs":1}'
 
 
 def payload_body(size: int) -> bytes:
-    """The body of a task with a payload of so many bytes."""
+    """Return the body of a new task with a payload of `size` bytes."""
     return b'{"needs":1,"payload":"' + b"x" * size + b'"}'
 
 
@@ -47,15 +47,15 @@ class WireResponse(NamedTuple):
     body: bytes
 
     def assert_problem(self, status: int, code: str) -> Json:
-        """Checks the shape of an error that ends a connection, and hands it back."""
+        """Check the shape of an error that closes the connection, and return the problem."""
         assert self.headers["connection"] == "close"
-        # No call that is described: its connection may have been refused before there was one.
-        told = {"headers": self.headers, "content": self.body, "request": httpx.Request("GET", "http://x/")}
-        return api.assert_problem(httpx.Response(self.status, **told), status, code)
+        # A path that is not described, as the broker may have refused the connection before any request.
+        fields = {"headers": self.headers, "content": self.body, "request": httpx.Request("GET", "http://x/")}
+        return api.assert_problem(httpx.Response(self.status, **fields), status, code)
 
 
 class Client:
-    """A client that sends what it is told to, and nothing else."""
+    """A client that sends only the given bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -72,7 +72,7 @@ class Client:
         return WireResponse(int(first.split()[1]), headers, body)
 
     async def read_to_end(self) -> bytes:
-        """What else comes until the connection is closed; a reset does not count as that."""
+        """Return the remaining bytes until the broker closes the connection. A reset raises an error."""
         async with asyncio.timeout(WITHIN):
             return await self._reader.read()
 
@@ -94,7 +94,7 @@ async def connect_client(broker: Running) -> AsyncIterator[Client]:
 
 @contextmanager
 def unread_socket(broker: Running) -> Iterator[socket.socket]:
-    """A connection that nobody reads from, and that can take little."""
+    """Open a connection with a small receive buffer, from which nobody reads."""
     with closing(socket.socket()) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port_of(broker)))
@@ -113,8 +113,8 @@ def server_state(broker: Running) -> Any:
 
 @pytest.fixture
 def no_logged_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing is logged as an error, and no traceback at all."""
-    with structlog.testing.capture_logs() as ours:
+    """Check that the test logs no error and no traceback."""
+    with structlog.testing.capture_logs() as entries:
         yield
-    assert [entry for entry in ours if entry["log_level"] == "error" or "exc_info" in entry] == []
+    assert [entry for entry in entries if entry["log_level"] == "error" or "exc_info" in entry] == []
     assert [entry for entry in caplog.records if entry.levelno >= logging.ERROR or entry.exc_info] == []
