@@ -107,7 +107,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         replica_reads=replica_reads,
         primary_reads=primary_reads,
         owners=owners,
-        keyring=Keyring(store, owners, admin_key=settings.the_admin_key(), may_be_open=may_be_open),
+        keyring=Keyring(store, owners, admin_key=settings.load_admin_key(), may_be_open=may_be_open),
         waiters=waiters,
         listener=listener,
         wait_limits=WaitLimits(for_each=settings.max_waits_per_client, in_all=settings.max_waits),

@@ -161,7 +161,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         """The URL of PostgreSQL itself, not of a pooler, for sessions and for one-time tasks."""
         return self.listen_url or self.database_url
 
-    def the_admin_key(self) -> str | None:
+    def load_admin_key(self) -> str | None:
         """Return the admin key of the settings or of its file; None if neither is set.
 
         Raises:

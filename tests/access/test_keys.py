@@ -192,16 +192,16 @@ async def test_the_admin_key_of_the_settings_may_do_everything_from_the_start(
 @pytest.mark.parametrize("key", ["", "two words", "grün", "line\nline", "\x00"])
 def test_an_admin_key_that_cannot_be_sent_is_refused_and_not_told(key: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        Settings(admin_key=key).the_admin_key()
+        Settings(admin_key=key).load_admin_key()
     assert "BROKER_ADMIN_KEY" in str(refused.value)
     assert not key or key not in str(refused.value)
 
 
 def test_an_admin_key_comes_from_one_place(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="not both"):
-        Settings(admin_key="a", admin_key_file=tmp_path / "b").the_admin_key()
+        Settings(admin_key="a", admin_key_file=tmp_path / "b").load_admin_key()
     with pytest.raises(SettingsError, match="BROKER_ADMIN_KEY_FILE"):
-        Settings(admin_key_file=tmp_path / "missing").the_admin_key()
+        Settings(admin_key_file=tmp_path / "missing").load_admin_key()
 
 
 async def test_pages_from_elsewhere_may_ask_with_a_key(serve: Serve) -> None:

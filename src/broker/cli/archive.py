@@ -1,6 +1,5 @@
 """`broker archive`: export the records of attempts that have ended."""
 
-import asyncio
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -14,7 +13,7 @@ from rich.filesize import decimal
 from broker.cli.atomic_file import atomic_file
 from broker.cli.option_types import MomentType
 from broker.cli.output import spinner
-from broker.cli.stop_signals import sigterm_as_ctrl_c
+from broker.cli.stop_signals import run_async, sigterm_as_ctrl_c
 from broker.cli.url_option import with_url_option
 from broker.client.connection import Connection
 from broker.schemas.states import Outcome
@@ -66,7 +65,7 @@ def export(*, output: Path | None, force: bool, url: str | None, **filters: str 
     if output is None or str(output) == "-":
         if sys.stdout is None:
             raise click.UsageError("Standard output is closed; -o writes to a file.")
-        asyncio.run(_Export(sys.stdout.buffer, lambda _: None).run(url, query))
+        run_async(_Export(sys.stdout.buffer, lambda _: None).run, url, query)
         return
     with (
         sigterm_as_ctrl_c(),
@@ -74,7 +73,7 @@ def export(*, output: Path | None, force: bool, url: str | None, **filters: str 
         spinner("waiting for the first record") as describe,
     ):
         export = _Export(file, describe)
-        asyncio.run(export.run(url, query))
+        run_async(export.run, url, query)
     click.echo(f"{export} in {output}.", err=True)
 
 

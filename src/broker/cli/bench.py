@@ -20,7 +20,7 @@ from broker.bench.http import BenchError
 from broker.bench.run import LONG, SCENARIOS, run
 from broker.bench.scenarios import Size
 from broker.bench.stage import Stage
-from broker.cli.stop_signals import sigterm_as_ctrl_c
+from broker.cli.stop_signals import run_async_in, sigterm_as_ctrl_c
 from broker.postgres.cluster import EmbeddedPostgres
 from broker.postgres.errors import EmbeddedError
 
@@ -96,7 +96,15 @@ def _measure(
             progress.start_task(bars[name])
             progress.update(bars[name], completed=done)
 
-        return uvloop.run(run(stage, names, rounds=rounds, size=size, show_progress=show_progress))
+        return run_async_in(
+            uvloop.new_event_loop,
+            run,
+            stage,
+            names,
+            rounds=rounds,
+            size=size,
+            show_progress=show_progress,
+        )
 
 
 @contextlib.contextmanager

@@ -1,10 +1,9 @@
 """`broker cancel`: cancel tasks."""
 
-import asyncio
-
 import click
 
-from broker.cli.each_task import for_each_task
+from broker.cli.stop_signals import run_async
+from broker.cli.task_requests import request_for_each_task
 from broker.cli.url_option import with_url_option
 
 
@@ -18,4 +17,4 @@ def cancel(tasks: tuple[str, ...], *, force: bool, url: str | None) -> None:
     One that waits is gone at once. Of one that runs the tool is asked to stop, and the task is gone when it
     has; a success that comes first stands. One that has ended stays as it is. The archive has all of it.
     """
-    asyncio.run(for_each_task(url, tasks, lambda handle: handle.cancel(force=force)))
+    run_async(request_for_each_task, url, tasks, lambda handle: handle.cancel(force=force))

@@ -1,6 +1,5 @@
 """Find and open the database of the settings: a given one, or the embedded PostgreSQL."""
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import msgspec
 import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from broker.cli.stop_signals import run_async
 from broker.errors import Unavailable
 from broker.postgres.backup import BackupError
 from broker.postgres.cluster import EmbeddedPostgres
@@ -84,7 +84,7 @@ def migrated_database(settings: Settings) -> Iterator[Settings]:
     folder = _folder(settings)
     with EmbeddedPostgres(folder) as postgres:
         log.info("embedded PostgreSQL is up", data_dir=str(folder))
-        asyncio.run(migration.migrate(postgres.url()))
+        run_async(migration.migrate, postgres.url())
         yield msgspec.structs.replace(settings, database_url=postgres.url(), listen_url=None)
 
 
@@ -136,7 +136,7 @@ def run_in_transaction(
         finally:
             await store.close()
 
-    return asyncio.run(run())
+    return run_async(run)
 
 
 def _check_schema(url: str) -> None:

@@ -1,6 +1,5 @@
 """`broker demo`: show a laboratory at work, on real images."""
 
-import asyncio
 import signal
 import sys
 import time
@@ -14,7 +13,7 @@ from rich.live import Live
 
 from broker.cli.database import default_data_dir
 from broker.cli.output import this_program
-from broker.cli.stop_signals import sigterm_as_ctrl_c
+from broker.cli.stop_signals import run_async, sigterm_as_ctrl_c
 from broker.schemas.archive import ArchiveRecord
 
 
@@ -58,10 +57,10 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
     started_at = time.monotonic()
     console.print("Starting the service, its database, and five tools …")
     with laboratory.service(data_dir, port) as url:
-        asyncio.run(laboratory.until_ready(url))
+        run_async(laboratory.until_ready, url)
         console.print(f"Watch it in a browser, too: {url} (and the API's page: {url}/docs)\n", soft_wrap=True)
         with laboratory.tools(url):
-            records = asyncio.run(_watch(console, url))
+            records = run_async(_watch, console, url)
         console.print(display.results(records))
         succeeded = sum(record.outcome == "succeeded" for record in records)
         console.print(

@@ -1,6 +1,5 @@
 """`broker explain`: say why a task has not run yet, how its attempts ended, and what to do."""
 
-import asyncio
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,6 +9,7 @@ import click
 import msgspec
 
 from broker.cli.output import aligned, is_terminal
+from broker.cli.stop_signals import run_async
 from broker.cli.url_option import with_url_option
 from broker.client.addresses import in_path
 from broker.client.connection import Connection
@@ -71,7 +71,7 @@ def explain(task: str, *, as_json: bool, url: str | None) -> None:
     TASK is its id. The attempts that have ended are told to keys that may read the archive: the key that
     submitted the task, operators and admins.
     """
-    explanation, records = asyncio.run(_read(url, task))
+    explanation, records = run_async(_read, url, task)
     if as_json:
         attempts = None if records is None else records.items
         everything = {"id": task, **msgspec.structs.asdict(explanation), "attempts": attempts}

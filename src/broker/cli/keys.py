@@ -1,6 +1,5 @@
 """`broker keys`: make, list and revoke keys."""
 
-import asyncio
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from broker.cli.output import aligned
+from broker.cli.stop_signals import run_async
 from broker.cli.url_option import clear_request_errors
 from broker.client.addresses import in_path, url_of_broker
 from broker.client.connection import Connection
@@ -189,7 +189,7 @@ class _BrokerKeys:
             async with Connection(self._url, patience_seconds=_PATIENCE_SECONDS) as connection:
                 return await connection.call(method, path, response, **options)
 
-        return asyncio.run(send())
+        return run_async(send)
 
     @contextmanager
     def _refused(self, expected: str | None = None) -> Iterator[None]:

@@ -1,10 +1,9 @@
 """`broker migrate`: migrate the schema of a database of one's own."""
 
-import asyncio
-
 import click
 
 from broker.cli.database import clear_database_errors, run_in_transaction, settings_from_environment
+from broker.cli.stop_signals import run_async
 from broker.store import migration, schema_version
 
 
@@ -19,7 +18,7 @@ def migrate() -> None:
         raise click.ClickException("Set BROKER_DATABASE_URL=postgresql://user:password@host/name first.")
     with clear_database_errors():
         try:
-            asyncio.run(migration.migrate(url))
+            run_async(migration.migrate, url)
         except OSError as error:
             raise click.ClickException(f"The database does not answer: {error}") from error
         version = run_in_transaction(url, schema_version.current_version)

@@ -1,6 +1,5 @@
 """`broker restore`: read a backup into an empty database."""
 
-import asyncio
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +14,7 @@ from broker.cli.database import (
     settings_from_environment,
 )
 from broker.cli.output import note, spinner
-from broker.cli.stop_signals import sigterm_as_ctrl_c
+from broker.cli.stop_signals import run_async, sigterm_as_ctrl_c
 from broker.postgres.backup import DatabaseTarget, backup_version, restore_backup
 from broker.postgres.errors import FolderInUseError
 from broker.settings import Settings
@@ -65,7 +64,7 @@ def _restore(settings: Settings, url: str, path: Path) -> None:
         size = decimal(path.stat().st_size)
         restore_backup(target, file, lambda done: describe(f"{decimal(done)} of {size} read"))
         describe("bringing it up to date")
-        asyncio.run(migration.finish_restore(url))
+        run_async(migration.finish_restore, url)
     note(
         f"{path} is restored into {database_name(settings)}, which is at version"
         f" {schema_version.required_version()}."

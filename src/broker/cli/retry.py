@@ -1,10 +1,9 @@
 """`broker retry`: retry failed tasks."""
 
-import asyncio
-
 import click
 
-from broker.cli.each_task import for_each_task
+from broker.cli.stop_signals import run_async
+from broker.cli.task_requests import request_for_each_task
 from broker.cli.url_option import with_url_option
 
 
@@ -16,4 +15,4 @@ def retry(tasks: tuple[str, ...], *, url: str | None) -> None:
 
     A task that is live and has not failed stays as it is.
     """
-    asyncio.run(for_each_task(url, tasks, lambda handle: handle.retry()))
+    run_async(request_for_each_task, url, tasks, lambda handle: handle.retry())

@@ -56,10 +56,10 @@ def serve(host: str, port: int, workers: int) -> None:
         logs.configure(settings.log_level)
         if unknown := unknown_variables():
             log.warning("these variables are no settings: are they misspelt?", names=unknown)
-        if 0 < len(settings.the_admin_key() or "") < SHORTEST_ADMIN_KEY:
+        if 0 < len(settings.load_admin_key() or "") < SHORTEST_ADMIN_KEY:
             log.warning("the admin key is short: whoever guesses it may do everything")
         with migrated_database(settings) as ready:
-            if not (is_loopback(host) or ready.the_admin_key() or _has_keys(ready)):
+            if not (is_loopback(host) or ready.load_admin_key() or _has_keys(ready)):
                 raise _open_to_others(host, settings)
             if workers > 1:
                 WorkerProcesses(ready, host=host, port=port, count=workers).run()

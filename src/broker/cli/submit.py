@@ -1,9 +1,8 @@
 """`broker submit`: submit tasks from the shell, and print their results."""
 
-import asyncio
 import contextlib
 import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import httpx
 
 from broker.cli.option_types import DurationType, JsonType, MomentType
 from broker.cli.output import note
+from broker.cli.stop_signals import run_async
 from broker.cli.submission import SubmitRun
 from broker.cli.task_files import TaskInput, checked, for_files, task_file
 from broker.cli.url_option import with_url_option
@@ -121,8 +121,7 @@ def submit(
             raise click.UsageError(f"--result is for one task, and these are {total:,}: use --wait.")
         broker = AsyncBroker(url)
         submission = SubmitRun(broker, inputs, total, wait=wait or result or within is not None)
-        run = _submit(submission, broker, within=within, result=result)
-        sys.exit(_exit_status(submission, run))
+        sys.exit(_exit_status(submission, broker, within=within, result=result))
 
 
 def _check_combination(
@@ -169,9 +168,9 @@ async def _submit(submission: SubmitRun, broker: AsyncBroker, *, within: float |
             await submission.results(within)
 
 
-def _exit_status(submission: SubmitRun, run: Coroutine[Any, Any, None]) -> int:
+def _exit_status(submission: SubmitRun, broker: AsyncBroker, *, within: float | None, result: bool) -> int:
     try:
-        asyncio.run(run)
+        run_async(_submit, submission, broker, within=within, result=result)
     except TimeoutError:
         note(f"Time is over. {submission.left()}")
         return _TIME_OVER

@@ -1,6 +1,5 @@
 """`broker top`: show tools, work and queue, live."""
 
-import asyncio
 import io
 import logging
 import sys
@@ -9,6 +8,7 @@ import click
 import httpx
 from rich.console import Console
 
+from broker.cli.stop_signals import run_async
 from broker.cli.url_option import with_url_option
 from broker.client.connection import Connection
 from broker.top.reader import TopReader
@@ -66,7 +66,7 @@ def top(url: str | None, *, every: float, once: bool) -> None:
         sys.stdout.reconfigure(errors="replace")
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     once = once or not sys.stdout.isatty() or console.is_dumb_terminal
-    sys.exit(asyncio.run(_show(console, url, every_seconds=None if once else every)))
+    sys.exit(run_async(_show, console, url, every_seconds=None if once else every))
 
 
 async def _show(console: Console, url: str | None, *, every_seconds: float | None) -> int:

@@ -11,7 +11,7 @@ _ABOUT_ONE_TASK = ("task_not_found", "task_ended")
 _PATIENCE_SECONDS = 5.0
 
 
-async def for_each_task(
+async def request_for_each_task(
     url: str | None, ids: Iterable[str], request: Callable[[AsyncHandle], Awaitable[object]]
 ) -> None:
     """Send a request for each task. If the broker refuses some, send the others, and then say why."""
