@@ -1,4 +1,4 @@
-"""Every arrow of the README's diagram can be taken; that there is no other, the model sees to."""
+"""A task can take every arrow of the diagram. The model checks that there is no other way."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.life_cycle.diagram import ARROWS, NOWHERE, arrows
+from tests.life_cycle.diagram import ARROWS, NOWHERE
 from tests.support import api
 from tests.support.api import add_assigned_work, add_task, assign, complete, get
 from tests.support.shared import SHARED_BROKER
@@ -121,24 +121,3 @@ async def test_each_arrow_is_a_way_that_a_task_goes(
         assert (await get(http, "/v1/tasks/a"))["state"] == start
     await DEEDS[arrow](scene)
     assert (await get(http, "/v1/tasks/a"))["state"] == end
-
-
-async def test_arrows_of_composite_states_are_those_of_their_members() -> None:
-    diagram = """
-        [*] --> one: words
-        one --> both
-        state "both of them" as both {
-            direction LR
-            [*] --> left
-            left --> right
-        }
-        both --> end_of_it: more words
-        end_of_it --> [*]
-    """
-    assert arrows(diagram) == {
-        ("[*]", "one"),
-        ("one", "left"),
-        ("left", "right"),
-        ("left", "end_of_it"),
-        ("right", "end_of_it"),
-    }
