@@ -167,7 +167,7 @@ def test_the_dashboard_has_every_colour_in_both_themes_and_names_no_outcome_itse
 
 
 def test_the_dashboard_words_only_verdicts_that_there_are() -> None:
-    [table] = re.findall(r"const VERDICTS = \{(.*?)\};", (DASHBOARD / "why.js").read_text(), re.DOTALL)
+    [table] = re.findall(r"const VERDICTS = \{(.*?)\};", (DASHBOARD / "waiting.js").read_text(), re.DOTALL)
     assert set(re.findall(r"^ +(\w+):", table, re.MULTILINE)) <= set(get_args(Verdict))
 
 

@@ -29,7 +29,7 @@ REPORTS = 50
 IDLE_SECONDS = 40
 
 _BATCH = 1_000
-_VIEWS = ("now", "why", "then")
+_VIEWS = ("overview", "waiting", "history")
 _OF_BROWSER = ("ScriptDuration", "LayoutDuration", "RecalcStyleDuration", "TaskDuration")
 
 console = Console(soft_wrap=True)
@@ -51,13 +51,13 @@ async def _measure(url: str, server: psutil.Process) -> None:
         async with _open_page(url) as page:
             for view in _VIEWS:
                 await page.goto(f"{url}/#/{view}")
-                await expect(page.get_by_text("Reading…")).to_have_count(0)
+                await expect(page.get_by_text("Loading…")).to_have_count(0)
                 with console.status(f"Watching {view!r} …"):
                     quiet = await _measure_page(page, asyncio.sleep(SECONDS))
                     busy = await _measure_page(page, _send_reports(http, works))
                 _print_cost(view, "nothing happens", quiet)
                 _print_cost(view, f"{EVENTS_PER_SECOND} events a second", busy)
-            await page.goto(f"{url}/#/now")
+            await page.goto(f"{url}/#/overview")
             with console.status("Waiting until the page shows the reports …"):
                 delays = await _measure_delay(page, http, works[0])
             console.print(

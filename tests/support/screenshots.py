@@ -1,4 +1,7 @@
-"""The pictures in README: the dashboard during the demo. `python -m tests.support.screenshots` makes them."""
+"""Take the screenshots of the dashboard in the documentation: `python -m tests.support.screenshots`.
+
+They show the demo while it runs and after it has ended.
+"""
 
 import asyncio
 import subprocess
@@ -19,7 +22,7 @@ PHONE = {"width": 390, "height": 844}
 
 
 def main() -> None:
-    """Watch one demo, and make the pictures."""
+    """Run the demo and take the screenshots."""
     FOLDER.mkdir(exist_ok=True)
     url = f"http://127.0.0.1:{(port := free_port())}"
     with tempfile.TemporaryDirectory(prefix="broker-pictures-") as folder:
@@ -30,41 +33,41 @@ def main() -> None:
             stdout=subprocess.DEVNULL,
         )
         try:
-            asyncio.run(look(url))
+            asyncio.run(take_screenshots(url))
         finally:
             demo.terminate()
             demo.wait()
 
 
-async def look(url: str) -> None:
-    """See the demo from its beginning to its end."""
+async def take_screenshots(url: str) -> None:
+    """Follow the demo from its start to its end."""
     await wait_until_ready(url)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = await browser.new_page(viewport=SIZE, color_scheme="light")
         phone = await browser.new_page(viewport=PHONE, color_scheme="dark", device_scale_factor=2)
         await asyncio.gather(page.goto(url), phone.goto(url))
-        await at_work(page)
+        await wait_for_progress(page)
         await asyncio.gather(
-            page.screenshot(path=FOLDER / "now.png"), phone.screenshot(path=FOLDER / "phone.png")
+            page.screenshot(path=FOLDER / "overview.png"), phone.screenshot(path=FOLDER / "phone.png")
         )
-        await expect(page.get_by_text("No tool has any work.")).to_be_visible(timeout=120_000)
-        await page.goto(f"{url}/#/then/{'/'.join(await span(url))}")
+        await expect(page.get_by_text("No work in progress.")).to_be_visible(timeout=120_000)
+        await page.goto(f"{url}/#/history/{'/'.join(await time_range(url))}")
         await expect(page.locator("canvas").first).to_be_visible()
-        await expect(page.get_by_text("Reading…")).to_have_count(0)
-        await page.screenshot(path=FOLDER / "then.png")
+        await expect(page.get_by_text("Loading…")).to_have_count(0)
+        await page.screenshot(path=FOLDER / "history.png")
         await browser.close()
 
 
-async def span(url: str) -> tuple[str, str]:
-    """From when to when the laboratory was at work."""
+async def time_range(url: str) -> tuple[str, str]:
+    """Return the start of the first attempt and the end of the last one."""
     async with httpx.AsyncClient(base_url=url) as http:
         attempts = (await http.get("/v1/overview/timeline")).json()["items"]
     return min(each["assigned_at"] for each in attempts), max(each["ended_at"] for each in attempts)
 
 
-async def at_work(page: Page) -> None:
-    """Return when several tools have told how far they are."""
+async def wait_for_progress(page: Page) -> None:
+    """Wait until several tools have reported progress."""
     bars = page.locator(".tile progress[value]")
     await expect(bars.nth(2)).to_be_visible(timeout=60_000)
 

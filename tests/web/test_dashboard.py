@@ -1,4 +1,4 @@
-"""The dashboard, looked at in a real browser while real things happen."""
+"""The dashboard in a real browser: its views, its actions, keyboards, screen readers and phones."""
 
 import re
 from typing import Any
@@ -46,8 +46,8 @@ async def is_live(page: Page) -> None:
     await expect(page.locator(".state.live")).to_be_visible()
 
 
-async def do(page: Page, button: str, verb: str, *, tick: str | None = None) -> None:
-    """Press a button, and say yes to what is then asked."""
+async def press(page: Page, button: str, verb: str, *, tick: str | None = None) -> None:
+    """Press a button, and confirm the dialog that it opens."""
     await page.get_by_role("button", name=button, exact=True).click()
     dialog = page.get_by_role("dialog")
     if tick is not None:
@@ -55,7 +55,7 @@ async def do(page: Page, button: str, verb: str, *, tick: str | None = None) -> 
     await dialog.get_by_role("button", name=verb, exact=True).click()
 
 
-async def test_a_life_cycle_is_seen_as_it_happens(
+async def test_overview_follows_the_life_cycle_of_a_task(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     async with visit(browser, broker.url) as looks:
@@ -74,14 +74,14 @@ async def test_a_life_cycle_is_seen_as_it_happens(
         await expect(tile(page, "microscope")).to_contain_text("a quarter of the cells")
         bar = tile(page, "microscope").get_by_role("progressbar", name="Progress of cells-1")
         await expect(bar).to_have_js_property("value", 0.25)
-        under_way = page.get_by_role("table").filter(has_text="Last report")
-        await expect(under_way).to_contain_text("a quarter of the cells")
+        in_progress = page.get_by_role("table").filter(has_text="Last message")
+        await expect(in_progress).to_contain_text("a quarter of the cells")
         await complete_work(http, work, result={"cells": 12})
         await expect(tile(page, "microscope")).to_contain_text("idle")
-        await expect(page.get_by_text("No tool has any work.")).to_be_visible()
+        await expect(page.get_by_text("No work in progress.")).to_be_visible()
 
 
-async def test_every_state_of_a_tool_is_seen(
+async def test_a_tile_shows_every_state_of_its_tool(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
 ) -> None:
     await add_tool(http, "scanner")
@@ -98,7 +98,7 @@ async def test_every_state_of_a_tool_is_seen(
         await expect(tile(page, "scanner")).to_have_count(0)
 
 
-async def test_tools_are_found_by_name_by_skill_and_by_state(
+async def test_tools_can_be_filtered_by_name_skill_and_state(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     await add_tool(http, "microscope", skills={"can": "look"})
@@ -106,29 +106,29 @@ async def test_tools_are_found_by_name_by_skill_and_by_state(
     await http.patch("/v1/tools/balance", json={"draining": True})
     async with visit(browser, broker.url) as looks:
         page = looks.page
-        find = page.get_by_label("Find a tool or what it can do")
-        await find.fill("weigh")
+        search = page.get_by_label("Find a tool by name or skill")
+        await search.fill("weigh")
         await expect(page.locator(".tile")).to_have_count(1)
         await expect(tile(page, "balance")).to_be_visible()
-        await find.fill("micro")
+        await search.fill("micro")
         await expect(tile(page, "microscope")).to_be_visible()
         await expect(page.locator(".tile")).to_have_count(1)
-        await find.fill("")
+        await search.fill("")
         await page.get_by_role("button", name="draining 1").click()
         await expect(page.locator(".tile")).to_have_count(1)
         await expect(tile(page, "balance")).to_be_visible()
 
 
-async def test_why_tasks_wait_is_told_those_that_wait_for_longest_first(
+async def test_waiting_tasks_are_listed_oldest_first_with_the_reason(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     await add_task(http, "patient", needs={"can": "sing"})
     await add_task(http, "later", not_before="2100-01-01T00:00:00Z")
     await http.get("/v1/candidates")
-    async with visit(browser, broker.url, "/#/why") as looks:
+    async with visit(browser, broker.url, "/#/waiting") as looks:
         page = looks.page
-        await expect(row(page, "patient")).to_contain_text("no tool has room")
-        await expect(row(page, "later")).to_contain_text("not before its time")
+        await expect(row(page, "patient")).to_contain_text("no tool available")
+        await expect(row(page, "later")).to_contain_text("scheduled for later")
         rows = page.get_by_role("table").first.locator("tbody tr")
         await expect(rows.first).to_contain_text("patient")
         await http.put("/v1/tasks/patient/remark", json={"text": "Nobody here can sing."})
@@ -136,34 +136,34 @@ async def test_why_tasks_wait_is_told_those_that_wait_for_longest_first(
         await expect(row(page, "patient")).to_contain_text("refused by the assigner")
 
 
-async def test_that_no_assigner_asks_is_in_plain_sight(
+async def test_a_missing_assigner_is_announced_on_every_view(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
 ) -> None:
     await http.get("/v1/candidates")
     absent = f"now() - interval '{ASSIGNER_ABSENT_SECONDS + 1} s'"
     await sql.execute(f"update assigner set seen_at = {absent}")
     await add_task(http)
-    async with visit(browser, broker.url, "/#/then") as looks:
-        alarm = looks.page.get_by_role("alert").filter(has_text="No assigner has asked for 1 min")
+    async with visit(browser, broker.url, "/#/history") as looks:
+        alarm = looks.page.get_by_role("alert").filter(has_text="No assigner has asked for tasks for 1 min")
         await expect(alarm).to_be_visible()
 
 
-async def test_who_is_left_out_is_told(
+async def test_overtaken_tasks_and_idle_tools_are_listed(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
 ) -> None:
-    await add_task(http, "wallflower", needs={"can": "dance"})
+    await add_task(http, "overtaken", needs={"can": "dance"})
     await sql.execute("update tasks set created_at = now() - interval '1 hour'")
     for number in range(12):
         pair = await add_assigned_work(http, f"chosen-{number}", "t")
         await complete_work(http, pair.work)
     await add_tool(http, "lonely", skills={"can": "yodel"})
     await sql.execute("update tools set registered_at = now() - interval '2 hours' where id = 'lonely'")
-    async with visit(browser, broker.url, "/#/why") as looks:
-        await expect(row(looks.page, "dance").filter(has_text="later ones")).to_contain_text("12")
+    async with visit(browser, broker.url, "/#/waiting") as looks:
+        await expect(row(looks.page, "dance").filter(has_text="newer tasks")).to_contain_text("12")
         await expect(row(looks.page, "yodel")).to_contain_text("2 h")
 
 
-async def test_what_has_happened_is_told_down_to_every_report(
+async def test_history_shows_a_failure_and_the_record_shows_every_report(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     pair = await add_assigned_work(http, "blurred", "microscope", max_attempts=1)
@@ -171,7 +171,7 @@ async def test_what_has_happened_is_told_down_to_every_report(
         report = {"progress": share, "message": message}
         await http.post(f"/v1/work/{pair.work}/reports", json=report)
     await complete_work(http, pair.work, "failed", error="No focus.\nTraceback: lens.py line 12")
-    async with visit(browser, broker.url, "/#/then") as looks:
+    async with visit(browser, broker.url, "/#/history") as looks:
         page = looks.page
         failure = page.get_by_role("row").filter(has_text="blurred").filter(has_text="the lens is dirty")
         await expect(failure).to_contain_text("No focus.")
@@ -179,15 +179,15 @@ async def test_what_has_happened_is_told_down_to_every_report(
         await expect(failure).to_contain_text("failed")
         await page.goto(f"{broker.url}/#/record/{pair.work}")
         main = page.get_by_role("main")
-        for said in ("focusing", "the lens is dirty", "lens.py line 12", "microscope", "blurred"):
-            await expect(main).to_contain_text(said)
+        for text in ("focusing", "the lens is dirty", "lens.py line 12", "microscope", "blurred"):
+            await expect(main).to_contain_text(text)
 
 
-async def test_an_attempt_that_ends_comes_into_the_timeline(
+async def test_the_timeline_shows_an_attempt_as_soon_as_it_ends(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     pair = await add_running_work(http, "slide-1", "microscope")
-    async with visit(browser, broker.url, "/#/then") as looks:
+    async with visit(browser, broker.url, "/#/history") as looks:
         await expect(looks.page.locator("canvas").first).to_be_visible()
         await complete_work(http, pair.work)
         table = looks.page.locator("details").filter(has_text="as a table")
@@ -195,18 +195,18 @@ async def test_an_attempt_that_ends_comes_into_the_timeline(
         await expect(table.get_by_role("row").filter(has_text="slide-1")).to_contain_text("succeeded")
 
 
-async def test_numbers_are_shown_to_the_last_digit(
+async def test_numbers_keep_all_their_digits(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     body = '{"id": "exact", "needs": {}, "payload": {"n": 123456789012345678901234567890, "x": 1.10}}'
-    answer = await http.post("/v1/tasks", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 201
+    response = await http.post("/v1/tasks", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 201
     async with visit(browser, broker.url, "/#/task/exact") as looks:
         await expect(looks.page.get_by_label("Payload")).to_contain_text("123456789012345678901234567890")
         await expect(looks.page.get_by_label("Payload")).to_contain_text("1.10")
 
 
-async def test_a_text_of_others_is_a_text_and_no_part_of_the_page(
+async def test_html_in_texts_of_clients_is_shown_as_text(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     bad = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -219,66 +219,66 @@ async def test_a_text_of_others_is_a_text_and_no_part_of_the_page(
         assert await looks.page.locator("main img, main script").count() == 0
 
 
-async def test_a_task_is_cancelled_after_one_question(
+async def test_cancelling_a_task_needs_a_confirmation(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     await add_task(http, "wrong")
     async with visit(browser, broker.url, "/#/task/wrong") as looks:
         page = looks.page
         await page.get_by_role("button", name="Cancel", exact=True).click()
-        await page.get_by_role("button", name="Leave it").click()
+        await page.get_by_role("button", name="Go back").click()
         assert (await get(http, "/v1/tasks/wrong"))["state"] == "available"
-        await do(page, "Cancel", "Cancel the task")
+        await press(page, "Cancel", "Cancel task")
         await expect(page.get_by_role("main").locator(".badge").first).to_have_text("cancelled")
         await expect(page.get_by_role("status")).to_contain_text("wrong is cancelled")
         assert (await get(http, "/v1/tasks/wrong"))["state"] == "cancelled"
 
 
-async def test_work_is_taken_back_from_a_tool(
+async def test_work_can_be_requeued(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     pair = await add_running_work(http, "stuck", "slow")
     async with visit(browser, broker.url) as looks:
-        await do(looks.page, "Take task stuck from its tool", "Take it back")
-        await expect(tile(looks.page, "slow")).to_contain_text("Asked to stop")
+        await press(looks.page, "Requeue task stuck", "Requeue task")
+        await expect(tile(looks.page, "slow")).to_contain_text("Stop requested")
     assert (await get(http, f"/v1/work/{pair.work}"))["cancel_requested"]
     await complete_work(http, pair.work, "failed")
     assert (await get(http, "/v1/tasks/stuck"))["state"] == "available"
 
 
-async def test_a_failed_task_is_tried_again(
+async def test_a_failed_task_can_be_retried(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     pair = await add_assigned_work(http, "once", "t", max_attempts=1)
     await complete_work(http, pair.work, "failed")
     async with visit(browser, broker.url, "/#/task/once") as looks:
-        await do(looks.page, "Try again", "Try again")
+        await press(looks.page, "Retry", "Retry task")
         await expect(looks.page.get_by_role("main").locator(".badge").first).to_have_text("available")
     assert (await get(http, "/v1/tasks/once"))["state"] == "available"
 
 
-async def test_a_tool_is_drained_let_back_in_and_deleted(
+async def test_a_tool_can_be_drained_resumed_and_deleted(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     await add_running_work(http, "long", "press")
     async with visit(browser, broker.url, "/#/tool/press") as looks:
         page = looks.page
-        await do(page, "Drain", "Drain")
+        await press(page, "Drain", "Drain tool")
         await expect(page.get_by_role("main").locator(".badge").first).to_have_text("draining")
-        await do(page, "Let it have work again", "Let it")
+        await press(page, "Stop draining", "Stop draining")
         await expect(page.get_by_role("main").locator(".badge").first).to_have_text("idle")
-        await do(page, "Delete", "Delete the tool")
+        await press(page, "Delete", "Delete tool")
         dialog = page.get_by_role("dialog")
         await expect(dialog.get_by_role("alert")).to_contain_text("unfinished work")
-        looks.problems.clear()  # the browser's own word on that answer
-        await dialog.get_by_label("Even if it has work").check()
-        await dialog.get_by_role("button", name="Delete the tool").click()
-        await expect(page.get_by_text("There is no such tool")).to_be_visible()
+        looks.problems.clear()  # the browser reports the refused request, too
+        await dialog.get_by_label("Delete the tool even if it has work").check()
+        await dialog.get_by_role("button", name="Delete tool").click()
+        await expect(page.get_by_text("Tool not found")).to_be_visible()
         looks.problems.clear()
     assert (await http.get("/v1/tools/press")).status_code == 404
 
 
-async def test_a_late_result_is_accepted(
+async def test_a_late_result_can_be_accepted(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, browser: Browser
 ) -> None:
     pair = await add_running_work(http, "tardy", "t", max_attempts=1, timeout_seconds=60)
@@ -287,29 +287,29 @@ async def test_a_late_result_is_accepted(
     assert (await complete(http, pair.work, "succeeded", result=42)).status_code == 409
     async with visit(browser, broker.url, f"/#/record/{pair.work}") as looks:
         await looks.page.get_by_role("button", name=re.compile("late result")).click()
-        await looks.page.get_by_role("dialog").get_by_role("button", name="Take it").click()
+        await looks.page.get_by_role("dialog").get_by_role("button", name="Accept result").click()
         await expect(looks.page.get_by_role("main").locator(".badge").first).to_have_text("succeeded")
     assert (await get(http, "/v1/tasks/tardy"))["result"] == 42
 
 
-VIEWS = ["now", "why", "then", "tool/microscope", "task/cells-1", "record/{work}"]
+VIEWS = ["overview", "waiting", "history", "tool/microscope", "task/cells-1", "record/{work}"]
 
 
-@pytest.mark.parametrize("look", ["light", "dark"])
-async def test_nothing_hinders_who_uses_a_keyboard_or_a_screen_reader(
-    broker: Running, http: httpx.AsyncClient, browser: Browser, look: Any
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_every_view_is_accessible(
+    broker: Running, http: httpx.AsyncClient, browser: Browser, theme: Any
 ) -> None:
-    work = await a_busy_laboratory(http)
-    async with visit(browser, broker.url, color_scheme=look) as looks:
+    work = await prepare_laboratory(http)
+    async with visit(browser, broker.url, color_scheme=theme) as looks:
         for view in VIEWS:
             await show(looks, view.format(work=work))
             assert await looks.accessibility_problems() == [], view
 
 
-async def test_everything_has_room_on_a_phone(
+async def test_every_view_fits_on_a_phone(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    work = await a_busy_laboratory(http)
+    work = await prepare_laboratory(http)
     async with visit(browser, broker.url, viewport=PHONE) as looks:
         for view in VIEWS:
             await show(looks, view.format(work=work))
@@ -317,7 +317,7 @@ async def test_everything_has_room_on_a_phone(
             assert width <= PHONE["width"], view
 
 
-async def test_a_keyboard_is_enough(broker: Running, http: httpx.AsyncClient, browser: Browser) -> None:
+async def test_actions_work_by_keyboard(broker: Running, http: httpx.AsyncClient, browser: Browser) -> None:
     await add_task(http, "wrong")
     async with visit(browser, broker.url, "/#/task/wrong") as looks:
         page = looks.page
@@ -334,8 +334,8 @@ async def test_a_keyboard_is_enough(broker: Running, http: httpx.AsyncClient, br
         assert (await get(http, "/v1/tasks/wrong"))["state"] == "available"
 
 
-async def a_busy_laboratory(http: httpx.AsyncClient) -> str:
-    """Something of everything; the id of a work that has failed."""
+async def prepare_laboratory(http: httpx.AsyncClient) -> str:
+    """Create tools and tasks in several states, and return the id of a failed work item."""
     failed = await add_assigned_work(http, "cells-1", "microscope", max_attempts=1)
     await http.post(f"/v1/work/{failed.work}/reports", json={"progress": 0.5, "message": "half of it"})
     await complete_work(http, failed.work, "failed", error="out of focus")
@@ -349,9 +349,9 @@ async def a_busy_laboratory(http: httpx.AsyncClient) -> str:
 
 
 async def show(looks: PageVisit, view: str) -> None:
-    """Go to a view, and wait until it shows what it has read."""
+    """Go to a view, and wait until it shows its data."""
     page = looks.page
     await page.goto(f"{looks.url}/#/{view}")
     await is_live(page)
-    await expect(page.get_by_text("Reading…")).to_have_count(0)
+    await expect(page.get_by_text("Loading…")).to_have_count(0)
     await expect(page.get_by_role("main").locator("h1, h2").first).to_be_attached()

@@ -1,4 +1,4 @@
-"""The dashboard and its way to the broker: keys, restarts, and more than it could be told one by one."""
+"""The dashboard's connection to the broker: keys, restarts, and thousands of events."""
 
 from collections.abc import AsyncIterator
 
@@ -24,7 +24,7 @@ ADMIN = "the-key-that-is-there-from-the-start"
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def closed(postgres: str, template: str) -> AsyncIterator[Running]:
-    """A broker that has keys."""
+    """Run a broker that has keys."""
     async with (
         temporary_database(postgres, template) as url,
         running_broker(Settings(database_url=url, admin_key=ADMIN)) as running,
@@ -38,15 +38,15 @@ async def sign_in(page: Page, key: str) -> None:
     await page.get_by_role("button", name="Sign in").click()
 
 
-async def test_a_key_is_asked_for_and_kept_in_the_tab_alone(closed: Running, browser: Browser) -> None:
+async def test_a_key_is_kept_only_in_the_tab(closed: Running, browser: Browser) -> None:
     await add_tool(closed.client, "microscope")
     async with visit(browser, closed.url) as looks:
         page = looks.page
         await sign_in(page, "a-wrong-key")
-        await expect(page.get_by_role("alert")).to_contain_text("not known")
+        await expect(page.get_by_role("alert")).to_contain_text("does not know this key")
         await sign_in(page, ADMIN)
         await expect(page.locator(".tile")).to_contain_text("microscope")
-        looks.problems.clear()  # the browser's own words on what was refused
+        looks.problems.clear()  # the browser reports the refused requests, too
         assert await page.evaluate("Object.values(localStorage).length + document.cookie.length") == 0
         assert not any(ADMIN in url for url in looks.requested_urls)
         await page.reload()
@@ -57,7 +57,7 @@ async def test_a_key_is_asked_for_and_kept_in_the_tab_alone(closed: Running, bro
         looks.problems.clear()
 
 
-async def test_what_a_key_may_not_do_is_told(closed: Running, browser: Browser) -> None:
+async def test_a_key_with_the_wrong_role_gets_an_explanation(closed: Running, browser: Browser) -> None:
     store = closed.server.service.store
     submitter = await make_key(store, "submitter", "submitter")
     await add_task(closed.client, "mine")
@@ -68,7 +68,7 @@ async def test_what_a_key_may_not_do_is_told(closed: Running, browser: Browser) 
         looks.problems.clear()
 
 
-async def test_a_key_that_is_revoked_is_asked_for_anew(closed: Running, browser: Browser) -> None:
+async def test_a_replaced_key_returns_the_user_to_the_sign_in_form(closed: Running, browser: Browser) -> None:
     store: Store = closed.server.service.store
     key = await make_key(store, "ops", "operator")
     async with visit(browser, closed.url) as looks:
@@ -79,7 +79,7 @@ async def test_a_key_that_is_revoked_is_asked_for_anew(closed: Running, browser:
         looks.problems.clear()
 
 
-async def test_the_page_comes_back_when_the_broker_does(database: str, browser: Browser) -> None:
+async def test_the_page_reconnects_after_a_restart_of_the_broker(database: str, browser: Browser) -> None:
     port = free_port()
     settings = Settings(database_url=database)
     async with running_broker(settings, port) as first:
@@ -96,7 +96,7 @@ async def test_the_page_comes_back_when_the_broker_does(database: str, browser: 
         await looks_at.__aexit__(None, None, None)
 
 
-async def test_what_comes_by_the_thousand_is_counted(database: str, browser: Browser) -> None:
+async def test_thousands_of_tasks_are_counted(database: str, browser: Browser) -> None:
     async with running_broker(Settings(database_url=database)) as broker, visit(browser, broker.url) as looks:
         await expect(looks.page.locator(".state.live")).to_be_visible()
         for batch in range(3):
@@ -105,7 +105,7 @@ async def test_what_comes_by_the_thousand_is_counted(database: str, browser: Bro
         await expect(rows).to_contain_text("3,000")
 
 
-async def test_hundreds_of_tools_are_there_for_who_asks(database: str, browser: Browser) -> None:
+async def test_hundreds_of_tools_are_shown_on_request(database: str, browser: Browser) -> None:
     async with running_broker(Settings(database_url=database)) as broker, visit(browser, broker.url) as looks:
         page = looks.page
         for number in range(210):

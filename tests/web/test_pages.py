@@ -1,4 +1,4 @@
-"""The pages for people: they run and load nothing but what is the broker's, and keep a key to themselves."""
+"""The web pages load scripts and data only from the broker, and keep the user's key private."""
 
 import re
 
@@ -16,12 +16,12 @@ browser = shared_browser
 database = shared_database
 broker = shared_broker
 
-KEY = "the-key-of-who-looks-at-the-page"
+KEY = "the-key-of-the-user-of-the-page"
 PAGES = ["/docs", "/"]
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_a_page_may_run_and_load_nothing_but_what_is_the_brokers(broker: Running, path: str) -> None:
+async def test_a_page_loads_scripts_and_data_only_from_the_broker(broker: Running, path: str) -> None:
     page = await broker.client.get(path)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert {name: page.headers[name] for name in PAGE_HEADERS} == PAGE_HEADERS
@@ -35,17 +35,17 @@ async def test_a_page_may_run_and_load_nothing_but_what_is_the_brokers(broker: R
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/openapi.json", "/docs/assets/start.js", "/v1/tools", "/nothing"])
-async def test_nothing_is_taken_for_what_it_is_not(broker: Running, path: str) -> None:
+async def test_browsers_do_not_guess_media_types(broker: Running, path: str) -> None:
     assert (await broker.client.get(path)).headers["x-content-type-options"] == "nosniff"
 
 
 @needs_chromium
-async def test_the_api_can_be_tried_out_on_its_page_with_a_key(database: str, browser: Browser) -> None:
+async def test_the_api_page_sends_requests_with_a_key(database: str, browser: Browser) -> None:
     settings = Settings(database_url=database, admin_key=KEY)
     async with running_broker(settings) as broker, visit(browser, broker.url, "/docs") as looks:
         page = looks.page
         assert await try_out(page) == "401"
-        looks.problems.clear()  # that was one
+        looks.trouble.clear()  # the browser reports the refused request
         await page.click(".btn.authorize")
         await page.fill(".auth-container input", KEY)
         await page.click(".auth-btn-wrapper .authorize")
@@ -55,13 +55,13 @@ async def test_the_api_can_be_tried_out_on_its_page_with_a_key(database: str, br
 
 
 async def try_out(page: Page) -> str:
-    """Submit the task that is shown; the status that the page shows then."""
-    call = page.locator("#operations-Tasks-tasks_submit")
-    if not await call.locator(".execute").count():
-        await call.locator(".opblock-summary").click()
-    if await call.locator(".btn-clear").count():
-        await call.locator(".btn-clear").click()
-    await call.locator(".execute").click()
-    status = call.locator(".live-responses-table tbody .response-col_status")
+    """Submit the example task, and return the status that the page shows."""
+    operation = page.locator("#operations-Tasks-tasks_submit")
+    if not await operation.locator(".execute").count():
+        await operation.locator(".opblock-summary").click()
+    if await operation.locator(".btn-clear").count():
+        await operation.locator(".btn-clear").click()
+    await operation.locator(".execute").click()
+    status = operation.locator(".live-responses-table tbody .response-col_status")
     await expect(status).to_have_text(re.compile(r"\d{3}"))
     return (await status.inner_text()).split()[0]

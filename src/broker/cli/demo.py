@@ -75,7 +75,7 @@ def _run(console: Console, data_dir: Path, *, keep: bool, port: int) -> bool:
     console.print(
         "The whole story is kept in the archive. To read it:\n"
         f"  BROKER_DATA_DIR={data_dir} {this_program()} serve\n"
-        "  and open http://127.0.0.1:8000/#/then",
+        "  and open http://127.0.0.1:8000/#/history",
         soft_wrap=True,
     )
     return succeeded == len(records)

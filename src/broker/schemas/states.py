@@ -19,7 +19,7 @@ Outcome = Literal[ChosenOutcome, "lost", "timed_out"]
 AnyWorkState = Literal[WorkState, Outcome]
 
 #: The dashboard's style sheet defines these colours.
-Colour = Literal["accent", "good", "odd", "bad", "slow", "gone", "away"]
+Colour = Literal["blue", "green", "amber", "red", "purple", "pink", "grey"]
 
 
 class State(Struct, frozen=True):
@@ -60,16 +60,16 @@ class OutcomeRule(State, frozen=True, kw_only=True):
 
 
 TOOL_STATES: Mapping[str, State] = {
-    "busy": State("busy", "accent", meaning="The tool has as much work as its capacity allows."),
-    "idle": State("idle", "good", meaning="The tool has free capacity. Assigners may give it work."),
+    "busy": State("busy", "blue", meaning="The tool has as much work as its capacity allows."),
+    "idle": State("idle", "green", meaning="The tool has free capacity. Assigners may give it work."),
     "draining": State(
         "draining",
-        "odd",
+        "amber",
         meaning="The tool finishes its current work and gets no more. An operator set this.",
     ),
     "offline": State(
         "offline",
-        "away",
+        "grey",
         meaning="The tool sent no request for longer than its lease. Its work is lost, and the tasks are"
         " available to other tools. The next request of the tool brings it back.",
     ),
@@ -77,22 +77,22 @@ TOOL_STATES: Mapping[str, State] = {
 
 WORK_STATES: Mapping[str, State] = {
     "assigned": State(
-        "assigned", "accent", meaning="The work belongs to a tool that has not started it yet."
+        "assigned", "blue", meaning="The work belongs to a tool that has not started it yet."
     ),
-    "running": State("running", "accent", "▸", meaning="The tool is doing the work."),
+    "running": State("running", "blue", "▸", meaning="The tool is doing the work."),
 }
 
 OUTCOMES: Mapping[str, OutcomeRule] = {
     "succeeded": OutcomeRule(
         "succeeded",
-        "good",
+        "green",
         ends_task=True,
         counts="always",
         meaning="The tool completed the work. The task has its result.",
     ),
     "failed": OutcomeRule(
         "failed",
-        "bad",
+        "red",
         "✕",
         counts="always",
         backs_off=True,
@@ -102,7 +102,7 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
     ),
     "timed_out": OutcomeRule(
         "timed out",
-        "slow",
+        "purple",
         "◷",
         sent_by_tool=False,
         counts="always",
@@ -112,7 +112,7 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
     ),
     "lost": OutcomeRule(
         "lost",
-        "gone",
+        "pink",
         "?",
         sent_by_tool=False,
         counts="once_started",
@@ -122,7 +122,7 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
     ),
     "cancelled": OutcomeRule(
         "cancelled",
-        "odd",
+        "amber",
         "–",
         ends_task=True,
         counts="never",
@@ -130,7 +130,7 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
     ),
     "released": OutcomeRule(
         "released",
-        "away",
+        "grey",
         "↩",
         counts="never",
         meaning="The tool gave the work back, or somebody cancelled it with `requeue`.",
@@ -142,10 +142,10 @@ OUTCOMES: Mapping[str, OutcomeRule] = {
 TASK_STATES: Mapping[str, State] = {
     "scheduled": State(
         "scheduled",
-        "odd",
+        "amber",
         meaning="The task waits for its `not_before`, or for the pause after a failed attempt.",
     ),
-    "available": State("available", "accent", meaning="The task waits for an assigner to give it to a tool."),
+    "available": State("available", "blue", meaning="The task waits for an assigner to give it to a tool."),
     "assigned": WORK_STATES["assigned"],
     "running": WORK_STATES["running"],
     "failed": OUTCOMES["failed"],

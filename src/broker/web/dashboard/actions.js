@@ -1,22 +1,22 @@
-// The actions of an operator: each asks once, and says what happened.
+// The actions of an operator. Each action asks for confirmation, and reports its result.
 
 import { call, path } from "./api.js";
 import { html, nothing, render } from "./vendor/lit-html/lit-html.js";
 
-// How many questions were asked.
-let asked = 0;
+// The number of dialogs that were opened.
+let dialogCount = 0;
 
 /**
- * Ask, and act.
+ * Ask for confirmation, then act.
  *
- * @param app - the page, which reads everything it shows again afterwards
- * @param about - `title` and `text` of the question, `verb` on the button, `danger`: the action cannot be undone,
+ * @param app - the page, which reads its data again after the action
+ * @param action - `title` and `text` of the dialog, `verb` on the button, `danger` if the action cannot be undone,
  *   `option`: the text of a checkbox, `act(option)`: the action, `done`: the message after it, `errors`: messages by
- *   error code, instead of the broker's own
+ *   error code that replace the broker's own
  */
-function ask(app, { title, text, verb, danger, option, act, done, errors = {} }) {
+function confirm(app, { title, text, verb, danger, option, act, done, errors = {} }) {
   const dialog = document.getElementById("dialog");
-  const number = (asked += 1);
+  const number = (dialogCount += 1);
   let error = null;
   let busy = false;
 
@@ -28,30 +28,30 @@ function ask(app, { title, text, verb, danger, option, act, done, errors = {} })
     show();
     try {
       await act(ticked);
-      // The dialog may show another question by now: leave that open.
-      if (number === asked) dialog.close();
-      document.getElementById("said").textContent = done;
-      app.load();
-    } catch (failed) {
-      error = failed;
-      if (failed.status === 401) {
+      // Meanwhile the dialog may show another action.
+      if (number === dialogCount) dialog.close();
+      document.getElementById("status").textContent = done;
+      app.reload();
+    } catch (failure) {
+      error = failure;
+      if (failure.status === 401) {
         dialog.close();
-        app.refused(failed);
-      } else if (number !== asked || !dialog.open) {
-        app.refused(failed);
+        app.showError(failure);
+      } else if (number !== dialogCount || !dialog.open) {
+        app.showError(failure);
       }
     }
     busy = false;
-    if (number === asked) show();
+    if (number === dialogCount) show();
   };
 
   const show = () => render(html`<form @submit=${submit}>
     <h2 id="dialog-title">${title}</h2>
     <p>${text}</p>
     ${option ? html`<label class="option"><input type="checkbox" name="option"> ${option}</label>` : nothing}
-    ${error ? html`<p class="trouble" role="alert">${errors[error.code] ?? error.message}</p>` : nothing}
+    ${error ? html`<p class="error" role="alert">${errors[error.code] ?? error.message}</p>` : nothing}
     <div class="buttons">
-      <button type="button" autofocus @click=${() => dialog.close()}>Leave it</button>
+      <button type="button" autofocus @click=${() => dialog.close()}>Go back</button>
       <button type="submit" class=${danger ? "danger" : "main"} ?disabled=${busy}>${verb}</button>
     </div>
   </form>`, dialog);
@@ -61,83 +61,85 @@ function ask(app, { title, text, verb, danger, option, act, done, errors = {} })
   dialog.showModal();
 }
 
-export const cancelTask = (app, id) => ask(app, {
+export const cancelTask = (app, id) => confirm(app, {
   title: `Cancel task ${id}?`,
-  text: "A task that waits is taken away; of one that runs the tool is asked to stop. The archive keeps what was done.",
-  verb: "Cancel the task",
+  text: "If the task is waiting, it ends at once. If it is running, the broker asks its tool to stop. The archive keeps a record.",
+  verb: "Cancel task",
   danger: true,
-  option: "Take it away at once, whether its tool stops or not",
+  option: "End the task at once, even if its tool does not stop",
   act: (force) => call("DELETE", `${path("tasks", id)}${force ? "?force=true" : ""}`),
   done: `Task ${id} is cancelled, or its tool is asked to stop.`,
 });
 
-export const deleteTask = (app, id) => ask(app, {
+export const deleteTask = (app, id) => confirm(app, {
   title: `Delete task ${id}?`,
-  text: "It has failed, and is not tried again. The archive keeps every attempt at it.",
-  verb: "Delete the task",
+  text: "The task has failed. If you delete it, nobody can retry it. The archive keeps every attempt.",
+  verb: "Delete task",
   danger: true,
   act: () => call("DELETE", path("tasks", id)),
   done: `Task ${id} is deleted.`,
 });
 
-export const retryTask = (app, id) => ask(app, {
-  title: `Try task ${id} again?`,
-  text: "It is offered again, its attempts counted afresh.",
-  verb: "Try again",
+export const retryTask = (app, id) => confirm(app, {
+  title: `Retry task ${id}?`,
+  text: "The task returns to the queue, and its attempts count from zero.",
+  verb: "Retry task",
   act: () => call("POST", path("tasks", id, "retry")),
-  done: `Task ${id} is offered again.`,
+  done: `Task ${id} is in the queue again.`,
 });
 
-export const requeueWork = (app, id, taskId) => ask(app, {
-  title: `Take task ${taskId} from its tool?`,
-  text: "The tool is asked to stop, and the task is offered again; that counts as no attempt. The same tool may get it once more: to prevent that, drain it first.",
-  verb: "Take it back",
+export const requeueWork = (app, id, taskId) => confirm(app, {
+  title: `Requeue task ${taskId}?`,
+  text: "The broker asks the tool to stop, and returns the task to the queue. This attempt does not count. "
+    + "The same tool may get the task again. To prevent that, drain the tool first.",
+  verb: "Requeue task",
   act: () => call("POST", path("work", id, "cancel"), { requeue: true }),
-  done: `The tool is asked to give task ${taskId} back.`,
+  done: `The tool is asked to stop. Task ${taskId} then returns to the queue.`,
 });
 
-export const drainTool = (app, id) => ask(app, {
+export const drainTool = (app, id) => confirm(app, {
   title: `Drain tool ${id}?`,
-  text: "It finishes what it has, and gets no more until it registers anew or is let back in.",
-  verb: "Drain",
+  text: "The tool finishes its current work and gets no new work. Draining ends when you stop it, or when the tool registers again.",
+  verb: "Drain tool",
   act: () => call("PATCH", path("tools", id), { draining: true }),
-  done: `Tool ${id} gets no more work.`,
+  done: `Tool ${id} is draining.`,
 });
 
-export const undrainTool = (app, id) => ask(app, {
-  title: `Let tool ${id} have work again?`,
-  text: "It is offered to the assigner as soon as it has room.",
-  verb: "Let it",
+export const undrainTool = (app, id) => confirm(app, {
+  title: `Stop draining tool ${id}?`,
+  text: "The tool can get new work as soon as it has free capacity.",
+  verb: "Stop draining",
   act: () => call("PATCH", path("tools", id), { draining: false }),
-  done: `Tool ${id} gets work again.`,
+  done: `Tool ${id} can get new work.`,
 });
 
-export const deleteTool = (app, id) => ask(app, {
+export const deleteTool = (app, id) => confirm(app, {
   title: `Delete tool ${id}?`,
-  text: "It is taken from the list; its program may register again. The archive keeps what it has done.",
-  verb: "Delete the tool",
+  text: "The tool disappears from the list. Its program can register again. The archive keeps its attempts.",
+  verb: "Delete tool",
   danger: true,
-  option: "Even if it has work: that is then lost, and its tasks go back",
+  option: "Delete the tool even if it has work. The work is lost, and its tasks return to the queue",
   act: (force) => call("DELETE", `${path("tools", id)}${force ? "?force=true" : ""}`),
-  errors: { tool_busy: "It has unfinished work. Drain it and wait, or tick the box to give that work up." },
+  errors: { tool_busy: "The tool has unfinished work. Drain it and wait, or tick the box to delete it now." },
   done: `Tool ${id} is deleted.`,
 });
 
-/** Whether the broker accepts a late result for a task in this state. */
-export const mayTakeLate = (state) => ["available", "scheduled", "failed"].includes(state);
+/** Return true if the broker accepts a late result for a task in this state. */
+export const acceptsLateResult = (state) => ["available", "scheduled", "failed"].includes(state);
 
-export const acceptLate = (app, id, taskId) => ask(app, {
-  title: "Take the late result?",
-  text: `It came after the attempt had ended without it. It becomes the result of task ${taskId}, which is then over.`,
-  verb: "Take it",
+export const acceptLate = (app, id, taskId) => confirm(app, {
+  title: "Accept late result?",
+  text: `The result arrived after the attempt had ended. If you accept it, task ${taskId} succeeds with this result.`,
+  verb: "Accept result",
   act: () => call("POST", path("archive", id, "accept")),
-  done: `The late result is the result of task ${taskId} now.`,
+  done: `Task ${taskId} has succeeded with the late result.`,
 });
 
-export const deleteRecord = (app, id) => ask(app, {
+export const deleteRecord = (app, id) => confirm(app, {
   title: "Delete this record?",
-  text: "It is gone for good, and a task that ended by it is not known any more. It takes a key with the role admin.",
-  verb: "Delete the record",
+  text: "The record is deleted permanently. If this attempt ended its task, the broker forgets the task, too. "
+    + "You need a key with the role admin.",
+  verb: "Delete record",
   danger: true,
   act: () => call("DELETE", path("archive", id)),
   done: "The record is deleted.",

@@ -1,13 +1,13 @@
-// Requests to the broker's API. The key is kept only in this tab, until it is closed.
+// Requests to the broker's API. The key is kept only in this tab, until the tab is closed.
 
 const KEY = "broker-key";
 // A request without a response for this long has failed.
-const PATIENCE_MS = 30_000;
+const TIMEOUT_MS = 30_000;
 
-/** A refused request, or one without a response (status 0). */
-export class Refused extends Error {
+/** A request that the broker refused, or that got no response (status 0). */
+export class RequestError extends Error {
   constructor(status, problem) {
-    super(problem.detail || problem.title || `The broker answered ${status}.`);
+    super(problem.detail || problem.title || `The broker returned status ${status}.`);
     this.status = status;
     this.code = problem.code ?? null;
     /** The key that was sent. */
@@ -15,38 +15,38 @@ export class Refused extends Error {
   }
 }
 
-export const keyInUse = () => sessionStorage.getItem(KEY);
-export const hasKey = () => keyInUse() !== null;
-export const useKey = (key) => sessionStorage.setItem(KEY, key);
+export const currentKey = () => sessionStorage.getItem(KEY);
+export const hasKey = () => currentKey() !== null;
+export const setKey = (key) => sessionStorage.setItem(KEY, key);
 export const forgetKey = () => sessionStorage.removeItem(KEY);
 
 /**
- * Send a request with the key, if there is one. Throws `Refused` unless the response is a success and in time. A
+ * Send a request, with the key if there is one. Throws `RequestError` unless a successful response arrives in time. A
  * request with a signal of its own has no time limit.
  */
 export async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
-  const key = keyInUse();
+  const key = currentKey();
   const all = { ...headers };
   if (key !== null) all.Authorization = `Bearer ${key}`;
   if (body !== undefined) all["Content-Type"] = "application/json";
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, {
+    response = await fetch(path, {
       method, headers: all, cache: "no-store",
-      signal: signal ?? AbortSignal.timeout(PATIENCE_MS),
+      signal: signal ?? AbortSignal.timeout(TIMEOUT_MS),
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Refused(0, { detail: "The broker does not answer. Is it running?" });
+    throw new RequestError(0, { detail: "The broker does not respond. Check that it is running and that you can reach it." });
   }
-  if (answer.ok) return answer;
-  const refused = new Refused(answer.status, await answer.json().catch(() => ({})));
-  refused.key = key;
-  throw refused;
+  if (response.ok) return response;
+  const error = new RequestError(response.status, await response.json().catch(() => ({})));
+  error.key = key;
+  throw error;
 }
 
-/** Call the API. Returns the JSON of the response, or null if it has none. */
+/** Call the API. Returns the JSON of the response, or null if the response has no body. */
 export async function call(method, path, body) {
   const text = await readText(path, { method, body });
   return text === "" ? null : JSON.parse(text);
@@ -57,11 +57,13 @@ export const read = (path, query = {}) => call("GET", withQuery(path, query));
 
 /** Read JSON as text, with all digits of its numbers. */
 export async function readText(path, options) {
-  const answer = await send(path, options);
-  return answer.text().catch(() => { throw new Refused(0, { detail: "The broker's answer broke off." }); });
+  const response = await send(path, options);
+  return response.text().catch(() => {
+    throw new RequestError(0, { detail: "The connection closed before the response was complete. Reload the page." });
+  });
 }
 
-/** A path of the API: `path("tools", id)`. */
+/** Return a path of the API: `path("tools", id)`. */
 export const path = (...parts) => `/v1/${parts.map(encodeURIComponent).join("/")}`;
 
 function withQuery(path, query) {

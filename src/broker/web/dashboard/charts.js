@@ -1,63 +1,63 @@
-// A history in plots, and in words: how many attempts ended and how, and how long they waited and ran.
+// Charts of a history, and their summaries in words: numbers of attempts by outcome, waiting times and run times.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { OUTCOMES } from "./constants.js";
 import { count, counted, span } from "./format.js";
 
 const HEIGHT = 200;
-// What went wrong is on top, where people see it.
+// Failures are on top, where people see them.
 const STACK = Object.entries(OUTCOMES).sort(([, one], [, other]) => one.went_wrong - other.went_wrong);
 const TIMES = [
-  ["wait_median_seconds", "wait, median", "accent", []],
-  ["wait_p95_seconds", "wait, 95 %", "accent", [4, 4]],
-  ["run_median_seconds", "run, median", "odd", []],
-  ["run_p95_seconds", "run, 95 %", "odd", [4, 4]],
+  ["wait_median_seconds", "median wait", "blue", []],
+  ["wait_p95_seconds", "95th percentile wait", "blue", [4, 4]],
+  ["run_median_seconds", "median run", "amber", []],
+  ["run_p95_seconds", "95th percentile run", "amber", [4, 4]],
 ];
-// Attempts are whole numbers.
-const COUNTS = [1, 2, 5].flatMap((n) => [0, 1, 2, 3, 4, 5].map((tens) => n * 10 ** tens)).sort((one, other) => one - other);
+// The axis of counts has only whole numbers.
+const COUNT_STEPS = [1, 2, 5].flatMap((n) => [0, 1, 2, 3, 4, 5].map((tens) => n * 10 ** tens)).sort((one, other) => one - other);
 // A logarithmic axis has no zero.
-const LEAST_SECONDS = 0.001;
+const MIN_SECONDS = 0.001;
 // A narrower selection is a click.
-const STILL = 4;
+const CLICK_WIDTH = 4;
 
-/** One plot, in an element for the page. */
+/** A chart, with its element for the page. */
 class Chart {
   element = document.createElement("div");
   #history = null;
   #plot = null;
-  #gone = false;
+  #isDisposed = false;
   #zoom;
-  #resized = new ResizeObserver(() => this.#fit());
+  #resizeObserver = new ResizeObserver(() => this.#fit());
 
   /**
-   * @param zoom - called with the selected span `(since, until)`, in milliseconds
-   * @param label - the name of the plot, for screen readers
+   * @param zoom - called with the selected range `(since, until)`, in milliseconds
+   * @param label - the name of the chart, for screen readers
    */
   constructor(zoom, label) {
     this.#zoom = zoom;
     this.element.className = "chart";
     this.element.setAttribute("role", "group");
     this.element.setAttribute("aria-label", label);
-    this.#resized.observe(this.element);
+    this.#resizeObserver.observe(this.element);
   }
 
-  /** Show a history, a response of `/v1/overview/history`. */
+  /** Show a response of `/v1/overview/history`. */
   show(history) {
     this.#history = history;
     if (this.#plot) this.#plot.setData(this.#data());
     else this.recolour();
   }
 
-  /** Draw again, with the present colours of the page. */
+  /** Draw again, with the current colours of the page. */
   recolour() {
-    if (this.#gone || !this.#history) return;
+    if (this.#isDisposed || !this.#history) return;
     this.#plot?.destroy();
     const style = getComputedStyle(this.element.isConnected ? this.element : document.body);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     this.#plot = new uPlot({
       width: Math.max(200, this.element.clientWidth),
       height: HEIGHT,
-      cursor: { sync: { key: "then" }, drag: { setScale: false } },
+      cursor: { sync: { key: "history" }, drag: { setScale: false } },
       axes: axes(colour, this.inWords, this.steps),
       scales: { x: { range: () => [seconds(this.#history.since), seconds(this.#history.until)] }, y: this.scale },
       series: [time(), ...this.series(colour, (at) => this.#history.items[at])],
@@ -65,12 +65,12 @@ class Chart {
     }, this.#data(), this.element);
   }
 
-  /** Remove the plot. */
-  left() {
-    this.#resized.disconnect();
+  /** Remove the chart. */
+  dispose() {
+    this.#resizeObserver.disconnect();
     this.#plot?.destroy();
     this.#plot = null;
-    this.#gone = true;
+    this.#isDisposed = true;
   }
 
   #data() {
@@ -80,7 +80,7 @@ class Chart {
   #selected(plot) {
     const { left, width } = plot.select;
     plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-    if (width > STILL) this.#zoom(plot.posToVal(left, "x") * 1000, plot.posToVal(left + width, "x") * 1000);
+    if (width > CLICK_WIDTH) this.#zoom(plot.posToVal(left, "x") * 1000, plot.posToVal(left + width, "x") * 1000);
   }
 
   #fit() {
@@ -88,13 +88,13 @@ class Chart {
   }
 }
 
-/** How many attempts ended, stacked by outcome. */
+/** The number of ended attempts, stacked by outcome. */
 export class Throughput extends Chart {
   inWords = count;
-  steps = COUNTS;
-  scale = { range: (plot, least, most) => [0, Math.max(1, most * 1.05)] };
+  steps = COUNT_STEPS;
+  scale = { range: (plot, min, max) => [0, Math.max(1, max * 1.05)] };
 
-  // The highest are drawn first, and the others over them.
+  // The highest bars are drawn first, and the others over them.
   columns(parts) {
     const sums = parts.map(() => 0);
     return STACK.map(([name]) => parts.map((part, at) => (sums[at] += part[name]))).reverse();
@@ -113,13 +113,13 @@ export class Throughput extends Chart {
   }
 }
 
-/** How long tasks waited and ran. */
+/** The waiting times of tasks and the run times of attempts. */
 export class Durations extends Chart {
-  inWords = brief;
+  inWords = axisLabel;
   scale = { distr: 3 };
 
   columns(parts) {
-    return TIMES.map(([name]) => parts.map(({ [name]: value }) => value === null ? null : Math.max(LEAST_SECONDS, value)));
+    return TIMES.map(([name]) => parts.map(({ [name]: value }) => value === null ? null : Math.max(MIN_SECONDS, value)));
   }
 
   series(colour) {
@@ -131,38 +131,40 @@ export class Durations extends Chart {
   }
 }
 
-/** How many attempts ended, and how. */
-export function ended({ items, complete }) {
+/** A summary of the ended attempts by outcome. */
+export function throughputInWords({ items, complete }) {
   const sums = Object.entries(OUTCOMES).map(([name, { label }]) => [items.reduce((sum, part) => sum + part[name], 0), label]);
   const all = sums.reduce((sum, [number]) => sum + number, 0);
-  if (!all) return "Nothing ended in this span of time.";
+  if (!all) return "No attempt ended in this time range. Zoom out, or choose a longer range.";
   const parts = sums.filter(([number]) => number).map(([number, label]) => `${count(number)} ${label}`);
-  return `${complete ? "" : "Of the newest: "}${counted(all, "attempt")} ended: ${parts.join(", ")}.`;
+  return complete
+    ? `${counted(all, "attempt")} ended: ${parts.join(", ")}.`
+    : `The newest ${counted(all, "attempt")}: ${parts.join(", ")}. Older attempts are not counted.`;
 }
 
-/** How long tasks waited and ran: the least and the greatest median of the parts of the span. */
-export function lasted({ items }) {
-  const ranges = [["wait", "wait_median_seconds"], ["run", "run_median_seconds"]]
+/** A summary of the waiting and run times: the lowest and the highest median of the parts of the range. */
+export function durationsInWords({ items }) {
+  const ranges = [["Median waiting time", "wait_median_seconds"], ["Median run time", "run_median_seconds"]]
     .map(([what, name]) => [what, items.map((part) => part[name]).filter((seconds) => seconds !== null)])
     .filter(([, medians]) => medians.length)
-    .map(([what, medians]) => `${what} ${range(span(Math.min(...medians)), span(Math.max(...medians)))}`);
-  return ranges.length ? `Medians of its parts: ${ranges.join(", ")}.` : "Nothing waited or ran in this span of time.";
+    .map(([what, medians]) => `${what}: ${range(span(Math.min(...medians)), span(Math.max(...medians)))}.`);
+  return ranges.length ? ranges.join(" ") : "No attempt ended in this time range.";
 }
 
-const range = (least, most) => (least === most ? least : `${least} to ${most}`);
+const range = (min, max) => (min === max ? min : `${min} to ${max}`);
 
-/** A length of time on an axis: `10 s`, `1.7 min`, `28 h`. */
-function brief(seconds) {
+/** A duration on an axis: `10 s`, `1.7 min`, `28 h`. */
+function axisLabel(seconds) {
   const [unit, name] = seconds < 100 ? [1, "s"] : seconds < 6000 ? [60, "min"] : [3600, "h"];
   return `${Number((seconds / unit).toPrecision(2))} ${name}`;
 }
 
 const seconds = (text) => Date.parse(text) / 1000;
 
-const time = () => ({ label: "from", value: (plot, value) => value === null ? "–" : new Date(value * 1000).toLocaleTimeString("en-GB") });
+const time = () => ({ label: "time", value: (plot, value) => value === null ? "–" : new Date(value * 1000).toLocaleTimeString("en-GB") });
 
 function axes(colour, inWords, incrs) {
-  const both = { stroke: colour("faint"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 } };
+  const both = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 } };
   return [
     { ...both, space: 80, values: [
       [86400, "{YYYY}-{MM}-{DD}", null, null, null, null, null, null, 1],

@@ -1,19 +1,19 @@
-// Draw a timeline: only the visible part, and what went wrong over what went well.
+// Draw the visible part of a timeline, with failures on top of other attempts.
 
 import { OUTCOMES, WORK_STATES } from "./constants.js";
 import { GAP, LANE } from "./lanes.js";
 
 /** The height of the axis above the rows. */
 export const AXIS = 24;
-/** What a bar can stand for. A bar with enough room has a mark, not only a colour. */
+/** The kinds of bars. A wide bar has a mark as well as a colour. */
 export const BARS = { running: WORK_STATES.running, ...OUTCOMES };
-const PAGE = ["card", "line", "text", "faint", "ground"];
-// What went wrong is striped and as high as its lane; the rest is plain and lower. So people can tell them apart
+const PAGE = ["card", "line", "text", "muted", "background", "accent"];
+// Failures are striped and as high as their lane. Other bars are plain and lower, so people can distinguish them
 // without colours, even if they are narrow.
-const LOWER = 3;
-const MARK = 14;
+const INSET = 3;
+const MARK_WIDTH = 14;
 
-/** The present colours of the page, by name. */
+/** Return the current colours of the page, by name. */
 export function coloursOf(element) {
   const style = getComputedStyle(element);
   const names = new Set([...PAGE, ...Object.values(BARS).map(({ colour }) => colour)]);
@@ -24,8 +24,8 @@ export function coloursOf(element) {
  * Draw a timeline.
  *
  * @param pen - the context of an empty canvas
- * @param view - `axis`, `rows`, `top` (how far the rows are scrolled), `width`, `height`, `selected` (a bar or null),
- *   `from` (the moment since which all bars are known), `band` (the two ends of a selection, or null)
+ * @param view - `axis`, `rows`, `top` (the scroll position of the rows), `width`, `height`, `selected` (a bar or null),
+ *   `from` (the moment from which on all bars are known), `band` (the two ends of a selection, or null)
  * @param colours - by name
  */
 export function draw(pen, view, colours) {
@@ -33,7 +33,7 @@ export function draw(pen, view, colours) {
   pen.font = "12px system-ui, sans-serif";
   pen.textBaseline = "middle";
   const ticks = axis.ticks();
-  inside(pen, axis.left, AXIS, width, height, () => {
+  clipped(pen, axis.left, AXIS, width, height, () => {
     drawUnknown(pen, view, colours);
     drawGrid(pen, ticks, height, colours);
   });
@@ -47,24 +47,24 @@ export function draw(pen, view, colours) {
   }
 }
 
-function inside(pen, left, top, right, bottom, act) {
+function clipped(pen, left, top, right, bottom, drawInside) {
   pen.save();
   pen.beginPath();
   pen.rect(left, top, right - left, bottom - top);
   pen.clip();
-  act();
+  drawInside();
   pen.restore();
 }
 
-/** Mark the part of the span whose bars are not known. */
+/** Mark the part of the time range whose bars are not known. */
 function drawUnknown(pen, { axis, from, height }, colours) {
   if (from <= axis.since) return;
   const right = Math.min(axis.x(from), axis.right);
-  pen.fillStyle = colours.ground;
+  pen.fillStyle = colours.background;
   pen.fillRect(axis.left, AXIS, right - axis.left, height);
-  const text = "older ones are not shown";
+  const text = "older attempts are not shown";
   if (pen.measureText(text).width + 2 * GAP > right - axis.left) return;
-  pen.fillStyle = colours.faint;
+  pen.fillStyle = colours.muted;
   pen.fillText(text, axis.left + GAP, AXIS + GAP / 2 + LANE / 2);
 }
 
@@ -90,34 +90,34 @@ function drawRows(pen, view, colours) {
     pen.lineTo(width, y + row.height - 0.5);
     pen.stroke();
     pen.fillStyle = colours.text;
-    pen.fillText(fitting(pen, row.tool, axis.left - 2 * GAP), GAP, y + GAP / 2 + LANE / 2);
-    inside(pen, axis.left, AXIS, width, height, () => {
-      const seen = row.bars.filter((bar) => bar.end >= axis.since && bar.begin <= axis.until);
-      for (const bar of seen) if (!BARS[bar.outcome].went_wrong) drawBar(pen, view, bar, y, colours);
-      for (const bar of seen) if (BARS[bar.outcome].went_wrong) drawBar(pen, view, bar, y, colours, stripes);
+    pen.fillText(fitted(pen, row.tool, axis.left - 2 * GAP), GAP, y + GAP / 2 + LANE / 2);
+    clipped(pen, axis.left, AXIS, width, height, () => {
+      const visible = row.bars.filter((bar) => bar.end >= axis.since && bar.begin <= axis.until);
+      for (const bar of visible) if (!BARS[bar.outcome].went_wrong) drawBar(pen, view, bar, y, colours);
+      for (const bar of visible) if (BARS[bar.outcome].went_wrong) drawBar(pen, view, bar, y, colours, stripes);
     });
   }
 }
 
 function drawBar(pen, { axis, selected }, bar, y, colours, stripes) {
-  const { colour, mark: sign } = BARS[bar.outcome];
+  const { colour, mark: symbol } = BARS[bar.outcome];
   const [x, width] = axis.extent(bar);
-  const inset = stripes ? 1 : LOWER;
+  const inset = stripes ? 1 : INSET;
   const top = y + GAP / 2 + bar.lane * LANE + inset, height = LANE - 2 * inset;
   pen.fillStyle = colours[colour];
   pen.fillRect(x, top, width, height);
-  // Stripes would only make a narrow bar pale.
+  // On a narrow bar, stripes only make the colour pale.
   if (stripes && width > LANE / 2) {
     pen.fillStyle = stripes;
     pen.fillRect(x, top, width, height);
   }
-  // If a bar began before the axis, its mark is at the left end of the axis.
+  // If a bar starts before the axis, its mark is at the left end of the axis.
   const mark = Math.max(x, axis.left) + 2;
-  if (sign && mark + MARK < x + width) {
+  if (symbol && mark + MARK_WIDTH < x + width) {
     pen.fillStyle = colours.card;
-    pen.fillRect(mark, top + 1, MARK - 2, height - 2);
+    pen.fillRect(mark, top + 1, MARK_WIDTH - 2, height - 2);
     pen.fillStyle = colours.text;
-    pen.fillText(sign, mark + 2, top + height / 2);
+    pen.fillText(symbol, mark + 2, top + height / 2);
   }
   if (bar === selected) {
     pen.strokeStyle = colours.text;
@@ -130,13 +130,13 @@ function drawBar(pen, { axis, selected }, bar, y, colours, stripes) {
 function drawAxis(pen, ticks, width, colours) {
   pen.fillStyle = colours.card;
   pen.fillRect(0, 0, width, AXIS);
-  pen.fillStyle = colours.faint;
+  pen.fillStyle = colours.muted;
   for (const { x, text } of ticks) {
     if (x + 3 + pen.measureText(text).width < width) pen.fillText(text, x + 3, AXIS / 2);
   }
 }
 
-function fitting(pen, text, width) {
+function fitted(pen, text, width) {
   if (pen.measureText(text).width <= width) return text;
   let length = text.length;
   while (length > 1 && pen.measureText(`${text.slice(0, length)}…`).width > width) length -= 1;

@@ -1,44 +1,44 @@
-// The stream of events, with reconnection.
+// The event stream, with reconnection.
 
-import { Refused, send } from "./api.js";
+import { RequestError, send } from "./api.js";
 import { createParser } from "./vendor/eventsource-parser/index.js";
 
-const FIRST_RETRY = 500, LAST_RETRY = 10_000;
-// The broker sends something at least every 15 s: a stream that is silent for longer is dead.
-const SILENCE = 40_000;
+const FIRST_RETRY_MS = 500, LAST_RETRY_MS = 10_000;
+// The broker sends something at least every 15 s, so a stream that is silent for longer is broken.
+const MAX_SILENCE_MS = 40_000;
 
-/** Listens as long as the page is open. A browser's EventSource cannot send a key. */
+/** Subscribes to the events while the page is open. A browser's EventSource cannot send a key. */
 export class Events {
   #lastId = null;
   #abort = null;
-  #heard;
-  #turned;
+  #onEvent;
+  #onConnection;
 
   /**
-   * @param heard - called with `(kind, data)` of every event
-   * @param turned - called with "live", "lost" (it will reconnect), or the `Refused` that ended it
+   * @param onEvent - called with `(kind, data)` for every event
+   * @param onConnection - called with "live", "disconnected" (it will reconnect), or the `RequestError` that ended it
    */
-  constructor(heard, turned) {
-    this.#heard = heard;
-    this.#turned = turned;
+  constructor(onEvent, onConnection) {
+    this.#onEvent = onEvent;
+    this.#onConnection = onConnection;
   }
 
-  /** Listen until the broker refuses, or this is called again. */
-  async listen() {
+  /** Subscribe until the broker refuses the key, or until this is called again. */
+  async subscribe() {
     this.#abort?.abort();
     const { signal } = (this.#abort = new AbortController());
-    let delay = FIRST_RETRY;
-    const connected = () => { delay = FIRST_RETRY; };
+    let delay = FIRST_RETRY_MS;
+    const connected = () => { delay = FIRST_RETRY_MS; };
     while (!signal.aborted) {
-      const error = await this.#stream(signal, connected).catch((failed) => failed);
+      const error = await this.#stream(signal, connected).catch((failure) => failure);
       if (signal.aborted) return;
-      if (error instanceof Refused && (error.status === 401 || error.status === 403)) {
-        this.#turned(error);
+      if (error instanceof RequestError && (error.status === 401 || error.status === 403)) {
+        this.#onConnection(error);
         return;
       }
-      this.#turned("lost");
+      this.#onConnection("disconnected");
       await new Promise((resolve) => setTimeout(resolve, delay * (0.5 + Math.random() / 2)));
-      delay = Math.min(2 * delay, LAST_RETRY);
+      delay = Math.min(2 * delay, LAST_RETRY_MS);
     }
   }
 
@@ -46,18 +46,18 @@ export class Events {
     const silent = new AbortController();
     const headers = { Accept: "text/event-stream" };
     if (this.#lastId !== null) headers["Last-Event-ID"] = this.#lastId;
-    const answer = await send("/v1/events", { headers, signal: AbortSignal.any([signal, silent.signal]) });
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    const response = await send("/v1/events", { headers, signal: AbortSignal.any([signal, silent.signal]) });
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     const parser = createParser({
       onEvent: ({ id, event, data }) => {
         if (id) this.#lastId = id;
-        this.#heard(event, JSON.parse(data));
+        this.#onEvent(event, JSON.parse(data));
       },
     });
     connected();
-    this.#turned("live");
+    this.#onConnection("live");
     for (;;) {
-      const timer = setTimeout(() => silent.abort(), SILENCE);
+      const timer = setTimeout(() => silent.abort(), MAX_SILENCE_MS);
       const { done, value } = await reader.read().finally(() => clearTimeout(timer));
       if (done) return;
       parser.feed(value);

@@ -9,7 +9,7 @@ export const count = (value) => number.format(value);
 /** A count and its noun: `1 task`, `3 tasks`. */
 export const counted = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 
-/** A length of time in its two largest units: `4 s`, `2 min 5 s`, `3 h 10 min`, `2 d 4 h`. */
+/** A duration in its two largest units: `4 s`, `2 min 5 s`, `3 h 10 min`, `2 d 4 h`. */
 export function span(seconds) {
   if (seconds === null || !Number.isFinite(seconds)) return "–";
   if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`;
@@ -20,7 +20,7 @@ export function span(seconds) {
   return two(whole, DAY, "d", HOUR, "h");
 }
 
-/** The same without tenths, for a value that changes every second. */
+/** A duration without tenths, for a value that changes every second. */
 export const age = (seconds) => (seconds < 10 ? `${Math.max(0, Math.floor(seconds))} s` : span(seconds));
 
 function two(seconds, large, largeName, small, smallName) {
@@ -28,32 +28,32 @@ function two(seconds, large, largeName, small, smallName) {
   return `${Math.floor(seconds / large)} ${largeName}${rest ? ` ${rest} ${smallName}` : ""}`;
 }
 
-/** A moment by the reader's clock; without its date if that is today. */
+/** A moment in the reader's time zone, without the date if it is today. */
 export function moment(text) {
   if (!text) return "–";
   const at = new Date(text);
   const isToday = at.toDateString() === new Date().toDateString();
-  // Swedish writes `2026-07-02 14:05:00`.
+  // The Swedish format is `2026-07-02 14:05:00`.
   return isToday ? at.toLocaleTimeString("sv") : at.toLocaleString("sv");
 }
 
-/** A share in per cent. */
-export const percent = (share) => `${Math.floor(share * 100)} %`;
+/** A share as a percentage: `25%`. */
+export const percent = (share) => `${Math.floor(share * 100)}%`;
 
-/** A text, shortened to fit on a line. */
-export function cut(text, most) {
+/** A text on one line, shortened at its end. */
+export function shortened(text, max) {
   const line = (text ?? "").replace(/\s+/g, " ").trim();
-  return line.length > most ? `${line.slice(0, most - 1)}…` : line;
+  return line.length > max ? `${line.slice(0, max - 1)}…` : line;
 }
 
-/** A text, shortened in its middle: an error message is at the end of a traceback, and otherwise at the beginning. */
-export function middle(text, most) {
-  const line = cut(text, Infinity);
-  const third = Math.floor(most / 3);
-  return line.length > most ? `${line.slice(0, third)} … ${line.slice(-2 * third)}` : line;
+/** A text on one line, shortened in the middle, because a traceback has its error message at the end. */
+export function shortenedInTheMiddle(text, max) {
+  const line = shortened(text, Infinity);
+  const third = Math.floor(max / 3);
+  return line.length > max ? `${line.slice(0, third)} … ${line.slice(-2 * third)}` : line;
 }
 
-/** A text of the broker, with its times in UTC replaced by those of the reader's clock. */
+/** A text of the broker, with its UTC times converted to the reader's time zone. */
 export const inLocalTime = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g, moment);
 
 /** The seconds from one moment to another. */

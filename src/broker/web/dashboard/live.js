@@ -1,66 +1,66 @@
-// The present tools and their work: read once, then updated by events.
+// The tools and their current work: read once, then updated by events.
 
 import { read } from "./api.js";
 
 const PAGE = 1000;
-// The most work that is read of a tool.
-const MOST_WORK = 16;
+/** The maximum number of work items that are read for a tool. */
+export const MAX_WORK = 16;
 
 export class Live {
-  /** The tools by id, in the order of their ids; each has `work`, a Map by id. */
+  /** The tools by id, in the order of their ids. Each has `work`, a Map by id. */
   tools = new Map();
-  /** Whether the tools have been read. */
-  known = false;
-  // Events that arrived during a read; null if there is no read.
-  #meanwhile = null;
+  /** True once the tools have been read. */
+  isLoaded = false;
+  // Events that arrived during a read, null at other times.
+  #pending = null;
 
-  /** Read everything again. */
+  /** Read all tools and their work again. */
   async read() {
-    this.#meanwhile = [];
+    this.#pending = [];
     try {
       this.tools = await readAll();
-      this.known = true;
+      this.isLoaded = true;
     } finally {
-      for (const [kind, data] of this.#meanwhile) this.#apply(kind, data);
-      this.#meanwhile = null;
+      for (const [kind, data] of this.#pending) this.#update(kind, data);
+      this.#pending = null;
     }
   }
 
-  /** Apply an event. During a read it is kept for afterwards, as it may be newer. */
-  hear(kind, data) {
-    if (this.#meanwhile) this.#meanwhile.push([kind, data]);
-    else this.#apply(kind, data);
+  /** Apply an event. During a read, keep it for afterwards, because it may be newer than the response. */
+  apply(kind, data) {
+    if (this.#pending) this.#pending.push([kind, data]);
+    else this.#update(kind, data);
   }
 
-  /** Whether the known work differs from the load of the tools: then an event is missing. */
-  get isOdd() {
+  /** True if the known work differs from the load of a tool, which means that an event is missing. */
+  get isIncomplete() {
     for (const { load, work } of this.tools.values()) {
-      if (work.size < Math.min(load, MOST_WORK) || work.size > load) return true;
+      if (work.size < Math.min(load, MAX_WORK) || work.size > load) return true;
     }
     return false;
   }
 
-  /** The load of all tools. */
+  /** The sum of the loads of all tools. */
   get load() {
     return [...this.tools.values()].reduce((sum, tool) => sum + tool.load, 0);
   }
 
-  /** All known work, the oldest first. */
+  /** All known work, oldest first. */
   work() {
     const all = [...this.tools.values()].flatMap((tool) => [...tool.work.values()]);
     return all.sort((one, other) => (one.id < other.id ? -1 : 1));
   }
 
-  // A changed tool is a new object, so that views notice the change.
-  #apply(kind, data) {
-    if (kind === "tool") this.#takeTool(data);
-    else if (kind === "work") this.#change(data.tool_id, (work) => work.set(data.id, data));
+  // A changed tool is a new object, so views notice the change.
+  #update(kind, data) {
+    if (kind === "tool") this.#updateTool(data);
+    else if (kind === "work") this.#updateWork(data.tool_id, (work) => work.set(data.id, data));
     else if (kind === "archive" && data.tool_id !== null) {
-      this.#change(data.tool_id, (work) => work.delete(data.work_id));
+      this.#updateWork(data.tool_id, (work) => work.delete(data.work_id));
     }
   }
 
-  #takeTool(data) {
+  #updateTool(data) {
     if (data.state === "deleted") {
       this.tools.delete(data.id);
       return;
@@ -70,12 +70,12 @@ export class Live {
     if (!known) this.tools = new Map([...this.tools].sort(([one], [other]) => (one < other ? -1 : 1)));
   }
 
-  #change(id, change) {
-    const known = this.tools.get(id);
+  #updateWork(toolId, change) {
+    const known = this.tools.get(toolId);
     if (!known) return;
     const work = new Map(known.work);
     change(work);
-    this.tools.set(id, { ...known, work });
+    this.tools.set(toolId, { ...known, work });
   }
 }
 

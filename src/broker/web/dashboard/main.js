@@ -1,123 +1,126 @@
-// The page: chooses the view, gives it the events, and draws it.
+// The page: choose the view, pass events to it, and draw it.
 
-import { Again } from "./again.js";
-import { forgetKey, hasKey, keyInUse, read } from "./api.js";
+import { currentKey, forgetKey, hasKey, read } from "./api.js";
+import { errorMessage } from "./components.js";
 import { Events } from "./events.js";
 import { header } from "./header.js";
+import { History } from "./history.js";
 import { Live } from "./live.js";
-import { SignIn } from "./signin.js";
-import { trouble } from "./parts.js";
-import { nothing, render } from "./vendor/lit-html/lit-html.js";
-import { Now } from "./now.js";
+import { Overview } from "./overview.js";
 import { Record } from "./record.js";
+import { Refresher } from "./refresher.js";
+import { SignIn } from "./signin.js";
 import { Task } from "./task.js";
-import { Then } from "./then.js";
 import { Tool } from "./tool.js";
-import { Why } from "./why.js";
+import { nothing, render } from "./vendor/lit-html/lit-html.js";
+import { Waiting } from "./waiting.js";
 
-const VIEWS = { now: Now, why: Why, then: Then, tool: Tool, task: Task, record: Record };
+const VIEWS = { overview: Overview, waiting: Waiting, history: History, tool: Tool, task: Task, record: Record };
+// Bookmarks from earlier versions keep working.
+const OLD_NAMES = { now: "overview", why: "waiting", then: "history" };
 
-// The shortest time between two drawings; and the longest, as the page shows times.
+// The shortest time between two drawings, and the longest, because the page shows times.
 const DRAW_MS = 250, TICK_MS = 1000;
-// The statistics are read again after events, and now and then for the time an assigner last asked.
+// The statistics change with events, and with the requests of assigners, which are no events.
 const STATS_BUSY_MS = 1000, STATS_IDLE_MS = 30_000;
 // The shortest time between two reads of all tools.
 const TOOLS_MS = 2000;
 
-/** The page; every view gets it. */
+/** The page. Every view has a reference to it. */
 class App {
   live = new Live();
   stats = null;
-  /** "connecting", "live", "lost", or "out": the page asks for a key. */
+  /** "connecting", "live", "disconnected", or "signed-out": the page asks for a key. */
   state = "connecting";
   name = "";
   view = null;
   #signIn = null;
-  // The last error of the view, and of the tools.
-  #trouble = { view: null, tools: null };
-  #drawn = 0;
-  #drawing = null;
-  #clock = 0;
+  // The last error of the view and of the tools.
+  #errors = { view: null, tools: null };
+  #drawnAt = 0;
+  #drawTimer = null;
+  // The difference between the clocks of the broker and of the browser.
+  #clockOffset = 0;
   #statsAt = 0;
-  #stats = new Again(() => this.#readStats(), STATS_BUSY_MS);
-  #tools = new Again(() => this.#readTools(), TOOLS_MS);
+  #stats = new Refresher(() => this.#readStats(), STATS_BUSY_MS);
+  #tools = new Refresher(() => this.#readTools(), TOOLS_MS);
   #events = new Events(
-    (kind, data) => this.#heard(kind, data),
-    (state) => this.#turned(state),
+    (kind, data) => this.#onEvent(kind, data),
+    (state) => this.#onConnection(state),
   );
 
   start() {
-    addEventListener("hashchange", () => this.#go());
+    addEventListener("hashchange", () => this.#navigate());
     document.addEventListener("visibilitychange", () => this.draw());
     setInterval(() => this.#tick(), TICK_MS);
-    this.#go();
-    this.#events.listen();
+    this.#navigate();
+    this.#events.subscribe();
   }
 
-  /** The time by the broker's clock, in milliseconds. */
+  /** Return the time by the broker's clock, in milliseconds. */
   now() {
-    return Date.now() + this.#clock;
+    return Date.now() + this.#clockOffset;
   }
 
-  /** How many seconds ago a moment was. */
+  /** Return how many seconds ago a moment was. */
   ago(text) {
     return (this.now() - Date.parse(text)) / 1000;
   }
 
   /** Draw the page soon. */
   draw() {
-    if (this.#drawing !== null || document.hidden) return;
-    const wait = Math.max(0, this.#drawn + DRAW_MS - performance.now());
-    this.#drawing = setTimeout(() => requestAnimationFrame(() => this.#draw()), wait);
+    if (this.#drawTimer !== null || document.hidden) return;
+    const wait = Math.max(0, this.#drawnAt + DRAW_MS - performance.now());
+    this.#drawTimer = setTimeout(() => requestAnimationFrame(() => this.#draw()), wait);
   }
 
-  /** Read again what the view shows. */
-  load() {
-    this.view.refresh();
+  /** Read the data of the current view again. */
+  reload() {
+    this.view.refreshNow();
     this.draw();
   }
 
-  /** Have a view read what it shows. */
-  async read(view) {
+  /** Have a view read its data. */
+  async loadView(view) {
     try {
       await view.load();
-      if (view === this.view) this.#trouble.view = null;
+      if (view === this.view) this.#errors.view = null;
     } catch (error) {
       if (view !== this.view) return;
-      this.refused(error);
-      if (mayPass(error)) view.changed();
+      this.showError(error);
+      if (isTransient(error)) view.refreshSoon();
     }
     this.draw();
   }
 
-  /** Show an error, or ask for a key if it is missing or not valid. */
-  refused(error, what = "view") {
-    if (error.status === 403 && what === "tools") {
-      // The key has another role and can see nothing here.
+  /** Show an error, or ask for a key if the key is missing or not valid. */
+  showError(error, source = "view") {
+    if (error.status === 403 && source === "tools") {
+      // The role of the key does not allow any view.
       this.#askForKey(error.message);
     } else if (error.status === 401) {
-      // The error is about a key that was replaced since.
-      if (hasKey() && error.key !== keyInUse()) return;
-      this.#askForKey(hasKey() ? "That key is not known to the broker." : "");
+      // The user has entered another key since.
+      if (hasKey() && error.key !== currentKey()) return;
+      this.#askForKey(hasKey() ? "The broker does not know this key. Check the key, or ask for a new one." : "");
     } else {
-      this.#trouble[what] = error;
+      this.#errors[source] = error;
     }
     this.draw();
   }
 
-  #askForKey(why) {
-    this.#signIn ??= new SignIn(this, why);
+  #askForKey(reason) {
+    this.#signIn ??= new SignIn(this, reason);
     forgetKey();
-    this.state = "out";
+    this.state = "signed-out";
   }
 
-  /** Start again with the key that was entered. */
+  /** Connect with the key that the user entered. */
   signedIn() {
     this.#signIn = null;
-    this.#trouble = { view: null, tools: null };
+    this.#errors = { view: null, tools: null };
     this.state = "connecting";
-    this.#events.listen();
-    this.load();
+    this.#events.subscribe();
+    this.reload();
   }
 
   signOut() {
@@ -125,49 +128,50 @@ class App {
     location.reload();
   }
 
-  #go() {
-    const [given, ...parts] = location.hash.replace(/^#\/?/, "").split("/");
-    const id = decoded(parts.join("/"));
-    const name = Object.hasOwn(VIEWS, given) && (id || !VIEWS[given].ofOne) ? given : "now";
-    if (name === this.name && this.view.moved) {
-      this.view.moved(id);
+  #navigate() {
+    const [first, ...rest] = location.hash.replace(/^#\/?/, "").split("/");
+    const id = decoded(rest.join("/"));
+    const wanted = Object.hasOwn(OLD_NAMES, first) ? OLD_NAMES[first] : first;
+    const name = Object.hasOwn(VIEWS, wanted) && (id || !VIEWS[wanted].needsId) ? wanted : "overview";
+    if (name === this.name && this.view.navigate) {
+      this.view.navigate(id);
       return;
     }
-    this.view?.left();
+    this.view?.dispose();
     this.name = name;
     this.view = new VIEWS[name](this, id);
-    this.#trouble.view = null;
+    this.#errors.view = null;
     document.title = `${this.view.title} · broker`;
     // Keyboard and screen reader users continue in the new content after a link.
-    if (this.#drawn) document.getElementById("main").focus({ preventScroll: true });
+    if (this.#drawnAt) document.getElementById("main").focus({ preventScroll: true });
     scrollTo(0, 0);
-    this.load();
+    this.reload();
   }
 
-  #heard(kind, data) {
+  #onEvent(kind, data) {
     if (kind === "resync") {
-      // Tools and work depend on all kinds except tasks.
-      if (data.of.some((each) => each !== "task")) this.#tools.soon();
-      for (const each of data.of) this.view.heard(each, null);
+      // Tools and work depend on every kind except tasks.
+      if (data.of.some((each) => each !== "task")) this.#tools.schedule();
+      for (const each of data.of) this.view.onEvent(each, null);
     } else {
-      this.live.hear(kind, data);
-      this.view.heard(kind, data);
+      this.live.apply(kind, data);
+      this.view.onEvent(kind, data);
     }
-    this.#stats.soon();
+    this.#stats.schedule();
     this.draw();
   }
 
-  #turned(state) {
+  #onConnection(state) {
     if (state instanceof Error) {
-      this.state = "lost";
-      this.refused(state, "tools");
+      this.state = "disconnected";
+      this.showError(state, "tools");
       return;
     }
-    // No event tells what happened before the connection: read everything again.
+    // There were no events before the connection, so read everything again.
     if (state === "live" && this.state !== "live") {
-      this.#tools.soon();
-      this.#stats.soon();
-      this.load();
+      this.#tools.schedule();
+      this.#stats.schedule();
+      this.reload();
     }
     this.state = state;
     this.draw();
@@ -176,10 +180,10 @@ class App {
   async #readTools() {
     try {
       await this.live.read();
-      this.#trouble.tools = null;
+      this.#errors.tools = null;
     } catch (error) {
-      this.refused(error, "tools");
-      if (mayPass(error)) this.#tools.soon();
+      this.showError(error, "tools");
+      if (isTransient(error)) this.#tools.schedule();
     }
     this.draw();
   }
@@ -187,46 +191,46 @@ class App {
   async #readStats() {
     this.#statsAt = performance.now();
     try {
-      const asked = Date.now();
+      const sentAt = Date.now();
       this.stats = await read("/v1/stats");
-      this.#clock = Date.parse(this.stats.at) - (asked + Date.now()) / 2;
+      this.#clockOffset = Date.parse(this.stats.at) - (sentAt + Date.now()) / 2;
     } catch (error) {
-      if (error.status === 401) this.refused(error);
+      if (error.status === 401) this.showError(error);
     }
     this.draw();
   }
 
   #tick() {
-    if (this.state === "live" && performance.now() - this.#statsAt > STATS_IDLE_MS) this.#stats.soon();
-    if (this.live.isOdd) this.#tools.soon();
+    if (this.state === "live" && performance.now() - this.#statsAt > STATS_IDLE_MS) this.#stats.schedule();
+    if (this.live.isIncomplete) this.#tools.schedule();
     this.draw();
   }
 
   #draw() {
-    this.#drawing = null;
-    this.#drawn = performance.now();
+    this.#drawTimer = null;
+    this.#drawnAt = performance.now();
     render(header(this), document.getElementById("header"));
-    render(this.#signIn?.template() ?? this.#shown(), document.getElementById("main"));
+    render(this.#signIn?.template() ?? this.#content(), document.getElementById("main"));
   }
 
-  #shown() {
-    let view;
+  #content() {
+    let content;
     try {
-      view = this.view.template();
+      content = this.view.template();
     } catch (error) {
-      // Show any error of the view to the reader.
-      this.#trouble.view ??= error;
-      view = nothing;
+      // Show errors in the view's own code, too.
+      this.#errors.view ??= error;
+      content = nothing;
     }
-    const failed = this.#trouble.view ?? this.#trouble.tools;
-    return [failed ? trouble(failed) : nothing, view];
+    const error = this.#errors.view ?? this.#errors.tools;
+    return [error ? errorMessage(error) : nothing, content];
   }
 }
 
-/** Whether a retry may succeed: the broker is not reachable, or overloaded. */
-const mayPass = ({ status }) => status === 0 || status === 429 || status >= 500;
+/** True if a retry may succeed, because the broker is unreachable or overloaded. */
+const isTransient = ({ status }) => status === 0 || status === 429 || status >= 500;
 
-/** A decoded part of the address; an invalid one stays as it is. */
+/** Decode a part of the URL. An invalid part stays as it is. */
 function decoded(text) {
   try {
     return decodeURIComponent(text);

@@ -1,25 +1,25 @@
 // The form that asks for a key. The key stays in this tab.
 
-import { useKey } from "./api.js";
+import { setKey } from "./api.js";
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 
 export class SignIn {
   #app;
-  #why;
+  #error;
 
-  constructor(app, why) {
+  constructor(app, error) {
     this.#app = app;
-    this.#why = why;
+    this.#error = error;
   }
 
   template() {
     return html`<form class="sign-in" @submit=${(event) => this.#submit(event)}>
       <h1>Sign in</h1>
-      <p>This broker has keys. To look, and to act, takes one with the role <em>operator</em>
-        (<code>broker keys create --role operator --name ME</code>).</p>
-      ${this.#why ? html`<p class="trouble" role="alert">${this.#why}</p>` : nothing}
+      <p>This broker requires a key with the role <em>operator</em>. The person who runs the broker can create one:
+        <code>broker keys create --role operator --name NAME</code></p>
+      ${this.#error ? html`<p class="error" role="alert">${this.#error}</p>` : nothing}
       <label>Key <input type="password" name="key" autocomplete="off" required autofocus></label>
-      <p class="hint">It is kept until this tab is closed, and nowhere else.</p>
+      <p class="muted">The key stays in this browser tab. Close the tab to remove it.</p>
       <button type="submit">Sign in</button>
     </form>`;
   }
@@ -28,13 +28,13 @@ export class SignIn {
     event.preventDefault();
     const key = new FormData(event.target).get("key").trim();
     if (!key) return;
-    // A text that a header cannot contain is no key.
+    // A header cannot contain other characters.
     if (!/^[\x21-\x7e]+$/.test(key)) {
-      this.#why = "That is no key: keys are of letters, digits and signs, without spaces.";
+      this.#error = "This is not a valid key. A key has only ASCII letters, digits and punctuation, without spaces.";
       this.#app.draw();
       return;
     }
-    useKey(key);
+    setKey(key);
     this.#app.signedIn();
   }
 }

@@ -7,16 +7,16 @@ import { moment, span } from "./format.js";
 import { GAP, LANE, nearest, rowsOf } from "./lanes.js";
 import { html, render } from "./vendor/lit-html/lit-html.js";
 
-const LABELS = 150, NARROW_LABELS = 90, NARROW = 600;
-const MOST_HEIGHT = 480;
-const WHEEL = 1.3;
-// How near a pointer must be to a bar; a finger is less exact than a mouse.
-const NEAR = { mouse: 1, other: 10 };
+const LABELS_WIDTH = 150, NARROW_LABELS_WIDTH = 90, NARROW = 600;
+const MAX_HEIGHT = 480;
+const WHEEL_FACTOR = 1.3;
+// The maximum distance of a pointer from a bar. A finger is less exact than a mouse.
+const MAX_DISTANCE = { mouse: 1, other: 10 };
 // A shorter movement is a click.
-const STILL = 4;
-const HINT = "Point at a bar to see what it is; drag over a span of time to see it larger.";
-const LABEL = "Timeline. Arrows go from attempt to attempt, Home and End to the first and last of a tool,"
-  + " Enter reads of one, plus and minus zoom, Shift with arrows moves in time.";
+const CLICK_WIDTH = 4;
+const HINT = "Point at a bar for details. Click it to open its record. Drag over a time range to zoom in.";
+const LABEL = "Timeline. Use the arrow keys to go from attempt to attempt, Home and End for the first and last attempt of a tool,"
+  + " Enter to open a record, plus and minus to zoom, and Shift with the left or right arrow key to move in time.";
 
 export class Timeline {
   /** The element for the page. */
@@ -30,50 +30,50 @@ export class Timeline {
   #until = 1;
   #from = -Infinity;
   #selected = null;
-  // Where the pointer was pressed, and where it is now.
+  // The positions where the pointer was pressed and where it is now, null if it is not pressed.
   #drag = null;
-  #does;
-  #resized = new ResizeObserver(() => this.draw());
+  #actions;
+  #resizeObserver = new ResizeObserver(() => this.draw());
 
   /**
-   * @param does - the actions: `look(since, until)` in milliseconds, `scale(by, around)` to zoom by a factor around a
-   *   moment or anywhere, `open(bar)` to show its record
+   * @param actions - `show(since, until)` to show a time range in milliseconds, `zoom(factor, around)` to zoom around a
+   *   moment or around the default, `open(bar)` to open the record of a bar
    */
-  constructor(does) {
-    this.#does = does;
+  constructor(actions) {
+    this.#actions = actions;
     this.element.className = "timeline";
     render(html`<div class="scroll" tabindex="0" role="application" aria-label=${LABEL}
-        @scroll=${() => this.draw()} @keydown=${(event) => this.#key(event)}><canvas aria-hidden="true"
-        @wheel=${{ handleEvent: (event) => this.#wheel(event), passive: false }}
-        @pointerdown=${(event) => this.#pressed(event)} @pointermove=${(event) => this.#moved(event)}
-        @pointerup=${(event) => this.#released(event)} @pointercancel=${() => this.#let()}></canvas><div></div></div>
+        @scroll=${() => this.draw()} @keydown=${(event) => this.#onKey(event)}><canvas aria-hidden="true"
+        @wheel=${{ handleEvent: (event) => this.#onWheel(event), passive: false }}
+        @pointerdown=${(event) => this.#onPointerDown(event)} @pointermove=${(event) => this.#onPointerMove(event)}
+        @pointerup=${(event) => this.#onPointerUp(event)} @pointercancel=${() => this.#endDrag()}></canvas><div></div></div>
       <p class="line" role="status">${HINT}</p>`, this.element);
     [this.#scroll, this.#line] = this.element.children;
     [this.#canvas, this.#height] = this.#scroll.children;
-    this.#scroll.style.maxHeight = `${MOST_HEIGHT}px`;
-    this.#resized.observe(this.#scroll);
+    this.#scroll.style.maxHeight = `${MAX_HEIGHT}px`;
+    this.#resizeObserver.observe(this.#scroll);
   }
 
   /**
    * Show attempts.
    *
    * @param bars - `{id, task, tool, attempt, outcome, begin, end}`, times in milliseconds
-   * @param span - `since`, `until`, and `from`: the moment since which the attempts are complete
+   * @param range - `since`, `until`, and `from`: the moment from which on all attempts are known
    */
   show(bars, { since, until, from }) {
     this.#rows = rowsOf(bars);
     [this.#since, this.#until, this.#from] = [since, until, from];
     const last = this.#rows.at(-1);
-    const all = AXIS + (last ? last.top + last.height : GAP + LANE), seen = Math.min(all, MOST_HEIGHT);
-    this.#canvas.style.height = `${seen}px`;
-    this.#height.style.height = `${all - seen}px`;
+    const total = AXIS + (last ? last.top + last.height : GAP + LANE), visible = Math.min(total, MAX_HEIGHT);
+    this.#canvas.style.height = `${visible}px`;
+    this.#height.style.height = `${total - visible}px`;
     if (this.#selected) this.#select(bars.find(({ id }) => id === this.#selected.id) ?? null);
     this.draw();
   }
 
   /** Remove the timeline. */
-  left() {
-    this.#resized.disconnect();
+  dispose() {
+    this.#resizeObserver.disconnect();
   }
 
   draw() {
@@ -88,26 +88,26 @@ export class Timeline {
     pen.clearRect(0, 0, width, height);
     draw(pen, {
       axis: this.#axis(), rows: this.#rows, top: this.#scroll.scrollTop, width, height, from: this.#from,
-      selected: this.#selected, band: this.#drawnOver() ? [this.#drag.from, this.#drag.to] : null,
+      selected: this.#selected, band: this.#isDragging() ? [this.#drag.from, this.#drag.to] : null,
     }, coloursOf(this.element));
   }
 
   #axis() {
     const width = this.#scroll.clientWidth;
-    return new Axis(this.#since, this.#until, width < NARROW ? NARROW_LABELS : LABELS, width);
+    return new Axis(this.#since, this.#until, width < NARROW ? NARROW_LABELS_WIDTH : LABELS_WIDTH, width);
   }
 
-  #drawnOver() {
-    return this.#drag !== null && Math.abs(this.#drag.to - this.#drag.from) > STILL;
+  #isDragging() {
+    return this.#drag !== null && Math.abs(this.#drag.to - this.#drag.from) > CLICK_WIDTH;
   }
 
-  #pressed(event) {
+  #onPointerDown(event) {
     if (event.button !== 0 || !event.isPrimary) return;
     this.#canvas.setPointerCapture(event.pointerId);
     this.#drag = { from: event.offsetX, to: event.offsetX };
   }
 
-  #moved(event) {
+  #onPointerMove(event) {
     if (this.#drag) {
       this.#drag.to = event.offsetX;
       this.draw();
@@ -116,33 +116,33 @@ export class Timeline {
     }
   }
 
-  #let() {
+  #endDrag() {
     this.#drag = null;
     this.draw();
   }
 
-  #released(event) {
+  #onPointerUp(event) {
     if (!this.#drag) return;
-    const { from, to } = this.#drag, drawn = this.#drawnOver();
-    this.#let();
-    if (drawn) {
+    const { from, to } = this.#drag, wasDragging = this.#isDragging();
+    this.#endDrag();
+    if (wasDragging) {
       const axis = this.#axis();
-      this.#does.look(axis.time(Math.min(from, to)), axis.time(Math.max(from, to)));
+      this.#actions.show(axis.time(Math.min(from, to)), axis.time(Math.max(from, to)));
       return;
     }
     const bar = this.#at(event), again = bar !== null && bar === this.#selected;
     if (this.#select(bar)) this.draw();
     // A mouse has already selected the bar. A finger selects it first, and opens it at the second tap.
-    if (bar && (again || event.pointerType === "mouse")) this.#does.open(bar);
+    if (bar && (again || event.pointerType === "mouse")) this.#actions.open(bar);
   }
 
-  #wheel(event) {
+  #onWheel(event) {
     if (!event.ctrlKey) return;
     event.preventDefault();
-    this.#does.scale(event.deltaY > 0 ? WHEEL : 1 / WHEEL, this.#axis().time(event.offsetX));
+    this.#actions.zoom(event.deltaY > 0 ? WHEEL : 1 / WHEEL, this.#axis().time(event.offsetX));
   }
 
-  #key(event) {
+  #onKey(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const keys = {
       ArrowRight: () => (event.shiftKey ? this.#move(1) : this.#step(0, 1)),
@@ -151,7 +151,7 @@ export class Timeline {
       ArrowUp: () => this.#step(-1, 0),
       Home: () => this.#step(0, -Infinity),
       End: () => this.#step(0, Infinity),
-      Enter: () => this.#selected && this.#does.open(this.#selected),
+      Enter: () => this.#selected && this.#actions.open(this.#selected),
       "+": () => this.#zoom(0.5),
       "=": () => this.#zoom(0.5),
       "-": () => this.#zoom(2),
@@ -165,16 +165,16 @@ export class Timeline {
   #zoom(by) {
     const bar = this.#selected;
     const around = bar && (Math.max(bar.begin, this.#since) + Math.min(bar.end, this.#until)) / 2;
-    this.#does.scale(by, around ?? undefined);
+    this.#actions.zoom(by, around ?? undefined);
   }
 
-  /** Move to an earlier (-1) or a later (1) span, by half of its length. */
-  #move(way) {
-    const by = (way * (this.#until - this.#since)) / 2;
-    this.#does.look(this.#since + by, this.#until + by);
+  /** Move to an earlier (-1) or a later (1) range, by half of its length. */
+  #move(direction) {
+    const by = (direction * (this.#until - this.#since)) / 2;
+    this.#actions.show(this.#since + by, this.#until + by);
   }
 
-  /** Select a bar of another row, or another bar of this row. */
+  /** Select a bar in another row, or another bar in this row. */
   #step(down, right) {
     const at = this.#rows.findIndex(({ bars }) => bars.includes(this.#selected));
     const row = this.#rows[at < 0 ? 0 : Math.min(Math.max(at + down, 0), this.#rows.length - 1)];
@@ -188,18 +188,18 @@ export class Timeline {
     this.draw();
   }
 
-  /** Select a bar, or none, and describe it. Returns whether the selection changed. */
+  /** Select a bar, or none, and describe it. Returns true if the selection changed. */
   #select(bar) {
     if (bar === this.#selected) return false;
     this.#selected = bar;
     const text = bar ? inWords(bar) : HINT;
-    // A screen reader would announce the same text again.
+    // Screen readers announce every change, even to the same text.
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#canvas.style.cursor = bar ? "pointer" : "default";
     return true;
   }
 
-  /** The bar at a pointer, or null. */
+  /** Return the bar at a pointer, or null. */
   #at({ offsetX: x, offsetY: y, pointerType }) {
     const axis = this.#axis();
     if (x < axis.left || y < AXIS) return null;
@@ -207,19 +207,19 @@ export class Timeline {
     const row = this.#rows.find(({ top, height }) => top + height > down);
     if (!row) return null;
     const lane = Math.floor((down - row.top - GAP / 2) / LANE);
-    let closest = null, least = NEAR[pointerType] ?? NEAR.other;
+    let closest = null, closestDistance = MAX_DISTANCE[pointerType] ?? MAX_DISTANCE.other;
     for (const bar of row.bars) {
       const [left, width] = axis.extent(bar);
       const distance = bar.lane === lane ? Math.max(left - x, x - left - width, 0) : Infinity;
-      if (distance <= least) [closest, least] = [bar, distance];
+      if (distance <= closestDistance) [closest, closestDistance] = [bar, distance];
     }
     return closest;
   }
 }
 
 function inWords({ tool, task, attempt, outcome, begin, end }) {
-  const began = moment(new Date(begin).toISOString());
-  const how = outcome === "running" ? `under way since ${began}`
-    : `${OUTCOMES[outcome].label} after ${span((end - begin) / 1000)}, begun ${began}`;
-  return `${tool}: task ${task}, attempt ${attempt}, ${how}.`;
+  const startedAt = moment(new Date(begin).toISOString());
+  const status = outcome === "running" ? `running since ${startedAt}`
+    : `${OUTCOMES[outcome].label} after ${span((end - begin) / 1000)}, started ${startedAt}`;
+  return `${tool}: task ${task}, attempt ${attempt}, ${status}.`;
 }

@@ -1,59 +1,58 @@
-// The bases of the views.
+// The base classes of the views.
 
-import { Again } from "./again.js";
-import { empty } from "./parts.js";
+import { empty } from "./components.js";
+import { Refresher } from "./refresher.js";
 import { html } from "./vendor/lit-html/lit-html.js";
 
 /**
- * A view. The page creates it for its address, and leaves it for another one.
+ * A view. The page creates it for a URL, and disposes of it when the URL leads to another view.
  *
- * It has a `title`, for the tab; `async load()`, which reads its data, at first, when something may have changed and
- * after an action; and `template()`. A view with `moved(id)` shows another address of its own without being replaced.
- * A view of one thing, `ofOne`, needs an id in its address. `pause` is the shortest time between two reads, in
- * milliseconds.
+ * A subclass has a `title` for the browser tab, `async load()`, which reads the data, and `template()`. A view with
+ * `navigate(address)` shows another address of its own without being replaced. A view with `needsId` shows one thing,
+ * whose id is in the URL. `pause` is the shortest time between two reads, in milliseconds.
  */
 export class View {
-  static ofOne = false;
+  static needsId = false;
   static pause = 3000;
-  #again;
+  #refresher;
 
   constructor(app) {
     this.app = app;
-    this.#again = new Again(() => app.read(this), this.constructor.pause);
+    this.#refresher = new Refresher(() => app.loadView(this), this.constructor.pause);
   }
 
-  /** Read again soon, as something has changed. */
-  changed() {
-    this.#again.soon();
+  /** Read the data again soon, because something has changed. */
+  refreshSoon() {
+    this.#refresher.schedule();
   }
 
-  /** Read again at once. */
-  refresh() {
-    this.#again.now();
+  /** Read the data again at once. */
+  refreshNow() {
+    this.#refresher.runNow();
   }
 
-  /** Handle an event; if `data` is null, some events of that kind are missing. */
-  heard(_kind, _data) {
-    this.changed();
+  /** Handle an event. If `data` is null, some events of that kind are missing. */
+  onEvent(_kind, _data) {
+    this.refreshSoon();
   }
 
-  /** Stop, as another view replaces this one. */
-  left() {
-    this.#again.stop();
+  /** Stop, because another view replaces this one. */
+  dispose() {
+    this.#refresher.stop();
   }
 }
 
 /**
- * The base of the views of one tool, one task and one attempt.
+ * The base class of the views of one tool, one task and one attempt.
  *
- * It has `missing`, the text if the thing does not exist; `async find()`, which reads the thing or throws `Refused`; and
- * `drawn()`, its template after that.
+ * A subclass has `notFound`, the text if the thing does not exist, `async fetchData()`, which reads the thing or throws
+ * `RequestError`, and `content()`, the template after that.
  */
-export class Thing extends View {
-  static ofOne = true;
+export class DetailView extends View {
+  static needsId = true;
   static pause = 1000;
-  // Whether the thing exists; null if that is not known yet.
-  #isThere = null;
+  // True if the thing exists, null before the first read.
+  #exists = null;
 
   constructor(app, id) {
     super(app);
@@ -62,16 +61,16 @@ export class Thing extends View {
 
   async load() {
     try {
-      await this.find();
-      this.#isThere = true;
+      await this.fetchData();
+      this.#exists = true;
     } catch (error) {
       if (error.status !== 404) throw error;
-      this.#isThere = false;
+      this.#exists = false;
     }
   }
 
   template() {
-    if (this.#isThere === null) return empty("Reading…");
-    return this.#isThere ? this.drawn() : html`<h1>${this.title}</h1>${empty(this.missing)}`;
+    if (this.#exists === null) return empty("Loading…");
+    return this.#exists ? this.content() : html`<h1>${this.title}</h1>${empty(this.notFound)}`;
   }
 }

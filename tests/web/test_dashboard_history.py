@@ -1,4 +1,4 @@
-"""The dashboard's past in a real browser: spans of time, the timeline by keyboard, what a record holds."""
+"""The dashboard's history in a real browser: time ranges, the timeline by keyboard, and long records."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ pytestmark = [on_one_loop, needs_chromium]
 browser = looking.shared_browser
 
 EXACT = "123456789012345678901234567890.10"
-# As a picture in a payload may be.
+# A payload may contain a picture.
 LONG = "x" * 8_000_000
 
 
@@ -31,44 +31,44 @@ async def failed(http: httpx.AsyncClient, task: str) -> str:
     return pair.work
 
 
-async def test_the_timeline_is_read_and_zoomed_by_the_keyboard_alone(
+async def test_the_timeline_works_by_keyboard(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     work = await failed(http, "blurred")
-    async with visit(browser, broker.url, "/#/then") as looks:
+    async with visit(browser, broker.url, "/#/history") as looks:
         page = looks.page
         await timeline(page).focus()
         await page.keyboard.press("ArrowRight")
-        told = page.locator(".timeline [role=status]")
-        await expect(told).to_contain_text("microscope: task blurred, attempt 1, failed after")
+        description = page.locator(".timeline [role=status]")
+        await expect(description).to_contain_text("microscope: task blurred, attempt 1, failed after")
         await page.keyboard.press("-")
-        await expect(page).to_have_url(f"{broker.url}/#/then/2h")
+        await expect(page).to_have_url(f"{broker.url}/#/history/2h")
         await expect(page.get_by_text("1 attempt ended: 1 failed.")).to_be_visible()
         await expect(timeline(page)).to_be_focused()
-        await expect(told).to_contain_text("blurred")
+        await expect(description).to_contain_text("blurred")
         await page.keyboard.press("Enter")
         await expect(page).to_have_url(f"{broker.url}/#/record/{work}")
 
 
-async def test_a_span_is_in_the_address_and_what_is_in_it_is_shown(
+async def test_the_time_range_is_in_the_url(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     await failed(http, "seen")
     now = datetime.now(UTC)
     until = now - timedelta(hours=2)
     since = until - timedelta(hours=1)
-    async with visit(browser, broker.url, f"/#/then/{since.isoformat()}/{until.isoformat()}") as looks:
+    async with visit(browser, broker.url, f"/#/history/{since.isoformat()}/{until.isoformat()}") as looks:
         page = looks.page
-        await expect(page.get_by_text("Nothing ended in this span of time.")).to_be_visible()
-        await expect(page.get_by_text("Nothing, in this span of time.")).to_be_visible()
+        await expect(page.get_by_text("No attempt ended in this time range. Zoom out")).to_be_visible()
+        await expect(page.get_by_text("No attempt failed in this time range.")).to_be_visible()
         await page.get_by_role("button", name="Now", exact=True).click()
-        await expect(page).to_have_url(f"{broker.url}/#/then/1h")
+        await expect(page).to_have_url(f"{broker.url}/#/history/1h")
         await expect(page.get_by_role("row").filter(has_text="seen")).to_contain_text("No focus.")
         await page.go_back()
-        await expect(page.get_by_text("Nothing ended in this span of time.")).to_be_visible()
+        await expect(page.get_by_text("No attempt ended in this time range. Zoom out")).to_be_visible()
 
 
-async def test_a_record_is_shown_to_the_last_digit_however_long_it_is(
+async def test_a_long_record_keeps_all_digits(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
     pair = await add_assigned_work(http, "exact", "balance", payload={"picture": LONG, "escaped": 'a "\\'})

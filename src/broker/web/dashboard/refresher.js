@@ -1,20 +1,20 @@
-// Read something again when it may have changed, but not so often that it burdens the broker.
+// Repeat a read when its data may have changed, with a pause between reads that protects the broker.
 
 // After a slow read the pause is longer by this factor.
-const PAUSES = 5;
+const PAUSE_FACTOR = 5;
 
-export class Again {
+export class Refresher {
   #read;
   #pause;
   #timer = null;
   #reading = false;
   #missed = false;
   #urgent = false;
-  #asleep = false;
+  #suspended = false;
   #nextAt = 0;
 
   /**
-   * @param read - reads it, and handles its errors
+   * @param read - reads the data, and handles its errors
    * @param pause - the shortest time between two reads, in milliseconds
    */
   constructor(read, pause) {
@@ -22,20 +22,20 @@ export class Again {
     this.#pause = pause;
   }
 
-  /** Read soon, as it may have changed. */
-  soon() {
-    if (this.#asleep) return;
+  /** Schedule a read, because the data may have changed. */
+  schedule() {
+    if (this.#suspended) return;
     if (this.#reading) this.#missed = true;
     else this.#timer ??= setTimeout(() => this.#run(), Math.max(0, this.#nextAt - performance.now()));
   }
 
-  /** Read now, as somebody waits for it, but never twice at a time: the older response might arrive last. */
-  now() {
+  /** Read without a pause. Two reads never overlap, because the older response might arrive last. */
+  runNow() {
     this.#nextAt = 0;
     clearTimeout(this.#timer);
     this.#timer = null;
     this.#urgent = this.#reading;
-    this.soon();
+    this.schedule();
   }
 
   /** Stop reading. */
@@ -49,23 +49,23 @@ export class Again {
   async #run() {
     this.#timer = null;
     if (document.hidden) {
-      // A hidden page reads when it is shown again.
-      this.#asleep = true;
+      // A hidden page reads when it becomes visible.
+      this.#suspended = true;
       document.addEventListener("visibilitychange", () => {
-        this.#asleep = false;
-        this.soon();
+        this.#suspended = false;
+        this.schedule();
       }, { once: true });
       return;
     }
     this.#reading = true;
-    const began = performance.now();
+    const startedAt = performance.now();
     await this.#read();
-    const took = performance.now() - began;
-    this.#nextAt = this.#urgent ? 0 : performance.now() + Math.max(this.#pause, PAUSES * took);
+    const duration = performance.now() - startedAt;
+    this.#nextAt = this.#urgent ? 0 : performance.now() + Math.max(this.#pause, PAUSE_FACTOR * duration);
     this.#reading = this.#urgent = false;
     if (this.#missed) {
       this.#missed = false;
-      this.soon();
+      this.schedule();
     }
   }
 }
