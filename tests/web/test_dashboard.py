@@ -234,9 +234,7 @@ async def test_cancelling_a_task_needs_a_confirmation(
         assert (await get(http, "/v1/tasks/wrong"))["state"] == "cancelled"
 
 
-async def test_work_can_be_requeued(
-    broker: Running, http: httpx.AsyncClient, browser: Browser
-) -> None:
+async def test_work_can_be_requeued(broker: Running, http: httpx.AsyncClient, browser: Browser) -> None:
     pair = await add_running_work(http, "stuck", "slow")
     async with visit(browser, broker.url) as looks:
         await press(looks.page, "Requeue task stuck", "Requeue task")
@@ -306,9 +304,7 @@ async def test_every_view_is_accessible(
             assert await looks.accessibility_problems() == [], view
 
 
-async def test_every_view_fits_on_a_phone(
-    broker: Running, http: httpx.AsyncClient, browser: Browser
-) -> None:
+async def test_every_view_fits_on_a_phone(broker: Running, http: httpx.AsyncClient, browser: Browser) -> None:
     work = await prepare_laboratory(http)
     async with visit(browser, broker.url, viewport=PHONE) as looks:
         for view in VIEWS:

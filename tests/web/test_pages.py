@@ -45,7 +45,7 @@ async def test_the_api_page_sends_requests_with_a_key(database: str, browser: Br
     async with running_broker(settings) as broker, visit(browser, broker.url, "/docs") as looks:
         page = looks.page
         assert await try_out(page) == "401"
-        looks.trouble.clear()  # the browser reports the refused request
+        looks.problems.clear()  # the browser reports the refused request
         await page.click(".btn.authorize")
         await page.fill(".auth-container input", KEY)
         await page.click(".auth-btn-wrapper .authorize")

@@ -76,9 +76,7 @@ TOOL_STATES: Mapping[str, State] = {
 }
 
 WORK_STATES: Mapping[str, State] = {
-    "assigned": State(
-        "assigned", "blue", meaning="The work belongs to a tool that has not started it yet."
-    ),
+    "assigned": State("assigned", "blue", meaning="The work belongs to a tool that has not started it yet."),
     "running": State("running", "blue", "▸", meaning="The tool is doing the work."),
 }
 
