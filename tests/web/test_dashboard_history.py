@@ -1,20 +1,20 @@
-"""The dashboard's history in a real browser: time ranges, the timeline by keyboard, and long records."""
+"""The dashboard in a real browser: time ranges, the timeline by keyboard, long records, and its links."""
 
 import json
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.conftest import Running
-from tests.support import browser as looking
 from tests.support.api import add_assigned_work, add_running_work, complete_work
-from tests.support.browser import needs_chromium, visit
+from tests.support.browser import needs_chromium, shared_browser, visit
 from tests.support.shared import SHARED_BROKER
 
 on_one_loop, database, broker, sql, http = SHARED_BROKER
 pytestmark = [on_one_loop, needs_chromium]
-browser = looking.shared_browser
+browser = shared_browser
 
 EXACT = "123456789012345678901234567890.10"
 # A payload may contain a picture.
@@ -25,7 +25,7 @@ def timeline(page: Page) -> Locator:
     return page.get_by_role("application", name="Timeline")
 
 
-async def failed(http: httpx.AsyncClient, task: str) -> str:
+async def fail_task(http: httpx.AsyncClient, task: str) -> str:
     pair = await add_running_work(http, task, "microscope", max_attempts=1)
     await complete_work(http, pair.work, "failed", error="No focus.")
     return pair.work
@@ -34,9 +34,9 @@ async def failed(http: httpx.AsyncClient, task: str) -> str:
 async def test_the_timeline_works_by_keyboard(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    work = await failed(http, "blurred")
-    async with visit(browser, broker.url, "/#/history") as looks:
-        page = looks.page
+    work = await fail_task(http, "blurred")
+    async with visit(browser, broker.url, "/#/history") as visited:
+        page = visited.page
         await timeline(page).focus()
         await page.keyboard.press("ArrowRight")
         description = page.locator(".timeline [role=status]")
@@ -53,12 +53,12 @@ async def test_the_timeline_works_by_keyboard(
 async def test_the_time_range_is_in_the_url(
     broker: Running, http: httpx.AsyncClient, browser: Browser
 ) -> None:
-    await failed(http, "seen")
+    await fail_task(http, "seen")
     now = datetime.now(UTC)
     until = now - timedelta(hours=2)
     since = until - timedelta(hours=1)
-    async with visit(browser, broker.url, f"/#/history/{since.isoformat()}/{until.isoformat()}") as looks:
-        page = looks.page
+    async with visit(browser, broker.url, f"/#/history/{since.isoformat()}/{until.isoformat()}") as visited:
+        page = visited.page
         await expect(page.get_by_text("No attempt ended in this time range. Zoom out")).to_be_visible()
         await expect(page.get_by_text("No attempt failed in this time range.")).to_be_visible()
         await page.get_by_role("button", name="Now", exact=True).click()
@@ -77,11 +77,30 @@ async def test_a_long_record_keeps_all_digits(
     await http.post(f"/v1/work/{pair.work}/reports", content=report, headers=headers)
     result = f'{{"outcome": "succeeded", "result": [{EXACT}]}}'
     await http.post(f"/v1/work/{pair.work}/complete", content=result, headers=headers)
-    async with visit(browser, broker.url, f"/#/record/{pair.work}") as looks:
-        page = looks.page
+    async with visit(browser, broker.url, f"/#/record/{pair.work}") as visited:
+        page = visited.page
         await expect(page.get_by_label("Result", exact=True)).to_contain_text(EXACT)
         await expect(page.get_by_role("row").filter(has_text="weighed")).to_contain_text(EXACT)
         async with page.expect_download() as download:
             await page.get_by_role("button", name="Download all of Payload").click()
         path = await (await download.value).path()
         assert json.loads(path.read_text())["picture"] == LONG
+
+
+@pytest.mark.parametrize(
+    ("old", "view"), [("now", "Overview"), ("why", "Waiting"), ("then", "History"), ("then/2h", "History")]
+)
+async def test_bookmarks_of_earlier_versions_still_work(
+    broker: Running, browser: Browser, old: str, view: str
+) -> None:
+    async with visit(browser, broker.url, f"/#/{old}") as visited:
+        current = visited.page.get_by_role("navigation").locator("[aria-current=page]")
+        await expect(current).to_have_text(view)
+        await expect(visited.page.get_by_role("heading", name=view, exact=True)).to_be_attached()
+
+
+async def test_the_header_links_to_the_documentation(broker: Running, browser: Browser) -> None:
+    async with visit(browser, broker.url) as visited:
+        for name, path in (("API", "/docs"), ("Help", "/help/")):
+            link = visited.page.get_by_role("navigation").get_by_role("link", name=name, exact=True)
+            await expect(link).to_have_attribute("href", path)

@@ -42,16 +42,16 @@ async def test_browsers_do_not_guess_media_types(broker: Running, path: str) -> 
 @needs_chromium
 async def test_the_api_page_sends_requests_with_a_key(database: str, browser: Browser) -> None:
     settings = Settings(database_url=database, admin_key=KEY)
-    async with running_broker(settings) as broker, visit(browser, broker.url, "/docs") as looks:
-        page = looks.page
+    async with running_broker(settings) as broker, visit(browser, broker.url, "/docs") as visited:
+        page = visited.page
         assert await try_out(page) == "401"
-        looks.problems.clear()  # the browser reports the refused request
+        visited.problems.clear()  # the browser reports the refused request
         await page.click(".btn.authorize")
         await page.fill(".auth-container input", KEY)
         await page.click(".auth-btn-wrapper .authorize")
         await page.click(".btn-done")
         assert await try_out(page) == "201"
-    assert not any(KEY in url for url in looks.requested_urls)
+    assert not any(KEY in url for url in visited.requested_urls)
 
 
 async def try_out(page: Page) -> str:

@@ -1,6 +1,6 @@
-"""/: serve the dashboard, a page that shows running work, waiting tasks and recent endings.
+"""The dashboard: a page at / that shows running work, waiting tasks and the history.
 
-The page holds no data: it reads all of it by the public API, with the key that its user enters.
+The page contains no data. It reads all data from the public API, with the key that its user enters.
 """
 
 from functools import cache
@@ -38,7 +38,7 @@ class DashboardController(Controller):
 
 @cache
 def _constants() -> Asset:
-    """Return the module with the definitions that the page's modules share with the service."""
+    """Return the JavaScript module with the constants that the page shares with the service."""
     constants = {
         "ASSIGNER_ABSENT_SECONDS": ASSIGNER_ABSENT_SECONDS,
         "OUTCOMES": OUTCOMES,

@@ -1,4 +1,4 @@
-"""/v1/overview: summaries of tools, waiting tasks and endings for dashboards."""
+"""Summaries for dashboards: /v1/overview."""
 
 from typing import Annotated
 
@@ -14,12 +14,12 @@ from broker.store.overview import failures, history, queue, timeline, tools, wai
 
 _MOST_ATTEMPTS = 5_000
 _MOST_BUCKETS = 500
-# Limited, because the query counts for each task how many are before it.
+# For each task, the query counts the tasks that are offered before it.
 _MOST_WAITING = 200
 
 
 class OverviewController(Controller):
-    """Summaries for dashboards: without payloads and results, and with long texts shortened."""
+    """Summaries for dashboards: no payloads and results, and long texts are shortened."""
 
     path = "/v1/overview"
     tags = ("Overview",)
@@ -28,12 +28,12 @@ class OverviewController(Controller):
     async def tools(
         self, service: NamedDependency[Service], limit: Limit = 100, after: After = None
     ) -> ToolSummaryPage:
-        """List the tools, each with the first of its work and the last that was said about that."""
+        """List the tools, with their oldest work items and the last report on each."""
         return await service.primary_reads.read(tools.page, limit=limit, after=after)
 
     @get("/queue", guards=[allow(operator=ALL)])
     async def queue(self, service: NamedDependency[Service]) -> Queue:
-        """Count what is available by needs and priority, and see who is left out."""
+        """Count the available tasks by needs and priority, and list the tools that are idle for long."""
         return await service.shared_queries.read(queue.read)
 
     @get("/waiting", guards=[allow(operator=ALL)])
@@ -41,10 +41,10 @@ class OverviewController(Controller):
         self,
         service: NamedDependency[Service],
         limit: Annotated[
-            int, QueryParameter(ge=1, le=_MOST_WAITING, description="The most tasks to answer.")
+            int, QueryParameter(ge=1, le=_MOST_WAITING, description="Maximum number of tasks to return.")
         ] = 100,
     ) -> WaitingTasks:
-        """List the tasks that wait, those that were submitted first in front, each with the reason why."""
+        """List the waiting tasks, oldest first, with the reason why each of them waits."""
         return await service.shared_queries.read(waiting.read, limit)
 
     @get("/timeline", guards=[allow(operator=ALL)])
@@ -52,25 +52,30 @@ class OverviewController(Controller):
         self,
         service: NamedDependency[Service],
         since: Annotated[
-            str | None, QueryParameter(description="Were under way then or later.", schema_extra=TIME)
+            str | None,
+            QueryParameter(description="Only attempts that ended at this time or later.", schema_extra=TIME),
         ] = None,
         until: Annotated[
-            str | None, QueryParameter(description="Were assigned before.", schema_extra=TIME)
+            str | None,
+            QueryParameter(
+                description="Only attempts that were assigned before this time.", schema_extra=TIME
+            ),
         ] = None,
         tool_id: IdFilter = None,
         task_id: IdFilter = None,
         limit: Annotated[
-            int, QueryParameter(ge=1, le=_MOST_ATTEMPTS, description="The most attempts to answer.")
+            int, QueryParameter(ge=1, le=_MOST_ATTEMPTS, description="Maximum number of attempts to return.")
         ] = 1_000,
     ) -> Timeline:
-        """List the attempts that were under way in a span of time, those that ended last first.
+        """List the ended attempts that were in progress in a time range, the latest end first.
 
-        What was still under way at its end is found among the 20,000 attempts that were assigned last before.
+        Attempts that ended after the range are searched among the 20,000 that were assigned last before its
+        end.
         """
-        span = timeline.TimelineRange(
+        time_range = timeline.TimelineRange(
             time_parameter(since, "since"), time_parameter(until, "until"), tool_id, task_id
         )
-        return await service.replica_reads.read(timeline.read, span, limit)
+        return await service.replica_reads.read(timeline.read, time_range, limit)
 
     @get("/history", guards=[allow(operator=ALL)])
     async def history(
@@ -78,13 +83,11 @@ class OverviewController(Controller):
         service: NamedDependency[Service],
         since: Since = None,
         until: Until = None,
-        buckets: Annotated[
-            int, QueryParameter(ge=1, le=_MOST_BUCKETS, description="In how many parts.")
-        ] = 60,
+        buckets: Annotated[int, QueryParameter(ge=1, le=_MOST_BUCKETS, description="Number of parts.")] = 60,
     ) -> History:
-        """Count what ended in each part of a span of time, and how long it had waited and run.
+        """Count the attempts that ended in each part of a time range, with their waiting and run times.
 
-        By default that is the last hour. Attempts without a tool are none.
+        The default is the last hour. Records of tasks that were never assigned do not count.
         """
         begin, end = time_parameter(since, "since"), time_parameter(until, "until")
         return await service.archive_queries.read(history.read, begin, end, buckets)
@@ -98,7 +101,7 @@ class OverviewController(Controller):
         limit: Limit = 100,
         after: After = None,
     ) -> Failures:
-        """List the attempts that failed, ran out of time or were lost, the newest first."""
+        """List the attempts that failed, timed out or were lost, the newest first."""
         return await service.replica_reads.read(
             failures.page,
             since=time_parameter(since, "since"),
