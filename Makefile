@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-pooler test-uvicorn-next serve bench soak stall rolling image-check pictures check audit venv format clean
+.PHONY: help demo test test-all test-pooler test-uvicorn-next serve bench soak stall rolling image-check pictures docs reference check audit venv format clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -53,6 +53,12 @@ image-check: ## Build the container image and run it, without a container engine
 
 pictures: $(VENV)/.installed-test ## Make README's pictures of the dashboard anew, from the demo (takes Chromium)
 	@$(BIN)/python -m tests.support.screenshots
+
+docs: $(VENV)/.installed-test ## Build the documentation, which the service shows at /help
+	@$(BIN)/python -m zensical build --clean --strict
+
+reference: $(VENV)/.installed-test ## Generate docs/reference from the code
+	@$(BIN)/python -m tests.support.reference
 
 check: $(VENV)/.installed-test ## Look for what the tests do not see: style, types, imports, known holes
 	$(BIN)/ruff check

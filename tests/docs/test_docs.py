@@ -14,7 +14,6 @@ from tests import ROOT
 from tests.conftest import Running
 from tests.support import markdown
 
-README = (ROOT / "README.md").read_text()
 GROWTH = (ROOT / "docs" / "operate" / "scale.md").read_text()
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -28,11 +27,7 @@ async def test_every_block_of_a_page_runs(text: str, broker: Running, tmp_path: 
     await markdown.run(text, tmp_path, broker.url, BROKER_DATA_DIR=str(data_dir))
 
 
-async def test_a_newcomer_has_a_result_in_five_minutes(broker: Running, tmp_path: Path) -> None:
-    await markdown.run(markdown.section(README, "In five minutes"), tmp_path, broker.url)
-
-
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *PAGES], ids=lambda page: page.stem)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert markdown.broken_links(page) == []
 

@@ -1,88 +1,34 @@
-"""What the README shows is true: its calls are made, its answers compared, its programs run."""
+"""The README is short, and its programs do what it says."""
 
 import asyncio
-import json
 import os
 import re
-import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
-import asyncpg
-import pytest
-
-from broker.settings import Settings, describe, variable_of
 from tests import ROOT
 from tests.conftest import Running
-from tests.support import api, role_table
+from tests.support import markdown
 
 README = (ROOT / "README.md").read_text()
 
-CALLS = re.findall(r"```console\n\$ (.+)\n(.+)\n```", README)
-OTHER_CALLS = re.findall(r"^\| .+ \| `(curl .+)` \| (\d{3}) \|$", README, re.MULTILINE)
-PROGRAMS = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
-URL = "http://127.0.0.1:8000"
 
-# What differs from one time to the next.
-VARYING = [
-    (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
-    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
-    (r'"token": ?"[^"]+"', '"token": "TOKEN"'),
-    (r'"cursor": ?"[^"]+"', '"cursor": "CURSOR"'),
-]
+def test_readme_has_at_most_200_lines() -> None:
+    assert len(README.splitlines()) <= 200
 
 
-def alike(answer: str) -> Any:
-    for pattern, name in VARYING:
-        answer = re.sub(pattern, name, answer)
-    return json.loads(answer)
+async def test_newcomer_has_a_result_by_following_the_readme(broker: Running, tmp_path: Path) -> None:
+    await markdown.run(markdown.section(README, "In five minutes"), tmp_path, broker.url)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
-async def test_the_eight_calls_are_answered_as_the_readme_says(broker: Running) -> None:
-    assert (len(CALLS), len(OTHER_CALLS)) == (8, 14)
-    environment = dict(os.environ)
-    for call, promised in CALLS:
-        shell = await asyncio.create_subprocess_shell(
-            call.replace(URL, broker.url), stdout=asyncio.subprocess.PIPE, env=environment
-        )
-        answer = (await shell.communicate())[0].decode()
-        assert alike(answer) == alike(promised), call
-        if "/v1/work " in call:
-            environment["WORK"] = json.loads(answer)["id"]
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
-@pytest.mark.parametrize(("call", "status"), OTHER_CALLS)
-async def test_the_other_calls_are_answered_as_the_readme_says(
-    broker: Running, sql: asyncpg.Connection, call: str, status: str
-) -> None:
-    http = broker.client
-    started = "cancel" in call or "released" in call
-    pair = await (api.add_running_work if started else api.add_assigned_work)(
-        http, "job-2", "counter", max_attempts=1
-    )
-    if call.endswith("/accept"):
-        await api.expire_deadline(sql, pair.work)
-        await api.wait_for_state(http, "/v1/tasks/job-2", "available")
-        assert (await api.complete(http, pair.work)).status_code == 409
-    elif call.endswith("/retry"):
-        await api.complete_work(http, pair.work, "failed")
-    shell = await asyncio.create_subprocess_shell(
-        call.replace(URL, broker.url) + " -w '\n%{http_code}'",
-        stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"WORK": pair.work},
-    )
-    answer, _, answered = (await shell.communicate())[0].decode().rpartition("\n")
-    assert answered == status, answer
-
-
-async def test_the_programs_do_what_the_readme_says(broker: Running) -> None:
-    tool, assigner, submitter = PROGRAMS
+async def test_python_programs_of_the_readme_work_together(broker: Running) -> None:
+    blocks = markdown.blocks(markdown.section(README, "From Python"))
+    tool, assigner, submitter = (block.code for block in blocks if block.kind == "python")
     environment = {**os.environ, "BROKER_URL": broker.url}
-    running = [await _program(code, environment) for code in (tool, assigner)]
+    running = [await _start(code, environment) for code in (tool, assigner)]
     try:
-        process = await _program(submitter, environment, stdout=asyncio.subprocess.PIPE)
+        process = await _start(submitter, environment, stdout=asyncio.subprocess.PIPE)
         async with asyncio.timeout(30):
             printed = (await process.communicate())[0].decode()
     finally:
@@ -90,45 +36,15 @@ async def test_the_programs_do_what_the_readme_says(broker: Running) -> None:
             program.terminate()
         statuses = [await program.wait() for program in running]
     assert printed == "{'words': 3}\n"
-    assert statuses == [0, 0], "a program that is told to stop ends in order"
+    assert statuses == [0, 0], "a program that gets SIGTERM ends without an error"
 
 
-async def _program(code: str, environment: dict[str, str], **options: Any) -> asyncio.subprocess.Process:
+async def _start(code: str, environment: dict[str, str], **options: Any) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=environment, **options)
 
 
-def test_every_setting_of_the_readme_exists() -> None:
-    known = {variable_of(name) for name in Settings.__struct_fields__} | {"BROKER_URL", "BROKER_KEY"}
-    named = set(re.findall(r"`(BROKER_\w+)`", README)) - {"BROKER_TEST_DATABASE_URL"}
-    assert named <= known
-
-
-@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/guarantees.md"])
-def test_every_test_that_is_named_exists(page: str) -> None:
-    told = (ROOT / page).read_text()
-    named = set(re.findall(r"`(test_\w+)`", told))
-    there = {
-        name
-        for file in (ROOT / "tests").rglob("test_*.py")
-        for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
-    }
-    assert len(named) > 10
-    assert named <= there
-    assert [path for path in re.findall(r"`(tests/[\w/.]+)`", told) if not (ROOT / path).exists()] == []
-
-
-def test_help_tells_of_every_setting_once() -> None:
-    told = re.findall(r"^ +(BROKER_\w+)  \[.+\n +\S.+", describe(), re.MULTILINE)
-    assert told == [variable_of(name) for name in Settings.__struct_fields__]
-
-
-def test_every_folder_of_the_readme_exists() -> None:
-    folders = re.findall(r"^\| `([a-z/]+/)` \|", README, re.MULTILINE)
-    assert folders
-    assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []
-
-
-def test_the_table_of_roles_is_that_of_the_guards() -> None:
-    found = role_table.PLACE.search(README)
-    assert found
-    assert found[0] == role_table.table(role_table.make_app()), "run python -m tests.support.role_table"
+def test_every_figure_of_the_readme_is_one_of_the_performance_page() -> None:
+    performance = (ROOT / "docs" / "performance.md").read_text()
+    figures = re.findall(r"\| ([\d,.]+) (?:tasks/s|ms) \|$", README, re.MULTILINE)
+    assert len(figures) == 4
+    assert [figure for figure in figures if figure not in performance] == []
