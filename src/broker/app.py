@@ -52,11 +52,11 @@ from broker.wake.waiters import Waiters
 
 
 def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
-    """Create the parts of a broker; the application starts them.
+    """Create the parts of a broker. The application starts them.
 
     Args:
         settings: The settings, with a `database_url`.
-        may_be_open: Whether everybody may do everything while no keys exist.
+        may_be_open: Whether every request is allowed while no keys exist.
     """
     if settings.database_url is None:
         raise ValueError("a service needs a database_url")
@@ -76,7 +76,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
         pooled=settings.listen_url is not None,
     )
     at_once = settings.read_pool_size
-    # Two more connections, so that the event stream and the statistics do not wait for lists.
+    # The two further connections let the event stream and the statistics run without waiting for lists.
     read_store = open_for_reads(settings.database_url, pool_size=at_once + 2)
     primary_reads = ReadPool(read_store, at_once=at_once)
     replica = None
@@ -127,7 +127,7 @@ def create_service(settings: Settings, *, may_be_open: bool = True) -> Service:
 
 
 def create_app(service: Service) -> Litestar:
-    """Create the application; its lifespan starts and stops the background parts."""
+    """Create the application. Its lifespan starts and stops the background parts."""
     parts = (service.listener, service.sweep, service.presence, service.upkeep, service.event_stream)
     stores = (service.store, service.primary_reads.store, service.replica_reads)
 
@@ -138,7 +138,7 @@ def create_app(service: Service) -> Litestar:
         try:
             yield
         finally:
-            # The server has waited for requests before this.
+            # The server has waited for requests before it ends the lifespan.
             for store in stores:
                 store.abort_connections()
             for part in reversed(parts):
@@ -179,7 +179,7 @@ def create_app(service: Service) -> Litestar:
         # broker.http.openapi generates the document.
         openapi_config=None,
         state=State({"service": service}),
-        # The service logs with structlog. Litestar's default would run a thread that wakes all the time.
+        # The service logs with structlog. Litestar's default would run a thread that wakes up continually.
         logging_config=None,
     )
 
@@ -190,7 +190,7 @@ def _trace_context(scope: Scope) -> TraceContext | None:
 
 
 async def _before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
-    """Respond to OPTIONS, and check the query of every other request."""
+    """Respond to OPTIONS. Check the query of every other request."""
     if response := options_response(request):
         return response
     await check_query(request)

@@ -1,4 +1,4 @@
-"""Divide items into batches, and a batch that failed into halves."""
+"""Divide items into batches, and a failed batch into halves."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ def batches(
         items: The items.
         most: The maximum number of items in a batch.
         size: Returns the size of an item in bytes.
-        most_bytes: The maximum size of a batch. A larger item has a batch of its own.
+        most_bytes: The maximum size of a batch in bytes. A larger item gets a batch of its own.
     """
     batch: list[Item] = []
     batch_bytes = 0
@@ -36,6 +36,6 @@ def batches(
 
 
 def halves(batch: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
-    """Divide a batch that failed because of one of its items: tried alone, the other half succeeds."""
+    """Divide a batch that failed because of one of its items. The half without that item can succeed."""
     middle = len(batch) // 2
     return batch[:middle], batch[middle:]

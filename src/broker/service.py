@@ -1,4 +1,4 @@
-"""The parts of a running broker, which every handler gets."""
+"""The parts of a running broker. Every handler gets them."""
 
 from msgspec import Struct
 
@@ -44,7 +44,7 @@ class Service(Struct, frozen=True, kw_only=True):
     upkeep: Upkeep
 
     def update_metrics(self) -> None:
-        """Set the metrics whose values the parts know."""
+        """Set the metrics from the counters of the parts."""
         record = self.metrics.set
         self.metrics.update_process()
         self._record_listener()

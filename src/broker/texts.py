@@ -1,17 +1,17 @@
-"""Shorten texts of others, and make them harmless for a terminal."""
+"""Shorten untrusted texts, and make them harmless for a terminal."""
 
 import json
 
 
 def shorten(text: str, longest: int) -> str:
-    """Return a text of at most `longest` characters; a shortened one ends in `…`."""
+    """Return a text of at most `longest` characters. A shortened text ends in `…`."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def shorten_in_the_middle(text: str, longest: int) -> str:
     """Return a text of at most `longest` characters, shortened after its first third.
 
-    The beginning and the end of an error say most: a traceback ends with what went wrong.
+    The beginning and the end of an error are the most useful parts. A traceback ends with the error message.
     """
     if len(text) <= longest:
         return text
@@ -23,9 +23,9 @@ def replace_unprintable(text: str, replacement: str = "\N{REPLACEMENT CHARACTER}
     """Return a text with a replacement for each character that a terminal could act on.
 
     Args:
-        text: A text of others.
-        replacement: What stands for such a character.
-        keep: Characters to keep all the same, such as line breaks.
+        text: An untrusted text.
+        replacement: The replacement for each such character.
+        keep: Characters to keep, such as line breaks.
     """
     return "".join(each if each.isprintable() or each in keep else replacement for each in text)
 
@@ -33,11 +33,11 @@ def replace_unprintable(text: str, replacement: str = "\N{REPLACEMENT CHARACTER}
 def escape_unprintable(text: str, *, keep: str = "") -> str:
     r"""Return a text with a JSON escape for each character that a terminal could act on, like `\u001b`.
 
-    JSON stays the same JSON.
+    JSON text keeps its value.
 
     Args:
-        text: A text of others.
-        keep: Characters to keep all the same, such as line breaks.
+        text: An untrusted text.
+        keep: Characters to keep, such as line breaks.
     """
     return "".join(each if each.isprintable() or each in keep else json.dumps(each)[1:-1] for each in text)
 

@@ -179,7 +179,7 @@ if __name__ == "__main__":
     file.write_text(program)
     ended = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
-    assert "WorkerProcessesError: A worker could not start" in ended.stderr
+    assert "WorkerProcessesError: A worker process could not start" in ended.stderr
     assert says in ended.stderr
 
 

@@ -1,8 +1,8 @@
 """Find the caller of a request by its key or token, and briefly cache the keys.
 
-A key is 32 secure random bytes. So is a token, which also names its tool: the tool is looked up by its id,
-and the token compared in constant time. The database stores only their SHA-256. A slower hash would add
-nothing, because nobody can guess 32 random bytes.
+A key is 32 secure random bytes. A token has 32 such bytes and the id of its tool. The broker looks up the
+tool by this id and compares the token in constant time. The database stores only the SHA-256 of keys and
+tokens. A slower hash would add nothing, because nobody can guess 32 random bytes.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from broker.store.ownership import Token, ToolOwner
 
 log = structlog.get_logger(__name__)
 
-#: The name of the admin key in the settings; no key in the database can have this name.
+#: The name of the admin key in the settings. No key in the database can have this name.
 ADMIN = "@admin"
 
 _ID = re.compile(ID_PATTERN)
@@ -48,11 +48,11 @@ class Caller(Struct, frozen=True, kw_only=True):
     """The caller of a request.
 
     Args:
-        key: The name of the key; None: no keys exist, or the caller is a tool with its token.
+        key: The name of the key. None if no keys exist or the caller is a tool with its token.
         roles: The roles of the key.
-        tool_id: The tool, if the caller is a tool with its token.
+        tool_id: The id of the tool if the caller is a tool with its token.
         registered_by: The name of the key that registered the tool.
-        token: The tool's token in the request, also while no keys exist.
+        token: The tool's token in the request. Also set while no keys exist.
     """
 
     key: str | None = None
@@ -63,11 +63,11 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     @property
     def is_anybody(self) -> bool:
-        """Whether no keys exist, so that everybody may do everything."""
+        """True if no keys exist, so that every request is allowed."""
         return self.key is None and self.tool_id is None
 
     def beat(self, tool_id: str) -> Beat:
-        """Return what renews the lease of a tool; with the token, if it is that tool's."""
+        """Return the heartbeat of a tool, with the token if the token belongs to this tool."""
         token = self.token
         return Beat(tool_id, token.hash) if token and token.tool_id == tool_id else Beat(tool_id)
 
@@ -103,7 +103,7 @@ class Keyring:
         store: The database.
         owners: Looks up the hashes of tools' tokens.
         admin_key: An admin key that is not in the database.
-        may_be_open: Whether everybody may do everything while no keys exist.
+        may_be_open: Whether every request is allowed while no keys exist.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class Keyring:
         self._store = store
         self._owners = owners
         self._admin = hashed(admin_key) if admin_key else None
-        #: Whether everybody may do everything.
+        #: Whether every request is allowed.
         self.is_open = may_be_open and admin_key is None
         self._keys: dict[bytes, Caller] = {}
-        # The keys whose tools' tokens are valid; None: tools that were registered without a key.
+        # The keys whose tools may use their tokens. None stands for tools that were registered without a key.
         self._registrars: set[str | None] = set()
         self._read_at = -math.inf
         self._reading: asyncio.Task[None] | None = None
@@ -124,12 +124,12 @@ class Keyring:
         self._recording: set[asyncio.Task[None]] = set()
 
     async def caller(self, bearer: str | None, *, fenced: bool = False) -> Caller:
-        """Return the caller with a key or token; what was read in the last two seconds counts.
+        """Return the caller with a key or token. Keys that were read in the last two seconds count.
 
         Args:
             bearer: The key or token.
-            fenced: Whether the statement of the request refuses a void token, which therefore needs no check
-                here while no keys exist.
+            fenced: Whether the SQL statement of the request refuses a void token. If so, the token needs no
+                check here while no keys exist.
 
         Raises:
             Unauthenticated: The key or token is missing or invalid.
@@ -141,7 +141,7 @@ class Keyring:
         if self.is_open:
             return await self._without_keys(bearer, fenced=fenced)
         if not bearer:
-            raise Unauthenticated("No key came with this call: send it as `Authorization: Bearer KEY`.")
+            raise Unauthenticated("The request has no key. Send it as `Authorization: Bearer KEY`.")
         digest = hashed(bearer)
         if self._admin is not None and compare_digest(digest, self._admin):
             return Caller(key=ADMIN, roles=frozenset({"admin"}))
@@ -156,9 +156,12 @@ class Keyring:
                 raise
 
     async def know(self, since: float = -math.inf) -> None:
-        """Read the keys, unless they were read since a time by the loop's clock, or at all by default.
+        """Read the keys, unless they were read since a given time.
 
         Concurrent requests share one query.
+
+        Args:
+            since: A time of the event loop's clock. By default, the keys are read only once.
 
         Raises:
             Unavailable: The keys could not be read.
@@ -169,7 +172,7 @@ class Keyring:
             await asyncio.shield(self._reading)
 
     async def _read(self) -> None:
-        # So that requests with invalid keys do not cause a query each.
+        # Without this pause, each request with an invalid key would cause a query.
         await asyncio.sleep(self._read_at + _PAUSE_SECONDS - asyncio.get_running_loop().time())
         began = asyncio.get_running_loop().time()
         stored_keys = await self._store.read(keys.read_all)
@@ -184,7 +187,7 @@ class Keyring:
         self._read_at = began
         if stored_keys and self.is_open:
             self.is_open = False
-            log.info("there are keys: every call needs one")
+            log.info("found keys, every request now needs one")
 
     async def _of_key(self, digest: bytes) -> Caller:
         if digest not in self._keys:
@@ -208,9 +211,9 @@ class Keyring:
             self._used.pop(digest, None)
 
     async def _without_keys(self, bearer: str | None, *, fenced: bool) -> Caller:
-        """Return the caller while no keys exist: a key is ignored, but a tool's token is checked.
+        """Return the caller while no keys exist. A key is ignored, but a tool's token is checked.
 
-        Otherwise two programs with the id of one tool would both do its work.
+        Without this check, two programs with the same tool id would both do its work.
         """
         if bearer is None or not bearer.startswith(_TOKEN):
             return ANYBODY
@@ -226,7 +229,7 @@ class Keyring:
         return Caller(tool_id=token.tool_id, registered_by=registered_by, token=token)
 
     async def _registrar_of(self, token: Token) -> str | None:
-        """Return the name of the key that registered a token's tool; None: it was registered without one."""
+        """Return the name of the key that registered a token's tool. None if there was no key."""
         registered_by: str | None = None
 
         def has_token(owner: ToolOwner) -> bool:
@@ -240,7 +243,11 @@ class Keyring:
 
 
 def _token_in(token: str) -> Token:
-    """Return the tool and the hash of a token; raise Unauthenticated if the text is none."""
+    """Return the tool and the hash of a token.
+
+    Raises:
+        Unauthenticated: The text is not a token.
+    """
     if (parts := _TOKEN_PARTS.fullmatch(token)) is None:
         raise Unauthenticated
     try:

@@ -13,14 +13,14 @@ from broker.store.ownership import TaskOwner, ToolOwner, WorkOwner
 Id = TypeVar("Id")
 Owner = TypeVar("Owner")
 
-#: How long a key or token that was read counts as valid, even if it was revoked since.
+#: How long a key or token stays valid after it was read, even if it is revoked meanwhile.
 FRESH_SECONDS = 2.0
 
 _MOST_CACHED = 20_000
 
 
 class Owners:
-    """Compares the owners of things with the caller; returns None for a thing that does not exist.
+    """Comparisons of the owners of things with the caller. They return None if the thing does not exist.
 
     Args:
         store: The database.
@@ -29,7 +29,7 @@ class Owners:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._tools: TTLCache[str, ToolOwner] = TTLCache(_MOST_CACHED, FRESH_SECONDS)
-        # Work never changes its tool, and its id is never used again.
+        # Work never changes its tool, and its id is never reused.
         self._works: LRUCache[UUID, WorkOwner] = LRUCache(_MOST_CACHED)
 
     async def task_is(self, id_: str, expected: Callable[[TaskOwner], bool]) -> bool | None:
@@ -52,7 +52,7 @@ class Owners:
         id_: Id,
         expected: Callable[[Owner], bool],
     ) -> bool | None:
-        """Return True from the cache; read the owner again before anything else is returned."""
+        """Return the comparison. Only True may come from the cache, otherwise the owner is read again."""
         if (owner := cache.get(id_)) is not None and expected(owner):
             return True
         owner = await self._store.read_one(read, id_)
@@ -63,9 +63,9 @@ class Owners:
         return expected(owner)
 
     async def of_works(self, ids: Sequence[UUID]) -> list[WorkOwner | None]:
-        """Return the owners of many work items; None for an item that does not exist."""
+        """Return the owners of many work items. None stands for an item that does not exist."""
         return await self._store.read(ownership.of_works, ids)
 
     def forget_tool(self, id_: str) -> None:
-        """Remove a tool from the cache: its token has changed, or it was deleted."""
+        """Remove a tool from the cache, because its token has changed or it was deleted."""
         self._tools.pop(id_, None)

@@ -1,23 +1,35 @@
 """/v1/archive: list, read, export, delete and accept archive records."""
 
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK
 
 from broker.errors import NothingToAccept, TaskUnavailable, WorkNotFound
 from broker.http.guards import ALL, OWN, Access, allow, allow_record, check_again
-from broker.http.parameters import After, IdFilter, Limit, Since, Until, time_parameter, work_id_of
+from broker.http.parameters import (
+    After,
+    Limit,
+    Since,
+    TaskIdFilter,
+    ToolIdFilter,
+    Until,
+    time_parameter,
+    work_id_of,
+)
 from broker.schemas.archive import ArchivePage, ArchiveRecord
 from broker.schemas.states import Outcome
 from broker.schemas.values import Nothing
 from broker.service import Service
 from broker.store import acceptance, archive
 from broker.store.replica_reads import read_page
+
+OutcomeFilter = Annotated[Outcome | None, QueryParameter(description="Only attempts with this outcome.")]
 
 NDJSON = "application/x-ndjson"
 
@@ -29,7 +41,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class ArchiveController(Controller):
-    """The archive: every attempt with its reports."""
+    """The archive: the records of all ended attempts, with their reports."""
 
     path = "/v1/archive"
     tags = ("Archive",)
@@ -39,15 +51,15 @@ class ArchiveController(Controller):
         self,
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-        task_id: IdFilter = None,
-        tool_id: IdFilter = None,
-        outcome: FromQuery[Outcome | None] = None,
+        task_id: TaskIdFilter = None,
+        tool_id: ToolIdFilter = None,
+        outcome: OutcomeFilter = None,
         since: Since = None,
         until: Until = None,
         limit: Limit = 100,
         after: After = None,
     ) -> ArchivePage:
-        """List the archive, the newest first."""
+        """List the archive records, newest first."""
         which = _filter(access, task_id, tool_id, outcome, since, until)
         return await read_page(service.replica_reads, archive.page, which, limit=limit, after=after)
 
@@ -60,15 +72,16 @@ class ArchiveController(Controller):
         self,
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-        task_id: IdFilter = None,
-        tool_id: IdFilter = None,
-        outcome: FromQuery[Outcome | None] = None,
+        task_id: TaskIdFilter = None,
+        tool_id: ToolIdFilter = None,
+        outcome: OutcomeFilter = None,
         since: Since = None,
         until: Until = None,
     ) -> Stream:
-        """Read all of it, the newest first: a record a line, as long as it takes.
+        """Export the archive records, newest first, one JSON record per line.
 
-        It ends with the last record; a connection that is lost before ends without the last chunk.
+        The broker streams any number of records. A complete response ends with the last chunk of the chunked
+        encoding. If the connection is lost before, this chunk is missing.
         """
         which = _filter(access, task_id, tool_id, outcome, since, until)
 
@@ -98,7 +111,7 @@ class ArchiveController(Controller):
         errors=[WorkNotFound],
     )
     async def read(self, work_id: FromPath[str], service: NamedDependency[Service]) -> ArchiveRecord:
-        """Read one record."""
+        """Read an archive record."""
         record = await service.store.read_one(archive.find, work_id_of(work_id))
         if record is None:
             raise WorkNotFound
@@ -106,7 +119,10 @@ class ArchiveController(Controller):
 
     @delete("/{work_id:str}", guards=[allow()], errors=[WorkNotFound])
     async def remove(self, work_id: FromPath[str], service: NamedDependency[Service]) -> None:
-        """Delete a record for good; a task that ended by it is not known any more."""
+        """Delete an archive record permanently.
+
+        If the record ended its task, the broker then no longer knows the task.
+        """
         if not await service.store.one(archive.delete, work_id_of(work_id)):
             raise WorkNotFound
 
@@ -119,7 +135,12 @@ class ArchiveController(Controller):
     async def accept(
         self, work_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> ArchiveRecord:
-        """Take a late result as the task's, while the task waits for another attempt or is held as failed."""
+        """Accept a late result as the result of the task.
+
+        A tool may complete work as `succeeded` after the broker has ended it. The record keeps this result as
+        `late`. An operator can accept it while the task waits for another attempt or is `failed`. The record
+        and the task are then `succeeded`.
+        """
         accepted = await service.store.one(acceptance.accept, work_id_of(work_id))
         if accepted.record is None:
             raise WorkNotFound
@@ -128,8 +149,8 @@ class ArchiveController(Controller):
                 raise NothingToAccept
             case "task_unavailable":
                 raise TaskUnavailable(
-                    "A late result is taken while its task waits or has failed;"
-                    " this one is with a tool or has ended."
+                    "The broker cannot accept the late result, because its task is assigned to a tool or has"
+                    " ended. You can accept it while the task waits or is failed."
                 )
         return accepted.record
 

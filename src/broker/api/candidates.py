@@ -1,4 +1,4 @@
-"""/v1/candidates: the available tasks and tools. An assigner pairs them by `POST /v1/work`."""
+"""/v1/candidates: the available tasks and tools. An assigner assigns them with `POST /v1/work`."""
 
 from typing import Annotated, Any
 
@@ -31,13 +31,23 @@ class CandidatesController(Controller):
         access: NamedDependency[Access],
         wait: Wait = None,
         cursor: Annotated[
-            str | None, QueryParameter(description="The last answer's cursor: only what is new since.")
+            str | None,
+            QueryParameter(
+                description="The `cursor` of the previous response. Returns only candidates that became"
+                " available"
+                " or changed since. Omit it to get all."
+            ),
         ] = None,
         limit: Annotated[
-            int, QueryParameter(ge=1, le=MOST_ON_PAGE, description="For each of tasks and tools.")
+            int, QueryParameter(ge=1, le=MOST_ON_PAGE, description="Maximum number of tasks, and of tools.")
         ] = MOST_ON_PAGE,
     ) -> Candidates:
-        """The available tasks and tools; with a cursor, those that became available or changed since."""
+        """Read the available tasks and tools.
+
+        Without a cursor, the response has all of them, page by page. With the cursor of the last response, it
+        has those that became available or changed since. A candidate may appear twice, but the broker never
+        skips one. Remarks and lease renewals are not changes.
+        """
 
         async def look() -> Candidates:
             if not access.caller.roles.isdisjoint(("assigner", "admin")):

@@ -1,4 +1,4 @@
-"""/v1/work/complete: end work."""
+"""/v1/work/complete: complete work."""
 
 import contextlib
 from typing import Any
@@ -37,7 +37,7 @@ _MAY_COMPLETE = allow_work(fenced=True, tool=OWN, token=OWN)
 
 
 class CompletionController(Controller):
-    """Completing work."""
+    """The completion of work."""
 
     path = "/v1/work"
     tags = ("Work",)
@@ -58,10 +58,11 @@ class CompletionController(Controller):
         service: NamedDependency[Service],
         access: NamedDependency[Access],
     ) -> Completed:
-        """End work: all of it is copied to the archive, and the tool has room again.
+        """Complete work.
 
-        The same outcome again is answered with the same record. With `next_wait_seconds` the call waits for
-        the tool's next work.
+        The broker moves the work with its reports to the archive, and the tool has free capacity again. To
+        repeat the request with the same outcome is safe and returns the same record. With
+        `next_wait_seconds`, the request then waits for the next work of the tool.
         """
         id_ = work_id_of(work_id)
         token = access.caller.token
@@ -78,7 +79,7 @@ class CompletionController(Controller):
             raise WorkEnded(record.outcome, late=f"/v1/archive/{id_}/accept" if may_be_accepted else None)
         following: list[Work] | None = None
         if data.next_wait_seconds > 0 and record.tool_id is not None and is_its_tool(access, record):
-            # The work has ended, whatever keeps the request from waiting.
+            # The work has ended, so the response is a success even if the request cannot wait.
             with contextlib.suppress(TooManyRequests, Unauthenticated, Unavailable):
                 following = await next_work(request, service, access, record.tool_id, data.next_wait_seconds)
         return Completed(archived=record, next=following or [])
@@ -96,7 +97,7 @@ class CompletionController(Controller):
         service: NamedDependency[Service],
         access: NamedDependency[Access],
     ) -> CompletedBatch:
-        """End up to 1,000 pieces of work, each for itself."""
+        """Complete up to 1,000 work items, each independently."""
         forbidden = await _forbidden(data, service, access)
         endings = [
             completion.Ending(

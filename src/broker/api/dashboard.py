@@ -27,13 +27,13 @@ class DashboardController(Controller):
     @get("/", guards=[anyone])
     async def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the page."""
-        return asset(_FOLDER, "index.html").answer(request)
+        return asset(_FOLDER, "index.html").response(request)
 
     @get("/dashboard/{path:path}", guards=[anyone])
     async def asset(self, request: Request[Any, Any, Any], path: FromPath[str]) -> Response[bytes]:
         """Return a file that the page loads."""
         name = path.lstrip("/")
-        return (_constants() if name == _CONSTANTS else asset(_FOLDER, name)).answer(request)
+        return (_constants() if name == _CONSTANTS else asset(_FOLDER, name)).response(request)
 
 
 @cache

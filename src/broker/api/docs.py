@@ -13,7 +13,7 @@ from broker.http.openapi import describe
 
 
 class DocsController(Controller):
-    """The OpenAPI document, and a page that shows it."""
+    """The OpenAPI document and a page that shows it."""
 
     include_in_schema = False
 
@@ -24,13 +24,13 @@ class DocsController(Controller):
 
     @get("/docs", guards=[anyone])
     async def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Return the page, with the document in it."""
-        return _page(request.app).answer(request)
+        """Return the page, which contains the document."""
+        return _page(request.app).response(request)
 
     @get("/docs/assets/{name:str}", guards=[anyone])
     async def asset(self, request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
         """Return a file of the page."""
-        return asset("docs", name).answer(request)
+        return asset("docs", name).response(request)
 
 
 @cache
@@ -40,7 +40,8 @@ def _document(app: Litestar) -> bytes:
 
 @cache
 def _page(app: Litestar) -> Asset:
-    # The document is a script element of JSON, so the browser does not run it. Without `<`, nothing ends it.
+    # The document is in a script element of JSON, which the browser does not run. Without a `<`, nothing in
+    # the document can end the element.
     description = _document(app).replace(b"<", rb"\u003c")
     page = (WEB / "docs" / "index.html").read_bytes()
     return Asset("index.html", page.replace(b"{description}", description))

@@ -20,12 +20,12 @@ EVENT_STREAM = "text/event-stream"
 # Keeps the connection open: proxies close connections that are silent for a minute.
 _KEEP_ALIVE = b":\n\n"
 _KEEP_ALIVE_SECONDS = 15.0
-# After this time the client's access is checked again, if the database could not be reached.
+# If the database cannot be reached, the client's access is checked again after this time.
 _RECHECK_SECONDS = 1.0
 
 
 class EventStreamResponse(ASGIResponse):
-    """A response that ends when the client disconnects or loses its access, or the server stops."""
+    """A response that ends when the client disconnects, the client loses its access, or the server stops."""
 
     _should_set_content_length = False
 
@@ -38,11 +38,11 @@ class EventStreamResponse(ASGIResponse):
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response; it counts as a waiting request.
+        """Send the response, which counts as a waiting request.
 
         Raises:
-            TooManyRequests: Too many requests of this client wait.
-            Overloaded: Too many requests wait in all.
+            TooManyRequests: This client has too many waiting requests.
+            Overloaded: All clients together have too many waiting requests.
         """
         self._service.wait_limits.acquire(self._access.client)
         # `broker.server.connections` ends the response when the client closes its sending side.
@@ -104,11 +104,12 @@ class EventsController(Controller):
         service: NamedDependency[Service],
         access: NamedDependency[Access],
     ) -> EventStreamResponse:
-        """Watch what happens: Server-Sent Events, without end.
+        """Send changes as they happen (Server-Sent Events).
 
-        What came, changed or ended is told as it is by then; several changes of a thing may be told as one.
-        Whoever wants to know everything reads it once the answer has begun, and then follows. A client that
-        comes back with `Last-Event-ID` is told what it has missed, or, by `resync`, to read anew: so is one
-        that reads too slowly, and everybody where very much happens at once. An id may come without an event.
+        The response does not end. An event has the state of a task, tool, work item or record at the time of
+        sending, and may combine several changes. To know the complete state, start the stream first, then
+        read the lists. A client that reconnects with `Last-Event-ID` gets the events that it missed. If this
+        is not possible, it gets `resync`: it must read the lists again. A client also gets `resync` if it
+        reads too slowly or if too much changes at once. An id may come without an event.
         """
         return EventStreamResponse(service, access, request.headers.get("last-event-id"))

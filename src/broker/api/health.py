@@ -13,23 +13,29 @@ from broker.store import schema_version
 
 
 class HealthController(Controller):
-    """For load balancers, containers and people."""
+    """Health checks for load balancers and container platforms."""
 
     path = "/health"
     tags = ("Health",)
 
     @get("/live", guards=[anyone])
     async def live(self) -> Alive:
-        """The process answers."""
+        """Report that the process is running."""
         return Alive()
 
     @get(
         "/ready",
         guards=[anyone],
-        responses={HTTP_503_SERVICE_UNAVAILABLE: also(Ready, "It cannot; a check says why.")},
+        responses={
+            HTTP_503_SERVICE_UNAVAILABLE: also(Ready, "The service is not ready. The failed check says why.")
+        },
     )
     async def ready(self, service: NamedDependency[Service]) -> Response[Ready]:
-        """Ready: the database is reached, its schema is current, the listener is connected; else 503."""
+        """Report whether the service can handle requests.
+
+        It is ready if it reaches the database, the schema is current and the listener is connected. Otherwise
+        the status is 503.
+        """
         checks = {"database": "ok", "schema": "ok", "listener": "ok"}
         troubles, list_troubles = service.store.troubles, service.primary_reads.store.troubles
         try:
@@ -37,11 +43,11 @@ class HealthController(Controller):
             checks["schema"] = problem or "ok"
             checks["database"] = "; ".join(troubles.causes(of_service=True)) or "ok"
         except BrokerError as error:
-            checks["database"] = error.cause if isinstance(error, DatabaseTrouble) else "does not answer"
+            checks["database"] = error.cause if isinstance(error, DatabaseTrouble) else "does not respond"
             checks["schema"] = "unknown"
         if not service.listener.connected.is_set():
-            checks["listener"] = "is not connected; waiting requests look once a second meanwhile"
-        # Lists have connections of their own, so their trouble does not make the service unready.
+            checks["listener"] = "is not connected. Waiting requests look for changes once a second meanwhile"
+        # Lists have their own connections, so their errors do not make the service unready.
         causes = sorted({*troubles.causes(), *list_troubles.causes()})
         ready = all(state == "ok" for state in checks.values())
         return Response(

@@ -38,4 +38,4 @@ class HelpController(Controller):
             # The links of a page are relative to its folder.
             folder = f"{PurePosixPath(requested).name}/"
             return Response(b"", status_code=HTTP_308_PERMANENT_REDIRECT, headers={"Location": folder})
-        return file.answer(request)
+        return file.response(request)

@@ -24,10 +24,11 @@ class KeysController(Controller):
 
     @post(guards=[allow()], errors=[KeyExists])
     async def create(self, data: JSONBody[NewKey], service: NamedDependency[Service]) -> CreatedKey:
-        """Make a key; the `key` in the response is shown only here.
+        """Create a key.
 
-        With `replace` the key that has the name is revoked, and the new one gets what belongs to the name. As
-        soon as there is a key, every request needs one: make the first one an `admin`.
+        The broker shows the `key` only in this response. With `replace`, it revokes the key that has the
+        name, and the tasks and tools of that key belong to the one created. As soon as a key exists, every
+        request needs one. Therefore give the first key the role `admin`.
         """
         key = new_key()
         roles = list(dict.fromkeys(data.roles))
@@ -48,8 +49,9 @@ class KeysController(Controller):
     async def revoke(self, key_name: FromPath[str], service: NamedDependency[Service]) -> None:
         """Revoke a key, and make the tokens of its tools void.
 
-        Within two seconds every process of the broker refuses them. The tools go offline, and the work they
-        had started returns. What the key submitted and registered still belongs to its name.
+        Within two seconds, every process of the broker refuses the key and the tokens. The tools go offline,
+        and the broker offers the tasks of their work again. The tasks and tools of the key still belong to
+        its name.
         """
         if not await service.store.run(keys.revoke, id_of(key_name, KeyNotFound)):
             raise KeyNotFound

@@ -19,16 +19,16 @@ class MetricsController(Controller):
 
     @get(media_type=MediaType.TEXT, guards=[allow(operator=ALL)])
     async def read(self, service: NamedDependency[Service]) -> Response[bytes]:
-        """How the service is.
+        """Return the metrics in the Prometheus text format.
 
-        What is in the database is the same whichever process of the service is asked: it is not to be added
-        up. The rest is of the processes that serve this address.
+        Metrics of the database are the same in every instance of the broker, so do not add them up. All other
+        metrics describe the worker processes that serve this address.
         """
         service.update_metrics()
         try:
-            of_database = database_metrics(*await service.shared_queries.read(stats.read_with_server))
+            database_text = database_metrics(*await service.shared_queries.read(stats.read_with_server))
         except Unavailable:
-            of_database = database_metrics(None, None)
+            database_text = database_metrics(None, None)
         return Response(
-            await service.metrics.exposition() + of_database, headers={"content-type": CONTENT_TYPE_LATEST}
+            await service.metrics.exposition() + database_text, headers={"content-type": CONTENT_TYPE_LATEST}
         )

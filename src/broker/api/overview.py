@@ -7,7 +7,16 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from broker.http.guards import ALL, allow
-from broker.http.parameters import TIME, After, IdFilter, Limit, Since, Until, time_parameter
+from broker.http.parameters import (
+    TIME,
+    After,
+    Limit,
+    Since,
+    TaskIdFilter,
+    ToolIdFilter,
+    Until,
+    time_parameter,
+)
 from broker.schemas.overview import Failures, History, Queue, Timeline, ToolSummaryPage, WaitingTasks
 from broker.service import Service
 from broker.store.overview import failures, history, queue, timeline, tools, waiting
@@ -61,8 +70,8 @@ class OverviewController(Controller):
                 description="Only attempts that were assigned before this time.", schema_extra=TIME
             ),
         ] = None,
-        tool_id: IdFilter = None,
-        task_id: IdFilter = None,
+        tool_id: ToolIdFilter = None,
+        task_id: TaskIdFilter = None,
         limit: Annotated[
             int, QueryParameter(ge=1, le=_MOST_ATTEMPTS, description="Maximum number of attempts to return.")
         ] = 1_000,

@@ -1,4 +1,4 @@
-"""/v1/stats: the state of the broker in a few numbers."""
+"""/v1/stats: counts and rates of tasks, tools and work."""
 
 from litestar import Controller, get
 from litestar.di import NamedDependency
@@ -10,16 +10,16 @@ from broker.store import stats
 
 
 class StatsController(Controller):
-    """The state of the broker in a few numbers."""
+    """Counts and rates of tasks, tools and work."""
 
     path = "/v1/stats"
     tags = ("Health",)
 
     @get(guards=[allow(operator=ALL)])
     async def read(self, service: NamedDependency[Service]) -> Stats:
-        """Count tasks, tools and work by their state, and what has happened in the last minute.
+        """Count tasks, tools and work by state, and the events of the last minute.
 
-        The answer is no older than the request. Those who ask at the same time share one; with very many
-        tasks waiting it may be two seconds until the next one is made.
+        The counts are never older than the request. Concurrent requests share one query. If very many tasks
+        wait, a request may wait two seconds for the next query.
         """
         return await service.shared_queries.read(stats.read)

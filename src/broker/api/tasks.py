@@ -34,7 +34,7 @@ from broker.store.replica_reads import read_page
 from broker.trace_context import TraceContext
 from broker.wake.listener import TASK
 
-# A client may choose these ids for tasks, but POST has another meaning for these paths.
+# A client may choose these ids for tasks. For POST, these paths have another meaning.
 _RESERVED_IDS = ["/batch", "/remarks"]
 
 _MAY_READ = allow_task(submitter=OWN, assigner=ALL, operator=ALL)
@@ -50,7 +50,7 @@ class TasksController(Controller):
     @post(
         fast_path=True,
         guards=[allow(submitter=OWN)],
-        responses={HTTP_200_OK: also(Task, "The id is known already; nothing changes.")},
+        responses={HTTP_200_OK: also(Task, "A task with this id exists already. Nothing has changed.")},
     )
     async def submit(
         self,
@@ -59,12 +59,16 @@ class TasksController(Controller):
         access: NamedDependency[Access],
         trace_context: NamedDependency[TraceContext | None],
     ) -> Response[Task]:
-        """Submit a task. One whose id is known already, live or archived, is answered as it is: 200."""
+        """Submit a task.
+
+        If a task with this id exists, live or in the archive, the broker changes nothing and returns that
+        task with 200. So a submission with an `id` is safe to repeat.
+        """
         submission = _submission(data, access, trace_context)
         size = len(data.needs) + len(data.payload)
         submitted = await service.store.one(tasks.submit, submission, size=size)
         if submitted.task is None:
-            raise Forbidden("Another key has submitted a task of this id.")
+            raise Forbidden("Another key has submitted a task with this id. Choose another id.")
         status = HTTP_201_CREATED if submitted.created else HTTP_200_OK
         return Response(submitted.task, status_code=status)
 
@@ -76,7 +80,10 @@ class TasksController(Controller):
         access: NamedDependency[Access],
         trace_context: NamedDependency[TraceContext | None],
     ) -> SubmittedTasks:
-        """Submit up to 10,000 tasks: all of them are written, or none."""
+        """Submit up to 10,000 tasks.
+
+        The broker writes all of them or none. Tasks whose ids exist already do not change.
+        """
         submissions = [_submission(task, access, trace_context) for task in data.items]
         results = await service.store.many(tasks.submit_briefly, submissions)
         return SubmittedTasks(
@@ -90,21 +97,27 @@ class TasksController(Controller):
         self,
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-        in_state: Annotated[LiveTaskState | None, QueryParameter(name="state")] = None,
+        in_state: Annotated[
+            LiveTaskState | None, QueryParameter(name="state", description="Only tasks in this state.")
+        ] = None,
         needs: Annotated[
             str | None,
             QueryParameter(
-                description="A JSON value that their needs contain.",
+                description="A JSON value. Only tasks whose `needs` contain it, as PostgreSQL's `@>`"
+                " defines.",
                 schema_extra={"contentMediaType": "application/json", "minLength": 1},
             ),
         ] = None,
         older_than_seconds: Annotated[
-            float | None, QueryParameter(ge=0, le=1e9, description="Submitted at least so long ago.")
+            float | None,
+            QueryParameter(
+                ge=0, le=1e9, description="Only tasks that were submitted at least this long ago."
+            ),
         ] = None,
         limit: Limit = 100,
         after: After = None,
     ) -> TaskPage:
-        """List the live tasks, in the order of their submission."""
+        """List the live tasks, in the order of submission."""
         valid_needs = json_parameter(needs, "needs", service.settings)
         which = tasks.TaskFilter(in_state, valid_needs, older_than_seconds, access.key)
         return await read_page(service.replica_reads, tasks.page, which, limit=limit, after=after)
@@ -118,20 +131,29 @@ class TasksController(Controller):
         access: NamedDependency[Access],
         wait: Wait = None,
     ) -> Task:
-        """Read a task, live or ended; with `wait`, as soon as it has ended or failed for good."""
+        """Read a task, live or ended.
+
+        With `wait`, the broker responds as soon as the task has ended or is `failed`.
+        """
         return await _read(request, task_id, service, access, wait)
 
     @delete(
         "/{task_id:str}",
         status_code=HTTP_204_NO_CONTENT,
         guards=[_MAY_CHANGE],
-        responses={HTTP_202_ACCEPTED: also(None, "It runs: its tool is asked to stop.")},
+        responses={
+            HTTP_202_ACCEPTED: also(None, "The task is running. The broker has asked its tool to stop.")
+        },
         errors=[TaskNotFound],
     )
     async def remove(
         self, task_id: FromPath[str], service: NamedDependency[Service], force: Force = False
     ) -> Response[None]:
-        """Delete a task: 204, or 202 where its tool is asked to stop first."""
+        """Cancel and delete a task.
+
+        If the task is running, the broker asks its tool to stop and responds with 202. Otherwise, and with
+        `force`, the task ends at once as `cancelled`, with a record in the archive.
+        """
         return await _remove(task_id, service, force=force)
 
     @get(_RESERVED_IDS, include_in_schema=False, guards=[_MAY_READ])
@@ -142,7 +164,7 @@ class TasksController(Controller):
         access: NamedDependency[Access],
         wait: Wait = None,
     ) -> Task:
-        """Read a task that is called like one of our paths."""
+        """Read a task whose id is also a path of the API."""
         return await _read(request, last_segment(request.scope), service, access, wait)
 
     @delete(_RESERVED_IDS, status_code=HTTP_204_NO_CONTENT, include_in_schema=False, guards=[_MAY_CHANGE])
@@ -152,12 +174,12 @@ class TasksController(Controller):
         service: NamedDependency[Service],
         force: Force = False,
     ) -> Response[None]:
-        """Delete a task that is called like one of our paths."""
+        """Delete a task whose id is also a path of the API."""
         return await _remove(last_segment(request.scope), service, force=force)
 
     @get("/{task_id:str}/explain", guards=[_MAY_READ], errors=[TaskNotFound])
     async def explain(self, task_id: FromPath[str], service: NamedDependency[Service]) -> Explanation:
-        """Why the task has not run yet."""
+        """Explain why a task has not run yet."""
         explanation = await service.primary_reads.read(explanation_of, id_of(task_id, TaskNotFound))
         if explanation is None:
             raise TaskNotFound
@@ -172,7 +194,11 @@ class TasksController(Controller):
     async def retry(
         self, task_id: FromPath[str], data: JSONBody[Nothing], service: NamedDependency[Service]
     ) -> Task:
-        """Offer a failed task again, its attempts counted afresh; any other that is live stays as it is."""
+        """Retry a failed task.
+
+        The task becomes available again, and the broker counts its attempts from 0. A live task that has not
+        failed does not change.
+        """
         task = await service.store.one(tasks.retry, id_of(task_id, TaskNotFound))
         if task is None:
             raise TaskNotFound
@@ -184,7 +210,10 @@ class TasksController(Controller):
     async def remark(
         self, task_id: FromPath[str], data: JSONBody[NewRemark], service: NamedDependency[Service]
     ) -> Task:
-        """Say why a task still waits. It stays until the task is assigned."""
+        """Set the remark of a task: the assigner's explanation why the task still waits.
+
+        The remark stays until the task is assigned.
+        """
         await service.store.one(
             tasks.remark, TaskRemark(task_id=id_of(task_id, TaskNotFound), text=data.text)
         )
@@ -194,7 +223,7 @@ class TasksController(Controller):
     async def remark_many(
         self, data: JSONBody[TaskRemarks], service: NamedDependency[Service]
     ) -> RemarkedTasks:
-        """Say of up to 10,000 tasks why they still wait."""
+        """Set the remarks of up to 10,000 tasks."""
         known = await service.store.each(tasks.remark, data.items)
         return RemarkedTasks(
             items=[

@@ -32,15 +32,19 @@ class ToolsController(Controller):
 
     @post(
         guards=[allow(tool=OWN)],
-        responses={HTTP_200_OK: also(RegisteredTool, "It was there; its old token is void.")},
+        responses={
+            HTTP_200_OK: also(RegisteredTool, "The tool was registered before. Its old token is void.")
+        },
     )
     async def register(
         self, data: JSONBody[NewTool], service: NamedDependency[Service], access: NamedDependency[Access]
     ) -> Response[RegisteredTool]:
-        """Register a tool; the `token` in the answer is shown this once.
+        """Register a tool.
 
-        Again with the same id (the program restarted) the entry is updated, and the old token void: 200.
-        What the earlier run had started is lost, and its tasks go back, unless `resume` is true.
+        The broker shows the `token` only in this response. If a tool with this id exists, for example after a
+        restart of its program, the broker updates it, makes its old token void and responds with 200. Work
+        that the tool had started before is archived as `lost` and its tasks are offered again, unless
+        `resume` is true. Work that is assigned and not started stays.
         """
         secret = new_secret()
         registration = tools.Registration(
@@ -48,7 +52,7 @@ class ToolsController(Controller):
         )
         result = await service.store.one(tools.register, registration, size=len(data.skills))
         if result.tool is None:
-            raise Forbidden("Another key has registered a tool of this id.")
+            raise Forbidden("Another key has registered a tool with this id. Choose another id.")
         service.owners.forget_tool(result.tool.id)
         registered = RegisteredTool(**asdict(result.tool), token=token_of(result.tool.id, secret))
         return Response(registered, status_code=HTTP_201_CREATED if result.created else HTTP_200_OK)
@@ -58,11 +62,13 @@ class ToolsController(Controller):
         self,
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-        in_state: Annotated[ToolState | None, QueryParameter(name="state")] = None,
+        in_state: Annotated[
+            ToolState | None, QueryParameter(name="state", description="Only tools in this state.")
+        ] = None,
         limit: Limit = 100,
         after: After = None,
     ) -> ToolPage:
-        """List the tools, in the order of their ids."""
+        """List the tools in the order of their ids."""
         return await read_page(
             service.primary_reads,
             tools.page,
@@ -92,14 +98,16 @@ class ToolsController(Controller):
         service: NamedDependency[Service],
         access: NamedDependency[Access],
     ) -> ToolStatus:
-        """Change a tool. `draining`: it finishes what it has, and gets no more.
+        """Change a tool.
 
-        An operator may change `draining` alone.
+        A draining tool finishes its current work and gets no more. An operator may change only `draining`.
         """
         if not access.acts_as_tool and any(
             value is not UNSET for name, value in asdict(data).items() if name != "draining"
         ):
-            raise Forbidden("An operator may change `draining` alone: the rest is the tool's own.")
+            raise Forbidden(
+                "An operator may change only `draining`. The tool itself changes the other fields."
+            )
         change = tools.Change(id_of(tool_id, ToolNotFound), data, access.caller.token)
         changed = await service.store.one(tools.change, change)
         if changed == VOID:
@@ -120,7 +128,11 @@ class ToolsController(Controller):
         access: NamedDependency[Access],
         force: Force = False,
     ) -> None:
-        """Delete a tool that has no unfinished work; by force, its work is lost and the tasks go back."""
+        """Delete a tool.
+
+        If the tool has unfinished work, the response is 409. With `force`, the broker archives this work as
+        `lost` and offers its tasks again.
+        """
         deletion = tools.ToolDeletion(id_of(tool_id, ToolNotFound), force, access.caller.token)
         match await service.store.one(tools.delete, deletion):
             case "void":
@@ -145,7 +157,7 @@ class ToolsController(Controller):
         service: NamedDependency[Service],
         access: NamedDependency[Access],
     ) -> Heartbeat:
-        """Renew the tool's lease, and hear which of its work should stop."""
+        """Renew the lease of a tool, and return the ids of its work to cancel."""
         beat = access.caller.beat(id_of(tool_id, ToolNotFound))
         renewed = await service.store.one(leases.heartbeat, beat)
         if renewed == VOID or (renewed is None and beat.token_hash):
@@ -168,9 +180,10 @@ class ToolsController(Controller):
         access: NamedDependency[Access],
         wait: Wait = None,
     ) -> WorkItems:
-        """The work assigned to the tool and not yet started; with `wait`, as soon as there is some.
+        """List the work that is assigned to the tool and not started.
 
-        A response holds 8 MiB of work, or one item. The rest comes when the tool has started the first.
+        With `wait`, the broker responds as soon as there is some. A response has at most 8 MiB of work, but
+        at least one item. The rest follows after the tool has started the first items.
         """
         items = await next_work(request, service, access, id_of(tool_id, ToolNotFound), wait)
         if items is None:

@@ -19,7 +19,7 @@ from broker.errors import (
 )
 from broker.http.ended_work import ended_record, work_has_ended
 from broker.http.guards import ALL, OWN, Access, allow, allow_work
-from broker.http.parameters import After, IdFilter, Limit, Wait, also, work_id_of
+from broker.http.parameters import After, Limit, TaskIdFilter, ToolIdFilter, Wait, also, work_id_of
 from broker.http.waiting import prefers_minimal, wait_for
 from broker.schemas.candidates import AssignedPair, AssignedPairs, Pair, Pairs, PairStatus
 from broker.schemas.states import WORK_STATES, WorkState
@@ -62,13 +62,15 @@ class WorkController(Controller):
         self,
         service: NamedDependency[Service],
         access: NamedDependency[Access],
-        tool_id: IdFilter = None,
-        task_id: IdFilter = None,
-        in_state: Annotated[WorkState | None, QueryParameter(name="state")] = None,
+        tool_id: ToolIdFilter = None,
+        task_id: TaskIdFilter = None,
+        in_state: Annotated[
+            WorkState | None, QueryParameter(name="state", description="Only work in this state.")
+        ] = None,
         limit: Limit = 100,
         after: After = None,
     ) -> WorkPage:
-        """List the work under way, in the order of its assignment."""
+        """List the work in progress, in the order of assignment."""
         if (own := access.caller.tool_id) is not None:
             if tool_id not in (None, own):
                 return WorkPage(items=[], next=None)
@@ -80,11 +82,15 @@ class WorkController(Controller):
         tags=["The assigner"],
         fast_path=True,
         guards=[allow(assigner=ALL)],
-        responses={HTTP_200_OK: also(Work, "The same pair again.")},
+        responses={HTTP_200_OK: also(Work, "The tool has the task already.")},
         errors=[*_REFUSALS.values()],
     )
     async def assign(self, data: JSONBody[Pair], service: NamedDependency[Service]) -> Response[Work]:
-        """Give a task to a tool. The same pair again is answered with the same work: 200."""
+        """Assign a task to a tool.
+
+        If the tool has the task already, the response is 200 with the same work. The broker checks the task
+        before the tool.
+        """
         assigned = await service.store.one(assignment.assign, data)
         if assigned.work is None:
             raise _REFUSALS[assigned.status]
@@ -95,7 +101,10 @@ class WorkController(Controller):
         "/batch", status_code=HTTP_200_OK, fast_path=True, tags=["The assigner"], guards=[allow(assigner=ALL)]
     )
     async def assign_many(self, data: JSONBody[Pairs], service: NamedDependency[Service]) -> AssignedPairs:
-        """Give up to 10,000 tasks to tools, each pair for itself; an earlier pair wins over a later one."""
+        """Assign up to 10,000 tasks to tools.
+
+        The broker handles each pair independently. An earlier pair wins over a later one.
+        """
         results = await service.store.each(assignment.assign_briefly, data.items)
         return AssignedPairs(
             items=[
@@ -104,7 +113,7 @@ class WorkController(Controller):
             ]
         )
 
-    @get("/{work_id:str}", guards=[_MAY_READ], errors=[WorkNotFound], hands_on_trace=True)
+    @get("/{work_id:str}", guards=[_MAY_READ], errors=[WorkNotFound], returns_trace=True)
     async def read(
         self,
         request: Request[Any, Any, Any],
@@ -114,12 +123,19 @@ class WorkController(Controller):
         wait: Wait = None,
         after_version: Annotated[
             int | None,
-            QueryParameter(ge=0, le=2**31 - 1, description="Answer once the version is above this."),
+            QueryParameter(
+                ge=0,
+                le=2**31 - 1,
+                description="With `wait`: respond when the `version` of the work is above this. Default: its"
+                " version when the request arrives.",
+            ),
         ] = None,
     ) -> Response[WorkWithReports]:
-        """Read work with its latest reports; with `wait`, once its version is above `after_version`.
+        """Read work with its latest reports.
 
-        With `Prefer: return=minimal` (RFC 7240) only `state`, `version` and `cancel_requested`, to watch it.
+        With `wait`, the broker responds when the work changes: when its `version` is above `after_version`.
+        Ended work is returned at once, from the archive. With `Prefer: return=minimal` (RFC 7240), the
+        response has only `state`, `version` and `cancel_requested`.
         """
         id_ = work_id_of(work_id)
         version: int | None = after_version
@@ -159,7 +175,7 @@ class WorkController(Controller):
         fast_path=True,
         guards=[_MAY_DO],
         errors=[WorkNotFound, WorkEnded],
-        hands_on_trace=True,
+        returns_trace=True,
     )
     async def start(
         self,
@@ -168,7 +184,11 @@ class WorkController(Controller):
         service: NamedDependency[Service],
         access: NamedDependency[Access],
     ) -> Response[Work]:
-        """Say that the tool has begun."""
+        """Start work.
+
+        The tool says that it begins the work. To repeat the request is safe. If the tool does not start the
+        work within its lease, the broker archives it as `lost`.
+        """
         started = await service.store.one(work.start, work.Start(work_id_of(work_id), access.caller.token))
         if started is None:
             raise await work_has_ended(service, access, work_id_of(work_id))
@@ -178,9 +198,9 @@ class WorkController(Controller):
         "/{work_id:str}/reports",
         fast_path=True,
         guards=[_MAY_DO],
-        responses={HTTP_200_OK: also(Reported, "The same report again.")},
+        responses={HTTP_200_OK: also(Reported, "A report with this id exists already.")},
         errors=[WorkNotFound, WorkEnded],
-        hands_on_trace=True,
+        returns_trace=True,
     )
     async def report(
         self,
@@ -189,7 +209,11 @@ class WorkController(Controller):
         service: NamedDependency[Service],
         access: NamedDependency[Access],
     ) -> Response[Reported]:
-        """Report progress. The same `id` again is not written twice: 200."""
+        """Report progress of work, and renew the lease of its tool.
+
+        If a report with the same `id` exists, the broker writes nothing and responds with 200. A report on
+        work that is not started starts it.
+        """
         id_ = work_id_of(work_id)
         report = reports.ReportOf(id_, data, access.caller.token)
         written = await service.store.one(reports.write, report, size=len(data.data))
@@ -197,8 +221,8 @@ class WorkController(Controller):
             raise await work_has_ended(service, access, id_)
         if not written.is_stored:
             raise PayloadTooLarge(
-                "This work has as many reports as one work may have: 100,000, or 128 MiB of them."
-                " Report less often, or keep large data elsewhere and report where."
+                "This work has reached the limit of 100,000 reports or 128 MiB of reports. The work goes on."
+                " Report less often, or store large data elsewhere and report its location."
             )
         reported = Reported(
             id=written.id,
@@ -216,7 +240,7 @@ class WorkController(Controller):
         limit: Limit = 100,
         after: After = None,
     ) -> ReportPage:
-        """The reports on work, in order; on ended work, those in the archive."""
+        """List the reports on work, oldest first. The work may have ended."""
         page = await service.primary_reads.read(reports.page, work_id_of(work_id), limit=limit, after=after)
         if page is None:
             raise WorkNotFound
@@ -231,7 +255,12 @@ class WorkController(Controller):
     async def cancel(
         self, work_id: FromPath[str], data: JSONBody[NewCancellation], service: NamedDependency[Service]
     ) -> Work:
-        """Ask the tool to stop. Its task is cancelled with the work, or goes back (`requeue`)."""
+        """Request the cancellation of work.
+
+        The tool learns of it from its next heartbeat or report, or from a wait on the work. When the work
+        then ends in any way but `succeeded`, its task is cancelled. With `requeue`, the broker offers the
+        task again instead.
+        """
         id_ = work_id_of(work_id)
         cancelled = await service.store.one(cancellation.cancel, Cancellation(id_, data.requeue))
         if cancelled is None:

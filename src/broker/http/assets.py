@@ -1,4 +1,4 @@
-"""Serve the files of web pages; the pages load nothing from the internet."""
+"""Serve the files of web pages. The pages load nothing from the internet."""
 
 import re
 from base64 import b64encode
@@ -23,8 +23,8 @@ _MEDIA_TYPES = {
 }
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
-# A page runs only scripts of this service, loads only from it, and cannot be framed. Swagger UI has images in
-# its style sheet.
+# A page runs only scripts of this service, loads only from it, and cannot be framed. The `data:` images are
+# in the style sheet of Swagger UI.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
     " img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -48,7 +48,7 @@ def generated_page_headers(page: bytes) -> Mapping[str, str]:
 
 
 class Asset:
-    """A file of a web page; its name says its media type."""
+    """A file of a web page. The suffix of its name determines its media type."""
 
     def __init__(self, name: str, content: bytes, page_headers: Mapping[str, str] = PAGE_HEADERS) -> None:
         self._content = content
@@ -56,9 +56,9 @@ class Asset:
         self._media_type = _MEDIA_TYPES[Path(name).suffix]
         self._tag = f'"{sha256(content).hexdigest()[:32]}"'
 
-    def answer(self, request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Return a response with the file, or 304 if the browser has it already."""
-        # The browser revalidates the file each time, so that it sees an upgrade at once.
+    def response(self, request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Return a response with the file, or 304 if the browser already has it."""
+        # The browser revalidates the file each time, to see an upgrade at once.
         headers = {"Cache-Control": "no-cache", "ETag": self._tag}
         if self._media_type == "text/html":
             headers |= self._page_headers
@@ -73,7 +73,7 @@ def assets(
 ) -> Mapping[str, Asset]:
     """Return the files of a folder of `broker.web`, by their relative paths.
 
-    No path can lead to another file, because each is looked up here.
+    A path cannot lead to another file, because requests look up their paths here.
 
     Args:
         folder: The name of the folder.

@@ -1,8 +1,8 @@
 """Decode request bodies once, and report every invalid field.
 
-Litestar's own parsing cannot pass JSON values through unchanged, responds with 500 to invalid UTF-8 and deep
-nesting, and reports only one error. This module replaces it by a serialization plugin: it decodes the body
-for each handler that declares `data: SomeRequest`.
+Litestar's own parsing has three defects: it changes JSON values, responds with 500 to invalid UTF-8 and deep
+nesting, and reports only one error. This module replaces it with a serialization plugin, which decodes the
+body for each handler that declares `data: SomeRequest`.
 """
 
 import asyncio
@@ -39,24 +39,24 @@ from broker.settings import Settings
 _MOST_ERRORS = 1_000
 # A body up to this size is decoded on the event loop, a larger one in a thread.
 _AT_ONCE = 64 * 1024
-# Decoding a larger body may take seconds. It has a thread of its own, so that smaller ones do not wait.
+# Decoding a larger body may take seconds. It has its own thread, because smaller bodies must not wait for it.
 _HUGE = 2**20
-# One thread each: with more threads, the event loop would wait longer for the interpreter.
+# One thread each. With more threads, the event loop would wait longer for the interpreter lock.
 _thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 _thread_for_huge = ThreadPoolExecutor(1, thread_name_prefix="huge bodies")
 
 
 class BodyOrNothing(Connection[Any, Any, Any]):
-    """A request whose missing body is an empty object, so that each field has its default or is reported."""
+    """A request whose missing body counts as an empty object, so that fields get their defaults."""
 
-    # The decoded body, if it is large: `body` decodes it in a thread.
+    # The decoded body if it is large. `body` decodes it in a thread.
     decoded: Request | None = None
 
     async def body(self) -> bytes:
-        """Return the body; if it arrived slowly, check the client's access again.
+        """Return the body. If it arrived slowly, check the client's access again.
 
         Raises:
-            BadRequest: The client disconnected before it had sent the whole body.
+            BadRequest: The client disconnected before it sent the whole body.
         """
         began = time.monotonic()
         try:
@@ -73,7 +73,7 @@ class BodyOrNothing(Connection[Any, Any, Any]):
 
 
 class JsonBodies(SerializationPlugin):
-    """Makes Litestar decode request structs with this module."""
+    """The plugin that makes Litestar decode request structs with this module."""
 
     def supports_type(self, field_definition: FieldDefinition) -> bool:
         """Return whether the type is a request struct."""
@@ -96,7 +96,7 @@ class _JsonBody(AbstractDTO[Any]):
 
     @classmethod
     def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
-        """Litestar's own backends are not used."""
+        """Do nothing, because Litestar's own backends are not used."""
 
     @classmethod
     def generate_field_definitions(cls, model_type: type[Any]) -> Generator[DTOFieldDefinition, None, None]:
@@ -108,7 +108,7 @@ class _JsonBody(AbstractDTO[Any]):
 
 
 def _check_media_type(request: Connection[Any, Any, Any]) -> None:
-    """Refuse a body that is not JSON, or compressed."""
+    """Refuse a body that is compressed or not JSON."""
     media_type, _ = request.content_type
     if media_type not in ("", "application/json") and not media_type.endswith("+json"):
         raise UnsupportedMediaType
@@ -118,7 +118,7 @@ def _check_media_type(request: Connection[Any, Any, Any]) -> None:
 
 
 async def decoded(body: bytes, kind: type[Request], limits: Settings) -> Request:
-    """Decode a body of any size without stalling the event loop or smaller bodies; see `decode`."""
+    """Decode a body like `decode`, without blocking the event loop or smaller bodies."""
     if len(body) <= _AT_ONCE:
         return decode(body, kind, limits)
     thread = _thread if len(body) <= _HUGE else _thread_for_huge
@@ -147,9 +147,9 @@ def decode(body: bytes, kind: type[Request], limits: Settings) -> Request:
 
 
 def _on_one_line(body: bytes) -> bytes:
-    """Return JSON without line breaks, which stand only between its tokens; in steps.
+    """Return JSON without line breaks. JSON has them only between its tokens.
 
-    Values are returned as they were sent, and an export has one record a line.
+    The broker returns values unchanged, and an export has one record per line. The function works in steps.
     """
     steps = range(0, len(body), json_limits.STEP_BYTES)
     return b"".join([body[at : at + json_limits.STEP_BYTES].translate(None, b"\r\n") for at in steps])
@@ -177,7 +177,7 @@ def _decoded(body: bytes, kind: type[Request]) -> Request:
 
 
 def _check_utf8(body: bytes) -> None:
-    """Refuse a body that is not UTF-8; it is checked in steps."""
+    """Refuse a body that is not UTF-8. The check runs in steps."""
     if body.isascii():
         return
     start = 0
@@ -190,12 +190,14 @@ def _check_utf8(body: bytes) -> None:
             str(body[start:end], "utf-8")
         except UnicodeDecodeError as error:
             place = start + error.start
-            raise MalformedJson(f"The body is not UTF-8: byte {place} cannot be read.") from None
+            raise MalformedJson(
+                f"The body is not valid UTF-8 at byte {place}. Send it encoded as UTF-8."
+            ) from None
         start = end
 
 
 def _well_formed(body: bytes) -> None:
-    """Refuse a body that is no JSON behind its first wrong type, where the decoder stops."""
+    """Refuse a body that is not JSON after its first wrong type, where the decoder stops."""
     try:
         decoder(Raw).decode(body)
     except msgspec.DecodeError as error:

@@ -1,4 +1,4 @@
-"""What is wrong with a body: every offending field, named like `items[13].needs`."""
+"""Explain the errors in a body: find every invalid field and name it like `items[13].needs`."""
 
 import re
 from collections.abc import Iterator
@@ -11,19 +11,23 @@ from broker.http.decoders import TOO_LONG, decoder, hints, item_type, raw_struct
 from broker.schemas.problems import FieldError
 from broker.schemas.values import Request
 
-# A string may be cut off where the search ends: else each quote in it would be tried as the start of another.
+# A string may be cut off at the end of the search. Otherwise the search would try each quote in it as the
+# start of another string.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"(?:\s*:)?|\\?\Z)|[\[\]{},]', re.DOTALL)
 _SEARCHED = 2**20
-# Of a name or message in an error, which may repeat what the client sent.
+# The maximum length of a name or message in an error, which may repeat input of the client.
 _MOST_CHARACTERS = 300
-# A value with more members or items is not taken apart to explain what is wrong with each.
+# The errors of a value with more members or items are not explained one by one.
 MOST_PARTS = 200_000
 
 
 def explain(body: bytes, kind: type[Request], path: str = "") -> Iterator[FieldError]:
-    """Yield every invalid field of a request, which is at `path` in the body, like `items[13].`.
+    """Yield every invalid field of a request. The decoder itself stops at the first one.
 
-    The decoder itself stops at the first.
+    Args:
+        body: The JSON text of the request.
+        kind: The type of the request.
+        path: The position of the request in the whole body, such as `items[13].`.
     """
     try:
         members = _members(body, kind)
@@ -32,7 +36,7 @@ def explain(body: bytes, kind: type[Request], path: str = "") -> Iterator[FieldE
         return
     fields = hints(kind)
     for name in members.keys() - fields.keys():
-        yield FieldError(field=path + name[:_MOST_CHARACTERS], message="is no field of this request")
+        yield FieldError(field=path + name[:_MOST_CHARACTERS], message="is not a field of this request")
     for field in msgspec.structs.fields(kind):
         if field.name in members:
             yield from _explain_field(bytes(members[field.name]), fields[field.name], path + field.name)
@@ -41,7 +45,7 @@ def explain(body: bytes, kind: type[Request], path: str = "") -> Iterator[FieldE
 
 
 def _members(body: bytes, kind: type[Request]) -> dict[str, Raw]:
-    """Return the members of an object; if there are very many, only those that are fields of the request."""
+    """Return the members of an object. If there are very many, return only the fields of the request."""
     if body.count(b":") <= MOST_PARTS:
         members: dict[str, Raw] = decoder(dict[str, Raw]).decode(body)
         return members
@@ -65,7 +69,7 @@ def _explain_field(value: bytes, hint: Any, path: str) -> Iterator[FieldError]:
 
 
 def _items(value: bytes, hint: Any) -> list[Raw]:
-    """Return the items of a list; none if it is no list, not as long as it may be, or has too many parts."""
+    """Return the items of a list. Empty if it is not a list, has a wrong length or has too many parts."""
     if value.count(b",") > MOST_PARTS:
         return []
     try:
@@ -76,7 +80,12 @@ def _items(value: bytes, hint: Any) -> list[Raw]:
 
 
 def located(error: msgspec.ValidationError, path: str = "") -> FieldError:
-    """Return an error of the decoder as a field and a message; `path`: what it decoded; empty: the body."""
+    """Return an error of the decoder as a field and a message.
+
+    Args:
+        error: The error.
+        path: The field that the decoder decoded. Empty for the whole body.
+    """
     message = plainly(error)
     _, _, place = str(error).partition(" - at `$")
     if message.startswith(TOO_LONG.lower()):
@@ -86,19 +95,19 @@ def located(error: msgspec.ValidationError, path: str = "") -> FieldError:
 
 
 def plainly(error: Exception) -> str:
-    """Return the decoder's message, to follow the name of a field or "the body"."""
+    """Return the message of the decoder, without the position, to be read after the name of a field."""
     message = str(error).partition(" - at ")[0]
     message = message.removeprefix("JSON is malformed: ")[:_MOST_CHARACTERS]
     return message[:1].lower() + message[1:]
 
 
 def field_at(body: bytes, *, depth: int | None = None, offset: int | None = None) -> str:
-    """Return the field at a place in a body, like `items[13].needs`.
+    """Return the name of the field at a position in a body, such as `items[13].needs`.
 
     Args:
-        body: JSON that is well-formed up to the place; only its beginning is searched, to bound the time.
-        depth: The place is where brackets nest deeper than this.
-        offset: Or: the place is this byte.
+        body: JSON that is well-formed up to the position. To bound the time, only its beginning is searched.
+        depth: The position is the first bracket that is nested deeper than this.
+        offset: The position is this byte.
     """
     names: list[str | int] = []
     for token in _TOKEN.finditer(body, 0, _SEARCHED):
@@ -115,7 +124,7 @@ def field_at(body: bytes, *, depth: int | None = None, offset: int | None = None
             names[-1] = text[: text.rindex(b'"')].strip(b'"').decode()
     else:
         if len(body) > _SEARCHED and names[:1] == ["items"]:
-            # It may be in any of the items that follow.
+            # The position may be in any of the items that follow.
             return "items"
     match names:
         case ["items", int(place), str(name), *_]:

@@ -1,4 +1,4 @@
-"""Decoders of request structs, and variants that stop early at a list that is too long."""
+"""Decoders of request structs, with variants that stop early if a list is too long."""
 
 import threading
 from functools import cache
@@ -20,19 +20,23 @@ def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def read(value: bytes | Raw, kind: Any) -> Any:
-    """Decode a value, or raise the decoder's error."""
+    """Decode a value.
+
+    Raises:
+        msgspec.DecodeError: The value does not fit the type.
+    """
     _items_decoded.count = 0
     return decoder(kind).decode(value)
 
 
 @cache
 def hints(kind: type[Request]) -> dict[str, Any]:
-    """Return the fields of a request with their types, constraints included."""
+    """Return the fields of a request with their types and constraints."""
     return get_type_hints(kind, include_extras=True)
 
 
 def item_type(hint: Any) -> Any:
-    """Return the request struct of a list's items; None: it is no list of request structs."""
+    """Return the type of the items of a list. None if it is not a list of request structs."""
     bare = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     if get_origin(bare) is not list:
         return None
@@ -41,7 +45,7 @@ def item_type(hint: Any) -> Any:
 
 
 class _Items(threading.local):
-    """The number of items of a body that this thread has decoded."""
+    """The number of items that this thread has decoded of a body."""
 
     count = 0
 
@@ -51,9 +55,9 @@ _items_decoded = _Items()
 
 @cache
 def counted(kind: type[Request]) -> type[Request]:
-    """Return a variant of a request struct whose decoder stops at the first item too many.
+    """Return a variant of a request struct whose decoder stops when a list exceeds its maximum length.
 
-    Otherwise a decoder checks the length of a list after it has decoded millions of items.
+    A usual decoder checks the length only after it has decoded all items, possibly millions.
     """
     for name, hint in hints(kind).items():
         item = item_type(hint)
@@ -65,10 +69,13 @@ def counted(kind: type[Request]) -> type[Request]:
 
 
 def once(body: bytes, kind: type[Request]) -> bytes:
-    """Return a body with each member once: the last of those with the same name.
+    """Return a body without duplicate members. The last member with a name replaces the others.
 
-    The decoder checks each member, which takes seconds if there are millions. `kind` is a type that `counted`
-    has returned.
+    The decoder checks every member, which takes seconds if a body repeats millions of them.
+
+    Args:
+        body: The JSON text.
+        kind: A type that `counted` returned.
 
     Raises:
         msgspec.ValidationError: The request has an unknown field, or a list has too many items.
@@ -78,7 +85,7 @@ def once(body: bytes, kind: type[Request]) -> bytes:
 
 @cache
 def raw_struct(kind: type[Request]) -> type[msgspec.Struct]:
-    """Return a struct with the same fields, each any JSON value or absent; it ignores all other fields."""
+    """Return a struct with the same fields. Each is any JSON value or absent. It ignores unknown fields."""
     return _struct_of(kind, dict.fromkeys(hints(kind), Raw), is_strict=False)
 
 

@@ -1,4 +1,4 @@
-"""Handle a tool's request about work that has ended: its lease is renewed all the same."""
+"""Handle a tool's request about work that has ended. The request still renews the tool's lease."""
 
 from uuid import UUID
 
@@ -25,7 +25,7 @@ async def work_has_ended(service: Service, access: Access, work_id: UUID) -> Wor
     """Return the error for a tool's request about work that has ended, and renew the tool's lease.
 
     Raises:
-        VoidToken: The token is void, whether the work has ended or not.
+        VoidToken: The token is void.
         WorkNotFound: There is no such work.
     """
     if access.caller.token is not None:
@@ -36,11 +36,11 @@ async def work_has_ended(service: Service, access: Access, work_id: UUID) -> Wor
 
 
 async def renew_lease(service: Service, access: Access, record: ArchiveRecord) -> None:
-    """Renew the lease of the tool that made the request, if the work was its own."""
+    """Renew the lease of the tool if it made the request itself."""
     if record.tool_id is not None and is_its_tool(access, record):
         await service.store.one(leases.keep, access.caller.beat(record.tool_id))
 
 
 def is_its_tool(access: Access, record: ArchiveRecord) -> bool:
-    """Return whether the tool that had the work made the request, and not a later one with its id."""
+    """Return whether the tool that had the work made the request, not a later tool with the same id."""
     return access.reach is ALL or access.tool == record.tool_id

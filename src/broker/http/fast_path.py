@@ -1,9 +1,9 @@
-"""The fast path: plain requests for the most frequent operations, without Litestar's work for each request.
+"""The fast path: handle plain requests for the most frequent operations without Litestar's overhead.
 
-Litestar resolves, validates and wraps every request. When a request shares its database work with others,
-that is most of its cost. A handler marked `fast_path=True` is an ordinary handler with a route, guards and a
-place in OpenAPI. This module decodes a plain request for it, runs it and sends the response. If a request has
-an unusual header or parameter, Litestar handles it with the same handler, so every rule and error has one
+Litestar resolves, validates and wraps every request. If a request shares its database work with others, this
+overhead is most of its cost. A handler marked `fast_path=True` is an ordinary handler with a route, guards
+and an OpenAPI description. This module decodes a plain request for it, runs it and sends the response. If a
+request has an unusual header or parameter, Litestar runs the same handler. So every rule and error has one
 source.
 """
 
@@ -39,7 +39,7 @@ _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
 class _PlainParameter(NamedTuple):
-    """A query parameter that the fast path can read: its plain notation, its type and its maximum."""
+    """A query parameter that the fast path can read, with its plain notation, its type and its maximum."""
 
     notation: "re.Pattern[str]"
     kind: type[float] | type[int] | type[str]
@@ -56,9 +56,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class FastRoute(Struct, frozen=True, kw_only=True):
-    """A marked handler, and what the fast path needs to run it.
+    """A marked handler, with the data that the fast path needs to run it.
 
-    `body` is the type of the request body, and `status` is that of responses that set none.
+    Args:
+        handler: The handler.
+        guard: The guard of the handler.
+        body: The type of the request body. None if there is none.
+        arguments: The names of the handler's arguments.
+        status: The status of responses that do not set one.
     """
 
     handler: HTTPRouteHandler
@@ -78,7 +83,7 @@ class FastPath:
         self._routes = _fast_routes(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, by the fast path if it is plain."""
+        """Handle a request, on the fast path if it is plain."""
         if scope["type"] == ScopeType.HTTP and (match := self._templates.match(scope["path"])):
             arguments: dict[str, Any]
             template, arguments = match
@@ -138,10 +143,10 @@ class FastPath:
             await problems.send(error, scope, receive, send, self._service.metrics)
 
     async def _let_litestar_respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Respond by Litestar, or with 503 if the server cancels the request.
+        """Let Litestar respond. If the server cancels the request, respond with 503.
 
         When the server stops, uvicorn cancels requests that do not finish in time, for example because the
-        database does not respond. It would send 500, which clients do not retry.
+        database does not respond. uvicorn would send 500, which clients do not retry.
         """
         has_started = False
 
@@ -182,7 +187,7 @@ def _fast_routes(app: Litestar) -> dict[tuple[str, str], FastRoute]:
 
 
 def _read_query(route: FastRoute, query: bytes, arguments: dict[str, Any]) -> bool:
-    """Add the arguments in a query; return False if it is not plain."""
+    """Add the parameters of a query to the arguments. Return False if the query is not plain."""
     if not query:
         return True
     for part in query.decode("latin-1").split("&"):
@@ -195,7 +200,7 @@ def _read_query(route: FastRoute, query: bytes, arguments: dict[str, Any]) -> bo
             or not plain.notation.fullmatch(text)
         ):
             return False
-        # As a float first: `int` refuses a text of thousands of digits.
+        # Compare as a float first, because `int` refuses thousands of digits.
         if plain.kind is not str and float(text) > plain.most:
             return False
         arguments[name] = plain.kind(text)
@@ -203,7 +208,7 @@ def _read_query(route: FastRoute, query: bytes, arguments: dict[str, Any]) -> bo
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """Return the whole body; None if the client disconnected before it had sent all of it."""
+    """Return the whole body. None if the client disconnected before it sent all of it."""
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -215,7 +220,7 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 def _messages(returned: Any, status: int) -> tuple[Message, Message]:
-    """Return the ASGI messages for what a handler returned: a `Response`, or its content."""
+    """Return the ASGI messages for the result of a handler, which is a `Response` or its content."""
     headers = [(b"content-type", _JSON)]
     if isinstance(returned, Response):
         status = returned.status_code or status

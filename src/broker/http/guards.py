@@ -1,8 +1,8 @@
-"""Guards: which roles may make a request. Each handler declares its guard.
+"""Guards, which define the roles that may make a request. Each handler declares its guard.
 
-A role may make a request about everything (`ALL`), or about what belongs to the caller's key (`OWN`). If the
-path names a task, tool, work item or record, the guard checks its owner. Handlers of lists and batches limit
-them by `Access`. An admin may do everything.
+A role may make a request about all things (`ALL`) or only about those of the caller's key (`OWN`). If the
+path names a task, tool, work item or record, the guard checks its owner. Handlers of lists and batches use
+`Access` to limit them. An admin may do everything.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _PATH_PARAMETERS = ("task_id", "tool_id", "work_id")
 
 
 class Reach(Enum):
-    """The things that a role may make a request about."""
+    """The things that a request of a role may be about."""
 
     ALL = "all"
     OWN = "own"
@@ -50,10 +50,10 @@ class Access(Struct, frozen=True, kw_only=True):
     Args:
         caller: The caller.
         reach: The things that the request may be about.
-        bearer: The key or token of the request; it may be void when a waiting request gets its response.
-        client: The client whose limits count: a key together with its tools, or, without keys, an address.
-        tool: The tool that made the request about itself or its work, if known.
-        fenced: Whether the statement of the request refuses a void token.
+        bearer: The key or token of the request. It may become void while the request waits.
+        client: The client for rate limits: a key together with its tools or, without keys, an address.
+        tool: The tool, if it made the request about itself or its work.
+        fenced: Whether the SQL statement of the request refuses a void token.
     """
 
     caller: Caller
@@ -65,16 +65,16 @@ class Access(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str | None:
-        """The name of the key whose things the request is limited to; None: no limit."""
+        """The name of the key that the request is limited to. None: no limit."""
         return self.caller.key if self.reach is OWN else None
 
     @property
     def acts_as_tool(self) -> bool:
-        """Whether the caller is the tool itself, or an admin."""
+        """True if the caller is the tool itself or an admin."""
         return self.tool is not None or "admin" in self.caller.roles
 
 
-#: Returns whether a thing belongs to the caller (None: there is no such thing), and the tool it is about.
+#: Returns whether a thing belongs to the caller (None if it does not exist), and the tool that it is about.
 OwnershipCheck = Callable[[Owners, Caller, str], Awaitable[tuple[bool | None, str | None]]]
 
 
@@ -82,10 +82,11 @@ class Allow:
     """A guard that admits some roles.
 
     Args:
-        check_owner: Checks the owner of what the path names; None: the handler does, or limits the request.
-        missing: The error if what the path names does not exist.
-        fenced: Whether the statement of the request refuses a void token and renews the lease.
-        roles: The roles that may make the request, and their reach; `token` is a tool with its token.
+        check_owner: Checks the owner of the thing that the path names. If None, the handler checks it or
+            limits the request.
+        missing: The error if the thing that the path names does not exist.
+        fenced: Whether the SQL statement of the request refuses a void token and renews the lease.
+        roles: The roles that may make the request, with their reach. `token` is a tool with its token.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Allow:
         Raises:
             Unauthenticated: The key or token is missing or invalid.
             Forbidden: The caller may not make the request.
-            NotFound: What the path names does not exist.
+            NotFound: The thing that the path names does not exist.
         """
         headers = {name: value for name, value in scope["headers"] if name in _RELEVANT_HEADERS}
         bearer = _bearer(headers.get(b"authorization", b""))
@@ -124,7 +125,7 @@ class Allow:
         reaches = {self.roles[role] for role in _roles_of(caller) if role in self.roles}
         if not reaches:
             needed, actual = _in_words(self.roles), _in_words(_roles_of(caller))
-            raise Forbidden(f"That takes a key with the role {needed}; yours is {actual}.")
+            raise Forbidden(f"This request needs a key with the role {needed}. Your key has: {actual}.")
         client = f"key {caller.key or caller.registered_by}"
         tool = None
         if self._check_owner is None:
@@ -132,12 +133,12 @@ class Allow:
         elif OWN in reaches:
             is_own, tool = await self._check_owner(service.owners, caller, _named_id(scope, path))
             if is_own is None and ALL not in reaches:
-                # Not in the handler: another key may have created it by then.
+                # Raise it here. Until the handler runs, another key may create the thing.
                 raise self._missing
             if is_own is False and ALL not in reaches:
                 raise Forbidden(
-                    "That belongs to another key, or is from before there were keys; yours may do it with its"
-                    " own only."
+                    "This belongs to another key, or was created before keys existed. Your key may make this"
+                    " request only for its own tasks and tools."
                 )
             if is_own:
                 reaches = {OWN}
@@ -154,7 +155,7 @@ class Allow:
     ) -> str | None:
         """Return the tool that made the request with its token while no keys exist, and renew its lease.
 
-        If the statement of the request does that, there is nothing to look up.
+        If the SQL statement of the request does so, the method returns None.
         """
         if caller.token is None or self._is_fenced or "token" not in self.roles:
             return None
@@ -170,19 +171,22 @@ class Allow:
 
 
 async def anyone(_: ASGIConnection[Any, Any, Any, Any], __: BaseRouteHandler) -> None:
-    """Admit every request, without a key."""
+    """Admit every request. It needs no key."""
 
 
 def access_of(request: Request[Any, Any, Any]) -> Access:
-    """Return the access that the guard has granted, for the handler."""
+    """Return the access that the guard granted to the request."""
     access: Access = request.scope["state"]["access"]
     return access
 
 
 async def check_again(service: Service, access: Access, *, at_once: bool = False) -> None:
-    """Check that the key or token of a request that was admitted before is still valid.
+    """Check that the key or token of an admitted request is still valid.
 
-    `at_once` reads the keys now, and does not rely on what was read in the last two seconds.
+    Args:
+        service: The service.
+        access: The access of the request.
+        at_once: Whether to read the keys now. Otherwise keys from the last two seconds suffice.
 
     Raises:
         Unauthenticated: The key was revoked, or the token is void.
@@ -195,7 +199,7 @@ async def check_again(service: Service, access: Access, *, at_once: bool = False
 
 
 def void_token(service: Service, access: Access) -> VoidToken:
-    """Return the error for a token that a statement has refused, and remove it from the cache."""
+    """Return the error for a token that an SQL statement refused, and remove the token from the cache."""
     if access.caller.token is not None:
         service.owners.forget_tool(access.caller.token.tool_id)
     return VoidToken()
@@ -240,21 +244,21 @@ async def _work_is(owners: Owners, id_: str, expected: Callable[[WorkOwner], boo
 
 
 async def owns_tool(owners: Owners, caller: Caller, id_: str) -> bool | None:
-    """Return whether a tool is the caller, or the caller's key registered it; None: there is no such tool."""
+    """Return whether a tool is the caller or belongs to the caller's key. None if it does not exist."""
     if caller.tool_id is not None:
         return id_ == caller.tool_id
     return await owners.tool_is(id_, lambda owner: owner.key == caller.key)
 
 
 def owns_work(caller: Caller, owner: WorkOwner) -> bool:
-    """Return whether work belongs to the calling tool, or to a tool that the caller's key registered."""
+    """Return whether work belongs to the calling tool or to a tool of the caller's key."""
     if caller.tool_id is None:
         return owner.key == caller.key
     return owner.tool_id == caller.tool_id and owner.key in (None, caller.registered_by)
 
 
 allow = Allow
-# A key owns the tasks that it submitted and their records, and the tools that it registered and their work.
+# A key owns the tasks that it submitted, their records, the tools that it registered, and their work.
 allow_task = partial(Allow, _owns_task, TaskNotFound)
 allow_record = partial(Allow, _owns_record, WorkNotFound)
 allow_tool = partial(Allow, _owns_tool, ToolNotFound)
@@ -270,7 +274,7 @@ def _bearer(authorization: bytes) -> str | None:
 def _access_without_keys(
     caller: Caller, bearer: str | None, address: str, tool: str | None, fenced: bool
 ) -> Access:
-    """Return the access of a request while no keys exist; cached to save memory for waiting requests."""
+    """Return the access of a request while no keys exist. The cache saves memory for waiting requests."""
     return Access(caller=caller, reach=ALL, bearer=bearer, client=address, tool=tool, fenced=fenced)
 
 

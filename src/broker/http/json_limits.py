@@ -1,7 +1,7 @@
 """Check the values of a request: their size, their depth, and that PostgreSQL's jsonb can store them.
 
-A value is checked with a few passes of C over its bytes. A long value, or one that looks suspicious, is
-checked in steps, so that a thread that checks it never holds the interpreter for long.
+A check makes a few passes over the bytes of a value, which run in C. It handles long and suspicious values in
+steps, because a thread must not hold the interpreter lock for long.
 """
 
 import re
@@ -23,49 +23,55 @@ from broker.settings import Settings
 
 _MATCHED = ("needs", "skills")
 
-# Most values pass these checks at once. A number out of range has an exponent of three digits, or very many
-# digits; texts may have them, too. Two patterns, because a search for one that starts with a letter is many
-# times faster than for one that starts with a set.
+# Most values pass these checks at once. A number out of range has an exponent of at least three digits, or
+# very many digits. Texts may also contain these. There are two patterns, because the search for a fixed first
+# letter is many times faster than the search for a set of letters.
 _LARGE_EXPONENT = re.compile(rb"e[+-]?[0-9]{3}")
 _LARGE_EXPONENT_IN_CAPITALS = re.compile(rb"E[+-]?[0-9]{3}")
 _MANY_DIGITS = 1_000
 _DIGITS_ONLY = bytes(ord("0") if byte in b"0123456789." else ord(" ") for byte in range(256))
-# Only numbers that may be out of range: an exponent of at least 100, or `_MANY_DIGITS` digits. The lookbehind
-# keeps the search linear: it begins once in each run of digits.
+# Numbers that may be out of range: with an exponent of at least 100, or with `_MANY_DIGITS` digits. The
+# lookbehind keeps the search linear, because a match can begin only once in each run of digits.
 _LARGE_NUMBER = re.compile(
     rb"(?<![0-9.])(?:[0-9][0-9.]{%d,}+(?:[eE][+-]?[0-9]++)?|[0-9][0-9.]*+[eE][+-]?0*+[1-9][0-9]{2}[0-9]*+)"
     % (_MANY_DIGITS - 1)
 )
 _IN_NUMBERS = b"0123456789+-.eE"
-_NUL = "holds \\u0000, which PostgreSQL cannot keep"
-_OUT_OF_RANGE = "holds a number out of PostgreSQL's range"
-LONE_SURROGATE = "holds a lone surrogate, which is no character"
+_NUL = "contains \\u0000, which PostgreSQL cannot store"
+_OUT_OF_RANGE = "contains a number outside the range of PostgreSQL"
+LONE_SURROGATE = "contains a lone surrogate, which is not a character"
 _SURROGATE_ERROR = re.compile(r"(?:surrogate pair|end of hex escape) \(byte ([0-9]+)\)")
-# For each byte: +1 opens, -1 closes; all others are removed.
+# Maps opening brackets to +1 and closing brackets to -1. All other bytes are removed.
 _NESTING = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_NESTING = bytes(set(range(256)) - set(b"[{]}"))
 
-# PostgreSQL's numeric: this many digits before the point, and after it.
+# The maximum number of digits before and after the decimal point in PostgreSQL's numeric.
 _DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
-# Written out, `1e131071` is 131,072 digits: a small body must not become a huge row.
+# PostgreSQL stores `1e131071` as 131,072 digits. A small body must not become a huge row.
 _DIGITS_IN_ALL = 1_000_000
-# No number that is longer is in range.
+# A longer number is always out of range.
 _LONGEST_NUMBER = 200_000
 
-# How much of a value one step looks at: a step holds the interpreter for some milliseconds at most.
+# The bytes that one step checks. A step holds the interpreter lock for a few milliseconds at most.
 STEP_BYTES = 128 * 1024
-# A pause between steps lets the event loop, which waits for the interpreter, run at once.
+# In a pause between steps, the event loop gets the interpreter lock at once.
 _PAUSE_SECONDS = 0.0005
 
 _anything = msgspec.json.Decoder(Raw)
 
 
 def problems(request: Request, limits: Settings, path: str = "") -> Iterator[FieldError]:
-    """Yield what is wrong with the values of a request; `path`: its place in the body, like `items[13].`."""
+    """Yield the invalid values of a request.
+
+    Args:
+        request: The decoded request.
+        limits: The settings with the limits.
+        path: The position of the request in the body, such as `items[13].`.
+    """
     for name, kind in _fields(type(request)):
         value = getattr(request, name)
         if value is None or value is NULL:
-            # Most fields are absent.
+            # The fast case: most fields are absent.
             continue
         if kind is list:
             for place, item in enumerate(value):
@@ -91,7 +97,7 @@ def _fields(struct: type[Request]) -> tuple[tuple[str, type], ...]:
 
 
 def _in_range(value: datetime) -> bool:
-    """Return whether a time has a UTC equivalent: its offset may move it out of the calendar."""
+    """Return whether a time can be converted to UTC. Its offset may move it out of the calendar."""
     try:
         value.astimezone(UTC)
     except OverflowError:
@@ -101,23 +107,30 @@ def _in_range(value: datetime) -> bool:
 
 def _text_problem(value: str, limits: Settings) -> str | None:
     if len(value) > limits.max_text_chars:
-        return f"is {len(value)} characters long; the limit is {limits.max_text_chars}"
+        return f"is {len(value)} characters long, and the limit is {limits.max_text_chars}"
     return _NUL if "\x00" in value else None
 
 
 def json_problem(value: bytes, limits: Settings, *, matched: bool) -> str | None:
-    """Return what is wrong with a JSON value, in words; `matched`: it is a `needs` or `skills`."""
+    """Return an error message about a JSON value, or None if it is valid.
+
+    Args:
+        value: The JSON text.
+        limits: The settings with the limits.
+        matched: Whether the value is a `needs` or `skills`, which have a smaller limit.
+    """
     if matched and len(value) > limits.max_match_bytes:
-        return f"is {len(value)} bytes long; the limit is {limits.max_match_bytes}"
+        return f"is {len(value)} bytes long, and the limit is {limits.max_match_bytes}"
     if _is_plain(value, limits.max_depth):
         return None
     return _look_closely(value, limits.max_depth)
 
 
 def lone_surrogate(body: bytes) -> int | None:
-    """Return the offset of an escaped surrogate that stands alone, if the decoder refuses the body for it."""
+    """Return the offset of the lone escaped surrogate for which the decoder refuses a body, or None."""
     try:
-        # The decoder reports a truncated input unless room for the other surrogate follows.
+        # Without the spaces, the decoder may report a truncated input, because it expects the other
+        # surrogate.
         _anything.decode(body + b" " * 6)
     except msgspec.DecodeError as error:
         if place := _SURROGATE_ERROR.search(str(error)):
@@ -126,25 +139,25 @@ def lone_surrogate(body: bytes) -> int | None:
 
 
 def _is_plain(value: bytes, max_depth: int) -> bool:
-    """Return whether a short value passes all gates; a long one is not plain."""
+    """Return whether a short value is certainly valid. A long one never is."""
     size = len(value)
     if size > STEP_BYTES or b"\\u0000" in value:
         return False
-    # What is opened is closed again, so a short value is not deep.
+    # Every bracket needs a closing one, so a short value cannot be deep.
     if size > 2 * max_depth and value.count(b"[") + value.count(b"{") > max_depth:
         return False
     return not _may_hold_large_number(value)
 
 
 def _look_closely(value: bytes, max_depth: int) -> str | None:
-    """Check well-formed JSON in steps, each a few passes of C; return what is wrong with it, in words."""
+    """Check well-formed JSON in steps. Return an error message, or None if it is valid."""
     depth = digits = in_string = 0
     end_of_text = number = b""
     for piece in _pieces(value):
         if b"\\u0000" in end_of_text + piece:
             return _NUL
         end_of_text = piece[-5:]
-        # Every second part is a string, or what this piece has of it.
+        # Every second part is a string, or the part of a string that this piece contains.
         parts = piece.split(b'"')
         outside = b" ".join(parts[in_string::2])
         in_string = (in_string + len(parts) - 1) % 2
@@ -154,7 +167,7 @@ def _look_closely(value: bytes, max_depth: int) -> str | None:
         if may_be_deep and max(accumulate(array("b", nesting), initial=depth)) > max_depth:
             return f"is nested deeper than {max_depth}"
         depth += 2 * opened - len(nesting)
-        # The next piece may have the rest of a number.
+        # The rest of a number may be in the next piece.
         text = number + outside
         whole = text.rstrip(_IN_NUMBERS)
         number = text[len(whole) :]
@@ -165,9 +178,9 @@ def _look_closely(value: bytes, max_depth: int) -> str | None:
 
 
 def _pieces(value: bytes) -> Iterator[bytes]:
-    """Yield a value in steps, with something else in place of escaped backslashes and quotes.
+    """Yield a value in pieces, with escaped backslashes and quotes replaced by dots.
 
-    Other threads run between the steps.
+    The generator pauses between the pieces for the other threads.
     """
     start = 0
     while start < len(value):
@@ -175,7 +188,7 @@ def _pieces(value: bytes) -> Iterator[bytes]:
             time.sleep(_PAUSE_SECONDS)
         piece = value[start : start + STEP_BYTES]
         if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
-            # The last one belongs to what follows it.
+            # The last backslash escapes the next character.
             piece = value[start : start + STEP_BYTES + 1]
         start += len(piece)
         yield piece.replace(b"\\\\", b"..").replace(b'\\"', b"..")
@@ -188,9 +201,9 @@ def _may_hold_large_number(value: bytes) -> bool:
 
 
 def _digits(text: bytes) -> int:
-    """Return how many digits the large numbers in JSON without its strings have when written out.
+    """Return the number of digits of the large numbers in JSON text that has no strings, without exponents.
 
-    A number that is out of range counts as more digits than a value may have.
+    A number out of range counts as more digits than a value may have.
     """
     if not _may_hold_large_number(text):
         return 0
@@ -198,7 +211,7 @@ def _digits(text: bytes) -> int:
     for match in _LARGE_NUMBER.finditer(text):
         try:
             number = Decimal(match[0].decode())
-        except InvalidOperation:  # out of Decimal's own range, which is larger
+        except InvalidOperation:  # outside the range of Decimal, which is larger than PostgreSQL's
             return _DIGITS_IN_ALL + 1
         before, after = number.adjusted() + 1, -int(number.as_tuple().exponent)
         if before > _DIGITS_BEFORE or after > _DIGITS_AFTER:

@@ -1,7 +1,7 @@
 """Generate the OpenAPI 3.1 document from the handlers.
 
-msgspec reads and writes the bodies, so its schemas describe them exactly. Litestar's document would be wrong:
-nullable parameters, allowed unknown fields, a missing `ge=0`, and errors of another shape.
+msgspec reads and writes the bodies, so its schemas describe them exactly. Litestar's document would be wrong
+about nullable parameters, unknown fields, lower limits of 0, and the format of errors.
 """
 
 import re
@@ -24,7 +24,7 @@ from broker.http import problems
 from broker.http.guards import Reach
 from broker.http.openapi_examples import EXAMPLES
 from broker.http.openapi_links import links
-from broker.http.openapi_operations import Operation, in_a_sentence, is_struct, operations
+from broker.http.openapi_operations import Operation, is_struct, operations, summary_of
 from broker.schemas.keys import KeyName
 from broker.schemas.problems import FieldError, Problem
 from broker.schemas.tools import ToolStatus
@@ -33,71 +33,87 @@ from broker.schemas.values import Id
 JsonObject = dict[str, Any]
 
 _ABOUT = """\
-Brings work together with the programs that can do it.
+Matches tasks with the programs that can do them.
 
-Every error is a problem (RFC 9457) with a stable word for programs, `code`; each call says which it may
-answer with. An address that there is not is 404 `not_found`, a method that an address does not take is 405
-`method_not_allowed`, and a failure of the broker's own would be 500 `internal`. A parameter or a field that a
-call does not know is refused: 400. What is no HTTP/1.1 is 400 `malformed_request`, what does not come in time
-408 `request_timeout`, and more than 64 KiB of address and headers 431 `headers_too_large`.
+**Errors.** Every error is a problem (RFC 9457) with a stable `code` for programs. Each operation lists the
+errors that it may return. Every operation may also return 404 `not_found` for an unknown path, 405
+`method_not_allowed` for an unsupported method, and 500 `internal` for a defect of the broker. An unknown
+parameter or field is an error (400). A request that is not valid HTTP/1.1 gets 400 `malformed_request`. A
+request that does not arrive in time gets 408 `request_timeout`. A request line and headers of more than 64
+KiB get 431 `headers_too_large`.
 
-Any JSON value comes back equal, numbers to the last digit. Only what PostgreSQL's jsonb cannot hold is
-refused: `\\u0000`, lone surrogates, numbers out of its range. `payload`, `data` and `result` come back as
-they were sent, but for line breaks. An integer is written as one: `3`, not `3.0`.
+**JSON values.** The broker returns every JSON value equal to the one it received, and numbers to the last
+digit. `payload`, `data` and `result` come back exactly as they were sent, except for line breaks. The
+broker refuses only values that PostgreSQL's jsonb cannot store: `\\u0000`, lone surrogates, and numbers out
+of range. Write an integer as `3`, not `3.0`.
 
-Every call says which roles it is for: a key has one or more of them, and is sent as
-`Authorization: Bearer KEY`. While there are no keys everything is open, to the service's own machine alone.
+**Keys.** Each operation lists the roles that may use it. A key has one or more roles. Send it as
+`Authorization: Bearer KEY`. While no keys exist, every operation is open to programs on the service's own
+machine.
 """
 
 _TAGS = {
     "Tools": "Programs, instruments and machines that do work.",
-    "Tasks": "Things that need doing.",
-    "The assigner": "What an assigner looks at, and how it says which tool does what.",
+    "Tasks": "Things to do, with their needs and their payload.",
+    "The assigner": "Read the available tasks and tools, and assign tasks to tools.",
     "Work": "One attempt of one tool at one task.",
-    "Archive": "How everything ended: every attempt, with all that was reported on it.",
-    "Overview": "Summaries for whoever watches, without payloads and results.",
-    "Events": "What happens, as it happens.",
-    "Keys": "Who may do what.",
-    "Health": "For load balancers, containers, Prometheus and people.",
+    "Archive": "The records of all attempts that have ended, with their reports.",
+    "Overview": "Summaries for dashboards, without payloads and results.",
+    "Events": "Changes as they happen.",
+    "Keys": "Keys and their roles.",
+    "Health": "Health checks, statistics and metrics.",
 }
 
 # The type and description of each path parameter.
 _IN_PATHS: dict[str, tuple[Any, str]] = {
-    "task_id": (Id, "The task's id."),
-    "tool_id": (Id, "The tool's id."),
-    "work_id": (UUID, "The work's id."),
-    "key_name": (KeyName, "The key's name."),
+    "task_id": (Id, "Id of the task."),
+    "tool_id": (Id, "Id of the tool."),
+    "work_id": (UUID, "Id of the work."),
+    "key_name": (KeyName, "Name of the key."),
 }
 
 _RETRY_AFTER = {
-    "Retry-After": {"description": "In so many seconds.", "required": True, "schema": {"type": "integer"}}
+    "Retry-After": {
+        "description": "Seconds until the next try.",
+        "required": True,
+        "schema": {"type": "integer"},
+    }
 }
 _HEADERS: dict[int, JsonObject] = {
-    401: {"WWW-Authenticate": {"description": "`Bearer`.", "required": True, "schema": {"type": "string"}}},
+    401: {
+        "WWW-Authenticate": {
+            "description": "The scheme: `Bearer`.",
+            "required": True,
+            "schema": {"type": "string"},
+        }
+    },
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }
 
-# W3C Trace Context. No patterns: garbled headers are ignored, not refused.
+# W3C Trace Context. Without patterns, because the broker ignores invalid headers and does not refuse them.
 _TRACE: dict[str, tuple[str, str]] = {
     "traceparent": (
-        "The trace and span that the task is submitted in (W3C Trace Context). Garbled, it is ignored.",
+        "The trace and span of the submission (W3C Trace Context). The broker ignores invalid values.",
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     ),
-    "tracestate": ("What tracers want to know besides; without `traceparent` it is ignored.", "lab=beam-4"),
+    "tracestate": (
+        "Data of the tracing systems. The broker ignores it without a `traceparent`.",
+        "lab=beam-4",
+    ),
 }
-_TRACE_ANSWERED: JsonObject = {
+_RETURNED_TRACE: JsonObject = {
     name: {"description": text, "schema": {"type": "string"}}
     for name, text in {
-        "traceparent": "The trace and the span that the task was submitted in, where it was in one.",
-        "tracestate": "As the submitter gave it, where it did.",
+        "traceparent": "The trace and span in which the task was submitted, if any.",
+        "tracestate": "The `tracestate` of the submission, if any.",
     }.items()
 }
 
-# `broker.client` has classes of these names, and they are what users import.
+# `broker.client` has classes with the names of these structs, and users import those.
 _NAMES: dict[type[Struct], str] = {ToolStatus: "Tool"}
 
-# ECMAScript needs no such suffix: its `$` matches only at the end.
+# ECMAScript does not need this suffix, because its `$` matches only at the end.
 _PYTHON_SUFFIX = r"(?!\n)"
 
 
@@ -123,7 +139,7 @@ def _operation(operation: Operation, all_operations: list[Operation]) -> JsonObj
     if operation.events:
         description = f"{description}\n\n{_list_of_events(operation.events)}"
     if operation.roles:
-        description = f"{description}\n\nFor {_list_of_roles(operation.roles)}.".strip()
+        description = f"{description}\n\nRoles: {_list_of_roles(operation.roles)}.".strip()
     described: JsonObject = {
         "tags": operation.handler.resolve_tags(),
         "summary": summary.replace("`", ""),
@@ -134,7 +150,7 @@ def _operation(operation: Operation, all_operations: list[Operation]) -> JsonObj
     if operation.roles:
         described["security"] = [{"key": []}]
     parameters = [_parameter(name, field) for name, field in operation.parameters.items()]
-    if operation.takes_trace:
+    if operation.accepts_trace:
         parameters += [_ref("parameters", name) for name in _TRACE]
     if parameters:
         described["parameters"] = parameters
@@ -148,7 +164,7 @@ def _operation(operation: Operation, all_operations: list[Operation]) -> JsonObj
 
 
 def _list_of_roles(roles: Mapping[str, Reach]) -> str:
-    """Return a list like `submitter (its own), operator, admin`."""
+    """Return a list such as `submitter (its own), operator, admin`."""
     names = {"token": "a tool's token"}
     return ", ".join(
         names.get(role, f"`{role}`") + (" (its own)" if reach is Reach.OWN else "")
@@ -159,8 +175,7 @@ def _list_of_roles(roles: Mapping[str, Reach]) -> str:
 def _list_of_events(events: Mapping[str, type[Struct]]) -> str:
     """Return a Markdown list of the events and their data."""
     return "\n".join(
-        f"- `{name}`: a `{component_name(struct)}`. {in_a_sentence(struct)}"
-        for name, struct in events.items()
+        f"- `{name}`: a `{component_name(struct)}`. {summary_of(struct)}" for name, struct in events.items()
     )
 
 
@@ -229,15 +244,15 @@ def _response(operation: Operation, response: ResponseSpec, all_operations: list
         described["content"] = {written: {"schema": {"type": "string"}}}
         if operation.events:
             described["content"][written]["example"] = _stream(operation.events)
-    if operation.hands_on_trace:
-        described["headers"] = {name: _ref("headers", name) for name in _TRACE_ANSWERED}
+    if operation.returns_trace:
+        described["headers"] = {name: _ref("headers", name) for name in _RETURNED_TRACE}
     if response_links := links(body, all_operations):
         described["links"] = response_links
     return described
 
 
 def _stream(events: Mapping[str, type[Struct]]) -> str:
-    """Return an example of the stream with each event: no schema can describe such a text."""
+    """Return an example of the stream with every event, because no schema can describe such a text."""
     return "".join(
         f"id: 5f1c09ab-{number}\nevent: {name}\ndata: {msgspec.json.encode(EXAMPLES[struct]).decode()}\n\n"
         for number, (name, struct) in enumerate(events.items(), 1)
@@ -282,7 +297,7 @@ def _components(all_operations: list[Operation]) -> JsonObject:
             **{name: _path_parameter(name) for name in _IN_PATHS},
             **{name: _trace_parameter(name) for name in _TRACE},
         },
-        "headers": _TRACE_ANSWERED,
+        "headers": _RETURNED_TRACE,
         "responses": {name: _error_response(errors) for name, errors in sorted(error_responses.items())},
         "examples": {name: {"value": value} for name, value in sorted(examples.items())},
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -295,10 +310,10 @@ def component_name(struct: type[Struct]) -> str:
 
 
 def _renamed(schemas: dict[str, Any]) -> Any:
-    """Return the schemas, which msgspec names after their classes, under the names of the document."""
+    """Return the schemas under the names of the document. msgspec names them after their classes."""
     text = msgspec.json.encode(schemas).decode()
     for struct, name in _NAMES.items():
-        # The name is a key, a title, or the end of a reference.
+        # The name is a key, a title or the end of a reference.
         text = re.sub(rf'(?<=["/]){struct.__name__}(?=")', name, text)
     return msgspec.json.decode(text)
 
@@ -325,7 +340,7 @@ def _ref(kind: str, name: str) -> JsonObject:
 
 
 def _tidy(schema: Any) -> Any:
-    """Return a schema as other programs expect it: enums have a type, and patterns are ECMAScript."""
+    """Return a schema as other programs expect it: with types of enums, and with ECMAScript patterns."""
     if isinstance(schema, list):
         return [_tidy(each) for each in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Examples of all request and response bodies: the life of one task, as in the README."""
+"""Examples of all request and response bodies: the life of one task."""
 
 from typing import Any
 
@@ -81,7 +81,7 @@ _RECORD = {
 _NO_MORE = {"next": None}
 _NO_OTHER_ENDINGS = {"cancelled": 0, "released": 0, "lost": 0, "timed_out": 0}
 
-# The same for whoever watches.
+# The same things in summaries.
 _NEEDS_TEXT = '{"can": "count"}'
 _SKILLS_TEXT = '{"can": ["count"]}'
 _WORK_SUMMARY = {
@@ -167,7 +167,7 @@ EXAMPLES: dict[Any, dict[str, Any]] = {
     overview.ToolEvent: _TOOL_EVENT,
     overview.WorkEvent: _WORK_SUMMARY,
     overview.ArchiveEvent: {**_ATTEMPT, "error": None, **_TIMES},
-    overview.Resync: {"of": ["task", "archive"], "why": "Much has changed at once."},
+    overview.Resync: {"of": ["task", "archive"], "why": "Too much has changed at once."},
     health.Alive: {"status": "alive"},
     health.Ready: {
         "status": "ready",

@@ -1,4 +1,4 @@
-"""The links of the OpenAPI document: from a response to the operations that accept what it holds."""
+"""The links of the OpenAPI document, from a response to the operations that accept values of it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from broker.http.openapi_operations import Operation
 from broker.schemas import archive, candidates, completion, keys, tasks, tools, work
 from broker.schemas.values import Nothing
 
-# The place of parameters of other operations in a response.
+# The location in a response of the parameters of other operations.
 _PARAMETERS: dict[Any, dict[str, str]] = {
     tools.ToolStatus: {"tool_id": "/id"},
     tools.RegisteredTool: {"tool_id": "/id"},
@@ -18,14 +18,14 @@ _PARAMETERS: dict[Any, dict[str, str]] = {
     archive.ArchiveRecord: {"work_id": "/work_id"},
     keys.CreatedKey: {"key_name": "/name"},
 }
-# The request body that a response has all fields for, and their place.
+# The request body whose fields are all in a response, with their locations.
 _BODIES: dict[Any, tuple[Any, dict[str, str]]] = {
     candidates.Candidates: (candidates.Pair, {"task_id": "/tasks/0/id", "tool_id": "/tools/0/id"}),
 }
 
 
 def links(response: Any, operations: list[Operation]) -> dict[str, Any]:
-    """Return the links of a type of response, by the id of the operation that each leads to."""
+    """Return the links of a type of response, by the ids of the operations that they lead to."""
     described: dict[str, Any] = {}
     parameters = _PARAMETERS.get(response, {})
     body, body_fields = _BODIES.get(response, (Nothing, {}))

@@ -1,4 +1,4 @@
-"""Read from the handlers what the OpenAPI document describes: parameters, bodies, responses and errors."""
+"""Read the contents of the OpenAPI document from the handlers: parameters, bodies, responses and errors."""
 
 from inspect import cleandoc
 from itertools import groupby
@@ -29,7 +29,7 @@ from broker.http.parameters import parameters
 
 
 class Operation(NamedTuple):
-    """One method of one path; the decorator of its handler names its own errors in `errors=`."""
+    """One method of one path. The decorator of its handler lists its specific errors in `errors=`."""
 
     path: str
     method: str
@@ -37,7 +37,7 @@ class Operation(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The operation id, like `tools_register`: generated clients use it as a name."""
+        """The operation id, such as `tools_register`. Generated clients use it as a name."""
         if isinstance(named := self.handler.operation_id, str):
             return named
         controller = self.handler.fn.__qualname__.partition(".")[0].removesuffix("Controller")
@@ -45,13 +45,13 @@ class Operation(NamedTuple):
 
     @property
     def docstring(self) -> tuple[str, str]:
-        """The first line of the docstring, and the rest."""
+        """The first line of the docstring, and the rest of it."""
         first, _, rest = cleandoc(self.handler.fn.__doc__ or "").partition("\n")
         return first, rest.strip()
 
     @property
     def parameters(self) -> dict[str, FieldDefinition]:
-        """The parameters in the path and the query, by their names there."""
+        """The path and query parameters by their names."""
         fields = self.handler.parsed_fn_signature.parameters
         return {
             name: fields[argument]
@@ -60,18 +60,18 @@ class Operation(NamedTuple):
         }
 
     @property
-    def takes_trace(self) -> bool:
-        """Whether it accepts the trace context of the request."""
+    def accepts_trace(self) -> bool:
+        """True if the operation accepts a trace context."""
         return "trace_context" in self.handler.parsed_fn_signature.parameters
 
     @property
-    def hands_on_trace(self) -> bool:
-        """Whether the response has the trace context in which the task was submitted."""
-        return bool(self.handler.opt.get("hands_on_trace"))
+    def returns_trace(self) -> bool:
+        """True if the response has the trace context in which the task was submitted."""
+        return bool(self.handler.opt.get("returns_trace"))
 
     @property
     def body(self) -> type[Struct] | None:
-        """The type of the request body, if it has one."""
+        """The type of the request body. None if there is none."""
         data = self.handler.parsed_fn_signature.parameters.get("data")
         return data.annotation if data else None
 
@@ -79,28 +79,28 @@ class Operation(NamedTuple):
     def responses(self) -> dict[int, ResponseSpec]:
         """The responses of successful requests, by status.
 
-        A body whose type is a struct is JSON, None is no body, and anything else is a text.
+        If the type is a struct, the body is JSON. If it is None, there is no body. Otherwise it is a text.
         """
         returned = self.handler.parsed_fn_signature.return_type.annotation
         [body] = get_args(returned) or [returned]
-        usual = ResponseSpec(body, description=in_a_sentence(body))
+        usual = ResponseSpec(body, description=summary_of(body))
         return {self.handler.status_code: usual, **(self.handler.responses or {})}
 
     @property
     def events(self) -> dict[str, type[Struct]]:
-        """The types of the Server-Sent Events in the response, by their names."""
+        """The types of the Server-Sent Events in the response, by the names of the events."""
         events: dict[str, type[Struct]] = self.handler.opt.get("events", {})
         return events
 
     @property
     def roles(self) -> dict[str, Reach]:
-        """The roles that may make the request, and their reach; empty: it needs no key."""
+        """The roles that may make the request, with their reach. Empty if it needs no key."""
         [guard] = self.handler.guards or ()
         return guard.roles if isinstance(guard, Allow) else {}
 
     @property
     def errors(self) -> dict[int, tuple[type[BrokerError], ...]]:
-        """The errors of the operation by status: its own, and those of its kind of request."""
+        """The errors of the operation by status: its specific ones, and those of its kind of request."""
         errors = {ValidationFailed, *self.handler.opt.get("errors", ())}
         if self.body:
             errors |= {MalformedJson, PayloadTooLarge, UnsupportedMediaType}
@@ -109,13 +109,13 @@ class Operation(NamedTuple):
         if "service" in self.handler.parsed_fn_signature.parameters:
             errors.add(Unavailable)
             if self.method.upper() != "GET":
-                errors.add(PayloadTooLarge)  # the database may refuse it as too large
+                errors.add(PayloadTooLarge)  # `TooHeavy`
         in_order = sorted(errors, key=lambda error: (error.status, error.code))
         return {status: tuple(group) for status, group in groupby(in_order, key=lambda error: error.status)}
 
 
 def operations(app: Litestar) -> list[Operation]:
-    """Return all operations of the OpenAPI document, in the order of their paths."""
+    """Return all operations of the OpenAPI document, ordered by path."""
     described = [
         Operation(route.path_format, method, handler)
         for route in app.routes
@@ -128,12 +128,12 @@ def operations(app: Litestar) -> list[Operation]:
 
 
 def is_struct(body: Any) -> bool:
-    """Return whether a response body of this type is JSON."""
+    """Return whether a response body of a type is JSON."""
     return isinstance(body, type) and issubclass(body, Struct)
 
 
-def in_a_sentence(body: Any) -> str:
-    """Return the description of a response body of this type."""
+def summary_of(body: Any) -> str:
+    """Return the description of a response body of a type."""
     if is_struct(body):
         return cleandoc(body.__doc__ or "").partition("\n")[0]
-    return "Done." if body in (None, NoneType) else "A text."
+    return "Success, without a body." if body in (None, NoneType) else "A text."

@@ -22,28 +22,43 @@ from broker.settings import Settings
 
 _ID = re.compile(ID_PATTERN)
 
-LIMIT = "The most items to return. Large items make a page shorter: read on while `next` is not null."
+LIMIT = "Maximum number of items. A page with large items may be shorter: continue until `next` is null."
 Limit = Annotated[int, QueryParameter(ge=1, le=MOST_ON_PAGE, description=LIMIT)]
-After = Annotated[str | None, QueryParameter(description="The last answer's `next`, to go on from there.")]
+After = Annotated[
+    str | None, QueryParameter(description="The `next` of the previous page. Omit it to get the first page.")
+]
 Wait = Annotated[
     float | None,
     QueryParameter(
         ge=0,
         le=float(LONGEST_WAIT_SECONDS),
-        description="Wait up to this many seconds for something to say. `Prefer: wait=N` means the same.",
+        description="If there is nothing to return yet, wait up to this many seconds. `Prefer: wait=N`"
+        " does the"
+        " same.",
     ),
 ]
-Force = Annotated[bool, QueryParameter(description="At once, and whatever is under way.")]
-IdFilter = Annotated[str | None, QueryParameter(pattern=ID_PATTERN)]
+Force = Annotated[
+    bool, QueryParameter(description="True: delete it at once, even if it has unfinished work.")
+]
+TaskIdFilter = Annotated[
+    str | None, QueryParameter(pattern=ID_PATTERN, description="Only items of the task with this id.")
+]
+ToolIdFilter = Annotated[
+    str | None, QueryParameter(pattern=ID_PATTERN, description="Only items of the tool with this id.")
+]
 
 # The OpenAPI schema of a text that is a time.
 TIME = {"format": "date-time"}
-Since = Annotated[str | None, QueryParameter(description="Ended then or later.", schema_extra=TIME)]
-Until = Annotated[str | None, QueryParameter(description="Ended before.", schema_extra=TIME)]
+Since = Annotated[
+    str | None, QueryParameter(description="Only items that ended at this time or later.", schema_extra=TIME)
+]
+Until = Annotated[
+    str | None, QueryParameter(description="Only items that ended before this time.", schema_extra=TIME)
+]
 
 
 def also(body: type | None, description: str) -> ResponseSpec:
-    """Return a further response of an operation, for the OpenAPI document."""
+    """Return an additional response of an operation, for the OpenAPI document."""
     return ResponseSpec(body, description=description)
 
 
@@ -51,7 +66,7 @@ def work_id_of(text: str) -> UUID:
     """Return the id of work in a path.
 
     Raises:
-        WorkNotFound: It is no UUID.
+        WorkNotFound: The text is not a UUID.
     """
     try:
         return UUID(text)
@@ -63,7 +78,7 @@ def id_of(text: str, missing: type[NotFound]) -> str:
     """Return the id of a task, tool or key in a path.
 
     Raises:
-        NotFound: It is no valid id; `missing` is raised.
+        NotFound: The text is not a valid id. The error is an instance of `missing`.
     """
     if _ID.match(text) is None:
         raise missing
@@ -74,7 +89,7 @@ def json_parameter(text: str | None, field: str, limits: Settings) -> str | None
     """Return a JSON value in a query.
 
     Raises:
-        ValidationFailed: It is not JSON that PostgreSQL can hold.
+        ValidationFailed: It is not JSON, or PostgreSQL cannot store it.
     """
     if text is None:
         return None
@@ -94,7 +109,7 @@ def time_parameter(text: str | None, field: str) -> datetime | None:
     """Return a time in a query.
 
     Raises:
-        ValidationFailed: It is no time, or has no offset.
+        ValidationFailed: It is not a time, or has no offset.
     """
     if text is None:
         return None
@@ -102,12 +117,12 @@ def time_parameter(text: str | None, field: str) -> datetime | None:
         # An unescaped plus sign is decoded as a space.
         return msgspec.convert(text.replace(" ", "+"), Time).astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
-        message = "is no time with an offset (RFC 3339), such as 2026-07-02T09:30:00Z"
+        message = "is not a time with an offset (RFC 3339), such as 2026-07-02T09:30:00Z"
         raise ValidationFailed([FieldError(field=field, message=message)]) from None
 
 
 async def check_query(request: Request[Any, Any, Any]) -> None:
-    """Check the names in a query: a misspelt `?wiat=30`, or a repeated parameter, must not be ignored.
+    """Check the parameter names in a query. The broker must not ignore a misspelt or repeated parameter.
 
     Raises:
         ValidationFailed: A parameter is unknown, repeated or null.
@@ -122,12 +137,12 @@ def _query_errors(request: Request[Any, Any, Any]) -> Iterator[FieldError]:
     known = _in_query(request.route_handler)
     for name, values in request.query_params.dict().items():
         if name not in known:
-            yield FieldError(field=name, message="is no parameter of this call")
+            yield FieldError(field=name, message="is not a parameter of this request")
         elif len(values) > 1:
             yield FieldError(field=name, message="is given more than once")
         elif values == ["null"] and str not in known[name]:
             # Litestar would treat it as absent.
-            yield FieldError(field=name, message="is null; leave it out instead")
+            yield FieldError(field=name, message="must not be null; omit it instead")
 
 
 @cache

@@ -41,16 +41,16 @@ MEDIA_TYPE = "application/problem+json"
 def response(
     request: Request[Any, Any, Any], error: Exception, metrics: Metrics | None = None
 ) -> Response[bytes]:
-    """Return the response with the problem of an error; `metrics` counts it."""
+    """Return the response with the problem of an error, and count the error in `metrics`."""
     known = error if isinstance(error, BrokerError) else _translate(request, error)
     if metrics is not None:
         metrics.refused(known.code)
-    # Not from `url`, which parses the header `Host`.
+    # Not from `request.url`, which parses the header `Host`.
     path = request.scope["path"]
     headers = dict(known.headers) | (getattr(error, "headers", None) or {})
     if known.status >= 500 and not isinstance(known, Unavailable):
         if "request_id" not in structlog.contextvars.get_contextvars():
-            # So that the client's response can be found in the log.
+            # Operators find the error in the log by this id.
             headers[HEADER] = new_request_id()
             structlog.contextvars.bind_contextvars(request_id=headers[HEADER])
         log.error("request failed", method=request.method, path=path, exc_info=error)
@@ -63,9 +63,14 @@ def response(
 
 
 def problem(error: BrokerError, instance: str) -> Problem:
-    """Return the problem of an error; `instance`: the path of the request."""
+    """Return the problem of an error.
+
+    Args:
+        error: The error.
+        instance: The path of the request.
+    """
     return Problem(
-        # RFC 9457: the problem has no type of its own; programs use its `code`.
+        # RFC 9457: the problem has no type of its own. Programs use its `code`.
         type="about:blank",
         title=error.title,
         status=error.status,
@@ -80,7 +85,7 @@ def problem(error: BrokerError, instance: str) -> Problem:
 async def send(
     error: Exception, scope: Scope, receive: Receive, send: Send, metrics: Metrics | None = None
 ) -> None:
-    """Send the response with the problem of an error; `metrics` counts it."""
+    """Send the response with the problem of an error, and count the error in `metrics`."""
     reply = response(Request(scope, receive, send), error, metrics)
     headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(reply.content))} | reply.headers
     await send(
@@ -94,7 +99,7 @@ async def send(
 
 
 def last_response(error: BrokerError, path: str = "") -> bytes:
-    """Return the bytes of a response that ends a connection, where no request can be handled."""
+    """Return the bytes of a response that ends a connection. It needs no request."""
     content = msgspec.json.encode(problem(error, path))
     headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(content)), "Connection": "close"}
     headers["Date"] = formatdate(usegmt=True)
@@ -104,7 +109,7 @@ def last_response(error: BrokerError, path: str = "") -> bytes:
 
 
 def _translate(request: Request[Any, Any, Any], error: Exception) -> BrokerError:
-    """Return the broker's error for one of Litestar's; any other error is reported without details."""
+    """Return the broker's error for an error of Litestar. Any other error becomes one without details."""
     match error:
         case ValidationException():
             names = parameters(request.route_handler)

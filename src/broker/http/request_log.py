@@ -1,8 +1,8 @@
-"""Give requests their id and their line in the log.
+"""Assign ids to requests, and log requests.
 
-A proxy, or the client, names a request by the header `X-Request-ID`. The response has the same header, and
-each log line of the request has the same id. A request without that header has no id, unless every request is
-logged.
+A proxy or the client sends the id in the header `X-Request-ID`. The response has the same header, and each
+log line of the request has the id. If a request comes without this header, it gets an id only if the broker
+logs every request.
 """
 
 import re
@@ -21,14 +21,14 @@ log = structlog.get_logger("broker.access")
 
 HEADER = "X-Request-ID"
 _HEADER_NAME = HEADER.lower().encode()
-# The log shows it unescaped.
+# Restricted, because the log shows the id unescaped.
 _VALID_ID = re.compile(rb"[A-Za-z0-9._~:+/=@-]{1,128}")
-# The status in the log if the client disconnected before the response (as in nginx).
+# The logged status if the client disconnected before the response, as in nginx.
 _DISCONNECTED = 499
 
 
 class RequestLog:
-    """An application whose requests have ids and, if they are logged, lines in the log."""
+    """An ASGI application that adds ids to the requests of another one and, if asked to, logs them."""
 
     def __init__(self, app: ASGIApp, templates: PathTemplates, *, are_logged: bool) -> None:
         self.app = app
@@ -36,7 +36,7 @@ class RequestLog:
         self._are_logged = are_logged
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Handle a request; without a coroutine of its own if it has no id."""
+        """Handle a request. If it has no id, this creates no further coroutine."""
         if scope["type"] == ScopeType.HTTP:
             sent_id = next((value for name, value in scope["headers"] if name == _HEADER_NAME), None)
             if sent_id is not None or self._are_logged:
@@ -78,5 +78,5 @@ class RequestLog:
 
 
 def new_request_id() -> str:
-    """Return an id for a request that has none."""
+    """Return a random id for a request that has none."""
     return secrets.token_hex(8)

@@ -1,6 +1,6 @@
-"""Let requests wait until there is something to return, the time is up or the client disconnects."""
+"""Let requests wait until there is something to return, the time is up, or the client disconnects."""
 
-# Otherwise each request would evaluate the annotations of the inner functions.
+# Without this import, each request would evaluate the annotations of the inner functions.
 from __future__ import annotations
 
 import math
@@ -35,14 +35,14 @@ async def wait_for(
     look_last: bool = True,
     tool: str | None = None,
 ) -> State:
-    """Wait until there is something to return, or the time is up; return what `look` returned last.
+    """Wait until there is something to return, or the time is up. Return the last result of `look`.
 
-    Meanwhile the lease of the waiting `tool` is renewed. After the wait the caller's access is checked again.
-    See `long_poll` for the other arguments.
+    Meanwhile the broker renews the lease of the waiting `tool`. After the wait, the function checks the
+    caller's access again. `long_poll` describes the other arguments.
 
     Raises:
-        TooManyRequests: Too many requests of this client wait.
-        Overloaded: Too many requests wait in all.
+        TooManyRequests: This client has too many waiting requests.
+        Overloaded: All clients together have too many waiting requests.
         Unauthenticated: The key was revoked, or the token is void.
     """
     seconds = wait_seconds(request, wait)
@@ -74,7 +74,7 @@ async def wait_for(
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
-    """Return when the client has disconnected."""
+    """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -82,7 +82,7 @@ async def wait_for_disconnect(receive: Receive) -> None:
 async def next_work(
     request: Request[Any, Any, Any], service: Service, access: Access, tool_id: str, wait: float | None
 ) -> list[Work] | None:
-    """Wait for work that a tool has not started yet, and return it; None: there is no such tool."""
+    """Wait for work that a tool has not started yet, and return it. None if the tool does not exist."""
     has_looked = False
     beat = access.caller.beat(tool_id)
 
@@ -92,7 +92,7 @@ async def next_work(
         if beat.token_hash and (assigned is None or assigned.token_hash != beat.token_hash):
             raise void_token(service, access)
         if has_looked and not (assigned and assigned.items):
-            # It may be woken because its token is void, or its key was revoked.
+            # A void token or a revoked key also wakes the request.
             await check_again(service, access, at_once=True)
         if has_looked and assigned and assigned.since_seconds is not None:
             service.metrics.dispatched(assigned.since_seconds)
@@ -101,7 +101,7 @@ async def next_work(
             return None
         if access.acts_as_tool:
             if assigned.offline:
-                # Its request brings the tool back.
+                # A request of an offline tool brings it back.
                 await service.store.one(leases.keep, beat)
             service.presence.plan_renewal(beat, assigned.lease_seconds)
         return assigned.items
@@ -120,7 +120,7 @@ async def next_work(
     )
 
 
-# Not an inner function: each of ten thousand waiting requests would have its own.
+# An inner function would need memory for each of ten thousand waiting requests.
 def _is_final(items: list[Work] | None) -> bool:
     return items is None or bool(items)
 
@@ -132,7 +132,7 @@ def prefers_minimal(request: Request[Any, Any, Any]) -> bool:
 
 
 def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:
-    """Return how long a request may wait: `?wait=`, else `Prefer: wait=` (RFC 7240) clamped to the range."""
+    """Return the seconds a request may wait: `?wait=`, or `Prefer: wait=` (RFC 7240) within the limits."""
     if wait is not None:
         return wait
     for preference in request.headers.get("prefer", "").split(","):
@@ -143,7 +143,7 @@ def wait_seconds(request: Request[Any, Any, Any], wait: float | None) -> float:
 
 
 def _clamp(text: str) -> float:
-    """Return a preferred wait, clamped to the range; 0 if it is no finite number."""
+    """Return a preferred wait within the limits. 0 if it is not a finite number."""
     try:
         seconds = float(text)
     except ValueError:

@@ -11,7 +11,7 @@ _STOP_SECONDS = 10.0
 
 @contextlib.contextmanager
 def child_process(module: str, *arguments: str, environment: Mapping[str, str]) -> Iterator[int]:
-    """Run a Python module for as long as the block, and stop it by SIGTERM; yield its process id."""
+    """Run a Python module for the duration of a block, and yield its process id. SIGTERM stops it."""
     command = [sys.executable, "-m", module, *arguments]
     process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own modules
     try:
@@ -26,7 +26,7 @@ def child_process(module: str, *arguments: str, environment: Mapping[str, str]) 
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface on which no process listens."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

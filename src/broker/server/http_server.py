@@ -1,4 +1,4 @@
-"""The uvicorn server, which ends waiting requests before it waits for all requests to end."""
+"""The uvicorn server. When it stops, it ends waiting requests first and then waits for all others."""
 
 import asyncio
 import contextlib
@@ -25,12 +25,12 @@ from broker.settings import Settings
 from broker.telemetry import metric_definitions
 from broker.telemetry.tracing import traced
 
-# Python's default of 700 is reached by a few requests.
+# A few requests reach Python's default of 700.
 _ALLOCATIONS_PER_COLLECTION = 20_000
 
 log = structlog.get_logger(__name__)
 
-# No logging by uvicorn, and no header that HTTP does not require: each would cost time in every request.
+# Without logging by uvicorn and without optional headers, because they would cost time in every request.
 UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "http": "httptools",
@@ -42,10 +42,10 @@ UVICORN: dict[str, Any] = {
     # A pipelined request must not inherit the context of the one before it.
     "reset_contextvars": True,
     "server_header": False,
-    # RFC 9110 requires the header of a server with a clock; uvicorn formats it once a second.
+    # RFC 9110 requires this header from a server with a clock. uvicorn formats it once a second.
     "date_header": True,
     # Longer than clients (httpx: 5 s) and proxies (nginx: 60 s) keep an idle connection. If the server closed
-    # it first, a request that has just been sent would fail.
+    # it first, a request on its way would fail.
     "timeout_keep_alive": 75,
 }
 
@@ -53,13 +53,13 @@ UVICORN: dict[str, Any] = {
 class Server(uvicorn.Server):
     """A uvicorn server that ends waiting requests when it stops.
 
-    uvicorn runs the application's shutdown after all requests have ended, which would be too late.
+    uvicorn runs the shutdown of the application only after all requests have ended, which would be too late.
 
     Args:
         config: uvicorn's configuration.
         service: The parts of the broker.
-        parent: A file descriptor that becomes readable when the parent process of a worker process ends;
-            then the server stops.
+        parent: A file descriptor that becomes readable when the parent process of a worker process ends. The
+            server then stops.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, *, parent: int | None = None) -> None:
@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Stop the server on SIGTERM and SIGINT without raising the signal again.
 
-        uvicorn would raise it at the end, and the embedded database could not be stopped after the server.
+        uvicorn would raise it at the end. Then the embedded database could not be stopped after the server.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
             yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, and log the URL."""
+        """Start listening, and log the URL."""
         self.server_state.make_room()
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent, self._stop_without_parent)
@@ -99,17 +99,17 @@ class Server(uvicorn.Server):
             await self.service.keyring.know()
             if self.service.keyring.is_open:
                 log.warning(
-                    "there are no keys: everybody on this machine may do everything",
-                    to_change_that="broker keys create --role admin --name ME",
+                    "no keys exist, every program on this machine has full access",
+                    advice="broker keys create --role admin --name ME",
                 )
 
     async def on_tick(self, counter: int) -> bool:
-        """Check the deadlines of connections once a second, which is every tenth tick."""
+        """Check the deadlines of connections every tenth tick, which is once a second."""
         if counter % 10 == 0:
             self.server_state.sweep()
             self.service.metrics.set(metric_definitions.CONNECTIONS, len(self.server_state.connections))
             if self._parent is not None:
-                # Another worker process may respond to a request for the metrics.
+                # Another worker process may respond to a request for metrics.
                 self.service.update_metrics()
         return await super().on_tick(counter)
 
@@ -126,7 +126,7 @@ class Server(uvicorn.Server):
 
 
 def _collect_garbage_rarely() -> None:
-    """Run the cyclic garbage collector rarely, and never on the objects that exist at start.
+    """Run the cyclic garbage collector rarely, and never on the objects that exist at the start.
 
     Requests leave few cycles, but `broker bench drain` spent 8 % of its time in the collector.
     """
@@ -137,7 +137,7 @@ def _collect_garbage_rarely() -> None:
 
 @contextlib.contextmanager
 def handling_stop(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle the signals that stop a service, for the length of a block."""
+    """Handle the signals that stop a service, for the duration of a block."""
     before = {number: signal.signal(number, handler) for number in stopping_signals()}
     try:
         yield
@@ -147,14 +147,14 @@ def handling_stop(handler: Callable[[int, FrameType | None], None]) -> Iterator[
 
 
 def stopping_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop a service: SIGHUP, too, unless it is ignored (nohup)."""
+    """Return the signals that stop a service. SIGHUP is one of them unless it is ignored (nohup)."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return (signal.SIGTERM, signal.SIGINT)
     return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach an address."""
+    """Return whether an address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -164,12 +164,12 @@ def is_loopback(host: str) -> bool:
 def create_server(
     settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, parent: int | None = None
 ) -> Server:
-    """Create a server of the broker; it needs keys unless it binds a loopback address.
+    """Create a server of the broker. It requires keys unless its bind address is a loopback address.
 
     Args:
         settings: The settings, with a `database_url`.
         host: The bind address.
-        port: The port; 0: a free one.
+        port: The port. 0 selects a free port.
         parent: See `Server`.
     """
     service = create_service(settings, may_be_open=is_loopback(host))
@@ -182,7 +182,7 @@ def create_server(
         port=port,
         lifespan="on",
         timeout_graceful_shutdown=settings.shutdown_seconds,
-        # So that browsers do not guess another type for JSON.
+        # Browsers must not guess another type for JSON.
         headers=[("X-Content-Type-Options", "nosniff")],
         **UVICORN | {"http": ClientConnection},
     )

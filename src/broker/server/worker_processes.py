@@ -1,7 +1,7 @@
 """Run several worker processes that serve one address.
 
-Each is a complete service with its own pool, listener and register of waiters. They share the listening
-socket, so that an idle process accepts the next connection. They take turns at upkeep.
+Each is a complete service with its own connection pool, listener and waiting requests. They share the
+listening socket, so an idle process accepts the next connection. They take turns at upkeep.
 """
 
 import multiprocessing
@@ -29,25 +29,25 @@ from broker.telemetry import logs, metrics
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 2048
-# A worker process that ends within this time after its start would probably do so again.
+# A worker process that ends so soon after its start would probably do so again.
 _QUICK_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
-# The exit status of a worker process that cannot start to serve; uvicorn has the same.
+# The exit status of a worker process that cannot start. uvicorn uses the same.
 _CANNOT_START = 3
 # The exit statuses of a worker process that was stopped from outside.
 _STOPPED = (0, -signal.SIGKILL, -signal.SIGTERM)
-# The time beyond the shutdown time of each worker process until it is killed.
+# The time after `shutdown_seconds` until a worker process is killed.
 _GRACE_SECONDS = 3.0
 # Forking a process with threads is not safe.
 _spawn = multiprocessing.get_context("spawn")
 
 
 class WorkerProcessesError(Exception):
-    """The worker processes cannot start; the message says why."""
+    """The worker processes cannot start. The message says why."""
 
 
 class WorkerProcesses:
-    """Worker processes that serve one address while `run` runs; the settings have a `database_url`."""
+    """Worker processes that serve one address while `run` runs. The settings must have a `database_url`."""
 
     def __init__(self, settings: Settings, *, host: str, port: int, count: int) -> None:
         self._settings = settings
@@ -59,7 +59,7 @@ class WorkerProcesses:
         self._stopping = False
 
     def run(self) -> None:
-        """Serve until SIGTERM, SIGINT or SIGHUP, and replace processes that end.
+        """Serve until SIGTERM, SIGINT or SIGHUP arrives, and replace processes that end.
 
         Raises:
             WorkerProcessesError: The processes cannot start.
@@ -96,7 +96,7 @@ class WorkerProcesses:
         self._running[number] = (worker, time.monotonic())
 
     def _remove_ended(self, folder: str) -> bool:
-        """Remove the processes that have ended; return whether one has ended soon after its start.
+        """Remove the processes that have ended. Return whether one has ended soon after its start.
 
         Raises:
             WorkerProcessesError: One of the first processes cannot start.
@@ -113,11 +113,11 @@ class WorkerProcesses:
             cannot_start = worker.exitcode == _CANNOT_START or (was_quick and worker.exitcode not in _STOPPED)
             if cannot_start and number not in self._replaced:
                 raise WorkerProcessesError(
-                    f"A worker could not start, and ended with status {worker.exitcode}; if it has said why,"
-                    " that stands above."
+                    f"A worker process could not start. It ended with status {worker.exitcode}. Its log above"
+                    " may have the reason."
                 )
             self._replaced.add(number)
-            log.error("a worker has ended; starting another one", worker=number, status=worker.exitcode)
+            log.error("worker process ended, starting another one", worker=number, status=worker.exitcode)
             is_quick = is_quick or was_quick
         return is_quick
 
@@ -145,11 +145,11 @@ def _run_worker(settings: Settings, host: str, shared: socket.socket, number: in
     except Exception:
         if not parent.is_alive():
             return
-        log.exception("this worker cannot start")
+        log.exception("worker process failed to start")
         sys.exit(_CANNOT_START)
     server.run(sockets=[shared])
     if not parent.is_alive():
-        # Otherwise the parent process does this.
+        # Otherwise the parent process removes the folder.
         shutil.rmtree(os.environ[metrics.SHARED_FOLDER], ignore_errors=True)
 
 
@@ -163,7 +163,7 @@ def _stop_signal() -> Iterator["connection.Connection"]:
 
 @contextmanager
 def _metrics_folder() -> Iterator[str]:
-    """Make a folder for the metrics of all worker processes, and name it in their environment."""
+    """Create a folder for the metrics of all worker processes, and set it in their environment."""
     folder = os.environ[metrics.SHARED_FOLDER] = tempfile.mkdtemp(prefix="broker-metrics-")
     try:
         yield folder

@@ -1,8 +1,8 @@
-"""Parse the body of a request that offers another protocol (`Upgrade: h2c`), as Java's HTTP client sends it.
+"""Parse the body of a request that offers another protocol (`Upgrade: h2c`), as Java's HTTP client does.
 
-The server supports HTTP/1.1 only and handles such a request like any other. But httptools stops parsing after
-its head, because the body would belong to the other protocol. A second parser continues: it first gets a head
-with the same framing and no `Upgrade`.
+The server supports only HTTP/1.1 and handles such a request like any other. But httptools stops parsing after
+the head, because it assumes that the body belongs to the other protocol. So a second parser continues. It
+first gets a head with the same framing and without `Upgrade`.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _OF_HEAD = ("on_message_begin", "on_url", "on_header", "on_headers_complete")
 
 
 def has_body(headers: Headers) -> bool:
-    """Return whether a request with such headers has a body."""
+    """Return whether a request with these headers has a body."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and bool(value.strip(b"0")))
         for name, value in headers
@@ -26,7 +26,12 @@ def has_body(headers: Headers) -> bool:
 
 
 def parser_of_rest(protocol: Any, headers: Headers) -> HttpRequestParser:
-    """Return a parser that is ready for the body of a request; `protocol` receives its callbacks."""
+    """Return a parser that is ready for the body of a request.
+
+    Args:
+        protocol: The receiver of the parser's callbacks.
+        headers: The headers of the request.
+    """
     has_head = False
 
     def unless_of_own_head(callback: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""The connection of a client: how much of its data is read, and when."""
+"""The connection of a client. It limits how much data the server reads, and when."""
 
 import asyncio
 from typing import Any, cast
@@ -15,16 +15,16 @@ from broker.server.connections.cycle import Cycle
 from broker.server.connections.response_writer import ResponseWriter, UnchunkedResponseWriter
 from broker.server.connections.timed_connection import LINGER_SECONDS, TimedConnection
 
-# The size of a piece that is parsed at once; smaller if it holds several requests, because parsed requests
-# wait in a queue.
+# The size of a piece that is parsed at once. It is smaller if it has several requests, because parsed
+# requests wait in a queue.
 _PIECE = 4096
 _SMALL_PIECE = 256
 _END_OF_HEAD = b"\r\n\r\n"
-# The most bytes of the request line and headers.
+# Maximum size of the request line and headers.
 _HEAD_BYTES = 64 * 1024
-# Chunk framing may be this many times as large as the body.
+# The chunk framing may be this many times as large as the body.
 _FRAMING_PER_BODY = 8
-# The slowest body: each further second must bring this many bytes.
+# The slowest accepted body: each further second must bring this many bytes.
 _BYTES_PER_SECOND = 1000
 
 
@@ -35,15 +35,15 @@ class ClientConnection(TimedConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The request in progress, or the last one; uvicorn's `cycle` is the request that started last.
+        # The request in progress, or else the last one. uvicorn's `cycle` is the request that started last.
         self._current: RequestResponseCycle | None = None
-        # The scope of the last complete request. It is `scope` if nothing of another request has arrived.
+        # The scope of the last complete request. Equal to `scope` until data of another request arrives.
         self._complete: Any = None
-        # How much of an incomplete request was read, to the nearest piece, and how much of that was body.
+        # The bytes read of an incomplete request, to the nearest piece, and the bytes of its body.
         self._read = self._body = 0
-        # Data that arrived behind the request in progress.
+        # Data that arrived after the request in progress.
         self._unparsed: bytes | memoryview = b""
-        # Why nothing more is read; the last response of the connection.
+        # The error that ends the connection and is its last response. Nothing more is read.
         self._error: BrokerError | None = None
         # Whether the client has closed its sending side.
         self._is_half_closed = False
@@ -53,7 +53,7 @@ class ClientConnection(TimedConnection):
         super().connection_made(transport)
         if len(self.connections) > self._shared.most:
             stays = self._shared.turn_away(self)
-            self._fail(Crowded("The service has as many connections as it can; try again."))
+            self._fail(Crowded("The service has reached its limit of connections. Repeat the request later."))
             if not stays:
                 transport.close()
 
@@ -64,7 +64,7 @@ class ClientConnection(TimedConnection):
         self._disconnect()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Finish the requests of a client that has closed its sending side; then close."""
+        """Finish the requests of a client that has closed its sending side, then close the connection."""
         if self._is_half_closed:
             return True
         if self._error is None and (self._unparsed or self._has_to_wait()):
@@ -94,16 +94,16 @@ class ClientConnection(TimedConnection):
 
         Raises:
             MalformedRequest: The head is not valid HTTP/1.1.
-            ExpectationFailed: The request expects anything but `100-continue`.
+            ExpectationFailed: The request expects something other than `100-continue`.
         """
         version = self.parser.get_http_version()
         head.check(version, self.headers)
         if not self.url.startswith(b"/"):
             self.url = head.origin_form(self.parser.get_method(), self.url, self.headers)
         super().on_headers_complete()
-        # Trailers after the body are no headers of the request.
+        # Trailers after the body do not count as headers of the request.
         self.headers = []
-        # uvicorn creates the cycle itself.
+        # uvicorn creates the cycle itself and cannot be given another class.
         self.cycle.__class__ = Cycle
         if self._is_half_closed:
             cast("Cycle", self.cycle).half_close()
@@ -126,7 +126,7 @@ class ClientConnection(TimedConnection):
         self._body += len(body)
         cycle = self.cycle
         if not cycle.response_complete:
-            self._shared.take(cycle, len(body))
+            self._shared.hold(cycle, len(body))
             # As in uvicorn, without its WebSocket check.
             cycle.body += body
             if len(cycle.body) > HIGH_WATER_LIMIT:
@@ -165,12 +165,12 @@ class ClientConnection(TimedConnection):
             self._close()
 
     def _refuse_incomplete(self) -> None:
-        """Refuse the last request if the client has closed its sending side in the middle of it."""
+        """Refuse the last request if the client closed its sending side before the end of the request."""
         if self._complete is not self.scope:
-            self._fail(MalformedRequest("The connection ended before the request did."))
+            self._fail(MalformedRequest("The connection ended before the end of the request."))
 
     def _has_to_wait(self) -> bool:
-        """Return whether a request must be finished before the data behind it is parsed."""
+        """Return whether a request must finish before the data after it is parsed."""
         current = self._current
         if current is None or current.response_complete:
             return False
@@ -178,7 +178,7 @@ class ClientConnection(TimedConnection):
         return self._complete is self.scope or current.scope is not self.scope
 
     def _has_begun(self) -> bool:
-        """Return whether a request has all of its headers, and not all of its body."""
+        """Return whether a request has all of its headers but not all of its body."""
         return self._complete is not self.scope and self.cycle is not None and self.cycle.scope is self.scope
 
     def _parse(self, data: bytes | memoryview) -> None:
@@ -192,7 +192,7 @@ class ClientConnection(TimedConnection):
             try:
                 self.parser.feed_data(data)
             except HttpParserUpgrade as upgrade:
-                # Handle it like any other request; its body, or the next request, follows.
+                # Handle it like any other request. Its body or the next request follows.
                 data = data[upgrade.args[0] :]
                 headers = list(self.scope["headers"])
                 if has_body(headers):
@@ -211,7 +211,7 @@ class ClientConnection(TimedConnection):
         self._complete = None
 
     def _parse_more(self) -> None:
-        """Parse the data behind a request, up to a request that must be finished first."""
+        """Parse the data after a request, up to a request that must finish first."""
         while self._unparsed and self._error is None and not self._has_to_wait():
             several = bytes(self._unparsed[:_PIECE]).count(_END_OF_HEAD) > 1
             size = _SMALL_PIECE if several else _PIECE
@@ -222,7 +222,7 @@ class ClientConnection(TimedConnection):
         except Crowded as error:
             self._fail(error)
         if self._unparsed:
-            # Not by uvicorn's flow control: every `receive` would resume reading.
+            # Pause the transport directly. With uvicorn's flow control, every `receive` would resume reading.
             self.flow.read_paused = False
             self.transport.pause_reading()
         elif not self.flow.read_paused:
@@ -230,7 +230,7 @@ class ClientConnection(TimedConnection):
         self._set_deadline()
 
     def _set_deadline(self) -> None:
-        """Set or end the deadline for sending after data was parsed."""
+        """Set or end the deadline for sending, after data was parsed."""
         if self._error is not None:
             return
         if self._has_to_wait():
@@ -241,7 +241,7 @@ class ClientConnection(TimedConnection):
             if not self._since:
                 self._expect()
         elif self._current is not None and self.timeout_keep_alive_task is None:
-            # The rest of a body whose response was sent before.
+            # The rest of a body is missing whose response was already sent.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -252,7 +252,7 @@ class ClientConnection(TimedConnection):
         return self._shared.settings.header_timeout_seconds
 
     def _time_out(self) -> None:
-        """Refuse a request whose rest did not arrive in time."""
+        """Refuse a request that did not arrive completely in time."""
         if self._complete is not self.scope:
             self._fail(RequestTimeout())
         else:
@@ -260,7 +260,7 @@ class ClientConnection(TimedConnection):
             self._close()
 
     def _fail(self, error: BrokerError) -> None:
-        """Refuse the connection, and discard further data so that the client can read the refusal."""
+        """Refuse the connection, and discard further data while the client reads the refusal."""
         self._error = error
         self._since = 0.0
         self._unparsed = b""
@@ -270,7 +270,7 @@ class ClientConnection(TimedConnection):
         self._refuse(error)
 
     def _refuse(self, error: BrokerError) -> None:
-        """Send an error and close, after the responses of earlier requests."""
+        """Send an error after the responses of earlier requests, and close the connection."""
         if self._has_to_wait():
             return
         has_begun = self._has_begun()
@@ -285,7 +285,7 @@ class ClientConnection(TimedConnection):
             self._leave(LINGER_SECONDS)
 
     def _cycles(self) -> list[Cycle]:
-        """Return all requests of the connection; one may stand there twice."""
+        """Return all requests of the connection. A request may appear twice."""
         cycles = (self._current, self.cycle, *(queued for queued, _ in self.pipeline))
         return [cast("Cycle", cycle) for cycle in cycles if cycle is not None]
 

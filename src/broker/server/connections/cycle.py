@@ -1,4 +1,4 @@
-"""A request and its response, also for a client that has closed its sending side."""
+"""A request with its response, also for a client that has closed its sending side."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -7,17 +7,17 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's cycle, extended by clients that have closed only their sending side.
+    """uvicorn's cycle, extended to support clients that have closed only their sending side.
 
-    Such a client may still read, which shows only when data is sent to it. So a waiting request gets its
-    response at once, and any other request gets its response as usual.
+    Such a client may still read. The server cannot know it before it sends data. So a waiting request gets
+    its response at once, and any other request gets its response as usual.
     """
 
     #: The client has closed its sending side.
     half_closed = False
 
     def receive(self) -> Awaitable[Any]:  # type: ignore[override]
-        """Return the next part of the request; after the last, a disconnect if half-closed."""
+        """Return the next part of the request. After the last part, return a disconnect if half-closed."""
         if self.half_closed and self._waits() and not self.message_event.is_set():
             return _disconnect()
         return super().receive()
@@ -29,7 +29,7 @@ class Cycle(RequestResponseCycle):
             self.message_event.set()
 
     def _waits(self) -> bool:
-        """Return whether the response has not started, or would never end (an event stream)."""
+        """Return whether the response has not started or is an endless event stream."""
         return not self.response_started or "endless" in self.scope["state"]
 
 

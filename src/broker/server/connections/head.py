@@ -1,10 +1,10 @@
-"""Check the head of a request by RFC 9110 and 9112, where the parser is more lenient."""
+"""Check the head of a request against RFC 9110 and 9112, which are stricter than the parser."""
 
 import httptools
 
 from broker.errors import ExpectationFailed, MalformedRequest
 
-#: Names, in lower case, and values.
+#: Pairs of a name, in lower case, and a value.
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -12,20 +12,20 @@ def check(version: str, headers: Headers) -> None:
     """Check the HTTP version and the headers of a request.
 
     Raises:
-        MalformedRequest: The version is not 1.0 or 1.1, the host is missing or given twice, or the body has
-            an unknown transfer coding.
-        ExpectationFailed: The request expects anything but `100-continue`.
+        MalformedRequest: The version is not 1.0 or 1.1, the header `Host` is missing or repeated, or the body
+            has an unknown transfer coding.
+        ExpectationFailed: The request expects something other than `100-continue`.
     """
     names = [name for name, _ in headers]
     if version != "1.1" and version != "1.0":
-        raise MalformedRequest(f"This service speaks HTTP/1.1, not HTTP/{version}.")
+        raise MalformedRequest(f"This service supports HTTP/1.1, not HTTP/{version}.")
     hosts = names.count(b"host")
     if hosts > 1 or (hosts == 0 and version == "1.1"):
-        raise MalformedRequest("A request needs exactly one `Host` header.")
+        raise MalformedRequest("The request must have exactly one `Host` header.")
     if b"transfer-encoding" in names:
         codings = [value for name, value in headers if name == b"transfer-encoding"]
         if [coding.lower() for coding in codings] != [b"chunked"]:
-            raise MalformedRequest("The service accepts no transfer coding but `chunked`.")
+            raise MalformedRequest("The only supported transfer coding is `chunked`.")
     if b"expect" in names and version == "1.1":
         expected = [value.lower() for name, value in headers if name == b"expect"]
         if expected != [b"100-continue"]:

@@ -1,4 +1,4 @@
-"""Write a response to the client: its head goes out together with the beginning of its body."""
+"""Write a response to the client, its head together with the beginning of its body."""
 
 import asyncio
 
@@ -8,9 +8,9 @@ _CHUNKED = b"transfer-encoding: chunked\r\n"
 class ResponseWriter(asyncio.Transport):
     """The transport that uvicorn writes one response to.
 
-    uvicorn writes the head of a response and then its body, and uvloop sends each write at once. That would
-    be two system calls and two packets. So the head waits for the next write, or until the event loop has
-    nothing else to do: the head of a stream that has no content yet goes out alone.
+    uvicorn writes the head of a response and then its body, and uvloop sends each write at once. This would
+    need two system calls and two packets. So the head waits for the next write, or for the next iteration of
+    the event loop. The head of a stream without content is then sent alone.
     """
 
     __slots__ = ("_flush", "_head", "_transport")
@@ -21,7 +21,7 @@ class ResponseWriter(asyncio.Transport):
         self._flush: asyncio.Handle | None = None
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
-        """Send data; hold it if it is the head."""
+        """Send data. Hold it back if it is the head."""
         if self._flush is None:
             self._head = data
             self._flush = asyncio.get_running_loop().call_soon(self._send_head)
@@ -33,7 +33,7 @@ class ResponseWriter(asyncio.Transport):
             self._transport.write(data)
 
     def close(self) -> None:
-        """Close the connection when all data is sent."""
+        """Close the connection after all data is sent."""
         self._send_head()
         self._transport.close()
 
@@ -48,7 +48,7 @@ class ResponseWriter(asyncio.Transport):
 
 
 class UnchunkedResponseWriter(ResponseWriter):
-    """Writes a response to HTTP/1.0, which has no chunks: the response ends with its connection."""
+    """A writer for HTTP/1.0, which has no chunks. The end of the connection ends the response."""
 
     __slots__ = ("_is_chunked",)
 

@@ -15,7 +15,7 @@ from broker.settings import Settings
 if TYPE_CHECKING:
     from broker.server.connections.timed_connection import TimedConnection
 
-# Open files besides client connections: of the database, of libraries, and of refused clients.
+# Open files other than client connections: of the database, of libraries, and of refused clients.
 _OTHER_FILES = 200
 _MOST_TURNED_AWAY = 64
 
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class Connections(ServerState):
-    """The state that all connections of a server share; uvicorn's `connections` are the open ones."""
+    """The state that all connections of a server share. `connections`, from uvicorn, has the open ones."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class Connections(ServerState):
         self.most = settings.max_connections
         # The connections that may have a deadline.
         self.timed: set[TimedConnection] = set()
-        # The connections above the limit, which were sent a refusal.
+        # The connections above the limit, which get a refusal.
         self.turned_away: set[TimedConnection] = set()
-        # Bytes of request bodies in memory.
+        # The bytes of request bodies in memory.
         self.body_bytes = 0
         self._held: dict[Holder, int] = {}
 
     def make_room(self) -> None:
-        """Raise the limit of open files to what the connections need, or accept fewer connections."""
+        """Raise the limit of open files to the required number, or accept fewer connections."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         needed = self.settings.max_connections + _OTHER_FILES
         possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -49,38 +49,40 @@ class Connections(ServerState):
         self.most = max(possible - _OTHER_FILES, 1)
         if possible < needed:
             log.warning(
-                "there can be fewer connections than BROKER_MAX_CONNECTIONS says",
+                "reduced BROKER_MAX_CONNECTIONS, because the limit of open files is too low",
                 wanted=self.settings.max_connections,
                 possible=self.most,
                 hard_limit_of_open_files=hard,
             )
 
     def sweep(self) -> None:
-        """Close the connections whose deadline has passed; call it about once a second."""
+        """Close the connections whose deadline has passed. The server calls this once a second."""
         for connection in list(self.timed):
             connection.check_deadlines()
 
     def turn_away(self, connection: TimedConnection) -> bool:
-        """Stop counting a connection; return whether it may stay until its client has read the refusal."""
+        """Stop counting a connection. Return whether it may stay until its client has read the refusal."""
         self.connections.discard(connection)
         if len(self.turned_away) >= _MOST_TURNED_AWAY:
             return False
         self.turned_away.add(connection)
         return True
 
-    def take(self, holder: Holder, count: int) -> None:
+    def hold(self, holder: Holder, count: int) -> None:
         """Count further bytes of request bodies that are held in memory.
 
         Args:
-            holder: The request; or the connection, for data that follows the request in progress.
+            holder: The request, or the connection for data that follows the request in progress.
             count: The number of bytes.
 
         Raises:
-            Crowded: The limit is exceeded; these bytes are not counted.
+            Crowded: The limit would be exceeded. These bytes are not counted.
         """
         total = self.body_bytes + count
         if total > self.settings.max_body_bytes_in_all:
-            raise Crowded("The service holds as much of requests as it can; send this one again.")
+            raise Crowded(
+                "The service has reached its memory limit for request bodies. Repeat the request later."
+            )
         self.body_bytes = total
         self._held[holder] = self._held.get(holder, 0) + count
 
@@ -89,17 +91,21 @@ class Connections(ServerState):
         self.body_bytes -= self._held.pop(holder, 0)
 
     def keep(self, holder: Holder, count: int) -> None:
-        """Replace the count of a request or connection; may raise what `take` does."""
+        """Replace the count of a request or connection.
+
+        Raises:
+            Crowded: The limit would be exceeded.
+        """
         self.release(holder)
         if count:
-            self.take(holder, count)
+            self.hold(holder, count)
 
     def forget(self, connection: TimedConnection) -> None:
-        """Forget a connection that is closed."""
+        """Remove a closed connection from all sets."""
         self.timed.discard(connection)
         self.turned_away.discard(connection)
 
     def abort(self) -> None:
-        """Abort all connections that are left."""
+        """Abort all remaining connections."""
         for connection in [*self.connections, *self.turned_away]:
             connection.transport.abort()

@@ -1,4 +1,4 @@
-"""A connection with deadlines: by then the client must send or read something."""
+"""A connection with deadlines, by which the client must send or read data."""
 
 import asyncio
 from typing import Any
@@ -8,15 +8,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.server.connections.shared import Connections
 
-# How long a refused client may read the refusal. If the connection were closed while the client still sends,
-# its operating system would discard the response.
+# How long a refused client may read the refusal. If the server closed the connection while the client still
+# sends, the client's operating system would discard the response.
 LINGER_SECONDS = 2.0
 
 
 class TimedConnection(HttpToolsProtocol):
     """A uvicorn connection that is closed when the client misses a deadline."""
 
-    # uvicorn's attributes fill the dict up to the size at which instances share its keys.
+    # uvicorn's attributes use up the number of keys that the dicts of instances can share.
     __slots__ = ("_is_leaving", "_seconds_to_read", "_shared", "_since", "_stuck_since", "_unsent")
 
     def __init__(
@@ -28,36 +28,36 @@ class TimedConnection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._shared = server_state
-        # Since when the connection waits for the rest of a request; 0: it does not.
+        # The time since when the connection waits for the rest of a request. 0 if it does not wait.
         self._since = 0.0
-        # Since when the client has read nothing of the unsent data (0: not checked), and for how long it may.
+        # The time since when the client has read nothing (0 if not checked), and the allowed duration.
         self._stuck_since = self._seconds_to_read = 0.0
         self._unsent = -1
         self._is_leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect a request."""
+        """Start the deadline for the first request."""
         super().connection_made(transport)
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         super().connection_lost(exc)
-        # uvicorn does not, if the connection ended by an error.
+        # uvicorn does not do so if the connection ended with an error.
         self._unset_keepalive_if_required()
         self._shared.forget(self)
 
     def eof_received(self) -> None:
-        """Close the connection when the client has read the unsent data."""
+        """Close the connection after the client has read the unsent data."""
         self._leave(self._shared.settings.send_timeout_seconds)
 
     def pause_writing(self) -> None:
-        """Give the client a deadline: it reads more slowly than data is written."""
+        """Start the deadline for reading, because the client reads more slowly than the server writes."""
         super().pause_writing()
         self._give_to_read(self._shared.settings.send_timeout_seconds)
 
     def resume_writing(self) -> None:
-        """End the deadline: the client has read."""
+        """End the deadline for reading, because the client has read."""
         super().resume_writing()
         if not self._is_leaving:
             self._stuck_since = 0.0
@@ -92,7 +92,7 @@ class TimedConnection(HttpToolsProtocol):
         self._shared.timed.add(self)
 
     def _give_to_read(self, seconds: float) -> None:
-        """Start the deadline for reading: the client may read nothing for some seconds."""
+        """Start the deadline for reading. The client may read nothing for this many seconds."""
         self._stuck_since, self._seconds_to_read, self._unsent = self.loop.time(), seconds, -1
         self._shared.timed.add(self)
 
@@ -102,14 +102,14 @@ class TimedConnection(HttpToolsProtocol):
         self._give_to_read(seconds)
 
     def _close(self) -> None:
-        """Close the connection when the client has read the unsent data."""
+        """Close the connection after the client has read the unsent data."""
         self.transport.close()
         self._leave(self._shared.settings.send_timeout_seconds)
 
     def _seconds_allowed(self) -> float:
-        """Return how long the client may take to send the rest of a request."""
+        """Return the seconds that the client has to send the rest of a request."""
         raise NotImplementedError
 
     def _time_out(self) -> None:
-        """Handle that the client missed the deadline for sending."""
+        """Handle a client that missed the deadline for sending."""
         raise NotImplementedError
