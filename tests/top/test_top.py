@@ -602,7 +602,8 @@ async def test_a_key_that_may_not_read_everything_is_refused_in_a_sentence(
         async with running_broker(Settings(database_url=url)) as broker:
             status, output, errors = await run("--once", "--url", broker.url, BROKER_KEY=key)
             assert (status, output) == (1, "")
-            assert "This request needs a key with the role operator or admin. Your key has: submitter." in errors
+            expected = "This request needs a key with the role operator or admin. Your key has: submitter."
+            assert expected in errors
             async with Terminal("--url", broker.url, BROKER_KEY=key) as terminal:
                 assert await terminal.ended(within=20) == 1
                 assert "yours is submitter." in terminal.written.rpartition("\x1b[?1049l")[2]
