@@ -1,4 +1,4 @@
-"""The archive: a record of everything that ended."""
+"""The archive: records of ended work, and of tasks that ended without work."""
 
 from datetime import datetime, timedelta
 from urllib.parse import quote
@@ -25,14 +25,16 @@ pytestmark, database, broker, sql, http = SHARED_BROKER
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
 
 
-async def ended(http: httpx.AsyncClient, task: str, tool: str = "t", outcome: str = "succeeded") -> str:
-    """The id of work that has ended."""
+async def add_ended_work(
+    http: httpx.AsyncClient, task: str, tool: str = "t", outcome: str = "succeeded"
+) -> str:
+    """Add work, complete it, and return its id."""
     pair = await add_assigned_work(http, task, tool)
     await complete_work(http, pair.work, outcome)
     return pair.work
 
 
-async def test_a_record_tells_all_about_task_tool_and_work(http: httpx.AsyncClient) -> None:
+async def test_a_record_contains_the_task_the_tool_the_work_and_its_reports(http: httpx.AsyncClient) -> None:
     await add_tool(http, skills={"s": 1})
     await add_task(http, needs={"n": 1}, payload="p", priority=4)
     work = await assign(http)
@@ -52,7 +54,7 @@ async def test_a_record_tells_all_about_task_tool_and_work(http: httpx.AsyncClie
 
 
 async def test_a_record_shows_the_tool_as_it_was_and_no_token(http: httpx.AsyncClient) -> None:
-    work = await ended(http, "a")
+    work = await add_ended_work(http, "a")
     await http.patch("/v1/tools/t", json={"skills": "changed"})
     record = await get(http, f"/v1/archive/{work}")
     assert record["tool"]["skills"] == {}
@@ -63,46 +65,46 @@ async def test_an_empty_archive_is_an_empty_list(http: httpx.AsyncClient) -> Non
     assert await get(http, "/v1/archive") == {"items": [], "next": None}
 
 
-async def test_the_list_shows_the_record_that_is_read_alone(http: httpx.AsyncClient) -> None:
-    work = await ended(http, "a")
+async def test_the_list_and_the_single_record_are_equal(http: httpx.AsyncClient) -> None:
+    work = await add_ended_work(http, "a")
     assert (await get(http, "/v1/archive"))["items"] == [await get(http, f"/v1/archive/{work}")]
 
 
 async def test_records_are_listed_newest_first(http: httpx.AsyncClient) -> None:
-    works = [await ended(http, f"x{n}") for n in range(5)]
+    works = [await add_ended_work(http, f"x{n}") for n in range(5)]
     records = (await get(http, "/v1/archive"))["items"]
     assert ids(records, "work_id") == works[::-1]
     assert [r["ended_at"] for r in records] == sorted((r["ended_at"] for r in records), reverse=True)
 
 
-async def test_records_are_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
-    works = [await ended(http, f"x{n}") for n in range(7)]
-    found = await get_pages(http, "/v1/archive", limit=3)
-    assert [len(page) for page in found if page] == [3, 3, 1]
-    assert ids(flatten(found), "work_id") == works[::-1]
+async def test_paging_lists_each_record_once(http: httpx.AsyncClient) -> None:
+    works = [await add_ended_work(http, f"x{n}") for n in range(7)]
+    pages = await get_pages(http, "/v1/archive", limit=3)
+    assert [len(page) for page in pages if page] == [3, 3, 1]
+    assert ids(flatten(pages), "work_id") == works[::-1]
 
 
-async def test_records_that_ended_in_one_moment_are_paged_each_once(http: httpx.AsyncClient) -> None:
+async def test_paging_lists_records_with_the_same_time_once(http: httpx.AsyncClient) -> None:
     works = [(await add_assigned_work(http, f"x{n}")).work for n in range(9)]
     items = [{"work_id": work, "outcome": "succeeded"} for work in works]
     await http.post("/v1/work/complete", json={"items": items})
-    found = flatten(await get_pages(http, "/v1/archive", limit=2))
-    assert sorted(ids(found, "work_id")) == sorted(works)
+    records = flatten(await get_pages(http, "/v1/archive", limit=2))
+    assert sorted(ids(records, "work_id")) == sorted(works)
 
 
-async def test_records_that_come_while_paging_do_not_disturb(http: httpx.AsyncClient) -> None:
-    works = [await ended(http, f"x{n}") for n in range(6)]
+async def test_new_records_do_not_affect_paging(http: httpx.AsyncClient) -> None:
+    works = [await add_ended_work(http, f"x{n}") for n in range(6)]
     first = await get(http, "/v1/archive", limit=2)
-    await ended(http, "new")
+    await add_ended_work(http, "new")
     rest = flatten(await get_pages(http, "/v1/archive", limit=2, after=first["next"]))
     assert ids(first["items"] + rest, "work_id") == works[::-1]
 
 
-async def test_records_are_found_by_task_tool_and_outcome(http: httpx.AsyncClient) -> None:
+async def test_records_are_filtered_by_task_tool_and_outcome(http: httpx.AsyncClient) -> None:
     works = {
-        "a": await ended(http, "a", "t"),
-        "b": await ended(http, "b", "t", "failed"),
-        "c": await ended(http, "c", "u", "released"),
+        "a": await add_ended_work(http, "a", "t"),
+        "b": await add_ended_work(http, "b", "t", "failed"),
+        "c": await add_ended_work(http, "c", "u", "released"),
     }
     cases: list[tuple[dict[str, str], str]] = [
         ({}, "cba"), ({"tool_id": "t"}, "ba"), ({"task_id": "c"}, "c"), ({"outcome": "failed"}, "b"),
@@ -111,8 +113,8 @@ async def test_records_are_found_by_task_tool_and_outcome(http: httpx.AsyncClien
         ({"outcome": "lost"}, ""), ({"outcome": "cancelled"}, ""), ({"tool_id": "u", "task_id": "a"}, ""),
     ]  # fmt: skip
     for query, expected in cases:
-        found = ids((await get(http, "/v1/archive", **query))["items"], "work_id")
-        assert found == [works[name] for name in expected], query
+        records = ids((await get(http, "/v1/archive", **query))["items"], "work_id")
+        assert records == [works[name] for name in expected], query
 
 
 async def test_every_attempt_of_a_task_has_its_record(http: httpx.AsyncClient) -> None:
@@ -124,36 +126,36 @@ async def test_every_attempt_of_a_task_has_its_record(http: httpx.AsyncClient) -
     assert [(r["work_id"], r["outcome"]) for r in records] == [(again, "succeeded"), (pair.work, "released")]
 
 
-async def test_records_are_found_by_when_they_ended(http: httpx.AsyncClient) -> None:
-    works = [await ended(http, f"x{n}") for n in range(3)]
+async def test_records_are_filtered_by_the_time_of_their_end(http: httpx.AsyncClient) -> None:
+    works = [await add_ended_work(http, f"x{n}") for n in range(3)]
     times = [(await get(http, f"/v1/archive/{work}"))["ended_at"] for work in works]
-    found = (await get(http, "/v1/archive", since=times[1]))["items"]
-    assert ids(found, "work_id") == [works[2], works[1]]
+    records = (await get(http, "/v1/archive", since=times[1]))["items"]
+    assert ids(records, "work_id") == [works[2], works[1]]
     just_after = (datetime.fromisoformat(times[1]) + timedelta(microseconds=1)).isoformat()
-    found = (await get(http, "/v1/archive", until=just_after))["items"]
-    assert ids(found, "work_id") == [works[1], works[0]]
-    found = (await get(http, "/v1/archive", since=times[1], until=just_after))["items"]
-    assert ids(found, "work_id") == [works[1]]
+    records = (await get(http, "/v1/archive", until=just_after))["items"]
+    assert ids(records, "work_id") == [works[1], works[0]]
+    records = (await get(http, "/v1/archive", since=times[1], until=just_after))["items"]
+    assert ids(records, "work_id") == [works[1]]
 
 
-async def test_since_and_until_take_any_offset(http: httpx.AsyncClient) -> None:
-    await ended(http, "a")
+async def test_since_and_until_accept_any_offset(http: httpx.AsyncClient) -> None:
+    await add_ended_work(http, "a")
     for since, count in (("2001-01-01T00:00:00-11:30", 1), ("2999-01-01T00:00:00+14:00", 0)):
         assert len((await get(http, f"/v1/archive?since={quote(since)}"))["items"]) == count
         assert len((await get(http, f"/v1/archive?until={quote(since)}"))["items"]) == 1 - count
 
 
 async def test_filters_hold_across_pages(http: httpx.AsyncClient) -> None:
-    works = [await ended(http, f"x{n}", f"t{n % 2}") for n in range(8)]
-    found = flatten(await get_pages(http, "/v1/archive", tool_id="t1", outcome="succeeded", limit=3))
-    assert ids(found, "work_id") == works[::-1][::2]
+    works = [await add_ended_work(http, f"x{n}", f"t{n % 2}") for n in range(8)]
+    records = flatten(await get_pages(http, "/v1/archive", tool_id="t1", outcome="succeeded", limit=3))
+    assert ids(records, "work_id") == works[::-1][::2]
 
 
 async def test_an_unknown_record_is_not_found(http: httpx.AsyncClient) -> None:
     assert_problem(await http.get(f"/v1/archive/{UNKNOWN}"), 404, "work_not_found")
 
 
-async def test_work_under_way_is_not_in_the_archive(http: httpx.AsyncClient) -> None:
+async def test_current_work_is_not_in_the_archive(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     assert_problem(await http.get(f"/v1/archive/{pair.work}"), 404, "work_not_found")
     assert (await get(http, "/v1/archive"))["items"] == []

@@ -1,4 +1,4 @@
-"""Ways around the guards and the limits that were tried once: none of them is open."""
+"""Attempts to bypass the access rules and the limits. All of them fail."""
 
 import asyncio
 import json
@@ -38,32 +38,34 @@ from tests.support.waiting import wait_until
 
 
 class HeldBody:
-    """A request whose headers are sent, and whose body is held back."""
+    """A request whose headers have been sent, and whose body has not."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
         self._reader, self._writer, self._body = reader, writer, body
 
-    async def go_on(self) -> int:
-        """Send the body; the status of the answer."""
+    async def send_body(self) -> int:
+        """Send the body, and return the status of the response."""
         self._writer.write(self._body)
         return int((await self._reader.readline()).split()[1])
 
 
 @asynccontextmanager
-async def held(broker: Running, method: str, path: str, key: str, body: object) -> AsyncIterator[HeldBody]:
+async def send_headers(
+    broker: Running, method: str, path: str, key: str, body: object
+) -> AsyncIterator[HeldBody]:
     url, content = httpx.URL(broker.url), json.dumps(body).encode()
     reader, writer = await asyncio.open_connection(url.host, url.port)
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     writer.write(head.encode())
     await writer.drain()
-    # Behind it on another connection: when this is answered, that was looked at.
+    # When the broker responds on another connection, it has already read these headers.
     assert (await broker.client.get("/health/live")).status_code == 200
     yield HeldBody(reader, writer, content)
     writer.close()
 
 
-# What is not there, or not there any more
+# Tools and tasks that do not exist yet, or no longer
 
 
 @pytest.mark.parametrize(
@@ -74,20 +76,20 @@ async def held(broker: Running, method: str, path: str, key: str, body: object) 
         ("POST", "/v1/tasks/a/retry", {}),
     ],
 )
-async def test_who_asks_before_it_is_there_does_not_meet_anothers(
+async def test_a_request_sent_before_a_tool_or_task_exists_cannot_change_another_owners(
     serve: Serve, store: Store, method: str, path: str, body: object
 ) -> None:
     theirs, ours = [await make_key(store, name, "tool", "submitter") for name in ("theirs", "ours")]
     broker = await serve()
-    async with held(broker, method, path, theirs, body) as request:
+    async with send_headers(broker, method, path, theirs, body) as request:
         await registered(broker.client, ours)
         new = {"id": "a", "needs": 1}
         assert (await broker.client.post("/v1/tasks", json=new, headers=bearer(ours))).status_code == 201
-        assert await request.go_on() == 404
+        assert await request.send_body() == 404
     assert (await broker.client.get("/v1/tools/t", headers=bearer(ours))).json()["skills"] == 1
 
 
-async def test_who_had_a_tool_of_that_id_once_gets_nothing_of_the_one_that_has_it_now(
+async def test_the_former_owner_of_a_tool_id_has_no_access_to_the_new_tool(
     serve: Serve, store: Store, sql: asyncpg.Connection
 ) -> None:
     theirs, ours = await make_key(store, "theirs", "tool"), await make_key(store, "ours", "tool")
@@ -95,7 +97,7 @@ async def test_who_had_a_tool_of_that_id_once_gets_nothing_of_the_one_that_has_i
     broker = await serve()
     client, service = broker.client, broker.server.service
 
-    async def all_are_heard() -> bool:
+    async def presence_is_written() -> bool:
         return not service.presence._asked and not service.store.in_use()
 
     async def assigned(task: str) -> str:
@@ -113,7 +115,7 @@ async def test_who_had_a_tool_of_that_id_once_gets_nothing_of_the_one_that_has_i
     assert (await client.delete("/v1/tools/t", headers=bearer(theirs))).status_code == 204
     new_token = await registered(client, ours)
     await assigned("new")
-    await wait_until(all_are_heard)
+    await wait_until(presence_is_written)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
 
     again = await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(theirs))
@@ -121,28 +123,28 @@ async def test_who_had_a_tool_of_that_id_once_gets_nothing_of_the_one_that_has_i
     assert_problem(await client.post(f"/v1/work/{old}/start", headers=bearer(theirs)), 409, "work_ended")
     items = {"items": [{"work_id": old, "outcome": "succeeded"}]}
     await client.post("/v1/work/complete", json=items, headers=bearer(theirs))
-    await wait_until(all_are_heard)
+    await wait_until(presence_is_written)
     assert await sql.fetchval("select offline from tools") is True
-    # Nor has the new one, by its token, a say in what was the old one's.
+    # The new tool's token gives no access to the work of the old tool.
     assert_problem(await client.get(f"/v1/work/{old}", headers=bearer(new_token)), 403, "forbidden")
     assert_problem(await client.get("/v1/tools/t", headers=bearer(old_token)), 401, "unauthenticated")
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tools"])
-async def test_a_body_that_is_held_back_does_not_outlive_its_key(
+async def test_a_delayed_body_is_refused_after_its_key_was_revoked(
     serve: Serve, store: Store, path: str
 ) -> None:
     key = await make_key(store, "mine", "submitter", "tool")
     broker = await serve()
     body = {"id": "x", "needs": 1} if path == "/v1/tasks" else {"id": "x", "skills": 1}
-    async with held(broker, "POST", path, key, body) as request:
+    async with send_headers(broker, "POST", path, key, body) as request:
         assert await store.run(keys.revoke, "mine")
         await until_answered(broker.client, 401, key)
-        await asyncio.sleep(2)  # longer than anything is remembered
-        assert await request.go_on() == 401
+        await asyncio.sleep(2)  # longer than any cache of keys
+        assert await request.send_body() == 401
 
 
-async def test_an_export_does_not_outlive_its_key(
+async def test_an_export_ends_when_its_key_is_revoked(
     serve: Serve, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive_api, "_PORTION", 1)
@@ -168,7 +170,7 @@ async def test_an_export_does_not_outlive_its_key(
 # Tokens and keys
 
 
-async def test_a_token_of_a_revoked_key_is_void_whoever_has_the_name_then(
+async def test_tokens_of_a_revoked_key_stay_void_if_its_name_is_used_again(
     serve: Serve, store: Store, sql: asyncpg.Connection
 ) -> None:
     key = await make_key(store, "tools", "tool")
@@ -177,7 +179,7 @@ async def test_a_token_of_a_revoked_key_is_void_whoever_has_the_name_then(
     waiting = asyncio.create_task(broker.client.get("/v1/tools/t/work?wait=60", headers=bearer(token)))
     await steps.wait_for_long_polls(broker, 1)
     assert await store.run(keys.revoke, "tools")
-    # It is told at once, and not only when it has waited.
+    # The long poll ends at once, not after its 60 seconds.
     async with asyncio.timeout(5):
         assert_problem(await waiting, 401, "unauthenticated")
     for role in ("submitter", "tool"):
@@ -190,7 +192,7 @@ async def test_a_token_of_a_revoked_key_is_void_whoever_has_the_name_then(
     await wait_until(is_offline)
 
 
-async def test_a_key_that_replaces_a_tools_and_may_be_none_voids_its_tokens(
+async def test_replacing_a_tool_key_by_one_without_that_role_voids_its_tokens(
     serve: Serve, store: Store
 ) -> None:
     key = await make_key(store, "mine", "tool")
@@ -212,7 +214,7 @@ async def test_a_key_that_replaces_a_tools_and_may_be_none_voids_its_tokens(
         b"\xff",
     ],
 )
-async def test_what_is_no_token_is_told_so(serve: Serve, bearer_text: bytes) -> None:
+async def test_a_malformed_token_is_unauthenticated(serve: Serve, bearer_text: bytes) -> None:
     client = (await serve(admin_key="an-admin-key")).client
     refused = await client.get("/v1/tools", headers=[(b"Authorization", b"Bearer " + bearer_text)])
     assert_problem(refused, 401, "unauthenticated")
@@ -224,12 +226,12 @@ async def test_an_admin_key_may_look_like_a_token(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/x", "postgresql://u@[::1/x", "nonsense"])
-def test_a_database_that_is_none_is_told_without_its_password(url: str) -> None:
+def test_the_error_for_an_invalid_database_url_hides_the_url(url: str) -> None:
     with pytest.raises(SettingsError, match="BROKER_DATABASE_URL is no postgresql://"):
         Settings(database_url=url)
 
 
-async def test_the_client_takes_a_key_with_a_line_end_and_shows_no_other(
+async def test_the_client_accepts_a_key_with_a_line_end_and_hides_an_invalid_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BROKER_KEY", "bk_secret\r\n")
@@ -243,13 +245,13 @@ async def test_the_client_takes_a_key_with_a_line_end_and_shows_no_other(
         Connection("127.0.0.1:8000")
 
 
-# Requests that come together
+# Simultaneous requests
 
 
-async def test_who_submits_the_id_of_another_at_the_same_moment_spoils_it_for_nobody(store: Store) -> None:
+async def test_a_refused_submission_does_not_affect_others_in_the_same_batch(store: Store) -> None:
     new = NewTask(needs=Raw(b"1"), id="a")
     await store.many(tasks.submit, [tasks.TaskSubmission(new, "owner", any_owner=False)])
-    told = await steps.run_many(
+    results = await steps.run_many(
         store,
         tasks.submit,
         [
@@ -259,25 +261,23 @@ async def test_who_submits_the_id_of_another_at_the_same_moment_spoils_it_for_no
             tasks.TaskSubmission(new, "other", any_owner=False),
         ],
     )
-    assert [task is not None for task, _ in told] == [True, False, True, False]
+    assert [task is not None for task, _ in results] == [True, False, True, False]
 
 
-async def test_a_tool_is_of_who_registered_it_first_also_at_the_same_moment(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_the_first_registration_in_a_batch_owns_the_tool(store: Store, sql: asyncpg.Connection) -> None:
     def registration(by: str, *, any_owner: bool = False) -> tools.Registration:
         return tools.Registration(NewTool(skills=Raw(b"1"), id="t"), hashed(by), by, any_owner=any_owner)
 
-    told = await steps.run_many(
+    results = await steps.run_many(
         store,
         tools.register,
         [registration("first"), registration("@admin", any_owner=True), registration("second")],
     )
-    assert [tool is not None for tool, _ in told] == [True, True, False]
+    assert [tool is not None for tool, _ in results] == [True, True, False]
     assert await sql.fetchval("select registered_by from tools") == "first"
 
 
-# Much, and much of it wrong
+# Large requests, and requests with many errors
 
 
 async def test_the_reports_of_a_work_can_always_be_archived(
@@ -287,17 +287,19 @@ async def test_the_reports_of_a_work_can_always_be_archived(
     await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES - 300)
     large, small = Raw(b'"' + b"x" * 200 + b'"'), Raw(b"1")
     first = NewReport(id=steps.UUID(int=1), data=small)
-    told = await store.many(
+    results = await store.many(
         reports.write, [reports.ReportOf(made.id, each) for each in (first, NewReport(data=large), first)]
     )
-    assert [report.is_stored for report in told if report] == [True, False, True]
+    assert [report.is_stored for report in results if report] == [True, False, True]
     assert await sql.fetchval("select count(*) from work_reports") == 1
     ended = await steps.complete(store, made.id)
     assert ended.record is not None
     assert len(steps.reports_of(ended.record)) == 1
 
 
-async def test_a_report_that_has_no_room_is_told_so(broker: Running, sql: asyncpg.Connection) -> None:
+async def test_a_report_beyond_the_size_limit_of_a_work_is_refused(
+    broker: Running, sql: asyncpg.Connection
+) -> None:
     await add_tool(broker.client)
     await add_task(broker.client)
     made = (await assign(broker.client))["id"]
@@ -306,8 +308,8 @@ async def test_a_report_that_has_no_room_is_told_so(broker: Running, sql: asyncp
     assert_problem(refused, 413, "payload_too_large")
 
 
-def test_a_long_text_is_looked_through_without_much_memory() -> None:
-    look = """
+def test_checking_a_long_text_needs_little_memory() -> None:
+    script = """
 import resource
 from broker.http.json_limits import json_problem
 from broker.settings import Settings
@@ -316,11 +318,11 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert json_problem(text, Settings(), matched=False) is None
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100 * 1024  # KiB
 
 
-async def test_of_very_much_that_is_wrong_some_is_told(broker: Running) -> None:
+async def test_a_response_lists_a_limited_number_of_errors(broker: Running) -> None:
     for body, most in (
         ({"items": [{}] * 200_000}, 1),
         ({"items": [{}] * 9_000}, 1_000),
@@ -331,7 +333,7 @@ async def test_of_very_much_that_is_wrong_some_is_told(broker: Running) -> None:
         assert 1 <= len(problem["errors"]) <= most
 
 
-async def test_a_length_that_is_too_long_to_be_one_is_refused(broker: Running) -> None:
+async def test_a_content_length_of_5000_digits_is_refused(broker: Running) -> None:
     url = httpx.URL(broker.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     head = f"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: {'0' * 5000}2\r\n\r\n{{}}"
@@ -340,7 +342,7 @@ async def test_a_length_that_is_too_long_to_be_one_is_refused(broker: Running) -
     writer.close()
 
 
-async def test_an_error_of_the_database_tells_nothing_of_what_was_sent(store: Store) -> None:
+async def test_a_database_error_does_not_contain_the_parameters(store: Store) -> None:
     statement = text("select 1 / (length(:secret) - 6)")
     with pytest.raises(BadRequest) as raised:
         await store.run(lambda connection: connection.execute(statement, {"secret": "secret"}))

@@ -1,4 +1,4 @@
-"""Cancelling work, retrying tasks, and taking late results."""
+"""Cancelling work, retrying tasks, and accepting late results."""
 
 import asyncio
 from typing import Any
@@ -37,14 +37,14 @@ ENDS = ("failed", "cancelled", "released", "lost", "timed_out")
 
 
 async def cancel(http: httpx.AsyncClient, work: str, **body: Any) -> Json:
-    answer = await http.post(f"/v1/work/{work}/cancel", json=body)
-    assert answer.status_code == 202, answer.text
-    found: Json = answer.json()
-    return found
+    response = await http.post(f"/v1/work/{work}/cancel", json=body)
+    assert response.status_code == 202, response.text
+    work_item: Json = response.json()
+    return work_item
 
 
-async def comes_to(http: httpx.AsyncClient, sql: asyncpg.Connection, work: str, outcome: str) -> Json:
-    """The record of running work, once it has come to this end."""
+async def end_work(http: httpx.AsyncClient, sql: asyncpg.Connection, work: str, outcome: str) -> Json:
+    """End running work with this outcome, and return its record."""
     if outcome == "lost":
         await take_tool_offline(http, sql)
     elif outcome == "timed_out":
@@ -60,21 +60,21 @@ async def _has_ended(http: httpx.AsyncClient, work: str) -> bool:
     return (await http.get(f"/v1/archive/{work}")).status_code == 200
 
 
-async def test_a_cancel_is_told_by_heartbeat_report_poll_and_wait(
+async def test_heartbeats_reports_and_waits_return_the_cancel_request(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pair = await add_running_work(http)
-    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}", params={"wait": 60})
+    poll = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}", params={"wait": 60})
     asked = await cancel(http, pair.work)
     assert (asked["cancel_requested"], asked["state"]) == (True, "running")
-    assert (await finish_long_poll(parked))["cancel_requested"] is True
+    assert (await finish_long_poll(poll))["cancel_requested"] is True
     assert (await http.post("/v1/tools/t/heartbeat")).json()["cancel"] == [pair.work]
     report = await http.post(f"/v1/work/{pair.work}/reports", json={})
     assert report.json()["cancel_requested"] is True
     assert (await get(http, "/v1/tasks/a"))["state"] == "running"
 
 
-async def test_a_cancel_may_have_no_body_and_be_sent_again(http: httpx.AsyncClient) -> None:
+async def test_a_cancel_may_omit_its_body_and_be_repeated(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     first = await http.post(f"/v1/work/{pair.work}/cancel")
     second = await http.post(f"/v1/work/{pair.work}/cancel")
@@ -84,12 +84,12 @@ async def test_a_cancel_may_have_no_body_and_be_sent_again(http: httpx.AsyncClie
 
 @pytest.mark.parametrize("requeue", [False, True])
 @pytest.mark.parametrize("outcome", ENDS)
-async def test_whatever_way_but_success_it_ends_it_is_what_was_asked_for(
+async def test_work_with_a_cancel_request_ends_as_requested_unless_it_succeeds(
     http: httpx.AsyncClient, sql: asyncpg.Connection, outcome: str, requeue: bool
 ) -> None:
     pair = await add_running_work(http, max_attempts=1, timeout_seconds=3600)
     await cancel(http, pair.work, requeue=requeue)
-    record = await comes_to(http, sql, pair.work, outcome)
+    record = await end_work(http, sql, pair.work, outcome)
     assert record["outcome"] == ("released" if requeue else "cancelled")
     task = await get(http, "/v1/tasks/a")
     assert task["state"] == ("available" if requeue else "cancelled")
@@ -109,7 +109,7 @@ async def test_a_success_that_comes_first_stands(http: httpx.AsyncClient, requeu
     assert ended["outcome"] == "succeeded"
 
 
-async def test_work_not_started_is_asked_too_and_its_tool_sees_it(http: httpx.AsyncClient) -> None:
+async def test_work_that_has_not_started_can_be_asked_to_cancel(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     await cancel(http, pair.work)
     [work] = (await get(http, "/v1/tools/t/work"))["items"]
@@ -118,7 +118,7 @@ async def test_work_not_started_is_asked_too_and_its_tool_sees_it(http: httpx.As
 
 
 @pytest.mark.parametrize("asked", [[False, True], [True, False]])
-async def test_a_task_that_is_to_be_cancelled_is_not_queued_again(
+async def test_a_cancel_without_requeue_prevails_over_one_with_requeue(
     http: httpx.AsyncClient, asked: list[bool]
 ) -> None:
     pair = await add_running_work(http)
@@ -127,7 +127,7 @@ async def test_a_task_that_is_to_be_cancelled_is_not_queued_again(
     assert (await complete_work(http, pair.work, "failed"))["outcome"] == "cancelled"
 
 
-async def test_a_deleted_task_is_not_queued_again(http: httpx.AsyncClient) -> None:
+async def test_a_requeue_request_does_not_bring_back_a_deleted_task(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     assert (await http.delete("/v1/tasks/a")).status_code == 202
     await cancel(http, pair.work, requeue=True)
@@ -144,44 +144,44 @@ async def test_ended_or_unknown_work_cannot_be_cancelled(http: httpx.AsyncClient
     assert_problem(await http.post(f"/v1/work/{UNKNOWN}/cancel"), 404, "work_not_found")
 
 
-async def test_of_a_cancel_and_an_end_at_once_each_is_answered_by_what_came_first(
+async def test_a_cancel_and_a_completion_at_the_same_time_agree_on_the_outcome(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     for number in range(20):
         pair = await add_running_work(http, f"a{number}")
-        told, ended = await asyncio.gather(
+        cancellation, ended = await asyncio.gather(
             http.post(f"/v1/work/{pair.work}/cancel"), complete(http, pair.work, "failed")
         )
         outcome = ended.json()["archived"]["outcome"]
-        assert (told.status_code, outcome) in ((202, "cancelled"), (409, "failed"))
+        assert (cancellation.status_code, outcome) in ((202, "cancelled"), (409, "failed"))
     await steps.check_invariants(sql)
 
 
-async def failed(http: httpx.AsyncClient, task: str = "a") -> str:
-    """A task that is held as failed; its work."""
+async def add_failed_task(http: httpx.AsyncClient, task: str = "a") -> str:
+    """Add a task and let its last attempt fail. Return the id of the work."""
     pair = await add_running_work(http, task, max_attempts=1)
     await complete_work(http, pair.work, "failed", error="broken", result=[1])
     return pair.work
 
 
-async def test_a_failed_task_is_offered_again_its_attempts_counted_afresh(
+async def test_a_retried_task_is_offered_again_and_counts_attempts_from_zero(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    await failed(http)
+    await add_failed_task(http)
     cursor = (await get(http, "/v1/candidates"))["cursor"]
-    parked = await start_long_poll(broker, "GET", "/v1/candidates", params={"wait": 60, "cursor": cursor})
-    answer = await http.post("/v1/tasks/a/retry")
-    assert answer.status_code == 200
-    task = answer.json()
+    poll = await start_long_poll(broker, "GET", "/v1/candidates", params={"wait": 60, "cursor": cursor})
+    response = await http.post("/v1/tasks/a/retry")
+    assert response.status_code == 200
+    task = response.json()
     names = ("state", "attempt", "result", "error", "ended_at")
     assert [task[name] for name in names] == ["available", 0, None, None, None]
-    assert [offered["id"] for offered in (await finish_long_poll(parked))["tasks"]] == ["a"]
+    assert [offered["id"] for offered in (await finish_long_poll(poll))["tasks"]] == ["a"]
     assert (await assign(http))["attempt"] == 1
     assert len(await get_records(http)) == 1
 
 
-async def test_retrying_twice_is_the_same_as_once(http: httpx.AsyncClient) -> None:
-    await failed(http)
+async def test_a_repeated_retry_changes_nothing(http: httpx.AsyncClient) -> None:
+    await add_failed_task(http)
     first, second = await http.post("/v1/tasks/a/retry"), await http.post("/v1/tasks/a/retry")
     assert (first.status_code, second.status_code) == (200, 200)
     assert first.json() == second.json()
@@ -199,8 +199,8 @@ async def test_a_retry_of_a_live_task_changes_nothing(http: httpx.AsyncClient, s
         case "running":
             await add_running_work(http)
     before = await get(http, "/v1/tasks/a")
-    answer = await http.post("/v1/tasks/a/retry")
-    assert (answer.status_code, answer.json()) == (200, before)
+    response = await http.post("/v1/tasks/a/retry")
+    assert (response.status_code, response.json()) == (200, before)
     assert before["state"] == state
 
 
@@ -214,8 +214,8 @@ async def test_an_ended_or_unknown_task_cannot_be_retried(http: httpx.AsyncClien
     assert_problem(await http.post("/v1/tasks/unknown/retry"), 404, "task_not_found")
 
 
-async def late(http: httpx.AsyncClient, work: str, **fields: Any) -> None:
-    """A success that comes after the work has ended; the answer says what can be done with it."""
+async def complete_late(http: httpx.AsyncClient, work: str, **fields: Any) -> None:
+    """Report success for work that has ended. The response must name the request that accepts it."""
     problem = assert_problem(await complete(http, work, **fields), 409, "work_ended")
     assert f"POST /v1/archive/{work}/accept" in problem["detail"]
 
@@ -225,10 +225,10 @@ async def test_a_late_success_is_kept_in_the_record(
     http: httpx.AsyncClient, sql: asyncpg.Connection, outcome: str
 ) -> None:
     pair = await add_running_work(http, timeout_seconds=3600)
-    before = await comes_to(http, sql, pair.work, outcome)
+    before = await end_work(http, sql, pair.work, outcome)
     assert before["late"] is None
-    await late(http, pair.work, result={"n": 1}, error="a warning")
-    await late(http, pair.work, result="another")
+    await complete_late(http, pair.work, result={"n": 1}, error="a warning")
+    await complete_late(http, pair.work, result="another")
     record = await get(http, f"/v1/archive/{pair.work}")
     kept = record.pop("late")
     assert kept.pop("at") >= record["ended_at"]
@@ -240,13 +240,13 @@ async def test_a_late_success_in_a_batch_is_kept_too(http: httpx.AsyncClient) ->
     pair = await add_running_work(http)
     await complete_work(http, pair.work, "failed")
     items = [{"work_id": pair.work, "outcome": "succeeded", "result": n} for n in (1, 2)]
-    answer = await http.post("/v1/work/complete", json={"items": items})
-    assert [item["status"] for item in answer.json()["items"]] == ["work_ended"] * 2
+    response = await http.post("/v1/work/complete", json={"items": items})
+    assert [item["status"] for item in response.json()["items"]] == ["work_ended"] * 2
     assert (await get(http, f"/v1/archive/{pair.work}"))["late"]["result"] == 1
 
 
 @pytest.mark.parametrize("outcome", ["failed", "cancelled", "released"])
-async def test_a_late_word_that_is_no_success_is_not_kept(http: httpx.AsyncClient, outcome: str) -> None:
+async def test_a_late_completion_without_success_is_not_kept(http: httpx.AsyncClient, outcome: str) -> None:
     pair = await add_running_work(http)
     await complete_work(http, pair.work)
     assert_problem(await complete(http, pair.work, outcome, result=1), 409, "work_ended")
@@ -258,7 +258,7 @@ async def accept(http: httpx.AsyncClient, work: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("state", ["available", "scheduled", "failed"])
-async def test_a_late_result_is_accepted_while_the_task_waits_or_is_held(
+async def test_a_late_result_is_accepted_while_the_task_waits_or_has_failed(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, state: str
 ) -> None:
     fields = {
@@ -268,17 +268,17 @@ async def test_a_late_result_is_accepted_while_the_task_waits_or_is_held(
     }
     pair = await add_running_work(http, **fields[state])
     await complete_work(http, pair.work, "failed", error="no")
-    await late(http, pair.work, result=41)
+    await complete_late(http, pair.work, result=41)
     assert (await get(http, "/v1/tasks/a"))["state"] == state
-    parked = None
+    poll = None
     if state != "failed":
-        parked = await start_long_poll(broker, "GET", "/v1/tasks/a", params={"wait": 60})
-    answer = await accept(http, pair.work)
-    assert answer.status_code == 200, answer.text
-    record = answer.json()
+        poll = await start_long_poll(broker, "GET", "/v1/tasks/a", params={"wait": 60})
+    response = await accept(http, pair.work)
+    assert response.status_code == 200, response.text
+    record = response.json()
     assert (record["outcome"], record["result"], record["error"]) == ("succeeded", 41, None)
     assert record["late"]["result"] == 41
-    task = await finish_long_poll(parked) if parked else await get(http, "/v1/tasks/a")
+    task = await finish_long_poll(poll) if poll else await get(http, "/v1/tasks/a")
     assert (task["state"], task["result"], task["work_id"]) == ("succeeded", 41, pair.work)
     again = await accept(http, pair.work)
     assert (again.status_code, again.json()) == (200, record)
@@ -295,17 +295,17 @@ async def test_without_a_late_result_there_is_nothing_to_accept(http: httpx.Asyn
     await complete_work(http, good.work)
     assert_problem(await accept(http, good.work), 409, "nothing_to_accept")
     assert_problem(await accept(http, UNKNOWN), 404, "work_not_found")
-    under_way = await add_running_work(http, "under way".replace(" ", "-"))
-    assert_problem(await accept(http, under_way.work), 404, "work_not_found")
+    running = await add_running_work(http, "running")
+    assert_problem(await accept(http, running.work), 404, "work_not_found")
 
 
 @pytest.mark.parametrize("state", ["assigned", "running", "succeeded", "cancelled"])
-async def test_a_late_result_is_not_taken_from_under_the_next_attempt(
+async def test_a_late_result_is_refused_during_and_after_the_next_attempt(
     http: httpx.AsyncClient, sql: asyncpg.Connection, state: str
 ) -> None:
     pair = await add_running_work(http, retry_backoff_seconds=0)
     await complete_work(http, pair.work, "failed")
-    await late(http, pair.work, result=1)
+    await complete_late(http, pair.work, result=1)
     if state == "cancelled":
         assert (await http.delete("/v1/tasks/a")).status_code == 204
     else:
@@ -320,14 +320,14 @@ async def test_a_late_result_is_not_taken_from_under_the_next_attempt(
     await steps.check_invariants(sql)
 
 
-async def test_a_late_result_is_not_taken_for_another_task_that_has_its_id(
+async def test_a_late_result_is_refused_for_a_new_task_with_the_same_id(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     pair = await add_running_work(http, retry_backoff_seconds=0)
     await complete_work(http, pair.work, "failed")
-    await late(http, pair.work, result="old")
+    await complete_late(http, pair.work, result="old")
     assert (await http.delete("/v1/tasks/a")).status_code == 204
-    # What retention does when the record of its end is old, and this one is not.
+    # Retention does this when the record of the cancellation is old enough, and the late one is not.
     await sql.execute("delete from work_archive where outcome = 'cancelled'")
     await sql.execute("delete from ended_tasks")
     await add_task(http, payload="new")
@@ -336,10 +336,12 @@ async def test_a_late_result_is_not_taken_for_another_task_that_has_its_id(
     assert (task["state"], task["payload"]) == ("available", "new")
 
 
-async def test_an_accepted_result_leaves_the_task_its_counts_and_ends_it_now(http: httpx.AsyncClient) -> None:
+async def test_an_accepted_result_keeps_the_attempt_count_and_ends_the_task_now(
+    http: httpx.AsyncClient,
+) -> None:
     pair = await add_running_work(http, retry_backoff_seconds=0)
     await complete_work(http, pair.work, "failed")
-    await late(http, pair.work)
+    await complete_late(http, pair.work)
     for _ in range(2):
         await complete_work(http, (await assign(http))["id"], "failed")
     before = await get(http, "/v1/tasks/a")
@@ -350,12 +352,12 @@ async def test_an_accepted_result_leaves_the_task_its_counts_and_ends_it_now(htt
     assert task["ended_at"] > before["ended_at"]
 
 
-async def test_what_a_task_without_work_leaves_is_a_record_and_no_work(http: httpx.AsyncClient) -> None:
+async def test_the_record_of_a_task_without_work_is_not_work(http: httpx.AsyncClient) -> None:
     await add_task(http)
     assert (await http.delete("/v1/tasks/a")).status_code == 204
     [record] = await api.get_records(http)
     work = f"/v1/work/{record['work_id']}"
-    for answer in (
+    for response in (
         await http.get(work),
         await http.get(f"{work}/reports"),
         await http.post(f"{work}/start"),
@@ -364,14 +366,14 @@ async def test_what_a_task_without_work_leaves_is_a_record_and_no_work(http: htt
         await http.post(f"{work}/complete", json={"outcome": "cancelled"}),
         await http.post(f"{work}/complete", json={"outcome": "succeeded"}),
     ):
-        assert_problem(answer, 404, "work_not_found")
+        assert_problem(response, 404, "work_not_found")
     items = {"items": [{"work_id": record["work_id"], "outcome": "succeeded"}]}
-    answer = await http.post("/v1/work/complete", json=items)
-    assert answer.json()["items"][0]["status"] == "work_not_found"
+    response = await http.post("/v1/work/complete", json=items)
+    assert response.json()["items"][0]["status"] == "work_not_found"
     assert (await api.get_records(http)) == [record]
 
 
-async def test_of_two_late_results_of_a_task_one_is_taken(
+async def test_only_one_of_two_late_results_is_accepted(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     works = []
@@ -379,22 +381,22 @@ async def test_of_two_late_results_of_a_task_one_is_taken(
         pair = await add_running_work(http) if not works else None
         work = pair.work if pair else (await assign(http))["id"]
         await complete_work(http, work, "failed")
-        await late(http, work, result=len(works))
+        await complete_late(http, work, result=len(works))
         works.append(work)
         await end_backoff(sql)
         await wait_for_state(http, "/v1/tasks/a", "available")
-    answers = await asyncio.gather(*(accept(http, work) for work in works))
-    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    responses = await asyncio.gather(*(accept(http, work) for work in works))
+    assert sorted(response.status_code for response in responses) == [200, 409]
     await steps.check_invariants(sql)
 
 
-async def test_of_an_acceptance_and_an_assignment_at_once_one_wins(
+async def test_acceptance_and_assignment_at_the_same_time_do_not_both_succeed(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     for number in range(20):
         pair = await add_running_work(http, f"a{number}", retry_backoff_seconds=0)
         await complete_work(http, pair.work, "failed")
-        await late(http, pair.work)
+        await complete_late(http, pair.work)
         body = {"task_id": pair.task, "tool_id": pair.tool}
         taken, made = await asyncio.gather(accept(http, pair.work), http.post("/v1/work", json=body))
         assert (taken.status_code, made.status_code) in ((200, 409), (409, 201))

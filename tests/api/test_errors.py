@@ -1,4 +1,4 @@
-"""What is refused and how, whatever is sent; and that all JSON that can be kept comes back as it was."""
+"""Refusals of invalid requests, and values: any JSON that the broker accepts comes back equal."""
 
 import asyncio
 import json
@@ -52,12 +52,12 @@ class Bad(NamedTuple):
     """A request that must be refused.
 
     Args:
-        method: Its method.
-        path: Where it goes; WORK, TASK and TOOL stand for what is there.
-        body: What is sent: bytes and texts as they are, anything else as JSON.
-        fields: What `errors` must name, no more and no less; none: any refusal will do.
-        content_type: What the body is said to be.
-        code: The code, if only one will do.
+        method: The method.
+        path: The path. WORK, TASK and TOOL stand for ids of existing objects.
+        body: The body: bytes and strings are sent unchanged, other values as JSON.
+        fields: The fields that `errors` must name, exactly. Without any, every refusal is valid.
+        content_type: The Content-Type of the body.
+        code: The required error code, if there is only one.
     """
 
     method: str
@@ -71,7 +71,7 @@ class Bad(NamedTuple):
 TASKS, TOOLS, TOOL, WORK = "/v1/tasks", "/v1/tools", "/v1/tools/TOOL", "/v1/work"
 REPORTS, COMPLETE, REMARK = "/v1/work/WORK/reports", "/v1/work/WORK/complete", "/v1/tasks/TASK/remark"
 PAIR = {"task_id": "x", "tool_id": "t"}
-NAIVE_AND_ODD_TIMES = (
+INVALID_TIMES = (
     "2030-01-01T00:00:00", "2030-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon", "",
     "2030-13-01T00:00:00Z", "2030-02-30T00:00:00Z", "2030-01-01T25:00:00Z", "2030-01-01T00:00:00+99:00", 5,
     [], True,
@@ -83,11 +83,6 @@ BAD_IDS = (
 )  # fmt: skip
 
 
-def spoiled(value: str) -> str:
-    """The JSON text of a string with an escape that nothing here would write."""
-    return f'"{value}"'
-
-
 def nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 
@@ -96,7 +91,7 @@ def nested_objects(depth: int) -> str:
     return '{"k":' * (depth - 1) + "{}" + "}" * (depth - 1)
 
 
-UNKEEPABLE = {
+UNSTORABLE = {
     "nul": r'"a\u0000b"',
     "nul in a key": r'{"\u0000": 1}',
     "nul far inside": r'[1, {"k": ["x", "\u0000"]}]',
@@ -128,7 +123,7 @@ MALFORMED = {
 
 
 def json_fields() -> Iterator[tuple[str, str, str, str]]:
-    """Every place that takes any JSON: method, path, the body around it, and its name."""
+    """Yield every field that accepts any JSON: method, path, the body around it, and the field's name."""
     yield "POST", TASKS, '{"needs": %s}', "needs"
     yield "POST", TASKS, '{"needs": 1, "payload": %s}', "payload"
     yield "POST", f"{TASKS}/batch", '{"items": [{"needs": 1}, {"needs": %s}]}', "items[1].needs"
@@ -145,7 +140,7 @@ def json_fields() -> Iterator[tuple[str, str, str, str]]:
 
 def bad_json() -> Iterator[Bad]:
     for method, path, body, name in json_fields():
-        for value in UNKEEPABLE.values():
+        for value in UNSTORABLE.values():
             yield Bad(method, path, body % value, (name,))
         for value in MALFORMED.values():
             yield Bad(method, path, body % value, code="malformed_json")
@@ -157,7 +152,7 @@ def bad_json() -> Iterator[Bad]:
 
 def bad_texts() -> Iterator[Bad]:
     texts: list[Any] = [json.dumps("x" * 10_001), r'"\u0000"', r'"\ud800"', "5", "[]", "{}", "true"]
-    places = [
+    fields = [
         ("PUT", REMARK, '{"text": %s}', "text"),
         ("POST", f"{TASKS}/remarks", '{"items": [{"task_id": "x", "text": ""}, {"task_id":"y", "text": %s}]}',
          "items[1].text"),
@@ -166,7 +161,7 @@ def bad_texts() -> Iterator[Bad]:
         ("POST", f"{WORK}/complete", '{"items": [{"work_id": "WORK", "outcome": "failed", "error": %s}]}',
          "items[0].error"),
     ]  # fmt: skip
-    for method, path, body, name in places:
+    for method, path, body, name in fields:
         for text in texts:
             yield Bad(method, path, body % text, (name,))
     yield Bad("PUT", REMARK, {"text": None}, ("text",))
@@ -175,7 +170,7 @@ def bad_texts() -> Iterator[Bad]:
 
 def bad_ids() -> Iterator[Bad]:
     for bad in BAD_IDS:
-        if bad is not None:  # to leave it out and to say null may be the same
+        if bad is not None:  # null may mean the same as an absent id
             yield Bad("POST", TASKS, {"id": bad, "needs": 1}, ("id",))
             yield Bad("POST", TOOLS, {"id": bad, "skills": 1}, ("id",))
             yield Bad(
@@ -246,7 +241,7 @@ def bad_values() -> Iterator[Bad]:
         "max_attempts": (0, -1, 1001, 10**30, 1.5, "3", None, {}),
         "timeout_seconds": (0, -1, 31_536_000.1, 1e300, "1", [], True),
         "retry_backoff_seconds": (-0.1, 86_400.5, 1e300, "1", None, {}, False),
-        "not_before": NAIVE_AND_ODD_TIMES,
+        "not_before": INVALID_TIMES,
     }
     for field, values in of_a_task.items():
         for value in values:
@@ -285,7 +280,7 @@ def bad_values() -> Iterator[Bad]:
 
 
 def bad_shapes() -> Iterator[Bad]:
-    """Fields that are missing, unknown, too many at once, and bodies that are no object."""
+    """Yield requests with missing and unknown fields, and with bodies that are not objects."""
     bodies: list[tuple[str, str, dict[str, Any], tuple[str, ...]]] = [
         ("POST", TASKS, {"needs": 1}, ("needs",)),
         ("POST", TOOLS, {"skills": 1}, ("skills",)),
@@ -334,7 +329,7 @@ def bad_batches() -> Iterator[Bad]:
         (f"{WORK}/batch", PAIR, ("task_id", "tool_id"), 10_000),
         (f"{WORK}/complete", {"work_id": UNKNOWN, "outcome": "failed"}, ("work_id", "outcome"), 1000),
     ]
-    for path, item, required, most in batches:
+    for path, item, required, maximum in batches:
         yield Bad("POST", path, {"items": []}, ("items",))
         yield Bad("POST", path, {}, ("items",))
         yield Bad("POST", path, None, ("items",))
@@ -351,7 +346,9 @@ def bad_batches() -> Iterator[Bad]:
                 "POST", path, {"items": [some, item, some]}, (f"items[0].{missing}", f"items[2].{missing}")
             )
         yield Bad("POST", path, {"items": [*items[:13], {**item, "nope": 1}]}, ("items[13].nope",))
-        yield Bad("POST", path, '{"items":[' + ",".join([json.dumps(item)] * (most + 1)) + "]}", ("items",))
+        yield Bad(
+            "POST", path, '{"items":[' + ",".join([json.dumps(item)] * (maximum + 1)) + "]}", ("items",)
+        )
 
 
 def bad_lists() -> Iterator[Bad]:
@@ -382,7 +379,7 @@ def bad_lists() -> Iterator[Bad]:
 
 
 def bad_filters() -> Iterator[Bad]:
-    for value in NAIVE_AND_ODD_TIMES[:10]:
+    for value in INVALID_TIMES[:10]:
         for name in ("since", "until"):
             yield Bad("GET", f"/v1/archive?{name}={str(value).replace('+', '%2B')}", fields=(name,))
     for value in (
@@ -461,14 +458,14 @@ def unknown_parameters() -> Iterator[Bad]:
     ):  # fmt: skip
         yield Bad(method, f"{path}?nope=1", body, ("nope",))
     yield Bad("DELETE", f"{TASKS}/TASK?force=maybe", fields=("force",))
-    # What handlers have beside their parameters is not for clients.
+    # Handlers have other arguments besides the query parameters. Clients cannot set them.
     yield Bad("GET", f"{TASKS}?service=1", fields=("service",))
     yield Bad("POST", f"{TASKS}?data=1", {"needs": 1}, ("data",))
     yield Bad("GET", f"{TASKS}/TASK?request=1&task_id=x", fields=("request", "task_id"))
 
 
 def odd_parameters() -> Iterator[Bad]:
-    """What would be ignored, or taken for something that was left out."""
+    """Yield parameters that could be ignored, or treated as absent."""
     for path in (TASKS, TOOLS, WORK):
         yield Bad("GET", f"{path}?state=null", fields=("state",))
         yield Bad("GET", f"{path}?limit=1&limit=2", fields=("limit",))
@@ -505,7 +502,7 @@ def bad_addresses() -> Iterator[Bad]:
         yield Bad("POST", path, {"nope": 1}, ("nope",))
 
 
-def named(bad: Bad) -> str:
+def name_of(bad: Bad) -> str:
     body = "" if bad.body is None else bad.body if isinstance(bad.body, str) else repr(bad.body)
     text = f"{bad.method} {bad.path} {body} {'' if bad.content_type == JSON else bad.content_type}"
     text = text if len(text) < 120 else f"{text[:80]}...{text[-25:]}"
@@ -520,42 +517,43 @@ ALL_BAD = [bad for kind in KINDS for bad in kind()]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def prey(broker: Running) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, str]]]:
-    """A client, and what stands behind WORK, TASK and TOOL: nothing here may change it."""
+async def targets(broker: Running) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, str]]]:
+    """Return a client, and the ids for WORK, TASK and TOOL. No refused request may change these objects."""
     http = broker.client
-    pair = await add_running_work(http, "prey", "hunter")
+    pair = await add_running_work(http, "target", "target-tool")
     yield http, {"WORK": pair.work, "TASK": pair.task, "TOOL": pair.tool}
 
 
-@pytest.mark.parametrize("bad", ALL_BAD, ids=named)
-async def test_what_makes_no_sense_is_refused_and_told_why(
-    prey: tuple[httpx.AsyncClient, dict[str, str]], bad: Bad
+@pytest.mark.parametrize("bad", ALL_BAD, ids=name_of)
+async def test_an_invalid_request_is_refused_with_the_reason(
+    targets: tuple[httpx.AsyncClient, dict[str, str]], bad: Bad
 ) -> None:
-    http, there = prey
+    http, target_ids = targets
     path, body = bad.path, bad.body
     if body is not None and not isinstance(body, str | bytes):
         body = json.dumps(body)
-    for name, id_ in there.items():
+    for name, id_ in target_ids.items():
         path = re.sub(rf"\b{name}\b", id_, path)
         body = body.replace(name, id_) if isinstance(body, str) else body
     headers = {} if body is None else {"content-type": bad.content_type}
-    answer = await http.request(bad.method, path, content=body, headers=headers, timeout=5)
+    response = await http.request(bad.method, path, content=body, headers=headers, timeout=5)
 
-    text = answer.text
-    assert 400 <= answer.status_code < 500, f"{answer.status_code}: {text[:300]}"
-    assert answer.headers["content-type"].split(";")[0] == "application/problem+json"
-    problem = answer.json()
+    text = response.text
+    assert 400 <= response.status_code < 500, f"{response.status_code}: {text[:300]}"
+    assert response.headers["content-type"].split(";")[0] == "application/problem+json"
+    problem = response.json()
     for member in ("type", "title", "detail", "instance", "code"):
         assert isinstance(problem.get(member), str), f"no {member}: {text[:300]}"
-    assert problem["status"] == answer.status_code
+    assert problem["status"] == response.status_code
     assert problem["code"] in CODES
-    said = {key: value for key, value in problem.items() if key != "instance"}  # which may be what was sent
-    assert not LEAKS.search(json.dumps(said)), text[:500]
+    # `instance` may repeat what the client sent.
+    texts = {key: value for key, value in problem.items() if key != "instance"}
+    assert not LEAKS.search(json.dumps(texts)), text[:500]
     assert len(text) < 20_000
     if bad.code:
         assert problem["code"] == bad.code
     if bad.fields:
-        assert (answer.status_code, problem["code"]) == (400, "validation_failed")
+        assert (response.status_code, problem["code"]) == (400, "validation_failed")
     if problem["code"] == "validation_failed":
         assert all(error.keys() == {"field", "message"} for error in problem["errors"])
         assert all(error["message"] for error in problem["errors"])
@@ -565,25 +563,27 @@ async def test_what_makes_no_sense_is_refused_and_told_why(
         assert problem["errors"], text[:500]
 
 
-async def test_after_all_that_was_refused_the_broker_is_well_and_nothing_has_changed(
-    prey: tuple[httpx.AsyncClient, dict[str, str]],
+async def test_refused_requests_change_nothing_and_leave_the_broker_ready(
+    targets: tuple[httpx.AsyncClient, dict[str, str]],
 ) -> None:
-    http, there = prey
+    http, target_ids = targets
     assert (await http.get("/health/ready")).status_code == 200
-    assert [task["id"] for task in (await get(http, "/v1/tasks"))["items"]] == [there["TASK"]]
-    assert [tool["id"] for tool in (await get(http, "/v1/tools"))["items"]] == [there["TOOL"]]
-    work = await get(http, f"/v1/work/{there['WORK']}")
+    assert [task["id"] for task in (await get(http, "/v1/tasks"))["items"]] == [target_ids["TASK"]]
+    assert [tool["id"] for tool in (await get(http, "/v1/tools"))["items"]] == [target_ids["TOOL"]]
+    work = await get(http, f"/v1/work/{target_ids['WORK']}")
     assert (work["state"], work["reports"], work["cancel_requested"]) == ("running", [], False)
 
 
-async def test_one_bad_request_among_many_at_once_spoils_no_other(http: httpx.AsyncClient) -> None:
+async def test_one_invalid_submission_does_not_affect_concurrent_ones(http: httpx.AsyncClient) -> None:
     bodies = [f'{{"id": "x{n}", "needs": {"1e400000" if n % 10 == 3 else n}}}' for n in range(60)]
     send = [http.post("/v1/tasks", content=body, headers={"content-type": JSON}) for body in bodies]
-    answers = await asyncio.gather(*send)
-    assert [answer.status_code for answer in answers] == [400 if n % 10 == 3 else 201 for n in range(60)]
+    responses = await asyncio.gather(*send)
+    assert [response.status_code for response in responses] == [
+        400 if n % 10 == 3 else 201 for n in range(60)
+    ]
 
 
-async def test_one_bad_completion_among_many_at_once_spoils_no_other(http: httpx.AsyncClient) -> None:
+async def test_one_invalid_completion_does_not_affect_concurrent_ones(http: httpx.AsyncClient) -> None:
     works = [(await add_assigned_work(http, f"x{n}")).work for n in range(20)]
     send = [
         http.post(
@@ -593,11 +593,11 @@ async def test_one_bad_completion_among_many_at_once_spoils_no_other(http: httpx
         )
         for n, work in enumerate(works)
     ]
-    answers = await asyncio.gather(*send)
-    assert [answer.status_code for answer in answers] == [400 if n % 5 == 3 else 200 for n in range(20)]
+    responses = await asyncio.gather(*send)
+    assert [response.status_code for response in responses] == [400 if n % 5 == 3 else 200 for n in range(20)]
 
 
-async def test_one_bad_report_among_many_at_once_spoils_no_other(http: httpx.AsyncClient) -> None:
+async def test_one_invalid_report_does_not_affect_concurrent_ones(http: httpx.AsyncClient) -> None:
     works = [(await add_assigned_work(http, f"x{n}")).work for n in range(20)]
     send = [
         http.post(
@@ -607,8 +607,8 @@ async def test_one_bad_report_among_many_at_once_spoils_no_other(http: httpx.Asy
         )
         for n, work in enumerate(works)
     ]
-    answers = await asyncio.gather(*send)
-    assert [answer.status_code for answer in answers] == [400 if n % 5 == 3 else 201 for n in range(20)]
+    responses = await asyncio.gather(*send)
+    assert [response.status_code for response in responses] == [400 if n % 5 == 3 else 201 for n in range(20)]
 
 
 # Size
@@ -617,24 +617,22 @@ async def test_one_bad_report_among_many_at_once_spoils_no_other(http: httpx.Asy
 @pytest.mark.parametrize(
     "around", ["%s", '{"needs": 1, "items": [{"needs": %s}]}', '{"unknown": %s, "id": 7}']
 )
-async def test_what_is_wrong_in_two_ways_and_very_deep_is_refused(
-    http: httpx.AsyncClient, around: str
-) -> None:
+async def test_a_very_deep_body_with_other_errors_is_refused(http: httpx.AsyncClient, around: str) -> None:
     for deep in (nested(5_000), nested_objects(5_000), "[" * 200_000):
         body = (around % deep).encode()
         for path in (TASKS, "/v1/tasks/batch", WORK):
-            answer = await http.post(path, content=body, headers={"Content-Type": JSON})
-            assert answer.status_code == 400, answer.text[:300]
-            assert answer.json()["code"] in ("validation_failed", "malformed_json")
+            response = await http.post(path, content=body, headers={"Content-Type": JSON})
+            assert response.status_code == 400, response.text[:300]
+            assert response.json()["code"] in ("validation_failed", "malformed_json")
 
 
 async def test_a_body_beyond_the_limit_is_too_large(http: httpx.AsyncClient) -> None:
     body = b'{"needs": 1, "payload": "' + b"x" * LARGEST_BODY_BYTES + b'"}'
-    answer = await http.post("/v1/tasks", content=body, headers={"content-type": JSON})
-    assert_problem(answer, 413, "payload_too_large")
+    response = await http.post("/v1/tasks", content=body, headers={"content-type": JSON})
+    assert_problem(response, 413, "payload_too_large")
 
 
-async def test_the_limits_are_settings_and_hold_for_a_body_in_chunks_too(database: str) -> None:
+async def test_the_limits_are_settings_and_apply_to_chunked_bodies(database: str) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield b'{"needs": 1, "payload": "'
         for _ in range(20):
@@ -644,8 +642,8 @@ async def test_the_limits_are_settings_and_hold_for_a_body_in_chunks_too(databas
     limits = {"max_body_bytes": 2048, "max_depth": 5, "max_match_bytes": 100, "max_text_chars": 50}
     async with running_broker(Settings(database_url=database, **limits)) as small:
         http = small.client
-        answer = await http.post("/v1/tasks", content=chunks(), headers={"content-type": JSON})
-        assert_problem(answer, 413, "payload_too_large")
+        response = await http.post("/v1/tasks", content=chunks(), headers={"content-type": JSON})
+        assert_problem(response, 413, "payload_too_large")
         for field, value in (("needs", "x" * 200), ("payload", [[[[[[]]]]]])):
             problem = assert_problem(
                 await http.post("/v1/tasks", json={"needs": 1, field: value}), 400, "validation_failed"
@@ -658,29 +656,29 @@ async def test_the_limits_are_settings_and_hold_for_a_body_in_chunks_too(databas
         assert (await http.get("/health/ready")).status_code == 200
 
 
-async def test_a_time_zone_or_charset_in_the_content_type_is_no_hindrance(http: httpx.AsyncClient) -> None:
+async def test_a_content_type_with_a_charset_is_accepted(http: httpx.AsyncClient) -> None:
     for kind in ("application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"):
-        answer = await http.post("/v1/tasks", content=b'{"needs": 1}', headers={"content-type": kind})
-        assert answer.status_code == 201
+        response = await http.post("/v1/tasks", content=b'{"needs": 1}', headers={"content-type": kind})
+        assert response.status_code == 201
 
 
-async def test_a_method_that_is_not_allowed_is_told_those_that_are(http: httpx.AsyncClient) -> None:
+async def test_a_refused_method_names_the_allowed_ones(http: httpx.AsyncClient) -> None:
     for path, allowed in (("/v1/tasks", {"GET", "POST"}), ("/v1/tools/x", {"GET", "PATCH", "DELETE"})):
-        answer = await http.put(path)
-        assert allowed <= set(re.split(r",\s*", answer.headers["allow"]))
+        response = await http.put(path)
+        assert allowed <= set(re.split(r",\s*", response.headers["allow"]))
 
 
-async def test_options_tells_every_method_of_an_address(http: httpx.AsyncClient) -> None:
+async def test_options_returns_every_method_of_a_path(http: httpx.AsyncClient) -> None:
     for path, expected in (
         ("/v1/tasks", {"GET", "POST"}), ("/v1/tools/x", {"GET", "PATCH", "DELETE"}),
         ("/v1/work/x/reports", {"GET", "POST"}), ("/v1/tasks/batch", {"GET", "POST", "DELETE"}),
     ):  # fmt: skip
-        answer = await http.options(path)
-        assert (answer.status_code, answer.content) == (204, b"")
-        assert set(re.split(r",\s*", answer.headers["allow"])) == expected | {"OPTIONS"}
+        response = await http.options(path)
+        assert (response.status_code, response.content) == (204, b"")
+        assert set(re.split(r",\s*", response.headers["allow"])) == expected | {"OPTIONS"}
 
 
-async def test_a_text_that_says_null_is_a_text(http: httpx.AsyncClient) -> None:
+async def test_the_text_null_is_a_text_where_an_id_is_expected(http: httpx.AsyncClient) -> None:
     await add_task(http, "null", needs=None)
     await add_task(http, "other", needs=1)
     assert [task["id"] for task in (await get(http, "/v1/tasks?needs=null"))["items"]] == ["null"]
@@ -689,14 +687,14 @@ async def test_a_text_that_says_null_is_a_text(http: httpx.AsyncClient) -> None:
     assert (await get(http, "/v1/work?task_id=null"))["items"] == []
 
 
-async def test_the_field_names_of_a_problem_are_those_of_the_request(http: httpx.AsyncClient) -> None:
+async def test_a_problem_uses_the_field_names_of_the_request(http: httpx.AsyncClient) -> None:
     body = {"items": [{"needs": 1}] * 13 + [{"id": "a b", "priority": 10**6, "nope": 0}]}
     problem = assert_problem(await http.post("/v1/tasks/batch", json=body), 400, "validation_failed")
     names = {error["field"] for error in problem["errors"]}
     assert names == {"items[13].id", "items[13].priority", "items[13].nope", "items[13].needs"}
 
 
-# All JSON that can be kept
+# All JSON that can be stored
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 numbers = st.one_of(
@@ -719,34 +717,34 @@ values = st.recursive(
 )
 
 
-def written(value: Any) -> str:
-    """JSON with every digit of a Decimal, which the standard library would not write."""
+def to_json(value: Any) -> str:
+    """Return JSON with every digit of a Decimal, which the json module does not support."""
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, list):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(to_json, value))}]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(key)}:{written(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{json.dumps(key)}:{to_json(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
 
 
 @given(value=values, raw=st.booleans())
 @settings(max_examples=60 if THOROUGH else 30, deadline=None, suppress_health_check=list(HealthCheck))
-async def test_any_json_comes_back_equal_from_every_place(broker: Running, value: Any, raw: bool) -> None:
+async def test_any_json_comes_back_equal_from_every_field(broker: Running, value: Any, raw: bool) -> None:
     http, task, tool = broker.client, str(uuid4()), str(uuid4())
-    text = written(value)
+    text = to_json(value)
     expected = parse_exactly(text)
-    if raw:  # the same, not escaped
+    if raw:  # the same text, without escapes
         text = re.sub(
             r"(\\u[0-9a-f]{4})+",
-            lambda found: json.dumps(json.loads(f'"{found[0]}"'), ensure_ascii=False)[1:-1],
+            lambda match: json.dumps(json.loads(f'"{match[0]}"'), ensure_ascii=False)[1:-1],
             text,
         )
 
     async def send(path: str, body: str) -> Any:
-        answer = await http.post(path, content=body.encode(), headers={"content-type": JSON})
-        assert answer.status_code in (200, 201), answer.text[:500]
-        return parse_exactly(answer.text)
+        response = await http.post(path, content=body.encode(), headers={"content-type": JSON})
+        assert response.status_code in (200, 201), response.text[:500]
+        return parse_exactly(response.text)
 
     new_task = await send("/v1/tasks", f'{{"id": "{task}", "needs": {text}, "payload": {text}}}')
     new_tool = await send("/v1/tools", f'{{"id": "{tool}", "skills": {text}}}')
@@ -756,14 +754,14 @@ async def test_any_json_comes_back_equal_from_every_place(broker: Running, value
     record = parse_exactly((await http.get(f"/v1/archive/{work['id']}")).text)
     ended = parse_exactly((await http.get(f"/v1/tasks/{task}")).text)
     assert record == done["archived"]
-    for found in (
+    for returned in (
         new_task["needs"], new_task["payload"], new_tool["skills"], work["needs"], work["payload"],
         record["result"],
         record["reports"][0]["data"], record["task"]["needs"], record["task"]["payload"],
         record["tool"]["skills"],
         ended["result"], ended["needs"], ended["payload"],
     ):  # fmt: skip
-        assert found == expected
+        assert returned == expected
 
 
 @pytest.mark.parametrize(
@@ -771,7 +769,7 @@ async def test_any_json_comes_back_equal_from_every_place(broker: Running, value
     ["1.10", "123456789012345678901234567890", "0.1000000000000000055511151231257827", "1.0", "0.00", "-7.50",
      "3.141592653589793238462643383279502884197", "9007199254740993", "1" * 1000],
 )  # fmt: skip
-async def test_a_number_comes_back_digit_by_digit(http: httpx.AsyncClient, number: str) -> None:
+async def test_a_number_keeps_all_its_digits(http: httpx.AsyncClient, number: str) -> None:
     body = f'{{"id": "a", "needs": [{number}], "payload": {number}}}'
     await http.post("/v1/tasks", content=body, headers={"content-type": JSON})
     for path in ("/v1/tasks/a", "/v1/tasks", "/v1/candidates"):
@@ -780,13 +778,13 @@ async def test_a_number_comes_back_digit_by_digit(http: httpx.AsyncClient, numbe
         assert re.search(r'"needs": ?\[' + re.escape(number) + r"\]", text)
 
 
-# Health and the API's page
+# Health, description and documentation page
 
 
-async def test_the_broker_says_that_it_lives_and_is_ready(http: httpx.AsyncClient) -> None:
+async def test_the_health_endpoints_report_live_and_ready(http: httpx.AsyncClient) -> None:
     for path in ("/health/live", "/health/ready"):
-        answer = await http.get(path)
-        assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, JSON)
+        response = await http.get(path)
+        assert (response.status_code, response.headers["content-type"].split(";")[0]) == (200, JSON)
 
 
 async def test_the_api_is_described_as_openapi_3_1(http: httpx.AsyncClient) -> None:
@@ -815,14 +813,14 @@ def schema_at(document: Any, schema: Any) -> Any:
     return schema
 
 
-async def test_every_request_body_in_the_description_has_an_example_that_is_taken(
+async def test_every_described_request_body_has_an_example(
     http: httpx.AsyncClient,
 ) -> None:
     document = await get(http, "/openapi.json")
     without = []
     for path, item in document["paths"].items():
-        for method, call in item.items():
-            content = call.get("requestBody", {}).get("content", {}).get(JSON)
+        for method, operation in item.items():
+            content = operation.get("requestBody", {}).get("content", {}).get(JSON)
             if content is None:
                 continue
             schema = schema_at(document, content["schema"])
@@ -836,11 +834,11 @@ async def test_every_request_body_in_the_description_has_an_example_that_is_take
     assert without == []
 
 
-async def test_a_body_that_may_be_left_out_is_described_so(http: httpx.AsyncClient) -> None:
+async def test_an_optional_body_is_described_as_optional(http: httpx.AsyncClient) -> None:
     document = await get(http, "/openapi.json")
     paths = {re.sub(r"\{.*?\}", "{}", path): item for path, item in document["paths"].items()}
-    for call in (paths["/v1/work/{}/reports"]["post"], paths["/v1/tools/{}"]["patch"]):
-        assert not call["requestBody"].get("required", False)
+    for operation in (paths["/v1/work/{}/reports"]["post"], paths["/v1/tools/{}"]["patch"]):
+        assert not operation["requestBody"].get("required", False)
 
 
 @pytest.mark.parametrize(
@@ -850,7 +848,7 @@ async def test_a_body_that_may_be_left_out_is_described_so(http: httpx.AsyncClie
         ("post", "/v1/work/{}/reports", "200"), ("delete", "/v1/tasks/{}", "202"),
     ],
 )  # fmt: skip
-async def test_the_second_answer_of_a_call_is_described_too(
+async def test_the_second_success_status_of_an_operation_is_described(
     http: httpx.AsyncClient, method: str, path: str, status: str
 ) -> None:
     document = await get(http, "/openapi.json")
@@ -859,7 +857,7 @@ async def test_the_second_answer_of_a_call_is_described_too(
 
 
 class Page(HTMLParser):
-    """What a page loads."""
+    """A parsed page, with the URLs that it loads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -870,44 +868,46 @@ class Page(HTMLParser):
         self.loaded += [value for name, value in attrs if name == wanted and value]
 
 
-async def test_the_page_of_the_api_loads_nothing_from_elsewhere(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/docs")
-    assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/html")
+async def test_the_documentation_page_loads_nothing_from_other_hosts(http: httpx.AsyncClient) -> None:
+    response = await http.get("/docs")
+    assert (response.status_code, response.headers["content-type"].split(";")[0]) == (200, "text/html")
     page = Page()
-    page.feed(answer.text)
+    page.feed(response.text)
     assert page.loaded
-    assert "//" not in re.sub(r"<!--.*?-->|<!doctype[^>]*>", "", answer.text, flags=re.DOTALL | re.IGNORECASE)
+    assert "//" not in re.sub(
+        r"<!--.*?-->|<!doctype[^>]*>", "", response.text, flags=re.DOTALL | re.IGNORECASE
+    )
     for path in [each for each in page.loaded if each != "data:,"]:  # no icon
         assert path.startswith("/") or not re.match(r"\w+:", path)
         loaded = await http.get(path)
         assert loaded.status_code == 200
         if path.endswith(".css"):
             assert not re.findall(r"(?:url\(|@import)\s*[\"']?\s*(?:https?:)?//", loaded.text)
-        if "validator.swagger.io" in loaded.text:  # it is asked unless the page says otherwise
+        if "validator.swagger.io" in loaded.text:  # Swagger UI contacts it unless the page turns that off
             assert re.search(
                 r"validatorUrl\W+(null|\"none\")", "".join([(await http.get(p)).text for p in page.loaded])
             )
 
 
-async def test_the_description_names_no_foreign_host(http: httpx.AsyncClient) -> None:
+async def test_the_description_names_no_other_host(http: httpx.AsyncClient) -> None:
     document = await get(http, "/openapi.json")
     assert all(server["url"].startswith("/") for server in document.get("servers", []))
     assert '$ref": "http' not in json.dumps(document)
 
 
-async def test_a_refused_request_with_a_wait_is_answered_at_once(http: httpx.AsyncClient) -> None:
+async def test_a_refused_request_does_not_wait(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     async with asyncio.timeout(5):
         assert (await http.get("/v1/tools/t/work?wait=60&nope=1")).status_code == 400
 
 
-async def test_a_parked_request_survives_the_bad_requests_of_others(
+async def test_a_long_poll_survives_invalid_requests_of_other_clients(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http)
     await add_task(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
+    poll = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
     for body in (b"{", b'{"task_id": "a"}', b'{"task_id": "a\\u0000", "tool_id": "t"}'):
         await http.post("/v1/work", content=body, headers={"content-type": JSON})
     work = await assign(http)
-    assert [item["id"] for item in (await finish_long_poll(parked))["items"]] == [work["id"]]
+    assert [item["id"] for item in (await finish_long_poll(poll))["items"]] == [work["id"]]

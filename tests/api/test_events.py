@@ -62,14 +62,14 @@ def asked(statement: TextClause) -> str:
 
 
 async def test_a_whole_life_is_told_as_it_happens(http: httpx.AsyncClient) -> None:
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         await add_tool(http, "t", capacity=2)
-        assert summarize(await watcher.wait_for("tool")) == {("tool", "t", "idle")}
+        assert summarize(await subscriber.wait_for("tool")) == {("tool", "t", "idle")}
         await add_task(http, "a", priority=7)
-        seen = await watcher.wait_for("task")
+        seen = await subscriber.wait_for("task")
         assert seen[-1].data == {"id": "a", "state": "available", "priority": 7, "attempt": 0}
         work = (await assign(http, "a", "t"))["id"]
-        seen = await watcher.wait_for("work")
+        seen = await subscriber.wait_for("work")
         assert summarize(seen) == {
             ("task", "a", "assigned"),
             ("tool", "t", "idle"),
@@ -77,18 +77,18 @@ async def test_a_whole_life_is_told_as_it_happens(http: httpx.AsyncClient) -> No
         }
         assert {each.data["load"] for each in seen if each.name == "tool"} == {1}
         await http.post(f"/v1/work/{work}/start")
-        assert summarize(await watcher.wait_for("work")) == {
+        assert summarize(await subscriber.wait_for("work")) == {
             ("task", "a", "running"),
             ("work", work, "running"),
         }
         await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5, "message": "half way"})
-        [told] = await watcher.wait_for("work")
+        [told] = await subscriber.wait_for("work")
         assert (told.data["progress"], told.data["message"]) == (0.5, "half way")
         await http.post(f"/v1/work/{work}/cancel")
-        [told] = await watcher.wait_for("work")
+        [told] = await subscriber.wait_for("work")
         assert told.data["cancel_requested"] is True
         record = await complete_work(http, work)
-        seen = await watcher.wait_for("archive")
+        seen = await subscriber.wait_for("archive")
         assert summarize(seen) == {
             ("task", "a", "succeeded"),
             ("tool", "t", "idle"),
@@ -98,9 +98,9 @@ async def test_a_whole_life_is_told_as_it_happens(http: httpx.AsyncClient) -> No
 
 
 async def test_what_is_told_is_what_is_read(http: httpx.AsyncClient) -> None:
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         pair = await add_running_work(http, priority=-3)
-        told = {each.name: each.data for each in await watcher.wait_for("work", state="running")}
+        told = {each.name: each.data for each in await subscriber.wait_for("work", state="running")}
         told["tool"]["skills"] = json.loads(told["tool"]["skills"])
         for name, path in (("task", "tasks/a"), ("tool", "tools/t"), ("work", f"work/{pair.work}")):
             found = await get(http, f"/v1/{path}")
@@ -111,38 +111,38 @@ async def test_failing_waiting_and_failing_for_good_are_told(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     pair = await add_running_work(http, max_attempts=2)
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         await complete_work(http, pair.work, "failed", error="no light")
-        seen = await watcher.wait_for("archive")
+        seen = await subscriber.wait_for("archive")
         assert ("task", "a", "scheduled") in summarize(seen)
         assert seen[-1].data["error"] == "no light"
         await end_backoff(sql)
-        [told] = await watcher.wait_for("task")
+        [told] = await subscriber.wait_for("task")
         assert (told.data["state"], told.data["attempt"]) == ("available", 1)
         await http.put("/v1/tasks/a/remark", json={"text": "no tool is free"})
-        assert summarize(await watcher.wait_for("task")) == {("task", "a", "available")}
+        assert summarize(await subscriber.wait_for("task")) == {("task", "a", "available")}
         second = (await assign(http))["id"]
         await complete_work(http, second, "failed")
-        await watcher.wait_for("archive", work_id=second)
+        await subscriber.wait_for("archive", work_id=second)
         await http.post("/v1/tasks/a/retry")
-        await watcher.wait_for("task", state="available")
+        await subscriber.wait_for("task", state="available")
 
 
 async def test_a_late_result_that_is_accepted_is_told(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http, max_attempts=1)
     await complete_work(http, pair.work, "failed")
     await complete(http, pair.work, "succeeded")
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         await http.post(f"/v1/archive/{pair.work}/accept")
-        seen = await watcher.wait_for("archive")
+        seen = await subscriber.wait_for("archive")
         assert summarize(seen) == {("task", "a", "succeeded"), ("archive", pair.work, "succeeded")}
 
 
 async def test_a_task_that_is_deleted_is_told_with_its_record(http: httpx.AsyncClient) -> None:
     await add_task(http)
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         await http.delete("/v1/tasks/a")
-        seen = await watcher.wait_for("archive")
+        seen = await subscriber.wait_for("archive")
         assert [(each.name, each.data.get("state")) for each in seen] == [
             ("task", "cancelled"),
             ("archive", None),
@@ -154,42 +154,42 @@ async def test_a_tool_that_is_drained_silent_back_and_deleted_is_told(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         await http.patch("/v1/tools/t", json={"draining": True})
-        assert summarize(await watcher.wait_for("tool")) == {("tool", "t", "draining")}
+        assert summarize(await subscriber.wait_for("tool")) == {("tool", "t", "draining")}
         await http.patch("/v1/tools/t", json={"draining": False})
-        assert summarize(await watcher.wait_for("tool")) == {("tool", "t", "idle")}
+        assert summarize(await subscriber.wait_for("tool")) == {("tool", "t", "idle")}
         await take_tool_offline(http, sql)
-        await watcher.wait_for("tool", state="offline")
+        await subscriber.wait_for("tool", state="offline")
         await http.post("/v1/tools/t/heartbeat")
-        await watcher.wait_for("tool", state="idle")
+        await subscriber.wait_for("tool", state="idle")
         await http.delete("/v1/tools/t")
-        await watcher.wait_for("tool", state="deleted")
+        await subscriber.wait_for("tool", state="deleted")
 
 
 async def test_work_that_is_lost_with_its_tool_is_told(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     pair = await add_running_work(http)
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         await http.delete("/v1/tools/t?force=true")
-        seen = await watcher.wait_for("archive")
+        seen = await subscriber.wait_for("archive")
         assert summarize(seen) >= {("task", "a", "available"), ("archive", pair.work, "lost")}
         if ("tool", "t", "deleted") not in summarize(seen):
-            await watcher.wait_for("tool", state="deleted")
+            await subscriber.wait_for("tool", state="deleted")
 
 
 # How it is answered
 
 
 async def test_it_begins_at_once_and_says_where_one_is(http: httpx.AsyncClient) -> None:
-    async with subscribe(http) as watcher:
-        headers = watcher.response.headers
+    async with subscribe(http) as subscriber:
+        headers = subscriber.response.headers
         assert headers["content-type"].split(";")[0] == "text/event-stream"
         assert headers["cache-control"] == "no-store"
         assert headers["x-accel-buffering"] == "no"
-        assert watcher.raw.startswith("retry: ")
-        assert 1_000 <= int(watcher.raw.split()[1]) <= 3_000
+        assert subscriber.raw.startswith("retry: ")
+        assert 1_000 <= int(subscriber.raw.split()[1]) <= 3_000
 
 
 async def test_every_event_is_as_it_is_described(http: httpx.AsyncClient) -> None:
@@ -201,13 +201,13 @@ async def test_every_event_is_as_it_is_described(http: httpx.AsyncClient) -> Non
         fields = dict(line.split(": ", 1) for line in block.splitlines())
         shown[fields["event"]] = json.loads(fields["data"])
     assert list(shown) == [*EVENTS_BY_NAME]
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         pair = await add_running_work(http)
-        seen = await watcher.wait_for("work", state="running")
+        seen = await subscriber.wait_for("work", state="running")
         await complete_work(http, pair.work)
-        seen += await watcher.wait_for("archive")
+        seen += await subscriber.wait_for("archive")
         await add_tasks(http, *(f"n{number}" for number in range(600)))
-        seen += await watcher.wait_for("resync")
+        seen += await subscriber.wait_for("resync")
     assert {each.name for each in seen} == shown.keys()
     for name, data in [*shown.items(), *((each.name, each.data) for each in seen)]:
         form = EVENTS_BY_NAME[name]
@@ -229,10 +229,10 @@ async def test_a_connection_that_is_quiet_is_kept_alive_and_costs_no_statement(
     broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events_api, "_KEEP_ALIVE_SECONDS", 0.01)
-    async with subscribe(http) as watcher, subscribe(http):
+    async with subscribe(http) as subscriber, subscribe(http):
         with recorded_statements(broker) as told:
             for _ in range(20):
-                assert await watcher._read_event() == {"": ""} or watcher.raw.endswith(":\n\n")
+                assert await subscriber._read_event() == {"": ""} or subscriber.raw.endswith(":\n\n")
         assert told == []
 
 
@@ -245,10 +245,10 @@ async def test_metrics_tell_who_watches_and_how_much_is_told(
 
     await wait_for_no_subscribers(broker)
     told, resyncs = await metric("broker_events_told_total"), await metric("broker_events_resyncs_total")
-    async with subscribe(http) as watcher, subscribe(http):
+    async with subscribe(http) as subscriber, subscribe(http):
         assert await metric("broker_events_watchers") == 2
         await add_task(http)
-        await watcher.wait_for("task")
+        await subscriber.wait_for("task")
         assert await metric("broker_events_told_total") == told + 1
         async with subscribe(http, "garbled") as third:
             await third.wait_for("resync")
@@ -265,12 +265,14 @@ async def test_all_who_watch_are_told_the_same_from_one_reading(
     await add_task(http)
     async with contextlib.AsyncExitStack() as stack:
         watchers = [await stack.enter_async_context(subscribe(http)) for _ in range(10)]
-        before = [watcher.raw for watcher in watchers]
+        before = [subscriber.raw for subscriber in watchers]
         with recorded_statements(broker) as told:
             work = (await assign(http))["id"]
-            for watcher in watchers:
-                await watcher.wait_for("work", id=work)
-        assert len({watcher.raw[len(raw) :] for watcher, raw in zip(watchers, before, strict=True)}) == 1
+            for subscriber in watchers:
+                await subscriber.wait_for("work", id=work)
+        assert (
+            len({subscriber.raw[len(raw) :] for subscriber, raw in zip(watchers, before, strict=True)}) == 1
+        )
         assert told.count(asked(readings.WORKS)) == 1
 
 
@@ -292,19 +294,19 @@ async def test_nothing_is_read_while_nobody_watches(broker: Running, http: httpx
 
 
 async def test_very_much_at_once_is_told_as_one_word_and_the_rest_one_by_one(http: httpx.AsyncClient) -> None:
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         await add_tasks(http, *(f"{'n' * 20}{number}" for number in range(1_000)))
-        [told] = await watcher.wait_for("resync")
+        [told] = await subscriber.wait_for("resync")
         assert told.data["of"] == ["task"]
         await add_tool(http, "large", capacity=1_000)
-        assert summarize(await watcher.wait_for("tool", id="large")) >= {("tool", "large", "idle")}
+        assert summarize(await subscriber.wait_for("tool", id="large")) >= {("tool", "large", "idle")}
         pairs = [{"task_id": f"{'n' * 20}{number}", "tool_id": "large"} for number in range(1_000)]
         made = await http.post("/v1/work/batch", json={"items": pairs})
-        [*_, told] = await watcher.wait_for("resync")
+        [*_, told] = await subscriber.wait_for("resync")
         assert {"work", "task", "tool"} <= set(told.data["of"])
         endings = [{"work_id": each["work_id"], "outcome": "succeeded"} for each in made.json()["items"]]
         await http.post("/v1/work/complete", json={"items": endings})
-        [*_, told] = await watcher.wait_for("resync")
+        [*_, told] = await subscriber.wait_for("resync")
         assert told.data["of"] == EVERYTHING
 
 
@@ -313,12 +315,12 @@ async def test_very_much_at_once_is_told_as_one_word_and_the_rest_one_by_one(htt
 
 async def test_who_comes_back_is_told_what_was_missed_and_nothing_twice(http: httpx.AsyncClient) -> None:
     async with subscribe(http) as witness:
-        async with subscribe(http) as watcher:
+        async with subscribe(http) as subscriber:
             await add_task(http, "seen")
-            await watcher.wait_for("task", id="seen")
+            await subscriber.wait_for("task", id="seen")
             # The changes of the test before may come with it.
-            await watcher.read_whole_batch()
-            position = watcher.position
+            await subscriber.read_whole_batch()
+            position = subscriber.position
         await witness.wait_for("task", id="seen")
         await witness.read_whole_batch()
         begin = len(witness.raw)
@@ -334,17 +336,17 @@ async def test_who_comes_back_is_told_what_was_missed_and_nothing_twice(http: ht
 
 
 async def test_who_has_missed_nothing_is_told_nothing(broker: Running, http: httpx.AsyncClient) -> None:
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         pass
     await wait_for_no_subscribers(broker)
-    async with subscribe(http, watcher.position) as back:
-        assert await back.next() == Event(watcher.position, "", {})
+    async with subscribe(http, subscriber.position) as back:
+        assert await back.next() == Event(subscriber.position, "", {})
 
 
 async def test_what_happened_while_nobody_watched_is_to_be_read_anew(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         pass
     await wait_for_no_subscribers(broker)
     heard = broker.server.service.listener.received
@@ -354,7 +356,7 @@ async def test_what_happened_while_nobody_watched_is_to_be_read_anew(
         return broker.server.service.listener.received > heard
 
     await wait_until(was_heard)
-    async with subscribe(http, watcher.position) as back:
+    async with subscribe(http, subscriber.position) as back:
         first = await back.next()
         assert (first.name, first.data["of"]) == ("resync", EVERYTHING)
     # Who comes without having been there reads anyway.
@@ -379,14 +381,14 @@ async def test_a_position_that_means_nothing_is_answered_by_reading_anew(
 async def test_a_listener_that_was_away_is_made_up_for(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         name = await sql.fetchval("select current_database()")
         for row in await sql.fetch(f"{LISTENERS} and datname = '{name}'"):
             await sql.fetchval("select pg_terminate_backend($1)", row["pid"])
-        [told] = await watcher.wait_for("resync")
+        [told] = await subscriber.wait_for("resync")
         assert told.data["of"] == EVERYTHING
         await add_task(http)
-        await watcher.wait_for("task", id="a")
+        await subscriber.wait_for("task", id="a")
 
 
 async def test_what_cannot_be_read_is_told_once_it_can(
@@ -395,7 +397,7 @@ async def test_what_cannot_be_read_is_told_once_it_can(
     monkeypatch.setattr(feeds, "_RETRY_SECONDS", 0.02)
     pair = await add_assigned_work(http)
     await wait_for_no_subscribers(broker)
-    async with subscribe(http) as watcher:
+    async with subscribe(http) as subscriber:
         with recorded_statements(broker) as told:
             await sql.execute("alter table work_reports rename to away")
             try:
@@ -407,7 +409,7 @@ async def test_what_cannot_be_read_is_told_once_it_can(
                 await wait_until(was_tried_again)
             finally:
                 await sql.execute("alter table away rename to work_reports")
-        seen = await watcher.wait_for("work", state="running")
+        seen = await subscriber.wait_for("work", state="running")
         assert "resync" not in {each.name for each in seen}, "nothing was missed"
 
 
@@ -425,14 +427,14 @@ async def test_who_reads_too_slowly_is_told_to_read_anew_and_takes_no_memory(
             return feed.subscriber_count == 1
 
         await wait_until(watches)
-        [watcher] = feed._subscribers
+        [subscriber] = feed._subscribers
         buffers = [each.transport.get_write_buffer_size for each in broker.server.server_state.connections]
         rounds = 0
         async with asyncio.timeout(WITHIN):
-            while not any(b"event: resync" in each for each in watcher._queue):
+            while not any(b"event: resync" in each for each in subscriber._queue):
                 feed._publish(large_events(rounds))
                 rounds += 1
-                assert watcher._bytes <= feeds._MOST_BYTES
+                assert subscriber._bytes <= feeds._MOST_BYTES
                 assert max(size() for size in buffers) <= 2 * feeds._MOST_BYTES
                 await asyncio.sleep(0.002)  # as long as who reads would need
         connection.settimeout(WITHIN)
@@ -458,9 +460,9 @@ async def test_who_leaves_in_the_midst_of_it_frees_everything_at_once(
     with stuck_subscriber(broker):
 
         async def is_stuck() -> bool:
-            for watcher in service.event_stream._subscribers:
+            for subscriber in service.event_stream._subscribers:
                 service.event_stream._publish(large_events(1))
-                return len(watcher._queue) > 1
+                return len(subscriber._queue) > 1
             return False
 
         await wait_until(is_stuck)

@@ -35,8 +35,8 @@ async def test_when_the_service_stops_every_stream_ends_at_once(serve: Serve) ->
         watchers = [await stack.enter_async_context(subscribe(running.client)) for _ in range(3)]
         async with asyncio.timeout(2):
             stopping = asyncio.create_task(running.stop())
-            for watcher in watchers:
-                await watcher.wait_for_end()
+            for subscriber in watchers:
+                await subscriber.wait_for_end()
         await stack.aclose()
         async with asyncio.timeout(2):
             await stopping
@@ -47,9 +47,9 @@ async def test_a_client_that_is_stuck_holds_up_no_stop(serve: Serve) -> None:
     with stuck_subscriber(running):
 
         async def is_stuck() -> bool:
-            for watcher in running.server.service.event_stream._subscribers:
+            for subscriber in running.server.service.event_stream._subscribers:
                 running.server.service.event_stream._publish(large_events(1))
-                return len(watcher._queue) > 1
+                return len(subscriber._queue) > 1
             return False
 
         await wait_until(is_stuck)
@@ -73,9 +73,9 @@ async def test_a_key_that_is_revoked_ends_what_it_watches_at_once_and_no_other(
 
 async def test_the_first_key_ends_what_somebody_watches_without_one(serve: Serve, store: Store) -> None:
     client = (await serve()).client
-    async with subscribe(client) as watcher:
+    async with subscribe(client) as subscriber:
         await make_key(store, "first", "admin")
-        await watcher.wait_for_end()
+        await subscriber.wait_for_end()
 
 
 async def test_nothing_is_told_to_a_key_whose_end_was_not_heard(
@@ -84,7 +84,7 @@ async def test_nothing_is_told_to_a_key_whose_end_was_not_heard(
     bad = await make_key(store, "bad", "operator")
     submitter = await make_key(store, "submitter", "submitter")
     running = await serve()
-    async with subscribe(running.client, **bearer(bad)) as watcher:
+    async with subscribe(running.client, **bearer(bad)) as subscriber:
         heard = running.server.service.event_stream.receive
         monkeypatch.setattr(
             running.server.service.event_stream,
@@ -94,5 +94,5 @@ async def test_nothing_is_told_to_a_key_whose_end_was_not_heard(
         assert await store.run(keys.revoke, "bad")
         running.server.service.keyring._read_at = float("-inf")  # two seconds later
         await running.client.post("/v1/tasks", json={"needs": 1}, headers=bearer(submitter))
-        await watcher.wait_for_end()
-        assert "event:" not in watcher.raw
+        await subscriber.wait_for_end()
+        assert "event:" not in subscriber.raw

@@ -1,4 +1,4 @@
-"""Explanations: whoever waits for a task is told why."""
+"""Explanations of why a task has not run yet."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -99,7 +99,7 @@ NONE = ToolsByState(available=0)
         (
             facts("assigned", work=ASSIGNED),
             "assigned",
-            "Tool xrd-1 has had the task since 2026-11-25T11:59:50Z (10 s) and has not",
+            "Tool xrd-1 has assigned the task since 2026-11-25T11:59:50Z (10 s) and has not",
         ),
         (facts("assigned", work=ASSIGNED), "assigned", "by 2026-11-25T12:00:30Z (in 30 s), the task returns"),
         (
@@ -134,9 +134,9 @@ NONE = ToolsByState(available=0)
         (facts(before=1_001), "waiting_for_assigner", "More than 1,000 tasks come first."),
     ],
 )
-async def test_the_first_verdict_that_holds_is_told(given: TaskFacts, word: str, says: str) -> None:
-    told, detail = verdict(given)
-    assert told == word
+async def test_the_first_applicable_verdict_is_returned(given: TaskFacts, word: str, says: str) -> None:
+    name, detail = verdict(given)
+    assert name == word
     assert says in detail
 
 
@@ -148,19 +148,19 @@ async def test_the_first_verdict_that_holds_is_told(given: TaskFacts, word: str,
         facts(remark="x" * 10_000),
     ],
 )
-async def test_what_others_say_at_length_is_cut(given: TaskFacts) -> None:
+async def test_long_texts_in_the_detail_are_shortened(given: TaskFacts) -> None:
     _, detail = verdict(given)
     assert len(detail) < 1_000
     assert "\n" not in detail
     assert "…" in detail
 
 
-async def explained(http: httpx.AsyncClient, task: str = "a") -> tuple[str, str]:
-    found = await get(http, f"/v1/tasks/{task}/explain")
-    assert found.keys() == {
+async def explain(http: httpx.AsyncClient, task: str = "a") -> tuple[str, str]:
+    explanation = await get(http, f"/v1/tasks/{task}/explain")
+    assert explanation.keys() == {
         "state", "verdict", "detail", "remark", "available_tools", "assigner_seen_at",
     }  # fmt: skip
-    return found["state"], found["verdict"]
+    return explanation["state"], explanation["verdict"]
 
 
 async def test_a_task_is_explained_from_its_submission_to_its_end(
@@ -168,39 +168,41 @@ async def test_a_task_is_explained_from_its_submission_to_its_end(
 ) -> None:
     await sql.execute("delete from assigner")
     await add_task(http, max_attempts=1)
-    assert await explained(http) == ("available", "no_assigner")
+    assert await explain(http) == ("available", "no_assigner")
     await sql.execute("insert into assigner (seen_at) values (now())")
-    assert await explained(http) == ("available", "no_tool_available")
+    assert await explain(http) == ("available", "no_tool_available")
     await add_tool(http)
-    assert await explained(http) == ("available", "waiting_for_assigner")
+    assert await explain(http) == ("available", "waiting_for_assigner")
     await http.put("/v1/tasks/a/remark", json={"text": "too big"})
-    assert await explained(http) == ("available", "refused_by_assigner")
+    assert await explain(http) == ("available", "refused_by_assigner")
     assert (await get(http, "/v1/tasks/a/explain"))["remark"] == "too big"
     work = (await assign(http))["id"]
-    assert await explained(http) == ("assigned", "assigned")
+    assert await explain(http) == ("assigned", "assigned")
     await http.post(f"/v1/work/{work}/start")
-    assert await explained(http) == ("running", "running")
+    assert await explain(http) == ("running", "running")
     await complete_work(http, work, "failed")
-    assert await explained(http) == ("failed", "failed")
+    assert await explain(http) == ("failed", "failed")
     await http.delete("/v1/tasks/a")
-    assert await explained(http) == ("cancelled", "ended")
+    assert await explain(http) == ("cancelled", "ended")
 
 
-async def test_what_waits_for_its_time_or_backs_off_is_told_apart(http: httpx.AsyncClient) -> None:
+async def test_the_verdict_distinguishes_a_backoff_from_not_before(http: httpx.AsyncClient) -> None:
     await add_task(http, not_before="2100-01-01T00:00:00Z")
-    assert await explained(http) == ("scheduled", "not_before_its_time")
+    assert await explain(http) == ("scheduled", "not_before_its_time")
     pair = await add_running_work(http, "b", retry_backoff_seconds=3600)
     await complete_work(http, pair.work, "failed", error="no disk")
-    assert await explained(http, "b") == ("scheduled", "backing_off")
+    assert await explain(http, "b") == ("scheduled", "backing_off")
     assert "no disk" in (await get(http, "/v1/tasks/b/explain"))["detail"]
 
 
-async def test_an_assigner_that_asks_has_been_seen(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+async def test_a_request_for_candidates_sets_when_an_assigner_was_seen(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
     await add_task(http)
     await get(http, "/v1/candidates")
-    assert await explained(http) == ("available", "no_tool_available")
-    found = await get(http, "/v1/tasks/a/explain")
-    assert found["assigner_seen_at"].endswith("Z")
+    assert await explain(http) == ("available", "no_tool_available")
+    explanation = await get(http, "/v1/tasks/a/explain")
+    assert explanation["assigner_seen_at"].endswith("Z")
     seconds = await sql.fetchval("select extract(epoch from now() - seen_at) from assigner")
     assert 0 <= seconds < 15
 
@@ -220,25 +222,25 @@ async def detail_of(http: httpx.AsyncClient, task: str = "a") -> str:
     return detail
 
 
-async def test_of_a_task_that_runs_it_is_told_where_and_how_far_it_is(http: httpx.AsyncClient) -> None:
+async def test_the_detail_of_a_running_task_names_its_tool_and_progress(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http, timeout_seconds=3600)
-    had = r"Tool t has had the task since \S+Z \(\d s\) and has not started it yet\. "
-    assert re.match(had, await detail_of(http))
+    assigned = r"Tool t has assigned the task since \S+Z \(\d s\) and has not started it yet\. "
+    assert re.match(assigned, await detail_of(http))
     for report in ({"progress": 0.25, "message": "a quarter"}, {"progress": 0.5}):
         await http.post(f"/v1/work/{pair.work}/reports", json=report)
     detail = await detail_of(http)
-    ran = (
+    running = (
         r"Tool t has been running the task since \S+Z \(\d s\)\. This is attempt 1 of at most 3\."
         r" The task is 50% done\."
     )
-    assert re.match(ran, detail)
+    assert re.match(running, detail)
     assert re.search(r"The tool reported \d s ago: a quarter\. ", detail)
     assert re.search(r"The attempt times out at \S+Z \(in (59|60) min\)\.$", detail)
     await http.post(f"/v1/work/{pair.work}/cancel", json={"requeue": True})
     assert "When it stops, the task returns to the queue." in await detail_of(http)
 
 
-async def test_tools_without_room_are_counted_by_what_they_are_at(
+async def test_unavailable_tools_are_counted_by_state(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_task(http)
@@ -253,7 +255,7 @@ async def test_tools_without_room_are_counted_by_what_they_are_at(
     assert await detail_of(http) == "No tool is available. Of 4 tools: 1 busy, 1 draining, 2 offline."
 
 
-async def test_the_tasks_that_go_before_are_counted(http: httpx.AsyncClient) -> None:
+async def test_the_detail_counts_the_tasks_that_come_first(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await get(http, "/v1/candidates")
     await add_tasks(http, "older-1", "older-2")
@@ -268,5 +270,5 @@ async def test_the_tasks_that_go_before_are_counted(http: httpx.AsyncClient) -> 
     assert "More than 1,000 tasks come first." in await detail_of(http)
 
 
-async def test_an_unknown_task_is_not_explained(http: httpx.AsyncClient) -> None:
+async def test_explaining_an_unknown_task_is_not_found(http: httpx.AsyncClient) -> None:
     assert_problem(await http.get("/v1/tasks/unknown/explain"), 404, "task_not_found")

@@ -1,4 +1,4 @@
-"""An export takes little memory, however large the archive is and however slowly it is read."""
+"""An export needs little memory, even if the archive is large and the client reads slowly."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ from generate_series(1, {RECORDS}) n, value
 """
 
 
-async def test_an_export_of_321_mib_takes_less_than_100_mib(database: str, sql: asyncpg.Connection) -> None:
+async def test_an_export_of_321_mib_needs_less_than_100_mib(database: str, sql: asyncpg.Connection) -> None:
     await sql.execute(FILL)
     with serving(BROKER_DATABASE_URL=database) as (process, url):
         await wait_until_ready(url)
@@ -53,29 +53,29 @@ async def test_an_export_of_321_mib_takes_less_than_100_mib(database: str, sql: 
     assert most - before < 100 * MIB
 
 
-async def test_a_slow_reader_of_an_export_is_waited_for(
+async def test_an_export_waits_for_a_slow_client(
     serve: Serve, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sql.execute(FILL)
     portions = 0
-    page = archive.page
+    original = archive.page
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def count_portions(*args: Any, **kwargs: Any) -> Any:
         nonlocal portions
         portions += 1
-        return page(*args, **kwargs)
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(archive, "page", counted)
+    monkeypatch.setattr(archive, "page", count_portions)
     broker: Running = await serve()
     address = httpx.URL(broker.url)
     with socket.create_connection((address.host, address.port or 80)) as reader:
         reader.sendall(b"GET /v1/archive/export HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        seen, unchanged = 0, 0
+        last, unchanged = 0, 0
         while unchanged < 50:
-            # Other requests are answered meanwhile, and no portion is read ahead of the reader.
+            # The broker responds to other requests meanwhile, and does not read ahead of the client.
             await api.get(broker.client, "/v1/tasks")
             await asyncio.sleep(0)
-            unchanged = unchanged + 1 if seen == portions > 0 else 0
-            seen = portions
+            unchanged = unchanged + 1 if last == portions > 0 else 0
+            last = portions
         assert portions <= 3
         assert broker.server.service.store.in_use() == 0

@@ -209,13 +209,13 @@ class Client:
         reader, writer = self._streams
         try:
             writer.write(request)
-            answer, goes_on = await self._read(reader, is_head=request.startswith(b"HEAD "))
+            response, goes_on = await self._read(reader, is_head=request.startswith(b"HEAD "))
         except (asyncio.IncompleteReadError, ConnectionError):
-            answer, goes_on = Answer(0, "", b""), False
+            response, goes_on = Answer(0, "", b""), False
         # What was said of its length may be wrong: what is left would be the beginning of the next.
         if not goes_on or request.count(b"Content-Length") > 1 or b"Transfer-Encoding" in request:
             await self.close()
-        return answer
+        return response
 
     async def _read(self, reader: asyncio.StreamReader, *, is_head: bool) -> tuple[Answer, bool]:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
@@ -285,25 +285,25 @@ async def fuzz(port: int, known: list[str]) -> dict[int, int]:
             request = requests.make()
             try:
                 async with asyncio.timeout(20):
-                    answer = await client.send(request)
+                    response = await client.send(request)
             except TimeoutError:
                 pytest.fail(f"no answer to {request[:2000]!r}")
-            seen[answer.status] = seen.get(answer.status, 0) + 1
-            check(request, answer)
+            seen[response.status] = seen.get(response.status, 0) + 1
+            check(request, response)
         await client.close()
 
     await asyncio.gather(*(send(number) for number in range(CLIENTS)))
     return seen
 
 
-def check(request: bytes, answer: Answer) -> None:
+def check(request: bytes, response: Answer) -> None:
     """An answer says what it is, and nothing of what is inside."""
-    told = f"{request[:2000]!r} was answered {answer.status}: {answer.body[:1000]!r}"
-    assert answer.status < 500, told
-    if answer.status >= 400 and answer.body:
-        assert answer.kind == "application/problem+json", told
-        problem = json.loads(answer.body)
-        assert problem["status"] == answer.status, told
+    told = f"{request[:2000]!r} was answered {response.status}: {response.body[:1000]!r}"
+    assert response.status < 500, told
+    if response.status >= 400 and response.body:
+        assert response.kind == "application/problem+json", told
+        problem = json.loads(response.body)
+        assert problem["status"] == response.status, told
         # What was sent may be told again in the name of a field, or as the place.
         ours = " ".join(
             [problem["title"], problem["detail"], *(e["message"] for e in problem.get("errors", []))]

@@ -48,9 +48,9 @@ def http(broker: Running) -> httpx.AsyncClient:
 
 
 async def made(http: httpx.AsyncClient, name: str, *roles: str, **fields: Any) -> Json:
-    answer = await http.post("/v1/keys", json={"name": name, "roles": roles, **fields})
-    assert answer.status_code == 201, answer.text
-    found: Json = answer.json()
+    response = await http.post("/v1/keys", json={"name": name, "roles": roles, **fields})
+    assert response.status_code == 201, response.text
+    found: Json = response.json()
     return found
 
 
@@ -150,12 +150,12 @@ async def test_of_many_that_make_a_key_of_one_name_at_once_one_is_in_use(
     other = await serve(admin_key=ADMIN)
     other.client.headers.update(bearer(ADMIN))
     body = {"name": "lab", "roles": ["tool"], "replace": replace}
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *((http, other.client)[number % 2].post("/v1/keys", json=body) for number in range(16))
     )
     expected = [201] * 16 if replace else [201, *[409] * 15]
-    assert sorted(answer.status_code for answer in answers) == expected
-    given = [answer.json()["key"] for answer in answers if answer.status_code == 201]
+    assert sorted(response.status_code for response in responses) == expected
+    given = [response.json()["key"] for response in responses if response.status_code == 201]
     good = [(await http.get("/v1/tools", headers=bearer(key))).status_code == 200 for key in given]
     assert sum(good) == 1
 

@@ -86,8 +86,8 @@ async def test_its_next_call_brings_it_back(
         "completing what was lost": {"outcome": "failed"},
         "completing many": {"items": [{"work_id": pair.work, "outcome": "failed"}]},
     }
-    answer = await http.request(method, path.replace("WORK", pair.work), json=bodies.get(call, {}))
-    assert answer.status_code in (200, 409), answer.text
+    response = await http.request(method, path.replace("WORK", pair.work), json=bodies.get(call, {}))
+    assert response.status_code in (200, 409), response.text
     assert (await get(http, "/v1/tools/t"))["state"] == "idle"
     await assign(http, "a")
 
@@ -98,9 +98,9 @@ async def test_a_tool_that_comes_back_is_news_for_the_assigner(
     await add_tool(http)
     await take_tool_offline(http, sql)
     cursor = (await get(http, "/v1/candidates"))["cursor"]
-    parked = await start_long_poll(broker, "GET", "/v1/candidates", params={"wait": 60, "cursor": cursor})
+    poll = await start_long_poll(broker, "GET", "/v1/candidates", params={"wait": 60, "cursor": cursor})
     await http.post("/v1/tools/t/heartbeat")
-    assert [tool["id"] for tool in (await finish_long_poll(parked))["tools"]] == ["t"]
+    assert [tool["id"] for tool in (await finish_long_poll(poll))["tools"]] == ["t"]
 
 
 async def test_whoever_reads_a_tool_does_not_bring_it_back(
@@ -126,9 +126,9 @@ async def test_the_last_attempt_that_is_lost_fails_the_task_and_answers_who_wait
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_running_work(http, max_attempts=1)
-    parked = await start_long_poll(broker, "GET", "/v1/tasks/a", params={"wait": 60})
+    poll = await start_long_poll(broker, "GET", "/v1/tasks/a", params={"wait": 60})
     await take_tool_offline(http, sql)
-    assert (await finish_long_poll(parked))["state"] == "failed"
+    assert (await finish_long_poll(poll))["state"] == "failed"
 
 
 async def test_work_not_started_in_time_is_lost_and_counts_as_no_attempt(
@@ -185,10 +185,10 @@ async def test_what_the_earlier_run_had_started_is_lost_when_the_tool_registers_
     running = await add_running_work(http, "running")
     waits = await add_assigned_work(http, "waits")
     await http.patch("/v1/tools/t", json={"draining": True})
-    parked = await start_long_poll(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
+    poll = await start_long_poll(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
     again = await add_tool(http, capacity=5)
     assert (again["load"], again["capacity"], again["state"]) == (1, 5, "idle")
-    assert (await finish_long_poll(parked))["state"] == "lost"
+    assert (await finish_long_poll(poll))["state"] == "lost"
     [record] = await get_records(http, "running")
     assert (record["outcome"], record["error"]) == ("lost", "The tool was restarted.")
     task = await get(http, "/v1/tasks/running")
@@ -219,9 +219,9 @@ async def test_by_force_a_tool_is_deleted_with_its_work(broker: Running, http: h
     await add_assigned_work(http, "waits")
     assert_problem(await http.delete("/v1/tools/t"), 409, "tool_busy")
     assert_problem(await http.delete("/v1/tools/t?force=false"), 409, "tool_busy")
-    parked = await start_long_poll(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
+    poll = await start_long_poll(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
     assert (await http.delete("/v1/tools/t?force=true")).status_code == 204
-    assert (await finish_long_poll(parked))["state"] == "lost"
+    assert (await finish_long_poll(poll))["state"] == "lost"
     assert_problem(await http.get("/v1/tools/t"), 404, "tool_not_found")
     for task, attempt in (("running", 1), ("waits", 0)):
         [record] = await get_records(http, task)
@@ -241,18 +241,18 @@ async def test_a_parked_wait_never_lets_the_lease_run_out(
 ) -> None:
     await add_tool(http, lease_seconds=5)
     before = await get(http, "/v1/tools/t")
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
+    poll = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
     await wait_until(lambda: _renewed_after(http, before["lease_expires_at"]))
     await add_task(http)
     await assign(http)
-    await finish_long_poll(parked)
+    await finish_long_poll(poll)
 
 
 async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_out(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http, lease_seconds=3600)
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
+    poll = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
     presence, loop = broker.server.service.presence, asyncio.get_running_loop()
 
     async def is_planned_for_that() -> bool:
@@ -266,7 +266,7 @@ async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_ou
     await wait_until(is_planned_for_that)
     await add_task(http)
     await assign(http)
-    await finish_long_poll(parked)
+    await finish_long_poll(poll)
 
 
 async def _renewed_after(http: httpx.AsyncClient, moment: str) -> bool:

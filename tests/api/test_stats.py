@@ -194,8 +194,8 @@ async def test_all_of_it_is_at_one_moment(http: httpx.AsyncClient) -> None:
 
 async def test_who_asks_at_once_shares_a_reading(broker: Running, http: httpx.AsyncClient) -> None:
     with api.recorded_statements(broker) as told:
-        answers = await asyncio.gather(*(read(http) for _ in range(100)))
-    readings = len({answer["at"] for answer in answers})
+        responses = await asyncio.gather(*(read(http) for _ in range(100)))
+    readings = len({response["at"] for response in responses})
     assert told.count(stats.READ.text) == readings
     assert readings <= 10
 
@@ -222,11 +222,11 @@ async def test_a_database_that_cannot_be_read_is_told_and_forgotten_when_it_can(
 ) -> None:
     await sql.execute("alter table assigner rename to away")
     try:
-        answers = await asyncio.gather(*(http.get("/v1/stats") for _ in range(5)))
+        responses = await asyncio.gather(*(http.get("/v1/stats") for _ in range(5)))
     finally:
         await sql.execute("alter table away rename to assigner")
-    for answer in answers:
-        assert_problem(answer, 503, "unavailable")
+    for response in responses:
+        assert_problem(response, 503, "unavailable")
     assert (await read(http))["tasks"] == TASKS
 
 

@@ -41,9 +41,9 @@ ONE_ATTEMPT = {"max_attempts": 1}
 
 
 async def test_a_new_task_has_every_field_and_its_defaults(http: httpx.AsyncClient) -> None:
-    answer = await http.post("/v1/tasks", json={"id": "a", "needs": {"x": 1}})
-    task = answer.json()
-    assert answer.status_code == 201
+    response = await http.post("/v1/tasks", json={"id": "a", "needs": {"x": 1}})
+    task = response.json()
+    assert response.status_code == 201
     assert datetime.fromisoformat(task.pop("created_at")).utcoffset() == timedelta(0)
     assert task == {
         "id": "a", "needs": {"x": 1}, "payload": None, "priority": 0, "state": "available", "attempt": 0,
@@ -63,9 +63,9 @@ async def test_a_task_keeps_what_it_was_given(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_task_without_an_id_is_given_one(http: httpx.AsyncClient) -> None:
-    answer = await http.post("/v1/tasks", json={"needs": 1})
-    assert answer.status_code == 201
-    assert UUID(answer.json()["id"]).version == 7
+    response = await http.post("/v1/tasks", json={"needs": 1})
+    assert response.status_code == 201
+    assert UUID(response.json()["id"]).version == 7
 
 
 @pytest.mark.parametrize("name", ["a", "7", "A.b_c~d:e-f", "x" * 128, "0-", "018f-A~"])
@@ -76,17 +76,17 @@ async def test_a_valid_id_works_in_bodies_and_paths(http: httpx.AsyncClient, nam
 
 async def test_a_task_known_already_is_answered_as_it_is(http: httpx.AsyncClient) -> None:
     first = await add_task(http, needs={"x": 1}, priority=5)
-    answer = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}, "priority": 9})
-    assert (answer.status_code, answer.json()) == (200, first)
+    response = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}, "priority": 9})
+    assert (response.status_code, response.json()) == (200, first)
     assert await get(http, "/v1/tasks/a") == first
 
 
 async def test_a_task_that_ended_is_known_still(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     await complete_work(http, pair.work, result={"r": 1})
-    answer = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}})
-    assert answer.status_code == 200
-    assert (answer.json()["state"], answer.json()["result"], answer.json()["needs"]) == (
+    response = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}})
+    assert response.status_code == 200
+    assert (response.json()["state"], response.json()["result"], response.json()["needs"]) == (
         "succeeded",
         {"r": 1},
         {},
@@ -97,15 +97,15 @@ async def test_a_task_that_ended_is_known_still(http: httpx.AsyncClient) -> None
 async def test_a_task_that_was_deleted_is_known_still(http: httpx.AsyncClient) -> None:
     await add_task(http)
     await http.delete("/v1/tasks/a")
-    answer = await http.post("/v1/tasks", json={"id": "a", "needs": {}})
-    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    response = await http.post("/v1/tasks", json={"id": "a", "needs": {}})
+    assert (response.status_code, response.json()["state"]) == (200, "cancelled")
 
 
 async def test_of_many_submissions_with_one_id_exactly_one_makes_the_task(http: httpx.AsyncClient) -> None:
     bodies = [{"id": "a", "needs": number} for number in range(30)]
-    answers = await asyncio.gather(*(http.post("/v1/tasks", json=body) for body in bodies))
-    assert sorted(answer.status_code for answer in answers) == [200] * 29 + [201]
-    assert len({answer.text for answer in answers}) == 1
+    responses = await asyncio.gather(*(http.post("/v1/tasks", json=body) for body in bodies))
+    assert sorted(response.status_code for response in responses) == [200] * 29 + [201]
+    assert len({response.text for response in responses}) == 1
 
 
 async def test_a_task_may_be_submitted_without_waiting_for_its_time(http: httpx.AsyncClient) -> None:
@@ -128,10 +128,10 @@ async def test_a_scheduled_task_is_available_when_its_time_has_come(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     cursor = (await get(http, "/v1/candidates"))["cursor"]
-    parked = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}")
+    poll = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}")
     due = datetime.now(UTC) + timedelta(seconds=0.4)
     assert (await add_task(http, not_before=due.isoformat()))["state"] == "scheduled"
-    assert ids((await finish_long_poll(parked))["tasks"]) == ["a"]
+    assert ids((await finish_long_poll(poll))["tasks"]) == ["a"]
     assert (await get(http, "/v1/tasks/a"))["state"] == "available"
 
 
@@ -155,9 +155,9 @@ async def test_a_payload_may_be_large(http: httpx.AsyncClient) -> None:
 async def test_a_batch_answers_in_order_what_was_created_and_what_exists(http: httpx.AsyncClient) -> None:
     await add_task(http, "b")
     items = [{"id": name, "needs": {}} for name in ("c", "b", "a")] + [{"needs": 1}]
-    answer = await http.post("/v1/tasks/batch", json={"items": items})
-    found = answer.json()["items"]
-    assert answer.status_code == 200
+    response = await http.post("/v1/tasks/batch", json={"items": items})
+    found = response.json()["items"]
+    assert response.status_code == 200
     assert [(item["id"], item["status"]) for item in found[:3]] == [
         ("c", "created"),
         ("b", "exists"),
@@ -176,16 +176,16 @@ async def test_a_batch_sent_again_creates_nothing(http: httpx.AsyncClient) -> No
 
 async def test_in_a_batch_the_first_of_two_with_one_id_makes_the_task(http: httpx.AsyncClient) -> None:
     items = [{"id": "a", "needs": 1}, {"id": "a", "needs": 2}]
-    answer = await http.post("/v1/tasks/batch", json={"items": items})
-    assert [item["status"] for item in answer.json()["items"]] == ["created", "exists"]
+    response = await http.post("/v1/tasks/batch", json={"items": items})
+    assert [item["status"] for item in response.json()["items"]] == ["created", "exists"]
     assert (await get(http, "/v1/tasks/a"))["needs"] == 1
 
 
 async def test_a_batch_knows_tasks_that_have_ended(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     await complete_work(http, pair.work)
-    answer = await http.post("/v1/tasks/batch", json={"items": [{"id": "a", "needs": 1}]})
-    assert answer.json()["items"] == [{"id": "a", "status": "exists"}]
+    response = await http.post("/v1/tasks/batch", json={"items": [{"id": "a", "needs": 1}]})
+    assert response.json()["items"] == [{"id": "a", "status": "exists"}]
 
 
 async def test_a_batch_with_a_bad_item_names_it_and_writes_nothing(http: httpx.AsyncClient) -> None:
@@ -202,21 +202,21 @@ async def test_a_value_that_only_the_database_refuses_spoils_its_batch_and_write
     http: httpx.AsyncClient,
 ) -> None:
     items = ",".join(f'{{"id": "x{n}", "needs": {"1e400000" if n == 13 else n}}}' for n in range(20))
-    answer = await http.post(
+    response = await http.post(
         "/v1/tasks/batch", content=f'{{"items": [{items}]}}', headers={"content-type": "application/json"}
     )
-    problem = assert_problem(answer, 400, "validation_failed")
+    problem = assert_problem(response, 400, "validation_failed")
     assert [error["field"] for error in problem["errors"]] == ["items[13].needs"]
     assert (await get(http, "/v1/tasks"))["items"] == []
 
 
 async def test_ten_thousand_tasks_fit_in_a_batch(http: httpx.AsyncClient) -> None:
     items = ",".join(f'{{"id":"t{n}","needs":0}}' for n in range(10_000))
-    answer = await http.post(
+    response = await http.post(
         "/v1/tasks/batch", content=f'{{"items":[{items}]}}', headers={"content-type": "application/json"}
     )
-    found = answer.json()["items"]
-    assert answer.status_code == 200
+    found = response.json()["items"]
+    assert response.status_code == 200
     assert ids(found) == [f"t{n}" for n in range(10_000)]
     assert {item["status"] for item in found} == {"created"}
 
@@ -225,10 +225,13 @@ async def test_batches_that_share_ids_create_each_task_once(http: httpx.AsyncCli
     names = [f"x{n}" for n in range(50)]
     orders = [names[k:] + names[:k] for k in range(0, 50, 5)]
     bodies = [{"items": [{"id": name, "needs": 0} for name in order]} for order in orders]
-    answers = await asyncio.gather(*(http.post("/v1/tasks/batch", json=body) for body in bodies))
-    assert {answer.status_code for answer in answers} == {200}
+    responses = await asyncio.gather(*(http.post("/v1/tasks/batch", json=body) for body in bodies))
+    assert {response.status_code for response in responses} == {200}
     created = [
-        item["id"] for answer in answers for item in answer.json()["items"] if item["status"] == "created"
+        item["id"]
+        for response in responses
+        for item in response.json()["items"]
+        if item["status"] == "created"
     ]
     assert sorted(created) == sorted(names)
 
@@ -364,18 +367,18 @@ async def test_a_wait_for_a_task_is_answered_when_it_ends(
     broker: Running, http: httpx.AsyncClient, outcome: str
 ) -> None:
     pair = await add_running_work(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
+    poll = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
     await complete_work(http, pair.work, outcome)
-    assert (await finish_long_poll(parked))["state"] == outcome
+    assert (await finish_long_poll(poll))["state"] == outcome
 
 
 async def test_a_wait_for_a_task_is_answered_when_it_has_failed(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pair = await add_running_work(http, **ONE_ATTEMPT)
-    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
+    poll = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
     await complete_work(http, pair.work, "failed", error="broken")
-    task = await finish_long_poll(parked)
+    task = await finish_long_poll(poll)
     assert (task["state"], task["error"]) == ("failed", "broken")
 
 
@@ -383,33 +386,33 @@ async def test_a_wait_for_a_task_is_answered_when_it_is_deleted(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_task(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
+    poll = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
     await http.delete("/v1/tasks/a")
-    assert (await finish_long_poll(parked))["state"] == "cancelled"
+    assert (await finish_long_poll(poll))["state"] == "cancelled"
 
 
 async def test_a_wait_for_a_task_is_answered_when_a_batch_ends_it(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pairs = [await add_running_work(http, name) for name in ("a", "b", "c")]
-    parked = [await start_long_poll(broker, "GET", f"/v1/tasks/{pair.task}?wait=60") for pair in pairs]
+    poll = [await start_long_poll(broker, "GET", f"/v1/tasks/{pair.task}?wait=60") for pair in pairs]
     items = [{"work_id": pair.work, "outcome": "succeeded", "result": pair.task} for pair in pairs]
     await http.post("/v1/work/complete", json={"items": items})
-    assert [(await finish_long_poll(one))["result"] for one in parked] == ["a", "b", "c"]
+    assert [(await finish_long_poll(one))["result"] for one in poll] == ["a", "b", "c"]
 
 
 async def test_a_wait_outlasts_everything_but_the_end(broker: Running, http: httpx.AsyncClient) -> None:
     await add_task(http, retry_backoff_seconds=0)
     await add_tool(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
+    poll = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
     work = (await assign(http))["id"]
     await http.post(f"/v1/work/{work}/start")
     await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5})
     await complete_work(http, work, "released")
     await http.put("/v1/tasks/a/remark", json={"text": "hm"})
-    assert not parked.done()
+    assert not poll.done()
     await http.delete("/v1/tasks/a")
-    assert (await finish_long_poll(parked))["state"] == "cancelled"
+    assert (await finish_long_poll(poll))["state"] == "cancelled"
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed"])
@@ -429,9 +432,9 @@ async def test_a_wait_for_a_task_in_vain_answers_its_present_state(http: httpx.A
 
 async def test_prefer_wait_parks_a_request_for_a_task(broker: Running, http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tasks/a", headers={"Prefer": "wait=60"})
+    poll = await start_long_poll(broker, "GET", "/v1/tasks/a", headers={"Prefer": "wait=60"})
     await complete_work(http, pair.work)
-    assert (await finish_long_poll(parked))["state"] == "succeeded"
+    assert (await finish_long_poll(poll))["state"] == "succeeded"
 
 
 # Attempts
@@ -452,9 +455,9 @@ async def test_without_a_backoff_a_failed_task_is_available_at_once(
 ) -> None:
     pair = await add_running_work(http, retry_backoff_seconds=0)
     cursor = (await get(http, "/v1/candidates"))["cursor"]
-    parked = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}&limit=1000")
+    poll = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}&limit=1000")
     await complete_work(http, pair.work, "failed")
-    found = await finish_long_poll(parked)
+    found = await finish_long_poll(poll)
     while "a" not in ids(found["tasks"]):
         async with asyncio.timeout(5):
             found = await get(http, "/v1/candidates", wait=60, cursor=found["cursor"])
@@ -503,8 +506,8 @@ async def test_a_task_that_is_not_running_is_deleted_at_once(http: httpx.AsyncCl
     else:
         await add_task(http, not_before=TOMORROW.isoformat() if state == "scheduled" else None)
     assert (await get(http, "/v1/tasks/a"))["state"] == state
-    answer = await http.delete("/v1/tasks/a")
-    assert (answer.status_code, answer.content) == (204, b"")
+    response = await http.delete("/v1/tasks/a")
+    assert (response.status_code, response.content) == (204, b"")
     task = await get(http, "/v1/tasks/a")
     assert task["state"] == "cancelled"
     assert task["ended_at"] is not None
@@ -598,8 +601,8 @@ async def test_force_deletes_a_running_task_at_once(http: httpx.AsyncClient) -> 
 
 async def test_a_remark_is_shown_until_the_task_is_assigned(http: httpx.AsyncClient) -> None:
     await add_task(http)
-    answer = await http.put("/v1/tasks/a/remark", json={"text": "no microscope is free"})
-    assert (answer.status_code, answer.json()["remark"]) == (200, "no microscope is free")
+    response = await http.put("/v1/tasks/a/remark", json={"text": "no microscope is free"})
+    assert (response.status_code, response.json()["remark"]) == (200, "no microscope is free")
     assert (await get(http, "/v1/tasks/a"))["remark"] == "no microscope is free"
     await assign_to_new_tool(http, "a")
     assert (await get(http, "/v1/tasks/a"))["remark"] is None
@@ -608,8 +611,8 @@ async def test_a_remark_is_shown_until_the_task_is_assigned(http: httpx.AsyncCli
 async def test_a_remark_takes_the_place_of_the_one_before(http: httpx.AsyncClient) -> None:
     await add_task(http)
     for text in ("one", "two", "two"):
-        answer = await http.put("/v1/tasks/a/remark", json={"text": text})
-        assert (answer.status_code, answer.json()["remark"]) == (200, text)
+        response = await http.put("/v1/tasks/a/remark", json={"text": text})
+        assert (response.status_code, response.json()["remark"]) == (200, text)
 
 
 async def test_a_remark_on_an_unknown_task_is_not_found(http: httpx.AsyncClient) -> None:
@@ -626,9 +629,9 @@ async def test_remarks_in_a_batch_say_of_each_whether_its_task_was_found(http: h
     await add_tasks(http, "a", "b")
     items = [{"task_id": name, "text": f"about {name}"} for name in ("b", "nobody", "a")]
     for _ in range(2):
-        answer = await http.post("/v1/tasks/remarks", json={"items": items})
-        assert answer.status_code == 200
-        assert answer.json() == {
+        response = await http.post("/v1/tasks/remarks", json={"items": items})
+        assert response.status_code == 200
+        assert response.json() == {
             "items": [
                 {"task_id": "b", "status": "ok"},
                 {"task_id": "nobody", "status": "task_not_found"},
@@ -641,6 +644,6 @@ async def test_remarks_in_a_batch_say_of_each_whether_its_task_was_found(http: h
 async def test_of_two_remarks_on_one_task_in_a_batch_the_last_stays(http: httpx.AsyncClient) -> None:
     await add_task(http)
     items = [{"task_id": "a", "text": text} for text in ("first", "last")]
-    answer = await http.post("/v1/tasks/remarks", json={"items": items})
-    assert [item["status"] for item in answer.json()["items"]] == ["ok", "ok"]
+    response = await http.post("/v1/tasks/remarks", json={"items": items})
+    assert [item["status"] for item in response.json()["items"]] == ["ok", "ok"]
     assert (await get(http, "/v1/tasks/a"))["remark"] == "last"

@@ -39,9 +39,9 @@ TOOL_FIELDS = {
 
 
 async def test_a_new_tool_has_every_field_and_its_defaults(http: httpx.AsyncClient) -> None:
-    answer = await http.post("/v1/tools", json={"id": "t", "skills": {"does": ["x"]}})
-    tool = answer.json()
-    assert answer.status_code == 201
+    response = await http.post("/v1/tools", json={"id": "t", "skills": {"does": ["x"]}})
+    tool = response.json()
+    assert response.status_code == 201
     assert tool.keys() == TOOL_FIELDS | {"token"}
     assert {key: tool[key] for key in ("id", "skills", "capacity", "load", "state", "lease_seconds")} == {
         "id": "t", "skills": {"does": ["x"]}, "capacity": 1, "load": 0, "state": "idle", "lease_seconds": 60,
@@ -49,9 +49,9 @@ async def test_a_new_tool_has_every_field_and_its_defaults(http: httpx.AsyncClie
 
 
 async def test_a_tool_without_an_id_is_given_one(http: httpx.AsyncClient) -> None:
-    answer = await http.post("/v1/tools", json={"skills": None})
-    assert answer.status_code == 201
-    assert UUID(answer.json()["id"]).version == 7
+    response = await http.post("/v1/tools", json={"skills": None})
+    assert response.status_code == 201
+    assert UUID(response.json()["id"]).version == 7
 
 
 async def test_times_are_answered_in_utc_ending_in_z(http: httpx.AsyncClient) -> None:
@@ -76,9 +76,9 @@ async def test_a_token_is_shown_only_at_registration(http: httpx.AsyncClient) ->
 
 async def test_a_tool_that_registers_again_is_updated_and_gets_a_new_token(http: httpx.AsyncClient) -> None:
     first = await add_tool(http, skills={"a": 1}, capacity=3, lease_seconds=30)
-    answer = await http.post("/v1/tools", json={"id": "t", "skills": {"b": 2}})
-    again = answer.json()
-    assert answer.status_code == 200
+    response = await http.post("/v1/tools", json={"id": "t", "skills": {"b": 2}})
+    again = response.json()
+    assert response.status_code == 200
     assert again["token"] != first["token"]
     assert (again["skills"], again["capacity"], again["lease_seconds"]) == ({"b": 2}, 1, 60)
     assert again["registered_at"] >= first["registered_at"]
@@ -100,8 +100,8 @@ async def test_what_was_assigned_and_not_started_stays_when_the_tool_registers_a
 
 async def test_of_many_registrations_with_one_id_exactly_one_is_the_first(http: httpx.AsyncClient) -> None:
     body = {"id": "t", "skills": {}}
-    answers = await asyncio.gather(*(http.post("/v1/tools", json=body) for _ in range(20)))
-    assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
+    responses = await asyncio.gather(*(http.post("/v1/tools", json=body) for _ in range(20)))
+    assert sorted(response.status_code for response in responses) == [200] * 19 + [201]
 
 
 async def test_a_tool_can_be_read(http: httpx.AsyncClient) -> None:
@@ -169,12 +169,12 @@ async def test_tools_are_listed_by_state(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(("field", "value"), [("skills", [1]), ("capacity", 7), ("lease_seconds", 86400)])
 async def test_a_field_of_a_tool_changes_alone(http: httpx.AsyncClient, field: str, value: object) -> None:
     before = await add_tool(http, skills={"a": 1}, capacity=2)
-    answer = await http.patch("/v1/tools/t", json={field: value})
+    response = await http.patch("/v1/tools/t", json={field: value})
     timely = {"token", "lease_expires_at", "seen_at"}
-    assert answer.status_code == 200
-    assert answer.json().keys() == TOOL_FIELDS
+    assert response.status_code == 200
+    assert response.json().keys() == TOOL_FIELDS
     expected = {**before, field: value}
-    assert {k: v for k, v in answer.json().items() if k not in timely} == {
+    assert {k: v for k, v in response.json().items() if k not in timely} == {
         k: v for k, v in expected.items() if k not in timely
     }
     assert (await get(http, "/v1/tools/t"))[field] == value
@@ -182,8 +182,8 @@ async def test_a_field_of_a_tool_changes_alone(http: httpx.AsyncClient, field: s
 
 async def test_a_change_of_nothing_may_have_no_body(http: httpx.AsyncClient) -> None:
     await add_tool(http, capacity=3)
-    answer = await http.patch("/v1/tools/t")
-    assert (answer.status_code, answer.json()["capacity"]) == (200, 3)
+    response = await http.patch("/v1/tools/t")
+    assert (response.status_code, response.json()["capacity"]) == (200, 3)
 
 
 async def test_skills_can_be_set_to_null(http: httpx.AsyncClient) -> None:
@@ -226,8 +226,8 @@ async def test_a_capacity_below_the_load_takes_nothing_away_and_gives_no_more(
 
 async def test_a_tool_that_is_deleted_is_gone(http: httpx.AsyncClient) -> None:
     await add_tool(http)
-    answer = await http.delete("/v1/tools/t")
-    assert (answer.status_code, answer.content) == (204, b"")
+    response = await http.delete("/v1/tools/t")
+    assert (response.status_code, response.content) == (204, b"")
     assert_problem(await http.get("/v1/tools/t"), 404, "tool_not_found")
     assert_problem(await http.delete("/v1/tools/t"), 404, "tool_not_found")
 
@@ -255,11 +255,11 @@ async def test_records_of_a_deleted_tool_stay_in_the_archive(http: httpx.AsyncCl
 
 async def test_a_heartbeat_renews_the_lease(http: httpx.AsyncClient) -> None:
     before = (await add_tool(http))["lease_expires_at"]
-    answer = await http.post("/v1/tools/t/heartbeat")
-    assert answer.status_code == 200
-    assert answer.json().keys() == {"lease_expires_at", "cancel"}
-    assert answer.json()["lease_expires_at"] > before
-    assert answer.json()["cancel"] == []
+    response = await http.post("/v1/tools/t/heartbeat")
+    assert response.status_code == 200
+    assert response.json().keys() == {"lease_expires_at", "cancel"}
+    assert response.json()["lease_expires_at"] > before
+    assert response.json()["cancel"] == []
 
 
 async def test_a_heartbeat_can_be_sent_again(http: httpx.AsyncClient) -> None:
@@ -303,10 +303,10 @@ async def test_a_tool_finds_all_its_work_that_is_not_started(http: httpx.AsyncCl
     second = await add_assigned_work(http, "b")
     await add_running_work(http, "c")
     await add_assigned_work(http, "d", "another")
-    answer = await get(http, "/v1/tools/t/work")
-    assert answer.keys() == {"items"}
-    assert sorted(ids(answer["items"])) == sorted([first.work, second.work])
-    item = next(item for item in answer["items"] if item["id"] == first.work)
+    response = await get(http, "/v1/tools/t/work")
+    assert response.keys() == {"items"}
+    assert sorted(ids(response["items"])) == sorted([first.work, second.work])
+    item = next(item for item in response["items"] if item["id"] == first.work)
     assert (item["task_id"], item["tool_id"], item["needs"], item["payload"]) == ("a", "t", {"n": 1}, [1])
 
 
@@ -332,9 +332,9 @@ async def test_an_assignment_wakes_its_tool_and_no_other(broker: Running, http: 
     await add_tool(http, "other")
     await add_task(http)
     other = await start_long_poll(broker, "GET", "/v1/tools/other/work?wait=60")
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
+    poll = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
     work = await assign(http)
-    assert ids((await finish_long_poll(parked))["items"]) == [work["id"]]
+    assert ids((await finish_long_poll(poll))["items"]) == [work["id"]]
     assert not other.done()
     other.cancel()
 
@@ -346,19 +346,19 @@ async def test_an_assignment_by_batch_wakes_every_tool_concerned(
     await add_tasks(http, *names)
     for name in names:
         await add_tool(http, name)
-    parked = [await start_long_poll(broker, "GET", f"/v1/tools/{name}/work?wait=60") for name in names]
+    poll = [await start_long_poll(broker, "GET", f"/v1/tools/{name}/work?wait=60") for name in names]
     items = [{"task_id": name, "tool_id": name} for name in names]
     await http.post("/v1/work/batch", json={"items": items})
-    found = [await finish_long_poll(one) for one in parked]
+    found = [await finish_long_poll(one) for one in poll]
     assert [ids(one["items"], "task_id") for one in found] == [[name] for name in names]
 
 
 async def test_every_request_parked_for_a_tool_is_answered(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await add_task(http)
-    parked = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(3)]
+    poll = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(3)]
     work = await assign(http)
-    for one in parked:
+    for one in poll:
         assert ids((await finish_long_poll(one))["items"]) == [work["id"]]
 
 
@@ -375,16 +375,16 @@ async def test_prefer_wait_parks_like_the_parameter(http: httpx.AsyncClient) -> 
 async def test_prefer_wait_is_cut_to_the_range(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await add_task(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=100000"})
+    poll = await start_long_poll(broker, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=100000"})
     work = await assign(http)
-    assert ids((await finish_long_poll(parked))["items"]) == [work["id"]]
+    assert ids((await finish_long_poll(poll))["items"]) == [work["id"]]
 
 
 async def test_prefer_wait_yields_to_the_parameter(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     async with asyncio.timeout(5):
-        answer = await http.get("/v1/tools/t/work?wait=0", headers={"Prefer": "wait=60"})
-    assert answer.json() == {"items": []}
+        response = await http.get("/v1/tools/t/work?wait=0", headers={"Prefer": "wait=60"})
+    assert response.json() == {"items": []}
 
 
 @pytest.mark.parametrize(
@@ -393,19 +393,19 @@ async def test_prefer_wait_yields_to_the_parameter(http: httpx.AsyncClient) -> N
 async def test_a_preference_that_means_nothing_is_no_error(http: httpx.AsyncClient, preference: str) -> None:
     await add_tool(http)
     async with asyncio.timeout(5):
-        answer = await http.get("/v1/tools/t/work", headers={"Prefer": preference})
-    assert (answer.status_code, answer.json()) == (200, {"items": []})
+        response = await http.get("/v1/tools/t/work", headers={"Prefer": preference})
+    assert (response.status_code, response.json()) == (200, {"items": []})
 
 
 async def test_deleting_a_tool_answers_the_request_parked_for_it(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
+    poll = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
     await http.delete("/v1/tools/t")
     async with asyncio.timeout(5):
-        answer = await parked
-    assert answer.status_code in (200, 404)
+        response = await poll
+    assert response.status_code in (200, 404)
 
 
 async def test_a_client_that_left_is_forgotten_and_loses_nothing(
@@ -414,8 +414,8 @@ async def test_a_client_that_left_is_forgotten_and_loses_nothing(
     await add_tool(http)
     await add_task(http)
     before = waiting_count(broker)
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
-    parked.cancel()
+    poll = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
+    poll.cancel()
     async with asyncio.timeout(5):
         while waiting_count(broker) > before:
             await asyncio.sleep(0.005)
@@ -427,7 +427,7 @@ async def test_waiting_requests_hold_no_database_connection_and_no_transaction(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
-    parked = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(30)]
+    poll = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(30)]
     others = (
         "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     )
@@ -436,7 +436,7 @@ async def test_waiting_requests_hold_no_database_connection_and_no_transaction(
         while await sql.fetchval(f"{others} and state <> 'idle'"):  # the heartbeats of the broker itself
             await asyncio.sleep(0.01)
     assert await sql.fetchval(others) < 20
-    for one in parked:
+    for one in poll:
         one.cancel()
 
 
@@ -445,7 +445,7 @@ async def test_a_broker_that_stops_answers_the_waiting_at_once_and_empty(
 ) -> None:
     await add_tool(http)
     async with running_broker(Settings(database_url=database, fallback_seconds=60)) as other:
-        parked = await start_long_poll(other, "GET", "/v1/tools/t/work?wait=60")
+        poll = await start_long_poll(other, "GET", "/v1/tools/t/work?wait=60")
         async with asyncio.timeout(5):
             await other.stop()
-        assert await finish_long_poll(parked) == {"items": []}
+        assert await finish_long_poll(poll) == {"items": []}

@@ -17,21 +17,21 @@ CONTEXT = {"traceparent": PARENT, "tracestate": STATE}
 
 async def submit(http: httpx.AsyncClient, id_: str = "a", headers: object = None, **fields: object) -> Json:
     body = {"id": id_, "needs": {}, "retry_backoff_seconds": 0, **fields}
-    answer = await http.post("/v1/tasks", json=body, headers=headers)  # type: ignore[arg-type]
-    assert answer.status_code in (200, 201), answer.text
-    return answer.json()
+    response = await http.post("/v1/tasks", json=body, headers=headers)  # type: ignore[arg-type]
+    assert response.status_code in (200, 201), response.text
+    return response.json()
 
 
 async def started(http: httpx.AsyncClient, task: str = "a", tool: str = "t") -> tuple[str, dict[str, str]]:
     """The work that the task makes on the tool, and what its start says of the trace."""
     work = (await assign(http, task, tool))["id"]
-    answer = await http.post(f"/v1/work/{work}/start")
-    assert answer.status_code == 200, answer.text
-    return work, told(answer)
+    response = await http.post(f"/v1/work/{work}/start")
+    assert response.status_code == 200, response.text
+    return work, told(response)
 
 
-def told(answer: httpx.Response) -> dict[str, str]:
-    return {name: answer.headers[name] for name in CONTEXT if name in answer.headers}
+def told(response: httpx.Response) -> dict[str, str]:
+    return {name: response.headers[name] for name in CONTEXT if name in response.headers}
 
 
 # What goes through
@@ -47,7 +47,7 @@ async def test_the_tool_is_told_what_the_submitter_said_in_every_answer_about_it
     reported = await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5})
     again = await http.post(f"/v1/work/{work}/start")
     seen = await http.get(f"/v1/work/{work}")
-    assert [told(answer) for answer in (reported, again, seen)] == [CONTEXT] * 3
+    assert [told(response) for response in (reported, again, seen)] == [CONTEXT] * 3
     assert (reported.status_code, seen.json()["reports"][0]["progress"]) == (201, 0.5)
 
 
@@ -66,18 +66,18 @@ async def test_the_long_way_hands_it_on_like_the_short_one(http: httpx.AsyncClie
     body = b'{"id": "a", "needs": {}}'
     assert (await http.post("/v1/tasks", content=body, headers=CONTEXT | long)).status_code == 201
     work = (await assign(http))["id"]
-    answers = [
+    responses = [
         await http.post(f"/v1/work/{work}/{call}", content=b"{}", headers=long)
         for call in ("start", "reports")
     ]
-    assert [told(answer) for answer in answers] == [CONTEXT] * 2
+    assert [told(response) for response in responses] == [CONTEXT] * 2
 
 
 async def test_all_tasks_of_a_batch_are_submitted_in_the_same_trace(http: httpx.AsyncClient) -> None:
     await add_tool(http, capacity=2)
     items = [{"id": id_, "needs": {}} for id_ in ("a", "b")]
-    answer = await http.post("/v1/tasks/batch", json={"items": items}, headers=CONTEXT)
-    assert answer.status_code == 200
+    response = await http.post("/v1/tasks/batch", json={"items": items}, headers=CONTEXT)
+    assert response.status_code == 200
     assert [(await started(http, id_))[1] for id_ in ("a", "b")] == [CONTEXT] * 2
 
 

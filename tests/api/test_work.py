@@ -41,9 +41,9 @@ RECORD_FIELDS = {
 
 
 async def report(http: httpx.AsyncClient, work: str, **fields: Any) -> Json:
-    answer = await http.post(f"/v1/work/{work}/reports", json=fields)
-    assert answer.status_code in (200, 201), answer.text
-    return answer.json()
+    response = await http.post(f"/v1/work/{work}/reports", json=fields)
+    assert response.status_code in (200, 201), response.text
+    return response.json()
 
 
 # Reading
@@ -121,8 +121,8 @@ async def test_ended_work_is_answered_from_the_archive_its_state_the_outcome(htt
 )
 async def test_unknown_work_is_not_found(http: httpx.AsyncClient, method: str, path: str, body: Any) -> None:
     async with asyncio.timeout(5):
-        answer = await http.request(method, f"/v1/work/{UNKNOWN}{path}", json=body)
-    assert_problem(answer, 404, "work_not_found")
+        response = await http.request(method, f"/v1/work/{UNKNOWN}{path}", json=body)
+    assert_problem(response, 404, "work_not_found")
 
 
 async def test_a_work_id_is_taken_in_capitals_too(http: httpx.AsyncClient) -> None:
@@ -135,9 +135,9 @@ async def test_a_work_id_is_taken_in_capitals_too(http: httpx.AsyncClient) -> No
 
 async def test_started_work_runs(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
-    answer = await http.post(f"/v1/work/{pair.work}/start")
-    assert (answer.status_code, answer.json()["state"]) == (200, "running")
-    assert answer.json()["started_at"] is not None
+    response = await http.post(f"/v1/work/{pair.work}/start")
+    assert (response.status_code, response.json()["state"]) == (200, "running")
+    assert response.json()["started_at"] is not None
 
 
 async def test_work_started_again_is_as_it_was(http: httpx.AsyncClient) -> None:
@@ -148,9 +148,9 @@ async def test_work_started_again_is_as_it_was(http: httpx.AsyncClient) -> None:
 
 async def test_of_many_starts_all_are_answered_alike(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
-    answers = await asyncio.gather(*(http.post(f"/v1/work/{pair.work}/start") for _ in range(20)))
-    assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.text for answer in answers}) == 1
+    responses = await asyncio.gather(*(http.post(f"/v1/work/{pair.work}/start") for _ in range(20)))
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.text for response in responses}) == 1
 
 
 async def test_a_call_about_its_work_renews_the_lease_of_the_tool(http: httpx.AsyncClient) -> None:
@@ -181,10 +181,10 @@ async def test_a_report_is_kept_as_it_was_sent(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     name = str(uuid4())
     sent = {"id": name, "progress": 0.25, "message": "läuft ✓", "data": {"t": [1, None]}}
-    answer = await http.post(f"/v1/work/{pair.work}/reports", json=sent)
-    assert answer.status_code == 201
-    assert answer.json().keys() == {"id", "cancel_requested", "lease_expires_at"}
-    assert (answer.json()["id"], answer.json()["cancel_requested"]) == (name, False)
+    response = await http.post(f"/v1/work/{pair.work}/reports", json=sent)
+    assert response.status_code == 201
+    assert response.json().keys() == {"id", "cancel_requested", "lease_expires_at"}
+    assert (response.json()["id"], response.json()["cancel_requested"]) == (name, False)
     work = await get(http, f"/v1/work/{pair.work}")
     kept = dict(work["reports"][0])
     assert datetime.fromisoformat(kept.pop("at")).utcoffset() == timedelta(0)
@@ -194,20 +194,20 @@ async def test_a_report_is_kept_as_it_was_sent(http: httpx.AsyncClient) -> None:
 
 async def test_a_report_may_have_no_body(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
-    answer = await http.post(f"/v1/work/{pair.work}/reports")
-    assert answer.status_code == 201
-    assert UUID(answer.json()["id"])
+    response = await http.post(f"/v1/work/{pair.work}/reports")
+    assert response.status_code == 201
+    assert UUID(response.json()["id"])
 
 
 async def test_a_report_sent_again_is_kept_once(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     name = str(uuid4())
-    answers = [
+    responses = [
         await http.post(f"/v1/work/{pair.work}/reports", json={"id": name, "message": text})
         for text in ("one", "two")
     ]
-    assert [answer.status_code for answer in answers] == [201, 200]
-    assert [answer.json()["id"] for answer in answers] == [name, name]
+    assert [response.status_code for response in responses] == [201, 200]
+    assert [response.json()["id"] for response in responses] == [name, name]
     reports = (await get(http, f"/v1/work/{pair.work}/reports"))["items"]
     assert [item["message"] for item in reports] == ["one"]
 
@@ -215,10 +215,10 @@ async def test_a_report_sent_again_is_kept_once(http: httpx.AsyncClient) -> None
 async def test_of_many_reports_with_one_id_one_is_kept(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     body = {"id": str(uuid4())}
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(http.post(f"/v1/work/{pair.work}/reports", json=body) for _ in range(20))
     )
-    assert sorted(answer.status_code for answer in answers) == [200] * 19 + [201]
+    assert sorted(response.status_code for response in responses) == [200] * 19 + [201]
     assert len((await get(http, f"/v1/work/{pair.work}/reports"))["items"]) == 1
 
 
@@ -227,8 +227,8 @@ async def test_a_report_sent_again_after_the_end_is_told_of_the_end(http: httpx.
     name = str(uuid4())
     await report(http, pair.work, id=name)
     await complete_work(http, pair.work)
-    answer = await http.post(f"/v1/work/{pair.work}/reports", json={"id": name})
-    assert answer.status_code in (200, 409)
+    response = await http.post(f"/v1/work/{pair.work}/reports", json={"id": name})
+    assert response.status_code in (200, 409)
 
 
 async def test_two_works_may_have_reports_with_one_id(http: httpx.AsyncClient) -> None:
@@ -312,7 +312,7 @@ async def test_a_wait_on_work_is_answered_by_each_change(
 ) -> None:
     pair = await (add_assigned_work if change == "start" else add_running_work)(http)
     before = await get(http, f"/v1/work/{pair.work}")
-    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60")
+    poll = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60")
     if change == "start":
         await http.post(f"/v1/work/{pair.work}/start")
     elif change == "report":
@@ -324,7 +324,7 @@ async def test_a_wait_on_work_is_answered_by_each_change(
     else:
         items = [{"work_id": pair.work, "outcome": "failed"}]
         await http.post("/v1/work/complete", json={"items": items})
-    after = await finish_long_poll(parked)
+    after = await finish_long_poll(poll)
     assert after["version"] > before["version"]
     assert after == await get(http, f"/v1/work/{pair.work}")
 
@@ -344,9 +344,9 @@ async def test_a_wait_after_the_present_version_parks_until_the_next(
 ) -> None:
     pair = await add_running_work(http)
     version = (await get(http, f"/v1/work/{pair.work}"))["version"]
-    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60&after_version={version}")
+    poll = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60&after_version={version}")
     await report(http, pair.work)
-    assert (await finish_long_poll(parked))["version"] > version
+    assert (await finish_long_poll(poll))["version"] > version
 
 
 async def test_a_wait_after_a_version_to_come_is_not_answered_before_it(http: httpx.AsyncClient) -> None:
@@ -373,9 +373,9 @@ async def test_a_wait_on_ended_work_is_answered_at_once(http: httpx.AsyncClient)
 
 async def test_prefer_wait_parks_a_request_for_work(broker: Running, http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
-    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}", headers={"Prefer": "wait=60"})
+    poll = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}", headers={"Prefer": "wait=60"})
     await report(http, pair.work)
-    assert len((await finish_long_poll(parked))["reports"]) == 1
+    assert len((await finish_long_poll(poll))["reports"]) == 1
 
 
 MINIMAL = {"Prefer": "wait=60, return=minimal"}
@@ -388,20 +388,20 @@ async def test_who_watches_work_need_not_read_its_payload_and_its_reports(
     await report(http, pair.work)
     path = f"/v1/work/{pair.work}"
     version = (await get(http, path))["version"]
-    answer = await http.get(path, headers={"Prefer": "return=minimal"})
-    assert answer.json() == {"state": "running", "cancel_requested": False, "version": version}
-    assert answer.headers["Preference-Applied"] == "return=minimal"
-    parked = await start_long_poll(broker, "GET", path, headers=MINIMAL)
+    response = await http.get(path, headers={"Prefer": "return=minimal"})
+    assert response.json() == {"state": "running", "cancel_requested": False, "version": version}
+    assert response.headers["Preference-Applied"] == "return=minimal"
+    poll = await start_long_poll(broker, "GET", path, headers=MINIMAL)
     await http.post(f"{path}/cancel", json={})
-    assert await finish_long_poll(parked) == {
+    assert await finish_long_poll(poll) == {
         "state": "running",
         "cancel_requested": True,
         "version": version + 1,
     }
-    parked = await start_long_poll(broker, "GET", path, headers=MINIMAL)
+    poll = await start_long_poll(broker, "GET", path, headers=MINIMAL)
     await complete_work(http, pair.work)
     full = await get(http, path)
-    for seen in (await finish_long_poll(parked), (await http.get(path, headers=MINIMAL)).json()):
+    for seen in (await finish_long_poll(poll), (await http.get(path, headers=MINIMAL)).json()):
         assert seen == {name: full[name] for name in ("state", "cancel_requested", "version")}
     assert (await http.get(f"/v1/work/{UNKNOWN}", headers=MINIMAL)).status_code == 404
 
@@ -412,11 +412,11 @@ async def test_who_watches_work_need_not_read_its_payload_and_its_reports(
 async def test_completing_archives_the_work_and_ends_the_task(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     await report(http, pair.work, message="m")
-    answer = await complete(http, pair.work, result={"r": [1]})
-    assert answer.status_code == 200
-    assert answer.json().keys() == {"archived", "next"}
-    record = answer.json()["archived"]
-    assert answer.json()["next"] == []
+    response = await complete(http, pair.work, result={"r": [1]})
+    assert response.status_code == 200
+    assert response.json().keys() == {"archived", "next"}
+    record = response.json()["archived"]
+    assert response.json()["next"] == []
     assert record.keys() == RECORD_FIELDS
     assert (record["work_id"], record["task_id"], record["tool_id"]) == (pair.work, "a", "t")
     assert (record["attempt"], record["outcome"], record["result"]) == (1, "succeeded", {"r": [1]})
@@ -456,10 +456,10 @@ async def test_completing_in_another_way_is_told_how_the_work_ended(
 async def test_of_completions_that_race_one_outcome_wins(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     outcomes = ["succeeded", "failed", "cancelled", "released"] * 5
-    answers = await asyncio.gather(*(complete(http, pair.work, outcome) for outcome in outcomes))
+    responses = await asyncio.gather(*(complete(http, pair.work, outcome) for outcome in outcomes))
     [record] = (await get(http, "/v1/archive", task_id="a"))["items"]
-    for outcome, answer in zip(outcomes, answers, strict=True):
-        assert answer.status_code == (200 if outcome == record["outcome"] else 409)
+    for outcome, response in zip(outcomes, responses, strict=True):
+        assert response.status_code == (200 if outcome == record["outcome"] else 409)
     assert (await get(http, "/v1/tools/t"))["load"] == 0
 
 
@@ -484,20 +484,20 @@ async def test_a_completion_can_wait_for_the_next_work(broker: Running, http: ht
     pair = await add_running_work(http)
     await add_task(http, "b")
     body = {"outcome": "succeeded", "next_wait_seconds": 60}
-    parked = await start_long_poll(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    poll = await start_long_poll(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
     assert (await get(http, "/v1/tasks/a"))["state"] == "succeeded"
     work = await assign(http, "b")
-    answer = await finish_long_poll(parked)
-    assert answer["archived"]["work_id"] == pair.work
-    assert answer["next"] == [work]
+    response = await finish_long_poll(poll)
+    assert response["archived"]["work_id"] == pair.work
+    assert response["next"] == [work]
 
 
 async def test_work_that_is_there_is_handed_out_with_the_completion_at_once(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     following = await add_assigned_work(http, "b")
     async with asyncio.timeout(5):
-        answer = await complete(http, pair.work, next_wait_seconds=60)
-    assert ids(answer.json()["next"]) == [following.work]
+        response = await complete(http, pair.work, next_wait_seconds=60)
+    assert ids(response.json()["next"]) == [following.work]
     assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [following.work]
 
 
@@ -508,16 +508,16 @@ async def test_a_completion_waits_for_the_next_work_when_sent_again_too(
     await complete_work(http, pair.work)
     await add_task(http, "b")
     body = {"outcome": "succeeded", "next_wait_seconds": 60}
-    parked = await start_long_poll(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    poll = await start_long_poll(broker, "POST", f"/v1/work/{pair.work}/complete", json=body)
     work = await assign(http, "b")
-    assert ids((await finish_long_poll(parked))["next"]) == [work["id"]]
+    assert ids((await finish_long_poll(poll))["next"]) == [work["id"]]
 
 
 async def test_a_completion_that_waits_in_vain_is_answered_with_no_next(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     body = {"outcome": "succeeded", "next_wait_seconds": 0.3}
-    answer = await poll_until_timeout(http, "POST", f"/v1/work/{pair.work}/complete", json=body)
-    assert (answer["archived"]["outcome"], answer["next"]) == ("succeeded", [])
+    response = await poll_until_timeout(http, "POST", f"/v1/work/{pair.work}/complete", json=body)
+    assert (response["archived"]["outcome"], response["next"]) == ("succeeded", [])
 
 
 async def test_a_refused_completion_does_not_wait(http: httpx.AsyncClient) -> None:
@@ -536,10 +536,10 @@ async def test_a_batch_of_completions_answers_for_each_in_order(http: httpx.Asyn
     await complete_work(http, pairs[2].work, "failed")
     works = [pairs[2].work, pairs[0].work, UNKNOWN, pairs[1].work]
     items = [{"work_id": work, "outcome": "succeeded", "result": work} for work in works]
-    answer = await http.post("/v1/work/complete", json={"items": items})
-    assert answer.status_code == 200
+    response = await http.post("/v1/work/complete", json={"items": items})
+    assert response.status_code == 200
     statuses = ["work_ended", "archived", "work_not_found", "exists"]
-    assert answer.json() == {
+    assert response.json() == {
         "items": [{"work_id": work, "status": status} for work, status in zip(works, statuses, strict=True)]
     }
     assert (await get(http, "/v1/tasks/new"))["result"] == pairs[0].work
@@ -550,8 +550,8 @@ async def test_a_batch_of_completions_can_be_sent_again(http: httpx.AsyncClient)
     outcomes = ["succeeded", "failed", "cancelled", "released"] * 3
     items = [{"work_id": p.work, "outcome": o} for p, o in zip(pairs, outcomes, strict=False)]
     for status in ("archived", "exists"):
-        answer = await http.post("/v1/work/complete", json={"items": items})
-        assert {item["status"] for item in answer.json()["items"]} == {status}
+        response = await http.post("/v1/work/complete", json={"items": items})
+        assert {item["status"] for item in response.json()["items"]} == {status}
     assert (await get(http, "/v1/tools/t"))["load"] == 0
     assert len((await get(http, "/v1/archive"))["items"]) == 10
 
@@ -559,8 +559,8 @@ async def test_a_batch_of_completions_can_be_sent_again(http: httpx.AsyncClient)
 async def test_in_a_batch_the_first_completion_of_a_work_wins(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     items = [{"work_id": pair.work, "outcome": outcome} for outcome in ("failed", "succeeded", "failed")]
-    answer = await http.post("/v1/work/complete", json={"items": items})
-    assert [item["status"] for item in answer.json()["items"]] == ["archived", "work_ended", "exists"]
+    response = await http.post("/v1/work/complete", json={"items": items})
+    assert [item["status"] for item in response.json()["items"]] == ["archived", "work_ended", "exists"]
     assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "failed"
 
 
@@ -580,10 +580,10 @@ async def test_a_value_that_only_the_database_refuses_spoils_a_batch_and_nothing
         f'{{"work_id": "{pair.work}", "outcome": "succeeded", "result": {result}}}'
         for pair, result in zip(pairs, ("1", "1e400000"), strict=True)
     )
-    answer = await http.post(
+    response = await http.post(
         "/v1/work/complete", content=f'{{"items": [{items}]}}', headers={"content-type": "application/json"}
     )
-    problem = assert_problem(answer, 400, "validation_failed")
+    problem = assert_problem(response, 400, "validation_failed")
     assert [error["field"] for error in problem["errors"]] == ["items[1].result"]
     assert (await get(http, "/v1/tasks/b"))["state"] == "running"
 
@@ -595,8 +595,8 @@ async def test_a_thousand_works_complete_in_a_batch(http: httpx.AsyncClient) -> 
     pairs = [{"task_id": name, "tool_id": "t"} for name in names]
     made = (await http.post("/v1/work/batch", json={"items": pairs})).json()["items"]
     items = [{"work_id": item["work_id"], "outcome": "succeeded"} for item in made]
-    answer = await http.post("/v1/work/complete", json={"items": items})
-    assert {item["status"] for item in answer.json()["items"]} == {"archived"}
+    response = await http.post("/v1/work/complete", json={"items": items})
+    assert {item["status"] for item in response.json()["items"]} == {"archived"}
     assert (await get(http, "/v1/tools/t"))["load"] == 0
 
 

@@ -65,14 +65,14 @@ class Clients:
         async with asyncio.timeout(2 * _PATIENCE_SECONDS):
             while True:
                 try:
-                    answer = await self._http[who].request(method, path, **options)
+                    response = await self._http[who].request(method, path, **options)
                 except httpx.TransportError as error:
                     self.seen[f"{method}: {type(error).__name__}"] += 1
                 else:
-                    if answer.is_success:
-                        return answer.json()
-                    assert answer.status_code in (502, 503, 504), f"{method} {path}: {answer.text}"
-                    self.seen[f"{method}: {answer.status_code}"] += 1
+                    if response.is_success:
+                        return response.json()
+                    assert response.status_code in (502, 503, 504), f"{method} {path}: {response.text}"
+                    self.seen[f"{method}: {response.status_code}"] += 1
                 # Not to wait for something: so that many do not come back at once.
                 await asyncio.sleep(random.uniform(0.05, 0.5))
 
@@ -112,8 +112,12 @@ class Clients:
             items: list[Json] = [{"id": task, "needs": {}} for task in tasks]
             await self.call(_GIVER, "POST", "/v1/tasks/batch", json={"items": items})
             items = [{"task_id": task, "tool_id": tool} for task, tool in tasks.items()]
-            answer = await self.call(_GIVER, "POST", "/v1/work/batch", json={"items": items})
-            assert {item["status"] for item in answer["items"]} <= {"assigned", "exists", "task_unavailable"}
+            response = await self.call(_GIVER, "POST", "/v1/work/batch", json={"items": items})
+            assert {item["status"] for item in response["items"]} <= {
+                "assigned",
+                "exists",
+                "task_unavailable",
+            }
             async with asyncio.timeout(_PATIENCE_SECONDS), self._more:
                 await self._more.wait_for(lambda tasks=tasks: tasks.keys() <= self.completed.keys())
 

@@ -138,7 +138,7 @@ async def test_through_nginx_events_come_at_once_and_errors_are_the_brokers(
         large = await http.post("/v1/tasks", content=b" " * (LARGEST_BODY_BYTES + 1), headers=kind)
         assert_problem(large, 413, "payload_too_large")
         asked = [await http.get("/health/live", headers={"X-Request-ID": name}) for name in ("mine", "n o")]
-        assert [answer.status_code for answer in asked] == [200, 200]
+        assert [response.status_code for response in asked] == [200, 200]
     logged = [json.loads(line)["request_id"] for line in (tmp_path / "access.log").read_text().splitlines()]
     assert logged[-2] == "mine"
     assert re.fullmatch("[0-9a-f]{32}", logged[-1])
@@ -149,13 +149,13 @@ async def test_where_no_broker_answers_nginx_says_so_as_a_broker_would(tmp_path:
     nobody = f"127.0.0.1:{free_port()}"
     front = nginx.Nginx(tmp_path, [nobody, nobody])
     async with front.running(), httpx.AsyncClient(base_url=front.url) as http:
-        answer = await http.post("/v1/tasks", json={"needs": 1})
-    assert answer.status_code == 502
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    problem = answer.json()
+        response = await http.post("/v1/tasks", json={"needs": 1})
+    assert response.status_code == 502
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
     assert problem.keys() == {"type", "title", "status", "detail", "instance", "code"}
     assert (problem["code"], problem["instance"]) == ("unavailable", "/v1/tasks")
-    assert answer.headers["Retry-After"] == "1"
+    assert response.headers["Retry-After"] == "1"
 
 
 def test_nginx_never_sends_again_what_may_have_been_taken() -> None:
