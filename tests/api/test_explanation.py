@@ -99,7 +99,7 @@ NONE = ToolsByState(available=0)
         (
             facts("assigned", work=ASSIGNED),
             "assigned",
-            "Tool xrd-1 has assigned the task since 2026-11-25T11:59:50Z (10 s) and has not",
+            "Tool xrd-1 has had the task since 2026-11-25T11:59:50Z (10 s) and has not",
         ),
         (facts("assigned", work=ASSIGNED), "assigned", "by 2026-11-25T12:00:30Z (in 30 s), the task returns"),
         (
@@ -224,7 +224,7 @@ async def detail_of(http: httpx.AsyncClient, task: str = "a") -> str:
 
 async def test_the_detail_of_a_running_task_names_its_tool_and_progress(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http, timeout_seconds=3600)
-    assigned = r"Tool t has assigned the task since \S+Z \(\d s\) and has not started it yet\. "
+    assigned = r"Tool t has had the task since \S+Z \(\d s\) and has not started it yet\. "
     assert re.match(assigned, await detail_of(http))
     for report in ({"progress": 0.25, "message": "a quarter"}, {"progress": 0.5}):
         await http.post(f"/v1/work/{pair.work}/reports", json=report)

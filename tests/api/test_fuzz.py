@@ -1,6 +1,6 @@
-"""Thousands of odd requests, to every call: none is a 500, none tells what is inside, and all is well after.
+"""Thousands of malformed requests to every operation: no response is a 500 or reveals internals.
 
-They are made by chance, but the same every time; `BROKER_TEST_SEED` makes others.
+The requests are pseudo-random, and the same in every run. `BROKER_TEST_SEED` changes them.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ TOOL = {"id": "t", "skills": ["x"], "capacity": 3, "lease_seconds": 60, "resume"
 PAIR = {"task_id": "a", "tool_id": "t"}
 END = {"outcome": "failed", "result": {"r": 1}, "error": "e", "retry": True}
 ID = "01920000-0000-7000-8000-000000000000"
-CALLS: list[tuple[str, str, Any]] = [
+OPERATIONS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/tools", TOOL),
     ("GET", "/v1/tools?state=idle&limit=5&after=x", None),
     ("GET", "/v1/tools/t", None),
@@ -94,8 +94,8 @@ ODD_HEADERS = [
 ODD_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "get", "BREW", "PROPFIND"]
 
 
-class Answer(NamedTuple):
-    """An answer as it came; status 0: the connection was closed without a word."""
+class Response(NamedTuple):
+    """A received response. Its status is 0 if the broker closed the connection without a response."""
 
     status: int
     kind: str
@@ -103,121 +103,119 @@ class Answer(NamedTuple):
 
 
 class Requests:
-    """Makes requests by chance.
+    """A generator of pseudo-random requests.
 
     Args:
-        seed: The same seed, the same requests.
-        known: Ids of work under way, of records and the like: some of the requests are about what is there.
+        seed: The seed. The same seed generates the same requests.
+        known: Ids of work, so some of the requests refer to existing objects.
     """
 
     def __init__(self, seed: int, known: list[str]) -> None:
-        self._chance = random.Random(seed)
+        self._rng = random.Random(seed)
         self._known = known
 
     def make(self) -> bytes:
-        """One request, as it goes over the wire."""
-        chance = self._chance
-        method, target, body = chance.choice(CALLS)
-        if self._known and chance.random() < 0.7:
-            target = target.replace(ID, chance.choice(self._known))
+        """Return the bytes of a request."""
+        rng = self._rng
+        method, target, body = rng.choice(OPERATIONS)
+        if self._known and rng.random() < 0.7:
+            target = target.replace(ID, rng.choice(self._known))
         content = b"" if body is None else self._spoil_body(body)
         headers = ["Host: localhost", "Content-Type: application/json"]
-        if chance.random() < 0.4:
+        if rng.random() < 0.4:
             target = self._spoil_target(target)
-        if chance.random() < 0.15:
-            odd = chance.choice(ODD_HEADERS)
+        if rng.random() < 0.15:
+            odd = rng.choice(ODD_HEADERS)
             headers = [header for header in headers if header.split(":")[0] != odd.split(":")[0]] + [odd]
-        if chance.random() < 0.08:
-            method = chance.choice(ODD_METHODS)
-        if content or chance.random() < 0.5:
+        if rng.random() < 0.08:
+            method = rng.choice(ODD_METHODS)
+        if content or rng.random() < 0.5:
             headers.append(f"Content-Length: {len(content)}")
         head = "\r\n".join([f"{method} {target} HTTP/1.1", *headers, "", ""])
         return head.encode("utf-8", "surrogatepass") + content
 
     def _spoil_body(self, body: Any) -> bytes:
-        how = self._chance.random()
-        if how < 0.5:
+        draw = self._rng.random()
+        if draw < 0.5:
             return self._with_odd_value(body).encode()
         text = bytearray(json.dumps(body).encode())
-        if how < 0.9:
-            for _ in range(self._chance.randint(1, 4)):
+        if draw < 0.9:
+            for _ in range(self._rng.randint(1, 4)):
                 self._spoil_bytes(text)
             return bytes(text)
-        return self._chance.randbytes(self._chance.randint(0, 60)) if how < 0.95 else bytes(text)
+        return self._rng.randbytes(self._rng.randint(0, 60)) if draw < 0.95 else bytes(text)
 
     def _with_odd_value(self, body: Any) -> str:
-        """The body as JSON, with some of its values replaced, left out or doubled."""
-        odd = self._chance.choice(ODD_JSON)
+        """Return the body as JSON, with some of its values replaced or removed."""
+        odd = self._rng.choice(ODD_JSON)
         if isinstance(body, dict):
-            name = self._chance.choice([*body, "unknown"])
+            name = self._rng.choice([*body, "unknown"])
             parts = [
                 f"{json.dumps(key)}:{self._with_odd_value(value) if key == name else json.dumps(value)}"
                 for key, value in body.items()
-                if key != name or self._chance.random() < 0.8
+                if key != name or self._rng.random() < 0.8
             ]
             if name == "unknown":
                 parts.append(f'"unknown":{odd}')
             return "{" + ",".join(parts) + "}"
-        if isinstance(body, list) and body and self._chance.random() < 0.6:
-            place = self._chance.randrange(len(body))
+        if isinstance(body, list) and body and self._rng.random() < 0.6:
+            position = self._rng.randrange(len(body))
             return "[" + ",".join(
-                self._with_odd_value(each) if number == place else json.dumps(each)
+                self._with_odd_value(each) if number == position else json.dumps(each)
                 for number, each in enumerate(body)
             ) + "]"  # fmt: skip
         return odd
 
     def _spoil_bytes(self, text: bytearray) -> None:
-        place = self._chance.randrange(len(text) or 1)
-        match self._chance.randrange(4):
+        position = self._rng.randrange(len(text) or 1)
+        match self._rng.randrange(4):
             case 0:
-                text[place : place + 1] = self._chance.randbytes(1)
+                text[position : position + 1] = self._rng.randbytes(1)
             case 1:
-                del text[place : place + self._chance.randint(1, 20)]
+                del text[position : position + self._rng.randint(1, 20)]
             case 2:
-                text[place:place] = self._chance.choice(ODD_JSON)[:2000].encode("utf-8", "surrogatepass")
+                text[position:position] = self._rng.choice(ODD_JSON)[:2000].encode("utf-8", "surrogatepass")
             case 3:
-                text[place:place] = self._chance.choice(b'{}[]",:\\ \x00\xff'.hex(" ").split()).encode()
+                text[position:position] = self._rng.choice(b'{}[]",:\\ \x00\xff'.hex(" ").split()).encode()
 
     def _spoil_target(self, target: str) -> str:
-        odd = self._chance.choice(ODD_TEXTS)
+        odd = self._rng.choice(ODD_TEXTS)
         path, _, query = target.partition("?")
-        if query and self._chance.random() < 0.7:
+        if query and self._rng.random() < 0.7:
             parts = query.split("&")
-            place = self._chance.randrange(len(parts))
-            name = parts[place].partition("=")[0]
+            position = self._rng.randrange(len(parts))
+            name = parts[position].partition("=")[0]
             if name != "wait" or not re.fullmatch(r"[0-9.+e]+", odd):
-                parts[place] = f"{name}={odd}"
+                parts[position] = f"{name}={odd}"
             return f"{path}?{'&'.join(parts)}"
         segments = path.split("/")
-        segments[self._chance.randrange(1, len(segments))] = odd
-        return "/".join(segments) + (
-            f"?{query}" if query else self._chance.choice(["", "?", "?x=1", "?limit="])
-        )
+        segments[self._rng.randrange(1, len(segments))] = odd
+        return "/".join(segments) + (f"?{query}" if query else self._rng.choice(["", "?", "?x=1", "?limit="]))
 
 
 class Client:
-    """Sends requests over a connection, and a new one when that is closed."""
+    """A client that opens a new connection when the broker has closed the previous one."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def send(self, request: bytes) -> Answer:
-        """Send a request as it is, and read the answer."""
+    async def send(self, request: bytes) -> Response:
+        """Send the bytes of a request, and read the response."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         try:
             writer.write(request)
-            response, goes_on = await self._read(reader, is_head=request.startswith(b"HEAD "))
+            response, is_open = await self._read(reader, is_head=request.startswith(b"HEAD "))
         except (asyncio.IncompleteReadError, ConnectionError):
-            response, goes_on = Answer(0, "", b""), False
-        # What was said of its length may be wrong: what is left would be the beginning of the next.
-        if not goes_on or request.count(b"Content-Length") > 1 or b"Transfer-Encoding" in request:
+            response, is_open = Response(0, "", b""), False
+        # If the length may be wrong, the rest of this request would be read as the next one.
+        if not is_open or request.count(b"Content-Length") > 1 or b"Transfer-Encoding" in request:
             await self.close()
         return response
 
-    async def _read(self, reader: asyncio.StreamReader, *, is_head: bool) -> tuple[Answer, bool]:
+    async def _read(self, reader: asyncio.StreamReader, *, is_head: bool) -> tuple[Response, bool]:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         if head.startswith("http/1.1 100"):
             return await self._read(reader, is_head=is_head)
@@ -231,22 +229,22 @@ class Client:
             length = re.search(r"content-length: (\d+)", head)
             body = b"" if is_head else await reader.readexactly(int(length[1]) if length else 0)
         kind = re.search(r"content-type: ([\w/+-]+)", head)
-        return Answer(int(head.split()[1]), kind[1] if kind else "", body), "connection: close" not in head
+        return Response(int(head.split()[1]), kind[1] if kind else "", body), "connection: close" not in head
 
     async def close(self) -> None:
-        """Close the connection; the next request goes over a new one."""
+        """Close the connection. The next request opens a new one."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
-async def test_thousands_of_odd_requests(database: str) -> None:
+async def test_thousands_of_malformed_requests_cause_no_server_error(database: str) -> None:
     with serving(BROKER_DATABASE_URL=database) as (process, url):
         await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url, timeout=30) as http:
-            known = await some_history(http)
-            seen = await fuzz(httpx.URL(url).port or 0, known)
-            assert seen.keys() & {200, 201, 202, 204, 400, 404, 405, 409, 415} >= {
+            known = await add_history(http)
+            statuses = await fuzz(httpx.URL(url).port or 0, known)
+            assert statuses.keys() & {200, 201, 202, 204, 400, 404, 405, 409, 415} >= {
                 200,
                 201,
                 400,
@@ -255,17 +253,17 @@ async def test_thousands_of_odd_requests(database: str) -> None:
                 409,
                 415,
             }
-            # It is well, and does its work.
+            # The broker is ready, and still does its work.
             assert (await get(http, "/health/ready"))["status"] == "ready"
-            assert await some_history(http, "after")
+            assert await add_history(http, "after")
         process.terminate()
         assert await wait_for_exit(process, within=20) == 0
-        said = process.stderr.read().decode() if process.stderr else ""
-    assert not LEAKS.search(said), said[-3000:]
-    assert "request failed" not in said
+        log = process.stderr.read().decode() if process.stderr else ""
+    assert not LEAKS.search(log), log[-3000:]
+    assert "request failed" not in log
     connection = await asyncpg.connect(libpq_url(database))
     try:
-        # Tools were made smaller, tasks retried, records deleted.
+        # The requests have reduced capacities, retried tasks and deleted records.
         but = {
             "no tool exceeds its capacity, unless it was resized",
             "a task counts the attempts in the archive",
@@ -276,8 +274,8 @@ async def test_thousands_of_odd_requests(database: str) -> None:
 
 
 async def fuzz(port: int, known: list[str]) -> dict[int, int]:
-    """Send them all; how many answers of each status there were."""
-    seen: dict[int, int] = {}
+    """Send all requests. Return the number of responses by status."""
+    counts: dict[int, int] = {}
 
     async def send(number: int) -> None:
         client, requests = Client(port), Requests(SEED + number, known)
@@ -287,32 +285,32 @@ async def fuzz(port: int, known: list[str]) -> dict[int, int]:
                 async with asyncio.timeout(20):
                     response = await client.send(request)
             except TimeoutError:
-                pytest.fail(f"no answer to {request[:2000]!r}")
-            seen[response.status] = seen.get(response.status, 0) + 1
+                pytest.fail(f"no response to {request[:2000]!r}")
+            counts[response.status] = counts.get(response.status, 0) + 1
             check(request, response)
         await client.close()
 
     await asyncio.gather(*(send(number) for number in range(CLIENTS)))
-    return seen
+    return counts
 
 
-def check(request: bytes, response: Answer) -> None:
-    """An answer says what it is, and nothing of what is inside."""
-    told = f"{request[:2000]!r} was answered {response.status}: {response.body[:1000]!r}"
-    assert response.status < 500, told
+def check(request: bytes, response: Response) -> None:
+    """Check that a response has a valid form and reveals no internals."""
+    message = f"{request[:2000]!r} returned {response.status}: {response.body[:1000]!r}"
+    assert response.status < 500, message
     if response.status >= 400 and response.body:
-        assert response.kind == "application/problem+json", told
+        assert response.kind == "application/problem+json", message
         problem = json.loads(response.body)
-        assert problem["status"] == response.status, told
-        # What was sent may be told again in the name of a field, or as the place.
-        ours = " ".join(
+        assert problem["status"] == response.status, message
+        # Only `errors[].field` and `instance` may repeat what the client sent.
+        texts = " ".join(
             [problem["title"], problem["detail"], *(e["message"] for e in problem.get("errors", []))]
         )
-        assert not LEAKS.search(ours), told
+        assert not LEAKS.search(texts), message
 
 
-async def some_history(http: httpx.AsyncClient, suffix: str = "") -> list[str]:
-    """Work of every kind, so that there is something to meet; the ids of some of it."""
+async def add_history(http: httpx.AsyncClient, suffix: str = "") -> list[str]:
+    """Create running, succeeded and failed work, and return its ids."""
     tool = (await add_tool(http, f"t{suffix}", capacity=100, resume=True))["id"]
     works = []
     for number in range(6):

@@ -1,4 +1,4 @@
-"""Keys over HTTP: made, listed, used and revoked."""
+"""Create, list, use and revoke keys over HTTP and with `broker keys`."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ ADMIN = "an-admin-key-of-the-settings"
 
 @pytest.fixture
 async def broker(serve: Serve) -> Running:
-    """A broker whose admin key is in its settings, and a client that sends it."""
+    """Start a broker with an admin key in its settings. Its client sends that key."""
     running = await serve(admin_key=ADMIN)
     running.client.headers.update(bearer(ADMIN))
     return running
@@ -43,51 +43,51 @@ async def broker(serve: Serve) -> Running:
 
 @pytest.fixture
 def http(broker: Running) -> httpx.AsyncClient:
-    """The client."""
+    """Return the client of the broker."""
     return broker.client
 
 
-async def made(http: httpx.AsyncClient, name: str, *roles: str, **fields: Any) -> Json:
+async def create_key(http: httpx.AsyncClient, name: str, *roles: str, **fields: Any) -> Json:
     response = await http.post("/v1/keys", json={"name": name, "roles": roles, **fields})
     assert response.status_code == 201, response.text
-    found: Json = response.json()
-    return found
+    key: Json = response.json()
+    return key
 
 
-async def listed(http: httpx.AsyncClient) -> list[Json]:
+async def list_keys(http: httpx.AsyncClient) -> list[Json]:
     items: list[Json] = (await get(http, "/v1/keys"))["items"]
     return items
 
 
 async def test_a_key_is_shown_once_and_works_at_once(http: httpx.AsyncClient) -> None:
-    new = await made(http, "lab", "tool", "submitter", "tool")
+    new = await create_key(http, "lab", "tool", "submitter", "tool")
     assert new.keys() == {"name", "roles", "created_at", "key"}
     assert (new["name"], new["roles"]) == ("lab", ["tool", "submitter"])
     assert (await http.get("/v1/tools", headers=bearer(new["key"]))).status_code == 200
-    [item] = await listed(http)
+    [item] = await list_keys(http)
     assert item.keys() == {"name", "roles", "created_at", "last_used_at"}
     assert (item["roles"], item["created_at"]) == (new["roles"], new["created_at"])
     assert new["key"] not in (await http.get("/v1/keys")).text
 
 
 async def test_a_name_in_use_is_refused_unless_its_key_is_replaced(http: httpx.AsyncClient) -> None:
-    old = await made(http, "lab", "tool")
+    old = await create_key(http, "lab", "tool")
     token = await registered(http, old["key"])
     refused = await http.post("/v1/keys", json={"name": "lab", "roles": ["tool"]})
     assert "replace" in assert_problem(refused, 409, "key_exists")["detail"]
-    new = await made(http, "lab", "tool", replace=True)
+    new = await create_key(http, "lab", "tool", replace=True)
     assert_problem(await http.get("/v1/tools", headers=bearer(old["key"])), 401, "unauthenticated")
     for each in (new["key"], token):
         assert (await http.get("/v1/tools/t", headers=bearer(each))).status_code == 200
-    assert [item["created_at"] for item in await listed(http)] == [new["created_at"]]
-    assert (await made(http, "new", "tool", replace=True))["name"] == "new"
+    assert [item["created_at"] for item in await list_keys(http)] == [new["created_at"]]
+    assert (await create_key(http, "new", "tool", replace=True))["name"] == "new"
 
 
 async def test_a_revoked_key_is_refused_within_seconds_in_every_process(
     serve: Serve, http: httpx.AsyncClient
 ) -> None:
     other = await serve(admin_key=ADMIN)
-    new = await made(http, "lab", "tool")
+    new = await create_key(http, "lab", "tool")
     token = await registered(http, new["key"])
     for client in (http, other.client):
         for each in (new["key"], token):
@@ -97,12 +97,12 @@ async def test_a_revoked_key_is_refused_within_seconds_in_every_process(
     for each in (new["key"], token):
         assert_problem(await http.get("/v1/tools/t", headers=bearer(each)), 401, "unauthenticated")
         await until_answered(other.client, 401, each, "/v1/tools/t")
-    assert await listed(http) == []
+    assert await list_keys(http) == []
     assert_problem(await http.delete("/v1/keys/lab"), 404, "key_not_found")
 
 
 @pytest.mark.parametrize("name", ["nobody", "@admin", "two%20words", "x" * 129])
-async def test_there_is_no_key_of_an_unknown_name(http: httpx.AsyncClient, name: str) -> None:
+async def test_revoking_an_unknown_key_is_not_found(http: httpx.AsyncClient, name: str) -> None:
     assert_problem(await http.delete(f"/v1/keys/{name}"), 404, "key_not_found")
     assert (await http.get("/v1/keys")).status_code == 200
 
@@ -117,7 +117,7 @@ async def test_there_is_no_key_of_an_unknown_name(http: httpx.AsyncClient, name:
         ({"name": "lab", "roles": None}, "roles"),
         ({"name": "lab", "roles": ["king"]}, "roles"),
         ({"name": "lab", "roles": [1]}, "roles"),
-        pytest.param({"name": "lab", "roles": ["tool"] * 101}, "roles", id="more roles than there are"),
+        pytest.param({"name": "lab", "roles": ["tool"] * 101}, "roles", id="101 roles"),
         ({"name": "two words", "roles": ["tool"]}, "name"),
         ({"name": "@admin", "roles": ["tool"]}, "name"),
         ({"name": "", "roles": ["tool"]}, "name"),
@@ -126,25 +126,25 @@ async def test_there_is_no_key_of_an_unknown_name(http: httpx.AsyncClient, name:
     ],
     ids=str,
 )
-async def test_what_is_no_key_is_refused_by_its_field(
+async def test_an_invalid_new_key_is_refused_with_the_name_of_the_field(
     http: httpx.AsyncClient, body: Json, field: str
 ) -> None:
     problem = assert_problem(await http.post("/v1/keys", json=body), 400, "validation_failed")
     assert [error["field"].partition("[")[0] for error in problem["errors"]] == [field]
-    assert await listed(http) == []
+    assert await list_keys(http) == []
 
 
-async def test_keys_are_listed_page_by_page_in_the_order_of_their_names(http: httpx.AsyncClient) -> None:
+async def test_keys_are_listed_by_name_with_paging(http: httpx.AsyncClient) -> None:
     for name in ("c", "a", "b"):
-        await made(http, name, "tool")
-    found = await get_pages(http, "/v1/keys", limit=1)
-    assert [item["name"] for item in flatten(found)] == ["a", "b", "c"]
-    assert len(found) == 3
+        await create_key(http, name, "tool")
+    pages = await get_pages(http, "/v1/keys", limit=1)
+    assert [item["name"] for item in flatten(pages)] == ["a", "b", "c"]
+    assert len(pages) == 3
     assert_problem(await http.get("/v1/keys?after=!"), 400, "validation_failed")
 
 
 @pytest.mark.parametrize("replace", [False, True])
-async def test_of_many_that_make_a_key_of_one_name_at_once_one_is_in_use(
+async def test_concurrent_creation_of_a_key_leaves_one_valid_key(
     serve: Serve, http: httpx.AsyncClient, replace: bool
 ) -> None:
     other = await serve(admin_key=ADMIN)
@@ -160,11 +160,11 @@ async def test_of_many_that_make_a_key_of_one_name_at_once_one_is_in_use(
     assert sum(good) == 1
 
 
-async def test_the_last_use_of_a_key_is_recorded_and_not_for_each_request(
+async def test_the_last_use_of_a_key_is_recorded_less_often_than_each_request(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    key = (await made(http, "used", "tool"))["key"]
-    await made(http, "unused", "tool")
+    key = (await create_key(http, "used", "tool"))["key"]
+    await create_key(http, "unused", "tool")
 
     async def last_use() -> Any:
         return await sql.fetchval("select last_used_at from keys where name = 'used'")
@@ -175,7 +175,7 @@ async def test_the_last_use_of_a_key_is_recorded_and_not_for_each_request(
             assert (await http.get("/v1/tools", headers=bearer(key))).status_code == 200
         await wait_until(last_use)
     assert len([each for each in seen if "last_used_at = now()" in each]) <= 2
-    by_name = {item["name"]: item["last_used_at"] for item in await listed(http)}
+    by_name = {item["name"]: item["last_used_at"] for item in await list_keys(http)}
     assert by_name["unused"] is None
     assert by_name["used"] is not None
 
@@ -183,12 +183,12 @@ async def test_the_last_use_of_a_key_is_recorded_and_not_for_each_request(
 # The first key
 
 
-async def test_the_first_key_can_be_made_from_this_machine_and_closes_the_door(serve: Serve) -> None:
+async def test_the_first_key_can_be_created_locally_and_ends_open_access(serve: Serve) -> None:
     first, second = await serve(), await serve()
     http = first.client
-    assert await listed(http) == []
-    key = bearer((await made(http, "me", "admin"))["key"])
-    # At once where it was made, soon elsewhere.
+    assert await list_keys(http) == []
+    key = bearer((await create_key(http, "me", "admin"))["key"])
+    # At once in the process that created the key, and soon in the others.
     for path in ("/v1/keys", "/v1/tools"):
         assert_problem(await http.get(path), 401, "unauthenticated")
     assert_problem(
@@ -197,21 +197,21 @@ async def test_the_first_key_can_be_made_from_this_machine_and_closes_the_door(s
     await until_answered(second.client, 401)
     for client in (http, second.client):
         assert (await client.get("/v1/keys", headers=key)).status_code == 200
-    # Revoked, it leaves the door closed.
+    # After its revocation, requests still need a key.
     assert (await http.delete("/v1/keys/me", headers=key)).status_code == 204
     assert_problem(await http.get("/v1/keys"), 401, "unauthenticated")
 
 
-async def test_a_tool_goes_on_with_its_token_when_the_first_key_is_made(serve: Serve) -> None:
+async def test_a_tool_token_stays_valid_when_the_first_key_is_created(serve: Serve) -> None:
     http = (await serve()).client
     token = bearer((await add_tool(http))["token"])
     pair = await add_assigned_work(http, tool="other")
-    await made(http, "me", "admin")
+    await create_key(http, "me", "admin")
     assert (await http.post("/v1/tools/t/heartbeat", headers=token)).status_code == 200
     assert_problem(await http.post(f"/v1/work/{pair.work}/start", headers=token), 403, "forbidden")
 
 
-async def test_only_admins_may_make_see_and_revoke_keys(http: httpx.AsyncClient, store: Store) -> None:
+async def test_only_admins_may_create_list_and_revoke_keys(http: httpx.AsyncClient, store: Store) -> None:
     for role in ("submitter", "tool", "assigner", "operator"):
         key = bearer(await make_key(store, role, role))
         body = {"name": "mine", "roles": ["admin"]}
@@ -230,15 +230,15 @@ async def broker_keys(url: str, *arguments: str, **environment: str) -> cli.Comm
     return await cli.run(url, "keys", *arguments, **environment)
 
 
-async def test_keys_are_made_listed_and_revoked_by_the_broker_that_a_url_names(
+async def test_broker_keys_creates_lists_and_revokes_keys_of_the_broker_at_a_url(
     serve: Serve, tmp_path: Path
 ) -> None:
     broker = await serve()
     folder = {"BROKER_DATA_DIR": str(tmp_path / "data")}
-    nothing = await broker_keys(broker.url, "list", **folder)
-    assert (nothing.status, nothing.out) == (0, "")
-    assert f"There are no keys at {broker.url}" in nothing.err
-    assert await broker_keys(broker.url, "list", "--url", "", **folder) == nothing
+    empty = await broker_keys(broker.url, "list", **folder)
+    assert (empty.status, empty.out) == (0, "")
+    assert f"There are no keys at {broker.url}" in empty.err
+    assert await broker_keys(broker.url, "list", "--url", "", **folder) == empty
     first = await broker_keys(broker.url, "create", "--role", "admin", "--name", "me", **folder)
     assert first.status == 0, first.err
     assert f"Key me (admin) is made at {broker.url}" in first.err
@@ -270,7 +270,7 @@ async def test_keys_are_made_listed_and_revoked_by_the_broker_that_a_url_names(
 
 
 @pytest.mark.parametrize("arguments", [("create", "--role", "tool"), ("list",), ("revoke", "me")], ids=str)
-async def test_a_key_that_may_make_no_keys_is_refused_and_told_which_may(
+async def test_broker_keys_without_an_admin_key_names_the_required_role(
     serve: Serve, store: Store, arguments: tuple[str, ...]
 ) -> None:
     operator = await make_key(store, "lab", "operator")
@@ -283,18 +283,20 @@ async def test_a_key_that_may_make_no_keys_is_refused_and_told_which_may(
 
 
 @pytest.mark.parametrize("arguments", [("create", "--role", "tool"), ("list",), ("revoke", "me")], ids=str)
-def test_without_a_broker_and_a_database_no_key_is_made_and_one_line_says_what_to_do(
+def test_broker_keys_without_a_broker_and_a_database_prints_one_line_of_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr("broker.cli.keys._PATIENCE_SECONDS", 0.1)
-    nowhere = dict.fromkeys(name for name in os.environ if name.startswith("BROKER_"))
-    here = nowhere | {"BROKER_DATA_DIR": str(tmp_path / "data")}
-    refused = CliRunner().invoke(main, ["keys", *arguments], env=here)
+    unset = dict.fromkeys(name for name in os.environ if name.startswith("BROKER_"))
+    environment = unset | {"BROKER_DATA_DIR": str(tmp_path / "data")}
+    refused = CliRunner().invoke(main, ["keys", *arguments], env=environment)
     assert (refused.exit_code, refused.stdout) == (1, "")
     [line] = refused.stderr.splitlines()
-    for what in (str(tmp_path), "BROKER_URL", "BROKER_DATA_DIR", "BROKER_DATABASE_URL"):
-        assert what in line
-    nobody = CliRunner().invoke(main, ["keys", *arguments], env=here | {"BROKER_URL": "http://127.0.0.1:1"})
-    assert (nobody.exit_code, nobody.stdout) == (1, "")
-    assert "No broker answers at http://127.0.0.1:1" in nobody.stderr
+    for name in (str(tmp_path), "BROKER_URL", "BROKER_DATA_DIR", "BROKER_DATABASE_URL"):
+        assert name in line
+    unreachable = CliRunner().invoke(
+        main, ["keys", *arguments], env=environment | {"BROKER_URL": "http://127.0.0.1:1"}
+    )
+    assert (unreachable.exit_code, unreachable.stdout) == (1, "")
+    assert "No broker answers at http://127.0.0.1:1" in unreachable.stderr
     assert names_in(tmp_path) == []
