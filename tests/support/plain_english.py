@@ -63,6 +63,9 @@ TEST_NAMES = {
     ),
 }
 
+#: Words. The style asks for fewer than 25; a list of names may need some more.
+LONGEST_SENTENCE = 30
+
 _SUFFIXES = {".conf", ".css", ".html", ".ini", ".js", ".json", ".md", ".py", ".sh", ".toml", ".yaml", ".yml"}
 _NAMES_OF_FILES = {"Containerfile", "Makefile", "run"}
 # Other people's text, and files that programs make.
@@ -95,7 +98,7 @@ def findings(path: Path) -> Iterator[Finding]:
         path: A Python module, a Markdown page, or any other text file.
 
     Yields:
-        The findings, in no particular order.
+        The findings.
     """
     for line, kind, text in _texts(path):
         if kind == "name":
@@ -109,6 +112,22 @@ def findings(path: Path) -> Iterator[Finding]:
             yield from _matches(path, line, text, FIRST_LINES, r"\A{}")
         if kind in {"docstring", "comment", "prose"}:
             yield from _matches(path, line, text, SENTENCES, r"(?:\A|(?<=[.!?:] ))({})(?![^.!?]*\?)")
+
+
+def long_sentences(path: Path) -> Iterator[Finding]:
+    """Find the sentences of a Markdown page that have more than `LONGEST_SENTENCE` words.
+
+    Args:
+        path: The page. Tables, headings and code do not count.
+    """
+    for line, _, text in _texts(path):
+        for block in re.split(r"\n(?=[-|#]|\d+\.)", text):
+            if block.startswith(("|", "#")):
+                continue
+            prose = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(block.split()))
+            for sentence in re.split(r"(?<=[.!?:]) ", prose):
+                if (words := len(sentence.split())) > LONGEST_SENTENCE:
+                    yield Finding(path, line, sentence[:80], f"{words} words: make it two sentences")
 
 
 def _matches(path: Path, line: int, text: str, patterns: dict[str, str], whole: str) -> Iterator[Finding]:
