@@ -21,7 +21,7 @@ TEXT = f"{limits.LONGEST_TEXT_CHARS:,} characters"
 # Each number that is written for people: the file, the words around it, and the number.
 WRITTEN = [
     ("docs/guides/submit-and-wait.md", r"has not ended after (\d+ s)econds", WAIT),
-    ("docs/guides/python-tools.md", r"cuts a text at ([\d,]+ characters)", TEXT),
+    ("docs/guides/python-tools.md", r"cuts a message at ([\d,]+ characters)", TEXT),
     ("docs/guides/large-files.md", r"up to (\d+ MiB)", BODY),
     ("containers/nginx/nginx.conf", r"BROKER_MAX_BODY_BYTES, (\d+ MiB)", BODY),
     ("containers/nginx/nginx.conf", r"longest wait is (\d+ s)", WAIT),
