@@ -1,8 +1,8 @@
-"""Alembic's entry: run the migrations on the connection of `broker.store.migration`, or print them as SQL."""
+"""Alembic's entry point: run the migrations on the connection of `broker.store.migration`, or print SQL."""
 
 from alembic import context
 
-# Without a connection: `alembic upgrade head --sql`. With another paramstyle, it would double each `%`.
+# `alembic upgrade head --sql` has no connection. With another paramstyle, it would double each `%`.
 context.configure(
     connection=context.config.attributes.get("connection"),
     dialect_name="postgresql",

@@ -1,4 +1,4 @@
-"""The whole schema. The folder of the same name has it as SQL, a file for each subject.
+"""The complete schema. The folder of the same name has its SQL, one file for each subject.
 
 Revision: 0001
 """
@@ -14,7 +14,7 @@ depends_on = None
 
 FOLDER = Path(__file__).with_suffix("")
 
-# A file comes after those that it needs.
+# In the order of their dependencies.
 FILES = [
     "uuid7",
     "notifications",
@@ -44,7 +44,7 @@ def upgrade() -> None:
     """Create everything."""
     for name in FILES:
         script = (FOLDER / f"{name}.sql").read_text(encoding="utf-8")
-        # asyncpg prepares each statement, so it accepts one at a time. In these files a blank line ends it.
+        # asyncpg accepts one statement at a time. In these files, a blank line follows each statement.
         for statement in script.rstrip().removesuffix(";").split(";\n\n"):
             op.execute(statement)
 

@@ -37,7 +37,7 @@ def test_who_comes_back_is_told_exactly_what_came_since_or_to_read_anew(
         place = min(place, len(rounds))
         greeting = feed._greeting(positions[place]).partition(b"\n")[2]
         since = told[place:]
-        if b'"why":"What you have missed' in greeting:
+        if b'"why":"The events after' in greeting:
             assert None in since or sum(len(each) for each in since if each) > most
         else:
             assert greeting == (b"".join(since) or f"id: {positions[-1]}\n\n".encode())
@@ -60,7 +60,7 @@ def test_what_is_to_be_looked_at_is_bounded_and_what_is_not_is_missed(heard: lis
 async def test_a_notification_from_elsewhere_is_none_of_its_business() -> None:
     feed = EventStream(None)  # type: ignore[arg-type]
     with feed.subscribe(Waiter(), None) as watcher:
-        watcher.take()
+        watcher.pop_all()
         for channel, payload in (
             ("broker_upkeep", "tasks"),
             (EVENTS, ""),

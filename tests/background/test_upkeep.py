@@ -360,8 +360,8 @@ async def test_a_lease_is_held_against_a_tool_only_when_it_could_be_heard_for_as
     await steps.add_assigned_work(store)
     await sql.execute("update tool_leases set expires_at = now() - interval '0.2 s'")
     await sql.execute("update work set deadline_at = now() - interval '0.2 s'")
-    await store.run(due.forgive_silence, here)
-    await store.run(due.forgive_late_starts, here)
+    await store.run(due.extend_leases, here)
+    await store.run(due.extend_deadlines, here)
     for what in ("expires_at from tool_leases", "deadline_at from work"):
         column, _, table = what.partition(" from ")
         left = await sql.fetchval(f"select cast(extract(epoch from {column} - now()) as float) from {table}")
@@ -374,14 +374,14 @@ async def test_a_tool_with_a_long_lease_is_not_waited_for_that_long_after_every_
 ) -> None:
     await steps.register(store, "t", lease_seconds=86_400)
     await sql.execute("update tool_leases set expires_at = now() - interval '0.2 s'")
-    await store.run(due.forgive_silence, 100)
+    await store.run(due.extend_leases, 100)
     assert await sql.fetchval("select expires_at < now() + interval '201 s' from tool_leases")
 
 
 async def test_what_runs_past_its_time_is_not_forgiven(store: Store, sql: asyncpg.Connection) -> None:
     await steps.add_running_work(store, timeout_seconds=5)
     await sql.execute("update work set deadline_at = now()")
-    await store.run(due.forgive_late_starts, 0)
+    await store.run(due.extend_deadlines, 0)
     assert await store.run(due.end_overdue, 10) == 1
 
 
@@ -491,15 +491,15 @@ async def test_a_silent_tool_with_much_large_work_goes_offline_in_bounded_batche
     await work_of_one_tool(store, *names)
     await sql.execute("update work set report_bytes = 2000")
     await sql.execute(LAPSE, ["tool"])
-    tries = due.Tries()
-    assert await store.run(due.take_offline, 10, tries) == 1
-    assert len(tries.ids) == 2, "the last one of a batch may be larger"
+    ids = due.BatchIds()
+    assert await store.run(due.take_offline, 10, ids) == 1
+    assert len(ids.changed) == 2, "the last one of a batch may be larger"
     assert await offline(sql) == ["tool"]
     assert await store.run(due.seconds_to_next, due.LEASES) < 0
     # What is left of it is no tool that was taken offline, but is work that was tried.
     for _ in range(2):
-        assert await store.run(due.take_offline, 10, tries) == 0
-        assert len(tries.ids) == 2
+        assert await store.run(due.take_offline, 10, ids) == 0
+        assert len(ids.changed) == 2
     assert await ended(sql, "lost") == names
     assert await store.run(due.seconds_to_next, due.LEASES) is None
     await steps.check_invariants(sql)
@@ -512,9 +512,9 @@ async def test_a_tool_that_comes_back_between_two_batches_keeps_the_rest_of_its_
     await sql.execute(LAPSE, ["tool"])
     assert await store.run(due.take_offline, 1) == 1
     assert await store.one(leases.heartbeat, leases.Beat("tool")) is not None
-    tries = due.Tries()
-    assert await store.run(due.take_offline, 10, tries) == 0
-    assert tries.ids == []
+    ids = due.BatchIds()
+    assert await store.run(due.take_offline, 10, ids) == 0
+    assert ids.changed == []
     assert (await steps.get_tool(store, "tool")).load == 2
     await steps.check_invariants(sql)
 
@@ -570,14 +570,14 @@ async def test_a_lease_that_ran_out_while_its_chore_failed_is_not_extended(
     await sql.execute("update tool_leases set expires_at = now() - interval '60 s'")
     await sql.execute("update work set deadline_at = now() - interval '60 s'")
     before = datetime.now(UTC) - timedelta(seconds=30)
-    for forgive in (due.forgive_silence, due.forgive_late_starts):
-        assert before < await store.run(forgive, 1e6, before)
+    for extend in (due.extend_leases, due.extend_deadlines):
+        assert before < await store.run(extend, 1e6, before)
     leases_left = "select count(*) from tool_leases where expires_at > now()"
     starts_left = "select count(*) from work where deadline_at > now()"
     assert (await sql.fetchval(leases_left), await sql.fetchval(starts_left)) == (0, 0)
     # Not seen to since: the clock jumped, or the process stood still.
-    for forgive in (due.forgive_silence, due.forgive_late_starts):
-        await store.run(forgive, 1e6, before - timedelta(hours=1))
+    for extend in (due.extend_leases, due.extend_deadlines):
+        await store.run(extend, 1e6, before - timedelta(hours=1))
     assert (await sql.fetchval(leases_left), await sql.fetchval(starts_left)) == (1, 1)
 
 

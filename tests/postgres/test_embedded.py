@@ -91,11 +91,11 @@ def running(data_dir: Path) -> Iterator[EmbeddedPostgres]:
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[None]:
     """Have a file or folder missing for a while."""
-    path.rename(path.with_name("aside"))
+    path.rename(path.with_name("skipped"))
     try:
         yield
     finally:
-        path.with_name("aside").rename(path)
+        path.with_name("skipped").rename(path)
 
 
 def query(postgres: EmbeddedPostgres, *statements: str) -> Any:

@@ -25,7 +25,7 @@ WRITTEN = [
     ("docs/guides/large-files.md", r"up to (\d+ MiB)", BODY),
     ("containers/nginx/nginx.conf", r"BROKER_MAX_BODY_BYTES, (\d+ MiB)", BODY),
     ("containers/nginx/nginx.conf", r"longest wait is (\d+ s)", WAIT),
-    ("containers/prometheus/alerts.yml", r"beyond ([\d,]+), calls", f"{group_commit._MOST_WAITING:,}"),
+    ("containers/prometheus/alerts.yml", r"When ([\d,]+) requests wait", f"{group_commit._MOST_WAITING:,}"),
 ]
 
 

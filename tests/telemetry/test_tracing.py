@@ -253,5 +253,5 @@ async def test_a_variable_that_opentelemetry_cannot_use_is_told_and_the_service_
 ) -> None:
     given = {"OTEL_TRACES_EXPORTER": "console", variable: value}
     said = await served(database, given)
-    assert b"traces cannot be begun" in said
+    assert b"tracing failed to start" in said
     assert b"Traceback" not in said

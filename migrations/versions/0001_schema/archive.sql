@@ -1,19 +1,19 @@
--- A record of each work that has ended, and of each task that ended without work.
+-- A record of each ended work item, and of each task that ended without work.
 --
--- The partitions follow the time in the record's id, a version 7 UUID. So the primary key alone makes sure
--- that work ends once, across all partitions, and a record is found by its id in one partition.
+-- The partitions follow the time in the record's id, a version 7 UUID. So the primary key alone ensures that
+-- work ends only once across all partitions, and a search by id reads only one partition.
 create table work_archive (
     work_id uuid primary key,
     task_id text collate "C" not null,
     tool_id text collate "C",
-    -- As json, because two payloads or results of the largest size do not fit into one jsonb.
+    -- As json, because two payloads or results of the maximum size do not fit into one jsonb.
     task json not null,
     tool json,
     attempt integer not null,
     outcome text not null
         check (outcome in ('succeeded', 'failed', 'cancelled', 'released', 'lost', 'timed_out')),
-    -- The outcome that the tool reported, if it is not the outcome of the work: a failure of work that was
-    -- asked to cancel counts as cancelled.
+    -- The outcome that the tool reported, if the work has another one. For example, if work with a requested
+    -- cancellation fails, its outcome is cancelled.
     said text,
     result json not null,
     error text,
@@ -28,7 +28,7 @@ create table work_archive (
     -- The names of the keys that submitted the task and that registered the tool.
     created_by text,
     registered_by text,
-    -- Also in task, which may be very large because it has the payload.
+    -- A copy of the time in task. The column task may be very large, because it has the payload.
     submitted_at timestamptz,
     -- When the task could first run: when it was submitted, or its not_before.
     waiting_since timestamptz,
@@ -36,7 +36,7 @@ create table work_archive (
     bytes bigint
 ) partition by range (work_id);
 
--- For records of a month that has no partition.
+-- For records of months that have no partition.
 create table work_archive_rest partition of work_archive default;
 
 create index work_archive_by_time on work_archive (ended_at, work_id);
@@ -47,7 +47,7 @@ create index work_archive_by_tool on work_archive (tool_id, ended_at);
 
 create index work_archive_of_key on work_archive (created_by, ended_at, work_id) where created_by is not null;
 
--- Of a million attempts a few have failed, and people look for those.
+-- Only a few of a million attempts have failed, but people search for those.
 create index work_archive_failures on work_archive (ended_at, work_id)
 where outcome in ('failed', 'timed_out', 'lost') and tool_id is not null;
 
@@ -55,19 +55,19 @@ where outcome in ('failed', 'timed_out', 'lost') and tool_id is not null;
 create index work_archive_by_outcome on work_archive (outcome, ended_at, work_id)
 where outcome <> 'succeeded';
 
--- One row for each task that has ended: its last record. The id cannot be used again.
+-- The last record of each ended task. A new task cannot have its id.
 create table ended_tasks (
     task_id text collate "C" primary key,
     work_id uuid not null,
-    -- Set when a late result was accepted: the task's own values, which are not those of that record.
+    -- Set if a late result was accepted, because the task's values then differ from those of the record.
     attempt integer,
     ended_at timestamptz
 );
 
--- The progress of retention. Before a partition is dropped, the rows of ended_tasks that point to it are
--- deleted in batches. Each batch commits how far it got: a timeout loses one batch, a restart none.
+-- The progress of retention. Before retention drops a partition, it deletes the rows of ended_tasks that
+-- point to it, in batches. Each batch commits its progress: a timeout undoes one batch, and a restart none.
 create table retention_progress (
-    -- One row at most.
+    -- At most one row.
     id boolean primary key default true check (id),
     partition text not null,
     -- The end of the partition's newest record. If one is added, retention reads from the start again.
@@ -75,8 +75,8 @@ create table retention_progress (
     after uuid not null
 );
 
--- Create the partition of a month, and move its records there from work_archive_rest. Two processes that
--- create the same table would fail, so they take turns.
+-- Create the partition of a month, and move its records there from work_archive_rest. Processes take turns,
+-- because two that create the same table would fail.
 create function create_archive_partition(month date) returns void language plpgsql as $$
     declare
         name text := 'work_archive_' || to_char(month, 'YYYY_MM');
@@ -110,7 +110,7 @@ $$;
 create trigger notify_archive after insert on work_archive referencing new table as new_rows
 for each statement execute function notify_archive();
 
--- A late result that is accepted ends the task.
+-- An accepted late result ends the task.
 create function notify_accepted() returns trigger language plpgsql as $$
     begin
         perform notify_ids('broker_task', array(

@@ -1,6 +1,6 @@
--- When an assigner last asked for candidates.
+-- The time when an assigner last asked for candidates.
 create table assigner (
-    -- One row at most.
+    -- At most one row.
     id boolean primary key default true check (id),
     seen_at timestamptz not null
 );

@@ -1,11 +1,11 @@
--- The keys of clients. A revoked key stays in the table: once there has been a key, the service is closed to
--- requests without one. Its name may be used again: what belongs to a key belongs to its name.
+-- The keys of clients. A revoked key stays in the table, because after the first key the service refuses
+-- requests without one. A new key may have the same name. Tasks and tools belong to the name of a key.
 create table keys (
     id bigint primary key generated always as identity,
     name text collate "C" not null,
     roles text[] not null
         check (roles <@ array['submitter', 'tool', 'assigner', 'operator', 'admin'] and roles <> '{}'),
-    -- The SHA-256 of 32 secure random bytes: guessing those is as hard as inverting the hash.
+    -- The SHA-256 of 32 secure random bytes. Guessing these is as hard as inverting the hash.
     hash bytea not null unique,
     created_at timestamptz not null default now(),
     revoked_at timestamptz,

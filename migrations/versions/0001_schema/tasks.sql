@@ -1,20 +1,21 @@
--- The tasks that have not ended. A task that ends is deleted here and has a record in the archive.
+-- The live tasks. When a task ends, its row is deleted and the archive gets a record.
 create table tasks (
     id text collate "C" primary key,
     seq bigint not null generated always as identity,
-    -- Only needs is searched. The broker hands the other JSON values on as they were sent: as jsonb,
-    -- PostgreSQL takes eleven seconds and 200 MB for 32 MiB of small numbers, as json half a second.
+    -- Searches use only needs. The other JSON values are json, because the broker returns them unchanged. For
+    -- 32 MiB of small numbers, PostgreSQL needs eleven seconds and 200 MB as jsonb, but half a second as
+    -- json.
     needs jsonb not null,
     payload json not null,
     priority smallint not null,
-    -- 'assigned' includes running: work.state says which of the two.
+    -- 'assigned' includes running tasks. work.state distinguishes the two.
     state text not null check (state in ('scheduled', 'available', 'assigned', 'failed')),
     attempt integer not null default 0 check (attempt >= 0),
     max_attempts integer not null check (max_attempts >= 1),
     retry_backoff_seconds double precision not null,
     timeout_seconds double precision,
     not_before timestamptz,
-    -- When a scheduled task becomes available: at not_before, or when its backoff ends.
+    -- The time when a scheduled task becomes available: not_before, or the end of its backoff.
     due_at timestamptz,
     created_at timestamptz not null default now(),
     -- The name of the key that submitted the task.
@@ -28,7 +29,7 @@ create table tasks (
     -- As in tools.
     changed xid8 not null default pg_current_xact_id(),
     -- The headers traceparent and, after a space, tracestate of the request that submitted the task (W3C
-    -- Trace Context): the tool continues that trace.
+    -- Trace Context). The tool continues that trace.
     trace_context text,
     -- As in tools.
     bytes bigint,
@@ -39,17 +40,17 @@ create table tasks (
 
 create unique index tasks_in_order on tasks (seq);
 
--- For the assigner: higher priority first, then older first. Both columns ascend, so that a page can continue
--- by comparing the pair. The cast keeps -(-32768) in range.
+-- For the assigner: higher priority first, then older first. Both columns ascend, because a page continues by
+-- comparing the pair. The cast keeps -(-32768) in range.
 create index tasks_available on tasks ((-cast(priority as integer)), seq) where state = 'available';
 
 create index tasks_changed on tasks (changed) where state = 'available';
 
 create index tasks_due on tasks (due_at) where state = 'scheduled';
 
--- For counts and lists by state. A new task that is available is in none of these three, so a submit does
--- not pay for them. With a million waiting tasks, counting the failed ones took 160 ms without an index, and
--- takes 0.3 ms with this one.
+-- For counts and lists by state. A new available task is in none of these three indexes, so they do not slow
+-- submission down. With a million waiting tasks, counting the failed ones took 160 ms without an index, and
+-- takes 0.3 ms with it.
 create index tasks_failed on tasks (seq) where state = 'failed';
 
 create index tasks_assigned on tasks (seq) where state = 'assigned';
@@ -58,7 +59,7 @@ create index tasks_scheduled on tasks (seq) where state = 'scheduled';
 
 create index tasks_of_key on tasks (created_by, seq) where created_by is not null;
 
--- The upkeep looks by itself every 30 s. It is notified of tasks that come due earlier.
+-- Upkeep runs at least every 30 s. Notify it of tasks that come due earlier.
 create function notify_tasks() returns trigger language plpgsql as $$
     begin
         if exists (select from new_rows where state = 'available') then
@@ -76,7 +77,7 @@ $$;
 create trigger notify_tasks after insert on tasks referencing new table as new_rows
 for each statement execute function notify_tasks();
 
--- The work of an assigned task notifies the event stream itself.
+-- For assigned tasks, the triggers of work notify the event stream.
 create function notify_tasks_changed() returns trigger language plpgsql as $$
     begin
         if exists (select from new_rows n join old_rows o using (id)

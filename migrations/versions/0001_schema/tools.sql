@@ -1,10 +1,10 @@
--- The registered programs.
+-- The registered tools.
 create table tools (
-    -- Compared byte by byte, as all ids are: the fastest order, and the same one on every platform.
+    -- All ids are compared byte by byte. This order is the fastest, and the same on every platform.
     id text collate "C" primary key,
     skills jsonb not null,
     capacity integer not null check (capacity between 1 and 10000),
-    -- How many rows of work the tool has.
+    -- The number of the tool's rows in work.
     load integer not null default 0 check (load >= 0),
     draining boolean not null default false,
     offline boolean not null default false,
@@ -14,29 +14,29 @@ create table tools (
     -- The name of the key that registered the tool.
     registered_by text,
     token_hash bytea,
-    -- The transaction that last changed what an assigner sees. A candidates cursor is compared with it.
+    -- The transaction that last changed the row as an assigner sees it. Candidates cursors refer to it.
     changed xid8 not null default pg_current_xact_id(),
     -- The size of the tool in a response. PostgreSQL knows only the compressed size, which can be a hundredth
-    -- of that, so the statement that writes a row measures it. Null: not measured, an estimate is used.
+    -- of it, so the statement that writes a row measures the size. If null, queries use an estimate.
     bytes bigint
 ) with (fillfactor = 70);
 
 create index tools_changed on tools (changed) where available;
 
--- Each tool's lease. Heartbeats renew it all the time. In a table of its own, a renewal changes a narrow row
--- in place (HOT: no index has the columns), fires no notification and blocks no assignment.
+-- The lease of each tool, which heartbeats renew constantly. In a separate table, a renewal changes a narrow
+-- row in place (HOT, because no index has the columns), sends no notification and blocks no assignment.
 create table tool_leases (
     tool_id text collate "C" primary key references tools on delete cascade,
     seen_at timestamptz not null default now(),
     expires_at timestamptz not null,
-    -- Stands here because a renewal locks this row: it then sees a registration that has just committed.
+    -- In this table, because a renewal locks this row and then sees a registration that has just committed.
     lease_seconds double precision not null,
-    -- A copy of tools.token_hash. Each step of a tool locks its lease, and checks the token in the same row.
+    -- A copy of tools.token_hash. Each step of a tool locks its lease and checks the token in the same row.
     token_hash bytea
 ) with (fillfactor = 50);
 
--- The broker writes tools.token_hash only. These two triggers keep the copy: on registration, and when the
--- key that registered the tool is revoked.
+-- The broker writes only tools.token_hash. These two triggers update the copy: on registration, and when an
+-- admin revokes the key that registered the tool.
 create function copy_token_to_lease() returns trigger language plpgsql as $$
     begin
         update tool_leases set token_hash = new.token_hash where tool_id = new.id;
@@ -71,8 +71,8 @@ $$;
 create trigger notify_tools after insert on tools referencing new table as new_rows
 for each statement execute function notify_tools();
 
--- The load changes only together with work, which notifies the event stream itself. The upkeep does not
--- watch the lease of a tool that is offline, so it is notified when the tool comes back.
+-- The load changes only together with work, whose triggers notify the event stream. Upkeep does not watch the
+-- leases of offline tools, so notify it when a tool comes back.
 create function notify_tools_changed() returns trigger language plpgsql as $$
     begin
         if exists (select from new_rows n join old_rows o using (id)
@@ -105,8 +105,8 @@ $$;
 create trigger notify_tools_gone after delete on tools referencing old table as old_rows
 for each statement execute function notify_tools_gone();
 
--- A renewal does not set lease_seconds, so it fires nothing. It cannot make a lease expire before the upkeep
--- looks again either: the upkeep looks at least once in the shortest lease.
+-- A renewal does not set lease_seconds, so it does not fire this trigger. It need not, because upkeep runs at
+-- least once within the shortest lease.
 create function notify_leases() returns trigger language plpgsql as $$
     begin
         perform notify_ids('broker_upkeep', '{tools}');

@@ -1,8 +1,8 @@
--- Each row is a task that a tool has: assigned, or running.
+-- The work under way: tasks that are assigned to a tool, or running.
 --
--- No foreign keys: PostgreSQL would check them row by row, which took 6 of the 39 µs of an assignment in a
--- set of a hundred, and as much for each deletion. Every statement that writes work has locked the task and
--- the tool in the same transaction, so neither can be missing.
+-- The table has no foreign keys, because PostgreSQL would check them row by row. In a set of a hundred, that
+-- took 6 of the 39 µs of an assignment, and as much of each deletion. Every statement that writes work locks
+-- the task and the tool in the same transaction, so neither can be missing.
 create table work (
     id uuid primary key,
     task_id text collate "C" not null unique,
@@ -16,10 +16,10 @@ create table work (
     version integer not null default 1,
     assigned_at timestamptz not null default now(),
     started_at timestamptz,
-    -- When the work ends as lost because it did not start, or as timed out because it did not end.
+    -- The time when the work ends as lost if it has not started, or as timed out if it has not ended.
     deadline_at timestamptz,
-    -- All reports of a work become one value of the archive, and PostgreSQL makes none of 256 MiB or more: so
-    -- their size is limited.
+    -- The size of all reports is limited, because they become one value in the archive. PostgreSQL cannot
+    -- build values of 256 MiB or more.
     report_bytes bigint not null default 0,
     report_count integer not null default 0,
     constraint running_has_started check ((state = 'running') = (started_at is not null))
@@ -42,8 +42,9 @@ create table work_reports (
 );
 
 -- Delete the reports of ending work, and return them in the form that the archive stores and the API returns.
--- A statement sees only the reports that were committed when it began, even if it then waited for the lock on
--- their work. A volatile function sees what is committed when it is called: after that lock, every report.
+-- A statement sees only reports that were committed when it began, even if it then waits for the lock on
+-- their work. A volatile function sees everything that is committed when it is called. After the lock, that
+-- is every report.
 create function take_reports(work_ids uuid[]) returns table (of_work uuid, reports json)
 language plpgsql volatile as $$
     begin
@@ -61,7 +62,7 @@ language plpgsql volatile as $$
     end
 $$;
 
--- The upkeep looks by itself every 30 s. It is notified of deadlines that are earlier.
+-- Upkeep runs at least every 30 s. Notify it of earlier deadlines.
 create function notify_work() returns trigger language plpgsql as $$
     begin
         perform notify_ids('broker_tool', array(select distinct tool_id from new_rows));

@@ -76,7 +76,7 @@ class EventStreamResponse(ASGIResponse):
                         subscriber.must_check_access = at_once
                         await waiter.wait(_RECHECK_SECONDS)
                         continue
-                body = subscriber.take() or _KEEP_ALIVE
+                body = subscriber.pop_all() or _KEEP_ALIVE
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 await waiter.wait(_KEEP_ALIVE_SECONDS)
 

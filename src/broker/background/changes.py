@@ -6,17 +6,17 @@ from typing import Literal
 from broker.schemas.overview import EVENT_KINDS, EventKind
 from broker.wake.listener import EVERYONE, TASK, TOOL, WORK
 
-#: How many ids of each kind one round reports. If there are more, subscribers read everything of that kind.
+#: The maximum number of ids of each kind in one round. Above it, subscribers read everything of that kind.
 MOST_IDS = 500
-#: Why subscribers have to read everything again.
-TOO_MANY_CHANGES = "Much has changed at once."
+#: The reason that `resync` gives by default.
+TOO_MANY_CHANGES = "Too much has changed at once."
 
 ChangeKind = Literal["task", "tool", "work"]
 _CHANNELS: dict[str, ChangeKind] = {TASK: "task", TOOL: "tool", WORK: "work"}
-#: The kind of the ids that a source names. A source is a channel, or the first word on the events' channel.
+#: The kind of ids from each source. A source is a channel, or the first word of a payload on `EVENTS`.
 KINDS = _CHANNELS | {kind: kind for kind in _CHANNELS.values()}
-# The kinds of event that may be missing when a source names no ids. A task that ended without work left
-# a record. The statement that makes work also names its task and its tool. Work that changed may have ended.
+# The kinds of events that may be missing if a source names no ids. A task that ended without work has left a
+# record. The statement that creates work also names its task and its tool. Changed work may have ended.
 _AFFECTED: dict[str, Collection[EventKind]] = {
     "task": ["task"],
     TASK: ["task", "archive"],
@@ -29,7 +29,7 @@ _TOO_MANY = {kind: _AFFECTED[channel] for channel, kind in _CHANNELS.items()}
 
 
 class PendingChanges:
-    """The ids of what has changed, and the kinds of which too much has changed."""
+    """The ids of changed rows, and the kinds of events that are missing because too much has changed."""
 
     def __init__(self) -> None:
         self.ids: dict[ChangeKind, set[str]] = {"task": set(), "tool": set(), "work": set()}
@@ -37,14 +37,14 @@ class PendingChanges:
         self.why = TOO_MANY_CHANGES
 
     def add(self, source: str, ids: str) -> None:
-        """Add what a notification names: ids with commas between them, or `EVERYONE`."""
+        """Add the payload of a notification: comma-separated ids, or `EVERYONE`."""
         if ids == EVERYONE:
             self.missed.update(_AFFECTED[source])
         else:
             self.add_ids(KINDS[source], ids.split(","))
 
     def add_ids(self, kind: ChangeKind, ids: Collection[str]) -> None:
-        """Add ids; above `MOST_IDS`, replace them by the kinds of event that they may cause."""
+        """Add ids. Above `MOST_IDS`, replace them by the kinds of events that they may cause."""
         pending = self.ids[kind]
         pending.update(ids)
         if len(pending) > MOST_IDS:
@@ -52,12 +52,12 @@ class PendingChanges:
             self.missed.update(_TOO_MANY[kind])
 
     def miss(self, why: str) -> None:
-        """Count every kind as missed, because anything may have changed."""
+        """Mark every kind as missed, because anything may have changed."""
         self.missed.update(EVENT_KINDS)
         self.why = why
 
     def join(self, later: "PendingChanges") -> None:
-        """Add what changed later."""
+        """Add later changes."""
         for kind, ids in later.ids.items():
             self.add_ids(kind, ids)
         if later.missed:

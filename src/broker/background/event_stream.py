@@ -1,7 +1,7 @@
 """The event stream: read changes once for all subscribers, and send them as Server-Sent Events.
 
-Notifications are hints here, too: they say what to read, and the events report what was read. If there are
-too many changes, or notifications were lost, subscribers get `resync`: they read everything again.
+Notifications only say what to read. The events contain what was read. If there are too many changes, or if
+notifications were lost, subscribers get `resync` and read everything again.
 """
 
 import asyncio
@@ -27,51 +27,51 @@ from broker.wake.waiters import Waiter
 
 log = structlog.get_logger(__name__)
 
-# Changes that are written together are sent together.
+# Changes that are written together should be sent together.
 _GATHER_SECONDS = 0.01
-# Between two rounds there is at least this time, and a multiple of the time that the last round took, up to
-# a limit. So the event stream keeps one connection busy for a part of the time only.
+# The pause between two rounds is at least this long, and at least a multiple of the last round's duration, up
+# to a limit. So the event stream keeps one connection busy only part of the time.
 _ROUND_SECONDS = 0.25
 _PAUSES_PER_ROUND = 4
 _LONGEST_PAUSE_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 
-# The most bytes of one round, of the rounds that are kept, and of the queue of one subscriber.
+# The maximum size of one round, of the kept rounds together, and of the queue of one subscriber.
 _MOST_BYTES = 256 * 1024
-# The most work items whose last sent state is remembered.
+# The maximum number of work items whose last sent state is remembered.
 _MOST_KNOWN = 20_000
-# When a browser reconnects; a range, so that not all do at the same moment.
+# The time after which a browser reconnects. It is a range, because not all should reconnect together.
 _RECONNECT_MILLISECONDS = (1_000, 3_000)
 
-_LISTENER_LOST = "For a while nothing could be heard."
-_NOT_KEPT = "What you have missed is not kept."
-_SLOW = "More has happened than you have taken."
+_LISTENER_LOST = "The broker may have missed notifications from PostgreSQL."
+_NOT_KEPT = "The events after your Last-Event-ID are no longer stored."
+_SLOW = "The connection was too slow to receive all events."
 
 NamedEvent: TypeAlias = "tuple[EventKind | Literal['resync'], Struct]"
 
 
 class Subscriber:
-    """A client that reads the event stream, and the queue of what to send to it."""
+    """A client that reads the event stream, and its queue of events."""
 
     def __init__(self, waiter: Waiter, first: bytes) -> None:
         self._waiter = waiter
         self._queue = [first]
         self._bytes = len(first)
-        #: Whether to check the client's key again before anything is sent.
+        #: Whether to check the client's key again before sending anything.
         self.must_check_access = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is something to send, or access to check."""
+        """True if the queue has events, or the access must be checked."""
         return self.must_check_access or bool(self._queue)
 
     def check_access(self) -> None:
-        """Have the client's key checked again."""
+        """Have the client's key checked again before the next events."""
         self.must_check_access = True
         self._waiter.wake()
 
     def put(self, round_: bytes) -> bool:
-        """Add a round to the queue; return False if the queue is full."""
+        """Add a round to the queue. Return False if the queue is full."""
         if self._bytes + len(round_) > _MOST_BYTES:
             return False
         self._queue.append(round_)
@@ -84,8 +84,8 @@ class Subscriber:
         self._queue, self._bytes = [resync], len(resync)
         self._waiter.wake()
 
-    def take(self) -> bytes:
-        """Return the whole queue, and empty it."""
+    def pop_all(self) -> bytes:
+        """Return the whole queue and empty it."""
         content = b"".join(self._queue)
         self._queue, self._bytes = [], 0
         return content
@@ -94,8 +94,9 @@ class Subscriber:
 class EventStream(BackgroundTask):
     """Sends changes to all subscribers as Server-Sent Events.
 
-    A round is what one query has read. Its number tells a client that reconnects what it has missed. The last
-    rounds are kept for that. While there is no subscriber, nothing is read, and only the number grows.
+    A round consists of the events from one query. Rounds are numbered, and the last ones are kept, so a
+    reconnecting client gets the rounds that it has missed. While there is no subscriber, the event stream
+    reads nothing and only counts the rounds.
     """
 
     def __init__(self, store: Store) -> None:
@@ -104,17 +105,17 @@ class EventStream(BackgroundTask):
         self._subscribers: set[Subscriber] = set()
         self._pending = PendingChanges()
         self._has_pending = asyncio.Event()
-        # The last sent state of work: it shows which work is new, and which has started.
+        # The last sent state of each work item. It shows which work is new and which has started.
         self._known: dict[UUID, WorkState] = {}
         self._run_id = secrets.token_hex(4)
-        # The number of the last round, which is also the last of those that are kept.
+        # The number of the last round, which is also the last kept one.
         self._number = 0
         self._rounds: deque[bytes] = deque()
         self._kept_bytes = 0
         self._trouble = TroubleLog(log, "event stream failed; retrying")
-        #: How many events were sent, each counted once for all subscribers.
+        #: The number of events sent, each counted once for all subscribers.
         self.sent = 0
-        #: How many times a resync was sent.
+        #: The number of resyncs sent.
         self.resyncs = 0
 
     @property
@@ -124,7 +125,7 @@ class EventStream(BackgroundTask):
 
     @contextlib.contextmanager
     def subscribe(self, waiter: Waiter, after: str | None) -> Iterator[Subscriber]:
-        """Subscribe a client, which has received events up to the id `after`, for the length of a block."""
+        """Subscribe a client for the length of a block. It has received the events up to the id `after`."""
         subscriber = Subscriber(waiter, self._greeting(after))
         self._subscribers.add(subscriber)
         try:
@@ -175,7 +176,7 @@ class EventStream(BackgroundTask):
                 await asyncio.sleep(max(pause, _ROUND_SECONDS))
 
     async def _round(self) -> None:
-        """Read the pending changes and publish them; if that fails, they stay pending."""
+        """Read the pending changes and publish them. After an error, they stay pending."""
         pending, self._pending = self._pending, PendingChanges()
         if not self._subscribers:
             self._skip()
@@ -210,7 +211,7 @@ class EventStream(BackgroundTask):
         self._publish(round_events)
 
     def _remember(self, changes: events.Events) -> None:
-        """Remember the states of work, so that the next round knows which is new, and which has started."""
+        """Remember the states of work. The next round uses them to detect new and newly started work."""
         if len(self._known) > _MOST_KNOWN:
             self._known.clear()
         for work in changes.work:
@@ -241,7 +242,7 @@ class EventStream(BackgroundTask):
             self._kept_bytes -= len(self._rounds.popleft())
 
     def _skip(self) -> None:
-        """Count a round that nobody reads; clients that reconnect get a resync."""
+        """Count a round without subscribers. Clients that reconnect get a resync."""
         self._number += 1
         self._rounds.clear()
         self._kept_bytes = 0
@@ -253,12 +254,12 @@ class EventStream(BackgroundTask):
         return f"{self._run_id}-{self._number}".encode()
 
     def _resync(self, why: str) -> bytes:
-        """Return a resync of everything."""
+        """Return a resync for all kinds of events."""
         self.resyncs += 1
         return _encode([("resync", Resync(of=list(EVENT_KINDS), why=why))], self._position)
 
     def _greeting(self, after: str | None) -> bytes:
-        """Return what to send to a new subscriber first: what it has missed, and the current position."""
+        """Return the first message to a new subscriber: the missed events and the current position."""
         missed = [] if after is None else self._rounds_after(after)
         retry = b"retry: %d\n" % random.randint(*_RECONNECT_MILLISECONDS)  # noqa: S311 - spreads load
         if missed is None:
@@ -266,7 +267,7 @@ class EventStream(BackgroundTask):
         return retry + (b"".join(missed) or b"id: %s\n\n" % self._position)
 
     def _rounds_after(self, position: str) -> list[bytes] | None:
-        """Return the rounds after a position; None: some are not kept, or there is no such position."""
+        """Return the rounds after a position, or None if not all are kept or the position is invalid."""
         run_id, _, number = position.rpartition("-")
         if run_id != self._run_id or not (number.isascii() and number.isdecimal() and len(number) < 16):
             return None
@@ -277,7 +278,7 @@ class EventStream(BackgroundTask):
 
 
 def _encode(round_events: list[NamedEvent], position: bytes) -> bytes:
-    """Encode events; only the last has the position, so that a client never resumes inside a round."""
+    """Encode events. Only the last one has the position, so a client never resumes within a round."""
     parts = [b"event: %s\ndata: %s\n\n" % (kind.encode(), _json(event)) for kind, event in round_events]
     parts[-1] = b"id: %s\n%s" % (position, parts[-1])
     return b"".join(parts)

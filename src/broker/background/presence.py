@@ -1,7 +1,7 @@
-"""Renew the leases of tools that ask for work, and record when an assigner asks.
+"""Renew the leases of tools that ask for work, and record when an assigner asks for candidates.
 
-A tool's requests about its work renew its lease in their own statements. A request for work writes nothing:
-this module gathers the tools that asked, or still wait, and renews many leases at a time.
+A tool's requests about its work renew its lease in their own statements. A request for work writes nothing.
+Instead, this module collects the tools that asked or are still waiting, and renews many leases at a time.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ log = structlog.get_logger(__name__)
 
 # Two renewals may fail before a lease expires.
 _RENEWALS_PER_LEASE = 3
-# After how long the shortest lease is renewed.
+# The time after which the shortest lease is renewed.
 _SHORTEST_PLAN_SECONDS = 5 / _RENEWALS_PER_LEASE
-# At most one round in this time, so that tools that ask meanwhile share it.
+# The time between two rounds. Tools that ask in between share the next round.
 _ROUND_SECONDS = 0.5
 _BATCH = 1_000
-# How many outdated plans the heap may hold, beside as many as there are valid ones.
+# The heap may have as many outdated plans as valid ones, and this many more.
 _MOST_OUTDATED = 1_000
-# An assigner that asks is recorded at most once in this time.
+# The minimum time between two records that an assigner has asked.
 _SEEN_SECONDS = 10.0
 
 
@@ -39,14 +39,14 @@ class Presence(BackgroundTask):
         self._store = store
         self._waiting: Counter[Beat] = Counter()
         self._asked: set[Beat] = set()
-        # When the next renewal of each tool is due, by the loop's clock; the heap is ordered by that.
+        # The time of each tool's next renewal, by the loop's clock. The heap is ordered by this time.
         self._due: dict[Beat, float] = {}
         self._in_order: list[tuple[float, Beat]] = []
         self._planned = asyncio.Event()
-        self._trouble = TroubleLog(log, "leases not renewed; retrying")
+        self._trouble = TroubleLog(log, "lease renewal failed; retrying")
 
     def arrive(self, beat: Beat) -> None:
-        """Keep a tool's lease while its request waits, until `leave`."""
+        """Keep a tool's lease valid while its request waits, until `leave`."""
         self._waiting[beat] += 1
         self.note(beat)
 
@@ -54,7 +54,7 @@ class Presence(BackgroundTask):
         """Note a request of a tool, and renew its lease soon."""
         self._asked.add(beat)
         now = asyncio.get_running_loop().time()
-        # Not only when its lease needs it: the renewal also shows when the tool last asked.
+        # Renew even if the lease does not need it, because the renewal also records when the tool last asked.
         if self._due.get(beat, math.inf) > now + _SHORTEST_PLAN_SECONDS:
             self._plan_at(beat, now)
 
@@ -63,7 +63,7 @@ class Presence(BackgroundTask):
         self._plan_at(beat, asyncio.get_running_loop().time() + lease_seconds / _RENEWALS_PER_LEASE)
 
     def leave(self, beat: Beat) -> None:
-        """Note that a request of the tool waits no longer."""
+        """Note that a request of the tool no longer waits."""
         self._waiting[beat] -= 1
         if not self._waiting[beat]:
             del self._waiting[beat]
@@ -89,7 +89,7 @@ class Presence(BackgroundTask):
                 await self._renew(due[first : first + _BATCH])
 
     async def _until_due(self) -> None:
-        """Return when the first renewal is due, also if an earlier one is planned meanwhile."""
+        """Wait until the first renewal is due, including renewals that are planned in the meantime."""
         loop = asyncio.get_running_loop()
         while not self._in_order or self._in_order[0][0] > loop.time():
             self._planned.clear()
@@ -98,7 +98,7 @@ class Presence(BackgroundTask):
                     await self._planned.wait()
 
     def _take_due(self, now: float) -> list[Beat]:
-        """Return the tools whose renewal is due and that have asked since the last one."""
+        """Remove the due renewals from the plan, and return those of tools that asked since the last one."""
         due = []
         while self._in_order and self._in_order[0][0] <= now:
             at, beat = heapq.heappop(self._in_order)
@@ -127,7 +127,7 @@ class Presence(BackgroundTask):
 
 
 class Attendance:
-    """Records, at most every ten seconds, that an assigner asks for candidates."""
+    """Records, at most once every ten seconds, that an assigner asks for candidates."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

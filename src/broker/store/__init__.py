@@ -1,8 +1,8 @@
 """The store: the only part of the broker that executes SQL.
 
-Each step of the life cycle is a function of a connection and a set of items that returns a result for each
-item. `Store.one` and `Store.many` run it and commit. Most steps are one statement, which is a transaction of
-its own. `locks` says in which order all transactions lock rows.
+Each step of the life cycle is a function: it gets a connection and a set of items, and returns a result for
+each item. `Store.one` and `Store.many` run a step and commit. Most steps are one statement, which is a
+transaction of its own. `locks` defines the order in which all transactions lock rows.
 """
 
 from broker.store.engine import Store

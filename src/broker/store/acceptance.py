@@ -1,4 +1,4 @@
-"""Acceptance of late results: a success that arrived after its work had ended becomes the task's result."""
+"""Acceptance of late results: the task's result becomes a success that arrived after its work had ended."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -11,8 +11,8 @@ from broker.store import archive, rows
 from broker.store.group_commit import LATER
 from broker.store.steps import one_statement
 
-# Of two late results of the same task the first is accepted. When the records of a task are deleted, a new
-# task may have its id, so a result is accepted only for the task that was submitted at the record's time.
+# If a task has two late results, the statement accepts the first. When the records of a task are deleted, a
+# new task may have its id. So a result counts only for a task that was submitted at the record's time.
 ACCEPT = text(f"""
 with locked_records as materialized (
     select work_id, task_id, outcome, late, attempt, cast(task ->> 'created_at' as timestamptz) as created_at
@@ -60,7 +60,7 @@ class Accepted(NamedTuple):
 
 @one_statement()
 def accept(connection: Connection, work_ids: Sequence[UUID]) -> list[Accepted]:
-    """Accept late results as those of their tasks, and return what became of each, now or earlier."""
+    """Accept late results as those of their tasks, and return the status of each, also if accepted before."""
     connection.execute(ACCEPT, {"ids": list(work_ids)})
     return [record if record is LATER else _accepted(record) for record in archive.find(connection, work_ids)]
 

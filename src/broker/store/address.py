@@ -27,9 +27,9 @@ class Address:
 
     Args:
         url: `postgresql://user:password@host/name`, with several hosts `host-a:5432,host-b:5432`.
-        connect_seconds: The time to connect to one host: enough for a busy host, and short enough to try the
-            next one soon. A `connect_timeout` in the URL replaces it.
-        accepts_writes: Whether to connect only to a host that accepts writes. A pooler cannot be asked.
+        connect_seconds: The time limit for a connection to one host: enough for a busy host, and short enough
+            to try the next one soon. A `connect_timeout` in the URL replaces it.
+        accepts_writes: Whether to connect only to a host that accepts writes. A pooler cannot report that.
 
     Raises:
         ConnectionUrlError: The URL cannot be used.
@@ -50,12 +50,12 @@ class Address:
         self._options = _options(parsed)
 
     async def connect(self, **options: Any) -> "asyncpg.Connection[Any]":
-        """Return a new connection to a host that accepts writes; try the host of the last connection first.
+        """Return a new connection to a host that accepts writes. Try the host of the last connection first.
 
-        In asyncpg all hosts would share one time limit, and one unreachable host would use it up.
+        In asyncpg, all hosts would share one time limit, and one unreachable host would use it up.
 
         Raises:
-            OSError: No host responds; or an error of asyncpg from the host that was tried last.
+            OSError: No host responds. The last host may also raise an error of asyncpg.
         """
         failed: Exception | None = None
         settings = (options.pop("server_settings", None) or {}) | self._server_settings()
@@ -85,7 +85,7 @@ class Address:
         raise failed
 
     def _server_settings(self) -> dict[str, str]:
-        """Return the session settings in the URL, which replace the broker's."""
+        """Return the session settings of the URL, which replace the broker's."""
         name = self._url["application_name"] or self._url["fallback_application_name"]
         given = {"application_name": name, "options": self._url["options"]}
         return {setting: value for setting, value in given.items() if value is not None}

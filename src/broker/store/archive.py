@@ -24,20 +24,20 @@ RECORD = Columns(
 
 
 def record_size(record: str) -> str:
-    """Return SQL for the size of the row `record` in a response: as it was stored, or else estimated."""
+    """Return SQL for the size of the row `record` in a response: the stored size, or else an estimate."""
     values = (f"{record}.{name}" for name in ("task", "tool", "result", "reports", "late"))
     return f"coalesce({record}.bytes, {rows.estimated(*values)}) + coalesce(octet_length({record}.error), 0)"
 
 
 SIZE = record_size("r")
 
-# As many records as a response has room for.
+# The records that fit in one response.
 _FIND = "select * from work_archive where work_id = any(cast(:ids as uuid[]))"
 FIND = text(f"select {RECORD}, a.met from ({bounded(_FIND, size=SIZE, order='work_id')}) a")
 
 
 _ORDER = "ended_at desc, work_id desc"
-# Literals, so that the planner sees that an index of some outcomes has them.
+# Literals: the planner can then use the index that covers only some outcomes.
 _OF_OUTCOME = {outcome: f"outcome = '{outcome}'" for outcome in get_args(Outcome)}
 # The filters that have an index in the order of the list, the most selective first.
 _INDEXED = ("task_id", "tool_id", "outcome", "created_by")
@@ -48,13 +48,13 @@ _RANGE = {"since": "ended_at >= :since", "until": "ended_at < :until"}
 def _listing(outcome: str | None, given: frozenset[str]) -> TextClause:
     """Return the statement for a list with some of the filters.
 
-    An index finds the records that match the first of them, in their order. The others are checked for a
-    bounded number of these.
+    An index finds the records that match the first filter, in their order. The statement checks the other
+    filters for a bounded number of these records.
     """
     keep = {name: f"{name} = :{name}" for name in _INDEXED if name in given}
     if outcome is not None:
         keep["outcome"] = _OF_OUTCOME[outcome]
-    # Most records have succeeded: the index has the others.
+    # Most records have succeeded. The index has only the others.
     indexed = [name for name in keep if name != "outcome" or outcome != "succeeded"]
     by_index = [keep.pop(name) for name in indexed[:1]]
     by_index += [condition for name, condition in _RANGE.items() if name in given]
@@ -94,7 +94,7 @@ _END_OF_TIME = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
 
 
 class ArchiveFilter(NamedTuple):
-    """Selects records; a field that is None selects all. The range includes `since`, and excludes `until`."""
+    """A filter for records; None in a field selects all. The range includes `since` and excludes `until`."""
 
     task_id: str | None = None
     tool_id: str | None = None
@@ -105,7 +105,7 @@ class ArchiveFilter(NamedTuple):
 
 
 def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord | None]:
-    """Return the record of each work item; None: unknown."""
+    """Return the record of each work item, or None for unknown work."""
     page = connection.execute(FIND, {"ids": list(set(work_ids))}).all()
     by_id = {row.work_id: record(RECORD.of(row)) for row in page}
     unknown = LATER if is_cut(page) else None
@@ -128,33 +128,33 @@ def page(
 ) -> ArchivePage:
     """Return a page of the records, the newest first.
 
-    Beside the last one, they have at most `most_bytes` of JSON values.
+    Apart from the last one, they have at most `most_bytes` of JSON values.
     """
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
     values = {"before_at": at, "before_id": id_, "limit": limit + 1, "most_bytes": most_bytes}
     first, *more = connection.execute(listing(which), which._asdict() | values).all()
-    found = [row for row in (first, *more) if row.work_id is not None]
+    read = [row for row in (first, *more) if row.work_id is not None]
     examined = None if first.examined_id is None else (first.examined_at, first.examined_id)
     items, onward = cut(
-        found, limit, key=lambda row: (row.ended_at, row.work_id), of=met(found), examined=examined
+        read, limit, key=lambda row: (row.ended_at, row.work_id), of=met(read), examined=examined
     )
     return ArchivePage(items=[record(RECORD.of(row)) for row in items], next=onward)
 
 
 @one_statement()
 def delete(connection: Connection, work_ids: Sequence[UUID]) -> list[bool]:
-    """Delete records, and return for each whether there was one.
+    """Delete records, and return for each id whether there was one.
 
-    A task whose last record is deleted is unknown from then on.
+    When the last record of a task is deleted, the task is unknown.
     """
     deleted = set(connection.execute(DELETE, {"ids": list(work_ids)}).scalars())
     return [id_ in deleted for id_ in work_ids]
 
 
 def record(columns: dict[str, Any]) -> ArchiveRecord:
-    """Return a record from its columns, as `RECORD.of` returns them; the reports stay JSON.
+    """Return a record from its columns, as `RECORD.of` returns them.
 
-    They are stored as responses show them, and may have 128 MiB.
+    The reports stay JSON: they are stored as responses show them, and may have 128 MiB.
     """
     tool, late = columns["tool"], columns["late"]
     columns["task"] = records.TASK.decode(columns["task"])

@@ -1,4 +1,4 @@
-"""The assigner: the time at which one last asked for candidates, which explanations need."""
+"""The time when an assigner last asked for candidates. Explanations need it."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,6 @@ insert into assigner (seen_at) values (now()) on conflict (id) do update set see
 
 @one_statement()
 def seen(connection: Connection, asked: Sequence[None]) -> list[None]:
-    """Write that an assigner asks for candidates now."""
+    """Record that an assigner asks for candidates now."""
     connection.execute(SEEN)
     return list(asked)

@@ -1,4 +1,4 @@
-"""Assignment: make work of pairs of a task and a tool."""
+"""Assignment: create work for pairs of a task and a tool."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
@@ -14,9 +14,9 @@ from broker.store.group_commit import LATER
 from broker.store.pages import bounded, fits, is_cut
 from broker.store.steps import one_statement
 
-# A locked row is read in its latest version and does not change any more. So the statement can decide the
-# result of each pair first, and then write all of them as a set. No task is in a set twice. If a tool has too
-# little capacity left, the first pairs with an available task get it.
+# A locked row is read in its latest version and does not change any more. So the statement can first decide
+# the result of each pair, and then write all of them as a set. A set has each task only once. If a tool has
+# too little free capacity, the first pairs with an available task get it.
 _ASSIGN = f"""
 with pair as (
     select *
@@ -82,7 +82,7 @@ left join assigned w on w.task_id = j.task_id
 left join now_assigned t on t.id = j.task_id
 order by j.place
 """)
-# For clients that do not read the work, which is as long as its task.
+# For clients that do not read the work, which is as large as its task.
 ASSIGN_BRIEFLY = text(f"""{_ASSIGN.format(has_room="true")}
 select w.id, j.status from judged j left join assigned w on w.task_id = j.task_id order by j.place
 """)
@@ -97,7 +97,7 @@ join tasks t on t.id = w.task_id and t.id = any(cast(:task_ids as text[]))"""
 OF_PAIRS = text(bounded(_WORK_OF_PAIRS, size="r.bytes", order="id"))
 OF_PAIRS_BRIEFLY = text(f"select w.id, w.task_id, w.tool_id, 0 as met {_OF_PAIRS}")
 
-# The status of a pair that has to wait for the next set. No client sees it.
+# The status of a pair that must wait for the next set. No client sees it.
 _LATER = "later"
 
 PairKey = tuple[str, str]
@@ -105,7 +105,7 @@ WorkOrId = TypeVar("WorkOrId")
 
 
 class Assigned(NamedTuple, Generic[WorkOrId]):
-    """The result of a pair, and its work if it has some."""
+    """The result of a pair, and its work, if any."""
 
     status: PairStatus
     work: WorkOrId | None
@@ -113,13 +113,13 @@ class Assigned(NamedTuple, Generic[WorkOrId]):
 
 @one_statement()
 def assign(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[Work]]:
-    """Make work of pairs, and return the result of each. An earlier pair wins over a later one."""
+    """Create work for pairs, and return the result of each. An earlier pair wins over a later one."""
     return _assign(connection, ASSIGN, OF_PAIRS, pairs, rows.work)
 
 
 @one_statement()
 def assign_briefly(connection: Connection, pairs: Sequence[Pair]) -> list[Assigned[UUID]]:
-    """Make work of pairs, and return the result of each with only the id of its work."""
+    """Create work for pairs, and return the result of each with only the id of its work."""
     return _assign(connection, ASSIGN_BRIEFLY, OF_PAIRS_BRIEFLY, pairs, attrgetter("id"))
 
 
@@ -164,7 +164,7 @@ def _assign(
 
 
 def runs(keys: Iterable[PairKey]) -> Iterator[list[PairKey]]:
-    """Yield the pairs in their order, each once, in sets in which no task is twice."""
+    """Yield the pairs in order and without repetitions, in sets that have each task only once."""
     run: dict[str, PairKey] = {}
     for key in dict.fromkeys(keys):
         if key[0] in run:
@@ -176,7 +176,7 @@ def runs(keys: Iterable[PairKey]) -> Iterator[list[PairKey]]:
 
 
 def repeated(keys: Sequence[PairKey], first: Mapping[PairKey, PairStatus]) -> list[PairStatus]:
-    """Return the status of each pair, also of one that is repeated, from its status the first time."""
+    """Return the status of each pair. That of a repeated pair follows from its status the first time."""
     seen: set[PairKey] = set()
     assigned: set[str] = set()
     statuses: list[PairStatus] = []

@@ -1,4 +1,4 @@
-"""Cancellation of work: the broker asks its tool to stop, and the work ends when the tool completes it."""
+"""Cancellation of work: the broker asks the tool to stop, and the work ends when the tool completes it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _WORK = f"""
 select {rows.WORK}, {rows.task_bytes("t")} as bytes
 from (select * from cancelled union all select * from locked where id not in (select id from cancelled)) w
 join their_tasks t on t.id = w.task_id"""
-# If the task is to be cancelled, a later request to queue it again changes nothing.
+# After a request to cancel the task as well, a later request with `requeue` changes nothing.
 CANCEL = text(f"""
 with asked as (
     select u.id, bool_and(u.requeue) as requeue
@@ -43,7 +43,7 @@ cancelled as (
 
 
 class Cancellation(NamedTuple):
-    """Work to cancel; its task is cancelled, too, or with `requeue` goes back into the queue."""
+    """A request to cancel work. Its task is cancelled too, or with `requeue` returns to the queue."""
 
     work_id: UUID
     requeue: bool = False
@@ -51,7 +51,7 @@ class Cancellation(NamedTuple):
 
 @one_statement()
 def cancel(connection: Connection, cancellations: Sequence[Cancellation]) -> list[Work | None]:
-    """Ask for work to stop, and return each as it is then; None: it is not under way."""
+    """Request the cancellation of work, and return its current state, or None if it is not under way."""
     values = {
         "ids": [cancellation.work_id for cancellation in cancellations],
         "requeue": [cancellation.requeue for cancellation in cancellations],

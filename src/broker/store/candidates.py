@@ -1,12 +1,12 @@
 """Candidates: the available tasks and tools, and which of them are new to an assigner.
 
-The cursor is exact in whatever order transactions commit. A row holds the transaction that last changed its
-availability, and the cursor holds the snapshot of the last reading (PostgreSQL's `pg_snapshot`). A row is new
-if that snapshot did not see it, also if it was written before the reading and committed after it. A long
-transaction elsewhere neither hides a row nor returns it again and again.
+The cursor is exact, in whatever order transactions commit. Each row holds the id of the transaction that last
+changed its availability. The cursor holds the snapshot of the last reading (PostgreSQL's `pg_snapshot`). A
+row is new if that snapshot did not see it, even if the row was written before the reading and committed after
+it. A long transaction elsewhere neither hides a row nor returns it repeatedly.
 
-A reading that does not fit on a page goes on in the order of the offer, from where the last page ended. Its
-cursor keeps the snapshot from before its first page, so that a row that changes meanwhile is new to the next
+A reading may need several pages. Each page continues in the order of the offer where the last page ended. The
+cursor keeps the snapshot from before the first page. So a row that changes in between is new to the next
 reading.
 """
 
@@ -22,9 +22,10 @@ from broker.store import rows
 from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES, bounded, met, seal, unseal
 
-# The home of a cursor: this cluster, its timeline (a restore from a backup begins a new one), this start of
-# its server (restored copies of its files have another history; after a crash PostgreSQL uses the numbers of
-# transactions that wrote nothing again), this database, and these tables (a restored dump makes new ones).
+# The home of a cursor: the cluster, its timeline (a restore from a backup begins a new one), the start of its
+# server, the database, and the tables (a restored dump creates new ones). The start of the server counts for
+# two reasons: restored copies of its files have another history, and after a crash PostgreSQL reuses the ids
+# of transactions that wrote nothing.
 SNAPSHOT = text("""
 select cast(pg_current_snapshot() as text) as reading,
        md5(concat_ws('/', (select system_identifier from pg_control_system()),
@@ -38,13 +39,14 @@ select cast(pg_current_snapshot() as text) as reading,
 def _new(available: str) -> str:
     """Return SQL for the rows that became available, or changed, after one snapshot and before a later one.
 
-    A snapshot has not seen the transactions in progress, which it lists, and the later ones. Each of the two
-    is a range of the index on `changed`, so the query costs as much as there are new rows. One range that
-    began at the oldest transaction in progress would grow while any transaction in the cluster stays open.
+    A snapshot has not seen two groups of transactions: those in progress, which it lists, and the later ones.
+    Each group is a range of the index on `changed`, so the cost of the query depends only on the number of
+    new rows. A single range, from the oldest transaction in progress on, would grow while any transaction in
+    the cluster stays open.
 
-    Rows that changed since the reading began belong to the next reading, which would repeat them. Rows of
-    transactions that are still to come are from the dump of a database with a longer history, and would be
-    new to each reading.
+    Rows that changed since the reading began belong to the next reading, which would repeat them. Rows with
+    the ids of future transactions come from the dump of a database with a longer history. They would be new
+    to each reading.
 
     Args:
         available: The table, and the condition by which its rows are available.
@@ -68,7 +70,7 @@ def _new(available: str) -> str:
 
 
 def _tasks(tasks: str, order: str) -> TextClause:
-    """Return the statement for as many tasks as a response has room for, which are then in offer order."""
+    """Return the statement for the tasks that fit in one response, in the order of the offer."""
     return text(f"""
 select {rows.TASK}, t.seq, t.met
 from ({bounded(tasks, size=rows.task_size("r"), order=order)}) t
@@ -78,7 +80,7 @@ order by {rows.offer_order("t")}
 
 
 def _tools(tools: str, order: str) -> TextClause:
-    """Return the statement for as many tools as a response has room for, which are then in id order."""
+    """Return the statement for the tools that fit in one response, in the order of their ids."""
     return text(f"""
 with page as materialized ({bounded(tools, size=rows.tool_bytes("r"), order=order)})
 select {rows.TOOL}, t.met
@@ -91,7 +93,7 @@ order by t.id
 NEW_TASKS = _tasks(_new("tasks where state = 'available'"), order="changed")
 NEW_TOOLS = _tools(_new("tools where available"), order="changed")
 
-# The same condition for a reading of all rows. Rows from a dump belong to the first reading.
+# The condition for a reading of all rows. Rows from a dump belong to the first reading.
 _UNREAD = """
     (cast(:seen as text) is null
      or not pg_visible_in_snapshot(t.changed, cast(cast(:seen as text) as pg_snapshot)))
@@ -122,10 +124,10 @@ class Cursor(Struct, array_like=True, kw_only=True):
 
     Args:
         home: The database of the snapshots.
-        seen: The snapshot whose rows the client has; None: the client has no rows.
-        reading: In the middle of a reading: the snapshot from before its first page.
-        task: In the middle of a reading: the rank and `seq` of the last task; None: all tasks were read.
-        tool: In the middle of a reading: the id of the last tool; None: all tools were read.
+        seen: The snapshot whose rows the client has. None if the client has no rows.
+        reading: Within a reading, the snapshot from before its first page.
+        task: Within a reading, the rank and `seq` of the last task. None if all tasks were read.
+        tool: Within a reading, the id of the last tool. None if all tools were read.
     """
 
     home: str
@@ -136,14 +138,14 @@ class Cursor(Struct, array_like=True, kw_only=True):
 
 
 class CandidatesRequest(NamedTuple):
-    """The cursor of the assigner's last response, if any, and the most tasks, and tools, to return."""
+    """The cursor of the assigner's last response, if any, and the maximum number of tasks and of tools."""
 
     cursor: str | None
     limit: int
 
 
 def read(connection: Connection, requests: Sequence[CandidatesRequest]) -> list[Candidates]:
-    """Return the candidates for each request; equal requests share them."""
+    """Return the candidates for each request. Equal requests share them."""
     by_request: dict[CandidatesRequest, Candidates] = {}
     size = 0
     for each in dict.fromkeys(requests):
@@ -157,15 +159,15 @@ def read(connection: Connection, requests: Sequence[CandidatesRequest]) -> list[
 
 
 def candidates(connection: Connection, cursor: str | None, limit: int) -> Candidates:
-    """Return the available tasks and tools, at most `limit` of each; with a cursor, those that are new since.
+    """Return the available tasks and tools, at most `limit` of each. With a cursor, return only new ones.
 
     Raises:
-        ValidationFailed: The cursor is garbled.
-        CursorExpired: The cursor is of another database.
+        ValidationFailed: The cursor is not a cursor of a broker.
+        CursorExpired: The cursor belongs to another database.
     """
     given = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
-    # Read first: all rows that are returned have changed by then, and later changes are new to the next
-    # reading.
+    # Read the snapshot first: it covers all rows that the page returns, and later changes are new to the
+    # next reading.
     moment = connection.execute(SNAPSHOT).one()
     home, snapshot = moment.home, moment.reading
     if given is not None and given.home != home:
@@ -178,7 +180,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
         position = Cursor(home=home, seen=position.seen, reading=snapshot)
         tasks, more_tasks = _page(connection, NEW_TASKS, position, limit)
         tools, more_tools = _page(connection, NEW_TOOLS, position, limit)
-        # If there is more than a page of them, they are read page by page, in the order of the offer.
+        # If the new rows do not fit on a page, read them page by page, in the order of the offer.
         position.task = _FIRST_TASK if more_tasks else None
         position.tool = _FIRST_TOOL if more_tools else None
     if position.task is not None:
@@ -192,8 +194,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
     more = position.task is not None or position.tool is not None
     onward = position if more else Cursor(home=home, seen=position.reading)
     if given is not None and given.reading is not None and not (tasks or tools or more):
-        # The rest of the reading is not available any more. A waiting request waits for what is new since
-        # then.
+        # The rest of the reading is no longer available. A waiting request now waits for new rows.
         return candidates(connection, seal(onward), limit)
     return Candidates(
         cursor=seal(onward), tasks=list(map(rows.task, tasks)), tools=list(map(rows.tool, tools)), more=more
@@ -203,7 +204,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
 def _page(
     connection: Connection, statement: TextClause, position: Cursor, limit: int, **after: object
 ) -> tuple[Sequence[rows.AnyRow], bool]:
-    """Return the rows of a page, and whether there are more than it holds."""
+    """Return the rows of a page, and whether there are further rows."""
     values = {"seen": position.seen, "reading": position.reading, "limit": limit + 1}
     read = connection.execute(statement, values | after).all()
     return read[:limit], met(read) > min(limit, len(read))

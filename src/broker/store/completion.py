@@ -1,7 +1,7 @@
 """Completion: one statement ends work and moves it, with its reports, to the archive.
 
-The statement deletes the task, too, if it succeeded or was cancelled. Otherwise the task becomes available
-again, or scheduled after a backoff, or stays as failed. The tool's load goes down.
+If the task succeeded or was cancelled, the statement also deletes the task. Otherwise the task becomes
+available, scheduled (after a backoff) or failed. The tool's load decreases.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ from broker.store.pages import bounded
 from broker.store.rows import Columns, alike
 from broker.store.steps import one_statement
 
-# How much work one statement ends at most if a client did not name it: in rows, and in bytes of records as in
-# a response (the last record may be larger).
+# The most work that one statement ends on behalf of the broker: in rows, and in bytes of records as in a
+# response. The last record may exceed the bytes.
 _MOST_ROWS = 1_000
 _MOST_RECORD_BYTES = 16 * 2**20
 
-# Work that the tool released, or never started, does not count as an attempt.
-# The backoff doubles with every attempt, up to a day. The wait is a random 50 to 100 % of it, so that tasks
-# that failed together do not all come back at once.
+# Work that was released, or lost before it was started, does not count as an attempt. The backoff doubles
+# with every attempt, up to a day. A task waits a random 50 to 100 % of it. Otherwise tasks that failed
+# together would all come back together.
 _END = f"""
 with asked as (
     select *
@@ -37,7 +37,7 @@ with asked as (
                 cast(:error as text[]), cast(:retry as boolean[]), {ownership.HOLDERS})
          as u (work_id, outcome, result, error, retry, token_tool, token_hash)
 ),
--- A locked row is read in its latest version, all other rows as they were when the statement began.
+-- The statement reads locked rows in their latest version, and all other rows as they were when it began.
 locked_work as materialized (
     select * from work where id = any(cast(:work_id as uuid[])) order by id for update
 ),
@@ -51,7 +51,7 @@ locked_tools as materialized (
     order by id
     for no key update
 ),
--- The JSON of a tool is made once, however much of its work ends.
+-- Build the JSON of a tool once, even if much of its work ends.
 their_tools as materialized (
     select o.id, o.registered_by, o.token_hash, {rows.tool_columns("o").json()} as tool,
            {rows.tool_bytes("o")} as bytes
@@ -126,7 +126,7 @@ tools_have_room as (
 )"""
 _RENEW = f"""{leases.locked("array(select id from locked_tools)")},
 {leases.renewed("array(select tool_id from ending)")}"""
-# In the order of the fields of `EndedWork`: so a row's values are the tuple's.
+# In the order of the fields of `EndedWork`, because a row becomes such a tuple.
 _ENDED_WORK = Columns(
     **alike("e", "work_id", "task_id", "tool_id", "outcome"),
     waited_seconds="""case when e.attempt = 1
@@ -135,8 +135,8 @@ _ENDED_WORK = Columns(
     ran_seconds="cast(extract(epoch from e.ended_at - e.started_at) as double precision)",
 )
 
-# The statement ends all of the work, and reads as many records as a response has room for. Records may be
-# very large, so it sorts only their sizes, which new records hold.
+# The statement ends all of the work, and reads the records that fit in one response. Records may be very
+# large, so the statement sorts only their sizes, which new records store.
 _SIZES = "select work_id, bytes + coalesce(octet_length(error), 0) as size from archived"
 END = text(f"""{_END}, {_RENEW}
 select {_ENDED_WORK}, {archive.RECORD}
@@ -144,14 +144,14 @@ from archived e
 left join ({bounded(_SIZES, size="size", order="work_id")}) read on read.work_id = e.work_id
 left join lateral (select e.*) a on read.work_id is not null
 """)
-# For clients that do not read the records, which are long.
+# For clients that do not read the records, which may be large.
 END_BRIEFLY = text(f"{_END}, {_RENEW} select {_ENDED_WORK} from archived e")
-# For work that the broker ends; its tool's lease is not renewed.
+# For work that the broker ends. It does not renew the tool's lease.
 END_WITHOUT_TOOL = text(f"{_END} select {_ENDED_WORK} from archived e")
 
 
 class Ending(NamedTuple):
-    """A request to end work: how it ends, and the token of the request."""
+    """A request to end work: its outcome, and the token of the request."""
 
     work_id: UUID
     outcome: Outcome
@@ -161,13 +161,13 @@ class Ending(NamedTuple):
     token: Token | None = None
 
 
-# The work `ended` by it, or before with the `same` or an `other` outcome; or the request came with a `void`
-# token, and changed nothing.
+# This request `ended` the work, or the work had ended with the `same` or an `other` outcome, or is `unknown`.
+# A request with a `void` token changed nothing.
 EndingStatus = Literal["ended", "same", "other", "unknown", "void"]
 
 
 class Ended(NamedTuple):
-    """The result of an ending, and the archive's record; None for `unknown` and `void`."""
+    """The result of an ending, and the archive record; None for `unknown` and `void`."""
 
     status: EndingStatus
     record: ArchiveRecord | None
@@ -175,9 +175,9 @@ class Ended(NamedTuple):
 
 @one_statement()
 def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
-    """End work as its tool reports it, and return the result of each ending with its record.
+    """End work as its tool reports it, and return the result and the record of each ending.
 
-    The first of several endings of the same work counts.
+    If several endings name the same work, the first one counts.
     """
     first = _first(connection, endings)
     records: dict[UUID, ArchiveRecord | None] = {}
@@ -193,28 +193,28 @@ def complete(connection: Connection, endings: Sequence[Ending]) -> list[Ended]:
 def _ended(status: EndingStatus, record: ArchiveRecord | None) -> Ended:
     if status in ("unknown", "void"):
         return Ended(status, None)
-    # If there was no room for the record, the ending runs again and finds the record in the archive.
+    # If the record did not fit in the response, the ending runs again and finds the record in the archive.
     if record is LATER:
         return cast("Ended", LATER)
-    # A record that was looked up may have been deleted since.
+    # An admin may have deleted the record in the meantime.
     return Ended("unknown" if record is None else status, record)
 
 
 @one_statement()
 def complete_briefly(connection: Connection, endings: Sequence[Ending]) -> list[EndingStatus]:
-    """End work as its tool reports it, and return only what became of each ending."""
+    """End work as its tool reports it, and return only the status of each ending."""
     first = _first(connection, endings)
     ended = {work.work_id for work, _ in _end(connection, END_BRIEFLY, first)}
     return _statuses(connection, endings, first, ended)
 
 
 def end(connection: Connection, endings: Sequence[Ending]) -> None:
-    """End work that is under way on behalf of the broker."""
+    """End work on behalf of the broker."""
     _end(connection, END_WITHOUT_TOOL, _first(connection, endings))
 
 
 def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Ending]:
-    """Return the first ending of each work; one with a void token counts only if there is no other."""
+    """Return the first ending of each work. An ending with a void token counts only if there is no other."""
     first = {ending.work_id: ending for ending in reversed(endings)}
     if any(ending.token != first[ending.work_id].token for ending in endings):
         void = ownership.void(connection, [ending.token for ending in endings])
@@ -225,7 +225,7 @@ def _first(connection: Connection, endings: Sequence[Ending]) -> dict[UUID, Endi
 def _end(
     connection: Connection, statement: TextClause, endings: Mapping[UUID, Ending]
 ) -> list[tuple[EndedWork, rows.AnyRow]]:
-    """End the work that is under way, and return what ended, each with its row of the statement."""
+    """End the work that is under way, and return it, each with its row of the statement."""
     values = rows.columns(endings.values(), "work_id", "outcome", "error", "retry")
     values["result"] = [ending.result for ending in endings.values()]
     values |= ownership.token_columns(ending.token for ending in endings.values())
@@ -238,9 +238,9 @@ def _end(
 def _statuses(
     connection: Connection, endings: Sequence[Ending], first: Mapping[UUID, Ending], ended: Collection[UUID]
 ) -> list[EndingStatus]:
-    """Return what became of each ending, and keep a success that came late.
+    """Return the status of each ending, and store late successes.
 
-    For each work, the ending in `first` counts. The work in `ended` was ended just now.
+    For each work, the ending in `first` counts. This request has ended the work in `ended`.
     """
 
     def is_ours(ending: Ending) -> bool:
@@ -273,7 +273,7 @@ def _statuses(
 
 
 def parts(works: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
-    """Split rows of work, each with the `size` of its record, into parts that one statement ends in time."""
+    """Split rows of work, each with the `size` of its record, into parts that a statement can end in time."""
     part: list[Row[Any]] = []
     room = _MOST_RECORD_BYTES
     for row in works:

@@ -12,13 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from broker.store import database_errors
 
 # Each statement names the rows that it needs of each table (`= any(...)`), finds them by an index, and joins
-# them by hash. PostgreSQL keeps plans, and makes them from statistics that say "empty" of a queue that has
-# just run dry: with nested loops, a kept plan would then compare a thousand rows with a thousand. A plain
-# index scan marks the dead entries that it meets, so the next scan skips them; a bitmap scan does not. No
-# statement runs for long enough to be compiled. PostgreSQL keeps a plan for any arguments if its cost is not
-# much higher than that of a plan for these arguments. The default cost of a page is that of a turning disk.
-# With it, PostgreSQL planned each assignment again, which took longer than to run it. Hot tables are small
-# and in memory, where a page costs next to nothing.
+# them by hash. PostgreSQL caches plans. If statistics say that a queue is empty, a cached plan with nested
+# loops would later compare a thousand rows with a thousand. A plain index scan marks the dead entries that it
+# meets, so the next scan skips them; a bitmap scan does not. Statements are too short for JIT compilation.
+# The default page costs are those of a spinning disk. With them, PostgreSQL planned each assignment again
+# instead of using a generic plan, and planning took longer than running it. The busy tables are small and in
+# memory, where reading a page costs almost nothing.
 SETTINGS = {
     "enable_seqscan": "off",
     "enable_nestloop": "off",
@@ -30,24 +29,24 @@ SETTINGS = {
 NAME = {"application_name": "broker"}
 #: The settings of a session, which a pooler in transaction mode needs in each transaction.
 SESSION = SETTINGS | {"TimeZone": "UTC"}
-#: The settings that only a connection of its own can have.
+#: The settings that need a dedicated connection.
 CONNECTION = {
     # A statement must see the rows that it waited for.
     "default_transaction_isolation": "read committed",
-    # The locks of a broker whose machine is gone end soon.
+    # If a broker's machine fails, PostgreSQL soon releases its locks.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
-# PostgreSQL's binary jsonb is this byte, and then the text; its json is the text.
+# PostgreSQL's binary form of jsonb is this byte and the text. That of json is only the text.
 _JSONB_VERSION = b"\x01"
-# The share of a statement's time that it may wait for one lock. Without a limit of its own, a wait for a lock
-# looks like a statement that is too slow.
+# The share of the statement timeout for which a statement may wait for one lock. Without its own limit, a
+# wait for a lock looks like a slow statement.
 _LOCK_SHARE = 0.6
 
 
 def time_limits(timeout_seconds: float) -> dict[str, str]:
-    """Return the settings that limit how long a statement, a lock and an idle transaction may last."""
+    """Return the settings that limit the time for a statement, a lock and an idle transaction."""
     milliseconds = str(int(timeout_seconds * 1000))
     return {
         "statement_timeout": milliseconds,
@@ -65,17 +64,17 @@ def create_engine(
     """Return SQLAlchemy's engine for a database.
 
     Args:
-        connect: Makes a connection, from asyncpg's options.
-        server_settings: PostgreSQL's settings for each connection.
+        connect: Opens a connection, given options of asyncpg.
+        server_settings: PostgreSQL settings for each connection.
         options: Options of SQLAlchemy.
     """
     creator = partial(connect, server_settings=server_settings)
-    # Parameters hold the data of users: errors must not write them to the log.
+    # Parameters hold users' data, which errors must not write to the log.
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=creator, hide_parameters=True, **options
     )
-    # JSON passes through as bytes: `Raw` or text goes in, and `Raw` comes out. SQLAlchemy's own codecs decode
-    # and encode each value, which costs a value of 32 MiB 100 ms on the event loop.
+    # JSON passes through as bytes: `Raw` or text goes in, and `Raw` comes out. SQLAlchemy's own codecs would
+    # decode and encode each value. A value of 32 MiB would block the event loop for 100 ms.
     dialect: Any = engine.dialect
     dialect.setup_asyncpg_json_codec = partial(_set_codec, "json", encoder=_bytes, decoder=Raw)
     dialect.setup_asyncpg_jsonb_codec = partial(_set_codec, "jsonb", encoder=_jsonb, decoder=_of_jsonb)
@@ -99,6 +98,6 @@ def _of_jsonb(value: bytes) -> Raw:
 
 
 def discard_unusable(context: ExceptionContext) -> None:
-    """Have the pool discard a connection whose error says that it cannot be used any more."""
+    """Have the pool discard a connection if its error shows that it is unusable."""
     if getattr(context.original_exception, "sqlstate", None) in database_errors.UNUSABLE:
         context.is_disconnect = True

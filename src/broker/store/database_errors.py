@@ -1,7 +1,7 @@
-"""PostgreSQL's error codes (SQLSTATEs), and which error of the broker each one becomes.
+"""PostgreSQL's error codes (SQLSTATEs), and the broker's error for each of them.
 
-`CLASSES` has every class of appendix A of the PostgreSQL manual once, `CODES` the codes that differ from
-their class. A code that is in neither is a defect of the broker: its error passes through and becomes a 500.
+`CLASSES` has every class of appendix A of the PostgreSQL manual. `CODES` has the codes that differ from their
+class. A code that is in neither indicates a defect of the broker: its error passes through and becomes a 500.
 """
 
 from enum import Enum
@@ -24,20 +24,20 @@ from broker.errors import (
 
 
 class RetryTransaction(Unavailable):
-    """PostgreSQL aborted this transaction because of another one; the broker can repeat it at once."""
+    """PostgreSQL aborted this transaction because of another one. The broker can retry it at once."""
 
 
 class Meaning(Enum):
-    """The meaning of an error code for the request that met it."""
+    """The consequence of an error code for the request that met it."""
 
-    VALUE = "PostgreSQL refuses a value of the client: 400"
-    AGAIN = "another transaction was in the way: the broker repeats the transaction"
-    LOST = "the connection is lost: 503; the service counts as away"
-    TROUBLE = "the database is in trouble: 503, with a cause in the log and in /health/ready"
-    ROW = "one row may be the cause: the broker splits the batch; the item alone gets 503"
-    LOCKED = "a lock did not come in time: the broker splits the batch; the item alone gets 503"
-    CANCELLED = "after the statement timeout the broker splits the batch; before it, trouble"
-    DEFECT = "a defect of the broker: 500"
+    VALUE = "400: PostgreSQL refuses a value of the request"
+    RETRY = "another transaction was in the way, and the broker retries this one"
+    LOST = "503: the connection is lost, and the broker considers the database unreachable"
+    TROUBLE = "503: the database cannot work; the log and /health/ready name the cause"
+    ROW = "503 for one item: a row may be the cause, so the broker splits the batch and finds the item"
+    LOCKED = "503 for one item: a row stayed locked, so the broker splits the batch and finds the item"
+    CANCELLED = "503: after the statement timeout for one item only, before it with a cause in the log"
+    DEFECT = "500: a defect of the broker"
 
 
 class Entry(NamedTuple):
@@ -48,9 +48,10 @@ class Entry(NamedTuple):
     cause: str = ""
 
 
-_VALUE, _AGAIN, _LOST, _TROUBLE = Meaning.VALUE, Meaning.AGAIN, Meaning.LOST, Meaning.TROUBLE
+_VALUE, _RETRY, _LOST, _TROUBLE = Meaning.VALUE, Meaning.RETRY, Meaning.LOST, Meaning.TROUBLE
 _ROW, _LOCKED, _CANCELLED, _DEFECT = Meaning.ROW, Meaning.LOCKED, Meaning.CANCELLED, Meaning.DEFECT
-_SCHEMA = "the schema is not the one that this version needs; run `broker migrate`"
+_POOLER = "a prepared statement is missing; behind a pooler, set BROKER_LISTEN_URL"
+_SCHEMA = "the database's schema does not fit this version of the broker; run `broker migrate`"
 
 CLASSES = {
     "00": Entry("successful completion", _DEFECT),
@@ -59,8 +60,8 @@ CLASSES = {
     "03": Entry("SQL statement not yet complete", _DEFECT),
     "08": Entry("connection exception", _LOST),
     "09": Entry("triggered action exception", _ROW, "a trigger in the database failed"),
-    # This is how PostgreSQL refuses a prepared statement when a migration has changed a column.
-    "0A": Entry("feature not supported", _AGAIN),
+    # PostgreSQL refuses a prepared statement with this code when a migration has changed a column.
+    "0A": Entry("feature not supported", _RETRY),
     "0B": Entry("invalid transaction initiation", _DEFECT),
     "0F": Entry("locator exception", _DEFECT),
     "0L": Entry("invalid grantor", _TROUBLE, "the database user lacks a privilege"),
@@ -73,9 +74,9 @@ CLASSES = {
     "23": Entry("integrity constraint violation", _DEFECT),
     "24": Entry("invalid cursor state", _DEFECT),
     "25": Entry("invalid transaction state", _DEFECT),
-    "26": Entry("invalid SQL statement name", _TROUBLE, "a prepared statement is gone: a pooler may hide it"),
+    "26": Entry("invalid SQL statement name", _TROUBLE, _POOLER),
     "27": Entry("triggered data change violation", _ROW, "a trigger in the database failed"),
-    "28": Entry("invalid authorization specification", _TROUBLE, "the database refuses the user or password"),
+    "28": Entry("invalid authorization specification", _TROUBLE, "the database rejects the user or password"),
     "2B": Entry("dependent privilege descriptors still exist", _DEFECT),
     "2D": Entry("invalid transaction termination", _DEFECT),
     "2F": Entry("SQL routine exception", _ROW, "a function in the database failed"),
@@ -85,15 +86,15 @@ CLASSES = {
     "3B": Entry("savepoint exception", _DEFECT),
     "3D": Entry("invalid catalog name", _TROUBLE, "the database does not exist"),
     "3F": Entry("invalid schema name", _TROUBLE, _SCHEMA),
-    "40": Entry("transaction rollback", _AGAIN),
+    "40": Entry("transaction rollback", _RETRY),
     "42": Entry("syntax error or access rule violation", _DEFECT),
     "44": Entry("with check option violation", _DEFECT),
     "53": Entry("insufficient resources", _TROUBLE, "the database is short of resources"),
     "54": Entry("program limit exceeded", _ROW, "a limit of PostgreSQL was exceeded"),
-    "55": Entry("object not in prerequisite state", _TROUBLE, "the database cannot use an object now"),
+    "55": Entry("object not in prerequisite state", _TROUBLE, "a database object cannot be used now"),
     "57": Entry("operator intervention", _TROUBLE, "an operator intervened in the database"),
     "58": Entry("system error", _TROUBLE, "the database cannot read or write its files"),
-    "72": Entry("snapshot failure", _AGAIN),
+    "72": Entry("snapshot failure", _RETRY),
     "F0": Entry("configuration file error", _TROUBLE, "the configuration of the database is wrong"),
     "HV": Entry("foreign data wrapper error", _DEFECT),
     "P0": Entry("PL/pgSQL error", _ROW, "a function or trigger in the database raised an error"),
@@ -103,7 +104,7 @@ CLASSES = {
 CODES = {
     "22023": Entry("invalid parameter value", _DEFECT),
     "25006": Entry("read-only SQL transaction", _LOST),
-    "25P03": Entry("idle in transaction session timeout", _TROUBLE, "the broker paused in a transaction"),
+    "25P03": Entry("idle in transaction session timeout", _TROUBLE, "the broker paused within a transaction"),
     "25P04": Entry("transaction timeout", _CANCELLED, "the database ended a transaction that took too long"),
     "40003": Entry("statement completion unknown", _LOST),
     "42501": Entry("insufficient privilege", _TROUBLE, "the database user lacks a privilege"),
@@ -116,8 +117,8 @@ CODES = {
     "53100": Entry("disk full", _TROUBLE, "the disk of the database is full"),
     "53200": Entry("out of memory", _TROUBLE, "the database is out of memory"),
     "53300": Entry("too many connections", _TROUBLE, "the database has no free connection"),
-    "53400": Entry("configuration limit exceeded", _TROUBLE, "a configured limit of the database is reached"),
-    "55P03": Entry("lock not available", _LOCKED, "another session holds a lock for too long"),
+    "53400": Entry("configuration limit exceeded", _TROUBLE, "the database has reached a configured limit"),
+    "55P03": Entry("lock not available", _LOCKED, "another session held a lock for too long"),
     "57014": Entry("query canceled", _CANCELLED, "a statement was cancelled"),
     "57P01": Entry("admin shutdown", _LOST),
     "57P02": Entry("crash shutdown", _LOST),
@@ -126,12 +127,12 @@ CODES = {
     "57P05": Entry("idle session timeout", _LOST),
 }
 
-# A connection with one of these errors is of no more use: its server stops, or is no longer the primary.
+# A connection is unusable after one of these errors: its server stops, or is no longer the primary.
 UNUSABLE = frozenset({"57P01", "57P02", "57P03", "25006"})
 
-_REFUSED = "PostgreSQL cannot hold a value of this request."
+_REFUSED = "PostgreSQL cannot store a value of this request. Correct the value before you send it again."
 
-# Errors without a code. asyncpg raises its internal error where a connection dies between two operations.
+# Errors without a code. asyncpg raises its internal error if a connection breaks between two operations.
 _LOST_CONNECTION = (
     InterfaceError,
     OperationalError,
@@ -142,11 +143,11 @@ _LOST_CONNECTION = (
 
 
 def translate(error: Exception, *, timed_out: bool = False) -> Exception:
-    """Return the broker's error for an error of SQLAlchemy or asyncpg; a defect is returned as it is.
+    """Return the broker's error for an error of SQLAlchemy or asyncpg. Return a defect unchanged.
 
     Args:
         error: The error of SQLAlchemy or asyncpg.
-        timed_out: Whether the statement ran for as long as a statement may.
+        timed_out: Whether the statement reached the statement timeout.
     """
     if isinstance(error, PoolTimeoutError):
         return Overloaded()
@@ -155,7 +156,7 @@ def translate(error: Exception, *, timed_out: bool = False) -> Exception:
     if isinstance(driver, asyncpg.InterfaceError) and isinstance(driver, ValueError):
         # asyncpg cannot send a value.
         return BadRequest(_REFUSED)
-    # Of a prepared statement that a migration has changed, only the driver's error has the code.
+    # If a migration has invalidated a prepared statement, only the driver's error has the code.
     if state := getattr(cause, "sqlstate", None) or getattr(driver, "sqlstate", None):
         return _of_code(str(state), error, timed_out=timed_out)
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
@@ -163,7 +164,7 @@ def translate(error: Exception, *, timed_out: bool = False) -> Exception:
 
 
 def of_connection(error: Exception) -> Unavailable:
-    """Return the broker's error for one that stands in the way of a connection."""
+    """Return the broker's error for an error that prevents a connection."""
     known = translate(error)
     return known if isinstance(known, Unavailable) else ConnectionLost()
 
@@ -174,7 +175,7 @@ def _of_code(state: str, error: Exception, *, timed_out: bool) -> Exception:
     match line.meaning:
         case Meaning.VALUE:
             return BadRequest(_REFUSED)
-        case Meaning.AGAIN:
+        case Meaning.RETRY:
             return RetryTransaction()
         case Meaning.LOST:
             return ConnectionLost()

@@ -1,4 +1,4 @@
-"""Deletion of tasks: at once, or if its work is running by asking the tool to stop."""
+"""Deletion of tasks. If a task's work is running, the broker asks the tool to stop first."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -21,7 +21,7 @@ where t.id = any(cast(:ids as text[]))
 
 
 class TaskDeletion(NamedTuple):
-    """A task to delete; with `force`, its running work ends at once."""
+    """A request to delete a task. With `force`, its running work ends at once."""
 
     id: str
     force: bool = False
@@ -31,13 +31,14 @@ TaskDeleted = Literal["deleted", "asked", "unknown"]
 
 
 def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[TaskDeleted]:
-    """Delete tasks; one that comes with and without force is deleted with force.
+    """Delete tasks. If a task comes with and without force, delete it with force.
 
     Returns:
-        For each task `deleted` (also if it had ended), `asked` if its tool is asked to stop, or `unknown`.
+        For each task `deleted` (also if it had ended before), `asked` if its tool must stop first, or
+        `unknown`.
 
     Raises:
-        RetryTransaction: A task got work before it was locked, and work must be locked before tasks.
+        RetryTransaction: A task got work before it was locked. Work must be locked before tasks.
     """
     ids = list({deletion.id for deletion in deletions})
     forced = {deletion.id for deletion in deletions if deletion.force}
@@ -54,7 +55,7 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
             stopped[id_] = Ending(work_id, "cancelled")
         elif work_id:
             asked[id_] = work_id
-    # Also before work ends at once: this overrules a cancellation that asked for another attempt.
+    # Also for work that ends at once: this overrides an earlier cancellation with `requeue`.
     work_ids = [*asked.values(), *(ending.work_id for ending in stopped.values())]
     if work_ids:
         cancellation.cancel(connection, [Cancellation(work_id) for work_id in work_ids])
@@ -63,7 +64,7 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
     idle = [id_ for id_, (work_id, _) in states.items() if not work_id]
     deleted = ended_tasks.record_deleted(connection, idle) if idle else set()
     if len(deleted) < len(idle):
-        # A task was submitted after the lock, and assigned before it was deleted.
+        # A task was submitted after the lock and assigned before its deletion.
         raise RetryTransaction
     unknown = [id_ for id_ in ids if id_ not in states]
     ended = ended_tasks.has_ended(connection, unknown) if unknown else set()
@@ -75,5 +76,5 @@ def delete(connection: Connection, deletions: Sequence[TaskDeletion]) -> list[Ta
 
 
 def _work_of(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[UUID | None, str | None]]:
-    """Return for each live task its work and that work's state."""
+    """Return the work of each live task, and that work's state."""
     return {row.id: (row.work_id, row.state) for row in connection.execute(WORK_OF, {"ids": ids})}

@@ -1,7 +1,7 @@
-"""Chores: what comes due by time alone, by the database's clock.
+"""Chores: handle rows that come due by the database's clock.
 
-A chore runs in bounded batches. A batch leaves rows that another transaction has locked to the next batch, so
-any number of processes may do the same chore. An advisory lock makes them take turns.
+A chore runs in bounded batches. A batch skips rows that another transaction has locked, so any number of
+processes may do the same chore. An advisory lock makes them take turns.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,20 +15,20 @@ from sqlalchemy import Connection, Row, TextClause, text
 from broker.store import completion, rows
 from broker.store.completion import Ending
 
-# If a chore finds a row this much too late, no process did the chore when the row came due, and no tool could
-# send a heartbeat.
+# If a chore finds a row this much too late, no process did the chore when the row came due. Then no tool
+# could send a heartbeat at that time either.
 _LATE_SECONDS = 3.0
-# The longest time for a tool to send a heartbeat after the service was away.
+# The longest extension that a tool gets after the service was unreachable.
 _MOST_EXTENSION_SECONDS = 300.0
 # Longer than any lease.
 _LONG_SECONDS = 1e9
 
-# The first number only has to differ from those of other advisory locks.
+# The first number must differ from those of other advisory locks.
 TURN = text("select pg_try_advisory_xact_lock(7022026, :chore)")
 
 DUE_TASKS = text("""
 select id from tasks
-where state = 'scheduled' and due_at <= now() and id <> all(cast(:aside as text[]))
+where state = 'scheduled' and due_at <= now() and id <> all(cast(:skipped as text[]))
 order by due_at
 limit :batch
 for update skip locked
@@ -41,20 +41,20 @@ where id = any(cast(:ids as text[]))
 TASKS_NEXT = text("""
 select cast(extract(epoch from min(due_at) - clock_timestamp()) as double precision)
 from tasks
-where state = 'scheduled' and id <> all(cast(:aside as text[]))
+where state = 'scheduled' and id <> all(cast(:skipped as text[]))
 """)
 
-# By the database's clock: the broker's own clock may jump, and its machine may sleep, so that it is late. It
-# is not late for a row that came due while it did the chore.
+# The statement uses the database's clock, because the broker's clock may jump. It detects lateness itself,
+# because the broker's machine may have been asleep. A row that came due during the chore is not late.
 _EXTENDED_UNTIL = """
     now() - make_interval(secs => case when {due_at} < now() - make_interval(secs => :late_seconds)
-                                            and {due_at} > coalesce(cast(:watched_until as timestamptz),
+                                            and {due_at} > coalesce(cast(:handled_until as timestamptz),
                                                                     '-infinity')
-                                       then 0 else :here_seconds end)
+                                       then 0 else :reachable_seconds end)
           + make_interval(secs => least(l.lease_seconds, :most_extension_seconds))"""
 
-# There is little work under way at any time. An index on the deadline would cost each start more than this
-# statement costs from time to time.
+# Little work is under way at any time. An index on the deadline would cost each start more than this
+# occasional statement costs.
 EXTEND_DEADLINES = text(f"""
 with due as materialized (
     select id, tool_id, deadline_at
@@ -63,21 +63,22 @@ with due as materialized (
     order by id
     for no key update skip locked
 ),
-heard as materialized (
+extended as materialized (
     select due.id, due.deadline_at, {_EXTENDED_UNTIL.format(due_at="due.deadline_at")} as until
     from due
     join tool_leases l on l.tool_id = due.tool_id and l.tool_id = any(array(select tool_id from due))
 )
 update work w
-set deadline_at = heard.until
-from heard
-where w.id = heard.id and w.id = any(array(select id from heard)) and heard.until > heard.deadline_at
+set deadline_at = extended.until
+from extended
+where w.id = extended.id and w.id = any(array(select id from extended))
+  and extended.until > extended.deadline_at
 """)
 NOW = text("select clock_timestamp()")
 
 
 def _locked_tasks_of(work: str) -> str:
-    """Return the part of a statement that locks the tasks of the part `work`, each with its size."""
+    """Return a CTE that locks the tasks of the CTE `work`, each with its size."""
     return f"""locked_tasks as materialized (
     select id, {rows.task_bytes("t")} as bytes
     from tasks t
@@ -91,7 +92,7 @@ OVERDUE = text(f"""
 with overdue as materialized (
     select id, task_id, state, deadline_at, report_bytes
     from work
-    where deadline_at <= now() and id <> all(cast(:aside as uuid[]))
+    where deadline_at <= now() and id <> all(cast(:skipped as uuid[]))
     order by deadline_at
     limit :batch
     for update skip locked
@@ -105,11 +106,11 @@ order by o.deadline_at
 WORK_NEXT = text("""
 select cast(extract(epoch from min(deadline_at) - clock_timestamp()) as double precision)
 from work
-where id <> all(cast(:aside as uuid[]))
+where id <> all(cast(:skipped as uuid[]))
 """)
 
 EXTEND_LEASES = text(f"""
-with heard as materialized (
+with extended as materialized (
     select l.tool_id, l.expires_at, {_EXTENDED_UNTIL.format(due_at="l.expires_at")} as until
     from tool_leases l
     join tools t on t.id = l.tool_id
@@ -118,17 +119,17 @@ with heard as materialized (
     for no key update of l skip locked
 )
 update tool_leases l
-set expires_at = heard.until
-from heard
-where l.tool_id = heard.tool_id and l.tool_id = any(array(select tool_id from heard))
-  and heard.until > heard.expires_at
+set expires_at = extended.until
+from extended
+where l.tool_id = extended.tool_id and l.tool_id = any(array(select tool_id from extended))
+  and extended.until > extended.expires_at
 """)
 # A tool that is offline still has work if one batch was not enough to end all of it.
 _HAS_WORK = """
-t.load > (select count(*) from work w where w.tool_id = t.id and w.id = any(cast(:aside as uuid[])))"""
-# The first tools that have a batch of work together, and at least one.
-SILENT = text(f"""
-with silent as materialized (
+t.load > (select count(*) from work w where w.tool_id = t.id and w.id = any(cast(:skipped as uuid[])))"""
+# The first tools whose work together fills a batch, and at least one tool.
+EXPIRED_LEASES = text(f"""
+with expired as materialized (
     select t.id, t.load, t.offline, l.expires_at
     from tool_leases l
     join tools t on t.id = l.tool_id
@@ -138,12 +139,12 @@ with silent as materialized (
     for update skip locked
 )
 select id, load, offline
-from (select *, sum(load) over (order by expires_at, id) - load as before from silent) s
+from (select *, sum(load) over (order by expires_at, id) - load as before from expired) s
 where before < :batch
 order by expires_at, id
 """)
-# A locked tool gets no more work. The rows are all of its work if they are as many as its load.
-THEIR_WORK = text(f"""
+# A locked tool gets no more work. If the number of rows equals its load, the rows are all of its work.
+WORK_OF_TOOLS = text(f"""
 with locked_work as materialized (
     select id, task_id, tool_id, report_bytes
     from work
@@ -160,7 +161,7 @@ order by w.id
 TAKE_OFFLINE = text("""
 update tools set offline = true, changed = pg_current_xact_id() where id = any(cast(:ids as text[]))
 """)
-# A lease that is renewed meanwhile lasts at least as long as the shortest lease.
+# A lease that a tool renews in the meantime lasts at least as long as the shortest lease.
 LEASES_NEXT = text(f"""
 select least(cast(extract(epoch from min(l.expires_at) - clock_timestamp()) as double precision),
              min(l.lease_seconds))
@@ -171,142 +172,142 @@ where not t.offline or {_HAS_WORK}
 
 
 @dataclass
-class Tries:
-    """The ids of the tasks or work that a batch skips, and of those that it changes, which the batch sets."""
+class BatchIds:
+    """The ids of tasks or work that a batch must skip, and the ids that it changes, which the batch sets."""
 
-    aside: Sequence[Any] = ()
-    ids: list[Any] = field(default_factory=list)
+    skipped: Sequence[Any] = ()
+    changed: list[Any] = field(default_factory=list)
 
 
-BatchStep = Callable[[Connection, int, Tries], int]
-Forgive = Callable[[Connection, float, datetime | None], datetime]
+BatchStep = Callable[[Connection, int, BatchIds], int]
+Extend = Callable[[Connection, float, datetime | None], datetime]
 
 
 class Chore(NamedTuple):
-    """A kind of rows that come due by time.
+    """A chore: how to handle one kind of rows that come due.
 
     Args:
-        name: Its name in notifications.
+        name: Its name in notifications and metrics.
         number: The number of its advisory lock.
-        do: Does a batch, and returns its number of rows.
-        next: The statement that returns in how many seconds the next row comes due.
-        forgive: Gives tools more time for what they could not do while the service was away.
+        do: Handles a batch, and returns its number of rows.
+        next: The statement that returns the seconds until the next row comes due.
+        extend: Gives tools more time for requests that they could not send while the service was unreachable.
     """
 
     name: str
     number: int
     do: BatchStep
     next: TextClause
-    forgive: Forgive | None = None
+    extend: Extend | None = None
 
 
-def in_turn(connection: Connection, number: int, do: Callable[..., int], batch: int, *tries: Tries) -> int:
-    """Do a batch of a chore unless another process does one, and return its number of rows."""
+def in_turn(connection: Connection, number: int, do: Callable[..., int], batch: int, *ids: BatchIds) -> int:
+    """Handle a batch of a chore, unless another process handles one, and return its number of rows."""
     if not connection.execute(TURN, {"chore": number}).scalar_one():
         return 0
-    return do(connection, batch, *tries)
+    return do(connection, batch, *ids)
 
 
-def make_available(connection: Connection, batch: int, tries: Tries | None = None) -> int:
-    """Make the scheduled tasks available that are due, and return how many."""
-    tries = tries or Tries()
-    tries.ids[:] = connection.execute(DUE_TASKS, {"batch": batch, "aside": list(tries.aside)}).scalars()
-    if tries.ids:
-        connection.execute(MAKE_AVAILABLE, {"ids": tries.ids})
-    return len(tries.ids)
+def make_available(connection: Connection, batch: int, ids: BatchIds | None = None) -> int:
+    """Make due tasks available, and return how many."""
+    ids = ids or BatchIds()
+    ids.changed[:] = connection.execute(DUE_TASKS, {"batch": batch, "skipped": list(ids.skipped)}).scalars()
+    if ids.changed:
+        connection.execute(MAKE_AVAILABLE, {"ids": ids.changed})
+    return len(ids.changed)
 
 
-def end_overdue(connection: Connection, batch: int, tries: Tries | None = None) -> int:
-    """End the work that was not started in time or runs too long, and return how much."""
-    tries = tries or Tries()
-    works = connection.execute(OVERDUE, {"batch": batch, "aside": list(tries.aside)}).all()
+def end_overdue(connection: Connection, batch: int, ids: BatchIds | None = None) -> int:
+    """End work that was not started in time or ran too long, and return how much."""
+    ids = ids or BatchIds()
+    works = connection.execute(OVERDUE, {"batch": batch, "skipped": list(ids.skipped)}).all()
     overdue = next(completion.parts(works), [])
-    tries.ids[:] = [row.id for row in overdue]
+    ids.changed[:] = [row.id for row in overdue]
     if overdue:
         completion.end(connection, [_overdue(row.id, row.state) for row in overdue])
     return len(overdue)
 
 
-def take_offline(connection: Connection, batch: int, tries: Tries | None = None) -> int:
-    """Set tools offline whose leases have expired, end their work as lost, and return how many tools.
+def take_offline(connection: Connection, batch: int, ids: BatchIds | None = None) -> int:
+    """Set tools with expired leases offline, end their work as lost, and return the number of tools.
 
-    If there is more work than a batch may have, in rows or bytes, the next batch ends the rest: a tool that
-    is offline gets no more work, and one that comes back keeps what it still has.
+    If the tools have more work than fits in a batch, in rows or bytes, the next batch ends the rest. In
+    between, an offline tool gets no more work, and a tool that comes back keeps its remaining work.
     """
-    tries = tries or Tries()
-    tools = connection.execute(SILENT, {"batch": batch, "aside": list(tries.aside)})
-    silent = {row.id: row for row in tools}
-    if not silent:
+    ids = ids or BatchIds()
+    tools = connection.execute(EXPIRED_LEASES, {"batch": batch, "skipped": list(ids.skipped)})
+    expired = {row.id: row for row in tools}
+    if not expired:
         return 0
-    held: dict[str, list[Row[Any]]] = {id_: [] for id_ in silent}
-    for row in connection.execute(THEIR_WORK, {"tool_ids": list(silent)}):
+    held: dict[str, list[Row[Any]]] = {id_: [] for id_ in expired}
+    for row in connection.execute(WORK_OF_TOOLS, {"tool_ids": list(expired)}):
         held[row.tool_id].append(row)
-    aside = set(tries.aside)
+    skipped = set(ids.skipped)
     # If another transaction has locked a row of a tool, the tool may be sending a heartbeat now.
-    gone = {id_: work for id_, work in held.items() if len(work) == silent[id_].load}
-    # No more than a batch of each tool.
-    works = ([row for row in work if row.id not in aside][:batch] for work in gone.values())
+    gone = {id_: work for id_, work in held.items() if len(work) == expired[id_].load}
+    # At most a batch of work for each tool.
+    works = ([row for row in work if row.id not in skipped][:batch] for work in gone.values())
     lost = next(completion.parts([row for work in works for row in work]), [])
-    tries.ids[:] = [row.id for row in lost]
+    ids.changed[:] = [row.id for row in lost]
     if lost:
         completion.end(
             connection, [Ending(row.id, "lost", error="The tool's lease expired.") for row in lost]
         )
-    newly = [id_ for id_ in gone if not silent[id_].offline]
+    newly = [id_ for id_ in gone if not expired[id_].offline]
     connection.execute(TAKE_OFFLINE, {"ids": newly})
     return len(newly)
 
 
-def forgive_late_starts(
-    connection: Connection, here_seconds: float, watched_until: datetime | None = None
+def extend_deadlines(
+    connection: Connection, reachable_seconds: float, handled_until: datetime | None = None
 ) -> datetime:
-    """Give tools more time to start work, as `_forgive` does; how long work runs needs no service."""
-    return _forgive(connection, EXTEND_DEADLINES, here_seconds, watched_until)
+    """Give tools more time to start work. Time limits of running work stay: they do not need the service."""
+    return _extend(connection, EXTEND_DEADLINES, reachable_seconds, handled_until)
 
 
-def forgive_silence(
-    connection: Connection, here_seconds: float, watched_until: datetime | None = None
+def extend_leases(
+    connection: Connection, reachable_seconds: float, handled_until: datetime | None = None
 ) -> datetime:
-    """Give tools more time to renew their leases, as `_forgive` does."""
-    return _forgive(connection, EXTEND_LEASES, here_seconds, watched_until)
+    """Give tools more time to renew their leases."""
+    return _extend(connection, EXTEND_LEASES, reachable_seconds, handled_until)
 
 
-def _forgive(
-    connection: Connection, extend: TextClause, here_seconds: float, watched_until: datetime | None
+def _extend(
+    connection: Connection, extend: TextClause, reachable_seconds: float, handled_until: datetime | None
 ) -> datetime:
-    """Give tools the time of a lease, counted from when the service came back, for what they could not do.
+    """Give tools the length of a lease, from the service's return on, for requests that they could not send.
 
     Args:
         connection: The database.
         extend: The statement that extends deadlines or leases.
-        here_seconds: How long the service has been back, in seconds.
-        watched_until: Until when the service did the chore, by the database's clock; None: unknown.
+        reachable_seconds: How long the service has been reachable again, in seconds.
+        handled_until: The database's time until which the service did the chore, or None if unknown.
 
     Returns:
-        The time by the database's clock.
+        The database's time.
     """
-    connection.execute(extend, _forgiving(here_seconds, watched_until))
+    connection.execute(extend, _extension(reachable_seconds, handled_until))
     now: datetime = connection.execute(NOW).scalar_one()
     return now
 
 
-def seconds_to_next(connection: Connection, chore: Chore, aside: Sequence[Any] = ()) -> float | None:
-    """Return in how many seconds the next row comes due, except those to skip; None: there is none."""
-    seconds: float | None = connection.execute(chore.next, {"aside": list(aside)}).scalar_one()
+def seconds_to_next(connection: Connection, chore: Chore, skipped: Sequence[Any] = ()) -> float | None:
+    """Return the seconds until the next row comes due, apart from rows to skip; None if there is no row."""
+    seconds: float | None = connection.execute(chore.next, {"skipped": list(skipped)}).scalar_one()
     return seconds
 
 
 TASKS = Chore("tasks", 1, make_available, TASKS_NEXT)
-WORK = Chore("work", 2, end_overdue, WORK_NEXT, forgive_late_starts)
-LEASES = Chore("tools", 3, take_offline, LEASES_NEXT, forgive_silence)
+WORK = Chore("work", 2, end_overdue, WORK_NEXT, extend_deadlines)
+LEASES = Chore("tools", 3, take_offline, LEASES_NEXT, extend_leases)
 CHORES: Sequence[Chore] = (TASKS, WORK, LEASES)
 
 
-def _forgiving(here_seconds: float, watched_until: datetime | None = None) -> dict[str, object]:
+def _extension(reachable_seconds: float, handled_until: datetime | None = None) -> dict[str, object]:
     return {
-        "watched_until": watched_until,
+        "handled_until": handled_until,
         "late_seconds": _LATE_SECONDS,
-        "here_seconds": min(here_seconds, _LONG_SECONDS),
+        "reachable_seconds": min(reachable_seconds, _LONG_SECONDS),
         "most_extension_seconds": _MOST_EXTENSION_SECONDS,
     }
 

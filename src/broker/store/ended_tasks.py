@@ -1,4 +1,4 @@
-"""Tasks that have ended: each is known by its last record in the archive, and its id is not given again."""
+"""Ended tasks: each has a last record in the archive, and a new task cannot have its id."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ from broker.store.pages import bounded, is_cut
 
 HAS_ENDED = text("select task_id from ended_tasks where task_id = any(cast(:ids as text[]))")
 
-#: The tasks `:ids` that have ended, `e`, each with its last record `a`.
+#: The ended tasks `e` among `:ids`, each with its last record `a`.
 ENDED_TASKS_WITH_RECORDS = """from ended_tasks e
 join work_archive a
   on a.work_id = e.work_id
@@ -24,7 +24,7 @@ select e.task_id, a.task, a.outcome, coalesce(e.attempt, a.attempt) as attempt, 
 {ENDED_TASKS_WITH_RECORDS}"""
 ENDED_TASKS = text(bounded(_ENDED_TASKS, size="r.size", order="task_id"))
 
-# A task that had no work leaves a record, too, with a work id of its own.
+# A task that had no work leaves a record too, with its own work id.
 RECORD_DELETED = text(f"""
 with ending as materialized (
     select *, uuid7() as record_id
@@ -52,19 +52,19 @@ returning id
 
 
 def has_ended(connection: Connection, task_ids: Collection[str]) -> set[str]:
-    """Return those of the tasks that have ended."""
+    """Return which of the tasks have ended."""
     return set(connection.execute(HAS_ENDED, {"ids": list(task_ids)}).scalars())
 
 
 def find(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
-    """Return the tasks that have ended, by their ids; `LATER` for the rest if there was no room for some."""
+    """Return the ended tasks by their ids. If not all fit in one response, the others are `LATER`."""
     page = connection.execute(ENDED_TASKS, {"ids": list(task_ids)}).all()
     later: dict[str, Task] = dict.fromkeys(task_ids, LATER) if is_cut(page) else {}
     return later | {row.task_id: _task(row) for row in page}
 
 
 def record_deleted(connection: Connection, task_ids: Collection[str]) -> set[str]:
-    """Delete the tasks that have no work, leave a record of each, and return their ids."""
+    """Delete those of the tasks that have no work, write a record of each, and return their ids."""
     return set(connection.execute(RECORD_DELETED, {"ids": list(task_ids)}).scalars())
 
 

@@ -1,4 +1,4 @@
-"""Work that has ended: its outcome, its reports and a result that came late, as the archive has them."""
+"""Ended work, as the archive has it: its outcome, its reports, and a late result."""
 
 from collections.abc import Collection, Mapping
 from uuid import UUID
@@ -44,8 +44,7 @@ where a.work_id = u.work_id and a.work_id = any(cast(:work_id as uuid[]))
   and locked.late is null and locked.outcome <> 'succeeded'
 """)
 
-# PostgreSQL splits the reports, which may have 128 MiB, only once. Then it looks for the last progress from
-# their end.
+# Split the reports only once, because they may have 128 MiB. Then search for the last progress from the end.
 AS_WORK = text("""
 with split as materialized (
     select element.report, element.place
@@ -78,9 +77,9 @@ REPORTS, LATEST_REPORTS = (
 
 
 def outcomes(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, tuple[str, str | None]]:
-    """Return for each ended work its outcome, and the outcome that its tool reported if that is another one.
+    """Return the outcome of each ended work, and the outcome that its tool reported if the two differ.
 
-    The record of a task that was deleted before it had work is no work.
+    Records of tasks that were deleted before they had work do not count.
     """
     return {
         row.work_id: (row.outcome, row.said) for row in connection.execute(OUTCOMES, {"ids": list(work_ids)})
@@ -88,12 +87,12 @@ def outcomes(connection: Connection, work_ids: Collection[UUID]) -> dict[UUID, t
 
 
 def tools_of(connection: Connection, work_ids: Collection[UUID]) -> list[str]:
-    """Return the tools of work that has ended."""
+    """Return the tools of ended work."""
     return list(connection.execute(TOOLS_OF, {"ids": list(work_ids)}).scalars())
 
 
 def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | None]]) -> None:
-    """Keep the first result and error that a tool reports after its work has ended."""
+    """Store the first result and error that a tool reports after its work has ended."""
     values = {
         "work_id": list(results),
         "result": [result for result, _ in results.values()],
@@ -103,7 +102,7 @@ def keep_late(connection: Connection, results: Mapping[UUID, tuple[Raw, str | No
 
 
 def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithReports | None:
-    """Return ended work, whose state is the outcome, with as many of its latest reports at most."""
+    """Return ended work, whose state is the outcome, with at most `latest` of its latest reports."""
     row = connection.execute(AS_WORK, {"work_id": work_id}).one_or_none()
     if row is None:
         return None
@@ -114,7 +113,7 @@ def as_work(connection: Connection, work_id: UUID, latest: int) -> WorkWithRepor
 
 
 def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
-    """Return the status of ended work, whose state is the outcome; None: unknown."""
+    """Return the status of ended work, whose state is the outcome, or None for unknown work."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
     return WorkStatus(**row._asdict()) if row else None
 
@@ -122,10 +121,10 @@ def status(connection: Connection, work_id: UUID) -> WorkStatus | None:
 def reports(
     connection: Connection, work_id: UUID, *, begin: int, limit: int
 ) -> tuple[list[Report], int] | None:
-    """Return the reports on ended work from the number `begin` on, as many as a page has room for.
+    """Return the reports on ended work from the number `begin` on that fit on a page.
 
     Returns:
-        The reports, and how many there are within the limit; None: no such work has ended.
+        The reports, and how many there are within the limit; None if no such work has ended.
     """
     values = {"work_id": work_id, "after": begin, "until": begin + limit}
     page = connection.execute(REPORTS, values).all()

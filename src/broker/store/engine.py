@@ -25,13 +25,13 @@ log = structlog.get_logger(__name__)
 
 RunSet = Callable[[Step[Item, Result], Sequence[Item]], Awaitable[list[Result]]]
 
-# A set that is too slow runs once more, alone, with this many times more time.
+# A set that is too slow runs again, alone, with this many times the time limit.
 _ALONE_FACTOR = 4
-# How many sets may run alone at a time, and how many more may wait to do so.
+# The maximum number of sets that run alone at a time, and of sets that wait to do so.
 _MOST_ALONE = 2
 _MOST_WAITING_ALONE = 8
-# If a request of this size is too slow alone, the broker asks the client to send less. A smaller one cannot
-# send less, and may carry finished work: it stays safe to repeat.
+# If a request of this size is too slow alone, the broker asks the client to send less at once. A smaller
+# request cannot be split and may carry finished work, so the client may repeat it.
 _LARGE_BYTES = 2**20
 _MANY_ITEMS = 100
 
@@ -39,17 +39,17 @@ _MANY_ITEMS = 100
 class Store:
     """The database, as the rest of the broker sees it.
 
-    Whatever a method runs, it raises `Unavailable` if the database did not respond, and `BadRequest` if
-    PostgreSQL refuses a value.
+    Every method that uses the database raises `Unavailable` if the database does not respond, and
+    `BadRequest` if PostgreSQL refuses a value.
 
     Args:
-        url: Its URL; `postgresql://` and `postgresql+asyncpg://` mean the same here.
+        url: The database's URL; `postgresql://` and `postgresql+asyncpg://` mean the same here.
         pool_size: The maximum number of connections.
-        timeout_seconds: The longest time for a statement, in seconds.
-        group_commit: Whether single items share transactions; otherwise each has one of its own.
+        timeout_seconds: The time limit for a statement, in seconds.
+        group_commit: Whether single items share transactions; otherwise each has its own.
         observer: Counts and logs what the store does.
-        pooled: Whether a pooler in transaction mode, such as PgBouncer, stands in front of the database. Then
-            no setting and no prepared statement outlasts a transaction, and nothing runs outside of one.
+        pooled: Whether the connections go through a pooler in transaction mode, such as PgBouncer. Then no
+            setting and no prepared statement outlasts a transaction, and nothing runs outside of one.
         accepts_writes: Whether to connect only to a host that accepts writes.
     """
 
@@ -89,7 +89,7 @@ class Store:
             pooler.set_in_each_transaction(in_transaction, settings)
             pooler.make_each_statement_a_transaction(by_statement, settings)
         self._longer_seconds = timeout_seconds * _ALONE_FACTOR
-        #: What the database cannot do now.
+        #: The current problems of the database.
         self.troubles = Troubles()
         sessions = partial(Sessions, troubles=self.troubles, observer=observer)
         self._in_transaction = sessions(in_transaction, commits=True, timeout_seconds=timeout_seconds)
@@ -103,21 +103,21 @@ class Store:
         self._waiting_alone = 0
 
     async def one(self, step: Step[Item, Result], item: Item, *, size: int = 0) -> Result:
-        """Run a step for one item of about `size` bytes, and return its result once that is committed.
+        """Run a step for one item of about `size` bytes, and return its result after the commit.
 
-        Items that arrive at the same time share a transaction. An item that fails, fails alone.
+        Items that arrive at the same time share a transaction. A failing item does not affect the others.
 
         Raises:
-            Overloaded: Too many items wait for this step already.
-            TooHeavy: The database did not finish in time, though the item ran alone.
+            Overloaded: Too many items already wait for this step.
+            TooHeavy: The database did not finish in time, although the item ran alone.
         """
         return await self._share(step, item, size, self._run_set, partial(self.alone, step))
 
     async def many(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        """Run a step for many items, and return their results, in order, once all or none are committed.
+        """Run a step for many items in one transaction, and return their results in order after the commit.
 
         Raises:
-            TooHeavy: The database did not finish in time, though the set ran alone.
+            TooHeavy: The database did not finish in time, although the set ran alone.
         """
         try:
             return await self._run_set(step, items)
@@ -125,10 +125,10 @@ class Store:
             return await self.alone(step, items)
 
     async def each(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        """Run a step for many items, each for itself: if one fails, the others are done all the same.
+        """Run a step for many items independently: if one fails, the others still succeed.
 
         Raises:
-            TooHeavy: The database did not finish one of the items in time, though it ran alone.
+            TooHeavy: The database did not finish one of the items in time, although it ran alone.
         """
         try:
             return await self._run_set(step, items)
@@ -136,11 +136,11 @@ class Store:
             return await GroupCommit(partial(self._run_set, step), partial(self.alone, step)).settle(items)
 
     async def alone(self, step: Step[Item, Result], items: Sequence[Item]) -> list[Result]:
-        """Run a step that was too slow once more, alone and with more time.
+        """Run a step that was too slow again, alone and with more time.
 
         Raises:
-            TooSlow: The step was too slow again, or too many steps that were too slow wait already.
-            TooHeavy: The step was too slow again, and the client sent much at once.
+            TooSlow: The step was too slow again, or too many slow steps already wait.
+            TooHeavy: The step was too slow again, and the request is large.
         """
         if self._waiting_alone >= _MOST_WAITING_ALONE:
             raise TooSlow("too many requests are too slow for the database")
@@ -150,9 +150,9 @@ class Store:
                 return await self.run_longer(step, items)
         except TooSlow as error:
             seconds = self._longer_seconds
-            log.warning("database did not finish a step in time, alone", step=name_of(step), seconds=seconds)
+            log.warning("step timed out although it ran alone", step=name_of(step), seconds=seconds)
             if len(items) < _MANY_ITEMS and _json_bytes(items) < _LARGE_BYTES:
-                # The database is slow, or the stored rows are large: to send less would not help.
+                # The database is slow, or the stored rows are large. A smaller request would not help.
                 raise
             raise TooHeavy(seconds) from error
         finally:
@@ -161,22 +161,19 @@ class Store:
     async def run_longer(
         self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """Run a query in a transaction of its own, with more time for each statement."""
+        """Run a query in its own transaction, with more time for each statement."""
         return await self._longer.run(query, *args, **kwargs)
 
     async def run(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run a query in a transaction of its own: a step, a read, or upkeep."""
+        """Run a query, such as a step, a read or upkeep, in its own transaction."""
         return await self._in_transaction.run(query, *args, **kwargs)
 
     async def read(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run a query that needs no transaction: each of its statements is one."""
+        """Run a query whose statements are each a transaction of their own."""
         return await self._by_statement.run(query, *args, **kwargs)
 
     async def read_one(self, step: Step[Item, Result], item: Item) -> Result:
-        """Read one item with a step that only reads.
-
-        Reads that arrive at the same time share its statements.
-        """
+        """Read one item with a read-only step. Reads that arrive at the same time share its statements."""
         return await self._share(step, item, 0, self.read)
 
     async def _share(
@@ -199,7 +196,7 @@ class Store:
     def _measured(
         self, step: Step[Item, Result], run_set: RunSet[Item, Result]
     ) -> Callable[[Sequence[Item]], Awaitable[list[Result]]]:
-        """Return a function that runs a step for a set of items, and has the observer count the set."""
+        """Return a function that runs a step for a set of items and reports the set to the observer."""
         observer, name = self._observer, name_of(step)
         if observer is None:
             return partial(run_set, step)
@@ -226,15 +223,15 @@ class Store:
         return connection
 
     def in_use(self) -> int:
-        """Return how many connections are in use."""
+        """Return the number of connections in use."""
         return cast("QueuePool", self.engine.pool).checkedout()
 
     def waiting(self) -> dict[str, int]:
-        """Return for each step how many items wait for their set."""
+        """Return the number of items that wait for a transaction, by step."""
         return {name_of(step): len(group) for step, group in self._groups.items()}
 
     def abort_connections(self) -> None:
-        """End every connection at once: the database may not respond to a proper end."""
+        """Abort every connection at once. The database may be unable to respond to a graceful close."""
         for connection in list(self._connections):
             connection.terminate()
 
@@ -247,7 +244,7 @@ class Store:
 
 
 def _json_bytes(item: Any) -> int:
-    """Return about how many bytes of JSON an item holds, however deep in it."""
+    """Return the approximate number of JSON bytes in an item, at any depth."""
     if isinstance(item, Raw):
         return len(item)
     if isinstance(item, Struct):

@@ -32,7 +32,7 @@ where t.id = any(cast(:ids as text[]))
 order by t.seq
 """)
 
-# The last record stands for the task. It holds the priority only inside the task's JSON, beside the payload.
+# The last record represents the task. It has the priority only inside the task's JSON, next to the payload.
 ENDED_TASKS = text(f"""
 select {summaries.RECORD}, coalesce(e.attempt, a.attempt) as attempts
 {ENDED_TASKS_WITH_RECORDS}
@@ -45,7 +45,7 @@ where t.id = any(cast(:ids as text[]))
 order by t.id
 """)
 
-# If there is nothing to read, this statement finds out whether the database responds.
+# If there is nothing to read, this statement checks that the database responds.
 NOTHING = text("select")
 
 
@@ -66,11 +66,11 @@ def read(
     work: Collection[UUID],
     known: Mapping[UUID, str],
 ) -> Events:
-    """Return the events of changed tasks, tools and work, and of others that changed with them.
+    """Return the events of changed tasks, tools and work, and of rows that changed with them.
 
-    New work comes with its task and its tool, started work with its task, and ended work with both and as its
-    record. A task that ended without work comes as its record. Work that subscribers do not know, with its
-    state in `known`, is new.
+    New work comes with its task and its tool, and started work with its task. Ended work comes as its record,
+    with its task and its tool. A task that ended without work comes as its record. Work is new if `known`
+    does not have its state.
     """
     if not (tasks or tools or work):
         connection.execute(NOTHING)
@@ -101,7 +101,7 @@ def read(
 
 
 def _rows_of(connection: Connection, statement: TextClause, ids: Collection[Any]) -> list[rows.AnyRow]:
-    """Return the rows of these ids, without a query if there are none."""
+    """Return the rows of these ids. Without ids, run no query."""
     return list(connection.execute(statement, {"ids": list(ids)})) if ids else []
 
 

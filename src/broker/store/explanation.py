@@ -8,7 +8,7 @@ from broker.store import ended_tasks, rows
 from broker.store.summaries import LAST_REPORTS
 from broker.store.verdicts import MOST_BEFORE, TaskFacts, ToolsByState, WorkFacts, verdict
 
-# How many tasks are offered before the task `t`, where it is available.
+# The number of tasks that are offered before the task `t`, if it is available.
 BEFORE = f"""
        (select count(*) from (
             select from tasks a
@@ -17,7 +17,7 @@ BEFORE = f"""
             order by {rows.offer_order("a")}
             limit {MOST_BEFORE + 1}
         ) before) as before"""
-# How many tools there are, by state.
+# The number of tools, by state.
 TOOLS = """
        (select count(*) from tools where available) as available_tools,
        case when not exists (select from tools where available) then (
@@ -27,8 +27,8 @@ TOOLS = """
            from tools
        ) end as other_tools"""
 
-# All facts are of one moment. Those that matter only for a task that waits, or if no tool is available, are
-# read only then.
+# One statement, so that all facts are of the same moment. It reads facts that only matter for a waiting task,
+# or if no tool is available, only in that case.
 FACTS = text(f"""
 with its as materialized (
     select * from tasks where id = :id
@@ -53,7 +53,7 @@ left join (
 
 
 def facts_of(row: rows.AnyRow, task: Task, work: WorkFacts | None = None) -> TaskFacts:
-    """Return the facts about a task from the columns of `BEFORE` and `TOOLS` and those of the moment."""
+    """Return the facts about a task from a row that includes the columns of `BEFORE` and `TOOLS`."""
     return TaskFacts(
         task=task,
         now=row.now,
@@ -66,7 +66,7 @@ def facts_of(row: rows.AnyRow, task: Task, work: WorkFacts | None = None) -> Tas
 
 
 def explain(connection: Connection, id_: str) -> Explanation | None:
-    """Return why a task has not run yet; None: the task is unknown."""
+    """Return the explanation why a task has not run yet, or None if the task is unknown."""
     row = connection.execute(FACTS, {"id": id_}).one()
     task = rows.task(row) if row.id is not None else ended_tasks.find(connection, [id_]).get(id_)
     if task is None:

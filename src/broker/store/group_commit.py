@@ -1,8 +1,8 @@
-"""Group commit: calls of one step that arrive while a transaction is under way share the next one.
+"""Group commit: calls of one step that arrive during a transaction share the next one.
 
-There is no artificial delay: a call that finds no transaction under way starts one at once, alone. The more
-calls arrive, the more of them share a statement, a flush to disk and a notification, so that each of them
-costs less. Calls are processed in order of arrival.
+There is no artificial delay: if no transaction is under way, a call starts one at once, alone. The more calls
+arrive, the more of them share a statement, a flush to disk and a notification, and the less each of them
+costs. Calls run in order of arrival.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from broker.errors import Locked, Overloaded, RowFailed, Stopping, TooSlow, Unav
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Two, so that one set is prepared and its results are returned while the other one is in the database.
+# Two: while one set is in the database, the broker prepares another one or returns its results.
 _UNDER_WAY = 2
-# The largest set in a transaction. More items would not become cheaper, and the set must fit in memory.
+# The largest set in a transaction. In a larger set, items are not cheaper, and the set must fit in memory.
 _LARGEST_SET = 500
 _LARGEST_BYTES = 4 * 2**20
-# How much may wait. More could not be processed within some seconds.
+# The maximum number of waiting calls. More could not be processed within a few seconds.
 _MOST_WAITING = 10_000
 _MOST_WAITING_BYTES = 64 * 2**20
-# How many items of a set may be too slow before the rest fails as unavailable; and how many if no other item
-# has succeeded, because then the database is slow.
+# The number of slow items in a set after which the rest fails as unavailable. If no item has succeeded, the
+# database itself is slow, and the lower number applies.
 _MOST_SLOW = 4
 _MOST_SLOW_OF_ALL = 2
 
 
-#: A step returns this for an item whose result does not fit in memory with the others of its set. The item
-#: becomes part of the next set. A step returns another result for at least one item of each set.
+#: A step returns this for an item whose result does not fit in memory together with the others of its set.
+#: The item then becomes part of the next set. A step must return another result for at least one item.
 LATER: Final[Any] = object()
 
 
@@ -55,7 +55,7 @@ class GroupCommit(Generic[Item, Result]):
 
     Args:
         run: Runs the step with a set of items in one transaction, and returns a result for each, in order.
-        run_longer: The same with more time, for an item that is too slow even alone.
+        run_longer: Does the same with more time, for an item that is too slow even alone.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting: deque[_Call[Item, Result]] = deque()
         self._waiting_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
-        # Items that need more time block no others.
+        # Items that need more time do not block the others.
         self._longer: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        """Return the number of calls that wait."""
+        """Return the number of waiting calls."""
         return len(self._waiting)
 
     async def call(self, item: Item, size: int) -> Result:
         """Run the step with one item of about `size` bytes, and return its result after the commit.
 
-        If the caller is cancelled before its set begins, the item is removed. If it is cancelled later, the
-        item is written, and the result is lost.
+        If the caller is cancelled before its set begins, the item is not written. If it is cancelled later,
+        the item is written and the result is lost.
 
         Raises:
-            Overloaded: Too much waits already.
+            Overloaded: Too many calls already wait.
             Unavailable: The database did not respond.
         """
         if len(self._waiting) >= _MOST_WAITING or self._waiting_bytes > _MOST_WAITING_BYTES:
@@ -91,7 +91,7 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting.append(_Call(item, size, future))
         self._waiting_bytes += size
         if len(self._under_way) < _UNDER_WAY:
-            # The context of this request does not belong to the other calls of the set.
+            # A new context, because the set also has calls of other requests.
             self._under_way.add(asyncio.create_task(self._work_off(), context=Context()))
         return await future
 
@@ -99,8 +99,8 @@ class GroupCommit(Generic[Item, Result]):
         """Run the step with items that are too slow together, and return their results in order.
 
         Raises:
-            Unavailable: The database did not respond for one of them. The others are written.
-            TooHeavy: One of them is too slow even alone. The others are written.
+            Unavailable: The database did not respond for an item. The others are written.
+            TooHeavy: An item is too slow even alone. The others are written.
         """
         loop = asyncio.get_running_loop()
         calls = [_Call(item, 0, loop.create_future()) for item in items]
@@ -112,7 +112,7 @@ class GroupCommit(Generic[Item, Result]):
         return cast("list[Result]", results)
 
     async def close(self) -> None:
-        """Fail all calls that wait or are under way. Their clients may repeat them at another process."""
+        """Fail all waiting and running calls. Their clients may repeat them at another process."""
         for call in self._waiting:
             call.fail(Stopping())
         self._waiting.clear()
@@ -132,7 +132,7 @@ class GroupCommit(Generic[Item, Result]):
                         call.fail(Stopping())
                     raise
         finally:
-            # At once: a call that arrives before this task is done must start a new one.
+            # Immediately, because a call that arrives before this task is done must start a new one.
             self._under_way.remove(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _next_set(self) -> list[_Call[Item, Result]]:
@@ -149,7 +149,7 @@ class GroupCommit(Generic[Item, Result]):
         return calls
 
     async def _run_set(self, calls: Sequence[_Call[Item, Result]]) -> Exception | None:
-        """Run the step with the calls and settle their futures; return the error of the set, if any."""
+        """Run the step with the calls, resolve their futures, and return the error of the set, if any."""
         try:
             results = await self._run([call.item for call in calls])
             settled = list(zip(calls, results, strict=True))
@@ -161,7 +161,7 @@ class GroupCommit(Generic[Item, Result]):
             elif isinstance(error, Unavailable) and not isinstance(error, RowFailed):
                 _fail(calls, error)
             else:
-                # The database refuses a value: split the set until its call fails alone.
+                # The database refuses a value. Split the set until only the call with this value fails.
                 for half in halves(calls):
                     await self._run_set(half)
             return error
@@ -174,7 +174,7 @@ class GroupCommit(Generic[Item, Result]):
         return None
 
     async def _one_by_one(self, calls: Sequence[_Call[Item, Result]]) -> None:
-        """Run each call alone: each half of a slow set would take the whole time again."""
+        """Run each call alone, because each half of a slow set could take the full time limit again."""
         slow = 0
         for place, call in enumerate(calls):
             error = await self._run_set([call])
@@ -210,6 +210,6 @@ class GroupCommit(Generic[Item, Result]):
 
 
 def _fail(calls: Sequence[_Call[Item, Result]], error: Unavailable) -> None:
-    """Fail calls, each with its own exception, because an exception has one traceback only."""
+    """Fail calls, each with its own exception, because an exception has only one traceback."""
     for call in calls:
         call.fail(Unavailable(error.detail))

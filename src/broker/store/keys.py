@@ -1,4 +1,4 @@
-"""Keys: create, list and revoke them. Their roles have no meaning here."""
+"""Keys: create, list and revoke them. This module does not interpret their roles."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -37,14 +37,14 @@ with locked as materialized (
 update keys set last_used_at = now() where id = any(array(select id from locked))
 """)
 
-# Until the transaction ends, no other one replaces the key of this name.
+# Until the transaction ends, no other transaction can replace the key with this name.
 LOCK_NAME = text("select pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 REVOKE = text("""
 update keys set revoked_at = now() where name = :name and revoked_at is null returning name
 """)
 
-# The tools of a revoked key cannot renew their leases any more, so the leases end now.
+# The tools of a revoked key can no longer renew their leases, so their leases end now.
 END_LEASES = text(f"""
 with locked_tools as materialized (
     select id from tools where registered_by = :name order by id for no key update
@@ -61,7 +61,7 @@ select notify_ids('broker_tool', array(select id from locked_tools)), notify_ids
 
 
 class StoredKey(NamedTuple):
-    """A key as it is stored: by its hash."""
+    """A key as the database stores it, with its hash."""
 
     name: str
     roles: list[str]
@@ -74,12 +74,12 @@ class StoredKey(NamedTuple):
 def create(
     connection: Connection, name: str, roles: Sequence[str], hashed: bytes, *, replace: bool = False
 ) -> datetime | None:
-    """Write a new key, and return when it was created; None: another key in use has the name.
+    """Write a new key, and return when it was created, or None if a key in use has the name.
 
-    With `replace`, the key that has the name is revoked; its tools keep working with the new key.
+    With `replace`, revoke the key that has the name. Its tools keep working with the new key.
 
     Raises:
-        RetryTransaction: Another process gave the name to a key meanwhile, which is to be replaced, too.
+        RetryTransaction: Another process has just created a key with this name, which must be replaced too.
     """
     if replace:
         connection.execute(LOCK_NAME, {"name": name})
@@ -92,7 +92,7 @@ def create(
 
 
 def read_all(connection: Connection) -> list[StoredKey]:
-    """Return every key, also revoked ones, in the order in which they were created."""
+    """Return all keys, including revoked ones, in the order of their creation."""
     return [StoredKey(**row._asdict()) for row in connection.execute(LIST)]
 
 
@@ -112,7 +112,7 @@ def used(connection: Connection, hashes: Sequence[bytes]) -> list[None]:
 
 
 def revoke(connection: Connection, name: str) -> bool:
-    """Revoke the key in use with this name and void the tokens of its tools; return whether there was one."""
+    """Revoke the key in use with this name, and void its tools' tokens. Return whether there was a key."""
     was_in_use = connection.execute(REVOKE, {"name": name}).one_or_none() is not None
     if was_in_use:
         connection.execute(END_LEASES, {"name": name})

@@ -1,6 +1,6 @@
-"""Leases: how long a tool counts as online after it was last heard of.
+"""Leases: how long a tool counts as online after its last request.
 
-They have a table of their own and are updated in place, because no index holds the columns that change.
+Leases have their own table. PostgreSQL updates its rows in place, because no index has the changing columns.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ set lease_seconds = excluded.lease_seconds, seen_at = excluded.seen_at, expires_
 
 
 def locked(tools: str) -> str:
-    """Return the part of a statement that locks the leases of an array of tools, and then reads the clock."""
+    """Return CTEs that lock the leases of an array of tools, and then read the clock."""
     return f"""
 locked_leases as materialized (
     select tool_id, expires_at, token_hash
@@ -42,10 +42,10 @@ moment as materialized (
 
 
 def renewed(tools: str) -> str:
-    """Return the part of a statement, after `locked`, that renews leases.
+    """Return a CTE that renews leases, to be used after `locked`.
 
-    A lease runs from when it is locked, not from when the statement began, which may have waited for the
-    lock. So no lease ends earlier than a response has said. The tools are among those of `locked`.
+    A lease starts when it is locked, because the statement may have waited for the lock. So no lease ends
+    earlier than a response has stated. The tools must be among those of `locked`.
     """
     return f"""
 renewed as (
@@ -59,7 +59,7 @@ renewed as (
 
 
 _IDS = "cast(:ids as text[])"
-# The new length counts from the next renewal on.
+# The new length applies from the next renewal on.
 CHANGE = text(f"""
 with {locked(_IDS)}
 update tool_leases l
@@ -70,7 +70,7 @@ where l.tool_id = a.tool_id and l.tool_id = any({_IDS})
 """)
 
 _ITEMS = f"unnest({_IDS}, cast(:token_hash as bytea[])) as u (tool_id, token_hash)"
-# A tool whose lease has expired may be offline. The statement knows that only after it has locked the lease.
+# A tool with an expired lease may be offline. The statement can check that only after it locked the lease.
 _RENEWAL = f"""{locked(_IDS)},
 held as materialized (
     select l.tool_id
@@ -119,28 +119,28 @@ back as (
 select tool_id, lease_seconds from renewed
 """)
 
-# A request that waits for the tool's work renews its lease meanwhile, and has to know its length.
+# A request that waits for the tool's work renews its lease in the meantime, so it must know its length.
 NOTIFY = text("select notify_ids('broker_tool', cast(:ids as text[]))")
 
 
 def begin(connection: Connection, ids: Sequence[str], seconds: Sequence[float]) -> None:
-    """Begin the leases of tools that register, each with its length."""
+    """Begin the leases of newly registered tools, each with its length in seconds."""
     connection.execute(BEGIN, {"ids": ids, "lease_seconds": seconds})
 
 
 def change(connection: Connection, seconds: dict[str, float]) -> None:
-    """Change the length of leases, by tool, from their next renewal on."""
+    """Change the lengths of leases, in seconds by tool id, from their next renewal on."""
     connection.execute(CHANGE, {"ids": list(seconds), "lease_seconds": list(seconds.values())})
     notify(connection, list(seconds))
 
 
 def notify(connection: Connection, ids: Sequence[str]) -> None:
-    """Have the requests that wait for work of these tools look again: the leases have another length."""
+    """Wake the requests that wait for work of these tools, because their leases have a new length."""
     connection.execute(NOTIFY, {"ids": ids})
 
 
 class Beat(NamedTuple):
-    """A heartbeat of a tool, and the hash of the request's token; empty: the request had none."""
+    """A heartbeat of a tool, and the hash of the request's token, empty if the request had none."""
 
     tool_id: str
     token_hash: bytes = b""
@@ -148,9 +148,9 @@ class Beat(NamedTuple):
 
 @one_statement()
 def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat | Void | None]:
-    """Renew leases, and return for each tool when its lease ends and which work should stop; None: unknown.
+    """Renew leases, and return for each tool when its lease ends and which work must stop.
 
-    A tool that was offline is online again.
+    An offline tool comes back online. For an unknown tool the result is None.
     """
     return _renew(
         connection,
@@ -162,9 +162,9 @@ def heartbeat(connection: Connection, beats: Sequence[Beat]) -> list[Heartbeat |
 
 @one_statement()
 def keep(connection: Connection, beats: Sequence[Beat]) -> list[float | Void | None]:
-    """Renew leases, and return the length of each in seconds; None: the tool is unknown.
+    """Renew leases, and return the length of each in seconds.
 
-    A tool that was offline is online again.
+    An offline tool comes back online. For an unknown tool the result is None.
     """
     return _renew(connection, RENEW, beats, lambda row: float(row.lease_seconds))
 
@@ -175,7 +175,7 @@ def _renew(
     beats: Sequence[Beat],
     read: Callable[[rows.AnyRow], Renewal],
 ) -> list[Renewal | Void | None]:
-    """Renew leases; those of tools that are offline with a second statement, which needs more locks."""
+    """Renew leases. Those of offline tools need a second statement, which locks more rows."""
 
     def renew(some: Sequence[Beat]) -> list[Renewal | Void | None]:
         by_tool = {row.tool_id: row for row in connection.execute(statement, _values(some))}
@@ -192,7 +192,7 @@ def _renew(
 def _result(
     beat: Beat, row: rows.AnyRow | None, read: Callable[[rows.AnyRow], Renewal]
 ) -> Renewal | Void | None:
-    """Return the renewal; `void`: the tool has another token; None: the lease has expired, or is unknown."""
+    """Return the renewal, `void` if the tool has another token, or None without a valid lease."""
     if row is None:
         return None
     if beat.token_hash and beat.token_hash != row.token_hash:

@@ -1,4 +1,4 @@
-"""Locks: all transactions lock work, then tasks, then tools, then leases, each in the order of their ids."""
+"""Locks: all transactions lock work, then tasks, then tools, then leases, each kind in the order of ids."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -39,6 +39,6 @@ def lock(
     task_ids: Sequence[str] = (),
     tool_ids: Sequence[str] = (),
 ) -> None:
-    """Lock work with its tasks and tools, other tasks, and other tools with their leases."""
+    """Lock work with its tasks and tools, then further tasks, and further tools with their leases."""
     values = {"ids": list(work_ids), "task_ids": list(task_ids), "tool_ids": list(tool_ids)}
     connection.execute(LOCK, values)

@@ -1,4 +1,4 @@
-"""Lost work: what ends because its tool was registered again or deleted."""
+"""Lost work: work that ends because its tool was registered again or deleted."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from broker.store.database_errors import RetryTransaction
 from broker.store.locks import lock
 
 OF_TOOLS = text(f"""
-with found as materialized (
+with works as materialized (
     select id, task_id, report_bytes
     from work
     where tool_id = any(cast(:tool_ids as text[])) and (state = 'running' or not :running_only)
 )
-select f.id, f.report_bytes + {rows.task_bytes("t")} as size
-from found f
-join tasks t on t.id = f.task_id and t.id = any(array(select task_id from found))
-order by f.id
+select w.id, w.report_bytes + {rows.task_bytes("t")} as size
+from works w
+join tasks t on t.id = w.task_id and t.id = any(array(select task_id from works))
+order by w.id
 """)
 
 
@@ -31,17 +31,17 @@ def end_as_lost(
     running_only: bool = False,
     beside: Collection[str] = (),
 ) -> None:
-    """End the work of tools as lost. The tools stay locked, so they get no more work in the transaction.
+    """End the work of tools as lost. The tools stay locked and get no more work during the transaction.
 
     Args:
         connection: The database, in a transaction.
         tool_ids: The tools.
-        why: The error of the lost work, for people.
-        running_only: Whether work that was not started stays.
-        beside: Other tools to lock at the same time, because tools are locked in the order of their ids.
+        why: The error of the lost work, a sentence for people.
+        running_only: Whether to keep work that was not started.
+        beside: Other tools to lock at the same time, because tools must be locked in the order of their ids.
 
     Raises:
-        RetryTransaction: A tool got work before it was locked, and work must be locked before tools.
+        RetryTransaction: A tool got work before it was locked. Work must be locked before tools.
     """
 
     def works_of_tools() -> Sequence[Row[Any]]:

@@ -1,4 +1,4 @@
-"""The migration of the database's schema to the version that this program needs, with Alembic."""
+"""Migration of the database's schema to the version that this program needs, with Alembic."""
 
 import asyncio
 
@@ -16,20 +16,20 @@ from broker.store.schema_version import SchemaError
 
 log = structlog.get_logger(__name__)
 
-# Two processes that migrate at once take turns. PostgreSQL releases the lock when the connection closes. The
-# number has no meaning; `create_archive_partition` in the database uses the same lock.
+# Processes that migrate at the same time take turns. PostgreSQL releases the lock when the connection closes.
+# The number is arbitrary. `create_archive_partition` in the database uses the same lock.
 _LOCK = text("select pg_advisory_lock(7022026)")
 
-# A migration that changes a table waits until no transaction uses it. Requests for the table queue up behind
-# the migration, so it gives up after a time that requests can bear, and starts again a little later.
+# A migration that changes a table waits until no transaction uses it. Requests for the table queue behind the
+# migration. So it gives up after a wait that requests tolerate, and retries a little later.
 _LOCK_TIMEOUT = text("set lock_timeout = '2s'")
 _ATTEMPTS = 30
 _PAUSE_SECONDS = 1.0
-# lock_not_available (the time is up) and deadlock_detected.
+# lock_not_available (after the lock timeout) and deadlock_detected.
 _LOCK_ERRORS = {"55P03", "40P01"}
 
-# A dump has the numbers of transactions of the database that it is from. As soon as this one came to such a
-# number, the row would be new to assigners that have it.
+# A dump has the transaction ids of its original database. When this database reached such an id, the row
+# would be new to assigners that already have it.
 _RENUMBER = tuple(
     text(
         f"update {table} set changed = pg_current_xact_id()"
@@ -69,7 +69,7 @@ async def migrate(url: str, revision: str = "head") -> None:
 
 
 async def _migrate_with_retries(connection: AsyncConnection, revision: str) -> None:
-    """Migrate; while another transaction holds a table, start again after the last committed migration."""
+    """Migrate. While another transaction holds a table, retry from the last committed migration on."""
     for attempts_left in reversed(range(_ATTEMPTS)):
         try:
             await connection.run_sync(_migrate, revision)
@@ -80,10 +80,11 @@ async def _migrate_with_retries(connection: AsyncConnection, revision: str) -> N
                 raise
             if not attempts_left:
                 raise SchemaError(
-                    "A transaction that does not end holds a table that the migration changes. Find and end"
-                    " it: `select pid, xact_start, query from pg_stat_activity order by xact_start`."
+                    "The migration cannot change a table, because an open transaction holds it. Find the"
+                    " transaction, end it, and migrate again:"
+                    " `select pid, xact_start, query from pg_stat_activity order by xact_start`."
                 ) from error
-            log.warning("migration postponed: a table is in use", attempts_left=attempts_left)
+            log.warning("migration postponed because a table is in use", attempts_left=attempts_left)
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
             return
@@ -105,7 +106,7 @@ def _migrate(connection: Connection, revision: str) -> None:
 async def finish_restore(url: str) -> None:
     """Migrate a database that was restored from a dump, renumber its rows, and analyze its tables.
 
-    A dump has no statistics. Without them, PostgreSQL plans as for empty tables until autovacuum analyzes.
+    A dump has no statistics. Without them, PostgreSQL makes plans for empty tables until autovacuum runs.
     """
     await migrate(url)
     engine = create_engine(Address(url).connect)

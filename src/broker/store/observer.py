@@ -1,4 +1,4 @@
-"""The observer: it counts and logs what transactions did, when they are committed."""
+"""The observer: counts and logs the effects of transactions when they are committed."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -14,8 +14,8 @@ _NOTED = "broker.ended_work"
 class EndedWork(NamedTuple):
     """A work item that has ended.
 
-    Its task had waited for `waited_seconds` when it was assigned, if this was the first attempt. It started
-    `started_after_seconds` later, if at all, and then ran for `ran_seconds`.
+    In the first attempt, `waited_seconds` is how long the task waited for its assignment. If the work was
+    started, that was `started_after_seconds` after the assignment, and it ran for `ran_seconds`.
     """
 
     work_id: UUID
@@ -28,21 +28,21 @@ class EndedWork(NamedTuple):
 
 
 class Observer(Protocol):
-    """Counts and logs what the store does."""
+    """Counts and logs the effects of the store's transactions."""
 
     def work_ended(self, works: Sequence[EndedWork]) -> None:
         """Count work that has ended."""
 
     def set_committed(self, step: str, items: int, seconds: float) -> None:
-        """Count the transaction of a set: the name of the step, its number of items, and how long it took."""
+        """Count the transaction of a set of items of a step, which took some seconds."""
 
 
 def note(connection: Connection, works: Iterable[EndedWork]) -> None:
-    """Have the observer get ended work when the transaction under way is committed."""
+    """Have the observer receive ended work when the current transaction is committed."""
     connection.info.setdefault(_NOTED, []).extend(works)
 
 
 def pop_noted(info: dict[Any, Any]) -> list[EndedWork]:
-    """Remove what was noted from the `info` of a connection, which may be lost by now, and return it."""
+    """Remove the noted work from the `info` of a connection, which may be lost, and return it."""
     noted: list[EndedWork] = info.pop(_NOTED, [])
     return noted

@@ -1,6 +1,6 @@
 """Ownership: which key submitted a task, which key registered a tool, and which tool has a work item.
 
-A key is its name here. Tasks and tools from before there were keys have no owner.
+In this module a key is its name. Tasks and tools that are older than the first key have no owner.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -21,7 +21,7 @@ select e.task_id, a.created_by
 
 TOOLS = text("select id, registered_by, token_hash from tools where id = any(cast(:ids as text[]))")
 
-# Work that ends meanwhile may be in both, with the same values.
+# Work that ends at this moment may be in both parts, with the same values.
 WORKS = text("""
 select w.id, w.tool_id, o.registered_by, t.created_by
 from work w
@@ -37,41 +37,41 @@ where work_id = any(cast(:ids as uuid[]))
 """)
 
 
-# The columns of an item's token, if its request came with the token of a tool.
+# The columns of an item's token, for requests with the token of a tool.
 HOLDERS = "cast(:token_tool as text[]), cast(:token_hash as bytea[])"
 
 
 def is_current(item: str, tool_id: str, token_hash: str) -> str:
     """Return the SQL condition that an item, with the columns of `HOLDERS`, has no void token of a tool.
 
-    The tool's hash is from a row that the statement has locked. A token of another tool says nothing about
-    this one: the roles decide whether its holder may act.
+    The tool's hash must come from a row that the statement has locked. The token of another tool passes: the
+    access rules decide whether that tool may act.
     """
     return (
         f"({item}.token_hash is null or {item}.token_tool <> {tool_id} or {item}.token_hash = {token_hash})"
     )
 
 
-#: The result of a step for an item that came with a void token.
+#: The result of a step for an item with a void token.
 VOID: Final = "void"
 Void = Literal["void"]
 
 
 class TaskOwner(NamedTuple):
-    """The key that submitted a task; None: no key."""
+    """The key that submitted a task, or None if no key did."""
 
     key: str | None
 
 
 class ToolOwner(NamedTuple):
-    """The key that registered a tool (None: no key), and the hash of the tool's token."""
+    """The key that registered a tool, or None if no key did, and the hash of the tool's token."""
 
     key: str | None
     token_hash: bytes | None
 
 
 class Token(NamedTuple):
-    """A tool's token, as the database stores it: its hash. It is void when the tool has another one."""
+    """The hash of a tool's token, as the database stores it. It is void if the tool has another one."""
 
     tool_id: str
     hash: bytes
@@ -89,13 +89,13 @@ class WorkOwner(NamedTuple):
 
 
 def of_tasks(connection: Connection, ids: Collection[str]) -> list[TaskOwner | None]:
-    """Return the owner of each task, live or ended; None: the task is unknown."""
+    """Return the owner of each task, live or ended, or None for an unknown task."""
     owners = {row.id: TaskOwner(row.created_by) for row in connection.execute(TASKS, {"ids": list(ids)})}
     return [owners.get(id_) for id_ in ids]
 
 
 def of_tools(connection: Connection, ids: Sequence[str]) -> list[ToolOwner | None]:
-    """Return the owner of each tool; None: the tool is unknown."""
+    """Return the owner of each tool, or None for an unknown tool."""
     owners = {
         row.id: ToolOwner(row.registered_by, row.token_hash)
         for row in connection.execute(TOOLS, {"ids": ids})
@@ -104,7 +104,7 @@ def of_tools(connection: Connection, ids: Sequence[str]) -> list[ToolOwner | Non
 
 
 def of_works(connection: Connection, ids: Sequence[UUID]) -> list[WorkOwner | None]:
-    """Return the owner of each work item, under way or ended; None: the work is unknown."""
+    """Return the owner of each work item, under way or ended, or None for unknown work."""
     owners = {
         row.id: WorkOwner(row.tool_id, row.registered_by, row.created_by)
         for row in connection.execute(WORKS, {"ids": ids})
@@ -113,7 +113,7 @@ def of_works(connection: Connection, ids: Sequence[UUID]) -> list[WorkOwner | No
 
 
 def void(connection: Connection, tokens: Collection[Token | None]) -> set[Token | None]:
-    """Return those of the tokens that are not the current ones of their tools."""
+    """Return the tokens that are not the current tokens of their tools."""
     given = {token for token in tokens if token is not None}
     if not given:
         return set()
@@ -125,12 +125,12 @@ def void(connection: Connection, tokens: Collection[Token | None]) -> set[Token 
 
 
 def is_void(token: Token | None, current: Token | None) -> bool:
-    """Return whether a token belongs to the tool of the current token, and is another one."""
+    """Return whether a token belongs to the tool of the current token but differs from it."""
     return token is not None and current is not None and token.tool_id == current.tool_id and token != current
 
 
 def token_columns(tokens: Iterable[Token | None]) -> dict[str, list[Any] | None]:
-    """Return the tokens that requests came with as the parameters of `HOLDERS`."""
+    """Return the tokens of requests as parameters for `HOLDERS`."""
     given = list(tokens)
     return {
         "token_tool": column(token and token.tool_id for token in given),

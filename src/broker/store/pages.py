@@ -1,4 +1,4 @@
-"""Pages by keyset: a page begins after the key of the last row of the page before, so rows may change."""
+"""Keyset pagination: a page begins after the key of the previous page's last row, so rows may come and go."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import crc32
@@ -12,11 +12,11 @@ from sqlalchemy import Connection, Row, TextClause
 from broker.errors import ValidationFailed
 from broker.schemas.problems import FieldError
 
-#: The most bytes of JSON values that one response, or one shared read, holds beside its last item.
+#: The maximum size of the JSON values in a response or a shared read, without its last item, in bytes.
 MOST_BYTES = 8 * 2**20
 
-#: How many rows a page examines at most to find those that it returns. It limits the cost of a filter without
-#: an index. Such a page may be short, or empty, and still have a next one.
+#: The maximum number of rows that a page examines to find those that it returns. It limits the cost of a
+#: filter without an index. Such a page may be short or empty and still have a next page.
 MOST_EXAMINED = 5_000
 
 _MET = attrgetter("met")
@@ -26,18 +26,18 @@ Item = TypeVar("Item")
 
 
 def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) -> str:
-    """Return SQL for the first of some rows: as many as a response has room for, and at least one.
+    """Return SQL for the first of some rows: those that fit in a response, and at least one.
 
     Args:
         rows: SQL for the rows.
         size: SQL for the size of a row `r` in the response.
         order: SQL for their order.
-        most: SQL for the most bytes that the response holds beside its last row.
+        most: SQL for the maximum bytes of the response without its last row.
 
     Returns:
         SQL for the rows with two more columns: `fits`, which is true, and `met`, for the function `met`.
     """
-    # One window for all: whether there is a next row tells whether there are more, without a count.
+    # One window for everything: the existence of a next row shows that there are more, without a count.
     return f"""
     select *
     from (select r.*, coalesce(sum(cast({size} as double precision)) over w, 0) < {most} as fits,
@@ -51,7 +51,7 @@ def bounded(rows: str, *, size: str, order: str, most: str = str(MOST_BYTES)) ->
 def kept(rows: str, keep: Sequence[str], *, order: str) -> str:
     """Return SQL for at most `:limit` rows that meet further conditions, among the first `MOST_EXAMINED`.
 
-    An index finds the rows in their order; each condition is on a row `t`.
+    An index finds the rows in their order. Each condition applies to a row `t`.
     """
     if not keep:
         return f"{rows} order by {order} limit :limit"
@@ -64,7 +64,7 @@ def kept(rows: str, keep: Sequence[str], *, order: str) -> str:
 
 
 def last_examined(rows: str, keep: Sequence[str], *, order: str, key: str) -> str:
-    """Return SQL for the key where `kept` stopped, if it found fewer than `:limit` rows and there are more.
+    """Return SQL for the key where `kept` stopped, if it has fewer than `:limit` rows and there are more.
 
     The rows of `kept` must be in the CTE `page` of the same statement.
     """
@@ -79,7 +79,7 @@ def last_examined(rows: str, keep: Sequence[str], *, order: str, key: str) -> st
 
 
 def fits(size: str, *, order: str) -> str:
-    """Return SQL for whether a response has room for a row of a size after those before it in an order."""
+    """Return an SQL condition: a row of this size fits in a response after the rows before it in an order."""
     return f"coalesce(sum(cast({size} as double precision)) over ({_before(order)}), 0) < {MOST_BYTES}"
 
 
@@ -88,12 +88,12 @@ def _before(order: str) -> str:
 
 
 def is_cut(rows: Sequence[Row[Any]]) -> bool:
-    """Return whether `bounded` had no room for some of the rows."""
+    """Return whether `bounded` left out some of the rows."""
     return met(rows) > len(rows)
 
 
 def met(rows: Sequence[Row[Any]]) -> int:
-    """Return how many rows there were, up to the first that `bounded` had no room for."""
+    """Return the number of rows up to the first one that `bounded` left out."""
     return max(map(_MET, rows), default=0)
 
 
@@ -108,12 +108,11 @@ def cut(
     """Return the items of a page, and the cursor of the next one.
 
     Args:
-        items: The items that were read, up to one more than the page holds; if there is one more, there is a
-            next page.
-        limit: How many items the page holds.
+        items: The items read, up to one more than the page holds. One more means that there is a next page.
+        limit: The maximum number of items on the page.
         key: Returns the key of an item.
-        of: How many items there were, if not all of them had room.
-        examined: The key of the last row that was examined, if there may be more after it.
+        of: The number of items before `bounded` left out some.
+        examined: The key of the last row that the statement examined, if there may be more after it.
     """
     count = max(len(items), of or 0)
     items = items[:limit]
@@ -129,10 +128,10 @@ def read_listed(
     limit: int,
     key: Callable[[Row[Any]], object],
 ) -> tuple[Sequence[Row[Any]], str | None]:
-    """Read a page of a list, and return its rows and where the next one begins.
+    """Read a page of a list, and return its rows and the cursor of the next page.
 
-    The statement is made with `bounded`, `kept` and `last_examined`. Its rows have `examined` and an `id`,
-    which is null in the only row if there are none.
+    The statement consists of `bounded`, `kept` and `last_examined`. Its rows have `examined` and an `id`. If
+    the page is empty, there is one row whose `id` is null.
     """
     read = connection.execute(statement, {**values, "limit": limit + 1}).all()
     items = [row for row in read if row.id is not None]
@@ -140,13 +139,13 @@ def read_listed(
 
 
 def seal(key: object) -> str:
-    """Return a cursor: an opaque text that holds a key, and a checksum that tells if it is garbled."""
+    """Return a cursor: an opaque text with a key and a checksum, which detects a damaged cursor."""
     body = msgspec.msgpack.encode(key)
     return urlsafe_b64encode(crc32(body).to_bytes(4, "big") + body).decode().rstrip("=")
 
 
 def unseal(cursor: str, key: type[Key], *, field: str) -> Key:
-    """Return the key of a cursor, which is of the type `key`.
+    """Return the key of a cursor, which has the type `key`.
 
     Raises:
         ValidationFailed: The text in the parameter `field` is not a cursor of this broker.
@@ -157,4 +156,5 @@ def unseal(cursor: str, key: type[Key], *, field: str) -> Key:
             return msgspec.msgpack.decode(sealed[4:], type=key)
     except (ValueError, msgspec.MsgspecError):
         pass
-    raise ValidationFailed([FieldError(field=field, message="is garbled: give it back as it was answered")])
+    message = "is not a valid cursor: send it exactly as the broker returned it"
+    raise ValidationFailed([FieldError(field=field, message=message)])

@@ -1,6 +1,6 @@
-"""A pooler in transaction mode, such as PgBouncer, between the broker and the database.
+"""Connections through a pooler in transaction mode, such as PgBouncer.
 
-It assigns a connection to the server to a client only for one transaction. So nothing can run outside of a
+The pooler gives a client a server connection for one transaction only. So nothing can run outside of a
 transaction, and no setting and no prepared statement outlasts it.
 """
 
@@ -17,13 +17,13 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc] # it ships no 
     """A connection that sends no query outside of a transaction; asyncpg's queries have two steps."""
 
     async def set_type_codec(self, *args: Any, **kwargs: Any) -> None:
-        """Set how a type is read and written. asyncpg asks the database about the type."""
+        """Set how to read and write a type, in a transaction because asyncpg queries the type."""
         async with self.transaction():
             await super().set_type_codec(*args, **kwargs)
 
 
-#: Options of asyncpg. It and SQLAlchemy both keep prepared statements; a later one replaces one without a
-#: name.
+#: Options of asyncpg. asyncpg and SQLAlchemy must not cache prepared statements, so they use unnamed ones,
+#: which the next statement replaces.
 CONNECTION_OPTIONS: dict[str, Any] = {"connection_class": PooledConnection, "statement_cache_size": 0}
 
 #: Options of SQLAlchemy.
@@ -33,7 +33,7 @@ ENGINE_OPTIONS: dict[str, Any] = {
 
 
 def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
-    """Have each transaction begin with settings of its own."""
+    """Have each transaction begin with these settings."""
     values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
 
     def begin(connection: Connection) -> None:
@@ -43,9 +43,9 @@ def set_in_each_transaction(engine: AsyncEngine, settings: dict[str, str]) -> No
 
 
 def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, str]) -> None:
-    """Have each statement of an engine in AUTOCOMMIT mode run in a transaction with settings of its own.
+    """Have each statement of an engine in AUTOCOMMIT mode run in its own transaction with these settings.
 
-    asyncpg first prepares a statement, and then has to run it over the same connection to the server.
+    asyncpg prepares a statement first, and must then run it over the same server connection.
     """
     first = "; ".join(["begin", *(f"set local {name} = '{value}'" for name, value in settings.items())])
 
@@ -68,7 +68,7 @@ def make_each_statement_a_transaction(engine: AsyncEngine, settings: dict[str, s
 
 
 def _execute(connection: Connection, command: str) -> None:
-    """Run a command without SQLAlchemy and without preparing it."""
+    """Run a command directly, without SQLAlchemy and without preparing it."""
     try:
         connection.connection.run_async(lambda driver: driver.execute(command))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:

@@ -1,7 +1,7 @@
-"""Stored records: the JSON in which the archive keeps a task, a tool, a report and a late result.
+"""Stored records: the JSON of a task, a tool, a report and a late result in the archive.
 
-A record stays readable forever. Responses require each of their fields, so a field that migration 0001 did
-not write gets its default here: in a subclass of the response's struct, which is then what is decoded.
+A record stays readable forever. Responses require all of their fields. So a field that migration 0001 did not
+write gets its default here, in a subclass of the response's struct that is used for decoding.
 """
 
 from msgspec.json import Decoder

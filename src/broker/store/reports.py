@@ -1,4 +1,4 @@
-"""Reports on work: write and read them. `completion` moves them to the archive when the work ends."""
+"""Reports on work: write and read them. When the work ends, `completion` moves them to the archive."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,11 +16,11 @@ from broker.store.rows import Columns
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
-# How large the reports on one work item may be in its archive record, and how many there may be. Without this
-# limit, a record could be too large to write, and the work could not end.
+# The maximum size and number of the reports in one archive record. Without limits, a record could become too
+# large to write, and the work could not end.
 _MOST_REPORT_BYTES = 128 * 2**20
 _MOST_REPORTS = 100_000
-# The bytes of a report in the record beside its message and data: names, id, time and progress.
+# The bytes of a report in the record apart from its message and data: names, id, time and progress.
 _REPORT_OVERHEAD = 256
 
 REPORT = text(f"""
@@ -90,7 +90,7 @@ left join written on written.work_id = asked.work_id and written.id = asked.id
 """)
 
 _REPORT = Columns(id="id", at="at", progress="progress", message="message", data="data")
-# Reports that an older version wrote have no size.
+# Reports of an older version have no size.
 _SIZE = f"coalesce(size, {rows.estimated('data')} + coalesce(octet_length(message), 0))"
 _LATEST = f"select * from work_reports where work_id = :work_id order by seq desc limit {MOST_LATEST_REPORTS}"
 LATEST = text(f"""
@@ -98,7 +98,7 @@ select {_REPORT}
 from ({bounded(_LATEST, size=_SIZE, order="seq desc")}) r
 order by seq
 """)
-# Reports are only added, under the lock of their work, so a page can begin at a number of reports.
+# Reports are only added, under the lock of their work. So a page can begin at the number of a report.
 _PAGE = """
 select * from work_reports where work_id = :work_id order by seq limit :limit offset :after"""
 PAGE = text(f"""
@@ -121,8 +121,8 @@ class WrittenReport(NamedTuple):
     """The result of writing a report.
 
     Args:
-        created: Whether this request wrote it.
-        is_stored: Whether it is stored; otherwise the work has too many reports.
+        created: Whether this request wrote the report.
+        is_stored: Whether the report is stored. If not, the work has too many reports.
         trace_context: The trace in which the task was submitted, if any.
     """
 
@@ -136,10 +136,10 @@ class WrittenReport(NamedTuple):
 
 @one_statement()
 def write(connection: Connection, reports: Sequence[ReportOf]) -> list[WrittenReport | None]:
-    """Write reports in their order, and return the result of each.
+    """Write reports in order, and return the result of each.
 
     The result is None if the work is not under way or the token is void. The first report on work starts it.
-    A report whose id is stored already is not written again.
+    If a report's id is already stored, the report is not written again.
     """
     values = rows.columns((report.report for report in reports), "id", "progress", "message") | {
         "work_id": [report.work_id for report in reports],
@@ -161,12 +161,12 @@ def write(connection: Connection, reports: Sequence[ReportOf]) -> list[WrittenRe
 
 
 def latest(connection: Connection, work_id: UUID) -> list[Report]:
-    """Return the latest reports on work under way, in order, as many as a page has room for."""
+    """Return the latest reports on work under way that fit on a page, in order."""
     return [Report(**row._asdict()) for row in connection.execute(LATEST, {"work_id": work_id})]
 
 
 def page(connection: Connection, work_id: UUID, *, limit: int, after: str | None) -> ReportPage | None:
-    """Return a page of the reports on work, under way or ended, in order; None: the work is unknown."""
+    """Return a page of the reports on work, under way or ended, in order, or None for unknown work."""
     begin = unseal(after, int, field="after") if after is not None else 0
     items: Sequence[Report]
     if connection.execute(IS_UNDER_WAY, {"work_id": work_id}).one_or_none() is not None:

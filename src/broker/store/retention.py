@@ -1,9 +1,9 @@
 """Retention: create the archive's partitions before they are needed, and drop them when they are old.
 
-A partition holds the work that was assigned in one month. It is dropped when all its records are older than
-the retention time. Each batch is a transaction that reads the next records of the oldest partition by their
-ids, deletes what `ended_tasks` has of them, and stores how far it got. So its cost does not depend on how
-many tasks have ended, and a batch that fails loses only itself.
+A partition has the work that was assigned in one month. The broker drops it when all of its records are older
+than the retention time. Each batch is a transaction: it reads the next records of the oldest partition by
+their ids, deletes their rows in `ended_tasks`, and stores its progress. So the cost of a batch does not
+depend on the number of ended tasks, and a failing batch undoes only itself.
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from broker.store.pages import bounded
 
-# This month and the next three, so that a partition exists long before it is needed.
+# This month and the next three. A partition must exist long before it is needed.
 CREATE = text("""
 select create_archive_partition(cast(month as date))
 from generate_series(date_trunc('month', now() at time zone 'UTC'),
@@ -38,8 +38,8 @@ delete from ended_tasks
 where task_id = any(cast(:task_ids as text[])) and work_id = any(cast(:work_ids as uuid[]))
 """)
 
-# Records that are in no month's partition: they were written before there was one, or after it was dropped.
-# To delete large records takes long, so the stored size limits a batch.
+# Records outside the partitions of months: written before their partition existed, or after it was dropped.
+# Deleting large records takes long, so a batch is limited by their stored size.
 _REST = """
     select *
     from work_archive_rest
@@ -53,7 +53,8 @@ where work_id = any(array(select work_id from ({bounded(_REST, size=_STORED, ord
 returning task_id, work_id
 """)
 
-# Where the last batch ended; no row if it was in another partition, or if newer records were written since.
+# The position where the last batch ended. No row if that was in another partition, or if the partition has
+# got newer records since.
 PROGRESS = text("""
 select after from retention_progress where partition = :partition and newest is not distinct from :newest
 """)
@@ -63,33 +64,34 @@ on conflict (id) do update
 set partition = excluded.partition, newest = excluded.newest, after = excluded.after
 """)
 
-# Readers of the archive hold a lock on it. While this transaction waits for them, completions wait for it.
+# Readers lock the archive. While this transaction waits for them, completions wait for this transaction.
 PATIENCE = text("set local lock_timeout = '200ms'")
 
 _FIRST = UUID(int=0)
 
 
 class _Expired(NamedTuple):
-    """A partition whose records are all old, and when the newest ended; None: it has no records."""
+    """A partition with only old records, and when the newest one ended, or None without records."""
 
     partition: str
     newest: datetime | None
 
 
 class Retention:
-    """Keeps the partitions of the archive.
+    """Maintains the partitions of the archive.
 
     Args:
-        days: How long to keep records at least, in days; None: forever.
+        days: The minimum time to keep records, in days; None means forever.
     """
 
     def __init__(self, days: int | None) -> None:
         self._days = days
 
     def keep(self, connection: Connection, batch: int) -> int:
-        """Create the partitions that are needed soon, and do a batch of the work to drop old ones.
+        """Create the partitions that are needed soon, and run a batch of the removal of old ones.
 
-        Return how many records or partitions the batch dealt with; 0: there is nothing left to do.
+        Returns:
+            The number of records or partitions in the batch; 0 if nothing is left to do.
         """
         connection.execute(PATIENCE)
         create_partitions(connection)
@@ -115,7 +117,7 @@ class Retention:
 
 
 class _RecordedMeanwhile(Exception):
-    """A record was written to a partition that was to be dropped, which therefore stays."""
+    """A partition got a record just before its removal, so it stays."""
 
 
 def create_partitions(connection: Connection) -> None:
@@ -131,7 +133,7 @@ def records_of(partition: str) -> TextClause:
 
 
 def newest_of(partition: str) -> TextClause:
-    """Return the statement that reads the newest end of a partition's records, and whether it is old."""
+    """Return the statement that reads when a partition's newest record ended, and whether that is old."""
     return text(f"""
         select max(ended_at) as newest,
                coalesce(max(ended_at) < now() - make_interval(days => :days), true) as is_old
@@ -149,7 +151,7 @@ def _expired(connection: Connection, days: int) -> _Expired | None:
 
 def _drop(connection: Connection, partition: str, days: int) -> None:
     connection.execute(text(f"alter table work_archive detach partition {partition}"))
-    # The partition gets no more records now. If it got one at the last moment, it stays.
+    # From now on, the partition gets no records. If it got one at the last moment, it must stay.
     if not connection.execute(newest_of(partition), {"days": days}).one().is_old:
         raise _RecordedMeanwhile
     connection.execute(text(f"drop table {partition}"))

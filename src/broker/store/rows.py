@@ -1,4 +1,4 @@
-"""Rows: from a statement's columns to the structs of responses, and from items to arrays."""
+"""Rows: convert the columns of statements to structs of responses, and items to arrays."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -15,15 +15,15 @@ SomeStruct = TypeVar("SomeStruct", bound=Struct)
 
 
 def printed(value: str) -> str:
-    """Return SQL for the size of a JSON value in a response, in bytes; PostgreSQL prints the value for it."""
+    """Return SQL for the size of a JSON value in a response, in bytes. PostgreSQL must print the value."""
     return f"cast(octet_length(cast({value} as text)) as bigint)"
 
 
 def estimated(*values: str) -> str:
-    """Return SQL that estimates the size of JSON values in a response, in bytes; it prints only small ones.
+    """Return SQL that estimates the size of JSON values in a response, in bytes. It prints only small values.
 
-    PostgreSQL does not compress a row of less than 2,000 bytes, and hardly ever compresses one a hundredfold.
-    A value that is null counts 0.
+    PostgreSQL does not compress rows of less than 2,000 bytes, and rarely compresses a row to less than a
+    hundredth. A null counts as 0.
     """
     return " + ".join(
         f"""coalesce(case when pg_column_size({value}) < 2000 then {printed(value)}
@@ -33,45 +33,45 @@ def estimated(*values: str) -> str:
 
 
 def task_bytes(task: str) -> str:
-    """Return SQL for the size of the JSON values of the row `task` in a response: as stored, or estimated."""
+    """Return SQL for the size of the JSON values of the row `task` in a response, stored or estimated."""
     return f"coalesce({task}.bytes, {estimated(f'{task}.needs', f'{task}.payload', f'{task}.result')})"
 
 
 def task_size(task: str) -> str:
-    """Return SQL for the size of the row `task` in a response: its JSON values, and its texts."""
+    """Return SQL for the size of the row `task` in a response: its JSON values and its texts."""
     texts = f"coalesce(octet_length({task}.remark), 0) + coalesce(octet_length({task}.error), 0)"
     return f"{task_bytes(task)} + {texts}"
 
 
 def tool_bytes(tool: str) -> str:
-    """Return SQL for the size of the skills of the row `tool` in a response: as stored, or estimated."""
+    """Return SQL for the size of the skills of the row `tool` in a response, stored or estimated."""
     return f"coalesce({tool}.bytes, {estimated(f'{tool}.skills')})"
 
 
 def offer_order(task: str | None = None) -> str:
-    """Return SQL for the order in which tasks are offered: by priority, and then as they arrived.
+    """Return SQL for the order in which the broker offers tasks: by priority, then by order of submission.
 
     The index `tasks_available` has this order, and `matching.Matcher` follows it.
 
     Args:
-        task: The row; None: the only one of the query.
+        task: The alias of the row; not needed if the query has only one table.
     """
     row = f"{task}." if task else ""
     return f"-cast({row}priority as integer), {row}seq"
 
 
 def counted(column: str, values: Iterable[str]) -> str:
-    """Return SQL that counts the rows by the value of a column; each count has the name of its value."""
+    """Return SQL that counts the rows by the value of a column. Each count is named after its value."""
     return ", ".join(f"count(*) filter (where {column} = '{value}') as {value}" for value in values)
 
 
 class Columns:
-    """The columns that begin the rows of a statement; in an f-string, the SQL of its select list.
+    """The first columns of a statement's rows. In an f-string, it is the SQL of the select list.
 
-    SQLAlchemy needs 300 ns to look up one column by its name, and `of` 500 ns for sixteen of them.
+    SQLAlchemy needs 300 ns to look up one column by its name. `of` needs 500 ns for sixteen columns.
 
     Args:
-        expressions: For each name the SQL expression.
+        expressions: The SQL expression of each name.
     """
 
     def __init__(self, **expressions: str) -> None:
@@ -85,21 +85,21 @@ class Columns:
         return len(self._names)
 
     def of(self, row: Sequence[Any]) -> dict[str, Any]:
-        """Return by name the values that a row, or what is left of it, begins with."""
+        """Return the first values of a row, or of the rest of a row, by name."""
         return dict(zip(self._names, row, strict=False))
 
     def json(self) -> str:
-        """Return SQL for a JSON object that has the names as keys."""
+        """Return SQL for a JSON object with the names as keys."""
         pairs = ", ".join(f"'{name}', {sql}" for name, sql in self._expressions.items())
         return f"json_build_object({pairs})"
 
 
 def alike(table: str, *names: str) -> dict[str, str]:
-    """Return columns of a table, by their own names."""
+    """Return columns of a table under their own names."""
     return {name: f"{table}.{name}" for name in names}
 
 
-#: The columns of a `Task`: `t` is the task, `w` its work (left join).
+#: The columns of a `Task`: `t` is the task, and `w` its work (left join).
 TASK = Columns(
     **alike("t", "id", "needs", "payload", "priority"),
     state="coalesce(w.state, t.state)",
@@ -117,7 +117,7 @@ def tool_state(tool: str) -> str:
 
 
 def tool_columns(tool: str) -> Columns:
-    """Return the columns of a `ToolStatus`: `tool` is the name of its row, `l` its lease."""
+    """Return the columns of a `ToolStatus`: `tool` is the alias of its row, and `l` that of its lease."""
     return Columns(
         **alike(tool, "id", "skills", "capacity", "load"),
         state=tool_state(tool),
@@ -131,7 +131,7 @@ def tool_columns(tool: str) -> Columns:
 TOOL_STATE = tool_state("t")
 TOOL = tool_columns("t")
 
-#: The columns of `Work`: `w` is the work, `t` its task.
+#: The columns of `Work`: `w` is the work, and `t` its task.
 WORK = Columns(
     **alike("w", "id", "task_id", "tool_id", "attempt", "state"),
     **alike("t", "needs", "payload"),
@@ -155,21 +155,21 @@ def work(row: AnyRow) -> Work:
 
 
 def fill(struct: type[SomeStruct], row: AnyRow, **values: object) -> SomeStruct:
-    """Return a struct whose fields are the values, and the columns of a row for the other fields."""
+    """Return a struct with these values, and with the columns of a row as its other fields."""
     names = (name for name in struct.__struct_fields__ if name not in values)
     return struct(**{name: getattr(row, name) for name in names}, **values)
 
 
 def columns(items: Iterable[Any], *names: str) -> dict[str, list[Any] | None]:
-    """Return for each name the array of that attribute of all items."""
+    """Return the arrays of these attributes of all items, by attribute name."""
     items = list(items)
     return {name: column(getattr(item, name) for item in items) for name in names}
 
 
 def column(values: Iterable[Any]) -> list[Any] | None:
-    """Return an array for `unnest`, or None if all values are None: `unnest` fills missing values with nulls.
+    """Return an array for `unnest`, or None if all values are None, because `unnest` adds missing nulls.
 
-    asyncpg needs as much time for a null as for a value, and requests leave most optional fields out.
+    asyncpg needs as much time for a null as for a value, and most requests omit most optional fields.
     """
     items = list(values)
     return None if items and items.count(None) == len(items) else items

@@ -1,6 +1,6 @@
-"""The version of the database's schema, the version that this program needs, and whether they fit.
+"""The version of the database's schema, and whether this program can use it.
 
-Each command that uses a database imports this module: it does without Alembic, whose import takes 100 ms.
+Each command that uses a database imports this module. So it does not import Alembic, which takes 100 ms.
 """
 
 from importlib.resources import files
@@ -45,12 +45,12 @@ def scripts_folder() -> Path:
 
 
 def required_version() -> str:
-    """Return the version of the schema that this program needs: that of the newest migration."""
+    """Return the version of the schema that this program needs, which is that of the newest migration."""
     return max(_versions())
 
 
 def current_version(connection: Connection) -> str | None:
-    """Return the version of the database's schema; None if it has no schema yet."""
+    """Return the version of the database's schema, or None if it has no schema yet."""
     if not connection.execute(_HAS_VERSION).scalar_one():
         return None
     version: str | None = connection.execute(_VERSION).scalar_one_or_none()
@@ -58,16 +58,16 @@ def current_version(connection: Connection) -> str | None:
 
 
 def _versions() -> set[str]:
-    """Return the versions to which there is a migration: each file is named after its own."""
+    """Return the versions that have a migration. Each file is named after its version."""
     return {file.name.partition("_")[0] for file in (scripts_folder() / "versions").glob("[0-9]*.py")}
 
 
 class SchemaError(Exception):
-    """This program cannot use or migrate the database's schema; the message says what to do."""
+    """This program cannot use or migrate the database's schema. The message says what to do."""
 
 
 def check_encoding(connection: Connection) -> None:
-    """Raise SchemaError if the database cannot store every text, because its encoding is not UTF-8."""
+    """Raise SchemaError if the encoding of the database is not UTF-8, so it cannot store every text."""
     if problem := _encoding_problem(connection):
         raise SchemaError(f"The database {problem}.")
 
@@ -79,16 +79,16 @@ def _encoding_problem(connection: Connection) -> str | None:
     owner = connection.execute(_OWNER).scalar_one()
     create = f"createdb --encoding UTF8 --template template0 --locale C --owner {quote(owner)} NAME"
     return (
-        f"{name} has the encoding {encoding}, and the broker needs UTF8. Create another one, as a PostgreSQL"
-        f" superuser, and use that: {create}"
+        f"{name} has the encoding {encoding}, but the broker needs UTF8. Create another database as a"
+        f" PostgreSQL superuser, and use that: {create}"
     )
 
 
 def schema_problem(connection: Connection) -> str | None:
-    """Return why this program cannot use the database's schema, and what to do; None if it can.
+    """Return why this program cannot use the database's schema and what to do, or None if it can.
 
-    A program can use the schema of a later version, too, if that schema says so. In an upgrade, `broker
-    migrate` comes first, and then programs of both versions run beside each other.
+    A program can also use the schema of a later version, if that schema allows it. In an upgrade, `broker
+    migrate` comes first, and then programs of both versions run side by side.
 
     Returns:
         The end of a sentence that begins with "The database", without the period.
@@ -97,9 +97,9 @@ def schema_problem(connection: Connection) -> str | None:
         return problem
     current, required = current_version(connection), required_version()
     if current is None:
-        return f"has no schema yet, this program needs version {required}: run `broker migrate`"
+        return f"has no schema yet, and this program needs version {required}: run `broker migrate`"
     if current < required:
-        return f"is at version {current}, this program needs version {required}: run `broker migrate`"
+        return f"is at version {current}, and this program needs version {required}: run `broker migrate`"
     return _later_schema_problem(connection, current, required) if current > required else None
 
 
@@ -108,17 +108,17 @@ def _later_schema_problem(connection: Connection, current: str, required: str) -
     if works_from <= required:
         return None
     return (
-        f"is at version {current}, which serves programs of version {works_from} and later, and this one is"
-        f" of version {required}: install a later broker"
+        f"is at version {current}, which needs programs of version {works_from} or later, and this program"
+        f" has version {required}: install a later broker"
     )
 
 
 def is_known(version: str) -> bool:
-    """Return whether this program has the migration to a version, so that it can migrate on from there."""
+    """Return whether this program has the migration to a version, and so can migrate from there."""
     return version in _versions()
 
 
 def first_object(connection: Connection) -> str | None:
-    """Return the name of a table, function or type in the database; None if the database is empty."""
+    """Return the name of a table, function or type in the database, or None if the database is empty."""
     name: str | None = connection.execute(_FIRST_OBJECT).scalar_one()
     return name

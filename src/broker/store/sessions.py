@@ -1,4 +1,4 @@
-"""Sessions: each runs a query with a time limit for every statement, and translates driver errors."""
+"""Sessions: run a query with a time limit for every statement, and translate driver errors."""
 
 import asyncio
 import math
@@ -20,14 +20,14 @@ from broker.store.troubles import Troubles
 
 Result = TypeVar("Result")
 Params = ParamSpec("Params")
-#: A function that executes statements over the connection that it is given first.
+#: A function that executes statements over the connection in its first argument.
 Query = Callable[Concatenate[Connection, Params], Result]
 
-# How much longer than the database itself the broker waits for a statement: then the connection is dead.
+# After the statement timeout, the broker waits this much longer. Then it considers the connection dead.
 _GRACE_SECONDS = 1.0
-# How often a transaction runs that PostgreSQL aborts because of a deadlock or serialization failure.
+# How many times a transaction runs if PostgreSQL aborts it because of a deadlock or serialization failure.
 _TRIES = 5
-# The key under which a connection's `info` keeps when its last statement began.
+# The key in a connection's `info` for the time when its last statement began.
 _BEGAN = "began"
 
 
@@ -35,9 +35,9 @@ class Sessions:
     """Sessions of one kind.
 
     Args:
-        commits: Whether each session is a transaction; otherwise each of its statements is one.
-        timeout_seconds: The longest time for a statement, in seconds.
-        sets_timeout: Whether each transaction sets this time, because the connections have another one.
+        commits: Whether each session is a transaction. If not, each of its statements is one.
+        timeout_seconds: The time limit for a statement, in seconds.
+        sets_timeout: Whether each transaction must set this limit, because the connections have another one.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Sessions:
         event.listen(engine.sync_engine, "before_cursor_execute", _note_begin)
 
     async def run(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run a query in a session of its own, and return its result once that is committed.
+        """Run a query in its own session, and return its result after the commit.
 
-        The query runs again if PostgreSQL aborts it because of a deadlock or serialization failure.
+        If PostgreSQL aborts the query because of a deadlock or serialization failure, the query runs again.
 
         Raises:
             Unavailable: The database did not respond.
@@ -114,16 +114,16 @@ class Sessions:
 
 
 def name_of(query: Callable[..., Any]) -> str:
-    """Return the name of a step or query, `tasks.submit` for example."""
+    """Return the name of a step or query, such as `tasks.submit`."""
     return f"{query.__module__.rpartition('.')[2]}.{query.__qualname__}"
 
 
 @contextmanager
 def _watched(connection: Connection, patience_seconds: float) -> Iterator[Connection]:
-    """Terminate a connection when a statement gets no response for longer than it may take.
+    """Terminate a connection if a statement gets no response for longer than it may take.
 
-    Such a connection looks alive if the network drops every packet. To cancel its statement would need a
-    response, too.
+    If the network drops every packet, such a connection looks alive. Cancelling its statement would not help,
+    because that needs a response too.
     """
     driver: asyncpg.Connection[Any] = connection.connection.driver_connection
     loop = asyncio.get_running_loop()

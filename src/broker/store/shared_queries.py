@@ -1,4 +1,4 @@
-"""Shared queries: requests that ask for the same slow query at the same time share one run of it."""
+"""Shared queries: requests that need the same slow query at the same time share one run of it."""
 
 import asyncio
 import math
@@ -13,17 +13,17 @@ from broker.store.sessions import Result
 
 Arguments = TypeVarTuple("Arguments")
 
-# Counting takes longer the more there is. After a query, the next one waits this many times as long as the
-# last one took. So all dashboards together keep one connection busy for a tenth of the time.
+# Counting takes longer with more rows. After a query, the next one waits this many times as long as the query
+# took. So all dashboards together keep one connection busy for a tenth of the time.
 _PAUSES_PER_QUERY = 9
 # No request waits longer than this for the next query to begin.
 _LONGEST_PAUSE_SECONDS = 2.0
-# How many queries, each with its arguments, are kept apart.
+# The maximum number of distinct queries, each with its arguments, to remember.
 _MOST_QUERIES = 100
 
 
 class SharedQueries:
-    """Runs queries for requests, one run for all that ask at once."""
+    """Runs queries for requests. Requests at the same time share one run."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -33,8 +33,8 @@ class SharedQueries:
     async def read(self, query: Callable[[Connection, *Arguments], Result], *arguments: *Arguments) -> Result:
         """Return the result of a query, which includes all writes that were committed before this call.
 
-        Requests with the same arguments share a run. Runs of one query with different arguments follow each
-        other.
+        Requests with the same arguments share a run. Runs of one query with different arguments do not
+        overlap.
         """
         key = (query, *arguments)
         if (shared := self._queries.get(key)) is None:
@@ -45,18 +45,18 @@ class SharedQueries:
 
 
 class _SharedQuery:
-    """A query with its arguments, run again and again; `turns` is the lock of all queries of its kind."""
+    """A query with its arguments, which runs repeatedly. `turns` is the lock of all queries of its kind."""
 
     def __init__(self, reader: Reader, query: Callable[[Connection], Any], turns: asyncio.Lock) -> None:
         self._reader = reader
         self._query = query
         self._turns = turns
         self._run: asyncio.Task[tuple[Any, float]] | None = None
-        # When the next run may begin, by the loop's clock.
+        # The time when the next run may begin, by the loop's clock.
         self._next_at = -math.inf
 
     async def share(self) -> Any:
-        """Return the result of a run that begins now, or of one that begins later for another request."""
+        """Return the result of a run that begins now, or of a later run together with other requests."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         while True:

@@ -1,8 +1,8 @@
-"""Statistics: how many tasks, tools and work items there are, and what happened in the last minute.
+"""Statistics: the number of tasks, tools and work items, and the events of the last minute.
 
-No counter is stored, so statistics cost writes nothing. One statement reads them at one moment: it counts
-tasks in the index of each state, tools and work, of which there are few, one by one, and the last minute in
-the archive.
+The database stores no counters, so statistics cost writes nothing. One statement reads everything at the same
+moment: it counts tasks in the index of each state, the few tools and work items row by row, and the last
+minute in the archive.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from broker.store import rows
 
 _SINCE = "now() - interval '1 minute'"
 
-# `seq` numbers are in the order of submission: the first task that is a minute old comes right before the
-# newer ones. A task that was submitted and ended in this minute is counted by the one record that ended it.
+# `seq` numbers follow the order of submission: the newest task that is a minute old comes right before the
+# newer ones. A task that was submitted and ended within this minute counts once, by the record that ended it.
 READ = text(f"""
 select now() as at,
        (select count(*) from tasks where state = 'scheduled') as scheduled,
@@ -59,8 +59,8 @@ cross join (
 """)
 
 
-# No row that was deleted or updated since the oldest transaction began can be removed, in any database of the
-# server. PostgreSQL shows the transactions of other users to members of pg_read_all_stats.
+# In every database of the server, PostgreSQL keeps each row that was deleted or updated since the oldest
+# transaction began. It shows the transactions of other users only to members of pg_read_all_stats.
 SERVER = text("""
 select pg_notification_queue_usage() as queue_usage,
        (select cast(coalesce(extract(epoch from clock_timestamp() - min(began)), 0) as double precision)
@@ -74,7 +74,7 @@ select pg_notification_queue_usage() as queue_usage,
 
 
 class ServerState(NamedTuple):
-    """How full the server's queue of notifications is, 0 to 1, and how long a transaction is open at most."""
+    """The fill level of the server's notification queue, 0 to 1, and the age of its oldest transaction."""
 
     queue_usage: float
     oldest_transaction_seconds: float
@@ -86,7 +86,7 @@ def read_with_server(connection: Connection) -> tuple[Stats, ServerState]:
 
 
 def read(connection: Connection) -> Stats:
-    """Return how many tasks, tools and work items there are, and what happened in the last minute."""
+    """Return the number of tasks, tools and work items, and the events of the last minute."""
     row = connection.execute(READ).one()
     return Stats(
         at=row.at,
@@ -94,7 +94,7 @@ def read(connection: Connection) -> Stats:
         tools=rows.fill(ToolCounts, row),
         work=rows.fill(WorkCounts, row),
         last_minute=rows.fill(LastMinute, row, failed=row.ended_failed),
-        # A task that was written while this statement began may be a little younger than it.
+        # A task that was written as this statement began may be slightly newer than it.
         oldest_available_seconds=None if row.oldest_seconds is None else max(0.0, row.oldest_seconds),
         assigner_seen_at=row.assigner_seen_at,
     )

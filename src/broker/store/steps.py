@@ -9,26 +9,25 @@ from broker.store.sessions import Result
 
 Item = TypeVar("Item")
 
-# A step returns a result for each item, in order. It is a plain function: a session runs it with the
-# connection that the session holds (SQLAlchemy's `run_sync`), which costs a third less than to await its
-# statements.
+# A step returns a result for each item, in order. It is a synchronous function. A session runs it with its
+# connection (SQLAlchemy's `run_sync`), which costs a third less than awaiting each statement.
 Step = Callable[[Connection, Sequence[Item]], list[Result]]
 
-# The steps that are one statement, and for which items they are.
+# The steps that are one statement, and the condition on their items.
 _ONE_STATEMENT: dict[Step[Any, Any], Callable[[Any], bool]] = {}
 
 
 def one_statement(
     fits: Callable[[Any], bool] = lambda _: True,
 ) -> Callable[[Step[Item, Result]], Step[Item, Result]]:
-    """Mark a step that writes with one statement, which is a transaction of its own and needs none around it.
+    """Mark a step that writes with one statement, which needs no transaction around it.
 
-    To begin and to commit a transaction takes as long as a small statement. Such a statement sees the latest
-    version of each row that it locks, and of all other rows the version that was committed when it began. If
-    a further statement of the step fails, the whole step runs again and finds what the first statement wrote.
+    Beginning and committing a transaction takes as long as a small statement. The statement sees the latest
+    version of the rows that it locks, and other rows as they were committed when it began. If a further
+    statement of the step fails, the whole step runs again and finds the writes of the first one.
 
     Args:
-        fits: For which items the step is one statement.
+        fits: Returns whether the step is one statement for an item.
     """
 
     def mark(step: Step[Item, Result]) -> Step[Item, Result]:

@@ -3,12 +3,12 @@
 from broker.schemas.overview import MOST_CHARS, ArchiveEvent, WorkEvent
 from broker.store.rows import AnyRow, Columns, alike
 
-#: Among this many of the last reports, the last one that has a message is looked for.
+#: The number of latest reports in which to search for the last message.
 LAST_REPORTS = 100
 
 
 def cut(column: str) -> str:
-    """Return SQL for a text, or JSON as a text, that is cut if it is long."""
+    """Return SQL for a text, or JSON as text, that is cut if it is long."""
     return f"left(cast({column} as text), {MOST_CHARS})"
 
 
@@ -19,7 +19,7 @@ def cut_in_the_middle(column: str) -> str:
                 else left({column}, {first}) || ' … ' || right({column}, {MOST_CHARS - first - 3}) end"""
 
 
-# `w` is the work. A subquery and no join: a join by hash would read the reports on all work.
+# `w` is the work. This is a subquery, because a hash join would read the reports on all work.
 LAST_MESSAGE = cut(f"""(
         select message
         from (select seq, message from work_reports r where r.work_id = w.id

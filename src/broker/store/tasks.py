@@ -15,8 +15,8 @@ from broker.store.pages import bounded, is_cut, kept, last_examined, read_listed
 from broker.store.steps import one_statement
 from broker.trace_context import TraceContext
 
-# Tasks get their `seq` in the order of submission, and are written in the order of their ids: two submissions
-# with the same ids then cannot wait for each other in a circle.
+# Tasks get their `seq` in the order of submission, but the statement writes them in the order of their ids.
+# So two submissions with the same ids cannot cause a deadlock.
 _SUBMIT = f"""
 with asked as materialized (
     select a.place, nextval('tasks_seq_seq') as seq,
@@ -56,7 +56,7 @@ left join created t on t.seq = asked.seq
 left join work w on false
 order by asked.place
 """)
-# For clients that do not read the tasks, which they have.
+# For clients that do not read the tasks, because they have them.
 SUBMIT_BRIEFLY = text(f"""{_SUBMIT}
 select t.id
 from asked
@@ -64,9 +64,9 @@ left join created t on t.seq = asked.seq
 order by asked.place
 """)
 
-# If a task ends while it is submitted once more, the insert waits until it is deleted, and then finds its id
-# free. Only a later statement sees the task in the archive, and deletes the new one. If the record has been
-# deleted since, the id is free.
+# If a task ends while a client submits it again, the insert waits for its deletion, and then finds its id
+# free. Only a later statement sees the old task in the archive, and deletes the new one. If the record was
+# deleted too, the id is free.
 DELETE_ENDED = text("""
 with ended as materialized (
     select e.task_id, a.work_id is not null as recorded
@@ -91,14 +91,14 @@ from page t
 left join work w on w.id = t.work_id and w.id = any(array(select work_id from page))
 """)
 
-# A request that waits for a task waits for its end. A failed task has reached its end, too.
+# A request that waits for a task waits for its end. A failed task counts as ended.
 READY = text("""
 select u.id
 from unnest(cast(:ids as text[])) as u (id)
 where u.id not in (select id from tasks where state <> 'failed' and id = any(cast(:ids as text[])))
 """)
 
-# The states that have an index in the order of `seq`. Available tasks have one in the order of the offer.
+# The states with an index in the order of `seq`. The index of available tasks has the order of the offer.
 _SCHEDULED, _FAILED, _ASSIGNED = "state = 'scheduled'", "state = 'failed'", "state = 'assigned'"
 _BY_STATE = {"scheduled": _SCHEDULED, "failed": _FAILED, "assigned": _ASSIGNED, "running": _ASSIGNED}
 _FILTERS = {
@@ -107,7 +107,7 @@ _FILTERS = {
     "older_than_seconds": """
         created_at < now() - make_interval(secs => cast(:older_than_seconds as double precision))""",
 }
-# The work of an assigned task says whether the task is `assigned` or `running`.
+# The work of an assigned task determines whether the task is `assigned` or `running`.
 _STATE_OF_WORK = "(select w.state from work w where w.id = t.work_id) = :state"
 
 
@@ -115,9 +115,10 @@ _STATE_OF_WORK = "(select w.state from work w where w.id = t.work_id) = :state"
 def _listing(state: str | None, given: frozenset[str]) -> TextClause:
     """Return the statement for a list with some of the filters.
 
-    An index finds the tasks of one state or of one key. The other conditions are checked for a bounded number
-    of them: an index for each of these would be written by every submit and assignment. One on `needs` (GIN)
-    makes a third more WAL for each task, and one body of many keys would make thousands of entries.
+    An index finds the tasks of one state or of one key. The statement checks the other conditions for a
+    bounded number of these tasks, because each further index would slow down every submission and assignment.
+    A GIN index on `needs` would cost a third more WAL for each task, and thousands of entries if the needs
+    are large.
     """
     keep = [condition for name, condition in _FILTERS.items() if name in given]
     by_index = _BY_STATE.get(state or "", "true")
@@ -149,7 +150,7 @@ with asked as (
 locked as materialized (
     select id from tasks where id in (select task_id from asked) order by id for no key update
 ),
--- A task that is assigned needs no remark on why it waits.
+-- An assigned task needs no remark on why it waits.
 remarked as (
     update tasks t set remark = asked.remark, remark_at = now()
     from asked join locked on locked.id = asked.task_id
@@ -175,7 +176,7 @@ where t.id = locked.id and t.id = any(cast(:ids as text[])) and locked.state = '
 class TaskSubmission(NamedTuple):
     """A new task, and the name of the key that submits it, if there are keys.
 
-    With `any_owner`, a known task with its id may belong to another key.
+    With `any_owner`, an existing task with this id may belong to another key.
     """
 
     task: NewTask
@@ -185,7 +186,7 @@ class TaskSubmission(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """A task, and whether this submission created it; None: its id is that of another key's task."""
+    """A task, and whether this submission created it. The task is None if it belongs to another key."""
 
     task: Task | None
     created: bool
@@ -199,7 +200,7 @@ class BrieflySubmitted(NamedTuple):
 
 
 class TaskFilter(NamedTuple):
-    """Selects live tasks; a field that is None selects all."""
+    """A filter for live tasks. None in a field selects all."""
 
     state: str | None = None
     needs: str | None = None
@@ -213,9 +214,9 @@ def _without_id(new: TaskSubmission) -> bool:
 
 @one_statement(_without_id)
 def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submitted]:
-    """Write new tasks, which the broker offers in this order, and return each.
+    """Write new tasks, which the broker offers in this order, and return them.
 
-    A task whose id is known, live or ended, is returned as it is.
+    If a live or ended task already has the id, return that task unchanged.
     """
     created = _submit(connection, SUBMIT, new)
     known_ids = list(
@@ -240,11 +241,11 @@ def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> lis
     """Write all new tasks or none, and return only their ids.
 
     Raises:
-        Forbidden: Some of the ids are those of other keys' tasks.
+        Forbidden: Some of the ids belong to tasks of other keys.
     """
     created = _submit(connection, SUBMIT_BRIEFLY, new)
     if refused := _of_others(connection, created, new):
-        message = "is the id of a task that another key has submitted"
+        message = "is the id of a task that another key submitted: use another id"
         raise Forbidden(errors=[FieldError(field=f"items[{place}].id", message=message) for place in refused])
     return [
         BrieflySubmitted(row.id, created=True) if row else BrieflySubmitted(str(asked.task.id), created=False)
@@ -255,7 +256,7 @@ def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> lis
 def _submit(
     connection: Connection, statement: TextClause, new: Sequence[TaskSubmission]
 ) -> Sequence[rows.AnyRow | None]:
-    """Write new tasks, and return the row of each; None: its id is known already."""
+    """Write new tasks, and return the row of each, or None if its id already exists."""
     tasks = [asked.task for asked in new]
     values = rows.columns(
         tasks, "id", "priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds"
@@ -276,7 +277,7 @@ def _submit(
 def _of_others(
     connection: Connection, created: Sequence[rows.AnyRow | None], new: Sequence[TaskSubmission]
 ) -> list[int]:
-    """Return the places of the submissions whose id is that of another key's task, which is refused."""
+    """Return the positions of the submissions to refuse, because another key's task has their id."""
     known = [place for place, row in enumerate(created) if not row and not new[place].any_owner]
     if not known:
         return []
@@ -289,7 +290,7 @@ def _of_others(
 
 
 def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
-    """Return the task of each id, live or ended; None: unknown."""
+    """Return the task of each id, live or ended, or None for an unknown id."""
     live = connection.execute(BY_IDS, {"ids": list(set(ids))}).all()
     by_id: dict[str, Task | None] = {task.id: task for task in map(rows.task, live)}
     if missing := set(ids) - by_id.keys():
@@ -299,7 +300,7 @@ def find(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
 
 
 def ready_tasks(connection: Connection, ids: Sequence[str]) -> list[str]:
-    """Return the tasks that have ended or failed, or are unknown."""
+    """Return the ids of the tasks that have ended or failed, or are unknown."""
     return list(connection.execute(READY, {"ids": ids}).scalars())
 
 
@@ -319,13 +320,13 @@ def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | 
 
 @one_statement()
 def remark(connection: Connection, remarks: Sequence[TaskRemark]) -> list[bool]:
-    """Write the assigner's remarks, and return for each whether there is such a live task."""
+    """Write the assigner's remarks, and return for each whether the task is live."""
     known = set(connection.execute(REMARK, rows.columns(remarks, "task_id", "text")).scalars())
     return [remark.task_id in known for remark in remarks]
 
 
 @one_statement()
 def retry(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
-    """Offer failed tasks again, counting attempts from zero, and return each task; None: unknown."""
+    """Offer failed tasks again, counting attempts from zero. Return each task, or None if unknown."""
     connection.execute(RETRY, {"ids": list(ids)})
     return find(connection, ids)

@@ -90,7 +90,7 @@ DELETE = text("delete from tools where id = any(cast(:ids as text[])) and load =
 class Registration(NamedTuple):
     """A tool, the hash of its new token, and the name of the key that registers it, if there are keys.
 
-    With `any_owner`, a known tool with its id may belong to another key.
+    With `any_owner`, an existing tool with this id may belong to another key.
     """
 
     tool: NewTool
@@ -100,14 +100,14 @@ class Registration(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """A tool, and whether this registration created it; None: the tool belongs to another key."""
+    """A tool, and whether this registration created it. The tool is None if it belongs to another key."""
 
     tool: ToolStatus | None
     created: bool
 
 
 class Change(NamedTuple):
-    """A request to change a tool: its id, the change and the token of the request."""
+    """A request to change a tool: the tool's id, the change, and the token of the request."""
 
     id: str
     change: ToolChange
@@ -118,7 +118,7 @@ ToolDeleted = Literal["deleted", "busy", "unknown"] | Void
 
 
 class ToolDeletion(NamedTuple):
-    """A request to delete a tool, and its token; with `force`, the tool's unfinished work is lost."""
+    """A request to delete a tool, and its token. With `force`, the tool's unfinished work ends as lost."""
 
     id: str
     force: bool = False
@@ -126,11 +126,11 @@ class ToolDeletion(NamedTuple):
 
 
 def register(connection: Connection, new: Sequence[Registration]) -> list[Registered]:
-    """Write tools; a known tool is updated, and its old token becomes void.
+    """Write tools. Update existing tools and make their old tokens void.
 
-    Work that an earlier run of the tool started is lost, unless the new run resumes it. Of several tools with
-    the same id the last one counts: only its token is valid. A tool belongs to the key that registered it
-    first.
+    Work that an earlier run of a tool started ends as lost, unless the new run resumes it. If several
+    registrations have the same id, only the token of the last one is valid. A tool belongs to the key that
+    registered it first.
 
     Raises:
         RetryTransaction: Before the tool was locked, its earlier run started work, or another key registered
@@ -153,7 +153,7 @@ def register(connection: Connection, new: Sequence[Registration]) -> list[Regist
 
 
 def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
-    """Return the places of the registrations whose tool belongs to another key, or does now."""
+    """Return the positions of the registrations to refuse, because their tool belongs to another key."""
     ids = list({each.tool.id for each in new if each.tool.id and not each.any_owner})
     if not ids:
         return set()
@@ -165,13 +165,13 @@ def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
         if each.tool.id
         and each.by
         and owners.setdefault(each.tool.id, each.by) != each.by
-        # A registration for any owner sets the owner for the later ones, and is never refused itself.
+        # A registration for any owner is never refused. It sets the owner for the registrations after it.
         and not each.any_owner
     }
 
 
 def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | bytes, tuple[ToolStatus, bool]]:
-    """Write tools, and return by `_key` each of them and whether it is new."""
+    """Write tools, and return each of them and whether it is new, by its `_key`."""
     if given := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
         why = "The tool was restarted."
@@ -195,12 +195,12 @@ def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | by
 
 
 def _key(registration: Registration) -> str | bytes:
-    """Return the id of a registration's tool, or the hash of its token if it has no id yet."""
+    """Return the id of a registration's tool, or the hash of its token if the request has no id."""
     return registration.tool.id or registration.token_hash
 
 
 def by_ids(connection: Connection, ids: Sequence[str]) -> list[ToolStatus]:
-    """Return the tools of these ids, in no particular order and without the unknown ones."""
+    """Return the known tools among these ids, in no particular order."""
     return [rows.tool(row) for row in connection.execute(BY_IDS, {"ids": ids})]
 
 
@@ -224,9 +224,9 @@ def page(
 
 
 def change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus | Void | None]:
-    """Change tools, one change after the other, and return each tool as it is in the end; None: unknown.
+    """Apply changes to tools in order, and return each tool as it is after all of them.
 
-    A change with a void token is not made, and its result is `void`.
+    The result of an unknown tool is None. A change with a void token has no effect; its result is `void`.
     """
     void: set[Token | None] = set()
     if any(change.token for change in changes):
@@ -253,7 +253,7 @@ def _change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatu
 
 
 def delete(connection: Connection, deletions: Sequence[ToolDeletion]) -> list[ToolDeleted]:
-    """Delete tools that have no work, and with `force` also those that have some.
+    """Delete tools that have no work, and with `force` also tools that have work.
 
     Raises:
         RetryTransaction: A tool got work or another token before it was locked. Work must be locked first.

@@ -1,4 +1,4 @@
-"""Troubles of the database: the log names each cause once, and readiness names it while it lasts."""
+"""Problems of the database: the log names each cause once, and the readiness check while it lasts."""
 
 import time
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from broker.errors import DatabaseTrouble, RowTrouble
 
 log = structlog.get_logger(__name__)
 
-# A cause that nobody has met for this long is over.
+# A cause that no step has met for this long has ended.
 _LASTS_SECONDS = 5.0
-# The log repeats a cause when nobody has met it for this long.
+# The log repeats a cause if no step has met it for this long.
 _SILENT_SECONDS = 60.0
 
 
 class Troubles:
-    """The causes that the database reports, by the step of the broker that met them last.
+    """The causes that the database reports, by the step that met them last.
 
     Args:
         clock: Returns the time in seconds.
@@ -28,11 +28,11 @@ class Troubles:
         self._logged: dict[str, float] = {}
 
     def __bool__(self) -> bool:
-        """Return whether any step has met trouble that it has not overcome since."""
+        """Return whether any step has met a problem and not succeeded since."""
         return bool(self._met)
 
     def note(self, step: str, trouble: DatabaseTrouble) -> None:
-        """Remember a trouble that a step met, and log its cause, once while it lasts."""
+        """Remember the problem that a step met, and log its cause once while it lasts."""
         now = self._clock()
         self._met[step] = now, trouble
         if now - self._logged.get(trouble.cause, -_SILENT_SECONDS) >= _SILENT_SECONDS:
@@ -40,11 +40,11 @@ class Troubles:
         self._logged[trouble.cause] = now
 
     def clear(self, step: str) -> None:
-        """Forget what a step has met: it has succeeded since."""
+        """Forget the problem of a step, because the step has succeeded."""
         self._met.pop(step, None)
 
     def causes(self, *, of_service: bool = False) -> list[str]:
-        """Return the causes that were met lately; with `of_service`, none that a single request can cause."""
+        """Return the recent causes. With `of_service`, exclude causes that a single request can trigger."""
         since = self._clock() - _LASTS_SECONDS
         self._met = {step: each for step, each in self._met.items() if each[0] > since}
         troubles = [trouble for _, trouble in self._met.values()]

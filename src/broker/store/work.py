@@ -29,7 +29,7 @@ STATUS = text("""
 select state, version, cancel_requested from work where id = :work_id
 """)
 
-# A tool without work has one row of nulls, an unknown tool has none.
+# A tool without work has one row of nulls. An unknown tool has no row.
 ASSIGNED_TO = text(f"""
 with assigned as materialized (
     select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
@@ -100,7 +100,7 @@ select {rows.WORK}, t.trace_context, l.token_hash, {rows.task_bytes("t")} as byt
 from (select * from started union all select * from locked where id not in (select id from started)) w
 join their_tasks t on t.id = w.task_id
 left join locked_leases l on l.tool_id = w.tool_id"""
-# A locked row is read in its latest version, also if that was written while the statement waited for the
+# The statement reads locked rows in their latest version, even if that was written while it waited for the
 # lock.
 START = text(f"""
 with locked as materialized (
@@ -141,23 +141,23 @@ class Start(NamedTuple):
 
 
 class Started(NamedTuple):
-    """Running work, and the trace in which its task was submitted, if any."""
+    """Running work, and the trace in which its task was submitted, if there is one."""
 
     work: Work
     trace_context: TraceContext | None
 
 
 class TracedWork(NamedTuple):
-    """Work, and the trace in which its task was submitted; None: there is none, or the work has ended."""
+    """Work, and the trace in which its task was submitted. Without a trace, and for ended work, None."""
 
     work: WorkWithReports | WorkStatus
     trace_context: TraceContext | None
 
 
 class AssignedWork(NamedTuple):
-    """The work that is assigned to a tool and not started, the oldest first, and how the tool is.
+    """The work that is assigned to a tool and not started, the oldest first, and facts about the tool.
 
-    `since_seconds` is how long ago the oldest work was assigned; None: there is no work.
+    `since_seconds` is the time since the assignment of the oldest work, or None without work.
     """
 
     items: list[Work]
@@ -168,7 +168,7 @@ class AssignedWork(NamedTuple):
 
 
 class WorkFilter(NamedTuple):
-    """Selects work under way; a field that is None selects all."""
+    """A filter for work under way. None in a field selects all."""
 
     tool_id: str | None = None
     task_id: str | None = None
@@ -178,13 +178,13 @@ class WorkFilter(NamedTuple):
 
 @one_statement()
 def start(connection: Connection, starts: Sequence[Start]) -> list[Started | None]:
-    """Start work, and return each as it is then; None: it is not under way, or the token is void."""
+    """Start work, and return it. For work that is not under way, or a void token, the result is None."""
     values = {
         "ids": [start.work_id for start in starts],
         **ownership.token_columns(start.token for start in starts),
     }
     page = connection.execute(START, values).all()
-    # To start running work again returns it, and changes nothing.
+    # Starting running work again returns it and changes nothing.
     missing = LATER if is_cut(page) else None
     by_id: dict[UUID, tuple[Started, Token]] = {}
     for row in page:
@@ -200,9 +200,9 @@ def start(connection: Connection, starts: Sequence[Start]) -> list[Started | Non
 
 
 def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[AssignedWork | None]:
-    """Return for each tool the work that it has not started, the oldest first; None: unknown.
+    """Return the work that each tool has not started, the oldest first, or None for an unknown tool.
 
-    If there is more than a response has room for, the rest follows when the tool has started the first.
+    If not all of the work fits in one response, the rest follows when the tool has started the first part.
     """
     by_tool: dict[str, AssignedWork] = {}
     without_room: set[str] = set()
@@ -220,7 +220,7 @@ def assigned_to(connection: Connection, tool_ids: Sequence[str]) -> list[Assigne
 
 
 def ready_tools(connection: Connection, tool_ids: Sequence[str]) -> list[str]:
-    """Return the tools that have work to start, or do not exist any more."""
+    """Return the ids of the tools that have work to start, or no longer exist."""
     return list(connection.execute(TOOLS_READY, {"ids": tool_ids}).scalars())
 
 
@@ -238,9 +238,9 @@ def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | 
 
 
 def with_reports(connection: Connection, work_id: UUID) -> TracedWork | None:
-    """Return work with its latest reports; the state of ended work is its outcome.
+    """Return work with its latest reports. The state of ended work is its outcome.
 
-    There are fewer than `MOST_LATEST_REPORTS` if a page has no room for so many.
+    The result has at most `MOST_LATEST_REPORTS` reports, and fewer if they do not fit on a page.
     """
     row = connection.execute(BY_IDS, {"ids": [work_id]}).one_or_none()
     if row is None:
@@ -255,7 +255,7 @@ def with_reports(connection: Connection, work_id: UUID) -> TracedWork | None:
 
 
 def status(connection: Connection, work_id: UUID) -> TracedWork | None:
-    """Return the status of work, under way or ended; None: unknown."""
+    """Return the status of work, under way or ended, or None for unknown work."""
     row = connection.execute(STATUS, {"work_id": work_id}).one_or_none()
-    found = WorkStatus(**row._asdict()) if row else ended_work.status(connection, work_id)
-    return TracedWork(found, None) if found else None
+    work = WorkStatus(**row._asdict()) if row else ended_work.status(connection, work_id)
+    return TracedWork(work, None) if work else None

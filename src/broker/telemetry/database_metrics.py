@@ -1,4 +1,4 @@
-"""Metrics of the database, which are the same in every process of the service."""
+"""Metrics of the database, which are the same in all processes of the service."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -18,7 +18,10 @@ MetricValue = tuple[MetricDefinition, float | Mapping[str, float]]
 
 
 def database_metrics(statistics: Stats | None, server: ServerState | None) -> bytes:
-    """Return the metrics of the database as Prometheus reads them; None: the database does not respond."""
+    """Return the metrics of the database in the Prometheus text format.
+
+    Without arguments (None), report that the database does not respond.
+    """
     values: list[MetricValue] = [(metric_definitions.DATABASE_UP, int(statistics is not None))]
     if statistics is not None and server is not None:
         values += _values(statistics, server)
@@ -44,7 +47,7 @@ def _values(statistics: Stats, server: ServerState) -> Iterator[MetricValue]:
 
 
 class _DatabaseCollector(Collector):
-    """Gauges whose values were read already. The library's own would be shared by all processes."""
+    """Gauges with values that were read before. The library's own gauges would be shared by all processes."""
 
     def __init__(self, values: Iterable[MetricValue]) -> None:
         self._values = values

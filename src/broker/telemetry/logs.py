@@ -11,7 +11,7 @@ _MULTILINE = {"event", "exception"}
 
 
 def _printable(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Escape what clients chose, such as ids: a terminal acts on control characters."""
+    """Escape texts of clients, such as ids, because a terminal interprets control characters."""
     return {
         name: escape_unprintable(value) if isinstance(value, str) and name not in _MULTILINE else value
         for name, value in event.items()
@@ -19,7 +19,7 @@ def _printable(_: object, __: str, event: structlog.types.EventDict) -> structlo
 
 
 def configure(level: str = "info", **always: object) -> None:
-    """Have structlog and the standard library's logging write to standard error, `always` in each line."""
+    """Have structlog and the standard logging write to standard error, with `always` in each line."""
 
     def add(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         return {**always, **event}
@@ -32,7 +32,7 @@ def configure(level: str = "info", **always: object) -> None:
     ]
     on_terminal = sys.stderr.isatty()
     last: list[structlog.types.Processor] = (
-        # No local variables in tracebacks: they hold payloads and tokens.
+        # No local variables in tracebacks, because they contain payloads and tokens.
         [_printable, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if on_terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

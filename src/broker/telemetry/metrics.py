@@ -1,7 +1,7 @@
 """The metrics of a process, as Prometheus reads them.
 
-If several processes serve one address, the library keeps their numbers in files that they share. Any of them
-responds with the numbers of all.
+If several processes serve one address, the library keeps their numbers in shared files. Each of these
+processes responds with the numbers of all.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from broker.store.observer import EndedWork
 from broker.telemetry import metric_definitions
 from broker.telemetry.metric_definitions import Aggregation, MetricDefinition
 
-#: The library's own variable: a folder that several processes share.
+#: The library's own variable for the folder that several processes share.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _WARNED_OF: tuple[ErrorCode, ...] = ("internal", "unavailable", "too_many_requests")
 
-# Each process has its own limit of these: report the process that comes nearest to it.
+# Each process has its own limit of these. Report the process that is closest to its limit.
 _AGGREGATIONS: dict[str, Aggregation] = {
     "process_open_fds": "livemax",
     "process_max_fds": "livemin",
     "process_start_time_seconds": "livemin",
 }
 
-# Several times what is in the largest of the files.
+# Several times the content of the largest file.
 _FILE_BYTES = 1 << 18
 _TRIES = 20
 _AGAIN_SECONDS = 0.05
@@ -47,7 +47,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        # The library does not share what its collector reads: `update_process` does.
+        # The library does not share the values of this collector. `update_process` does.
         self._process = ProcessCollector(registry=None) if is_shared() else None
         if self._process is None:
             ProcessCollector(registry=self.registry)
@@ -56,7 +56,7 @@ class Metrics:
         waited = self._histogram(metric_definitions.WORK_WAIT_SECONDS)
         ran = self._histogram(metric_definitions.WORK_RUN_SECONDS)
         ended = self._counter(metric_definitions.WORK_ENDED)
-        # Looked up once: that costs as much as to count.
+        # Look the labels up only once, because a lookup costs as much as counting.
         self._waited = {outcome: waited.labels(outcome) for outcome in OUTCOMES}
         self._ran = {outcome: ran.labels(outcome) for outcome in OUTCOMES}
         self._ended = {outcome: ended.labels(outcome) for outcome in OUTCOMES}
@@ -65,11 +65,11 @@ class Metrics:
         self._set_sizes = self._histogram(metric_definitions.GROUP_COMMIT_SET_SIZE)
         self._set_seconds = self._histogram(metric_definitions.GROUP_COMMIT_SECONDS)
         self._problems = self._counter(metric_definitions.PROBLEMS)
-        # A counter that begins with its first event has no increase to be warned of.
+        # These counters must start at 0. A counter that appears with its first event shows no increase.
         for code in _WARNED_OF:
             self._problems.labels(code)
         self._of_step: dict[str, tuple[Histogram, Histogram]] = {}
-        # Those that `set` has made, each when it was first set.
+        # The metrics that `set` has created so far.
         self._made: dict[MetricDefinition, Gauge | Counter] = {}
 
     def work_ended(self, works: Sequence[EndedWork]) -> None:
@@ -85,7 +85,7 @@ class Metrics:
                 self._started_after.observe(work.started_after_seconds)
 
     def set_committed(self, step: str, items: int, seconds: float) -> None:
-        """Count a set of items that shared a transaction; `seconds`: how long that took."""
+        """Count a set of items that shared a transaction of some seconds."""
         histograms = self._of_step.get(step)
         if histograms is None:
             histograms = self._set_sizes.labels(step), self._set_seconds.labels(step)
@@ -95,15 +95,15 @@ class Metrics:
         durations.observe(seconds)
 
     def dispatched(self, seconds: float) -> None:
-        """Count a waiting tool that got its work; `seconds`: since the work was assigned."""
+        """Count a waiting tool that got its work, some seconds after the assignment."""
         self._dispatched.observe(seconds)
 
     def refused(self, code: ErrorCode) -> None:
-        """Count a request that was answered with a problem of this code."""
+        """Count an error response with this code."""
         self._problems.labels(code).inc()
 
     def set(self, definition: MetricDefinition, value: float, *labels: str) -> None:
-        """Set the value of a gauge, or the total of a counter that something else counts."""
+        """Set the value of a gauge, or the total of a counter that another part counts."""
         metric = self._made.get(definition)
         if metric is None:
             make = self._gauge if definition.kind == "gauge" else self._counter
@@ -116,7 +116,7 @@ class Metrics:
             self._counted[child] = value
 
     def update_process(self) -> None:
-        """Set what the library reads of the process by itself if there is only one process."""
+        """Set the process metrics, which the library provides by itself only for a single process."""
         if self._process is None:
             return
         for family in self._process.collect():
@@ -127,7 +127,7 @@ class Metrics:
             self.set(definition, sample.value)
 
     async def exposition(self) -> bytes:
-        """Return the metrics as Prometheus reads them; of all processes that share their numbers.
+        """Return the metrics, of all processes that share their numbers, in the Prometheus text format.
 
         Raises:
             Unavailable: The numbers of all processes could not be read.
@@ -140,9 +140,9 @@ class Metrics:
                 MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
                 return generate_latest(registry)
             except (OSError, struct.error, ValueError):
-                # A process begins, or has ended: one of its files is not whole yet, or just gone.
+                # A process is starting or has ended, so one of its files is incomplete or missing.
                 await asyncio.sleep(_AGAIN_SECONDS)
-        raise Unavailable("The metrics of all processes cannot be gathered just now.")
+        raise Unavailable("The metrics of all processes could not be read. Repeat the request.")
 
     def _gauge(self, definition: MetricDefinition) -> Gauge:
         return Gauge(
@@ -167,14 +167,14 @@ class Metrics:
 
 
 def is_shared() -> bool:
-    """Return whether several processes share their numbers."""
+    """Return whether several processes share their metrics."""
     return bool(os.environ.get(SHARED_FOLDER))
 
 
 def make_room(folder: str) -> None:
-    """Allocate the files in which this process shares its numbers, in the folder of all processes.
+    """Allocate the files with which this process shares its metrics, in the common folder.
 
-    The library maps sparse files into memory: if the disk is full, counting would crash the process.
+    The library maps sparse files into memory. On a full disk, counting would then crash the process.
 
     Raises:
         OSError: The disk is full.

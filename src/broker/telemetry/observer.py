@@ -1,4 +1,4 @@
-"""Count and log what the store does."""
+"""Count and log the effects of the store's transactions."""
 
 import logging
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 
 
 class StoreObserver:
-    """Counts what the store does as metrics, and logs work that ended."""
+    """Records the store's transactions as metrics, and logs ended work."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -24,12 +24,12 @@ class StoreObserver:
         self._metrics.work_ended(works)
         logs_all = logging.getLogger("broker").isEnabledFor(logging.DEBUG)
         for work in works:
-            # An outcome that the broker decided on surprises the tool and the submitter.
-            surprises = not OUTCOMES[work.outcome].sent_by_tool
-            if not (logs_all or surprises):
+            # The tool does not know of an outcome that the broker decided on.
+            by_broker = not OUTCOMES[work.outcome].sent_by_tool
+            if not (logs_all or by_broker):
                 continue
             log.log(
-                logging.INFO if surprises else logging.DEBUG,
+                logging.INFO if by_broker else logging.DEBUG,
                 "work ended",
                 outcome=work.outcome,
                 work_id=str(work.work_id),

@@ -1,4 +1,4 @@
-"""Create what exports spans, as the standard variables of OpenTelemetry say."""
+"""Create span exporters from the standard variables of OpenTelemetry."""
 
 import os
 from importlib.metadata import entry_points, version
@@ -19,23 +19,23 @@ _PACKAGES = {
 
 
 def provider(names: list[str]) -> TracerProvider | None:
-    """Return a provider that sends spans to exporters such as `otlp`; None: there are none of these names.
+    """Return a provider that sends spans to exporters such as `otlp`, or None if none of them exists.
 
-    For each exporter that is missing, a warning is logged.
+    The function logs a warning for each missing exporter.
     """
     exporters = [exporter for name in names if (exporter := _exporter(name))]
     if not exporters:
         return None
-    # The process does not wait for spans when it exits: the server has done what it can when it stopped.
+    # The process does not wait for spans when it exits, because the server has already flushed them.
     tracer_provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
     for exporter in exporters:
         tracer_provider.add_span_processor(BatchSpanProcessor(exporter))
-    log.info("traces are on", exporters=names)
+    log.info("tracing started", exporters=names)
     return tracer_provider
 
 
 def _exporter(name: str) -> SpanExporter | None:
-    """Return an exporter from the package that provides it; None if there is none."""
+    """Return an exporter from the package that provides it, or None without such a package."""
     if name == "otlp":
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
             "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"
@@ -46,8 +46,8 @@ def _exporter(name: str) -> SpanExporter | None:
         [entry] = entries
         exporter: SpanExporter = entry.load()()
     except (ValueError, ImportError) as error:
-        advice = f"pip install {_PACKAGES[name]}" if name in _PACKAGES else "install the package that has it"
-        log.warning("this exporter of traces cannot be had", name=name, why=str(error), to_change_that=advice)
+        advice = f"pip install {_PACKAGES[name]}" if name in _PACKAGES else "install the exporter's package"
+        log.warning("trace exporter not found", name=name, error=str(error), advice=advice)
         return None
     return exporter
 

@@ -1,9 +1,9 @@
 """Trace every request with a span.
 
-opentelemetry-instrumentation-asgi does not fit: it decodes queries as UTF-8 before the application can, so
-one invalid byte would cause a 500. It also exports the queries, which hold the needs of tasks, and it is a
-beta with five further packages. Statements have no spans: with group commit, a statement belongs to many
-requests at once.
+The broker does not use opentelemetry-instrumentation-asgi. That package decodes queries as UTF-8 before the
+application can, so one invalid byte would cause a 500. It also exports the queries, which contain the needs
+of tasks, and it is a beta with five further packages. Statements have no spans, because with group commit a
+statement belongs to many requests.
 """
 
 import asyncio
@@ -23,20 +23,20 @@ from structlog.contextvars import bind_contextvars
 
 from broker.schemas.limits import LONGEST_WAIT_SECONDS
 
-# Frequent requests that are of no interest in traces.
+# Frequent requests that are not useful in traces.
 _UNTRACED = {"/health/live", "/health/ready", "/metrics"}
 _METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 _SERVER_ERROR = 500
-# How long the process may wait at its end until the last spans are exported.
+# The maximum time to wait for the export of the last spans when the process ends.
 _FLUSH_SECONDS = 0.5
 
 Attributes = dict[str, str | float]
-#: Returns the template of a path, like `/v1/tasks/{task_id}`, and its path parameters.
+#: Returns the template of a path, such as `/v1/tasks/{task_id}`, and its path parameters.
 MatchPath = Callable[[str], tuple[str, Mapping[str, str]] | None]
 
 
 class Traced:
-    """An application whose requests are traced; the provider of the spans is shut down with it."""
+    """An application with traced requests. It shuts down the provider of the spans when it ends."""
 
     def __init__(self, app: ASGIApp, match_path: MatchPath, provider: TracerProvider) -> None:
         self._app = app
@@ -45,7 +45,7 @@ class Traced:
         self._match_path = match_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request in a span of its own."""
+        """Handle a request in its own span."""
         # Litestar's types do not include the lifespan.
         kind: str = scope["type"]
         if kind == "lifespan":
@@ -54,13 +54,13 @@ class Traced:
             await self._app(scope, receive, send)
         else:
             span = self._start_span(scope)
-            # So that a log line leads to its trace.
+            # Log lines then name their trace.
             bind_contextvars(trace_id=format_trace_id(span.get_span_context().trace_id))
             with use_span(span, end_on_exit=True):
                 await self._app(scope, receive, _note_status(span, send))
 
     def _start_span(self, scope: Any) -> Span:
-        """Start the span of a request, as a child of the one in its headers."""
+        """Start the span of a request, as a child of the span in its headers."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         attributes: Attributes = {
@@ -98,7 +98,7 @@ class Traced:
 
 
 def _wait_seconds(query: bytes) -> float | None:
-    """Return how long a request may wait, if its query has a valid `wait`."""
+    """Return the seconds for which a request may wait, if its query has a valid `wait`."""
     wait = dict(parse_qsl(query.decode("latin-1"))).get("wait", "")
     try:
         seconds = float(wait)
@@ -123,7 +123,7 @@ def _note_status(span: Span, send: Send) -> Send:
 
 
 async def _shut_down(provider: TracerProvider, seconds: float) -> None:
-    """Shut a provider down, which exports its spans; wait some seconds at most."""
+    """Shut a provider down, which exports its spans. Wait at most for some seconds."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def shut_down() -> None:
@@ -133,7 +133,7 @@ async def _shut_down(provider: TracerProvider, seconds: float) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(done.set)
 
-    # Not a thread of the loop's executor: the process would wait for it at its end.
+    # Not a thread of the loop's executor, because the process would wait for it at its end.
     threading.Thread(target=shut_down, name="last spans", daemon=True).start()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):

@@ -20,7 +20,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 
 
 def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the OpenTelemetry names of the exporters that the environment asks for; empty: no traces."""
+    """Return the OpenTelemetry names of the exporters in the environment. Without any, tracing is off."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     named = [name.strip() for name in environment.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
@@ -30,7 +30,7 @@ def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def traced(app: ASGIApp, match_path: "MatchPath") -> ASGIApp:
-    """Return the application, traced if the environment asks for it."""
+    """Return the application, with tracing if the environment asks for it."""
     if not (names := wanted()):
         return app
     try:
@@ -40,16 +40,17 @@ def traced(app: ASGIApp, match_path: "MatchPath") -> ASGIApp:
         spans = provider(names)
     except ImportError as error:
         log.warning(
-            "traces are asked for, and OpenTelemetry is not installed: there are none",
+            "tracing failed to start because OpenTelemetry is not installed",
             missing=error.name,
-            to_change_that="pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http",
+            advice="pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http",
         )
         return app
     except (ValueError, TypeError, LookupError, RuntimeError, OSError) as error:
         # OpenTelemetry does not check its variables.
         log.warning(
-            "traces cannot be begun, and there are none: is one of the variables OTEL_… misspelt?",
-            why=f"{type(error).__name__}: {error}",
+            "tracing failed to start",
+            error=f"{type(error).__name__}: {error}",
+            advice="check the values of the OTEL_… variables",
         )
         return app
     return Traced(app, match_path, spans) if spans else app

@@ -1,5 +1,5 @@
 """Wake waiting requests when PostgreSQL notifies that something has changed.
 
-A notification is only a hint, and the tables are the truth. A woken request reads again. If a notification
+A notification carries no data that a response uses: a woken request reads the tables again. If a notification
 is lost, the sweep wakes the request later.
 """

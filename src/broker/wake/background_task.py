@@ -1,4 +1,4 @@
-"""Run a part of the service in the background, and log once why it cannot work."""
+"""Run a part of the service in the background, and log once why it fails."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ class BackgroundTask:
 
 
 class TroubleLog:
-    """Logs why a part of the service cannot work: each reason once, until it works again."""
+    """Logs why a part of the service fails: each reason once, until the part works again."""
 
     def __init__(self, log: structlog.stdlib.BoundLogger, event: str, **facts: str) -> None:
         self._log = log
@@ -36,14 +36,14 @@ class TroubleLog:
         self._logged: set[str] = set()
 
     def note(self, error: Exception) -> None:
-        """Log an error, unless it was logged since the part last worked."""
+        """Log an error, unless it was already logged since the part last worked."""
         reason = repr(error)
         if reason not in self._logged:
             self._logged.add(reason)
             self._log.warning(self._event, **self._facts, error=reason)
 
     def clear(self) -> bool:
-        """Note that the part works; return whether an error was logged before."""
+        """Note that the part works, and return whether it failed before."""
         had_trouble = bool(self._logged)
         self._logged.clear()
         return had_trouble

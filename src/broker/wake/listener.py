@@ -1,4 +1,4 @@
-"""The listener: one connection that receives PostgreSQL's notifications and wakes the requests they name."""
+"""The listener: a connection that receives PostgreSQL's notifications and wakes the requests they name."""
 
 import asyncio
 import math
@@ -16,7 +16,7 @@ from broker.wake.waiters import Waiter, Waiters
 
 log = structlog.get_logger(__name__)
 
-# The channels that the triggers notify. Each is a topic that requests wait for.
+# The channels that the database's triggers notify. Each is a topic that requests wait for.
 CANDIDATES = "broker_candidates"
 TASK = "broker_task"
 TOOL = "broker_tool"
@@ -25,7 +25,7 @@ UPKEEP = "broker_upkeep"
 EVENTS = "broker_events"
 CHANNELS = (CANDIDATES, TASK, TOOL, WORK, UPKEEP, EVENTS)
 
-#: The payload of a notification that names no ids: everything on its channel may have changed.
+#: The payload of a notification without ids: everything on its channel may have changed.
 EVERYONE = "*"
 
 Connect = Callable[..., Awaitable["asyncpg.Connection[Any]"]]
@@ -49,15 +49,16 @@ class NotificationSink(Protocol):
         """Handle a notification."""
 
     def miss(self) -> None:
-        """Handle that notifications may be lost, because the listener was not connected until now."""
+        """Handle that notifications may be lost, because the listener was not connected before."""
 
 
 class Listener(BackgroundTask):
-    """Listens over a connection of its own, and reconnects when it loses that.
+    """Listens over its own connection, and reconnects when the connection is lost.
 
-    Notifications are lost while there is no connection, but the rows they are about are not. So
-    `connection_changed` starts a sweep. An open connection may still deliver nothing, so the listener
-    notifies itself now and then. It must not connect to a pooler in transaction mode, which cannot listen.
+    Without a connection, notifications are lost, but the rows that they refer to are not. So
+    `connection_changed` starts a sweep. Even an open connection may deliver nothing. So the listener
+    regularly sends itself a notification, the probe. It must not connect to a pooler in transaction mode,
+    which cannot listen.
     """
 
     def __init__(
@@ -74,18 +75,18 @@ class Listener(BackgroundTask):
         self._sink = sink
         self._probe_seconds = probe_seconds
         self.connected = asyncio.Event()
-        #: Woken when the connection is made or lost.
+        #: Woken when the connection is established or lost.
         self.connection_changed = Waiter()
-        #: When the database was last lost or reached again, by the loop's clock. An error that the database
-        #: reports over a live connection is no loss.
+        #: When the database last became reachable or unreachable, by the loop's clock. An error that the
+        #: database reports over a live connection does not count.
         self.reachability_changed_at = -math.inf
         self._lost = True
-        #: How often it has connected.
+        #: The number of connections so far.
         self.connects = 0
-        #: How many notifications it has received.
+        #: The number of notifications received so far.
         self.received = 0
-        self._trouble = TroubleLog(log, "listener cannot listen; retrying")
-        #: How long the last probe took; None: no probe has come back yet.
+        self._trouble = TroubleLog(log, "listener failed; retrying")
+        #: How long the last probe took, or None before the first one.
         self.probe_latency_seconds: float | None = None
 
     async def _run(self) -> None:
@@ -104,7 +105,7 @@ class Listener(BackgroundTask):
             delay = min(2 * delay, _LAST_RETRY_SECONDS)
 
     async def _listen(self) -> None:
-        """Listen over one connection until it is lost, or delivers nothing any more (`TimeoutError`)."""
+        """Listen over one connection until it is lost, or no longer delivers anything (`TimeoutError`)."""
         lost = asyncio.Event()
         connection = await self._connect(server_settings={"application_name": "broker listener"})
         is_alive = False
@@ -126,11 +127,11 @@ class Listener(BackgroundTask):
             connection.terminate()
 
     async def _warn_of_pooler(self, connection: "asyncpg.Connection[Any]") -> None:
-        """Warn if a pooler listens in the listener's place and passes nothing on."""
+        """Warn if the connection leads to a pooler, which does not deliver notifications."""
         if connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"):
             log.warning(
-                "listening through a pooler: in its transaction mode notifications are lost",
-                to_change_that="set BROKER_LISTEN_URL to the database itself",
+                "listener connected to a pooler, which loses notifications in transaction mode",
+                advice="set BROKER_LISTEN_URL to PostgreSQL itself",
             )
 
     def _note_change(self) -> None:
@@ -152,7 +153,7 @@ class Listener(BackgroundTask):
                 await echo.wait()
             self.probe_latency_seconds = time.perf_counter() - began
             if not self.connected.is_set():
-                # Not before the first probe: a pooler accepts LISTEN and delivers nothing.
+                # Only after the first probe, because a pooler accepts LISTEN but delivers nothing.
                 self.connects += 1
                 self._trouble.clear()
                 self.connected.set()

@@ -1,4 +1,4 @@
-"""Long polls: register, look, wait for a notification, look again."""
+"""Long polls: register, read, wait for a notification, and read again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,23 +20,23 @@ async def long_poll(
     look_last: bool = True,
     disconnected: Callable[[], Awaitable[object]] | None = None,
 ) -> State:
-    """Look until there is something to return, or the time is up.
+    """Read the state until there is something to return, or the time is up.
 
     If a notification is lost, the sweep wakes the requests that missed it.
 
     Args:
         waiters: The register of waiting requests.
-        look: Reads the current state; holds no connection between two calls.
-        until: Returns whether to return what `look` has read.
-        seconds: The longest time to wait; 0: look once.
+        look: Reads the current state. It holds no connection between two calls.
+        until: Returns whether a state is worth returning.
+        seconds: The maximum time to wait. With 0, read once.
         topic: The channel of the notifications.
-        key: The id to wait for; empty: any.
-        look_last: Whether to look again when the time is up, because the state may change without a
+        key: The id to wait for, or empty for any.
+        look_last: Whether to read again when the time is up, because the state may change without a
             notification.
         disconnected: Returns when the client has disconnected.
 
     Returns:
-        What `look` returned last.
+        The last state.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

@@ -1,6 +1,6 @@
 """The sweep: wake the waiting requests whose notification was lost, with one query for all of them.
 
-If each of ten thousand waiting requests looked again now and then, they would keep the database busy.
+If each of ten thousand waiting requests polled the database, they would keep it busy.
 """
 
 import asyncio
@@ -15,23 +15,23 @@ from broker.wake.waiters import Waiters
 
 log = structlog.get_logger(__name__)
 
-#: Returns the keys, of those given, whose waiting requests have something to return.
+#: Returns those of the keys whose waiting requests have something to return.
 FindReadyKeys = Callable[[Sequence[str]], Awaitable[Iterable[str]]]
 
 # The time between two sweeps while the listener is down, and after an error.
 _DEAF_SECONDS = 1.0
-# More keys in one statement would hold up other statements.
+# A statement with more keys would delay other statements.
 _MOST_KEYS = 5_000
 
 
 class Sweep(BackgroundTask):
-    """Wakes the requests that have something to return: now and then, and when notifications may be lost.
+    """Wakes requests that have something to return: regularly, and when notifications may be lost.
 
     Args:
         waiters: The waiting requests.
         listener: While it is down, the sweep runs every second.
-        ready_keys: For a topic, a query for its ready keys. All waiters of other topics are woken.
-        seconds: The longest time between two sweeps; jitter shortens it by up to half.
+        ready_keys: The queries for ready keys, by topic. In other topics, the sweep wakes all waiters.
+        seconds: The maximum time between two sweeps. Jitter shortens it by up to half.
     """
 
     def __init__(

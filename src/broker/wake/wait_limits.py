@@ -1,4 +1,4 @@
-"""Limit the number of waiting requests, for each client and in all."""
+"""Limit the number of waiting requests, per client and in total."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ from broker.errors import Overloaded, TooManyRequests
 
 
 class WaitLimits:
-    """Counts the waiting requests of a process; refuses those above the limit for each client or in all."""
+    """Counts the waiting requests of a process, and refuses those above the limit per client or in total."""
 
     def __init__(self, *, for_each: int, in_all: int) -> None:
         self._for_each = for_each
@@ -25,7 +25,9 @@ class WaitLimits:
         if self._per_client[client] >= self._for_each:
             raise TooManyRequests
         if self.count >= self._in_all:
-            raise Overloaded("More requests wait already than this service lets wait; send this one again.")
+            raise Overloaded(
+                "Too many requests are waiting already. Repeat this one after the time in `Retry-After`."
+            )
         self._per_client[client] += 1
         self.count += 1
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 class Waiter:
     """One waiting request.
 
-    If it is woken while it does not wait, its next wait ends at once.
+    If a notification wakes it while it does not wait, its next wait ends at once.
     """
 
     __slots__ = ("_future", "_woken")
@@ -18,13 +18,13 @@ class Waiter:
         self._future: asyncio.Future[None] | None = None
 
     def wake(self, _: object = None) -> None:
-        """Let the request look again; usable as the callback of a future."""
+        """Let the request read again. Usable as the callback of a future."""
         self._woken = True
         if self._future is not None:
             _end(self._future)
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until woken, for some seconds at most; return whether it was woken."""
+        """Wait until woken, at most for some seconds, and return whether it was woken."""
         if not self._woken and seconds > 0:
             loop = asyncio.get_running_loop()
             self._future = loop.create_future()
@@ -52,7 +52,7 @@ class Waiters:
     def __init__(self) -> None:
         # By topic first, so that waking a topic does not visit the waiters of other topics.
         self._by_topic: WaitersByTopic = defaultdict(dict)
-        #: Whether no request may wait any more, because the server stops.
+        #: Whether requests may no longer wait, because the server stops.
         self.released = False
 
     def __len__(self) -> int:
@@ -82,14 +82,14 @@ class Waiters:
         self.wake(topic, self._by_topic.get(topic, {}))
 
     def release(self) -> None:
-        """Wake all waiters, and let none wait from now on: the server stops."""
+        """Wake all waiters and let none wait from now on, because the server stops."""
         self.released = True
         for topic in self._by_topic:
             self.wake_topic(topic)
 
 
 class _Registered:
-    """A registered waiter. A class, because ten thousand generators would take more memory."""
+    """A registered waiter. It is a class, because ten thousand generators would need more memory."""
 
     __slots__ = ("_by_topic", "_key", "_topic", "_waiter")
 

@@ -9,8 +9,8 @@ from broker.schemas.overview import Failure, Failures
 from broker.store import archive, rows, summaries
 from broker.store.pages import cut, unseal
 
-# The reports on an attempt are one value, which PostgreSQL reads as a whole. The statement reads it only up
-# to this size, and up to this total for a page, the newest first.
+# PostgreSQL reads the reports on an attempt as one whole value. The statement skips values above this size,
+# and stops when the values of a page reach this total, the newest first.
 _MOST_REPORT_BYTES = 2**20
 _MOST_BYTES_IN_ALL = 8 * 2**20
 
@@ -21,7 +21,7 @@ _LAST_MESSAGE = """(
            order by place desc
            limit 1)"""
 
-# The reports are not larger than their record, whose payload may be large, nor than the estimate.
+# The reports are neither larger than their record, whose payload may be large, nor than the estimate.
 _SIZE = f"least({archive.SIZE}, {rows.estimated('r.reports')})"
 
 READ = text(f"""

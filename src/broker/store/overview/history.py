@@ -1,4 +1,4 @@
-"""History: how many attempts ended in a time range, with which outcome, and how long they waited and ran."""
+"""History: the attempts that ended in a time range, counted by outcome, with waiting and running times."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ from broker.store import rows
 MOST_RECORDS = 200_000
 
 _DEFAULT_RANGE = timedelta(hours=1)
-# There are no records before.
+# No record is earlier.
 _EARLIEST = datetime.min.replace(tzinfo=UTC) + _DEFAULT_RANGE
 
 NOW = text("select now()")
@@ -38,9 +38,9 @@ group by bucket
 
 
 def read(connection: Connection, since: datetime | None, until: datetime | None, buckets: int) -> History:
-    """Return what ended in each part of a time range, which by default is the hour until now.
+    """Return the attempts that ended in each part of a time range. The default range is the last hour.
 
-    There are no parts if the range ends before it begins.
+    If the range ends before it begins, it has no parts.
     """
     until = until or connection.execute(NOW).scalar_one()
     since = since or max(until, _EARLIEST) - _DEFAULT_RANGE

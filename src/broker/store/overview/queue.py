@@ -6,13 +6,13 @@ from broker.schemas.overview import IdleTool, Queue, QueuedKind
 from broker.store import rows, summaries
 from broker.store.pages import bounded
 
-# The most tasks that are read, in the order in which they are offered.
+# The maximum number of tasks to read, in the order in which the broker offers them.
 MOST_LOOKED_AT = 100_000
-# The most kinds, and the most tools, to return.
+# The maximum number of kinds, and of tools, to return.
 _MOST_RETURNED = 100
-#: How many of the latest attempts under way, and of the latest ended ones, are compared with waiting tasks.
+#: The number of latest attempts under way, and of latest ended ones, to compare with waiting tasks.
 LATELY = 2_000
-# A tool that has had no work for longer is unasked.
+# A tool without work for this long is listed as `unasked`.
 _IDLE_MINUTES = 10
 
 _LOOKED_AT = f"""
@@ -61,7 +61,7 @@ left join looked_at o on o.seq = k.oldest
 order by k.tasks desc, k.oldest
 """)
 
-# Its last work may be in any month's partition, and each of these has an index by tool.
+# A tool's last work may be in any partition. Each partition has an index by tool.
 UNASKED = text(f"""
 select t.id, {summaries.cut("t.skills")} as skills, idle.since
 from tools t
@@ -80,7 +80,7 @@ limit {_MOST_RETURNED}
 
 
 def read(connection: Connection) -> Queue:
-    """Return the kinds of available tasks, the largest first, and the tools that are idle for long."""
+    """Return the kinds of available tasks, the largest first, and the tools that have long been idle."""
     read = connection.execute(KINDS).all()
     kinds = [QueuedKind(**_KIND.of(row)) for row in read if row.tasks is not None]
     unasked = [IdleTool(**row._asdict()) for row in connection.execute(UNASKED)]

@@ -1,4 +1,4 @@
-"""The timeline: which tool had which work, and when."""
+"""The timeline: the work of each tool over time."""
 
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -7,11 +7,11 @@ from sqlalchemy import Connection, text
 
 from broker.schemas.overview import EndedAttempt, Timeline
 
-# Attempts that were under way at the end of a range ended after it. They are searched among this many: those
-# that were assigned last before the end.
+# Attempts that were under way at the end of a range ended after it. The statement searches for them among
+# this many attempts that were assigned last before the end.
 _ASSIGNED_LAST = 20_000
 
-# The driver sends Python's first and last moment as infinite times, for which there is no id.
+# The driver sends Python's first and last moments as infinite times, which have no id.
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 _COLUMNS = "work_id, task_id, tool_id, attempt, outcome, assigned_at, started_at, ended_at"
@@ -20,7 +20,7 @@ _OF_TOOL_OR_TASK = """
       and (cast(:tool_id as text) is null or tool_id = :tool_id)
       and (cast(:task_id as text) is null or task_id = :task_id)"""
 
-# A work id holds the moment of its assignment, so a condition on it leaves only a few partitions.
+# A work id contains the time of its assignment, so a condition on it leaves only a few partitions.
 READ = text(f"""
 (select {_COLUMNS}
  from work_archive
@@ -45,7 +45,7 @@ limit :limit
 
 
 class TimelineRange(NamedTuple):
-    """Selects the attempts that were under way in a time range; a field that is None selects all."""
+    """A filter for attempts that were under way in a time range. None in a field selects all."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -54,7 +54,7 @@ class TimelineRange(NamedTuple):
 
 
 def read(connection: Connection, time_range: TimelineRange, limit: int) -> Timeline:
-    """Return attempts that have ended, those that ended last first."""
+    """Return ended attempts, the latest first."""
     until = None if time_range.until is None else min(max(time_range.until, _EARLIEST), _LATEST)
     attempts = connection.execute(READ, time_range._asdict() | {"until": until, "limit": limit + 1}).all()
     items = [EndedAttempt(**row._asdict()) for row in attempts[:limit]]

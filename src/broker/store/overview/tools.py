@@ -6,10 +6,10 @@ from broker.schemas.overview import ToolSummary, ToolSummaryPage, WorkEvent
 from broker.store import rows, summaries
 from broker.store.pages import cut, unseal
 
-#: The most work items of a tool to return.
+#: The maximum number of work items to return for each tool.
 MOST_WORK = 16
 
-# `t` is the tool, `l` its lease.
+# `t` is the tool, and `l` its lease.
 _TOOL = rows.Columns(
     id="t.id",
     state=rows.TOOL_STATE,

@@ -1,4 +1,4 @@
-"""Waiting tasks, and the verdict why each of them waits."""
+"""Waiting tasks, each with the verdict why it waits."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ order by t.seq
 
 
 def read(connection: Connection, limit: int) -> WaitingTasks:
-    """Return the tasks that wait, in the order of their submission."""
+    """Return the waiting tasks, in the order of their submission."""
     read = connection.execute(READ, {"limit": limit}).all()
     return WaitingTasks(
         assigner_seen_at=read[0].assigner_seen_at,
@@ -44,7 +44,7 @@ def _waiting(row: Row[Any]) -> WaitingTask:
 
 
 def _task(row: Row[Any]) -> Task:
-    """Return a task with the fields that a verdict needs; large fields are not read."""
+    """Return a task with the fields that a verdict needs. The statement does not read large fields."""
     return rows.fill(
         Task,
         row,
