@@ -100,7 +100,7 @@ async def started(
 async def registered(*given: Any, **how: Any) -> AsyncIterator[Process]:
     """The same, when the broker knows of it."""
     async with started(*given, **how) as tool:
-        await tool.until_it_says("registered as t")
+        await tool.until_it_says("registered tool t")
         yield tool
 
 
@@ -309,4 +309,4 @@ async def test_a_tool_whose_id_another_program_has_ends_with_one_line(database: 
         await api.add_tool(broker.client, "t")
         assert await older.ended() == 1
     last = older.said.splitlines()[-1]
-    assert last.startswith("Error: Tool t must end: another program has registered with its id since")
+    assert last.startswith("Error: Tool t no longer belongs to this program: another program has registered")

@@ -1,4 +1,4 @@
-"""The assigner against a real broker: who gets paired, who is told why not, and that nothing stops it."""
+"""Assigners against a real broker: assignments, remarks, and recovery from errors."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ pytestmark, database, broker, sql, http = SHARED_BROKER
 
 @asynccontextmanager
 async def assigning(assigner: Assigner) -> AsyncIterator[None]:
-    """It pairs for as long as the block runs; its errors are the test's."""
+    """Run the assigner while the block runs, and raise its errors in the test."""
     task = asyncio.create_task(assigner.assign())
     try:
         yield
@@ -36,20 +36,22 @@ async def assigning(assigner: Assigner) -> AsyncIterator[None]:
 
 
 async def assigned_to(http: httpx.AsyncClient, task: str) -> str:
-    """The tool of a task, once it has one."""
+    """Return the tool of a task after its assignment."""
     work = (await wait_for_state(http, f"/v1/tasks/{task}", "assigned"))["work_id"]
     return str((await get(http, f"/v1/work/{work}"))["tool_id"])
 
 
 async def remark(http: httpx.AsyncClient, task: str, *, but: str | None = None) -> str:
-    """The remark on a task, once it has one that is another."""
+    """Wait until a task has a remark other than `but`, and return it."""
     async with asyncio.timeout(10):
-        while (found := (await get(http, f"/v1/tasks/{task}"))["remark"]) in (None, but):
+        while (text := (await get(http, f"/v1/tasks/{task}"))["remark"]) in (None, but):
             await asyncio.sleep(0.005)
-    return str(found)
+    return str(text)
 
 
-async def test_an_assigner_of_ones_own_is_one_line(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_a_custom_match_function_decides_which_tool_gets_a_task(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     await add_tool(http, "small", skills={"gpu": 1})
     await add_tool(http, "large", skills={"gpu": 4})
     await add_task(http, "a", needs={"gpu": 2})
@@ -64,7 +66,7 @@ async def test_an_assigner_of_ones_own_is_one_line(broker: Running, http: httpx.
         ("schema", {"properties": {"can": {"contains": {"const": "print"}}}, "required": ["can"]}),
     ],
 )
-async def test_a_strategy_is_called_by_its_name(
+async def test_a_strategy_is_selected_by_its_name(
     broker: Running, http: httpx.AsyncClient, match: str, needs: Any
 ) -> None:
     await add_tool(http, "counter", skills={"can": ["count"]})
@@ -74,7 +76,7 @@ async def test_a_strategy_is_called_by_its_name(
         assert await assigned_to(http, "a") == "printer"
 
 
-async def test_a_tool_that_is_ranked_higher_is_taken_first(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_a_tool_with_a_higher_rank_gets_a_task_first(broker: Running, http: httpx.AsyncClient) -> None:
     for id_, speed in (("slow", 1), ("fast", 3), ("middling", 2)):
         await add_tool(http, id_, skills={"speed": speed})
     await add_tasks(http, "a", "b")
@@ -83,22 +85,22 @@ async def test_a_tool_that_is_ranked_higher_is_taken_first(broker: Running, http
         assert [await assigned_to(http, id_) for id_ in "ab"] == ["fast", "middling"]
 
 
-async def test_more_tasks_than_fit_into_a_call_are_all_assigned_and_told(
+async def test_more_tasks_than_fit_into_a_request_are_all_assigned_and_reported(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
-    told: list[AssignedPair] = []
-    assigner = Assigner(on_assigned=told.append, url=broker.url)
+    reported: list[AssignedPair] = []
+    assigner = Assigner(on_assigned=reported.append, url=broker.url)
     await add_tasks(http, *(f"task-{number}" for number in range(1_500)))
     async with assigning(assigner):
         await wait_until(lambda: len(assigner._matcher) == 1_500)
         await add_tool(http, "t", capacity=2_000)
-        await wait_until(lambda: len(told) == 1_500)
+        await wait_until(lambda: len(reported) == 1_500)
         await add_task(http, "another")
-        await wait_until(lambda: len(told) == 1_501)
-    assert len({pair.task_id for pair in told}) == 1_501
+        await wait_until(lambda: len(reported) == 1_501)
+    assert len({pair.task_id for pair in reported}) == 1_501
 
 
-async def test_a_task_that_waited_is_given_to_the_tool_that_comes(
+async def test_a_waiting_task_is_assigned_to_a_tool_that_registers_later(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     async with assigning(Assigner(url=broker.url)):
@@ -108,7 +110,7 @@ async def test_a_task_that_waited_is_given_to_the_tool_that_comes(
         assert await assigned_to(http, "a") == "printer"
 
 
-async def test_what_cannot_be_matched_is_no_match_and_holds_up_nothing_else(
+async def test_needs_that_cannot_be_compared_match_nothing_and_delay_no_other_task(
     broker: Running, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     await add_tool(http, "counter", skills={"can": ["count"]}, capacity=5)
@@ -118,11 +120,13 @@ async def test_what_cannot_be_matched_is_no_match_and_holds_up_nothing_else(
             await add_task(http, id_, needs={"can": "count"})
             assert await assigned_to(http, id_) == "counter"
     assert (await get(http, "/v1/tasks/odd"))["state"] == "available"
-    told = [record.message for record in caplog.records if "cannot be matched" in record.message]
-    assert told == ["task odd cannot be matched with tool counter: KeyError('can')"]
+    messages = [record.message for record in caplog.records if "compared" in record.message]
+    assert messages == ["task odd could not be compared with tool counter: KeyError('can')"]
 
 
-async def test_what_others_took_or_deleted_is_forgotten(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_the_assigner_forgets_tasks_and_tools_that_others_assigned_or_deleted(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     assigner = Assigner(reread_seconds=0.05, remarks=False, url=broker.url)
     async with assigning(assigner):
         await add_tasks(http, "deleted", "taken", "kept", needs={"can": "print"})
@@ -137,7 +141,7 @@ async def test_what_others_took_or_deleted_is_forgotten(broker: Running, http: h
         assert await assigned_to(http, "kept") == "printer"
 
 
-async def test_when_the_broker_comes_back_with_another_database_it_begins_anew(
+async def test_the_assigner_reads_everything_again_when_the_broker_has_another_database(
     postgres: str, template: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -158,10 +162,12 @@ async def test_when_the_broker_comes_back_with_another_database_it_begins_anew(
         await add_tool(second.client, "printer", skills={"can": "print"}, capacity=2)
         assert await assigned_to(second.client, "new") == "printer"
         await wait_until(lambda: len(assigner._matcher) == 1)
-    assert "everything is read anew" in caplog.text
+    assert "reading all candidates again" in caplog.text
 
 
-async def test_it_stops_at_once_and_can_begin_again(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_an_assigner_stops_at_once_and_can_be_started_again(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     assigner = Assigner(url=broker.url)
     await add_tool(http, "t", capacity=2)
     for id_ in ("a", "b"):
@@ -173,7 +179,7 @@ async def test_it_stops_at_once_and_can_begin_again(broker: Running, http: httpx
         assert time.monotonic() - began < 1
 
 
-async def test_while_many_needs_are_judged_others_have_their_turn(
+async def test_other_coroutines_run_while_many_needs_are_judged(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     judged: list[float] = []
@@ -198,28 +204,31 @@ async def test_while_many_needs_are_judged_others_have_their_turn(
 @pytest.mark.parametrize(
     "options", [{"aging_seconds": 0}, {"reread_seconds": -1}, {"recheck_seconds": float("nan")}]
 )
-async def test_a_time_that_is_none_is_refused(options: Any) -> None:
+async def test_an_interval_that_is_not_above_zero_is_refused(options: Any) -> None:
     with pytest.raises(ValueError, match="a number of seconds above 0"):
         Assigner(**options)
 
 
-async def test_a_task_that_no_tool_can_do_is_told_why(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_a_task_that_no_tool_can_do_gets_a_remark_with_the_reason(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     assigner = Assigner("schema", recheck_seconds=0.05, url=broker.url)
     async with assigning(assigner):
         await add_task(http, "a", needs={"required": ["gpu"], "properties": {"gpu": {"minimum": 2}}})
         first = await remark(http, "a")
-        assert first == "no tool is registered"
+        assert first == "No tool is registered."
         await add_tool(http, "gpu-1", skills={"gpu": 1})
         second = await remark(http, "a", but=first)
-        assert second == "no tool has gpu ≥ 2; nearest: gpu-1 has 1"
-        told = await get(http, "/v1/tasks/a/explain")
-        assert (told["verdict"], told["detail"]) == ("refused_by_assigner", f"The assigner says: {second}")
+        assert second == "No tool has what the task needs: gpu ≥ 2. The nearest tool, gpu-1, has 1."
+        explanation = await get(http, "/v1/tasks/a/explain")
+        assert explanation["verdict"] == "refused_by_assigner"
+        assert explanation["detail"] == f"The assigner says: {second}"
         await add_tool(http, "gpu-2", skills={"gpu": 2})
         assert await assigned_to(http, "a") == "gpu-2"
         assert (await get(http, "/v1/tasks/a"))["remark"] is None
 
 
-async def test_that_the_only_tool_that_could_do_it_is_away_is_told_and_that_it_is_back(
+async def test_the_remark_names_the_only_suitable_tool_while_it_is_offline_and_after_it_returns(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http, "xrd-1", skills={"can": "diffract"})
@@ -227,14 +236,17 @@ async def test_that_the_only_tool_that_could_do_it_is_away_is_told_and_that_it_i
     async with assigning(Assigner(recheck_seconds=0.05, url=broker.url)):
         await add_task(http, "a", needs={"can": "diffract"})
         offline = await remark(http, "a")
-        assert offline.startswith("only xrd-1 could do it, and it is offline since ")
+        assert offline.startswith("Only tool xrd-1 can do this task, and it has been offline since ")
         await add_task(http, "first", needs={"can": "diffract"}, priority=1)
         await http.post("/v1/tools/xrd-1/heartbeat")
         assert await assigned_to(http, "first") == "xrd-1"
-        assert await remark(http, "a", but=offline) == "xrd-1 can do it, when it has room"
+        later = await remark(http, "a", but=offline)
+        assert later == "Tool xrd-1 can do this task when it has free capacity."
 
 
-async def test_what_a_function_says_is_told(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_the_remark_contains_the_message_of_a_mismatch_error(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     def match(skills: Any, needs: Any) -> bool:
         if skills["gpu"] < needs["gpu"]:
             raise MismatchError(f"wants {needs['gpu']} GPUs, has {skills['gpu']}")
@@ -243,10 +255,10 @@ async def test_what_a_function_says_is_told(broker: Running, http: httpx.AsyncCl
     await add_tool(http, "gpu-1", skills={"gpu": 1})
     await add_task(http, "a", needs={"gpu": 2})
     async with assigning(Assigner(match, recheck_seconds=0.05, url=broker.url)):
-        assert await remark(http, "a") == "no tool can do it; gpu-1: wants 2 GPUs, has 1"
+        assert await remark(http, "a") == "No tool can do this task. gpu-1: wants 2 GPUs, has 1"
 
 
-async def test_a_remark_is_written_once(
+async def test_a_remark_is_written_only_once(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http, "t", skills={"can": "print"})
@@ -259,16 +271,16 @@ async def test_a_remark_is_written_once(
                 await asyncio.sleep(0.005)
         [needs] = assigner._matcher.waiting
         at = await sql.fetchval("select max(remark_at) from tasks")
-        looked_at = needs.checked_at
-        await wait_until(lambda: (needs.checked_at or 0) > (looked_at or 0) + 0.2)
-    # Begun again, it knows from the tasks what was said.
+        checked_at = needs.checked_at
+        await wait_until(lambda: (needs.checked_at or 0) > (checked_at or 0) + 0.2)
+    # A new assigner finds the remarks on the tasks.
     async with assigning(Assigner(recheck_seconds=0.02, url=broker.url)):
         await add_task(http, "new", needs={"can": "scan"})
-        assert (await remark(http, "new")).startswith('no tool has can = "scan"')
+        assert (await remark(http, "new")).startswith('No tool has what the task needs: can = "scan".')
     assert await sql.fetchval("select count(*) from tasks where remark_at <= $1", at) == 50
 
 
-async def test_without_remarks_none_are_made(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_an_assigner_without_remarks_writes_none(broker: Running, http: httpx.AsyncClient) -> None:
     await add_task(http, "a", needs={"can": "print"})
     async with assigning(Assigner(remarks=False, recheck_seconds=0.01, url=broker.url)):
         await add_tool(http, "t")
@@ -278,7 +290,7 @@ async def test_without_remarks_none_are_made(broker: Running, http: httpx.AsyncC
     assert (await get(http, "/v1/tasks/a"))["remark"] is None
 
 
-async def test_remarks_that_cannot_be_made_hinder_no_pairing(
+async def test_an_error_in_remarks_does_not_stop_the_assignments(
     broker: Running,
     http: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
@@ -299,11 +311,13 @@ async def test_remarks_that_cannot_be_made_hinder_no_pairing(
         await add_task(http, "a")
         assert await assigned_to(http, "a") == "t"
     assert [record.message for record in caplog.records if "remarks" in record.message] == [
-        "no remarks can be made on why tasks wait: the list of tools is broken"
+        "remarks on waiting tasks could not be sent: the list of tools is broken"
     ]
 
 
-async def test_who_is_left_out_can_be_asked_for(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_unmatched_returns_needs_and_skills_that_never_match(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     assigner = Assigner(remarks=False, url=broker.url)
     await add_task(http, "hopeless", needs={"can": "print"})
     await add_tool(http, "busy", skills={"can": "count"}, capacity=100)
@@ -312,8 +326,8 @@ async def test_who_is_left_out_can_be_asked_for(broker: Running, http: httpx.Asy
         await add_tasks(http, *(f"task-{number}" for number in range(12)), needs={"can": "count"})
         await assigned_to(http, "task-11")
         await wait_until(lambda: len(assigner._matcher) == 3)
-    left_out = assigner.unmatched()
-    assert [(each.needs, each.waiting, each.oldest, each.passed_by) for each in left_out.needs] == [
+    unmatched = assigner.unmatched()
+    assert [(each.needs, each.waiting, each.oldest, each.passed_by) for each in unmatched.needs] == [
         ({"can": "print"}, 1, "hopeless", 12)
     ]
-    assert [(each.skills, each.tools) for each in left_out.skills] == [({"can": "nothing"}, ["bored"])]
+    assert [(each.skills, each.tools) for each in unmatched.skills] == [({"can": "nothing"}, ["bored"])]

@@ -1,4 +1,4 @@
-"""Calls of many things: whoever is to blame fails alone, and nobody waits for others in vain."""
+"""Requests with many items: an invalid item fails alone, and no item waits longer than necessary."""
 
 import asyncio
 import pickle
@@ -18,7 +18,7 @@ def refused(status: int) -> ProblemError:
     )
 
 
-async def test_what_comes_while_a_call_is_under_way_goes_with_the_next_one() -> None:
+async def test_items_that_arrive_during_a_request_share_the_next_one() -> None:
     calls: list[int] = []
     go_on = asyncio.Event()
 
@@ -36,12 +36,12 @@ async def test_what_comes_while_a_call_is_under_way_goes_with_the_next_one() -> 
     putting[4].cancel()
     await asyncio.sleep(0)
     go_on.set()
-    answers = await asyncio.gather(*putting, return_exceptions=True)
-    assert [answer for answer in answers if isinstance(answer, bytes)] == [b"0", b"1", b"2", b"3", b"5"]
+    results = await asyncio.gather(*putting, return_exceptions=True)
+    assert [result for result in results if isinstance(result, bytes)] == [b"0", b"1", b"2", b"3", b"5"]
     assert calls == [3, 2]
 
 
-async def test_of_a_thousand_the_one_that_is_to_blame_is_found_by_few_calls() -> None:
+async def test_one_invalid_item_among_a_thousand_is_isolated_with_few_requests() -> None:
     calls = 0
 
     async def call(items: list[Raw], _: object) -> Sequence[int]:
@@ -53,13 +53,13 @@ async def test_of_a_thousand_the_one_that_is_to_blame_is_found_by_few_calls() ->
 
     batcher = Batcher(call)
     putting = [batcher.put(Raw(b"%d" % n)) for n in range(1000)]
-    answers = await asyncio.gather(*putting, return_exceptions=True)
-    assert [n for n, answer in enumerate(answers) if answer != 0] == [666]
+    results = await asyncio.gather(*putting, return_exceptions=True)
+    assert [n for n, result in enumerate(results) if result != 0] == [666]
     assert calls < 25
 
 
-@pytest.mark.parametrize("error", [refused(401), refused(503), OSError("it is away")])
-async def test_what_concerns_all_is_told_to_all_at_once(error: Exception) -> None:
+@pytest.mark.parametrize("error", [refused(401), refused(503), OSError("connection lost")])
+async def test_an_error_that_concerns_all_items_is_raised_for_all_after_one_request(error: Exception) -> None:
     calls = 0
 
     async def call(items: list[Raw], _: object) -> Sequence[int]:
@@ -68,11 +68,11 @@ async def test_what_concerns_all_is_told_to_all_at_once(error: Exception) -> Non
         raise error
 
     batcher = Batcher(call)
-    answers = await asyncio.gather(*(batcher.put(Raw(b"1")) for _ in range(9)), return_exceptions=True)
-    assert (answers, calls) == ([error] * 9, 1)
+    results = await asyncio.gather(*(batcher.put(Raw(b"1")) for _ in range(9)), return_exceptions=True)
+    assert (results, calls) == ([error] * 9, 1)
 
 
-async def test_larger_items_share_fewer_calls() -> None:
+async def test_larger_items_share_smaller_requests() -> None:
     sizes: list[int] = []
 
     async def call(items: list[Raw], _: object) -> Sequence[int]:
@@ -85,6 +85,6 @@ async def test_larger_items_share_fewer_calls() -> None:
     assert sizes == [2, 2, 2]
 
 
-def test_errors_go_from_process_to_process() -> None:
+def test_errors_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps(refused(404)))
     assert (type(again), again.problem.status, str(again)) == (ProblemError, 404, "404 validation_failed: d")

@@ -1,4 +1,4 @@
-"""Submitting from Python: many tasks at once, and what can be done with them afterwards."""
+"""Submit tasks from Python, wait for them, and use their handles."""
 
 import asyncio
 import concurrent.futures
@@ -22,7 +22,7 @@ from broker.client import (
     TaskFailedError,
 )
 from broker.client import (
-    broker as module,
+    async_broker as module,
 )
 from broker.client.long_poll_limit import LongPollLimit
 from tests.conftest import Running
@@ -40,14 +40,14 @@ async def submitter(broker: Running, http: httpx.AsyncClient) -> AsyncIterator[A
         yield submitter
 
 
-async def end(http: httpx.AsyncClient, task: str, outcome: str = "succeeded", **said: Any) -> None:
-    """A tool does a task."""
+async def end(http: httpx.AsyncClient, task: str, outcome: str = "succeeded", **fields: Any) -> None:
+    """Complete a task as a tool does."""
     await add_tool(http, "t", capacity=100)
     work = await assign(http, task, "t")
-    await complete_work(http, work["id"], outcome, **said)
+    await complete_work(http, work["id"], outcome, **fields)
 
 
-async def test_many_tasks_are_submitted_in_few_calls_and_in_order(
+async def test_many_tasks_are_submitted_in_few_requests_and_in_order(
     submitter: AsyncBroker, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_ITEMS", 4)
@@ -57,14 +57,14 @@ async def test_many_tasks_are_submitted_in_few_calls_and_in_order(
     assert (await api.get(http, "/v1/tasks/n7"))["payload"] == 7
 
 
-async def test_what_was_submitted_before_is_told_apart(submitter: AsyncBroker) -> None:
+async def test_submitting_many_tasks_marks_those_that_existed_before(submitter: AsyncBroker) -> None:
     await submitter.submit({}, id="a")
     handles = await submitter.submit_many([{"id": "a", "needs": {}}, {"needs": {}}])
     assert [handle.existed for handle in handles] == [True, False]
     assert handles[1].id
 
 
-async def test_big_payloads_share_calls_only_as_far_as_they_fit(
+async def test_large_payloads_are_split_over_several_requests(
     submitter: AsyncBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 2_000)
@@ -72,7 +72,7 @@ async def test_big_payloads_share_calls_only_as_far_as_they_fit(
     assert len({handle.id for handle in handles}) == 7
 
 
-async def test_a_bad_one_is_named_by_its_place_among_all(
+async def test_an_invalid_task_is_named_by_its_position_among_all_tasks(
     submitter: AsyncBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_ITEMS", 4)
@@ -82,15 +82,15 @@ async def test_a_bad_one_is_named_by_its_place_among_all(
     assert [error.field for error in refused.value.errors] == ["items[6].priority"]
 
 
-async def test_results_come_in_the_order_of_the_payloads(
+async def test_map_yields_results_in_the_order_of_the_payloads(
     submitter: AsyncBroker, http: httpx.AsyncClient
 ) -> None:
     async def work() -> None:
         await add_tool(http, "t", capacity=3)
-        found = []
-        while len(found) < 3:
-            found = (await api.get(http, "/v1/tasks", state="available"))["items"]
-        for task in reversed(found):
+        tasks: list[Any] = []
+        while len(tasks) < 3:
+            tasks = (await api.get(http, "/v1/tasks", state="available"))["items"]
+        for task in reversed(tasks):
             await end(http, task["id"], result=2 * task["payload"])
 
     working = asyncio.create_task(work())
@@ -98,20 +98,20 @@ async def test_results_come_in_the_order_of_the_payloads(
     await working
 
 
-async def test_tasks_are_told_as_they_end_however_they_do(
+async def test_as_completed_yields_tasks_as_they_end_with_any_outcome(
     submitter: AsyncBroker, http: httpx.AsyncClient
 ) -> None:
     first, second, third = await submitter.submit_many(
         [{"id": name, "needs": {}, "max_attempts": 1} for name in ("first", "second", "third")]
     )
-    told = submitter.as_completed([first, second, third], timeout=20)
+    ended = submitter.as_completed([first, second, third], timeout=20)
     await end(http, "second", result=[1.5])
-    assert await anext(told) is second
+    assert await anext(ended) is second
     await end(http, "third", "failed", error="no disk")
-    assert await anext(told) is third
+    assert await anext(ended) is third
     await first.cancel()
-    assert await anext(told) is first
-    assert await anext(told, None) is None
+    assert await anext(ended) is first
+    assert await anext(ended, None) is None
     assert [handle.task and handle.task.state for handle in (first, second, third)] == [
         "cancelled", "succeeded", "failed",
     ]  # fmt: skip
@@ -124,7 +124,7 @@ async def test_tasks_are_told_as_they_end_however_they_do(
         await first.result()
 
 
-async def test_who_waits_in_vain_for_many_is_told_when_the_time_is_over(submitter: AsyncBroker) -> None:
+async def test_waiting_for_many_tasks_raises_a_timeout_error(submitter: AsyncBroker) -> None:
     handles = await submitter.submit_many([{"needs": {}}] * 3)
     with pytest.raises(TimeoutError):
         [handle async for handle in submitter.as_completed(handles, timeout=0.2)]
@@ -132,7 +132,7 @@ async def test_who_waits_in_vain_for_many_is_told_when_the_time_is_over(submitte
         [result async for result in submitter.map({}, [1], timeout=0.1)]
 
 
-async def test_however_many_are_waited_for_few_wait_at_the_broker_and_all_are_told(
+async def test_waiting_for_many_tasks_holds_few_requests_open_and_misses_no_end(
     broker: Running, submitter: AsyncBroker, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.client.long_poll_limit._SHORT_SECONDS", 0.05)
@@ -141,14 +141,14 @@ async def test_however_many_are_waited_for_few_wait_at_the_broker_and_all_are_to
         AsyncHandle(submitter.connection, limit, handle.id)
         for handle in await submitter.submit_many([{"id": f"n{n}", "needs": {}} for n in range(12)])
     ]
-    told = submitter.as_completed(handles, timeout=20)
+    ended = submitter.as_completed(handles, timeout=20)
     await end(http, "n11")
-    assert (await anext(told)).id == "n11"
+    assert (await anext(ended)).id == "n11"
     assert len(broker.server.service.waiters) < 8
-    await told.aclose()
+    await ended.aclose()
 
 
-async def test_a_task_can_be_retried_explained_and_read_about(
+async def test_a_handle_retries_and_explains_its_task_and_reads_its_records(
     submitter: AsyncBroker, http: httpx.AsyncClient
 ) -> None:
     handle = await submitter.submit({}, 1, max_attempts=1)
@@ -163,7 +163,7 @@ async def test_a_task_can_be_retried_explained_and_read_about(
     assert refused.value.code == "task_ended"
 
 
-async def test_a_task_that_was_submitted_elsewhere_is_waited_for_by_its_id(
+async def test_a_handle_of_an_id_waits_for_a_task_that_another_program_submitted(
     submitter: AsyncBroker, http: httpx.AsyncClient
 ) -> None:
     await submitter.submit({}, id="a")
@@ -174,7 +174,7 @@ async def test_a_task_that_was_submitted_elsewhere_is_waited_for_by_its_id(
     assert refused.value.code == "task_not_found"
 
 
-async def test_a_synchronous_program_does_all_of_it(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_the_synchronous_broker_offers_all_methods(broker: Running, http: httpx.AsyncClient) -> None:
     def program() -> Iterator[Any]:
         with Broker(broker.url) as submitter:
             results = submitter.map({}, [5], timeout=20)
@@ -195,8 +195,8 @@ async def test_a_synchronous_program_does_all_of_it(broker: Running, http: httpx
 
     steps = program()
     assert await asyncio.to_thread(step) == "mapped"
-    found = (await api.get(http, "/v1/tasks"))["items"]
-    await end(http, found[0]["id"], result=found[0]["payload"])
+    [task] = (await api.get(http, "/v1/tasks"))["items"]
+    await end(http, task["id"], result=task["payload"])
     assert await asyncio.to_thread(step) == [5]
     assert await asyncio.to_thread(step) == "submitted"
     await end(http, "y")
@@ -209,16 +209,18 @@ async def test_a_synchronous_program_does_all_of_it(broker: Running, http: httpx
     assert await asyncio.to_thread(next, steps, None) is None
 
 
-async def test_what_is_no_url_or_no_key_is_told_at_once() -> None:
+async def test_an_invalid_url_or_key_is_refused_at_once() -> None:
     with pytest.raises(SettingError, match="http://"):
         Broker("localhost:8000")
-    with pytest.raises(SettingError, match="no port 70000"):
+    with pytest.raises(SettingError, match="port 70000 does not exist"):
         Broker("http://127.0.0.1:70000")
     with pytest.raises(SettingError, match="BROKER_KEY"):
         Broker(key="two\nlines")
 
 
-async def test_who_waits_on_a_broker_that_is_closed_is_told(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_closing_a_broker_ends_the_waits_in_other_threads(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     submitter = await asyncio.to_thread(Broker, broker.url)
     handle = await asyncio.to_thread(submitter.submit, {}, id="a")
     waiting = asyncio.create_task(asyncio.to_thread(handle.result))
@@ -233,7 +235,7 @@ async def test_who_waits_on_a_broker_that_is_closed_is_told(broker: Running, htt
         submitter.submit({})
 
 
-async def test_who_stops_early_ends_the_waiting_and_the_program_ends(
+async def test_a_program_that_abandons_an_iteration_can_exit(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     program = (
@@ -253,7 +255,7 @@ async def test_who_stops_early_ends_the_waiting_and_the_program_ends(
     assert (process.returncode, printed) == (0, b"quick\n")
 
 
-async def test_errors_of_tasks_go_from_process_to_process(submitter: AsyncBroker) -> None:
+async def test_errors_of_tasks_can_be_pickled(submitter: AsyncBroker) -> None:
     handle = await submitter.submit({})
     await handle.cancel()
     with pytest.raises(TaskCancelledError) as cancelled:
@@ -263,17 +265,17 @@ async def test_errors_of_tasks_go_from_process_to_process(submitter: AsyncBroker
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://x:port"])
-async def test_what_cannot_be_called_is_told_at_once(url: str) -> None:
+async def test_a_malformed_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(SettingError):
         AsyncBroker(url)
 
 
-async def test_a_proxy_is_not_asked_for_what_is_on_this_machine(
+async def test_the_client_does_not_use_a_proxy_for_loopback_addresses(
     broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     async with AsyncBroker(broker.url) as submitter:
         assert (await submitter.submit({}, id="a")).id == "a"
     monkeypatch.setenv("HTTP_PROXY", "nonsense://x")
-    with pytest.raises(SettingError, match="cannot be called"):
+    with pytest.raises(SettingError, match="cannot connect to"):
         AsyncBroker("http://broker.laboratory:8000")

@@ -1,4 +1,4 @@
-"""The client's connection: what it repeats, how long it waits, when it gives up."""
+"""Connections of the client: which requests they retry, how long they wait, and when they stop."""
 
 import asyncio
 import time
@@ -16,12 +16,12 @@ from broker.client import Connection, ProblemError
 from broker.client.retrying import is_repeatable, retry_after
 from broker.schemas.candidates import Pair
 
-Answer = httpx.Response | Exception
+Reply = httpx.Response | Exception
 
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were made; they take no time."""
+    """Skip all pauses of the client, and record their lengths."""
     pauses: list[float] = []
     sleep = asyncio.sleep
 
@@ -34,24 +34,27 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @asynccontextmanager
-async def answering(*answers: Answer, **given: Any) -> AsyncIterator[tuple[Connection, list[httpx.Request]]]:
-    """A connection whose calls are answered so, one after the other; the last answer stays."""
-    asked: list[httpx.Request] = []
+async def replying(*replies: Reply, **options: Any) -> AsyncIterator[tuple[Connection, list[httpx.Request]]]:
+    """Open a connection that gets these replies in turn, and yield it with the list of its requests.
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
-        found = answers[min(len(asked), len(answers)) - 1]
-        if isinstance(found, Exception):
-            raise found
-        return found
+    The last reply repeats.
+    """
+    requests: list[httpx.Request] = []
 
-    async with Connection(given.pop("url", "http://broker"), **given) as connection:
-        connection._http._transport = httpx.MockTransport(answer)
-        yield connection, asked
+    def respond(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        reply = replies[min(len(requests), len(replies)) - 1]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async with Connection(options.pop("url", "http://broker"), **options) as connection:
+        connection._http._transport = httpx.MockTransport(respond)
+        yield connection, requests
 
 
 def refusal(status: int, code: str, **headers: str) -> httpx.Response:
-    """What the broker itself refuses with."""
+    """Return a response with which the broker itself refuses a request."""
     problem = {
         "type": "about:blank",
         "title": "t",
@@ -67,74 +70,77 @@ def refusal(status: int, code: str, **headers: str) -> httpx.Response:
 BROKEN = httpx.Response(500)
 HTML = httpx.Response(200, text="<html>Welcome</html>")
 GOOD = httpx.Response(200, json=1)
-LOST = httpx.ReadError("the answer was lost")
+LOST = httpx.ReadError("the response was lost")
 REFUSED = httpx.ConnectError("nobody listens")
 AWAY = refusal(503, "unavailable", **{"Retry-After": "2"})
 
 
-async def test_a_call_goes_on_until_it_is_answered(slept: list[float]) -> None:
-    async with answering(REFUSED, LOST, httpx.Response(502), BROKEN, HTML, AWAY, GOOD) as (connection, asked):
+async def test_a_request_is_retried_until_the_broker_responds(slept: list[float]) -> None:
+    async with replying(REFUSED, LOST, httpx.Response(502), BROKEN, HTML, AWAY, GOOD) as (
+        connection,
+        requests,
+    ):
         assert await connection.call("GET", "/v1/tasks/a", int) == 1
-    assert len(asked) == 7
+    assert len(requests) == 7
 
 
-async def test_pauses_grow_by_chance_and_are_as_long_as_the_broker_asks(slept: list[float]) -> None:
-    async with answering(*[REFUSED] * 30, AWAY, GOOD) as (connection, _):
+async def test_pauses_grow_with_jitter_and_respect_retry_after(slept: list[float]) -> None:
+    async with replying(*[REFUSED] * 30, AWAY, GOOD) as (connection, _):
         await connection.call("GET", "/", int)
     assert all(0 <= pause <= min(0.1 * 2**number, 10) for number, pause in enumerate(slept[:30]))
     assert max(slept[10:30]) > 1
     assert slept[30] >= 2
 
 
-async def test_what_would_be_made_anew_is_not_sent_again_after_its_answer_was_lost(
+async def test_a_request_that_creates_something_without_an_id_is_not_repeated_after_a_lost_response(
     slept: list[float],
 ) -> None:
     for trouble in (LOST, AWAY, httpx.Response(502), httpx.Response(404, text="404 page not found")):
-        async with answering(trouble, GOOD) as (connection, asked):
+        async with replying(trouble, GOOD) as (connection, requests):
             with pytest.raises((httpx.TransportError, ProblemError)):
                 await connection.call("POST", "/v1/tasks", int, json={"needs": 1})
-        assert len(asked) == 1
+        assert len(requests) == 1
 
 
-async def test_it_is_sent_again_where_nothing_of_it_was_heard(slept: list[float]) -> None:
+async def test_a_request_that_did_not_reach_the_broker_is_always_repeated(slept: list[float]) -> None:
     for trouble in (REFUSED, httpx.Response(429), refusal(429, "too_many_requests")):
-        async with answering(trouble, GOOD) as (connection, asked):
+        async with replying(trouble, GOOD) as (connection, requests):
             assert await connection.call("POST", "/v1/tasks", int, json={"needs": 1}) == 1
-        assert len(asked) == 2
+        assert len(requests) == 2
 
 
-async def test_patience_ends(slept: list[float]) -> None:
-    async with answering(REFUSED, patience_seconds=0) as (connection, asked):
+async def test_retries_end_with_the_patience(slept: list[float]) -> None:
+    async with replying(REFUSED, patience_seconds=0) as (connection, requests):
         with pytest.raises(httpx.ConnectError):
             await connection.call("GET", "/", int)
-        assert len(asked) == 1
-    async with answering(AWAY, patience_seconds=0) as (connection, _):
+        assert len(requests) == 1
+    async with replying(AWAY, patience_seconds=0) as (connection, _):
         with pytest.raises(ProblemError):
             await connection.call("GET", "/", int)
 
 
-async def test_a_refusal_is_told_at_once(slept: list[float]) -> None:
-    async with answering(refusal(404, "task_not_found")) as (connection, asked):
+async def test_a_refusal_is_raised_without_a_retry(slept: list[float]) -> None:
+    async with replying(refusal(404, "task_not_found")) as (connection, requests):
         with pytest.raises(ProblemError):
             await connection.call("GET", "/", int)
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert slept == []
 
 
-async def test_an_answer_is_waited_for_as_long_as_the_broker_may_wait_and_longer() -> None:
-    async with answering(GOOD) as (connection, asked):
+async def test_the_read_timeout_is_longer_than_the_wait_at_the_broker() -> None:
+    async with replying(GOOD) as (connection, requests):
         await connection.call("GET", "/", int, wait=60)
-    assert asked[0].extensions["timeout"]["read"] > 60
+    assert requests[0].extensions["timeout"]["read"] > 60
 
 
-async def test_that_the_broker_is_away_and_back_is_told_once(
+async def test_an_outage_and_its_end_are_logged_once(
     slept: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with answering(REFUSED, REFUSED, REFUSED, GOOD) as (connection, _):
+    async with replying(REFUSED, REFUSED, REFUSED, GOOD) as (connection, _):
         await connection.call("GET", "/", int)
     assert [record.message.partition(" http")[2].split(" ", 1)[1] for record in caplog.records] == [
-        "cannot be reached: ConnectError('nobody listens'); going on trying",
-        "is back",
+        "could not be reached: ConnectError('nobody listens'); retrying",
+        "responded again",
     ]
 
 
@@ -164,25 +170,27 @@ async def test_that_the_broker_is_away_and_back_is_told_once(
         ("POST", "/v1/work/x/complete", {"outcome": "failed"}, True),
     ],
 )
-def test_only_what_makes_nothing_new_may_be_repeated(method: str, path: str, body: Any, safe: bool) -> None:
+def test_only_requests_that_create_nothing_new_are_repeatable(
+    method: str, path: str, body: Any, safe: bool
+) -> None:
     assert is_repeatable(method, path, None if body is None else msgspec.json.encode(body)) is safe
 
 
 @given(st.text())
-def test_any_retry_after_is_a_pause(text: str) -> None:
+def test_any_retry_after_header_results_in_a_pause(text: str) -> None:
     header = text.encode("ascii", "ignore").decode().translate(dict.fromkeys(range(32)))
     assert retry_after(httpx.Response(503, headers={"Retry-After": header})) >= 0
 
 
-async def test_a_wait_for_a_result_ends_in_time_though_the_broker_is_gone() -> None:
-    async with answering(REFUSED) as (connection, _):
+async def test_a_wait_for_a_result_ends_in_time_while_the_broker_is_away() -> None:
+    async with replying(REFUSED) as (connection, _):
         began = time.monotonic()
         with pytest.raises(httpx.ConnectError):
             await connection.call("GET", "/", int, patience_seconds=0.3)
         assert time.monotonic() - began < 5
 
 
-async def test_patience_bounds_a_call_that_gets_no_answer_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_patience_limits_a_request_without_any_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.client.connection._LAST_RESPONSE_SECONDS", 0.1)
     async with asyncio.timeout(5), Connection("http://broker", patience_seconds=0.1) as connection:
 

@@ -1,4 +1,4 @@
-"""A tool's heartbeats: no handler costs it the lease, no outage does, and it ends where it is replaced."""
+"""Heartbeats of tools: they survive blocking handlers and outages, and end when the tool is lost."""
 
 import asyncio
 import ctypes
@@ -22,26 +22,26 @@ from tests.support import api
 from tests.support.processes import serving, wait_until_ready
 
 LEASE = {"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []}
-KEY = "the-key-of-who-may-do-everything"
+KEY = "the-key-of-the-administrator"
 
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heartbeats come every half second, though no lease is shorter than five."""
+    """Send heartbeats every half second, with the shortest lease of five seconds."""
     monkeypatch.setattr("broker.client.heartbeats._PER_LEASE", 10)
     monkeypatch.setattr("broker.client.heartbeats._BLOCKED_SECONDS", 0.05)
 
 
 @pytest.fixture
 def url(database: str) -> Iterator[str]:
-    """A broker in a process of its own: here the event loop is blocked."""
+    """Run a broker in another process, because the tests block the event loop of this one."""
     with serving(BROKER_DATABASE_URL=database) as (_, url):
         asyncio.run(wait_until_ready(url))
         yield url
 
 
 def lease_is_renewed(url: str, times: int) -> bool:
-    """Block this thread until a tool's lease is renewed so often; whether it was."""
+    """Block this thread until a tool's lease was renewed this many times; return False after 20 s."""
     seen, end = set(), time.monotonic() + 20
     while len(seen) <= times and time.monotonic() < end:
         seen.add(httpx.get(f"{url}/v1/tools/t").json()["lease_expires_at"])
@@ -49,7 +49,7 @@ def lease_is_renewed(url: str, times: int) -> bool:
 
 
 @pytest.mark.usefixtures("often")
-def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_is_named(
+def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_is_logged(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def program() -> None:
@@ -70,7 +70,7 @@ def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_is_named(
 
 
 @pytest.mark.usefixtures("often")
-async def test_a_handler_that_holds_the_interpreter_is_named(
+async def test_a_handler_that_holds_the_interpreter_is_logged(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = await serve()
@@ -78,7 +78,7 @@ async def test_a_handler_that_holds_the_interpreter_is_named(
 
     @tool.handler
     def measure_in_c(job: Job) -> None:
-        # Unlike a CDLL, it does not let go of the GIL.
+        # Unlike a CDLL, a PyDLL does not release the GIL.
         ctypes.PyDLL(None).usleep(999_999)
         ctypes.PyDLL(None).usleep(999_999)
         end = time.monotonic() + 20
@@ -92,7 +92,7 @@ async def test_a_handler_that_holds_the_interpreter_is_named(
 
 
 @pytest.mark.usefixtures("often")
-async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: Serve) -> None:
+async def test_a_busy_tool_sends_heartbeats_and_a_waiting_tool_sends_none(serve: Serve) -> None:
     broker = await serve()
     tool, go_on = Tool("t", {}, lease_seconds=5, url=broker.url), asyncio.Event()
     beats: list[float] = []
@@ -103,16 +103,16 @@ async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: S
         return beat(self, http)
 
     class Counted(Heartbeats):
-        def __init__(self, *given: Any, is_needed: Callable[[], bool], **named: Any) -> None:
-            def asked() -> bool:
+        def __init__(self, *args: Any, is_needed: Callable[[], bool], **options: Any) -> None:
+            def counted() -> bool:
                 needed.release()
                 return is_needed()
 
-            super().__init__(*given, is_needed=asked, **named)
+            super().__init__(*args, is_needed=counted, **options)
 
         _beat = count
 
-    async def asked(times: int) -> None:
+    async def until_needed(times: int) -> None:
         for _ in range(times):
             assert await asyncio.to_thread(needed.acquire, timeout=20)
 
@@ -126,92 +126,92 @@ async def test_a_busy_tool_renews_its_lease_and_one_that_waits_need_not(serve: S
             async with asyncio.timeout(20):
                 while not api.waiting_count(broker):
                     await asyncio.sleep(0.01)
-            await asked(1)
+            await until_needed(1)
             beats.clear()
-            await asked(5)
+            await until_needed(5)
             assert not beats
             async with at_work(Assigner(url=broker.url).assign):
                 handle = await submitter.submit({})
                 await api.wait_for_state(broker.client, f"/v1/tasks/{handle.id}", "running")
-                await asked(5)
+                await until_needed(5)
                 assert beats
                 go_on.set()
                 await handle.wait(timeout=20)
 
 
-def a_way(*answers: httpx.Response | Exception) -> httpx.Client:
-    """A way to the broker on which these are the answers, the last one for ever."""
-    left = list(answers)
+def a_client(*replies: httpx.Response | Exception) -> httpx.Client:
+    """Return an HTTP client that gets these replies in turn. The last one repeats."""
+    left = list(replies)
 
-    def answer(_: httpx.Request) -> httpx.Response:
-        found = left.pop(0) if len(left) > 1 else left[0]
-        if isinstance(found, Exception):
-            raise found
-        # A copy: this client makes the stream of a response synchronous, and others share the response.
-        return httpx.Response(found.status_code, headers=found.headers, content=found.content)
+    def respond(_: httpx.Request) -> httpx.Response:
+        reply = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(reply, Exception):
+            raise reply
+        # This client makes the stream of a response synchronous, so other tests need their own copy.
+        return httpx.Response(reply.status_code, headers=reply.headers, content=reply.content)
 
-    transport = httpx.MockTransport(answer)
+    transport = httpx.MockTransport(respond)
     return httpx.Client(base_url="http://broker", transport=transport)
 
 
-def heartbeats(lease_seconds: float, url: str = "http://broker", **given: Any) -> Heartbeats:
-    given = {"at_work": list, "is_needed": lambda: True, "cancel": list, **given}
-    return Heartbeats(Connection(url), "t", "/v1/tools/t", lease_seconds, **given)
+def heartbeats(lease_seconds: float, url: str = "http://broker", **options: Any) -> Heartbeats:
+    options = {"at_work": list, "is_needed": lambda: True, "cancel": list, **options}
+    return Heartbeats(Connection(url), "t", "/v1/tools/t", lease_seconds, **options)
 
 
 @pytest.mark.parametrize("lease_seconds", [5, 60, 86_400])
-async def test_while_the_broker_is_away_a_heartbeat_comes_every_third_of_the_lease(
+async def test_heartbeats_continue_every_third_of_the_lease_while_the_broker_is_away(
     lease_seconds: float,
 ) -> None:
-    """Whatever is in its place asks for: an attempt and the pause after it take that long together."""
-    much = {"Retry-After": "600"}
+    """An attempt and the pause after it take at most a third of the lease, in spite of `Retry-After`."""
+    later = {"Retry-After": "600"}
     for trouble in (
-        httpx.ConnectError("no"), BROKEN, HTML, AWAY, httpx.Response(503, headers=much),
-        refusal(503, "unavailable", **much), refusal(429, "too_many_requests", **much),
+        httpx.ConnectError("no"), BROKEN, HTML, AWAY, httpx.Response(503, headers=later),
+        refusal(503, "unavailable", **later), refusal(429, "too_many_requests", **later),
         refusal(403, "forbidden"), httpx.Response(302, headers={"Location": "/"}),
     ):  # fmt: skip
         beating = heartbeats(lease_seconds)
-        with a_way(trouble) as way:
-            pauses = [beating._beat(way) for _ in range(50)]
+        with a_client(trouble) as client:
+            pauses = [beating._beat(client) for _ in range(50)]
         assert max(pauses) <= lease_seconds / 3, trouble
         assert max(pauses[20:]) <= 11, trouble
         assert not beating.lost.done()
 
 
-async def test_a_heartbeat_hears_which_work_should_stop() -> None:
+async def test_a_heartbeat_response_cancels_work() -> None:
     stopped: list[Any] = []
     id_ = "019f0000-0000-7000-8000-000000000000"
     beating = heartbeats(60, cancel=stopped.extend)
-    with a_way(httpx.Response(200, json={**LEASE, "cancel": [id_]})) as way:
-        assert await asyncio.to_thread(beating._beat, way) == 20
+    with a_client(httpx.Response(200, json={**LEASE, "cancel": [id_]})) as client:
+        assert await asyncio.to_thread(beating._beat, client) == 20
     async with asyncio.timeout(5):
         while not stopped:
             await asyncio.sleep(0)
     assert [str(each) for each in stopped] == [id_]
 
 
-async def test_what_endangers_the_lease_is_logged_once_and_so_is_its_end(
+async def test_failing_heartbeats_and_their_recovery_are_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("broker.client.heartbeats.time.monotonic", lambda: now)
     beating = heartbeats(60)
     trouble = httpx.Response(404, text="404 page not found")
-    with a_way(trouble, trouble, trouble, httpx.Response(200, json=LEASE)) as way:
+    with a_client(trouble, trouble, trouble, httpx.Response(200, json=LEASE)) as client:
         for seconds in (20, 20, 20, 20):
             now += seconds
-            beating._beat(way)
-    endangered, good = (record.message for record in caplog.records)
-    assert endangered.startswith(
-        "no heartbeat has reached the broker at http://broker for 40 s of a lease of 60 s: something else"
-        " responds: 404 Not Found, text/plain"
+            beating._beat(client)
+    failing, recovered = (record.message for record in caplog.records)
+    assert failing.startswith(
+        "no heartbeat reached the broker at http://broker for 40 s of a lease of 60 s: another server"
+        " responded: 404 Not Found, text/plain"
     )
-    assert good == "heartbeats reach the broker at http://broker again"
+    assert recovered == "heartbeats reached the broker at http://broker again"
 
 
 @asynccontextmanager
 async def a_redirect(status: int) -> AsyncIterator[tuple[str, list[str]]]:
-    """A server that redirects heartbeats to a new path; its URL, and the requests it received."""
+    """Run a server that redirects heartbeats to a new path; yield its URL and the list of its requests."""
     received: list[str] = []
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -239,23 +239,23 @@ async def a_redirect(status: int) -> AsyncIterator[tuple[str, list[str]]]:
 async def test_a_heartbeat_follows_a_redirect_that_keeps_the_method(status: int) -> None:
     async with a_redirect(status) as (url, received):
         beating = heartbeats(60, url=url)
-        with http_client(url, httpx.Client) as way:
-            assert await asyncio.to_thread(beating._beat, way) == 20
+        with http_client(url, httpx.Client) as client:
+            assert await asyncio.to_thread(beating._beat, client) == 20
     assert received == ["POST /v1/tools/t/heartbeat", "POST /new/v1/tools/t/heartbeat"]
 
 
 @pytest.mark.parametrize("was_there", [False, True], ids=["never there", "there before"])
 @pytest.mark.parametrize("status", [301, 302, 303])
-async def test_a_heartbeat_names_the_new_address_of_any_other_redirect(
+async def test_a_heartbeat_logs_the_new_url_of_any_other_redirect(
     status: int, was_there: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with a_redirect(status) as (url, received):
         beating = heartbeats(60, url=url)
         beating._response_reader._has_responded = was_there
         beating._renewed_at -= 31
-        with http_client(url, httpx.Client) as way:
+        with http_client(url, httpx.Client) as client:
             for _ in range(3):
-                await asyncio.to_thread(beating._beat, way)
+                await asyncio.to_thread(beating._beat, client)
     assert received == ["POST /v1/tools/t/heartbeat"] * 3
     [line] = [record.message for record in caplog.records]
     assert f"{url}/new" in line
@@ -265,18 +265,18 @@ async def test_a_heartbeat_names_the_new_address_of_any_other_redirect(
 
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("why", ["another registered", "it was deleted"])
-async def test_a_tool_that_is_lost_ends_though_its_handler_does_not(serve: Serve, why: str) -> None:
+async def test_a_lost_tool_ends_even_if_its_handler_continues(serve: Serve, why: str) -> None:
     broker = await serve(admin_key=KEY)
     broker.client.headers.update(api.bearer(KEY))
     tool = Tool("t", {}, lease_seconds=5, grace_seconds=0.1, url=broker.url, key=KEY)
-    begun, told, end = threading.Event(), threading.Event(), threading.Event()
+    begun, cancelled, end = threading.Event(), threading.Event(), threading.Event()
 
     @tool.handler
     def stubborn(job: Job) -> None:
         begun.set()
         while not end.wait(0.01):
             if job.cancelled:
-                told.set()
+                cancelled.set()
 
     working = asyncio.create_task(tool.work())
     try:
@@ -291,9 +291,10 @@ async def test_a_tool_that_is_lost_ends_though_its_handler_does_not(serve: Serve
         else:
             await api.add_tool(broker.client, "t")
         await asyncio.wait([working], timeout=60)
-        with pytest.raises(ToolLostError, match=r"Tool t must end: (another program has|it was deleted)"):
+        expected = r"Tool t no longer belongs to this program: (another program has|it was deleted)"
+        with pytest.raises(ToolLostError, match=expected):
             working.result()
-        assert told.is_set()
+        assert cancelled.is_set()
         if why != "it was deleted":
             assert (await api.get(broker.client, "/v1/tools/t"))["state"] != "draining"
     finally:

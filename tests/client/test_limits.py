@@ -1,4 +1,4 @@
-"""A proxy that refuses large bodies: nothing is retried forever, and the error names the setting."""
+"""Proxies that refuse large bodies: the client stops its retries, and the error names the setting."""
 
 import asyncio
 import re
@@ -12,7 +12,7 @@ import pytest
 from broker.client import Assigner, AsyncBroker, AsyncJob, Executor, Job, ProblemError, TaskFailedError, Tool
 from broker.client.errors import ProxyLimitError
 from broker.schemas.tools import Heartbeat
-from tests.client.test_connection import GOOD, answering, slept
+from tests.client.test_connection import GOOD, replying, slept
 from tests.client.test_foreign import TOO_LARGE, a_proxy
 from tests.client.test_programs import at_work
 from tests.conftest import Running, Serve
@@ -29,7 +29,7 @@ LARGE = "x" * 2 * MIB
 
 @pytest.fixture(params=["a proxy", pytest.param("nginx", marks=requires_program("nginx"))])
 async def url(request: pytest.FixtureRequest, broker: Running, tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of the broker through a proxy with nginx's default limit, 1 MiB."""
+    """Return the URL of the broker behind a proxy with the default limit of nginx, 1 MiB."""
     if request.param == "nginx":
         address = broker.url.removeprefix("http://")
         front = nginx.Nginx(tmp_path, [address, address])
@@ -48,12 +48,12 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def names_the_limit(text: str | None, url: str) -> bool:
-    """Return whether a text says which proxy refuses how many bytes, and what to set."""
+    """Return whether a text names the proxy, the size of the body and the setting."""
     pattern = rf"A proxy at {url} refused the request because its body has ([\d,]+) bytes\."
-    found = re.search(pattern, text or "")
+    match = re.search(pattern, text or "")
     return (
-        found is not None
-        and 2 * MIB < int(found[1].replace(",", "")) < 2 * MIB + 500
+        match is not None
+        and 2 * MIB < int(match[1].replace(",", "")) < 2 * MIB + 500
         and "in nginx the setting is `client_max_body_size`." in (text or "")
     )
 
@@ -79,7 +79,7 @@ async def test_a_result_that_a_proxy_refuses_for_its_size_fails_the_task_once(
     [record] = await api.get_records(broker.client, large.id)
     assert record["outcome"] == "failed"
     assert names_the_limit(record["error"], url)
-    assert caplog.text.count("its completion is refused") == 1
+    assert caplog.text.count("its completion was refused") == 1
 
 
 async def test_a_result_is_accepted_if_the_limit_is_increased_in_time(broker: Running) -> None:
@@ -89,7 +89,7 @@ async def test_a_result_is_accepted_if_the_limit_is_increased_in_time(broker: Ru
         tool.handler(lambda work: LARGE)
         async with at_work(tool.work, Assigner(url=broker.url).assign):
             handle = await submitter.submit({})
-            await proxy.until_answered(2)
+            await proxy.until_own_responses(2)
             proxy.own = None
             assert await handle.result(timeout=30) == LARGE
 
@@ -113,7 +113,8 @@ async def test_a_report_that_a_proxy_refuses_for_its_size_is_sent_without_its_da
     reports = [(each["progress"], each["message"], each["data"]) for each in record["reports"]]
     assert reports == [(0.1, "large", None), (0.2, "large", None), (0.3, "small", "x")]
     [line] = [record.message for record in caplog.records if record.name == "broker.client.job"]
-    assert line.startswith(f"{handle.id}: the data of a report, {2 * MIB + 2:,} bytes, is left out: A proxy")
+    expected = f"task {handle.id}: a report was sent without its data of {2 * MIB + 2:,} bytes: A proxy"
+    assert line.startswith(expected)
     assert names_the_limit(line, url)
 
 
@@ -149,7 +150,7 @@ async def test_many_tasks_are_submitted_through_a_proxy_with_the_default_limit(u
         assert len(await submitter.submit_many(tasks)) == 1_000
 
 
-async def test_what_the_broker_itself_refuses_for_its_size_is_handled_in_the_same_way(serve: Serve) -> None:
+async def test_the_brokers_own_size_limit_is_handled_like_that_of_a_proxy(serve: Serve) -> None:
     broker = await serve(max_body_bytes=10_000)
     tool = Tool("t", {}, url=broker.url)
 
@@ -169,15 +170,15 @@ async def test_what_the_broker_itself_refuses_for_its_size_is_handled_in_the_sam
 
 
 async def test_the_limit_of_a_proxy_is_named_without_the_password_in_the_url() -> None:
-    async with answering(httpx.Response(413), url="http://user:secret@broker") as (connection, asked):
+    async with replying(httpx.Response(413), url="http://user:secret@broker") as (connection, requests):
         with pytest.raises(ProxyLimitError, match="A proxy at http://broker refused") as error:
             await connection.call("POST", "/v1/tasks", int, json={"id": "a"})
-    assert len(asked) == 1
+    assert len(requests) == 1
     assert "secret" not in str(error.value)
 
 
-async def test_a_request_without_a_body_is_too_large_for_no_proxy(slept: list[float]) -> None:
+async def test_a_413_for_a_request_without_a_body_is_retried(slept: list[float]) -> None:
     good = httpx.Response(200, json={"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []})
-    async with answering(httpx.Response(413), GOOD, good) as (connection, asked):
+    async with replying(httpx.Response(413), GOOD, good) as (connection, requests):
         await connection.call("POST", "/v1/tools/t/heartbeat", Heartbeat)
-    assert len(asked) == 3
+    assert len(requests) == 3

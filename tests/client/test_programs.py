@@ -1,4 +1,4 @@
-"""The Python client against a real broker: what a scientist's program relies on."""
+"""The Python client against a real broker: the promises to programs of scientists."""
 
 import asyncio
 import sys
@@ -31,7 +31,7 @@ from tests.support import api
 
 @asynccontextmanager
 async def at_work(*doings: Callable[[], Any]) -> AsyncIterator[None]:
-    """Tools and assigners, working for as long as the block runs; their errors are the test's."""
+    """Run tools and assigners while the block runs, and raise their errors in the test."""
     tasks = [asyncio.create_task(doing()) for doing in doings]
     try:
         yield
@@ -50,7 +50,7 @@ async def submitter(broker: Running) -> AsyncIterator[AsyncBroker]:
         yield submitter
 
 
-async def test_an_ordinary_function_does_work(broker: Running, submitter: AsyncBroker) -> None:
+async def test_an_ordinary_function_can_be_a_handler(broker: Running, submitter: AsyncBroker) -> None:
     tool = Tool("doubler", {"can": ["double"]}, url=broker.url)
 
     @tool.handler
@@ -67,7 +67,7 @@ async def test_an_ordinary_function_does_work(broker: Running, submitter: AsyncB
     ]
 
 
-async def test_an_async_function_does_many_works_at_once(broker: Running, submitter: AsyncBroker) -> None:
+async def test_an_async_handler_does_several_jobs_at_once(broker: Running, submitter: AsyncBroker) -> None:
     tool = Tool("meeting", {}, capacity=3, url=broker.url)
     all_there = asyncio.Barrier(3)
 
@@ -83,7 +83,7 @@ async def test_an_async_function_does_many_works_at_once(broker: Running, submit
     assert results == [handle.id for handle in handles]
 
 
-async def test_an_exception_is_a_failed_attempt_and_the_next_may_succeed(
+async def test_an_exception_fails_the_attempt_and_a_retry_can_succeed(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("moody", {}, url=broker.url)
@@ -102,7 +102,7 @@ async def test_an_exception_is_a_failed_attempt_and_the_next_may_succeed(
     assert "ValueError: not today" in records[1]["error"]
 
 
-async def test_a_failure_that_no_attempt_can_mend_is_told_at_once(
+async def test_a_failure_without_retry_fails_the_task_at_once(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("honest", {}, url=broker.url)
@@ -117,7 +117,7 @@ async def test_a_failure_that_no_attempt_can_mend_is_told_at_once(
             await handle.result(timeout=20)
 
 
-async def test_a_cancelled_task_is_told(broker: Running, submitter: AsyncBroker) -> None:
+async def test_waiting_for_a_cancelled_task_raises_an_error(broker: Running, submitter: AsyncBroker) -> None:
     handle = await submitter.submit({"nobody": "can"})
     waiting = asyncio.create_task(handle.result(timeout=20))
     assert (await broker.client.delete(f"/v1/tasks/{handle.id}")).status_code == 204
@@ -125,19 +125,19 @@ async def test_a_cancelled_task_is_told(broker: Running, submitter: AsyncBroker)
         await waiting
 
 
-async def test_a_result_that_does_not_come_in_time_is_a_timeout(submitter: AsyncBroker) -> None:
+async def test_waiting_too_long_for_a_result_raises_a_timeout_error(submitter: AsyncBroker) -> None:
     handle = await submitter.submit({"nobody": "can"})
     with pytest.raises(TimeoutError):
         await handle.result(timeout=0.1)
 
 
-async def test_the_same_id_is_the_same_task(submitter: AsyncBroker) -> None:
+async def test_submitting_the_same_id_again_returns_the_same_task(submitter: AsyncBroker) -> None:
     first = await submitter.submit({"a": 1}, id="once")
     second = await submitter.submit({"a": 2}, id="once")
     assert first.task.created_at == second.task.created_at
 
 
-async def test_a_synchronous_program_submits(broker: Running) -> None:
+async def test_a_synchronous_program_submits_and_gets_its_result(broker: Running) -> None:
     tool = Tool("echo", {}, url=broker.url)
 
     @tool.handler
@@ -152,14 +152,14 @@ async def test_a_synchronous_program_submits(broker: Running) -> None:
         assert await asyncio.to_thread(program) == {"n": 1}
 
 
-async def test_a_refusal_says_which_field(submitter: AsyncBroker) -> None:
+async def test_a_refused_task_names_the_invalid_field(submitter: AsyncBroker) -> None:
     with pytest.raises(ProblemError) as refused:
         await submitter.submit({}, priority=99_999)
     assert refused.value.code == "validation_failed"
     assert [error.field for error in refused.value.errors] == ["priority"]
 
 
-async def test_tools_and_assigners_outlive_a_restart_of_the_broker(database: str) -> None:
+async def test_tools_and_assigners_survive_a_restart_of_the_broker(database: str) -> None:
     async with running_broker(Settings(database_url=database)) as first:
         port = int(first.url.rpartition(":")[2])
         tool = Tool("steady", {}, url=first.url)
@@ -177,18 +177,18 @@ async def test_tools_and_assigners_outlive_a_restart_of_the_broker(database: str
 
 
 async def running(broker: Running, task: str) -> str:
-    """The work of a task, once it runs."""
+    """Wait until a task runs, and return the id of its work."""
     async with asyncio.timeout(20):
         while True:
-            found = await api.get(broker.client, "/v1/work", task_id=task, state="running")
-            if found["items"]:
-                return str(found["items"][0]["id"])
+            page = await api.get(broker.client, "/v1/work", task_id=task, state="running")
+            if page["items"]:
+                return str(page["items"][0]["id"])
             await asyncio.sleep(0.01)
 
 
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the client does after some seconds it does at once."""
+    """Let the client watch its work at once instead of after some seconds."""
     monkeypatch.setattr("broker.client.job_run._WATCH_AFTER_SECONDS", 0.05)
 
 
@@ -212,7 +212,7 @@ async def test_an_async_handler_is_cancelled_when_its_task_is_deleted(
 
 
 @pytest.mark.usefixtures("quickly")
-async def test_an_ordinary_handler_is_told_that_it_should_stop(
+async def test_an_ordinary_handler_stops_when_its_work_is_cancelled(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("patient", {}, url=broker.url)
@@ -236,7 +236,7 @@ async def test_an_ordinary_handler_is_told_that_it_should_stop(
     assert stopped.is_set()
 
 
-async def test_a_report_tells_that_the_work_should_stop(broker: Running, submitter: AsyncBroker) -> None:
+async def test_the_response_to_a_report_cancels_the_job(broker: Running, submitter: AsyncBroker) -> None:
     tool = Tool("talkative", {}, url=broker.url)
 
     @tool.handler
@@ -278,11 +278,11 @@ async def test_a_job_is_watched_without_reading_its_payload_again(
 
 
 @pytest.mark.usefixtures("quickly")
-async def test_a_handler_is_told_when_its_work_ended_without_it(
+async def test_a_handler_is_cancelled_when_its_work_times_out(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("slow", {}, url=broker.url)
-    told = asyncio.Event()
+    stopped = asyncio.Event()
 
     @tool.handler
     async def work(job: AsyncJob) -> str:
@@ -291,16 +291,16 @@ async def test_a_handler_is_told_when_its_work_ended_without_it(
         try:
             await asyncio.Event().wait()
         finally:
-            told.set()
+            stopped.set()
         return "never"
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({}, timeout_seconds=0.3, retry_backoff_seconds=0)
         assert await handle.result(timeout=20) == "in time"
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(stopped.wait(), 10)
 
 
-async def test_told_to_stop_a_tool_finishes_what_it_has_and_gives_back_the_rest(
+async def test_a_stopped_tool_finishes_its_running_jobs_and_releases_the_rest(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("orderly", {}, url=broker.url)
@@ -315,7 +315,7 @@ async def test_told_to_stop_a_tool_finishes_what_it_has_and_gives_back_the_rest(
     async with at_work(Assigner(url=broker.url).assign):
         handle = await submitter.submit({})
         await running(broker, handle.id)
-    # Beyond what the client itself would take now: assigned, and never started.
+    # The tool does not accept this work any more, so it is assigned but never started.
     await broker.client.patch("/v1/tools/orderly", json={"capacity": 2})
     working.cancel()
     other = await submitter.submit({})
@@ -331,7 +331,7 @@ async def test_told_to_stop_a_tool_finishes_what_it_has_and_gives_back_the_rest(
 
 
 @pytest.mark.parametrize("kind", ["async", "ordinary", "stubborn"])
-async def test_told_to_stop_a_tool_gives_back_what_it_has(
+async def test_a_stopped_tool_with_on_stop_release_releases_its_running_jobs(
     broker: Running, submitter: AsyncBroker, kind: str
 ) -> None:
     tool = Tool("hasty", {}, url=broker.url, on_stop="release", grace_seconds=0.2)
@@ -371,15 +371,15 @@ def in_circles() -> list[Any]:
 @pytest.mark.parametrize(
     ("handler", "says"),
     [
-        (lambda work: object(), "cannot be taken"),
-        (lambda work: "a\x00b", "cannot be taken"),
+        (lambda work: object(), "could not be encoded as JSON"),
+        (lambda work: "a\x00b", "the broker did not accept the result"),
         (lambda work: sys.exit(3), "SystemExit(3)"),
         (lambda work: next(iter(())), "StopIteration"),
-        (lambda work: in_circles(), "cannot be taken"),
+        (lambda work: in_circles(), "could not be encoded as JSON"),
     ],
     ids=["no JSON", "refused", "exits", "stops", "in circles"],
 )
-async def test_whatever_a_handler_does_its_work_ends_and_the_tool_lives(
+async def test_any_misbehaviour_of_a_handler_ends_its_work_but_not_the_tool(
     broker: Running, submitter: AsyncBroker, handler: Callable[[Job], Any], says: str
 ) -> None:
     tool = Tool("odd", {}, url=broker.url)
@@ -392,7 +392,7 @@ async def test_whatever_a_handler_does_its_work_ends_and_the_tool_lives(
         assert await (await submitter.submit({})).result(timeout=20) == "alive"
 
 
-async def test_an_async_handler_that_exits_ends_its_work_and_not_the_tool(
+async def test_an_async_handler_that_exits_ends_its_work_but_not_the_tool(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("odd", {}, url=broker.url)
@@ -410,7 +410,7 @@ async def test_an_async_handler_that_exits_ends_its_work_and_not_the_tool(
         assert await (await submitter.submit({})).result(timeout=20) == "alive"
 
 
-async def test_an_error_that_no_text_can_hold_is_told_all_the_same(
+async def test_an_error_with_characters_that_cannot_be_stored_is_reported(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("odd", {}, url=broker.url)
@@ -426,12 +426,12 @@ async def test_an_error_that_no_text_can_hold_is_told_all_the_same(
     assert handle.task.attempt == 1
 
 
-async def test_a_handler_is_told_when_the_broker_does_not_know_its_work_any_more(
+async def test_a_handler_is_cancelled_when_its_work_no_longer_exists(
     broker: Running, submitter: AsyncBroker, sql: asyncpg.Connection
 ) -> None:
-    """It came back with another database, for example."""
+    """For example, the broker returned with another database."""
     tool = Tool("t", {}, url=broker.url)
-    begun, told = asyncio.Event(), asyncio.Event()
+    begun, stopped = asyncio.Event(), asyncio.Event()
 
     @tool.handler
     async def hang(job: AsyncJob) -> None:
@@ -439,7 +439,7 @@ async def test_a_handler_is_told_when_the_broker_does_not_know_its_work_any_more
         try:
             await asyncio.sleep(60)
         finally:
-            told.set()
+            stopped.set()
 
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         await submitter.submit({})
@@ -447,13 +447,13 @@ async def test_a_handler_is_told_when_the_broker_does_not_know_its_work_any_more
         for table in ("work", "tasks"):
             await sql.execute(f"delete from {table}")
         await sql.execute("update tools set load = 0")
-        await asyncio.wait_for(told.wait(), 20)
+        await asyncio.wait_for(stopped.wait(), 20)
 
 
-async def test_an_ordinary_handler_that_does_not_stop_has_no_other_beside_it(
+async def test_a_handler_that_does_not_stop_keeps_its_place_in_the_capacity(
     broker: Running, submitter: AsyncBroker
 ) -> None:
-    """There is one instrument, though the broker thinks that it is free."""
+    """The tool starts no second job, although the broker considers the only instrument free."""
     tool = Tool("stage", {}, url=broker.url)
     begun, stop = threading.Event(), threading.Event()
 
@@ -480,7 +480,7 @@ class Scan(msgspec.Struct):
     angles: list[float]
 
 
-async def test_a_payload_is_what_the_handler_says_it_is_or_fails_at_the_first_attempt(
+async def test_a_payload_that_does_not_match_the_type_fails_the_task_at_once(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("xrd-1", {}, url=broker.url)
@@ -499,7 +499,7 @@ async def test_a_payload_is_what_the_handler_says_it_is_or_fails_at_the_first_at
     assert bad.task.attempt == 1
 
 
-async def test_of_many_that_end_together_only_the_bad_one_fails(
+async def test_one_invalid_result_does_not_affect_jobs_that_end_at_the_same_time(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("many", {}, capacity=8, url=broker.url)

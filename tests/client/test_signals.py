@@ -1,4 +1,4 @@
-"""Programs that run until they are told to stop, also where an event loop knows no signals."""
+"""Programs that run until a signal stops them, also on systems whose event loop supports no signals."""
 
 import asyncio
 import signal
@@ -33,7 +33,7 @@ signals.run_until_signal(work())
 
 @pytest.mark.parametrize("where", ["here", "as on Windows"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_program_that_is_told_to_stop_ends_in_order(where: str, number: signal.Signals) -> None:
+async def test_a_program_ends_in_order_after_a_signal(where: str, number: signal.Signals) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", PROGRAM, where),
         env=clean_environment(),

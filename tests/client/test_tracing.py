@@ -1,4 +1,4 @@
-"""Traces of programs that use the client: from the submitter's span to the handler's, and without any."""
+"""Traces of programs that use the client, from the submitter's span to the handler's span."""
 
 import asyncio
 import subprocess
@@ -31,7 +31,7 @@ CONTEXT = {"traceparent": PARENT, "tracestate": "lab=beam-4"}
 
 
 class Tracing:
-    """A program that traces, and the spans that it has ended."""
+    """A program that traces, with its ended spans."""
 
     def __init__(self, tracer: Tracer, exporter: InMemorySpanExporter) -> None:
         self.tracer = tracer
@@ -56,14 +56,14 @@ def tracing(monkeypatch: pytest.MonkeyPatch) -> Tracing:
 
 
 @pytest.fixture(autouse=True)
-async def nothing_there_before(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def no_trace_in_the_environment(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRACEPARENT", raising=False)
     monkeypatch.delenv("TRACESTATE", raising=False)
 
 
 @asynccontextmanager
 async def doing(tool: Tool) -> AsyncIterator[None]:
-    """A tool and an assigner at work, for as long as the block runs."""
+    """Run a tool and an assigner while the block runs."""
     tasks = [asyncio.create_task(work()) for work in (tool.work, Assigner(url=tool._url).assign)]
     try:
         yield
@@ -74,19 +74,19 @@ async def doing(tool: Tool) -> AsyncIterator[None]:
 
 
 def at_work(url: str, handler: Callable[[Any], Any]) -> AbstractAsyncContextManager[None]:
-    """The tool `t` with this handler at work."""
+    """Run the tool `t` with a handler while the block runs."""
     tool = Tool("t", {}, url=url)
     tool.handler(handler)
     return doing(tool)
 
 
-def here(_: object) -> str:
-    """The span that a handler runs in."""
+def span_id(_: object) -> str:
+    """Return the id of the handler's span."""
     return f"{trace.get_current_span().get_span_context().span_id:x}"
 
 
-async def there(job: AsyncJob) -> str:
-    return here(job)
+async def async_span_id(job: AsyncJob) -> str:
+    return span_id(job)
 
 
 def mapped(job: Job) -> dict[str, str]:
@@ -96,23 +96,26 @@ def mapped(job: Job) -> dict[str, str]:
 # With a tracer
 
 
-@pytest.mark.parametrize("handler", [here, there])
-async def test_the_handlers_span_is_the_child_of_the_submitters(
+@pytest.mark.parametrize("handler", [span_id, async_span_id])
+async def test_the_span_of_a_handler_is_a_child_of_the_submitters_span(
     broker: Running, tracing: Tracing, handler: Callable[[Any], Any]
 ) -> None:
     async with AsyncBroker(broker.url) as submitter, at_work(broker.url, handler):
-        with tracing.tracer.start_as_current_span("ask"):
+        with tracing.tracer.start_as_current_span("submit"):
             handle = await submitter.submit({}, id="a")
         result = await handle.result(timeout=20)
-    asked, done = tracing.span("ask"), tracing.span()
+    submitted, done = tracing.span("submit"), tracing.span()
     assert done.parent is not None
-    assert (done.parent.span_id, done.context.trace_id) == (asked.context.span_id, asked.context.trace_id)
+    assert (done.parent.span_id, done.context.trace_id) == (
+        submitted.context.span_id,
+        submitted.context.trace_id,
+    )
     assert result == f"{done.context.span_id:x}"
     assert done.kind is SpanKind.CONSUMER
     assert done.status.status_code is StatusCode.UNSET
-    told = dict(done.attributes or {})
-    assert told.pop("broker.work_id")
-    assert told == {
+    attributes = dict(done.attributes or {})
+    assert attributes.pop("broker.work_id")
+    assert attributes == {
         "messaging.system": "broker",
         "messaging.operation.type": "process",
         "messaging.operation.name": "work",
@@ -125,47 +128,49 @@ async def test_the_handlers_span_is_the_child_of_the_submitters(
     }
 
 
-async def test_a_synchronous_program_submits_in_its_span_too(broker: Running, tracing: Tracing) -> None:
+async def test_a_synchronous_program_submits_in_its_current_span(broker: Running, tracing: Tracing) -> None:
     def submit() -> None:
-        with Broker(broker.url) as submitter, tracing.tracer.start_as_current_span("ask"):
+        with Broker(broker.url) as submitter, tracing.tracer.start_as_current_span("submit"):
             handles = [submitter.submit({}, id="a"), *submitter.submit_many([{"needs": {}, "id": "b"}])]
         with Broker(broker.url) as waiter:
             for handle in handles:
                 waiter.handle(handle.id).result(timeout=20)
 
-    async with at_work(broker.url, here):
+    async with at_work(broker.url, span_id):
         await asyncio.to_thread(submit)
     parents = {span.parent.span_id for span in tracing.spans() if span.parent}
-    assert parents == {tracing.span("ask").context.span_id}
+    assert parents == {tracing.span("submit").context.span_id}
     assert len(tracing.spans()) == 2
 
 
-async def test_calls_of_an_executor_are_each_in_the_trace_they_were_made_in(
+async def test_each_call_of_an_executor_belongs_to_the_trace_of_its_caller(
     broker: Running, tracing: Tracing
 ) -> None:
     def call() -> None:
         with Executor(url=broker.url) as executor:
             for _ in range(10):
-                with tracing.tracer.start_as_current_span("ask"):
+                with tracing.tracer.start_as_current_span("submit"):
                     executor.submit(textwrap.dedent, " a")
 
     async with doing(Tool.calling("t", textwrap.dedent, capacity=10, url=broker.url)):
         await asyncio.to_thread(call)
-    asked = [span.context.span_id for span in tracing.spans("ask")]
-    assert sorted(span.parent.span_id for span in tracing.spans() if span.parent) == sorted(asked)
-    assert len(set(asked)) == 10
+    submitted = [span.context.span_id for span in tracing.spans("submit")]
+    assert sorted(span.parent.span_id for span in tracing.spans() if span.parent) == sorted(submitted)
+    assert len(set(submitted)) == 10
 
 
-async def test_a_task_that_was_submitted_in_no_trace_begins_one(broker: Running, tracing: Tracing) -> None:
+async def test_a_task_that_was_submitted_without_a_trace_starts_a_new_one(
+    broker: Running, tracing: Tracing
+) -> None:
     async with AsyncBroker(broker.url) as submitter:
         with tracing.tracer.start_as_current_span("main"):
-            async with at_work(broker.url, here):
+            async with at_work(broker.url, span_id):
                 await api.add_task(broker.client, "a")
                 await submitter.handle("a").result(timeout=20)
     assert tracing.span().parent is None
 
 
-async def test_a_handler_that_fails_says_so_in_its_span(broker: Running, tracing: Tracing) -> None:
+async def test_the_span_of_a_failed_handler_has_its_error(broker: Running, tracing: Tracing) -> None:
     def fail(job: Job) -> None:
         if job.task_id == "a":
             raise ZeroDivisionError("by nothing")
@@ -175,21 +180,19 @@ async def test_a_handler_that_fails_says_so_in_its_span(broker: Running, tracing
         for id_ in ("a", "b"):
             handle = await submitter.submit({}, id=id_, max_attempts=1)
             await handle.wait(timeout=20)
-    said = {(span.attributes or {})["broker.task_id"]: span for span in tracing.spans()}
-    assert [said[id_].status.description for id_ in ("a", "b")] == [
+    spans = {(span.attributes or {})["broker.task_id"]: span for span in tracing.spans()}
+    assert [spans[id_].status.description for id_ in ("a", "b")] == [
         "ZeroDivisionError: by nothing",
         "no beam",
     ]
-    assert [event.name for event in said["a"].events] == ["exception"]
-    assert {span.status.status_code for span in said.values()} == {StatusCode.ERROR}
+    assert [event.name for event in spans["a"].events] == ["exception"]
+    assert {span.status.status_code for span in spans.values()} == {StatusCode.ERROR}
 
 
-# Without one
+# Without a tracer
 
 
-async def test_a_handler_is_given_the_context_for_any_tracer(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_a_job_has_the_trace_context_for_any_tracer(broker: Running, http: httpx.AsyncClient) -> None:
     async with AsyncBroker(broker.url) as submitter, at_work(broker.url, mapped):
         for id_, context in (("a", CONTEXT), ("b", {})):
             assert (
@@ -198,7 +201,7 @@ async def test_a_handler_is_given_the_context_for_any_tracer(
             assert await submitter.handle(id_).result(timeout=20) == context
 
 
-async def test_a_program_that_does_not_trace_loads_nothing_for_it(
+async def test_a_program_that_does_not_trace_imports_no_opentelemetry(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     program = f"""
@@ -220,10 +223,10 @@ assert not [name for name in sys.modules if name.startswith("opentelemetry.")]
     assert (await api.get(http, "/v1/tasks/a"))["state"] == "available"
 
 
-async def test_a_shell_hands_a_trace_through_the_broker_to_a_program(
+async def test_a_trace_passes_from_a_shell_through_the_broker_to_a_program(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
-    """`broker submit` takes the trace of its environment, and `broker tool` gives it to its program."""
+    """`broker submit` reads the trace from its environment. `broker tool` passes it to its program."""
     script = 'printf \'["%s","%s"]\' "$TRACEPARENT" "$TRACESTATE"'
     command = ["tool", "--id", "t", "--skills", "{}", "--scratch", str(tmp_path), "--", "sh", "-c", script]
     given = {"TRACEPARENT": PARENT, "TRACESTATE": "lab=beam-4"}

@@ -1,4 +1,4 @@
-"""What a scientist's handler returns and reports: the work ends, and nothing is computed in vain."""
+"""Values that handlers of scientists return and report. Each work item ends, and no result is lost."""
 
 import asyncio
 import collections
@@ -131,26 +131,26 @@ VALUES = {
     "exceptions": ([ValueError("too hot"), KeyError()], ["too hot", "KeyError"]),
 }
 NO_JSON = {
-    "object": (object(), "a object is no JSON"),
-    "type": (np.float64, r"a numpy\.float64 is no JSON"),
-    "complex": (1j, "a complex is no JSON"),
-    "numpy complex": (np.array([1j]), "a complex is no JSON"),
-    "function": (len, "builtin_function_or_method is no JSON"),
-    "generator": ((n for n in ()), "a generator is no JSON"),
-    "tuple as key": ({(1, 2): 3}, "a tuple is the key of a dict"),
-    "lock": ({"deep": [threading.Lock()]}, "lock is no JSON"),
-    "in circles": (in_circles(), "it contains itself"),
+    "object": (object(), "a value of type object has no JSON form"),
+    "type": (np.float64, r"a value of type numpy\.float64 has no JSON form"),
+    "complex": (1j, "a value of type complex has no JSON form"),
+    "numpy complex": (np.array([1j]), "a value of type complex has no JSON form"),
+    "function": (len, "a value of type builtin_function_or_method has no JSON form"),
+    "generator": ((n for n in ()), "a value of type generator has no JSON form"),
+    "tuple as key": ({(1, 2): 3}, "the key of a dict is a tuple"),
+    "lock": ({"deep": [threading.Lock()]}, "lock has no JSON form"),
+    "in circles": (in_circles(), "the value contains itself"),
     "half a character": ("\ud800", "surrogates not allowed"),
 }
 
 
 @pytest.mark.parametrize(("value", "expected"), VALUES.values(), ids=VALUES)
-def test_a_value_of_a_scientists_python_is_encoded(value: Any, expected: Any) -> None:
+def test_common_python_values_are_encoded_as_json(value: Any, expected: Any) -> None:
     assert json.loads(encoded(value)) == expected
 
 
 @pytest.mark.parametrize(("value", "says"), NO_JSON.values(), ids=NO_JSON)
-def test_what_is_no_json_is_refused_with_its_type(value: Any, says: str) -> None:
+def test_a_value_without_a_json_form_is_refused_with_its_type(value: Any, says: str) -> None:
     with pytest.raises((TypeError, ValueError), match=says):
         encoded(value)
 
@@ -164,7 +164,7 @@ def test_what_is_no_json_is_refused_with_its_type(value: Any, says: str) -> None
         (object(), None), (np.arange(2), None), (10**400, None),
     ],
 )  # fmt: skip
-def test_any_progress_is_a_number_from_0_to_1_or_none(given: Any, taken: float | None) -> None:
+def test_any_progress_becomes_a_number_from_0_to_1_or_none(given: Any, taken: float | None) -> None:
     assert sanitizing.progress(given) == taken
 
 
@@ -177,11 +177,11 @@ def test_any_progress_is_a_number_from_0_to_1_or_none(given: Any, taken: float |
     ],
     ids=repr,
 )  # fmt: skip
-def test_any_message_is_a_text_that_the_broker_takes(given: Any, taken: str | None) -> None:
+def test_any_message_becomes_a_text_that_the_broker_accepts(given: Any, taken: str | None) -> None:
     assert sanitizing.message(given) == taken
 
 
-def test_the_data_of_a_report_has_only_characters_that_can_be_stored() -> None:
+def test_report_data_has_only_characters_that_the_broker_can_store() -> None:
     data = {"a\0": ["\ud800", r"\u0000", Peak(np.str_("a\0b"))], "n": np.arange(2)}
     assert json.loads(bytes(sanitizing.data(data))) == {
         f"a{LOST}": [LOST, r"\u0000", {"position": f"a{LOST}b", "phase": "liquid"}],
@@ -216,7 +216,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("kind", ["ordinary", "async"])
-async def test_no_report_ends_its_handler(broker: Running, submitter: AsyncBroker, kind: str) -> None:
+async def test_no_report_fails_its_job(broker: Running, submitter: AsyncBroker, kind: str) -> None:
     tool = Tool("talkative", {}, url=broker.url)
 
     def ordinary(job: Job) -> str:
@@ -238,9 +238,7 @@ async def test_no_report_ends_its_handler(broker: Running, submitter: AsyncBroke
     assert reports == TAKEN
 
 
-async def test_a_report_that_the_broker_refuses_does_not_end_its_handler(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_refused_report_does_not_fail_its_job(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     broker = await serve(max_text_chars=16)
     tool = Tool("talkative", {}, url=broker.url)
 
@@ -259,9 +257,7 @@ async def test_a_report_that_the_broker_refuses_does_not_end_its_handler(
     assert caplog.text.count("a report was refused") == 1
 
 
-async def test_a_report_on_work_that_has_ended_has_its_handler_stop(
-    broker: Running, submitter: AsyncBroker
-) -> None:
+async def test_a_report_on_ended_work_cancels_the_job(broker: Running, submitter: AsyncBroker) -> None:
     tool = Tool("slow", {}, url=broker.url)
     begun, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
 
@@ -281,7 +277,7 @@ async def test_a_report_on_work_that_has_ended_has_its_handler_stop(
         assert await asyncio.to_thread(stopped.wait, 20)
 
 
-async def test_what_is_given_back_as_it_is_comes_to_the_submitter(
+async def test_values_of_libraries_are_converted_in_needs_payloads_and_results(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     tool = Tool("numeric", {"n": 1}, url=broker.url)
@@ -297,10 +293,14 @@ async def test_what_is_given_back_as_it_is_comes_to_the_submitter(
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["ordinary", "async"])
 @pytest.mark.parametrize(
     ("result", "says"),
-    [(threading.Lock(), r"a _thread\.lock is no JSON"), ("\ud800", "surrogates"), ("\0", r"\\u0000|NUL")],
+    [
+        (threading.Lock(), r"the result could not be encoded as JSON: .* _thread\.lock has no JSON form"),
+        ("\ud800", "the result could not be encoded as JSON: .*surrogates"),
+        ("\0", r"the broker did not accept the result: .*(\\u0000|NUL)"),
+    ],
     ids=["lock", "half a character", "NUL"],
 )
-async def test_a_result_that_cannot_be_taken_is_computed_once(
+async def test_a_result_that_cannot_be_stored_is_computed_only_once(
     broker: Running, submitter: AsyncBroker, result: Any, says: str, asynchronous: bool
 ) -> None:
     tool, computed = Tool("odd", {}, url=broker.url), 0
@@ -316,25 +316,25 @@ async def test_a_result_that_cannot_be_taken_is_computed_once(
     tool.handler(awaited if asynchronous else ordinary)
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({}, max_attempts=3, retry_backoff_seconds=0)
-        with pytest.raises(TaskFailedError, match=f"the result cannot be taken: .*({says})"):
+        with pytest.raises(TaskFailedError, match=says):
             await handle.result(timeout=20)
     assert computed == 1
 
 
-async def test_a_result_larger_than_the_broker_takes_is_computed_once(serve: Serve) -> None:
+async def test_a_result_above_the_size_limit_is_computed_only_once(serve: Serve) -> None:
     broker = await serve(max_body_bytes=10_000)
     tool = Tool("large", {}, url=broker.url)
     tool.handler(lambda work: "x" * 20_000)
     async with at_work(tool.work, Assigner(url=broker.url).assign), AsyncBroker(broker.url) as submitter:
         handle = await submitter.submit({}, max_attempts=3, retry_backoff_seconds=0)
-        with pytest.raises(TaskFailedError, match="the result cannot be taken: The body is larger"):
+        with pytest.raises(TaskFailedError, match="the broker did not accept the result: The body is larger"):
             await handle.result(timeout=20)
     assert handle.task is not None
     assert handle.task.attempt == 1
     assert (await api.get(broker.client, "/v1/tools/large"))["load"] == 0
 
 
-async def test_an_error_that_is_longer_than_the_broker_takes_is_cut(serve: Serve) -> None:
+async def test_an_error_above_the_text_limit_is_shortened(serve: Serve) -> None:
     broker = await serve(max_text_chars=16)
     tool = Tool("wordy", {}, url=broker.url)
 
@@ -354,10 +354,10 @@ async def test_an_error_that_is_longer_than_the_broker_takes_is_cut(serve: Serve
 @pytest.mark.parametrize(
     ("status", "code"), [(403, "forbidden"), (404, "not_found"), (415, "unsupported_media_type")]
 )
-async def test_a_completion_is_sent_again_until_the_broker_takes_it(
+async def test_a_completion_is_repeated_until_the_broker_accepts_it(
     broker: Running, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
-    """Somebody mends the key, or the way to the broker; what was computed is not lost."""
+    """If somebody corrects the key or the proxy, the computed result arrives."""
     monkeypatch.setattr("broker.client.job_run._FIRST_PAUSE_SECONDS", 0.01)
     problem = {"type": "t", "title": "t", "status": status, "detail": "d", "instance": "/", "code": code}
     content = json.dumps(problem)
@@ -369,14 +369,14 @@ async def test_a_completion_is_sent_again_until_the_broker_takes_it(
         tool.handler(lambda work: "done")
         async with at_work(tool.work, Assigner(url=broker.url).assign):
             handle = await submitter.submit({})
-            await proxy.until_answered(3)
+            await proxy.until_own_responses(3)
             proxy.own = None
             assert await handle.result(timeout=20) == "done"
     assert [record["outcome"] for record in await api.get_records(broker.client, handle.id)] == ["succeeded"]
 
 
 class Calling:
-    """A handler that is an object, called as an `async def`."""
+    """A handler object whose `__call__` is an `async def`."""
 
     async def __call__(self, job: AsyncJob) -> Any:
         return await reporting(job, 1)
@@ -406,7 +406,7 @@ def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     ],
     ids=["callable object", "partial", "lambda", "wrapped", "future"],
 )
-async def test_whatever_a_handler_returns_that_can_be_awaited_is_awaited(
+async def test_an_awaitable_that_a_handler_returns_is_awaited(
     broker: Running, submitter: AsyncBroker, handler: Callable[..., Any]
 ) -> None:
     tool = Tool("asynchronous", {}, url=broker.url)
@@ -419,7 +419,7 @@ async def test_whatever_a_handler_returns_that_can_be_awaited_is_awaited(
 
 
 @pytest.mark.usefixtures("quickly")
-async def test_an_awaitable_that_a_handler_returned_is_cancelled_with_its_task(
+async def test_an_awaitable_result_is_cancelled_with_its_task(
     broker: Running, submitter: AsyncBroker
 ) -> None:
     begun, cancelled = asyncio.Event(), asyncio.Event()
@@ -448,7 +448,7 @@ async def test_an_empty_id_is_refused(submitter: AsyncBroker) -> None:
 
 
 @pytest.mark.parametrize("id_", ["", ".", ".."])
-async def test_what_cannot_be_an_id_is_an_unknown_task(submitter: AsyncBroker, id_: str) -> None:
+async def test_an_impossible_id_is_an_unknown_task(submitter: AsyncBroker, id_: str) -> None:
     handle = submitter.handle(id_)
     for asking in (handle.wait(timeout=20), handle.cancel(), handle.retry(), handle.explain()):
         with pytest.raises(ProblemError) as error:
@@ -456,5 +456,5 @@ async def test_what_cannot_be_an_id_is_an_unknown_task(submitter: AsyncBroker, i
         assert error.value.code == "task_not_found"
 
 
-def test_a_text_of_a_report_is_no_longer_than_the_broker_takes() -> None:
+def test_the_clients_text_limit_is_the_brokers_default() -> None:
     assert Settings().max_text_chars == LONGEST_TEXT_CHARS

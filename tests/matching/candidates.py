@@ -1,4 +1,4 @@
-"""Tasks and tools as the broker offers them, and rounds with them."""
+"""Candidates for tests, and rounds with them."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ def task(
     at: float = 0,
     remark: str | None = None,
 ) -> CandidateTask:
-    """A task; `at` is the second in which it was submitted."""
+    """Return an available task that was submitted `at` seconds after the start."""
     created_at = START + timedelta(seconds=at)
     return CandidateTask(id=id, needs=raw(needs), priority=priority, created_at=created_at, remark=remark)
 
@@ -40,7 +40,7 @@ def registered(id: str, skills: Any, state: ToolState = "idle", lease: datetime 
 
 
 def pairings(matcher: Matcher) -> list[Pairing]:
-    """What a round comes to."""
+    """Run a round and return its pairings."""
     round_ = matcher.round()
     for _ in round_.steps():
         pass
@@ -48,8 +48,8 @@ def pairings(matcher: Matcher) -> list[Pairing]:
 
 
 def paired(matcher: Matcher) -> dict[str, str]:
-    """The tools that the tasks got, by ids, after all of it has become work."""
-    found = pairings(matcher)
-    for pairing in found:
+    """Run a round, settle its pairings as assigned, and return the tool id for each task id."""
+    assigned = pairings(matcher)
+    for pairing in assigned:
         matcher.settle(pairing, "assigned")
-    return {pairing.task.id: pairing.tool.id for pairing in found}
+    return {pairing.task.id: pairing.tool.id for pairing in assigned}

@@ -1,4 +1,4 @@
-"""`contains`: what a task needs is a part of what a tool has, as JSON sees it."""
+"""The strategy `contains`: the needs of a task are a part of the skills of a tool."""
 
 import time
 from typing import Any
@@ -51,7 +51,7 @@ def test_values_are_equal_as_in_json(one: Any, other: Any, equal: bool) -> None:
 
 
 def as_defined(skills: Any, needs: Any) -> bool:
-    """Straight from the definition."""
+    """Compare skills and needs by the plain definition."""
     if isinstance(skills, dict) and isinstance(needs, dict):
         return all(key in skills and as_defined(skills[key], needs[key]) for key in needs)
     if isinstance(skills, list):
@@ -61,17 +61,17 @@ def as_defined(skills: Any, needs: Any) -> bool:
 
 
 @given(JSON, JSON)
-def test_it_is_as_it_is_defined(skills: Any, needs: Any) -> None:
+def test_contains_agrees_with_its_definition(skills: Any, needs: Any) -> None:
     assert contains(skills, needs) is as_defined(skills, needs)
 
 
 @given(JSON)
-def test_everything_contains_itself(value: Any) -> None:
+def test_every_value_contains_itself(value: Any) -> None:
     assert contains(value, value)
 
 
 @given(JSON, JSON)
-def test_something_lacks_where_it_does_not_match_and_nothing_where_it_does(skills: Any, needs: Any) -> None:
+def test_there_are_mismatches_exactly_if_the_skills_do_not_match(skills: Any, needs: Any) -> None:
     strategy = Contains()
     ready = strategy.skills(bytes(raw(skills)))
     assert strategy.matches(ready, needs) is not strategy.mismatches(ready, needs)
@@ -85,7 +85,7 @@ def lacks(skills: Any, needs: Any) -> list[tuple[str, str]]:
     ]
 
 
-def test_it_tells_what_is_wanted_and_what_is_had() -> None:
+def test_mismatches_name_the_need_and_the_value_of_the_skills() -> None:
     assert lacks({"can": ["count", "sort"]}, {"can": "print"}) == [('can = "print"', '["count", "sort"]')]
     assert lacks({}, {"can": "print"}) == [('can = "print"', "no can")]
     assert lacks({"gpu": {"memory": 4}}, {"gpu": {"memory": 8, "kind": "x"}}) == [
@@ -97,20 +97,20 @@ def test_it_tells_what_is_wanted_and_what_is_had() -> None:
     assert lacks({"a b": 1}, {"a b": True}) == [('["a b"] = true', "1")]
 
 
-def test_long_values_are_cut() -> None:
+def test_long_values_are_shortened() -> None:
     [(wanted, had)] = lacks({"can": list(range(10_000))}, {"can": "x" * 10_000})
     assert len(wanted) < 80
     assert len(had) < 80
 
 
-def test_long_lists_of_scalars_are_compared_at_once() -> None:
+def test_long_lists_of_scalars_are_compared_quickly() -> None:
     began = time.perf_counter()
     assert contains(list(range(100_000)), list(range(100_000)))
     assert not contains(list(range(100_000)), [-1] * 100_000)
     assert time.perf_counter() - began < 5
 
 
-def test_what_would_take_minutes_to_compare_is_refused() -> None:
+def test_a_comparison_that_would_take_minutes_is_refused() -> None:
     began = time.perf_counter()
     with pytest.raises(UnjudgeableError, match="too many objects in lists"):
         contains([{"a": number} for number in range(6_000)], [{"a": 5_999}] * 6_000)

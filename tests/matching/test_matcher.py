@@ -1,4 +1,4 @@
-"""The matcher: equal needs are judged once, turns are kept, and what is gone is forgotten."""
+"""The matcher: judgements are shared, the order is kept, and old tasks and tools are forgotten."""
 
 import gc
 import json
@@ -19,14 +19,14 @@ from broker.matching.mismatch import MismatchError
 from tests.matching.candidates import paired, pairings, task, tool
 
 
-class Asked:
-    """A function that judges, and counts how often it is asked."""
+class CountingMatch:
+    """A match function that counts its calls."""
 
     def __init__(self) -> None:
-        self.times = 0
+        self.calls = 0
 
     def __call__(self, skills: Any, needs: Any) -> bool:
-        self.times += 1
+        self.calls += 1
         return bool(skills == needs)
 
 
@@ -36,18 +36,18 @@ def spelled(text: str) -> Any:
     return offered
 
 
-def test_equal_needs_are_judged_once_however_they_are_written() -> None:
-    asked = Asked()
-    matcher = Matcher(asked)
+def test_equal_needs_in_different_spellings_are_judged_once() -> None:
+    match = CountingMatch()
+    matcher = Matcher(match)
     for text in ('{"a": 1, "b": [true]}', '{"b":[true],"a":1}', ' {"a" :1, "b": [ true ]}'):
         matcher.add_task(spelled(text))
     for number in range(2):
         matcher.add_tool(tool(f"tool-{number}", {"a": 1, "b": [True]}))
     assert len(paired(matcher)) == 2
-    assert asked.times == 1
+    assert match.calls == 1
 
 
-def test_true_is_not_one() -> None:
+def test_true_does_not_equal_one() -> None:
     matcher = Matcher()
     for needs in (True, 1):
         matcher.add_task(task(f"needs-{needs}", needs))
@@ -56,17 +56,17 @@ def test_true_is_not_one() -> None:
     assert paired(matcher) == {"needs-True": "true", "needs-1": "one"}
 
 
-def test_what_was_judged_is_remembered_when_the_same_needs_come_again() -> None:
-    asked = Asked()
-    matcher = Matcher(asked)
+def test_judgements_are_remembered_when_the_same_needs_return() -> None:
+    match = CountingMatch()
+    matcher = Matcher(match)
     for number in range(5):
         matcher.add_tool(tool("t", "print"))
         matcher.add_task(task(f"task-{number}", "print"))
         assert len(paired(matcher)) == 1
-    assert asked.times == 1
+    assert match.calls == 1
 
 
-def test_a_function_may_change_what_it_is_given() -> None:
+def test_a_match_function_may_change_its_arguments() -> None:
     def match(skills: Any, needs: Any) -> bool:
         return bool(skills.pop("can") == needs.pop("can"))
 
@@ -77,7 +77,7 @@ def test_a_function_may_change_what_it_is_given() -> None:
     assert paired(matcher) == {"a": "printer"}
 
 
-def test_what_cannot_be_judged_is_no_match_and_is_logged_once_for_each_kind(
+def test_needs_that_cannot_be_judged_match_nothing_and_are_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     matcher = Matcher(lambda skills, needs: needs["can"] in skills["can"])
@@ -86,12 +86,12 @@ def test_what_cannot_be_judged_is_no_match_and_is_logged_once_for_each_kind(
         matcher.add_tool(tool(f"tool-{number}", {"can": ["count"], "number": number}))
     matcher.add_task(task("even", {"can": "count"}))
     assert set(paired(matcher)) == {"even"}
-    [told] = [record.message for record in caplog.records]
-    assert told == "task odd-0 cannot be matched with tool tool-0: KeyError('can')"
+    [message] = [record.message for record in caplog.records]
+    assert message == "task odd-0 could not be compared with tool tool-0: KeyError('can')"
 
 
 @pytest.mark.parametrize("rank", [lambda skills, needs: 1 / 0, lambda skills, needs: float("nan")])
-def test_what_cannot_be_ranked_is_no_match(rank: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pair_that_cannot_be_ranked_is_no_match(rank: Any, caplog: pytest.LogCaptureFixture) -> None:
     matcher = Matcher("contains", rank)
     matcher.add_task(task("a"))
     matcher.add_tool(tool("t"))
@@ -99,7 +99,7 @@ def test_what_cannot_be_ranked_is_no_match(rank: Any, caplog: pytest.LogCaptureF
     assert len(caplog.records) == 1
 
 
-def test_a_mismatch_is_a_plain_no(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mismatch_error_is_no_match_and_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     def match(skills: Any, needs: Any) -> bool:
         raise MismatchError("wants 2 GPUs, has 1")
 
@@ -131,13 +131,13 @@ async def never(skills: Any, needs: Any) -> bool:
 
 
 @pytest.mark.parametrize("match", [never, 5, None])
-def test_what_is_no_ordinary_function_is_refused(match: Any) -> None:
-    with pytest.raises(TypeError, match="match has to be"):
+def test_a_match_that_is_not_an_ordinary_function_is_refused(match: Any) -> None:
+    with pytest.raises(TypeError, match="match must be"):
         Matcher(match)
 
 
-def test_a_strategy_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="no strategy 'magic'; there are contains and schema"):
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown strategy 'magic'; the strategies are contains and schema"):
         Matcher("magic")
 
 
@@ -150,12 +150,12 @@ def test_strategies_are_found_by_their_names() -> None:
 
 
 def order(matcher: Matcher) -> list[str]:
-    """The order in which tasks that need the same have their turn."""
+    """Return the order in which tasks with equal needs are assigned."""
     matcher.add_tool(tool("t", capacity=100))
     return [pairing.task.id for pairing in pairings(matcher)]
 
 
-def test_higher_priority_goes_first_then_the_older_one_then_the_one_heard_of_first() -> None:
+def test_tasks_are_ordered_by_priority_then_age_then_arrival() -> None:
     matcher = Matcher(aging_seconds=None)
     matcher.add_task(task("late", at=2))
     matcher.add_task(task("early", at=1))
@@ -174,7 +174,7 @@ def test_a_task_that_has_waited_long_enough_counts_as_one_priority_higher() -> N
 
 
 @given(st.lists(st.tuples(st.integers(-32768, 32767), st.integers(0, 10_000_000)), max_size=8))
-def test_strictly_priority_goes_before_age(tasks: list[tuple[int, int]]) -> None:
+def test_priority_always_goes_before_age_without_aging(tasks: list[tuple[int, int]]) -> None:
     matcher = Matcher(aging_seconds=None)
     for number, (priority, at) in enumerate(tasks):
         matcher.add_task(task(str(number), priority=priority, at=at))
@@ -182,7 +182,7 @@ def test_strictly_priority_goes_before_age(tasks: list[tuple[int, int]]) -> None
     assert order(matcher) == [str(number) for number in expected]
 
 
-def test_a_task_that_is_told_again_is_the_same_task() -> None:
+def test_a_task_that_is_added_again_replaces_itself() -> None:
     matcher = Matcher()
     for needs in ("scan", "print"):
         matcher.add_task(task("a", needs))
@@ -191,7 +191,7 @@ def test_a_task_that_is_told_again_is_the_same_task() -> None:
     assert len(paired(matcher)) == 1
 
 
-def test_a_tool_that_is_told_again_has_the_skills_and_the_room_that_it_has_now() -> None:
+def test_a_tool_that_is_added_again_has_its_new_skills_and_capacity() -> None:
     matcher = Matcher()
     matcher.add_tool(tool("t", "scan", capacity=10))
     matcher.add_tool(tool("t", "print", capacity=3, load=2))
@@ -202,7 +202,7 @@ def test_a_tool_that_is_told_again_has_the_skills_and_the_room_that_it_has_now()
     assert paired(matcher) == {}
 
 
-def test_a_task_that_others_took_is_forgotten_and_the_tool_is_given_another_one() -> None:
+def test_an_unavailable_task_is_forgotten_and_its_tool_gets_another_one() -> None:
     matcher = Matcher()
     matcher.add_tool(tool("t"))
     for number in range(2):
@@ -212,7 +212,7 @@ def test_a_task_that_others_took_is_forgotten_and_the_tool_is_given_another_one(
     assert paired(matcher) == {"task-1": "t"}
 
 
-def test_a_tool_that_has_no_room_any_more_gets_nothing_until_it_is_heard_of_again() -> None:
+def test_an_unavailable_tool_gets_no_task_until_it_is_added_again() -> None:
     matcher = Matcher()
     matcher.add_tool(tool("t"))
     matcher.add_task(task("a"))
@@ -223,7 +223,7 @@ def test_a_tool_that_has_no_room_any_more_gets_nothing_until_it_is_heard_of_agai
     assert paired(matcher) == {"a": "t"}
 
 
-def test_a_tool_that_is_told_with_no_room_gets_nothing() -> None:
+def test_a_tool_without_free_capacity_gets_no_task() -> None:
     matcher = Matcher()
     matcher.add_task(task("a"))
     for load in (1, 2):
@@ -232,7 +232,7 @@ def test_a_tool_that_is_told_with_no_room_gets_nothing() -> None:
         assert paired(matcher) == {}
 
 
-def test_what_was_not_met_when_everything_was_read_anew_is_forgotten() -> None:
+def test_candidates_that_are_missing_after_a_reread_are_forgotten() -> None:
     matcher = Matcher()
     for id_ in ("kept", "gone"):
         matcher.add_task(task(id_))
@@ -244,7 +244,7 @@ def test_what_was_not_met_when_everything_was_read_anew_is_forgotten() -> None:
     assert paired(matcher) == {"kept": "kept", "new": "new"}
 
 
-def test_what_is_forgotten_while_it_is_being_assigned_does_not_come_back() -> None:
+def test_a_task_that_is_forgotten_during_its_assignment_does_not_return() -> None:
     matcher = Matcher()
     matcher.add_tool(tool("t"))
     matcher.add_task(task("a"))
@@ -256,23 +256,23 @@ def test_what_is_forgotten_while_it_is_being_assigned_does_not_come_back() -> No
     assert not list(matcher.waiting)
 
 
-def used(matcher: Matcher, kinds: range) -> None:
-    """Tasks and tools of many kinds come and go."""
-    for number in kinds:
+def use(matcher: Matcher, numbers: range) -> None:
+    """Add and assign tasks with many different needs and skills."""
+    for number in numbers:
         matcher.add_task(task(f"task-{number}", {"can": [f"skill-{number}", "x" * 200]}))
         matcher.add_tool(tool(f"tool-{number}", {"can": [f"skill-{number}", "x" * 200]}))
         assert len(paired(matcher)) == 1
 
 
-def test_memory_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interning, "_MOST_RELEASED", 20)
     matcher = Matcher()
     tracemalloc.start()
     try:
-        used(matcher, range(600))
+        use(matcher, range(600))
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
-        used(matcher, range(600, 1_500))
+        use(matcher, range(600, 1_500))
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
@@ -282,19 +282,19 @@ def test_memory_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(matcher.skills) <= 21
 
 
-def test_kinds_that_were_forgotten_are_judged_anew_and_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forgotten_needs_and_skills_are_judged_again_correctly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interning, "_MOST_RELEASED", 2)
     matcher = Matcher("contains", lambda skills, needs: 1.0)
     matcher.add_task(task("waits", {"can": "skill-0"}))
     for number in range(1, 50):
         matcher.add_tool(tool("t", {"can": f"skill-{number}"}))
         assert paired(matcher) == {}
-    # Its number among the kinds was another one's before.
+    # Other skills had the same index before.
     matcher.add_tool(tool("t", {"can": "skill-0"}))
     assert paired(matcher) == {"waits": "t"}
 
 
-def test_needs_that_were_forgotten_want_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forgotten_needs_no_longer_count_as_demand_for_a_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interning, "_MOST_RELEASED", 2)
     matcher = Matcher()
     for number in range(20):
@@ -305,11 +305,11 @@ def test_needs_that_were_forgotten_want_nothing_any_more(monkeypatch: pytest.Mon
         matcher.add_tool(tool("old", {"can": ["print", *range(20)]}))
         matcher.add_tool(tool("new", {"can": ["print", "scan"]}))
         matcher.add_task(task("b", needs))
-        found = paired(matcher)
-    assert found == {"b": "old"}
+        pairs = paired(matcher)
+    assert pairs == {"b": "old"}
 
 
-def test_payloads_and_other_ways_to_write_the_same_are_not_kept() -> None:
+def test_the_matcher_keeps_neither_payloads_nor_many_spellings() -> None:
     matcher = Matcher()
     for number in range(100):
         text = " " * number + json.dumps({"can": "print"})
@@ -324,8 +324,8 @@ def test_payloads_and_other_ways_to_write_the_same_are_not_kept() -> None:
     assert sys.getsizeof(task_) < 200
 
 
-def test_a_hundred_thousand_tasks_are_paired_in_a_moment() -> None:
-    """Ten times what it takes on an ordinary machine."""
+def test_a_hundred_thousand_tasks_are_paired_quickly() -> None:
+    """The limits are ten times the usual duration on an ordinary machine."""
     matcher = Matcher()
     offered = [
         task(f"task-{number}", {"can": f"skill-{number % 50}"}, at=number) for number in range(100_000)

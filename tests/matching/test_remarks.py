@@ -1,4 +1,4 @@
-"""Remarks: what tasks are told about why they wait, and how often."""
+"""Remarks: the reasons that waiting tasks get, and how often they change."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,140 +17,154 @@ from tests.matching.candidates import paired, registered, task, tool
 
 
 class Desk:
-    """Remarks with a clock of the test's own, and what the tasks were told."""
+    """Remarks with a clock of the test, and a count of the sent remarks."""
 
     def __init__(self, match: Match | str = "contains") -> None:
         self.now = 0.0
         self.matcher = Matcher(match, clock=lambda: self.now)
         self.remarks = Remarks(self.matcher, after_seconds=2, recheck_seconds=10)
-        self.writes = 0
+        self.sent = 0
 
-    def say(self, *tools: ListedTool) -> dict[str, str]:
-        """Look at what is due, and make the remarks."""
+    def send(self, *tools: ListedTool) -> dict[str, str]:
+        """Check the needs that are due, send the new remarks, and return them by task id."""
         for _ in self.remarks.check(tools):
             pass
-        said = self.remarks.new_remarks()
-        for each in said:
+        remarks = self.remarks.new_remarks()
+        for each in remarks:
             each.task.remark = each.text
-        self.writes += len(said)
-        return {each.task.id: each.text for each in said}
+        self.sent += len(remarks)
+        return {each.task.id: each.text for each in remarks}
 
 
-def why(needs: Any, tools: Sequence[ListedTool], match: Match | str = "contains") -> str:
-    """What is said of a task with these needs."""
+def remark(needs: Any, tools: Sequence[ListedTool], match: Match | str = "contains") -> str:
+    """Return the remark on a task with these needs, or an empty text."""
     desk = Desk(match)
     desk.matcher.add_task(task("a", needs))
     desk.now = 3
-    return desk.say(*tools).get("a", "")
+    return desk.send(*tools).get("a", "")
 
 
-def test_that_there_are_no_tools_is_told() -> None:
-    assert why({"can": "print"}, []) == "no tool is registered"
+def test_the_remark_says_that_no_tool_is_registered() -> None:
+    assert remark({"can": "print"}, []) == "No tool is registered."
 
 
-def test_what_no_tool_has_is_told_and_what_the_nearest_has() -> None:
+def test_the_remark_names_the_unmet_need_and_the_nearest_tool() -> None:
     tools = [
         registered("counter", {"can": ["count", "sort"], "os": "linux"}),
         registered("eye", {"can": ["look"]}),
     ]
-    assert why({"can": "print", "os": "linux"}, tools) == (
-        'no tool has can = "print"; nearest: counter has ["count", "sort"]'
+    assert remark({"can": "print", "os": "linux"}, tools) == (
+        'No tool has what the task needs: can = "print". The nearest tool, counter, has ["count", "sort"].'
     )
-    assert why({"can": "print", "gpu": 2}, tools) == (
-        'no tool has can = "print" and gpu = 2; nearest: counter has ["count", "sort"] and no gpu'
+    assert remark({"can": "print", "gpu": 2}, tools) == (
+        'No tool has what the task needs: can = "print" and gpu = 2.'
+        ' The nearest tool, counter, has ["count", "sort"] and no gpu.'
     )
 
 
-def test_what_a_schema_asks_for_is_told_in_short() -> None:
+def test_the_remark_describes_the_requirement_of_a_schema() -> None:
     needs = {"required": ["gpu"], "properties": {"gpu": {"minimum": 2}}}
     tools = [registered("cpu-1", {}), registered("gpu-1", {"gpu": 1}), registered("gpu-2", {"gpu": 0})]
-    assert why(needs, tools, "schema") == "no tool has gpu ≥ 2; nearest: gpu-1 has 1"
-    assert why(needs, tools[:1], "schema") == "no tool has gpu; nearest: cpu-1 has no gpu"
-
-
-def test_where_each_thing_is_had_by_some_tool_it_is_not_said_that_none_has_it() -> None:
-    tools = [registered("a", {"can": "print"}), registered("b", {"gpu": 2})]
-    assert why({"can": "print", "gpu": 2}, tools) == (
-        "no tool has all that is needed; nearest: a has no gpu for gpu = 2"
+    assert remark(needs, tools, "schema") == (
+        "No tool has what the task needs: gpu ≥ 2. The nearest tool, gpu-1, has 1."
+    )
+    assert remark(needs, tools[:1], "schema") == (
+        "No tool has what the task needs: gpu. The nearest tool, cpu-1, has no gpu."
     )
 
 
-def test_what_a_function_says_is_told() -> None:
+def test_the_remark_does_not_deny_a_skill_that_another_tool_has() -> None:
+    tools = [registered("a", {"can": "print"}), registered("b", {"gpu": 2})]
+    assert remark({"can": "print", "gpu": 2}, tools) == (
+        "No single tool has everything that the task needs."
+        " The nearest tool, a, has no gpu instead of gpu = 2."
+    )
+
+
+def test_the_remark_contains_the_message_of_a_mismatch_error() -> None:
     def match(skills: Any, needs: Any) -> bool:
         if skills["gpu"] < needs["gpu"]:
             raise MismatchError(f"wants {needs['gpu']} GPUs,\nhas {skills['gpu']}\x00")
         return True
 
     tools = [registered("cpu-1", {}), registered("gpu-1", {"gpu": 1})]
-    said = why({"gpu": 2}, tools, match)
-    assert said == "no tool can do it; gpu-1: wants 2 GPUs, has 1 "
+    assert remark({"gpu": 2}, tools, match) == "No tool can do this task. gpu-1: wants 2 GPUs, has 1 "
+    many = [registered(f"cpu-{number}", {"gpu": 1, "number": number}) for number in range(4)]
+    assert remark({"gpu": 2}, many, match) == (
+        "No tool can do this task. cpu-0: wants 2 GPUs, has 1 ; cpu-1: wants 2 GPUs, has 1 ; 2 more"
+    )
 
 
-def test_where_a_function_does_not_say_why_that_none_matches_is_told() -> None:
+def test_the_remark_says_that_no_tool_matches_if_the_function_gives_no_reason() -> None:
     tools = [registered(f"tool-{number}", number) for number in range(3)]
-    assert (
-        why(5, tools, lambda skills, needs: False) == "none of the tools can do it, of 3 that are registered"
+    assert remark(5, tools, lambda skills, needs: False) == "No tool can do this task. Registered tools: 3."
+
+
+def test_the_remark_says_why_needs_cannot_be_judged() -> None:
+    assert remark({"gpu": 2}, [registered("t", {"gpu": 2})], "schema").startswith(
+        "The assigner cannot compare the needs of this task with the tools: the needs are not a JSON Schema"
     )
+    assert "KeyError('x')" in remark(1, [registered("t", {})], lambda skills, needs: skills["x"])
 
 
-def test_that_needs_cannot_be_judged_is_told() -> None:
-    said = why({"gpu": 2}, [registered("t", {"gpu": 2})], "schema")
-    assert said.startswith(
-        "it cannot be judged whether a tool has what is needed: the needs are no JSON Schema"
-    )
-    assert "KeyError('x')" in why(1, [registered("t", {})], lambda skills, needs: skills["x"])
-
-
-def test_that_all_who_could_do_it_are_away_is_told() -> None:
+def test_the_remark_names_suitable_tools_that_are_offline_or_draining() -> None:
     today = datetime.now(UTC).replace(hour=12, minute=3)
     skills = {"can": "print"}
     offline, draining = registered("xrd-1", skills, "offline", today), registered("xrd-2", skills, "draining")
     others = [registered("idle", {})]
-    assert why(skills, [offline, *others]) == "only xrd-1 could do it, and it is offline since 12:03Z"
-    assert why(skills, [draining, *others]) == "only xrd-2 could do it, and it is draining"
+    assert remark(skills, [offline, *others]) == (
+        "Only tool xrd-1 can do this task, and it has been offline since 12:03Z."
+    )
+    assert remark(skills, [draining, *others]) == "Only tool xrd-2 can do this task, and it is draining."
     long_ago = registered("xrd-1", skills, "offline", today - timedelta(days=400))
-    assert why(skills, [long_ago]).endswith(f"offline since {today - timedelta(days=400):%Y-%m-%d} 12:03Z")
-    assert why(skills, [draining, offline, *others]) == (
-        "only xrd-1 and xrd-2 could do it, and they are offline or draining"
+    assert remark(skills, [long_ago]).endswith(
+        f"offline since {today - timedelta(days=400):%Y-%m-%d} 12:03Z."
+    )
+    assert remark(skills, [draining, offline, *others]) == (
+        "Only the tools xrd-1 and xrd-2 can do this task, and they are offline or draining."
     )
     many = [registered(f"xrd-{number}", skills, "offline") for number in range(9)]
-    assert why(skills, many) == "only xrd-0, xrd-1 and 7 more could do it, and they are offline or draining"
+    assert remark(skills, many) == (
+        "Only the tools xrd-0, xrd-1 and 7 more can do this task, and they are offline or draining."
+    )
 
 
-def test_that_those_who_can_do_it_are_busy_is_no_remark() -> None:
-    assert why({}, [registered("t", {}, "busy"), registered("u", {}, "offline")]) == ""
+def test_busy_tools_are_no_reason_for_a_remark() -> None:
+    assert remark({}, [registered("t", {}, "busy"), registered("u", {}, "offline")]) == ""
 
 
-def test_a_remark_that_is_not_true_any_more_is_corrected() -> None:
+def test_an_outdated_remark_is_corrected() -> None:
     desk = Desk()
-    desk.matcher.add_task(task("told before", {}, remark="no tool is registered"))
-    desk.matcher.add_task(task("told nothing", {}))
+    desk.matcher.add_task(task("with a remark", {}, remark="No tool is registered."))
+    desk.matcher.add_task(task("without a remark", {}))
     desk.now = 3
-    assert desk.say(registered("t", {}, "busy")) == {"told before": "t can do it, when it has room"}
-    assert desk.say() == {}
+    assert desk.send(registered("t", {}, "busy")) == {
+        "with a remark": "Tool t can do this task when it has free capacity."
+    }
+    assert desk.send() == {}
 
 
-def test_long_needs_and_names_make_no_long_remark() -> None:
+def test_a_remark_stays_short_for_long_needs_and_names() -> None:
     needs = {f"{'key' * 40}-{number}": "x" * 1_000 for number in range(100)}
     tools = [registered("t" * 128, {f"{'key' * 40}-{number}": ["y" * 1_000] for number in range(100)})]
     for match in ("contains", "schema"):
-        asked: Any = needs if match == "contains" else {"properties": {key: {"const": 1} for key in needs}}
-        said = why(asked, tools, match)
-        assert 200 < len(said) <= 300
+        schema: Any = {"properties": {key: {"const": 1} for key in needs}}
+        text = remark(needs if match == "contains" else schema, tools, match)
+        assert 200 < len(text) <= 300
 
 
-def test_nothing_is_said_before_a_kind_has_waited_for_a_while() -> None:
+def test_a_task_gets_no_remark_before_it_has_waited_for_a_while() -> None:
     desk = Desk()
     desk.matcher.add_task(task("a"))
     desk.now = 1.9
     assert not desk.remarks.due()
-    assert desk.say() == {}
+    assert desk.send() == {}
     desk.now = 2.0
     assert desk.remarks.due()
-    assert desk.say() == {"a": "no tool is registered"}
+    assert desk.send() == {"a": "No tool is registered."}
 
 
-def test_a_kind_of_which_one_gets_a_tool_has_not_waited() -> None:
+def test_an_assignment_restarts_the_wait_of_tasks_with_equal_needs() -> None:
     desk = Desk()
     for number in range(2):
         desk.matcher.add_task(task(f"task-{number}", at=number))
@@ -162,38 +176,42 @@ def test_a_kind_of_which_one_gets_a_tool_has_not_waited() -> None:
     assert desk.remarks.due()
 
 
-def test_a_kind_is_looked_at_again_after_a_while_and_told_only_what_is_new() -> None:
+def test_needs_are_checked_again_and_only_a_changed_remark_is_sent() -> None:
     desk = Desk()
     desk.matcher.add_task(task("a", {"gpu": 1}))
     desk.now = 2
-    assert desk.say(registered("t", {})) == {"a": "no tool has gpu = 1; nearest: t has no gpu"}
+    assert desk.send(registered("t", {})) == {
+        "a": "No tool has what the task needs: gpu = 1. The nearest tool, t, has no gpu."
+    }
     desk.now = 11.9
     assert not desk.remarks.due()
     desk.now = 12
     assert desk.remarks.due()
-    assert desk.say(registered("t", {}, "busy")) == {}
+    assert desk.send(registered("t", {}, "busy")) == {}
     desk.now = 22
-    assert desk.say(registered("t", {"gpu": 0})) == {"a": "no tool has gpu = 1; nearest: t has 0"}
+    assert desk.send(registered("t", {"gpu": 0})) == {
+        "a": "No tool has what the task needs: gpu = 1. The nearest tool, t, has 0."
+    }
     assert not desk.remarks.due()
 
 
-def test_who_comes_later_with_the_same_needs_is_told_the_same() -> None:
+def test_a_later_task_with_the_same_needs_gets_the_same_remark() -> None:
     desk = Desk()
     desk.matcher.add_task(task("a"))
     desk.now = 2
-    desk.say()
+    desk.send()
     desk.matcher.add_task(task("b"))
-    assert desk.say() == {"b": "no tool is registered"}
+    assert desk.send() == {"b": "No tool is registered."}
 
 
-def test_a_remark_that_a_task_has_already_is_not_made_again() -> None:
+def test_a_remark_that_a_task_already_has_is_not_sent_again() -> None:
     desk = Desk()
-    desk.matcher.add_task(task("a", remark="no tool is registered"))
+    desk.matcher.add_task(task("a", remark="No tool is registered."))
     desk.now = 2
-    assert desk.say() == {}
+    assert desk.send() == {}
 
 
-def test_very_many_tasks_are_not_all_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remarks_for_many_tasks_are_sent_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_REMARKS", 50)
     monkeypatch.setattr(module, "_MOST_REPLACED", 10)
     desk = Desk()
@@ -201,15 +219,15 @@ def test_very_many_tasks_are_not_all_told_at_once(monkeypatch: pytest.MonkeyPatc
         desk.matcher.add_task(task(str(number), {"gpu": 1}, at=number))
     desk.now = 2
     far, near = registered("t", {}), registered("u", {"gpu": 0})
-    assert [len(desk.say(far)) for _ in range(4)] == [50, 50, 20, 0]
+    assert [len(desk.send(far)) for _ in range(4)] == [50, 50, 20, 0]
     desk.now = 12
-    assert [len(desk.say(near)) for _ in range(13)] == [10] * 12 + [0]
+    assert [len(desk.send(near)) for _ in range(13)] == [10] * 12 + [0]
     assert {each.remark for each in next(iter(desk.matcher.waiting)).queue} == {
-        "no tool has gpu = 1; nearest: u has 0"
+        "No tool has what the task needs: gpu = 1. The nearest tool, u, has 0."
     }
 
 
-def test_those_who_were_told_nothing_yet_do_not_wait_for_those_who_were(
+def test_new_remarks_do_not_wait_for_replaced_remarks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_MOST_REPLACED", 1)
@@ -218,21 +236,21 @@ def test_those_who_were_told_nothing_yet_do_not_wait_for_those_who_were(
         desk.matcher.add_task(task(f"old-{number}", at=number, remark="something else"))
         desk.matcher.add_task(task(f"new-{number}", at=number))
     desk.now = 2
-    assert {id_[:3] for id_ in desk.say()} == {"old", "new"}
-    assert desk.writes == 6
+    assert {id_[:3] for id_ in desk.send()} == {"old", "new"}
+    assert desk.sent == 6
 
 
-def test_a_remark_that_could_not_be_made_is_made_the_next_time() -> None:
+def test_a_remark_that_was_not_sent_is_sent_the_next_time() -> None:
     desk = Desk()
     desk.matcher.add_task(task("a"))
     desk.now = 2
     for _ in desk.remarks.check([]):
         pass
     assert len(desk.remarks.new_remarks()) == 1
-    assert desk.say() == {"a": "no tool is registered"}
+    assert desk.send() == {"a": "No tool is registered."}
 
 
-def test_a_task_that_goes_while_it_is_looked_at_is_told_nothing() -> None:
+def test_a_task_that_disappears_during_a_check_gets_no_remark() -> None:
     desk = Desk()
     desk.matcher.add_task(task("a"))
     desk.matcher.add_task(task("b", 5))
@@ -242,46 +260,46 @@ def test_a_task_that_goes_while_it_is_looked_at_is_told_nothing() -> None:
     desk.matcher.forget_task("a")
     for _ in steps:
         pass
-    assert [said.task.id for said in desk.remarks.new_remarks()] == ["b"]
+    assert [each.task.id for each in desk.remarks.new_remarks()] == ["b"]
 
 
-def test_skills_of_tools_that_are_away_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    desk = Desk(lambda skills, needs: asked.append(skills) is not None)
+def test_skills_of_offline_tools_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = []
+    desk = Desk(lambda skills, needs: judged.append(skills) is not None)
     desk.matcher.add_task(task("a"))
     for number in range(1, 5):
         desk.now = 20.0 * number
-        desk.say(registered("t", {"n": 1}, "offline"), registered(f"u-{number}", {"n": 2}, "offline"))
-    # For the judgement, and once more each time that something else has to be said.
-    assert len(asked) == 2 + 2 * 4
+        desk.send(registered("t", {"n": 1}, "offline"), registered(f"u-{number}", {"n": 2}, "offline"))
+    # Two judgements, and two calls for the text of each of the four remarks.
+    assert len(judged) == 2 + 2 * 4
 
 
-def test_what_was_so_before_a_task_got_a_tool_is_said_to_nobody_any_more() -> None:
+def test_an_assignment_discards_the_remark_for_tasks_with_equal_needs() -> None:
     desk = Desk()
     for number in range(2):
         desk.matcher.add_task(task(f"task-{number}", at=number))
     desk.now = 2
-    desk.say()
+    desk.send()
     desk.matcher.add_tool(tool("t"))
     assert len(paired(desk.matcher)) == 1
     desk.matcher.add_task(task("new"))
-    assert desk.say(registered("t", None, "busy")) == {}
+    assert desk.send(registered("t", None, "busy")) == {}
 
 
-def test_needs_that_come_again_wait_for_a_while_again() -> None:
+def test_needs_that_return_wait_again_before_a_remark() -> None:
     desk = Desk()
     desk.matcher.add_task(task("a"))
     desk.now = 2
-    desk.say()
+    desk.send()
     desk.matcher.forget_task("a")
     desk.now = 3
     desk.matcher.add_task(task("b"))
-    assert desk.say() == {}
+    assert desk.send() == {}
     desk.now = 5
-    assert desk.say() == {"b": "no tool is registered"}
+    assert desk.send() == {"b": "No tool is registered."}
 
 
-def test_skills_of_tools_that_are_away_are_not_forgotten_while_these_are_registered(
+def test_skills_of_registered_tools_are_never_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(interning, "_MOST_RELEASED", 1)
@@ -294,12 +312,12 @@ def test_skills_of_tools_that_are_away_are_not_forgotten_while_these_are_registe
         desk.matcher.round()
         assert len(desk.matcher.skills) == 5
     desk.now = 22
-    desk.say()
+    desk.send()
     desk.matcher.round()
     assert len(desk.matcher.skills) <= 3
 
 
-def test_of_tools_that_lack_as_much_the_one_that_comes_nearest_is_named() -> None:
+def test_the_gap_of_two_numbers_measures_how_near_they_are() -> None:
     assert gap(8, 4) < gap(8, 1)
     assert gap(10**400, 1) == 1
     assert (gap(0, 0), gap(True, 1), gap("a", 1)) == (0, 1, 1)

@@ -1,4 +1,4 @@
-"""A round: who gets whom, held against what trying out everything finds."""
+"""Rounds: compare their pairings with the best ones that an exhaustive search finds."""
 
 import time
 from collections import Counter
@@ -17,9 +17,12 @@ KINDS = range(4)
 
 
 class Case(NamedTuple):
-    """Tasks, the most urgent first, each with the kinds of tools that it can have; and tools, with room.
+    """Tasks and tools for one round.
 
-    Each task ranks the kinds in its own way.
+    Args:
+        tasks: The tasks, most urgent first. Each is a list of the kinds of tools that match it.
+        tools: The kind and the free capacity of each tool.
+        ranks: The ranks of kinds for needs.
     """
 
     tasks: list[list[int]]
@@ -53,7 +56,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def best(case: Case) -> tuple[int, ...]:
-    """Which tasks should have a tool, of all ways: first of all the first one, then the second, and so on."""
+    """Return 1 or 0 for each task in the best of all pairings, in which earlier tasks always go first."""
 
     @lru_cache(None)
     def of(number: int, room: tuple[int, ...]) -> tuple[int, ...]:
@@ -70,42 +73,44 @@ def best(case: Case) -> tuple[int, ...]:
 
 
 def most(case: Case) -> int:
-    """How many tasks can have a tool at once, of all ways."""
+    """Return the maximum number of tasks that can have a tool at once."""
 
     @lru_cache(None)
     def of(number: int, room: tuple[int, ...]) -> int:
         if number == len(case.tasks):
             return 0
-        found = of(number + 1, room)
+        count = of(number + 1, room)
         for index, (kind, _) in enumerate(case.tools):
             if kind in case.tasks[number] and room[index]:
                 left = (*room[:index], room[index] - 1, *room[index + 1 :])
-                found = max(found, 1 + of(number + 1, left))
-        return found
+                count = max(count, 1 + of(number + 1, left))
+        return count
 
     return of(0, tuple(room for _, room in case.tools))
 
 
 @settings(deadline=None, max_examples=300)
 @given(cases(), st.booleans(), st.sampled_from([0, 1, 1_000]))
-def test_no_other_way_serves_more_tasks_or_more_urgent_ones(case: Case, ranked: bool, ahead: int) -> None:
+def test_no_other_pairing_serves_more_tasks_or_more_urgent_tasks(
+    case: Case, ranked: bool, ahead: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_JUDGED_AHEAD", ahead)
-        found = paired(case.matcher(ranked=ranked))
-    served = tuple(int(f"task-{number}" in found) for number in range(len(case.tasks)))
+        pairs = paired(case.matcher(ranked=ranked))
+    served = tuple(int(f"task-{number}" in pairs) for number in range(len(case.tasks)))
     assert served == best(case)
     assert sum(served) == most(case)
 
 
 @settings(deadline=None, max_examples=200)
 @given(cases(), st.booleans())
-def test_every_pair_matches_and_no_tool_gets_more_than_it_has_room_for(case: Case, ranked: bool) -> None:
-    found = pairings(case.matcher(ranked=ranked))
-    assert len({pairing.task.id for pairing in found}) == len(found)
-    loads = Counter(pairing.tool.id for pairing in found)
+def test_every_pair_matches_and_no_tool_exceeds_its_capacity(case: Case, ranked: bool) -> None:
+    placed = pairings(case.matcher(ranked=ranked))
+    assert len({pairing.task.id for pairing in placed}) == len(placed)
+    loads = Counter(pairing.tool.id for pairing in placed)
     for number, (_, room) in enumerate(case.tools):
         assert loads[f"tool-{number}"] <= room
-    for pairing in found:
+    for pairing in placed:
         needs = case.tasks[int(pairing.task.id.removeprefix("task-"))]
         kind, _ = case.tools[int(pairing.tool.id.removeprefix("tool-"))]
         assert kind in needs
@@ -113,11 +118,11 @@ def test_every_pair_matches_and_no_tool_gets_more_than_it_has_room_for(case: Cas
 
 @settings(deadline=None, max_examples=200)
 @given(cases())
-def test_no_task_would_rather_have_had_a_tool_that_still_has_room(case: Case) -> None:
-    found = paired(case.matcher(ranked=True))
-    loads = Counter(found.values())
+def test_no_task_prefers_a_tool_that_still_has_free_capacity(case: Case) -> None:
+    pairs = paired(case.matcher(ranked=True))
+    loads = Counter(pairs.values())
     free = {kind for number, (kind, room) in enumerate(case.tools) if loads[f"tool-{number}"] < room}
-    for task_id, tool_id in found.items():
+    for task_id, tool_id in pairs.items():
         needs = case.tasks[int(task_id.removeprefix("task-"))]
         got, _ = case.tools[int(tool_id.removeprefix("tool-"))]
         better = [kind for kind in free if kind in needs and case.rank(kind, needs) > case.rank(got, needs)]
@@ -126,13 +131,14 @@ def test_no_task_would_rather_have_had_a_tool_that_still_has_room(case: Case) ->
 
 @settings(deadline=None, max_examples=100)
 @given(cases(), st.booleans())
-def test_a_second_round_finds_nothing_that_the_first_has_left(case: Case, ranked: bool) -> None:
+def test_a_second_round_finds_no_further_pair(case: Case, ranked: bool) -> None:
     matcher = case.matcher(ranked=ranked)
     paired(matcher)
     assert paired(matcher) == {}
 
 
-def kinds(matcher: Matcher, tasks: dict[str, list[int]], tools: dict[str, int]) -> dict[str, str]:
+def pair_kinds(matcher: Matcher, tasks: dict[str, list[int]], tools: dict[str, int]) -> dict[str, str]:
+    """Pair tasks, each with the kinds of tools that match it, with tools of these kinds."""
     for number, (id_, needs) in enumerate(tasks.items()):
         matcher.add_task(task(id_, needs, at=number))
     for id_, kind in tools.items():
@@ -144,38 +150,37 @@ def one_of(skills: Any, needs: Any) -> bool:
     return skills in needs
 
 
-def test_a_task_is_moved_so_that_another_one_gets_a_tool_too() -> None:
-    # The first could have 1 or 2, the second 1 only, the third 1 or 2, the fourth any.
+def test_a_task_is_moved_to_give_another_task_a_tool() -> None:
     tasks = {"a": [1, 2], "b": [1], "c": [1, 2], "d": [1, 2, 3]}
-    found = kinds(Matcher(one_of), tasks, {"t1": 1, "t2": 2, "t3": 3})
-    assert found == {"a": "t2", "b": "t1", "d": "t3"}
+    pairs = pair_kinds(Matcher(one_of), tasks, {"t1": 1, "t2": 2, "t3": 3})
+    assert pairs == {"a": "t2", "b": "t1", "d": "t3"}
 
 
-def test_along_a_chain_many_are_moved() -> None:
+def test_many_tasks_are_moved_along_a_chain() -> None:
     length = 30
     tasks = {f"task-{number}": [number, number + 1] for number in range(length)} | {"last": [0]}
     tools = {f"tool-{number}": number for number in range(length + 1)}
     matcher = Matcher(one_of, lambda skills, needs: -skills)
-    assert len(kinds(matcher, tasks, tools)) == length + 1
+    assert len(pair_kinds(matcher, tasks, tools)) == length + 1
 
 
-def test_a_tool_with_skills_that_others_want_too_is_kept_for_them() -> None:
+def test_a_tool_with_rare_skills_is_kept_for_the_tasks_that_need_them() -> None:
     matcher = Matcher()
     for needs in ("print", "scan", "fax"):
         matcher.add_task(task(needs, {"can": needs}))
-    # They have seen other days: this is what tasks asked for.
+    # The matcher remembers these needs.
     assert paired(matcher) == {}
     matcher.add_tool(tool("anything", {"can": ["print", "scan", "fax"]}, capacity=9))
     matcher.add_tool(tool("printer", {"can": ["print"]}))
-    found = paired(matcher)
-    assert found["print"] == "printer"
+    pairs = paired(matcher)
+    assert pairs["print"] == "printer"
     matcher.add_tool(tool("anything", {"can": ["print", "scan", "fax"]}, capacity=9))
     matcher.add_tool(tool("printer", {"can": ["print"]}))
     matcher.add_task(task("alone", {"can": "print"}))
     assert paired(matcher) == {"alone": "printer"}
 
 
-def test_work_is_spread_over_the_tools_with_most_room() -> None:
+def test_work_is_spread_over_the_tools_with_the_most_free_capacity() -> None:
     matcher = Matcher()
     matcher.add_tool(tool("small", {}, capacity=2))
     matcher.add_tool(tool("large", {}, capacity=4))
@@ -184,7 +189,7 @@ def test_work_is_spread_over_the_tools_with_most_room() -> None:
     assert Counter(paired(matcher).values()) == {"large": 3, "small": 1}
 
 
-def test_of_equal_tools_the_one_that_has_waited_longest_is_taken() -> None:
+def test_the_tool_that_has_waited_longest_goes_first_among_equal_tools() -> None:
     matcher = Matcher()
     for id_ in ("x", "b", "a"):
         matcher.add_tool(tool(id_, {}))
@@ -192,7 +197,7 @@ def test_of_equal_tools_the_one_that_has_waited_longest_is_taken() -> None:
     assert paired(matcher) == {"first": "x"}
 
 
-def test_of_equal_tasks_the_first_one_gets_what_is_ranked_highest() -> None:
+def test_the_first_of_equal_tasks_gets_the_tool_with_the_highest_rank() -> None:
     matcher = Matcher(lambda skills, needs: True, lambda skills, needs: skills["speed"])
     for number in range(3):
         matcher.add_task(task(f"task-{number}", {}, at=number))
@@ -201,7 +206,7 @@ def test_of_equal_tasks_the_first_one_gets_what_is_ranked_highest() -> None:
     assert paired(matcher) == {"task-0": "fast", "task-1": "middling", "task-2": "slow"}
 
 
-def test_a_rank_of_an_infinity_is_a_rank() -> None:
+def test_infinity_is_a_valid_rank() -> None:
     matcher = Matcher(lambda skills, needs: True, lambda skills, needs: float(skills))
     matcher.add_task(task("a"))
     for id_, rank in (("worst", "-inf"), ("best", "inf"), ("good", "5")):
@@ -209,13 +214,13 @@ def test_a_rank_of_an_infinity_is_a_rank() -> None:
     assert paired(matcher) == {"a": "best"}
 
 
-def test_what_was_searched_in_vain_is_not_searched_again() -> None:
+def test_a_failed_search_is_not_repeated_in_the_same_round() -> None:
     matcher = Matcher(one_of)
     for number in range(6_000):
         matcher.add_task(task(str(number), [1, 2, number + 10], at=number))
-    matcher.add_tool(tool("wanted by all", 1, capacity=500))
-    matcher.add_tool(tool("and this one", 2, capacity=500))
-    matcher.add_tool(tool("and this one by nobody", 3))
+    matcher.add_tool(tool("needed by all", 1, capacity=500))
+    matcher.add_tool(tool("also needed by all", 2, capacity=500))
+    matcher.add_tool(tool("needed by none", 3))
     round_ = matcher.round()
     steps = iter(round_.steps())
     for _ in range(3 * 1_000):

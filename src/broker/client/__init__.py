@@ -1,27 +1,45 @@
-"""The Python client: `Tool` does work, `Assigner` pairs tasks with tools, `Broker` submits tasks.
+"""The Python client of the broker.
 
-    from broker.client import Job, Tool
+`Broker` submits tasks and waits for their results. `Tool` does the work. `Assigner` decides which tool gets
+which task. `Executor` calls Python functions on tools, like a process pool.
 
-    tool = Tool("xrd-1", skills={"format": ["raw"]})
+The client reads the URL of the broker from the environment variable `BROKER_URL` and the key from
+`BROKER_KEY`, unless you pass them. Times are numbers of seconds.
 
-    @tool.handler
-    def process(job: Job):
-        job.report(0.5, "half way")
-        return {"peaks": 3}
+Example:
+    A tool:
 
-    tool.run()
+        from broker.client import Job, Tool
 
-The URL of the broker and the key default to `BROKER_URL` and `BROKER_KEY`.
+        tool = Tool("xrd-1", skills={"format": ["raw"]})
+
+        @tool.handler
+        def process(job: Job):
+            job.report(0.5, "half way")
+            return {"peaks": 3}
+
+        tool.run()
+
+    A program that submits a task for it:
+
+        from broker.client import Broker
+
+        with Broker() as broker:
+            handle = broker.submit({"format": "raw"}, {"file": "/data/scan-7.raw"})
+            print(handle.result(timeout=600))
 """
 
 from broker.client.assigner import Assigner
-from broker.client.broker import AsyncBroker, Broker, TaskOptions
+from broker.client.async_broker import AsyncBroker
+from broker.client.async_handle import AsyncHandle, TaskCancelledError, TaskFailedError
+from broker.client.broker import Broker
 from broker.client.connection import Connection
-from broker.client.errors import ProblemError, SettingError
+from broker.client.errors import ProblemError, SettingError, ToolLostError
 from broker.client.executor import Executor
-from broker.client.handle import AsyncHandle, Handle, TaskCancelledError, TaskFailedError
+from broker.client.handle import Handle
 from broker.client.job import AsyncJob, FailedError, Job, StoppedError
-from broker.client.tool import Tool, ToolLostError
+from broker.client.task_options import TaskOptions
+from broker.client.tool import Tool
 from broker.matching.contains import contains
 from broker.matching.mismatch import MismatchError
 from broker.matching.unmatched import Unmatched, UnmatchedNeeds, UnmatchedSkills

@@ -1,4 +1,4 @@
-"""The URL of a broker, and ids in its paths."""
+"""URLs of brokers, and ids as parts of their paths."""
 
 import os
 from urllib.parse import quote
@@ -9,15 +9,23 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def url_of_broker(url: str | None) -> str:
-    """Return the URL that a client uses; if none is given, `BROKER_URL`, or else that of the local broker."""
+    """Return the URL of the broker, without a slash at its end.
+
+    Without a URL, the function returns `BROKER_URL`, or the URL of a broker on this machine.
+    """
     return (url or os.environ.get("BROKER_URL") or DEFAULT_URL).rstrip("/")
 
 
 def parsed(url: str) -> httpx.URL:
-    """Return the parts of a URL; raise ValueError or httpx.InvalidURL if it is not valid."""
+    """Return the parts of a URL.
+
+    Raises:
+        ValueError: The port is not valid.
+        httpx.InvalidURL: The URL is not valid.
+    """
     parts = httpx.URL(url)
     if not has_port(parts):
-        raise ValueError(f"there is no port {parts.port}")
+        raise ValueError(f"port {parts.port} does not exist; use a port from 1 to 65535")
     return parts
 
 
@@ -27,10 +35,10 @@ def has_port(url: httpx.URL) -> bool:
 
 
 def in_path(id_: object) -> str:
-    """Return an id as a segment of a path.
+    """Return an id as one segment of a path.
 
-    A text that cannot be one segment (empty, only dots, with a slash) becomes an id that does not exist, so
-    that the broker responds with `task_not_found` or the like instead of `not_found`.
+    An empty text, dots alone and a text with a slash cannot be a segment. They become an id that does not
+    exist. The broker then responds with a code like `task_not_found` instead of `not_found`.
     """
     text = str(id_)
     return quote(text, safe="~:") if text.strip(".") and "/" not in text else quote(" ")

@@ -1,4 +1,4 @@
-"""The assigner: read the available tasks and tools, and pair them."""
+"""An assigner: read the available tasks and tools, and pair them."""
 
 import asyncio
 import logging
@@ -26,39 +26,48 @@ _WAIT_SECONDS = 30.0
 
 
 class Assigner:
-    """Pairs tasks with tools as they become available.
+    """A program that assigns tasks to tools.
 
-    The assigner serves tasks by priority, older ones first. Each task gets the matching tool with the highest
-    rank. Among equal tools it prefers skills that few needs match, then the tool with the most free capacity.
-    If other tasks of the same round hold all matching tools, it moves those tasks to other tools that match
-    them. No other way to pair gives more tasks a tool, or more urgent ones. The assigner judges equal needs
-    and equal skills once, however many tasks and tools have them.
+    The assigner reads the available tasks and tools from the broker and pairs them, as they become available.
+    It serves tasks with a higher priority first, then older tasks. Each task gets the matching tool with the
+    highest rank. Among tools of equal rank, the assigner prefers a tool that few other tasks can use, then
+    the tool with the most free capacity. If other tasks of the same round hold all matching tools, it moves
+    those tasks to other tools that match them.
 
-    If no tool can do a task, or only tools that are offline or draining, the assigner adds a remark to it
-    after some seconds. `GET /v1/tasks/{id}/explain` returns the remark.
+    If no tool can do a task, or if all tools that can do it are offline or draining, the assigner adds a
+    remark to the task after a few seconds. The remark says what the task needs and what the nearest tool has.
+    `Handle.explain`, `broker explain` and the dashboard show it.
 
-        Assigner(lambda skills, needs: needs["gpu"] <= skills["gpu"]).run()
+    You may run several assigners at once. Each task is still assigned only once.
+
+    Example:
+        Assigner(lambda skills, needs: needs["gpus"] <= skills["gpus"]).run()
 
     Args:
-        match: Decides whether a tool with these skills can do a task with these needs: a function
-            `match(skills, needs)`, or the name of a strategy. `contains`: the needs are a part of the skills.
-            `schema`: the needs are a JSON Schema that the skills satisfy. A function may raise
-            `MismatchError("wants 2 GPUs, has 1")` to say why not. Any other exception is logged and means no.
-            The assigner calls it once for each pair of different needs and skills, so its result must depend
-            on them alone.
-        rank: Returns the rank of a matching tool, `rank(skills, needs)`; higher is better.
-        aging_seconds: A task that has waited this much longer than another counts as one priority higher, so
-            that no task waits forever; None: priority always goes before age.
-        remarks: Whether to add remarks to tasks that wait.
-        on_assigned: Called with each pair that has become work.
-        reread_seconds: How often to read all tasks and tools again, to forget those that other programs have
-            assigned or deleted.
-        recheck_seconds: How often to check again why a task waits.
-        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
-        key: The key. Default: `BROKER_KEY`, or else none.
+        match: Decides whether a tool can do a task. Either the name of a strategy or a function
+            `match(skills, needs)` that returns True or False. With the strategy `"contains"`, the needs must
+            be a part of the skills (see `contains`). With `"schema"`, the needs are a JSON Schema (draft
+            2020-12) that the skills must satisfy. A function may raise `MismatchError("wants 2 GPUs, has 1")`
+            to explain a mismatch. Any other exception is logged and counts as a mismatch. The assigner calls
+            the function once for each combination of different needs and skills, so the result must depend
+            on nothing else. Default: `"contains"`.
+        rank: A function `rank(skills, needs)` that returns the rank of a matching tool as a number. Higher is
+            better. Default: all matching tools have the same rank.
+        aging_seconds: A task that has waited this many seconds longer than another task counts as one
+            priority higher, so no task waits forever. With None, a higher priority always goes first.
+            Default: 3600.
+        remarks: If True, the assigner adds remarks to waiting tasks.
+        on_assigned: A function that the assigner calls after each assignment. Its argument has the
+            attributes `task_id`, `tool_id` and `work_id`.
+        reread_seconds: The interval, in seconds, at which the assigner reads all tasks and tools again. It
+            then forgets those that other programs have assigned or deleted. Default: 600.
+        recheck_seconds: The interval, in seconds, at which the assigner updates the remark on a waiting task.
+            Default: 10.
+        url: The URL of the broker. Default: `BROKER_URL`, or else `http://127.0.0.1:8000`.
+        key: A key with the role `assigner`. Default: `BROKER_KEY`, or else no key.
 
     Raises:
-        ValueError: There is no strategy of this name, or a time is not above 0.
+        ValueError: No strategy has this name, or a time is not above 0.
         TypeError: `match` or `rank` is not an ordinary function.
     """
 
@@ -77,7 +86,7 @@ class Assigner:
     ) -> None:
         for seconds in (aging_seconds, reread_seconds, recheck_seconds):
             if seconds is not None and not 0 < seconds < math.inf:
-                raise ValueError(f"a time has to be a number of seconds above 0, and is {seconds}")
+                raise ValueError(f"a time must be a number of seconds above 0, but is {seconds}")
         self._matcher = Matcher(match, rank, aging_seconds)
         self._remark_sender = RemarkSender(self._matcher, recheck_seconds) if remarks else None
         self._on_assigned = on_assigned
@@ -87,18 +96,36 @@ class Assigner:
         self._cursor: str | None = None
 
     def run(self) -> None:
-        """Pair until SIGTERM or Ctrl-C stops the process."""
+        """Assign tasks until SIGTERM or Ctrl-C stops the process.
+
+        A second signal ends the process at once. Call this method from the main thread; in an asynchronous
+        program, await `assign` instead.
+
+        Raises:
+            SystemExit: The broker refused the program, or the URL or the key is not valid. The message says
+                why.
+        """
         signals.run_until_signal(self.assign())
 
     def unmatched(self) -> Unmatched:
-        """Return the needs that are passed over again and again, and the skills that no task needs."""
+        """Return needs and skills that never match, which often reveals a mistake in their spelling.
+
+        Returns:
+            The needs of waiting tasks while younger tasks were assigned, and the skills of free tools that
+            no task has needed.
+        """
         return self._matcher.unmatched()
 
     async def assign(self) -> None:
-        """Pair until cancelled."""
+        """Assign tasks until the coroutine is cancelled.
+
+        Raises:
+            ProblemError: The broker refused a request, for example because the key lacks the role.
+            SettingError: The URL or the key is not valid.
+        """
         self._start_over()
         async with Connection(self._url, key=self._key) as connection:
-            log.info("assigning at %s", connection.url)
+            log.info("assigner started url=%s", connection.url)
             side_tasks = [asyncio.create_task(self._reread(connection))]
             if self._remark_sender is not None:
                 side_tasks.append(asyncio.create_task(self._remark_sender.run(connection)))
@@ -118,14 +145,17 @@ class Assigner:
         self._matcher.clear()
 
     async def _read_candidates(self, connection: Connection, wait: float) -> bool:
-        """Wait for new candidates, and give a page of them to the matcher; return whether there are more."""
+        """Wait for new candidates and pass one page to the matcher; return True if there are more pages."""
         query = {"wait": wait, "cursor": self._cursor}
         try:
             page = await connection.call("GET", "/v1/candidates", CandidatePage, query=query, wait=wait)
         except ProblemError as error:
             if error.code != "cursor_expired":
                 raise
-            log.warning("the broker has another database, or one from a backup: everything is read anew")
+            log.warning(
+                "candidates cursor expired, reading all candidates again: the broker uses another database,"
+                " or one that was restored from a backup"
+            )
             self._start_over()
             return True
         for task in page.tasks:
@@ -141,7 +171,7 @@ class Assigner:
         return round_.pairings()
 
     async def _post(self, connection: Connection, pairings: Sequence[Pairing]) -> None:
-        """Send pairs to the broker, and give their statuses to the matcher."""
+        """Send pairs to the broker, and pass its response to the matcher."""
         for batch in batches(pairings, MOST_ITEMS):
             items = [Pair(task_id=pairing.task.id, tool_id=pairing.tool.id) for pairing in batch]
             assigned = await connection.call("POST", "/v1/work/batch", AssignedPairs, json={"items": items})
@@ -151,7 +181,7 @@ class Assigner:
                     self._on_assigned(item)
 
     async def _reread(self, connection: Connection) -> None:
-        """Read all candidates again from time to time, and forget those that are gone."""
+        """Read all candidates again at each interval, and forget those that no longer exist."""
         while True:
             await asyncio.sleep(self._reread_seconds)
             if not len(self._matcher):
@@ -160,7 +190,7 @@ class Assigner:
             try:
                 tasks, tools = await _all_ids(connection)
             except ProblemError as error:
-                log.warning("not everything could be read anew: %s", error)
+                log.warning("reading all candidates again failed error=%s", error)
                 continue
             self._matcher.keep_only(tasks, tools, arrivals=arrivals)
 

@@ -1,4 +1,4 @@
-"""Put items that come at the same time into one request."""
+"""Combine items that arrive at the same time into one request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from broker.schemas.limits import MOST_COMPLETIONS
 
 Result = TypeVar("Result")
 
-#: The most items in one request. The broker accepts as many completions, and more tasks, pairs and remarks.
+#: The maximum number of items in one request. It is the broker's limit for completions, its lowest one.
 MOST_ITEMS = MOST_COMPLETIONS
-#: A larger item has a request of its own. The body of a request for several, with what is between them, has
-#: less than 1 MiB: that is the default limit of nginx, and the broker accepts more.
+#: The maximum size of all items of a request together. It keeps the body below 1 MiB, the default limit of
+#: nginx. A larger item gets its own request.
 MOST_BYTES = 2**20 - 2**12
 
-# With these statuses one item is refused, or the items are too large together.
+# With these statuses, the broker refuses one of the items, or all items together are too large.
 _ONE_IS_REFUSED = (400, 413, 422)
 
 
@@ -33,14 +33,14 @@ class _Waiting(NamedTuple, Generic[Result]):
 
 
 class Batcher(Generic[Result]):
-    """Sends one request at a time, with all items that have come since the last one. It adds no delay.
+    """Sends one request at a time, with all items that arrived during the previous one. It adds no delay.
 
-    If the broker refuses a request because of one item, each half of the items is sent again, until that item
-    fails alone.
+    If the broker refuses a request because of one item, the batcher sends each half of the items again,
+    until only that item fails.
 
     Args:
-        send: Sends the items of a batch, as JSON, and returns their results in order. All items belong to one
-            trace, whose headers are the second argument.
+        send: Sends a list of items, as JSON, and returns their results in order. All items belong to the same
+            trace. Its second argument is the headers of that trace.
     """
 
     def __init__(self, send: Callable[[list[Raw], Mapping[str, str]], Awaitable[Sequence[Result]]]) -> None:
@@ -49,7 +49,7 @@ class Batcher(Generic[Result]):
         self._sending: asyncio.Task[None] | None = None
 
     async def put(self, item: Raw) -> Result:
-        """Send an item with the next request and return its result, or raise the error of this item alone."""
+        """Send an item with the next request, and return the result of this item or raise its error."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(item, future, tracing.current()))
         if self._sending is None:
@@ -64,7 +64,7 @@ class Batcher(Generic[Result]):
             self._sending = None
 
     def _next_batch(self) -> list[_Waiting[Result]]:
-        """Remove the items of the next request from those that wait, and drop the cancelled ones."""
+        """Remove the items of the next request from the queue and return them; drop cancelled items."""
         waiting = [each for each in self._waiting if not each.future.done()]
         of_one_trace = takewhile(lambda each: each.trace == waiting[0].trace, waiting)
         batch = next(batches(of_one_trace, MOST_ITEMS, size=_size, most_bytes=MOST_BYTES), [])

@@ -1,4 +1,4 @@
-"""Complete work: what ends while a request is under way goes with the next one."""
+"""Complete work in batches: work that ends during a request is completed by the next request."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,22 @@ from broker.schemas.completion import CompletedBatch, CompletedStatus
 
 
 class Completions:
-    """Completes the work of all jobs of a tool."""
+    """Sends the completions of all jobs of a tool."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._batcher = Batcher(self._send)
 
     async def complete(self, work_id: UUID, completion: dict[str, Any]) -> CompletedStatus:
-        """Complete work, as in the HTTP request; return `archived`, or that the work had ended before."""
+        """Complete work.
+
+        Args:
+            work_id: The id of the work item.
+            completion: The fields of the HTTP request, such as `outcome` and `result`.
+
+        Returns:
+            `archived`, or another status if the work had already ended.
+        """
         return await self._batcher.put(Raw(msgspec.json.encode({"work_id": work_id, **completion})))
 
     async def _send(self, items: list[Raw], trace: Mapping[str, str]) -> list[CompletedStatus]:

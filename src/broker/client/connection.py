@@ -1,4 +1,4 @@
-"""The connection to a broker: requests that are retried while that is safe, and errors that explain."""
+"""A connection to a broker: retry requests while that is safe, and raise errors that explain themselves."""
 
 import asyncio
 import contextlib
@@ -27,27 +27,40 @@ HTTPClient = TypeVar("HTTPClient", httpx.Client, httpx.AsyncClient)
 
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 10.0
-# How much longer than the broker may wait the client waits for a response.
+# The client waits for a response this much longer than the broker may hold the request.
 _MARGIN_SECONDS = 30.0
-# How much longer than its patience the client waits for the response to a request that it has sent.
+# When its patience ends, the client still waits this long for the response to a request that it has sent.
 _LAST_RESPONSE_SECONDS = 2.0
 _RETRIED_STATUSES = {408, 429, 500, 502, 503, 504}
 _HEADERS = ({"Content-Type": "application/json"}, {"Prefer": "return=minimal"})
 
 
 class Connection:
-    """A connection to a broker.
+    """An asynchronous HTTP connection to a broker, for requests that the other classes do not offer.
 
-    While the broker does not respond, the client retries requests with growing, random delays until its
-    patience ends. If a response was lost, it repeats the request only where that is safe: a request that
-    creates something needs an id for that. A response that is not the broker's, such as a proxy's page,
-    counts as a lost one, unless it says that the body is too large (413). The client follows redirects that
-    keep the method and the body (307, 308).
+    While the broker does not respond, the client retries a request. The delays between attempts grow, with a
+    random part. If a response was lost, the client repeats the request only if that is safe. A request that
+    creates something is safe to repeat if its body has an `id`.
+
+    If something other than the broker responds, for example a proxy with an error page, the client treats
+    the response as lost. The exception is a proxy that refuses a body as too large (413). The client follows
+    redirects that keep the method and the body (307, 308).
+
+    Use the connection with `async with`, or call `close` at the end.
+
+    Example:
+        async with Connection() as connection:
+            stats = await connection.call("GET", "/v1/stats", dict)
 
     Args:
-        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
-        key: The key. Default: `BROKER_KEY`, or else none.
-        patience_seconds: How long to retry while the broker does not respond; None: forever.
+        url: The URL of the broker. Default: `BROKER_URL`, or else `http://127.0.0.1:8000`.
+        key: The key. Default: `BROKER_KEY`, or else no key.
+        patience_seconds: How long, in seconds, the client retries a request while the broker does not
+            respond. Default: None, which means forever.
+
+    Attributes:
+        url: The URL of the broker, without a slash at its end.
+        response_reader: Checks and decodes the responses of this broker. For internal use.
 
     Raises:
         SettingError: The URL or the key is not valid.
@@ -58,31 +71,37 @@ class Connection:
     ) -> None:
         self.url = url_of_broker(url)
         if not self.url.startswith(("http://", "https://")):
-            raise SettingError(f"The broker's URL has to begin with http:// or https://, and is {self.url!r}")
+            raise SettingError(
+                f"The URL of the broker is {self.url!r}. It must begin with http:// or https://."
+            )
         self._patience_seconds = patience_seconds
         self._trouble: str | None = None
         self._http = http_client(self.url, httpx.AsyncClient)
-        #: Reads the responses of the broker at this URL, whichever HTTP client receives them.
         self.response_reader = ResponseReader(self.url)
         self.use(key or os.environ.get("BROKER_KEY"))
 
     def use(self, key: str | None) -> None:
-        """Use this key, or a tool's token, from now on.
+        """Send another key with all later requests.
+
+        Args:
+            key: The key, or the token of a tool. If it is None or empty, nothing changes.
 
         Raises:
-            SettingError: The key has characters that no key has. The message does not show it.
+            SettingError: The key contains characters that a key cannot have, such as spaces. The message does
+                not show the key.
         """
         key = (key or "").strip()
         if not all("!" <= character <= "~" for character in key):
             raise SettingError(
-                "BROKER_KEY has characters that no key has: is it cut out of something longer?"
+                "The key in BROKER_KEY contains a space or another character that a key cannot have."
+                " Copy only the key itself."
             )
         if key:
             self._http.headers["Authorization"] = f"Bearer {key}"
 
     @property
     def is_away(self) -> bool:
-        """Whether the last request did not reach the broker."""
+        """True while the broker does not respond and the client retries."""
         return self._trouble is not None
 
     async def call(
@@ -102,22 +121,30 @@ class Connection:
         """Send a request and return the decoded response.
 
         Args:
-            method: The HTTP method.
-            path: The path below the base path, like `/v1/tasks`.
-            type_: The type of the response.
-            json: The body; see `encoded` for the values that it may hold.
-            query: The query parameters. Those that are None are left out.
-            wait: How long the broker may wait before it responds, in seconds.
-            patience_seconds: How long to retry while the broker does not respond. Default: the connection's.
-            is_minimal: Whether to ask for the shortest form of the response.
-            trace: The headers of the trace that the request belongs to. Default: the current span's, if any.
-            on_headers: Called with the headers of the response.
+            method: The HTTP method, like `GET`.
+            path: The path after the URL of the broker, like `/v1/tasks`.
+            type_: The type of the response: `dict`, `NoneType` for an empty response, or any other type that
+                msgspec can decode.
+            json: The body: JSON values, or Python values that the client can convert, such as dataclasses,
+                paths and numpy arrays. Default: no body.
+            query: The query parameters. The client omits parameters that are None.
+            wait: How long the broker may hold the request, in seconds. Use the same value as in the query.
+                Default: 0.
+            patience_seconds: How long, in seconds, to retry while the broker does not respond; None means
+                forever. Default: the value of the connection.
+            is_minimal: If True, the client asks for the shortest form of the response
+                (`Prefer: return=minimal`).
+            trace: The HTTP headers of the OpenTelemetry trace. Default: those of the current span, if any.
+            on_headers: A function that the client calls with the headers of the response.
+
+        Returns:
+            The response, as a value of `type_`.
 
         Raises:
-            ProblemError: The broker refused the request.
-            ProxyLimitError: A proxy refused it because its body is too large.
-            SettingError: The broker has another URL; the message names it.
-            httpx.TransportError: The broker did not respond before the patience ended.
+            ProblemError: The broker refused the request, or a proxy refused its body as too large.
+            SettingError: The URL redirects to another one, which the message names.
+            TypeError: A value in `json` has no JSON form.
+            httpx.TransportError: The broker did not respond within `patience_seconds`.
         """
         content = None if json is None else encoded(json)
         request = self._http.build_request(
@@ -138,12 +165,22 @@ class Connection:
     async def stream(
         self, path: str, media_type: str, *, query: Mapping[str, Any] | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Read a response of any length as it arrives. The client sends the request once only; see `call`.
+        """Read a response of any length as it arrives.
+
+        The client sends this GET request only once, without retries.
 
         Args:
-            path: The path below the base path, like `/v1/archive/export`.
+            path: The path after the URL of the broker, like `/v1/archive/export`.
             media_type: The media type of the response, like `application/x-ndjson`.
-            query: The query parameters. Those that are None are left out.
+            query: The query parameters. The client omits parameters that are None.
+
+        Yields:
+            An asynchronous iterator over the bytes of the response. Use this method with `async with`.
+
+        Raises:
+            ProblemError: The broker refused the request.
+            SettingError: The URL redirects to another one, which the message names.
+            httpx.TransportError: The broker did not respond, or the connection was lost.
         """
         request = self._http.build_request("GET", path, params=_parameters(query))
         response = await self._exchange(request, stream=True)
@@ -159,7 +196,7 @@ class Connection:
     async def _send(
         self, request: httpx.Request, type_: type[Result], patience: float | None, is_safe: bool
     ) -> tuple[Result, httpx.Headers]:
-        """Send a request, and retry it; return the decoded response and its headers."""
+        """Send a request, retry it if that is safe, and return the decoded response and its headers."""
         loop = asyncio.get_running_loop()
         end = None if patience is None else loop.time() + patience
         delay = _FIRST_DELAY_SECONDS
@@ -177,22 +214,22 @@ class Connection:
                 if not is_retried or (end is not None and loop.time() >= end):
                     self._note_return()
                     raise ProblemError(result)
-                trouble, at_least = f"answers {result.status}", retry_after(response)
+                trouble, at_least = f"returned status {result.status}", retry_after(response)
             except TimeoutError:
-                raise httpx.ReadTimeout("no answer came in time", request=request) from None
+                raise httpx.ReadTimeout("the broker did not respond in time", request=request) from None
             except httpx.TransportError as error:
                 is_retried = is_safe or was_not_received(error)
                 if not is_retried or (end is not None and loop.time() >= end):
                     raise
                 trouble, at_least = describe_error(error)
             self._note_trouble(trouble)
-            # Full jitter, so that clients that lost the same broker do not all return at once.
+            # The jitter keeps clients that lost the same broker from returning all at once.
             pause = at_least + delay * random.random()  # noqa: S311
             await asyncio.sleep(pause if end is None else min(pause, max(0.0, end - loop.time())))
             delay = min(2 * delay, _LONGEST_DELAY_SECONDS)
 
     async def _exchange(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
-        """Send a request, and follow the redirects that the response reader allows."""
+        """Send a request and follow the redirects that the response reader allows."""
         response, redirects = await self._send_once(request, stream=stream), 0
         while (following := self.response_reader.next_request(request, response, redirects)) is not None:
             response, redirects = await self._send_once(following, stream=stream), redirects + 1
@@ -206,14 +243,14 @@ class Connection:
         return response
 
     def _note_trouble(self, trouble: str) -> None:
-        kind = trouble.partition(":")[0] if trouble.startswith("cannot be reached") else trouble
+        kind = trouble.partition(":")[0] if trouble.startswith("could not be reached") else trouble
         if self._trouble != kind:
-            log.warning("the broker at %s %s; going on trying", self.url, trouble)
+            log.warning("the broker at %s %s; retrying", self.url, trouble)
             self._trouble = kind
 
     def _note_return(self) -> None:
         if self._trouble is not None:
-            log.warning("the broker at %s is back", self.url)
+            log.warning("the broker at %s responded again", self.url)
             self._trouble = None
 
     async def close(self) -> None:
@@ -228,13 +265,17 @@ class Connection:
 
 
 def http_client(url: str, type_: type[HTTPClient]) -> HTTPClient:
-    """Return an HTTP client of a type for the broker at a URL.
+    """Return an HTTP client for the broker at a URL.
+
+    Args:
+        url: The URL of the broker.
+        type_: The class of the client, synchronous or asynchronous.
 
     Raises:
-        SettingError: The URL is not valid, or the environment's settings of proxies or certificates are not.
+        SettingError: The URL is not valid, or an environment variable for proxies or certificates is not.
     """
     try:
-        # A proxy does not reach an address that exists on this machine only.
+        # A proxy cannot reach the loopback addresses of this machine.
         is_local = parsed(url).host in ("localhost", "127.0.0.1", "::1")
         return type_(
             base_url=url,
@@ -243,12 +284,12 @@ def http_client(url: str, type_: type[HTTPClient]) -> HTTPClient:
             trust_env=not is_local,
         )
     except (httpx.InvalidURL, ValueError, ImportError, OSError) as error:
-        raise SettingError(f"The broker at {url!r} cannot be called: {error}") from error
+        raise SettingError(f"The client cannot connect to {url!r}: {error}") from error
 
 
 @contextlib.contextmanager
 def _broken_content_is_a_lost_response(request: httpx.Request) -> Iterator[None]:
-    """Raise a transport error where the content of a response does not match its `Content-Encoding`."""
+    """Raise a transport error if the content of a response does not match its `Content-Encoding`."""
     try:
         yield
     except httpx.DecodingError as error:

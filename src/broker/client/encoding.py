@@ -13,28 +13,28 @@ import msgspec
 def encoded(value: Any) -> bytes:
     """Encode a value as JSON.
 
-    msgspec encodes dataclasses, attrs classes, times, enums, sets, UUIDs, bytes (as Base64), NaN and infinity
-    (as null). In addition, a path becomes its text and an exception its message, and numpy arrays, pydantic
-    models and the like become the values that they hold.
+    msgspec encodes dataclasses, attrs classes, times, enums, sets, UUIDs and bytes (as Base64). It encodes
+    NaN and infinity as null. This function also encodes a path as its text, an exception as its message, and
+    numpy arrays, pydantic models and similar values as the values that they hold.
 
     Raises:
-        TypeError: It holds a value of a type that JSON cannot represent; the message names the type.
-        ValueError: It contains itself, is nested too deeply, or has a lone surrogate in a text.
-        Exception: Whatever the methods of a value raise.
+        TypeError: The value contains a type that has no JSON form. The message names the type.
+        ValueError: The value contains itself, is nested too deeply, or has a lone surrogate in a text.
+        Exception: A method of the value raised it.
     """
     try:
         return msgspec.json.encode(value, enc_hook=as_json)
     except RecursionError:
-        raise ValueError("it contains itself, or is nested too deeply") from None
+        raise ValueError("the value contains itself or is nested too deeply") from None
 
 
 def as_json(value: Any) -> Any:
-    """Return a value that msgspec can encode in place of one that it cannot.
+    """Return a value that msgspec can encode, in place of one that it cannot.
 
-    It imports no library for that: it recognizes the values of a library by their methods.
+    The function imports no other library. It recognizes the values of a library by their methods.
 
     Raises:
-        TypeError: JSON cannot represent the value; the message names the type.
+        TypeError: The value has no JSON form. The message names its type.
     """
     if isinstance(value, type):
         raise _refusal(value)
@@ -42,8 +42,8 @@ def as_json(value: Any) -> Any:
         return _of_array(value, tolist)
     if callable(dump := getattr(value, "model_dump", None)):  # pydantic
         return dump()
-    if isinstance(value, tuple):  # msgspec asks for keys only
-        raise TypeError("a tuple is the key of a dict, which JSON has no form for: use a text")
+    if isinstance(value, tuple):  # msgspec calls this for tuples only if they are keys
+        raise TypeError("the key of a dict is a tuple, which has no JSON form; use a text as the key")
     for types, convert in _CONVERSIONS:
         if isinstance(value, types):
             return convert(value)
@@ -55,11 +55,11 @@ def message_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-# The conversions of types that msgspec does not know. The first match counts.
+# Conversions of types that msgspec does not know. The first match counts.
 _CONVERSIONS: list[tuple[Any, Callable[[Any], Any]]] = [
     (os.PathLike, os.fsdecode),
     (BaseException, message_of),
-    # As keys, in the way of the json module.
+    # As keys of a dict, converted like the json module does.
     ((bool, NoneType), lambda value: msgspec.json.encode(value).decode()),
     (str, str.__str__),
     (Integral, int),
@@ -70,10 +70,10 @@ _CONVERSIONS: list[tuple[Any, Callable[[Any], Any]]] = [
 
 
 def _of_array(value: Any, tolist: Any) -> Any:
-    """Return the values of an array, or the value of a scalar, of numpy or a similar library."""
+    """Return the values of an array or a scalar of numpy or a similar library."""
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind in ("M", "m"):
-        # Python has microseconds. numpy would turn nanoseconds into plain integers.
+        # Python times have microseconds. numpy would turn nanoseconds into plain integers.
         return value.astype(f"{kind}8[us]").tolist()
     items = tolist()
     # A scalar without a Python type, like numpy.longdouble.
@@ -83,5 +83,6 @@ def _of_array(value: Any, tolist: Any) -> Any:
 def _refusal(type_: type) -> TypeError:
     module = "" if type_.__module__ == "builtins" else f"{type_.__module__}."
     return TypeError(
-        f"a {module}{type_.__qualname__} is no JSON: use numbers, texts, lists, dicts, or the path of a file"
+        f"a value of type {module}{type_.__qualname__} has no JSON form; use numbers, texts, lists or dicts,"
+        " or write it to a file and use the path"
     )

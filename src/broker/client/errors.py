@@ -1,20 +1,35 @@
-"""The errors of the client: settings that are not valid, and requests that the broker refuses."""
+"""Errors of the client: invalid settings, and requests that the broker refuses."""
 
 from http import HTTPStatus
 from typing import Self
+
+from msgspec import structs
 
 from broker.schemas.problems import FieldError, Problem
 
 
 class SettingError(ValueError):
-    """The URL or the key of the broker is not valid."""
+    """The URL or the key of the broker is not valid.
+
+    The message says what to change. The client reads them from `BROKER_URL` and `BROKER_KEY` by default.
+    """
 
 
 class ProblemError(Exception):
     """The broker refused a request.
 
+    Example:
+        try:
+            handle.retry()
+        except ProblemError as error:
+            if error.code != "task_ended":
+                raise
+
     Args:
-        problem: The body of its response; `problem.code` is for programs.
+        problem: The body of the response, as in RFC 9457: `status`, `code`, `title`, `detail`, `errors`.
+
+    Attributes:
+        problem: The body of the response.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -27,17 +42,17 @@ class ProblemError(Exception):
 
     @property
     def code(self) -> str:
-        """The stable error code, like `task_not_found`."""
+        """The stable error code for programs, like `task_not_found`."""
         return self.problem.code
 
     @property
     def errors(self) -> list[FieldError]:
-        """The invalid fields."""
+        """The invalid fields of the request, each with `field` and `message`; empty for other errors."""
         return self.problem.errors or []
 
     @property
     def advice(self) -> str | None:
-        """What to do about the error, for people, if that is known."""
+        """A sentence for people on how to solve the problem, or None."""
         return _ADVICE.get(self.code)
 
 
@@ -46,7 +61,13 @@ class ProxyLimitError(ProblemError):
 
     @classmethod
     def of(cls, url: str, path: str, size: int) -> Self:
-        """Return the error for a request to a URL (without a password), whose body has `size` bytes."""
+        """Return the error for a refused request.
+
+        Args:
+            url: The URL of the broker, without a password.
+            path: The path of the request.
+            size: The size of its body, in bytes.
+        """
         problem = Problem(
             type="about:blank",
             title="Payload Too Large",
@@ -59,15 +80,37 @@ class ProxyLimitError(ProblemError):
         return cls(problem)
 
 
+class ToolLostError(ProblemError):
+    """The tool no longer belongs to this program.
+
+    Another program has registered with the same id, somebody has deleted the tool, or its key was revoked.
+    The client stops the running handlers. If you call `run` or `work` again, the tool registers again, and
+    the other program loses it.
+    """
+
+    advice = None
+
+    @classmethod
+    def of(cls, tool_id: str, problem: Problem) -> Self:
+        """Return the error for a lost tool, from the problem that the broker returned."""
+        if problem.code == "tool_not_found":
+            reason = "it was deleted from the broker"
+        else:
+            reason = "another program has registered with its id, or its key was revoked"
+        detail = f"Tool {tool_id} no longer belongs to this program: {reason}."
+        return cls(structs.replace(problem, detail=detail))
+
+
 _ADVICE = {
-    "unauthenticated": "Set BROKER_KEY to a key of this broker; `broker keys create` makes one there.",
-    "forbidden": "The key in BROKER_KEY is good for something else; where the broker runs, `broker keys list`"
-    " tells what.",
+    "unauthenticated": "Set BROKER_KEY to a key of this broker. On the broker's machine,"
+    " `broker keys create` creates one.",
+    "forbidden": "The key in BROKER_KEY does not allow this request. On the broker's machine,"
+    " `broker keys list` shows the roles of each key.",
 }
 
 
 def explained(error: ProblemError) -> str:
-    """Describe an error for people: what is wrong, in which fields, and what to do."""
+    """Describe an error for people: the problem, the invalid fields, and a solution if one is known."""
     fields = [f"{field.field}: {field.message}" for field in error.errors]
     lines = [error.problem.detail, *(field for field in fields if field not in error.problem.detail)]
     if error.advice:

@@ -13,12 +13,13 @@ from uuid import uuid4
 from msgspec import Raw
 
 from broker.client import tracing
+from broker.client.async_broker import AsyncBroker
+from broker.client.async_handle import ended_well
 from broker.client.batching import Batcher
-from broker.client.broker import AsyncBroker, TaskOptions, known
 from broker.client.encoding import encoded
 from broker.client.functions import NEEDED, name_of, returned
-from broker.client.handle import ended_well
 from broker.client.loop_thread import LoopThread
+from broker.client.task_options import TaskOptions, checked_options
 from broker.schemas.tasks import SubmittedTasks
 
 Params = ParamSpec("Params")
@@ -26,27 +27,37 @@ Result = TypeVar("Result")
 
 
 class Executor(concurrent.futures.Executor):
-    """Calls functions on tools. It replaces a pool of processes by changing one line.
+    """Calls Python functions on tools, as `concurrent.futures.ProcessPoolExecutor` calls them in processes.
 
-        with Executor() as executor:  # was: ProcessPoolExecutor()
+    On the machines that do the work, run a tool that offers the functions:
+
+        from broker.client import Tool
+        from laboratory import measure
+
+        Tool.calling("worker-1", measure).run()
+
+    The executor sends the name of the function and its arguments as JSON. The tool converts each argument to
+    the type that the function's annotation names, for example to a path. It returns the result as JSON, too.
+
+    There are two differences from a process pool. First, the function must belong to a module that both the
+    program and the tool can import. Second, the broker retries a function that raises an exception, until it
+    has made `max_attempts` attempts. Then the future raises `TaskFailedError`.
+
+    Cancelling a future cancels its task, also while the task runs.
+
+    Example:
+        with Executor() as executor:  # before: ProcessPoolExecutor()
             for result in executor.map(measure, files):
                 print(result)
 
-    On the machine that does the work, run `Tool.calling("worker-1", measure).run()`. The executor sends the
-    name of the function and its arguments as JSON; the tool converts them to what its annotations say, such
-    as paths. Cancelling a future cancels its task, also while the task runs.
-
-    Two things differ from a pool of processes. The broker retries a function that raises an exception
-    (`max_attempts`); then its future raises `TaskFailedError`. And the function must belong to a module that
-    both the tool and the program import.
-
     Args:
-        max_workers: The maximum number of tasks that are submitted and have not ended; None: no limit. The
-            tools decide how many run at once.
-        needs: What the tasks need besides the function.
-        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
-        key: The key. Default: `BROKER_KEY`, or else none.
-        options: The options of each task; see `TaskOptions`.
+        max_workers: The maximum number of submitted tasks that have not ended. The tools decide how many of
+            them run at the same time. Default: no limit.
+        needs: A dict of further needs of each task. The executor adds the name of the function as
+            `function`.
+        url: The URL of the broker. Default: `BROKER_URL`, or else `http://127.0.0.1:8000`.
+        key: A key with the role `submitter`. Default: `BROKER_KEY`, or else no key.
+        options: Further options of each task; see `TaskOptions`.
 
     Raises:
         SettingError: The URL or the key is not valid.
@@ -64,10 +75,10 @@ class Executor(concurrent.futures.Executor):
         **options: Unpack[TaskOptions],
     ) -> None:
         if max_workers is not None and max_workers < 1:
-            raise ValueError(f"max_workers has to be 1 or more, and is {max_workers}")
+            raise ValueError(f"max_workers must be 1 or more, but is {max_workers}")
         self._room = asyncio.Semaphore(max_workers) if max_workers else contextlib.nullcontext()
         self._needs = dict(needs or {})
-        self._options = known(options)
+        self._options = checked_options(options)
         self._broker = AsyncBroker(url, key=key)
         self._batcher = Batcher(self._submit)
         self._following: set[asyncio.Task[Any]] = set()
@@ -75,7 +86,7 @@ class Executor(concurrent.futures.Executor):
         self._lock = threading.Lock()
         self._is_shut = False
         self._loop = LoopThread()
-        # As with a pool, the program waits at its end for all submitted calls.
+        # Like a process pool, the program waits for all submitted calls before it exits.
         atexit.register(self._end)
 
     def submit(
@@ -83,13 +94,21 @@ class Executor(concurrent.futures.Executor):
     ) -> concurrent.futures.Future[Result]:
         """Call a function on a tool.
 
+        Args:
+            function: A function of a module that the tool can import. A lambda, a nested function or a
+                function of the main program does not work.
+            args: The arguments of the function. Each needs a JSON form, like numbers, texts, lists, dicts,
+                dataclasses, paths and numpy arrays.
+            kwargs: The keyword arguments of the function.
+
         Returns:
-            A future of its result. It raises `TaskFailedError` if the task fails permanently, and
-            `ProblemError` or `httpx.TransportError` if the broker does not accept the task.
+            A future of the result. It raises `TaskFailedError` if the last attempt fails, and
+            `TaskCancelledError` if somebody else cancels the task. It raises `ProblemError` or
+            `httpx.TransportError` if the broker does not accept the task.
 
         Raises:
-            ValueError: The function has no name by which a tool could call it.
-            TypeError: An argument cannot be JSON.
+            ValueError: A tool cannot import the function by its name.
+            TypeError: An argument has no JSON form.
             RuntimeError: The executor is shut down.
         """
         id_, name = str(uuid4()), name_of(function)
@@ -104,11 +123,11 @@ class Executor(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more calls. Submitted calls continue, and the program waits for them at its end.
+        """Stop accepting calls. Submitted calls continue, and the program waits for them before it exits.
 
         Args:
-            wait: Whether to wait until all calls have ended.
-            cancel_futures: Whether to cancel their tasks.
+            wait: If True, the method returns after all calls have ended.
+            cancel_futures: If True, the executor cancels the tasks of all calls that have not ended.
         """
         with self._lock:
             self._is_shut = True
@@ -119,12 +138,12 @@ class Executor(concurrent.futures.Executor):
         if wait:
             self._end()
         else:
-            # The program waits for this thread at its end.
+            # The program waits for this thread before it exits.
             threading.Thread(target=self._end, name="broker executor").start()
 
     def _end(self) -> None:
-        """Wait until all calls have ended, and close everything. It may be called again."""
-        # It has ended before, or another thread ends it; or this is its own thread, or a forked process.
+        """Wait until all calls have ended, then close the connection and the loop. It is safe to repeat."""
+        # The loop raises these if it is already stopped, in its own thread, and in a forked process.
         with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):
             self._loop.run(self._all_ended())
             self._loop.stop()
@@ -143,14 +162,14 @@ class Executor(concurrent.futures.Executor):
         return [item.id for item in submitted.items]
 
     async def _follow(self, function: Callable[..., Result], id_: str, task: Raw) -> Result:
-        """Return the result of a task. The executor waits at its end until all of these have ended."""
+        """Return the result of a task. The executor waits for this coroutine when it ends."""
         following = asyncio.create_task(self._result(function, id_, task))
         self._following.add(following)
         following.add_done_callback(self._following.discard)
         return await following
 
     async def _result(self, function: Callable[..., Result], id_: str, task: Raw) -> Result:
-        """Submit a task when there is room, and wait for its result. If cancelled, cancel the task, too."""
+        """Submit a task when `max_workers` allows it, and wait for its result; cancel it if cancelled."""
         handle = self._broker.handle(id_)
         async with self._room:
             submitting = asyncio.create_task(self._batcher.put(task))
@@ -158,7 +177,7 @@ class Executor(concurrent.futures.Executor):
                 await asyncio.shield(submitting)
                 result: Result = returned(function, ended_well(await handle.wait()).result)
             except asyncio.CancelledError:
-                with contextlib.suppress(Exception):  # the task does not exist, or has ended
+                with contextlib.suppress(Exception):  # the task does not exist or has ended
                     await submitting
                     await handle.cancel()
                 raise

@@ -1,4 +1,4 @@
-"""Heartbeats: renew a tool's lease from a thread of its own, even if a handler blocks the event loop."""
+"""Heartbeats: renew a tool's lease from a separate thread, even if a handler blocks the event loop."""
 
 import asyncio
 import contextlib
@@ -28,11 +28,11 @@ LOST = ("unauthenticated", "tool_not_found")
 
 _PER_LEASE = 3
 _FIRST_DELAY_SECONDS = 0.1
-# The longest attempt, and the longest pause before the next one.
+# The maximum duration of an attempt, and of the pause before the next one.
 _LONGEST_SECONDS = 10.0
 # An event loop that does not respond within this time is blocked.
 _BLOCKED_SECONDS = 1.0
-# How long to wait for the end of the thread, which does not keep the process from ending.
+# How long to wait until the thread ends. It is a daemon, so the process can exit before it ends.
 _END_SECONDS = 1.0
 _CLIENT = Path(__file__).parent
 
@@ -40,15 +40,18 @@ _CLIENT = Path(__file__).parent
 class Heartbeats:
     """The heartbeats of a tool.
 
-    They have their own thread and connection, so that the tool keeps its lease even if a handler blocks the
-    event loop or holds the interpreter for a while. If the broker does not respond, the tool sends one at
-    least every third of the lease. It sends none while nothing depends on the lease.
+    They have their own thread and connection. The tool therefore keeps its lease even if a handler blocks the
+    event loop or holds the interpreter for a while. If the broker does not respond, the tool sends at least
+    three heartbeats in each lease. It sends none while the lease does not depend on heartbeats.
 
     Args:
-        connection: The tool's connection, which has the URL of the broker and reads its responses.
-        at_work: Returns the running handlers, for people; called in the thread.
-        is_needed: Returns whether the lease depends on heartbeats now; called in the thread.
-        cancel: Called in the event loop with the ids of the work that should stop.
+        connection: The tool's connection, which knows the URL of the broker and reads its responses.
+        token: The token of the tool.
+        path: The path of the tool, like `/v1/tools/xrd-1`.
+        lease_seconds: The lease of the tool.
+        at_work: Returns the names of the running handlers. The thread calls it.
+        is_needed: Returns True if the lease depends on heartbeats now. The thread calls it.
+        cancel: Receives the ids of work that should stop. The event loop calls it.
     """
 
     def __init__(
@@ -80,18 +83,18 @@ class Heartbeats:
         self._delay = _FIRST_DELAY_SECONDS
         self._renewed_at = time.monotonic()
         self._has_warned = self._is_blocked = False
-        #: Raises the `ProblemError` of a lost tool.
+        #: Raises a `ProblemError` when the tool is lost.
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def start(self) -> None:
-        """Start to send heartbeats."""
+        """Start sending heartbeats."""
         self._thread.start()
 
     async def stop(self) -> None:
         """Stop sending heartbeats."""
         self._stopping.set()
         if not self.lost.cancel() and not self.lost.cancelled():
-            self.lost.exception()  # retrieved, so that asyncio does not log it
+            self.lost.exception()  # otherwise asyncio logs that nobody has retrieved it
         await asyncio.to_thread(self._thread.join, _END_SECONDS)
 
     def _run(self) -> None:
@@ -110,28 +113,28 @@ class Heartbeats:
                     due, self._renewed_at = began + self._interval, began
 
     def _beat(self, http: httpx.Client) -> float:
-        """Send a heartbeat; return the number of seconds from its beginning to the next one."""
+        """Send a heartbeat; return the number of seconds from its start to the next one."""
         began = time.monotonic()
         try:
             heartbeat, response = self._send(http)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next heartbeat is due
+        except Exception as error:  # noqa: BLE001 - the thread must send the next heartbeat after any error
             return self._failed(str(error) or repr(error), began)
         if isinstance(heartbeat, Problem):
-            # A redirect to another origin removes the token. Then the tool is not lost.
+            # A redirect to another origin removes the token. Such a response does not mean a lost tool.
             if heartbeat.code in LOST and "Authorization" in response.request.headers:
                 self._stopping.set()
                 self._in_loop(self._lose, ProblemError(heartbeat))
             trouble = f"{heartbeat.status} {heartbeat.code}: {heartbeat.detail}"
             return self._failed(trouble, began, retry_after(response))
         if self._has_warned:
-            log.warning("heartbeats reach the broker at %s again", self._url)
+            log.warning("heartbeats reached the broker at %s again", self._url)
         self._has_warned, self._renewed_at, self._delay = False, time.monotonic(), _FIRST_DELAY_SECONDS
         if heartbeat.cancel:
             self._in_loop(self._cancel, heartbeat.cancel)
         return self._interval
 
     def _send(self, http: httpx.Client) -> tuple[Heartbeat | Problem, httpx.Response]:
-        """Send a heartbeat; return the decoded response, and the response itself."""
+        """Send a heartbeat; return the decoded response and the HTTP response."""
         headers = {"Authorization": f"Bearer {self._token}"}
         request = http.build_request("POST", self._path, headers=headers, timeout=self._timeout)
         response, redirects = http.send(request), 0
@@ -140,11 +143,14 @@ class Heartbeats:
         return self._response_reader.read(request, response, Heartbeat), response
 
     def _failed(self, trouble: str, began: float, at_least: float = 0.0) -> float:
-        """Return when to send the next one: before the lease expires, whatever the broker asks for."""
+        """Return the number of seconds to the next heartbeat after one that failed.
+
+        The next one comes before the lease expires, even if the broker asks for a longer pause.
+        """
         silent = time.monotonic() - self._renewed_at
         if silent > self._lease_seconds / 2 and not self._has_warned:
             log.warning(
-                "no heartbeat has reached the broker at %s for %.0f s of a lease of %.0f s: %s",
+                "no heartbeat reached the broker at %s for %.0f s of a lease of %.0f s: %s",
                 self._url,
                 silent,
                 self._lease_seconds,
@@ -164,28 +170,28 @@ class Heartbeats:
             self._loop.call_soon_threadsafe(callback, *args)
 
     def _check_event_loop(self) -> None:
-        """Log which handler blocks the event loop, once for each time."""
+        """Log the handler that blocks the event loop, once for each time that it is blocked."""
         responded = threading.Event()
         self._in_loop(responded.set)
         was_blocked, self._is_blocked = self._is_blocked, not responded.wait(_BLOCKED_SECONDS)
         if self._is_blocked and not was_blocked and not self._stopping.is_set():
             log.warning(
-                "%s blocks the event loop: no other work goes on, and nothing is reported. Await what takes"
-                " time, or make the handler an ordinary function, which runs in a thread of its own.",
+                "%s blocks the event loop, so no other job of this tool can continue or report. Await slow"
+                " operations, or make the handler an ordinary function, which runs in its own thread.",
                 _blocker(self._loop_thread),
             )
 
     def _warn_of_standstill(self, seconds: float) -> None:
         log.warning(
-            "this process stood still for %.1f s: a handler holds the interpreter (its GIL), or the machine"
-            " slept. At work: %s.",
+            "this process stood still for %.1f s: a handler held the interpreter lock (GIL), or the machine"
+            " slept. Running: %s.",
             seconds,
-            ", ".join(self._at_work()) or "nothing",
+            ", ".join(self._at_work()) or "no job",
         )
 
 
 def _blocker(thread: int) -> str:
-    """Return which handler the event loop's thread is in, and the line at which it is."""
+    """Return the name of the handler that the event loop's thread runs, with its current line."""
     stack = traceback.extract_stack(sys._current_frames().get(thread))
     of_client = [at for at, frame in enumerate(stack) if Path(frame.filename).parent == _CLIENT]
     # `job.py` calls the handler, which may call other parts of the client.

@@ -1,4 +1,4 @@
-"""The job that a handler does: one work item, as the handler sees it."""
+"""Jobs of handlers: a job is one work item, as the handler sees it."""
 
 import asyncio
 import logging
@@ -20,17 +20,26 @@ log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-#: Error codes of work that no longer belongs to this program. With the last one, another program has
-#: registered the tool.
+#: Error codes of work that no longer belongs to this program. The last one means that another program has
+#: registered with the tool's id.
 NOT_OURS = ("work_ended", "work_not_found", "unauthenticated")
 
 
 class FailedError(Exception):
-    """A handler raises this error when its work has failed.
+    """A handler raises this error to say that its job has failed, and why.
+
+    Any other exception fails the job, too. It stores a traceback as the error and allows a retry.
+
+    Example:
+        raise FailedError("the scan is empty", retry=False)
 
     Args:
-        message: Why it failed, for people.
-        retry: Whether another attempt may succeed.
+        message: The reason, for people. The broker stores it as the `error` of the attempt.
+        retry: If False, the broker makes no further attempt, even if `max_attempts` allows one. Use it if
+            another attempt would fail in the same way. Default: True.
+
+    Attributes:
+        retry: The value of the argument.
     """
 
     def __init__(self, message: str, *, retry: bool = True) -> None:
@@ -39,97 +48,116 @@ class FailedError(Exception):
 
 
 class StoppedError(Exception):
-    """A handler raises this error to leave a job that should stop; see `Job.stop_if_cancelled`."""
+    """A handler raises this error to leave a job that should stop.
+
+    `Job.stop_if_cancelled` raises it for you. If no one has asked the job to stop, the job has failed.
+    """
 
 
 class AsyncJob:
-    """A job of an asynchronous handler."""
+    """One job of an `async def` handler: a task to do, in one attempt.
+
+    The tool passes it to the handler.
+
+    Example:
+        @tool.handler
+        async def count(job: AsyncJob):
+            await job.report(0.5, "counting")
+            return len(job.payload["text"].split())
+
+    Attributes:
+        id: The id of the work item, which is new for each attempt.
+        task_id: The id of the task.
+        tool_id: The id of the tool.
+        attempt: The number of this attempt at the task, 1 for the first.
+        cancelled: True if the job should stop. Somebody has cancelled the task, the work has ended elsewhere
+            (for example because its time was up), or the tool is stopping.
+        reports_refused: The number of reports that the broker has refused.
+        reported_at: The time of the last accepted report, on the clock of the event loop. For internal use.
+        trace_context: The trace of the submitter: `traceparent` and `tracestate` as in W3C Trace Context.
+            Empty if the submitter sent none.
+    """
 
     def __init__(self, connection: Connection, work: Work) -> None:
-        #: The id of the work item.
         self.id = work.id
-        #: The id of the task.
         self.task_id = work.task_id
-        #: The id of the tool.
         self.tool_id = work.tool_id
-        #: The number of this attempt at the task; the first is 1.
         self.attempt = work.attempt
         self._connection = connection
         self._work = work
         self._running: asyncio.Task[Any] | None = None
         self._accepts_reports = True
-        # The broker or a proxy refused data of this size.
+        # The smallest size of data that the broker or a proxy refused.
         self._too_large_bytes = math.inf
         self._has_warned = False
-        #: How many reports the broker has refused.
         self.reports_refused = 0
-        #: When the broker accepted the last report, by the loop's clock.
         self.reported_at = -math.inf
-        #: Whether the job should stop: its cancellation is requested, its work has ended elsewhere, or the
-        #: tool is stopping.
         self.cancelled = work.cancel_requested
-        #: The trace in which the task was submitted: `traceparent` and `tracestate` (W3C Trace Context), if
-        #: the submitter sent them.
         self.trace_context: Mapping[str, str] = {}
 
     @property
     def needs(self) -> Any:
-        """The task's needs, as a Python value."""
+        """The needs of the task, as a Python value."""
         return plain(self._work.needs)
 
     @property
     def needs_json(self) -> bytes:
-        """The task's needs, as the JSON that was submitted, to the last digit."""
+        """The needs of the task, as JSON with every digit of the submitted numbers."""
         return bytes(self._work.needs)
 
     @property
     def payload(self) -> Any:
-        """The task's payload, as a Python value."""
+        """The input of the task, as a Python value: a dict, list, text, number, bool or None."""
         return plain(self._work.payload)
 
     @property
     def payload_json(self) -> bytes:
-        """The task's payload, as the JSON that was submitted, to the last digit."""
+        """The input of the task, as JSON with every digit of the submitted numbers."""
         return bytes(self._work.payload)
 
     def payload_as(self, type_: type[Value]) -> Value:
-        """Return the task's payload as a value of a type.
+        """Return the input of the task, converted to a type.
 
         Args:
-            type_: A dataclass, a `msgspec.Struct`, `list[float]`: any type that msgspec can decode.
+            type_: The type: a dataclass, `list[float]`, a `msgspec.Struct`, or any other type that msgspec
+                can decode.
 
         Raises:
-            FailedError: The payload is not such a value. The task is not retried.
+            FailedError: The payload does not have this type. If the handler does not catch the error, the
+                task fails without a retry.
         """
         try:
             return msgspec.json.decode(self._work.payload, type=type_)
         except msgspec.ValidationError as error:
-            raise FailedError(f"the payload is not what this tool works on: {error}", retry=False) from error
+            raise FailedError(f"the payload is not valid for this tool: {error}", retry=False) from error
 
     async def report(self, progress: float | None = None, message: object = None, data: Any = None) -> None:
-        """Send a report. It never ends the handler: the client logs a report that the broker refuses.
+        """Send a report about the job.
 
-        If the data is too large for the broker or a proxy, the client sends the report without it.
+        A report never fails the job. If the broker refuses a report, the client logs that and the job
+        continues. If the data is too large for the broker or a proxy, the client sends the report without it.
+
+        The response says whether the job should stop. The client then sets `cancelled`.
 
         Args:
-            progress: How much is done, 0 to 1. The client leaves out anything else.
-            message: A text or an exception. The client shortens a long text and replaces characters that the
-                broker cannot store.
-            data: Any value that a result may be. The client leaves out a value that it cannot encode.
+            progress: The completed part of the job, from 0 to 1. The client omits any other value.
+            message: A text or an exception. The client shortens it to 10,000 characters and replaces
+                characters that the broker cannot store.
+            data: A value with a JSON form, like a result. The client omits a value that it cannot convert.
         """
         await self._send(self._report(progress, message, data))
 
     def _report(self, progress: object, message: object, data: Any) -> dict[str, Any]:
-        """Return a report that the broker accepts."""
+        """Return the body of a report, without values that the broker would refuse."""
         body: dict[str, Any] = {"id": uuid4(), "message": None, "data": None}
         body["progress"] = sanitizing.progress(progress)
         if progress is not None and body["progress"] is None:
-            self._warn(f"progress is a number from 0 to 1, and not {progress!r:.100}")
+            self._warn(f"a report was sent without its progress, {progress!r:.100}: it must be from 0 to 1")
         try:
             body["message"] = sanitizing.message(message)
             body["data"] = None if data is None else sanitizing.data(data)
-        except Exception as error:  # noqa: BLE001 - whatever a value's own methods raise, the job goes on
-            self._warn(f"a part of a report is left out: {error}")
+        except Exception as error:  # noqa: BLE001 - the methods of a value can raise anything
+            self._warn(f"a report was sent without a value that cannot be converted: {error}")
         return body
 
     async def _send(self, report: dict[str, Any]) -> None:
@@ -144,7 +172,7 @@ class AsyncJob:
             reported = await self._connection.call("POST", path, Reported, json=report)
         except ProblemError as error:
             if error.code == "payload_too_large" and report["data"] is not None:
-                self._warn(f"the data of a report, {size:,} bytes, is left out: {explained(error)}")
+                self._warn(f"a report was sent without its data of {size:,} bytes: {explained(error)}")
                 self._too_large_bytes = size
                 await self._send(report)
             else:
@@ -155,63 +183,87 @@ class AsyncJob:
             self.cancelled = True
 
     def _handle_refusal(self, error: ProblemError) -> None:
-        """Draw the conclusions for the job and for later reports."""
+        """Count a refused report, and decide whether the job should stop and whether to send more reports."""
         self.reports_refused += 1
         self._warn(f"a report was refused: {explained(error)}")
         if error.code in NOT_OURS:
             self.cancelled = True
-        # A report without data is small: the work has more reports than the broker accepts.
+        # A report without data is small, so the work has reached the broker's limit for reports.
         if error.code in (*NOT_OURS, "payload_too_large"):
             self._accepts_reports = False
 
     def _warn(self, trouble: str) -> None:
-        """Log what is wrong with a report, once for each job."""
+        """Log a problem with a report, once for each job."""
         if not self._has_warned:
-            log.warning("%s: %s", self.task_id, trouble)
+            log.warning("task %s: %s", self.task_id, trouble)
             self._has_warned = True
 
     def set_trace_context(self, headers: Mapping[str, str]) -> None:
-        """Keep the trace context of the broker's response headers."""
+        """Set `trace_context` from the headers of the broker's response. The tool calls this."""
         self.trace_context = {name: headers[name] for name in TraceContext._fields if name in headers}
 
     def stop_if_cancelled(self) -> None:
-        """Leave the handler if the job should stop.
+        """Raise `StoppedError` if the job should stop, to leave the handler.
+
+        Call it regularly in a long computation, for example once in each iteration of a loop.
 
         Raises:
-            StoppedError: The job should stop.
+            StoppedError: The job should stop. Let it leave the handler.
         """
         if self.cancelled:
             raise StoppedError
 
     def cancel(self) -> None:
-        """Ask the handler to stop: an asynchronous one is cancelled, an ordinary one sees `cancelled`."""
+        """Set `cancelled`, and cancel the handler if it is asynchronous. The tool calls this."""
         self.cancelled = True
-        # Cancel it once only: it may need time to clean up.
+        # Cancel it only once, because it may need time to clean up.
         if self._running is not None and not self._running.cancelling():
             self._running.cancel()
 
     async def run(self, awaitable: Awaitable[Any]) -> Any:
-        """Await a handler in a task that `cancel` can cancel, and return its result."""
+        """Await a handler in a task that `cancel` can cancel, and return its result. The tool calls this."""
         self._running = asyncio.create_task(_await_handler(awaitable))
         return await self._running
 
 
-#: The function that calls asynchronous handlers, as it is called in stack traces.
+#: The name of the function that calls asynchronous handlers. It identifies them in stack traces.
 CALLER = "_await_handler"
 
 
 async def _await_handler(awaitable: Awaitable[Any]) -> Any:
-    """Await a handler. One that exits the process ends its job only."""
+    """Await a handler. If it exits, for example with `sys.exit`, only its job ends."""
     try:
         return await awaitable
     except (asyncio.CancelledError, Exception):
         raise
     except BaseException as error:
-        raise FailedError(f"the handler ended with {error!r}") from error
+        raise FailedError(f"the handler exited with {error!r}") from error
 
 
 class Job(AsyncJob):
-    """A job of an ordinary function, which runs in a thread of its own; see `AsyncJob`."""
+    """One job of an ordinary handler: a task to do, in one attempt.
+
+    The tool passes it to the handler, which runs in its own thread.
+
+    Example:
+        @tool.handler
+        def fit(job: Job):
+            for done, point in enumerate(job.payload["points"]):
+                job.stop_if_cancelled()
+                job.report(done / len(job.payload["points"]), "fitting")
+            return {"peaks": 3}
+
+    Attributes:
+        id: The id of the work item, which is new for each attempt.
+        task_id: The id of the task.
+        tool_id: The id of the tool.
+        attempt: The number of this attempt at the task, 1 for the first.
+        cancelled: True if the job should stop. Somebody has cancelled the task, the work has ended elsewhere
+            (for example because its time was up), or the tool is stopping.
+        reports_refused: The number of reports that the broker has refused.
+        trace_context: The trace of the submitter: `traceparent` and `tracestate` as in W3C Trace Context.
+            Empty if the submitter sent none.
+    """
 
     def __init__(self, connection: Connection, work: Work) -> None:
         super().__init__(connection, work)
@@ -220,9 +272,20 @@ class Job(AsyncJob):
     def report(  # type: ignore[override]
         self, progress: float | None = None, message: object = None, data: Any = None
     ) -> None:
-        """Send a report; see `AsyncJob.report`.
+        """Send a report about the job, and wait until the broker has accepted it.
 
-        A coroutine that the function has returned may await it. The client sends the report in any case.
+        A report never fails the job. If the broker refuses a report, the client logs that and the job
+        continues. If the data is too large for the broker or a proxy, the client sends the report without it.
+
+        The response says whether the job should stop. The client then sets `cancelled`.
+
+        In a coroutine that an ordinary handler returns, this method does not wait. You may await its result.
+
+        Args:
+            progress: The completed part of the job, from 0 to 1. The client omits any other value.
+            message: A text or an exception. The client shortens it to 10,000 characters and replaces
+                characters that the broker cannot store.
+            data: A value with a JSON form, like a result. The client omits a value that it cannot convert.
         """
         sending = self._send(self._report(progress, message, data))
         if _is_running(self._loop):
@@ -230,14 +293,14 @@ class Job(AsyncJob):
         try:
             asyncio.run_coroutine_threadsafe(sending, self._loop).result()
         except RuntimeError:
-            # The tool has ended without waiting for this handler.
+            # The event loop is closed: the tool has ended without waiting for this handler.
             sending.close()
             self.cancelled = True
         return None
 
 
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether this is called in the event loop."""
+    """Return whether the caller runs in the event loop."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Run a job: start its work, call the handler, and complete the work, whatever the handler does."""
+"""Run a job: start its work, call the handler, and complete the work, even if the handler fails."""
 
 import asyncio
 import contextlib
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Any], Any]
 
 _MAX_ERROR_CHARS = 4_000
-# How much of an error to send if the broker refuses it at full length. The last is the smallest limit that
-# a broker can have.
+# Shorter lengths of an error to send if the broker refuses the full length. The last one is the smallest
+# limit that a broker can have.
 _SHORTER_CHARS = (500, 16)
 _WAIT_SECONDS = 30.0
-# A job that ends sooner is not worth a request for its status.
+# The client does not request the status of a job that ends sooner.
 _WATCH_AFTER_SECONDS = 1.0
-# The response to a report says whether the job should stop. After a recent one there is no need to ask.
+# The response to a report says whether the job should stop, so a recent one replaces a status request.
 _QUIET_SECONDS = 1.0
-# With these the broker refuses the completion itself: it would refuse a repetition, too.
+# With these statuses the broker refuses the content of a completion. It would refuse a repetition, too.
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-# Finished work is worth some more requests, over 15 s: somebody may just be configuring the proxy.
+# These attempts take 15 s. Somebody may increase the proxy's limit in that time.
 _MOST_PROXY_REFUSALS = 5
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -60,17 +60,17 @@ class JobRun:
         self._completion: dict[str, Any] | None = None
         #: The id of the task.
         self.task_id = work.task_id
-        #: Set when the broker has started the work, or refused to.
+        #: Set when the broker has started the work or refused to start it.
         self.begun = asyncio.Event()
-        #: Done when the work is completed. It raises nothing: the run logs its own errors.
+        #: Done when the work is completed. It raises nothing, because the run logs its errors.
         self.task = asyncio.create_task(self._run(), name=f"work {work.id}")
 
     def cancel(self) -> None:
-        """Ask the handler to stop: its cancellation is requested, or the work has ended elsewhere."""
+        """Ask the handler to stop, because the work was cancelled or has ended elsewhere."""
         self._job.cancel()
 
     def release(self) -> None:
-        """Ask the handler to stop, and give the work back."""
+        """Ask the handler to stop, and release the work."""
         self._stopped_as = "released"
         self._job.cancel()
 
@@ -82,10 +82,10 @@ class JobRun:
         try:
             await self._start_and_finish()
         except Exception as error:
-            log.exception("work %s is given up", self._job.id)
+            log.exception("task %s: an error in the client ended its work %s", self.task_id, self._job.id)
             if self._is_started:
-                # Keep the handler's result even if the first attempt to send it failed.
-                completion = self._completion or _failed(f"the tool's client has failed: {error!r}")
+                # The handler's result exists even if the first attempt to send it failed.
+                completion = self._completion or _failed(f"an error in the client ended the work: {error!r}")
                 with contextlib.suppress(Exception):  # logged above
                     await self._complete(completion)
 
@@ -121,10 +121,10 @@ class JobRun:
         except (StoppedError, asyncio.CancelledError) as error:
             if job.cancelled:
                 return {"outcome": self._stopped_as}
-            return _failed(f"the handler stopped by itself: {error!r}")
+            return _failed(f"the handler stopped, but it was not asked to stop: {error!r}")
         except FailedError as error:
             return _failed(str(error), retry=error.retry)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its work, not the tool
+        except Exception as error:  # noqa: BLE001 - any error of a handler ends its work, but not the tool
             tracing.raised(error)
             log.warning("task %s failed: %r", job.task_id, error)
             text = "".join(traceback.format_exception(error.with_traceback(_without_client(error))))
@@ -132,10 +132,10 @@ class JobRun:
         return {"outcome": "succeeded", "result": result}
 
     async def _complete(self, completion: dict[str, Any]) -> None:
-        """Complete the work, however long it takes: until then the task runs and fills the tool's capacity.
+        """Complete the work, and retry until the broker accepts the completion.
 
-        A result that the broker refuses is a failure that no other attempt can mend, and so is one that stays
-        too large for a proxy. Any other refusal, such as a key without the role, may pass: wait and retry.
+        If the broker refuses the result, or if it stays too large for a proxy, the work fails without a retry
+        of the task. Any other refusal may be temporary, for example a key that lacks the role.
         """
         complete, id_, task_id = self._completions.complete, self._job.id, self.task_id
         pause, shorter = _FIRST_PAUSE_SECONDS, iter(_SHORTER_CHARS)
@@ -147,7 +147,7 @@ class JobRun:
             except ProblemError as error:
                 if explained(error) != logged:
                     logged = explained(error)
-                    log.warning("task %s: its completion is refused: %s", task_id, logged)
+                    log.warning("task %s: its completion was refused: %s", task_id, logged)
                 is_of_a_proxy = isinstance(error, ProxyLimitError)
                 refusals_of_a_proxy += is_of_a_proxy
                 is_final = not is_of_a_proxy or refusals_of_a_proxy >= _MOST_PROXY_REFUSALS
@@ -158,10 +158,10 @@ class JobRun:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         if status not in ("archived", "exists", None):
-            log.warning("task %s: it had ended without us (%s)", task_id, status)
+            log.warning("task %s: its work had already ended (%s); the outcome is lost", task_id, status)
 
     async def _watch(self) -> None:
-        """Ask the handler to stop when the work's cancellation is requested or the work ends elsewhere."""
+        """Ask the handler to stop when the work is cancelled or ends elsewhere."""
         loop, version = asyncio.get_running_loop(), None
         while True:
             await asyncio.sleep(_WATCH_AFTER_SECONDS)
@@ -176,23 +176,23 @@ class JobRun:
                 if error.code in NOT_OURS:
                     self._stop_handler(error.problem.detail)
                     return
-                log.warning("work %s cannot be watched: %s", self._job.id, error)
+                log.warning("task %s: the status of its work could not be read: %s", self.task_id, error)
                 continue
             version = work.version
             if work.state != "running":
-                self._stop_handler(f"it has ended: {work.state}")
+                self._stop_handler(f"its work has ended ({work.state})")
                 return
             if work.cancel_requested:
-                self._stop_handler("it is to be cancelled")
+                self._stop_handler("its work was cancelled")
                 return
 
     def _stop_handler(self, reason: str) -> None:
-        log.warning("task %s: %s; its handler is asked to stop", self.task_id, reason)
+        log.warning("task %s: asked the handler to stop, reason: %s", self.task_id, reason)
         self.cancel()
 
 
 def _without_client(error: BaseException) -> TracebackType | None:
-    """Return the traceback of an error from the handler on, without the frames of the client before it."""
+    """Return the traceback of an error, without the frames of the client above the handler."""
     trace, client = error.__traceback__, Path(__file__).parent
     while trace and trace.tb_next and Path(trace.tb_frame.f_code.co_filename).parent == client:
         trace = trace.tb_next
@@ -200,13 +200,13 @@ def _without_client(error: BaseException) -> TracebackType | None:
 
 
 def _failed(error: str, *, retry: bool = True, longest: int = _MAX_ERROR_CHARS) -> dict[str, Any]:
-    """Return the completion of failed work, with the end of its error, which names the cause."""
+    """Return the completion of failed work. It keeps the end of a long error, which names the cause."""
     return {"outcome": "failed", "error": sanitizing.text(error)[-longest:], "retry": retry}
 
 
 def _refusal(completion: dict[str, Any], error: ProblemError) -> str:
-    """Return why the broker does not accept the result of a completion."""
-    reason = f"the result cannot be taken: {explained(error)}"
+    """Return the reason why the broker does not accept the result of a completion."""
+    reason = f"the broker did not accept the result: {explained(error)}"
     if error.code == "payload_too_large":
         reason += f" The result has {len(bytes(completion.get('result') or b'')):,} bytes."
     return reason
@@ -216,36 +216,37 @@ def _encoded(job: AsyncJob, result: Any) -> Raw:
     """Return the result of a job as JSON.
 
     Raises:
-        FailedError: The result cannot be JSON. The task is not retried: its result would be the same.
+        FailedError: The result has no JSON form. A retry of the task would return the same result.
     """
     try:
         return Raw(encoded(result))
     except Exception as error:
-        log.warning("task %s: its result cannot be taken: %r", job.task_id, error)
-        raise FailedError(f"the result cannot be taken: {error}", retry=False) from error
+        log.warning("task %s: its result could not be encoded as JSON: %r", job.task_id, error)
+        raise FailedError(f"the result could not be encoded as JSON: {error}", retry=False) from error
 
 
 def _is_asynchronous(handler: Handler) -> bool:
-    """Return whether a handler is an `async def`, or an object whose `__call__` is one."""
-    call = getattr(handler, "__call__", None)  # noqa: B004 - what it is, not whether it is there
+    """Return whether a handler is an `async def` function or an object whose `__call__` is one."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - this inspects it
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 async def unless_ended(request: Awaitable[Any]) -> Any:
-    """Return the response to a request about work; None if the work no longer belongs to this program."""
+    """Return the response to a request about work, or None if the work no longer belongs to this program."""
     try:
         return await request
     except ProblemError as error:
         if error.code not in NOT_OURS:
             raise
-        log.warning("work ended without us: %s", error.problem.detail)
+        log.warning("the work no longer belongs to this tool: %s", error.problem.detail)
         return None
 
 
 async def _in_thread(function: Handler, job: Job) -> Any:
-    """Run an ordinary function in a daemon thread, which does not keep the process from ending.
+    """Run an ordinary function in a daemon thread, which lets the process exit at any time.
 
-    Return its result as JSON, encoded in that thread; or the awaitable that it has returned.
+    Returns:
+        The result as JSON, encoded in that thread, or the awaitable that the function has returned.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
@@ -263,12 +264,12 @@ async def _in_thread(function: Handler, job: Job) -> Any:
             settled = future.set_exception, RuntimeError(repr(error))
         except Exception as error:  # noqa: BLE001 - the future raises it
             settled = future.set_exception, error
-        except BaseException as error:  # noqa: BLE001 - a handler that exits ends its work, not the tool
-            settled = future.set_exception, FailedError(f"the handler ended with {error!r}")
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the result
+        except BaseException as error:  # noqa: BLE001 - a handler that exits ends its work, but not the tool
+            settled = future.set_exception, FailedError(f"the handler exited with {error!r}")
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits for the result
             loop.call_soon_threadsafe(settle, *settled)
 
-    # Context variables, such as the current span, have the same values in the thread.
+    # Context variables, such as the current span, keep their values in the thread.
     run_here = contextvars.copy_context().run
     threading.Thread(target=run_here, args=(run,), name=f"work {job.id}", daemon=True).start()
     return await future

@@ -1,17 +1,20 @@
-"""Limit how many requests of a program wait at the broker, however many results it waits for."""
+"""Limit the number of requests that wait at the broker, for a program that waits for many results."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-# With each further connection, every request of the HTTP client costs more.
+# Each further connection makes every request of the HTTP client more expensive.
 _MOST_WAITING = 64
 _LONG_SECONDS = 30.0
 _SHORT_SECONDS = 0.5
 
 
 class LongPollLimit:
-    """Slots for waiting requests. While more requests want a slot than there are, each waits only briefly."""
+    """Slots for waiting requests.
+
+    If more requests need a slot than there are slots, each request waits only briefly.
+    """
 
     def __init__(self, most: int = _MOST_WAITING) -> None:
         self._most = most
@@ -20,17 +23,20 @@ class LongPollLimit:
 
     @contextlib.asynccontextmanager
     async def slot(self, deadline: float | None = None) -> AsyncIterator[float]:
-        """Wait for a slot and hold it; yield for how many seconds the request may wait.
+        """Wait for a slot and hold it.
 
         Args:
-            deadline: How long to wait for the slot, as a time of the loop's clock; None: without a limit.
+            deadline: The end of the wait for the slot, on the loop's clock. None means no limit.
+
+        Yields:
+            The number of seconds that the request may wait at the broker.
 
         Raises:
-            TimeoutError: There was no slot before the deadline.
+            TimeoutError: No slot became free before the deadline.
         """
         self._wanted += 1
         try:
-            # Requests that begin together count together.
+            # Let requests that start together count each other first.
             await asyncio.sleep(0)
             async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()

@@ -1,4 +1,4 @@
-"""An event loop in a thread, for synchronous programs."""
+"""Event loops in threads, for synchronous programs."""
 
 import asyncio
 import concurrent.futures
@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-# How long an interrupted coroutine may take to end.
+# The maximum time to wait until an interrupted coroutine has ended.
 _END_SECONDS = 5.0
 
 
 class LoopThread:
-    """An event loop that runs in a thread of its own."""
+    """An event loop that runs in its own thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -29,8 +29,8 @@ class LoopThread:
         """Run a coroutine in the loop and return its result. If the caller is interrupted, cancel it.
 
         Raises:
-            RuntimeError: The loop is stopped, the caller runs in the loop's own thread, or this process was
-                forked from the one that made the loop.
+            RuntimeError: The loop is stopped, the caller runs in the loop's own thread, or the loop belongs
+                to the parent of this forked process.
         """
         self._check(coroutine, waits=True)
         ended = threading.Event()
@@ -53,7 +53,7 @@ class LoopThread:
         """Start a coroutine in the loop and return the future of its result.
 
         Raises:
-            RuntimeError: The loop is stopped, or this process was forked from the one that made it.
+            RuntimeError: The loop is stopped, or it belongs to the parent of this forked process.
         """
         self._check(coroutine)
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -68,12 +68,12 @@ class LoopThread:
                     return
                 yield item
         finally:
-            # Do not wait for it: this may run in any thread, also while the interpreter shuts down.
+            # Waiting is not safe here: this may run in any thread, and while the interpreter shuts down.
             if not (self._is_stopped or sys.is_finalizing()):
                 self.start(items.aclose())
 
     def stop(self) -> None:
-        """Cancel everything in the loop, and wait until it has stopped. It may be called again."""
+        """Cancel all tasks in the loop and wait until it has stopped. It is safe to repeat."""
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -90,13 +90,13 @@ class LoopThread:
             self._loop.close()
 
     def _check(self, coroutine: Coroutine[Any, Any, object], *, waits: bool = False) -> None:
-        """Close the coroutine and raise an error if it cannot run, or if its caller cannot wait for it."""
+        """Close the coroutine and raise an error if it cannot run or if the caller cannot wait for it."""
         if os.getpid() != self._pid:
-            trouble = "it was opened before a fork: open one in this process"
+            trouble = "this broker or executor was opened before a fork; open a new one in this process"
         elif self._is_stopped:
-            trouble = "it is closed"
+            trouble = "this broker or executor is closed"
         elif waits and threading.current_thread() is self._thread:
-            trouble = "a callback would wait here for itself: use another thread"
+            trouble = "a callback of the client cannot wait for the client itself; use another thread"
         else:
             return
         coroutine.close()
@@ -104,7 +104,7 @@ class LoopThread:
 
 
 async def _cancel_all() -> None:
-    """Cancel all tasks; whoever waits for one of them gets `CancelledError`."""
+    """Cancel all tasks. Callers that wait for one of them get `CancelledError`."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

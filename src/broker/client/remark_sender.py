@@ -1,4 +1,4 @@
-"""Tell the broker why tasks wait, without delaying the pairing."""
+"""Send remarks that explain why tasks wait, without delaying the assignments."""
 
 import asyncio
 import logging
@@ -15,14 +15,14 @@ from broker.schemas.tasks import RemarkedTasks, TaskRemark
 
 log = logging.getLogger(__name__)
 
-# How long tasks wait before the assigner looks for the reason, and how long it pauses between two looks.
+# The assigner looks for the reason after a task has waited this long, and pauses this long between checks.
 _AFTER_SECONDS = 2.0
-# How long the pairing has the event loop for itself after each time slice.
+# After each time slice, the assignments have the event loop to themselves for this long.
 _PAUSE_SECONDS = 0.1
 
 
 class RemarkSender:
-    """Finds out why tasks wait, sends remarks to the broker, and checks them again from time to time."""
+    """Finds the reasons why tasks wait, sends them to the broker as remarks, and keeps them up to date."""
 
     def __init__(self, matcher: Matcher, recheck_seconds: float) -> None:
         self._pause_seconds = min(_AFTER_SECONDS, recheck_seconds)
@@ -30,15 +30,15 @@ class RemarkSender:
         self._trouble: str | None = None
 
     async def run(self, connection: Connection) -> None:
-        """Send remarks until cancelled. Log an error once while it repeats."""
+        """Send remarks until cancelled. Log a repeated error only once."""
         while True:
             await asyncio.sleep(self._pause_seconds)
             try:
                 await self._run_once(connection)
                 self._trouble = None
-            except Exception as error:  # noqa: BLE001 - whatever it is, pairing goes on
+            except Exception as error:  # noqa: BLE001 - the assigner continues to assign
                 if repr(error) != self._trouble:
-                    log.warning("no remarks can be made on why tasks wait: %s", error or repr(error))
+                    log.warning("remarks on waiting tasks could not be sent: %s", error or repr(error))
                 self._trouble = repr(error)
 
     async def _run_once(self, connection: Connection) -> None:
@@ -53,7 +53,7 @@ class RemarkSender:
 
 
 async def _list_tools(connection: Connection) -> list[ListedTool]:
-    """Return all registered tools, in whatever state they are."""
+    """Return all registered tools, in any state."""
     tools: list[ListedTool] = []
     after: str | None = None
     while True:

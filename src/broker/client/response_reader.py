@@ -1,4 +1,4 @@
-"""Read the responses that a client gets: the broker's own, and those of something on the way to it."""
+"""Read responses, and recognize those that come from a proxy or another server instead of the broker."""
 
 from http import HTTPStatus
 from typing import TypeVar
@@ -23,15 +23,15 @@ _MOST_CHARS = 80
 
 
 class ForeignResponseError(httpx.TransportError):
-    """The response does not come from a broker: a proxy, a gateway or another server gave it."""
+    """The response comes from a proxy, a gateway or another server, not from a broker."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
-        super().__init__(f"something else responds: {_summary(response)}")
+        super().__init__(f"another server responded: {_summary(response)}")
 
 
 class ResponseReader:
-    """Reads the responses to all requests of a client to the broker at a URL. Any thread may use it."""
+    """Reads all responses from the URL of a broker. Any thread may use it."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -41,19 +41,20 @@ class ResponseReader:
     def next_request(
         self, request: httpx.Request, response: httpx.Response, redirects: int
     ) -> httpx.Request | None:
-        """Return the request that a redirect asks for, without the key if it goes to another origin.
+        """Return the request that a redirect asks for. If it goes to another origin, it has no key.
 
         Args:
             request: The request as the client first sent it.
             response: The latest response to it.
-            redirects: How many redirects the client has followed so far.
+            redirects: The number of redirects that the client has followed so far.
 
         Returns:
-            The request to send next; None if the response is not a redirect.
+            The request to send next, or None if the response is not a redirect.
 
         Raises:
             SettingError: The client cannot follow the redirect, and the broker never responded at this URL.
-            ForeignResponseError: The client cannot follow it, but the broker responded at this URL before.
+            ForeignResponseError: The client cannot follow the redirect, but the broker responded at this URL
+                before.
         """
         following = response.next_request
         if following is None:
@@ -62,7 +63,7 @@ class ResponseReader:
         if is_followed and following.url.scheme in ("http", "https") and has_port(following.url):
             return following
         if self._has_responded:
-            # Something else has responded in its place for the moment.
+            # The broker is at this URL, so another server responded in its place only for a moment.
             raise ForeignResponseError(response)
         raise self._moved(request, following.url)
 
@@ -72,12 +73,12 @@ class ResponseReader:
         Args:
             request: The request as the client first sent it.
             response: The response after all redirects, with its content.
-            type_: The type of a success.
+            type_: The type of a successful response.
 
         Raises:
-            SettingError: The broker refused the request because a redirect has removed the key.
+            SettingError: The broker refused the request because a redirect removed the key.
             ProxyLimitError: A proxy refused the request because its body is too large.
-            ForeignResponseError: The response is not the broker's.
+            ForeignResponseError: The response does not come from the broker.
         """
         if not response.is_success:
             return self.problem(request, response)
@@ -111,10 +112,11 @@ class ResponseReader:
         address = str(location.copy_with(path=path, query=None, fragment=None)).rstrip("/")
         if address == self._url:
             return SettingError(
-                f"The server at {self._url} redirects to itself: set --url or BROKER_URL to the broker."
+                f"The server at {self._url} redirects to itself. Set --url or BROKER_URL to the broker's URL."
             )
         return SettingError(
-            f"The broker at {self._url} has another address, {address}: set --url or BROKER_URL to it."
+            f"The server at {self._url} redirects to {address}. If the broker has moved there, set --url or"
+            " BROKER_URL to that URL."
         )
 
 
@@ -140,7 +142,7 @@ def _decoded(response: httpx.Response, type_: type[Result]) -> Result:
 
 
 def _summary(response: httpx.Response) -> str:
-    """Describe a response on one line: its status, its type, where it points to, its first words."""
+    """Describe a response on one line, by its status, location, type and first words."""
     facts = [f"{response.status_code} {response.reason_phrase}".rstrip()]
     if location := response.headers.get("Location"):
         facts.append(f"to {_words(location)}")

@@ -1,4 +1,4 @@
-"""Decide which requests the client may retry, and how long it waits before that."""
+"""Decide which requests the client may retry, and how long it waits before a retry."""
 
 from http import HTTPStatus
 
@@ -8,9 +8,9 @@ import msgspec
 from broker.client.response_reader import ForeignResponseError
 
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
-# A request to these paths creates something new each time, unless the client has given it an id.
+# A request to these paths creates something new each time, unless the body has an id.
 _CREATING = ("/v1/tasks", "/v1/tools", "/v1/keys", "/reports")
-# With these errors nothing of the request has reached the broker.
+# After these errors, no part of the request has reached the broker.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -24,7 +24,8 @@ class _Identified(msgspec.Struct):
 def is_repeatable(method: str, path: str, body: bytes | None) -> bool:
     """Return whether the client may repeat a request that the broker may have processed.
 
-    Only some POST requests cannot be repeated: if one creates something, it or each of its items needs an id.
+    A POST request that creates something is repeatable only if it, or each of its items, has an id. All other
+    requests are repeatable.
     """
     collection = path.removesuffix("/batch")
     if method != "POST" or not collection.endswith(_CREATING):
@@ -37,16 +38,16 @@ def is_repeatable(method: str, path: str, body: bytes | None) -> bool:
 
 
 def was_not_received(error: httpx.TransportError) -> bool:
-    """Return whether nothing of a request has reached the broker."""
+    """Return whether the request has certainly not reached the broker."""
     if isinstance(error, ForeignResponseError):
         return error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS
     return isinstance(error, _NOT_SENT)
 
 
 def retry_after(response: httpx.Response) -> float:
-    """Return how many seconds a response asks to wait.
+    """Return the number of seconds that the `Retry-After` header of a response asks to wait.
 
-    A proxy may send `Retry-After` as a date: that counts as 0.
+    A date, which some proxies send, counts as 0.
     """
     try:
         return min(max(0.0, float(response.headers.get("Retry-After", 0))), _LONGEST_RETRY_AFTER_SECONDS)
@@ -55,7 +56,7 @@ def retry_after(response: httpx.Response) -> float:
 
 
 def describe_error(error: httpx.TransportError) -> tuple[str, float]:
-    """Return why a request did not reach the broker, for people, and how long to wait at least."""
+    """Return the reason why a request failed, for people, and the minimum pause in seconds."""
     if isinstance(error, ForeignResponseError):
-        return f"does not respond: {error}", retry_after(error.response)
-    return f"cannot be reached: {error!r}", 0.0
+        return f"did not respond: {error}", retry_after(error.response)
+    return f"could not be reached: {error!r}", 0.0

@@ -1,4 +1,4 @@
-"""Sanitize reports, so that the broker accepts whatever a handler or a program sends."""
+"""Sanitize reports, so the broker accepts any report of a handler or a program."""
 
 import re
 from typing import Any
@@ -10,19 +10,19 @@ from broker.client.encoding import as_json, encoded, message_of
 from broker.schemas.limits import LONGEST_TEXT_CHARS
 from broker.texts import shorten
 
-# What rounding may add to a progress of 1.
+# The tolerance for rounding errors in a progress of 0 or 1.
 _ROUNDING = 1e-6
 # PostgreSQL can store neither NUL nor half a character.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def text(value: str) -> str:
-    """Return a text with a replacement for each character that the broker cannot store."""
+    """Return a text, with U+FFFD in place of each character that the broker cannot store."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def message(value: Any) -> str | None:
-    """Return a report's message: a text, the message of an exception, or any other value as a text."""
+    """Return the message of a report, from a text, an exception or any other value."""
     if value is None or isinstance(value, str):
         words = value
     else:
@@ -31,7 +31,7 @@ def message(value: Any) -> str | None:
 
 
 def progress(value: Any) -> float | None:
-    """Return a report's progress, 0 to 1, without rounding errors; None if the value is not a progress."""
+    """Return the progress of a report, from 0 to 1, or None if the value is not a progress."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -41,7 +41,7 @@ def progress(value: Any) -> float | None:
 
 
 def data(value: Any) -> Raw:
-    """Return a report's data as JSON with sanitized texts; see `encoded` for what it raises."""
+    """Return the data of a report as JSON with sanitized texts. It raises the same errors as `encoded`."""
     try:
         content = encoded(value)
     except UnicodeEncodeError:

@@ -16,17 +16,18 @@ log = logging.getLogger(__name__)
 def run_until_signal(
     coroutine: Coroutine[Any, Any, None], *, at_once: Callable[[], object] = lambda: None
 ) -> None:
-    """Run a coroutine until it ends, or SIGTERM or Ctrl-C cancels it.
+    """Run a coroutine until it ends, or until SIGTERM or Ctrl-C cancels it.
 
-    A second signal ends the process at once. If the program has not configured logging, log records go to
-    standard error.
+    A second signal ends the process at once. If the program has not configured logging, this function sends
+    log records to standard error.
 
     Args:
-        coroutine: What to run. When it is cancelled, it finishes its jobs or gives them back.
-        at_once: Called when a second signal ends the process, which ends even if this raises an exception.
+        coroutine: The coroutine. When it is cancelled, it finishes its jobs or releases them.
+        at_once: A function to call before a second signal ends the process. If it raises an exception, the
+            process ends all the same.
 
     Raises:
-        SystemExit: The broker refuses the program; the message says why, and what to do.
+        SystemExit: The broker refused the program, or a setting is not valid. The message says what to do.
     """
 
     async def until_signalled() -> None:
@@ -34,7 +35,7 @@ def run_until_signal(
 
         def stop(number: signal.Signals) -> None:
             if task.cancelling():
-                log.warning("%s again: stopping at once", number.name)
+                log.warning("received a second signal, %s; stopping at once", number.name)
                 try:
                     at_once()
                 finally:

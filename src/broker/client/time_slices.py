@@ -1,4 +1,4 @@
-"""Divide long computations in the event loop into time slices, so that other tasks run in between."""
+"""Divide long computations in the event loop into time slices, and let other tasks run between them."""
 
 import asyncio
 import time
@@ -8,11 +8,11 @@ _SLICE_SECONDS = 0.02
 
 
 async def run_in_time_slices(steps: Iterable[object], *, pause_seconds: float = 0.0) -> None:
-    """Take all steps of a computation, and let other tasks run after each time slice.
+    """Run all steps of a computation, and let other tasks run after each time slice.
 
     Args:
-        steps: The steps; each should be short.
-        pause_seconds: How long to pause after each slice, to use only a part of the time.
+        steps: The steps. Each should be short.
+        pause_seconds: The pause after each slice. A longer pause leaves more time for other tasks.
     """
     end = time.perf_counter() + _SLICE_SECONDS
     for _ in steps:

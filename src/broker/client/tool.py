@@ -1,4 +1,4 @@
-"""The tool: a program that does work for a broker."""
+"""Tools: programs that do work for a broker."""
 
 import asyncio
 import contextlib
@@ -8,19 +8,16 @@ from functools import partial
 from typing import Literal, Self, TypedDict, Unpack
 from uuid import UUID
 
-from msgspec import structs
-
 from broker.client import signals
 from broker.client.addresses import in_path
 from broker.client.completions import Completions
 from broker.client.connection import Connection
-from broker.client.errors import ProblemError
+from broker.client.errors import ProblemError, ToolLostError
 from broker.client.functions import Functions
 from broker.client.heartbeats import LOST, Heartbeats
 from broker.client.job_run import Handler, JobRun, unless_ended
 from broker.schemas.completion import Completed
 from broker.schemas.limits import DEFAULT_LEASE_SECONDS
-from broker.schemas.problems import Problem
 from broker.schemas.tools import RegisteredTool, ToolStatus
 from broker.schemas.work import WorkItems
 
@@ -28,27 +25,12 @@ log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
-# How long a stopping tool retries requests that it could also leave out.
+# How long a stopping tool retries requests that are not essential.
 _STOP_PATIENCE_SECONDS = 5.0
 
 
-class ToolLostError(ProblemError):
-    """The tool does not belong to this program any more. Registering again takes it back."""
-
-    advice = None
-
-    @classmethod
-    def of(cls, tool_id: str, problem: Problem) -> Self:
-        """Return the error for a problem by which the broker says that the tool is lost."""
-        if problem.code == "tool_not_found":
-            why = "it was deleted from the broker"
-        else:
-            why = "another program has registered with its id since, or its key was revoked"
-        return cls(structs.replace(problem, detail=f"Tool {tool_id} must end: {why}."))
-
-
 class ToolOptions(TypedDict, total=False):
-    """The options of a tool, besides its id and its skills; see `Tool`."""
+    """Options of a tool, besides its id and its skills; see `Tool`."""
 
     capacity: int
     lease_seconds: float
@@ -59,19 +41,37 @@ class ToolOptions(TypedDict, total=False):
 
 
 class Tool:
-    """A program that does work.
+    """A program that does tasks.
+
+    The tool registers at the broker, waits for work, calls your handler for each job, and sends its result.
+    Meanwhile it renews its lease, even while a handler is busy.
+
+    Example:
+        tool = Tool("counter", skills={"can": "count words"})
+
+        @tool.handler
+        def count(job: Job):
+            return len(job.payload["text"].split())
+
+        tool.run()
 
     Args:
-        id: The id of the tool. Keep it the same after a restart.
-        skills: What the tool can do; any JSON value that the assigner understands.
-        capacity: How many jobs it does at once.
-        lease_seconds: If the broker hears nothing from the tool for this long, it gives its work to other
-            tools.
-        on_stop: What happens to running jobs when the program is stopped: `finish` them, or `release` their
-            work for another attempt, which does not count as one.
-        grace_seconds: With `release`, how long handlers may take to stop before their work is released.
-        url: The URL of the broker. Default: `BROKER_URL`, or else the local broker.
-        key: The key. Default: `BROKER_KEY`, or else none.
+        id: The id of the tool. Use the same id after a restart. Only one program at a time can use an id.
+        skills: A JSON value that describes what the tool can do. The assigner compares it with the needs of
+            the tasks.
+        capacity: The maximum number of jobs at the same time, from 1 to 10,000. Default: 1.
+        lease_seconds: If the broker receives nothing from the tool for this many seconds, it gives the
+            tool's work to other tools. From 5 to 86,400. Default: 60.
+        on_stop: The action for running jobs when the program is stopped. `"finish"` waits for them.
+            `"release"` stops the handlers and returns the work to the queue, which does not count as an
+            attempt. Default: `"finish"`.
+        grace_seconds: With `"release"`, how many seconds the handlers may take to stop. After that, the tool
+            stops waiting for them. Default: 10.
+        url: The URL of the broker. Default: `BROKER_URL`, or else `http://127.0.0.1:8000`.
+        key: A key with the role `tool`. Default: `BROKER_KEY`, or else no key.
+
+    Attributes:
+        id: The id of the tool.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Tool:
         self._path = f"/v1/tools/{in_path(id)}"
         self._handler: Handler | None = None
         self._runs: dict[UUID, JobRun] = {}
-        # Whether a request waits for work. While it waits, the lease does not expire.
+        # True while a request waits for work. Such a request keeps the lease from expiring.
         self._is_waiting = False
         self._is_lost = False
 
@@ -114,16 +114,20 @@ class Tool:
         skills: Mapping[str, object] | None = None,
         **options: Unpack[ToolOptions],
     ) -> Self:
-        """Return a tool that calls functions for programs with an `Executor`.
+        """Return a tool that calls functions for programs that use an `Executor`.
+
+        Example:
+            Tool.calling("worker-1", measure, fit, capacity=4).run()
 
         Args:
-            id: The id of the tool. Keep it the same after a restart.
-            functions: Functions of modules. The tool calls no other ones.
-            skills: Further skills of the tool.
-            options: The other arguments of a tool.
+            id: The id of the tool. Use the same id after a restart.
+            functions: The functions, from modules that the other programs can import, too. The tool calls no
+                other functions.
+            skills: A dict of further skills. The tool adds the names of the functions as `function`.
+            options: The other arguments of `Tool`, such as `capacity` and `url`.
 
         Raises:
-            ValueError: A function has no name by which other programs could call it.
+            ValueError: Other programs cannot import a function by its name, or the function is asynchronous.
         """
         handler = Functions(functions)
         tool = cls(id, {**(skills or {}), **handler.skills}, **options)
@@ -131,35 +135,63 @@ class Tool:
         return tool
 
     def handler(self, function: Handler) -> Handler:
-        """Set the function that does the jobs. Its argument is a `Job`, and it returns the result.
+        """Set the function that does the jobs. Use it as a decorator.
 
-        An ordinary function runs in a thread, and its argument is a `Job`. An `async def` function runs in
-        the event loop, and its argument is an `AsyncJob`. If the result is awaitable, it is awaited.
-        docs/guides/python-tools.md lists the values that a result may hold.
+        An ordinary function gets a `Job` and runs in its own thread. An `async def` function gets an
+        `AsyncJob` and runs in the event loop. If an ordinary function returns an awaitable, the tool awaits
+        it.
 
-        An exception means that the work has failed; `FailedError(..., retry=False)` also prevents a retry. If
-        a job should stop, `job.cancelled` is true, and an `async def` handler is cancelled.
+        The returned value is the result of the task. It may contain numbers, texts, lists, dicts, None,
+        dataclasses, enums, times, paths, numpy arrays, pydantic models and values like them. The guide at
+        `/help/guides/python-tools/` on your broker lists their JSON forms. If a value has no JSON form,
+        the task fails without a retry.
+
+        If the function raises an exception, the attempt has failed. The broker retries the task until it has
+        made `max_attempts` attempts. `FailedError(..., retry=False)` prevents the retry.
+
+        When a job should stop, `job.cancelled` becomes True. The tool also cancels an `async def` function.
+
+        Args:
+            function: The function.
+
+        Returns:
+            The same function.
         """
         self._handler = function
         return function
 
     def run(self) -> None:
-        """Work until SIGTERM or Ctrl-C stops the process. A second signal ends it at once."""
+        """Register the tool and do its work until SIGTERM or Ctrl-C stops the process.
+
+        Then the tool accepts no more work and finishes or releases its running jobs, as `on_stop` says. A
+        second signal ends the process at once. Call this method from the main thread; in an asynchronous
+        program, await `work` instead.
+
+        Raises:
+            RuntimeError: The tool has no handler.
+            SystemExit: The broker refused the tool, the tool is lost, or a setting is not valid. The message
+                says why.
+        """
         signals.run_until_signal(self.work())
 
     async def work(self) -> None:
-        """Register and work until cancelled; then finish the running jobs, or release their work.
+        """Register the tool and do its work until the coroutine is cancelled.
+
+        Then the tool accepts no more work and finishes or releases its running jobs, as `on_stop` says.
 
         Raises:
-            ToolLostError: Another program has registered with the tool's id, or the tool was deleted.
-            ProblemError: The broker refuses the registration.
+            RuntimeError: The tool has no handler.
+            ToolLostError: Another program has registered with the tool's id, somebody has deleted the tool,
+                or its key was revoked.
+            ProblemError: The broker refused the registration.
+            SettingError: The URL or the key is not valid.
         """
         if self._handler is None:
-            raise RuntimeError("the tool has no handler: decorate a function with @tool.handler")
+            raise RuntimeError("the tool has no handler; decorate a function with @tool.handler")
         async with Connection(self._url, key=self._key) as connection:
             registered = await connection.call("POST", "/v1/tools", RegisteredTool, json=self._registration)
             connection.use(registered.token)
-            log.info("registered as %s at %s", self.id, connection.url)
+            log.info("registered tool %s at %s", self.id, connection.url)
             heartbeats = self._heartbeats(connection, registered.token)
             heartbeats.start()
             self._is_lost = False
@@ -171,7 +203,7 @@ class Tool:
                 if error.code not in LOST:
                     raise
                 lost = ToolLostError.of(self.id, error.problem)
-                log.error("%s", lost.problem.detail)  # noqa: TRY400 - the message says it all
+                log.error("%s", lost.problem.detail)  # noqa: TRY400 - a traceback would add nothing
                 await self._abandon_all()
                 raise lost from error
             finally:
@@ -201,7 +233,7 @@ class Tool:
         return heartbeats
 
     def _at_work(self) -> list[str]:
-        """Return the names of the running handlers, for people. Any thread may call it."""
+        """Return the names of the running handlers and their tasks. Any thread may call it."""
         name = getattr(self._handler, "__qualname__", type(self._handler).__name__)
         return [f"{name} (task {run.task_id})" for run in list(self._runs.values())]
 
@@ -212,7 +244,7 @@ class Tool:
                 run.cancel()
 
     async def _abandon_all(self) -> None:
-        """Ask all handlers to stop: their work belongs to another program, or to none."""
+        """Ask all handlers to stop, because their work no longer belongs to this program."""
         self._is_lost = True
         runs = list(self._runs.values())
         for run in runs:
@@ -228,9 +260,10 @@ class Tool:
             await self._accept(connection, completions, handler)
 
     async def _accept(self, connection: Connection, completions: Completions, handler: Handler) -> None:
-        """Wait for work, and start its jobs.
+        """Wait for work and start its jobs.
 
-        A handler may continue after its work has ended. Then the broker has assigned more than fits.
+        A handler may continue after its work has ended. The broker may then have assigned more work than the
+        tool has capacity for.
         """
         while (room := self._capacity - len(self._runs)) <= 0:
             await asyncio.wait([run.task for run in self._runs.values()], return_when=asyncio.FIRST_COMPLETED)
@@ -243,7 +276,7 @@ class Tool:
             self._is_waiting = False
         new = [work for work in page.items if work.id not in self._runs][:room]
         if page.items and not new:
-            # The broker did not start this work.
+            # The broker refused to start this work.
             await asyncio.sleep(_PAUSE_SECONDS)
         runs = {work.id: JobRun(connection, completions, work, handler) for work in new}
         self._runs |= runs
@@ -257,15 +290,15 @@ class Tool:
         self._runs.pop(id_, None)
 
     async def _stop(self, connection: Connection) -> None:
-        """Accept no more work, release what was not started, and finish or release the rest."""
+        """Accept no more work, release work that has not started, and finish or release the running jobs."""
         runs = list(self._runs.values())
         if runs:
-            activity = "finishing" if self._on_stop == "finish" else "giving back"
-            log.warning("stopping: %s %d in hand; a second signal ends this at once", activity, len(runs))
+            action = "finishing" if self._on_stop == "finish" else "releasing"
+            log.warning("stopping: %s running jobs (%d); a second signal stops at once", action, len(runs))
         if self._on_stop == "release":
             for run in runs:
                 run.release()
-        with contextlib.suppress(Exception):  # nothing is lost: the lease expires
+        with contextlib.suppress(Exception):  # if this fails, the lease expires and the work returns
             await self._drain(connection)
         if self._on_stop == "finish":
             await _all_done(runs)
@@ -275,13 +308,13 @@ class Tool:
             await _all_done(runs, within=_STOP_PATIENCE_SECONDS)
 
     async def _drain(self, connection: Connection) -> None:
-        """Drain the tool, and release the work that it has not started."""
+        """Drain the tool and release the work that it has not started."""
         patience = _STOP_PATIENCE_SECONDS
         call, body = connection.call, {"draining": True}
         await call("PATCH", self._path, ToolStatus, json=body, patience_seconds=patience)
         seen = set(self._runs)
         while True:
-            # A response may have only some of the work, if it is large.
+            # If the work is large, a response contains only a part of it.
             page = await call("GET", f"{self._path}/work", WorkItems, patience_seconds=patience)
             if not (new := [work for work in page.items if work.id not in seen]):
                 return
@@ -292,7 +325,7 @@ class Tool:
 
 
 async def _all_done(runs: Collection[JobRun], *, within: float | None = None) -> bool:
-    """Wait for jobs to be completed; return whether all of them were in time."""
+    """Wait until jobs are completed; return whether all of them were completed in time."""
     if not runs:
         return True
     _, late = await asyncio.wait([run.task for run in runs], timeout=within)

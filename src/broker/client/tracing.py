@@ -1,7 +1,6 @@
 """OpenTelemetry traces of programs that use the client.
 
-The client does not depend on OpenTelemetry and never imports it first: it traces only in a program that has
-imported it already.
+The client does not depend on OpenTelemetry. It traces only if the program has already imported it.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 def current() -> Mapping[str, str]:
-    """Return the headers that name the program's current span; none if it does not trace."""
+    """Return the headers of the program's current span, or no headers if the program does not trace."""
     if not _trace_api():
         return _NO_HEADERS
     from opentelemetry import propagate  # noqa: PLC0415 - the program uses OpenTelemetry
@@ -29,12 +28,12 @@ def current() -> Mapping[str, str]:
 
 
 def submitting() -> Mapping[str, str]:
-    """Return the headers for submitted tasks: those of the current span, or else of the process."""
+    """Return the trace headers for submitted tasks, from the current span or else from the environment."""
     return current() or inherited()
 
 
 def inherited() -> Mapping[str, str]:
-    """Return the headers from the environment of this process, which `broker tool` sets for its programs."""
+    """Return the trace headers from the environment, in which `broker tool` sets them for its programs."""
     names = ("traceparent", "tracestate")
     given = [(name.encode(), os.fsencode(os.environ.get(name.upper(), ""))) for name in names]
     context = TraceContext.of(given)
@@ -43,7 +42,7 @@ def inherited() -> Mapping[str, str]:
 
 @contextlib.contextmanager
 def working(work: Work, trace_context: Mapping[str, str]) -> Iterator[None]:
-    """Open a span for the run of a job, below the span (if any) in which its task was submitted."""
+    """Open a span for the run of a job, as a child of the span in which its task was submitted."""
     trace = _trace_api()
     if not trace:
         yield
@@ -53,7 +52,7 @@ def working(work: Work, trace_context: Mapping[str, str]) -> Iterator[None]:
 
     with trace.get_tracer("broker.client").start_as_current_span(
         f"work {work.tool_id}",
-        # The span in which the tool was started has nothing to do with this task.
+        # The empty context hides the span in which the tool was started.
         context=propagate.extract(trace_context, context=Context()),
         kind=trace.SpanKind.CONSUMER,
         attributes={
@@ -72,13 +71,13 @@ def working(work: Work, trace_context: Mapping[str, str]) -> Iterator[None]:
 
 
 def raised(error: BaseException) -> None:
-    """Record in the current span what the handler raised."""
+    """Record the handler's exception in the current span."""
     if trace := _trace_api():
         trace.get_current_span().record_exception(error)
 
 
 def ended(completion: Mapping[str, Any]) -> None:
-    """Record in the current span how the job ended."""
+    """Record the outcome of the job in the current span."""
     if trace := _trace_api():
         span = trace.get_current_span()
         span.set_attribute("broker.outcome", completion["outcome"])

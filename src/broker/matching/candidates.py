@@ -37,7 +37,7 @@ class CandidatePage(Struct, kw_only=True):
 
 
 class ListedTool(Struct, kw_only=True):
-    """A registered tool, in whatever state it is."""
+    """A registered tool, in any state."""
 
     id: str
     skills: JSON

@@ -8,26 +8,38 @@ from msgspec.json import decode
 
 from broker.matching.mismatch import Mismatch, Path, UnjudgeableError, gap, place, shown
 
-# They take some 50 ms. Needs and skills of 64 KiB each that take longer were made for that.
+# These steps take about 50 ms. Only needs and skills that were made to be slow need more.
 _MOST_STEPS = 100_000
 _MOST_MISMATCHES = 100
 
 
 def contains(skills: Any, needs: Any) -> bool:
-    """Return whether skills contain needs.
+    """Return True if the skills of a tool contain the needs of a task.
 
-    An object contains another one if it has all of its keys, and contains each of their values. A list
-    contains a value if one of its items contains it, and a list of values if it contains each of them. Other
-    values contain equal values. As in JSON, `1` equals `1.0`, and `true` does not equal `1`.
+    This is the default strategy of an `Assigner`. You can also use it in your own `match` function.
+
+    - A dict contains another dict if it has all of its keys, and each of its values contains the other's
+      value.
+    - A list contains a value if one of its items contains the value. It contains another list if it contains
+      each item of that list.
+    - Any other value contains an equal value. As in JSON, `1` equals `1.0`, and `true` does not equal `1`.
+
+    Example:
+        contains({"can": ["print", "scan"], "floor": 2}, {"can": "scan"})  # True
+        contains({"can": ["print", "scan"], "floor": 2}, {"can": "scan", "floor": 3})  # False
+
+    Args:
+        skills: The skills, as a Python value.
+        needs: The needs, as a Python value.
 
     Raises:
-        UnjudgeableError: It would take too long: there are long lists of objects on both sides.
+        ValueError: The comparison would take too long, because both sides have long lists of dicts.
     """
     return Contains().matches(_prepared(skills), needs)
 
 
 class Contains:
-    """Judges by `contains`; see `Strategy` for the methods."""
+    """The strategy `contains`; see `Strategy` for the methods."""
 
     def needs(self, text: bytes) -> Any:
         """Decode needs."""
@@ -42,14 +54,14 @@ class Contains:
         return _Comparison().meets(skills, needs)
 
     def mismatches(self, skills: Any, needs: Any) -> list[Mismatch]:
-        """Return what the skills lack, up to a hundred mismatches."""
+        """Return the mismatches between skills and needs, up to a hundred."""
         return list(islice(_Comparison().mismatches(skills, needs, ()), _MOST_MISMATCHES))
 
 
 class _List:
     """A list in skills, prepared for searching.
 
-    Scalars are found by their hash. To compare each with each could take minutes.
+    A set finds scalars at once. A comparison of each item with each need could take minutes.
     """
 
     def __init__(self, value: list[Any]) -> None:
@@ -66,12 +78,12 @@ def _prepared(skills: Any) -> Any:
 
 
 def _key(scalar: Any) -> Any:
-    """Return a key that equal scalars share: in Python, `True` equals 1."""
+    """Return a key that only equal JSON scalars share. In Python, `True` equals 1."""
     return (scalar,) if isinstance(scalar, bool) else scalar
 
 
 class _Comparison:
-    """One comparison, with a limit to its steps."""
+    """One comparison, with a limited number of steps."""
 
     def __init__(self) -> None:
         self._left = _MOST_STEPS
@@ -104,7 +116,7 @@ class _Comparison:
         return any(self.meets(item, need) for item in skills.lists)
 
     def mismatches(self, skills: Any, needs: Any, path: Path) -> Iterator[Mismatch]:
-        """Yield what the skills at a path lack."""
+        """Yield the mismatches between the skills at a path and the needs."""
         if isinstance(skills, dict) and isinstance(needs, dict):
             for key, need in needs.items():
                 at = (*path, key)
@@ -123,7 +135,7 @@ class _Comparison:
     def _step(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise UnjudgeableError("there are too many objects in lists, on both sides, to be compared")
+            raise UnjudgeableError("the needs and the skills have too many objects in lists to compare")
 
 
 def _equals(path: Path, need: Any) -> str:
@@ -131,7 +143,7 @@ def _equals(path: Path, need: Any) -> str:
 
 
 def _unprepared(skills: Any) -> Any:
-    """Return the skills as they were, to show them."""
+    """Return the skills as they were before their preparation, to show them to people."""
     if isinstance(skills, dict):
         return {key: _unprepared(value) for key, value in skills.items()}
     return skills.value if isinstance(skills, _List) else skills

@@ -1,4 +1,4 @@
-"""Explain in a sentence why the tasks with some needs have no tool."""
+"""Explain to people why the tasks with some needs have no tool."""
 
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
@@ -11,23 +11,26 @@ from broker.matching.needs import Needs, Remark
 from broker.matching.skills import Skills
 
 _LONGEST = 300
-# How many tools or mismatches are named; the rest is counted.
+# A text names this many tools or mismatches, and counts the rest.
 _MOST_NAMED = 3
 
 ToolsBySkills = dict[Skills, list[ListedTool]]
 
 
 class _Candidate(NamedTuple):
-    """A tool that does not match, and what its skills lack."""
+    """A tool that does not match, with its mismatches."""
 
     mismatches: list[Mismatch]
     id: str
 
 
 def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None, None, Remark]:
-    """Return why tasks with these needs have no tool, in steps that are each as long as one judgement."""
+    """Return the reason why tasks with these needs have no tool.
+
+    It yields after each judgement, so the caller can run other tasks in between.
+    """
     if not tools:
-        return Remark("no tool is registered")
+        return Remark("No tool is registered.")
     able: list[ListedTool] = []
     for skills, with_skills in tools.items():
         if judge.judge(needs, skills):
@@ -35,52 +38,54 @@ def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None,
         yield
     online = [tool.id for tool in able if tool.state in ("idle", "busy")]
     if online:
-        return Remark(f"{min(online)} can do it, when it has room", corrects=True)
+        return Remark(f"Tool {min(online)} can do this task when it has free capacity.", corrects=True)
     if able:
-        return Remark(short_line(_all_away(able), _LONGEST))
+        return Remark(short_line(_describe_away(able), _LONGEST))
     candidates = []
     for skills, with_skills in tools.items():
         if mismatches := judge.mismatches(needs, skills):
             candidates.append(_Candidate(mismatches, min(tool.id for tool in with_skills)))
         yield
     if candidates:
-        reason = _nearest(candidates)
+        reason = _describe_nearest(candidates)
     elif needs.trouble is not None:
-        reason = f"it cannot be judged whether a tool has what is needed: {needs.trouble}"
+        reason = f"The assigner cannot compare the needs of this task with the tools: {needs.trouble}"
     else:
-        reason = f"none of the tools can do it, of {sum(map(len, tools.values()))} that are registered"
+        reason = f"No tool can do this task. Registered tools: {sum(map(len, tools.values()))}."
     return Remark(short_line(reason, _LONGEST))
 
 
-def _all_away(able: Sequence[ListedTool]) -> str:
-    """Say that the matching tools accept no work now."""
+def _describe_away(able: Sequence[ListedTool]) -> str:
+    """Describe the state of the matching tools, none of which accepts work now."""
     able = sorted(able, key=lambda tool: tool.id)
     if len(able) > 1:
-        return f"only {_listed([tool.id for tool in able])} could do it, and they are offline or draining"
+        ids = _listed([tool.id for tool in able])
+        return f"Only the tools {ids} can do this task, and they are offline or draining."
     [only] = able
     if only.state == "draining":
-        return f"only {only.id} could do it, and it is draining"
-    return f"only {only.id} could do it, and it is offline since {_clock(only.lease_expires_at)}"
+        return f"Only tool {only.id} can do this task, and it is draining."
+    since = _clock(only.lease_expires_at)
+    return f"Only tool {only.id} can do this task, and it has been offline since {since}."
 
 
-def _nearest(candidates: Sequence[_Candidate]) -> str:
-    """Return what no tool has, and what the nearest tool has instead."""
+def _describe_nearest(candidates: Sequence[_Candidate]) -> str:
+    """Describe the needs that no tool meets, and the skills of the nearest tool."""
     nearest = min(candidates, key=_distance)
-    # Other tools may have what the nearest one lacks.
+    # Another tool may have the skills that the nearest one lacks.
     lacked = [each for each in nearest.mismatches if each.wanted and _nobody_has(each, candidates)]
     if lacked:
         wanted, had = _listed([each.wanted for each in lacked]), _listed([each.had for each in lacked])
-        return f"no tool has {wanted}; nearest: {nearest.id} has {had}"
+        return f"No tool has what the task needs: {wanted}. The nearest tool, {nearest.id}, has {had}."
     if not nearest.mismatches[0].wanted:
-        # A function says why not, but not how near the skills come.
+        # A function gives a reason, but no measure of how near the skills come.
         reasons = [f"{each.id}: {each.mismatches[0].had}" for each in candidates]
-        return f"no tool can do it; {_listed(reasons)}"
-    had = _listed([f"{each.had} for {each.wanted}" for each in nearest.mismatches])
-    return f"no tool has all that is needed; nearest: {nearest.id} has {had}"
+        return f"No tool can do this task. {'; '.join(_first_of(reasons))}"
+    had = _listed([f"{each.had} instead of {each.wanted}" for each in nearest.mismatches])
+    return f"No single tool has everything that the task needs. The nearest tool, {nearest.id}, has {had}."
 
 
 def _distance(candidate: _Candidate) -> tuple[int, int, float, str]:
-    """Return how far a tool is from what is needed; any value in a place is nearer than none."""
+    """Return the distance of a tool from the needs. Any value in a place is nearer than no value."""
     absent = sum(mismatch.absent for mismatch in candidate.mismatches)
     gaps = sum(mismatch.gap for mismatch in candidate.mismatches)
     return len(candidate.mismatches), absent, gaps, candidate.id
@@ -91,10 +96,16 @@ def _nobody_has(lack: Mismatch, candidates: Sequence[_Candidate]) -> bool:
 
 
 def _listed(texts: Sequence[str]) -> str:
-    """Join texts: `a, b and 3 more`."""
-    if len(texts) > _MOST_NAMED:
-        texts = [*texts[: _MOST_NAMED - 1], f"{len(texts) - _MOST_NAMED + 1} more"]
-    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
+    """Join texts, like `a, b and 3 more`."""
+    *others, last = _first_of(texts)
+    return " and ".join(filter(None, (", ".join(others), last)))
+
+
+def _first_of(texts: Sequence[str]) -> Sequence[str]:
+    """Return the first texts, with the number of the others as the last text."""
+    if len(texts) <= _MOST_NAMED:
+        return texts
+    return [*texts[: _MOST_NAMED - 1], f"{len(texts) - _MOST_NAMED + 1} more"]
 
 
 def _clock(moment: datetime) -> str:

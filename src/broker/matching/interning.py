@@ -1,4 +1,4 @@
-"""Interning: equal JSON values share one object, however they are written."""
+"""Interning: texts of equal JSON values share one object."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -9,10 +9,10 @@ import msgspec
 from broker.matching.needs import Needs
 from broker.matching.skills import Skills
 
-# How many released objects are kept, and how many bytes of their texts.
+# The limits for released objects that are kept: their number, and the size of their texts in bytes.
 _MOST_RELEASED = 2_000
 _MOST_RELEASED_BYTES = 8 * 2**20
-# How many ways to write a value are remembered, so that it need not be decoded again.
+# The table remembers this many texts of a value, to find it without decoding.
 _MOST_SPELLINGS = 8
 
 
@@ -20,10 +20,10 @@ Interned = TypeVar("Interned", Needs, Skills)
 
 
 def canonical(text: bytes) -> bytes:
-    """Return the canonical form of a JSON text: without white space, its keys in order.
+    """Return the canonical form of a JSON text, without white space and with sorted keys.
 
-    `true` and `1` stay different, and so do `1` and `1.0`: a `match` function might distinguish them. A text
-    that cannot be decoded stays as it is.
+    `true` and `1` stay different, and so do `1` and `1.0`, because a `match` function might distinguish them.
+    A text that cannot be decoded stays unchanged.
     """
     try:
         return msgspec.json.encode(msgspec.json.decode(text), order="deterministic")
@@ -32,13 +32,13 @@ def canonical(text: bytes) -> bytes:
 
 
 class InternTable(Generic[Interned]):
-    """The objects of JSON texts. It finds them by the text as it came, or else by its canonical form.
+    """Objects of JSON texts. The table finds an object by the text itself, or else by its canonical form.
 
-    A released object is kept for a while, with what was judged of it, in case its value comes again.
+    The table keeps a released object for a while, with its judgements, in case its value returns.
 
     Args:
-        make: Makes an object from a canonical text.
-        forget: Called with the objects that are evicted, many at once.
+        make: Creates an object from a canonical text.
+        forget: Receives the objects that the table evicts, many at once.
     """
 
     def __init__(self, make: Callable[[bytes], Interned], forget: Callable[[list[Interned]], object]) -> None:
@@ -47,7 +47,7 @@ class InternTable(Generic[Interned]):
         self._by_canonical: dict[bytes, Interned] = {}
         self._by_spelling: dict[bytes, Interned] = {}
         self._spellings: dict[Interned, list[bytes]] = {}
-        # The one that was released first comes first.
+        # In the order of their release.
         self._released: dict[Interned, None] = {}
         self._released_bytes = 0
 
@@ -58,7 +58,7 @@ class InternTable(Generic[Interned]):
         return iter(self._by_canonical.values())
 
     def intern(self, text: bytes) -> Interned:
-        """Return the object of a JSON text, which is in use from now on."""
+        """Return the object of a JSON text, and mark it as used."""
         interned = self._by_spelling.get(text)
         if interned is None:
             interned = self._find_or_make(text)
@@ -68,13 +68,13 @@ class InternTable(Generic[Interned]):
         return interned
 
     def release(self, interned: Interned) -> None:
-        """Release an object that is no longer in use."""
+        """Mark an object as no longer used."""
         if interned not in self._released:
             self._released[interned] = None
             self._released_bytes += len(interned.text)
 
     def evict(self) -> None:
-        """Forget the older half of the released objects if there are too many."""
+        """Evict the older half of the released objects if there are too many."""
         if len(self._released) <= _MOST_RELEASED and self._released_bytes <= _MOST_RELEASED_BYTES:
             return
         evicted = list(islice(self._released, (len(self._released) + 1) // 2))

@@ -1,8 +1,7 @@
 """The strategy `schema`: needs are a JSON Schema (draft 2020-12) that the skills must satisfy.
 
-Anyone who submits tasks can write such a schema, so it must not do harm. The strategy fetches nothing,
-evaluates regular expressions in linear time, and refuses a schema that would take too long. It ignores
-`format`.
+Every submitter can write such a schema, so the strategy must be safe. It fetches nothing, evaluates regular
+expressions in linear time, and refuses a schema that would take too long. It ignores `format`.
 """
 
 from collections.abc import Iterator
@@ -15,15 +14,15 @@ from msgspec.json import decode
 from broker.matching.mismatch import Mismatch, UnjudgeableError, gap, place, shown
 from broker.matching.schema_cost import schema_cost
 
-# The highest cost of a schema times the length of the skills: some tenths of a second at worst.
+# The limit for the cost of a schema times the length of the skills. It takes less than a second.
 _MOST_WORK = 20_000_000
-# The same, to find all mismatches: the validator finds them all at once, in some microseconds each.
+# The limit for finding all mismatches. The validator finds all of them, in a few microseconds each.
 _MOST_WORK_FOR_ALL = 50_000
-# The largest compiled regular expression, in bytes. Nested repetitions exceed it.
+# The maximum size of a compiled regular expression, in bytes. Nested repetitions exceed it.
 _LARGEST_PATTERN = 2**16
 _MOST_MISMATCHES = 100
 
-# The keywords by which a schema can refuse a value. Other keywords only describe, or support these.
+# The keywords with which a schema can refuse a value. Other keywords only describe a value or support these.
 KEYWORDS = frozenset(
     (
         *("type", "const", "enum", "allOf", "anyOf", "oneOf", "not", "if", "$ref"),
@@ -50,21 +49,25 @@ class _Skills(NamedTuple):
 
 
 class Schema:
-    """Judges by JSON Schema.
+    """The strategy `schema`; see `Strategy` for the methods.
 
-    Any skills meet the needs `true` and `{}`. All skills would also satisfy an object without a keyword that
-    can refuse something, like `{"gpu": 2}`. It is surely not meant as a schema, so it cannot be judged.
+    Any skills meet the needs `true` and `{}`. Any skills would also satisfy an object without a keyword that
+    can refuse a value, like `{"gpu": 2}`. Its author certainly meant no schema, so the strategy refuses it.
     """
 
     def needs(self, text: bytes) -> _Needs:
-        """Prepare needs, if they are a schema that the strategy accepts."""
+        """Prepare needs.
+
+        Raises:
+            UnjudgeableError: The needs are not a schema, or the strategy does not accept it.
+        """
         schema = decode(text)
         if not isinstance(schema, dict | bool):
-            raise UnjudgeableError("the needs are no JSON Schema: that is an object, true or false")
+            raise UnjudgeableError("the needs are not a JSON Schema, which must be an object, true or false")
         if isinstance(schema, dict) and schema and KEYWORDS.isdisjoint(schema):
             some = ", ".join(shown(key) for key in islice(schema, 3))
             raise UnjudgeableError(
-                f"the needs are no JSON Schema: {some} is no keyword that asks for anything"
+                f"the needs are not a JSON Schema: no keyword among their keys ({some}) restricts the skills"
             )
         cost = schema_cost(schema)
         try:
@@ -77,9 +80,9 @@ class Schema:
         except ValidationError as error:
             at = place(tuple(error.instance_path))
             where = f" at {at}" if at else ""
-            raise UnjudgeableError(f"the needs are no JSON Schema{where}: {error.message}") from None
+            raise UnjudgeableError(f"the needs are not a valid JSON Schema{where}: {error.message}") from None
         except ValueError as error:
-            raise UnjudgeableError(f"the needs are no JSON Schema: {error}") from None
+            raise UnjudgeableError(f"the needs are not a valid JSON Schema: {error}") from None
         return _Needs(schema, cost, validator)
 
     def skills(self, text: bytes) -> _Skills:
@@ -92,17 +95,17 @@ class Schema:
         return needs.validator.is_valid(skills.value)
 
     def mismatches(self, skills: _Skills, needs: _Needs) -> list[Mismatch]:
-        """Return what the skills lack, up to a hundred mismatches; one, if there may be very many."""
+        """Return up to a hundred mismatches, or only the first one if finding all would take too long."""
         return [_mismatch(error, needs.schema) for error in islice(_errors(skills, needs), _MOST_MISMATCHES)]
 
 
 def _refuse(uri: str) -> NoReturn:
-    raise UnjudgeableError(f"{shown(uri)} is elsewhere")
+    raise UnjudgeableError(f"the schema refers to {shown(uri)}, which is outside the schema")
 
 
 def _check_work(skills: _Skills, needs: _Needs) -> None:
     if skills.length * needs.cost > _MOST_WORK:
-        raise UnjudgeableError("the schema is too large to be held against skills that are as large")
+        raise UnjudgeableError("the schema and the skills are too large to compare")
 
 
 def _errors(skills: _Skills, needs: _Needs) -> Iterator[ValidationError]:
@@ -130,7 +133,7 @@ def _mismatch(error: ValidationError, schema: Any) -> Mismatch:
 
 
 def _wanted(where: str, keyword: str, value: Any) -> str:
-    """Return what a keyword asks for, in few words."""
+    """Return a short description of the requirement of a keyword."""
     if keyword in _SIGNS:
         return f"{where} {_SIGNS[keyword]} {shown(value)}"
     if keyword == "contains" and isinstance(value, dict) and value.keys() == {"const"}:
@@ -144,7 +147,7 @@ def _wanted(where: str, keyword: str, value: Any) -> str:
 
 
 def _at(schema: Any, path: "list[str | int]") -> Any:
-    """Return the part of a schema at the path of an error; it does not follow references."""
+    """Return the part of a schema at the path of an error, or None if the path follows a reference."""
     try:
         for step in path:
             schema = schema[step]

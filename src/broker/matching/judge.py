@@ -1,4 +1,4 @@
-"""The judge: decide whether skills meet needs, and remember that for each pair."""
+"""Decide whether skills meet needs, and remember the judgement for each pair."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from broker.matching.strategies import Rank, Strategy
 
 log = logging.getLogger(__name__)
 
-# How many needs, and how many skills, are kept prepared.
+# The number of needs, and of skills, that stay prepared.
 _MOST_PREPARED = 512
 _LONGEST_TROUBLE = 200
 
@@ -22,7 +22,7 @@ _LONGEST_TROUBLE = 200
 class Judge:
     """Judges each pair of needs and skills once.
 
-    Needs or skills that cannot be judged match nothing. That is logged once for each of them.
+    Needs or skills that the strategy cannot judge match nothing. The judge logs the reason once for each.
     """
 
     def __init__(self, strategy: Strategy, rank: Rank | None = None) -> None:
@@ -42,21 +42,20 @@ class Judge:
         return bool(needs.matching & skills.bit)
 
     def mismatches(self, needs: Needs, skills: Skills) -> list[Mismatch]:
-        """Return what these skills lack; empty: unknown."""
+        """Return the mismatches between skills and needs; none if the strategy cannot name them."""
         try:
             return self._strategy.mismatches(self._skills(skills.text), self._needs(needs.text))
-        except Exception:  # noqa: BLE001 - it was logged when it was judged
+        except Exception:  # noqa: BLE001 - the judge has logged it before
             return []
 
     def _is_match(self, needs: Needs, skills: Skills) -> bool:
         try:
             prepared = self._skills(skills.text)
-        except Exception as error:  # noqa: BLE001 - the skills may be anything
+        except Exception as error:  # noqa: BLE001 - the skills can be any value
             if skills.trouble is None:
                 skills.trouble = _described(error)
-                log.warning(
-                    "tool %s cannot be matched: %s", next(iter(skills.tools), "(away)"), skills.trouble
-                )
+                tool = next(iter(skills.tools), "(unknown)")
+                log.warning("the skills of tool %s could not be compared: %s", tool, skills.trouble)
             return False
         try:
             if not self._strategy.matches(prepared, self._needs(needs.text)):
@@ -65,12 +64,12 @@ class Judge:
                 needs.ranks[skills.index] = _number(self._rank(decode(skills.text), decode(needs.text)))
         except MismatchError:
             return False
-        except Exception as error:  # noqa: BLE001 - the needs may be anything
+        except Exception as error:  # noqa: BLE001 - the needs can be any value
             if needs.trouble is None:
                 needs.trouble = _described(error)
                 head = needs.queue.head()
-                task, tool = head.id if head else "(gone)", next(iter(skills.tools), "(away)")
-                log.warning("task %s cannot be matched with tool %s: %s", task, tool, needs.trouble)
+                task, tool = head.id if head else "(unknown)", next(iter(skills.tools), "(unknown)")
+                log.warning("task %s could not be compared with tool %s: %s", task, tool, needs.trouble)
             return False
         return True
 
@@ -78,7 +77,7 @@ class Judge:
 def _number(rank: Any) -> float:
     number = float(rank)
     if math.isnan(number):
-        raise UnjudgeableError("its rank is no number")
+        raise UnjudgeableError("the rank is not a number")
     return number
 
 

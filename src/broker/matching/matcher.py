@@ -1,4 +1,4 @@
-"""The matcher: the waiting tasks and the free tools, and who gets whom."""
+"""Hold the waiting tasks and the free tools, and pair them."""
 
 import sys
 import time
@@ -23,8 +23,8 @@ class Matcher:
     Args:
         match: The name of a strategy, or a function: `match(skills, needs)`.
         rank: Returns the rank of a matching tool, `rank(skills, needs)`; higher is better.
-        aging_seconds: A task that has waited this much longer counts as one priority higher; None: it does
-            not.
+        aging_seconds: A task that has waited this many seconds longer counts as one priority higher. None
+            turns this off.
         clock: Returns the current time in seconds.
 
     Raises:
@@ -43,9 +43,9 @@ class Matcher:
         self.clock = clock
         self.needs = InternTable(Needs, self._forget_needs)
         self.skills = InternTable(self._new_skills, self._forget_skills)
-        #: The needs with which tasks wait.
+        #: The needs of the waiting tasks.
         self.waiting: dict[Needs, None] = {}
-        #: How many tasks and tools were added so far.
+        #: The number of tasks and tools that were added so far.
         self.arrivals = 0
         self._aging_seconds = aging_seconds
         self._tasks: dict[str, QueuedTask] = {}
@@ -53,7 +53,7 @@ class Matcher:
         self._free: dict[int, Skills] = {}
         self._by_index: dict[int, Skills] = {}
         self._unused: list[int] = []
-        # The skills of all registered tools, which are not forgotten.
+        # The skills of all registered tools. The table keeps them.
         self._registered: set[Skills] = set()
         self._tracker = UnmatchedTracker()
 
@@ -62,11 +62,11 @@ class Matcher:
         return len(self._tasks) + len(self._tools)
 
     def clear(self) -> None:
-        """Forget all tasks and tools, but not what was judged of their needs and skills."""
+        """Forget all tasks and tools, but keep the judgements of their needs and skills."""
         self.keep_only(set(), set(), arrivals=self.arrivals)
 
     def add_task(self, candidate: CandidateTask) -> None:
-        """Add a waiting task, in place of one with the same id."""
+        """Add a waiting task. It replaces a task with the same id."""
         self.forget_task(candidate.id)
         self.arrivals += 1
         needs = self.needs.intern(bytes(candidate.needs))
@@ -83,7 +83,7 @@ class Matcher:
         self._wait(task)
 
     def add_tool(self, candidate: CandidateTool) -> None:
-        """Add a tool if it has free capacity, in place of one with the same id."""
+        """Add a tool if it has free capacity. It replaces a tool with the same id."""
         self.forget_tool(candidate.id)
         self.arrivals += 1
         room = candidate.capacity - candidate.load
@@ -95,14 +95,14 @@ class Matcher:
         self._free[skills.index] = skills
 
     def forget_task(self, id_: str) -> None:
-        """Remove a task, which waits no more or is about to be added again."""
+        """Remove a task."""
         task = self._tasks.pop(id_, None)
         if task is not None:
             task.needs.queue.discard(task)
             self._release_needs(task.needs)
 
     def forget_tool(self, id_: str) -> None:
-        """Remove a tool, which has no free capacity until it is added again."""
+        """Remove a tool until it is added again."""
         tool = self._tools.pop(id_, None)
         if tool is not None:
             skills = tool.skills
@@ -117,7 +117,7 @@ class Matcher:
         Args:
             tasks: The ids of all candidate tasks.
             tools: The ids of all candidate tools.
-            arrivals: The value of `arrivals` before these were read. Later arrivals are kept.
+            arrivals: The value of `arrivals` before the candidates were read. Later arrivals stay.
         """
         gone = [task.id for task in self._tasks.values() if task.arrival <= arrivals and task.id not in tasks]
         for id_ in gone:
@@ -152,22 +152,22 @@ class Matcher:
                 self.forget_tool(tool.id)
 
     def unmatched(self) -> Unmatched:
-        """Return the needs that are passed over, and the skills that no task needs."""
+        """Return needs that other tasks overtake, and skills that no task needs."""
         return self._tracker.unmatched(self.waiting, self._free.values())
 
     def set_registered(self, registered: Iterable[Skills]) -> None:
-        """Set the skills of all registered tools, also of those without free capacity."""
+        """Set the skills of all registered tools, including tools without free capacity."""
         before, self._registered = self._registered, set(registered)
         for skills in before:
             self._release_skills(skills)
 
     def _release_skills(self, skills: Skills) -> None:
-        """Let the matcher forget skills later if no tool has them any more."""
+        """Release skills if no tool has them any more."""
         if not skills.tools and skills not in self._registered:
             self.skills.release(skills)
 
     def _wait(self, task: QueuedTask) -> None:
-        # While the task was about to be assigned, its needs may have been forgotten.
+        # The table may have evicted the needs while the task was not in the queue.
         needs = task.needs = self.needs.intern(task.needs.text)
         if needs not in self.waiting:
             self.waiting[needs] = None
@@ -176,7 +176,7 @@ class Matcher:
         needs.queue.push(task)
 
     def _release_needs(self, needs: Needs) -> None:
-        """Let the matcher forget needs later if no task has them any more."""
+        """Release needs if no task has them any more."""
         if not needs.queue and needs in self.waiting:
             del self.waiting[needs]
             needs.remark = needs.checked_at = None

@@ -1,4 +1,4 @@
-"""Mismatches: what a task needs, and what the skills of a tool have instead."""
+"""Mismatches between the needs of a task and the skills of a tool."""
 
 import json
 from fractions import Fraction
@@ -11,14 +11,21 @@ from broker.texts import replace_unprintable, shorten
 Path = tuple[str | int, ...]
 
 _LONGEST_VALUE = 60
-# A name with one of these stands in quotes.
+# A name with one of these characters needs quotes.
 _SEPARATORS = set('."[] ')
 
 
 class MismatchError(Exception):
-    """A `match` function raises this error to say why the skills do not meet the needs.
+    """A `match` function raises this error to explain why a tool cannot do a task.
 
-    Its message, like "wants 2 GPUs, has 1", becomes a part of the remark on the tasks with these needs.
+    The assigner adds the message to the remark on the waiting tasks, which `broker explain` and the dashboard
+    show.
+
+    Example:
+        def match(skills, needs):
+            if skills["gpus"] < needs["gpus"]:
+                raise MismatchError(f"wants {needs['gpus']} GPUs, has {skills['gpus']}")
+            return True
     """
 
 
@@ -27,14 +34,15 @@ class UnjudgeableError(ValueError):
 
 
 class Mismatch(Struct, frozen=True, kw_only=True):
-    """One thing that skills lack.
+    """One need that skills do not meet.
 
     Args:
-        wanted: What is needed, like `gpu ≥ 2`; empty: unknown.
-        had: What the skills have instead, like `1`, or `no gpu`.
-        gap: How far that is from what is needed, 0 to 1, to compare skills that lack as many things.
+        wanted: The need, like `gpu ≥ 2`; empty if it is unknown.
+        had: The value in the skills, like `1`, or `no gpu`.
         path: The place in the skills.
-        absent: Whether the skills have nothing at that place.
+        absent: True if the skills have no value at this place.
+        gap: The distance between the need and the value, from 0 to 1. It orders tools that have the same
+            number of mismatches.
     """
 
     wanted: str
@@ -44,16 +52,16 @@ class Mismatch(Struct, frozen=True, kw_only=True):
     gap: float = 1.0
 
     def implies(self, other: "Mismatch") -> bool:
-        """Return whether skills with this mismatch have the other one, too."""
+        """Return whether skills with this mismatch also have the other one."""
         is_below = self.absent and other.path[: len(self.path)] == self.path
         return is_below or self.wanted == other.wanted
 
 
 def gap(wanted: Any, had: Any) -> float:
-    """Return the difference of two numbers as a share of the greater one; 1 if one is not a number."""
+    """Return the difference of two numbers, divided by the greater one, or 1 if one is not a number."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (wanted, had)):
         return 1.0
-    # They may be larger than a float can be.
+    # The integers may be too large for a float.
     difference, greater = Fraction(abs(wanted - had)), Fraction(max(abs(wanted), abs(had)))
     return float(difference / greater) if greater else 0.0
 

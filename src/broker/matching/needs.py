@@ -5,16 +5,16 @@ from collections.abc import Iterator
 
 from msgspec import Struct, field
 
-# How many removed tasks may stay in a heap before it is rebuilt, besides as many as wait in it.
+# A heap is rebuilt when it has this many more removed tasks than waiting tasks.
 _MOST_REMOVED = 64
 
 
 class Remark(Struct, frozen=True):
-    """Why the tasks with some needs have no tool.
+    """A reason why the tasks with some needs have no tool.
 
     Args:
         text: The reason, for people.
-        corrects: Whether only tasks that have another remark should get this one.
+        corrects: If True, only tasks that already have another remark get this one.
     """
 
     text: str
@@ -22,14 +22,16 @@ class Remark(Struct, frozen=True):
 
 
 class QueuedTask(Struct, order=True, kw_only=True):
-    """A waiting task. The lesser of two tasks goes first.
+    """A waiting task. Tasks compare by urgency: the lesser of two tasks goes first.
 
     Args:
-        urgency: The lesser, the sooner.
-        created_at: When it was submitted, in seconds since 1970.
-        arrival: Its number in the order in which the matcher got tasks and tools. No two have the same.
+        urgency: A lower value means that the task goes earlier.
+        created_at: The time of its submission, in seconds since 1970.
+        arrival: Its unique number in the order in which the matcher received tasks and tools.
+        id: Its id.
+        needs: Its needs.
         remark: The text of its remark, if it has one.
-        queued: Whether it is in a queue.
+        queued: True while it is in a queue.
     """
 
     urgency: float
@@ -44,7 +46,7 @@ class QueuedTask(Struct, order=True, kw_only=True):
 class NeedsQueue:
     """The waiting tasks with equal needs, the most urgent first.
 
-    A removed task stays in the heap until it is on top, or until the heap holds too many of them.
+    A removed task stays in the heap until it reaches the top, or until the heap has too many removed tasks.
     """
 
     __slots__ = ("_heap", "_length")
@@ -57,7 +59,7 @@ class NeedsQueue:
         return self._length
 
     def __iter__(self) -> Iterator[QueuedTask]:
-        """Iterate over all tasks: first the most urgent one, then the others in no order."""
+        """Iterate over all tasks. The most urgent task comes first, the others in no order."""
         return (task for task in self._heap if task.queued)
 
     def push(self, task: QueuedTask) -> None:
@@ -67,13 +69,13 @@ class NeedsQueue:
         self._length += 1
 
     def head(self) -> QueuedTask | None:
-        """Return the most urgent task."""
+        """Return the most urgent task, or None if the queue is empty."""
         while self._heap and not self._heap[0].queued:
             heapq.heappop(self._heap)
         return self._heap[0] if self._heap else None
 
     def pop(self) -> QueuedTask:
-        """Remove and return the most urgent task; raise IndexError if there is none."""
+        """Remove and return the most urgent task. An empty queue raises IndexError."""
         task = heapq.heappop(self._heap)
         while not task.queued:
             task = heapq.heappop(self._heap)
@@ -93,23 +95,23 @@ class NeedsQueue:
 
 
 class Needs(Struct, eq=False):
-    """The needs of one or more tasks, and what was judged of them.
+    """The needs of one or more tasks, with the judgements about them.
 
-    The sets of skills are bit sets of their indexes. They are small even if there are many skills, and one
+    Sets of skills are bit sets of the indexes of skills. They are small even for many skills, and one
     operation finds the matching skills that have free tools.
 
     Args:
         text: The needs, as canonical JSON.
-        queue: Their tasks.
+        queue: The tasks with these needs.
         judged: The set of skills that were judged.
         matching: The set of skills that match.
         ranks: The ranks of the matching skills by their index, if the assigner ranks tools.
-        trouble: Why the needs could not be judged.
-        unmatched_since: Since when none of the tasks has got a tool.
-        checked_at: When the reason for that was last checked.
-        checked_for: For which version of the list of tools it was checked.
+        trouble: The reason why the strategy could not judge the needs, if it could not.
+        unmatched_since: The time since which none of the tasks was assigned, on the matcher's clock.
+        checked_at: The time of the last check for the reason, on the matcher's clock.
+        checked_for: The version of the list of tools at the last check.
         remark: The reason.
-        has_new_remarks: Whether there may be tasks without the current remark.
+        has_new_remarks: True if some tasks may not have the current remark yet.
     """
 
     text: bytes

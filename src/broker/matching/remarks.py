@@ -1,4 +1,4 @@
-"""Remarks: find out why tasks wait, and which tasks need a new remark."""
+"""Remarks: find the reasons why tasks wait, and the tasks that need a new remark."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -9,11 +9,11 @@ from broker.matching.explanation import ToolsBySkills, explain
 from broker.matching.matcher import Matcher
 from broker.matching.needs import Needs, QueuedTask
 
-# How many needs are checked at a time, and how many tasks get a remark at a time.
+# The maximum numbers of needs that are checked at a time, and of tasks that get a remark at a time.
 _MOST_CHECKED = 500
 _MOST_REMARKS = 2_000
-# How many of these remarks may replace another one. If another tool is now the nearest, that is no reason to
-# write to a hundred thousand tasks at once.
+# The maximum number of these remarks that replace another one. When the nearest tool changes, this limit
+# avoids a write to a hundred thousand tasks at once.
 _MOST_REPLACED = 200
 
 
@@ -25,31 +25,32 @@ class PendingRemark(NamedTuple):
 
 
 class Remarks:
-    """Finds out why tasks wait, and which tasks need a new remark.
+    """Finds the reasons why tasks wait, and the tasks that need a new remark.
 
-    Needs are checked when none of their tasks has got a tool for a while, and then again from time to time.
-    Each time at most 2,000 tasks get a remark, and 200 of these replace another one. The others follow the
-    next time. A task gets no remark that it has already.
+    It checks needs when none of their tasks was assigned for `after_seconds`, and later every
+    `recheck_seconds`. At most 2,000 tasks get a remark at a time, and at most 200 of these remarks replace
+    another one. The other tasks follow the next time. A task never gets a remark that it already has.
 
     Args:
-        after_seconds: How long tasks wait before their needs are checked.
-        recheck_seconds: How long to wait before checking the same needs again.
+        matcher: The matcher, which holds the waiting tasks.
+        after_seconds: The minimum time that tasks wait before their needs are checked.
+        recheck_seconds: The minimum time between two checks of the same needs.
     """
 
     def __init__(self, matcher: Matcher, *, after_seconds: float, recheck_seconds: float) -> None:
         self._matcher = matcher
         self._after_seconds = after_seconds
         self._recheck_seconds = recheck_seconds
-        # The skills of the registered tools and whether they accept work; and how often that has changed.
+        # The registered tools with their skills and states, and the number of changes to them so far.
         self._tools: frozenset[tuple[str, bytes, str]] = frozenset()
         self._changes = 0
 
     def due(self) -> bool:
-        """Return whether needs are due to be checked."""
+        """Return whether any needs are due for a check."""
         return next(self._due(), None) is not None
 
     def check(self, listed: Iterable[ListedTool]) -> Iterator[None]:
-        """Check the needs that are due against all registered tools, in steps as long as one judgement."""
+        """Check the needs that are due against all registered tools. Yield after each judgement."""
         tools = self._by_skills(listed)
         for needs in list(islice(self._due(), _MOST_CHECKED)):
             if needs.remark is None or needs.checked_for != self._changes:
@@ -61,7 +62,7 @@ class Remarks:
             needs.checked_at, needs.checked_for = self._matcher.clock(), self._changes
 
     def new_remarks(self) -> list[PendingRemark]:
-        """Return the remarks to add now."""
+        """Return the remarks to send now."""
         remarks: list[PendingRemark] = []
         replaced = 0
         for needs in self._matcher.waiting:
@@ -72,7 +73,7 @@ class Remarks:
             for task in needs.queue:
                 if task.remark == remark.text or (remark.corrects and task.remark is None):
                     continue
-                # Look again the next time: these may fail to be sent, and others are left.
+                # Check these needs again the next time, in case a remark is not sent or tasks are left.
                 needs.has_new_remarks = True
                 if len(remarks) == _MOST_REMARKS:
                     return remarks
@@ -90,7 +91,7 @@ class Remarks:
                 yield needs
 
     def _by_skills(self, listed: Iterable[ListedTool]) -> ToolsBySkills:
-        """Return the tools by their skills, and count a change unless tools only became busy or idle."""
+        """Return the tools by their skills. Count a change, unless tools only became busy or idle."""
         tools: ToolsBySkills = {}
         for tool in listed:
             tools.setdefault(self._matcher.skills.intern(bytes(tool.skills)), []).append(tool)

@@ -5,38 +5,38 @@ from urllib.parse import unquote
 
 from broker.matching.mismatch import UnjudgeableError, shown
 
-# The highest cost of a schema, in objects, each counted as often as it is referred to.
+# The maximum cost of a schema, in objects. Each object counts once for each reference to it.
 _HIGHEST_COST = 5_000
-# The cost of a regular expression. `unevaluated…` evaluates its part again, at each level of nesting.
+# The cost of a regular expression, and the factor for `unevaluated…`, which evaluates its part again.
 _PATTERN = 50
 _UNEVALUATED = 3
-# The cost of a comparison with a number, and how many comparisons with texts cost 1.
+# The cost of a comparison with a number, and the number of comparisons with texts that cost 1.
 _NUMBER = 20
 _TEXTS = 50
 
-# Objects whose keys are names, not keywords; and keywords that hold no schema, or one that counts only where
-# it is referred to.
+# Keywords whose objects have names as keys. Then keywords without a schema, or with schemas that count only
+# when something refers to them.
 _MAPS = ("properties", "patternProperties", "dependentSchemas")
 _NO_PARTS = frozenset(("const", "enum", "default", "examples", "$defs", "definitions", *_MAPS))
-# Keywords that hold values to compare with.
+# Keywords with values to compare with.
 _VALUES = ("const", "enum")
-# Their targets depend on more than the schema.
+# References whose targets depend on more than the schema.
 _DYNAMIC = ("$dynamicRef", "$recursiveRef")
 
 
 def schema_cost(schema: Any) -> int:
     """Return the cost of a schema.
 
-    Each object counts 1, and again for each reference to it. A small schema that refers to a part twice,
-    which refers to another part twice, and so on, would take forever.
+    Each object costs 1, and the same again for each reference to it. References multiply: if each part refers
+    twice to the next part, a small schema takes exponential time.
 
     Raises:
-        UnjudgeableError: The schema costs too much, refers to itself, or refers to anything outside it.
+        UnjudgeableError: The schema costs too much, refers to itself, or refers to something outside it.
     """
     try:
         return _Estimate(schema).cost(schema)
     except RecursionError:
-        raise UnjudgeableError("the schema is nested too deep") from None
+        raise UnjudgeableError("the schema is nested too deeply") from None
 
 
 class _Estimate:
@@ -66,9 +66,9 @@ class _Estimate:
         total += sum(_comparison_cost(part[key]) for key in _VALUES if key in part)
         for key in _DYNAMIC:
             if isinstance(part.get(key), str):
-                raise UnjudgeableError(f"{key} is not taken; $ref is")
+                raise UnjudgeableError(f"the schema uses {key}, which is not supported; use $ref")
         if isinstance(part.get("$id"), str) and part is not self._schema:
-            raise UnjudgeableError("$id is taken at the top of a schema only")
+            raise UnjudgeableError("the schema uses $id below its top level, which is not supported")
         if isinstance(part.get("$ref"), str):
             total += self.cost(self._target(part["$ref"]))
         if isinstance(part.get("pattern"), str):
@@ -80,18 +80,18 @@ class _Estimate:
         return total
 
     def _target(self, reference: str) -> Any:
-        """Return the part of the schema that a JSON Pointer points at."""
+        """Return the part of the schema at a JSON Pointer."""
         place, target = unquote(reference), self._schema
         if place != "#" and not place.startswith("#/"):
             raise UnjudgeableError(
-                f"$ref has to point into the schema, like #/$defs/x, and is {shown(reference)}"
+                f"$ref must point into the schema, like #/$defs/x, but it is {shown(reference)}"
             )
         for step in place.split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
             try:
                 target = target[int(key)] if isinstance(target, list) else target[key]
             except (KeyError, IndexError, TypeError, ValueError):
-                raise UnjudgeableError(f"$ref {shown(reference)} points at nothing") from None
+                raise UnjudgeableError(f"$ref {shown(reference)} does not exist in the schema") from None
         return target
 
     def _checked(self, total: int) -> int:
@@ -101,7 +101,7 @@ class _Estimate:
 
 
 def _comparison_cost(value: Any) -> int:
-    """Return the cost of a comparison with a value; that with a scalar costs nothing."""
+    """Return the cost of a comparison with a value. A comparison with a scalar costs nothing."""
     if not isinstance(value, dict | list):
         return 0
     parts = list(value.values()) if isinstance(value, dict) else value

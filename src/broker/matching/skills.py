@@ -10,8 +10,10 @@ class FreeTool(Struct, eq=False, kw_only=True):
     """A tool with free capacity.
 
     Args:
+        id: Its id.
+        skills: Its skills.
         room: Its free capacity.
-        arrival: Its number in the order in which the matcher got tasks and tools.
+        arrival: Its unique number in the order in which the matcher received tasks and tools.
     """
 
     id: str
@@ -21,17 +23,17 @@ class FreeTool(Struct, eq=False, kw_only=True):
 
 
 class Skills(Struct, eq=False):
-    """The skills of one or more tools, and what was judged of them.
+    """The skills of one or more tools, with the judgements about them.
 
     Args:
         text: The skills, as canonical JSON.
         index: Their number among the current skills.
-        bit: The bit set of this index.
-        tools: The free tools that have them, by id.
-        wanted: How many different needs match, of current or recent tasks.
-        matched: Whether any needs ever matched.
-        since: Since when the matcher knows the skills.
-        trouble: Why the skills could not be judged.
+        bit: The bit set with this index alone.
+        tools: The free tools with these skills, by id.
+        wanted: The number of different needs of current or recent tasks that match.
+        matched: True if any needs have ever matched.
+        since: The time at which the matcher first saw the skills.
+        trouble: The reason why the strategy could not judge the skills, if it could not.
     """
 
     text: bytes

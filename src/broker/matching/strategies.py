@@ -1,4 +1,4 @@
-"""Strategies: different ways to decide whether skills meet needs."""
+"""Strategies: ways to decide whether skills meet needs."""
 
 import inspect
 from collections.abc import Callable
@@ -18,10 +18,10 @@ Ordinary = TypeVar("Ordinary", bound=Callable[..., Any])
 
 
 class Strategy(Protocol):
-    """Judges whether skills meet needs.
+    """Decides whether skills meet needs.
 
-    Needs and skills are prepared once, and then judged many times. If they cannot be judged, each method
-    raises an exception.
+    The judge prepares needs and skills once, and then compares them many times. If a strategy cannot compare
+    them, any of its methods may raise an exception.
     """
 
     def needs(self, text: bytes) -> Any:
@@ -34,11 +34,11 @@ class Strategy(Protocol):
         """Return whether these skills meet these needs."""
 
     def mismatches(self, skills: Any, needs: Any) -> list[Mismatch]:
-        """Return what these skills lack; empty: unknown."""
+        """Return the mismatches between skills and needs; none if the strategy cannot name them."""
 
 
 class Function:
-    """Judges by a `match` function. It gets new values each time, and may change them."""
+    """A strategy that calls a `match` function, with new values each time, which it may change."""
 
     def __init__(self, match: Match) -> None:
         self._match = match
@@ -52,11 +52,11 @@ class Function:
         return text
 
     def matches(self, skills: bytes, needs: bytes) -> bool:
-        """Return whether the skills meet the needs; raise whatever the function raises."""
+        """Return the result of the function. Any exception of the function passes through."""
         return bool(self._match(decode(skills), decode(needs)))
 
     def mismatches(self, skills: bytes, needs: bytes) -> list[Mismatch]:
-        """Return the message of its MismatchError, if any; raise whatever else the function raises."""
+        """Return the message of the function's MismatchError, if any. Other exceptions pass through."""
         try:
             self._match(decode(skills), decode(needs))
         except MismatchError as error:
@@ -65,28 +65,33 @@ class Function:
 
 
 def strategy(match: Match | str) -> Strategy:
-    """Return the strategy of a name, or of a `match` function.
+    """Return the strategy with a name, or the strategy that calls a `match` function.
 
     Raises:
-        ValueError: There is no strategy of this name.
+        ValueError: No strategy has this name.
         TypeError: `match` is not an ordinary function.
     """
     if match in ("contains", contains):
         return Contains()
     if match == "schema":
-        # This import takes a third as long as that of the whole client.
+        # This import is slow: it would add a third to the import time of the client.
         from broker.matching.json_schema import Schema  # noqa: PLC0415
 
         return Schema()
     if not isinstance(match, str):
         return Function(ordinary(match, "match"))
-    raise ValueError(f"there is no strategy {match!r}; there are {' and '.join(NAMES)}")
+    raise ValueError(f"unknown strategy {match!r}; the strategies are {' and '.join(NAMES)}")
 
 
 def ordinary(function: Ordinary, role: str) -> Ordinary:
-    """Return the function; raise TypeError if it is none, or asynchronous: a coroutine is always true."""
+    """Return the function unchanged.
+
+    Raises:
+        TypeError: It is not a function, or it is asynchronous. The result of such a function is a coroutine,
+            which always counts as true.
+    """
     if not callable(function):
-        raise TypeError(f"{role} has to be a function, and is {function!r}")
+        raise TypeError(f"{role} must be a function, but is {function!r}")
     if inspect.iscoroutinefunction(function):
-        raise TypeError(f"{role} has to be an ordinary function, not `async def`")
+        raise TypeError(f"{role} must be an ordinary function, not `async def`")
     return function

@@ -1,4 +1,4 @@
-"""Unmatched needs and skills: needs that are passed over again and again, and skills that no task needs."""
+"""Unmatched needs and skills: needs that younger tasks overtake, and skills that no task needs."""
 
 from array import array
 from bisect import bisect_right, insort
@@ -12,20 +12,23 @@ from msgspec.json import decode
 from broker.matching.needs import Needs
 from broker.matching.skills import Skills
 
-# How many assigned tasks are remembered, and how many of them must have passed a task before it is reported.
+# The number of assigned tasks that the tracker remembers, and the number that must overtake a task before
+# the tracker reports it.
 _REMEMBERED = 1_000_000
 _OFTEN = 10
 
 
 class UnmatchedNeeds(Struct, frozen=True, kw_only=True):
-    """Needs that are passed over: tasks that were submitted later were assigned earlier.
+    """Needs whose tasks wait while at least 10 tasks that were submitted later were assigned.
+
+    `Assigner.unmatched` returns it. Often the needs contain a mistake, or no suitable tool is registered.
 
     Args:
         needs: The needs, as a Python value.
-        waiting: How many tasks wait with them.
+        waiting: The number of waiting tasks with these needs.
         oldest: The id of the oldest of these tasks.
-        since: When that task was submitted.
-        passed_by: How many tasks that were submitted later were assigned before it.
+        since: The time at which that task was submitted.
+        passed_by: The number of tasks that were submitted later but assigned earlier than that task.
     """
 
     needs: Any
@@ -36,12 +39,14 @@ class UnmatchedNeeds(Struct, frozen=True, kw_only=True):
 
 
 class UnmatchedSkills(Struct, frozen=True, kw_only=True):
-    """Skills that no task has needed since the assigner first saw them.
+    """Skills of free tools that have met the needs of no task so far.
+
+    `Assigner.unmatched` returns it. Often the skills contain a mistake, or nobody submits such tasks.
 
     Args:
         skills: The skills, as a Python value.
         tools: The ids of the free tools that have them.
-        since: When the assigner first saw them.
+        since: The time at which the assigner first saw them.
     """
 
     skills: Any
@@ -50,37 +55,39 @@ class UnmatchedSkills(Struct, frozen=True, kw_only=True):
 
 
 class Unmatched(Struct, frozen=True, kw_only=True):
-    """All unmatched needs and skills: there may be a mistake in the needs, the skills or the `match`.
+    """Needs and skills that do not match, which may reveal a mistake in them or in the `match` function.
+
+    `Assigner.unmatched` returns it. It is true if there are any such needs or skills.
 
     Args:
-        needs: The needs that are passed over, the oldest first.
-        skills: The skills that no task needs, the oldest first.
+        needs: The needs that younger tasks overtake, oldest first.
+        skills: The skills that no task needs, oldest first.
     """
 
     needs: list[UnmatchedNeeds]
     skills: list[UnmatchedSkills]
 
     def __bool__(self) -> bool:
-        """Return whether there are any."""
+        """Return whether there are any unmatched needs or skills."""
         return bool(self.needs or self.skills)
 
 
 class UnmatchedTracker:
-    """Finds unmatched needs and skills. It remembers when the assigned tasks were submitted."""
+    """Finds unmatched needs and skills. It remembers the submission times of the assigned tasks."""
 
     def __init__(self) -> None:
-        # In seconds since 1970, in order.
+        # Sorted, in seconds since 1970.
         self._submitted = array("d")
 
     def record(self, created_at: float) -> None:
-        """Record that a task was assigned that was submitted at this time."""
+        """Record the submission time of a task that was assigned."""
         insort(self._submitted, created_at)
         if len(self._submitted) > _REMEMBERED:
             del self._submitted[: _REMEMBERED // 2]
 
     def unmatched(self, waiting: Iterable[Needs], free: Iterable[Skills]) -> Unmatched:
-        """Return which of these needs and skills are unmatched."""
-        needs = [each for each in map(self._passed_over, waiting) if each is not None]
+        """Return the unmatched ones among these needs and skills."""
+        needs = [each for each in map(self._overtaken, waiting) if each is not None]
         skills = [
             UnmatchedSkills(skills=decode(each.text), tools=sorted(each.tools), since=each.since)
             for each in free
@@ -91,7 +98,7 @@ class UnmatchedTracker:
             skills=sorted(skills, key=lambda each: each.since),
         )
 
-    def _passed_over(self, needs: Needs) -> UnmatchedNeeds | None:
+    def _overtaken(self, needs: Needs) -> UnmatchedNeeds | None:
         oldest = min(needs.queue, key=lambda task: task.created_at, default=None)
         if oldest is None or needs.trouble is not None:
             return None

@@ -28,7 +28,8 @@ def page() -> str:
         "broker.client",
         search_paths=[ROOT / "src"],
         docstring_parser="google",
-        docstring_options={"warnings": False},
+        # A description of several lines is one item.
+        docstring_options={"warnings": False, "returns_multiple_items": False, "returns_named_value": False},
     )
     exported = [module[name] for name in module.exports or []]
     resolved = [item.final_target if item.is_alias else item for item in exported]
@@ -75,8 +76,8 @@ def _signature(name: str, function: Class | Function) -> str:
 
 
 def _value(default: object, function: Class | Function) -> object:
-    """Return a default, and for a private constant its value."""
-    if str(default).startswith("_"):
+    """Return a default, and for a constant its value."""
+    if re.fullmatch("[A-Z_]+", str(default)):
         return getattr(sys.modules[function.module.path], str(default))
     return default
 
@@ -95,7 +96,7 @@ def _section(section: DocstringSection) -> Iterator[str]:
             yield listed(_line(element) for element in section.value)
         case "admonition":
             yield f"**{section.title}**"
-            yield _python(inspect.cleandoc(section.value.description))
+            yield _python(textwrap.dedent(section.value.description).strip())
         case "examples":
             for _, text in section.value:
                 yield text
