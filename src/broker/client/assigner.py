@@ -125,7 +125,7 @@ class Assigner:
         """
         self._start_over()
         async with Connection(self._url, key=self._key) as connection:
-            log.info("assigner started url=%s", connection.url)
+            log.info("assigner started at %s", connection.url)
             side_tasks = [asyncio.create_task(self._reread(connection))]
             if self._remark_sender is not None:
                 side_tasks.append(asyncio.create_task(self._remark_sender.run(connection)))
@@ -153,7 +153,7 @@ class Assigner:
             if error.code != "cursor_expired":
                 raise
             log.warning(
-                "candidates cursor expired, reading all candidates again: the broker uses another database,"
+                "the cursor expired, reading all candidates again: the broker uses another database,"
                 " or one that was restored from a backup"
             )
             self._start_over()
@@ -190,7 +190,7 @@ class Assigner:
             try:
                 tasks, tools = await _all_ids(connection)
             except ProblemError as error:
-                log.warning("reading all candidates again failed error=%s", error)
+                log.warning("reading all candidates again failed: %s", error)
                 continue
             self._matcher.keep_only(tasks, tools, arrivals=arrivals)
 
