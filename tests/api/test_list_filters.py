@@ -1,4 +1,4 @@
-"""A filtered list leads to every match, however many rows its pages examine for them."""
+"""Filtered lists return every match, even if their pages examine many rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from broker.store import Store, archive, rows, tasks, tools, work
 from broker.store.pages import MOST_EXAMINED
 
-# Of each kind more than two pages examine.
+# More rows of each kind than two pages examine.
 MANY = 2 * MOST_EXAMINED + 1_000
 
 FILL = f"""
@@ -46,25 +46,25 @@ from generate_series(1, {MANY}) number,
 
 
 @pytest.fixture
-async def filled(store: Store, sql: asyncpg.Connection) -> Store:
+async def filled_store(store: Store, sql: asyncpg.Connection) -> Store:
     await sql.execute(FILL)
     await sql.execute("analyze")
     return store
 
 
-async def listed(store: Store, page: Callable[..., Any], *which: Any, **filters: Any) -> list[Any]:
-    """The ids on all pages, in their order."""
-    found: list[Any] = []
+async def list_ids(store: Store, page: Callable[..., Any], *row_filter: Any, **filters: Any) -> list[Any]:
+    """Return the ids of all pages, in order."""
+    item_ids: list[Any] = []
     after: str | None = None
     for _ in range(1_000):
-        read = await store.read(page, *which, **filters, limit=700, after=after)
-        found += [item.work_id if hasattr(item, "late") else item.id for item in read.items]
-        if (after := read.next) is None:
-            return found
+        page_of_rows = await store.read(page, *row_filter, **filters, limit=700, after=after)
+        item_ids += [item.work_id if hasattr(item, "late") else item.id for item in page_of_rows.items]
+        if (after := page_of_rows.next) is None:
+            return item_ids
     raise AssertionError("the list has no end")
 
 
-async def test_filtered_lists_of_tasks_are_complete(filled: Store, sql: asyncpg.Connection) -> None:
+async def test_filtered_lists_of_tasks_are_complete(filled_store: Store, sql: asyncpg.Connection) -> None:
     for filters, condition in {
         (): "true",
         (("state", "available"),): "state = 'available'",
@@ -80,11 +80,11 @@ async def test_filtered_lists_of_tasks_are_complete(filled: Store, sql: asyncpg.
             created_by = 'key-0' and needs @> '{"rare": true}'""",
     }.items():
         expected = await sql.fetch(f"select id from tasks where {condition} order by seq")
-        which = tasks.TaskFilter(**dict(filters))
-        assert await listed(filled, tasks.page, which) == [row[0] for row in expected], filters
+        row_filter = tasks.TaskFilter(**dict(filters))
+        assert await list_ids(filled_store, tasks.page, row_filter) == [row[0] for row in expected], filters
 
 
-async def test_filtered_lists_of_records_are_complete(filled: Store, sql: asyncpg.Connection) -> None:
+async def test_filtered_lists_of_records_are_complete(filled_store: Store, sql: asyncpg.Connection) -> None:
     for filters in (
         {},
         {"outcome": "succeeded"},
@@ -100,11 +100,13 @@ async def test_filtered_lists_of_records_are_complete(filled: Store, sql: asyncp
         expected = await sql.fetch(
             f"select work_id from work_archive where {condition} order by ended_at desc, work_id desc"
         )
-        which = archive.ArchiveFilter(**filters)
-        assert await listed(filled, archive.page, which) == [row[0] for row in expected], filters
+        row_filter = archive.ArchiveFilter(**filters)
+        assert await list_ids(filled_store, archive.page, row_filter) == [row[0] for row in expected], filters
 
 
-async def test_filtered_lists_of_work_and_tools_are_complete(filled: Store, sql: asyncpg.Connection) -> None:
+async def test_filtered_lists_of_work_and_tools_are_complete(
+    filled_store: Store, sql: asyncpg.Connection
+) -> None:
     for filters, condition in (
         ({}, "true"),
         ({"state": "running"}, "state = 'running'"),
@@ -113,8 +115,8 @@ async def test_filtered_lists_of_work_and_tools_are_complete(filled: Store, sql:
         ({"registered_by": "key-1"}, "tool_id in (select id from tools where registered_by = 'key-1')"),
     ):
         expected = await sql.fetch(f"select id from work where {condition} order by id")
-        which = work.WorkFilter(**filters)
-        assert await listed(filled, work.page, which) == [row[0] for row in expected], filters
+        row_filter = work.WorkFilter(**filters)
+        assert await list_ids(filled_store, work.page, row_filter) == [row[0] for row in expected], filters
     for state, key, condition in (
         (None, None, "true"),
         ("offline", None, "offline"),
@@ -122,14 +124,14 @@ async def test_filtered_lists_of_work_and_tools_are_complete(filled: Store, sql:
         ("busy", None, "false"),
     ):
         expected = await sql.fetch(f"select id from tools where {condition} order by id")
-        found = await listed(filled, tools.page, state=state, registered_by=key)
-        assert found == [row[0] for row in expected], (state, key)
+        item_ids = await list_ids(filled_store, tools.page, state=state, registered_by=key)
+        assert item_ids == [row[0] for row in expected], (state, key)
 
 
-async def test_a_page_examines_no_more_than_it_may_and_says_where_to_go_on(filled: Store) -> None:
-    which = tasks.TaskFilter(needs='{"rare": true}')
-    first = await filled.read(tasks.page, which, limit=100, after=None)
+async def test_a_page_examines_a_limited_number_of_rows_and_returns_a_cursor(filled_store: Store) -> None:
+    row_filter = tasks.TaskFilter(needs='{"rare": true}')
+    first = await filled_store.read(tasks.page, row_filter, limit=100, after=None)
     assert first.items == []
     assert first.next is not None
-    second = await filled.read(tasks.page, which, limit=100, after=first.next)
+    second = await filled_store.read(tasks.page, row_filter, limit=100, after=first.next)
     assert [task.id for task in second.items] == ["task-6999"]

@@ -1,4 +1,4 @@
-"""Tools that die, fall silent, come back, start anew or are taken away: their work is never stuck."""
+"""Tools that crash, fall silent, return, restart or are deleted: their work always returns to the queue."""
 
 import asyncio
 import math
@@ -34,28 +34,28 @@ from tests.support.waiting import wait_until
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
-CALLS = {
+REQUESTS = {
     "heartbeat": ("POST", "/v1/tools/t/heartbeat"),
-    "asking for work": ("GET", "/v1/tools/t/work"),
-    "starting what was lost": ("POST", "/v1/work/WORK/start"),
-    "reporting on what was lost": ("POST", "/v1/work/WORK/reports"),
-    "completing what was lost": ("POST", "/v1/work/WORK/complete"),
-    "completing many": ("POST", "/v1/work/complete"),
+    "polling for work": ("GET", "/v1/tools/t/work"),
+    "starting lost work": ("POST", "/v1/work/WORK/start"),
+    "reporting on lost work": ("POST", "/v1/work/WORK/reports"),
+    "completing lost work": ("POST", "/v1/work/WORK/complete"),
+    "completing a batch": ("POST", "/v1/work/complete"),
     "registering": ("POST", "/v1/tools"),
 }
 
 
-async def test_a_silent_tool_goes_offline_and_its_work_goes_back_at_once(
+async def test_a_silent_tool_goes_offline_and_its_work_returns_at_once(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     running = await add_running_work(http, "running")
-    waits = await add_assigned_work(http, "waits")
+    assigned = await add_assigned_work(http, "waits")
     tool = await take_tool_offline(http, sql)
     assert tool["load"] == 0
     for task, attempt in (("running", 1), ("waits", 0)):
-        found = await get(http, f"/v1/tasks/{task}")
-        assert (found["state"], found["attempt"], found["work_id"]) == ("available", attempt, None)
-    for pair in (running, waits):
+        task_now = await get(http, f"/v1/tasks/{task}")
+        assert (task_now["state"], task_now["attempt"], task_now["work_id"]) == ("available", attempt, None)
+    for pair in (running, assigned):
         [record] = await get_records(http, pair.task)
         assert (record["outcome"], record["work_id"], record["error"]) == (
             "lost", pair.work, "The tool's lease expired.",
@@ -63,7 +63,7 @@ async def test_a_silent_tool_goes_offline_and_its_work_goes_back_at_once(
     await steps.check_invariants(sql)
 
 
-async def test_a_tool_without_work_goes_offline_and_is_no_candidate(
+async def test_a_tool_without_work_goes_offline_and_is_not_a_candidate(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
@@ -74,25 +74,25 @@ async def test_a_tool_without_work_goes_offline_and_is_no_candidate(
     assert_problem(refused, 409, "tool_unavailable")
 
 
-@pytest.mark.parametrize("call", CALLS)
-async def test_its_next_call_brings_it_back(
-    http: httpx.AsyncClient, sql: asyncpg.Connection, call: str
+@pytest.mark.parametrize("request_name", REQUESTS)
+async def test_the_next_request_of_an_offline_tool_brings_it_back(
+    http: httpx.AsyncClient, sql: asyncpg.Connection, request_name: str
 ) -> None:
     pair = await add_running_work(http)
     await take_tool_offline(http, sql)
-    method, path = CALLS[call]
+    method, path = REQUESTS[request_name]
     bodies: dict[str, Any] = {
         "registering": {"id": "t", "skills": {}, "capacity": 100},
-        "completing what was lost": {"outcome": "failed"},
-        "completing many": {"items": [{"work_id": pair.work, "outcome": "failed"}]},
+        "completing lost work": {"outcome": "failed"},
+        "completing a batch": {"items": [{"work_id": pair.work, "outcome": "failed"}]},
     }
-    response = await http.request(method, path.replace("WORK", pair.work), json=bodies.get(call, {}))
+    response = await http.request(method, path.replace("WORK", pair.work), json=bodies.get(request_name, {}))
     assert response.status_code in (200, 409), response.text
     assert (await get(http, "/v1/tools/t"))["state"] == "idle"
     await assign(http, "a")
 
 
-async def test_a_tool_that_comes_back_is_news_for_the_assigner(
+async def test_a_tool_that_returns_wakes_a_waiting_assigner(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
@@ -103,7 +103,7 @@ async def test_a_tool_that_comes_back_is_news_for_the_assigner(
     assert [tool["id"] for tool in (await finish_long_poll(poll))["tools"]] == ["t"]
 
 
-async def test_whoever_reads_a_tool_does_not_bring_it_back(
+async def test_requests_of_other_clients_do_not_bring_a_tool_back(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
@@ -112,7 +112,7 @@ async def test_whoever_reads_a_tool_does_not_bring_it_back(
     assert (await get(http, "/v1/tools/t"))["state"] == "offline"
 
 
-async def test_work_that_is_lost_while_it_should_stop_is_cancelled_with_its_task(
+async def test_lost_work_with_a_cancel_request_is_cancelled_with_its_task(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     pair = await add_running_work(http)
@@ -122,7 +122,7 @@ async def test_work_that_is_lost_while_it_should_stop_is_cancelled_with_its_task
     assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "cancelled"
 
 
-async def test_the_last_attempt_that_is_lost_fails_the_task_and_answers_who_waits(
+async def test_losing_the_last_attempt_fails_the_task_and_wakes_waiting_clients(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_running_work(http, max_attempts=1)
@@ -131,7 +131,7 @@ async def test_the_last_attempt_that_is_lost_fails_the_task_and_answers_who_wait
     assert (await finish_long_poll(poll))["state"] == "failed"
 
 
-async def test_work_not_started_in_time_is_lost_and_counts_as_no_attempt(
+async def test_work_not_started_in_time_is_lost_and_does_not_count_as_an_attempt(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     pair = await add_assigned_work(http, max_attempts=1)
@@ -145,7 +145,7 @@ async def test_work_not_started_in_time_is_lost_and_counts_as_no_attempt(
         pair = pair._replace(work=(await assign(http))["id"])
 
 
-async def test_no_heartbeat_moves_the_deadline_and_starting_ends_it(http: httpx.AsyncClient) -> None:
+async def test_a_heartbeat_does_not_move_the_deadline_and_a_start_removes_it(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     deadline = (await get(http, f"/v1/work/{pair.work}"))["deadline_at"]
     await http.post("/v1/tools/t/heartbeat")
@@ -153,7 +153,7 @@ async def test_no_heartbeat_moves_the_deadline_and_starting_ends_it(http: httpx.
     assert (await http.post(f"/v1/work/{pair.work}/start")).json()["deadline_at"] is None
 
 
-async def test_work_past_its_time_limit_is_timed_out_and_its_task_backs_off(
+async def test_work_past_its_timeout_ends_and_its_task_backs_off(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     pair = await add_running_work(http, timeout_seconds=3600)
@@ -165,13 +165,13 @@ async def test_work_past_its_time_limit_is_timed_out_and_its_task_backs_off(
     assert_problem(await complete(http, pair.work, "failed"), 409, "work_ended")
 
 
-async def test_a_short_time_limit_ends_by_itself(http: httpx.AsyncClient) -> None:
+async def test_work_with_a_short_timeout_times_out(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http, timeout_seconds=0.2, retry_backoff_seconds=0)
     await wait_for_state(http, "/v1/tasks/a", "available")
     assert (await get(http, f"/v1/work/{pair.work}"))["state"] == "timed_out"
 
 
-async def test_the_last_attempt_that_times_out_fails_the_task(
+async def test_a_timeout_of_the_last_attempt_fails_the_task(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     pair = await add_running_work(http, timeout_seconds=3600, max_attempts=1)
@@ -179,11 +179,11 @@ async def test_the_last_attempt_that_times_out_fails_the_task(
     assert (await wait_for_state(http, "/v1/tasks/a", "failed"))["ended_at"] is not None
 
 
-async def test_what_the_earlier_run_had_started_is_lost_when_the_tool_registers_again(
+async def test_registering_again_loses_work_that_the_earlier_run_had_started(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     running = await add_running_work(http, "running")
-    waits = await add_assigned_work(http, "waits")
+    assigned = await add_assigned_work(http, "waits")
     await http.patch("/v1/tools/t", json={"draining": True})
     poll = await start_long_poll(broker, "GET", f"/v1/work/{running.work}", params={"wait": 60})
     again = await add_tool(http, capacity=5)
@@ -193,28 +193,28 @@ async def test_what_the_earlier_run_had_started_is_lost_when_the_tool_registers_
     assert (record["outcome"], record["error"]) == ("lost", "The tool was restarted.")
     task = await get(http, "/v1/tasks/running")
     assert (task["state"], task["attempt"]) == ("available", 1)
-    assert [work["id"] for work in (await get(http, "/v1/tools/t/work"))["items"]] == [waits.work]
+    assert [work["id"] for work in (await get(http, "/v1/tools/t/work"))["items"]] == [assigned.work]
 
 
-async def test_a_tool_that_resumes_keeps_what_it_had_started(http: httpx.AsyncClient) -> None:
+async def test_registering_with_resume_keeps_started_work(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     await add_tool(http, capacity=5, resume=True)
     assert (await get(http, f"/v1/work/{pair.work}"))["state"] == "running"
     assert (await complete_work(http, pair.work))["outcome"] == "succeeded"
 
 
-async def test_every_registration_makes_a_token_of_its_own(
+async def test_every_registration_issues_a_new_token(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     first, second = (await add_tool(http))["token"], (await add_tool(http))["token"]
     assert first != second
-    kept = await sql.fetchval("select token_hash from tools")
-    assert kept == hashed(second[-43:])
-    assert kept != hashed(first[-43:])
+    stored = await sql.fetchval("select token_hash from tools")
+    assert stored == hashed(second[-43:])
+    assert stored != hashed(first[-43:])
     assert second.encode() not in await sql.fetchval("select cast(cast(t as text) as bytea) from tools t")
 
 
-async def test_by_force_a_tool_is_deleted_with_its_work(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_force_deletes_a_tool_with_its_work(broker: Running, http: httpx.AsyncClient) -> None:
     running = await add_running_work(http, "running")
     await add_assigned_work(http, "waits")
     assert_problem(await http.delete("/v1/tools/t"), 409, "tool_busy")
@@ -230,13 +230,13 @@ async def test_by_force_a_tool_is_deleted_with_its_work(broker: Running, http: h
             "t",
             "The tool was deleted.",
         )
-        found = await get(http, f"/v1/tasks/{task}")
-        assert (found["state"], found["attempt"]) == ("available", attempt)
+        task_now = await get(http, f"/v1/tasks/{task}")
+        assert (task_now["state"], task_now["attempt"]) == ("available", attempt)
     assert_problem(await http.post(f"/v1/work/{running.work}/start"), 409, "work_ended")
     assert_problem(await http.delete("/v1/tools/t?force=true"), 404, "tool_not_found")
 
 
-async def test_a_parked_wait_never_lets_the_lease_run_out(
+async def test_a_long_poll_renews_the_lease(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http, lease_seconds=5)
@@ -248,22 +248,22 @@ async def test_a_parked_wait_never_lets_the_lease_run_out(
     await finish_long_poll(poll)
 
 
-async def test_a_lease_that_becomes_shorter_while_its_tool_waits_does_not_run_out(
+async def test_a_lease_shortened_during_a_long_poll_is_renewed_in_time(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http, lease_seconds=3600)
     poll = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
     presence, loop = broker.server.service.presence, asyncio.get_running_loop()
 
-    async def is_planned_for_that() -> bool:
+    async def renewal_is_due_soon() -> bool:
         return presence._due.get(leases.Beat("t"), math.inf) < loop.time() + 5
 
-    async def is_planned_for_an_hour() -> bool:
+    async def renewal_is_due_within_an_hour() -> bool:
         return 60 < presence._due.get(leases.Beat("t"), math.inf) - loop.time() < 3600
 
-    await wait_until(is_planned_for_an_hour)
+    await wait_until(renewal_is_due_within_an_hour)
     assert (await http.patch("/v1/tools/t", json={"lease_seconds": 5})).status_code == 200
-    await wait_until(is_planned_for_that)
+    await wait_until(renewal_is_due_soon)
     await add_task(http)
     await assign(http)
     await finish_long_poll(poll)

@@ -1,4 +1,4 @@
-"""Reports: how many a work takes, how they are counted, and that reading a work does not depend on it."""
+"""Reports: their limits, their counts, and that reading work does not depend on their number."""
 
 from uuid import UUID
 
@@ -29,37 +29,37 @@ SHAPES = {
 }
 
 
-async def reported(store: Store, made: Work, **fields: object) -> reports.WrittenReport:
-    taken = await steps.report(store, made.id, **fields)
-    assert taken is not None
-    return taken
+async def add_report(store: Store, made: Work, **fields: object) -> reports.WrittenReport:
+    written = await steps.report(store, made.id, **fields)
+    assert written is not None
+    return written
 
 
 @pytest.mark.parametrize("data", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("message", [None, "\x01" * 1000], ids=["silent", "message"])
-async def test_reports_count_for_at_least_what_the_archive_makes_of_them(
+@pytest.mark.parametrize("message", [None, "\x01" * 1000], ids=["no message", "message"])
+async def test_the_counted_size_of_reports_is_at_least_their_size_in_the_archive(
     store: Store, sql: asyncpg.Connection, data: Raw, message: str | None
 ) -> None:
     made = await steps.add_running_work(store)
     for _ in range(3):
-        await reported(store, made, data=data, message=message, progress=0.1234567890123456)
+        await add_report(store, made, data=data, message=message, progress=0.1234567890123456)
     counted = await sql.fetchval("select report_bytes from work")
     assert counted == await sql.fetchval("select sum(size) from work_reports")
     await steps.complete(store, made.id)
-    made_of_them = await sql.fetchval("select octet_length(cast(reports as text)) from work_archive")
-    assert made_of_them <= counted <= made_of_them + 3 * 256
+    archived = await sql.fetchval("select octet_length(cast(reports as text)) from work_archive")
+    assert archived <= counted <= archived + 3 * 256
 
 
-async def test_a_report_that_comes_twice_counts_once(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_repeated_report_counts_once(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store)
     same = reports.ReportOf(made.id, NewReport(id=UUID(int=1), data=Raw(b'"x"')))
-    for given in ([same, same], [same]):
-        await store.many(reports.write, given)
+    for batch in ([same, same], [same]):
+        await store.many(reports.write, batch)
     row = await sql.fetchrow("select report_count, report_bytes from work")
     assert tuple(row) == (1, await sql.fetchval("select sum(size) from work_reports"))
 
 
-async def test_a_work_takes_a_hundred_thousand_reports_and_goes_on(
+async def test_a_work_accepts_a_hundred_thousand_reports_and_continues(
     broker: Running, sql: asyncpg.Connection
 ) -> None:
     await add_tool(broker.client)
@@ -85,7 +85,7 @@ async def test_a_work_takes_a_hundred_thousand_reports_and_goes_on(
 
 
 @pytest.mark.parametrize("end", ["restart", "force"])
-async def test_a_tool_whose_work_has_as_many_reports_as_it_may_can_be_replaced_and_deleted(
+async def test_a_tool_whose_work_has_the_most_reports_can_be_restarted_and_deleted(
     store: Store, sql: asyncpg.Connection, end: str
 ) -> None:
     made = await steps.add_running_work(store)
@@ -98,45 +98,48 @@ async def test_a_tool_whose_work_has_as_many_reports_as_it_may_can_be_replaced_a
     await steps.check_invariants(sql)
 
 
-async def test_work_is_read_alike_before_and_after_its_end(store: Store, sql: asyncpg.Connection) -> None:
+async def test_work_returns_the_same_reports_before_and_after_its_end(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     made = await steps.add_running_work(store)
     await sql.execute(FILL, made.id, 2_500)
     live = await store.read(work.with_reports, made.id)
     assert live is not None
     assert (len(live.work.reports), live.work.report_count) == (1_000, 2_500)
-    before = await every_page(store, made.id)
+    before = await read_all_messages(store, made.id)
     await store.many(completion.complete, [steps.new_ending(made.id)])
     ended = await store.read(work.with_reports, made.id)
     assert ended is not None
     assert (ended.work.reports, ended.work.report_count) == (live.work.reports, 2_500)
-    assert await every_page(store, made.id) == before
+    assert await read_all_messages(store, made.id) == before
     assert before == [str(number) for number in range(1, 2_501)]
 
 
 @pytest.mark.parametrize(
-    ("told", "last"), [([], None), ([None, None], None), ([0.25, 0.5, None, None], 0.5), ([0.5, 0.0], 0.0)]
+    ("reported", "last"),
+    [([], None), ([None, None], None), ([0.25, 0.5, None, None], 0.5), ([0.5, 0.0], 0.0)],
 )
-async def test_the_progress_of_ended_work_is_that_of_the_last_report_that_has_one(
-    store: Store, told: list[float | None], last: float | None
+async def test_the_progress_of_ended_work_is_that_of_its_last_report_with_progress(
+    store: Store, reported: list[float | None], last: float | None
 ) -> None:
     made = await steps.add_running_work(store)
-    for progress in told:
+    for progress in reported:
         await steps.report(store, made.id, progress=progress)
     await steps.complete(store, made.id)
     ended = await store.read(work.with_reports, made.id)
     assert ended is not None
-    assert (ended.work.progress, ended.work.report_count) == (last, len(told))
+    assert (ended.work.progress, ended.work.report_count) == (last, len(reported))
 
 
 @pytest.mark.thorough
 async def test_work_with_the_largest_values_can_be_ended_and_read(store: Store) -> None:
-    """PostgreSQL takes longest for many small numbers."""
+    """PostgreSQL needs the most time for many small numbers."""
     largest = Raw(b"[" + b"1," * (2**24 - 1_000) + b"1]")
     made = await steps.add_running_work(store, payload=largest)
     for number in range(4):
-        taken = await steps.report(store, made.id, data=largest, progress=number / 4)
-        assert taken is not None
-        assert taken.is_stored
+        written = await steps.report(store, made.id, data=largest, progress=number / 4)
+        assert written is not None
+        assert written.is_stored
     record = (await steps.complete(store, made.id, "failed", result=largest, retry=False)).record
     assert record is not None
     assert (record.task.payload, record.result) == (largest, largest)
@@ -147,8 +150,8 @@ async def test_work_with_the_largest_values_can_be_ended_and_read(store: Store) 
     assert [report.data for report in seen.work.reports] == [largest]
 
 
-async def every_page(store: Store, work_id: UUID) -> list[str | None]:
-    """The messages of all reports, page by page."""
+async def read_all_messages(store: Store, work_id: UUID) -> list[str | None]:
+    """Return the messages of all reports, read page by page."""
     messages: list[str | None] = []
     after = None
     while True:
@@ -160,19 +163,19 @@ async def every_page(store: Store, work_id: UUID) -> list[str | None]:
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["live", "ended"])
-async def test_large_reports_come_page_by_page_and_only_the_latest_with_their_work(
+async def test_large_reports_are_paged_and_work_contains_only_the_latest(
     store: Store, sql: asyncpg.Connection, ends: bool
 ) -> None:
     made = await steps.add_running_work(store)
     large = Raw(b'"' + b"x" * 3 * 2**20 + b'"')
     for number in range(6):
-        await reported(store, made, data=large, message=str(number))
+        await add_report(store, made, data=large, message=str(number))
     if ends:
         await store.many(completion.complete, [steps.new_ending(made.id)])
     seen = await store.read(work.with_reports, made.id)
     assert seen is not None
     assert ([each.message for each in seen.work.reports], seen.work.report_count) == (["3", "4", "5"], 6)
-    assert await every_page(store, made.id) == [str(number) for number in range(6)]
+    assert await read_all_messages(store, made.id) == [str(number) for number in range(6)]
 
 
 async def test_unknown_work_has_no_reports(store: Store) -> None:

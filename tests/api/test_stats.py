@@ -1,4 +1,4 @@
-"""/v1/stats: every state is counted, all of them at one moment, and whoever watches costs little."""
+"""The counts at /v1/stats: every state, all at the same moment, and at low cost."""
 
 import asyncio
 import json
@@ -42,17 +42,19 @@ OUTCOMES = dict.fromkeys(states.OUTCOMES, 0)
 MINUTE = {"submitted": 0} | OUTCOMES
 
 
-async def read(http: httpx.AsyncClient) -> Json:
-    found: Json = await get(http, "/v1/stats")
-    return found
+async def get_stats(http: httpx.AsyncClient) -> Json:
+    counts: Json = await get(http, "/v1/stats")
+    return counts
 
 
-async def test_a_broker_that_holds_nothing_says_so(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+async def test_the_counts_of_an_empty_broker_are_zero(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
     await sql.execute("delete from assigner")
-    found = await read(http)
-    at = datetime.fromisoformat(found.pop("at"))
+    current = await get_stats(http)
+    at = datetime.fromisoformat(current.pop("at"))
     assert abs(datetime.now(UTC) - at) < timedelta(seconds=30)
-    assert found == {
+    assert current == {
         "tasks": TASKS,
         "tools": TOOLS,
         "work": WORK,
@@ -83,14 +85,14 @@ async def test_every_state_is_counted(http: httpx.AsyncClient, sql: asyncpg.Conn
                     await complete_work(http, work, "failed", retry=False)
                 if task in ("assigned-0", "running-0"):
                     await http.post(f"/v1/work/{work}/cancel")
-    found = await read(http)
-    assert found["tasks"] == {"scheduled": 1, "available": 2, "assigned": 3, "running": 4, "failed": 5}
-    assert found["tools"] == {"idle": 1, "busy": 1, "draining": 1, "offline": 1, "room": 4}
-    assert found["work"] == {"assigned": 3, "running": 4, "cancel_requested": 2}
-    assert found["last_minute"] == MINUTE | {"submitted": 15, "failed": 5}
+    current = await get_stats(http)
+    assert current["tasks"] == {"scheduled": 1, "available": 2, "assigned": 3, "running": 4, "failed": 5}
+    assert current["tools"] == {"idle": 1, "busy": 1, "draining": 1, "offline": 1, "room": 4}
+    assert current["work"] == {"assigned": 3, "running": 4, "cancel_requested": 2}
+    assert current["last_minute"] == MINUTE | {"submitted": 15, "failed": 5}
 
 
-async def test_every_outcome_of_the_last_minute_is_counted_and_none_from_before(
+async def test_only_outcomes_of_the_last_minute_are_counted(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     for number, outcome in enumerate(("succeeded", "failed", "released"), 1):
@@ -106,13 +108,15 @@ async def test_every_outcome_of_the_last_minute_is_counted_and_none_from_before(
     await add_task(http, "cancelled")
     await http.delete("/v1/tasks/cancelled")
     ended = {"succeeded": 1, "failed": 2, "cancelled": 1, "released": 3, "lost": 1, "timed_out": 1}
-    assert (await read(http))["last_minute"] == {"submitted": 9} | ended
+    assert (await get_stats(http))["last_minute"] == {"submitted": 9} | ended
 
     await sql.execute("update work_archive set ended_at = now() - interval '61 s'")
-    assert (await read(http))["last_minute"] == MINUTE | {"submitted": 7}, "what has ended counts no more"
+    assert (await get_stats(http))["last_minute"] == MINUTE | {"submitted": 7}, (
+        "records older than a minute do not count"
+    )
 
 
-async def test_a_task_counts_as_submitted_once_and_only_in_its_minute(
+async def test_a_task_counts_as_submitted_once_and_only_in_its_first_minute(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http, capacity=100)
@@ -124,11 +128,11 @@ async def test_a_task_counts_as_submitted_once_and_only_in_its_minute(
     for task, outcome in {"old-done": "succeeded", "done": "succeeded", "done-at-last": "failed"}.items():
         await complete_work(http, (await assign(http, task))["id"], outcome)
     await complete_work(http, (await assign(http, "done-at-last"))["id"])
-    found = (await read(http))["last_minute"]
-    assert found == MINUTE | {"submitted": 4, "succeeded": 3, "failed": 1, "cancelled": 2}
+    current = (await get_stats(http))["last_minute"]
+    assert current == MINUTE | {"submitted": 4, "succeeded": 3, "failed": 1, "cancelled": 2}
 
 
-async def test_the_oldest_available_task_is_the_one_submitted_first(
+async def test_the_oldest_available_task_is_the_first_submitted(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_assigned_work(http, "is-at-work")
@@ -136,80 +140,84 @@ async def test_the_oldest_available_task_is_the_one_submitted_first(
     await add_task(http, "comes-first", priority=5)
     for task, age in {"is-at-work": 3000, "waits-longest": 200, "comes-first": 10}.items():
         await sql.execute(f"update tasks set created_at = now() - interval '{age} s' where id = $1", task)
-    assert 200 <= (await read(http))["oldest_available_seconds"] < 230
+    assert 200 <= (await get_stats(http))["oldest_available_seconds"] < 230
     await http.delete("/v1/tasks/waits-longest")
-    assert 10 <= (await read(http))["oldest_available_seconds"] < 40
+    assert 10 <= (await get_stats(http))["oldest_available_seconds"] < 40
     await assign(http, "comes-first")
-    assert (await read(http))["oldest_available_seconds"] is None
+    assert (await get_stats(http))["oldest_available_seconds"] is None
 
 
-async def test_a_task_that_comes_while_it_is_counted_is_not_younger_than_nothing(
+async def test_the_age_of_the_oldest_task_is_never_negative(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_task(http)
     await sql.execute("update tasks set created_at = now() + interval '1 hour'")
-    assert (await read(http))["oldest_available_seconds"] == 0
+    assert (await get_stats(http))["oldest_available_seconds"] == 0
 
 
-async def test_it_says_when_an_assigner_last_asked(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+async def test_the_time_of_the_last_request_of_an_assigner_is_returned(
+    http: httpx.AsyncClient, sql: asyncpg.Connection
+) -> None:
     await sql.execute("delete from assigner")
-    assert (await read(http))["assigner_seen_at"] is None
+    assert (await get_stats(http))["assigner_seen_at"] is None
     await get(http, "/v1/candidates")
-    found = await read(http)
-    silence = datetime.fromisoformat(found["at"]) - datetime.fromisoformat(found["assigner_seen_at"])
+    current = await get_stats(http)
+    silence = datetime.fromisoformat(current["at"]) - datetime.fromisoformat(current["assigner_seen_at"])
     assert timedelta(0) <= silence < timedelta(seconds=30)
 
 
-async def test_what_was_acknowledged_before_is_counted(http: httpx.AsyncClient) -> None:
+async def test_acknowledged_tasks_are_counted(http: httpx.AsyncClient) -> None:
     for number in range(1, 20):
         await add_task(http, f"n{number}")
-        found = await read(http)
-        assert found["tasks"]["available"] == found["last_minute"]["submitted"] == number
+        current = await get_stats(http)
+        assert current["tasks"]["available"] == current["last_minute"]["submitted"] == number
 
 
-async def test_all_of_it_is_at_one_moment(http: httpx.AsyncClient) -> None:
-    """While tasks go round, none is missing, and none is counted in two states."""
+async def test_all_counts_are_from_the_same_moment(http: httpx.AsyncClient) -> None:
+    """While tasks change their state, each is counted in exactly one state."""
     count, capacity = 8, 5
     await add_tool(http, capacity=capacity)
     await add_tasks(http, *(f"n{number}" for number in range(count)))
 
-    async def go_round(task: str) -> None:
+    async def assign_and_release(task: str) -> None:
         for _ in range(10):
             if (made := await http.post("/v1/work", json={"task_id": task, "tool_id": "t"})).is_success:
                 await http.post(f"/v1/work/{made.json()['id']}/start")
                 await complete_work(http, made.json()["id"], "released")
 
-    going = asyncio.gather(*(go_round(f"n{number}") for number in range(count)))
-    seen = []
-    while not going.done():
-        seen.append(await read(http))
-    await going
-    for found in seen:
-        tasks, work, tools = found["tasks"], found["work"], found["tools"]
+    changes = asyncio.gather(*(assign_and_release(f"n{number}") for number in range(count)))
+    samples = []
+    while not changes.done():
+        samples.append(await get_stats(http))
+    await changes
+    for counts in samples:
+        tasks, work, tools = counts["tasks"], counts["work"], counts["tools"]
         assert sum(tasks.values()) == count
         assert (tasks["assigned"], tasks["running"]) == (work["assigned"], work["running"])
         assert tools["room"] == capacity - work["assigned"] - work["running"]
-    assert len({json.dumps(found["tasks"]) for found in seen}) > 1, "nothing went round"
+    assert len({json.dumps(each["tasks"]) for each in samples}) > 1, "no task changed its state"
 
 
-async def test_who_asks_at_once_shares_a_reading(broker: Running, http: httpx.AsyncClient) -> None:
-    with api.recorded_statements(broker) as told:
-        responses = await asyncio.gather(*(read(http) for _ in range(100)))
-    readings = len({response["at"] for response in responses})
-    assert told.count(stats.READ.text) == readings
-    assert readings <= 10
+async def test_simultaneous_requests_for_stats_share_a_query(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
+    with api.recorded_statements(broker) as statements:
+        responses = await asyncio.gather(*(get_stats(http) for _ in range(100)))
+    queries = len({response["at"] for response in responses})
+    assert statements.count(stats.READ.text) == queries
+    assert queries <= 10
 
 
-async def test_who_asks_during_a_reading_waits_for_the_next_one_which_comes_later_the_longer_that_takes(
+async def test_a_request_during_a_slow_query_waits_for_the_next_query(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
-    await read(http)
+    await get_stats(http)
     async with sql.transaction():
         await sql.execute("lock table assigner in access exclusive mode")
-        slow = asyncio.create_task(read(http))
+        slow = asyncio.create_task(get_stats(http))
         await steps.wait_until_blocked(sql)
-        meanwhile = asyncio.create_task(read(http))
-        await asyncio.sleep(0.1)  # for so long, at least, the reading takes
+        meanwhile = asyncio.create_task(get_stats(http))
+        await asyncio.sleep(0.1)  # the minimum duration of the first query
     first = await slow
     began = time.monotonic()
     second = await meanwhile
@@ -217,7 +225,7 @@ async def test_who_asks_during_a_reading_waits_for_the_next_one_which_comes_late
     assert second["at"] > first["at"]
 
 
-async def test_a_database_that_cannot_be_read_is_told_and_forgotten_when_it_can(
+async def test_stats_are_unavailable_while_the_database_cannot_be_read(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await sql.execute("alter table assigner rename to away")
@@ -227,17 +235,17 @@ async def test_a_database_that_cannot_be_read_is_told_and_forgotten_when_it_can(
         await sql.execute("alter table away rename to assigner")
     for response in responses:
         assert_problem(response, 503, "unavailable")
-    assert (await read(http))["tasks"] == TASKS
+    assert (await get_stats(http))["tasks"] == TASKS
 
 
 async def test_an_unknown_parameter_is_refused(http: httpx.AsyncClient) -> None:
     assert_problem(await http.get("/v1/stats?since=yesterday"), 400, "validation_failed")
 
 
-async def test_it_looks_at_no_waiting_task_and_at_no_record_from_before(
+async def test_the_query_reads_no_waiting_task_and_no_old_record(
     http: httpx.AsyncClient, sql: asyncpg.Connection, database: str
 ) -> None:
-    """However many there are: tasks are counted by an index, records found by one."""
+    """The query counts tasks and finds records by an index, so old rows do not slow it down."""
     many, recent = 20_000, 100
     await sql.execute(
         "insert into tasks (id, needs, payload, priority, state, due_at, ended_at, max_attempts,"
@@ -261,15 +269,16 @@ async def test_it_looks_at_no_waiting_task_and_at_no_record_from_before(
     await sql.execute("analyze work_archive")
     all_visible = False
     async with asyncio.timeout(10):
-        while not all_visible:  # whoever looks just then is in the way
+        # Repeated, because a concurrent transaction can keep pages from becoming all-visible.
+        while not all_visible:
             await sql.execute("vacuum analyze tasks")
             all_visible = await sql.fetchval(
                 "select relallvisible > 0.97 * relpages from pg_class where relname = 'tasks'"
             )
     connection = await asyncpg.connect(libpq_url(database), server_settings=SETTINGS)
     try:
-        explained = f"explain (analyze, timing off, format json) {stats.READ.text}"
-        nodes = list(every_node(json.loads(await connection.fetchval(explained))))
+        explain = f"explain (analyze, timing off, format json) {stats.READ.text}"
+        nodes = list(every_node(json.loads(await connection.fetchval(explain))))
     finally:
         await connection.close()
     on_tasks = [node for node in nodes if node.get("Relation Name") == "tasks"]
@@ -277,6 +286,6 @@ async def test_it_looks_at_no_waiting_task_and_at_no_record_from_before(
     assert sum(rows_of(node) for node in on_tasks if node["Node Type"] != "Index Only Scan") <= 2
     records = [node for node in nodes if str(node.get("Relation Name")).startswith("work_archive")]
     assert sum(map(rows_of, records)) == recent
-    found = await read(http)
-    assert found["tasks"] == TASKS | {"available": many, "scheduled": many, "failed": many}
-    assert found["last_minute"] == MINUTE | {"submitted": recent, "succeeded": recent}
+    current = await get_stats(http)
+    assert current["tasks"] == TASKS | {"available": many, "scheduled": many, "failed": many}
+    assert current["last_minute"] == MINUTE | {"submitted": recent, "succeeded": recent}

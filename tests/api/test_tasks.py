@@ -1,4 +1,4 @@
-"""Tasks: submitting, reading, waiting for their end, deleting, and the assigner's remarks."""
+"""Tasks: submission, reading, waiting for their end, deletion, and the remarks of assigners."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ UNKNOWN = "00000000-0000-7000-8000-000000000000"
 ONE_ATTEMPT = {"max_attempts": 1}
 
 
-# Submitting
+# Submission
 
 
 async def test_a_new_task_has_every_field_and_its_defaults(http: httpx.AsyncClient) -> None:
@@ -52,7 +52,7 @@ async def test_a_new_task_has_every_field_and_its_defaults(http: httpx.AsyncClie
     }  # fmt: skip
 
 
-async def test_a_task_keeps_what_it_was_given(http: httpx.AsyncClient) -> None:
+async def test_a_task_keeps_its_submitted_fields(http: httpx.AsyncClient) -> None:
     given = {
         "id": "a", "needs": ["x"], "payload": {"y": 1.5}, "priority": -32768, "max_attempts": 1000,
         "retry_backoff_seconds": 86400, "timeout_seconds": 0.25,
@@ -62,7 +62,7 @@ async def test_a_task_keeps_what_it_was_given(http: httpx.AsyncClient) -> None:
     assert {key: task[key] for key in given} == given
 
 
-async def test_a_task_without_an_id_is_given_one(http: httpx.AsyncClient) -> None:
+async def test_a_task_without_an_id_gets_a_uuid(http: httpx.AsyncClient) -> None:
     response = await http.post("/v1/tasks", json={"needs": 1})
     assert response.status_code == 201
     assert UUID(response.json()["id"]).version == 7
@@ -74,14 +74,14 @@ async def test_a_valid_id_works_in_bodies_and_paths(http: httpx.AsyncClient, nam
     assert (await get(http, f"/v1/tasks/{name}"))["id"] == name
 
 
-async def test_a_task_known_already_is_answered_as_it_is(http: httpx.AsyncClient) -> None:
+async def test_submitting_a_known_id_returns_the_existing_task(http: httpx.AsyncClient) -> None:
     first = await add_task(http, needs={"x": 1}, priority=5)
     response = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}, "priority": 9})
     assert (response.status_code, response.json()) == (200, first)
     assert await get(http, "/v1/tasks/a") == first
 
 
-async def test_a_task_that_ended_is_known_still(http: httpx.AsyncClient) -> None:
+async def test_submitting_the_id_of_an_ended_task_returns_that_task(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     await complete_work(http, pair.work, result={"r": 1})
     response = await http.post("/v1/tasks", json={"id": "a", "needs": {"y": 2}})
@@ -94,37 +94,37 @@ async def test_a_task_that_ended_is_known_still(http: httpx.AsyncClient) -> None
     assert (await get(http, "/v1/tasks"))["items"] == []
 
 
-async def test_a_task_that_was_deleted_is_known_still(http: httpx.AsyncClient) -> None:
+async def test_submitting_the_id_of_a_deleted_task_returns_that_task(http: httpx.AsyncClient) -> None:
     await add_task(http)
     await http.delete("/v1/tasks/a")
     response = await http.post("/v1/tasks", json={"id": "a", "needs": {}})
     assert (response.status_code, response.json()["state"]) == (200, "cancelled")
 
 
-async def test_of_many_submissions_with_one_id_exactly_one_makes_the_task(http: httpx.AsyncClient) -> None:
+async def test_concurrent_submissions_of_one_id_create_one_task(http: httpx.AsyncClient) -> None:
     bodies = [{"id": "a", "needs": number} for number in range(30)]
     responses = await asyncio.gather(*(http.post("/v1/tasks", json=body) for body in bodies))
     assert sorted(response.status_code for response in responses) == [200] * 29 + [201]
     assert len({response.text for response in responses}) == 1
 
 
-async def test_a_task_may_be_submitted_without_waiting_for_its_time(http: httpx.AsyncClient) -> None:
+async def test_a_task_with_not_before_is_scheduled(http: httpx.AsyncClient) -> None:
     task = await add_task(http, not_before=TOMORROW.isoformat())
     assert task["state"] == "scheduled"
     assert datetime.fromisoformat(task["not_before"]) == TOMORROW
 
 
-async def test_a_time_in_any_offset_is_answered_in_utc(http: httpx.AsyncClient) -> None:
+async def test_a_time_with_any_offset_is_returned_in_utc(http: httpx.AsyncClient) -> None:
     task = await add_task(http, not_before="2999-12-31T23:30:00.25+05:30")
     assert task["not_before"].startswith("2999-12-31T18:00:00.25")
     assert task["not_before"].endswith("Z")
 
 
-async def test_a_time_that_has_passed_delays_nothing(http: httpx.AsyncClient) -> None:
+async def test_a_not_before_in_the_past_has_no_effect(http: httpx.AsyncClient) -> None:
     assert (await add_task(http, not_before="2001-01-01T00:00:00Z"))["state"] == "available"
 
 
-async def test_a_scheduled_task_is_available_when_its_time_has_come(
+async def test_a_scheduled_task_becomes_available_at_its_time(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     cursor = (await get(http, "/v1/candidates"))["cursor"]
@@ -149,46 +149,46 @@ async def test_a_payload_may_be_large(http: httpx.AsyncClient) -> None:
     assert (await get(http, "/v1/tasks/a"))["payload"] == payload
 
 
-# In batches
+# Batches
 
 
-async def test_a_batch_answers_in_order_what_was_created_and_what_exists(http: httpx.AsyncClient) -> None:
+async def test_a_batch_returns_created_or_exists_in_order(http: httpx.AsyncClient) -> None:
     await add_task(http, "b")
     items = [{"id": name, "needs": {}} for name in ("c", "b", "a")] + [{"needs": 1}]
     response = await http.post("/v1/tasks/batch", json={"items": items})
-    found = response.json()["items"]
+    results = response.json()["items"]
     assert response.status_code == 200
-    assert [(item["id"], item["status"]) for item in found[:3]] == [
+    assert [(item["id"], item["status"]) for item in results[:3]] == [
         ("c", "created"),
         ("b", "exists"),
         ("a", "created"),
     ]
-    assert UUID(found[3]["id"]).version == 7
-    assert found[3]["status"] == "created"
+    assert UUID(results[3]["id"]).version == 7
+    assert results[3]["status"] == "created"
 
 
-async def test_a_batch_sent_again_creates_nothing(http: httpx.AsyncClient) -> None:
+async def test_a_repeated_batch_creates_nothing(http: httpx.AsyncClient) -> None:
     items = [{"id": f"x{n}", "needs": n} for n in range(20)]
     await http.post("/v1/tasks/batch", json={"items": items})
     again = (await http.post("/v1/tasks/batch", json={"items": items})).json()["items"]
     assert again == [{"id": item["id"], "status": "exists"} for item in items]
 
 
-async def test_in_a_batch_the_first_of_two_with_one_id_makes_the_task(http: httpx.AsyncClient) -> None:
+async def test_the_first_of_two_items_with_one_id_creates_the_task(http: httpx.AsyncClient) -> None:
     items = [{"id": "a", "needs": 1}, {"id": "a", "needs": 2}]
     response = await http.post("/v1/tasks/batch", json={"items": items})
     assert [item["status"] for item in response.json()["items"]] == ["created", "exists"]
     assert (await get(http, "/v1/tasks/a"))["needs"] == 1
 
 
-async def test_a_batch_knows_tasks_that_have_ended(http: httpx.AsyncClient) -> None:
+async def test_a_batch_returns_exists_for_ended_tasks(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     await complete_work(http, pair.work)
     response = await http.post("/v1/tasks/batch", json={"items": [{"id": "a", "needs": 1}]})
     assert response.json()["items"] == [{"id": "a", "status": "exists"}]
 
 
-async def test_a_batch_with_a_bad_item_names_it_and_writes_nothing(http: httpx.AsyncClient) -> None:
+async def test_a_batch_with_an_invalid_item_names_it_and_writes_nothing(http: httpx.AsyncClient) -> None:
     items: list[dict[str, Any]] = [{"id": f"x{n}", "needs": n} for n in range(20)]
     del items[13]["needs"]
     problem = assert_problem(
@@ -198,7 +198,7 @@ async def test_a_batch_with_a_bad_item_names_it_and_writes_nothing(http: httpx.A
     assert (await get(http, "/v1/tasks"))["items"] == []
 
 
-async def test_a_value_that_only_the_database_refuses_spoils_its_batch_and_writes_nothing(
+async def test_a_task_value_that_postgresql_cannot_store_refuses_the_whole_batch(
     http: httpx.AsyncClient,
 ) -> None:
     items = ",".join(f'{{"id": "x{n}", "needs": {"1e400000" if n == 13 else n}}}' for n in range(20))
@@ -215,10 +215,10 @@ async def test_ten_thousand_tasks_fit_in_a_batch(http: httpx.AsyncClient) -> Non
     response = await http.post(
         "/v1/tasks/batch", content=f'{{"items":[{items}]}}', headers={"content-type": "application/json"}
     )
-    found = response.json()["items"]
+    results = response.json()["items"]
     assert response.status_code == 200
-    assert ids(found) == [f"t{n}" for n in range(10_000)]
-    assert {item["status"] for item in found} == {"created"}
+    assert ids(results) == [f"t{n}" for n in range(10_000)]
+    assert {item["status"] for item in results} == {"created"}
 
 
 async def test_batches_that_share_ids_create_each_task_once(http: httpx.AsyncClient) -> None:
@@ -239,20 +239,20 @@ async def test_batches_that_share_ids_create_each_task_once(http: httpx.AsyncCli
 # Lists
 
 
-async def test_tasks_are_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
+async def test_paging_lists_each_task_once(http: httpx.AsyncClient) -> None:
     names = [f"x{n}" for n in range(11)]
     await add_tasks(http, *names)
-    found = await get_pages(http, "/v1/tasks", limit=4)
-    assert [len(page) for page in found if page] == [4, 4, 3]
-    assert sorted(ids(flatten(found))) == sorted(names)
+    pages = await get_pages(http, "/v1/tasks", limit=4)
+    assert [len(page) for page in pages if page] == [4, 4, 3]
+    assert sorted(ids(flatten(pages))) == sorted(names)
 
 
-async def test_a_page_holds_100_if_nothing_else_is_said(http: httpx.AsyncClient) -> None:
+async def test_a_page_contains_100_items_by_default(http: httpx.AsyncClient) -> None:
     await add_tasks(http, *(f"x{n}" for n in range(101)))
     assert [len(page) for page in await get_pages(http, "/v1/tasks")] == [100, 1]
 
 
-async def test_a_list_of_tasks_is_stable_while_rows_come_and_go(http: httpx.AsyncClient) -> None:
+async def test_paging_of_tasks_is_stable_during_insertions_and_deletions(http: httpx.AsyncClient) -> None:
     names = [f"x{n}" for n in range(20)]
     await add_tasks(http, *names)
     first = await get(http, "/v1/tasks", limit=5)
@@ -286,7 +286,7 @@ async def test_tasks_are_listed_by_state(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("needs", "found"),
+    ("needs", "expected"),
     [
         ({"kind": "image"}, ["image", "both"]),
         ({"opts": {"deep": True}}, ["both"]),
@@ -297,29 +297,29 @@ async def test_tasks_are_listed_by_state(http: httpx.AsyncClient) -> None:
         (None, ["null"]),
     ],
 )
-async def test_tasks_are_found_by_what_their_needs_contain(
-    http: httpx.AsyncClient, needs: Any, found: list[str]
+async def test_tasks_are_filtered_by_what_their_needs_contain(
+    http: httpx.AsyncClient, needs: Any, expected: list[str]
 ) -> None:
     await add_task(http, "image", needs={"kind": "image"})
     await add_task(http, "both", needs={"kind": "image", "opts": {"deep": True, "x": 1}})
     await add_task(http, "tags", needs={"tags": ["a", "b"]})
     await add_task(http, "scalar", needs="scalar")
     await add_task(http, "null", needs=None)
-    assert sorted(ids((await get(http, "/v1/tasks", needs=json.dumps(needs)))["items"])) == sorted(found)
+    assert sorted(ids((await get(http, "/v1/tasks", needs=json.dumps(needs)))["items"])) == sorted(expected)
 
 
-async def test_tasks_are_found_by_their_age(http: httpx.AsyncClient) -> None:
+async def test_tasks_are_filtered_by_age(http: httpx.AsyncClient) -> None:
     await add_task(http)
     assert (await get(http, "/v1/tasks", older_than_seconds=60))["items"] == []
     assert ids((await get(http, "/v1/tasks", older_than_seconds=0))["items"]) == ["a"]
 
 
-async def test_filters_hold_together_and_across_pages(http: httpx.AsyncClient) -> None:
+async def test_filters_combine_and_apply_to_all_pages(http: httpx.AsyncClient) -> None:
     for n in range(5):
         await add_task(http, f"x{n}", needs={"odd": bool(n % 2)})
     await assign_to_new_tool(http, "x1")
-    found = await get_pages(http, "/v1/tasks", needs='{"odd":false}', state="available", limit=2)
-    assert sorted(ids(flatten(found))) == ["x0", "x2", "x4"]
+    pages = await get_pages(http, "/v1/tasks", needs='{"odd":false}', state="available", limit=2)
+    assert sorted(ids(flatten(pages))) == ["x0", "x2", "x4"]
 
 
 async def assign_to_new_tool(http: httpx.AsyncClient, task: str) -> None:
@@ -336,7 +336,7 @@ async def test_an_unknown_task_is_not_found(http: httpx.AsyncClient, method: str
         assert_problem(await http.request(method, f"/v1/tasks/nobody{path}"), 404, "task_not_found")
 
 
-async def test_a_task_shows_its_way_to_the_end(http: httpx.AsyncClient) -> None:
+async def test_a_task_shows_each_state_until_its_end(http: httpx.AsyncClient) -> None:
     await add_task(http)
     await add_tool(http)
     seen = [await get(http, "/v1/tasks/a")]
@@ -363,7 +363,7 @@ async def test_an_ended_task_has_every_field_of_a_live_one(http: httpx.AsyncClie
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "cancelled"])
-async def test_a_wait_for_a_task_is_answered_when_it_ends(
+async def test_a_wait_for_a_task_returns_when_it_ends(
     broker: Running, http: httpx.AsyncClient, outcome: str
 ) -> None:
     pair = await add_running_work(http)
@@ -372,9 +372,7 @@ async def test_a_wait_for_a_task_is_answered_when_it_ends(
     assert (await finish_long_poll(poll))["state"] == outcome
 
 
-async def test_a_wait_for_a_task_is_answered_when_it_has_failed(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_a_wait_for_a_task_returns_when_it_has_failed(broker: Running, http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http, **ONE_ATTEMPT)
     poll = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
     await complete_work(http, pair.work, "failed", error="broken")
@@ -382,26 +380,24 @@ async def test_a_wait_for_a_task_is_answered_when_it_has_failed(
     assert (task["state"], task["error"]) == ("failed", "broken")
 
 
-async def test_a_wait_for_a_task_is_answered_when_it_is_deleted(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_a_wait_for_a_task_returns_when_it_is_deleted(broker: Running, http: httpx.AsyncClient) -> None:
     await add_task(http)
     poll = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
     await http.delete("/v1/tasks/a")
     assert (await finish_long_poll(poll))["state"] == "cancelled"
 
 
-async def test_a_wait_for_a_task_is_answered_when_a_batch_ends_it(
+async def test_a_wait_for_a_task_returns_when_a_batch_ends_it(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pairs = [await add_running_work(http, name) for name in ("a", "b", "c")]
-    poll = [await start_long_poll(broker, "GET", f"/v1/tasks/{pair.task}?wait=60") for pair in pairs]
+    polls = [await start_long_poll(broker, "GET", f"/v1/tasks/{pair.task}?wait=60") for pair in pairs]
     items = [{"work_id": pair.work, "outcome": "succeeded", "result": pair.task} for pair in pairs]
     await http.post("/v1/work/complete", json={"items": items})
-    assert [(await finish_long_poll(one))["result"] for one in poll] == ["a", "b", "c"]
+    assert [(await finish_long_poll(poll))["result"] for poll in polls] == ["a", "b", "c"]
 
 
-async def test_a_wait_outlasts_everything_but_the_end(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_a_wait_for_a_task_continues_until_its_end(broker: Running, http: httpx.AsyncClient) -> None:
     await add_task(http, retry_backoff_seconds=0)
     await add_tool(http)
     poll = await start_long_poll(broker, "GET", "/v1/tasks/a?wait=60")
@@ -416,21 +412,19 @@ async def test_a_wait_outlasts_everything_but_the_end(broker: Running, http: htt
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed"])
-async def test_a_wait_for_a_task_that_ended_is_answered_at_once(
-    http: httpx.AsyncClient, outcome: str
-) -> None:
+async def test_a_wait_for_an_ended_task_returns_at_once(http: httpx.AsyncClient, outcome: str) -> None:
     pair = await add_assigned_work(http, **ONE_ATTEMPT)
     await complete_work(http, pair.work, outcome)
     async with asyncio.timeout(5):
         assert (await get(http, "/v1/tasks/a", wait=60))["state"] == outcome
 
 
-async def test_a_wait_for_a_task_in_vain_answers_its_present_state(http: httpx.AsyncClient) -> None:
+async def test_a_wait_for_a_task_that_times_out_returns_its_current_state(http: httpx.AsyncClient) -> None:
     await add_running_work(http)
     assert (await poll_until_timeout(http, "GET", "/v1/tasks/a?wait=0.3"))["state"] == "running"
 
 
-async def test_prefer_wait_parks_a_request_for_a_task(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_prefer_wait_makes_a_request_for_a_task_wait(broker: Running, http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     poll = await start_long_poll(broker, "GET", "/v1/tasks/a", headers={"Prefer": "wait=60"})
     await complete_work(http, pair.work)
@@ -440,7 +434,7 @@ async def test_prefer_wait_parks_a_request_for_a_task(broker: Running, http: htt
 # Attempts
 
 
-async def test_a_failed_attempt_sends_the_task_back_after_its_backoff(http: httpx.AsyncClient) -> None:
+async def test_a_task_backs_off_after_a_failed_attempt(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http, retry_backoff_seconds=3600)
     await complete_work(http, pair.work, "failed", error="no")
     task = await get(http, "/v1/tasks/a")
@@ -457,14 +451,14 @@ async def test_without_a_backoff_a_failed_task_is_available_at_once(
     cursor = (await get(http, "/v1/candidates"))["cursor"]
     poll = await start_long_poll(broker, "GET", f"/v1/candidates?wait=60&cursor={cursor}&limit=1000")
     await complete_work(http, pair.work, "failed")
-    found = await finish_long_poll(poll)
-    while "a" not in ids(found["tasks"]):
+    page = await finish_long_poll(poll)
+    while "a" not in ids(page["tasks"]):
         async with asyncio.timeout(5):
-            found = await get(http, "/v1/candidates", wait=60, cursor=found["cursor"])
+            page = await get(http, "/v1/candidates", wait=60, cursor=page["cursor"])
     assert (await assign(http))["attempt"] == 2
 
 
-async def test_after_its_last_attempt_a_task_is_held_as_failed(http: httpx.AsyncClient) -> None:
+async def test_a_task_is_failed_after_its_last_attempt(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await add_task(http, max_attempts=2, retry_backoff_seconds=0)
     for attempt in (1, 2):
@@ -479,7 +473,7 @@ async def test_after_its_last_attempt_a_task_is_held_as_failed(http: httpx.Async
     assert task["ended_at"] is not None
 
 
-async def test_released_work_counts_as_no_attempt(http: httpx.AsyncClient) -> None:
+async def test_released_work_does_not_count_as_an_attempt(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http, **ONE_ATTEMPT)
     await complete_work(http, pair.work, "released")
     task = await get(http, "/v1/tasks/a")
@@ -487,14 +481,14 @@ async def test_released_work_counts_as_no_attempt(http: httpx.AsyncClient) -> No
     assert (await assign(http))["attempt"] == 1
 
 
-async def test_a_failure_that_says_so_is_the_last(http: httpx.AsyncClient) -> None:
+async def test_a_failure_with_retry_false_is_the_last_attempt(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http, max_attempts=10)
     await complete_work(http, pair.work, "failed", retry=False, error="never")
     task = await get(http, "/v1/tasks/a")
     assert (task["state"], task["attempt"], task["error"]) == ("failed", 1, "never")
 
 
-# Deleting
+# Deletion
 
 
 @pytest.mark.parametrize("state", ["available", "scheduled", "assigned", "failed"])
@@ -513,20 +507,20 @@ async def test_a_task_that_is_not_running_is_deleted_at_once(http: httpx.AsyncCl
     assert task["ended_at"] is not None
 
 
-async def test_deleting_twice_is_the_same_as_once(http: httpx.AsyncClient) -> None:
+async def test_a_repeated_delete_changes_nothing(http: httpx.AsyncClient) -> None:
     await add_task(http)
     assert [(await http.delete("/v1/tasks/a")).status_code for _ in range(2)] == [204, 204]
     assert len((await get(http, "/v1/archive", task_id="a"))["items"]) == 1
 
 
-async def test_a_task_that_succeeded_is_left_alone_by_a_delete(http: httpx.AsyncClient) -> None:
+async def test_deleting_a_succeeded_task_changes_nothing(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     await complete_work(http, pair.work, result=1)
     assert (await http.delete("/v1/tasks/a")).status_code == 204
     assert (await get(http, "/v1/tasks/a"))["state"] == "succeeded"
 
 
-async def test_a_deleted_task_gives_its_tool_room_and_leaves_a_record(http: httpx.AsyncClient) -> None:
+async def test_deleting_an_assigned_task_frees_its_tool_and_leaves_a_record(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     await http.delete("/v1/tasks/a")
     assert (await get(http, "/v1/tools/t"))["load"] == 0
@@ -536,9 +530,7 @@ async def test_a_deleted_task_gives_its_tool_room_and_leaves_a_record(http: http
 
 
 @pytest.mark.parametrize("state", ["available", "scheduled", "failed"])
-async def test_a_task_deleted_while_it_had_no_work_leaves_a_record_of_its_own(
-    http: httpx.AsyncClient, state: str
-) -> None:
+async def test_deleting_a_task_without_work_leaves_a_record(http: httpx.AsyncClient, state: str) -> None:
     if state == "failed":
         await complete_work(http, (await add_assigned_work(http, **ONE_ATTEMPT)).work, "failed")
     else:
@@ -560,7 +552,7 @@ async def test_deleting_a_running_task_asks_its_work_to_cancel(http: httpx.Async
 
 
 @pytest.mark.parametrize("outcome", ["cancelled", "failed", "released"])
-async def test_work_asked_to_cancel_ends_cancelled_whatever_the_tool_says(
+async def test_work_of_a_deleted_task_ends_as_cancelled_unless_it_succeeds(
     http: httpx.AsyncClient, outcome: str
 ) -> None:
     pair = await add_running_work(http)
@@ -569,7 +561,7 @@ async def test_work_asked_to_cancel_ends_cancelled_whatever_the_tool_says(
     assert (await get(http, "/v1/tasks/a"))["state"] == "cancelled"
 
 
-async def test_a_success_that_comes_before_the_cancel_stands(http: httpx.AsyncClient) -> None:
+async def test_work_of_a_deleted_task_may_still_succeed(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     await http.delete("/v1/tasks/a")
     assert (await complete_work(http, pair.work, result=1))["outcome"] == "succeeded"
@@ -577,7 +569,7 @@ async def test_a_success_that_comes_before_the_cancel_stands(http: httpx.AsyncCl
 
 
 @pytest.mark.parametrize("outcome", ["cancelled", "failed", "released"])
-async def test_the_end_of_work_asked_to_cancel_can_be_sent_again(
+async def test_the_completion_of_cancelled_work_can_be_repeated(
     http: httpx.AsyncClient, outcome: str
 ) -> None:
     pair = await add_running_work(http)
@@ -608,7 +600,7 @@ async def test_a_remark_is_shown_until_the_task_is_assigned(http: httpx.AsyncCli
     assert (await get(http, "/v1/tasks/a"))["remark"] is None
 
 
-async def test_a_remark_takes_the_place_of_the_one_before(http: httpx.AsyncClient) -> None:
+async def test_a_remark_replaces_the_previous_one(http: httpx.AsyncClient) -> None:
     await add_task(http)
     for text in ("one", "two", "two"):
         response = await http.put("/v1/tasks/a/remark", json={"text": text})
@@ -625,7 +617,7 @@ async def test_a_text_may_have_10000_characters_of_any_size(http: httpx.AsyncCli
     assert (await http.put("/v1/tasks/a/remark", json={"text": text})).json()["remark"] == text
 
 
-async def test_remarks_in_a_batch_say_of_each_whether_its_task_was_found(http: httpx.AsyncClient) -> None:
+async def test_a_batch_of_remarks_returns_a_status_for_each_task(http: httpx.AsyncClient) -> None:
     await add_tasks(http, "a", "b")
     items = [{"task_id": name, "text": f"about {name}"} for name in ("b", "nobody", "a")]
     for _ in range(2):
@@ -641,7 +633,7 @@ async def test_remarks_in_a_batch_say_of_each_whether_its_task_was_found(http: h
     assert [(await get(http, f"/v1/tasks/{name}"))["remark"] for name in ("a", "b")] == ["about a", "about b"]
 
 
-async def test_of_two_remarks_on_one_task_in_a_batch_the_last_stays(http: httpx.AsyncClient) -> None:
+async def test_the_last_of_two_remarks_on_one_task_in_a_batch_stays(http: httpx.AsyncClient) -> None:
     await add_task(http)
     items = [{"task_id": "a", "text": text} for text in ("first", "last")]
     response = await http.post("/v1/tasks/remarks", json={"items": items})

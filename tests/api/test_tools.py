@@ -1,4 +1,4 @@
-"""Tools: registering, reading, changing, leaving, and finding their work."""
+"""Tools: registration, reading, changes, deletion, heartbeats, and polling for work."""
 
 import asyncio
 from datetime import datetime
@@ -48,13 +48,13 @@ async def test_a_new_tool_has_every_field_and_its_defaults(http: httpx.AsyncClie
     }  # fmt: skip
 
 
-async def test_a_tool_without_an_id_is_given_one(http: httpx.AsyncClient) -> None:
+async def test_a_tool_without_an_id_gets_a_uuid(http: httpx.AsyncClient) -> None:
     response = await http.post("/v1/tools", json={"skills": None})
     assert response.status_code == 201
     assert UUID(response.json()["id"]).version == 7
 
 
-async def test_times_are_answered_in_utc_ending_in_z(http: httpx.AsyncClient) -> None:
+async def test_times_are_returned_in_utc_with_z(http: httpx.AsyncClient) -> None:
     tool = await add_tool(http)
     for key in ("lease_expires_at", "registered_at", "seen_at"):
         assert tool[key].endswith("Z")
@@ -90,7 +90,7 @@ async def test_registering_again_ends_draining(http: httpx.AsyncClient) -> None:
     assert (await add_tool(http))["state"] == "idle"
 
 
-async def test_what_was_assigned_and_not_started_stays_when_the_tool_registers_again(
+async def test_work_not_started_stays_assigned_when_the_tool_registers_again(
     http: httpx.AsyncClient,
 ) -> None:
     pair = await add_assigned_work(http)
@@ -98,7 +98,7 @@ async def test_what_was_assigned_and_not_started_stays_when_the_tool_registers_a
     assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [pair.work]
 
 
-async def test_of_many_registrations_with_one_id_exactly_one_is_the_first(http: httpx.AsyncClient) -> None:
+async def test_concurrent_registrations_of_one_id_create_one_tool(http: httpx.AsyncClient) -> None:
     body = {"id": "t", "skills": {}}
     responses = await asyncio.gather(*(http.post("/v1/tools", json=body) for _ in range(20)))
     assert sorted(response.status_code for response in responses) == [200] * 19 + [201]
@@ -111,7 +111,7 @@ async def test_a_tool_can_be_read(http: httpx.AsyncClient) -> None:
     assert (tool["skills"], tool["capacity"]) == ([1, {"x": None}], 4)
 
 
-async def test_a_tool_with_no_room_is_busy_and_idle_again_when_its_work_ends(http: httpx.AsyncClient) -> None:
+async def test_a_tool_without_free_capacity_is_busy_until_work_ends(http: httpx.AsyncClient) -> None:
     await add_tool(http, capacity=2)
     await add_tasks(http, "a", "b")
     states = [(await get(http, "/v1/tools/t"))["state"]]
@@ -130,16 +130,16 @@ async def test_load_counts_assigned_and_running_work(http: httpx.AsyncClient) ->
     assert (await get(http, "/v1/tools/t"))["load"] == 2
 
 
-async def test_tools_are_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
+async def test_paging_lists_each_tool_once(http: httpx.AsyncClient) -> None:
     names = [f"t{n}" for n in range(7)]
     for name in names:
         await add_tool(http, name)
-    found = await get_pages(http, "/v1/tools", limit=3)
-    assert [len(page) for page in found] in ([3, 3, 1], [3, 3, 1, 0])
-    assert sorted(ids(flatten(found))) == names
+    pages = await get_pages(http, "/v1/tools", limit=3)
+    assert [len(page) for page in pages] in ([3, 3, 1], [3, 3, 1, 0])
+    assert sorted(ids(flatten(pages))) == names
 
 
-async def test_a_list_stays_stable_while_rows_come_and_go(http: httpx.AsyncClient) -> None:
+async def test_paging_of_tools_is_stable_during_insertions_and_deletions(http: httpx.AsyncClient) -> None:
     names = [f"t{n}" for n in range(0, 12, 2)]
     for name in names:
         await add_tool(http, name)
@@ -147,8 +147,8 @@ async def test_a_list_stays_stable_while_rows_come_and_go(http: httpx.AsyncClien
     await http.delete(f"/v1/tools/{first['items'][-1]['id']}")
     await add_tool(http, "a-new-one")
     rest = flatten(await get_pages(http, "/v1/tools", limit=2, after=first["next"]))
-    found = ids(first["items"]) + [name for name in ids(rest) if name != "a-new-one"]
-    assert sorted(found) == sorted(names)
+    listed = ids(first["items"]) + [name for name in ids(rest) if name != "a-new-one"]
+    assert sorted(listed) == sorted(names)
 
 
 async def test_an_empty_list_has_no_next(http: httpx.AsyncClient) -> None:
@@ -167,20 +167,22 @@ async def test_tools_are_listed_by_state(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("skills", [1]), ("capacity", 7), ("lease_seconds", 86400)])
-async def test_a_field_of_a_tool_changes_alone(http: httpx.AsyncClient, field: str, value: object) -> None:
+async def test_a_patch_changes_only_the_given_field(
+    http: httpx.AsyncClient, field: str, value: object
+) -> None:
     before = await add_tool(http, skills={"a": 1}, capacity=2)
     response = await http.patch("/v1/tools/t", json={field: value})
-    timely = {"token", "lease_expires_at", "seen_at"}
+    varying = {"token", "lease_expires_at", "seen_at"}
     assert response.status_code == 200
     assert response.json().keys() == TOOL_FIELDS
     expected = {**before, field: value}
-    assert {k: v for k, v in response.json().items() if k not in timely} == {
-        k: v for k, v in expected.items() if k not in timely
+    assert {k: v for k, v in response.json().items() if k not in varying} == {
+        k: v for k, v in expected.items() if k not in varying
     }
     assert (await get(http, "/v1/tools/t"))[field] == value
 
 
-async def test_a_change_of_nothing_may_have_no_body(http: httpx.AsyncClient) -> None:
+async def test_a_patch_without_a_body_changes_nothing(http: httpx.AsyncClient) -> None:
     await add_tool(http, capacity=3)
     response = await http.patch("/v1/tools/t")
     assert (response.status_code, response.json()["capacity"]) == (200, 3)
@@ -191,7 +193,7 @@ async def test_skills_can_be_set_to_null(http: httpx.AsyncClient) -> None:
     assert (await http.patch("/v1/tools/t", json={"skills": None})).json()["skills"] is None
 
 
-async def test_a_draining_tool_finishes_what_it_has_and_gets_no_more(http: httpx.AsyncClient) -> None:
+async def test_a_draining_tool_finishes_its_work_and_gets_no_more(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     assert (await http.patch("/v1/tools/t", json={"draining": True})).json()["state"] == "draining"
     await add_task(http, "b")
@@ -210,7 +212,7 @@ async def test_draining_can_end(http: httpx.AsyncClient) -> None:
     await assign(http)
 
 
-async def test_a_capacity_below_the_load_takes_nothing_away_and_gives_no_more(
+async def test_a_capacity_below_the_load_keeps_work_and_allows_no_more(
     http: httpx.AsyncClient,
 ) -> None:
     pairs = [await add_assigned_work(http, name) for name in ("a", "b")]
@@ -224,7 +226,7 @@ async def test_a_capacity_below_the_load_takes_nothing_away_and_gives_no_more(
     assert (await http.post("/v1/work", json=pair)).status_code == 201
 
 
-async def test_a_tool_that_is_deleted_is_gone(http: httpx.AsyncClient) -> None:
+async def test_a_deleted_tool_is_not_found(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     response = await http.delete("/v1/tools/t")
     assert (response.status_code, response.content) == (204, b"")
@@ -240,7 +242,7 @@ async def test_a_tool_with_unfinished_work_cannot_be_deleted(http: httpx.AsyncCl
     assert (await http.delete("/v1/tools/t")).status_code == 204
 
 
-async def test_a_tool_that_was_deleted_may_register_anew(http: httpx.AsyncClient) -> None:
+async def test_a_deleted_tool_may_register_again(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await http.delete("/v1/tools/t")
     assert (await http.post("/v1/tools", json={"id": "t", "skills": 1})).status_code == 201
@@ -262,7 +264,7 @@ async def test_a_heartbeat_renews_the_lease(http: httpx.AsyncClient) -> None:
     assert response.json()["cancel"] == []
 
 
-async def test_a_heartbeat_can_be_sent_again(http: httpx.AsyncClient) -> None:
+async def test_a_heartbeat_can_be_repeated(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     first, second = [await http.post("/v1/tools/t/heartbeat") for _ in range(2)]
     assert (first.status_code, second.status_code) == (200, 200)
@@ -276,7 +278,7 @@ async def test_a_heartbeat_names_the_work_whose_cancel_is_requested(http: httpx.
         assert (await http.post("/v1/tools/t/heartbeat")).json()["cancel"] == [pair.work]
 
 
-async def test_the_broker_shows_the_lease_that_the_heartbeat_promised(http: httpx.AsyncClient) -> None:
+async def test_a_tool_shows_the_lease_that_its_heartbeat_returned(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     promised = (await http.post("/v1/tools/t/heartbeat")).json()["lease_expires_at"]
     assert (await get(http, "/v1/tools/t"))["lease_expires_at"] >= promised
@@ -298,7 +300,7 @@ async def test_an_unknown_tool_is_not_found(http: httpx.AsyncClient, method: str
         assert_problem(await http.request(method, f"/v1/tools/nobody{path}"), 404, "tool_not_found")
 
 
-async def test_a_tool_finds_all_its_work_that_is_not_started(http: httpx.AsyncClient) -> None:
+async def test_a_poll_returns_all_work_of_the_tool_that_has_not_started(http: httpx.AsyncClient) -> None:
     first = await add_assigned_work(http, "a", needs={"n": 1}, payload=[1])
     second = await add_assigned_work(http, "b")
     await add_running_work(http, "c")
@@ -310,19 +312,19 @@ async def test_a_tool_finds_all_its_work_that_is_not_started(http: httpx.AsyncCl
     assert (item["task_id"], item["tool_id"], item["needs"], item["payload"]) == ("a", "t", {"n": 1}, [1])
 
 
-async def test_work_that_is_there_is_answered_at_once_and_again(http: httpx.AsyncClient) -> None:
+async def test_a_poll_returns_assigned_work_at_once_and_repeatedly(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     async with asyncio.timeout(5):
         for _ in range(3):
             assert ids((await get(http, "/v1/tools/t/work", wait=60))["items"]) == [pair.work]
 
 
-async def test_a_wait_for_work_in_vain_ends_empty_when_the_time_is_up(http: httpx.AsyncClient) -> None:
+async def test_a_poll_for_work_that_times_out_is_empty(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     assert await poll_until_timeout(http, "GET", "/v1/tools/t/work?wait=0.3") == {"items": []}
 
 
-async def test_running_work_is_nothing_to_answer_a_wait_with(http: httpx.AsyncClient) -> None:
+async def test_running_work_does_not_end_a_poll_for_work(http: httpx.AsyncClient) -> None:
     await add_running_work(http)
     assert await poll_until_timeout(http, "GET", "/v1/tools/t/work?wait=0.3") == {"items": []}
 
@@ -339,30 +341,32 @@ async def test_an_assignment_wakes_its_tool_and_no_other(broker: Running, http: 
     other.cancel()
 
 
-async def test_an_assignment_by_batch_wakes_every_tool_concerned(
+async def test_a_batch_of_assignments_wakes_each_of_its_tools(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     names = [f"t{n}" for n in range(20)]
     await add_tasks(http, *names)
     for name in names:
         await add_tool(http, name)
-    poll = [await start_long_poll(broker, "GET", f"/v1/tools/{name}/work?wait=60") for name in names]
+    polls = [await start_long_poll(broker, "GET", f"/v1/tools/{name}/work?wait=60") for name in names]
     items = [{"task_id": name, "tool_id": name} for name in names]
     await http.post("/v1/work/batch", json={"items": items})
-    found = [await finish_long_poll(one) for one in poll]
-    assert [ids(one["items"], "task_id") for one in found] == [[name] for name in names]
+    bodies = [await finish_long_poll(poll) for poll in polls]
+    assert [ids(body["items"], "task_id") for body in bodies] == [[name] for name in names]
 
 
-async def test_every_request_parked_for_a_tool_is_answered(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_an_assignment_ends_every_long_poll_of_its_tool(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     await add_tool(http)
     await add_task(http)
-    poll = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(3)]
+    polls = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(3)]
     work = await assign(http)
-    for one in poll:
-        assert ids((await finish_long_poll(one))["items"]) == [work["id"]]
+    for poll in polls:
+        assert ids((await finish_long_poll(poll))["items"]) == [work["id"]]
 
 
-async def test_prefer_wait_parks_like_the_parameter(http: httpx.AsyncClient) -> None:
+async def test_prefer_wait_waits_like_the_parameter(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     assert await poll_until_timeout(http, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=1"}) == {
         "items": []
@@ -372,7 +376,7 @@ async def test_prefer_wait_parks_like_the_parameter(http: httpx.AsyncClient) -> 
     ) == {"items": []}
 
 
-async def test_prefer_wait_is_cut_to_the_range(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_prefer_wait_is_limited_to_the_range(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await add_task(http)
     poll = await start_long_poll(broker, "GET", "/v1/tools/t/work", headers={"Prefer": "wait=100000"})
@@ -390,16 +394,14 @@ async def test_prefer_wait_yields_to_the_parameter(http: httpx.AsyncClient) -> N
 @pytest.mark.parametrize(
     "preference", ["wait=soon", "wait", "wait=", "wait=-5", "handling=lenient", ";;=,", "wait=NaN"]
 )
-async def test_a_preference_that_means_nothing_is_no_error(http: httpx.AsyncClient, preference: str) -> None:
+async def test_an_invalid_preference_is_ignored(http: httpx.AsyncClient, preference: str) -> None:
     await add_tool(http)
     async with asyncio.timeout(5):
         response = await http.get("/v1/tools/t/work", headers={"Prefer": preference})
     assert (response.status_code, response.json()) == (200, {"items": []})
 
 
-async def test_deleting_a_tool_answers_the_request_parked_for_it(
-    broker: Running, http: httpx.AsyncClient
-) -> None:
+async def test_deleting_a_tool_ends_its_long_polls(broker: Running, http: httpx.AsyncClient) -> None:
     await add_tool(http)
     poll = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60")
     await http.delete("/v1/tools/t")
@@ -408,7 +410,7 @@ async def test_deleting_a_tool_answers_the_request_parked_for_it(
     assert response.status_code in (200, 404)
 
 
-async def test_a_client_that_left_is_forgotten_and_loses_nothing(
+async def test_a_disconnected_client_is_no_longer_waited_for_and_loses_no_work(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http)
@@ -427,20 +429,20 @@ async def test_waiting_requests_hold_no_database_connection_and_no_transaction(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http)
-    poll = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(30)]
+    polls = [await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60") for _ in range(30)]
     others = (
         "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
     )
     async with asyncio.timeout(5):
         await get(http, "/v1/tools")
-        while await sql.fetchval(f"{others} and state <> 'idle'"):  # the heartbeats of the broker itself
+        while await sql.fetchval(f"{others} and state <> 'idle'"):  # the broker renews leases
             await asyncio.sleep(0.01)
     assert await sql.fetchval(others) < 20
-    for one in poll:
-        one.cancel()
+    for poll in polls:
+        poll.cancel()
 
 
-async def test_a_broker_that_stops_answers_the_waiting_at_once_and_empty(
+async def test_a_broker_that_stops_ends_long_polls_at_once_with_empty_lists(
     database: str, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http)

@@ -1,4 +1,4 @@
-"""The trace that a task was submitted in goes to the tool that does it, whether or not the broker traces."""
+"""The trace context of a submission reaches the tool that does the task, even without tracing in the broker."""
 
 import asyncpg
 import httpx
@@ -22,114 +22,114 @@ async def submit(http: httpx.AsyncClient, id_: str = "a", headers: object = None
     return response.json()
 
 
-async def started(http: httpx.AsyncClient, task: str = "a", tool: str = "t") -> tuple[str, dict[str, str]]:
-    """The work that the task makes on the tool, and what its start says of the trace."""
+async def start_work(http: httpx.AsyncClient, task: str = "a", tool: str = "t") -> tuple[str, dict[str, str]]:
+    """Assign a task and start the work. Return its id and the trace context in the response."""
     work = (await assign(http, task, tool))["id"]
     response = await http.post(f"/v1/work/{work}/start")
     assert response.status_code == 200, response.text
-    return work, told(response)
+    return work, trace_context_of(response)
 
 
-def told(response: httpx.Response) -> dict[str, str]:
+def trace_context_of(response: httpx.Response) -> dict[str, str]:
     return {name: response.headers[name] for name in CONTEXT if name in response.headers}
 
 
-# What goes through
+# Valid trace contexts
 
 
-async def test_the_tool_is_told_what_the_submitter_said_in_every_answer_about_its_work(
+async def test_every_response_about_work_contains_the_trace_context_of_the_submission(
     http: httpx.AsyncClient,
 ) -> None:
     await add_tool(http)
     await submit(http, headers=CONTEXT)
-    work, at_start = await started(http)
+    work, at_start = await start_work(http)
     assert at_start == CONTEXT
     reported = await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5})
     again = await http.post(f"/v1/work/{work}/start")
     seen = await http.get(f"/v1/work/{work}")
-    assert [told(response) for response in (reported, again, seen)] == [CONTEXT] * 3
+    assert [trace_context_of(response) for response in (reported, again, seen)] == [CONTEXT] * 3
     assert (reported.status_code, seen.json()["reports"][0]["progress"]) == (201, 0.5)
 
 
-async def test_the_first_report_starts_the_work_and_says_it_too(http: httpx.AsyncClient) -> None:
+async def test_the_response_to_the_first_report_contains_the_trace_context(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await submit(http, headers={"traceparent": PARENT})
     work = (await assign(http))["id"]
     reported = await http.post(f"/v1/work/{work}/reports", json={})
-    assert told(reported) == {"traceparent": PARENT}
+    assert trace_context_of(reported) == {"traceparent": PARENT}
 
 
-async def test_the_long_way_hands_it_on_like_the_short_one(http: httpx.AsyncClient) -> None:
+async def test_requests_outside_the_fast_path_keep_the_trace_context(http: httpx.AsyncClient) -> None:
     await add_tool(http)
-    # A plain type goes the short way; one with a parameter is read by Litestar.
-    long = {"content-type": "application/json; charset=utf-8"}
+    # The fast path handles a Content-Type without parameters. Litestar handles the others.
+    headers = {"content-type": "application/json; charset=utf-8"}
     body = b'{"id": "a", "needs": {}}'
-    assert (await http.post("/v1/tasks", content=body, headers=CONTEXT | long)).status_code == 201
+    assert (await http.post("/v1/tasks", content=body, headers=CONTEXT | headers)).status_code == 201
     work = (await assign(http))["id"]
     responses = [
-        await http.post(f"/v1/work/{work}/{call}", content=b"{}", headers=long)
-        for call in ("start", "reports")
+        await http.post(f"/v1/work/{work}/{action}", content=b"{}", headers=headers)
+        for action in ("start", "reports")
     ]
-    assert [told(response) for response in responses] == [CONTEXT] * 2
+    assert [trace_context_of(response) for response in responses] == [CONTEXT] * 2
 
 
-async def test_all_tasks_of_a_batch_are_submitted_in_the_same_trace(http: httpx.AsyncClient) -> None:
+async def test_all_tasks_of_a_batch_have_the_same_trace_context(http: httpx.AsyncClient) -> None:
     await add_tool(http, capacity=2)
     items = [{"id": id_, "needs": {}} for id_ in ("a", "b")]
     response = await http.post("/v1/tasks/batch", json={"items": items}, headers=CONTEXT)
     assert response.status_code == 200
-    assert [(await started(http, id_))[1] for id_ in ("a", "b")] == [CONTEXT] * 2
+    assert [(await start_work(http, id_))[1] for id_ in ("a", "b")] == [CONTEXT] * 2
 
 
-async def test_each_of_many_submitted_at_once_has_its_own(http: httpx.AsyncClient) -> None:
+async def test_each_task_keeps_its_own_trace_context(http: httpx.AsyncClient) -> None:
     await add_tool(http, capacity=3)
     await submit(http, "a", headers=CONTEXT)
     await submit(http, "b")
     await submit(http, "c", headers={"traceparent": OTHER})
-    seen = [(await started(http, id_))[1] for id_ in "abc"]
+    seen = [(await start_work(http, id_))[1] for id_ in "abc"]
     assert seen == [CONTEXT, {}, {"traceparent": OTHER}]
 
 
-async def test_a_task_sent_again_stays_in_the_trace_of_the_first_time(http: httpx.AsyncClient) -> None:
+async def test_a_repeated_submission_keeps_the_first_trace_context(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await submit(http, headers=CONTEXT)
     await submit(http, headers={"traceparent": OTHER})
-    assert (await started(http))[1] == CONTEXT
+    assert (await start_work(http))[1] == CONTEXT
 
 
-async def test_the_next_attempt_is_in_the_same_trace(http: httpx.AsyncClient) -> None:
+async def test_further_attempts_keep_the_trace_context(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     await submit(http, headers=CONTEXT, max_attempts=2)
-    work, _ = await started(http)
+    work, _ = await start_work(http)
     assert (await complete(http, work, "failed")).status_code == 200
-    work, at_start = await started(http)
+    work, at_start = await start_work(http)
     assert at_start == CONTEXT
-    # Failed for good, and retried by hand.
+    # The task fails after its last attempt, and an operator retries it.
     assert (await complete(http, work, "failed")).status_code == 200
     assert (await http.post("/v1/tasks/a/retry")).json()["state"] == "available"
-    assert (await started(http))[1] == CONTEXT
+    assert (await start_work(http))[1] == CONTEXT
 
 
-async def test_lost_work_takes_it_to_the_next_tool(http: httpx.AsyncClient) -> None:
+async def test_the_next_tool_after_lost_work_gets_the_trace_context(http: httpx.AsyncClient) -> None:
     await add_tool(http, "t")
     await add_tool(http, "u")
     await submit(http, headers=CONTEXT)
-    await started(http)
+    await start_work(http)
     assert (await http.delete("/v1/tools/t?force=true")).status_code == 204
-    assert (await started(http, tool="u"))[1] == CONTEXT
+    assert (await start_work(http, tool="u"))[1] == CONTEXT
 
 
-async def test_neither_tasks_nor_records_show_it(http: httpx.AsyncClient) -> None:
+async def test_tasks_and_records_do_not_show_the_trace_context(http: httpx.AsyncClient) -> None:
     await add_tool(http)
     plain = await add_task(http, "b")
     assert (await submit(http, headers=CONTEXT)).keys() == plain.keys()
-    work, _ = await started(http)
+    work, _ = await start_work(http)
     ended = await complete(http, work)
     assert PARENT not in ended.text
-    assert told(ended) == told(await http.get(f"/v1/work/{work}")) == {}
+    assert trace_context_of(ended) == trace_context_of(await http.get(f"/v1/work/{work}")) == {}
 
 
-# What is no trace context
+# Invalid trace contexts
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ async def test_neither_tasks_nor_records_show_it(http: httpx.AsyncClient) -> Non
     ],
     ids=str,
 )
-async def test_what_is_garbled_is_ignored_and_the_task_is_taken(
+async def test_an_invalid_trace_context_is_ignored(
     http: httpx.AsyncClient, sql: asyncpg.Connection, headers: object
 ) -> None:
     await add_tool(http)
     await submit(http, headers=headers)
     assert await sql.fetchval("select trace_context from tasks") is None
-    assert (await started(http))[1] == {}
+    assert (await start_work(http))[1] == {}

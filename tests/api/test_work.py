@@ -1,4 +1,4 @@
-"""Work: from its start to its end, the reports on the way, and who waits for what."""
+"""Work: start, reports, waiting for changes, and completion."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -54,8 +54,10 @@ async def test_new_work_has_every_field(http: httpx.AsyncClient) -> None:
     await add_task(http, needs={"n": 1}, payload=[2])
     work = await assign(http)
     assert UUID(work["id"])
-    waits = datetime.fromisoformat(work.pop("deadline_at")) - datetime.fromisoformat(work.pop("assigned_at"))
-    assert waits == timedelta(seconds=30)
+    time_to_start = datetime.fromisoformat(work.pop("deadline_at")) - datetime.fromisoformat(
+        work.pop("assigned_at")
+    )
+    assert time_to_start == timedelta(seconds=30)
     assert isinstance(work.pop("version"), int)
     assert work == {
         "id": work["id"], "task_id": "a", "tool_id": "t", "attempt": 1, "state": "assigned",
@@ -64,7 +66,7 @@ async def test_new_work_has_every_field(http: httpx.AsyncClient) -> None:
     }  # fmt: skip
 
 
-async def test_work_is_read_with_its_reports(http: httpx.AsyncClient) -> None:
+async def test_a_single_work_includes_its_reports(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     listed = (await get(http, "/v1/work"))["items"][0]
     work = await get(http, f"/v1/work/{pair.work}")
@@ -83,18 +85,18 @@ async def test_work_is_listed_by_tool_task_and_state(http: httpx.AsyncClient) ->
         ({"tool_id": "nobody"}, ""),
     ]  # fmt: skip
     for query, expected in cases:
-        found = ids((await get(http, "/v1/work", **query))["items"])
-        assert sorted(found) == sorted(works[name] for name in expected), query
+        listed = ids((await get(http, "/v1/work", **query))["items"])
+        assert sorted(listed) == sorted(works[name] for name in expected), query
 
 
-async def test_work_is_listed_page_by_page_each_once(http: httpx.AsyncClient) -> None:
+async def test_paging_lists_each_work_once(http: httpx.AsyncClient) -> None:
     works = [(await add_assigned_work(http, f"x{n}")).work for n in range(7)]
-    found = await get_pages(http, "/v1/work", limit=3, tool_id="t")
-    assert [len(page) for page in found if page] == [3, 3, 1]
-    assert sorted(ids(flatten(found))) == sorted(works)
+    pages = await get_pages(http, "/v1/work", limit=3, tool_id="t")
+    assert [len(page) for page in pages if page] == [3, 3, 1]
+    assert sorted(ids(flatten(pages))) == sorted(works)
 
 
-async def test_ended_work_is_answered_from_the_archive_its_state_the_outcome(http: httpx.AsyncClient) -> None:
+async def test_ended_work_is_read_from_the_archive_with_its_outcome_as_state(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     await report(http, pair.work, message="half")
     live = await get(http, f"/v1/work/{pair.work}")
@@ -125,7 +127,7 @@ async def test_unknown_work_is_not_found(http: httpx.AsyncClient, method: str, p
     assert_problem(response, 404, "work_not_found")
 
 
-async def test_a_work_id_is_taken_in_capitals_too(http: httpx.AsyncClient) -> None:
+async def test_a_work_id_is_accepted_in_upper_case(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     assert (await get(http, f"/v1/work/{pair.work.upper()}"))["id"] == pair.work
 
@@ -133,27 +135,27 @@ async def test_a_work_id_is_taken_in_capitals_too(http: httpx.AsyncClient) -> No
 # Start
 
 
-async def test_started_work_runs(http: httpx.AsyncClient) -> None:
+async def test_started_work_is_running(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     response = await http.post(f"/v1/work/{pair.work}/start")
     assert (response.status_code, response.json()["state"]) == (200, "running")
     assert response.json()["started_at"] is not None
 
 
-async def test_work_started_again_is_as_it_was(http: httpx.AsyncClient) -> None:
+async def test_a_repeated_start_changes_nothing(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     first, second = [await http.post(f"/v1/work/{pair.work}/start") for _ in range(2)]
     assert (second.status_code, second.json()) == (200, first.json())
 
 
-async def test_of_many_starts_all_are_answered_alike(http: httpx.AsyncClient) -> None:
+async def test_concurrent_starts_return_the_same_work(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     responses = await asyncio.gather(*(http.post(f"/v1/work/{pair.work}/start") for _ in range(20)))
     assert {response.status_code for response in responses} == {200}
     assert len({response.text for response in responses}) == 1
 
 
-async def test_a_call_about_its_work_renews_the_lease_of_the_tool(http: httpx.AsyncClient) -> None:
+async def test_requests_about_its_work_renew_the_lease_of_the_tool(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     leases = []
     for path, body in (("start", None), ("reports", {})):
@@ -166,7 +168,7 @@ async def test_a_call_about_its_work_renews_the_lease_of_the_tool(http: httpx.As
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled", "released"])
 @pytest.mark.parametrize(("path", "body"), [("start", None), ("reports", {})])
-async def test_ended_work_takes_no_start_and_no_report(
+async def test_ended_work_refuses_starts_and_reports(
     http: httpx.AsyncClient, outcome: str, path: str, body: Any
 ) -> None:
     pair = await add_running_work(http)
@@ -177,7 +179,7 @@ async def test_ended_work_takes_no_start_and_no_report(
 # Reports
 
 
-async def test_a_report_is_kept_as_it_was_sent(http: httpx.AsyncClient) -> None:
+async def test_a_report_keeps_its_fields(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     name = str(uuid4())
     sent = {"id": name, "progress": 0.25, "message": "läuft ✓", "data": {"t": [1, None]}}
@@ -186,9 +188,9 @@ async def test_a_report_is_kept_as_it_was_sent(http: httpx.AsyncClient) -> None:
     assert response.json().keys() == {"id", "cancel_requested", "lease_expires_at"}
     assert (response.json()["id"], response.json()["cancel_requested"]) == (name, False)
     work = await get(http, f"/v1/work/{pair.work}")
-    kept = dict(work["reports"][0])
-    assert datetime.fromisoformat(kept.pop("at")).utcoffset() == timedelta(0)
-    assert kept == sent
+    stored = dict(work["reports"][0])
+    assert datetime.fromisoformat(stored.pop("at")).utcoffset() == timedelta(0)
+    assert stored == sent
     assert work["progress"] == 0.25
 
 
@@ -199,7 +201,7 @@ async def test_a_report_may_have_no_body(http: httpx.AsyncClient) -> None:
     assert UUID(response.json()["id"])
 
 
-async def test_a_report_sent_again_is_kept_once(http: httpx.AsyncClient) -> None:
+async def test_a_repeated_report_is_kept_once(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     name = str(uuid4())
     responses = [
@@ -212,7 +214,7 @@ async def test_a_report_sent_again_is_kept_once(http: httpx.AsyncClient) -> None
     assert [item["message"] for item in reports] == ["one"]
 
 
-async def test_of_many_reports_with_one_id_one_is_kept(http: httpx.AsyncClient) -> None:
+async def test_concurrent_reports_with_one_id_are_kept_once(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     body = {"id": str(uuid4())}
     responses = await asyncio.gather(
@@ -222,7 +224,7 @@ async def test_of_many_reports_with_one_id_one_is_kept(http: httpx.AsyncClient) 
     assert len((await get(http, f"/v1/work/{pair.work}/reports"))["items"]) == 1
 
 
-async def test_a_report_sent_again_after_the_end_is_told_of_the_end(http: httpx.AsyncClient) -> None:
+async def test_a_report_repeated_after_the_end_causes_no_other_error(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     name = str(uuid4())
     await report(http, pair.work, id=name)
@@ -231,7 +233,7 @@ async def test_a_report_sent_again_after_the_end_is_told_of_the_end(http: httpx.
     assert response.status_code in (200, 409)
 
 
-async def test_two_works_may_have_reports_with_one_id(http: httpx.AsyncClient) -> None:
+async def test_two_works_may_have_reports_with_the_same_id(http: httpx.AsyncClient) -> None:
     name = str(uuid4())
     for task in ("a", "b"):
         pair = await add_running_work(http, task)
@@ -239,7 +241,7 @@ async def test_two_works_may_have_reports_with_one_id(http: httpx.AsyncClient) -
         assert [r["message"] for r in (await get(http, f"/v1/work/{pair.work}"))["reports"]] == [task]
 
 
-async def test_a_report_on_work_not_started_starts_it(http: httpx.AsyncClient) -> None:
+async def test_the_first_report_starts_the_work(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     await report(http, pair.work, progress=0)
     work = await get(http, f"/v1/work/{pair.work}")
@@ -249,18 +251,18 @@ async def test_a_report_on_work_not_started_starts_it(http: httpx.AsyncClient) -
     assert (await get(http, "/v1/tasks/a"))["state"] == "running"
 
 
-async def test_reports_are_listed_in_order_page_by_page(http: httpx.AsyncClient) -> None:
+async def test_paging_lists_reports_in_order(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     for n in range(7):
         await report(http, pair.work, message=str(n))
-    found = await get_pages(http, f"/v1/work/{pair.work}/reports", limit=3)
-    assert [len(page) for page in found if page] == [3, 3, 1]
-    assert [item["message"] for item in flatten(found)] == list("0123456")
+    pages = await get_pages(http, f"/v1/work/{pair.work}/reports", limit=3)
+    assert [len(page) for page in pages if page] == [3, 3, 1]
+    assert [item["message"] for item in flatten(pages)] == list("0123456")
     work = await get(http, f"/v1/work/{pair.work}")
-    assert work["reports"] == flatten(found)
+    assert work["reports"] == flatten(pages)
 
 
-async def test_a_report_with_a_progress_moves_that_of_the_work_and_one_without_does_not(
+async def test_only_reports_with_progress_change_the_progress_of_the_work(
     http: httpx.AsyncClient,
 ) -> None:
     pair = await add_running_work(http)
@@ -271,29 +273,29 @@ async def test_a_report_with_a_progress_moves_that_of_the_work_and_one_without_d
     assert seen == [1, 1, 0.5]
 
 
-# Waiting for work to change
+# Waiting for changes of work
 
 
 async def test_the_version_grows_with_every_change(http: httpx.AsyncClient) -> None:
     pair = await add_assigned_work(http)
     versions = []
 
-    async def look() -> None:
+    async def read_version() -> None:
         versions.append((await get(http, f"/v1/work/{pair.work}"))["version"])
 
-    await look()
+    await read_version()
     await http.post(f"/v1/work/{pair.work}/start")
-    await look()
+    await read_version()
     await report(http, pair.work)
-    await look()
+    await read_version()
     await http.delete("/v1/tasks/a")
-    await look()
+    await read_version()
     await complete_work(http, pair.work, "cancelled")
-    await look()
+    await read_version()
     assert versions == sorted(set(versions))
 
 
-async def test_what_changes_nothing_leaves_the_version(http: httpx.AsyncClient) -> None:
+async def test_repeated_requests_do_not_change_the_version(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     name = str(uuid4())
     await report(http, pair.work, id=name)
@@ -307,7 +309,7 @@ async def test_what_changes_nothing_leaves_the_version(http: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize("change", ["start", "report", "cancel", "complete", "complete in a batch"])
-async def test_a_wait_on_work_is_answered_by_each_change(
+async def test_a_wait_on_work_returns_at_each_change(
     broker: Running, http: httpx.AsyncClient, change: str
 ) -> None:
     pair = await (add_assigned_work if change == "start" else add_running_work)(http)
@@ -329,7 +331,7 @@ async def test_a_wait_on_work_is_answered_by_each_change(
     assert after == await get(http, f"/v1/work/{pair.work}")
 
 
-async def test_a_wait_after_an_older_version_is_answered_at_once(http: httpx.AsyncClient) -> None:
+async def test_a_wait_after_an_older_version_returns_at_once(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     version = (await get(http, f"/v1/work/{pair.work}"))["version"]
     async with asyncio.timeout(5):
@@ -339,7 +341,7 @@ async def test_a_wait_after_an_older_version_is_answered_at_once(http: httpx.Asy
             ] == version
 
 
-async def test_a_wait_after_the_present_version_parks_until_the_next(
+async def test_a_wait_after_the_current_version_returns_at_the_next(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pair = await add_running_work(http)
@@ -349,20 +351,20 @@ async def test_a_wait_after_the_present_version_parks_until_the_next(
     assert (await finish_long_poll(poll))["version"] > version
 
 
-async def test_a_wait_after_a_version_to_come_is_not_answered_before_it(http: httpx.AsyncClient) -> None:
+async def test_a_wait_after_a_future_version_times_out(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     version = (await get(http, f"/v1/work/{pair.work}"))["version"]
     path = f"/v1/work/{pair.work}?wait=0.3&after_version={version + 1}"
     assert (await poll_until_timeout(http, "GET", path))["version"] == version
 
 
-async def test_a_wait_on_work_in_vain_answers_its_present_state(http: httpx.AsyncClient) -> None:
+async def test_a_wait_on_work_that_times_out_returns_its_current_state(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
-    present = await get(http, f"/v1/work/{pair.work}")
-    assert await poll_until_timeout(http, "GET", f"/v1/work/{pair.work}?wait=0.3") == present
+    current = await get(http, f"/v1/work/{pair.work}")
+    assert await poll_until_timeout(http, "GET", f"/v1/work/{pair.work}?wait=0.3") == current
 
 
-async def test_a_wait_on_ended_work_is_answered_at_once(http: httpx.AsyncClient) -> None:
+async def test_a_wait_on_ended_work_returns_at_once(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     await complete_work(http, pair.work)
     version = (await get(http, f"/v1/work/{pair.work}"))["version"]
@@ -371,7 +373,7 @@ async def test_a_wait_on_ended_work_is_answered_at_once(http: httpx.AsyncClient)
             assert (await get(http, f"/v1/work/{pair.work}", **query))["state"] == "succeeded"
 
 
-async def test_prefer_wait_parks_a_request_for_work(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_prefer_wait_makes_a_request_for_work_wait(broker: Running, http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     poll = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}", headers={"Prefer": "wait=60"})
     await report(http, pair.work)
@@ -381,7 +383,7 @@ async def test_prefer_wait_parks_a_request_for_work(broker: Running, http: httpx
 MINIMAL = {"Prefer": "wait=60, return=minimal"}
 
 
-async def test_who_watches_work_need_not_read_its_payload_and_its_reports(
+async def test_return_minimal_omits_the_payload_and_the_reports(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pair = await add_running_work(http, payload="x" * 100_000)
@@ -406,7 +408,7 @@ async def test_who_watches_work_need_not_read_its_payload_and_its_reports(
     assert (await http.get(f"/v1/work/{UNKNOWN}", headers=MINIMAL)).status_code == 404
 
 
-# Completing
+# Completion
 
 
 async def test_completing_archives_the_work_and_ends_the_task(http: httpx.AsyncClient) -> None:
@@ -432,7 +434,7 @@ async def test_work_that_was_never_started_can_be_completed(http: httpx.AsyncCli
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled", "released"])
-async def test_completing_again_answers_the_same_record(http: httpx.AsyncClient, outcome: str) -> None:
+async def test_a_repeated_completion_returns_the_same_record(http: httpx.AsyncClient, outcome: str) -> None:
     pair = await add_running_work(http)
     record = await complete_work(http, pair.work, outcome, result=1, error="e")
     assert record["outcome"] == outcome
@@ -444,7 +446,7 @@ async def test_completing_again_answers_the_same_record(http: httpx.AsyncClient,
     ("first", "second"),
     [("succeeded", "failed"), ("succeeded", "cancelled"), ("failed", "released"), ("released", "cancelled")],
 )
-async def test_completing_in_another_way_is_told_how_the_work_ended(
+async def test_a_completion_with_another_outcome_returns_the_first_outcome(
     http: httpx.AsyncClient, first: str, second: str
 ) -> None:
     pair = await add_running_work(http)
@@ -453,7 +455,7 @@ async def test_completing_in_another_way_is_told_how_the_work_ended(
     assert problem["outcome"] == first
 
 
-async def test_of_completions_that_race_one_outcome_wins(http: httpx.AsyncClient) -> None:
+async def test_concurrent_completions_agree_on_one_outcome(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     outcomes = ["succeeded", "failed", "cancelled", "released"] * 5
     responses = await asyncio.gather(*(complete(http, pair.work, outcome) for outcome in outcomes))
@@ -463,7 +465,7 @@ async def test_of_completions_that_race_one_outcome_wins(http: httpx.AsyncClient
     assert (await get(http, "/v1/tools/t"))["load"] == 0
 
 
-async def test_a_task_whose_attempt_was_cancelled_by_its_tool_is_cancelled(http: httpx.AsyncClient) -> None:
+async def test_a_task_is_cancelled_when_its_tool_cancels_the_work(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     await complete_work(http, pair.work, "cancelled", error="stopped by hand")
     task = await get(http, "/v1/tasks/a")
@@ -492,7 +494,7 @@ async def test_a_completion_can_wait_for_the_next_work(broker: Running, http: ht
     assert response["next"] == [work]
 
 
-async def test_work_that_is_there_is_handed_out_with_the_completion_at_once(http: httpx.AsyncClient) -> None:
+async def test_a_completion_returns_assigned_work_at_once(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     following = await add_assigned_work(http, "b")
     async with asyncio.timeout(5):
@@ -501,7 +503,7 @@ async def test_work_that_is_there_is_handed_out_with_the_completion_at_once(http
     assert ids((await get(http, "/v1/tools/t/work"))["items"]) == [following.work]
 
 
-async def test_a_completion_waits_for_the_next_work_when_sent_again_too(
+async def test_a_repeated_completion_also_waits_for_the_next_work(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pair = await add_running_work(http)
@@ -513,7 +515,7 @@ async def test_a_completion_waits_for_the_next_work_when_sent_again_too(
     assert ids((await finish_long_poll(poll))["next"]) == [work["id"]]
 
 
-async def test_a_completion_that_waits_in_vain_is_answered_with_no_next(http: httpx.AsyncClient) -> None:
+async def test_a_completion_whose_wait_times_out_returns_no_next_work(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     body = {"outcome": "succeeded", "next_wait_seconds": 0.3}
     response = await poll_until_timeout(http, "POST", f"/v1/work/{pair.work}/complete", json=body)
@@ -527,10 +529,10 @@ async def test_a_refused_completion_does_not_wait(http: httpx.AsyncClient) -> No
         assert_problem(await complete(http, pair.work, "failed", next_wait_seconds=60), 409, "work_ended")
 
 
-# Completing in batches
+# Batches of completions
 
 
-async def test_a_batch_of_completions_answers_for_each_in_order(http: httpx.AsyncClient) -> None:
+async def test_a_batch_of_completions_returns_a_status_for_each_in_order(http: httpx.AsyncClient) -> None:
     pairs = [await add_running_work(http, name) for name in ("new", "same", "other")]
     await complete_work(http, pairs[1].work)
     await complete_work(http, pairs[2].work, "failed")
@@ -545,7 +547,7 @@ async def test_a_batch_of_completions_answers_for_each_in_order(http: httpx.Asyn
     assert (await get(http, "/v1/tasks/new"))["result"] == pairs[0].work
 
 
-async def test_a_batch_of_completions_can_be_sent_again(http: httpx.AsyncClient) -> None:
+async def test_a_batch_of_completions_can_be_repeated(http: httpx.AsyncClient) -> None:
     pairs = [await add_running_work(http, f"x{n}") for n in range(10)]
     outcomes = ["succeeded", "failed", "cancelled", "released"] * 3
     items = [{"work_id": p.work, "outcome": o} for p, o in zip(pairs, outcomes, strict=False)]
@@ -556,7 +558,7 @@ async def test_a_batch_of_completions_can_be_sent_again(http: httpx.AsyncClient)
     assert len((await get(http, "/v1/archive"))["items"]) == 10
 
 
-async def test_in_a_batch_the_first_completion_of_a_work_wins(http: httpx.AsyncClient) -> None:
+async def test_the_first_completion_of_a_work_in_a_batch_wins(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     items = [{"work_id": pair.work, "outcome": outcome} for outcome in ("failed", "succeeded", "failed")]
     response = await http.post("/v1/work/complete", json={"items": items})
@@ -564,7 +566,7 @@ async def test_in_a_batch_the_first_completion_of_a_work_wins(http: httpx.AsyncC
     assert (await get(http, f"/v1/archive/{pair.work}"))["outcome"] == "failed"
 
 
-async def test_a_failure_in_a_batch_may_be_the_last(http: httpx.AsyncClient) -> None:
+async def test_a_failure_with_retry_false_in_a_batch_is_the_last_attempt(http: httpx.AsyncClient) -> None:
     pair = await add_running_work(http)
     items = [{"work_id": pair.work, "outcome": "failed", "error": "never", "retry": False}]
     await http.post("/v1/work/complete", json={"items": items})
@@ -572,7 +574,7 @@ async def test_a_failure_in_a_batch_may_be_the_last(http: httpx.AsyncClient) -> 
     assert (task["state"], task["error"]) == ("failed", "never")
 
 
-async def test_a_value_that_only_the_database_refuses_spoils_a_batch_and_nothing_is_written(
+async def test_a_result_that_postgresql_cannot_store_refuses_the_whole_batch(
     http: httpx.AsyncClient,
 ) -> None:
     pairs = [await add_running_work(http, name) for name in ("a", "b")]
@@ -588,7 +590,7 @@ async def test_a_value_that_only_the_database_refuses_spoils_a_batch_and_nothing
     assert (await get(http, "/v1/tasks/b"))["state"] == "running"
 
 
-async def test_a_thousand_works_complete_in_a_batch(http: httpx.AsyncClient) -> None:
+async def test_a_thousand_works_can_be_completed_in_a_batch(http: httpx.AsyncClient) -> None:
     names = [f"x{n}" for n in range(1000)]
     await add_tasks(http, *names)
     await add_tool(http, capacity=1000)
@@ -600,10 +602,10 @@ async def test_a_thousand_works_complete_in_a_batch(http: httpx.AsyncClient) -> 
     assert (await get(http, "/v1/tools/t"))["load"] == 0
 
 
-# Many at once
+# Many clients at once
 
 
-async def test_a_crowd_of_tools_and_assigners_does_every_task_exactly_once(http: httpx.AsyncClient) -> None:
+async def test_many_tools_and_assigners_do_every_task_exactly_once(http: httpx.AsyncClient) -> None:
     names = [f"x{n}" for n in range(60)]
     tools = [f"t{n}" for n in range(4)]
     await add_tasks(http, *names)
@@ -616,19 +618,19 @@ async def test_a_crowd_of_tools_and_assigners_does_every_task_exactly_once(http:
                 await http.post(f"/v1/work/{item['id']}/start")
                 await complete_work(http, item["id"], result=item["task_id"])
 
-    async def hand_out() -> None:
+    async def assign_candidates() -> None:
         while (await get(http, "/v1/tasks", limit=1))["items"]:
-            found = await get(http, "/v1/candidates", wait=0.2, limit=20)
+            candidates = await get(http, "/v1/candidates", wait=0.2, limit=20)
             items = [
                 {"task_id": task["id"], "tool_id": tool["id"]}
-                for task in found["tasks"]
-                for tool in found["tools"]
+                for task in candidates["tasks"]
+                for tool in candidates["tools"]
             ]
             if items:
                 await http.post("/v1/work/batch", json={"items": items})
 
     async with asyncio.timeout(30):
-        await asyncio.gather(*(work_on(tool) for tool in tools), *(hand_out() for _ in range(3)))
+        await asyncio.gather(*(work_on(tool) for tool in tools), *(assign_candidates() for _ in range(3)))
     records = (await get(http, "/v1/archive", limit=1000))["items"]
     assert sorted(ids(records, "task_id")) == sorted(names)
     assert {record["outcome"] for record in records} == {"succeeded"}
