@@ -1,4 +1,4 @@
-"""The trace context of a submission reaches the tool that does the task, even without tracing in the broker."""
+"""The trace context of a submission reaches the tool that does the task, even if the broker does not trace."""
 
 import asyncpg
 import httpx
