@@ -1,4 +1,4 @@
-"""Batches: items in order, bounded in number and size, and halves of what failed."""
+"""Batches have items in order and are bounded in number and size. Halves split a failed batch."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_batches_are_bounded_in_number_and_size(sizes: list[int], expected: list
     assert list(batches(sizes, 3, size=lambda size: size, most_bytes=10)) == expected
 
 
-def test_batches_are_made_only_when_they_are_asked_for() -> None:
+def test_batches_are_created_only_on_demand() -> None:
     numbers = iter(range(10))
     assert next(batches(numbers, 2)) == [0, 1]
     assert next(numbers) == 3

@@ -1,4 +1,4 @@
-"""The database's password by file, where a URL would show it to everybody who may look at a container."""
+"""The password file of the database, which hides the password from the environment of a container."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ from sqlalchemy import make_url
 from broker.settings import Settings, SettingsError
 
 
-def _password(folder: Path, text: str) -> str:
+def _write_password(folder: Path, text: str) -> str:
     file = folder / "password"
     file.write_text(text)
     return str(file)
 
 
-def test_the_password_of_the_database_comes_from_a_file(tmp_path: Path) -> None:
+def test_database_password_is_read_from_a_file(tmp_path: Path) -> None:
     settings = Settings.from_environment(
         {
             "BROKER_DATABASE_URL": "postgresql://me@pooler:6432/name?sslmode=require",
             "BROKER_LISTEN_URL": "postgresql+asyncpg://me@host-a:5432,host-b:5433/name",
-            "BROKER_DATABASE_PASSWORD_FILE": _password(tmp_path, "p@ss:/w%rd?\n"),
+            "BROKER_DATABASE_PASSWORD_FILE": _write_password(tmp_path, "p@ss:/w%rd?\n"),
         }
     )
     url = make_url(str(settings.database_url))
@@ -29,13 +29,13 @@ def test_the_password_of_the_database_comes_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:mine@host/name", "postgresql:///name?host=/run/postgresql"])
-def test_a_url_with_a_password_or_without_a_user_stays_as_it_is(tmp_path: Path, url: str) -> None:
-    file = _password(tmp_path, "another")
+def test_url_with_a_password_or_without_a_user_does_not_change(tmp_path: Path, url: str) -> None:
+    file = _write_password(tmp_path, "another")
     settings = Settings.from_environment({"BROKER_DATABASE_URL": url, "BROKER_DATABASE_PASSWORD_FILE": file})
     assert settings.database_url == url
 
 
-def test_a_password_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_error_names_the_setting_of_a_missing_password_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="BROKER_DATABASE_PASSWORD_FILE"):
         Settings.from_environment({"BROKER_DATABASE_PASSWORD_FILE": str(tmp_path / "missing")})
 
@@ -51,7 +51,7 @@ def test_a_password_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         "postgresql://host:99999/name",
     ],
 )
-def test_what_is_no_database_is_told(url: str) -> None:
+def test_invalid_database_url_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"BROKER_DATABASE_URL is no postgresql://"):
         Settings.from_environment({"BROKER_DATABASE_URL": url})
 
@@ -66,5 +66,5 @@ def test_what_is_no_database_is_told(url: str) -> None:
         "postgresql+asyncpg://me:p%40@host/name",
     ],
 )
-def test_every_form_of_a_database_is_taken(url: str) -> None:
+def test_every_notation_of_a_database_url_is_accepted(url: str) -> None:
     assert Settings.from_environment({"BROKER_DATABASE_URL": url}).database_url == url

@@ -1,4 +1,4 @@
-"""The layout of the code: names mean one thing, modules stay short, and rooms hold what their names say."""
+"""The layout of the code: public names are unique, modules are short, and few are outside of packages."""
 
 import ast
 from collections import defaultdict
@@ -10,7 +10,7 @@ SOURCES = ROOT / "src" / "broker"
 MODULES = sorted(SOURCES.rglob("*.py"))
 MOST_LINES = 350
 MOST_MODULES_ON_TOP = 8
-# A library's own types, which each module that needs one makes for itself.
+# Type parameters, which each module defines for itself.
 TYPE_PARAMETERS = {"ParamSpec", "TypeVar", "TypeVarTuple"}
 
 
@@ -26,19 +26,19 @@ def public_types(module: Path) -> set[str]:
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
             ):
                 is_type = name[0].isupper() and not name.isupper()
-                makes_parameter = isinstance(value, ast.Call) and ast.unparse(value.func) in TYPE_PARAMETERS
-                if is_type and not makes_parameter:
+                is_parameter = isinstance(value, ast.Call) and ast.unparse(value.func) in TYPE_PARAMETERS
+                if is_type and not is_parameter:
                     names.add(name)
     return {name for name in names if not name.startswith("_")}
 
 
-def test_a_public_type_has_its_name_alone() -> None:
+def test_name_of_a_public_type_is_unique() -> None:
     modules = defaultdict(list)
     for module in MODULES:
         for name in public_types(module):
             modules[name].append(str(module.relative_to(SOURCES)))
     assert len(modules) > 300
-    assert {name: where for name, where in modules.items() if len(where) > 1} == {}
+    assert {name: places for name, places in modules.items() if len(places) > 1} == {}
 
 
 def test_modules_are_short() -> None:
@@ -46,6 +46,6 @@ def test_modules_are_short() -> None:
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 
 
-def test_few_modules_stand_outside_the_rooms() -> None:
+def test_few_modules_are_outside_of_packages() -> None:
     outside = {module.name for module in SOURCES.glob("*.py")} - {"__init__.py"}
     assert len(outside) <= MOST_MODULES_ON_TOP

@@ -1,4 +1,4 @@
-"""What the headers of a trace mean (W3C Trace Context), and what of it is kept."""
+"""Parsing and storing of trace headers (W3C Trace Context)."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.mark.parametrize(
-    ("states", "handed_on"),
+    ("states", "expected"),
     [
         (["a=1, b=2"], "a=1,b=2"),
         (["a=1", "b=2"], "a=1,b=2"),
@@ -24,16 +24,18 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
         ([",".join(f"k{number}=1" for number in range(32))],) * 2,
         (["a=" + "x" * 256, "b=" + "x" * 256], ""),
     ],
-    ids=lambda given: str(given)[:30],
+    ids=lambda value: str(value)[:30],
 )
-def test_a_state_is_handed_on_as_a_whole_or_not_at_all(states: list[str], handed_on: str | list[str]) -> None:
-    given = [(b"traceparent", PARENT.encode()), *((b"tracestate", state.encode()) for state in states)]
-    context = TraceContext.of(given)
+def test_tracestate_is_passed_on_completely_or_not_at_all(
+    states: list[str], expected: str | list[str]
+) -> None:
+    headers = [(b"traceparent", PARENT.encode()), *((b"tracestate", state.encode()) for state in states)]
+    context = TraceContext.of(headers)
     assert context is not None
-    assert context.tracestate == (handed_on if isinstance(handed_on, str) else handed_on[0])
+    assert context.tracestate == (expected if isinstance(expected, str) else expected[0])
 
 
-def test_of_a_later_version_what_is_known_of_this_one_is_handed_on() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     context = TraceContext.of([(b"traceparent", b"cc" + PARENT[2:].encode() + b"-what-ever")])
     assert context == TraceContext(PARENT)
 
@@ -51,20 +53,20 @@ def test_of_a_later_version_what_is_known_of_this_one_is_handed_on() -> None:
         unique_by=lambda member: member[0],
     ),
 )
-def test_what_is_kept_is_what_was_said(
+def test_valid_trace_context_is_stored_unchanged(
     trace: int, span: int, flags: int, state: list[tuple[str, str]]
 ) -> None:
     parent = f"00-{trace:032x}-{span:016x}-{flags:02x}"
-    said = ",".join(f"{key}={value}" for key, value in state)
-    context = TraceContext.of([(b"traceparent", parent.encode()), (b"tracestate", said.encode())])
-    assert context == TraceContext(parent, said)
+    joined = ",".join(f"{key}={value}" for key, value in state)
+    context = TraceContext.of([(b"traceparent", parent.encode()), (b"tracestate", joined.encode())])
+    assert context == TraceContext(parent, joined)
     assert TraceContext.read(context.text) == context
 
 
 @given(parent=st.binary(max_size=70), state=st.binary(max_size=600))
-def test_whatever_is_sent_can_be_sent_on(parent: bytes, state: bytes) -> None:
+def test_any_trace_headers_give_a_context_that_can_be_passed_on(parent: bytes, state: bytes) -> None:
     for value in (parent, PARENT.encode()):
         if context := TraceContext.of([(b"traceparent", value), (b"tracestate", state)]):
             assert TraceContext.read(context.text) == context
-            assert all(" " <= sign <= "~" for sign in context.text)
+            assert all(" " <= character <= "~" for character in context.text)
             assert len(context.text) < 600

@@ -1,4 +1,4 @@
-"""Tokens of tools while there are no keys: a void one is refused, the current one renews the lease."""
+"""Tokens of tools while no keys exist: a void token is refused, and the valid token renews the lease."""
 
 import asyncio
 import json
@@ -27,14 +27,14 @@ from tests.support.processes import serving, wait_until_ready
 from tests.support.shared import SHARED_BROKER
 from tests.support.waiting import wait_until
 
-# How the statements begin that look up who may act.
-LOOK_UPS = tuple(
+# The beginnings of the statements that look up owners.
+LOOKUPS = tuple(
     str(each).partition(":")[0].partition("where")[0] for each in (ownership.TOOLS, ownership.WORKS)
 )
 
 pytestmark, database, broker, sql, http = SHARED_BROKER
 
-WITH_A_TOKEN: dict[str, Any] = {
+REQUESTS_WITH_TOKEN: dict[str, Any] = {
     "POST /v1/tools/t/heartbeat": {},
     "GET /v1/tools/t": None,
     "GET /v1/tools/t/work": None,
@@ -52,42 +52,46 @@ WITH_A_TOKEN: dict[str, Any] = {
     "POST /v1/tasks": {"needs": 1},
     "GET /v1/tasks/a": None,
 }
-READS = [call for call, body in WITH_A_TOKEN.items() if body is None and call.startswith("GET /v1/")][:-1]
+READS = [each for each, body in REQUESTS_WITH_TOKEN.items() if body is None and each.startswith("GET /v1/")][
+    :-1
+]
 
 
-async def call(http: httpx.AsyncClient, call: str, work: str, token: str) -> httpx.Response:
-    method, path = call.split()
-    body = json.dumps(WITH_A_TOKEN[call]).replace("WORK", work) if WITH_A_TOKEN[call] is not None else None
+async def send(http: httpx.AsyncClient, request: str, work: str, token: str) -> httpx.Response:
+    method, path = request.split()
+    body = (
+        json.dumps(REQUESTS_WITH_TOKEN[request]).replace("WORK", work)
+        if REQUESTS_WITH_TOKEN[request] is not None
+        else None
+    )
     headers = bearer(token) | ({"Content-Type": "application/json"} if body else {})
     return await http.request(method, path.replace("WORK", work), content=body, headers=headers)
 
 
-async def registered_twice(http: httpx.AsyncClient, work: str) -> tuple[str, str]:
-    """The void token of a tool, and the current one."""
+async def register_twice(http: httpx.AsyncClient, work: str) -> tuple[str, str]:
+    """Register a tool twice, and return its void token and its valid token."""
     tokens = [(await add_tool(http, capacity=100, resume=True))["token"] for _ in range(2)]
     assert (await http.get(f"/v1/work/{work}")).json()["state"] in ("assigned", "running")
     return tokens[0], tokens[1]
 
 
-@pytest.mark.parametrize("request_", WITH_A_TOKEN)
+@pytest.mark.parametrize("request_", REQUESTS_WITH_TOKEN)
 async def test_without_keys_a_void_token_is_refused_and_changes_nothing(
     http: httpx.AsyncClient, request_: str
 ) -> None:
     pair = await add_assigned_work(http)
-    void, current = await registered_twice(http, pair.work)
+    void, current = await register_twice(http, pair.work)
     before = await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]
-    refused = await call(http, request_, pair.work, void)
+    refused = await send(http, request_, pair.work, void)
     assert "void" in assert_problem(refused, 401, "unauthenticated")["detail"]
     assert refused.headers["www-authenticate"].startswith("Bearer")
     assert (await get(http, f"/v1/work/{pair.work}"), (await get(http, "/v1/tools/t"))["state"]) == before
-    answer = await call(http, request_, pair.work, current)
-    assert answer.status_code < 300, answer.text
+    response = await send(http, request_, pair.work, current)
+    assert response.status_code < 300, response.text
 
 
 @pytest.mark.parametrize("request_", ["start", "reports", "complete"])
-async def test_a_void_token_is_refused_before_anybody_looks_how_the_work_ended(
-    http: httpx.AsyncClient, request_: str
-) -> None:
+async def test_void_token_does_not_read_how_the_work_ended(http: httpx.AsyncClient, request_: str) -> None:
     pair = await add_running_work(http)
     void = (await add_tool(http, resume=True))["token"]
     await add_tool(http)
@@ -98,13 +102,13 @@ async def test_a_void_token_is_refused_before_anybody_looks_how_the_work_ended(
 
 
 @pytest.mark.parametrize("request_", READS)
-async def test_without_keys_whatever_a_tool_asks_about_itself_with_its_token_renews_its_lease(
+async def test_without_keys_every_request_with_a_token_renews_the_lease_of_its_tool(
     http: httpx.AsyncClient, sql: asyncpg.Connection, request_: str
 ) -> None:
     pair = await add_running_work(http)
     token = (await add_tool(http, capacity=100, resume=True))["token"]
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
-    assert (await call(http, request_.partition("?")[0], pair.work, token)).status_code == 200
+    assert (await send(http, request_.partition("?")[0], pair.work, token)).status_code == 200
     await api.wait_for_state(http, "/v1/tools/t", "idle")
 
 
@@ -114,40 +118,38 @@ async def test_without_keys_a_tool_that_waits_for_a_change_of_its_work_keeps_its
     pair = await add_running_work(http)
     token = (await add_tool(http, capacity=100, resume=True, lease_seconds=5))["token"]
     before = (await get(http, "/v1/tools/t"))["lease_expires_at"]
-    parked = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60", headers=bearer(token))
+    long_poll = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}?wait=60", headers=bearer(token))
 
-    async def renewed_twice() -> bool:
+    async def is_renewed() -> bool:
         presence = broker.server.service.presence
         [beat] = [beat for beat in presence._waiting if beat.tool_id == "t"]
         assert beat.token_hash
         return bool((await get(http, "/v1/tools/t"))["lease_expires_at"] > before)
 
     for _ in range(2):
-        await wait_until(renewed_twice)
+        await wait_until(is_renewed)
         before = (await get(http, "/v1/tools/t"))["lease_expires_at"]
     await http.post(f"/v1/work/{pair.work}/cancel")
-    assert (await finish_long_poll(parked))["cancel_requested"] is True
+    assert (await finish_long_poll(long_poll))["cancel_requested"] is True
 
 
-async def test_without_keys_who_waits_for_work_is_refused_once_another_program_registers(
+async def test_without_keys_a_long_poll_for_work_ends_when_another_program_registers_the_tool(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     token = (await add_tool(http))["token"]
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60", headers=bearer(token))
+    long_poll = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=60", headers=bearer(token))
     await add_tool(http)
     async with asyncio.timeout(5):
-        assert_problem(await parked, 401, "unauthenticated")
+        assert_problem(await long_poll, 401, "unauthenticated")
     assert Beat("t") not in broker.server.service.presence._waiting
 
 
 @pytest.mark.parametrize("token", ["bt_", "bt_dA_short", "bt_!!_" + "A" * 43])
-async def test_without_keys_what_begins_like_a_token_and_is_none_is_refused(
-    http: httpx.AsyncClient, token: str
-) -> None:
+async def test_without_keys_a_malformed_token_is_refused(http: httpx.AsyncClient, token: str) -> None:
     assert_problem(await http.get("/v1/tools", headers=bearer(token)), 401, "unauthenticated")
 
 
-async def test_without_keys_neither_a_key_nor_a_current_token_closes_anything(
+async def test_without_keys_a_request_with_a_key_or_a_valid_token_has_full_access(
     http: httpx.AsyncClient,
 ) -> None:
     token = (await add_tool(http))["token"]
@@ -158,14 +160,14 @@ async def test_without_keys_neither_a_key_nor_a_current_token_closes_anything(
     assert (await http.post(f"/v1/work/{pair.work}/start", headers=bearer(token))).status_code == 200
 
 
-async def test_a_token_of_a_deleted_tool_is_void(http: httpx.AsyncClient) -> None:
+async def test_token_of_a_deleted_tool_is_void(http: httpx.AsyncClient) -> None:
     token = (await add_tool(http))["token"]
     assert (await http.delete("/v1/tools/t")).status_code == 204
     for method, path in (("POST", "/v1/tools/t/heartbeat"), ("GET", "/v1/tools/t/work")):
         assert_problem(await http.request(method, path, headers=bearer(token)), 401, "unauthenticated")
 
 
-async def test_without_keys_a_token_costs_the_life_cycle_no_statement(
+async def test_without_keys_a_token_needs_no_further_statements_in_the_life_cycle(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     pair = await add_assigned_work(http)
@@ -179,12 +181,12 @@ async def test_without_keys_a_token_costs_the_life_cycle_no_statement(
     ):
         await broker.server.service.keyring.know(asyncio.get_running_loop().time())
         with recorded_statements(broker) as seen:
-            assert (await call(http, request_, pair.work, token)).status_code < 300
-        assert not [each for each in seen if each.startswith(LOOK_UPS)], request_
+            assert (await send(http, request_, pair.work, token)).status_code < 300
+        assert not [each for each in seen if each.startswith(LOOKUPS)], request_
 
 
-async def test_a_start_that_another_process_lets_in_with_a_void_token_is_refused(database: str) -> None:
-    """Each process remembers for two seconds that a token was good; the statement does not."""
+async def test_statement_refuses_a_void_token_that_another_process_still_has_cached(database: str) -> None:
+    """Each process caches for two seconds that a token is valid. The statement checks it again."""
     here = {"BROKER_DATABASE_URL": database}
     with serving(**here) as (_, first), serving(**here) as (_, second):
         await wait_until_ready(first)
@@ -201,6 +203,6 @@ async def test_a_start_that_another_process_lets_in_with_a_void_token_is_refused
                 assert_problem(await two.post(path, headers=bearer(old)), 401, "unauthenticated")
             drained = await two.patch("/v1/tools/twice", json={"draining": True}, headers=bearer(old))
             assert_problem(drained, 401, "unauthenticated")
-            found = await two.get("/v1/tools/twice/work", headers=bearer(new))
-            assert [item["state"] for item in found.json()["items"]] == ["assigned"]
+            response = await two.get("/v1/tools/twice/work", headers=bearer(new))
+            assert [item["state"] for item in response.json()["items"]] == ["assigned"]
             assert (await two.post(f"/v1/work/{pair.work}/start", headers=bearer(new))).status_code == 200

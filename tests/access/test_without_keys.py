@@ -1,4 +1,4 @@
-"""While there are no keys, everybody on this machine may do everything, and nobody else anything."""
+"""While no keys exist, programs on this machine have full access, and all other requests are refused."""
 
 import httpx
 import pytest
@@ -20,19 +20,19 @@ HOSTILE: list[dict[str, str]] = [
 ]
 
 
-async def is_kept_out(broker: Running, headers: dict[str, str], call: str) -> None:
-    method, path = call.split()
+async def assert_refused(broker: Running, headers: dict[str, str], request: str) -> None:
+    method, path = request.split()
     body = {"needs": 1} if method == "POST" else None
     refused = await broker.client.request(method, path, json=body, headers=headers)
     assert "broker keys create" in assert_problem(refused, 403, "forbidden")["detail"]
 
 
 @pytest.mark.parametrize("headers", HOSTILE, ids=str)
-@pytest.mark.parametrize("call", ["POST /v1/tasks", "GET /v1/tools", "GET /metrics"])
-async def test_while_there_are_no_keys_no_page_from_elsewhere_gets_in(
-    broker: Running, headers: dict[str, str], call: str
+@pytest.mark.parametrize("plain_request", ["POST /v1/tasks", "GET /v1/tools", "GET /metrics"])
+async def test_without_keys_web_pages_from_elsewhere_are_refused(
+    broker: Running, headers: dict[str, str], plain_request: str
 ) -> None:
-    await is_kept_out(broker, headers, call)
+    await assert_refused(broker, headers, plain_request)
 
 
 FROM_ELSEWHERE: list[dict[str, str]] = [
@@ -45,24 +45,24 @@ FROM_ELSEWHERE: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("headers", FROM_ELSEWHERE, ids=str)
-@pytest.mark.parametrize("call", ["POST /v1/tasks", "GET /v1/tools"])
-async def test_while_there_are_no_keys_no_proxy_brings_anybody_in(
-    broker: Running, headers: dict[str, str], call: str
+@pytest.mark.parametrize("plain_request", ["POST /v1/tasks", "GET /v1/tools"])
+async def test_without_keys_requests_through_a_proxy_from_elsewhere_are_refused(
+    broker: Running, headers: dict[str, str], plain_request: str
 ) -> None:
-    await is_kept_out(broker, headers, call)
+    await assert_refused(broker, headers, plain_request)
 
 
 @pytest.mark.parametrize(
     "headers",
     [{"X-Forwarded-For": "127.0.0.1, ::1"}, {"X-Real-IP": "127.0.0.1"}, {"Forwarded": 'for="[::1]:5"'}],
 )
-async def test_while_there_are_no_keys_a_proxy_brings_in_who_is_on_this_machine(
+async def test_without_keys_a_proxy_may_forward_requests_of_this_machine(
     broker: Running, headers: dict[str, str]
 ) -> None:
     assert (await broker.client.get("/v1/tools", headers=headers)).status_code == 200
 
 
-async def test_while_there_are_no_keys_our_own_page_gets_in(broker: Running) -> None:
+async def test_without_keys_the_pages_of_the_service_are_admitted(broker: Running) -> None:
     port = httpx.URL(broker.url).port
     for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):
         headers = {"Host": host, "Origin": f"http://{host}"}
@@ -70,7 +70,7 @@ async def test_while_there_are_no_keys_our_own_page_gets_in(broker: Running) -> 
 
 
 @pytest.mark.parametrize("headers", HOSTILE + FROM_ELSEWHERE, ids=str)
-async def test_the_first_key_is_made_by_nobody_from_elsewhere(
+async def test_only_this_machine_can_create_the_first_key(
     http: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
     body = {"name": "me", "roles": ["admin"]}

@@ -1,4 +1,4 @@
-"""The short way to the busy handlers: it is taken, and nobody can tell it from the long way."""
+"""The fast path to frequent handlers: plain requests use it, and its responses equal those of Litestar."""
 
 import json
 import re
@@ -35,22 +35,22 @@ pytestmark, database, broker, sql, http = SHARED_BROKER
 
 JSON = "application/json"
 UNKNOWN = "01920000-0000-7000-8000-000000000000"
-# What differs between two requests that do the same.
-OWN = {
+# Values that differ between two equal requests, and their replacements.
+VARIABLE_VALUES = {
     re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"): "UUID",
     re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(Z|\+00:00)"): "TIME",
     re.compile(r'"cursor":"[^"]+"'): '"cursor":"CURSOR"',
 }
 
 
-class Call(NamedTuple):
+class PlainRequest(NamedTuple):
     """A plain request to a marked handler.
 
     Args:
-        method: Its method.
-        path: Where it goes; `{task}`, `{tool}` and `{work}` are new for each request, as in the body.
-        body: What is sent; none: nothing.
-        status: The status of its answer.
+        method: The HTTP method.
+        path: The path. `{task}`, `{tool}` and `{work}` are different for each request, also in the body.
+        body: The body as a Python value. None: no body.
+        status: The expected status.
     """
 
     method: str
@@ -59,34 +59,36 @@ class Call(NamedTuple):
     status: int = 200
 
 
-CALLS = [
-    Call("POST", "/v1/tasks", {"id": "{new}", "needs": {"gpu": True}, "payload": [1, "ä"]}, 201),
-    Call("POST", "/v1/tasks", {"id": "{task}", "needs": {}}),
-    Call("POST", "/v1/tasks/batch", {"items": [{"id": "{new}", "needs": {}}, {"id": "{task}", "needs": {}}]}),
-    Call("POST", "/v1/work", {"task_id": "{free task}", "tool_id": "{tool}"}, 201),
-    Call("POST", "/v1/work", {"task_id": "{task}", "tool_id": "{tool}"}),
-    Call(
+PLAIN_REQUESTS = [
+    PlainRequest("POST", "/v1/tasks", {"id": "{new}", "needs": {"gpu": True}, "payload": [1, "ä"]}, 201),
+    PlainRequest("POST", "/v1/tasks", {"id": "{task}", "needs": {}}),
+    PlainRequest(
+        "POST", "/v1/tasks/batch", {"items": [{"id": "{new}", "needs": {}}, {"id": "{task}", "needs": {}}]}
+    ),
+    PlainRequest("POST", "/v1/work", {"task_id": "{free task}", "tool_id": "{tool}"}, 201),
+    PlainRequest("POST", "/v1/work", {"task_id": "{task}", "tool_id": "{tool}"}),
+    PlainRequest(
         "POST",
         "/v1/work/batch",
         {"items": [{"task_id": each, "tool_id": "{tool}"} for each in ("{task}", "{free task}", "nobody")]},
     ),
-    Call("POST", "/v1/work/{work}/start"),
-    Call("POST", "/v1/work/{work}/start", {}),
-    Call("POST", "/v1/work/{work}/reports", {"progress": 0.5, "message": "half", "data": [1]}, 201),
-    Call("POST", "/v1/work/{work}/complete", {"outcome": "succeeded", "result": {"n": 1}}),
-    Call(
+    PlainRequest("POST", "/v1/work/{work}/start"),
+    PlainRequest("POST", "/v1/work/{work}/start", {}),
+    PlainRequest("POST", "/v1/work/{work}/reports", {"progress": 0.5, "message": "half", "data": [1]}, 201),
+    PlainRequest("POST", "/v1/work/{work}/complete", {"outcome": "succeeded", "result": {"n": 1}}),
+    PlainRequest(
         "POST",
         "/v1/work/complete",
         {"items": [{"work_id": each, "outcome": "succeeded"} for each in ("{work}", UNKNOWN)]},
     ),
-    Call("POST", "/v1/tools/{tool}/heartbeat"),
-    Call("GET", "/v1/tools/{tool}/work"),
-    Call("GET", "/v1/tools/{tool}/work?wait=0"),
-    Call("GET", "/v1/tasks/{task}"),
-    Call("GET", "/v1/tasks/{free task}?wait=0"),
-    Call("GET", "/v1/archive/{work}"),
-    Call("GET", "/v1/candidates"),
-    Call("GET", "/v1/candidates?limit=1&wait=1.5"),
+    PlainRequest("POST", "/v1/tools/{tool}/heartbeat"),
+    PlainRequest("GET", "/v1/tools/{tool}/work"),
+    PlainRequest("GET", "/v1/tools/{tool}/work?wait=0"),
+    PlainRequest("GET", "/v1/tasks/{task}"),
+    PlainRequest("GET", "/v1/tasks/{free task}?wait=0"),
+    PlainRequest("GET", "/v1/archive/{work}"),
+    PlainRequest("GET", "/v1/candidates"),
+    PlainRequest("GET", "/v1/candidates?limit=1&wait=1.5"),
 ]
 
 
@@ -94,12 +96,12 @@ class Refused(NamedTuple):
     """A request that is refused.
 
     Args:
-        method: Its method.
-        path: Where it goes.
-        body: What is sent: texts as they are, anything else as JSON.
-        status: The status of the answer.
-        code: Its code.
-        short: Whether it goes the short way, if its headers are plain.
+        method: The HTTP method.
+        path: The path.
+        body: The body: a text, or a value to send as JSON.
+        status: The expected status.
+        code: The expected code.
+        fast: Whether it takes the fast path if its headers are plain.
     """
 
     method: str
@@ -107,7 +109,7 @@ class Refused(NamedTuple):
     body: Any = None
     status: int = 400
     code: str = "validation_failed"
-    short: bool = True
+    fast: bool = True
 
 
 MALFORMED = "malformed_json"
@@ -122,8 +124,8 @@ REFUSED = [
     Refused("POST", "/v1/tasks", {"needs": 1, "priority": "high", "max_attempts": 0}),
     Refused("POST", "/v1/tasks", r'{"needs": "\u0000"}'),
     Refused("POST", "/v1/tasks/batch", {"items": [{"needs": 1}, {"need": 1}]}),
-    Refused("POST", "/v1/tasks?wiat=1", {"needs": 1}, short=False),
-    Refused("POST", "/v1/tasks?wait=1", {"needs": 1}, short=False),
+    Refused("POST", "/v1/tasks?wiat=1", {"needs": 1}, fast=False),
+    Refused("POST", "/v1/tasks?wait=1", {"needs": 1}, fast=False),
     Refused("POST", "/v1/work/batch", {"items": []}),
     Refused("POST", "/v1/work", {"task_id": "nobody", "tool_id": "t"}, 404, "task_not_found"),
     Refused("POST", "/v1/work", {"task_id": "a", "tool_id": "nobody"}, 404, "tool_not_found"),
@@ -147,7 +149,7 @@ REFUSED = [
     Refused("GET", "/v1/tools/nobody/work?wait=1", None, 404, "tool_not_found"),
     Refused("GET", "/v1/candidates?cursor=nonsense"),
     *(
-        Refused("GET", f"/v1/candidates?{query}", short=False)
+        Refused("GET", f"/v1/candidates?{query}", fast=False)
         for query in (
             "wiat=1", "wait=61", "wait=60.5", "wait=-1", "wait=x", "limit=0", "limit=1001", "limit=1.5",
         )
@@ -155,47 +157,49 @@ REFUSED = [
 ]  # fmt: skip
 
 
-class LongWay:
-    """Litestar, and how often it is called."""
+class CountingLitestar:
+    """Litestar with a counter of its requests."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.calls = 0
+        self.requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.calls += 1
+        self.requests += 1
         await self.app(scope, receive, send)
 
 
 @pytest.fixture
-def long_way(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
-    """What the broker's short way stands in front of."""
-    return watched(broker, monkeypatch)
+def litestar(broker: Running, monkeypatch: pytest.MonkeyPatch) -> CountingLitestar:
+    """The broker's Litestar application behind the fast path."""
+    return count_requests(broker, monkeypatch)
 
 
-def watched(broker: Running, monkeypatch: pytest.MonkeyPatch) -> LongWay:
-    lean = lean_of(broker)
-    long_way = LongWay(lean.app)
-    monkeypatch.setattr(lean, "_let_litestar_respond", long_way)
-    return long_way
+def count_requests(broker: Running, monkeypatch: pytest.MonkeyPatch) -> CountingLitestar:
+    fast = fast_path_of(broker)
+    litestar = CountingLitestar(fast.app)
+    monkeypatch.setattr(fast, "_let_litestar_respond", litestar)
+    return litestar
 
 
-def lean_of(broker: Running) -> FastPath:
-    lean = broker.server.config.app.app
-    assert isinstance(lean, FastPath)
-    return lean
+def fast_path_of(broker: Running) -> FastPath:
+    fast = broker.server.config.app.app
+    assert isinstance(fast, FastPath)
+    return fast
 
 
 async def send(
     http: httpx.AsyncClient, method: str, path: str, body: Any = None, **headers: str
 ) -> httpx.Response:
     content = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
-    given = ({"content-type": JSON} if content is not None else {}) | headers
-    return await http.request(method, path, content=content, headers=given)
+    all_headers = ({"content-type": JSON} if content is not None else {}) | headers
+    return await http.request(method, path, content=content, headers=all_headers)
 
 
-async def send_oddly(http: httpx.AsyncClient, method: str, path: str, body: Any = None) -> httpx.Response:
-    """The same request, but for a header that means nothing new."""
+async def send_with_odd_header(
+    http: httpx.AsyncClient, method: str, path: str, body: Any = None
+) -> httpx.Response:
+    """Send the same request with a header that does not change its meaning."""
     return await send(http, method, path, body, **{"content-type": f"{JSON}; charset=utf-8"})
 
 
@@ -214,39 +218,39 @@ async def send_with_preference(
     return await send(http, method, path, body, prefer="wait=0")
 
 
-ODD_WAYS = [send_oddly, send_in_pieces, send_with_preference]
+ODD_SENDERS = [send_with_odd_header, send_in_pieces, send_with_preference]
 
 
-def told(answer: httpx.Response, name: str = "") -> tuple[int, dict[str, str], str]:
-    """What an answer says, without what is its own: ids, times, and the names that were made for it."""
-    text = answer.text.replace(name, "") if name else answer.text
-    for pattern, instead in OWN.items():
-        text = pattern.sub(instead, text)
-    headers = {key: value for key, value in answer.headers.items() if key not in ("content-length", "date")}
-    return answer.status_code, headers, text
+def comparable(response: httpx.Response, name: str = "") -> tuple[int, dict[str, str], str]:
+    """Return the status, headers and text of a response, without ids, times and names that vary."""
+    text = response.text.replace(name, "") if name else response.text
+    for pattern, replacement in VARIABLE_VALUES.items():
+        text = pattern.sub(replacement, text)
+    headers = {key: value for key, value in response.headers.items() if key not in ("content-length", "date")}
+    return response.status_code, headers, text
 
 
-def filled(template: Any, names: dict[str, str]) -> Any:
-    """The template with what its placeholders stand for."""
+def fill(template: Any, names: dict[str, str]) -> Any:
+    """Return a template with the values of its placeholders."""
     text = json.dumps(template)
     for placeholder, value in names.items():
         text = text.replace(f"{{{placeholder}}}", value)
     return json.loads(text)
 
 
-async def prepared(http: httpx.AsyncClient, call: Call, name: str) -> tuple[str, Any]:
-    """The path and the body of a call on things of its own, whose ids begin with a name."""
-    ready = add_running_work if call.path.endswith(("reports", "complete")) else add_assigned_work
+async def prepare(http: httpx.AsyncClient, plain_request: PlainRequest, name: str) -> tuple[str, Any]:
+    """Create things whose ids begin with a name. Return the path and the body of a request about them."""
+    ready = add_running_work if plain_request.path.endswith(("reports", "complete")) else add_assigned_work
     pair = await ready(http, f"{name}task", f"{name}tool")
     await add_task(http, f"{name}free")
-    if "archive" in call.path:
+    if "archive" in plain_request.path:
         await api.complete_work(http, pair.work)
     names = dict(zip(Pair._fields, pair, strict=True)) | {"free task": f"{name}free", "new": f"{name}new"}
-    return filled(call.path, names), filled(call.body, names)
+    return fill(plain_request.path, names), fill(plain_request.body, names)
 
 
-def marked(app: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
-    """The handlers that say `fast_path=True`: method, path and handler."""
+def marked_handlers(app: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
+    """Return the method, path and handler of every handler with `fast_path=True`."""
     return [
         (method, route.path_format, handler)
         for route in app.routes
@@ -257,73 +261,75 @@ def marked(app: Any) -> list[tuple[str, str, HTTPRouteHandler]]:
     ]
 
 
-async def test_every_marked_handler_is_an_ordinary_route_and_described(
+async def test_every_marked_handler_has_a_route_and_a_description(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     described = (await http.get("/openapi.json")).json()["paths"]
-    found = marked(lean_of(broker).app)
-    assert found
-    for method, path, _ in found:
+    handlers = marked_handlers(fast_path_of(broker).app)
+    assert handlers
+    for method, path, _ in handlers:
         assert described[path][method.lower()]["responses"], (method, path)
 
 
-async def test_every_marked_handler_is_compared_here(broker: Running) -> None:
-    compared = {(call.method, call.path.partition("?")[0]) for call in CALLS}
-    for method, path, _ in marked(lean_of(broker).app):
+async def test_every_marked_handler_has_a_request_in_this_module(broker: Running) -> None:
+    compared = {(request.method, request.path.partition("?")[0]) for request in PLAIN_REQUESTS}
+    for method, path, _ in marked_handlers(fast_path_of(broker).app):
         assert (method, re.sub(r"_id\b", "", path)) in compared
 
 
-@pytest.mark.parametrize("odd_way", ODD_WAYS)
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.method} {call.path} {call.status}")
-async def test_both_ways_do_and_answer_the_same(
-    http: httpx.AsyncClient, long_way: LongWay, call: Call, odd_way: Any
+@pytest.mark.parametrize("send_odd", ODD_SENDERS)
+@pytest.mark.parametrize(
+    "plain_request", PLAIN_REQUESTS, ids=lambda each: f"{each.method} {each.path} {each.status}"
+)
+async def test_fast_path_and_litestar_give_the_same_response(
+    http: httpx.AsyncClient, litestar: CountingLitestar, plain_request: PlainRequest, send_odd: Any
 ) -> None:
-    if "candidates" in call.path:
+    if "candidates" in plain_request.path:
         await add_task(http, "only")
         await add_tool(http, "one")
-        plain_path = odd_path = call.path
+        plain_path = odd_path = plain_request.path
         plain_body = odd_body = None
     else:
-        plain_path, plain_body = await prepared(http, call, "p-")
-        odd_path, odd_body = await prepared(http, call, "o-")
+        plain_path, plain_body = await prepare(http, plain_request, "p-")
+        odd_path, odd_body = await prepare(http, plain_request, "o-")
 
-    before = long_way.calls
-    plain = await send(http, call.method, plain_path, plain_body)
-    assert long_way.calls == before, "a plain request went the long way"
-    odd = await odd_way(http, call.method, odd_path, odd_body)
-    assert long_way.calls == before + 1, "an odd request went the short way"
+    before = litestar.requests
+    plain = await send(http, plain_request.method, plain_path, plain_body)
+    assert litestar.requests == before, "Litestar handled a plain request"
+    odd = await send_odd(http, plain_request.method, odd_path, odd_body)
+    assert litestar.requests == before + 1, "the fast path handled an odd request"
 
-    assert plain.status_code == call.status, plain.text
+    assert plain.status_code == plain_request.status, plain.text
     assert plain.headers["content-type"] == JSON
-    assert told(plain, "p-") == told(odd, "o-")
+    assert comparable(plain, "p-") == comparable(odd, "o-")
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda each: f"{each.method} {each.path} {each.body!r:.40}")
-async def test_both_ways_refuse_the_same_in_the_same_words(
-    http: httpx.AsyncClient, long_way: LongWay, refused: Refused
+async def test_fast_path_and_litestar_give_the_same_errors(
+    http: httpx.AsyncClient, litestar: CountingLitestar, refused: Refused
 ) -> None:
     await add_task(http)
     await add_assigned_work(http, "assigned")
     await add_tool(http, "other")
     path = refused.path
     if "/ended/" in path:
-        work = (await add_running_work(http, "over")).work
+        work = (await add_running_work(http, "finished")).work
         await api.complete_work(http, work)
         path = path.replace("ended", work)
 
-    before = long_way.calls
+    before = litestar.requests
     plain = await send(http, refused.method, path, refused.body)
-    assert (long_way.calls == before) is refused.short
-    odd = await send_oddly(http, refused.method, path, refused.body)
-    assert long_way.calls == before + (1 if refused.short else 2)
+    assert (litestar.requests == before) is refused.fast
+    odd = await send_with_odd_header(http, refused.method, path, refused.body)
+    assert litestar.requests == before + (1 if refused.fast else 2)
 
     problem = assert_problem(plain, refused.status, refused.code)
     assert sorted_errors(problem) == sorted_errors(assert_problem(odd, refused.status, refused.code))
-    assert told(plain)[:2] == told(odd)[:2]
+    assert comparable(plain)[:2] == comparable(odd)[:2]
 
 
 def sorted_errors(problem: Json) -> Json:
-    """A problem with its errors, and the detail that tells of them, in one order."""
+    """Return a problem with its errors and its detail in a fixed order."""
     errors = sorted(problem.get("errors", ()), key=str)
     return problem | {"errors": errors, "detail": sorted(problem["detail"].split("; "))}
 
@@ -335,30 +341,33 @@ def sorted_errors(problem: Json) -> Json:
         "wait=1&&limit=1",
     ],
 )  # fmt: skip
-async def test_what_is_written_oddly_in_a_query_is_left_to_the_long_way(
-    http: httpx.AsyncClient, long_way: LongWay, query: str
+async def test_litestar_handles_a_query_with_unusual_notation(
+    http: httpx.AsyncClient, litestar: CountingLitestar, query: str
 ) -> None:
-    await add_task(http)  # so that no wait is waited for
-    before = long_way.calls
-    answer = await http.get(f"/v1/candidates?{query}")
-    assert long_way.calls == before + 1
-    if answer.status_code != 200:
-        assert_problem(answer, 400, "validation_failed")
+    # With a candidate, no request waits.
+    await add_task(http)
+    before = litestar.requests
+    response = await http.get(f"/v1/candidates?{query}")
+    assert litestar.requests == before + 1
+    if response.status_code != 200:
+        assert_problem(response, 400, "validation_failed")
 
 
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml"]
 )
-async def test_what_is_said_to_be_no_json_is_refused(http: httpx.AsyncClient, content_type: str) -> None:
-    answer = await send(http, "POST", "/v1/tasks", {"needs": 1}, **{"content-type": content_type})
-    assert_problem(answer, 415, "unsupported_media_type")
+async def test_body_of_another_media_type_is_refused(http: httpx.AsyncClient, content_type: str) -> None:
+    response = await send(http, "POST", "/v1/tasks", {"needs": 1}, **{"content-type": content_type})
+    assert_problem(response, 415, "unsupported_media_type")
 
 
-async def test_a_body_without_a_type_is_taken_for_json(http: httpx.AsyncClient, long_way: LongWay) -> None:
-    before = long_way.calls
-    answer = await http.post("/v1/tasks", content=b'{"id": "a", "needs": 1}')
-    assert answer.status_code == 201, answer.text
-    assert long_way.calls == before
+async def test_body_without_a_media_type_is_read_as_json(
+    http: httpx.AsyncClient, litestar: CountingLitestar
+) -> None:
+    before = litestar.requests
+    response = await http.post("/v1/tasks", content=b'{"id": "a", "needs": 1}')
+    assert response.status_code == 201, response.text
+    assert litestar.requests == before
 
 
 @pytest.mark.parametrize(
@@ -371,35 +380,35 @@ async def test_a_body_without_a_type_is_taken_for_json(http: httpx.AsyncClient, 
         ("POST", "/v1/tasksx", 404, "not_found"),
     ],
 )
-async def test_what_only_resembles_a_marked_handler_goes_the_long_way(
-    http: httpx.AsyncClient, long_way: LongWay, method: str, path: str, status: int, code: str
+async def test_litestar_handles_requests_that_only_resemble_a_marked_handler(
+    http: httpx.AsyncClient, litestar: CountingLitestar, method: str, path: str, status: int, code: str
 ) -> None:
-    before = long_way.calls
+    before = litestar.requests
     assert_problem(await http.request(method, path), status, code)
-    assert long_way.calls == before + 1
+    assert litestar.requests == before + 1
 
 
-@pytest.mark.parametrize("odd_way", ODD_WAYS)
-async def test_too_large_a_body_is_refused_both_ways_and_the_largest_is_not(
-    database: str, monkeypatch: pytest.MonkeyPatch, odd_way: Any
+@pytest.mark.parametrize("send_odd", ODD_SENDERS)
+async def test_body_limit_is_the_same_on_the_fast_path_and_in_litestar(
+    database: str, monkeypatch: pytest.MonkeyPatch, send_odd: Any
 ) -> None:
     async with running_broker(Settings(database_url=database, max_body_bytes=1024)) as broker:
-        long_way = watched(broker, monkeypatch)
+        litestar = count_requests(broker, monkeypatch)
         around = len(json.dumps({"needs": 1, "payload": ""}))
         largest = {"needs": 1, "payload": "x" * (1024 - around)}
         larger = {"needs": 1, "payload": "x" * (1025 - around)}
 
         assert (await send(broker.client, "POST", "/v1/tasks", largest)).status_code == 201
-        assert long_way.calls == 0
+        assert litestar.requests == 0
         plain = await send(broker.client, "POST", "/v1/tasks", larger)
-        assert (await odd_way(broker.client, "POST", "/v1/tasks", largest)).status_code == 201
-        odd = await odd_way(broker.client, "POST", "/v1/tasks", larger)
+        assert (await send_odd(broker.client, "POST", "/v1/tasks", largest)).status_code == 201
+        odd = await send_odd(broker.client, "POST", "/v1/tasks", larger)
         assert assert_problem(plain, 413, "payload_too_large") == assert_problem(
             odd, 413, "payload_too_large"
         )
 
 
-async def test_a_failure_of_our_own_is_told_both_ways_and_tells_nothing(
+async def test_internal_error_shows_no_details_on_the_fast_path_and_in_litestar(
     broker: Running, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: Any, **__: Any) -> None:
@@ -408,18 +417,18 @@ async def test_a_failure_of_our_own_is_told_both_ways_and_tells_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(broker.server.service.store, "one", fails)
         plain = await send(http, "POST", "/v1/tasks", {"needs": 1})
-        odd = await send_oddly(http, "POST", "/v1/tasks", {"needs": 1})
+        odd = await send_with_odd_header(http, "POST", "/v1/tasks", {"needs": 1})
     assert assert_problem(plain, 500, "internal") == assert_problem(odd, 500, "internal")
     assert "secret" not in plain.text
 
 
-def route(*takes: str) -> FastRoute:
-    """A route that takes these arguments."""
-    return FastRoute(handler=None, guard=anyone, body=Request, arguments=frozenset(takes), status=200)
+def route(*arguments: str) -> FastRoute:
+    """Return a route whose handler has these arguments."""
+    return FastRoute(handler=None, guard=anyone, body=Request, arguments=frozenset(arguments), status=200)
 
 
 @pytest.mark.parametrize(
-    ("query", "given"),
+    ("query", "expected"),
     [
         (b"", {}),
         (b"wait=0", {"wait": 0.0}),
@@ -430,12 +439,12 @@ def route(*takes: str) -> FastRoute:
         (b"cursor=aB-_9&limit=7&wait=1.5", {"cursor": "aB-_9", "limit": 7, "wait": 1.5}),
     ],
 )
-async def test_a_plain_query_is_read(query: bytes, given: dict[str, Any]) -> None:
+async def test_fast_path_reads_a_plain_query(query: bytes, expected: dict[str, Any]) -> None:
     read: dict[str, Any] = {}
     assert _read_query(route("wait", "limit", "cursor"), query, read)
-    assert read == given
+    assert read == expected
     assert {name: type(value) for name, value in read.items()} == {
-        name: type(value) for name, value in given.items()
+        name: type(value) for name, value in expected.items()
     }
 
 
@@ -451,13 +460,13 @@ async def test_a_plain_query_is_read(query: bytes, given: dict[str, Any]) -> Non
         b"wait=" + b"9" * 5_000, b"limit=" + b"9" * 5_000,
     ],
 )  # fmt: skip
-async def test_a_query_that_is_not_plain_is_left_alone(query: bytes) -> None:
-    takes = route("wait", "limit", "cursor", "tool_id", "data", "request", "service")
-    assert not _read_query(takes, query, {"tool_id": "t"})
+async def test_fast_path_does_not_read_other_queries(query: bytes) -> None:
+    all_arguments = route("wait", "limit", "cursor", "tool_id", "data", "request", "service")
+    assert not _read_query(all_arguments, query, {"tool_id": "t"})
 
 
 @pytest.mark.parametrize("longest", [LONGEST_WAIT_SECONDS, 100, 86_400])
-async def test_longest_wait_takes_the_fast_path_and_is_traced_whatever_it_is(
+async def test_longest_wait_uses_the_fast_path_and_is_traced(
     longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = fast_path._QUERY["wait"]
@@ -473,5 +482,5 @@ async def test_longest_wait_takes_the_fast_path_and_is_traced_whatever_it_is(
     assert spans._wait_seconds(b"wait=%d.1" % longest) is None
 
 
-async def test_a_parameter_that_the_handler_does_not_take_is_not_plain() -> None:
+async def test_fast_path_does_not_read_parameters_that_the_handler_does_not_have() -> None:
     assert not _read_query(route("wait"), b"limit=1", {})

@@ -1,4 +1,4 @@
-"""Who may do what: every call by everyone, about their own things and about others'."""
+"""The rights of roles: every request by every role, about its own things and those of others."""
 
 import asyncio
 import json
@@ -30,7 +30,8 @@ sql = shared_sql
 
 ADMIN_KEY = "an-admin-key-of-the-settings"
 
-# The contract, call by call: who may make it. `own`: about their own things only.
+# The roles that may make each request. `own`: about their own things only. `list`: the response is limited to
+# their own things.
 TABLE = """
 POST   /v1/tools                        tool:own
 GET    /v1/tools                        tool:list assigner operator
@@ -77,13 +78,15 @@ POST   /v1/keys
 GET    /v1/keys
 DELETE /v1/keys/{key}
 """
-CALLS = [(line.split()[0], line.split()[1], line.split()[2:]) for line in TABLE.strip().splitlines()]
-OPEN = ["/health/live", "/health/ready", "/docs", "/openapi.json", "/"]
+REQUESTS = [(line.split()[0], line.split()[1], line.split()[2:]) for line in TABLE.strip().splitlines()]
+PATHS_WITHOUT_KEY = ["/health/live", "/health/ready", "/docs", "/openapi.json", "/"]
 FOLDERS = ["/docs/assets/{}", "/dashboard/{}"]
-OPEN_FILES = ["/docs/assets/start.js", "/dashboard/main.js"]
+FILES_WITHOUT_KEY = ["/docs/assets/start.js", "/dashboard/main.js"]
 CALLERS = ("submitter", "tool", "token", "assigner", "operator", "admin")
-# A task may be called like one of our paths.
-ODD = [(method, f"/v1/tasks/{name}") for method in ("GET", "DELETE") for name in ("batch", "remarks")]
+# The id of a task may also be a path of the API.
+TASKS_NAMED_LIKE_PATHS = [
+    (method, f"/v1/tasks/{name}") for method in ("GET", "DELETE") for name in ("batch", "remarks")
+]
 
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/tools"): lambda world: {"id": world.tool, "skills": {}, "resume": True},
@@ -101,7 +104,7 @@ BODIES: dict[tuple[str, str], Any] = {
 
 
 class World(NamedTuple):
-    """A task, a tool and their work, and what is left of another task, all of one submitter and one tool."""
+    """A task, a tool, their work, and the record of another task, of one submitter and one tool key."""
 
     task: str
     tool: str
@@ -111,12 +114,12 @@ class World(NamedTuple):
     key: str
 
 
-Make = Callable[[str], Awaitable[World]]
+CreateWorld = Callable[[str], Awaitable[World]]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def secrets(database: str) -> dict[str, str]:
-    """A key for each role, and another one of each kind."""
+    """A key for each role, and a second one for a submitter and a tool."""
     async with open_store(database) as store:
         made = {role: await make_key(store, role, role) for role in ROLES}
         made["another submitter"] = await make_key(store, "another-submitter", "submitter")
@@ -126,108 +129,109 @@ async def secrets(database: str) -> dict[str, str]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def broker(database: str, secrets: dict[str, str]) -> AsyncIterator[Running]:
-    """A broker that has keys."""
+    """A broker with keys."""
     settings = Settings(database_url=database, fallback_seconds=60, admin_key=ADMIN_KEY)
     async with running_broker(settings) as running:
         yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def http(broker: Running, sql: asyncpg.Connection, kept: dict[str, World]) -> httpx.AsyncClient:
-    """A client without a key, of a broker that holds nothing but keys."""
+async def http(broker: Running, sql: asyncpg.Connection, unchanged: dict[str, World]) -> httpx.AsyncClient:
+    """A client without a key, for a broker that has only keys."""
     await delete_rows(sql)
-    kept.clear()
+    unchanged.clear()
     return broker.client
 
 
 @pytest.fixture(scope="module")
-def kept() -> dict[str, World]:
-    """The worlds that the broker holds, if nothing has changed them since they were made."""
+def unchanged() -> dict[str, World]:
+    """The unchanged worlds in the broker. Empty if a test has changed them."""
     return {}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def worlds(
-    broker: Running, sql: asyncpg.Connection, secrets: dict[str, str], kept: dict[str, World]
+    broker: Running, sql: asyncpg.Connection, secrets: dict[str, str], unchanged: dict[str, World]
 ) -> dict[str, World]:
-    """`theirs` and `others`, as they were made. A test that changes one empties the dictionary."""
-    if not kept:
+    """The worlds `theirs` and `others`, unchanged. A test that changes one empties the dictionary."""
+    if not unchanged:
         await delete_rows(sql)
-        make = maker(broker.client, secrets)
-        kept |= {whose: await make(whose) for whose in ("theirs", "others")}
-    return kept
+        create = world_creator(broker.client, secrets)
+        unchanged |= {whose: await create(whose) for whose in ("theirs", "others")}
+    return unchanged
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def make(http: httpx.AsyncClient, secrets: dict[str, str]) -> Make:
-    """Makes a world, `theirs` or one that belongs to other keys."""
-    return maker(http, secrets)
+async def create(http: httpx.AsyncClient, secrets: dict[str, str]) -> CreateWorld:
+    """A function that creates a world: `theirs`, or one that belongs to other keys."""
+    return world_creator(http, secrets)
 
 
-def maker(http: httpx.AsyncClient, secrets: dict[str, str]) -> Make:
-    async def a_world(whose: str) -> World:
+def world_creator(http: httpx.AsyncClient, secrets: dict[str, str]) -> CreateWorld:
+    async def create(whose: str) -> World:
         submitter, tool = (
             ("submitter", "tool") if whose == "theirs" else ("another submitter", "another tool")
         )
 
         async def post(key: str, path: str, **body: Any) -> Json:
-            answer = await http.post(path, json=body, headers=bearer(secrets[key]))
-            assert answer.status_code in (200, 201), answer.text
-            found: Json = answer.json()
-            return found
+            response = await http.post(path, json=body, headers=bearer(secrets[key]))
+            assert response.status_code in (200, 201), response.text
+            content: Json = response.json()
+            return content
 
-        entered = await post(tool, "/v1/tools", id=f"tool-{whose}", skills={}, capacity=10)
+        registered = await post(tool, "/v1/tools", id=f"tool-{whose}", skills={}, capacity=10)
         works = {}
         for name in ("ended", "task"):
             task = await post(submitter, "/v1/tasks", id=f"{name}-{whose}", needs={})
-            pair = {"task_id": task["id"], "tool_id": entered["id"]}
+            pair = {"task_id": task["id"], "tool_id": registered["id"]}
             works[name] = (await post("assigner", "/v1/work", **pair))["id"]
         await post(tool, f"/v1/work/{works['ended']}/complete", outcome="succeeded")
         key = await post("admin", "/v1/keys", name=f"key-{whose}", roles=["submitter"], replace=True)
         return World(
-            f"task-{whose}", entered["id"], works["task"], works["ended"], entered["token"], key["name"]
+            f"task-{whose}", registered["id"], works["task"], works["ended"], registered["token"], key["name"]
         )
 
-    return a_world
+    return create
 
 
-async def call(
+async def send(
     http: httpx.AsyncClient, method: str, path: str, world: World, headers: dict[str, str]
 ) -> httpx.Response:
     body = BODIES.get((method, path), lambda _: None)(world)
     request = {"url": path.format(**world._asdict()), "json": body, "headers": headers}
     if path != "/v1/events":
         return await http.request(method, **request)
-    async with http.stream(method, **request) as answer:
-        if answer.is_error:  # else it would go on without end
-            await answer.aread()
-    return answer
+    async with http.stream(method, **request) as response:
+        # A successful response does not end.
+        if response.is_error:
+            await response.aread()
+    return response
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize(
-    ("method", "path", "who"), CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS]
+    ("method", "path", "roles"), REQUESTS, ids=[f"{method} {path}" for method, path, _ in REQUESTS]
 )
-async def test_every_cell_of_the_table(
+async def test_role_may_make_exactly_the_requests_of_the_table(
     broker: Running,
     secrets: dict[str, str],
     worlds: dict[str, World],
     method: str,
     path: str,
-    who: list[str],
+    roles: list[str],
     caller: str,
 ) -> None:
     http, theirs, others = broker.client, worlds["theirs"], worlds["others"]
     key = bearer(theirs.token if caller == "token" else secrets[caller])
-    reach = dict(cell.partition(":")[::2] for cell in [*who, "admin"]).get(caller)
+    reach = dict(cell.partition(":")[::2] for cell in [*roles, "admin"]).get(caller)
     if reach is not None and method != "GET":
         worlds.clear()
-    about_others = await call(http, method, path, others, key)
+    about_others = await send(http, method, path, others, key)
     if reach in (None, "own"):
         assert_problem(about_others, 403, "forbidden")
     else:
         assert about_others.status_code < 300 or about_others.json()["code"] == "nothing_to_accept"
-    about_theirs = await call(http, method, path, theirs, key)
+    about_theirs = await send(http, method, path, theirs, key)
     if reach is None:
         assert_problem(about_theirs, 403, "forbidden")
     else:
@@ -235,15 +239,15 @@ async def test_every_cell_of_the_table(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "who"), CALLS, ids=[f"{method} {path}" for method, path, _ in CALLS]
+    ("method", "path", "roles"), REQUESTS, ids=[f"{method} {path}" for method, path, _ in REQUESTS]
 )
-async def test_without_a_key_or_with_a_wrong_one_nobody_gets_in(
+async def test_request_without_a_valid_key_is_refused(
     broker: Running,
     secrets: dict[str, str],
     worlds: dict[str, World],
     method: str,
     path: str,
-    who: list[str],
+    roles: list[str],
 ) -> None:
     http, theirs = broker.client, worlds["theirs"]
     key = secrets["admin"]
@@ -256,15 +260,18 @@ async def test_without_a_key_or_with_a_wrong_one_nobody_gets_in(
         {"Authorization": key},
         {"Authorization": f"Basic {key}"},
     ):
-        refused = await call(http, method, path, theirs, headers)
+        refused = await send(http, method, path, theirs, headers)
         assert_problem(refused, 401, "unauthenticated")
         assert refused.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_guards_and_the_database_know_the_same_roles(broker: Running, sql: asyncpg.Connection) -> None:
+async def test_guards_and_the_database_have_the_same_roles(broker: Running, sql: asyncpg.Connection) -> None:
     assert set(ROLES) == set(get_args(Role))
     guarding = {
-        role for _, _, guards in guarded(broker) for guard in guards for role in getattr(guard, "roles", ())
+        role
+        for _, _, guards in routes_with_guards(broker)
+        for guard in guards
+        for role in getattr(guard, "roles", ())
     }
     assert guarding <= {*ROLES, "token"}
     definitions = await sql.fetch(
@@ -275,40 +282,40 @@ async def test_guards_and_the_database_know_the_same_roles(broker: Running, sql:
     assert set(re.findall(r"'(\w+)'::text", listed)) == set(ROLES)
 
 
-async def test_the_table_has_every_call(broker: Running) -> None:
-    told = {(method, path.partition("?")[0]) for method, path, _ in CALLS}
-    told = {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path in told}
-    files = {("GET", path) for path in [*OPEN, *FOLDERS]}
-    assert {(method, path) for method, path, _ in guarded(broker)} == told | files
+async def test_table_has_every_route(broker: Running) -> None:
+    requests = {(method, path.partition("?")[0]) for method, path, _ in REQUESTS}
+    listed = {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path in requests}
+    files = {("GET", path) for path in [*PATHS_WITHOUT_KEY, *FOLDERS]}
+    assert {(method, path) for method, path, _ in routes_with_guards(broker)} == listed | files
 
 
 async def test_every_route_has_a_guard(broker: Running) -> None:
-    for method, path, guards in guarded(broker):
+    for method, path, guards in routes_with_guards(broker):
         assert len(guards) == 1, f"{method} {path}"
         assert guards[0] is anyone or isinstance(guards[0], Allow), f"{method} {path}"
 
 
-async def test_what_has_no_data_needs_no_key(broker: Running, http: httpx.AsyncClient) -> None:
-    for path in OPEN + OPEN_FILES:
+async def test_pages_without_data_need_no_key(broker: Running, http: httpx.AsyncClient) -> None:
+    for path in PATHS_WITHOUT_KEY + FILES_WITHOUT_KEY:
         assert (await http.get(path)).status_code == 200, path
-    open_to_anyone = {path for _, path, [guard] in guarded(broker) if guard is anyone}
-    assert open_to_anyone == {*OPEN, *FOLDERS}
-    # What is not there is not there for anybody.
+    open_to_anyone = {path for _, path, [guard] in routes_with_guards(broker) if guard is anyone}
+    assert open_to_anyone == {*PATHS_WITHOUT_KEY, *FOLDERS}
+    # An unknown path is 404 even without a key.
     assert_problem(await http.get("/nothing"), 404, "not_found")
 
 
-async def test_a_list_has_what_is_the_callers_own(
-    http: httpx.AsyncClient, secrets: dict[str, str], make: Make
+async def test_list_has_only_the_things_of_the_caller(
+    http: httpx.AsyncClient, secrets: dict[str, str], create: CreateWorld
 ) -> None:
-    theirs, others = await make("theirs"), await make("others")
+    theirs, others = await create("theirs"), await create("others")
 
     async def ids(caller: str, path: str, field: str = "id") -> set[str]:
         key = theirs.token if caller == "token" else secrets[caller]
-        answer = await http.get(path, headers=bearer(key))
-        assert answer.status_code == 200, answer.text
+        response = await http.get(path, headers=bearer(key))
+        assert response.status_code == 200, response.text
         if path.endswith("export"):
-            return {json.loads(line)[field] for line in answer.text.splitlines()}
-        return {item[field] for item in answer.json()["items"]}
+            return {json.loads(line)[field] for line in response.text.splitlines()}
+        return {item[field] for item in response.json()["items"]}
 
     for path, field, caller, own in (
         ("/v1/tasks", "id", "submitter", "task"),
@@ -324,12 +331,12 @@ async def test_a_list_has_what_is_the_callers_own(
     assert await ids("token", f"/v1/work?tool_id={others.tool}") == set()
 
 
-async def test_a_key_with_two_roles_may_do_what_either_may(
-    http: httpx.AsyncClient, secrets: dict[str, str], make: Make, database: str
+async def test_key_with_several_roles_has_the_rights_of_each(
+    http: httpx.AsyncClient, secrets: dict[str, str], create: CreateWorld, database: str
 ) -> None:
     async with open_store(database) as store:
         both = bearer(await make_key(store, "both", "tool", "operator", "submitter"))
-    others = await make("others")
+    others = await create("others")
     await http.post("/v1/tools", json={"id": "mine", "skills": 1}, headers=both)
     for tool, allowed in (("mine", True), (others.tool, False)):
         changed = await http.patch(f"/v1/tools/{tool}", json={"skills": 2}, headers=both)
@@ -344,10 +351,10 @@ async def test_a_key_with_two_roles_may_do_what_either_may(
     assert_problem(taken, 403, "forbidden")
 
 
-async def test_an_operator_may_drain_a_tool_and_change_nothing_else_of_it(
-    http: httpx.AsyncClient, secrets: dict[str, str], make: Make
+async def test_operator_may_change_only_draining_of_a_tool(
+    http: httpx.AsyncClient, secrets: dict[str, str], create: CreateWorld
 ) -> None:
-    world, operator = await make("theirs"), bearer(secrets["operator"])
+    world, operator = await create("theirs"), bearer(secrets["operator"])
     path = f"/v1/tools/{world.tool}"
     for change in ({"skills": 1}, {"capacity": 2, "draining": True}, {"lease_seconds": 7}):
         assert_problem(await http.patch(path, json=change, headers=operator), 403, "forbidden")
@@ -355,10 +362,10 @@ async def test_an_operator_may_drain_a_tool_and_change_nothing_else_of_it(
     assert (read.json()["state"], read.json()["capacity"]) == ("idle", 10)
 
 
-async def test_of_a_batch_with_an_id_of_anothers_nothing_is_written(
-    http: httpx.AsyncClient, secrets: dict[str, str], make: Make
+async def test_batch_with_an_id_of_another_submitter_writes_nothing(
+    http: httpx.AsyncClient, secrets: dict[str, str], create: CreateWorld
 ) -> None:
-    others, submitter = await make("others"), bearer(secrets["submitter"])
+    others, submitter = await create("others"), bearer(secrets["submitter"])
     for taken in (others.task, "ended-others"):
         items = [{"id": "new", "needs": 1}, {"needs": 2}, {"id": taken, "needs": 3}]
         refused = await http.post("/v1/tasks/batch", json={"items": items}, headers=submitter)
@@ -371,33 +378,37 @@ async def test_of_a_batch_with_an_id_of_anothers_nothing_is_written(
     assert (await http.get("/v1/tasks", headers=submitter)).json()["items"] == []
 
 
-async def test_of_a_batch_of_completions_those_of_others_are_refused(
-    http: httpx.AsyncClient, secrets: dict[str, str], make: Make
+async def test_batch_of_completions_refuses_only_the_work_of_others(
+    http: httpx.AsyncClient, secrets: dict[str, str], create: CreateWorld
 ) -> None:
-    theirs, others = await make("theirs"), await make("others")
+    theirs, others = await create("theirs"), await create("others")
     for key in (theirs.token, secrets["tool"]):
         items = [
             {"work_id": work, "outcome": "released"}
             for work in (others.work, theirs.work, others.record, str(UUID(int=7)), theirs.work)
         ]
-        answer = await http.post("/v1/work/complete", json={"items": items}, headers=bearer(key))
-        statuses = [item["status"] for item in answer.json()["items"]]
+        response = await http.post("/v1/work/complete", json={"items": items}, headers=bearer(key))
+        statuses = [item["status"] for item in response.json()["items"]]
         ended = "archived" if key == theirs.token else "exists"
         assert statuses == ["forbidden", ended, "forbidden", "work_not_found", "exists"]
     still = await http.get(f"/v1/work/{others.work}", headers=bearer(secrets["operator"]))
     assert still.json()["state"] == "assigned"
 
 
-async def test_only_who_acts_for_a_tool_or_an_assigner_is_taken_for_one(
-    broker: Running, http: httpx.AsyncClient, secrets: dict[str, str], make: Make, sql: asyncpg.Connection
+async def test_only_requests_by_a_tool_or_an_assigner_count_as_its_own(
+    broker: Running,
+    http: httpx.AsyncClient,
+    secrets: dict[str, str],
+    create: CreateWorld,
+    sql: asyncpg.Connection,
 ) -> None:
-    world = await make("theirs")
+    world = await create("theirs")
     service = broker.server.service
 
-    async def all_are_heard() -> bool:
+    async def all_renewals_are_done() -> bool:
         return not service.presence._asked and not service.store.in_use()
 
-    await wait_until(all_are_heard)
+    await wait_until(all_renewals_are_done)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
     await sql.execute("delete from assigner")
     service.attendance._recorded_at = -math.inf
@@ -413,15 +424,15 @@ async def test_only_who_acts_for_a_tool_or_an_assigner_is_taken_for_one(
 
 @pytest.mark.parametrize("path", ["/v1/tools/{tool}", "/v1/work/{work}", "/v1/work/{work}/reports"])
 @pytest.mark.parametrize("by", ["token", "key"])
-async def test_whatever_a_tool_asks_about_itself_brings_it_back(
+async def test_any_request_of_a_tool_about_itself_brings_it_back_online(
     http: httpx.AsyncClient,
     secrets: dict[str, str],
-    make: Make,
+    create: CreateWorld,
     sql: asyncpg.Connection,
     path: str,
     by: str,
 ) -> None:
-    world = await make("theirs")
+    world = await create("theirs")
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
     key = bearer(world.token if by == "token" else secrets["tool"])
     assert (await http.get(path.format(**world._asdict()), headers=key)).status_code == 200
@@ -431,8 +442,8 @@ async def test_whatever_a_tool_asks_about_itself_brings_it_back(
             await asyncio.sleep(0.01)
 
 
-def guarded(broker: Running) -> list[tuple[str, str, list[Any]]]:
-    """Every method and path that is served, and its guards; what answers OPTIONS tells the methods alone."""
+def routes_with_guards(broker: Running) -> list[tuple[str, str, list[Any]]]:
+    """Return every method and path with its guards, without OPTIONS."""
     app = broker.server.config.app.app.app
     return [
         (method, re.sub(r"\{\w+\}", "{}", route.path_format).rstrip("/") or "/", handler.resolve_guards())
@@ -440,5 +451,5 @@ def guarded(broker: Running) -> list[tuple[str, str, list[Any]]]:
         if isinstance(route, HTTPRoute)
         for handler in route.route_handlers
         for method in handler.http_methods - {"OPTIONS"}
-        if (method, route.path) not in ODD
+        if (method, route.path) not in TASKS_NAMED_LIKE_PATHS
     ]

@@ -1,4 +1,4 @@
-"""The description of the API: it is complete and true, and programs are made from it."""
+"""The OpenAPI document is complete and correct, and tools can generate clients from it."""
 
 import asyncio
 import importlib
@@ -34,18 +34,16 @@ from tests.support.shared import TABLES, THOROUGH, shared_database
 
 database = shared_database
 
-KEY = "the-key-of-who-may-do-everything"
+KEY = "an-admin-key-of-the-settings"
 JSON = "application/json"
-# What the name says already.
-PLAIN_PARAMETERS = {"state", "outcome", "task_id", "tool_id"}
-# No call that is described answers with these.
-NO_CALLS_OWN = {"not_found", "method_not_allowed", "conflict", "internal"}
-NO_CALLS_OWN |= {"malformed_request", "request_timeout", "headers_too_large"}
+# The document lists these codes only in its introduction.
+COMMON_CODES = {"not_found", "method_not_allowed", "conflict", "internal"}
+COMMON_CODES |= {"malformed_request", "request_timeout", "headers_too_large"}
 
 
 @pytest.fixture(scope="module")
 def url(database: str) -> Iterator[str]:
-    """A broker in a process of its own: who asks here is not asynchronous."""
+    """A broker in another process, because the clients in this module are synchronous."""
     with serving(BROKER_DATABASE_URL=database, BROKER_ADMIN_KEY=KEY) as (_, url):
         asyncio.run(wait_until_ready(url))
         yield url
@@ -53,111 +51,116 @@ def url(database: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def document() -> Json:
-    """The description."""
+    """The OpenAPI document."""
     return description.make()
 
 
-# It is complete
+# The document is complete
 
 
-def test_it_is_valid_openapi_3_1(document: Json) -> None:
+def test_document_is_valid_openapi_3_1(document: Json) -> None:
     assert document["openapi"].startswith("3.1.")
     for_schemathesis(document).validate()
-    for there in nested_objects(document["paths"]):
-        resolve(document, there)
+    for value in nested_objects(document["paths"]):
+        resolve(document, value)
 
 
-def test_it_is_the_same_in_every_process_and_no_more_than_140_kilobytes(url: str, document: Json) -> None:
+def test_document_is_the_same_in_every_process_and_below_180_kilobytes(url: str, document: Json) -> None:
     served = httpx.get(f"{url}/openapi.json").content
     assert served == msgspec.json.encode(document)
-    assert len(served) < 140_000
+    assert len(served) < 180_000
 
 
-def test_every_call_says_which_errors_it_may_answer_with(document: Json) -> None:
-    for call in operations(document):
+def test_every_operation_lists_the_errors_that_it_may_return(document: Json) -> None:
+    for operation in operations(document):
         expected = {"400"}
-        if "requestBody" in call.described:
+        if "requestBody" in operation.described:
             expected |= {"413", "415"}
-        if not call.path.startswith("/health/"):
+        if not operation.path.startswith("/health/"):
             expected |= {"401", "403", "429", "503"}
-        if re.search(r"\{(task|tool|work)_id\}", call.path):
+        if re.search(r"\{(task|tool|work)_id\}", operation.path):
             expected |= {"404"}
-        assert expected <= call.described["responses"].keys(), str(call)
-        assert any(status.startswith("2") for status in call.described["responses"]), str(call)
+        assert expected <= operation.described["responses"].keys(), str(operation)
+        assert any(status.startswith("2") for status in operation.described["responses"]), str(operation)
 
 
-def test_every_error_is_a_problem_with_an_example_of_each_code(document: Json) -> None:
+def test_every_error_response_has_an_example_of_each_code(document: Json) -> None:
     codes = set()
-    for call in operations(document):
-        for status, answer in call.responses(document).items():
-            if status < "400" or PROBLEM not in answer["content"]:
+    for operation in operations(document):
+        for status, response in operation.responses(document).items():
+            if status < "400" or PROBLEM not in response["content"]:
                 continue
-            content = answer["content"][PROBLEM]
+            content = response["content"][PROBLEM]
             assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
             for code, example in content["examples"].items():
                 problem = msgspec.convert(resolve(document, example)["value"], Problem, strict=True)
                 assert (problem.code, str(problem.status)) == (code, status)
                 codes.add(code)
-    assert codes == {error.code for error in every_error(errors.BrokerError)} - NO_CALLS_OWN
+    assert codes == {error.code for error in every_error(errors.BrokerError)} - COMMON_CODES
 
 
 def every_error(root: type[errors.BrokerError]) -> Iterator[type[errors.BrokerError]]:
+    """Yield a class of errors and all of its subclasses."""
     yield root
     for error in root.__subclasses__():
         yield from every_error(error)
 
 
-def test_who_has_to_wait_or_to_show_a_key_is_told_so_in_a_header(document: Json) -> None:
-    named = {"401": "WWW-Authenticate", "429": "Retry-After", "503": "Retry-After"}
-    for call in operations(document):
-        for status, answer in call.responses(document).items():
-            if status in named and call.path != "/health/ready":  # which says at once what it finds
-                assert answer["headers"][named[status]]["required"], str(call)
+def test_errors_that_ask_to_wait_or_to_authenticate_have_the_required_header(document: Json) -> None:
+    required = {"401": "WWW-Authenticate", "429": "Retry-After", "503": "Retry-After"}
+    for operation in operations(document):
+        for status, response in operation.responses(document).items():
+            if status in required and operation.path != "/health/ready":
+                assert response["headers"][required[status]]["required"], str(operation)
 
 
-def test_every_call_takes_a_key_but_those_for_health(document: Json) -> None:
+def test_every_operation_except_health_checks_requires_a_key(document: Json) -> None:
     assert document["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
-    for call in operations(document):
-        expected = None if call.path.startswith("/health/") else [{"key": []}]
-        assert call.described.get("security") == expected, str(call)
+    for operation in operations(document):
+        expected = None if operation.path.startswith("/health/") else [{"key": []}]
+        assert operation.described.get("security") == expected, str(operation)
 
 
-def test_every_body_has_an_example_that_is_just_such_a_thing(document: Json) -> None:
+def test_every_body_has_an_example_of_its_type(document: Json) -> None:
     modules = [import_module(f"broker.schemas.{module.name}") for module in iter_modules(schemas.__path__)]
     classes = (each for module in modules for each in vars(module).values() if isinstance(each, type))
     structs = {component_name(each): each for each in classes}
-    for call in operations(document):
-        for body in (call.described.get("requestBody", {}), *call.responses(document).values()):
+    for operation in operations(document):
+        for body in (operation.described.get("requestBody", {}), *operation.responses(document).values()):
             content = body.get("content", {}).get(JSON)
             if content is None:
                 continue
-            form = content["schema"]["$ref"].rpartition("/")[2]
-            assert content["examples"], str(call)
-            for there in content["examples"].values():
-                example = resolve(document, there)["value"]
-                thing = msgspec.json.decode(msgspec.json.encode(example), type=structs[form])
-                assert json.loads(msgspec.json.encode(thing)).keys() >= example.keys(), form
+            name = content["schema"]["$ref"].rpartition("/")[2]
+            assert content["examples"], str(operation)
+            for reference in content["examples"].values():
+                example = resolve(document, reference)["value"]
+                body_value = msgspec.json.decode(msgspec.json.encode(example), type=structs[name])
+                assert json.loads(msgspec.json.encode(body_value)).keys() >= example.keys(), name
 
 
-def test_every_parameter_says_what_it_is(document: Json) -> None:
-    for call in operations(document):
-        for there in call.described.get("parameters", []):
-            parameter = resolve(document, there)
-            assert parameter.get("description") or parameter["name"] in PLAIN_PARAMETERS, str(call)
-            assert parameter["schema"], str(call)
+def test_every_parameter_and_every_field_has_a_description(document: Json) -> None:
+    for operation in operations(document):
+        for reference in operation.described.get("parameters", []):
+            parameter = resolve(document, reference)
+            assert parameter["description"], str(operation)
+            assert parameter["schema"], str(operation)
             if parameter["in"] == "path":
-                assert parameter["schema"].keys() & {"pattern", "format"}, str(call)
+                assert parameter["schema"].keys() & {"pattern", "format"}, str(operation)
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["description"], name
+        for field, field_schema in schema["properties"].items():
+            assert field_schema.get("description"), f"{name}.{field}"
 
 
-def test_every_section_of_the_page_is_described(document: Json) -> None:
-    used = {tag for call in operations(document) for tag in call.described["tags"]}
+def test_every_tag_has_a_description(document: Json) -> None:
+    used = {tag for operation in operations(document) for tag in operation.described["tags"]}
     assert used == {tag["name"] for tag in document["tags"] if tag["description"]}
 
 
-# It is true
+# The document is correct
 
 
-def test_every_answer_to_whatever_is_sent_is_one_that_is_described(url: str, tmp_path: Path) -> None:
+def test_responses_to_generated_requests_match_the_document(url: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable, "-m", "schemathesis.cli", "--config-file", CONFIG, "--no-color", "run",
@@ -174,12 +177,12 @@ def test_every_answer_to_whatever_is_sent_is_one_that_is_described(url: str, tmp
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_who_follows_the_links_finds_only_what_is_described(url: str, database: str, document: Json) -> None:
+def test_responses_along_the_links_match_the_document(url: str, database: str, document: Json) -> None:
     seen: Counter[tuple[str, int]] = Counter()
 
     class Client(for_schemathesis(document).as_state_machine()):
         def setup(self) -> None:
-            asyncio.run(begin_anew(database, url))
+            asyncio.run(reset_broker(database, url))
 
         def get_call_kwargs(self, case: Case) -> Json:
             return {"base_url": url, "session": session, "headers": bearer(KEY)}
@@ -190,7 +193,7 @@ def test_who_follows_the_links_finds_only_what_is_described(url: str, database: 
 
     with requests.Session() as session:
         Client.run(settings=SETTINGS)
-    # Else nothing would have been looked at.
+    # At least one sequence of requests must have reached an assignment.
     assert seen["POST /v1/work", 201]
 
 
@@ -204,71 +207,73 @@ SETTINGS = settings(
 )
 
 
-async def begin_anew(database: str, url: str) -> None:
-    """A tool and two tasks, and nothing else: what is drawn depends on what is there."""
+async def reset_broker(database: str, url: str) -> None:
+    """Leave one tool and two tasks in the broker. The generated requests depend on its contents."""
     await run_sql(database, *(f"delete from {table}" for table in TABLES))
     async with httpx.AsyncClient(base_url=url, headers=bearer(KEY)) as http:
         await api.add_tool(http, capacity=100)
         await api.add_tasks(http, "a", "b")
 
 
-class Follower:
-    """Who knows the description only: calls by their names, and what an answer's links say.
+class LinkFollower:
+    """A client that knows only the document: it uses the names of operations and the links of responses.
 
     Args:
-        document: The description.
-        http: A client of the broker.
+        document: The OpenAPI document.
+        http: An HTTP client of the broker.
     """
 
     def __init__(self, document: Json, http: httpx.Client) -> None:
         self._document = document
         self._http = http
-        self._calls = {call.described["operationId"]: call for call in operations(document)}
-        self.answer: Any = None
+        self._operations = {each.described["operationId"]: each for each in operations(document)}
+        self.response: Any = None
         self._links: Json = {}
 
     def call(self, name: str, body: Any = None, **parameters: str) -> Any:
-        """What the broker answers, which has to be 2xx."""
-        call = self._calls[name]
-        in_path = {key: parameters.pop(key) for key in list(parameters) if f"{{{key}}}" in call.path}
-        answer = self._http.request(
-            call.method, call.path.format(**in_path), params=parameters or None, json=body
+        """Make a request that succeeds, and return its response."""
+        operation = self._operations[name]
+        in_path = {key: parameters.pop(key) for key in list(parameters) if f"{{{key}}}" in operation.path}
+        response = self._http.request(
+            operation.method, operation.path.format(**in_path), params=parameters or None, json=body
         )
-        assert answer.is_success, answer.text
-        self._links = call.responses(self._document)[str(answer.status_code)].get("links", {})
-        self.answer = answer.json()
-        return self.answer
+        assert response.is_success, response.text
+        self._links = operation.responses(self._document)[str(response.status_code)].get("links", {})
+        self.response = response.json()
+        return self.response
 
     def follow(self, name: str, body: Any = None) -> Any:
-        """Go where the last answer leads."""
+        """Follow a link of the last response."""
         link = resolve(self._document, self._links[name])
         parameters = {key: str(self._value(each)) for key, each in link.get("parameters", {}).items()}
-        given = {key: self._value(each) for key, each in link.get("requestBody", {}).items()}
-        return self.call(link["operationId"], given or body, **parameters)
+        fields = {key: self._value(each) for key, each in link.get("requestBody", {}).items()}
+        return self.call(link["operationId"], fields or body, **parameters)
 
     def example(self, name: str) -> Any:
-        """The body that the description shows for a call."""
-        content = self._calls[name].described["requestBody"]["content"][JSON]
-        [there] = content["examples"].values()
-        return resolve(self._document, there)["value"]
+        """Return the example body of an operation."""
+        content = self._operations[name].described["requestBody"]["content"][JSON]
+        [reference] = content["examples"].values()
+        return resolve(self._document, reference)["value"]
 
     def _value(self, expression: str) -> Any:
-        value = self.answer
+        value = self.response
         for step in expression.removeprefix("$response.body#/").split("/"):
             value = value[int(step)] if isinstance(value, list) else value[step]
         return value
 
 
-async def test_links_and_examples_lead_through_a_whole_life(url: str, database: str, document: Json) -> None:
+async def test_links_and_examples_lead_through_a_whole_life_cycle(
+    url: str, database: str, document: Json
+) -> None:
     await run_sql(database, *(f"delete from {table}" for table in TABLES))
     with httpx.Client(base_url=url, headers=bearer(KEY)) as http:
-        client = Follower(document, http)
+        client = LinkFollower(document, http)
         for name in ("tools_register", "tasks_submit"):
             client.call(name, client.example(name))
         client.call("candidates_read")
         for name in ("work_assign", "work_start"):
             client.follow(name)
-        work = client.answer
+        work = client.response
         client.call("work_report", client.example("work_report"), work_id=work["id"])
         client.call("work_read", work_id=work["id"])
         ending = client.example("work_complete") | {"next_wait_seconds": 0}
@@ -277,20 +282,20 @@ async def test_links_and_examples_lead_through_a_whole_life(url: str, database: 
         assert (record["outcome"], record["result"]) == ("succeeded", ending["result"])
 
 
-# Programs are made from it
+# Generated clients
 
 
 @pytest.fixture(scope="module")
-def made(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a package that was made from the description, and can be imported."""
-    folder = tmp_path_factory.mktemp("made")
-    # The generator knows lines of JSON, and events, as a text only.
+def generated(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Generate a client package from the document, and yield its name."""
+    folder = tmp_path_factory.mktemp("generated")
+    # The generator supports JSON lines and events only as text.
     overrides = "content_type_overrides: {application/x-ndjson: text/plain, text/event-stream: text/plain}"
     (folder / "config.yml").write_text(f"post_hooks: []\n{overrides}\n")
     done = subprocess.run(
         [
             sys.executable, "-m", "openapi_python_client", "generate", "--url", f"{url}/openapi.json",
-            "--meta", "none", "--output-path", folder / "made_client", "--config", folder / "config.yml",
+            "--meta", "none", "--output-path", folder / "generated_client", "--config", folder / "config.yml",
             "--fail-on-warning",
         ],
         capture_output=True,
@@ -299,42 +304,46 @@ def made(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     sys.path.insert(0, str(folder))
-    yield "made_client"
+    yield "generated_client"
     sys.path.remove(str(folder))
 
 
-def test_a_client_that_is_made_from_it_does_a_whole_piece_of_work(url: str, made: str) -> None:
-    with importlib.import_module(made).AuthenticatedClient(url, token=KEY) as client:
-        do_a_whole_piece_of_work(made, client)
+def test_generated_client_does_a_whole_life_cycle(url: str, generated: str) -> None:
+    with importlib.import_module(generated).AuthenticatedClient(url, token=KEY) as client:
+        run_a_whole_life_cycle(generated, client)
 
 
-def do_a_whole_piece_of_work(made: str, client: Any) -> None:
-    """Every JSON value goes in and comes out as Python has it."""
+def run_a_whole_life_cycle(generated: str, client: Any) -> None:
+    """Use the generated client from registration to completion. JSON values stay equal."""
     needs, payload = {"can": ["see", 1.5]}, ["any", None, {"json": True}]
     data, result = "half", {"seen": [1, 2]}
-    models = importlib.import_module(f"{made}.models")
+    models = importlib.import_module(f"{generated}.models")
 
-    def call(tag: str, name: str, *path: Any, **given: Any) -> Any:
-        return importlib.import_module(f"{made}.api.{tag}.{name}").sync(*path, client=client, **given)
+    def call(tag: str, name: str, *path: Any, **arguments: Any) -> Any:
+        return importlib.import_module(f"{generated}.api.{tag}.{name}").sync(
+            *path, client=client, **arguments
+        )
 
-    tool = call("tools", "tools_register", body=models.NewTool(skills=needs, id="made"))
+    tool = call("tools", "tools_register", body=models.NewTool(skills=needs, id="generated"))
     assert (tool.skills, tool.state) == (needs, models.RegisteredToolState.IDLE)
     task = call("tasks", "tasks_submit", body=models.NewTask(needs=needs, payload=payload, priority=32_767))
     assert (task.needs, task.payload, task.state) == (needs, payload, models.TaskState.AVAILABLE)
     assert call("tasks", "tasks_explain", task.id).state == models.ExplanationState.AVAILABLE
 
-    found = call("the_assigner", "candidates_read", wait=5)
-    assert (task.id, tool.id) in [(each.id, other.id) for each in found.tasks for other in found.tools]
+    candidates = call("the_assigner", "candidates_read", wait=5)
+    assert (task.id, tool.id) in [
+        (each.id, other.id) for each in candidates.tasks for other in candidates.tools
+    ]
     call("the_assigner", "work_assign", body=models.Pair(task_id=task.id, tool_id=tool.id))
 
     [work] = call("tools", "tools_work", tool.id, wait=5).items
     assert (work.needs, work.payload) == (needs, payload)
     assert call("work", "work_start", work.id, body=models.Nothing()).state == models.WorkState.RUNNING
-    told = call("work", "work_report", work.id, body=models.NewReport(progress=0.5, data=data))
-    assert told.cancel_requested is False
+    report = call("work", "work_report", work.id, body=models.NewReport(progress=0.5, data=data))
+    assert report.cancel_requested is False
     ending = models.Completion(outcome=models.CompletionOutcome.SUCCEEDED, result=result)
     record = call("work", "work_complete", work.id, body=ending).archived
-    assert ([report.data for report in record.reports], record.result) == ([data], result)
+    assert ([each.data for each in record.reports], record.result) == ([data], result)
 
     ended = call("tasks", "tasks_read", task.id)
     assert (ended.state, ended.result) == (models.TaskState.SUCCEEDED, result)

@@ -1,4 +1,4 @@
-"""Path templates: which one a path matches, and what its path parameters are."""
+"""Path templates: matching of paths, and their path parameters."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_path_matches_the_template_with_the_same_fixed_parts(path: str, match: o
     assert TEMPLATES.match(path) == match
 
 
-def test_templates_that_a_lookup_could_not_tell_apart_are_refused() -> None:
+def test_ambiguous_templates_are_refused() -> None:
     with pytest.raises(ValueError, match="parameter"):
         PathTemplates(["/v1/tasks/{task_id}", "/v1/{kind}/batch"])
     with pytest.raises(ValueError, match="unpack"):

@@ -1,4 +1,4 @@
-"""The numbers in the documentation, the containers and the descriptions are those of the contract."""
+"""The numbers in the documentation, the containers and the descriptions equal the limits of the contract."""
 
 import re
 
@@ -18,8 +18,8 @@ WAIT = f"{limits.LONGEST_WAIT_SECONDS} s"
 BODY = f"{limits.LARGEST_BODY_BYTES // MIB} MiB"
 TEXT = f"{limits.LONGEST_TEXT_CHARS:,} characters"
 
-# Each number that is written for people: the file, the words around it, and the number.
-WRITTEN = [
+# The numbers in texts for people: the file, the words around the number, and the number.
+NUMBERS = [
     ("docs/guides/submit-and-wait.md", r"has not ended after (\d+ s)econds", WAIT),
     ("docs/guides/python-tools.md", r"cuts a message at ([\d,]+ characters)", TEXT),
     ("docs/guides/large-files.md", r"up to (\d+ MiB)", BODY),
@@ -29,18 +29,20 @@ WRITTEN = [
 ]
 
 
-@pytest.mark.parametrize(("file", "pattern", "number"), WRITTEN)
-def test_a_number_in_the_documentation_is_that_of_the_contract(file: str, pattern: str, number: str) -> None:
+@pytest.mark.parametrize(("file", "pattern", "number"), NUMBERS)
+def test_numbers_in_the_documentation_equal_the_limits_of_the_contract(
+    file: str, pattern: str, number: str
+) -> None:
     assert re.findall(pattern, (ROOT / file).read_text()) == [number]
 
 
-def test_no_example_asks_for_a_wait_that_is_refused() -> None:
+def test_examples_use_only_valid_waits() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         waits = [float(wait) for wait in re.findall(r"[?&]wait=([\d.]+)", page.read_text())]
         assert max(waits, default=0) <= limits.LONGEST_WAIT_SECONDS, page.name
 
 
-def test_nginx_waits_longer_and_lets_through_more_than_the_broker() -> None:
+def test_nginx_has_larger_limits_than_the_broker() -> None:
     text = (ROOT / "containers/nginx/nginx.conf").read_text()
     [read_seconds] = re.findall(r"proxy_read_timeout (\d+)s;", text)
     [body_mib] = re.findall(r"client_max_body_size (\d+)m;", text)
@@ -48,7 +50,7 @@ def test_nginx_waits_longer_and_lets_through_more_than_the_broker() -> None:
     assert int(body_mib) * MIB > limits.LARGEST_BODY_BYTES
 
 
-def test_settings_that_are_not_set_are_the_limits_of_the_contract() -> None:
+def test_default_settings_equal_the_limits_of_the_contract() -> None:
     settings = Settings()
     assert settings.max_body_bytes == limits.LARGEST_BODY_BYTES
     assert settings.max_text_chars == limits.LONGEST_TEXT_CHARS
@@ -56,7 +58,7 @@ def test_settings_that_are_not_set_are_the_limits_of_the_contract() -> None:
     assert settings.max_match_bytes == limits.LARGEST_MATCH_BYTES
 
 
-async def test_the_database_accepts_the_capacities_of_the_contract(sql: asyncpg.Connection) -> None:
+async def test_database_constraint_has_the_capacity_limits_of_the_contract(sql: asyncpg.Connection) -> None:
     definitions = await sql.fetch(
         "select pg_get_constraintdef(oid) from pg_constraint"
         " where contype = 'c' and conrelid = cast('tools' as regclass)"
@@ -69,9 +71,9 @@ def test_descriptions_name_the_limits() -> None:
     document = description.make()
     schemas, paths = document["components"]["schemas"], document["paths"]
     described = {
-        "WorkWithReports.reports": f"fewer if they are larger than {MOST_BYTES // MIB} MiB.",
-        "ToolSummary.work": f"The oldest first, {tools.MOST_WORK} at most.",
-        "QueuedKind.passed_by": f"Of the latest {queue.LATELY:,} attempts",
+        "WorkWithReports.reports": f"Fewer if they are larger than {MOST_BYTES // MIB} MiB.",
+        "ToolSummary.work": f"at most {tools.MOST_WORK}.",
+        "QueuedKind.passed_by": f"the latest {queue.LATELY:,} in progress",
     }
     for name, words in described.items():
         schema, field = name.split(".")
@@ -80,7 +82,7 @@ def test_descriptions_name_the_limits() -> None:
         ("/v1/tasks/batch", "post"): f"up to {limits.MOST_IN_BATCH:,} tasks",
         ("/v1/tasks/remarks", "post"): f"up to {limits.MOST_IN_BATCH:,} tasks",
         ("/v1/work/batch", "post"): f"up to {limits.MOST_IN_BATCH:,} tasks",
-        ("/v1/work/complete", "post"): f"up to {limits.MOST_COMPLETIONS:,} pieces of work",
+        ("/v1/work/complete", "post"): f"up to {limits.MOST_COMPLETIONS:,} work items",
     }
     for (path, method), words in summaries.items():
         assert words in paths[path][method]["summary"], path

@@ -1,4 +1,4 @@
-"""The tables of states and outcomes are the only definition: everything that names one agrees with them."""
+"""Everything that names a state or an outcome agrees with the tables of states and outcomes."""
 
 import ast
 import re
@@ -32,7 +32,7 @@ DASHBOARD = ROOT / "src" / "broker" / "web" / "dashboard"
 LIVE = set(get_args(states.LiveTaskState))
 ENDS_TASK = {name for name, rule in OUTCOMES.items() if rule.ends_task}
 WENT_WRONG = {name for name, rule in OUTCOMES.items() if rule.went_wrong}
-#: Every set of outcomes that a statement may list: each is a column of the table.
+# Every set of outcomes that a statement may list. Each is a column of the table.
 SETS = (
     set(OUTCOMES),
     ENDS_TASK,
@@ -60,12 +60,12 @@ def test_tables_have_the_names_that_requests_and_responses_may_contain(
     assert set(table) == set(get_args(kind))
 
 
-def test_a_name_means_the_same_wherever_it_stands() -> None:
+def test_a_state_name_has_the_same_meaning_in_every_table() -> None:
     for table in (TOOL_STATES, WORK_STATES, TASK_STATES, OUTCOMES):
         assert table.items() <= STATES.items()
 
 
-def test_a_task_that_is_not_live_has_ended_by_an_outcome_that_ends_it() -> None:
+def test_states_of_ended_tasks_are_the_outcomes_that_end_a_task() -> None:
     assert set(TASK_STATES) - LIVE == ENDS_TASK
     assert {name for name, state in TASK_STATES.items() if state.final} == ENDS_TASK | {"failed"}
 
@@ -82,7 +82,7 @@ def test_statistics_count_every_state_and_outcome() -> None:
         assert counted in history.READ.text
 
 
-async def test_the_database_accepts_these_names_and_no_other(sql: asyncpg.Connection) -> None:
+async def test_database_constraints_have_exactly_the_names_of_the_tables(sql: asyncpg.Connection) -> None:
     allowed = {
         ("work_archive", "outcome"): set(OUTCOMES),
         ("work", "state"): set(WORK_STATES),
@@ -95,19 +95,19 @@ async def test_the_database_accepts_these_names_and_no_other(sql: asyncpg.Connec
             " where contype = 'c' and conrelid = cast($1 as regclass)",
             table,
         )
-        [listed] = [found for row in rows if (found := _listed(row["definition"], column))]
+        [listed] = [values for row in rows if (values := _listed(row["definition"], column))]
         assert listed == names, table
 
 
 def _listed(definition: str, column: str) -> set[str] | None:
-    """The values in `CHECK ((column = ANY (ARRAY['a'::text, …])))`; None for any other constraint."""
+    """Return the values in `CHECK ((column = ANY (ARRAY['a'::text, …])))`. None for another constraint."""
     matched = re.fullmatch(rf"CHECK \(\({column} = ANY \(ARRAY\[(.*)\]\)\)\)", definition)
     return set(re.findall(r"'(\w+)'::text", matched[1])) if matched else None
 
 
 @pytest.mark.parametrize("started", [True, False])
 @pytest.mark.parametrize("outcome", get_args(Outcome))
-async def test_the_store_does_with_a_task_what_the_table_says(
+async def test_store_treats_a_task_as_the_table_of_outcomes_says(
     store: Store, sql: asyncpg.Connection, outcome: Outcome, started: bool
 ) -> None:
     make = steps.add_running_work if started else steps.add_assigned_work
@@ -125,7 +125,7 @@ async def test_the_store_does_with_a_task_what_the_table_says(
 
 
 @pytest.mark.parametrize("outcome", sorted(set(OUTCOMES) - ENDS_TASK))
-async def test_a_last_attempt_that_counts_fails_the_task(store: Store, outcome: Outcome) -> None:
+async def test_task_fails_after_its_last_attempt_that_counts(store: Store, outcome: Outcome) -> None:
     made = await steps.add_running_work(store, "a", max_attempts=1)
     await store.run(completion.end, [steps.new_ending(made.id, outcome)])
     counts = OUTCOMES[outcome].counts != "never"
@@ -133,7 +133,7 @@ async def test_a_last_attempt_that_counts_fails_the_task(store: Store, outcome: 
 
 
 def _statements() -> Iterator[tuple[str, str]]:
-    """Every text in the modules of the store, and the SQL of the migrations, with the file that has it."""
+    """Yield every text in the modules of the store and in the migrations, with the name of its file."""
     for file in sorted((ROOT / "migrations" / "versions").rglob("*.sql")):
         yield file.name, file.read_text()
     for file in sorted([*STORE.rglob("*.py"), *(ROOT / "migrations" / "versions").glob("*.py")]):
@@ -154,11 +154,11 @@ def test_statements_name_no_other_states_and_outcomes() -> None:
     assert seen > set(OUTCOMES)
 
 
-def test_broker_top_has_styles_for_states_and_outcomes_alone() -> None:
+def test_broker_top_has_styles_only_for_states_and_outcomes() -> None:
     assert set(TOOL_STATES) <= set(view._STYLES) <= set(STATES)
 
 
-def test_the_dashboard_has_every_colour_in_both_themes_and_names_no_outcome_itself() -> None:
+def test_dashboard_has_every_colour_in_both_themes_and_no_outcome_names() -> None:
     style = (DASHBOARD / "style.css").read_text()
     for colour in get_args(states.Colour):
         assert len(re.findall(rf"^ +--{colour}: ", style, re.MULTILINE)) == 2, colour
@@ -166,12 +166,12 @@ def test_the_dashboard_has_every_colour_in_both_themes_and_names_no_outcome_itse
         assert not re.search(r"\btimed_out\b|[\"']released\b", module.read_text()), module.name
 
 
-def test_the_dashboard_words_only_verdicts_that_there_are() -> None:
+def test_dashboard_has_texts_only_for_existing_verdicts() -> None:
     [table] = re.findall(r"const VERDICTS = \{(.*?)\};", (DASHBOARD / "waiting.js").read_text(), re.DOTALL)
     assert set(re.findall(r"^ +(\w+):", table, re.MULTILINE)) <= set(get_args(Verdict))
 
 
-def test_alerts_and_documentation_name_the_outcomes_that_they_mean() -> None:
+def test_alerts_and_documentation_list_the_outcomes_of_the_table() -> None:
     alerts = (ROOT / "containers" / "prometheus" / "alerts.yml").read_text()
     wrong, neither = (
         {frozenset(names.split("|")) for names in re.findall(rf'outcome{sign}"([^"]+)"', alerts)}
