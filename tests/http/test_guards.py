@@ -80,7 +80,7 @@ DELETE /v1/keys/{key}
 """
 REQUESTS = [(line.split()[0], line.split()[1], line.split()[2:]) for line in TABLE.strip().splitlines()]
 PATHS_WITHOUT_KEY = ["/health/live", "/health/ready", "/docs", "/openapi.json", "/"]
-FOLDERS = ["/docs/assets/{}", "/dashboard/{}"]
+FOLDERS = ["/docs/assets/{}", "/dashboard/{}", "/help", "/help/{}"]
 FILES_WITHOUT_KEY = ["/docs/assets/start.js", "/dashboard/main.js"]
 CALLERS = ("submitter", "tool", "token", "assigner", "operator", "admin")
 # The id of a task may also be a path of the API.

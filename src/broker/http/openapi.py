@@ -73,20 +73,10 @@ _IN_PATHS: dict[str, tuple[Any, str]] = {
 }
 
 _RETRY_AFTER = {
-    "Retry-After": {
-        "description": "Seconds until the next try.",
-        "required": True,
-        "schema": {"type": "integer"},
-    }
+    "Retry-After": {"description": "Seconds to wait.", "required": True, "schema": {"type": "integer"}}
 }
 _HEADERS: dict[int, JsonObject] = {
-    401: {
-        "WWW-Authenticate": {
-            "description": "The scheme: `Bearer`.",
-            "required": True,
-            "schema": {"type": "string"},
-        }
-    },
+    401: {"WWW-Authenticate": {"description": "`Bearer`.", "required": True, "schema": {"type": "string"}}},
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }
@@ -97,10 +87,7 @@ _TRACE: dict[str, tuple[str, str]] = {
         "The trace and span of the submission (W3C Trace Context). The broker ignores invalid values.",
         "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     ),
-    "tracestate": (
-        "Data of the tracing systems. The broker ignores it without a `traceparent`.",
-        "lab=beam-4",
-    ),
+    "tracestate": ("Data of tracing systems. Ignored without a `traceparent`.", "lab=beam-4"),
 }
 _RETURNED_TRACE: JsonObject = {
     name: {"description": text, "schema": {"type": "string"}}
@@ -262,7 +249,7 @@ def _stream(events: Mapping[str, type[Struct]]) -> str:
 def _error_response(errors: tuple[type[BrokerError], ...]) -> JsonObject:
     examples = {error.code: _ref("examples", error.code) for error in errors}
     described: JsonObject = {
-        "description": "; or: ".join(error.title for error in errors),
+        "description": " Or: ".join(f"{error.title}." for error in errors),
         "content": {problems.MEDIA_TYPE: {"schema": _ref("schemas", Problem.__name__), "examples": examples}},
     }
     if headers := _HEADERS.get(errors[0].status):

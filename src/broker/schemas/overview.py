@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from broker.schemas.states import Outcome, TaskState, ToolState, WorkState
-from broker.schemas.tasks import AttemptsSoFar, CurrentTaskState, Remark, VerdictDetail, VerdictWord
+from broker.schemas.tasks import AttemptsSoFar, CurrentRemark, CurrentTaskState, VerdictDetail, VerdictWord
 from broker.schemas.values import (
     AssignedAt,
     AssignerSeenAt,
@@ -131,7 +131,7 @@ class WaitingTask(Struct, kw_only=True):
     created_at: CreatedAt
     verdict: VerdictWord
     detail: VerdictDetail
-    remark: Remark
+    remark: CurrentRemark
 
 
 class WaitingTasks(Struct, kw_only=True):

@@ -24,7 +24,7 @@ from broker.schemas.values import (
 AttemptsSoFar = Annotated[
     int, Meta(description="Number of attempts that have counted so far. 0 before the first has ended.")
 ]
-Remark = Annotated[
+CurrentRemark = Annotated[
     str | None,
     Meta(description="The assigner's explanation why the task still waits. Null after the task is assigned."),
 ]
@@ -115,7 +115,7 @@ class Task(Struct, kw_only=True):
     work_id: Annotated[
         UUID | None, Meta(description="Id of the work in progress. Null if no tool has the task.")
     ]
-    remark: Remark
+    remark: CurrentRemark
     result: Annotated[JSON, Meta(description="The result of a task that has succeeded. Otherwise null.")]
     error: Annotated[str | None, Meta(description="The error of the last attempt that did not succeed.")]
     ended_at: Annotated[
@@ -155,7 +155,7 @@ class Explanation(Struct, kw_only=True):
     state: CurrentTaskState
     verdict: VerdictWord
     detail: VerdictDetail
-    remark: Remark
+    remark: CurrentRemark
     available_tools: Annotated[int, Meta(description="Number of available tools.")]
     assigner_seen_at: AssignerSeenAt
 
