@@ -1,4 +1,4 @@
-"""The trace context of a submission reaches the tool that does the task, even if the broker sends no traces."""
+"""The trace context of a submission reaches the tool that does the task, even if tracing is off."""
 
 import asyncpg
 import httpx
