@@ -171,7 +171,7 @@ class CountingLitestar:
 
 @pytest.fixture
 def litestar(broker: Running, monkeypatch: pytest.MonkeyPatch) -> CountingLitestar:
-    """The broker's Litestar application behind the fast path."""
+    """Count the requests that reach Litestar behind the fast path."""
     return count_requests(broker, monkeypatch)
 
 

@@ -119,7 +119,7 @@ CreateWorld = Callable[[str], Awaitable[World]]
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def secrets(database: str) -> dict[str, str]:
-    """A key for each role, and a second one for a submitter and a tool."""
+    """Create a key for each role, and a second one for a submitter and a tool."""
     async with open_store(database) as store:
         made = {role: await make_key(store, role, role) for role in ROLES}
         made["another submitter"] = await make_key(store, "another-submitter", "submitter")
@@ -129,7 +129,7 @@ async def secrets(database: str) -> dict[str, str]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def broker(database: str, secrets: dict[str, str]) -> AsyncIterator[Running]:
-    """A broker with keys."""
+    """Run a broker with keys."""
     settings = Settings(database_url=database, fallback_seconds=60, admin_key=ADMIN_KEY)
     async with running_broker(settings) as running:
         yield running
@@ -137,7 +137,7 @@ async def broker(database: str, secrets: dict[str, str]) -> AsyncIterator[Runnin
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def http(broker: Running, sql: asyncpg.Connection, unchanged: dict[str, World]) -> httpx.AsyncClient:
-    """A client without a key, for a broker that has only keys."""
+    """Return a client without a key, for a broker that has only keys."""
     await delete_rows(sql)
     unchanged.clear()
     return broker.client
@@ -145,7 +145,7 @@ async def http(broker: Running, sql: asyncpg.Connection, unchanged: dict[str, Wo
 
 @pytest.fixture(scope="module")
 def unchanged() -> dict[str, World]:
-    """The unchanged worlds in the broker. Empty if a test has changed them."""
+    """Keep the unchanged worlds of the broker. Empty if a test has changed them."""
     return {}
 
 
@@ -153,7 +153,7 @@ def unchanged() -> dict[str, World]:
 async def worlds(
     broker: Running, sql: asyncpg.Connection, secrets: dict[str, str], unchanged: dict[str, World]
 ) -> dict[str, World]:
-    """The worlds `theirs` and `others`, unchanged. A test that changes one empties the dictionary."""
+    """Return the worlds `theirs` and `others`, unchanged. A test that changes one empties the dictionary."""
     if not unchanged:
         await delete_rows(sql)
         create = world_creator(broker.client, secrets)
@@ -163,7 +163,7 @@ async def worlds(
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def create(http: httpx.AsyncClient, secrets: dict[str, str]) -> CreateWorld:
-    """A function that creates a world: `theirs`, or one that belongs to other keys."""
+    """Return a function that creates a world: `theirs`, or one that belongs to other keys."""
     return world_creator(http, secrets)
 
 

@@ -43,7 +43,7 @@ COMMON_CODES |= {"malformed_request", "request_timeout", "headers_too_large"}
 
 @pytest.fixture(scope="module")
 def url(database: str) -> Iterator[str]:
-    """A broker in another process, because the clients in this module are synchronous."""
+    """Run a broker in another process, because the clients in this module are synchronous."""
     with serving(BROKER_DATABASE_URL=database, BROKER_ADMIN_KEY=KEY) as (_, url):
         asyncio.run(wait_until_ready(url))
         yield url
@@ -51,7 +51,7 @@ def url(database: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def document() -> Json:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     return description.make()
 
 

@@ -1,4 +1,4 @@
-"""A client that is slow, silent or greedy hurts only itself: over bare sockets, on the loop that serves."""
+"""A client that is slow, silent or greedy affects only itself. The tests use plain sockets."""
 
 import asyncio
 import json
@@ -33,52 +33,52 @@ no_logged_errors = wire.no_logged_errors
 PATIENT: Json = {"header_timeout_seconds": 600, "body_timeout_seconds": 3600, "send_timeout_seconds": 3600}
 
 
-async def sweeps(broker: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Return when all connections that have a deadline were looked at so many times."""
+async def wait_for_sweeps(broker: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Wait until the server has checked the deadlines of all connections this many times."""
     seen = 0
     sweep = server_state(broker).sweep
 
-    def counted() -> None:
+    def counting_sweep() -> None:
         nonlocal seen
         sweep()
         seen += 1
 
-    monkeypatch.setattr(server_state(broker), "sweep", counted)
+    monkeypatch.setattr(server_state(broker), "sweep", counting_sweep)
     await wait_until(lambda: seen >= count)
     monkeypatch.setattr(server_state(broker), "sweep", sweep)
 
 
-# A request that does not come
+# Incomplete requests
 
 
-async def test_a_client_that_says_nothing_is_let_go_of(serve: Serve) -> None:
+async def test_idle_client_is_disconnected(serve: Serve) -> None:
     broker = await serve(header_timeout_seconds=0.2)
     async with connect_client(broker) as client:
         assert await client.read_to_end() == b""
 
 
-@pytest.mark.parametrize("begun", [b"G", b"GET /health/live HTTP/1.1\r\nHost:", LIVE[:-1]])
-async def test_headers_that_do_not_come_in_time_are_told_so(serve: Serve, begun: bytes) -> None:
+@pytest.mark.parametrize("partial", [b"G", b"GET /health/live HTTP/1.1\r\nHost:", LIVE[:-1]])
+async def test_incomplete_headers_get_408_after_the_timeout(serve: Serve, partial: bytes) -> None:
     broker = await serve(header_timeout_seconds=0.2)
     async with connect_client(broker) as client:
-        client.send(begun)
+        client.send(partial)
         (await client.read_response()).assert_problem(408, "request_timeout")
         assert await client.read_to_end() == b""
 
 
-async def test_headers_that_come_a_byte_at_a_time_do_not_have_longer(serve: Serve) -> None:
+async def test_slow_headers_do_not_extend_the_timeout(serve: Serve) -> None:
     broker = await serve(header_timeout_seconds=0.5)
     async with connect_client(broker) as client:
         client.send(b"GET /health/live HTTP/1.1\r\nx: ")
-        answer = asyncio.create_task(client.read_response())
+        response = asyncio.create_task(client.read_response())
         async with asyncio.timeout(WITHIN):
-            while not answer.done():
+            while not response.done():
                 client.send(b"x")
                 await asyncio.sleep(0.02)
-        answer.result().assert_problem(408, "request_timeout")
+        response.result().assert_problem(408, "request_timeout")
 
 
-async def test_on_a_kept_connection_the_time_runs_from_the_first_byte_of_a_request(
+async def test_header_timeout_on_a_reused_connection_starts_with_the_first_byte(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = await serve(header_timeout_seconds=0.2)
@@ -86,13 +86,13 @@ async def test_on_a_kept_connection_the_time_runs_from_the_first_byte_of_a_reque
         for _ in range(2):
             client.send(LIVE)
             assert (await client.read_response()).status == 200
-            await sweeps(broker, monkeypatch, 2)
+            await wait_for_sweeps(broker, monkeypatch, 2)
         client.send(LIVE[:20])
         (await client.read_response()).assert_problem(408, "request_timeout")
         assert await client.read_to_end() == b""
 
 
-async def test_empty_lines_between_requests_keep_nothing_waiting(
+async def test_empty_lines_between_requests_start_no_timeout(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = await serve(header_timeout_seconds=0.2)
@@ -100,15 +100,15 @@ async def test_empty_lines_between_requests_keep_nothing_waiting(
         client.send(LIVE)
         assert (await client.read_response()).status == 200
         client.send(b"\r\n\r\n")
-        await sweeps(broker, monkeypatch, 2)
+        await wait_for_sweeps(broker, monkeypatch, 2)
         assert not server_state(broker).timed
         client.send(LIVE)
         assert (await client.read_response()).status == 200
 
 
-# The second goes through all of Litestar.
+# Litestar handles the second request, the fast path the first.
 @pytest.mark.parametrize("headers", ["", "Prefer: wait=0\r\n"])
-async def test_a_body_that_does_not_come_in_time_is_told_so(
+async def test_incomplete_body_gets_408_after_the_timeout(
     serve: Serve, no_logged_errors: None, headers: str
 ) -> None:
     broker = await serve(body_timeout_seconds=0.2)
@@ -121,17 +121,17 @@ async def test_a_body_that_does_not_come_in_time_is_told_so(
     assert server_state(broker).body_bytes == 0
 
 
-async def test_a_body_that_comes_steadily_has_longer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_steady_body_extends_the_timeout(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = await serve(body_timeout_seconds=0.2)
     body = task_body(60_000)
     async with connect_client(broker) as client:
         client.send(post(body[:50_000], length=len(body)))
-        await sweeps(broker, monkeypatch, 3)
+        await wait_for_sweeps(broker, monkeypatch, 3)
         client.send(body[50_000:])
         assert (await client.read_response()).status == 201
 
 
-async def test_what_was_answered_early_is_not_answered_again_when_its_body_does_not_come(
+async def test_request_with_an_early_response_gets_no_second_one_when_its_body_is_late(
     serve: Serve,
 ) -> None:
     broker = await serve(body_timeout_seconds=0.2)
@@ -141,7 +141,7 @@ async def test_what_was_answered_early_is_not_answered_again_when_its_body_does_
         assert await client.read_to_end() == b""
 
 
-async def test_a_connection_is_kept_when_the_rest_of_a_body_comes_after_the_answer(serve: Serve) -> None:
+async def test_connection_stays_open_if_the_rest_of_a_body_follows_the_response(serve: Serve) -> None:
     broker = await serve(max_body_bytes=1024)
     async with connect_client(broker) as client:
         client.send(post(b"x", length=2000))
@@ -152,60 +152,60 @@ async def test_a_connection_is_kept_when_the_rest_of_a_body_comes_after_the_answ
     assert server_state(broker).body_bytes == 0
 
 
-async def test_a_request_that_waits_has_no_deadline(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_poll_has_no_deadline(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = await serve(header_timeout_seconds=0.2, body_timeout_seconds=0.2, send_timeout_seconds=0.2)
     await api.add_tool(broker.client)
     async with connect_client(broker) as client:
         client.send(b"GET /v1/tools/t/work?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await sweeps(broker, monkeypatch, 3)
+        await wait_for_sweeps(broker, monkeypatch, 3)
         assert not server_state(broker).timed
         await broker.stop()
         assert (await client.read_response()).body == b'{"items":[]}'
 
 
-# An answer that is not read
+# Unread responses
 
 
-@pytest.mark.parametrize("afterwards", [b"keep-alive", b"close"])
-async def test_a_client_that_never_reads_is_let_go_of(
-    serve: Serve, no_logged_errors: None, afterwards: bytes
+@pytest.mark.parametrize("connection_header", [b"keep-alive", b"close"])
+async def test_client_that_never_reads_is_disconnected(
+    serve: Serve, no_logged_errors: None, connection_header: bytes
 ) -> None:
     broker = await serve(send_timeout_seconds=0.2)
     await api.add_task(broker.client, "big", payload="x" * BIG_SIZE)
     before = len(server_state(broker).connections)
     with unread_socket(broker) as client:
-        client.sendall(BIG % afterwards)
+        client.sendall(BIG % connection_header)
         await wait_until(lambda: len(server_state(broker).connections) > before)
         await wait_until(lambda: len(server_state(broker).connections) == before)
         await wait_until(lambda: not server_state(broker).tasks)
 
 
-async def test_a_client_that_reads_slowly_gets_all_of_its_answer(
+async def test_client_that_reads_slowly_gets_the_complete_response(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = await serve(send_timeout_seconds=2)
     await api.add_task(broker.client, "big", payload="x" * BIG_SIZE)
     with unread_socket(broker) as client:
         client.sendall(BIG % b"close")
-        got = 0
+        received = 0
         for _ in range(4):
-            got += await _read(client, 2**20)
-            await sweeps(broker, monkeypatch, 1)
-        got += await _read(client, 2 * BIG_SIZE)
-    assert got > BIG_SIZE
+            received += await _read(client, 2**20)
+            await wait_for_sweeps(broker, monkeypatch, 1)
+        received += await _read(client, 2 * BIG_SIZE)
+    assert received > BIG_SIZE
 
 
 async def _read(client: socket.socket, count: int) -> int:
-    """Read about so much, or to the end; how much that was."""
+    """Read about `count` bytes, or to the end. Return the number of bytes read."""
     client.setblocking(False)
-    got = 0
+    received = 0
     async with asyncio.timeout(WITHIN):
-        while got < count and (part := await asyncio.get_running_loop().sock_recv(client, 2**18)):
-            got += len(part)
-    return got
+        while received < count and (part := await asyncio.get_running_loop().sock_recv(client, 2**18)):
+            received += len(part)
+    return received
 
 
-async def test_a_client_that_goes_ends_all_that_it_asked_for(broker: Running, no_logged_errors: None) -> None:
+async def test_disconnect_ends_all_requests_of_the_client(broker: Running, no_logged_errors: None) -> None:
     await api.add_tool(broker.client)
     polls = b"GET /v1/tools/t/work?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3
     async with connect_client(broker) as client:
@@ -214,18 +214,18 @@ async def test_a_client_that_goes_ends_all_that_it_asked_for(broker: Running, no
     await wait_until(lambda: not server_state(broker).tasks)
 
 
-# Too many
+# Limits
 
 
-async def test_one_connection_too_many_is_told_so_and_hurts_no_other(serve: Serve) -> None:
+async def test_connection_above_the_limit_gets_503_and_affects_no_other(serve: Serve) -> None:
     broker = await serve(max_connections=3, **PATIENT)
     async with connect_client(broker) as first:
         async with connect_client(broker):
             await wait_until(lambda: len(server_state(broker).connections) == 3)
             async with connect_client(broker) as fourth:
-                answer = await fourth.read_response()
-                answer.assert_problem(503, "unavailable")
-                assert answer.headers["retry-after"] == "1"
+                response = await fourth.read_response()
+                response.assert_problem(503, "unavailable")
+                assert response.headers["retry-after"] == "1"
                 assert await fourth.read_to_end() == b""
             first.send(LIVE)
             assert (await first.read_response()).status == 200
@@ -237,7 +237,7 @@ async def test_one_connection_too_many_is_told_so_and_hurts_no_other(serve: Serv
         await wait_until(lambda: not server_state(broker).turned_away)
 
 
-async def test_one_too_many_hears_so_while_it_still_sends(serve: Serve) -> None:
+async def test_connection_above_the_limit_gets_503_while_it_still_sends(serve: Serve) -> None:
     broker = await serve(max_connections=1, **PATIENT)
     for _ in range(20):
         async with connect_client(broker) as client:
@@ -247,20 +247,20 @@ async def test_one_too_many_hears_so_while_it_still_sends(serve: Serve) -> None:
     assert len(server_state(broker).connections) == 1
 
 
-async def test_of_a_thousand_too_many_every_one_is_told_so(serve: Serve) -> None:
+async def test_each_of_a_thousand_connections_above_the_limit_gets_503(serve: Serve) -> None:
     broker = await serve(max_connections=1, **PATIENT)
 
-    async def knock() -> None:
+    async def connect_and_get_503() -> None:
         async with connect_client(broker) as client:
             (await client.read_response()).assert_problem(503, "unavailable")
 
-    await asyncio.gather(*(knock() for _ in range(1_000)))
+    await asyncio.gather(*(connect_and_get_503() for _ in range(1_000)))
     assert (await broker.client.get("/health/live")).status_code == 200
     await wait_until(lambda: not server_state(broker).turned_away)
 
 
-def room(limits: tuple[int, int], wanted: int) -> tuple[list[int], str]:
-    """The connections and the limit that a process with such limits comes to, and what it logs."""
+def limits_of_process(limits: tuple[int, int], wanted: int) -> tuple[list[int], str]:
+    """Return the limits of connections and files that a process sets with these limits, and its log."""
     code = (
         "import resource; from broker.telemetry import logs;"
         "from broker.server.connections import Connections;"
@@ -272,16 +272,16 @@ def room(limits: tuple[int, int], wanted: int) -> tuple[list[int], str]:
     return [int(number) for number in done.stdout.split()], done.stderr
 
 
-def test_there_may_be_as_many_files_as_connections_need_and_no_more_connections_than_files() -> None:
-    assert room((300, 1000), 500) == ([500, 700, 1000], "")
-    assert room((900, 1000), 500) == ([500, 900, 1000], "")
-    counts, said = room((300, 1000), 5000)
+def test_limits_of_open_files_and_connections_fit_each_other() -> None:
+    assert limits_of_process((300, 1000), 500) == ([500, 700, 1000], "")
+    assert limits_of_process((900, 1000), 500) == ([500, 900, 1000], "")
+    counts, log = limits_of_process((300, 1000), 5000)
     assert counts == [800, 1000, 1000]
-    assert said.count("BROKER_MAX_CONNECTIONS") == 1
-    assert json.loads(said)["level"] == "warning"
+    assert log.count("BROKER_MAX_CONNECTIONS") == 1
+    assert json.loads(log)["level"] == "warning"
 
 
-async def test_bodies_that_are_too_much_together_are_told_so_until_there_is_room(serve: Serve) -> None:
+async def test_bodies_above_the_total_limit_get_503_until_memory_is_free(serve: Serve) -> None:
     broker = await serve(max_body_bytes_in_all=100_000, **PATIENT)
     body = task_body(60_000)
     async with connect_client(broker) as first:
@@ -289,9 +289,9 @@ async def test_bodies_that_are_too_much_together_are_told_so_until_there_is_room
         await wait_until(lambda: server_state(broker).body_bytes == len(body) - 1)
         async with connect_client(broker) as second:
             second.send(post(body))
-            answer = await second.read_response()
-            answer.assert_problem(503, "unavailable")
-            assert answer.headers["retry-after"] == "1"
+            response = await second.read_response()
+            response.assert_problem(503, "unavailable")
+            assert response.headers["retry-after"] == "1"
             assert await second.read_to_end() == b""
         assert server_state(broker).body_bytes == len(body) - 1
         assert (await broker.client.get("/health/live")).status_code == 200
@@ -303,7 +303,7 @@ async def test_bodies_that_are_too_much_together_are_told_so_until_there_is_room
     assert server_state(broker).body_bytes == 0
 
 
-async def test_the_body_of_a_client_that_goes_is_counted_no_longer(
+async def test_body_of_a_disconnected_client_is_no_longer_counted(
     serve: Serve, no_logged_errors: None
 ) -> None:
     broker = await serve(**PATIENT)
@@ -314,7 +314,7 @@ async def test_the_body_of_a_client_that_goes_is_counted_no_longer(
         await wait_until(lambda: server_state(broker).body_bytes == 0 and not server_state(broker).tasks)
 
 
-async def test_of_very_many_requests_at_once_few_are_queued_and_all_are_answered(broker: Running) -> None:
+async def test_thousands_of_pipelined_requests_get_responses_with_a_short_queue(broker: Running) -> None:
     await api.add_tool(broker.client)
     poll = b"GET /v1/tools/t/work?wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     body = post(task_body())
@@ -328,25 +328,25 @@ async def test_of_very_many_requests_at_once_few_are_queued_and_all_are_answered
     await wait_until(lambda: server_state(broker).body_bytes == 0)
 
 
-async def test_what_comes_behind_a_request_is_bounded_too(serve: Serve) -> None:
+async def test_pipelined_data_counts_towards_the_total_limit(serve: Serve) -> None:
     broker = await serve(max_body_bytes_in_all=10_000, **PATIENT)
     await api.add_tool(broker.client)
     async with connect_client(broker) as client:
         client.send(b"GET /v1/tools/t/work?wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n" + LIVE * 1000)
         assert (await client.read_response()).status == 200
-        answers = (await client.read_to_end()).decode().split("HTTP/1.1 ")[1:]
-        assert answers[-1].startswith("503")
-        assert {answer[:3] for answer in answers[:-1]} <= {"200"}
+        responses = (await client.read_to_end()).decode().split("HTTP/1.1 ")[1:]
+        assert responses[-1].startswith("503")
+        assert {response[:3] for response in responses[:-1]} <= {"200"}
     assert server_state(broker).body_bytes == 0
 
 
-# All of them at once
+# Everything at the same time
 
 
-async def test_a_thousand_bad_clients_do_not_hinder_a_good_one(serve: Serve, no_logged_errors: None) -> None:
+async def test_a_thousand_bad_clients_do_not_affect_a_good_one(serve: Serve, no_logged_errors: None) -> None:
     broker = await serve(header_timeout_seconds=2, body_timeout_seconds=2, send_timeout_seconds=2)
     before = len(server_state(broker).connections)
-    asked = (
+    requests = (
         b"",
         LIVE[:30],
         post(task_body()[:3], length=11),
@@ -354,13 +354,15 @@ async def test_a_thousand_bad_clients_do_not_hinder_a_good_one(serve: Serve, no_
         LARGE * 3,
         b"\x00",
     )
-    bad = []
+    bad_clients = []
     for number in range(1_000):
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        bad.append(client)
-        await asyncio.get_running_loop().sock_connect(_unblocked(client), ("127.0.0.1", port_of(broker)))
-        client.send(asked[number % len(asked)])
+        bad_clients.append(client)
+        await asyncio.get_running_loop().sock_connect(
+            _set_nonblocking(client), ("127.0.0.1", port_of(broker))
+        )
+        client.send(requests[number % len(requests)])
         if number % 7 == 0:
             client.shutdown(socket.SHUT_WR)
     try:
@@ -372,10 +374,10 @@ async def test_a_thousand_bad_clients_do_not_hinder_a_good_one(serve: Serve, no_
         assert not server_state(broker).tasks
         assert server_state(broker).body_bytes == 0
     finally:
-        for client in bad:
+        for client in bad_clients:
             client.close()
 
 
-def _unblocked(client: socket.socket) -> socket.socket:
+def _set_nonblocking(client: socket.socket) -> socket.socket:
     client.setblocking(False)
     return client

@@ -1,4 +1,4 @@
-"""How an answer goes over its connection: in one piece, and nothing of it waits for what may never come."""
+"""A response is sent with few writes, and no part of it waits for a later part that may never exist."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,8 +8,8 @@ import pytest
 from broker.server.connections.response_writer import ResponseWriter
 
 
-class Wire(asyncio.Transport):
-    """A connection that remembers what was sent over it, piece by piece."""
+class RecordingTransport(asyncio.Transport):
+    """A transport that records each write."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -30,63 +30,63 @@ class Wire(asyncio.Transport):
 
 
 @pytest.fixture
-def wire() -> Wire:
-    return Wire()
+def transport() -> RecordingTransport:
+    return RecordingTransport()
 
 
-async def until_free() -> None:
-    """Let the event loop do all that is to be done now."""
+async def run_pending_callbacks() -> None:
+    """Let the event loop run all callbacks that are due."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
 
-async def test_head_and_body_go_together(wire: Wire) -> None:
-    answer = ResponseWriter(wire)
-    answer.write(b"head,")
-    answer.write(b"body")
-    assert wire.sent == [b"head,body"]
-    await until_free()
-    assert wire.sent == [b"head,body"]
+async def test_head_and_body_are_sent_together(transport: RecordingTransport) -> None:
+    writer = ResponseWriter(transport)
+    writer.write(b"head,")
+    writer.write(b"body")
+    assert transport.sent == [b"head,body"]
+    await run_pending_callbacks()
+    assert transport.sent == [b"head,body"]
 
 
-async def test_a_head_that_nothing_follows_yet_is_sent(wire: Wire) -> None:
-    answer = ResponseWriter(wire)
-    answer.write(b"head")
-    await until_free()
-    assert wire.sent == [b"head"]
+async def test_head_without_a_body_yet_is_sent(transport: RecordingTransport) -> None:
+    writer = ResponseWriter(transport)
+    writer.write(b"head")
+    await run_pending_callbacks()
+    assert transport.sent == [b"head"]
 
 
-async def test_what_follows_goes_as_it_comes(wire: Wire) -> None:
-    answer = ResponseWriter(wire)
-    answer.write(b"head,")
+async def test_later_parts_of_the_body_are_sent_at_once(transport: RecordingTransport) -> None:
+    writer = ResponseWriter(transport)
+    writer.write(b"head,")
     for piece in (b"one", b"two", b"three"):
-        answer.write(piece)
-    assert wire.sent == [b"head,one", b"two", b"three"]
-    later = ResponseWriter(wire)
+        writer.write(piece)
+    assert transport.sent == [b"head,one", b"two", b"three"]
+    later = ResponseWriter(transport)
     later.write(b"head")
-    await until_free()
+    await run_pending_callbacks()
     later.write(b"one")
-    assert wire.sent[3:] == [b"head", b"one"]
+    assert transport.sent[3:] == [b"head", b"one"]
 
 
-async def test_a_body_without_a_byte_lets_its_head_go(wire: Wire) -> None:
-    answer = ResponseWriter(wire)
-    answer.write(b"head")
-    answer.write(b"")
-    assert wire.sent == [b"head"]
+async def test_empty_body_sends_the_head(transport: RecordingTransport) -> None:
+    writer = ResponseWriter(transport)
+    writer.write(b"head")
+    writer.write(b"")
+    assert transport.sent == [b"head"]
 
 
-async def test_a_head_is_sent_before_its_connection_is_closed(wire: Wire) -> None:
-    answer = ResponseWriter(wire)
-    answer.write(b"head")
-    answer.close()
-    assert (wire.sent, wire.closed, answer.is_closing()) == ([b"head"], True, True)
-    await until_free()
+async def test_head_is_sent_before_the_connection_closes(transport: RecordingTransport) -> None:
+    writer = ResponseWriter(transport)
+    writer.write(b"head")
+    writer.close()
+    assert (transport.sent, transport.closed, writer.is_closing()) == ([b"head"], True, True)
+    await run_pending_callbacks()
 
 
-async def test_over_a_connection_that_is_gone_nothing_is_sent(wire: Wire) -> None:
-    answer = ResponseWriter(wire)
-    answer.write(b"head")
-    wire.close()
-    await until_free()
-    assert wire.sent == []
+async def test_nothing_is_sent_on_a_closed_connection(transport: RecordingTransport) -> None:
+    writer = ResponseWriter(transport)
+    writer.write(b"head")
+    transport.close()
+    await run_pending_callbacks()
+    assert transport.sent == []

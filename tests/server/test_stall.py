@@ -1,6 +1,6 @@
-"""No request body holds up the requests of others: a probe runs while the largest bodies are read.
+"""A large request body does not delay other requests, which a probe sends meanwhile.
 
-These tests measure times, so nothing else may run beside them: only `make stall` runs them.
+These tests measure times, so no other test may run beside them. Only `make stall` runs them.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ database = shared_database
 SIZE = Settings().max_body_bytes
 SLOWEST_SECONDS = 0.25
 IDLE_SECONDS = 2
-# Other programs may hold up a probe, too: what the body does, it does every time.
+# Other programs may also delay the probe. An effect of the body occurs every time.
 TRIES = 3
-# Each takes another way through the code, and little time in the database.
+# Each shape exercises another part of the code, and little of the database.
 SHAPES = (
     "ones beside a UUID with an exponent",
     "large numbers",
@@ -42,7 +42,7 @@ SUBMIT_MANY = next(endpoint for endpoint in ENDPOINTS if str(endpoint) == "POST 
 
 
 class Broker(NamedTuple):
-    """A broker that runs in a process of its own, a client and a probe, and how slow the probe is alone."""
+    """A client and a probe of a broker in another process, and the delay of the probe without load."""
 
     sender: stall.Sender
     probe: stall.Probe
@@ -59,7 +59,7 @@ async def broker(database: str) -> Any:
             yield Broker(sender, probe, probe.slowest(began).waited)
 
 
-async def test_the_corpus_has_forty_shapes_of_the_largest_size_for_every_endpoint() -> None:
+async def test_every_endpoint_has_forty_shapes_of_bodies() -> None:
     assert len(stall.SHAPES) >= 40
     for endpoint in ENDPOINTS:
         sizes = {shape: len(stall.body(endpoint, shape, 2**20)) for shape in stall.SHAPES}
@@ -68,20 +68,22 @@ async def test_the_corpus_has_forty_shapes_of_the_largest_size_for_every_endpoin
 
 @pytest.mark.alone
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
-async def test_no_endpoint_lets_a_large_body_hold_up_others(broker: Broker, endpoint: stall.Endpoint) -> None:
-    holds_up_nobody(broker, endpoint, "many unknown members")
+async def test_large_body_at_any_endpoint_does_not_delay_other_requests(
+    broker: Broker, endpoint: stall.Endpoint
+) -> None:
+    assert_no_delay(broker, endpoint, "many unknown members")
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_large_task_holds_up_nobody(broker: Broker, shape: str) -> None:
-    holds_up_nobody(broker, SUBMIT, shape)
+async def test_large_task_does_not_delay_other_requests(broker: Broker, shape: str) -> None:
+    assert_no_delay(broker, SUBMIT, shape)
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("shape", stall.ITEMS)
-async def test_a_large_batch_holds_up_nobody(broker: Broker, shape: str) -> None:
-    holds_up_nobody(broker, SUBMIT_MANY, shape)
+async def test_large_batch_does_not_delay_other_requests(broker: Broker, shape: str) -> None:
+    assert_no_delay(broker, SUBMIT_MANY, shape)
 
 
 def combinations() -> Iterator[Any]:
@@ -93,12 +95,14 @@ def combinations() -> Iterator[Any]:
 @pytest.mark.alone
 @pytest.mark.thorough
 @pytest.mark.parametrize(("endpoint", "shape"), [*combinations()])
-async def test_no_large_body_holds_up_anybody(broker: Broker, endpoint: stall.Endpoint, shape: str) -> None:
-    holds_up_nobody(broker, endpoint, shape)
+async def test_no_shape_of_a_large_body_delays_other_requests_at_any_endpoint(
+    broker: Broker, endpoint: stall.Endpoint, shape: str
+) -> None:
+    assert_no_delay(broker, endpoint, shape)
 
 
-def holds_up_nobody(broker: Broker, endpoint: stall.Endpoint, shape: str) -> None:
-    """Send a body, and check that the probe's requests waited no longer than they may."""
+def assert_no_delay(broker: Broker, endpoint: stall.Endpoint, shape: str) -> None:
+    """Send a body, and check that the requests of the probe were not delayed."""
     content = stall.body(endpoint, shape, SIZE)
     slowest = []
     for _ in range(TRIES):
