@@ -418,7 +418,9 @@ async def test_the_recipe_for_postgresqls_own_programs_does_the_same(
     http: httpx.AsyncClient, postgres: str, database: str, sql: asyncpg.Connection, empty: str, tmp_path: Path
 ) -> None:
     await add_task(http)
-    [recipe] = [block.code for block in markdown.blocks(PAGE) if block.directive == "file: dump-and-restore.sh"]
+    [recipe] = [
+        block.code for block in markdown.blocks(PAGE) if block.directive == "file: dump-and-restore.sh"
+    ]
     put(tmp_path / "recipe", recipe.encode())
     # Those that come with the broker, which are too new for a server that is old.
     programs = [str(Path(sys.executable).parent)]

@@ -1,4 +1,4 @@
-"""Assigning: a task has at most one work, a tool never more than it can take, whoever asks."""
+"""Assignment: a task has at most one work item, and a tool never more than its capacity allows."""
 
 import asyncio
 import random
@@ -25,33 +25,33 @@ STATES = ["available", "scheduled", "assigned", "failed"]
 def one_after_the_other(
     keys: Sequence[PairKey], states: Mapping[str, str], room: Mapping[str, int]
 ) -> list[str]:
-    """What the contract says, as slowly as it says it: each pair for itself, in order."""
+    """Follow the contract literally: decide on each pair independently, in order."""
     states, room = dict(states), dict(room)
     done: set[PairKey] = set()
-    answers = []
+    results = []
     for key in keys:
         task_id, tool_id = key
         if key in done:
-            answer = "exists"
+            result = "exists"
         elif task_id not in states:
-            answer = "task_not_found"
+            result = "task_not_found"
         elif states[task_id] != "available":
-            answer = "task_unavailable"
+            result = "task_unavailable"
         elif tool_id not in room:
-            answer = "tool_not_found"
+            result = "tool_not_found"
         elif room[tool_id] <= 0:
-            answer = "tool_unavailable"
+            result = "tool_unavailable"
         else:
-            answer = "assigned"
+            result = "assigned"
             states[task_id] = "assigned"
             room[tool_id] -= 1
             done.add(key)
-        answers.append(answer)
-    return answers
+        results.append(result)
+    return results
 
 
 def judged(run: Sequence[PairKey], states: dict[str, str], room: dict[str, int]) -> Iterator[PairStatus]:
-    """What the statement says of a set in which no task comes twice."""
+    """Yield the status that the statement returns for each pair of a set without repeated tasks."""
     for task_id, tool_id in run:
         if task_id not in states:
             yield "task_not_found"
@@ -72,12 +72,12 @@ def judged(run: Sequence[PairKey], states: dict[str, str], room: dict[str, int])
     states=st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(STATES)),
     room=st.dictionaries(st.sampled_from("tuvw"), st.integers(-1, 3)),
 )
-# Refused for its tool's sake, and again for its own, which another tool has taken meanwhile.
+# The repeated pair is first refused because its tool is full, and then because another tool has its task.
 @example(
     keys=[("a", "full"), ("a", "free"), ("a", "full")], states={"a": "available"}, room={"full": 0, "free": 1}
 )
 @settings(max_examples=300, deadline=None)
-def test_assigning_set_by_set_is_assigning_one_after_the_other(
+def test_assigning_in_sets_has_the_results_of_assigning_one_by_one(
     keys: list[PairKey], states: dict[str, str], room: dict[str, int]
 ) -> None:
     expected = one_after_the_other(keys, states, room)
@@ -109,7 +109,9 @@ async def test_a_pair_becomes_work(store: Store, sql: asyncpg.Connection) -> Non
     await steps.check_invariants(sql)
 
 
-async def test_each_pair_of_a_batch_is_answered_in_order(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_batch_returns_the_status_of_each_pair_in_order(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     await steps.submit(store, "a", "b", "c", "d")
     await steps.register(store, "one", "draining", "offline")
     await steps.register(store, "two", capacity=2)
@@ -131,66 +133,64 @@ async def test_each_pair_of_a_batch_is_answered_in_order(store: Store, sql: asyn
         ("d", "two"): "assigned",
         ("b", "two"): "tool_unavailable",
     }
-    answers = await steps.assign(store, *pairs)
-    assert [answer.status for answer in answers] == list(pairs.values())
-    assert [answer.work is not None for answer in answers] == [s == "assigned" for s in pairs.values()]
+    results = await steps.assign(store, *pairs)
+    assert [result.status for result in results] == list(pairs.values())
+    assert [result.work is not None for result in results] == [s == "assigned" for s in pairs.values()]
     await steps.check_invariants(sql)
 
 
-async def test_the_same_pair_again_is_the_same_work(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_repeated_pair_returns_the_same_work(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t", "u", capacity=5)
     first, second = await steps.assign(store, ("a", "t"), ("a", "t"))
     [third] = await steps.assign(store, ("a", "t"))
-    assert [answer.status for answer in (first, second, third)] == ["assigned", "exists", "exists"]
+    assert [result.status for result in (first, second, third)] == ["assigned", "exists", "exists"]
     assert first.work == second.work == third.work
-    assert [answer.status for answer in await steps.assign(store, ("a", "u"))] == ["task_unavailable"]
+    assert [result.status for result in await steps.assign(store, ("a", "u"))] == ["task_unavailable"]
     assert (await steps.get_tool(store, "t")).load == 1
     await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_a_batch_is_answered_as_the_same_pairs_one_by_one(
+async def test_a_batch_has_the_results_of_the_same_pairs_one_by_one(
     store: Store, sql: asyncpg.Connection, seed: int
 ) -> None:
-    chance = random.Random(seed)
+    randomness = random.Random(seed)
     for side in ("batch", "single"):
         await steps.submit(store, *(f"{side}-{number}" for number in range(8)))
         for number in range(3):
             await steps.register(store, f"{side}-tool-{number}", capacity=number + 1)
-    pairs = [(chance.randrange(10), chance.randrange(4)) for _ in range(40)]
+    pairs = [(randomness.randrange(10), randomness.randrange(4)) for _ in range(40)]
 
     def on(side: str) -> list[tuple[str, str]]:
         return [(f"{side}-{task}", f"{side}-tool-{tool}") for task, tool in pairs]
 
-    together = [answer.status for answer in await steps.assign(store, *on("batch"))]
+    together = [result.status for result in await steps.assign(store, *on("batch"))]
     apart = [(await steps.assign(store, pair))[0].status for pair in on("single")]
     assert together == apart
     await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_assigners_at_once_over_the_same_tasks_and_tools(
+async def test_concurrent_assigners_create_one_work_for_each_task_and_fill_each_tool(
     store: Store, sql: asyncpg.Connection, seed: int
 ) -> None:
-    chance = random.Random(seed)
+    randomness = random.Random(seed)
     ids = [f"task-{number}" for number in range(60)]
     homes = [f"tool-{number}" for number in range(8)]
     await steps.submit(store, *ids)
     for number, home in enumerate(homes):
         await steps.register(store, home, capacity=1 + number % 4)
-    batches = [[(chance.choice(ids), chance.choice(homes)) for _ in range(80)] for _ in range(8)]
-    answers = await asyncio.gather(*(steps.assign(store, *batch) for batch in batches))
-    made = [answer.work for batch in answers for answer in batch if answer.status == "assigned"]
+    batches = [[(randomness.choice(ids), randomness.choice(homes)) for _ in range(80)] for _ in range(8)]
+    results = await asyncio.gather(*(steps.assign(store, *batch) for batch in batches))
+    made = [result.work for batch in results for result in batch if result.status == "assigned"]
     assert len(made) == sum(1 + number % 4 for number in range(8))
     assert len({work.task_id for work in made}) == len(made)
     assert {work.id for work in made} == {row["id"] for row in await sql.fetch("select id from work")}
     await steps.check_invariants(sql)
 
 
-async def test_assigners_that_come_from_opposite_ends_do_not_wait_in_a_circle(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_assigners_with_opposite_orders_do_not_deadlock(store: Store, sql: asyncpg.Connection) -> None:
     ids = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     await steps.submit(store, *ids)
     await steps.register(store, "t", "u", capacity=100)
@@ -200,12 +200,12 @@ async def test_assigners_that_come_from_opposite_ends_do_not_wait_in_a_circle(
         await steps.wait_until_blocked(sql, 1)
         down = asyncio.create_task(steps.assign(store, *((id_, "u") for id_ in reversed(ids))))
         await steps.wait_until_blocked(sql, 2)
-    told = Counter(answer.status for answer in [*await up, *await down])
-    assert told == {"assigned": 25, "exists": 1, "task_unavailable": 26}
+    statuses = Counter(result.status for result in [*await up, *await down])
+    assert statuses == {"assigned": 25, "exists": 1, "task_unavailable": 26}
     await steps.check_invariants(sql)
 
 
-async def test_what_another_transaction_took_while_this_one_waited_is_not_taken_again(
+async def test_a_waiting_assigner_does_not_reassign_tasks_and_tools_of_another_one(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a", "b")
@@ -214,7 +214,7 @@ async def test_what_another_transaction_took_while_this_one_waited_is_not_taken_
         await first.run(assignment.assign, [Pair(task_id="a", tool_id="t")])
         late = asyncio.create_task(steps.assign(store, ("a", "u"), ("b", "t"), ("b", "u")))
         await steps.wait_until_blocked(sql)
-    assert [answer.status for answer in await late] == ["task_unavailable", "tool_unavailable", "assigned"]
+    assert [result.status for result in await late] == ["task_unavailable", "tool_unavailable", "assigned"]
     await steps.check_invariants(sql)
 
 
@@ -227,7 +227,7 @@ async def test_a_task_that_ends_while_an_assigner_waits_for_it_is_unavailable(
         await completing.run(completion.complete, [steps.new_ending(made.id)])
         late = asyncio.create_task(steps.assign(store, ("a", "u")))
         await steps.wait_until_blocked(sql)
-    assert [answer.status for answer in await late] == ["task_unavailable"]
+    assert [result.status for result in await late] == ["task_unavailable"]
     await steps.check_invariants(sql)
 
 
@@ -242,14 +242,14 @@ async def test_a_task_that_becomes_due_while_an_assigner_waits_for_it_is_assigne
         assert await upkeep.run(due.make_available, 10) == 1
         late = asyncio.create_task(steps.assign(store, ("a", "t")))
         await steps.wait_until_blocked(sql)
-    assert [answer.status for answer in await late] == ["assigned"]
+    assert [result.status for result in await late] == ["assigned"]
     await steps.check_invariants(sql)
 
 
-async def test_a_pair_is_assigned_though_its_work_ends_before_the_batch_is_through(
+async def test_a_pair_is_assigned_even_if_its_work_ends_before_the_batch_does(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    # Locked before the other, whose work can end meanwhile.
+    # The gate delays only the last pair, so the work of the first one can end before it.
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", "u")
     async with steps.OpenTransaction(store) as gate:
@@ -273,7 +273,7 @@ async def test_a_tool_deleted_while_an_assigner_waits_for_it_is_not_found(
         assert await deleting.run(tools.delete, [tools.ToolDeletion("t")]) == ["deleted"]
         late = asyncio.create_task(steps.assign(store, ("a", "t")))
         await steps.wait_until_blocked(sql)
-    assert [answer.status for answer in await late] == ["tool_not_found"]
+    assert [result.status for result in await late] == ["tool_not_found"]
     await steps.check_invariants(sql)
 
 
@@ -290,57 +290,64 @@ async def test_a_tool_that_gets_work_while_it_is_deleted_is_busy(
     await steps.check_invariants(sql)
 
 
-async def test_an_assigner_that_has_locked_tasks_holds_up_no_report_on_their_work(
+async def test_an_assigner_that_has_locked_tasks_does_not_block_reports(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_assigned_work(store, "a", "t")
     async with steps.OpenTransaction(store) as assigning:
         await assigning.run(assignment.assign, [Pair(task_id="a", tool_id="t")])
-        # The first report starts the work, too.
+        # The first report also starts the work.
         reporting = asyncio.create_task(steps.report(store, made.id, progress=0.5))
         await steps.wait_until_done_or_blocked(reporting, sql)
-        assert reporting.done(), "a report waits for a task's lock, which is no part of the order of locks"
+        assert reporting.done(), "a report waits for the lock of a task, against the order of locks"
     await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_everything_at_once_keeps_its_accounts(
+async def test_all_steps_at_once_keep_the_invariants(
     store: Store, sql: asyncpg.Connection, seed: int
 ) -> None:
     ids = [f"task-{number}" for number in range(25)]
     homes = [f"tool-{number}" for number in range(5)]
     await steps.register(store, *homes, capacity=3)
 
-    async def work_ids(chance: random.Random) -> list[object]:
+    async def work_ids(randomness: random.Random) -> list[object]:
         page = await store.run(work.page, work.WorkFilter(), limit=50, after=None)
-        return chance.sample([item.id for item in page.items], min(6, len(page.items)))
+        return randomness.sample([item.id for item in page.items], min(6, len(page.items)))
 
     async def play(player: int) -> None:
-        chance = random.Random(seed * 100 + player)
+        randomness = random.Random(seed * 100 + player)
         for _ in range(25):
-            match chance.randrange(7):
+            match randomness.randrange(7):
                 case 0:
-                    await steps.submit(store, *chance.sample(ids, 8), max_attempts=50)
+                    await steps.submit(store, *randomness.sample(ids, 8), max_attempts=50)
                 case 1 | 2:
-                    pairs = [(chance.choice(ids), chance.choice(homes)) for _ in range(12)]
+                    pairs = [(randomness.choice(ids), randomness.choice(homes)) for _ in range(12)]
                     await steps.assign(store, *pairs)
                 case 3:
                     endings = [
                         completion.Ending(
-                            id_, chance.choice(["succeeded", "failed", "released", "cancelled"]), NULL, None
+                            id_,
+                            randomness.choice(["succeeded", "failed", "released", "cancelled"]),
+                            NULL,
+                            None,
                         )
-                        for id_ in await work_ids(chance)
+                        for id_ in await work_ids(randomness)
                     ]
                     await steps.run_many(store, completion.complete, endings)
                 case 4:
-                    said = [reports.ReportOf(id_, NewReport(progress=0.5)) for id_ in await work_ids(chance)]
-                    await steps.run_many(store, reports.write, said)
+                    written = [
+                        reports.ReportOf(id_, NewReport(progress=0.5)) for id_ in await work_ids(randomness)
+                    ]
+                    await steps.run_many(store, reports.write, written)
                 case 5:
-                    deletions = [deletion.TaskDeletion(chance.choice(ids), chance.random() < 0.5)]
+                    deletions = [deletion.TaskDeletion(randomness.choice(ids), randomness.random() < 0.5)]
                     await steps.run_many(store, deletion.delete, deletions)
                 case 6:
                     await steps.run_many(
-                        store, leases.heartbeat, [leases.Beat(id_) for id_ in sorted(chance.sample(homes, 3))]
+                        store,
+                        leases.heartbeat,
+                        [leases.Beat(id_) for id_ in sorted(randomness.sample(homes, 3))],
                     )
 
     await asyncio.gather(*(play(player) for player in range(8)))

@@ -1,4 +1,4 @@
-"""The candidates cursor: whatever order transactions commit in, nothing is missed and nobody spins."""
+"""The candidates cursor: it neither misses nor endlessly repeats rows, in any order of commits."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ class Reader:
         self.tools: list[str] = []
 
     async def read(self) -> Candidates:
-        """One answer."""
+        """Read one page."""
         page = await self.store.read(candidates.candidates, cursor=self.cursor, limit=self.limit)
         self.cursor = page.cursor
         self.tasks += [task.id for task in page.tasks]
@@ -41,16 +41,16 @@ class Reader:
         return page
 
     async def news(self) -> tuple[list[str], list[str]]:
-        """One reading to its end, on as many pages as that takes; the ids of the tasks and the tools."""
-        found: tuple[list[str], list[str]] = ([], [])
+        """Read all pages to the end, and return the ids of the tasks and the tools."""
+        ids: tuple[list[str], list[str]] = ([], [])
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             while True:
                 page = await self.read()
                 assert max(len(page.tasks), len(page.tools)) <= self.limit
-                found[0].extend(task.id for task in page.tasks)
-                found[1].extend(tool.id for tool in page.tools)
+                ids[0].extend(task.id for task in page.tasks)
+                ids[1].extend(tool.id for tool in page.tools)
                 if not page.more:
-                    return found
+                    return ids
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def reader(store: Store) -> Reader:
 NOTHING: tuple[list[str], list[str]] = ([], [])
 
 
-async def test_without_a_cursor_all_that_is_available_is_told(store: Store, reader: Reader) -> None:
+async def test_a_reading_without_a_cursor_returns_everything_available(store: Store, reader: Reader) -> None:
     await steps.submit(store, "a", "b")
     await steps.submit(store, "later", not_before=datetime.now(UTC) + timedelta(hours=1))
     await steps.register(store, "t", "u", "full", "draining")
@@ -70,13 +70,13 @@ async def test_without_a_cursor_all_that_is_available_is_told(store: Store, read
     assert await reader.news() == (["a", "b"], ["t", "u"])
 
 
-async def test_the_offer_is_by_priority_and_then_by_age(store: Store, reader: Reader) -> None:
+async def test_tasks_are_offered_by_priority_and_then_by_age(store: Store, reader: Reader) -> None:
     for number, priority in enumerate([0, 5, -32768, 32767, 5, 0]):
         await steps.submit(store, f"{number}", priority=priority)
     assert await reader.news() == (["3", "1", "4", "0", "5", "2"], [])
 
 
-async def test_with_a_cursor_only_what_is_new_is_told(store: Store, reader: Reader) -> None:
+async def test_a_reading_with_a_cursor_returns_only_new_rows(store: Store, reader: Reader) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t")
     await reader.news()
@@ -88,7 +88,7 @@ async def test_with_a_cursor_only_what_is_new_is_told(store: Store, reader: Read
     assert await reader.news() == NOTHING
 
 
-async def test_the_same_cursor_can_be_read_again(store: Store, reader: Reader) -> None:
+async def test_the_same_cursor_can_be_used_again(store: Store, reader: Reader) -> None:
     await reader.news()
     cursor = reader.cursor
     await steps.submit(store, "a")
@@ -97,9 +97,9 @@ async def test_the_same_cursor_can_be_read_again(store: Store, reader: Reader) -
     assert await reader.news() == first == (["a"], [])
 
 
-async def test_a_page_cut_by_the_limit_goes_on_where_it_was_cut(store: Store) -> None:
-    chance = random.Random(1)
-    ranks = {f"{number:03}": chance.randrange(-3, 3) for number in range(47)}
+async def test_the_next_page_continues_where_the_last_one_ended(store: Store) -> None:
+    randomness = random.Random(1)
+    ranks = {f"{number:03}": randomness.randrange(-3, 3) for number in range(47)}
     for id_, rank in ranks.items():
         await steps.submit(store, id_, priority=rank)
     homes = [f"tool-{number:03}" for number in range(23)]
@@ -109,20 +109,20 @@ async def test_a_page_cut_by_the_limit_goes_on_where_it_was_cut(store: Store) ->
     assert await Reader(store, limit=47).news() == (in_order, homes)
 
 
-async def test_news_beyond_a_page_comes_in_the_order_of_the_offer_too(store: Store) -> None:
+async def test_new_tasks_on_several_pages_come_in_the_order_of_the_offer(store: Store) -> None:
     reader = Reader(store, limit=10)
     await steps.submit(store, *(f"old-{number}" for number in range(15)), priority=3)
     await reader.news()
     for rank in (1, 5, 3):
         await steps.submit(store, *(f"{rank}-{number:02}" for number in range(12)), priority=rank)
-    found, _ = await reader.news()
-    assert found == [f"{rank}-{number:02}" for rank in (5, 3, 1) for number in range(12)]
+    ids, _ = await reader.news()
+    assert ids == [f"{rank}-{number:02}" for rank in (5, 3, 1) for number in range(12)]
     assert await reader.news() == NOTHING
 
 
 @pytest.mark.parametrize("count", [9, 10, 11, 20, 21])
 @pytest.mark.parametrize("new", [True, False])
-async def test_pages_end_exactly(store: Store, count: int, new: bool) -> None:
+async def test_a_reading_ends_exactly_at_a_full_page(store: Store, count: int, new: bool) -> None:
     reader = Reader(store, limit=10)
     if new:
         await reader.news()
@@ -132,7 +132,7 @@ async def test_pages_end_exactly(store: Store, count: int, new: bool) -> None:
     assert await reader.news() == NOTHING
 
 
-async def test_what_changes_behind_the_readers_back_comes_in_the_next_reading(store: Store) -> None:
+async def test_a_task_that_sorts_before_the_position_comes_in_the_next_reading(store: Store) -> None:
     reader = Reader(store, limit=10)
     await steps.submit(store, *(f"{number:02}" for number in range(25)))
     await reader.read()
@@ -143,7 +143,7 @@ async def test_what_changes_behind_the_readers_back_comes_in_the_next_reading(st
 
 
 @pytest.mark.parametrize("new", [True, False])
-async def test_what_comes_while_a_long_reading_goes_on_is_told_once(store: Store, new: bool) -> None:
+async def test_rows_written_during_a_long_reading_come_once(store: Store, new: bool) -> None:
     reader = Reader(store, limit=10)
     if new:
         await reader.news()
@@ -205,7 +205,7 @@ async def test_remarks_and_lease_renewals_are_no_change(store: Store, reader: Re
     assert await reader.news() == NOTHING
 
 
-async def test_what_commits_late_is_told_late_and_only_then(store: Store, reader: Reader) -> None:
+async def test_a_task_comes_when_its_transaction_commits(store: Store, reader: Reader) -> None:
     async with steps.OpenTransaction(store) as late:
         await late.run(tasks.submit, [steps.new_task("late")])
         await steps.submit(store, "early")
@@ -218,7 +218,7 @@ async def test_what_commits_late_is_told_late_and_only_then(store: Store, reader
     assert await reader.news() == NOTHING
 
 
-async def test_what_is_rolled_back_is_never_told(store: Store, reader: Reader) -> None:
+async def test_a_rolled_back_task_never_comes(store: Store, reader: Reader) -> None:
     given_up = steps.OpenTransaction(store)
     await (await given_up.begin()).run(tasks.submit, [steps.new_task("never")])
     assert await reader.news() == NOTHING
@@ -226,7 +226,7 @@ async def test_what_is_rolled_back_is_never_told(store: Store, reader: Reader) -
     assert await reader.news() == NOTHING
 
 
-async def test_what_commits_while_a_reading_is_under_way_is_not_missed(store: Store) -> None:
+async def test_a_task_that_commits_during_a_reading_is_not_missed(store: Store) -> None:
     reader = Reader(store, limit=10)
     await reader.news()
     async with steps.OpenTransaction(store) as late:
@@ -239,7 +239,7 @@ async def test_what_commits_while_a_reading_is_under_way_is_not_missed(store: St
     assert await reader.news() == NOTHING
 
 
-async def test_a_transaction_elsewhere_hides_nothing_and_makes_nobody_spin(
+async def test_an_open_transaction_elsewhere_neither_hides_nor_repeats_rows(
     store: Store, reader: Reader, sql: asyncpg.Connection
 ) -> None:
     async with sql.transaction():
@@ -251,7 +251,7 @@ async def test_a_transaction_elsewhere_hides_nothing_and_makes_nobody_spin(
 
 
 @pytest.mark.parametrize("limit", [1000, 7])
-async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
+async def test_a_reader_of_eight_writers_gets_everything_at_most_twice(
     database: str, sql: asyncpg.Connection, limit: int
 ) -> None:
     async with steps.open_store(database, pool_size=12) as store:
@@ -288,7 +288,7 @@ async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
         everything = {row["id"] for row in await sql.fetch("select id from tasks")}
         assert set(reader.tasks) == everything
         assert commits == 200
-        # What commits while a reading looks may come twice, never more.
+        # A task that commits during a reading may come twice, but never more often.
         assert news <= 2 * commits
         assert max(reader.tasks.count(id_) for id_ in everything) <= 2
         assert readings > 1
@@ -296,12 +296,12 @@ async def test_a_reader_of_eight_writers_sees_everything_and_does_not_spin(
 
 
 class Interleaving:
-    """Transactions that begin and end in any order beside a reader, and what it still has to tell."""
+    """Transactions that begin and end in any order next to a reader, and the ids that it still owes."""
 
     def __init__(self, store: Store, seed: int) -> None:
         self.store = store
-        self.chance = random.Random(seed)
-        self.reader = Reader(store, limit=self.chance.choice([1, 2, 3, 5, 1000]))
+        self.randomness = random.Random(seed)
+        self.reader = Reader(store, limit=self.randomness.choice([1, 2, 3, 5, 1000]))
         self.writers: list[tuple[steps.OpenTransaction, set[str]]] = []
         self.at_work: dict[str, UUID] = {}
         self.available: set[str] = set()
@@ -310,33 +310,33 @@ class Interleaving:
         self.moves += [self.look, self.look]
 
     async def move(self) -> None:
-        await self.chance.choice(self.moves)()
+        await self.randomness.choice(self.moves)()
 
     async def begin(self) -> None:
         if len(self.writers) < 5:
             writer = steps.OpenTransaction(self.store)
             new = [
-                steps.new_task(priority=self.chance.randrange(-2, 3))
-                for _ in range(self.chance.randrange(1, 4))
+                steps.new_task(priority=self.randomness.randrange(-2, 3))
+                for _ in range(self.randomness.randrange(1, 4))
             ]
             written = await (await writer.begin()).run(tasks.submit, new)
             self.writers.append((writer, {task.id for task, _ in written}))
 
     async def commit(self) -> None:
         if self.writers:
-            writer, new = self.writers.pop(self.chance.randrange(len(self.writers)))
+            writer, new = self.writers.pop(self.randomness.randrange(len(self.writers)))
             await writer.commit()
             self.available |= new
             self.owed |= new
 
     async def roll_back(self) -> None:
         if self.writers:
-            writer, _ = self.writers.pop(self.chance.randrange(len(self.writers)))
+            writer, _ = self.writers.pop(self.randomness.randrange(len(self.writers)))
             await writer.roll_back()
 
     async def assign(self) -> None:
         if self.available:
-            id_ = self.chance.choice(sorted(self.available))
+            id_ = self.randomness.choice(sorted(self.available))
             [made] = await steps.assign_all(self.store, (id_, "t"))
             self.at_work[id_] = made.id
             self.available.discard(id_)
@@ -351,22 +351,22 @@ class Interleaving:
 
     async def look(self) -> bool:
         page = await self.reader.read()
-        told = {task.id for task in page.tasks}
-        assert told <= self.available
-        self.owed -= told
+        ids = {task.id for task in page.tasks}
+        assert ids <= self.available
+        self.owed -= ids
         return page.more
 
     async def end(self) -> None:
         while self.writers:
             await self.commit()
-        # The reading under way to its end, then one more: that has to tell all that is left.
+        # Finish the current reading, and then read once more. After that, nothing may be left.
         for _ in range(2):
             while await self.look():
                 pass
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_no_interleaving_hides_what_became_available(
+async def test_no_interleaving_hides_an_available_task(
     store: Store, sql: asyncpg.Connection, seed: int
 ) -> None:
     await steps.register(store, "t", capacity=1000)
@@ -387,7 +387,7 @@ async def test_the_cursor_of_another_database_is_expired(store: Store, postgres:
         await store.run(candidates.candidates, cursor=page.cursor, limit=10)
 
 
-async def test_a_cursor_is_still_good_after_the_tables_were_vacuumed(
+async def test_a_cursor_stays_valid_after_vacuum(
     reader: Reader, store: Store, sql: asyncpg.Connection
 ) -> None:
     await reader.news()
@@ -397,17 +397,17 @@ async def test_a_cursor_is_still_good_after_the_tables_were_vacuumed(
 
 
 @pytest.mark.parametrize("cursor", ["x", "!!!!", "AAAA", seal(17), seal(["home", 1]), "é", "a" * 500])
-async def test_a_garbled_cursor_is_refused(store: Store, cursor: str) -> None:
+async def test_a_damaged_cursor_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(ValidationFailed):
         await store.run(candidates.candidates, cursor=cursor, limit=10)
 
 
-async def test_rows_from_a_dump_of_a_database_with_more_history_do_not_make_anyone_spin(
+async def test_rows_from_a_dump_of_a_database_with_a_longer_history_come_only_once(
     reader: Reader, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t")
-    # pg_dump copies the columns as they are; a new cluster begins to count its transactions anew.
+    # pg_dump copies the columns unchanged, but a new cluster counts its transactions from the start.
     await sql.execute("update tasks set changed = cast('99999999' as xid8)")
     await sql.execute("update tools set changed = cast('99999999' as xid8)")
     assert await reader.news() == (["a"], ["t"])
@@ -415,7 +415,7 @@ async def test_rows_from_a_dump_of_a_database_with_more_history_do_not_make_anyo
 
 
 @pytest.mark.parametrize(("restored", "times"), [(False, 2), (True, 1)], ids=["by hand", "by broker restore"])
-async def test_rows_from_a_dump_are_told_once_more_at_most_when_this_database_has_as_much_history(
+async def test_rows_from_a_dump_come_at_most_once_more_when_this_history_reaches_their_ids(
     reader: Reader, store: Store, sql: asyncpg.Connection, database: str, restored: bool, times: int
 ) -> None:
     await steps.submit(store, "a")
@@ -425,16 +425,16 @@ async def test_rows_from_a_dump_are_told_once_more_at_most_when_this_database_ha
     await sql.execute("update tools set changed = (select changed from tasks)")
     if restored:
         await migration.finish_restore(database)
-    told = [await reader.news()]
+    readings = [await reader.news()]
     for _ in range(40):
         await sql.execute("select pg_current_xact_id()")
-        told.append(await reader.news())
-    assert [each for each in told if each != NOTHING] == [(["a"], ["t"])] * times
-    assert told[0] != NOTHING
+        readings.append(await reader.news())
+    assert [each for each in readings if each != NOTHING] == [(["a"], ["t"])] * times
+    assert readings[0] != NOTHING
 
 
-async def test_a_cursor_is_expired_when_a_copy_of_the_databases_files_is_put_back(data_dir: Path) -> None:
-    """Where it was honoured, what is new would be taken for what was there in the history that is lost."""
+async def test_a_cursor_expires_when_a_copy_of_the_database_files_is_restored(data_dir: Path) -> None:
+    """Otherwise the broker would mistake new rows for rows of the lost history."""
     postgres = EmbeddedPostgres(data_dir, durable=False)
     with postgres:
         await migration.migrate(postgres.url())
@@ -454,7 +454,7 @@ async def test_a_cursor_is_expired_when_a_copy_of_the_databases_files_is_put_bac
                 await store.run(candidates.candidates, cursor=page.cursor, limit=10)
 
 
-async def test_a_parked_reader_on_its_last_page_hears_of_what_comes_before_its_place(
+async def test_a_waiting_reader_on_its_last_page_gets_a_task_that_sorts_before_its_position(
     serve: Serve, store: Store
 ) -> None:
     broker = await serve()
@@ -462,12 +462,12 @@ async def test_a_parked_reader_on_its_last_page_hears_of_what_comes_before_its_p
     await steps.register(store, "t")
     first = (await broker.client.get("/v1/candidates", params={"limit": 2})).json()
     assert (len(first["tasks"]), first["more"]) == (2, True)
-    # The one task that the second page would have had goes to another assigner.
+    # Another assigner gets the only task of the second page.
     await steps.assign_all(store, ("c", "t"))
-    parked = asyncio.create_task(
+    waiting = asyncio.create_task(
         broker.client.get("/v1/candidates", params={"cursor": first["cursor"], "limit": 2, "wait": 5})
     )
     await steps.wait_for_long_polls(broker, 1)
     await steps.submit(store, "urgent", priority=1)
-    answer = (await parked).json()
-    assert [task["id"] for task in answer["tasks"]] == ["urgent"]
+    page = (await waiting).json()
+    assert [task["id"] for task in page["tasks"]] == ["urgent"]

@@ -1,4 +1,4 @@
-"""Completion: the whole story goes to the archive at once, and the task where it belongs."""
+"""Completion: the archive gets the complete record at once, and the task its next state."""
 
 import asyncio
 import json
@@ -31,24 +31,26 @@ DIGITS = Raw(
 
 
 def exact(value: Raw | bytes) -> Any:
-    """A JSON value, whose numbers are the digits they are written with."""
+    """Decode a JSON value, with its numbers as the texts in which they are written."""
     return json.loads(bytes(value), parse_float=str, parse_int=str)
 
 
 async def attempt(store: Store, task: str, outcome: Outcome, **fields: Any) -> Task:
-    """Another attempt at a task, and the task after it has ended in that way."""
+    """Make an attempt at a task that ends with this outcome, and return the task."""
     [made] = await steps.assign_all(store, (task, "tool"))
     await steps.complete(store, made.id, outcome, **fields)
     return await steps.get_task(store, task)
 
 
 async def bring_forward(store: Store, sql: asyncpg.Connection) -> None:
-    """Let the backoff of every task be over."""
+    """End the backoff of every task."""
     await sql.execute("update tasks set due_at = now() where state = 'scheduled'")
     await store.run(due.make_available, 100)
 
 
-async def test_the_record_tells_everything_as_it_was(store: Store, sql: asyncpg.Connection) -> None:
+async def test_the_record_has_the_work_the_task_and_the_tool_as_they_were(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     await steps.submit(store, "a", needs=DIGITS, payload=DIGITS, priority=-7, timeout_seconds=0.1)
     await steps.register(store, "t", skills=DIGITS, capacity=3, lease_seconds=77.7)
     [made] = await steps.assign_all(store, ("a", "t"))
@@ -63,15 +65,15 @@ async def test_the_record_tells_everything_as_it_was(store: Store, sql: asyncpg.
     assert ended.record is not None
     assert seen is not None
     record, running = ended.record, seen.work
-    told = steps.reports_of(record)
+    archived = steps.reports_of(record)
     assert record.task == task
     assert record.tool == tool
-    assert told == running.reports
-    assert [report.message for report in told] == [f"{number} é" for number in range(20)]
-    assert [bytes(value) for value in (record.result, record.task.payload, told[0].data)] == [
+    assert archived == running.reports
+    assert [report.message for report in archived] == [f"{number} é" for number in range(20)]
+    assert [bytes(value) for value in (record.result, record.task.payload, archived[0].data)] == [
         bytes(DIGITS)
     ] * 3
-    # These can be searched for.
+    # jsonb, which searches need, normalizes numbers.
     assert [exact(value) for value in (record.task.needs, tool.skills)] == [
         {
             "a": "1.10",
@@ -82,7 +84,7 @@ async def test_the_record_tells_everything_as_it_was(store: Store, sql: asyncpg.
     assert (record.work_id, record.task_id, record.tool_id) == (made.id, "a", "t")
     assert (record.attempt, record.outcome, record.error, record.late) == (1, "succeeded", "none", None)
     assert (record.assigned_at, record.started_at) == (running.assigned_at, running.started_at)
-    assert record.ended_at >= told[-1].at
+    assert record.ended_at >= archived[-1].at
     assert await steps.get_records(store, task_id="a") == [record]
     await steps.check_invariants(sql)
 
@@ -107,7 +109,7 @@ async def test_success_ends_the_task_and_leaves_nothing_in_the_hot_tables(
     await steps.check_invariants(sql)
 
 
-async def test_ended_work_is_told_like_work_with_a_version_above_its_last(store: Store) -> None:
+async def test_ended_work_looks_like_work_with_a_higher_version(store: Store) -> None:
     made = await steps.add_running_work(store)
     await steps.report(store, made.id, progress=0.25)
     await steps.report(store, made.id, message="no number")
@@ -130,7 +132,9 @@ async def test_work_that_was_never_started_can_be_completed(store: Store, sql: a
     await steps.check_invariants(sql)
 
 
-async def test_a_batch_frees_as_much_room_as_it_ends_work(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_batch_reduces_the_load_of_each_tool_by_its_ended_work(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     await steps.submit(store, "a", "b", "c", "d")
     await steps.register(store, "t", "u", capacity=3)
     made = await steps.assign_all(store, ("a", "t"), ("b", "t"), ("c", "t"), ("d", "u"))
@@ -139,14 +143,14 @@ async def test_a_batch_frees_as_much_room_as_it_ends_work(store: Store, sql: asy
     await steps.check_invariants(sql)
 
 
-async def test_a_failed_attempt_goes_back_after_a_backoff_that_doubles(
+async def test_a_failed_attempt_returns_after_a_backoff_that_doubles(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a", max_attempts=6, retry_backoff_seconds=10)
     await steps.register(store, "tool")
     for number in range(5):
         task = await attempt(store, "a", "failed", error=f"no {number}")
-        [record] = [found for found in await steps.get_records(store) if found.attempt == number + 1]
+        [record] = [each for each in await steps.get_records(store) if each.attempt == number + 1]
         wait = await sql.fetchval("select due_at from tasks") - record.ended_at
         assert timedelta(seconds=5) * 2**number <= wait <= timedelta(seconds=10) * 2**number
         assert (task.state, task.attempt, task.error) == ("scheduled", number + 1, f"no {number}")
@@ -169,7 +173,7 @@ async def test_tasks_that_fail_together_do_not_come_back_together(
     assert max(waits) > 85
 
 
-async def test_the_backoff_ends_at_a_day(store: Store, sql: asyncpg.Connection) -> None:
+async def test_the_backoff_is_at_most_a_day(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", max_attempts=1000, retry_backoff_seconds=86_400)
     await steps.register(store, "tool")
     await sql.execute("update tasks set attempt = 900")
@@ -177,13 +181,13 @@ async def test_the_backoff_ends_at_a_day(store: Store, sql: asyncpg.Connection) 
     assert await sql.fetchval("select due_at <= now() + interval '1 day' from tasks")
 
 
-async def test_without_a_backoff_a_failed_attempt_goes_back_at_once(store: Store) -> None:
+async def test_a_failed_attempt_without_a_backoff_returns_at_once(store: Store) -> None:
     await steps.submit(store, "a", retry_backoff_seconds=0)
     await steps.register(store, "tool")
     assert (await attempt(store, "a", "failed")).state == "available"
 
 
-async def test_after_its_last_attempt_a_task_is_held_as_failed(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_task_stays_as_failed_after_its_last_attempt(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", max_attempts=2, retry_backoff_seconds=0)
     await steps.register(store, "tool")
     assert (await attempt(store, "a", "failed")).state == "available"
@@ -195,7 +199,7 @@ async def test_after_its_last_attempt_a_task_is_held_as_failed(store: Store, sql
     await steps.check_invariants(sql)
 
 
-async def test_a_failure_that_says_so_is_the_last(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_failure_without_retry_is_the_last_attempt(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", max_attempts=10)
     await steps.register(store, "tool")
     task = await attempt(store, "a", "failed", retry=False)
@@ -204,7 +208,7 @@ async def test_a_failure_that_says_so_is_the_last(store: Store, sql: asyncpg.Con
 
 
 @pytest.mark.parametrize("retry", [True, False])
-async def test_work_given_back_counts_as_no_attempt(
+async def test_released_work_does_not_count_as_an_attempt(
     store: Store, sql: asyncpg.Connection, retry: bool
 ) -> None:
     await steps.submit(store, "a", max_attempts=1)
@@ -217,7 +221,7 @@ async def test_work_given_back_counts_as_no_attempt(
 
 
 @pytest.mark.parametrize(("started", "counted"), [(True, 1), (False, 0)])
-async def test_lost_work_counts_only_when_it_was_started(
+async def test_lost_work_counts_as_an_attempt_only_if_it_was_started(
     store: Store, sql: asyncpg.Connection, started: bool, counted: int
 ) -> None:
     made = await (steps.add_running_work if started else steps.add_assigned_work)(store, "a")
@@ -236,7 +240,7 @@ async def test_a_cancelled_attempt_ends_the_task(store: Store, sql: asyncpg.Conn
 
 @pytest.mark.parametrize("outcome", get_args(Outcome))
 @pytest.mark.parametrize("requeue", [False, True])
-async def test_once_a_cancel_was_asked_for_only_success_stands(
+async def test_only_a_success_overrides_a_requested_cancellation(
     store: Store, sql: asyncpg.Connection, outcome: Outcome, requeue: bool
 ) -> None:
     made = await steps.add_running_work(store, "a", max_attempts=1)
@@ -253,9 +257,7 @@ async def test_once_a_cancel_was_asked_for_only_success_stands(
     await steps.check_invariants(sql)
 
 
-async def test_the_next_attempt_has_an_id_of_its_own_and_the_late_one_cannot_touch_it(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_a_late_attempt_cannot_change_the_next_one(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", retry_backoff_seconds=0)
     await steps.register(store, "tool")
     [first] = await steps.assign_all(store, ("a", "tool"))
@@ -269,7 +271,7 @@ async def test_the_next_attempt_has_an_id_of_its_own_and_the_late_one_cannot_tou
     await steps.check_invariants(sql)
 
 
-async def test_completed_again_it_is_the_same_record(store: Store) -> None:
+async def test_repeated_completion_returns_the_same_record(store: Store) -> None:
     made = await steps.add_running_work(store)
     first = await steps.complete(store, made.id, result=Raw(b"1"))
     again = await steps.complete(store, made.id, result=Raw(b"2"))
@@ -278,7 +280,7 @@ async def test_completed_again_it_is_the_same_record(store: Store) -> None:
     assert (other.status, other.record) == ("other", first.record)
 
 
-async def test_completed_again_while_its_record_is_deleted_it_is_unknown(
+async def test_repeated_completion_during_the_deletion_of_the_record_is_unknown(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await steps.add_running_work(store)
@@ -286,39 +288,41 @@ async def test_completed_again_while_its_record_is_deleted_it_is_unknown(
     outcomes = ended_work.outcomes
 
     def outcomes_before_it_is_deleted(connection: Connection, work_ids: list[UUID]) -> Any:
-        answer = outcomes(connection, work_ids)
+        earlier = outcomes(connection, work_ids)
         archive.delete(connection, work_ids)
-        return answer
+        return earlier
 
     monkeypatch.setattr(ended_work, "outcomes", outcomes_before_it_is_deleted)
     assert await steps.complete(store, made.id) == Ended("unknown", None)
 
 
-async def test_unknown_work_is_answered_and_holds_up_nothing(store: Store, sql: asyncpg.Connection) -> None:
+async def test_unknown_work_in_a_batch_does_not_affect_the_rest(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     made = await steps.add_running_work(store)
     unknown = uuid4()
-    answers = await steps.run_many(
+    results = await steps.run_many(
         store, completion.complete, [new_ending(unknown), new_ending(made.id), new_ending(unknown)]
     )
-    assert [answer.status for answer in answers] == ["unknown", "ended", "unknown"]
-    assert [answer.record is None for answer in answers] == [True, False, True]
+    assert [result.status for result in results] == ["unknown", "ended", "unknown"]
+    assert [result.record is None for result in results] == [True, False, True]
     await steps.check_invariants(sql)
 
 
-async def test_in_a_batch_the_first_ending_of_work_wins(store: Store, sql: asyncpg.Connection) -> None:
+async def test_the_first_ending_of_a_work_item_in_a_batch_wins(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store)
     endings = [
         new_ending(made.id, "failed", error="first"),
         new_ending(made.id),
         new_ending(made.id, "failed"),
     ]
-    answers = await steps.run_many(store, completion.complete, endings)
-    assert [answer.status for answer in answers] == ["ended", "other", "same"]
-    assert {answer.record.error for answer in answers if answer.record} == {"first"}
+    results = await steps.run_many(store, completion.complete, endings)
+    assert [result.status for result in results] == ["ended", "other", "same"]
+    assert {result.record.error for result in results if result.record} == {"first"}
     await steps.check_invariants(sql)
 
 
-async def test_a_batch_ends_work_in_many_ways(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_batch_can_have_several_outcomes(store: Store, sql: asyncpg.Connection) -> None:
     ids = ["a", "b", "c", "d", "e"]
     await steps.submit(store, *ids)
     await steps.register(store, "t", capacity=5)
@@ -326,8 +330,8 @@ async def test_a_batch_ends_work_in_many_ways(store: Store, sql: asyncpg.Connect
     outcomes: list[Outcome] = ["succeeded", "failed", "cancelled", "released", "failed"]
     endings = [new_ending(item.id, how) for item, how in zip(made, outcomes, strict=True)]
     endings[4] = endings[4]._replace(retry=False)
-    answers = await steps.run_many(store, completion.complete, endings)
-    assert [answer.record.outcome for answer in answers if answer.record] == outcomes
+    results = await steps.run_many(store, completion.complete, endings)
+    assert [result.record.outcome for result in results if result.record] == outcomes
     states = [(await steps.get_task(store, id_)).state for id_ in ids]
     assert states == ["succeeded", "scheduled", "cancelled", "available", "failed"]
     await steps.check_invariants(sql)
@@ -338,19 +342,19 @@ async def test_a_report_that_commits_while_completion_waits_is_in_the_record(
 ) -> None:
     made = await steps.add_running_work(store)
     async with steps.OpenTransaction(store) as reporting:
-        said = steps.NewReport(message="the last word")
-        [taken] = await reporting.run(reports.write, [ReportOf(made.id, said)])
+        report = steps.NewReport(message="the last word")
+        [written] = await reporting.run(reports.write, [ReportOf(made.id, report)])
         completing = asyncio.create_task(steps.complete(store, made.id))
         await steps.wait_until_blocked(sql)
     record = (await completing).record
     assert record is not None
-    assert taken is not None
-    assert [(found.id, found.message) for found in steps.reports_of(record)] == [(taken.id, "the last word")]
+    assert written is not None
+    assert [(each.id, each.message) for each in steps.reports_of(record)] == [(written.id, "the last word")]
     assert await sql.fetchval("select count(*) from work_reports") == 0
     await steps.check_invariants(sql)
 
 
-async def test_a_report_that_comes_while_work_ends_is_refused_and_leaves_no_row(
+async def test_a_report_that_arrives_while_work_ends_is_refused_and_leaves_no_row(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_running_work(store)
@@ -363,7 +367,7 @@ async def test_a_report_that_comes_while_work_ends_is_refused_and_leaves_no_row(
     await steps.check_invariants(sql)
 
 
-async def test_a_start_that_comes_while_work_ends_is_refused(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_start_that_arrives_while_work_ends_is_refused(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_assigned_work(store)
     async with steps.OpenTransaction(store) as completing:
         await completing.run(completion.complete, [new_ending(made.id, "released")])
@@ -373,7 +377,7 @@ async def test_a_start_that_comes_while_work_ends_is_refused(store: Store, sql: 
     await steps.check_invariants(sql)
 
 
-async def test_work_started_while_its_loss_waits_is_lost_as_started(
+async def test_work_that_starts_while_its_loss_waits_counts_as_started(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_assigned_work(store, "a")
@@ -386,26 +390,24 @@ async def test_work_started_while_its_loss_waits_is_lost_as_started(
     await steps.check_invariants(sql)
 
 
-async def test_of_two_completions_at_once_exactly_one_wins(store: Store, sql: asyncpg.Connection) -> None:
+async def test_exactly_one_of_two_concurrent_completions_wins(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store, "a")
     async with steps.OpenTransaction(store) as gate:
-        # Both wait for the same row.
+        # Both completions wait for the same row.
         await gate.session.execute(locks.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         both = [
             asyncio.create_task(steps.complete(store, made.id, how, error=how))
             for how in ("succeeded", "failed")
         ]
         await steps.wait_until_blocked(sql, 2)
-    answers = await asyncio.gather(*both)
-    assert sorted(answer.status for answer in answers) == ["ended", "other"]
-    assert len({answer.record.error for answer in answers if answer.record}) == 1
+    results = await asyncio.gather(*both)
+    assert sorted(result.status for result in results) == ["ended", "other"]
+    assert len({result.record.error for result in results if result.record}) == 1
     assert len(await steps.get_records(store)) == 1
     await steps.check_invariants(sql)
 
 
-async def test_completions_of_the_same_work_in_opposite_order_do_not_wait_in_a_circle(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_completions_in_opposite_orders_do_not_deadlock(store: Store, sql: asyncpg.Connection) -> None:
     ids = [f"{number:02}" for number in range(30)]
     await steps.submit(store, *ids)
     await steps.register(store, *(f"t{number}" for number in range(10)), capacity=3)
@@ -415,13 +417,13 @@ async def test_completions_of_the_same_work_in_opposite_order_do_not_wait_in_a_c
         [new_ending(item.id, outcomes[number]) for item in (made if number % 2 else made[::-1])]
         for number in range(4)
     ]
-    answers = await asyncio.gather(*(steps.run_many(store, completion.complete, batch) for batch in batches))
-    ended = [answer.record for batch in answers for answer in batch if answer.status == "ended"]
+    results = await asyncio.gather(*(steps.run_many(store, completion.complete, batch) for batch in batches))
+    ended = [result.record for batch in results for result in batch if result.status == "ended"]
     assert sorted(record.work_id for record in ended if record) == sorted(item.id for item in made)
     await steps.check_invariants(sql)
 
 
-async def test_completing_renews_the_tools_lease_and_the_record_has_the_one_before(store: Store) -> None:
+async def test_completion_renews_the_lease_and_the_record_has_the_previous_lease(store: Store) -> None:
     made = await steps.add_running_work(store, tool="t")
     before = await steps.get_tool(store, "t")
     ended = await steps.complete(store, made.id)
@@ -430,7 +432,7 @@ async def test_completing_renews_the_tools_lease_and_the_record_has_the_one_befo
     assert (await steps.get_tool(store, "t")).lease_expires_at > before.lease_expires_at
 
 
-async def test_work_whose_tool_somebody_deleted_by_hand_is_unknown_and_holds_nobody_up(
+async def test_work_is_unknown_after_its_tool_was_deleted_with_sql(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_running_work(store)
@@ -438,7 +440,7 @@ async def test_work_whose_tool_somebody_deleted_by_hand_is_unknown_and_holds_nob
     assert (await steps.complete(store, made.id)).status == "unknown"
 
 
-async def test_a_tool_keeps_its_other_work_and_its_state_is_told_as_it_was(store: Store) -> None:
+async def test_the_record_has_the_state_of_the_tool_before_completion(store: Store) -> None:
     await steps.submit(store, "a", "b")
     await steps.register(store, "t", capacity=2)
     first, _ = await steps.assign_all(store, ("a", "t"), ("b", "t"))
@@ -450,7 +452,9 @@ async def test_a_tool_keeps_its_other_work_and_its_state_is_told_as_it_was(store
     assert (now.state, now.load) == ("idle", 1)
 
 
-async def test_an_error_that_cannot_be_stored_ends_nothing(store: Store, sql: asyncpg.Connection) -> None:
+async def test_an_error_text_that_cannot_be_stored_does_not_end_the_work(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     made = await steps.add_running_work(store)
     with pytest.raises(BadRequest):
         await steps.complete(store, made.id, error="\0")
@@ -458,23 +462,21 @@ async def test_an_error_that_cannot_be_stored_ends_nothing(store: Store, sql: as
     await steps.check_invariants(sql)
 
 
-async def test_lease_and_accounts_survive_a_tool_with_many_works_that_all_end(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_a_thousand_work_items_of_a_tool_can_end_at_once(store: Store, sql: asyncpg.Connection) -> None:
     ids = [f"{number:04}" for number in range(1000)]
     await steps.submit(store, *ids)
     await steps.register(store, "t", capacity=1000)
     made = await steps.assign_all(store, *((id_, "t") for id_ in ids))
-    answers = await steps.run_many(
+    results = await steps.run_many(
         store, completion.complete, [new_ending(item.id, result=NULL) for item in made]
     )
-    assert {answer.status for answer in answers} == {"ended"}
+    assert {result.status for result in results} == {"ended"}
     assert (await steps.run_many(store, leases.heartbeat, [leases.Beat("t")]))[0] is not None
     await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("end", ["restart", "force"])
-async def test_a_tool_with_much_large_work_is_restarted_and_deleted_by_bounded_statements(
+async def test_restart_and_deletion_end_large_work_in_bounded_statements(
     store: Store, sql: asyncpg.Connection, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 3000)

@@ -1,4 +1,4 @@
-"""The table of PostgreSQL's error codes, and what is remembered of the troubles that they tell of."""
+"""The table of PostgreSQL's error codes, and the memory of the causes that they report."""
 
 import re
 
@@ -14,7 +14,7 @@ from tests import ROOT
 OPERATIONS = ROOT / "docs" / "operate" / "postgresql.md"
 
 
-def test_the_table_has_every_class_that_the_driver_knows() -> None:
+def test_the_table_has_every_class_of_the_driver() -> None:
     errors = {each for each in vars(asyncpg.exceptions).values() if isinstance(each, type)}
     known = {state for each in errors if (state := getattr(each, "sqlstate", None))}
     assert {state[:2] for state in known} <= CLASSES.keys()
@@ -22,7 +22,7 @@ def test_the_table_has_every_class_that_the_driver_knows() -> None:
     assert CODES.keys() >= database_errors.UNUSABLE
 
 
-def test_every_trouble_has_words_for_the_log() -> None:
+def test_every_problem_has_a_cause_for_the_log() -> None:
     without_cause = {Meaning.VALUE, Meaning.DEFECT, Meaning.RETRY, Meaning.LOST}
     for code, line in {**CLASSES, **CODES}.items():
         assert bool(line.cause) == (line.meaning not in without_cause), code
@@ -51,7 +51,7 @@ def test_a_cause_is_logged_once_while_it_lasts() -> None:
     ]
 
 
-def test_readiness_names_a_cause_until_the_step_succeeds_or_nobody_meets_it() -> None:
+def test_readiness_names_a_cause_until_the_step_succeeds_or_no_step_meets_it() -> None:
     now = 0.0
     troubles = Troubles(lambda: now)
     troubles.note("tasks.submit", DatabaseTrouble("one"))

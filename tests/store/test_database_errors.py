@@ -1,4 +1,4 @@
-"""Each error code of PostgreSQL has one meaning, and the broker responds by it."""
+"""Each error code of PostgreSQL has one meaning, which determines the broker's response."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ STATUS = {
     Meaning.DEFECT: (500, "internal"),
     **dict.fromkeys(set(Meaning) - {Meaning.VALUE, Meaning.DEFECT}, (503, "unavailable")),
 }
-# PostgreSQL lets nobody raise these: they are no errors.
+# These are not errors, so PostgreSQL does not allow raising them.
 NOT_RAISED = {"00", "01", "02"}
 RAISED = {
     **{f"{name}000": line for name, line in CLASSES.items() if name not in NOT_RAISED},
@@ -36,7 +36,7 @@ RAISED = {
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def fault(database: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a database where an insert of a task raises the code in the table `fault`."""
+    """Connect to a database where the insert of a task raises the code in the table `fault`."""
     async with steps.open_connection(database) as connection:
         await connection.execute("""
             create table fault (state text not null);
@@ -56,18 +56,18 @@ async def fault(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.mark.parametrize("state", RAISED)
-async def test_each_error_of_postgresql_gets_the_response_that_the_table_names(
+async def test_each_error_of_postgresql_gets_the_response_in_the_table(
     http: httpx.AsyncClient, fault: asyncpg.Connection, state: str
 ) -> None:
     line = RAISED[state]
     await fault.execute("insert into fault values ($1)", state)
-    answer = await http.post("/v1/tasks", json={"id": f"a{state}", "needs": {}})
+    response = await http.post("/v1/tasks", json={"id": f"a{state}", "needs": {}})
     ready = (await http.get("/health/ready")).json()
     await fault.execute("delete from fault")
-    problem = assert_problem(answer, *STATUS[line.meaning])
-    assert "secret" not in answer.text
+    problem = assert_problem(response, *STATUS[line.meaning])
+    assert "secret" not in response.text
     if problem["status"] == 503:
-        assert int(answer.headers["retry-after"]) >= 1
+        assert int(response.headers["retry-after"]) >= 1
     if line.cause:
         assert f"{line.cause} (SQLSTATE {state})" in ready["causes"]
         of_service = line.meaning in (Meaning.TROUBLE, Meaning.CANCELLED)
@@ -118,17 +118,17 @@ async def test_a_statement_that_an_operator_cancels_is_503(database: str, sql: a
         assert store.troubles.causes(of_service=True) == ["a statement was cancelled (SQLSTATE 57014)"]
 
 
-async def test_the_trouble_of_lists_is_named_and_the_service_stays_ready(
+async def test_readiness_names_a_problem_of_lists_and_stays_ok(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     trouble = DatabaseTrouble("the database is out of memory (SQLSTATE 53200)")
     broker.server.service.primary_reads.store.troubles.note("tasks.page", trouble)
-    answer = await http.get("/health/ready")
-    assert answer.status_code == 200
-    assert answer.json()["causes"] == [trouble.cause]
+    response = await http.get("/health/ready")
+    assert response.status_code == 200
+    assert response.json()["causes"] == [trouble.cause]
 
 
-async def test_no_free_connection_is_503_and_no_lost_connection(
+async def test_no_free_connection_does_not_count_as_a_lost_connection(
     database: str, sql: asyncpg.Connection
 ) -> None:
     name = await sql.fetchval("select current_database()")
@@ -144,7 +144,7 @@ async def test_no_free_connection_is_503_and_no_lost_connection(
         await sql.execute(f"drop role guest_{name}")
 
 
-async def test_a_lock_that_somebody_else_holds_is_503_before_the_statement_times_out(
+async def test_a_lock_of_another_session_is_503_before_the_statement_timeout(
     database: str, sql: asyncpg.Connection
 ) -> None:
     async with steps.open_store(database, timeout_seconds=0.5) as store:
@@ -156,25 +156,25 @@ async def test_a_lock_that_somebody_else_holds_is_503_before_the_statement_times
         assert await store.one(leases.heartbeat, leases.Beat("t")) is not None
 
 
-async def test_an_error_of_the_schema_is_503_and_names_the_command(database: str, store: Store) -> None:
+async def test_an_error_of_the_schema_is_503_and_names_broker_migrate(database: str, store: Store) -> None:
     with pytest.raises(DatabaseTrouble) as raised:
         await store.read(lambda connection: connection.exec_driver_sql("select from no_such_table"))
     assert "broker migrate" in raised.value.cause
 
 
 @pytest.mark.parametrize("command", [("keys", "list"), ("serve", "--port", "0")], ids=lambda each: each[0])
-async def test_a_command_without_privileges_says_so(
+async def test_a_command_without_privileges_reports_them(
     database: str, sql: asyncpg.Connection, command: tuple[str, ...]
 ) -> None:
     name = await sql.fetchval("select current_database()")
     await sql.execute(f"create role stranger_{name} login")
     url = make_url(database).set(username=f"stranger_{name}").render_as_string(hide_password=False)
     try:
-        told = await run("", *command, BROKER_DATABASE_URL=url)
+        finished = await run("", *command, BROKER_DATABASE_URL=url)
     finally:
         await sql.execute(f"drop role stranger_{name}")
-    assert told.status == 1
-    assert "Traceback" not in told.err
-    line = told.err.splitlines()[-1]
+    assert finished.status == 1
+    assert "Traceback" not in finished.err
+    line = finished.err.splitlines()[-1]
     assert line.startswith("Error: The database")
     assert "permission denied for table alembic_version" in line

@@ -1,4 +1,4 @@
-"""The database dies, is silent, is full or moves: requests are told to come again, and then all is well."""
+"""The database dies, hangs, is full or moves: clients may retry, and the broker recovers by itself."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def proxy(database: str) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def broker(proxy: Proxy) -> AsyncIterator[Running]:
-    """A broker whose way to the database is the proxy."""
+    """Return a broker that reaches the database through the proxy."""
     async with running_broker(Settings(database_url=proxy.url, **PATIENCE)) as running:
         yield running
 
@@ -52,31 +52,31 @@ async def listening(address: Address, **given: float) -> AsyncIterator[tuple[Lis
 
 
 async def until_ready(http: httpx.AsyncClient) -> dict[str, str]:
-    """What the checks say once the service is ready."""
+    """Wait until the service is ready, and return its checks."""
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
-        while (answer := await http.get("/health/ready")).status_code != 200:
+        while (response := await http.get("/health/ready")).status_code != 200:
             await asyncio.sleep(0.01)
-    checks: dict[str, str] = answer.json()["checks"]
+    checks: dict[str, str] = response.json()["checks"]
     return checks
 
 
 async def metric(http: httpx.AsyncClient, name: str) -> float:
-    answer = await http.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain")
-    [value] = [line.split()[1] for line in answer.text.splitlines() if line.startswith(f"{name} ")]
+    response = await http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    [value] = [line.split()[1] for line in response.text.splitlines() if line.startswith(f"{name} ")]
     return float(value)
 
 
-async def test_told_to_stop_while_the_database_is_silent_it_asks_everyone_to_come_again(
+async def test_requests_get_503_if_the_broker_stops_while_the_database_hangs(
     database: str, proxy: Proxy
 ) -> None:
     async with running_broker(Settings(database_url=proxy.url, fallback_seconds=60)) as broker:
         proxy.silence()
         writes = (
-            broker.client.post("/v1/tasks", json={"id": "a", "needs": {}}),  # the short way
+            broker.client.post("/v1/tasks", json={"id": "a", "needs": {}}),  # the fast path
             broker.client.post("/v1/tasks/a/retry"),
         )
-        # Some have a connection, and others wait for one.
+        # Some reads have a connection, and the others wait for one.
         reads = [broker.client.get("/v1/tasks") for _ in range(2 * Settings().read_pool_size)]
         asked = [asyncio.create_task(call) for call in (*writes, *reads)]
         service = broker.server.service
@@ -85,12 +85,12 @@ async def test_told_to_stop_while_the_database_is_silent_it_asks_everyone_to_com
                 await asyncio.sleep(0.001)
         async with asyncio.timeout(2):
             await broker.stop()
-        for answer in await asyncio.gather(*asked):
-            assert_problem(answer, 503, "unavailable")
-            assert answer.headers["Retry-After"] == "1"
+        for response in await asyncio.gather(*asked):
+            assert_problem(response, 503, "unavailable")
+            assert response.headers["Retry-After"] == "1"
 
 
-async def test_a_database_that_lets_nobody_in_is_unavailable_and_found_again(
+async def test_the_broker_recovers_from_a_database_that_refuses_connections(
     broker: Running, sql: asyncpg.Connection, postgres: str
 ) -> None:
     name = await sql.fetchval("select current_database()")
@@ -101,24 +101,24 @@ async def test_a_database_that_lets_nobody_in_is_unavailable_and_found_again(
             f" where datname = '{name}' and application_name like 'broker%'"
         )
         for _ in range(3):
-            answer = await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}})
-            assert_problem(answer, 503, "unavailable")
+            response = await broker.client.post("/v1/tasks", json={"id": "a", "needs": {}})
+            assert_problem(response, 503, "unavailable")
         assert (await broker.client.get("/health/ready")).status_code == 503
         await outside.execute(f"alter database {name} allow_connections true")
     await until_ready(broker.client)
     await add_task(broker.client)
 
 
-async def test_a_listener_that_hears_nothing_is_not_taken_for_connected(
+async def test_a_listener_without_deliveries_does_not_count_as_connected(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pooler takes LISTEN, and passes on nothing."""
+    """A pooler accepts LISTEN but delivers nothing."""
     add = asyncpg.Connection.add_listener
 
-    async def deafly(connection: asyncpg.Connection, channel: str, _: object) -> None:
+    async def without_delivery(connection: asyncpg.Connection, channel: str, _: object) -> None:
         await add(connection, channel, lambda *_: None)
 
-    monkeypatch.setattr(asyncpg.Connection, "add_listener", deafly)
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", without_delivery)
     listener = Listener(Waiters(), Address(database).connect)
     listener.start()
     async with steps.open_connection(database) as sql:
@@ -128,7 +128,7 @@ async def test_a_listener_that_hears_nothing_is_not_taken_for_connected(
     await listener.stop()
 
 
-async def test_of_several_hosts_the_one_that_answers_is_used(database: str, proxy: Proxy) -> None:
+async def test_the_broker_uses_the_host_that_responds(database: str, proxy: Proxy) -> None:
     url = proxy.url.replace("@127.0.0.1", "@127.0.0.1:1,127.0.0.1")
     address = Address(url)
     for _ in range(2):
@@ -137,7 +137,7 @@ async def test_of_several_hosts_the_one_that_answers_is_used(database: str, prox
         await connection.close()
 
 
-async def test_a_host_that_swallows_everything_does_not_use_up_the_time_of_the_next(
+async def test_a_host_without_responses_does_not_use_up_the_time_of_the_next_one(
     database: str, proxy: Proxy
 ) -> None:
     async with Proxy(database) as hole:
@@ -146,17 +146,17 @@ async def test_a_host_that_swallows_everything_does_not_use_up_the_time_of_the_n
         url = proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts)
         address = Address(url, connect_seconds=0.2)
         await (await address.connect()).close()
-        # It is remembered which one answered.
+        # The address remembers the host that responded.
         async with asyncio.timeout(0.15):
             await (await address.connect()).close()
 
 
-async def test_no_host_at_all_is_an_error_that_says_which() -> None:
+async def test_unreachable_hosts_are_a_connection_error() -> None:
     with pytest.raises(ConnectionRefusedError):
         await Address("postgresql://nobody@127.0.0.1:1,127.0.0.1:2/x").connect()
 
 
-async def test_a_host_that_takes_no_writes_is_passed_over(database: str, sql: asyncpg.Connection) -> None:
+async def test_a_read_only_host_is_skipped(database: str, sql: asyncpg.Connection) -> None:
     name = await sql.fetchval("select current_database()")
     await sql.execute(f"alter database {name} set default_transaction_read_only = on")
     with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
@@ -166,7 +166,7 @@ async def test_a_host_that_takes_no_writes_is_passed_over(database: str, sql: as
     await any_host.close()
 
 
-async def test_a_primary_that_takes_no_more_writes_is_left(database: str) -> None:
+async def test_the_broker_leaves_a_primary_that_becomes_read_only(database: str) -> None:
     async with steps.open_store(database, pool_size=1) as store:
         await steps.submit(store, "a")
         async with store.engine.connect() as connection:
@@ -176,23 +176,21 @@ async def test_a_primary_that_takes_no_more_writes_is_left(database: str) -> Non
             await driver.execute("set default_transaction_read_only = on")
         with pytest.raises(Unavailable):
             await store.many(tasks.submit, [steps.new_task("b")])
-        # That connection is thrown away; the next one writes.
+        # The pool discards that connection, and the next one accepts writes.
         await steps.submit(store, "b")
 
 
-async def test_a_database_that_says_nothing_is_given_up_in_time_and_found_again(
-    broker: Running, proxy: Proxy
-) -> None:
+async def test_the_broker_times_out_on_a_hanging_database_and_recovers(broker: Running, proxy: Proxy) -> None:
     http = broker.client
     await add_task(http, "before")
     proxy.silence()
     async with asyncio.timeout(5):
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(http.post("/v1/tasks", json={"id": f"a{n}", "needs": 1}) for n in range(20))
         )
-    for answer in answers:
-        assert_problem(answer, 503, "unavailable")
-        assert int(answer.headers["retry-after"]) >= 1
+    for response in responses:
+        assert_problem(response, 503, "unavailable")
+        assert int(response.headers["retry-after"]) >= 1
 
     async def both_are_missed() -> bool:
         checks = (await http.get("/health/ready")).json()["checks"]
@@ -202,12 +200,12 @@ async def test_a_database_that_says_nothing_is_given_up_in_time_and_found_again(
     proxy.restore()
     await until_ready(http)
     for number in range(20):
-        answer = await http.post("/v1/tasks", json={"id": f"a{number}", "needs": 1})
-        assert answer.status_code in (200, 201)
+        response = await http.post("/v1/tasks", json={"id": f"a{number}", "needs": 1})
+        assert response.status_code in (200, 201)
     assert (await http.get("/v1/tasks/before")).status_code == 200
 
 
-async def test_a_statement_that_waits_too_long_is_given_up_and_holds_nothing(
+async def test_a_statement_that_waits_too_long_ends_and_releases_its_locks(
     database: str, sql: asyncpg.Connection
 ) -> None:
     async with steps.open_store(database, timeout_seconds=0.5) as store:
@@ -219,7 +217,7 @@ async def test_a_statement_that_waits_too_long_is_given_up_and_holds_nothing(
         assert await steps.delete(store, "a") == "deleted"
 
 
-async def test_the_listener_finds_out_that_it_hears_nothing(
+async def test_the_listener_detects_a_silent_connection(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.wake.listener._PROBE_TIMEOUT_SECONDS", 0.3)
@@ -241,12 +239,12 @@ async def test_the_listener_finds_out_that_it_hears_nothing(
             await connection.close()
 
 
-async def test_an_error_that_the_listener_meets_over_a_connection_that_lives_is_no_outage(
+async def test_an_error_over_a_live_connection_of_the_listener_is_no_outage(
     database: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outages extend leases."""
+    """An outage would extend leases."""
     async with listening(Address(proxy.url), probe_seconds=0.1) as (listener, _):
-        execute, found_at = asyncpg.Connection.execute, listener.reachability_changed_at
+        execute, changed_at = asyncpg.Connection.execute, listener.reachability_changed_at
 
         async def refuse(connection: asyncpg.Connection, query: str, *args: object) -> str:
             if query.startswith("notify"):
@@ -263,13 +261,13 @@ async def test_an_error_that_the_listener_meets_over_a_connection_that_lives_is_
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await listener.connected.wait()
         assert listener.connects == 2
-        assert listener.reachability_changed_at == found_at
+        assert listener.reachability_changed_at == changed_at
         await proxy.cut()
         await wait_until(silent)
-        assert listener.reachability_changed_at > found_at
+        assert listener.reachability_changed_at > changed_at
 
 
-async def test_probes_keep_an_idle_listener_and_wake_nobody(database: str) -> None:
+async def test_probes_keep_an_idle_listener_connected_and_wake_no_request(database: str) -> None:
     async with listening(Address(database), probe_seconds=0.1) as (listener, waiters):
         with waiters.register(TOOL, "t") as waiter:
             assert not await waiter.wait(0.5)
@@ -277,38 +275,36 @@ async def test_probes_keep_an_idle_listener_and_wake_nobody(database: str) -> No
         assert listener.received == 0
 
 
-async def test_a_parked_tool_gets_its_work_though_all_connections_were_cut(
+async def test_a_waiting_tool_gets_its_work_after_all_connections_were_cut(
     broker: Running, proxy: Proxy
 ) -> None:
     http = broker.client
     await add_tool(http)
     await add_task(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
+    waiting = await start_long_poll(broker, "GET", "/v1/tools/t/work", params={"wait": 60})
     await proxy.cut()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
         while (await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})).status_code != 201:
             await asyncio.sleep(0.01)
-    assert len((await finish_long_poll(parked))["items"]) == 1
+    assert len((await finish_long_poll(waiting))["items"]) == 1
     await until_ready(http)
 
 
-async def test_backends_that_are_killed_cost_a_retry_and_nothing_else(
-    broker: Running, sql: asyncpg.Connection
-) -> None:
+async def test_killed_backends_cost_only_a_retry(broker: Running, sql: asyncpg.Connection) -> None:
     http = broker.client
     acknowledged = []
     for number in range(60):
         if number % 10 == 5:
             await sql.execute(f"select pg_terminate_backend(pid) from (select {BACKENDS}) b")
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
-            while (answer := await http.post("/v1/tasks", json={"id": f"a{number}", "needs": 1})).is_error:
-                assert_problem(answer, 503, "unavailable")
-        acknowledged.append(answer.json()["id"])
+            while (response := await http.post("/v1/tasks", json={"id": f"a{number}", "needs": 1})).is_error:
+                assert_problem(response, 503, "unavailable")
+        acknowledged.append(response.json()["id"])
     assert await sql.fetchval("select count(*) from tasks where id = any($1)", acknowledged) == 60
 
 
 @pytest.mark.parametrize("state", ["53100", "53200", "53300", "57014", "58030"])
-async def test_a_statement_that_the_database_cannot_do_now_is_503_and_writes_nothing(
+async def test_a_statement_that_the_database_cannot_run_now_is_503_and_writes_nothing(
     broker: Running, sql: asyncpg.Connection, state: str
 ) -> None:
     http = broker.client
@@ -319,17 +315,17 @@ async def test_a_statement_that_the_database_cannot_do_now_is_503_and_writes_not
     await sql.execute("create trigger full_up before insert on tasks execute function full_up()")
     requests = [http.post("/v1/tasks", json={"id": f"a{n}", "needs": 1}) for n in range(10)]
     requests.append(http.post("/v1/tasks/batch", json={"items": [{"needs": 1}] * 10}))
-    for answer in await asyncio.gather(*requests):
-        problem = assert_problem(answer, 503, "unavailable")
+    for response in await asyncio.gather(*requests):
+        problem = assert_problem(response, 503, "unavailable")
         assert "space" not in problem["detail"]
-        assert int(answer.headers["retry-after"]) >= 1
+        assert int(response.headers["retry-after"]) >= 1
     await sql.execute("drop trigger full_up on tasks")
     assert await sql.fetchval("select count(*) from tasks") == 0
     await add_task(http)
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01"])
-async def test_what_is_given_up_for_another_is_begun_again(
+async def test_an_aborted_transaction_is_retried(
     broker: Running, sql: asyncpg.Connection, state: str
 ) -> None:
     await sql.execute("create sequence tries")
@@ -344,7 +340,9 @@ async def test_what_is_given_up_for_another_is_begun_again(
     assert (await assign(broker.client))["attempt"] == 1
 
 
-async def test_the_health_of_the_listener_is_to_be_seen(broker: Running, sql: asyncpg.Connection) -> None:
+async def test_metrics_and_readiness_show_the_state_of_the_listener(
+    broker: Running, sql: asyncpg.Connection
+) -> None:
     http = broker.client
     assert (await until_ready(http))["listener"] == "ok"
     assert await metric(http, "broker_listener_connected") == 1
@@ -362,6 +360,6 @@ async def test_the_health_of_the_listener_is_to_be_seen(broker: Running, sql: as
     await until_ready(http)
 
 
-def test_the_scheme_of_a_url_may_be_any_of_three() -> None:
+def test_a_database_url_may_have_any_of_three_schemes() -> None:
     for scheme in ("postgres", "postgresql", "postgresql+asyncpg"):
         assert libpq_url(f"{scheme}://u:p@h:1/d?host=/x") == "postgresql://u:p@h:1/d?host=/x"

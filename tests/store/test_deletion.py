@@ -1,4 +1,4 @@
-"""Deleting: at once where nothing runs, by asking where something does, whatever comes in between."""
+"""Deletion of tasks: immediate unless work is running, and correct with any concurrent transaction."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until
 pytestmark, database, sql, store = SHARED_STORE
 
 
-async def test_a_task_that_waits_is_gone_and_its_record_says_so(
+async def test_deleting_a_waiting_task_leaves_a_cancelled_record(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     [task] = await steps.submit(store, "a", needs=Raw(b"[1.10]"), priority=3)
@@ -47,7 +47,7 @@ async def test_a_task_that_waits_is_gone_and_its_record_says_so(
     await steps.check_invariants(sql)
 
 
-async def test_a_scheduled_task_is_gone(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_scheduled_task_is_deleted_at_once(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", not_before=datetime.now(UTC) + timedelta(hours=1))
     assert await steps.delete(store, "a") == "deleted"
     [record] = await steps.get_records(store, task_id="a")
@@ -55,7 +55,7 @@ async def test_a_scheduled_task_is_gone(store: Store, sql: asyncpg.Connection) -
     await steps.check_invariants(sql)
 
 
-async def test_a_task_that_backs_off_is_gone(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_task_in_backoff_is_deleted_at_once(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store, "a")
     await steps.complete(store, made.id, "failed", error="broken")
     assert await steps.delete(store, "a") == "deleted"
@@ -65,7 +65,7 @@ async def test_a_task_that_backs_off_is_gone(store: Store, sql: asyncpg.Connecti
     await steps.check_invariants(sql)
 
 
-async def test_a_failed_task_is_gone(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_failed_task_is_deleted_at_once(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store, "a", max_attempts=1)
     await steps.complete(store, made.id, "failed", error="broken")
     assert await steps.delete(store, "a") == "deleted"
@@ -74,7 +74,7 @@ async def test_a_failed_task_is_gone(store: Store, sql: asyncpg.Connection) -> N
     await steps.check_invariants(sql)
 
 
-async def test_work_not_started_is_cancelled_and_the_tool_has_room(
+async def test_deletion_cancels_unstarted_work_and_frees_capacity(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_assigned_work(store, "a", "t")
@@ -85,7 +85,9 @@ async def test_work_not_started_is_cancelled_and_the_tool_has_room(
     await steps.check_invariants(sql)
 
 
-async def test_running_work_is_asked_to_stop_and_asked_once(store: Store, sql: asyncpg.Connection) -> None:
+async def test_deletion_requests_the_cancellation_of_running_work_once(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     made = await steps.add_running_work(store, "a", "t")
     assert await steps.delete(store, "a") == "asked"
     first = await store.run(work.with_reports, made.id)
@@ -102,7 +104,7 @@ async def test_running_work_is_asked_to_stop_and_asked_once(store: Store, sql: a
 
 
 @pytest.mark.parametrize("force", [(False, True), (True, False)])
-async def test_who_deletes_by_force_beside_others_who_do_not_has_it_deleted(
+async def test_a_forced_deletion_wins_over_an_unforced_one_in_the_same_batch(
     store: Store, sql: asyncpg.Connection, force: tuple[bool, bool]
 ) -> None:
     await steps.add_running_work(store, "a")
@@ -114,7 +116,7 @@ async def test_who_deletes_by_force_beside_others_who_do_not_has_it_deleted(
 
 @pytest.mark.thorough
 async def test_a_failed_task_with_the_largest_values_can_be_deleted(store: Store) -> None:
-    """PostgreSQL's jsonb would take six times the room, and hold only one of them."""
+    """As jsonb, PostgreSQL would need six times the space, and could hold only one of the values."""
     largest = Raw(b"[" + b"1," * (2**24 - 100) + b"1]")
     made = await steps.add_running_work(store, "a", "t", payload=largest)
     await steps.complete(store, made.id, "failed", result=largest, retry=False)
@@ -124,7 +126,7 @@ async def test_a_failed_task_with_the_largest_values_can_be_deleted(store: Store
     assert newest.task.payload == newest.task.result == largest
 
 
-async def test_by_force_running_work_is_cancelled_at_once(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_forced_deletion_cancels_running_work_at_once(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store, "a", "t")
     await steps.report(store, made.id, message="half way")
     assert await steps.delete(store, "a", force=True) == "deleted"
@@ -134,19 +136,19 @@ async def test_by_force_running_work_is_cancelled_at_once(store: Store, sql: asy
 
 
 @pytest.mark.parametrize("started", [False, True])
-async def test_a_deleted_task_does_not_go_back_because_a_requeue_was_asked_for_before(
+async def test_a_forced_deletion_overrides_an_earlier_requeue(
     store: Store, sql: asyncpg.Connection, started: bool
 ) -> None:
     make = steps.add_running_work if started else steps.add_assigned_work
     await make(store, "a")
-    # What `POST /v1/work/{id}/cancel {"requeue": true}` leaves.
+    # The effect of `POST /v1/work/{id}/cancel {"requeue": true}`.
     await sql.execute("update work set cancel_requested = true, cancel_requeue = true")
     assert await steps.delete(store, "a", force=True) == "deleted"
     assert (await steps.get_task(store, "a")).state == "cancelled"
     await steps.check_invariants(sql)
 
 
-async def test_asking_for_deletion_overrules_a_requeue_asked_for_before(
+async def test_a_requested_deletion_overrides_an_earlier_requeue(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_running_work(store, "a")
@@ -157,7 +159,7 @@ async def test_asking_for_deletion_overrules_a_requeue_asked_for_before(
     await steps.check_invariants(sql)
 
 
-async def test_an_ended_task_is_deleted_already(store: Store, sql: asyncpg.Connection) -> None:
+async def test_deleting_an_ended_task_changes_nothing(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store, "a")
     await steps.complete(store, made.id)
     await steps.submit(store, "b")
@@ -167,24 +169,24 @@ async def test_an_ended_task_is_deleted_already(store: Store, sql: asyncpg.Conne
     await steps.check_invariants(sql)
 
 
-async def test_what_never_was_is_unknown(store: Store) -> None:
+async def test_deleting_an_unknown_task_returns_unknown(store: Store) -> None:
     assert await steps.delete(store, "a") == "unknown"
 
 
-async def test_each_of_a_batch_is_answered_in_order(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_batch_of_deletions_returns_results_in_order(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "waits", "waits-too")
     await steps.add_assigned_work(store, "assigned", "t")
     await steps.add_running_work(store, "running", "u")
     await steps.add_running_work(store, "forced", "v")
     ids = ["running", "nothing", "waits", "forced", "assigned", "waits-too", "waits"]
-    answers = await steps.run_many(
+    results = await steps.run_many(
         store, deletion.delete, [deletion.TaskDeletion(id_, id_ == "forced") for id_ in ids]
     )
-    assert answers == ["asked", "unknown", "deleted", "deleted", "deleted", "deleted", "deleted"]
+    assert results == ["asked", "unknown", "deleted", "deleted", "deleted", "deleted", "deleted"]
     await steps.check_invariants(sql)
 
 
-async def test_a_task_assigned_between_the_look_and_the_lock_is_taken_from_its_tool(
+async def test_deletion_cancels_work_assigned_just_before_its_lock(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a")
@@ -199,7 +201,7 @@ async def test_a_task_assigned_between_the_look_and_the_lock_is_taken_from_its_t
     await steps.check_invariants(sql)
 
 
-async def test_work_started_between_the_look_and_the_lock_is_asked_to_stop(
+async def test_deletion_asks_to_stop_work_started_just_before_its_lock(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_assigned_work(store, "a")
@@ -214,7 +216,7 @@ async def test_work_started_between_the_look_and_the_lock_is_asked_to_stop(
     await steps.check_invariants(sql)
 
 
-async def test_a_success_that_comes_first_stands(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_success_before_the_deletion_stands(store: Store, sql: asyncpg.Connection) -> None:
     made = await steps.add_running_work(store, "a")
     async with steps.OpenTransaction(store) as completing:
         await completing.run(completion.complete, [steps.new_ending(made.id)])
@@ -225,7 +227,7 @@ async def test_a_success_that_comes_first_stands(store: Store, sql: asyncpg.Conn
     await steps.check_invariants(sql)
 
 
-async def test_a_task_that_goes_back_between_the_look_and_the_lock_is_gone(
+async def test_deletion_deletes_a_task_released_just_before_its_lock(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_running_work(store, "a")
@@ -239,7 +241,7 @@ async def test_a_task_that_goes_back_between_the_look_and_the_lock_is_gone(
     await steps.check_invariants(sql)
 
 
-async def test_a_task_given_to_another_tool_between_the_look_and_the_lock_is_taken_from_that(
+async def test_deletion_cancels_work_of_a_task_reassigned_just_before_its_lock(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_running_work(store, "a", "t")
@@ -255,7 +257,7 @@ async def test_a_task_given_to_another_tool_between_the_look_and_the_lock_is_tak
     await steps.check_invariants(sql)
 
 
-async def test_two_that_delete_the_same_task_leave_one_record(store: Store, sql: asyncpg.Connection) -> None:
+async def test_concurrent_deletions_of_a_task_leave_one_record(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a")
     async with steps.OpenTransaction(store) as first:
         assert await first.run(deletion.delete, [deletion.TaskDeletion("a")]) == ["deleted"]
@@ -266,7 +268,7 @@ async def test_two_that_delete_the_same_task_leave_one_record(store: Store, sql:
     await steps.check_invariants(sql)
 
 
-async def test_a_deletion_that_is_rolled_back_leaves_the_task(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_rolled_back_deletion_keeps_the_task(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a")
     given_up = steps.OpenTransaction(store)
     await (await given_up.begin()).run(ended_tasks.record_deleted, ["a"])
@@ -275,7 +277,7 @@ async def test_a_deletion_that_is_rolled_back_leaves_the_task(store: Store, sql:
     await steps.check_invariants(sql)
 
 
-async def test_a_batch_of_deletions_and_an_assignment_do_not_wait_in_a_circle(
+async def test_a_batch_of_deletions_and_an_assignment_do_not_deadlock(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.add_assigned_work(store, "with-work", "t")
@@ -289,13 +291,11 @@ async def test_a_batch_of_deletions_and_an_assignment_do_not_wait_in_a_circle(
         assigning = asyncio.create_task(steps.assign(store, ("without", "t")))
         await steps.wait_until_blocked(sql, 2)
     assert await deleting == ["deleted", "deleted"]
-    assert [answer.status for answer in await assigning] in (["assigned"], ["task_unavailable"])
+    assert [result.status for result in await assigning] in (["assigned"], ["task_unavailable"])
     await steps.check_invariants(sql)
 
 
-async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_a_retried_batch_of_deletions_does_not_deadlock(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "a", "z")
     await steps.register(store, "t")
     gate, assigning = steps.OpenTransaction(store), steps.OpenTransaction(store)
@@ -307,7 +307,7 @@ async def test_a_batch_of_deletions_that_looks_again_does_not_wait_in_a_circle(
     both = [deletion.TaskDeletion("a"), deletion.TaskDeletion("z")]
     deleting = asyncio.create_task(steps.run_many(store, deletion.delete, both))
     await steps.wait_until_blocked(sql, 1)
-    # "a" has work now that the deletion has not seen, and waits for "z" meanwhile.
+    # Now "a" has work that the deletion has not seen, while the deletion waits for "z".
     await assigning.commit()
     await wait_until(lambda: steps.blocks_another(sql, gate_pid))
     completing = asyncio.create_task(steps.complete(store, given.work.id))

@@ -1,4 +1,4 @@
-"""The store: what every step can rely on."""
+"""Transactions of the store: their isolation level."""
 
 import asyncpg
 from sqlalchemy import Connection, text
@@ -10,10 +10,10 @@ def isolation(connection: Connection) -> str:
     return str(connection.execute(text("show transaction_isolation")).scalar_one())
 
 
-async def test_what_was_waited_for_is_seen_whatever_the_database_prefers(
+async def test_transactions_are_read_committed_whatever_the_default_of_the_database(
     database: str, sql: asyncpg.Connection
 ) -> None:
-    """A statement would fail, else, for each row that somebody else has changed meanwhile."""
+    """With another level, a statement would fail if another transaction changed one of its rows."""
     name = await sql.fetchval("select current_database()")
     await sql.execute(f"alter database {name} set default_transaction_isolation = 'serializable'")
     async with steps.open_store(database) as store:

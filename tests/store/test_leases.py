@@ -1,4 +1,4 @@
-"""Leases: whatever a tool does renews its own, and none ends before somebody was told."""
+"""Leases: every request of a tool renews its lease, and no lease ends earlier than a response stated."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -27,7 +27,7 @@ STEPS: dict[str, Step] = {
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_call_renews_the_lease(store: Store, step: str) -> None:
+async def test_a_request_of_a_tool_renews_its_lease(store: Store, step: str) -> None:
     made = await steps.add_assigned_work(store)
     before = await steps.get_tool(store, "tool")
     await STEPS[step](store, made.id)
@@ -37,7 +37,7 @@ async def test_a_call_renews_the_lease(store: Store, step: str) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_call_of_the_program_before_leaves_a_new_registration_its_lease(
+async def test_a_request_of_the_earlier_run_does_not_shorten_the_new_lease(
     store: Store, sql: asyncpg.Connection, step: str
 ) -> None:
     made = await steps.add_assigned_work(store)
@@ -51,7 +51,7 @@ async def test_a_call_of_the_program_before_leaves_a_new_registration_its_lease(
 
 
 @pytest.mark.parametrize("step", ["start", "report", "complete"])
-async def test_a_lease_ends_no_sooner_than_was_told_while_a_call_waited(
+async def test_a_waiting_request_does_not_shorten_a_lease(
     store: Store, sql: asyncpg.Connection, step: str
 ) -> None:
     made = await steps.add_assigned_work(store)
@@ -59,16 +59,16 @@ async def test_a_lease_ends_no_sooner_than_was_told_while_a_call_waited(
         await gate.session.execute(locks.LOCK, {"ids": [made.id], "task_ids": [], "tool_ids": []})
         late = asyncio.ensure_future(STEPS[step](store, made.id))
         await steps.wait_until_blocked(sql)
-        heard = await store.one(leases.heartbeat, leases.Beat("tool"))
-    assert heard is not None
+        heartbeat = await store.one(leases.heartbeat, leases.Beat("tool"))
+    assert heartbeat is not None
     await late
-    assert (await steps.get_tool(store, "tool")).lease_expires_at >= heard.lease_expires_at
+    assert (await steps.get_tool(store, "tool")).lease_expires_at >= heartbeat.lease_expires_at
 
 
-async def test_tools_that_register_are_locked_in_order_whether_they_resume_or_not(
+async def test_registrations_lock_tools_in_order_with_and_without_resume(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    """The later one is not held while the earlier one is waited for: else two could wait in a circle."""
+    """A registration must not hold a later tool while it waits for an earlier one. That could deadlock."""
     await steps.register(store, "a", "b")
     again = [
         tools.Registration(NewTool(skills=Raw(b"{}"), id=id_, resume=resume), id_.encode())
@@ -84,7 +84,9 @@ async def test_tools_that_register_are_locked_in_order_whether_they_resume_or_no
     await registering
 
 
-async def test_a_changed_length_holds_from_the_next_call_on(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_changed_lease_length_applies_from_the_next_request_on(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     await steps.register(store, "tool")
     changed = await store.one(tools.change, tools.Change("tool", ToolChange(lease_seconds=3600)))
     assert changed is not None

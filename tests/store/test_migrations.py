@@ -1,4 +1,4 @@
-"""The way of the schema: up, down, up again; by many at once; from wherever the package is installed."""
+"""Migrations: up, down and up again, by several processes, from a checkout or an installed package."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from tests.support.next_version import add_migration, copy_sources
 
 HERE = "select version_num from alembic_version"
 
-# Everything in our schema but Alembic's own table and what belongs to it.
+# All objects of the schema, except Alembic's table and objects that belong to it.
 OBJECTS = """
 select pg_describe_object(d.classid, d.objid, 0)
 from (select cast('pg_class' as regclass) as classid, oid as objid from pg_class
@@ -35,7 +35,7 @@ where pg_describe_object(d.classid, d.objid, 0) not like '%alembic_version%'
 order by 1
 """
 
-# The columns of tables and the code of functions, each as PostgreSQL understood it.
+# The columns of tables and the code of functions, as PostgreSQL stores them.
 DEFINITIONS = """
 select cast(attrelid as regclass)::text, attname::text, format_type(atttypid, atttypmod)
 from pg_attribute join pg_class c on c.oid = attrelid
@@ -62,8 +62,8 @@ order by 1
 """
 
 
-# Makes the migrations of this process those of a later version: it has one more, which executes these
-# statements. Returns its revision.
+# Gives this process the migrations of a later version, which has one more migration with these statements.
+# Returns its revision.
 NextVersion = Callable[..., str]
 
 
@@ -82,7 +82,7 @@ async def fetch(url: str, query: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in await connection.fetch(query)]
 
 
-async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_database: str) -> None:
+async def test_migrations_go_up_down_and_up_again_and_leave_nothing_behind(empty_database: str) -> None:
     await migration.migrate(empty_database)
     first = await fetch(empty_database, OBJECTS)
     await migration.migrate(empty_database, "base")
@@ -92,7 +92,7 @@ async def test_it_goes_up_and_down_and_up_again_and_leaves_nothing_behind(empty_
     assert any("work_archive" in str(row) for row in first)
 
 
-async def test_it_goes_down_over_data(empty_database: str) -> None:
+async def test_migrations_go_down_in_a_database_with_data(empty_database: str) -> None:
     await migration.migrate(empty_database)
     async with steps.open_store(empty_database) as store:
         await steps.add_running_work(store)
@@ -100,7 +100,7 @@ async def test_it_goes_down_over_data(empty_database: str) -> None:
     assert await fetch(empty_database, OBJECTS) == []
 
 
-async def test_the_revision_it_ends_at_is_the_one_this_program_needs(empty_database: str) -> None:
+async def test_migrations_end_at_the_version_that_this_program_needs(empty_database: str) -> None:
     async with steps.open_store(empty_database) as store:
         assert await store.run(schema_version.current_version) is None
         await migration.migrate(empty_database)
@@ -109,7 +109,7 @@ async def test_the_revision_it_ends_at_is_the_one_this_program_needs(empty_datab
         assert await store.run(schema_version.current_version) is None
 
 
-async def test_migrating_what_is_current_changes_nothing(empty_database: str) -> None:
+async def test_migrating_a_current_schema_changes_nothing(empty_database: str) -> None:
     await migration.migrate(empty_database)
     first = await fetch(empty_database, OBJECTS)
     await migration.migrate(empty_database)
@@ -125,14 +125,14 @@ async def pretend(url: str, version: str = "9999", *, works_from: str) -> None:
     )
 
 
-async def test_a_later_schema_that_says_so_serves_programs_of_before(database: str, store: Store) -> None:
+async def test_programs_can_use_a_later_schema_that_allows_it(database: str, store: Store) -> None:
     await pretend(database, works_from=schema_version.required_version())
     assert await store.read(schema_version.schema_problem) is None
     await migration.migrate(database)
     assert await fetch(database, HERE) == [("9999",)]
 
 
-async def test_a_later_schema_that_does_not_is_refused(database: str, store: Store) -> None:
+async def test_programs_refuse_a_later_schema_that_does_not_allow_it(database: str, store: Store) -> None:
     await pretend(database, works_from="9998")
     problem = await store.read(schema_version.schema_problem)
     assert "version 9998 or later" in (problem or "")
@@ -158,7 +158,7 @@ async def test_an_earlier_schema_needs_a_migration(
     assert await fetch(database, HERE) == [(newest,)]
 
 
-async def test_a_migration_waits_for_a_table_in_use_and_lets_others_use_it(
+async def test_a_migration_waits_for_a_table_in_use_without_blocking_others(
     database: str, next_version: NextVersion
 ) -> None:
     newest = next_version("alter table work_archive add column made_up text")
@@ -167,13 +167,13 @@ async def test_a_migration_waits_for_a_table_in_use_and_lets_others_use_it(
             await user.execute("lock table work_archive in access share mode")
             migrating = asyncio.create_task(migration.migrate(database))
             await steps.wait_until_blocked(other)
-            # It queues behind the migration, but not until the transaction ends.
+            # The statement waits behind the migration, but not until the transaction ends.
             await asyncio.wait_for(other.execute("select from work_archive"), 20)
         await migrating
     assert await fetch(database, HERE) == [(newest,)]
 
 
-async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str) -> None:
+async def test_processes_that_migrate_at_the_same_time_take_turns(empty_database: str) -> None:
     program = (
         "import asyncio, sys; from broker.store import migration; asyncio.run(migration.migrate(sys.argv[1]))"
     )
@@ -183,17 +183,17 @@ async def test_two_processes_that_migrate_at_once_take_turns(empty_database: str
             await asyncio.create_subprocess_exec(sys.executable, "-c", program, empty_database)
             for _ in range(2)
         ]
-        # Both stand at the door now, none is through it.
+        # Now both processes wait for the lock.
         await steps.wait_until_blocked(gate, 2)
     assert [await process.wait() for process in both] == [0, 0]
     assert await fetch(empty_database, HERE) == [(schema_version.required_version(),)]
 
 
 async def run_installed(folder: Path, *arguments: str, **environment: str) -> str:
-    """Run a module of Python beside an installed package; return what it prints."""
+    """Run a Python module with an installed package, and return its output."""
     site_packages = folder / "site-packages"
     shutil.copytree(Path(broker.__file__).parent, site_packages / "broker")
-    # As pyproject.toml puts them into the wheel.
+    # The place in the wheel, as in pyproject.toml.
     shutil.copytree(ROOT / "migrations", site_packages / "broker" / "migrations")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *arguments),
@@ -207,7 +207,7 @@ async def run_installed(folder: Path, *arguments: str, **environment: str) -> st
     return out.decode()
 
 
-async def test_it_works_from_an_installed_package(empty_database: str, tmp_path: Path) -> None:
+async def test_migration_works_from_an_installed_package(empty_database: str, tmp_path: Path) -> None:
     printed = await run_installed(tmp_path, "broker.cli", "migrate", BROKER_DATABASE_URL=empty_database)
     assert schema_version.required_version() in printed
     assert await fetch(empty_database, HERE) == [(schema_version.required_version(),)]
@@ -232,7 +232,7 @@ async def test_the_archive_has_partitions_for_this_month_and_the_next_three(data
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Asia/Kolkata"])
-async def test_months_are_those_of_utc_wherever_the_server_stands(empty_database: str, zone: str) -> None:
+async def test_partitions_follow_months_in_utc_in_any_time_zone(empty_database: str, zone: str) -> None:
     name = empty_database.rpartition("/")[2]
     await run_sql(empty_database, f"alter database {name.partition('?')[0]} set timezone to '{zone}'")
     await migration.migrate(empty_database)
@@ -240,27 +240,27 @@ async def test_months_are_those_of_utc_wherever_the_server_stands(empty_database
     assert await fetch(empty_database, PARTITIONS) == [*wanted, ("work_archive_rest", "DEFAULT")]
 
 
-async def test_partitions_that_are_missing_are_made_by_the_next_call(store: Store, database: str) -> None:
+async def test_the_next_call_creates_missing_partitions(store: Store, database: str) -> None:
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}, {first[2][0]}")
     await store.run(retention.create_partitions)
     assert await fetch(database, PARTITIONS) == first
 
 
-async def test_two_that_make_partitions_at_once_do_not_fail(
+async def test_concurrent_creations_of_a_partition_do_not_fail(
     store: Store, sql: asyncpg.Connection, database: str
 ) -> None:
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}")
     async with steps.OpenTransaction(store) as other:
         await other.run(retention.create_partitions)
-        too = asyncio.create_task(store.run(retention.create_partitions))
+        second = asyncio.create_task(store.run(retention.create_partitions))
         await steps.wait_until_blocked(sql)
-    await too
+    await second
     assert await fetch(database, PARTITIONS) == first
 
 
-async def test_a_record_whose_month_has_no_partition_still_lands(store: Store, database: str) -> None:
+async def test_a_record_of_a_month_without_a_partition_is_stored(store: Store, database: str) -> None:
     [(this_month, _), *_] = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {this_month}")
     work = await steps.add_running_work(store)
@@ -270,20 +270,18 @@ async def test_a_record_whose_month_has_no_partition_still_lands(store: Store, d
     assert await fetch(database, "select work_id from work_archive_rest") == [(work.id,)]
 
 
-async def test_a_month_gets_its_partition_even_when_records_came_before_it(
-    store: Store, database: str
-) -> None:
+async def test_a_month_gets_its_partition_after_its_first_records(store: Store, database: str) -> None:
     first = await fetch(database, PARTITIONS)
     await run_sql(database, f"drop table {first[0][0]}")
     work = await steps.add_running_work(store)
     await steps.complete(store, work.id)
-    # What every start of the embedded database, and `broker migrate`, does.
+    # Every start of the embedded database does this, and so does `broker migrate`.
     await migration.migrate(database)
     assert await fetch(database, PARTITIONS) == first
     assert [record.work_id for record in await steps.get_records(store, task_id="task")] == [work.id]
 
 
-async def test_a_record_that_lands_while_its_month_gets_a_partition_is_no_obstacle(
+async def test_a_concurrent_record_does_not_prevent_a_new_partition(
     store: Store, sql: asyncpg.Connection, database: str
 ) -> None:
     first = await fetch(database, PARTITIONS)
@@ -298,30 +296,28 @@ async def test_a_record_that_lands_while_its_month_gets_a_partition_is_no_obstac
     assert [record.work_id for record in await steps.get_records(store, task_id="task")] == [work.id]
 
 
-async def test_partitions_made_later_have_the_indexes_of_those_made_first(
-    store: Store, database: str
-) -> None:
-    described = """
+async def test_later_partitions_have_the_indexes_of_the_first_ones(store: Store, database: str) -> None:
+    indexes = """
         select c.relname, count(*), count(*) filter (where i.indisprimary)
         from pg_inherits h join pg_class c on c.oid = h.inhrelid join pg_index i on i.indrelid = c.oid
         where h.inhparent = cast('work_archive' as regclass) group by 1 order by 1"""
-    first = await fetch(database, described)
+    first = await fetch(database, indexes)
     await run_sql(database, f"drop table {first[0][0]}")
     await store.run(retention.create_partitions)
-    assert await fetch(database, described) == first
+    assert await fetch(database, indexes) == first
     assert {row[1:] for row in first} == {(7, 1)}
 
 
-async def test_what_postgresql_says_is_told_with_what_can_be_done(postgres: str) -> None:
+async def test_an_error_of_postgresql_comes_with_advice(postgres: str) -> None:
     url = make_url(postgres).set(database="not_there").render_as_string(hide_password=False)
-    told = await run("", "migrate", BROKER_DATABASE_URL=url)
+    finished = await run("", "migrate", BROKER_DATABASE_URL=url)
     makes = "createdb --owner USER --encoding UTF8 --template template0 NAME"
     says = f'database "not_there" does not exist; `{makes}` makes it'
-    assert told == (1, "", f"Error: The database refuses it: {says}\n")
+    assert finished == (1, "", f"Error: The database refuses it: {says}\n")
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-async def test_a_database_that_is_not_in_utf8_is_refused_with_the_command_that_makes_one(
+async def test_a_database_that_is_not_utf8_is_refused_with_the_command_to_create_one(
     postgres: str, encoding: str, database: str, tmp_path: Path
 ) -> None:
     name = f"wrong_{encoding.lower()}"
@@ -348,7 +344,7 @@ async def test_a_database_that_is_not_in_utf8_is_refused_with_the_command_that_m
         await admin.close()
 
 
-async def test_a_column_that_changes_under_prepared_statements_fails_no_request(
+async def test_a_changed_column_of_prepared_statements_fails_no_request(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     async def live(name: str) -> None:
@@ -356,9 +352,9 @@ async def test_a_column_that_changes_under_prepared_statements_fails_no_request(
         made = await store.one(assignment.assign, Pair(task_id=name, tool_id="tool"))
         assert made.work is not None
         await store.one(completion.complete, steps.new_ending(made.work.id))
-        found = await store.read_one(tasks.find, name)
-        assert found is not None
-        assert found.state == "succeeded"
+        task = await store.read_one(tasks.find, name)
+        assert task is not None
+        assert task.state == "succeeded"
 
     await steps.register(store, "tool")
     await live("a")

@@ -1,4 +1,4 @@
-"""Notifications: who is told of what, and that a hint which cannot be given never fails a write."""
+"""Notifications: which channel each change notifies. A notification that fails never fails the write."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -39,8 +39,8 @@ IN_AN_HOUR = timedelta(hours=1)
 IN_TEN_SECONDS = timedelta(seconds=10)
 
 
-class Heard:
-    """What a listener hears."""
+class Notifications:
+    """The notifications that a listener receives."""
 
     def __init__(
         self, database: str, listener: asyncpg.Connection, sql: asyncpg.Connection, channels: Iterable[str]
@@ -54,13 +54,13 @@ class Heard:
 
     async def listen(self) -> None:
         for channel in (*self._channels, FENCE):
-            await self._listener.add_listener(channel, self._hear)
+            await self._listener.add_listener(channel, self._receive)
 
-    def _hear(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
+    def _receive(self, _connection: Any, _pid: int, channel: str, payload: Any) -> None:
         self._all.append((channel, payload))
 
     async def since(self) -> list[tuple[str, str]]:
-        """What was heard since the last call, sorted: notifications come in the order of their commits."""
+        """Return the notifications since the last call, sorted, because they come in the order of commits."""
         fence = (FENCE, str(next(self._numbers)))
         await self._sql.execute("select pg_notify($1, $2)", *fence)
 
@@ -69,214 +69,228 @@ class Heard:
             return fence in self._all
 
         await wait_until(passed)
-        heard, self._all = self._all, []
-        assert heard.pop() == fence
-        return sorted((channel, ",".join(sorted(payload.split(",")))) for channel, payload in heard)
+        notifications, self._all = self._all, []
+        assert notifications.pop() == fence
+        return sorted((channel, ",".join(sorted(payload.split(",")))) for channel, payload in notifications)
 
 
 @pytest.fixture
-async def heard(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
-    """What those hear who wait for something."""
+async def notifications(database: str, sql: asyncpg.Connection) -> AsyncIterator[Notifications]:
+    """Receive the notifications for waiting requests."""
     async with steps.open_connection(database) as listener:
-        heard = Heard(database, listener, sql, set(CHANNELS) - {EVENTS})
-        await heard.listen()
-        yield heard
+        notifications = Notifications(database, listener, sql, set(CHANNELS) - {EVENTS})
+        await notifications.listen()
+        yield notifications
 
 
 @pytest.fixture
-async def told(database: str, sql: asyncpg.Connection) -> AsyncIterator[Heard]:
-    """What those are told beside who watch everything."""
+async def event_notifications(database: str, sql: asyncpg.Connection) -> AsyncIterator[Notifications]:
+    """Receive the further notifications for the event stream."""
     async with steps.open_connection(database) as listener:
-        told = Heard(database, listener, sql, [EVENTS])
-        await told.listen()
-        yield told
+        event_notifications = Notifications(database, listener, sql, [EVENTS])
+        await event_notifications.listen()
+        yield event_notifications
 
 
-async def test_new_tasks_are_for_the_assigner(store: Store, heard: Heard) -> None:
+async def test_new_tasks_notify_assigners(store: Store, notifications: Notifications) -> None:
     await steps.submit(store, "a", "b", "c")
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await notifications.since() == [(CANDIDATES, "*")]
 
 
-async def test_what_comes_due_before_the_upkeep_looks_by_itself_is_for_it(store: Store, heard: Heard) -> None:
+async def test_rows_that_come_due_soon_notify_upkeep(store: Store, notifications: Notifications) -> None:
     await steps.submit(store, "later", not_before=datetime.now(UTC) + IN_AN_HOUR)
-    assert await heard.since() == []
+    assert await notifications.since() == []
     await steps.submit(store, "soon", not_before=datetime.now(UTC) + IN_TEN_SECONDS)
-    assert await heard.since() == [(UPKEEP, "tasks")]
+    assert await notifications.since() == [(UPKEEP, "tasks")]
     await steps.register(store, "hasty", lease_seconds=10)
     await steps.register(store, "patient", lease_seconds=60)
-    assert sorted(await heard.since()) == [(CANDIDATES, "*")] * 2 + [(UPKEEP, "tools")] * 2
+    assert sorted(await notifications.since()) == [(CANDIDATES, "*")] * 2 + [(UPKEEP, "tools")] * 2
     await steps.submit(store, "quick", timeout_seconds=10)
     await steps.submit(store, "long", timeout_seconds=60)
-    await heard.since()
+    await notifications.since()
     [quick] = await steps.assign_all(store, ("quick", "hasty"))
-    assert await heard.since() == [(TOOL, "hasty"), (UPKEEP, "work")]
+    assert await notifications.since() == [(TOOL, "hasty"), (UPKEEP, "work")]
     [long] = await steps.assign_all(store, ("long", "patient"))
-    assert await heard.since() == [(TOOL, "patient")]
+    assert await notifications.since() == [(TOOL, "patient")]
     await store.one(work.start, work.Start(quick.id))
-    assert await heard.since() == [(UPKEEP, "work"), (WORK, f"{quick.id}")]
+    assert await notifications.since() == [(UPKEEP, "work"), (WORK, f"{quick.id}")]
     await store.one(work.start, work.Start(long.id))
-    assert await heard.since() == [(WORK, f"{long.id}")]
+    assert await notifications.since() == [(WORK, f"{long.id}")]
 
 
-async def test_a_known_task_is_no_news(store: Store, heard: Heard) -> None:
+async def test_a_repeated_submission_notifies_nobody(store: Store, notifications: Notifications) -> None:
     await steps.submit(store, "a")
-    await heard.since()
+    await notifications.since()
     await steps.submit(store, "a")
-    assert await heard.since() == []
+    assert await notifications.since() == []
 
 
-async def test_a_new_tool_is_for_the_assigner_and_one_that_registers_anew_for_who_waits_for_its_work_too(
-    store: Store, heard: Heard
+async def test_a_new_tool_notifies_assigners_and_a_repeated_registration_also_the_waiting_tool(
+    store: Store, notifications: Notifications
 ) -> None:
     await steps.register(store, "t")
-    assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
+    assert await notifications.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
     await steps.register(store, "t")
-    assert await heard.since() == [(CANDIDATES, "*"), (TOOL, "t"), (UPKEEP, "tools")]
+    assert await notifications.since() == [(CANDIDATES, "*"), (TOOL, "t"), (UPKEEP, "tools")]
 
 
-async def test_another_length_of_a_lease_is_for_who_waits_for_the_tools_work(
-    store: Store, heard: Heard
+async def test_a_changed_lease_length_notifies_the_waiting_tool(
+    store: Store, notifications: Notifications
 ) -> None:
     await steps.register(store, "t")
-    await heard.since()
+    await notifications.since()
     await store.one(tools.change, tools.Change("t", ToolChange(lease_seconds=5)))
-    assert await heard.since() == [(CANDIDATES, "*"), (TOOL, "t"), (UPKEEP, "tools")]
+    assert await notifications.since() == [(CANDIDATES, "*"), (TOOL, "t"), (UPKEEP, "tools")]
 
 
-async def test_a_tool_that_is_back_is_for_the_upkeep_which_watches_its_lease_again(
-    store: Store, sql: asyncpg.Connection, heard: Heard
+async def test_a_tool_that_comes_back_notifies_upkeep(
+    store: Store, sql: asyncpg.Connection, notifications: Notifications
 ) -> None:
     await steps.register(store, "t")
     await sql.execute("update tool_leases set expires_at = now()")
     await store.run(due.take_offline, 10)
-    await heard.since()
+    await notifications.since()
     await store.one(leases.heartbeat, leases.Beat("t"))
-    assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
+    assert await notifications.since() == [(CANDIDATES, "*"), (UPKEEP, "tools")]
 
 
-async def test_a_tool_that_changes_is_news_while_it_is_available(store: Store, heard: Heard) -> None:
+async def test_a_changed_tool_notifies_assigners_while_it_is_available(
+    store: Store, notifications: Notifications
+) -> None:
     await steps.register(store, "t")
-    await heard.since()
+    await notifications.since()
     await store.one(tools.change, tools.Change("t", ToolChange(capacity=2)))
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await notifications.since() == [(CANDIDATES, "*")]
     await store.one(tools.change, tools.Change("t", ToolChange(draining=True)))
-    assert await heard.since() == []
+    assert await notifications.since() == []
     await store.one(tools.change, tools.Change("t", ToolChange(draining=False)))
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await notifications.since() == [(CANDIDATES, "*")]
 
 
-async def test_an_assignment_is_for_its_tools_and_for_no_other(store: Store, heard: Heard) -> None:
+async def test_an_assignment_notifies_only_its_tools(store: Store, notifications: Notifications) -> None:
     await steps.submit(store, "a", "b", "c")
     await steps.register(store, "t", "u", "v", capacity=2)
     await steps.assign(store, ("c", "v"), ("a", "t"), ("b", "t"))
     await steps.register(store, "full")
-    await heard.since()
+    await notifications.since()
     await steps.submit(store, "d", "e")
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await notifications.since() == [(CANDIDATES, "*")]
     await steps.assign(store, ("d", "full"), ("e", "v"))
-    assert await heard.since() == [(TOOL, "full,v")]
+    assert await notifications.since() == [(TOOL, "full,v")]
     await steps.assign(store, ("d", "full"), ("nothing", "t"))
-    assert await heard.since() == []
+    assert await notifications.since() == []
 
 
-async def test_a_tool_with_room_left_is_news_to_the_assigner(store: Store, heard: Heard) -> None:
+async def test_an_assignment_that_leaves_capacity_notifies_assigners(
+    store: Store, notifications: Notifications
+) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t", capacity=2)
-    await heard.since()
+    await notifications.since()
     await steps.assign(store, ("a", "t"))
-    assert await heard.since() == [(CANDIDATES, "*"), (TOOL, "t")]
+    assert await notifications.since() == [(CANDIDATES, "*"), (TOOL, "t")]
 
 
-async def test_starting_and_reporting_are_for_who_watches_the_work(store: Store, heard: Heard) -> None:
+async def test_starts_and_reports_notify_requests_that_wait_for_the_work(
+    store: Store, notifications: Notifications
+) -> None:
     made = await steps.add_assigned_work(store)
-    await heard.since()
+    await notifications.since()
     await store.one(work.start, work.Start(made.id))
-    assert await heard.since() == [(WORK, f"{made.id}")]
+    assert await notifications.since() == [(WORK, f"{made.id}")]
     await store.one(work.start, work.Start(made.id))
-    assert await heard.since() == []
+    assert await notifications.since() == []
     await steps.report(store, made.id, progress=0.5)
-    assert await heard.since() == [(WORK, f"{made.id}")]
+    assert await notifications.since() == [(WORK, f"{made.id}")]
 
 
-async def test_a_report_that_is_there_already_is_no_news(store: Store, heard: Heard) -> None:
+async def test_a_repeated_report_notifies_nobody(store: Store, notifications: Notifications) -> None:
     made = await steps.add_running_work(store)
     id_ = uuid4()
     await steps.report(store, made.id, id=id_)
-    await heard.since()
+    await notifications.since()
     await steps.report(store, made.id, id=id_)
-    assert await heard.since() == []
+    assert await notifications.since() == []
 
 
-async def test_a_cancel_that_is_asked_for_is_for_who_watches_the_work(store: Store, heard: Heard) -> None:
-    made = await steps.add_running_work(store, "a")
-    await heard.since()
-    await steps.delete(store, "a")
-    assert await heard.since() == [(WORK, f"{made.id}")]
-    await steps.delete(store, "a")
-    assert await heard.since() == []
-
-
-async def test_success_is_for_who_waits_for_the_task_and_for_the_assigner_a_tool_with_room(
-    store: Store, heard: Heard
+async def test_a_requested_cancellation_notifies_requests_that_wait_for_the_work(
+    store: Store, notifications: Notifications
 ) -> None:
     made = await steps.add_running_work(store, "a")
-    await heard.since()
-    await steps.complete(store, made.id)
-    assert await heard.since() == [(CANDIDATES, "*"), (TASK, "a"), (WORK, f"{made.id}")]
-    await steps.complete(store, made.id)
-    assert await heard.since() == []
+    await notifications.since()
+    await steps.delete(store, "a")
+    assert await notifications.since() == [(WORK, f"{made.id}")]
+    await steps.delete(store, "a")
+    assert await notifications.since() == []
 
 
-async def test_a_failure_with_a_backoff_is_for_upkeep_and_not_for_who_waits_for_the_task(
-    store: Store, heard: Heard
+async def test_a_success_notifies_requests_that_wait_for_the_task_and_assigners(
+    store: Store, notifications: Notifications
 ) -> None:
     made = await steps.add_running_work(store, "a")
-    await heard.since()
+    await notifications.since()
+    await steps.complete(store, made.id)
+    assert await notifications.since() == [(CANDIDATES, "*"), (TASK, "a"), (WORK, f"{made.id}")]
+    await steps.complete(store, made.id)
+    assert await notifications.since() == []
+
+
+async def test_a_failure_with_a_backoff_notifies_upkeep_but_not_requests_for_the_task(
+    store: Store, notifications: Notifications
+) -> None:
+    made = await steps.add_running_work(store, "a")
+    await notifications.since()
     await steps.complete(store, made.id, "failed")
-    assert await heard.since() == [(CANDIDATES, "*"), (UPKEEP, "tasks"), (WORK, f"{made.id}")]
+    assert await notifications.since() == [(CANDIDATES, "*"), (UPKEEP, "tasks"), (WORK, f"{made.id}")]
 
 
-async def test_the_last_failure_is_for_who_waits_for_the_task(store: Store, heard: Heard) -> None:
+async def test_the_last_failure_notifies_requests_that_wait_for_the_task(
+    store: Store, notifications: Notifications
+) -> None:
     made = await steps.add_running_work(store, "a", max_attempts=1)
-    await heard.since()
+    await notifications.since()
     await steps.complete(store, made.id, "failed")
-    assert await heard.since() == [(CANDIDATES, "*"), (TASK, "a"), (WORK, f"{made.id}")]
+    assert await notifications.since() == [(CANDIDATES, "*"), (TASK, "a"), (WORK, f"{made.id}")]
 
 
-async def test_a_deletion_is_for_who_waits_for_the_task(store: Store, heard: Heard) -> None:
+async def test_a_deletion_notifies_requests_that_wait_for_the_task(
+    store: Store, notifications: Notifications
+) -> None:
     await steps.submit(store, "a", "b")
-    await heard.since()
+    await notifications.since()
     await store.many(deletion.delete, [deletion.TaskDeletion("a"), deletion.TaskDeletion("b")])
-    assert await heard.since() == [(TASK, "a,b")]
+    assert await notifications.since() == [(TASK, "a,b")]
 
 
-async def test_a_task_that_comes_due_is_for_the_assigner(
-    store: Store, heard: Heard, sql: asyncpg.Connection
+async def test_a_task_that_comes_due_notifies_assigners(
+    store: Store, notifications: Notifications, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a", not_before=datetime.now(UTC) + IN_AN_HOUR)
     await sql.execute("update tasks set due_at = now()")
-    await heard.since()
+    await notifications.since()
     assert await store.run(due.make_available, 10) == 1
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await notifications.since() == [(CANDIDATES, "*")]
 
 
-async def test_a_tool_that_is_deleted_is_for_who_waits_for_its_work(store: Store, heard: Heard) -> None:
+async def test_a_deleted_tool_notifies_requests_that_wait_for_its_work(
+    store: Store, notifications: Notifications
+) -> None:
     await steps.register(store, "t", "u")
-    await heard.since()
+    await notifications.since()
     await store.many(tools.delete, [tools.ToolDeletion("t"), tools.ToolDeletion("nothing")])
-    assert await heard.since() == [(TOOL, "t")]
+    assert await notifications.since() == [(TOOL, "t")]
 
 
-async def test_renewals_and_remarks_are_no_news(store: Store, heard: Heard) -> None:
+async def test_lease_renewals_and_remarks_notify_nobody(store: Store, notifications: Notifications) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t", "u")
-    await heard.since()
+    await notifications.since()
     await store.many(leases.heartbeat, [leases.Beat("t"), leases.Beat("u")])
     await store.many(tasks.remark, [TaskRemark(task_id="a", text="why")])
-    assert await heard.since() == []
+    assert await notifications.since() == []
 
 
-async def test_steps_over_nothing_are_no_news(store: Store, heard: Heard) -> None:
+async def test_steps_without_effect_notify_nobody(store: Store, notifications: Notifications) -> None:
     await steps.assign(store, ("nothing", "nowhere"))
     await steps.complete(store, uuid4())
     await store.one(work.start, work.Start(uuid4()))
@@ -290,112 +304,118 @@ async def test_steps_over_nothing_are_no_news(store: Store, heard: Heard) -> Non
     await store.run(due.make_available, 10)
     await store.many(tasks.remark, [TaskRemark(task_id="nothing", text="why")])
     await store.one(tools.change, tools.Change("nowhere", ToolChange(capacity=1)))
-    assert await heard.since() == []
+    assert await notifications.since() == []
 
 
-async def test_what_is_rolled_back_is_no_news(store: Store, heard: Heard) -> None:
+async def test_a_rolled_back_transaction_notifies_nobody(store: Store, notifications: Notifications) -> None:
     given_up = steps.OpenTransaction(store)
     await (await given_up.begin()).run(tasks.submit, [steps.new_task("a")])
     await given_up.roll_back()
-    assert await heard.since() == []
+    assert await notifications.since() == []
 
 
-async def test_a_set_is_one_notification_on_each_channel(store: Store, heard: Heard) -> None:
+async def test_a_set_sends_one_notification_on_each_channel(
+    store: Store, notifications: Notifications
+) -> None:
     ids = [f"{number:03}" for number in range(50)]
     await steps.submit(store, *ids)
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await notifications.since() == [(CANDIDATES, "*")]
     await steps.register(store, "t", capacity=50)
-    await heard.since()
+    await notifications.since()
     made = await steps.assign_all(store, *((id_, "t") for id_ in ids))
-    assert await heard.since() == [(TOOL, "t")]
+    assert await notifications.since() == [(TOOL, "t")]
     works = ",".join(sorted(f"{item.id}" for item in made))
     await store.many(work.start, [work.Start(item.id) for item in made])
-    assert await heard.since() == [(WORK, works)]
+    assert await notifications.since() == [(WORK, works)]
     await store.many(completion.complete, [steps.new_ending(item.id) for item in made])
-    assert await heard.since() == [(CANDIDATES, "*"), (TASK, ",".join(ids)), (WORK, works)]
+    assert await notifications.since() == [(CANDIDATES, "*"), (TASK, ",".join(ids)), (WORK, works)]
 
 
-async def test_a_transaction_of_many_steps_is_one_notification_on_the_assigners_channel(
-    store: Store, heard: Heard
+async def test_a_transaction_of_many_steps_notifies_assigners_once(
+    store: Store, notifications: Notifications
 ) -> None:
     async with steps.OpenTransaction(store) as held:
         for number in range(20):
             await held.run(tasks.submit, [steps.new_task(f"{number}")])
-    assert await heard.since() == [(CANDIDATES, "*")]
+    assert await notifications.since() == [(CANDIDATES, "*")]
 
 
-async def test_who_watches_everything_is_told_of_new_tasks_and_tools_and_of_work_that_is_assigned(
-    store: Store, told: Heard
+async def test_new_tasks_tools_and_work_notify_the_event_stream(
+    store: Store, event_notifications: Notifications
 ) -> None:
     await steps.submit(store, "a", not_before=datetime.now(UTC) + IN_AN_HOUR)
     await steps.submit(store, "b")
     await steps.submit(store, "b")
-    assert await told.since() == [(EVENTS, "task a"), (EVENTS, "task b")]
+    assert await event_notifications.since() == [(EVENTS, "task a"), (EVENTS, "task b")]
     await steps.register(store, "t")
-    assert await told.since() == [(EVENTS, "tool t")]
+    assert await event_notifications.since() == [(EVENTS, "tool t")]
     [made] = await steps.assign_all(store, ("b", "t"))
-    assert await told.since() == [(EVENTS, f"work {made.id}")]
+    assert await event_notifications.since() == [(EVENTS, f"work {made.id}")]
 
 
-async def test_who_watches_everything_is_told_of_every_change_of_a_task_that_waits(
-    store: Store, told: Heard, sql: asyncpg.Connection
+async def test_changes_of_a_waiting_task_notify_the_event_stream(
+    store: Store, event_notifications: Notifications, sql: asyncpg.Connection
 ) -> None:
     made = await steps.add_running_work(store, "a", max_attempts=2)
-    await told.since()
+    await event_notifications.since()
     await steps.complete(store, made.id, "failed")
-    assert await told.since() == [(EVENTS, "task a")]
+    assert await event_notifications.since() == [(EVENTS, "task a")]
     await sql.execute("update tasks set due_at = now()")
-    await told.since()
+    await event_notifications.since()
     assert await store.run(due.make_available, 10) == 1
-    assert await told.since() == [(EVENTS, "task a")]
+    assert await event_notifications.since() == [(EVENTS, "task a")]
     await store.one(tasks.remark, TaskRemark(task_id="a", text="why"))
-    assert await told.since() == [(EVENTS, "task a")]
+    assert await event_notifications.since() == [(EVENTS, "task a")]
     [made] = await steps.assign_all(store, ("a", "tool"))
     await steps.complete(store, made.id, "failed")
-    assert await told.since() == [(EVENTS, "task a"), (EVENTS, f"work {made.id}")]
+    assert await event_notifications.since() == [(EVENTS, "task a"), (EVENTS, f"work {made.id}")]
     await store.one(tasks.retry, "a")
-    assert await told.since() == [(EVENTS, "task a")]
+    assert await event_notifications.since() == [(EVENTS, "task a")]
 
 
-async def test_who_watches_everything_is_told_of_every_change_of_a_tool_but_of_its_load(
-    store: Store, told: Heard, sql: asyncpg.Connection
+async def test_changes_of_a_tool_except_its_load_notify_the_event_stream(
+    store: Store, event_notifications: Notifications, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a")
     await steps.register(store, "t")
-    await told.since()
+    await event_notifications.since()
     for change in (ToolChange(capacity=2), ToolChange(draining=True), ToolChange(draining=False)):
         await store.one(tools.change, tools.Change("t", change))
-        assert await told.since() == [(EVENTS, "tool t")]
+        assert await event_notifications.since() == [(EVENTS, "tool t")]
     [made] = await steps.assign_all(store, ("a", "t"))
     await steps.complete(store, made.id)
-    assert await told.since() == [(EVENTS, f"work {made.id}")]
+    assert await event_notifications.since() == [(EVENTS, f"work {made.id}")]
     await sql.execute("update tool_leases set expires_at = now()")
     await store.run(due.take_offline, 10)
-    assert await told.since() == [(EVENTS, "tool t")]
+    assert await event_notifications.since() == [(EVENTS, "tool t")]
     await store.one(leases.heartbeat, leases.Beat("t"))
-    assert await told.since() == [(EVENTS, "tool t")]
+    assert await event_notifications.since() == [(EVENTS, "tool t")]
     await store.one(leases.heartbeat, leases.Beat("t"))
-    assert await told.since() == []
+    assert await event_notifications.since() == []
 
 
-async def test_what_the_other_channels_tell_is_not_told_once_more(store: Store, told: Heard) -> None:
+async def test_changes_on_other_channels_do_not_notify_the_event_stream_again(
+    store: Store, event_notifications: Notifications
+) -> None:
     made = await steps.add_assigned_work(store, "a")
-    await told.since()
+    await event_notifications.since()
     await store.one(work.start, work.Start(made.id))
     await steps.report(store, made.id, progress=0.5)
     await steps.complete(store, made.id)
     await store.many(tools.delete, [tools.ToolDeletion("tool")])
-    assert await told.since() == []
+    assert await event_notifications.since() == []
 
 
-async def test_who_watches_is_told_that_keys_have_changed(store: Store, told: Heard) -> None:
+async def test_changed_keys_notify_the_event_stream(store: Store, event_notifications: Notifications) -> None:
     assert await store.run(keys.create, "k", ["operator"], b"hash")
-    assert await told.since() == [(EVENTS, "key *")]
+    assert await event_notifications.since() == [(EVENTS, "key *")]
     assert await store.run(keys.revoke, "k")
-    assert await told.since() == [(EVENTS, "key *")]
+    assert await event_notifications.since() == [(EVENTS, "key *")]
 
 
-async def test_steps_over_nothing_are_no_events_either(store: Store, told: Heard) -> None:
+async def test_steps_without_effect_do_not_notify_the_event_stream(
+    store: Store, event_notifications: Notifications
+) -> None:
     await steps.assign(store, ("nothing", "nowhere"))
     await steps.complete(store, uuid4())
     await steps.delete(store, "nothing")
@@ -405,23 +425,23 @@ async def test_steps_over_nothing_are_no_events_either(store: Store, told: Heard
         await store.run(chore.do, 10)
     await store.many(tasks.remark, [TaskRemark(task_id="nothing", text="why")])
     await store.one(tools.change, tools.Change("nowhere", ToolChange(capacity=1)))
-    assert await told.since() == []
+    assert await event_notifications.since() == []
 
 
-@pytest.mark.parametrize(("length", "is_told"), [(139, True), (140, False)])
-async def test_more_ids_of_a_kind_than_fit_are_a_star(
-    store: Store, told: Heard, length: int, is_told: bool
+@pytest.mark.parametrize(("length", "fits"), [(139, True), (140, False)])
+async def test_an_event_notification_with_too_many_ids_is_a_star(
+    store: Store, event_notifications: Notifications, length: int, fits: bool
 ) -> None:
     # 50 ids and the commas between them: 6,999 bytes, and 7,049.
     ids = [f"{number:02}{'x' * (length - 2)}" for number in range(50)]
     await steps.submit(store, *ids)
-    [(_, payload)] = await told.since()
-    assert payload == ",".join(sorted(f"task {','.join(ids)}".split(",")) if is_told else ["task *"])
+    [(_, payload)] = await event_notifications.since()
+    assert payload == ",".join(sorted(f"task {','.join(ids)}".split(",")) if fits else ["task *"])
 
 
-@pytest.mark.parametrize(("length", "instead"), [(139, None), (140, "*")])
-async def test_more_ids_than_fit_are_a_star(
-    store: Store, heard: Heard, sql: asyncpg.Connection, length: int, instead: str | None
+@pytest.mark.parametrize(("length", "star"), [(139, None), (140, "*")])
+async def test_a_notification_with_too_many_ids_is_a_star(
+    store: Store, notifications: Notifications, sql: asyncpg.Connection, length: int, star: str | None
 ) -> None:
     # 50 ids and the commas between them: 6,999 bytes, and 7,049.
     ids = [f"{number:02}{'x' * (length - 2)}" for number in range(50)]
@@ -434,9 +454,9 @@ async def test_more_ids_than_fit_are_a_star(
         "insert into tool_leases (tool_id, lease_seconds, expires_at) select id, 60, now() from tools"
     )
     await steps.submit(store, *(f"{number}" for number in range(50)))
-    await heard.since()
+    await notifications.since()
     await steps.assign_all(store, *((f"{number}", id_) for number, id_ in enumerate(ids)))
-    assert await heard.since() == [(TOOL, instead or ",".join(ids))]
+    assert await notifications.since() == [(TOOL, star or ",".join(ids))]
 
 
 RAISES = """
@@ -450,37 +470,37 @@ create function public.pg_notify(text, text) returns void language sql as $$
 
 
 @pytest.mark.parametrize("broken", [RAISES, EXCEEDS], ids=["it raises", "it exceeds"])
-async def test_a_hint_that_cannot_be_given_never_fails_the_write(
-    store: Store, heard: Heard, sql: asyncpg.Connection, broken: str
+async def test_a_failing_notification_does_not_fail_the_write(
+    store: Store, notifications: Notifications, sql: asyncpg.Connection, broken: str
 ) -> None:
     await sql.execute(broken)
-    # Ours is found before PostgreSQL's now, in every connection that begins after this.
+    # From now on, new connections find this function before PostgreSQL's own.
     name = await sql.fetchval("select current_database()")
-    await run_sql(heard.database, f"alter database {name} set search_path = public, pg_catalog")
+    await run_sql(notifications.database, f"alter database {name} set search_path = public, pg_catalog")
     made = await steps.add_running_work(store, "a", max_attempts=1)
     await steps.report(store, made.id, progress=1)
     await steps.complete(store, made.id, "failed")
     await steps.submit(store, "b", not_before=datetime.now(UTC) + IN_AN_HOUR)
     await steps.delete(store, "b")
-    assert await heard.since() == []
+    assert await notifications.since() == []
     assert (await steps.get_task(store, "a")).state == "failed"
     await steps.check_invariants(sql)
 
 
-async def test_without_any_trigger_every_step_answers_the_same(
-    store: Store, heard: Heard, sql: asyncpg.Connection
+async def test_steps_return_the_same_without_triggers(
+    store: Store, notifications: Notifications, sql: asyncpg.Connection
 ) -> None:
     await steps.disable_notifications(sql)
     made = await steps.add_running_work(store, "a")
     assert (await steps.assign(store, ("a", "tool")))[0] == assignment.Assigned("exists", made)
     assert (await steps.complete(store, made.id)).status == "ended"
-    assert await heard.since() == []
+    assert await notifications.since() == []
     await steps.check_invariants(sql)
 
 
 @pytest.fixture(scope="module")
 def crowded() -> Iterator[str]:
-    """The URL of a server whose queue of notifications is soon full."""
+    """Start a server with a small notification queue, and yield its URL."""
     with temporary_folder() as folder:
         with EmbeddedPostgres(folder / "data", durable=False) as embedded:
             asyncio.run(run_sql(embedded.url(), "alter system set max_notify_queue_pages = 64"))
@@ -488,7 +508,7 @@ def crowded() -> Iterator[str]:
             yield embedded.url()
 
 
-async def test_a_listener_that_is_stuck_and_lets_the_queue_fill_up_never_fails_the_write(
+async def test_writes_succeed_while_a_stuck_listener_nearly_fills_the_queue(
     crowded: str,
 ) -> None:
     await migration.migrate(crowded)

@@ -1,4 +1,4 @@
-"""Plans: a set costs what its rows cost, also with statistics of a time when the queue had run dry."""
+"""Query plans: the cost of a set is linear in its rows, even if the statistics are from an empty queue."""
 
 import json
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ IDS = [f"x{number}" for number in range(MANY)]
 
 
 @pytest.fixture
-async def run_dry(store: Store, sql: asyncpg.Connection) -> Store:
-    """A queue that had some rows, was emptied, and looked at by autovacuum just then."""
+async def emptied_queue(store: Store, sql: asyncpg.Connection) -> Store:
+    """Return a store whose queue was analyzed when it was empty, and then filled."""
     await steps.register(store, "t", capacity=MANY)
     for number in range(30):
         made = await steps.add_assigned_work(store, f"w{number}", "t")
@@ -30,7 +30,7 @@ async def run_dry(store: Store, sql: asyncpg.Connection) -> Store:
     return store
 
 
-async def test_submitting_many_compares_not_all_with_all(run_dry: Store) -> None:
+async def test_submitting_a_set_has_linear_cost(emptied_queue: Store) -> None:
     values: dict[str, Any] = {
         "id": [f"y{number}" for number in range(MANY)],
         "needs": ["1"] * MANY,
@@ -43,17 +43,17 @@ async def test_submitting_many_compares_not_all_with_all(run_dry: Store) -> None
         "created_by": [None] * MANY,
         "trace_context": [None] * MANY,
     }
-    assert await thrown_away(run_dry, tasks.SUBMIT, values) < MANY
+    assert await discarded_rows(emptied_queue, tasks.SUBMIT, values) < MANY
 
 
-async def test_assigning_many_compares_not_all_with_all(run_dry: Store) -> None:
+async def test_assigning_a_set_has_linear_cost(emptied_queue: Store) -> None:
     values = {"task_ids": IDS, "tool_ids": ["t"] * MANY}
-    assert await thrown_away(run_dry, assignment.ASSIGN, values) < MANY
+    assert await discarded_rows(emptied_queue, assignment.ASSIGN, values) < MANY
 
 
-async def test_ending_many_compares_not_all_with_all(run_dry: Store) -> None:
+async def test_ending_a_set_has_linear_cost(emptied_queue: Store) -> None:
     pairs = [Pair(task_id=id_, tool_id="t") for id_ in IDS]
-    works = [assigned.work for assigned in await run_dry.many(assignment.assign, pairs)]
+    works = [assigned.work for assigned in await emptied_queue.many(assignment.assign, pairs)]
     values: dict[str, Any] = {
         "work_id": [work.id for work in works if work],
         "outcome": ["succeeded"] * MANY,
@@ -64,12 +64,12 @@ async def test_ending_many_compares_not_all_with_all(run_dry: Store) -> None:
         "token_hash": None,
     }
     ids = {"ids": values["work_id"], "task_ids": [], "tool_ids": []}
-    assert await thrown_away(run_dry, locks.LOCK, ids) < MANY
-    assert await thrown_away(run_dry, completion.END, values) < MANY
+    assert await discarded_rows(emptied_queue, locks.LOCK, ids) < MANY
+    assert await discarded_rows(emptied_queue, completion.END, values) < MANY
 
 
-async def thrown_away(store: Store, statement: TextClause, values: dict[str, Any]) -> int:
-    """How many rows, and pairs of rows, a statement looks at in vain; nothing of what it does stays."""
+async def discarded_rows(store: Store, statement: TextClause, values: dict[str, Any]) -> int:
+    """Return how many rows, and pairs of rows, a statement reads and discards. Roll its changes back."""
     async with store.engine.connect() as connection, AsyncSession(connection) as session:
         explained = text(f"explain (analyze, format json) {statement.text}")
         [plan] = (await session.execute(explained, values)).scalars()

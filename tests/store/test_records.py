@@ -1,4 +1,4 @@
-"""A record in the archive stays readable, whatever fields later versions add."""
+"""Archive records of the first version stay readable, whatever fields later versions add."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,8 +18,8 @@ from broker.store import migration, records
 from tests.conftest import run_sql, running_broker
 from tests.support.api import get
 
-# What the first version wrote into schema 0001, never to be changed: the columns of a record, a record of
-# work that failed, and one of a task that was deleted before it had work.
+# Records as the first version wrote them into schema 0001. Never change them. There is a record of failed
+# work, and a record of a task that was deleted before it had work.
 WORK = "01a22fa4-2936-7924-8f77-7a541e622ad3"
 REPORT = "01a22fa4-2996-7f15-999a-a9c618d5854f"
 COLUMNS = (
@@ -42,7 +42,7 @@ WORK_THAT_FAILED = (
     "'failed'",
     "'null'",
     "'The lamp is dark.'",
-    # The first version had the column; this is what the first one that wrote it put there.
+    # The first version had this column, but a later one was the first to write it, in this form.
     """'{"at": "2026-12-01T03:28:00.000000+00:00", "error": null, "result": {"peak": 26.6},
          "outcome": "succeeded"}'""",
     # Reports are stored as responses show them.
@@ -69,7 +69,7 @@ TASK_THAT_WAS_DELETED = (
     *("null", "0", "'cancelled'", "'null'", "null", "null", "'[]'", "1", "false", "null", "null", "null"),
     "'2026-12-01 03:26:30+00'",
 )
-# The task of the work that failed: its result may still be accepted.
+# The task of the failed work, whose late result can still be accepted.
 LIVE_TASK = """
 insert into tasks (id, needs, payload, priority, state, attempt, max_attempts, retry_backoff_seconds,
                    timeout_seconds, created_at, ended_at, error)
@@ -77,7 +77,7 @@ values ('sample-7', '{"xrd": true}', '{"angle": [10, 80]}', 4, 'failed', 1, 1, 1
         '2026-12-01 03:26:57.263738+00', '2026-12-01 03:26:57.462831+00', 'The lamp is dark.')
 """
 
-# How the record is read.
+# The record in responses.
 READ = {
     "work_id": WORK,
     "task_id": "sample-7",
@@ -140,7 +140,7 @@ TASK_FIELDS = (
     " not_before created_at work_id remark result error ended_at"
 )
 TOOL_FIELDS = "id skills capacity load state lease_seconds lease_expires_at registered_at seen_at"
-# The fields that the first version wrote. Each other field needs a default in the struct that is decoded.
+# The fields that the first version wrote. Every other field needs a default in the struct for decoding.
 FIRST_FIELDS: list[tuple[Decoder[Any], type[Struct], str]] = [
     (records.TASK, Task, TASK_FIELDS),
     (records.TOOL, ToolStatus, TOOL_FIELDS),
@@ -151,7 +151,7 @@ FIRST_FIELDS: list[tuple[Decoder[Any], type[Struct], str]] = [
 
 @pytest.fixture
 async def http(empty_database: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a broker whose database was filled by the first version, and migrated since."""
+    """Return a client of a broker with a database of the first version that was migrated since."""
     await migration.migrate(empty_database, "0001")
     await run_sql(
         empty_database,
@@ -167,7 +167,7 @@ async def http(empty_database: str) -> AsyncIterator[httpx.AsyncClient]:
         yield running.client
 
 
-async def test_records_of_the_first_version_are_read_alone_in_lists_and_in_exports(
+async def test_records_of_the_first_version_are_readable_alone_in_lists_and_in_exports(
     http: httpx.AsyncClient,
 ) -> None:
     assert await get(http, f"/v1/archive/{WORK}") == READ
@@ -178,7 +178,7 @@ async def test_records_of_the_first_version_are_read_alone_in_lists_and_in_expor
     assert list(map(msgspec.json.decode, export.content.splitlines())) == [READ, deleted]
 
 
-async def test_ended_work_and_tasks_of_the_first_version_are_read(http: httpx.AsyncClient) -> None:
+async def test_ended_work_and_tasks_of_the_first_version_are_readable(http: httpx.AsyncClient) -> None:
     work = await get(http, f"/v1/work/{WORK}")
     assert (work["state"], work["progress"], work["reports"]) == ("failed", 0.5, READ["reports"])
     assert (await get(http, f"/v1/work/{WORK}/reports"))["items"] == READ["reports"]
@@ -186,7 +186,7 @@ async def test_ended_work_and_tasks_of_the_first_version_are_read(http: httpx.As
     assert (task["state"], task["ended_at"]) == ("cancelled", "2026-12-01T03:26:30Z")
 
 
-async def test_a_late_result_of_the_first_version_is_accepted(http: httpx.AsyncClient) -> None:
+async def test_a_late_result_of_the_first_version_can_be_accepted(http: httpx.AsyncClient) -> None:
     accepted = await http.post(f"/v1/archive/{WORK}/accept")
     assert accepted.status_code == 200, accepted.text
     assert accepted.json() == READ | {"outcome": "succeeded", "result": {"peak": 26.6}, "error": None}
@@ -194,21 +194,21 @@ async def test_a_late_result_of_the_first_version_is_accepted(http: httpx.AsyncC
 
 
 def unreadable_fields(stored: type[Struct], written: str) -> set[str]:
-    """The fields that have no value in a record that holds only the written ones."""
+    """Return the fields that have no value in a record with only the written fields."""
     return {field.name for field in msgspec.structs.fields(stored) if field.required} - {*written.split()}
 
 
 @pytest.mark.parametrize(("decoder", "response", "written"), FIRST_FIELDS)
-def test_each_field_was_written_by_the_first_version_or_has_a_default(
+def test_every_field_was_in_the_first_version_or_has_a_default(
     decoder: Decoder[Any], response: type[Struct], written: str
 ) -> None:
     assert issubclass(decoder.type, response)
     assert unreadable_fields(decoder.type, written) == set()
-    # A response is made of all fields that are stored.
+    # A response has all stored fields.
     assert set(written.split()) <= set(response.__struct_fields__)
 
 
-def test_a_later_field_without_a_default_is_noticed() -> None:
+def test_a_later_field_without_a_default_is_detected() -> None:
     class LaterTask(Task, kw_only=True):
         color: str | None
 

@@ -1,4 +1,4 @@
-"""Lists have connections of their own, to a hot standby if there is one, and nothing else depends on them."""
+"""Lists use separate connections, to a hot standby if there is one, and nothing else depends on these."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ from tests.support.api import (
 )
 from tests.support.waiting import wait_until
 
-# Whatever lists, exports, counts or explains. Each is read over connections that nothing else uses.
+# All lists, exports, counts and explanations. They use connections that nothing else uses.
 READINGS = [
     "/v1/tasks",
     "/v1/tasks?state=running&needs=1",
@@ -45,7 +45,7 @@ READINGS = [
     "/v1/stats",
     "/metrics",
 ]
-# Those of them that read the archive.
+# The subset that reads the archive.
 OF_THE_ARCHIVE = [
     path
     for path in READINGS
@@ -70,22 +70,22 @@ select 'task-' || number, '{{}}', '0', 0, 'available', 3, 1 from generate_series
 
 
 @asynccontextmanager
-async def without_an_archive(sql: asyncpg.Connection) -> AsyncIterator[None]:
-    """A while in which whatever reads the archive has to wait."""
+async def locked_archive(sql: asyncpg.Connection) -> AsyncIterator[None]:
+    """Lock the archive, so that everything that reads it must wait."""
     async with sql.transaction():
         await sql.execute("lock table work_archive in access exclusive mode")
         yield
 
 
 async def waiting(broker: Running, count: int) -> None:
-    async def so_many() -> bool:
+    async def enough_wait() -> bool:
         return broker.server.service.primary_reads.waiting >= count
 
-    await wait_until(so_many)
+    await wait_until(enough_wait)
 
 
 @pytest.mark.parametrize("path", READINGS)
-async def test_a_list_never_uses_a_connection_of_the_life_cycle(
+async def test_lists_never_use_a_connection_of_the_life_cycle(
     broker: Running, http: httpx.AsyncClient, path: str
 ) -> None:
     work = (await add_assigned_work(http, "busy")).work
@@ -96,29 +96,29 @@ async def test_a_list_never_uses_a_connection_of_the_life_cycle(
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         used.append(statement)
 
-    # What goes on by itself meanwhile does use them.
+    # Background parts use these connections, so stop them.
     await service.keyring.know()
     for part in (service.upkeep, service.presence, service.sweep):
         await part.stop()
     engine = service.store.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
     try:
-        answer = await http.get(path.format(work=work))
+        response = await http.get(path.format(work=work))
     finally:
         event.remove(engine, "before_cursor_execute", note)
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert used == []
 
 
-async def test_lists_that_wait_for_the_database_hold_up_no_step_of_the_life_cycle(
+async def test_waiting_lists_do_not_block_the_life_cycle(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await add_tool(http, capacity=10)
-    async with without_an_archive(sql):
+    async with locked_archive(sql):
         lists = [asyncio.create_task(http.get(path)) for path in OF_THE_ARCHIVE * 5]
         await waiting(broker, 10)
         async with asyncio.timeout(3):
-            # Without an id of its own: such a one might have ended, and be in the archive.
+            # Without an id, the broker need not look for an ended task in the archive.
             task = (await http.post("/v1/tasks", json={"needs": {}})).json()["id"]
             assert (await http.post("/v1/tools/t/heartbeat")).status_code == 200
             assert ids((await get(http, "/v1/candidates"))["tasks"]) == [task]
@@ -126,30 +126,30 @@ async def test_lists_that_wait_for_the_database_hold_up_no_step_of_the_life_cycl
             assert (await http.post(f"/v1/work/{work}/start")).status_code == 200
             assert (await http.post(f"/v1/work/{work}/reports", json={})).status_code == 201
         assert not any(reading.done() for reading in lists)
-    assert {answer.status_code for answer in await asyncio.gather(*lists)} == {200}
+    assert {response.status_code for response in await asyncio.gather(*lists)} == {200}
 
 
-async def test_more_lists_than_can_wait_are_refused_for_a_moment(
+async def test_a_list_gets_503_if_too_many_lists_wait(
     broker: Running, http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     at_once = Settings().read_pool_size
-    async with without_an_archive(sql):
+    async with locked_archive(sql):
         lists = [asyncio.create_task(http.get("/v1/archive")) for _ in range(at_once + MOST_WAITING)]
         await waiting(broker, MOST_WAITING)
         refused = await http.get("/v1/archive")
         assert_problem(refused, 503, "unavailable")
         assert int(refused.headers["Retry-After"]) >= 1
-    assert {answer.status_code for answer in await asyncio.gather(*lists)} == {200}
+    assert {response.status_code for response in await asyncio.gather(*lists)} == {200}
 
 
-async def test_a_list_ends_by_a_time_limit_of_its_own(serve: Serve, sql: asyncpg.Connection) -> None:
+async def test_lists_have_their_own_time_limit(serve: Serve, sql: asyncpg.Connection) -> None:
     broker = await serve(read_timeout_seconds=0.5, database_timeout_seconds=600)
-    async with without_an_archive(sql):
+    async with locked_archive(sql):
         assert_problem(await broker.client.get("/v1/archive"), 503, "unavailable")
     assert (await get(broker.client, "/v1/archive"))["items"] == []
 
 
-async def test_a_list_finds_the_one_match_behind_thousands_in_one_request(
+async def test_a_list_finds_a_single_match_behind_thousands_in_one_request(
     http: httpx.AsyncClient, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(TASKS_THAT_NEED_NOTHING.format(count=12_000))
@@ -159,9 +159,9 @@ async def test_a_list_finds_the_one_match_behind_thousands_in_one_request(
 
 
 @asynccontextmanager
-async def beside_a_copy(folder: Path) -> AsyncIterator[tuple[Running, Pair]]:
+async def broker_with_standby(folder: Path) -> AsyncIterator[tuple[Running, Pair]]:
     async with a_pair(folder) as pair:
-        # What is acknowledged waits for the standby, which is to stand still here.
+        # Turn synchronous replication off, because the test pauses the standby.
         pair.primary.sql("alter system set synchronous_standby_names = ''")
         pair.primary.sql("select pg_reload_conf()")
         settings = Settings(database_url=pair.primary.url, read_url=pair.standby.url)
@@ -174,8 +174,8 @@ def folder(data_dir: Path) -> Path:
     return data_dir.parent
 
 
-async def test_lists_are_the_copys_and_all_else_is_not(folder: Path) -> None:
-    async with beside_a_copy(folder) as (broker, pair):
+async def test_only_lists_are_read_from_the_standby(folder: Path) -> None:
+    async with broker_with_standby(folder) as (broker, pair):
         http = broker.client
         pair.standby.sql("select pg_wal_replay_pause()")
         ended = await add_running_work(http, "ended")
@@ -183,10 +183,10 @@ async def test_lists_are_the_copys_and_all_else_is_not(folder: Path) -> None:
         await add_task(http, "waits")
         lists = ("/v1/tasks", "/v1/archive", "/v1/overview/timeline")
         for path in lists:
-            found = await get(http, path)
-            assert (found.get("items") or found.get("attempts") or []) == [], path
+            page = await get(http, path)
+            assert (page.get("items") or page.get("attempts") or []) == [], path
         assert (await http.get("/v1/archive/export")).text == ""
-        # What somebody asks for by its id is there at once, and so is what assigners and tools live on.
+        # Requests with an id, and those of assigners and tools, see changes at once.
         assert (await get(http, "/v1/tasks/waits"))["state"] == "available"
         assert (await get(http, f"/v1/archive/{ended.work}"))["outcome"] == "succeeded"
         assert ids((await get(http, "/v1/candidates"))["tasks"]) == ["waits"]
@@ -200,8 +200,8 @@ async def test_lists_are_the_copys_and_all_else_is_not(folder: Path) -> None:
         await wait_until(all_there)
 
 
-async def test_without_the_copy_the_database_itself_is_read(folder: Path) -> None:
-    async with beside_a_copy(folder) as (broker, pair):
+async def test_lists_are_read_from_the_primary_without_the_standby(folder: Path) -> None:
+    async with broker_with_standby(folder) as (broker, pair):
         http = broker.client
         await add_task(http, "waits")
         await pair.standby.kill()

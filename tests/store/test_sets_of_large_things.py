@@ -1,4 +1,4 @@
-"""A set is bounded by what it returns: requests for large things that share a statement take turns."""
+"""Sets of large items: the size of the results bounds a set, so requests for large items take turns."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,31 +17,31 @@ from broker.store.group_commit import LATER
 from broker.store.pages import MOST_BYTES
 from tests.support import steps
 
-# PostgreSQL stores 64 kB of these 5.6 MB; two fill a set.
+# PostgreSQL compresses these 5.6 MB to 64 kB. Two of them fill a set.
 COMPRESSED = Raw(f"[{','.join(['1' * 100] * 55_000)}]".encode())
 EACH = 5_700_000
 NAMES = ["a", "b", "c", "d", "e"]
 
 
-def size(answers: Sequence[Any]) -> int:
-    """Return how many bytes of JSON the answers hold."""
-    kept = [each.work if hasattr(each, "trace_context") else each for each in answers if each is not LATER]
-    return len(msgspec.json.encode(kept))
+def size(results: Sequence[Any]) -> int:
+    """Return the number of JSON bytes in results."""
+    present = [each.work if hasattr(each, "trace_context") else each for each in results if each is not LATER]
+    return len(msgspec.json.encode(present))
 
 
 async def shared(store: Store, step: Any, items: Sequence[Any], *, reads: bool = True) -> list[Any]:
-    """Take a step with all items in one set, which has no room for some; then as requests that share sets.
+    """Run a step with all items in one set, where some do not fit, and then as requests that share sets.
 
     Returns:
-        What the requests get.
+        The results of the requests.
     """
-    answers = await (store.read(step, items) if reads else store.many(step, items))
-    assert 0 < answers.count(LATER) < len(items)
-    assert size(answers) < MOST_BYTES + EACH
-    take = store.read_one if reads else store.one
-    found = await asyncio.gather(*(take(step, item) for item in items))
-    assert LATER not in found
-    return found
+    one_set = await (store.read(step, items) if reads else store.many(step, items))
+    assert 0 < one_set.count(LATER) < len(items)
+    assert size(one_set) < MOST_BYTES + EACH
+    run = store.read_one if reads else store.one
+    results = await asyncio.gather(*(run(step, item) for item in items))
+    assert LATER not in results
+    return results
 
 
 async def made(store: Store, *, tools: bool = False) -> None:
@@ -51,110 +51,114 @@ async def made(store: Store, *, tools: bool = False) -> None:
 
 
 async def all_assigned(store: Store, *, tools: bool = False) -> list[Any]:
-    """Assign them; return the ids of the work."""
+    """Assign large tasks, and return the ids of the work."""
     await made(store, tools=tools)
     pairs = [Pair(task_id=name, tool_id=name if tools else "tool") for name in NAMES]
     return [each.work for each in await store.many(assignment.assign_briefly, pairs)]
 
 
-async def test_reads_of_large_tasks_that_share_a_statement(store: Store) -> None:
+async def test_reads_of_large_tasks_take_turns(store: Store) -> None:
     await made(store)
-    found = await shared(store, tasks.find, [*NAMES, "unknown"])
-    assert [task and task.id for task in found] == [*NAMES, None]
+    results = await shared(store, tasks.find, [*NAMES, "unknown"])
+    assert [task and task.id for task in results] == [*NAMES, None]
 
 
-async def test_reads_of_large_ended_tasks_and_records(store: Store, sql: asyncpg.Connection) -> None:
+async def test_reads_of_large_ended_tasks_and_records_take_turns(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     works = await all_assigned(store)
     for id_ in works:
         await store.many(steps.completion.complete_briefly, [steps.new_ending(id_)])
-    found = await shared(store, tasks.find, [*NAMES, "unknown"])
-    assert [task and task.state for task in found] == ["succeeded"] * 5 + [None]
+    results = await shared(store, tasks.find, [*NAMES, "unknown"])
+    assert [task and task.state for task in results] == ["succeeded"] * 5 + [None]
     records = await shared(store, archive.find, works)
     assert [record.work_id for record in records] == works
-    # Those of before the size was stored.
+    # Records from before the size was stored.
     await sql.execute("update work_archive set bytes = null")
     assert await store.read(archive.find, works) != await store.read(archive.find, works[:1])
 
 
-async def test_polls_of_tools_with_large_work(store: Store) -> None:
+async def test_polls_of_tools_with_large_work_take_turns(store: Store) -> None:
     works = await all_assigned(store, tools=True)
-    found = await shared(store, work.assigned_to, [*NAMES, "unknown"])
-    assert [in_hand and in_hand.items[0].id for in_hand in found] == [*works, None]
+    results = await shared(store, work.assigned_to, [*NAMES, "unknown"])
+    assert [assigned and assigned.items[0].id for assigned in results] == [*works, None]
 
 
-async def test_a_tool_gets_its_large_work_bit_by_bit(store: Store) -> None:
+async def test_a_tool_gets_its_large_work_in_parts(store: Store) -> None:
     works = await all_assigned(store)
     seen = []
     while True:
-        [in_hand] = await store.read(work.assigned_to, ["tool"])
-        assert in_hand is not None
-        assert size(in_hand.items) < MOST_BYTES + EACH
-        # It starts nothing, and polls again: the same is there.
-        assert await store.read(work.assigned_to, ["tool"]) == [in_hand._replace(since_seconds=ANY)]
-        if not in_hand.items:
+        [assigned] = await store.read(work.assigned_to, ["tool"])
+        assert assigned is not None
+        assert size(assigned.items) < MOST_BYTES + EACH
+        # Without a start, the next poll returns the same work.
+        assert await store.read(work.assigned_to, ["tool"]) == [assigned._replace(since_seconds=ANY)]
+        if not assigned.items:
             break
-        seen.append([item.id for item in in_hand.items])
-        await asyncio.gather(*(store.one(work.start, work.Start(item.id)) for item in in_hand.items))
+        seen.append([item.id for item in assigned.items])
+        await asyncio.gather(*(store.one(work.start, work.Start(item.id)) for item in assigned.items))
     assert [len(ids) for ids in seen] == [2, 2, 1]
     assert sorted(id_ for ids in seen for id_ in ids) == sorted(works)
 
 
-async def test_starts_of_large_work(store: Store, sql: asyncpg.Connection) -> None:
+async def test_starts_of_large_work_take_turns(store: Store, sql: asyncpg.Connection) -> None:
     works = await all_assigned(store)
-    found = await shared(store, work.start, [work.Start(id_) for id_ in works], reads=False)
-    assert [(started.work.id, started.work.state) for started in found] == [(id_, "running") for id_ in works]
-    assert await sql.fetchval("select max(version) from work") == 2, "nothing is started twice"
+    results = await shared(store, work.start, [work.Start(id_) for id_ in works], reads=False)
+    assert [(started.work.id, started.work.state) for started in results] == [
+        (id_, "running") for id_ in works
+    ]
+    assert await sql.fetchval("select max(version) from work") == 2, "some work was started twice"
 
 
-async def test_completions_of_large_work(store: Store, sql: asyncpg.Connection) -> None:
+async def test_completions_of_large_work_take_turns(store: Store, sql: asyncpg.Connection) -> None:
     works = await all_assigned(store)
     endings = [completion.Ending(id_, "succeeded") for id_ in works]
-    found = await shared(store, completion.complete, endings, reads=False)
-    assert [(ended.status, ended.record.work_id) for ended in found] == [("same", id_) for id_ in works]
+    results = await shared(store, completion.complete, endings, reads=False)
+    assert [(ended.status, ended.record.work_id) for ended in results] == [("same", id_) for id_ in works]
     assert await sql.fetchval("select count(*) from work_archive") == 5
     assert await sql.fetchval("select load from tools") == 0
 
 
-async def test_cancellations_of_large_work(store: Store) -> None:
+async def test_cancellations_of_large_work_take_turns(store: Store) -> None:
     works = await all_assigned(store)
-    found = await shared(store, cancellation.cancel, [Cancellation(id_) for id_ in works], reads=False)
-    assert [(each.id, each.cancel_requested) for each in found] == [(id_, True) for id_ in works]
+    results = await shared(store, cancellation.cancel, [Cancellation(id_) for id_ in works], reads=False)
+    assert [(each.id, each.cancel_requested) for each in results] == [(id_, True) for id_ in works]
 
 
-async def test_assignments_of_large_tasks(store: Store, sql: asyncpg.Connection) -> None:
+async def test_assignments_of_large_tasks_take_turns(store: Store, sql: asyncpg.Connection) -> None:
     await made(store)
     pairs = [Pair(task_id=name, tool_id="tool") for name in NAMES]
-    answers = await store.many(assignment.assign, pairs)
-    assert [each is LATER or each.status for each in answers] == ["assigned"] * 2 + [True] * 3
+    one_set = await store.many(assignment.assign, pairs)
+    assert [each is LATER or each.status for each in one_set] == ["assigned"] * 2 + [True] * 3
     assert await sql.fetchval("select load from tools") == 2, "a pair that waits has been assigned"
-    found = await asyncio.gather(*(store.one(assignment.assign, pair) for pair in pairs))
-    assert sorted(each.status for each in found) == ["assigned"] * 3 + ["exists"] * 2
+    results = await asyncio.gather(*(store.one(assignment.assign, pair) for pair in pairs))
+    assert sorted(each.status for each in results) == ["assigned"] * 3 + ["exists"] * 2
     again = await shared(store, assignment.assign, pairs, reads=False)
     assert [each.work.task_id for each in again] == NAMES
     brief = await store.many(assignment.assign_briefly, pairs)
     assert [each.status for each in brief] == ["exists"] * 5
 
 
-async def test_repeated_submissions_of_large_tasks(store: Store) -> None:
+async def test_repeated_submissions_of_large_tasks_take_turns(store: Store) -> None:
     await made(store)
     again = [steps.new_task(name) for name in NAMES]
-    found = await shared(store, tasks.submit, again, reads=False)
-    assert [(task.id, created) for task, created in found] == [(name, False) for name in NAMES]
+    results = await shared(store, tasks.submit, again, reads=False)
+    assert [(task.id, created) for task, created in results] == [(name, False) for name in NAMES]
 
 
-async def test_assigners_with_cursors_of_their_own(store: Store) -> None:
+async def test_assigners_with_different_requests_take_turns(store: Store) -> None:
     await made(store)
-    asked = [candidates.CandidatesRequest(None, limit) for limit in (1000, 999, 998)]
-    found = await shared(store, candidates.read, asked)
-    assert all([task.id for task in page.tasks] == ["a", "b"] and page.more for page in found)
+    requests = [candidates.CandidatesRequest(None, limit) for limit in (1000, 999, 998)]
+    results = await shared(store, candidates.read, requests)
+    assert all([task.id for task in page.tasks] == ["a", "b"] and page.more for page in results)
 
 
 @pytest.mark.parametrize("state", ["failed", "available"])
-async def test_retries_of_large_tasks(store: Store, state: str) -> None:
+async def test_retries_of_large_tasks_take_turns(store: Store, state: str) -> None:
     works = await all_assigned(store)
     outcome = {"failed": "failed", "available": "released"}[state]
     for id_ in works:
         await store.many(steps.completion.complete_briefly, [steps.new_ending(id_, outcome, retry=False)])
     assert (await steps.get_task(store, "a")).state == state
-    found = await shared(store, tasks.retry, NAMES, reads=False)
-    assert [(task.id, task.state) for task in found] == [(name, "available") for name in NAMES]
+    results = await shared(store, tasks.retry, NAMES, reads=False)
+    assert [(task.id, task.state) for task in results] == [(name, "available") for name in NAMES]

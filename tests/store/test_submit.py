@@ -1,4 +1,4 @@
-"""Submitting: whatever is sent twice, at once or too late, a task is there once."""
+"""Submission: a task exists once, even if clients submit it twice, concurrently, or after it has ended."""
 
 import asyncio
 import random
@@ -24,32 +24,30 @@ async def seqs(sql: asyncpg.Connection) -> list[str]:
     return [row["id"] for row in await sql.fetch("select id from tasks order by seq")]
 
 
-async def test_a_task_without_an_id_gets_a_uuid7_of_its_moment(store: Store) -> None:
+async def test_a_task_without_an_id_gets_a_uuid7_of_the_current_time(store: Store) -> None:
     submitted = await steps.run_many(store, tasks.submit, [steps.new_task() for _ in range(100)])
     ids = [UUID(task.id) for task, _ in submitted]
     assert len(set(ids)) == 100
     assert {(id_.version, id_.variant) for id_ in ids} == {(7, RFC_4122)}
     for id_, (task, created) in zip(ids, submitted, strict=True):
-        said = datetime.fromtimestamp((id_.int >> 80) / 1000, tz=UTC)
+        time_of_id = datetime.fromtimestamp((id_.int >> 80) / 1000, tz=UTC)
         assert created
-        assert abs(said - task.created_at) < timedelta(seconds=5)
+        assert abs(time_of_id - task.created_at) < timedelta(seconds=5)
 
 
-async def test_the_order_of_the_batch_is_the_order_of_the_offer(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_tasks_of_a_batch_are_offered_in_its_order(store: Store, sql: asyncpg.Connection) -> None:
     ids = [f"{number:04}" for number in range(500)]
     random.Random(1).shuffle(ids)
-    answers = await steps.run_many(
+    results = await steps.run_many(
         store, tasks.submit, [steps.new_task(id_ if n % 3 else None) for n, id_ in enumerate(ids)]
     )
-    assert await seqs(sql) == [task.id for task, _ in answers]
-    assert [task.id for task, _ in answers if "-" not in task.id] == [
+    assert await seqs(sql) == [task.id for task, _ in results]
+    assert [task.id for task, _ in results if "-" not in task.id] == [
         id_ for n, id_ in enumerate(ids) if n % 3
     ]
 
 
-async def test_what_is_opaque_comes_back_to_the_last_digit(store: Store) -> None:
+async def test_json_values_come_back_to_the_last_digit(store: Store) -> None:
     needs = Raw(b'{"a": 1.10, "b": 123456789012345678901234567890, "c": [null, true, "\\u00e9"], "d": 1e2}')
     [task] = await steps.submit(store, "a", needs=needs, payload=Raw(b"-0.000"), priority=-32768)
     assert bytes(task.needs) == (
@@ -59,7 +57,7 @@ async def test_what_is_opaque_comes_back_to_the_last_digit(store: Store) -> None
     assert await steps.get_task(store, "a") == task
 
 
-async def test_a_task_of_the_future_is_scheduled_and_one_of_the_past_is_available(store: Store) -> None:
+async def test_a_task_is_scheduled_until_its_not_before(store: Store) -> None:
     now = datetime.now(UTC)
     [later] = await steps.submit(store, "later", not_before=now + IN_AN_HOUR)
     [past] = await steps.submit(store, "past", not_before=now - IN_AN_HOUR)
@@ -67,37 +65,37 @@ async def test_a_task_of_the_future_is_scheduled_and_one_of_the_past_is_availabl
     assert (later.not_before, past.not_before) == (now + IN_AN_HOUR, now - IN_AN_HOUR)
 
 
-async def test_a_known_id_is_answered_with_the_task_as_it_is_and_nothing_changes(store: Store) -> None:
+async def test_submitting_a_known_id_returns_the_unchanged_task(store: Store) -> None:
     [first] = await steps.submit(store, "a", priority=1)
     [(task, created)] = await steps.run_many(store, tasks.submit, [steps.new_task("a", priority=2)])
     assert (task, created) == (first, False)
     assert await steps.get_task(store, "a") == first
 
 
-async def test_of_two_with_the_same_id_in_a_batch_the_first_is_written(store: Store) -> None:
-    answers = await steps.run_many(
+async def test_the_first_of_two_tasks_with_the_same_id_in_a_batch_is_written(store: Store) -> None:
+    results = await steps.run_many(
         store, tasks.submit, [steps.new_task("a", priority=1), steps.new_task("a", priority=2)]
     )
-    assert [(task.priority, created) for task, created in answers] == [(1, True), (1, False)]
+    assert [(task.priority, created) for task, created in results] == [(1, True), (1, False)]
 
 
-async def test_of_many_with_the_same_ids_in_a_batch_the_first_of_each_are_written(store: Store) -> None:
+async def test_the_first_task_of_each_repeated_id_in_a_batch_is_written(store: Store) -> None:
     ids = [f"{number:02}" for number in range(20)] * 10
     random.Random(2).shuffle(ids)
-    answers = await steps.run_many(
+    results = await steps.run_many(
         store, tasks.submit, [steps.new_task(id_, priority=place) for place, id_ in enumerate(ids)]
     )
-    assert [task.priority for task, _ in answers] == [ids.index(id_) for id_ in ids]
-    assert [created for _, created in answers] == [ids.index(id_) == place for place, id_ in enumerate(ids)]
+    assert [task.priority for task, _ in results] == [ids.index(id_) for id_ in ids]
+    assert [created for _, created in results] == [ids.index(id_) == place for place, id_ in enumerate(ids)]
 
 
-async def test_batches_that_share_ids_in_opposite_order_wait_in_one_direction(
+async def test_batches_with_the_same_ids_in_opposite_orders_do_not_deadlock(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     ids = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     async with steps.OpenTransaction(store) as first:
         await first.run(tasks.submit, [steps.new_task("m")])
-        # One is in the middle of its way when the other sets out from the far end.
+        # The first batch is half done when the second one begins from the other end.
         up = asyncio.create_task(steps.run_many(store, tasks.submit, [steps.new_task(id_) for id_ in ids]))
         await steps.wait_until_blocked(sql, 1)
         down = asyncio.create_task(
@@ -109,22 +107,24 @@ async def test_batches_that_share_ids_in_opposite_order_wait_in_one_direction(
     assert sorted(await seqs(sql)) == ids
 
 
-async def test_many_submitters_of_the_same_ids_write_each_once(store: Store, sql: asyncpg.Connection) -> None:
-    chance = random.Random(3)
+async def test_concurrent_submitters_of_the_same_ids_write_each_task_once(
+    store: Store, sql: asyncpg.Connection
+) -> None:
+    randomness = random.Random(3)
     batches = []
     for submitter in range(8):
         ids = [f"{number:03}" for number in range(200)]
-        chance.shuffle(ids)
+        randomness.shuffle(ids)
         batches.append([steps.new_task(id_, priority=submitter) for id_ in ids])
-    answers = await asyncio.gather(*(steps.run_many(store, tasks.submit, batch) for batch in batches))
-    created = [task.id for batch in answers for task, made in batch if made]
+    results = await asyncio.gather(*(steps.run_many(store, tasks.submit, batch) for batch in batches))
+    created = [task.id for batch in results for task, made in batch if made]
     assert len(created) == len(set(created)) == 200
     known = dict(zip(created, await store.run(tasks.find, created), strict=True))
-    assert all(task == known[task.id] for batch in answers for task, _ in batch)
+    assert all(task == known[task.id] for batch in results for task, _ in batch)
     await steps.check_invariants(sql)
 
 
-async def test_when_the_first_submission_is_rolled_back_the_second_one_counts(
+async def test_a_second_submission_counts_if_the_first_is_rolled_back(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     first = steps.OpenTransaction(store)
@@ -136,9 +136,7 @@ async def test_when_the_first_submission_is_rolled_back_the_second_one_counts(
     assert (task.priority, created) == (2, True)
 
 
-async def test_an_ended_id_is_answered_from_the_archive_and_not_live_again(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_submitting_an_ended_id_returns_the_ended_task(store: Store, sql: asyncpg.Connection) -> None:
     work = await steps.add_running_work(store, "a")
     await steps.complete(store, work.id, result=Raw(b"1.10"))
     [(a, a_created), (b, b_created)] = await steps.run_many(
@@ -153,7 +151,7 @@ async def test_an_ended_id_is_answered_from_the_archive_and_not_live_again(
 async def test_an_id_whose_record_was_deleted_is_free_again(store: Store, sql: asyncpg.Connection) -> None:
     work = await steps.add_running_work(store, "a")
     await steps.complete(store, work.id)
-    # An operator's `DELETE /v1/archive/…`, or retention that drops the partition.
+    # The effect of `DELETE /v1/archive/…`, or of retention.
     await sql.execute("delete from work_archive where work_id = $1", work.id)
     for first in (True, False):
         [(task, created)] = await steps.run_many(store, tasks.submit, [steps.new_task("a")])
@@ -161,7 +159,7 @@ async def test_an_id_whose_record_was_deleted_is_free_again(store: Store, sql: a
     await steps.check_invariants(sql)
 
 
-async def test_a_task_completed_while_it_is_submitted_again_stays_ended(
+async def test_a_task_completed_during_a_repeated_submission_stays_ended(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     work = await steps.add_running_work(store, "a")
@@ -173,13 +171,13 @@ async def test_a_task_completed_while_it_is_submitted_again_stays_ended(
             )
         )
         await steps.wait_until_blocked(sql)
-    answers = [(task.id, task.state, created) for task, created in await again]
-    assert answers == [("a", "succeeded", False), ("b", "available", True), ("a", "succeeded", False)]
+    results = [(task.id, task.state, created) for task, created in await again]
+    assert results == [("a", "succeeded", False), ("b", "available", True), ("a", "succeeded", False)]
     assert await seqs(sql) == ["b"]
     await steps.check_invariants(sql)
 
 
-async def test_two_submissions_that_wait_for_the_same_completion_both_find_it_ended(
+async def test_submissions_that_wait_for_a_completion_return_the_ended_task(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     work = await steps.add_running_work(store, "a")
@@ -196,7 +194,7 @@ async def test_two_submissions_that_wait_for_the_same_completion_both_find_it_en
     await steps.check_invariants(sql)
 
 
-async def test_a_task_deleted_while_it_is_submitted_again_stays_ended(
+async def test_a_task_deleted_during_a_repeated_submission_stays_ended(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a")
@@ -209,9 +207,7 @@ async def test_a_task_deleted_while_it_is_submitted_again_stays_ended(
     await steps.check_invariants(sql)
 
 
-async def test_a_completion_that_is_rolled_back_leaves_the_task_live(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_a_rolled_back_completion_keeps_the_task_live(store: Store, sql: asyncpg.Connection) -> None:
     work = await steps.add_running_work(store, "a")
     completing = steps.OpenTransaction(store)
     await (await completing.begin()).run(completion.complete, [steps.new_ending(work.id)])
@@ -232,7 +228,7 @@ async def test_a_completion_that_is_rolled_back_leaves_the_task_live(
     ],
     ids=["a zero byte", "a number out of range", "no JSON"],
 )
-async def test_a_value_that_postgres_refuses_is_the_callers_error_and_writes_nothing(
+async def test_a_value_that_postgresql_refuses_is_a_bad_request_and_writes_nothing(
     store: Store, sql: asyncpg.Connection, refused: tasks.TaskSubmission
 ) -> None:
     with pytest.raises(BadRequest):
@@ -243,6 +239,6 @@ async def test_a_value_that_postgres_refuses_is_the_callers_error_and_writes_not
 @pytest.mark.parametrize(
     ("given", "field"), [(Raw(b"[1.10]"), "needs"), (Raw(b'"1"'), "payload"), (Raw(b"null"), "needs")]
 )
-async def test_any_json_value_is_taken(store: Store, given: JSON, field: str) -> None:
+async def test_any_json_value_is_accepted(store: Store, given: JSON, field: str) -> None:
     [task] = await steps.submit(store, "a", **{field: given})
     assert bytes(getattr(task, field)) == bytes(given)

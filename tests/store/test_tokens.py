@@ -1,4 +1,4 @@
-"""Tokens of tools: the statement that acts checks the token, against a row that it has locked."""
+"""Tokens of tools: each statement checks the token against a row that it has locked."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -26,9 +26,9 @@ NEW = Token("tool", b"new")
 
 
 class Action(NamedTuple):
-    """A step that a tool takes, and its result for a void token."""
+    """A step of a tool, and its result for a void token."""
 
-    take: Callable[[Store, UUID, Token], Awaitable[Any]]
+    run: Callable[[Store, UUID, Token], Awaitable[Any]]
     refused: Any = None
 
 
@@ -65,7 +65,7 @@ def registration(*, resume: bool = False) -> tools.Registration:
 
 
 async def untouched(sql: asyncpg.Connection) -> list[Any]:
-    """All that a step could have changed."""
+    """Return everything that a step could have changed."""
     return await sql.fetch("""
         select w.state, w.version, t.draining, t.offline, t.load, l.expires_at
         from work w join tools t on t.id = w.tool_id join tool_leases l on l.tool_id = t.id
@@ -74,13 +74,13 @@ async def untouched(sql: asyncpg.Connection) -> list[Any]:
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("action", ACTIONS)
-async def test_a_step_that_waits_for_a_new_registration_is_refused_and_changes_nothing(
+async def test_a_step_that_waits_for_a_new_registration_is_refused(
     store: Store, sql: asyncpg.Connection, action: str, resume: bool
 ) -> None:
     made = await steps.add_assigned_work(store)
     async with steps.OpenTransaction(store) as program:
         await program.run(tools.register, [registration(resume=resume)])
-        late = asyncio.ensure_future(ACTIONS[action].take(store, made.id, OLD))
+        late = asyncio.ensure_future(ACTIONS[action].run(store, made.id, OLD))
         await steps.wait_until_blocked(sql)
     before = await untouched(sql)
     assert await late == ACTIONS[action].refused
@@ -90,20 +90,20 @@ async def test_a_step_that_waits_for_a_new_registration_is_refused_and_changes_n
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-async def test_a_void_token_is_refused_and_the_current_one_is_not(
+async def test_a_void_token_is_refused_and_the_current_one_is_accepted(
     store: Store, sql: asyncpg.Connection, action: str
 ) -> None:
     made = await steps.add_assigned_work(store)
     await store.one(tools.register, registration())
     before = await untouched(sql)
-    assert await ACTIONS[action].take(store, made.id, OLD) == ACTIONS[action].refused
+    assert await ACTIONS[action].run(store, made.id, OLD) == ACTIONS[action].refused
     assert await untouched(sql) == before
-    assert await ACTIONS[action].take(store, made.id, NEW) != ACTIONS[action].refused
+    assert await ACTIONS[action].run(store, made.id, NEW) != ACTIONS[action].refused
     await steps.check_invariants(sql)
 
 
 @pytest.mark.parametrize("action", ["start", "report"])
-async def test_work_that_is_started_while_its_tool_registers_again_is_lost(
+async def test_work_that_starts_during_a_new_registration_is_lost(
     store: Store, sql: asyncpg.Connection, action: str
 ) -> None:
     made = await steps.add_assigned_work(store)
@@ -120,7 +120,7 @@ async def test_work_that_is_started_while_its_tool_registers_again_is_lost(
     await steps.check_invariants(sql)
 
 
-async def test_in_a_set_each_program_gets_its_own_result(store: Store, sql: asyncpg.Connection) -> None:
+async def test_each_token_of_a_set_has_its_own_result(store: Store, sql: asyncpg.Connection) -> None:
     first, second = (
         await steps.add_assigned_work(store, "a"),
         await steps.add_assigned_work(store, "b", "other"),
@@ -158,13 +158,13 @@ async def test_in_a_set_each_program_gets_its_own_result(store: Store, sql: asyn
     await steps.check_invariants(sql)
 
 
-async def test_a_late_success_with_a_void_token_is_not_kept(store: Store) -> None:
+async def test_a_late_success_with_a_void_token_is_not_stored(store: Store) -> None:
     made = await steps.add_running_work(store)
     await store.one(tools.register, registration())
     assert await store.one(completion.complete, ending(made.id, OLD)) == Ended(VOID, None)
     [record] = await steps.get_records(store)
     assert (record.outcome, record.late) == ("lost", None)
-    # Without a token it is somebody with a key who says so.
+    # A request without a token comes from a client with a key.
     assert (await steps.complete(store, made.id)).status == "other"
     [record] = await steps.get_records(store)
     assert record.late is not None
@@ -181,7 +181,7 @@ async def test_a_void_token_does_not_bring_a_tool_back(store: Store, sql: asyncp
     assert await sql.fetchval("select offline from tools") is False
 
 
-async def test_a_token_of_another_tool_says_nothing_about_this_one(store: Store) -> None:
+async def test_a_token_of_another_tool_is_not_checked(store: Store) -> None:
     made = await steps.add_assigned_work(store)
     await steps.register(store, "other")
     assert await store.one(work.start, work.Start(made.id, Token("other", b"other"))) is not None
@@ -197,16 +197,16 @@ async def test_a_step_that_waits_for_the_revocation_of_its_key_is_refused(
     assert await store.run(keys.create, "lab", ["tool"], b"hash")
     async with steps.OpenTransaction(store) as revoking:
         assert await revoking.run(keys.revoke, "lab")
-        late = asyncio.ensure_future(ACTIONS[action].take(store, made.id, OLD))
+        late = asyncio.ensure_future(ACTIONS[action].run(store, made.id, OLD))
         await steps.wait_until_blocked(sql)
     assert await late == ACTIONS[action].refused
     assert await sql.fetchval("select expires_at <= now() from tool_leases")
 
 
-async def test_a_lease_follows_the_token_whatever_program_writes_it(
+async def test_the_lease_has_the_current_token_whatever_version_writes_it(
     store: Store, sql: asyncpg.Connection
 ) -> None:
-    """Processes of the version before do not know that leases have a copy of the token."""
+    """Processes of the previous version do not know that leases have a copy of the token."""
     await sql.execute("insert into tools (id, skills, capacity, token_hash) values ('tool', '1', 1, 'tool')")
     await sql.execute("""
         insert into tool_leases (tool_id, lease_seconds, seen_at, expires_at)

@@ -1,8 +1,8 @@
-"""An upgrade under way: the version before goes on while the schema is migrated, and beside the new one.
+"""Upgrades: the previous version keeps working during the migration, and next to the new version.
 
-There are up to two upgrades. One is from this version to a made-up next one, whose migration does what most
-do: it adds columns and an index to tables in use. The other is from the version before the newest migration
-to this one, once there is a migration after 0001.
+The tests cover up to two upgrades. One is from this version to a made-up next version, whose migration is
+typical: it adds columns and an index to tables in use. The other one is from the version before the newest
+migration to this version. It exists once there is a migration after 0001.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tests.support.shared import THOROUGH
 
 pytestmark = requires_program("git")
 
-# How many tasks live on after the migration.
+# The number of tasks to process after the migration.
 TASKS = 200 if THOROUGH else 30
 
 MADE_UP_MIGRATION = (
@@ -55,18 +55,18 @@ def upgrade(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     newest = migrations_in(after)[-1]
     commit = commit_before(newest, after)
     if commit is None:
-        pytest.skip("there is no history here to take the version before from")
+        pytest.skip("this checkout has no history with the previous version")
     before = tmp_path_factory.mktemp("before")
     archive = git(after, "archive", commit, "src", "migrations")
     subprocess.run(("tar", "-x", "-C", str(before)), input=archive, check=True)
     if request.param == "to a made-up version":
-        # With their times and bytecode: to compile them takes a second.
+        # This keeps their times and bytecode, which saves a second for compilation.
         copy_sources(before, "src")
     return Upgrade(before, after)
 
 
 def make_next_version(folder: Path) -> None:
-    """Make a repository of two commits: this version, and the migration of a made-up next one."""
+    """Make a repository with two commits: this version, and the migration of a made-up next version."""
     copy_sources(folder, "src", "migrations")
     git(folder, "init", "--quiet")
     commit(folder, "this version")
@@ -82,7 +82,7 @@ def commit(checkout: Path, message: str) -> None:
 
 
 def commit_before(file: Path, checkout: Path) -> str | None:
-    """Return the last commit without a file; None if the history does not go back to it."""
+    """Return the last commit without a file, or None if the history does not go back to it."""
     try:
         added = git(checkout, "log", "--diff-filter=A", "--format=%H %P", "-1", "--", str(file))
     except subprocess.CalledProcessError:
@@ -94,8 +94,8 @@ def commit_before(file: Path, checkout: Path) -> str | None:
 
 
 def git(checkout: Path, *arguments: str) -> bytes:
-    """Run git in a checkout; return what it prints."""
-    # In a hook, git's own variables name another repository.
+    """Run git in a checkout, and return its output."""
+    # Within a hook, git's own variables name another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(
         ("git", *arguments), cwd=checkout, env=environment, capture_output=True, check=True
@@ -104,7 +104,7 @@ def git(checkout: Path, *arguments: str) -> bytes:
 
 @contextmanager
 def broker_of(folder: Path, database: str) -> Iterator[str]:
-    """A service made of the sources in a folder; its URL."""
+    """Run a service from the sources in a folder, and yield its URL."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "broker.cli", "serve", "--port", str(port)],
@@ -127,70 +127,70 @@ async def migrate_with(folder: Path, database: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    told, _ = await process.communicate()
-    assert process.returncode == 0, told.decode()
-    [version] = re.findall(r"version (\d+)", told.decode())
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    [version] = re.findall(r"version (\d+)", output.decode())
     return str(version)
 
 
 @asynccontextmanager
-async def a_life_after_the_other(url: str, name: str) -> AsyncIterator[list[str]]:
-    """Tasks that go through all of their lives, without a break; those that are through."""
-    through: list[str] = []
+async def processing(url: str, name: str) -> AsyncIterator[list[str]]:
+    """Process tasks from submission to completion, one by one, and yield the list of finished tasks."""
+    finished: list[str] = []
 
     async def live() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=30) as http:
             await add_tool(http, name)
             while True:
-                await one_life(http, f"{name}-{len(through)}", name)
-                through.append(f"{name}-{len(through)}")
+                await process_task(http, f"{name}-{len(finished)}", name)
+                finished.append(f"{name}-{len(finished)}")
 
     living = asyncio.create_task(live())
     try:
-        yield through
+        yield finished
         assert not living.done(), living.result()
     finally:
         living.cancel()
         await asyncio.gather(living, return_exceptions=True)
 
 
-async def one_life(http: httpx.AsyncClient, task: str, tool: str) -> None:
+async def process_task(http: httpx.AsyncClient, task: str, tool: str) -> None:
     made = await http.post("/v1/tasks", json={"id": task, "needs": {}, "payload": {"n": 1}})
     assert made.status_code == 201, made.text
     work: Json = await assign(http, task, tool)
     waiting = await get(http, f"/v1/tools/{tool}/work", wait=10)
     assert [item["id"] for item in waiting["items"]] == [work["id"]]
-    told = await http.post(f"/v1/work/{work['id']}/reports", json={"progress": 0.5})
-    assert told.status_code == 201, told.text
+    reported = await http.post(f"/v1/work/{work['id']}/reports", json={"progress": 0.5})
+    assert reported.status_code == 201, reported.text
     assert (await complete(http, work["id"], result=task)).status_code == 200
 
 
-async def grows(through: list[str], by: int) -> None:
-    """Return when so many more are through."""
-    goal = len(through) + by
+async def wait_for_tasks(finished: list[str], by: int) -> None:
+    """Wait until this number of further tasks has finished."""
+    goal = len(finished) + by
     async with asyncio.timeout(60):
-        while len(through) < goal:
+        while len(finished) < goal:
             await asyncio.sleep(0.01)
 
 
-async def test_the_version_before_goes_on_while_the_schema_is_migrated_and_starts_again(
+async def test_the_previous_version_keeps_working_during_a_migration_and_can_restart(
     upgrade: Upgrade, empty_database: str
 ) -> None:
     old = await migrate_with(upgrade.before, empty_database)
     with broker_of(upgrade.before, empty_database) as url:
         await wait_until_ready(url)
-        async with a_life_after_the_other(url, "old") as through:
-            await grows(through, 20)
+        async with processing(url, "old") as finished:
+            await wait_for_tasks(finished, 20)
             assert await migrate_with(upgrade.after, empty_database) > old
-            await grows(through, TASKS)
+            await wait_for_tasks(finished, TASKS)
             with broker_of(upgrade.after, empty_database) as new_url:
                 await wait_until_ready(new_url)
-                # A task goes through the hands of both.
-                async with a_life_after_the_other(new_url, "new") as too:
-                    await grows(too, 20)
-                    await grows(through, 20)
+                # Both versions process the same tasks.
+                async with processing(new_url, "new") as finished_by_new:
+                    await wait_for_tasks(finished_by_new, 20)
+                    await wait_for_tasks(finished, 20)
         async with httpx.AsyncClient(base_url=url) as http:
-            for task in through:
+            for task in finished:
                 assert (await get(http, f"/v1/tasks/{task}"))["state"] == "succeeded"
             assert (await http.get("/health/ready")).status_code == 200
     with broker_of(upgrade.before, empty_database) as url:
