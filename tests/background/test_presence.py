@@ -1,4 +1,4 @@
-"""Presence: whoever asks for work, or waits for it, keeps its lease."""
+"""Presence: a tool that asks for work, or waits for it, keeps its lease."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 async def presence(store: Store) -> AsyncIterator[Presence]:
-    """A presence that runs."""
+    """Return a running presence."""
     presence = Presence(store)
     presence.start()
     yield presence
@@ -35,8 +35,8 @@ async def lease(sql: asyncpg.Connection, tool_id: str) -> datetime:
     return expires_at
 
 
-async def renewed(sql: asyncpg.Connection, tool_id: str, times: int) -> None:
-    """Return when the lease has been renewed so many times."""
+async def wait_for_renewals(sql: asyncpg.Connection, tool_id: str, times: int) -> None:
+    """Wait until the lease was renewed this number of times."""
     for _ in range(times):
         before = await lease(sql, tool_id)
 
@@ -48,7 +48,7 @@ async def renewed(sql: asyncpg.Connection, tool_id: str, times: int) -> None:
 
 @contextmanager
 def waiting(presence: Presence, tool_id: str) -> Iterator[None]:
-    """A tool that waits for the length of the block."""
+    """Let a tool wait for work during the block."""
     presence.arrive(Beat(tool_id))
     try:
         yield
@@ -56,26 +56,26 @@ def waiting(presence: Presence, tool_id: str) -> Iterator[None]:
         presence.leave(Beat(tool_id))
 
 
-async def test_a_parked_tool_keeps_its_lease_however_long_it_waits(
+async def test_a_waiting_tool_keeps_its_lease(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t", lease_seconds=5)
     with waiting(presence, "t"):
-        await renewed(sql, "t", times=3)
+        await wait_for_renewals(sql, "t", times=3)
 
 
-async def test_asking_once_renews_the_lease_once(
+async def test_one_request_for_work_renews_the_lease_once(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t", "other")
     with waiting(presence, "t"):
         pass
     untouched = await lease(sql, "other")
-    await renewed(sql, "t", times=1)
+    await wait_for_renewals(sql, "t", times=1)
     assert await lease(sql, "other") == untouched
 
 
-async def test_many_that_come_together_are_renewed_by_one_statement(
+async def test_leases_of_many_tools_are_renewed_by_one_statement(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     ids = [f"t{number}" for number in range(200)]
@@ -83,22 +83,18 @@ async def test_many_that_come_together_are_renewed_by_one_statement(
     for tool_id in ids:
         with waiting(presence, tool_id):
             pass
-    await renewed(sql, ids[-1], times=1)
+    await wait_for_renewals(sql, ids[-1], times=1)
     assert await sql.fetchval("select count(distinct expires_at) from tool_leases") == 1
 
 
-async def test_what_is_not_known_or_was_deleted_is_forgotten(
-    presence: Presence, store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_unknown_tools_are_forgotten(presence: Presence, store: Store, sql: asyncpg.Connection) -> None:
     await steps.register(store, "t")
     with waiting(presence, "nobody"), waiting(presence, "t"):
-        await renewed(sql, "t", times=1)
+        await wait_for_renewals(sql, "t", times=1)
     assert Beat("nobody") not in presence._due
 
 
-async def test_a_renewal_that_fails_is_tried_again(
-    presence: Presence, store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_a_failed_renewal_is_retried(presence: Presence, store: Store, sql: asyncpg.Connection) -> None:
     await steps.register(store, "t")
     before = await lease(sql, "t")
     await sql.execute("alter table tool_leases rename to away")
@@ -127,29 +123,29 @@ async def test_a_tool_that_asks_for_its_work_keeps_its_lease(
     await wait_until(lambda: later_than(sql, before))
 
 
-async def test_a_tool_that_comes_while_others_wait_for_long_is_renewed_no_later_for_it(
+async def test_a_short_lease_is_renewed_in_time_next_to_long_ones(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "patient", lease_seconds=3600)
     with waiting(presence, "patient"):
-        await renewed(sql, "patient", times=1)
+        await wait_for_renewals(sql, "patient", times=1)
         await steps.register(store, "hasty", lease_seconds=5)
         with waiting(presence, "hasty"):
-            await renewed(sql, "hasty", times=2)
+            await wait_for_renewals(sql, "hasty", times=2)
 
 
-async def test_a_tool_whose_lease_becomes_shorter_while_it_waits_is_renewed_in_time(
+async def test_a_lease_that_becomes_shorter_is_renewed_in_time(
     presence: Presence, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.register(store, "t", lease_seconds=3600)
     with waiting(presence, "t"):
-        await renewed(sql, "t", times=1)
+        await wait_for_renewals(sql, "t", times=1)
         await steps.register(store, "t", lease_seconds=5)
         presence.plan_renewal(Beat("t"), 5)
-        await renewed(sql, "t", times=2)
+        await wait_for_renewals(sql, "t", times=2)
 
 
-async def test_of_two_plans_the_sooner_one_stays(store: Store) -> None:
+async def test_the_earlier_of_two_planned_renewals_stays(store: Store) -> None:
     presence = Presence(store)
     now = asyncio.get_running_loop().time()
     presence.plan_renewal(Beat("t"), 5)
@@ -157,14 +153,14 @@ async def test_of_two_plans_the_sooner_one_stays(store: Store) -> None:
     assert presence._due[Beat("t")] - now < 5
 
 
-async def test_a_tool_that_asks_often_is_not_kept_in_mind_more_than_once(store: Store) -> None:
+async def test_outdated_renewals_of_a_tool_do_not_accumulate(store: Store) -> None:
     presence = Presence(store)
     for number in range(20_000):
         presence.plan_renewal(Beat("t"), 40_000 - number)
     assert len(presence._in_order) < 2_000
 
 
-async def test_what_could_not_be_heard_while_the_service_was_away_is_not_held_against_a_tool(
+async def test_tools_get_more_time_after_the_service_was_unreachable(
     http: httpx.AsyncClient, sql: asyncpg.Connection, database: str
 ) -> None:
     running = await add_running_work(http, "running", "old")

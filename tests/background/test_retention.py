@@ -1,4 +1,4 @@
-"""Retention: old records go with their month, and nothing else does."""
+"""Retention: old records are deleted with their month, and nothing else is."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ DAYS = 30
 OLD, OLDER = "work_archive_2020_01", "work_archive_2019_12"
 MONTHS = "select create_archive_partition('2019-12-01'), create_archive_partition('2020-01-01')"
 
-# Records of tasks a0, a1 and so on, of work that was assigned and has ended at these times.
+# Records of tasks a0, a1 and so on, with work that was assigned and ended at these times.
 RECORDS = """
 with made as (
     insert into work_archive (work_id, task_id, task, attempt, outcome, result, reports, ended_at)
@@ -51,14 +51,14 @@ async def kept(sql: asyncpg.Connection) -> list[str]:
 
 
 async def keep(store: Store, retention: Retention, batch: int = 10) -> list[int]:
-    """Everything that is to be done, batch by batch."""
+    """Run retention until nothing is left to do, and return the number of each batch."""
     counts = []
     while count := await store.run(retention.keep, batch):
         counts.append(count)
     return counts
 
 
-async def test_months_that_are_old_are_dropped_and_their_tasks_forgotten(
+async def test_old_months_are_dropped_and_their_task_ids_are_free(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(MONTHS)
@@ -69,14 +69,12 @@ async def test_months_that_are_old_are_dropped_and_their_tasks_forgotten(
     assert await keep(store, Retention(DAYS)) == [3, 1, 10, 10, 5, 1]
     assert not {OLD, OLDER} & await partitions(sql)
     assert await kept(sql) == ["new"]
-    # What was forgotten is a new task again.
+    # The id of a deleted task is free.
     [submitted] = await store.many(tasks.submit, [steps.new_task("old7")])
     assert submitted.created
 
 
-async def test_a_month_stays_as_long_as_a_record_of_it_is_young(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_a_month_stays_while_one_of_its_records_is_new(store: Store, sql: asyncpg.Connection) -> None:
     await sql.execute(MONTHS)
     await record(sql, "a", 2, OF_OLD)
     yesterday = await sql.fetchval("select cast(now() - interval '1 day' as text)")
@@ -86,7 +84,9 @@ async def test_a_month_stays_as_long_as_a_record_of_it_is_young(
     assert len(await kept(sql)) == 3
 
 
-async def test_no_task_is_remembered_by_a_record_that_is_gone(store: Store, sql: asyncpg.Connection) -> None:
+async def test_dropping_a_month_leaves_no_reference_to_its_records(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     await sql.execute("select create_archive_partition('2020-01-01')")
     await record(sql, "old", 25, OF_OLD)
     retention = Retention(DAYS)
@@ -99,7 +99,7 @@ async def test_no_task_is_remembered_by_a_record_that_is_gone(store: Store, sql:
     assert await sql.fetchval("select count(*) from ended_tasks") == 0
 
 
-async def test_retention_goes_on_where_it_was_interrupted(store: Store, sql: asyncpg.Connection) -> None:
+async def test_retention_continues_after_an_interruption(store: Store, sql: asyncpg.Connection) -> None:
     await sql.execute("select create_archive_partition('2020-01-01')")
     await record(sql, "old", 25, OF_OLD)
     assert await store.run(Retention(DAYS).keep, 10) == 10
@@ -108,20 +108,20 @@ async def test_retention_goes_on_where_it_was_interrupted(store: Store, sql: asy
         await timed_out.roll_back()
         await timed_out.begin()
     assert await sql.fetchval("select count(*) from ended_tasks") == 15
-    # Another process, or this one after a restart.
+    # As by another process, or by this one after a restart.
     assert await keep(store, Retention(DAYS)) == [10, 5, 1]
     assert OLD not in await partitions(sql)
     assert await sql.fetchval("select count(*) from ended_tasks") == 0
 
 
-async def test_a_record_that_came_in_meanwhile_is_not_passed_over(
+async def test_a_record_that_arrives_during_retention_is_not_skipped(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await sql.execute("select create_archive_partition('2020-01-01')")
     await record(sql, "old", 25, OF_OLD)
     for _ in range(3):
         await store.run(Retention(DAYS).keep, 10)
-    # Assigned before all others, ended after them, and old by now.
+    # Assigned before all others and ended after them, but old nevertheless.
     await record(sql, "late", 1, "2020-01-02T00:00:00Z", "2020-03-01T00:00:00Z")
     assert await keep(store, Retention(DAYS)) == [10, 10, 6, 1]
     assert await sql.fetchval("select count(*) from ended_tasks") == 0
@@ -129,7 +129,7 @@ async def test_a_record_that_came_in_meanwhile_is_not_passed_over(
 
 async def test_a_batch_of_old_records_is_bounded_by_its_bytes(store: Store, sql: asyncpg.Connection) -> None:
     await record(sql, "large", 5, OF_OLD)
-    # Five MiB each that cannot be compressed.
+    # 5 MiB each, which cannot be compressed.
     await sql.execute("""
         update work_archive set result = (
             select to_json(string_agg(encode(sha256(cast(n || task_id as bytea)), 'hex'), ''))
@@ -138,21 +138,23 @@ async def test_a_batch_of_old_records_is_bounded_by_its_bytes(store: Store, sql:
     assert await keep(store, Retention(DAYS)) == [2, 2, 1]
 
 
-async def test_records_that_are_in_no_month_go_one_by_one(store: Store, sql: asyncpg.Connection) -> None:
+async def test_old_records_without_a_month_are_deleted_in_batches(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     await record(sql, "a", 15, OF_OLD)
     await record(sql, "young", 1, OF_OLDER, await sql.fetchval("select cast(now() as text)"))
     assert await keep(store, Retention(DAYS)) == [10, 5]
     assert await kept(sql) == ["young0"]
 
 
-async def test_for_ever_is_for_ever(store: Store, sql: asyncpg.Connection) -> None:
+async def test_without_retention_days_records_are_kept_forever(store: Store, sql: asyncpg.Connection) -> None:
     await sql.execute(MONTHS)
     await record(sql, "a", 5, OF_OLD)
     assert await keep(store, Retention(None)) == []
     assert len(await kept(sql)) == 5
 
 
-async def test_the_partitions_that_are_needed_soon_are_made(
+async def test_retention_creates_the_partitions_that_are_needed_soon(
     store: Store, sql: asyncpg.Connection, database: str
 ) -> None:
     made = await fetch(database, PARTITIONS)
@@ -161,7 +163,7 @@ async def test_the_partitions_that_are_needed_soon_are_made(
     assert await fetch(database, PARTITIONS) == made
 
 
-async def test_it_gives_way_to_whoever_reads_the_archive_and_holds_nobody_up(
+async def test_retention_gives_way_to_readers_of_the_archive_and_blocks_no_completion(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await sql.execute(MONTHS)
@@ -175,7 +177,9 @@ async def test_it_gives_way_to_whoever_reads_the_archive_and_holds_nobody_up(
     assert await keep(store, Retention(DAYS)) == [1, 1]
 
 
-async def test_what_is_recorded_at_the_last_moment_stays(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_month_stays_if_it_gets_a_record_at_the_last_moment(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     await sql.execute(MONTHS)
     now = await sql.fetchval("select cast(now() as text)")
     old_enough = Retention(DAYS)
@@ -190,7 +194,7 @@ async def test_what_is_recorded_at_the_last_moment_stays(store: Store, sql: asyn
     assert OLD in await partitions(sql)
 
 
-async def test_the_upkeep_sees_to_it_and_two_take_turns(store: Store, sql: asyncpg.Connection) -> None:
+async def test_upkeep_runs_retention_and_processes_take_turns(store: Store, sql: asyncpg.Connection) -> None:
     await sql.execute(MONTHS)
     await record(sql, "a", 5, OF_OLD)
     async with steps.OpenTransaction(store) as other:

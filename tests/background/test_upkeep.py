@@ -1,4 +1,4 @@
-"""Upkeep: what is due comes when it is due, though nobody asks."""
+"""Upkeep: due rows are handled on time, without any request."""
 
 import asyncio
 import math
@@ -31,7 +31,7 @@ def in_seconds(seconds: float) -> datetime:
 
 @pytest.fixture
 async def start(store: Store, database: str) -> AsyncIterator[Callable[[], None]]:
-    """Starts upkeeps, each as in a process of its own; they share a listener that listens."""
+    """Return a function that starts an upkeep, as in another process. All of them share a listener."""
     waiters = Waiters()
     listener = Listener(waiters, Address(database).connect)
     listener.start()
@@ -50,13 +50,13 @@ async def start(store: Store, database: str) -> AsyncIterator[Callable[[], None]
     assert len(waiters) == 0
 
 
-async def available(sql: asyncpg.Connection, *ids: str) -> None:
-    """Return when these tasks are available, and no other is."""
+async def wait_until_available(sql: asyncpg.Connection, *ids: str) -> None:
+    """Wait until exactly these tasks are available."""
 
-    async def they_are() -> bool:
+    async def are_available() -> bool:
         return [row["id"] for row in await sql.fetch(AVAILABLE)] == list(ids)
 
-    await wait_until(they_are)
+    await wait_until(are_available)
 
 
 async def test_a_task_becomes_available_when_it_is_due(
@@ -65,42 +65,42 @@ async def test_a_task_becomes_available_when_it_is_due(
     start()
     [task] = await steps.submit(store, "a", not_before=in_seconds(0.3))
     assert task.state == "scheduled"
-    await available(sql, "a")
+    await wait_until_available(sql, "a")
     assert await sql.fetchval("select not_before <= now() and due_at is null from tasks")
 
 
-async def test_what_is_due_sooner_wakes_it_early(
+async def test_a_task_that_is_due_earlier_wakes_upkeep(
     store: Store, sql: asyncpg.Connection, start: Callable[[], None]
 ) -> None:
     await steps.submit(store, "far", not_before=in_seconds(3600))
     start()
     await steps.submit(store, "near", not_before=in_seconds(0.2))
-    await available(sql, "near")
+    await wait_until_available(sql, "near")
     await steps.submit(store, "nearer", not_before=in_seconds(0.1))
-    await available(sql, "near", "nearer")
+    await wait_until_available(sql, "near", "nearer")
 
 
-async def test_a_backoff_ends_by_itself(
+async def test_a_backoff_ends_without_a_request(
     store: Store, sql: asyncpg.Connection, start: Callable[[], None]
 ) -> None:
     start()
     made = await steps.add_running_work(store, "a", retry_backoff_seconds=0.3)
     await steps.complete(store, made.id, "failed")
-    await available(sql, "a")
+    await wait_until_available(sql, "a")
     assert (await steps.get_task(store, "a")).attempt == 1
 
 
-async def test_what_came_due_while_nothing_ran_is_made_up_for_in_batches(
+async def test_tasks_that_came_due_during_downtime_become_available_in_batches(
     store: Store, sql: asyncpg.Connection, start: Callable[[], None]
 ) -> None:
     ids = [f"{number:04}" for number in range(2500)]
     await steps.submit(store, *ids, not_before=in_seconds(3600))
     await sql.execute("update tasks set due_at = now()")
     start()
-    await available(sql, *ids)
+    await wait_until_available(sql, *ids)
 
 
-async def test_two_of_them_share_the_work_and_a_row_in_other_hands_is_left_alone(
+async def test_a_batch_skips_rows_that_another_process_has_locked(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a", "b", "c", not_before=in_seconds(3600))
@@ -109,10 +109,10 @@ async def test_two_of_them_share_the_work_and_a_row_in_other_hands_is_left_alone
         assert await other.run(due.make_available, 1) == 1
         assert await store.run(due.make_available, 10) == 2
     assert await store.run(due.make_available, 10) == 0
-    await available(sql, "a", "b", "c")
+    await wait_until_available(sql, "a", "b", "c")
 
 
-async def test_a_batch_is_bounded_and_takes_the_longest_due_first(
+async def test_a_batch_is_bounded_and_begins_with_the_longest_due(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.submit(store, "a", "b", "c", not_before=in_seconds(3600))
@@ -120,10 +120,10 @@ async def test_a_batch_is_bounded_and_takes_the_longest_due_first(
         "update tasks set due_at = now() - make_interval(secs => case id when 'b' then 2 else 1 end)"
     )
     assert await store.run(due.make_available, 1) == 1
-    await available(sql, "b")
+    await wait_until_available(sql, "b")
 
 
-async def test_nothing_comes_before_its_time(store: Store) -> None:
+async def test_a_task_stays_scheduled_until_it_is_due(store: Store) -> None:
     await steps.submit(store, "a", not_before=in_seconds(3600))
     assert await store.run(due.make_available, 10) == 0
     seconds = await store.run(due.seconds_to_next, due.TASKS)
@@ -131,7 +131,7 @@ async def test_nothing_comes_before_its_time(store: Store) -> None:
     assert 3590 < seconds <= 3600
 
 
-async def test_with_nothing_scheduled_there_is_no_next(store: Store) -> None:
+async def test_there_is_no_next_task_without_scheduled_tasks(store: Store) -> None:
     await steps.submit(store, "a")
     assert await store.run(due.seconds_to_next, due.TASKS) is None
 
@@ -144,7 +144,7 @@ async def offline(sql: asyncpg.Connection) -> list[str]:
     return [row[0] for row in await sql.fetch("select id from tools where offline order by id")]
 
 
-async def test_silent_tools_are_taken_offline_in_batches_of_their_work(
+async def test_tools_with_expired_leases_go_offline_in_batches_of_their_work(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     for tool in "abc":
@@ -162,7 +162,7 @@ async def test_silent_tools_are_taken_offline_in_batches_of_their_work(
 
 
 @pytest.mark.parametrize("table", ["work", "tasks", "tools", "tool_leases"])
-async def test_a_tool_in_other_hands_is_left_to_the_next_round_with_all_its_work(
+async def test_a_locked_tool_is_left_to_the_next_batch_with_all_its_work(
     store: Store, sql: asyncpg.Connection, table: str
 ) -> None:
     await steps.add_running_work(store, "one", "held")
@@ -182,7 +182,9 @@ async def test_a_tool_in_other_hands_is_left_to_the_next_round_with_all_its_work
     await steps.check_invariants(sql)
 
 
-async def test_a_tool_that_is_heard_just_before_stays(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_tool_that_sends_a_heartbeat_just_in_time_stays_online(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     await steps.add_running_work(store)
     await sql.execute(LAPSE, ["tool"])
     async with steps.OpenTransaction(store) as late:
@@ -192,21 +194,21 @@ async def test_a_tool_that_is_heard_just_before_stays(store: Store, sql: asyncpg
     assert await offline(sql) == []
 
 
-async def test_a_heartbeat_that_waits_while_its_tool_is_taken_offline_brings_it_back(
+async def test_a_waiting_heartbeat_brings_its_offline_tool_back(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.add_running_work(store)
     await sql.execute(LAPSE, ["tool"])
     async with steps.OpenTransaction(store) as upkeep:
         assert await upkeep.run(due.take_offline, 10) == 1
-        heard = asyncio.create_task(store.one(leases.heartbeat, leases.Beat("tool")))
+        heartbeat = asyncio.create_task(store.one(leases.heartbeat, leases.Beat("tool")))
         await steps.wait_until_blocked(sql)
-    assert await heard is not None
+    assert await heartbeat is not None
     assert (await steps.get_tool(store, "tool")).state == "idle"
     await steps.check_invariants(sql)
 
 
-async def test_overdue_work_is_ended_in_batches_and_what_others_hold_is_left_alone(
+async def test_overdue_work_ends_in_batches_that_skip_locked_work(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     for name in ("a", "b", "c"):
@@ -223,7 +225,9 @@ async def test_overdue_work_is_ended_in_batches_and_what_others_hold_is_left_alo
     await steps.check_invariants(sql)
 
 
-async def test_of_an_end_and_a_time_limit_at_once_one_counts(store: Store, sql: asyncpg.Connection) -> None:
+async def test_only_one_of_a_concurrent_completion_and_timeout_counts(
+    store: Store, sql: asyncpg.Connection
+) -> None:
     made = await steps.add_running_work(store)
     await sql.execute(PASS, ["task"])
     async with steps.OpenTransaction(store) as tool:
@@ -249,7 +253,7 @@ async def test_processes_take_turns_at_a_chore(
         assert await store.run(due.in_turn, chore.number, chore.do, 10) == 0
 
 
-async def test_the_next_look_is_no_later_than_the_first_lease_may_end(store: Store) -> None:
+async def test_the_next_round_is_not_later_than_the_first_expiry_of_a_lease(store: Store) -> None:
     assert await store.run(due.seconds_to_next, due.LEASES) is None
     await steps.register(store, "patient", lease_seconds=3600)
     await steps.register(store, "hasty", lease_seconds=5)
@@ -258,7 +262,7 @@ async def test_the_next_look_is_no_later_than_the_first_lease_may_end(store: Sto
     assert 4 < seconds <= 5
 
 
-async def test_the_next_look_is_no_later_than_the_first_deadline(
+async def test_the_next_round_is_not_later_than_the_first_deadline(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     assert await store.run(due.seconds_to_next, due.WORK) is None
@@ -274,7 +278,7 @@ async def test_the_next_look_is_no_later_than_the_first_deadline(
 
 
 class Counted(Store):
-    """A store that says how often it was used."""
+    """A store that counts its uses."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -295,7 +299,7 @@ async def counted(database: str) -> AsyncIterator[Counted]:
     await counted.close()
 
 
-async def test_a_due_task_in_other_hands_does_not_make_it_spin(
+async def test_a_locked_due_task_does_not_cause_a_busy_loop(
     store: Store, sql: asyncpg.Connection, counted: Counted
 ) -> None:
     await steps.submit(store, "a", not_before=in_seconds(3600))
@@ -309,7 +313,9 @@ async def test_a_due_task_in_other_hands_does_not_make_it_spin(
     await upkeep.stop()
 
 
-async def test_while_nothing_is_due_it_asks_once(store: Store, counted: Counted) -> None:
+async def test_upkeep_reads_the_next_due_time_once_while_nothing_is_due(
+    store: Store, counted: Counted
+) -> None:
     await steps.submit(store, "a", not_before=in_seconds(3600))
     upkeep = Upkeep(counted, Waiters())
     upkeep.start()
@@ -319,7 +325,7 @@ async def test_while_nothing_is_due_it_asks_once(store: Store, counted: Counted)
     await upkeep.stop()
 
 
-async def test_it_goes_on_after_it_lost_its_connections(store: Store, sql: asyncpg.Connection) -> None:
+async def test_upkeep_continues_after_lost_connections(store: Store, sql: asyncpg.Connection) -> None:
     waiters = Waiters()
     upkeep = Upkeep(store, waiters)
     await steps.submit(store, "a", not_before=in_seconds(3600))
@@ -329,11 +335,11 @@ async def test_it_goes_on_after_it_lost_its_connections(store: Store, sql: async
     )
     await sql.execute("update tasks set due_at = now()")
     waiters.wake_topic(UPKEEP)
-    await available(sql, "a")
+    await wait_until_available(sql, "a")
     await upkeep.stop()
 
 
-async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: str) -> None:
+async def test_upkeep_survives_a_database_without_a_schema(empty_database: str) -> None:
     async with steps.open_store(empty_database) as store, steps.open_connection(empty_database) as sql:
         waiters = Waiters()
         upkeep = Upkeep(store, waiters)
@@ -348,13 +354,13 @@ async def test_it_outlives_a_database_that_is_not_migrated_yet(empty_database: s
         await sql.execute("update tasks set due_at = now()")
         waiters.wake_topic(UPKEEP)
         try:
-            await available(sql, "a")
+            await wait_until_available(sql, "a")
         finally:
             await upkeep.stop()
 
 
 @pytest.mark.parametrize(("here", "more"), [(0.5, True), (59, True), (61, False)])
-async def test_a_lease_is_held_against_a_tool_only_when_it_could_be_heard_for_as_long(
+async def test_a_lease_expires_only_if_the_service_was_reachable_for_its_length(
     store: Store, sql: asyncpg.Connection, here: float, more: bool
 ) -> None:
     await steps.add_assigned_work(store)
@@ -369,23 +375,21 @@ async def test_a_lease_is_held_against_a_tool_only_when_it_could_be_heard_for_as
     await steps.check_invariants(sql)
 
 
-async def test_a_tool_with_a_long_lease_is_not_waited_for_that_long_after_every_restart(
-    store: Store, sql: asyncpg.Connection
-) -> None:
+async def test_the_extension_of_a_long_lease_is_limited(store: Store, sql: asyncpg.Connection) -> None:
     await steps.register(store, "t", lease_seconds=86_400)
     await sql.execute("update tool_leases set expires_at = now() - interval '0.2 s'")
     await store.run(due.extend_leases, 100)
     assert await sql.fetchval("select expires_at < now() + interval '201 s' from tool_leases")
 
 
-async def test_what_runs_past_its_time_is_not_forgiven(store: Store, sql: asyncpg.Connection) -> None:
+async def test_the_time_limit_of_running_work_is_not_extended(store: Store, sql: asyncpg.Connection) -> None:
     await steps.add_running_work(store, timeout_seconds=5)
     await sql.execute("update work set deadline_at = now()")
     await store.run(due.extend_deadlines, 0)
     assert await store.run(due.end_overdue, 10) == 1
 
 
-async def test_what_ran_out_just_before_the_service_is_back_leaves_time_to_be_heard_again(
+async def test_leases_and_deadlines_that_expired_during_downtime_are_extended(
     database: str, store: Store, sql: asyncpg.Connection
 ) -> None:
     settings = Settings(database_url=database)
@@ -413,7 +417,7 @@ async def _has_time(sql: asyncpg.Connection) -> bool:
 STALL = """
 create function stall() returns trigger language plpgsql as $$
     begin
-        perform pg_sleep(60) from new_rows where task_id = any('{guilty}');
+        perform pg_sleep(60) from new_rows where task_id = any('{slow}');
         return null;
     end
 $$;
@@ -435,13 +439,13 @@ async def ended(sql: asyncpg.Connection, outcome: str) -> list[str]:
 
 
 @pytest.mark.parametrize("outcome", ["lost", "timed_out"])
-async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end(
+async def test_work_that_cannot_end_does_not_block_other_work_or_tools(
     database: str, sql: asyncpg.Connection, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One row is too slow: it is left alone, and tried again later."""
+    """A row is too slow. The chore skips it and retries it later."""
     monkeypatch.setattr("broker.background.upkeep._SKIP_SECONDS", 0.5)
     monkeypatch.setattr("broker.background.upkeep._SHORTEST_SLEEP_SECONDS", 0.02)
-    names = ["guilty", *(f"task-{number}" for number in range(20))]
+    names = ["slow", *(f"task-{number}" for number in range(20))]
     await sql.execute(STALL)
     async with steps.open_store(database, timeout_seconds=0.5) as store:
         await work_of_one_tool(store, *names)
@@ -459,13 +463,13 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
                 return len(await ended(sql, outcome)) == len(names) - 1
 
             await wait_until(all_others)
-            assert "guilty" not in await ended(sql, outcome)
+            assert "slow" not in await ended(sql, outcome)
             assert await offline(sql) == (["tool"] if outcome == "lost" else [])
-            # Tried again, and again in vain: the log has it once.
-            aside = upkeep._skipped["tools" if outcome == "lost" else "work"]
+            # The retry fails too, but the log names the row only once.
+            skipped = upkeep._skipped["tools" if outcome == "lost" else "work"]
 
             async def failed_again() -> bool:
-                return any(seconds > 0.5 for _, seconds, _ in aside._rows.values())
+                return any(seconds > 0.5 for _, seconds, _ in skipped._rows.values())
 
             await wait_until(failed_again)
             await sql.execute("drop trigger stall on work_archive")
@@ -475,15 +479,15 @@ async def test_work_that_cannot_end_keeps_no_other_work_and_no_tool_from_its_end
 
             await wait_until(all_are_back)
         await upkeep.stop()
-    left = [line for line in logs if line["event"] == "upkeep skipped a row"]
-    assert len(left) == 1
-    assert left[0]["id"] == str(
-        await sql.fetchval("select work_id from work_archive where task_id = 'guilty'")
+    lines = [line for line in logs if line["event"] == "upkeep skipped a row"]
+    assert len(lines) == 1
+    assert lines[0]["id"] == str(
+        await sql.fetchval("select work_id from work_archive where task_id = 'slow'")
     )
     await steps.check_invariants(sql)
 
 
-async def test_a_silent_tool_with_much_large_work_goes_offline_in_bounded_batches(
+async def test_a_tool_with_large_work_goes_offline_in_bounded_batches(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 3000)
@@ -496,7 +500,7 @@ async def test_a_silent_tool_with_much_large_work_goes_offline_in_bounded_batche
     assert len(ids.changed) == 2, "the last one of a batch may be larger"
     assert await offline(sql) == ["tool"]
     assert await store.run(due.seconds_to_next, due.LEASES) < 0
-    # What is left of it is no tool that was taken offline, but is work that was tried.
+    # The next batches take no tool offline, but end more of its work.
     for _ in range(2):
         assert await store.run(due.take_offline, 10, ids) == 0
         assert len(ids.changed) == 2
@@ -529,7 +533,7 @@ async def test_overdue_work_ends_in_batches_bounded_by_bytes(
     assert [await store.run(due.end_overdue, 10) for _ in range(3)] == [2, 2, 0]
 
 
-async def test_a_batch_counts_the_bytes_of_payloads_as_they_are_read_and_not_as_they_are_stored(
+async def test_a_batch_counts_the_uncompressed_bytes_of_payloads(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(completion, "_MOST_RECORD_BYTES", 30_000)
@@ -551,9 +555,7 @@ async def test_a_batch_counts_the_bytes_of_payloads_as_they_are_read_and_not_as_
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_only_a_lost_connection_counts_as_having_been_away(
-    store: Store, error: Exception, away: bool
-) -> None:
+async def test_only_a_lost_connection_counts_as_an_outage(store: Store, error: Exception, away: bool) -> None:
     upkeep = Upkeep(store, Waiters())
 
     async def fail() -> float:
@@ -563,7 +565,7 @@ async def test_only_a_lost_connection_counts_as_having_been_away(
     assert (upkeep.away_at > -math.inf) == away
 
 
-async def test_a_lease_that_ran_out_while_its_chore_failed_is_not_extended(
+async def test_a_lease_that_expired_while_its_chore_failed_is_not_extended(
     store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.add_assigned_work(store)
@@ -575,16 +577,16 @@ async def test_a_lease_that_ran_out_while_its_chore_failed_is_not_extended(
     leases_left = "select count(*) from tool_leases where expires_at > now()"
     starts_left = "select count(*) from work where deadline_at > now()"
     assert (await sql.fetchval(leases_left), await sql.fetchval(starts_left)) == (0, 0)
-    # Not seen to since: the clock jumped, or the process stood still.
+    # The chore has not run since: the clock jumped, or the process was stopped.
     for extend in (due.extend_leases, due.extend_deadlines):
         await store.run(extend, 1e6, before - timedelta(hours=1))
     assert (await sql.fetchval(leases_left), await sql.fetchval(starts_left)) == (1, 1)
 
 
-async def test_a_chore_that_keeps_failing_keeps_no_dead_tool_alive(
+async def test_a_failing_chore_does_not_extend_the_lease_of_a_dead_tool(
     database: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its batches fail for longer than what counts as late."""
+    """Its batches fail for longer than `_LATE_SECONDS`."""
     monkeypatch.setattr(due, "_LATE_SECONDS", 0.2)
     monkeypatch.setattr("broker.background.upkeep._RETRY_SECONDS", 0.05)
     async with steps.open_store(database) as store:

@@ -1,4 +1,4 @@
-"""Every alert rule fires when what it warns of is the case, and asks for metrics that there are."""
+"""Alert rules: each one fires when it should, and queries existing metrics."""
 
 import asyncio
 import json
@@ -25,11 +25,11 @@ RULES = FOLDER / "prometheus" / "alerts.yml"
 
 OF = 'instance="a",job="broker"'
 
-# What makes each of them fire, a value a minute; and what keeps it quiet.
+# For each alert, series that make it fire and series that keep it quiet, with one value per minute.
 Series = dict[str, str]
 CASES: dict[str, tuple[Series, Series]] = {
     "BrokerDown": ({f"up{{{OF}}}": "0x60"}, {f"up{{{OF}}}": "1x60"}),
-    # Of brokers that are found by a name that is gone there is nothing to be read.
+    # If the DNS name of the brokers is gone, they have no series.
     "BrokerGone": ({'up{job="prometheus"}': "1x60"}, {f"up{{{OF}}}": "1x60"}),
     "BrokerDatabaseDown": (
         {f"broker_database_up{{{OF}}}": "0x60"},
@@ -153,14 +153,14 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
 }
 
-# What Prometheus itself has.
+# The metrics of Prometheus itself.
 _NOT_OURS = {"up"}
 _OF_EVERY_SERIES = {"job", "instance", "le"}
 METRICS = [each for each in vars(metric_definitions).values() if isinstance(each, MetricDefinition)]
 
 
 def series(metric: MetricDefinition) -> list[str]:
-    """The names that a query may have for a metric."""
+    """Return the names of a metric in queries."""
     match metric.kind:
         case "counter":
             return [f"{metric.name}_total"]
@@ -175,7 +175,7 @@ def rules() -> dict[str, dict[str, Any]]:
 
 
 def panels() -> list[str]:
-    """What the dashboards ask for."""
+    """Return the queries of the dashboards."""
     return [
         target["expr"]
         for file in (FOLDER / "grafana" / "dashboards").glob("*.json")
@@ -184,7 +184,7 @@ def panels() -> list[str]:
     ]
 
 
-def test_every_rule_is_made_to_fire_here_and_says_why() -> None:
+def test_every_alert_has_a_test_case_and_complete_texts() -> None:
     assert rules().keys() == CASES.keys()
     for name, rule in rules().items():
         assert rule["annotations"].keys() == {"summary", "reason", "look_at"}, name
@@ -192,7 +192,7 @@ def test_every_rule_is_made_to_fire_here_and_says_why() -> None:
 
 
 @requires_program("promtool")
-def test_every_rule_fires_when_it_should_and_else_not(tmp_path: Path) -> None:
+def test_every_alert_fires_only_when_it_should(tmp_path: Path) -> None:
     tests = []
     for name, (bad, good) in CASES.items():
         for series, fires in ((bad, True), (good, False)):
@@ -221,7 +221,7 @@ def test_every_rule_fires_when_it_should_and_else_not(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-async def test_what_rules_and_dashboards_ask_for_is_there(serve: Serve) -> None:
+async def test_alerts_and_dashboards_query_existing_metrics(serve: Serve) -> None:
     running = await serve()
     http = running.client
     pair = await api.add_running_work(http)
@@ -233,8 +233,8 @@ async def test_what_rules_and_dashboards_ask_for_is_there(serve: Serve) -> None:
         for family in text_string_to_metric_families(text)
         for name in (family.name, *(sample.name for sample in family.samples), f"{family.name}_bucket")
     }
-    asked = [rule["expr"] for rule in rules().values()] + panels()
-    for expression in asked:
+    expressions = [rule["expr"] for rule in rules().values()] + panels()
+    for expression in expressions:
         names = set(re.findall(r"\b(?:(?:broker|process)_[a-z_]+|up)\b", expression))
         assert names, expression
         assert names <= known | _NOT_OURS, expression
@@ -245,8 +245,8 @@ def test_labels_in_rules_dashboards_and_documentation_are_those_of_the_metrics()
     expressions = [rule["expr"] for rule in rules().values()] + panels()
     for expression in expressions:
         for name, matchers in re.findall(r"\b(broker_[a-z_]+)\{([^}]*)\}", expression):
-            asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
-            assert asked <= labels[name] | _OF_EVERY_SERIES, expression
+            used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            assert used <= labels[name] | _OF_EVERY_SERIES, expression
     page = (FOLDER.parent / "docs" / "operate" / "monitor.md").read_text()
     documented = re.findall(r"^\| .+\? \| (.+) \|$", page, re.MULTILINE)
     named = re.findall(r"`(broker_[a-z_]+)(?:\{(\w+)\})?", " ".join(documented))
@@ -256,13 +256,13 @@ def test_labels_in_rules_dashboards_and_documentation_are_those_of_the_metrics()
 
 
 @requires_program("prometheus")
-async def test_prometheus_takes_it_and_the_rules(serve: Serve, tmp_path: Path) -> None:
+async def test_prometheus_accepts_the_metrics_and_the_rules(serve: Serve, tmp_path: Path) -> None:
     running = await serve()
     await api.add_task(running.client)
     given = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yml").read_text())
     [job] = given["scrape_configs"]
     assert job["job_name"] == "broker"
-    # All as it is, but for where the brokers are, and how often.
+    # Only the targets and the intervals differ from the real configuration.
     del job["dns_sd_configs"]
     del job["authorization"]
     job["static_configs"] = [{"targets": [running.url.removeprefix("http://").rstrip("/")]}]
@@ -279,11 +279,11 @@ async def test_prometheus_takes_it_and_the_rules(serve: Serve, tmp_path: Path) -
     )
     try:
         async with asyncio.timeout(60), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            while not await found(http, 'max(broker_tasks{state="available"}) == 1'):
+            while not await has_result(http, 'max(broker_tasks{state="available"}) == 1'):
                 await asyncio.sleep(0.2)
-            assert await found(http, 'up{job="broker"} == 1')
-            answer = (await http.get("/api/v1/rules")).json()
-        loaded = {rule["name"]: rule for group in answer["data"]["groups"] for rule in group["rules"]}
+            assert await has_result(http, 'up{job="broker"} == 1')
+            loaded_rules = (await http.get("/api/v1/rules")).json()
+        loaded = {rule["name"]: rule for group in loaded_rules["data"]["groups"] for rule in group["rules"]}
         assert loaded.keys() == CASES.keys()
         assert {rule.get("lastError", "") for rule in loaded.values()} == {""}
     finally:
@@ -291,18 +291,18 @@ async def test_prometheus_takes_it_and_the_rules(serve: Serve, tmp_path: Path) -
         await process.wait()
 
 
-async def found(http: httpx.AsyncClient, expression: str) -> bool:
+async def has_result(http: httpx.AsyncClient, expression: str) -> bool:
     try:
-        answer = await http.get("/api/v1/query", params={"query": expression})
+        response = await http.get("/api/v1/query", params={"query": expression})
     except httpx.TransportError:
         return False
-    return answer.status_code == 200 and bool(answer.json()["data"]["result"])
+    return response.status_code == 200 and bool(response.json()["data"]["result"])
 
 
 @pytest.mark.parametrize(
     "file", sorted((FOLDER / "grafana" / "dashboards").glob("*.json")), ids=lambda f: f.name
 )
-def test_a_dashboard_can_be_read(file: Path) -> None:
+def test_each_dashboard_is_valid(file: Path) -> None:
     board = json.loads(file.read_text())
     assert board["title"]
     assert board["uid"]

@@ -1,4 +1,4 @@
-"""The log: a line is JSON, says what it is about, and can be found by what the client was told."""
+"""The log: each line is JSON, names its subject, and can be found by the id in the response."""
 
 import asyncio
 import json
@@ -18,44 +18,44 @@ from tests.support.processes import serving, wait_until_ready
 
 
 def lines(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
-    """What a service has logged, once it has ended."""
+    """Stop a service, and return the lines of its log."""
     process.terminate()
     assert process.stderr is not None
     return [json.loads(line) for line in process.stderr]
 
 
-def about(told: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
-    return [line for line in told if line["event"] == event]
+def about(log: list[dict[str, Any]], event: str) -> list[dict[str, Any]]:
+    return [line for line in log if line["event"] == event]
 
 
-async def test_the_name_of_a_request_is_given_back(serve: Serve) -> None:
+async def test_the_response_has_the_request_id_of_the_request(serve: Serve) -> None:
     http = (await serve()).client
     for path, body in (
         ("/v1/tasks", {"needs": {}}),
         ("/v1/tasks", {"needs": {}, "bad": 1}),
         ("/nowhere", {}),
     ):
-        answer = await http.post(path, json=body, headers={"X-Request-ID": "from-the-proxy:1"})
-        assert answer.headers["X-Request-ID"] == "from-the-proxy:1", path
+        response = await http.post(path, json=body, headers={"X-Request-ID": "from-the-proxy:1"})
+        assert response.headers["X-Request-ID"] == "from-the-proxy:1", path
         assert "X-Request-ID" not in (await http.post(path, json=body)).headers
 
 
 @pytest.mark.parametrize("name", ["a b", "x" * 129, '"}', "é"])
-async def test_a_name_that_does_not_fit_into_a_log_is_replaced(serve: Serve, name: str) -> None:
+async def test_a_request_id_that_does_not_fit_into_a_log_is_replaced(serve: Serve, name: str) -> None:
     http = (await serve()).client
-    answer = await http.get("/health/live", headers={b"X-Request-ID": name.encode()})
-    assert len(answer.headers["X-Request-ID"]) == 16
+    response = await http.get("/health/live", headers={b"X-Request-ID": name.encode()})
+    assert len(response.headers["X-Request-ID"]) == 16
 
 
-async def test_every_request_has_its_line_where_that_is_wanted(database: str) -> None:
+async def test_the_access_log_has_a_line_for_each_request(database: str) -> None:
     with serving(BROKER_DATABASE_URL=database, BROKER_ACCESS_LOG="true") as (process, url):
         await wait_until_ready(url)
         async with httpx.AsyncClient(base_url=url, headers={"X-Request-ID": "mine"}) as http:
             pair = await add_running_work(http)
             await complete(http, pair.work)
             await http.get("/v1/tasks/none")
-        told = await asyncio.to_thread(lines, process)
-    ours = [line for line in about(told, "request") if line["request_id"] == "mine"]
+        log = await asyncio.to_thread(lines, process)
+    ours = [line for line in about(log, "request") if line["request_id"] == "mine"]
     seen = [(line["method"], line["path"], line["status"]) for line in ours]
     assert ("POST", "/v1/tasks", 201) in seen
     assert ("POST", f"/v1/work/{pair.work}/start", 200) in seen
@@ -63,11 +63,11 @@ async def test_every_request_has_its_line_where_that_is_wanted(database: str) ->
     assert all(0 <= line["milliseconds"] < 60_000 for line in ours)
     assert {line["work_id"] for line in ours if "work_id" in line} == {pair.work}
     assert "none" in {line.get("task_id") for line in ours}
-    # Those that came with no name have got one.
-    assert all(line["request_id"] for line in about(told, "request"))
+    # Requests without an id have got one.
+    assert all(line["request_id"] for line in about(log, "request"))
 
 
-async def test_without_being_asked_for_it_tells_only_of_what_nobody_asked_for(
+async def test_the_default_log_has_only_endings_that_no_client_requested(
     database: str, sql: asyncpg.Connection
 ) -> None:
     with serving(BROKER_DATABASE_URL=database) as (process, url):
@@ -77,44 +77,44 @@ async def test_without_being_asked_for_it_tells_only_of_what_nobody_asked_for(
             await complete(http, done.work)
             lost = await add_assigned_work(http, "lost")
             await http.delete("/v1/tools/t?force=true")
-        told = await asyncio.to_thread(lines, process)
-    assert not about(told, "request")
-    [line] = about(told, "work ended")
+        log = await asyncio.to_thread(lines, process)
+    assert not about(log, "request")
+    [line] = about(log, "work ended")
     assert (line["outcome"], line["work_id"], line["task_id"]) == ("lost", lost.work, "lost")
 
 
-async def test_a_failure_of_ours_can_be_found_by_what_the_client_was_told(
+async def test_an_internal_error_can_be_found_by_the_request_id_of_the_response(
     serve: Serve, sql: asyncpg.Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     http = (await serve()).client
     await add_tool(http)
     await add_task(http)
-    # What a check constraint refuses that the service has let through.
+    # A check constraint refuses a row that the service accepts.
     await sql.execute("alter table work add constraint never check (false)")
-    answer = await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})
-    assert answer.status_code == 500
-    assert answer.headers["X-Request-ID"] in capsys.readouterr().out
+    response = await http.post("/v1/work", json={"task_id": "a", "tool_id": "t"})
+    assert response.status_code == 500
+    assert response.headers["X-Request-ID"] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("id_", "told"), [("a\x1b[31mb", r"a\u001b[31mb"), ("é\u009b31mb", r"é\u009b31mb"), ("a\nb", r"a\nb")]
+    ("id_", "escaped"), [("a\x1b[31mb", r"a\u001b[31mb"), ("é\u009b31mb", r"é\u009b31mb"), ("a\nb", r"a\nb")]
 )
-def test_what_an_id_holds_does_nothing_to_a_terminal(id_: str, told: str) -> None:
-    said = on_a_terminal(f"structlog.get_logger('broker.x').info('it ended', task_id={id_!r})")
-    assert told in said
-    assert id_ not in said
+def test_control_characters_of_an_id_do_not_reach_a_terminal(id_: str, escaped: str) -> None:
+    output = on_a_terminal(f"structlog.get_logger('broker.x').info('it ended', task_id={id_!r})")
+    assert escaped in output
+    assert id_ not in output
 
 
-def test_what_can_be_read_is_on_a_terminal_as_it_is() -> None:
+def test_printable_characters_reach_a_terminal_unchanged() -> None:
     assert "größe-1" in on_a_terminal("structlog.get_logger('broker.x').info('it ended', task_id='größe-1')")
 
 
 def on_a_terminal(call: str) -> str:
-    """What a call of the log writes there."""
+    """Return the output of a call of the log on a terminal."""
     reader, writer = pty.openpty()
     program = f"import structlog; from broker.telemetry import logs; logs.configure(); {call}"
     with os.fdopen(reader, "rb", buffering=0) as screen:
         subprocess.run([sys.executable, "-c", program], stderr=writer, check=True)
-        said = screen.read(4096)
+        output = screen.read(4096)
         os.close(writer)
-    return said.decode()
+    return output.decode()

@@ -1,4 +1,4 @@
-"""/metrics answers what an operator asks."""
+"""Metrics: their names, help texts and values in /metrics."""
 
 import asyncio
 import re
@@ -37,13 +37,13 @@ Values = dict[tuple[str, ...], float]
 
 
 async def read(http: httpx.AsyncClient) -> Values:
-    """Every value by its name and the values of its labels."""
-    answer = await http.get("/metrics")
-    assert answer.status_code == 200, answer.text
-    assert re.fullmatch(r"text/plain; version=[0-9.]+; charset=utf-8", answer.headers["content-type"])
+    """Return the values of all metrics, by name and values of labels."""
+    response = await http.get("/metrics")
+    assert response.status_code == 200, response.text
+    assert re.fullmatch(r"text/plain; version=[0-9.]+; charset=utf-8", response.headers["content-type"])
     return {
         (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(response.text)
         for sample in family.samples
     }
 
@@ -62,7 +62,7 @@ async def test_each_metric_is_served_as_it_is_defined(http: httpx.AsyncClient) -
         each.name: each for each in vars(metric_definitions).values() if isinstance(each, MetricDefinition)
     }
     names = {name for name in served if name.startswith("broker_") and not name.endswith("_created")}
-    # The first probe and the first tick may be yet to come.
+    # The first probe and the first tick may not have happened yet.
     assert set(defined) - {"broker_listener_probe_seconds", "broker_connections"} <= names <= set(defined)
     for name in names:
         family, metric = served[name], defined[name]
@@ -71,27 +71,27 @@ async def test_each_metric_is_served_as_it_is_defined(http: httpx.AsyncClient) -
         assert labels == set(metric.labels), name
 
 
-async def test_the_help_text_names_the_most_calls_that_may_wait() -> None:
+async def test_the_help_text_names_the_maximum_number_of_waiting_items() -> None:
     assert f"{group_commit._MOST_WAITING:,}" in metric_definitions.GROUP_COMMIT_WAITING.help
 
 
-async def test_how_many_there_are_of_everything(http: httpx.AsyncClient) -> None:
+async def test_tasks_tools_and_work_are_counted_by_state(http: httpx.AsyncClient) -> None:
     await add_running_work(http, "runs", "t")
     await add_assigned_work(http, "assigned", "u")
     await add_task(http, "waits")
     await add_task(http, "later", not_before="2100-01-01T00:00:00Z")
-    found = await read(http)
+    values = await read(http)
     states = ("scheduled", "available", "assigned", "running", "failed")
-    assert [found["broker_tasks", state] for state in states] == [1, 1, 1, 1, 0]
-    assert (found["broker_work", "assigned"], found["broker_work", "running"]) == (1, 1)
-    assert found["broker_tools", "idle"] == 2
-    assert found["broker_tools_room",] == 198
-    assert 0 < found["broker_oldest_available_seconds",] < 60
-    assert found["broker_database_up",] == 1
-    assert 0 <= found["broker_notification_queue_usage",] < 1
+    assert [values["broker_tasks", state] for state in states] == [1, 1, 1, 1, 0]
+    assert (values["broker_work", "assigned"], values["broker_work", "running"]) == (1, 1)
+    assert values["broker_tools", "idle"] == 2
+    assert values["broker_tools_room",] == 198
+    assert 0 < values["broker_oldest_available_seconds",] < 60
+    assert values["broker_database_up",] == 1
+    assert 0 <= values["broker_notification_queue_usage",] < 1
 
 
-async def test_the_oldest_transaction_counts_whatever_database_of_the_server_it_is_in(
+async def test_the_oldest_transaction_of_any_database_of_the_server_counts(
     http: httpx.AsyncClient, postgres: str
 ) -> None:
     async with open_connection(postgres) as elsewhere, elsewhere.transaction():
@@ -101,7 +101,9 @@ async def test_the_oldest_transaction_counts_whatever_database_of_the_server_it_
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "released", "cancelled"])
-async def test_how_work_ends_and_how_long_it_waited_and_ran(http: httpx.AsyncClient, outcome: str) -> None:
+async def test_ended_work_is_counted_with_its_waiting_and_running_time(
+    http: httpx.AsyncClient, outcome: str
+) -> None:
     before = await read(http)
     pair = await add_running_work(http, max_attempts=1)
     await complete_work(http, pair.work, outcome)
@@ -113,9 +115,7 @@ async def test_how_work_ends_and_how_long_it_waited_and_ran(http: httpx.AsyncCli
     assert since(before, after, "broker_work_start_seconds_count") == 1
 
 
-async def test_work_that_ends_without_its_tool_is_counted_too(
-    http: httpx.AsyncClient, sql: asyncpg.Connection
-) -> None:
+async def test_work_that_the_broker_ends_is_counted(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
     before = await read(http)
     late = await add_running_work(http, "slow", "t", timeout_seconds=3600, max_attempts=1)
     await expire_deadline(sql, late.work)
@@ -127,33 +127,35 @@ async def test_work_that_ends_without_its_tool_is_counted_too(
     after = await read(http)
     for outcome in ("timed_out", "lost", "cancelled"):
         assert since(before, after, "broker_work_ended_total", outcome) == 1, outcome
-    # It was never started.
+    # The cancelled work was never started.
     assert since(before, after, "broker_work_run_seconds_count", "cancelled") == 0
     assert len({late.work, gone.work, taken.work}) == 3
 
 
-async def test_how_soon_a_waiting_tool_is_told(broker: Running, http: httpx.AsyncClient) -> None:
+async def test_the_time_until_a_waiting_tool_gets_its_work_is_measured(
+    broker: Running, http: httpx.AsyncClient
+) -> None:
     await add_tool(http)
     await add_task(http)
-    parked = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=30")
+    waiting = await start_long_poll(broker, "GET", "/v1/tools/t/work?wait=30")
     before = await read(http)
     assert before["broker_parked_requests", "tool"] == 1
     await assign(http)
-    assert (await finish_long_poll(parked))["items"]
+    assert (await finish_long_poll(waiting))["items"]
     after = await read(http)
     assert since(before, after, "broker_dispatch_seconds_count") == 1
     assert 0 < since(before, after, "broker_dispatch_seconds_sum") < 5
     assert after["broker_parked_requests", "tool"] == 0
 
 
-async def test_who_finds_work_at_once_has_waited_for_nothing(http: httpx.AsyncClient) -> None:
+async def test_a_request_that_returns_at_once_is_no_dispatch(http: httpx.AsyncClient) -> None:
     await add_assigned_work(http)
     before = await read(http)
     assert (await http.get("/v1/tools/t/work?wait=30")).json()["items"]
     assert since(before, await read(http), "broker_dispatch_seconds_count") == 0
 
 
-async def test_how_many_calls_share_a_transaction(http: httpx.AsyncClient) -> None:
+async def test_the_items_of_a_transaction_are_counted(http: httpx.AsyncClient) -> None:
     before = await read(http)
     await add_task(http)
     after = await read(http)
@@ -164,7 +166,7 @@ async def test_how_many_calls_share_a_transaction(http: httpx.AsyncClient) -> No
     assert after["broker_group_commit_waiting", step] == 0
 
 
-async def test_what_is_refused_and_why(http: httpx.AsyncClient) -> None:
+async def test_error_responses_are_counted_by_code(http: httpx.AsyncClient) -> None:
     before = await read(http)
     await http.post("/v1/tasks", json={"needs": {}, "colour": "red"})
     await http.get("/v1/tasks/nothing")
@@ -174,7 +176,7 @@ async def test_what_is_refused_and_why(http: httpx.AsyncClient) -> None:
         assert since(before, after, "broker_problems_total", code) == 1, code
 
 
-async def test_a_lease_that_ran_out(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+async def test_expired_leases_are_counted(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
     before = await read(http)
     await add_tool(http, "silent")
     await api.take_tool_offline(http, sql, "silent")
@@ -186,19 +188,19 @@ async def test_a_lease_that_ran_out(http: httpx.AsyncClient, sql: asyncpg.Connec
     assert (await read(http))["broker_tools", "offline"] == 1
 
 
-async def test_how_the_process_is(http: httpx.AsyncClient) -> None:
-    found = await read(http)
-    assert found["broker_listener_connected",] == 1
-    assert found["broker_database_connections_max",] == 8
-    assert found["broker_lists_waiting",] == 0
-    assert found["broker_parked_requests_max",] == 16_000
-    assert found["process_resident_memory_bytes",] > 0
+async def test_metrics_of_the_process_are_served(http: httpx.AsyncClient) -> None:
+    values = await read(http)
+    assert values["broker_listener_connected",] == 1
+    assert values["broker_database_connections_max",] == 8
+    assert values["broker_lists_waiting",] == 0
+    assert values["broker_parked_requests_max",] == 16_000
+    assert values["process_resident_memory_bytes",] > 0
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_without_a_database_it_says_so_and_the_rest(serve: Serve) -> None:
+async def test_metrics_without_a_database_report_that_and_the_rest(serve: Serve) -> None:
     running = await serve()
-    # From then on the broker knows that there are no keys.
+    # This request also loads the keys, of which there are none.
     assert (await read(running.client))["broker_database_up",] == 1
 
     async def refuse(**_: object) -> None:
@@ -207,19 +209,19 @@ async def test_without_a_database_it_says_so_and_the_rest(serve: Serve) -> None:
     for store in (running.server.service.store, running.server.service.primary_reads.store):
         store.abort_connections()
         store._address.connect = refuse  # type: ignore[method-assign,assignment]
-    found = await read(running.client)
-    assert found["broker_database_up",] == 0
-    assert ("broker_tasks", "available") not in found
-    assert "broker_listener_connected" in {name for name, *_ in found}
+    values = await read(running.client)
+    assert values["broker_database_up",] == 0
+    assert ("broker_tasks", "available") not in values
+    assert "broker_listener_connected" in {name for name, *_ in values}
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_process_that_just_begins_is_waited_for(
+async def test_metrics_wait_for_the_file_of_a_starting_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = Metrics()
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
-    # What the library has made by then of a file that holds a process's numbers.
+    # The file of a process as the library has created it at this moment.
     begun = tmp_path / "counter_1.db"
     begun.touch()
     reading = asyncio.create_task(metrics.exposition())

@@ -1,4 +1,4 @@
-"""Traces of the service: on by OpenTelemetry's own variables, whole to the tool, in nobody's way."""
+"""Traces of the service: the standard variables turn them on, and they never affect a request."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ TRACE, SPAN = PARENT.split("-")[1:3]
 
 @contextmanager
 def traced(database: str, collector: Collector, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A service that sends its spans there."""
+    """Run a service that sends its spans to a collector."""
     given = {"BROKER_DATABASE_URL": database, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **more}
     with serving(**given) as (process, url):
         yield process, url
@@ -43,20 +43,18 @@ def traced(database: str, collector: Collector, **more: str) -> Iterator[tuple[s
         ({"OTEL_SERVICE_NAME": "broker"}, []),
     ],
 )
-def test_the_standard_variables_say_whether_there_are_traces(
-    environment: dict[str, str], exporters: list[str]
-) -> None:
+def test_the_standard_variables_turn_tracing_on(environment: dict[str, str], exporters: list[str]) -> None:
     assert wanted(environment) == exporters
 
 
-async def test_without_them_nothing_stands_before_the_application(database: str) -> None:
+async def test_the_application_is_not_wrapped_without_tracing(database: str) -> None:
     server = create_server(Settings(database_url=database))
     assert isinstance(server.config.app, RequestLog)
     await server.service.store.close()
 
 
-async def test_one_trace_leads_from_the_submitter_over_the_broker_to_the_tool(database: str) -> None:
-    """The program in the middle is both: it submits in a span of its own, and does the work."""
+async def test_one_trace_connects_the_submitter_the_broker_and_the_tool(database: str) -> None:
+    """The program is both: it submits within its own span, and does the work."""
     async with collecting() as collector:
         with traced(database, collector, OTEL_BSP_SCHEDULE_DELAY="50") as (_, url):
             await wait_until_ready(url)
@@ -76,7 +74,7 @@ async def test_one_trace_leads_from_the_submitter_over_the_broker_to_the_tool(da
         *("laboratory",) * 2,
         "broker",
     )
-    # Each call is below the span in which it was made, and all of them are one trace.
+    # Each request is a child of the span in which it was sent, and all belong to one trace.
     assert {
         name: spans[name].parent
         for name in ("POST /v1/tasks", "work t", "POST /v1/work/{work_id}/reports", "POST /v1/work/complete")
@@ -129,7 +127,7 @@ provider.shutdown()
 """
 
 
-async def test_spans_say_what_was_asked_for_and_how_and_the_last_are_sent_at_the_end(database: str) -> None:
+async def test_spans_have_route_ids_and_status_and_the_last_are_sent_at_shutdown(database: str) -> None:
     async with collecting() as collector:
         with traced(database, collector, OTEL_BSP_SCHEDULE_DELAY="60000", BROKER_ACCESS_LOG="1") as (
             process,
@@ -146,15 +144,15 @@ async def test_spans_say_what_was_asked_for_and_how_and_the_last_are_sent_at_the
                 assert (await http.get("/metrics")).status_code == 200
             assert collector.spans == []
             process.send_signal(signal.SIGTERM)
-            _, said = await asyncio.to_thread(process.communicate, timeout=5)
+            _, output = await asyncio.to_thread(process.communicate, timeout=5)
             assert process.returncode == 0
         spans = await collector.wait_for("GET /v1/tools/{tool_id}/work", "POST /v1/tasks", "GET")
     submitted, polled, lost = (
         spans[name] for name in ("POST /v1/tasks", "GET /v1/tools/{tool_id}/work", "GET")
     )
     assert (submitted.trace, submitted.parent) == (TRACE, SPAN)
-    # The log names the trace, so that one leads to the other.
-    assert f'"trace_id": "{TRACE}"'.encode() in said
+    # The log names the trace.
+    assert f'"trace_id": "{TRACE}"'.encode() in output
     assert polled.attributes["broker.tool_id"] == "t"
     assert polled.attributes["broker.wait_seconds"] == 0.25
     assert (lost.attributes["http.response.status_code"], "http.route" in lost.attributes) == (404, False)
@@ -162,14 +160,14 @@ async def test_spans_say_what_was_asked_for_and_how_and_the_last_are_sent_at_the
     assert "needs=secret" not in str(collector.spans)
 
 
-async def test_no_request_is_answered_otherwise_because_it_is_traced(database: str) -> None:
+async def test_tracing_does_not_change_any_response(database: str) -> None:
     async def status(url: str, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
-        odd = b"traceparent: \xff\r\ntracestate: \xff\r\nbaggage: \xff=\xff;;,\r\n"
-        writer.write(request + b" HTTP/1.1\r\nHost: x\r\n" + odd + b"\r\n")
-        answer = await reader.readuntil(b"\r\n")
+        invalid = b"traceparent: \xff\r\ntracestate: \xff\r\nbaggage: \xff=\xff;;,\r\n"
+        writer.write(request + b" HTTP/1.1\r\nHost: x\r\n" + invalid + b"\r\n")
+        status_line = await reader.readuntil(b"\r\n")
         writer.close()
-        return answer
+        return status_line
 
     async with collecting() as collector:
         with serving(BROKER_DATABASE_URL=database) as (_, plain), traced(database, collector) as (_, url):
@@ -183,13 +181,11 @@ async def test_no_request_is_answered_otherwise_because_it_is_traced(database: s
                 assert await status(url, request) == await status(plain, request)
 
 
-# The end
+# Shutdown
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-async def test_a_collector_that_is_deaf_or_away_keeps_nobody_from_ending(
-    database: str, is_there: bool
-) -> None:
+async def test_a_silent_or_missing_collector_does_not_delay_shutdown(database: str, is_there: bool) -> None:
     async with collecting(silent=True) as collector:
         if not is_there:
             collector.url = f"http://127.0.0.1:{free_port()}"
@@ -204,10 +200,10 @@ async def test_a_collector_that_is_deaf_or_away_keeps_nobody_from_ending(
         assert collector.was_contacted.is_set() == is_there
 
 
-# What is missing
+# Missing packages
 
 
-async def test_without_the_extra_the_service_says_what_to_install_and_serves(database: str) -> None:
+async def test_the_service_serves_without_opentelemetry_and_logs_what_to_install(database: str) -> None:
     port = free_port()
     program = f"""
 import sys
@@ -222,15 +218,15 @@ main(["serve", "--port", "{port}"])
     )
     await wait_until_ready(f"http://127.0.0.1:{port}")
     process.send_signal(signal.SIGTERM)
-    _, said = await process.communicate()
+    _, output = await process.communicate()
     assert process.returncode == 0
-    assert b"OpenTelemetry is not installed" in said
-    assert b"pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http" in said
-    assert b"Traceback" not in said
+    assert b"OpenTelemetry is not installed" in output
+    assert b"pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http" in output
+    assert b"Traceback" not in output
 
 
 async def served(database: str, given: dict[str, str]) -> bytes:
-    """What a service with these variables has said that served, and was told to stop."""
+    """Run a service with these variables until it serves, stop it, and return its output."""
     with serving(BROKER_DATABASE_URL=database, **given) as (process, url):
         await wait_until_ready(url)
         process.send_signal(signal.SIGTERM)
@@ -239,7 +235,7 @@ async def served(database: str, given: dict[str, str]) -> bytes:
         return process.stderr.read()
 
 
-async def test_an_exporter_that_is_not_installed_is_named_and_the_service_serves(database: str) -> None:
+async def test_the_service_serves_without_an_exporter_and_logs_its_package(database: str) -> None:
     given = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     assert b"pip install opentelemetry-exporter-otlp-proto-grpc" in await served(database, given)
 
@@ -248,10 +244,10 @@ async def test_an_exporter_that_is_not_installed_is_named_and_the_service_serves
     ("variable", "value"),
     [("OTEL_PROPAGATORS", "nonsense"), ("OTEL_BSP_SCHEDULE_DELAY", "-1")],
 )
-async def test_a_variable_that_opentelemetry_cannot_use_is_told_and_the_service_serves(
+async def test_the_service_serves_with_an_invalid_variable_and_logs_it(
     database: str, variable: str, value: str
 ) -> None:
     given = {"OTEL_TRACES_EXPORTER": "console", variable: value}
-    said = await served(database, given)
-    assert b"tracing failed to start" in said
-    assert b"Traceback" not in said
+    output = await served(database, given)
+    assert b"tracing failed to start" in output
+    assert b"Traceback" not in output

@@ -1,4 +1,4 @@
-"""`broker top`: what it shows is so, fits the screen and acts on no terminal; the terminal is given back."""
+"""`broker top`: its content, its layout, safe output, and the state of the terminal afterwards."""
 
 import asyncio
 import fcntl
@@ -49,11 +49,11 @@ NASTY = "\x1b[2J\x1b]0;title\x07 [bold red]x[/] :smile: \u202eback\nline\ttwo \x
 HEAD = 5
 
 
-# What is read
+# Reading
 
 
 class Counting(Connection):
-    """A connection that knows what was called."""
+    """A connection that records the paths of its requests."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -71,14 +71,14 @@ async def connection(broker: Running, http: httpx.AsyncClient) -> AsyncIterator[
 
 
 async def report(http: httpx.AsyncClient, work: str, **fields: Any) -> None:
-    answer = await http.post(f"/v1/work/{work}/reports", json=fields)
-    assert answer.status_code == 201, answer.text
+    response = await http.post(f"/v1/work/{work}/reports", json=fields)
+    assert response.status_code == 201, response.text
 
 
 def drawn(
     snapshot: Snapshot | None, *, width: int = 160, height: int | None = None, **given: Any
 ) -> list[str]:
-    """The lines that are drawn: on a screen of this height, or without one."""
+    """Return the drawn lines, on a screen of this height or without a screen."""
     console = Console(file=io.StringIO(), width=width, height=height or 1000, color_system=None)
     view = View("http://127.0.0.1:8000", snapshot, on_screen=height is not None, **given)
     lines = console.render_lines(view, console.options, pad=False)
@@ -86,19 +86,17 @@ def drawn(
 
 
 def spaced(lines: list[str]) -> list[str]:
-    """The lines with one space between words."""
+    """Return the lines with single spaces between words."""
     return [" ".join(line.split()) for line in lines]
 
 
 def row(lines: list[str], name: str) -> str:
-    """The line that begins with a name."""
-    [found] = [line for line in spaced(lines) if line.split(" ")[0] == name]
-    return found
+    """Return the line that begins with a name."""
+    [matching] = [line for line in spaced(lines) if line.split(" ")[0] == name]
+    return matching
 
 
-async def test_every_tool_is_shown_with_what_it_works_on(
-    http: httpx.AsyncClient, connection: Counting
-) -> None:
+async def test_each_tool_is_shown_with_its_work(http: httpx.AsyncClient, connection: Counting) -> None:
     pair = await add_running_work(http, "job-1", "xrd-1")
     await report(http, pair.work, progress=0.5, message="half way")
     await add_tool(http, "sem", capacity=2)
@@ -127,19 +125,19 @@ async def test_the_last_message_is_shown_however_many_there_are(
     )
     reader = TopReader(connection)
 
-    async def told() -> str | None:
+    async def message() -> str | None:
         [tool] = (await reader.read(10)).tools
         return tool.work[0].message
 
-    assert await told() == "message 2500"
+    assert await message() == "message 2500"
     await report(http, work, progress=0.9)
-    assert await told() == "message 2500", "a report without a message takes none away"
+    assert await message() == "message 2500", "a report without a message removes the last one"
     for number in range(3):
         await report(http, work, message=f"new {number}")
-        assert await told() == f"new {number}"
+        assert await message() == f"new {number}"
 
 
-async def test_what_waits_is_counted_by_its_needs_and_the_first_have_their_remark(
+async def test_waiting_tasks_are_counted_by_needs_and_the_first_show_their_remark(
     http: httpx.AsyncClient, connection: Counting
 ) -> None:
     await add_tasks(http, *(f"raw-{number}" for number in range(3)), needs={"b": 1, "a": "raw"}, priority=7)
@@ -152,7 +150,7 @@ async def test_what_waits_is_counted_by_its_needs_and_the_first_have_their_remar
     assert "No tool is registered." in lines
 
 
-async def test_all_that_wait_are_counted_by_their_needs_however_many_there_are(
+async def test_many_waiting_tasks_are_all_counted_by_needs(
     http: httpx.AsyncClient, connection: Counting
 ) -> None:
     await add_tasks(http, *(f"n{number}" for number in range(250)), needs={"n": 1})
@@ -168,7 +166,7 @@ async def test_all_that_wait_are_counted_by_their_needs_however_many_there_are(
     ) in drawn(msgspec.structs.replace(snapshot, queue=few))
 
 
-async def test_tasks_that_wait_for_their_time_do_not_stand_among_those_that_wait_for_a_tool(
+async def test_scheduled_tasks_are_not_listed_as_waiting(
     http: httpx.AsyncClient, connection: Counting
 ) -> None:
     await add_task(http, "tomorrow", not_before="2999-01-01T00:00:00Z")
@@ -176,7 +174,7 @@ async def test_tasks_that_wait_for_their_time_do_not_stand_among_those_that_wait
     assert [task.id for task in (await TopReader(connection).read(10)).waiting] == ["now"]
 
 
-async def test_that_no_assigner_asks_is_said(
+async def test_the_queue_shows_when_an_assigner_last_asked(
     http: httpx.AsyncClient, sql: asyncpg.Connection, connection: Counting
 ) -> None:
     async def queue() -> str:
@@ -191,7 +189,7 @@ async def test_that_no_assigner_asks_is_said(
     assert await queue() == "Queue the oldest has waited for 0 s; an assigner asked 0 s ago"
 
 
-async def test_with_two_thousand_tools_at_work_a_snapshot_takes_four_requests(
+async def test_a_snapshot_of_two_thousand_tools_needs_four_requests(
     sql: asyncpg.Connection, connection: Counting
 ) -> None:
     await sql.execute(
@@ -224,7 +222,7 @@ async def test_with_two_thousand_tools_at_work_a_snapshot_takes_four_requests(
     assert len([line for line in lines if "and 5 more" in line]) == 6
 
 
-async def test_the_pages_go_through_all_tools_and_back(http: httpx.AsyncClient, connection: Counting) -> None:
+async def test_the_pages_show_all_tools_once(http: httpx.AsyncClient, connection: Counting) -> None:
     ids = [f"tool-{number:02}" for number in range(25)]
     for id_ in ids:
         await add_tool(http, id_)
@@ -235,7 +233,7 @@ async def test_the_pages_go_through_all_tools_and_back(http: httpx.AsyncClient, 
         shown = [tool.id for tool in fit(snapshot, 10).tools]
         pages.append((snapshot.page, shown))
         await reader.turn(len(shown))
-    assert pages[-1] == pages[-2], "there is none after the last one"
+    assert pages[-1] == pages[-2], "there is a page after the last one"
     assert [id_ for number, shown in dict(pages).items() for id_ in shown] == ids
     last, shown = pages[-1]
     assert f"{len(shown)} of 25 tools, page {last + 1}" in drawn(snapshot)
@@ -245,7 +243,7 @@ async def test_the_pages_go_through_all_tools_and_back(http: httpx.AsyncClient, 
     assert (snapshot.page, [tool.id for tool in snapshot.tools]) == (0, ids[:20])
 
 
-async def test_where_the_tools_of_a_page_are_gone_the_one_before_is_shown(
+async def test_the_previous_page_is_shown_if_the_tools_of_a_page_are_gone(
     http: httpx.AsyncClient, connection: Counting
 ) -> None:
     for id_ in ("a", "b", "c"):
@@ -258,11 +256,11 @@ async def test_where_the_tools_of_a_page_are_gone_the_one_before_is_shown(
     assert [tool.id for tool in (await reader.read(2)).tools] == ["a", "b"]
 
 
-# How it looks
+# Layout
 
 
 def a_snapshot(works: list[int], waiting: int = 0, *, text: str = "a text", page: int = 0) -> Snapshot:
-    """Tools with so much work each, and so many tasks that wait; what others write is this text."""
+    """Return a snapshot with tools that have this much work, with waiting tasks, and with a client's text."""
     work = WorkSummary(
         id=UUID(int=1),
         task_id="job",
@@ -336,14 +334,14 @@ SNAPSHOTS = some.builds(a_snapshot, some.lists(some.integers(0, 9), max_size=60)
 
 
 @given(SNAPSHOTS, some.integers(1, 80), some.integers(20, 200))
-async def test_it_fits_the_screen(snapshot: Snapshot, height: int, width: int) -> None:
+async def test_the_view_fits_the_screen(snapshot: Snapshot, height: int, width: int) -> None:
     lines = drawn(snapshot, height=height, width=width)
     assert len(lines) <= max(height, HEAD + 2)
     assert all(len(line) <= width for line in lines)
 
 
 @given(SNAPSHOTS, some.integers(10, 80))
-async def test_what_has_no_room_is_counted(snapshot: Snapshot, height: int) -> None:
+async def test_rows_that_do_not_fit_are_counted(snapshot: Snapshot, height: int) -> None:
     lines = drawn(snapshot, height=height)
     shown, total = len([line for line in lines if line.startswith("tool-")]), len(snapshot.tools)
     nouns = "tool" if total == 1 else "tools"
@@ -354,23 +352,23 @@ async def test_what_has_no_room_is_counted(snapshot: Snapshot, height: int) -> N
         assert any(line.endswith(f"and the first {waiting} of them") for line in lines)
 
 
-async def test_where_all_has_room_all_is_shown() -> None:
+async def test_all_rows_are_shown_if_they_fit() -> None:
     lines = drawn(a_snapshot([0, 1, 2], 6), height=40)
     assert len([line for line in lines if line.startswith(("tool-", "task-"))]) == 9
 
 
-async def test_tasks_that_wait_are_seen_beside_many_tools() -> None:
+async def test_waiting_tasks_are_visible_next_to_many_tools() -> None:
     lines = drawn(a_snapshot([1] * 100, 100), height=30)
     assert len([line for line in lines if line.startswith("task-")]) >= 2
     assert len([line for line in lines if line.startswith("tool-")]) >= 10
 
 
-async def test_of_the_last_minute_what_was_none_is_left_out_but_for_what_came_and_succeeded() -> None:
+async def test_the_last_minute_omits_zeros_except_submitted_and_succeeded() -> None:
     lines = drawn(a_snapshot([]))
     assert "Last minute 6 submitted 7 succeeded 8 lost 9 timed out" in spaced(lines)
 
 
-async def test_what_others_write_acts_on_no_terminal_and_is_no_markup() -> None:
+async def test_texts_of_clients_contain_no_control_characters_or_markup() -> None:
     snapshot = a_snapshot([1], 1, text=NASTY)
     tool = msgspec.structs.replace(snapshot.tools[0], id=NASTY)
     written = drawn(msgspec.structs.replace(snapshot, tools=[tool]), trouble=NASTY, height=30)
@@ -380,7 +378,7 @@ async def test_what_others_write_acts_on_no_terminal_and_is_no_markup() -> None:
 
 
 @given(some.text() | some.text(min_size=1).map(lambda text: 1000 * text))
-async def test_any_text_is_shown_as_one_line_that_a_terminal_only_prints(text: str) -> None:
+async def test_any_text_is_shown_as_one_printable_line(text: str) -> None:
     shown = safe(text)
     assert shown.plain.isprintable()
     assert shown.plain == one_line(text[:300])
@@ -399,7 +397,7 @@ async def test_any_text_is_shown_as_one_line_that_a_terminal_only_prints(text: s
         (90_000_000, "1,041 d 16 h"),
     ],
 )
-async def test_a_span_of_time_is_told_by_its_two_largest_units(seconds: float, shown: str) -> None:
+async def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, shown: str) -> None:
     assert span(seconds) == shown
 
 
@@ -407,7 +405,7 @@ async def test_a_span_of_time_is_told_by_its_two_largest_units(seconds: float, s
 
 
 async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """The command, with no terminal: its status, and what it says."""
+    """Run the command without a terminal, and return its status, output and errors."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "broker.cli", "top", *arguments),
         env=clean_environment(**environment),
@@ -420,7 +418,7 @@ async def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
     return process.returncode, output.decode(), errors.decode()
 
 
-async def test_where_there_is_no_terminal_it_prints_one_snapshot(
+async def test_without_a_terminal_the_command_prints_one_snapshot(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_running_work(http, "job-1", "xrd-1")
@@ -431,7 +429,7 @@ async def test_where_there_is_no_terminal_it_prints_one_snapshot(
     assert "\x1b" not in output
 
 
-async def test_what_cannot_be_written_here_is_a_question_mark(
+async def test_characters_outside_the_output_encoding_become_question_marks(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await report(http, (await add_running_work(http)).work, message="日本 ok")
@@ -440,26 +438,26 @@ async def test_what_cannot_be_written_here_is_a_question_mark(
     assert "?? ok" in output
 
 
-def _of_a_terminal(**given: str) -> dict[str, str]:
-    """An environment that does not say how large the terminal is: what runs tests at once does."""
+def _terminal_environment(**given: str) -> dict[str, str]:
+    """Return an environment without the size of the terminal, which a parallel test runner sets."""
     environment = clean_environment(TERM="xterm-256color", **given)
     return {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
 
 
 class Terminal:
-    """A terminal that the command runs on, and what stands on its screen.
+    """A terminal on which the command runs, and the content of its screen.
 
-    It is read frame by frame, as each begins at the upper left and is written in whole lines.
+    It is read frame by frame: each frame begins at the upper left and consists of whole lines.
     """
 
     def __init__(self, *arguments: str, lines: int = 24, columns: int = 100, **environment: str) -> None:
         self.keyboard, its_side = pty.openpty()
         self.resize(lines, columns)
         self.modes = termios.tcgetattr(self.keyboard)
-        takes_it = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        take_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"{takes_it} from broker.cli import main; main()", "top", *arguments],
-            env=_of_a_terminal(**environment),
+            [sys.executable, "-c", f"{take_terminal} from broker.cli import main; main()", "top", *arguments],
+            env=_terminal_environment(**environment),
             stdin=its_side,
             stdout=its_side,
             stderr=its_side,
@@ -487,16 +485,16 @@ class Terminal:
         try:
             while part := os.read(self.keyboard, 65_536):
                 self.written += part.decode(errors="replace")
-        except OSError:  # nothing more at present, or nobody writes any more
+        except OSError:  # there is nothing to read, or the command has ended
             pass
 
     def screen(self) -> list[str]:
-        """The lines of the last whole frame."""
+        """Return the lines of the last complete frame."""
         frames = re.sub(r"\x1b\[[0-9;]*m", "", self.written).split("\x1b[H")
         return frames[-2].replace("\r", "").split("\n") if len(frames) > 2 else []
 
     async def until(self, shows: str, within: float = 20) -> list[str]:
-        """The screen, once this stands on it."""
+        """Wait until the screen shows a text, and return the screen."""
         end = time.monotonic() + within
         while shows not in "\n".join(self.screen()):
             assert self.process.poll() is None, self.written
@@ -506,23 +504,23 @@ class Terminal:
         return self.screen()
 
     async def ended(self, within: float = 10) -> int:
-        """The status, once it has ended and given the terminal back."""
+        """Wait until the command has ended and restored the terminal, and return its status."""
         async with asyncio.timeout(within):
             while (status := self.process.poll()) is None:
                 await asyncio.sleep(0.01)
                 self.read()
         self.read()
-        assert self.is_given_back()
+        assert self.is_restored()
         return status
 
-    def is_given_back(self) -> bool:
-        """Whether the terminal is as it was: its modes, its screen and its cursor."""
+    def is_restored(self) -> bool:
+        """Return whether the terminal has its original modes, screen and cursor."""
         shown = self.written.count("\x1b[?1049h") == self.written.count("\x1b[?1049l")
         cursor = self.written.rfind("\x1b[?25h") >= self.written.rfind("\x1b[?25l")
         return shown and cursor and termios.tcgetattr(self.keyboard) == self.modes
 
 
-async def test_on_a_terminal_it_goes_on_and_turns_pages_and_follows_its_size(
+async def test_on_a_terminal_the_view_updates_turns_pages_and_follows_the_size(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     for number in range(40):
@@ -530,7 +528,7 @@ async def test_on_a_terminal_it_goes_on_and_turns_pages_and_follows_its_size(
     async with Terminal("--url", broker.url, "--every", "0.1", lines=20) as terminal:
         screen = await terminal.until("12 of 40 tools")
         assert len(screen) == 20
-        assert not terminal.is_given_back()
+        assert not terminal.is_restored()
         await add_task(http, "comes-later")
         await terminal.until("comes-later")
         terminal.press("n")
@@ -548,7 +546,7 @@ async def test_on_a_terminal_it_goes_on_and_turns_pages_and_follows_its_size(
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-async def test_a_signal_ends_it_and_gives_the_terminal_back(
+async def test_a_signal_ends_the_command_and_restores_the_terminal(
     broker: Running, http: httpx.AsyncClient, number: signal.Signals, status: int
 ) -> None:
     async with Terminal("--url", broker.url, "--every", "0.1") as terminal:
@@ -560,14 +558,14 @@ async def test_a_signal_ends_it_and_gives_the_terminal_back(
         assert await terminal.ended() == status
 
 
-async def test_stopped_by_ctrl_z_it_gives_the_terminal_back_and_takes_it_again_when_it_goes_on(
+async def test_ctrl_z_restores_the_terminal_until_the_command_continues(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     async with Terminal("--url", broker.url, "--every", "0.1") as terminal:
         await terminal.until("No tool is registered.")
         terminal.process.send_signal(signal.SIGTSTP)
         async with asyncio.timeout(10):
-            while not terminal.is_given_back():
+            while not terminal.is_restored():
                 await asyncio.sleep(0.01)
                 terminal.read()
         await add_tool(http, "new")
@@ -577,7 +575,7 @@ async def test_stopped_by_ctrl_z_it_gives_the_terminal_back_and_takes_it_again_w
         assert await terminal.ended() == 0
 
 
-async def test_a_broker_that_is_away_is_waited_for(database: str, http: httpx.AsyncClient) -> None:
+async def test_the_view_waits_for_an_unreachable_broker(database: str, http: httpx.AsyncClient) -> None:
     settings = Settings(database_url=database)
     async with running_broker(settings) as first:
         port = int(first.url.rpartition(":")[2])
@@ -585,7 +583,7 @@ async def test_a_broker_that_is_away_is_waited_for(database: str, http: httpx.As
             await terminal.until("No tool is registered.")
             await first.stop()
             screen = await terminal.until("No news for")
-            assert "No tool is registered." in "\n".join(screen), "what was known stays"
+            assert "No tool is registered." in "\n".join(screen), "the last snapshot is gone"
             async with running_broker(settings, port=port) as second:
                 await add_tool(second.client, "back-again")
                 screen = await terminal.until("back-again")
@@ -594,7 +592,7 @@ async def test_a_broker_that_is_away_is_waited_for(database: str, http: httpx.As
             assert await terminal.ended() == 0
 
 
-async def test_a_key_that_may_not_read_everything_is_refused_in_a_sentence(
+async def test_a_key_without_the_role_gets_an_error_that_names_the_roles(
     postgres: str, template: str
 ) -> None:
     async with temporary_database(postgres, template) as url, open_store(url) as store:

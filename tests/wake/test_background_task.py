@@ -1,4 +1,4 @@
-"""The base of the parts that run in the background: they start and stop, and log each trouble once."""
+"""The base of background parts: they start and stop, and log each problem once."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from broker.wake.background_task import BackgroundTask, TroubleLog
 
 
 class Endless(BackgroundTask):
-    """A part that runs until it is stopped."""
+    """A part that runs until `stop`."""
 
     def __init__(self) -> None:
         super().__init__("endless")
@@ -24,7 +24,7 @@ class Endless(BackgroundTask):
             self.ended = True
 
 
-async def test_task_runs_from_start_to_stop() -> None:
+async def test_a_background_task_runs_from_start_to_stop() -> None:
     part = Endless()
     await part.stop()
     part.start()
@@ -34,7 +34,7 @@ async def test_task_runs_from_start_to_stop() -> None:
     assert part.ended
 
 
-def test_each_trouble_is_logged_once_until_the_part_works_again() -> None:
+def test_each_problem_is_logged_once_until_the_part_works_again() -> None:
     trouble = TroubleLog(structlog.get_logger(), "it failed; retrying", chore="tools")
     assert not trouble.clear()
     with capture_logs() as logs:

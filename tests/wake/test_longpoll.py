@@ -1,4 +1,4 @@
-"""The long poll, from outside: a parked request is woken by what concerns it, and by nothing else."""
+"""Long polls over HTTP: a waiting request wakes for its own changes, and for no others."""
 
 import asyncio
 
@@ -12,73 +12,71 @@ from tests.support import steps
 from tests.support.api import recorded_statements
 from tests.support.steps import sleeping_count
 
-Parked = asyncio.Task[httpx.Response]
+WaitingRequest = asyncio.Task[httpx.Response]
 
 
-async def park(broker: Running, *paths: str) -> list[Parked]:
-    """Requests that have looked and are parked when this returns."""
-    parked = [asyncio.create_task(broker.client.get(path, params={"wait": 60})) for path in paths]
+async def start_waiting(broker: Running, *paths: str) -> list[WaitingRequest]:
+    """Start requests, and return them when they have read once and are waiting."""
+    waiting = [asyncio.create_task(broker.client.get(path, params={"wait": 60})) for path in paths]
     service = broker.server.service
     async with asyncio.timeout(20):
         while sleeping_count(service.waiters) < len(paths):
             await asyncio.sleep(0.01)
-    return parked
+    return waiting
 
 
-async def test_an_assignment_wakes_its_tool_and_no_other_request_looks(serve: Serve) -> None:
+async def test_an_assignment_wakes_only_its_tool(serve: Serve) -> None:
     broker = await serve(fallback_seconds=60)
     for name in ("a", "b", "c"):
         await broker.client.post("/v1/tools", json={"id": name, "skills": {}})
     await broker.client.post("/v1/tasks", json={"id": "job", "needs": {}})
-    woken, *others = await park(broker, *(f"/v1/tools/{name}/work" for name in ("a", "b", "c")))
+    woken, *others = await start_waiting(broker, *(f"/v1/tools/{name}/work" for name in ("a", "b", "c")))
 
     with recorded_statements(broker) as seen:
         work = (await broker.client.post("/v1/work", json={"task_id": "job", "tool_id": "a"})).json()
         async with asyncio.timeout(5):
-            answer = await woken
+            response = await woken
         looks = [statement for statement in seen if "join sized w on w.tool_id" in statement]
 
-    assert [item["id"] for item in answer.json()["items"]] == [work["id"]]
-    assert len(looks) == 1, "somebody else looked, too"
+    assert [item["id"] for item in response.json()["items"]] == [work["id"]]
+    assert len(looks) == 1, "another request also read"
     assert not any(other.done() for other in others)
     for other in others:
         other.cancel()
 
 
-async def test_parked_requests_hold_no_connection(broker: Running) -> None:
+async def test_waiting_requests_hold_no_connection(broker: Running) -> None:
     await broker.client.post("/v1/tools", json={"id": "t", "skills": {}})
-    parked = await park(broker, *["/v1/tools/t/work"] * 200)
-    # What the service does by itself now and then takes one for a moment.
+    waiting = await start_waiting(broker, *["/v1/tools/t/work"] * 200)
+    # Background parts of the service may use a connection for a moment.
     async with asyncio.timeout(5):
         while broker.server.service.store.engine.pool.checkedout():
             await asyncio.sleep(0.01)
     await broker.stop()
-    answers = await asyncio.gather(*parked)
-    assert {(answer.status_code, answer.text) for answer in answers} == {(200, '{"items":[]}')}
+    responses = await asyncio.gather(*waiting)
+    assert {(response.status_code, response.text) for response in responses} == {(200, '{"items":[]}')}
 
 
-async def test_a_client_that_leaves_costs_nothing_more(broker: Running) -> None:
+async def test_a_client_that_disconnects_leaves_no_waiter(broker: Running) -> None:
     await broker.client.post("/v1/tools", json={"id": "t", "skills": {}})
-    [parked] = await park(broker, "/v1/tools/t/work")
-    parked.cancel()
+    [waiting] = await start_waiting(broker, "/v1/tools/t/work")
+    waiting.cancel()
     async with asyncio.timeout(5):
         while broker.server.service.waiters.keys().keys() != {UPKEEP}:  # which always waits
             await asyncio.sleep(0.01)
 
 
-async def test_it_never_lets_go_of_an_idle_connection_before_its_client_does(broker: Running) -> None:
+async def test_the_server_keeps_idle_connections_longer_than_clients_do(broker: Running) -> None:
     await broker.client.get("/health")
-    left = [
+    keep_alive_seconds = [
         connection.timeout_keep_alive_task.when() - asyncio.get_running_loop().time()
         for connection in broker.server.server_state.connections
     ]
-    assert left
-    assert min(left) > 60  # nginx lets go after 60 s, httpx after 5
+    assert keep_alive_seconds
+    assert min(keep_alive_seconds) > 60  # nginx closes idle connections after 60 s, httpx after 5 s
 
 
-async def test_without_any_notification_everything_still_completes(
-    serve: Serve, sql: asyncpg.Connection
-) -> None:
+async def test_tasks_complete_without_any_notification(serve: Serve, sql: asyncpg.Connection) -> None:
     await steps.disable_notifications(sql)
     broker = await serve(fallback_seconds=0.4)
     tool = Tool("t", {}, url=broker.url)
@@ -88,22 +86,22 @@ async def test_without_any_notification_everything_still_completes(
         job.report(0.5)
         return job.payload + 1
 
-    doing = [asyncio.create_task(tool.work()), asyncio.create_task(Assigner(url=broker.url).assign())]
+    running = [asyncio.create_task(tool.work()), asyncio.create_task(Assigner(url=broker.url).assign())]
     async with AsyncBroker(broker.url) as submitter:
         handles = [await submitter.submit({}, number) for number in range(3)]
         assert [await handle.result(timeout=30) for handle in handles] == [1, 2, 3]
-    for task in doing:
+    for task in running:
         task.cancel()
-    await asyncio.gather(*doing, return_exceptions=True)
+    await asyncio.gather(*running, return_exceptions=True)
 
 
-async def test_a_lost_listener_is_found_again_and_hints_that_were_missed_are_made_up_for(
+async def test_a_lost_listener_reconnects_and_missed_notifications_are_replaced(
     serve: Serve, sql: asyncpg.Connection
 ) -> None:
     broker = await serve(fallback_seconds=60)
     await broker.client.post("/v1/tools", json={"id": "t", "skills": {}})
     await broker.client.post("/v1/tasks", json={"id": "job", "needs": {}})
-    [parked] = await park(broker, "/v1/tools/t/work")
+    [waiting] = await start_waiting(broker, "/v1/tools/t/work")
     killed = await sql.fetchval(
         "select count(pg_terminate_backend(pid)) from pg_stat_activity"
         " where application_name = 'broker listener' and datname = current_database()"
@@ -111,6 +109,6 @@ async def test_a_lost_listener_is_found_again_and_hints_that_were_missed_are_mad
     assert killed == 1
     await broker.client.post("/v1/work", json={"task_id": "job", "tool_id": "t"})
     async with asyncio.timeout(10):
-        assert len((await parked).json()["items"]) == 1
+        assert len((await waiting).json()["items"]) == 1
         while (await broker.client.get("/health/ready")).status_code != 200:
             await asyncio.sleep(0.02)

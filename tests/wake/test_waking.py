@@ -20,7 +20,7 @@ from tests.conftest import Serve, with_database
 from tests.support import steps
 from tests.support.waiting import wait_until
 
-# Longer than any test has patience for: who is answered sooner was woken.
+# Longer than any test waits. A wait that ends sooner was woken.
 LONG = 60.0
 LISTENERS = (
     "select pid from pg_stat_activity"
@@ -39,7 +39,7 @@ def waiters() -> Waiters:
 
 @pytest.fixture
 async def listener(waiters: Waiters, database: str) -> AsyncIterator[Listener]:
-    """A listener that listens."""
+    """Return a connected listener."""
     listener = Listener(waiters, Address(database).connect)
     listener.start()
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
@@ -49,10 +49,10 @@ async def listener(waiters: Waiters, database: str) -> AsyncIterator[Listener]:
 
 
 class Look:
-    """Something to look at, that says when it was looked at."""
+    """A state to read, which counts its reads."""
 
     def __init__(self) -> None:
-        self.answer = ""
+        self.state = ""
         self.count = 0
         self._looked = asyncio.Condition()
 
@@ -60,10 +60,10 @@ class Look:
         self.count += 1
         async with self._looked:
             self._looked.notify_all()
-        return self.answer
+        return self.state
 
     async def times(self, count: int) -> None:
-        """Return when it was looked at so often."""
+        """Wait until this number of reads."""
         async with asyncio.timeout(steps.PATIENCE_SECONDS), self._looked:
             await self._looked.wait_for(lambda: self.count >= count)
 
@@ -78,7 +78,7 @@ Wait = Callable[..., "asyncio.Task[str]"]
 
 @pytest.fixture
 async def poll(waiters: Waiters, look: Look) -> AsyncIterator[Wait]:
-    """Begins long polls."""
+    """Return a function that begins long polls."""
     begun = []
 
     def begin(seconds: float = LONG, key: str = "a", **given: object) -> "asyncio.Task[str]":
@@ -107,7 +107,7 @@ async def test_a_waiter_woken_before_it_waits_does_not_sleep(waiters: Waiters) -
             await waiter.wait(LONG)
 
 
-async def test_a_hint_is_used_up_by_the_wait_that_it_ended(waiters: Waiters) -> None:
+async def test_a_notification_ends_only_one_wait(waiters: Waiters) -> None:
     with waiters.register(TOOL, "a") as waiter:
         waiters.wake(TOOL, ["a"])
         await waiter.wait(LONG)
@@ -117,7 +117,7 @@ async def test_a_hint_is_used_up_by_the_wait_that_it_ended(waiters: Waiters) -> 
         assert loop.time() - began > 0.04
 
 
-async def test_only_the_key_that_is_concerned_is_woken(waiters: Waiters) -> None:
+async def test_only_the_waiters_of_a_key_are_woken(waiters: Waiters) -> None:
     with (
         waiters.register(TOOL, "a") as a,
         waiters.register(TOOL, "b") as b,
@@ -151,7 +151,7 @@ async def test_waking_one_topic_visits_no_waiter_of_another(
             assert await waiter.wait(LONG)
 
 
-async def test_everyone_who_waits_for_the_same_key_is_woken(waiters: Waiters) -> None:
+async def test_all_waiters_of_a_key_are_woken(waiters: Waiters) -> None:
     with waiters.register(TOOL, "a") as first, waiters.register(TOOL, "a") as second:
         waits = [asyncio.create_task(waiter.wait(LONG)) for waiter in (first, second)]
         await asyncio.sleep(0)
@@ -160,7 +160,7 @@ async def test_everyone_who_waits_for_the_same_key_is_woken(waiters: Waiters) ->
             await asyncio.gather(*waits)
 
 
-async def test_the_register_keeps_nobody_who_left(waiters: Waiters) -> None:
+async def test_the_register_removes_waiters_that_leave(waiters: Waiters) -> None:
     with waiters.register(TOOL, "a"), waiters.register(TOOL, "a"), waiters.register(TOOL, "b"):
         assert len(waiters) == 3
     with pytest.raises(ZeroDivisionError), waiters.register(TOOL, "a"):
@@ -172,35 +172,35 @@ async def test_the_register_keeps_nobody_who_left(waiters: Waiters) -> None:
 # The long poll
 
 
-async def test_without_a_time_to_wait_it_looks_once(poll: Wait, look: Look, waiters: Waiters) -> None:
+async def test_a_long_poll_without_a_wait_reads_once(poll: Wait, look: Look, waiters: Waiters) -> None:
     assert await poll(0) == ""
     assert (look.count, len(waiters)) == (1, 0)
 
 
-async def test_what_is_there_already_is_answered_at_once(poll: Wait, look: Look) -> None:
-    look.answer = "work"
+async def test_a_long_poll_returns_an_existing_result_at_once(poll: Wait, look: Look) -> None:
+    look.state = "work"
     assert await within_patience(poll()) == "work"
     assert look.count == 1
 
 
-async def test_a_hint_lets_it_look_again(poll: Wait, look: Look, waiters: Waiters) -> None:
-    parked = poll()
+async def test_a_notification_lets_a_long_poll_read_again(poll: Wait, look: Look, waiters: Waiters) -> None:
+    waiting = poll()
     await look.times(1)
     waiters.wake(TOOL, ["a"])
     await look.times(2)
-    look.answer = "work"
+    look.state = "work"
     waiters.wake(TOOL, ["a"])
-    assert await within_patience(parked) == "work"
+    assert await within_patience(waiting) == "work"
     assert look.count == 3
 
 
-async def test_what_comes_while_it_looks_is_not_slept_through(waiters: Waiters, poll: Wait) -> None:
+async def test_a_change_during_a_read_is_not_missed(waiters: Waiters, poll: Wait) -> None:
     looks = []
 
     async def look() -> str:
         looks.append("work" if looks else "")
         if len(looks) == 1:
-            # Written and notified after this look has read, before it has returned.
+            # The change and its notification come after this read, but before it returns.
             waiters.wake(TOOL, ["a"])
         return looks[-1]
 
@@ -209,48 +209,48 @@ async def test_what_comes_while_it_looks_is_not_slept_through(waiters: Waiters, 
     assert len(looks) == 2
 
 
-async def test_when_the_time_is_up_it_looks_once_more(poll: Wait, look: Look) -> None:
-    parked = poll(0.05)
+async def test_a_long_poll_reads_again_when_its_time_is_up(poll: Wait, look: Look) -> None:
+    waiting = poll(0.05)
     await look.times(1)
-    look.answer = "just in time"
-    assert await within_patience(parked) == "just in time"
+    look.state = "just in time"
+    assert await within_patience(waiting) == "just in time"
 
 
-async def test_what_cannot_have_changed_without_a_hint_is_not_looked_at_once_more(
-    poll: Wait, look: Look
-) -> None:
-    parked = poll(0.05, look_last=False)
+async def test_a_long_poll_skips_the_last_read_if_changes_always_notify(poll: Wait, look: Look) -> None:
+    waiting = poll(0.05, look_last=False)
     await look.times(1)
-    look.answer = "the next call has it"
-    assert await within_patience(parked) == ""
+    look.state = "the next request has it"
+    assert await within_patience(waiting) == ""
     assert look.count == 1
 
 
-async def test_a_release_answers_everyone_at_once_and_nobody_waits_after_it(
+async def test_a_release_ends_all_long_polls_and_prevents_new_waits(
     poll: Wait, look: Look, waiters: Waiters
 ) -> None:
-    parked = [poll(key=str(number)) for number in range(50)]
+    waiting = [poll(key=str(number)) for number in range(50)]
     await look.times(50)
     waiters.release()
-    assert await within_patience(asyncio.gather(*parked)) == [""] * 50
+    assert await within_patience(asyncio.gather(*waiting)) == [""] * 50
     assert await within_patience(poll()) == ""
     assert len(waiters) == 0
 
 
-async def test_a_client_that_is_gone_stops_its_wait(poll: Wait, look: Look, waiters: Waiters) -> None:
+async def test_a_disconnected_client_ends_its_long_poll(poll: Wait, look: Look, waiters: Waiters) -> None:
     left = asyncio.Event()
-    parked = poll(disconnected=left.wait)
+    waiting = poll(disconnected=left.wait)
     await look.times(1)
     left.set()
-    assert await within_patience(parked) == ""
+    assert await within_patience(waiting) == ""
     assert (look.count, len(waiters)) == (1, 0)
 
 
-async def test_who_is_answered_leaves_nothing_behind(poll: Wait, look: Look, waiters: Waiters) -> None:
+async def test_a_finished_long_poll_leaves_no_task_and_no_waiter(
+    poll: Wait, look: Look, waiters: Waiters
+) -> None:
     before = asyncio.all_tasks()
-    look.answer = "work"
-    parked = poll(disconnected=asyncio.Event().wait)
-    await within_patience(parked)
+    look.state = "work"
+    waiting = poll(disconnected=asyncio.Event().wait)
+    await within_patience(waiting)
     await wait_until(lambda: nothing_but(before))
     assert len(waiters) == 0
 
@@ -259,7 +259,7 @@ async def nothing_but(tasks: "set[asyncio.Task[object]]") -> bool:
     return asyncio.all_tasks() <= tasks
 
 
-async def test_a_look_that_fails_ends_the_wait(waiters: Waiters) -> None:
+async def test_an_error_while_reading_ends_the_long_poll(waiters: Waiters) -> None:
     async def look() -> str:
         raise LookupError("no such tool")
 
@@ -274,59 +274,59 @@ async def test_a_look_that_fails_ends_the_wait(waiters: Waiters) -> None:
 
 @asynccontextmanager
 async def sweeping(
-    waiters: Waiters, listener: Listener, *concerned: str, seconds: float = LONG
+    waiters: Waiters, listener: Listener, *ready: str, seconds: float = LONG
 ) -> AsyncIterator[list[list[str]]]:
-    """A sweep that runs, and finds news for the tools that are concerned; yields what it asked for."""
-    asked: list[list[str]] = []
+    """Run a sweep that finds some tools ready, and yield the keys of each query."""
+    queries: list[list[str]] = []
 
-    async def news(keys: Sequence[str]) -> list[str]:
-        asked.append(sorted(keys))
-        return [key for key in keys if key in concerned]
+    async def ready_keys(keys: Sequence[str]) -> list[str]:
+        queries.append(sorted(keys))
+        return [key for key in keys if key in ready]
 
-    sweep = Sweep(waiters, listener, {TOOL: news}, seconds=seconds)
+    sweep = Sweep(waiters, listener, {TOOL: ready_keys}, seconds=seconds)
     sweep.start()
-    yield asked
+    yield queries
     await sweep.stop()
 
 
-def relied_on(waiters: Waiters) -> Listener:
-    """A listener that does not listen, and seems to."""
+def seemingly_connected(waiters: Waiters) -> Listener:
+    """Return a listener that does not listen but seems to be connected."""
     listener = Listener(waiters, nowhere)
     listener.connected.set()
     return listener
 
 
-async def test_without_hints_who_has_news_is_found_by_one_question_for_all(waiters: Waiters) -> None:
+async def test_a_sweep_finds_ready_waiters_with_one_query(waiters: Waiters) -> None:
     keys = [(TOOL, "a"), (TOOL, "b"), (TOOL, "c")]
     async with (
-        parked_on(waiters, *keys) as waits,
-        sweeping(waiters, relied_on(waiters), "b", seconds=0.02) as asked,
+        waiting_for(waiters, *keys) as waits,
+        sweeping(waiters, seemingly_connected(waiters), "b", seconds=0.02) as queries,
     ):
         await within_patience(waits[1])
-        assert asked[0] == ["a", "b", "c"]
+        assert queries[0] == ["a", "b", "c"]
         assert not waits[0].done()
         assert not waits[2].done()
 
 
-async def test_who_waits_for_anything_at_all_is_woken_by_every_sweep(waiters: Waiters) -> None:
+async def test_every_sweep_wakes_waiters_without_a_key(waiters: Waiters) -> None:
     async with (
-        parked_on(waiters, (CANDIDATES, "")) as waits,
-        sweeping(waiters, relied_on(waiters), seconds=0.02),
+        waiting_for(waiters, (CANDIDATES, "")) as waits,
+        sweeping(waiters, seemingly_connected(waiters), seconds=0.02),
     ):
         await within_patience(waits[0])
 
 
 @pytest.mark.parametrize("turn", ["comes", "goes"])
-async def test_when_the_listener_comes_or_goes_a_sweep_follows_at_once(waiters: Waiters, turn: str) -> None:
-    listener = relied_on(waiters)
+async def test_a_sweep_follows_each_change_of_the_listeners_connection(waiters: Waiters, turn: str) -> None:
+    listener = seemingly_connected(waiters)
     if turn == "goes":
         listener.connected.clear()
-    async with parked_on(waiters, (TOOL, "a")) as waits, sweeping(waiters, listener, "a"):
+    async with waiting_for(waiters, (TOOL, "a")) as waits, sweeping(waiters, listener, "a"):
         listener.connection_changed.wake()
         await within_patience(waits[0])
 
 
-async def test_a_listener_that_can_not_connect_says_why_once(
+async def test_a_listener_that_cannot_connect_logs_each_reason_once(
     waiters: Waiters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.wake.listener._LAST_RETRY_SECONDS", 0)
@@ -348,37 +348,37 @@ async def test_a_listener_that_can_not_connect_says_why_once(
     assert [line["error"] for line in logs] == ["OSError('no')", "OSError('full')"]
 
 
-async def test_while_the_listener_is_down_a_sweep_comes_every_second(waiters: Waiters) -> None:
-    async with parked_on(waiters, (TOOL, "a")) as waits, sweeping(waiters, Listener(waiters, nowhere), "a"):
+async def test_a_sweep_runs_every_second_while_the_listener_is_down(waiters: Waiters) -> None:
+    async with waiting_for(waiters, (TOOL, "a")) as waits, sweeping(waiters, Listener(waiters, nowhere), "a"):
         await within_patience(waits[0])
 
 
-async def test_a_sweep_that_fails_is_tried_again(waiters: Waiters) -> None:
+async def test_a_failed_sweep_is_retried(waiters: Waiters) -> None:
     failed = asyncio.Event()
 
-    async def news(keys: Sequence[str]) -> Sequence[str]:
+    async def ready_keys(keys: Sequence[str]) -> Sequence[str]:
         if not failed.is_set():
             failed.set()
             raise Unavailable
         return keys
 
-    sweep = Sweep(waiters, relied_on(waiters), {TOOL: news}, seconds=0.02)
-    async with parked_on(waiters, (TOOL, "a")) as waits:
+    sweep = Sweep(waiters, seemingly_connected(waiters), {TOOL: ready_keys}, seconds=0.02)
+    async with waiting_for(waiters, (TOOL, "a")) as waits:
         sweep.start()
         await within_patience(waits[0])
         assert failed.is_set()
         await sweep.stop()
 
 
-async def test_sweeps_are_spread_over_half_of_their_time(waiters: Waiters) -> None:
-    sweep = Sweep(waiters, relied_on(waiters), {}, seconds=30)
+async def test_the_time_between_sweeps_has_jitter(waiters: Waiters) -> None:
+    sweep = Sweep(waiters, seemingly_connected(waiters), {}, seconds=30)
     chosen = [sweep._pause_seconds() for _ in range(1000)]
     assert min(chosen) >= 15
     assert max(chosen) <= 30
     assert max(chosen) - min(chosen) > 13
 
 
-async def test_a_sweep_finds_the_tools_that_have_work_to_start_or_are_no_more(store: Store) -> None:
+async def test_a_sweep_finds_tools_with_work_to_start_and_missing_tools(store: Store) -> None:
     await steps.register(store, "idle", "assigned", "running")
     await steps.add_assigned_work(store, "x", "assigned")
     started = await steps.add_assigned_work(store, "y", "running")
@@ -387,7 +387,7 @@ async def test_a_sweep_finds_the_tools_that_have_work_to_start_or_are_no_more(st
     assert set(await store.run(work.ready_tools, ids)) == {"assigned", "gone"}
 
 
-async def test_a_sweep_finds_the_tasks_that_are_over(store: Store, sql: asyncpg.Connection) -> None:
+async def test_a_sweep_finds_ended_and_missing_tasks(store: Store, sql: asyncpg.Connection) -> None:
     await steps.submit(store, "waits", "held")
     await steps.add_assigned_work(store, "runs")
     await steps.complete(store, (await steps.add_assigned_work(store, "ends", "other")).id)
@@ -400,8 +400,8 @@ async def test_a_sweep_finds_the_tasks_that_are_over(store: Store, sql: asyncpg.
 
 
 @asynccontextmanager
-async def parked_on(waiters: Waiters, *keys: tuple[str, str]) -> AsyncIterator[list["asyncio.Task[None]"]]:
-    """Waits for each of these topics and keys, under way."""
+async def waiting_for(waiters: Waiters, *keys: tuple[str, str]) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """Start a wait for each of these topics and keys, and yield the waits."""
 
     async def wait(topic: str, key: str) -> None:
         with waiters.register(topic, key) as waiter:
@@ -418,12 +418,12 @@ async def parked_on(waiters: Waiters, *keys: tuple[str, str]) -> AsyncIterator[l
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-async def test_a_notification_wakes_those_it_names_on_its_channel(
+async def test_a_notification_wakes_the_waiters_that_it_names(
     listener: Listener, waiters: Waiters, sql: asyncpg.Connection, channel: str
 ) -> None:
     other = CHANNELS[CHANNELS.index(channel) - 1]
     keys = [(channel, "a"), (channel, "b"), (channel, "c"), (other, "a")]
-    async with parked_on(waiters, *keys) as waits:
+    async with waiting_for(waiters, *keys) as waits:
         await sql.execute("select pg_notify($1, 'a,c')", channel)
         done, _ = await asyncio.wait(waits[:1])
         done, pending = await asyncio.wait(waits, timeout=0)
@@ -433,24 +433,24 @@ async def test_a_notification_wakes_those_it_names_on_its_channel(
         assert not waits[3].done()
 
 
-async def test_a_lost_listener_says_so_connects_again_and_hears(
+async def test_a_lost_listener_reports_the_loss_and_reconnects(
     listener: Listener, waiters: Waiters, sql: asyncpg.Connection
 ) -> None:
-    assert await listener.connection_changed.wait(LONG), "it came"
+    assert await listener.connection_changed.wait(LONG), "it did not connect"
     [lost] = await sql.fetch(LISTENERS)
     assert await sql.fetchval("select pg_terminate_backend($1)", lost["pid"])
-    assert await listener.connection_changed.wait(LONG), "it went"
+    assert await listener.connection_changed.wait(LONG), "it did not notice the loss"
     assert not listener.connected.is_set()
-    # Whatever was notified while nobody listened is made up for when somebody does.
-    assert await listener.connection_changed.wait(LONG), "it came again"
+    # The new connection triggers a sweep, which replaces the lost notifications.
+    assert await listener.connection_changed.wait(LONG), "it did not reconnect"
     assert listener.connected.is_set()
-    async with parked_on(waiters, (TOOL, "a")) as waits:
+    async with waiting_for(waiters, (TOOL, "a")) as waits:
         await sql.execute("select pg_notify($1, 'a')", TOOL)
         async with asyncio.timeout(steps.PATIENCE_SECONDS):
             await asyncio.gather(*waits)
 
 
-async def test_a_listener_that_finds_no_database_tries_again(waiters: Waiters, postgres: str) -> None:
+async def test_a_listener_without_a_database_retries(waiters: Waiters, postgres: str) -> None:
     listener = Listener(waiters, Address(with_database(postgres, "nowhere")).connect)
     listener.start()
     try:
@@ -462,7 +462,7 @@ async def test_a_listener_that_finds_no_database_tries_again(waiters: Waiters, p
         await listener.stop()
 
 
-async def test_a_listener_that_is_stopped_lets_go_of_its_connection(
+async def test_a_stopped_listener_closes_its_connection(
     waiters: Waiters, database: str, sql: asyncpg.Connection
 ) -> None:
     listener = Listener(waiters, Address(database).connect)
@@ -478,10 +478,10 @@ async def test_a_listener_that_is_stopped_lets_go_of_its_connection(
     await wait_until(gone)
 
 
-# All of it
+# All parts together
 
 
-async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_looks(
+async def test_waiting_tools_hold_no_connection_and_only_the_assigned_one_reads(
     store: Store, listener: Listener, waiters: Waiters
 ) -> None:
     ids = [f"{number:02}" for number in range(40)]
@@ -491,28 +491,28 @@ async def test_parked_tools_hold_no_connection_and_only_the_one_that_is_meant_lo
 
     async def work_of(tool: str) -> list[Work]:
         async def look() -> list[Work]:
-            found = await store.one(work.assigned_to, tool)
-            assert found is not None
+            assigned = await store.one(work.assigned_to, tool)
+            assert assigned is not None
             looks.append(tool)
-            return found.items
+            return assigned.items
 
         return await long_poll(waiters, look, until=bool, seconds=LONG, topic=TOOL, key=tool)
 
-    async def all_parked() -> bool:
+    async def all_wait() -> bool:
         return len(looks) == len(waiters) == 40 and store.engine.pool.checkedout() == 0
 
-    parked = {tool: asyncio.create_task(work_of(tool)) for tool in ids}
-    await wait_until(all_parked)
+    waiting = {tool: asyncio.create_task(work_of(tool)) for tool in ids}
+    await wait_until(all_wait)
     [made] = await steps.assign_all(store, ("a", "17"))
     async with asyncio.timeout(steps.PATIENCE_SECONDS):
-        assert await parked["17"] == [made]
+        assert await waiting["17"] == [made]
     assert looks[40:] == ["17"]
     assert store.engine.pool.checkedout() == 0
     waiters.release()
-    await asyncio.gather(*parked.values())
+    await asyncio.gather(*waiting.values())
 
 
-async def test_without_triggers_a_parked_request_still_ends(
+async def test_a_waiting_request_ends_without_triggers(
     serve: Serve, store: Store, sql: asyncpg.Connection
 ) -> None:
     await steps.disable_notifications(sql)
@@ -533,16 +533,16 @@ async def test_without_triggers_a_parked_request_still_ends(
     assert [tool["id"] for tool in news["tools"]] == ["t"]
 
 
-async def test_a_client_that_hangs_up_leaves_the_register(serve: Serve, store: Store) -> None:
+async def test_a_client_that_disconnects_leaves_the_register(serve: Serve, store: Store) -> None:
     broker = await serve()
     await steps.register(store, "t")
-    parked = [
+    waiting = [
         asyncio.create_task(broker.client.get("/v1/tools/t/work", params={"wait": 60})) for _ in range(5)
     ]
     await steps.wait_for_long_polls(broker, 5)
-    for request in parked:
+    for request in waiting:
         request.cancel()
-    await asyncio.gather(*parked, return_exceptions=True)
+    await asyncio.gather(*waiting, return_exceptions=True)
 
     async def only_upkeep_waits() -> bool:
         return broker.server.service.waiters.keys().keys() == {UPKEEP}
