@@ -1,4 +1,4 @@
-"""What may happen to a laboratory at any moment, one fault a function; each is undone, or heals by itself."""
+"""Faults that can hit a laboratory at any moment. Each function causes one, and undoes it if necessary."""
 
 import asyncio
 import os
@@ -20,8 +20,8 @@ END_LISTENERS = """
 select pg_terminate_backend(pid) from pg_stat_activity
 where application_name = 'broker listener' and datname = current_database()
 """
-# The tables that the life cycle writes to, and errors of PostgreSQL that are no client's fault: the disk is
-# full, memory is exhausted, the disk fails, a lock is not to be had, a privilege was revoked.
+# The tables that the life cycle writes to, and errors of PostgreSQL that no client causes: the disk is full,
+# memory is exhausted, the disk fails, a lock is not available, a privilege is missing.
 TABLES = ("tasks", "tools", "tool_leases", "work", "work_reports", "work_archive")
 SQLSTATES = ("53100", "53200", "58030", "55P03", "42501")
 RAISE_ERRORS = """
@@ -33,7 +33,7 @@ for each statement execute function raise_error();
 RAISE_NO_ERRORS = "drop function raise_error cascade"
 # Shorter than a lease.
 ERRORS_SECONDS = 3
-# Pages that proxies send when they cannot, or may not, reach the service behind them.
+# Pages that proxies send when they cannot or must not reach the service behind them.
 PAGES = (
     ("404 Not Found", "text/plain", "404 page not found"),
     ("403 Forbidden", "text/html", "<html><body>Access denied by policy</body></html>"),
@@ -45,17 +45,17 @@ PAGES = (
 )
 PAGES_SECONDS = 4
 # Longer than the lease of a tool, and longer than the database may be silent.
-STANDS_STILL_SECONDS = 7
+SUSPENDED_SECONDS = 7
 SILENT_SECONDS = 4
 
 
 class Scene(NamedTuple):
-    """Where it happens.
+    """The targets of faults.
 
     Args:
-        laboratory: What is shot at.
-        pair: Its database.
-        broker: The one of its brokers that may end.
+        laboratory: The laboratory.
+        pair: Its databases.
+        broker: The broker that faults may end. The others keep running.
     """
 
     laboratory: Laboratory
@@ -74,7 +74,7 @@ async def a_broker_is_killed(scene: Scene) -> None:
     scene.broker.start()
 
 
-async def a_broker_is_told_to_stop(scene: Scene) -> None:
+async def a_broker_is_stopped(scene: Scene) -> None:
     assert await scene.broker.terminate() == 0
     scene.broker.start()
 
@@ -85,16 +85,16 @@ async def a_tool_is_killed(scene: Scene) -> None:
     tool.start()
 
 
-async def a_tool_is_told_to_stop(scene: Scene) -> None:
+async def a_tool_is_stopped(scene: Scene) -> None:
     tool = scene.a_tool()
     assert await tool.terminate() == 0
     tool.start()
 
 
-async def a_tool_stands_still(scene: Scene) -> None:
+async def a_tool_is_suspended(scene: Scene) -> None:
     tool = scene.a_tool()
     os.kill(tool.pid, signal.SIGSTOP)
-    await asyncio.sleep(STANDS_STILL_SECONDS)
+    await asyncio.sleep(SUSPENDED_SECONDS)
     os.kill(tool.pid, signal.SIGCONT)
 
 
@@ -112,7 +112,7 @@ async def a_backend_is_ended(scene: Scene) -> None:
 
 
 async def a_backend_crashes(scene: Scene) -> None:
-    """All others go with it."""
+    """Kill a backend, after which PostgreSQL ends all other backends, too."""
     if pid := await asyncio.to_thread(scene.pair.primary.sql, BACKENDS):
         os.kill(int(pid), signal.SIGKILL)
 
@@ -123,28 +123,28 @@ async def the_database_is_killed(scene: Scene) -> None:
 
 
 async def the_network_is_silent(scene: Scene) -> None:
-    for way in scene.pair.ways:
-        way.silence()
+    for proxy in scene.pair.proxies:
+        proxy.silence()
     await asyncio.sleep(SILENT_SECONDS)
-    for way in scene.pair.ways:
-        way.restore()
+    for proxy in scene.pair.proxies:
+        proxy.restore()
 
 
 async def the_network_is_cut(scene: Scene) -> None:
-    for way in scene.pair.ways:
-        await way.cut()
+    for proxy in scene.pair.proxies:
+        await proxy.cut()
 
 
 async def the_standby_takes_over(scene: Scene) -> None:
     await scene.pair.fail_over()
 
 
-async def the_standby_takes_over_from_one_that_is_cut_off(scene: Scene) -> None:
-    way = scene.pair.way_to_primary()
-    way.silence()
+async def the_standby_takes_over_from_an_unreachable_primary(scene: Scene) -> None:
+    proxy = scene.pair.proxy_to_primary()
+    proxy.silence()
     await scene.pair.fail_over()
     await asyncio.sleep(SILENT_SECONDS)
-    way.restore()
+    proxy.restore()
 
 
 async def postgresql_raises_errors(scene: Scene) -> None:
@@ -162,23 +162,23 @@ async def a_gateway_responds_by_itself(scene: Scene) -> None:
 
 
 async def respond_by_itself(gateway: Gateway, status: str, media_type: str, text: str) -> None:
-    """Have a gateway send a page of its own to every request for some seconds."""
+    """Let a gateway respond to every request with its own page for some seconds."""
     head = f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {len(text)}\r\n"
     await gateway.respond_with(f"{head}Connection: close\r\n\r\n{text}".encode())
     await asyncio.sleep(PAGES_SECONDS)
     gateway.forward_again()
 
 
-OF_PROCESSES: tuple[Fault, ...] = (
+PROCESS_FAULTS: tuple[Fault, ...] = (
     a_broker_is_killed,
-    a_broker_is_told_to_stop,
+    a_broker_is_stopped,
     a_tool_is_killed,
-    a_tool_is_told_to_stop,
-    a_tool_stands_still,
+    a_tool_is_stopped,
+    a_tool_is_suspended,
     the_assigner_is_killed,
     a_gateway_responds_by_itself,
 )
-OF_THE_DATABASE: tuple[Fault, ...] = (
+DATABASE_FAULTS: tuple[Fault, ...] = (
     the_listeners_are_ended,
     a_backend_is_ended,
     a_backend_crashes,
@@ -187,10 +187,10 @@ OF_THE_DATABASE: tuple[Fault, ...] = (
     the_network_is_silent,
     the_network_is_cut,
     the_standby_takes_over,
-    the_standby_takes_over_from_one_that_is_cut_off,
+    the_standby_takes_over_from_an_unreachable_primary,
 )
 
 
 def name_of(fault: Fault) -> str:
-    """In words."""
+    """Return the name of a fault in words."""
     return fault.__name__.replace("_", " ")  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""A laboratory to be shot at: brokers, tools and an assigner as processes of their own, and customers.
+"""A laboratory for crash tests: brokers, tools and an assigner in their own processes, and submitters.
 
-The customers know what was acknowledged; the audit at the end says whether every one of those tasks ended
-exactly once. The brokers look by themselves only once a minute, so that what is done sooner was woken.
+The submitters record the acknowledged tasks. The audit at the end checks that each of them ended exactly
+once. The fallback queries of the brokers run only once a minute, so a faster response proves a notification.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from broker.store.address import Address
 from tests import ROOT
-from tests.crash.customers import KINDS, PATIENCE_SECONDS, Customers, Kind
+from tests.crash.submitters import KINDS, PATIENCE_SECONDS, Kind, Submitters
 from tests.support import steps
 from tests.support.processes import clean_environment, free_port, start, wait_until_ready
 from tests.support.proxy import Gateway
@@ -29,13 +29,13 @@ SETTINGS = {
 
 
 class Process:
-    """A process that can be killed, told to stop, and started again.
+    """A process that can be killed, stopped and started again.
 
     Args:
-        name: What its log is called.
+        name: The name of its log.
         command: Its arguments, after `python -m`.
-        environment: What it finds there, beside ours.
-        folder: Where its log is kept.
+        environment: Its further environment variables.
+        folder: The folder of its log.
     """
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], folder: Path) -> None:
@@ -57,11 +57,11 @@ class Process:
         return self._process.pid
 
     async def kill(self) -> None:
-        """SIGKILL: it has no say in it."""
+        """Send SIGKILL and wait until the process has ended."""
         await self._end(signal.SIGKILL)
 
     async def terminate(self) -> int:
-        """SIGTERM; its exit status."""
+        """Send SIGTERM and return the exit status."""
         return await self._end(signal.SIGTERM)
 
     async def _end(self, how: signal.Signals) -> int:
@@ -81,7 +81,7 @@ class Process:
 
 
 class Service(Process):
-    """A `broker serve` on a port that stays the same."""
+    """A `broker serve` process, with the same port after each restart."""
 
     def __init__(
         self, name: str, database: str, folder: Path, *, port: int | None = None, **settings: str
@@ -96,15 +96,15 @@ class Service(Process):
 
 
 class Laboratory:
-    """Brokers, tools, an assigner and customers on one database.
+    """Brokers, tools, an assigner and submitters on one database.
 
     Args:
-        database: Where we find it.
-        folder: For logs and notes.
-        brokers: How many brokers; tools and customers are shared out among them.
-        tools: How many tools.
-        through: How the brokers reach the database, where that is another way.
-        kinds: What the customers submit.
+        database: The URL of the database.
+        folder: The folder for logs and notes.
+        brokers: The number of brokers. Tools and submitters are spread over them.
+        tools: The number of tools.
+        through: The URL at which the brokers reach the database, if it is another one.
+        kinds: The kinds of tasks that the submitters submit.
         gateways: Whether clients reach each broker through an HTTP proxy.
     """
 
@@ -129,7 +129,7 @@ class Laboratory:
             self._program("tool", f"t{n}", urls[n % brokers], "--runs", str(self._runs)) for n in range(tools)
         ]
         self.assigner = self._program("assigner", "assigner", urls[-1])
-        self.customers = Customers(urls, kinds)
+        self.submitters = Submitters(urls, kinds)
 
     def _program(self, kind: str, name: str, url: str, *arguments: str) -> Process:
         command = ["tests.crash.program", kind, "--id", name, *arguments]
@@ -152,7 +152,7 @@ class Laboratory:
             await gateway.stop()
 
     async def audit(self) -> None:
-        """Every acknowledged task has ended exactly once; none is lost or stuck, every tool has room."""
+        """Check that every acknowledged task has ended exactly once, and that no work or load is left."""
         connection = await Address(self.database).connect()
         try:
             await steps.check_invariants(connection)
@@ -165,27 +165,27 @@ class Laboratory:
             )
         finally:
             await connection.close()
-        assert self.customers.answered.keys() == self.customers.acknowledged
-        assert len(ends) == len(self.customers.acknowledged)
-        assert {end["task_id"]: end["outcome"] for end in ends} == self.customers.answered
+        assert self.submitters.outcomes.keys() == self.submitters.acknowledged
+        assert len(ends) == len(self.submitters.acknowledged)
+        assert {end["task_id"]: end["outcome"] for end in ends} == self.submitters.outcomes
         runs = Counter(line.split()[1] for line in self._runs.read_text().splitlines())
         succeeded = [str(end["work_id"]) for end in ends if end["outcome"] == "succeeded"]
-        assert all(runs[work_id] == 1 for work_id in succeeded), "a result without its run"
+        assert all(runs[work_id] == 1 for work_id in succeeded), "a task has a result, but no run"
 
-    def said(self) -> str:
-        """The logs of all processes, for a test that failed."""
+    def logs(self) -> str:
+        """Return the ends of the logs of all processes, for a failed test."""
         logs = sorted(self._folder.glob("*.log"))
         return "\n".join(f"== {log.name}\n{log.read_text()[-3000:]}" for log in logs)
 
 
 @asynccontextmanager
-async def a_laboratory(database: str, folder: Path, **given: Any) -> AsyncIterator[Laboratory]:
-    """A laboratory that runs; what its processes said is shown where the block fails."""
+async def running_laboratory(database: str, folder: Path, **options: Any) -> AsyncIterator[Laboratory]:
+    """Run a laboratory while the block runs. If the block fails, print the logs of its processes."""
     async with AsyncExitStack() as stack:
-        laboratory = Laboratory(database, folder, **given)
+        laboratory = Laboratory(database, folder, **options)
         try:
             await stack.enter_async_context(laboratory)
             yield laboratory
         except BaseException:
-            print(laboratory.said())  # noqa: T201 - pytest shows it
+            print(laboratory.logs())  # noqa: T201 - pytest shows it
             raise

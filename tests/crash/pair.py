@@ -1,4 +1,4 @@
-"""A primary and a standby that has all that was acknowledged, from the embedded PostgreSQL's programs."""
+"""A primary and a synchronous standby, from the programs of the embedded PostgreSQL."""
 
 import asyncio
 import shutil
@@ -16,11 +16,11 @@ PATIENCE_SECONDS = 30
 
 
 class Server:
-    """One of the two.
+    """A PostgreSQL server, primary or standby.
 
     Args:
-        programs: PostgreSQL's programs, and the account that runs them.
-        folder: Where its data are, and its socket is made.
+        programs: The programs of PostgreSQL, with the account that runs them.
+        folder: The folder of its data and its socket.
     """
 
     def __init__(self, programs: Programs, folder: Path) -> None:
@@ -30,7 +30,7 @@ class Server:
         self._settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._socket),
-            # What is committed waits for a standby that has lost its primary.
+            # A commit waits for a standby that has lost its primary, so the standby reconnects quickly.
             "wal_retrieve_retry_interval": "100ms",
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -43,9 +43,9 @@ class Server:
         options = [part for item in self._settings.items() for part in ("-c", "=".join(item))]
         command = [self._programs.path("postgres"), "-D", self._data, *options]
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not (self.runs() and self._answers()):
+            while not (self.runs() and self._is_ready()):
                 if not self.runs():
-                    # Once more where backends of one that was killed are still at it.
+                    # It ends again while backends of a killed server still use the data.
                     self._process = self._programs.account.spawn(command, output=subprocess.DEVNULL)
                 await asyncio.sleep(0.02)
 
@@ -53,14 +53,14 @@ class Server:
         where = ("-h", self._socket, "-U", "broker", "-d", "broker", "-Atqc", statement)
         return self._programs.run("psql", *where)
 
-    async def begin_as_standby_of(self, primary: "Server") -> None:
-        """Begin anew, with the primary's data; from then on it commits nothing that this does not have."""
+    async def become_standby_of(self, primary: "Server") -> None:
+        """Restart as a standby with a copy of the primary's data, and make the primary wait for it."""
         await asyncio.to_thread(shutil.rmtree, self._data, ignore_errors=True)
         where = ("-h", primary._socket, "-U", "broker", "-D", self._data)
         how = ("-R", "-X", "stream", "-c", "fast")
         await asyncio.to_thread(self._programs.run, "pg_basebackup", *where, *how)
         await self.start()
-        # After the copy was made: promoted, this one has no standby to wait for.
+        # The copy must not have this setting: a promoted standby has no other standby to wait for.
         primary.sql("alter system set synchronous_standby_names = '*'")
         primary.sql("select pg_reload_conf()")
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -74,51 +74,51 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     async def kill(self) -> None:
-        """End it without a word."""
+        """Kill the server with SIGKILL."""
         if self._process is None or not self.runs():
             return
         self._process.kill()
         await asyncio.to_thread(self._process.wait)
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         status, _ = self._programs.account.run([self._programs.path("pg_isready"), "-h", self._socket])
         return status == 0
 
 
 class Pair:
-    """A primary, a standby, and the ways to them over the network: first to the one that began as primary."""
+    """A primary and a standby, each behind a proxy. The first proxy leads to the original primary."""
 
-    def __init__(self, primary: Server, standby: Server, ways: tuple[Proxy, Proxy]) -> None:
+    def __init__(self, primary: Server, standby: Server, proxies: tuple[Proxy, Proxy]) -> None:
         self.primary = primary
         self.standby = standby
-        self.ways = ways
-        self._behind = dict(zip(ways, (primary, standby), strict=True))
+        self.proxies = proxies
+        self._behind = dict(zip(proxies, (primary, standby), strict=True))
 
-    def way_to_primary(self) -> Proxy:
-        """The way that leads to it at present."""
-        return next(way for way, server in self._behind.items() if server is self.primary)
+    def proxy_to_primary(self) -> Proxy:
+        """Return the proxy of the current primary."""
+        return next(proxy for proxy, server in self._behind.items() if server is self.primary)
 
     async def fail_over(self) -> None:
-        """The primary dies, and the standby takes over."""
+        """Kill the primary and promote the standby."""
         await self.primary.kill()
         self.standby.promote()
         self.primary, self.standby = self.standby, self.primary
 
-    async def mend(self) -> None:
-        """Have a standby again."""
+    async def restore_standby(self) -> None:
+        """Start a new standby if the old one does not run."""
         if not self.standby.runs():
-            await self.standby.begin_as_standby_of(self.primary)
+            await self.standby.become_standby_of(self.primary)
 
     @property
     def url(self) -> str:
-        """Both of them, as the broker is told."""
-        first, second = (f"127.0.0.1:{way.port}" for way in self.ways)
+        """The URL with both servers, for `BROKER_DATABASE_URL`."""
+        first, second = (f"127.0.0.1:{proxy.port}" for proxy in self.proxies)
         return f"postgresql://broker@{first},{second}/broker"
 
 
 @asynccontextmanager
-async def a_pair(folder: Path) -> AsyncIterator[Pair]:
-    """A primary and a standby; what the primary commits, the standby has."""
+async def running_pair(folder: Path) -> AsyncIterator[Pair]:
+    """Run a primary and a standby that has everything that the primary has committed."""
     embedded = EmbeddedPostgres(folder / "data")
     with embedded:
         await migration.migrate(embedded.url())
@@ -132,6 +132,6 @@ async def a_pair(folder: Path) -> AsyncIterator[Pair]:
         stack.push_async_callback(primary.kill)
         await primary.start()
         stack.push_async_callback(standby.kill)
-        await standby.begin_as_standby_of(primary)
-        ways = [await stack.enter_async_context(Proxy(server.url)) for server in (primary, standby)]
-        yield Pair(primary, standby, (ways[0], ways[1]))
+        await standby.become_standby_of(primary)
+        first, second = [await stack.enter_async_context(Proxy(server.url)) for server in (primary, standby)]
+        yield Pair(primary, standby, (first, second))

@@ -1,4 +1,4 @@
-"""What a service must not do, however long it runs and whatever happens to it: grow."""
+"""Check that a service does not grow, even if it runs for a long time with many faults."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ select (select sum(n_dead_tup) from pg_stat_user_tables where relname in {HOT_TA
        (select count(*) from pg_stat_activity where application_name like 'broker%'),
        (select count(*) from pg_inherits where inhparent = 'work_archive'::regclass)
 """
-# A broker's pool, its listener, and one that the kernel has not yet found dead for each of them.
+# The pool of a broker and its listener, and for each connection a dead one that the kernel still keeps.
 CONNECTIONS_OF_A_BROKER = 18
-# Autovacuum begins at 5,000 in a table, and looks every ten seconds; a standby that takes over counts anew.
+# Autovacuum starts at 5,000 in a table and checks every ten seconds. A promoted standby counts from zero.
 MOST_DEAD_TUPLES = 200_000
 MOST_MIB = 20
 MOST_GROWTH = 1.15
 
 
 class Sample(NamedTuple):
-    """What was seen at one moment.
+    """The measurements at one moment.
 
     Args:
-        memory_mib: Of the broker that is never ended.
-        files: How many it has open.
-        dead_tuples: In the hot tables, as PostgreSQL counts them.
-        tables_mib: The hot tables and their indexes.
-        connections: Of all brokers to the database.
-        partitions: Of the archive.
+        memory_mib: The memory of the broker that never ends.
+        files: The number of its open files.
+        dead_tuples: The number of dead tuples in the hot tables, as PostgreSQL counts them.
+        tables_mib: The size of the hot tables and their indexes.
+        connections: The number of connections of all brokers to the database.
+        partitions: The number of partitions of the archive.
     """
 
     memory_mib: float
@@ -46,41 +46,42 @@ class Sample(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A figure, what it had to be, and whether it was."""
+    """A measured figure, compared with its limit."""
 
-    what: str
-    found: str
-    wanted: str
+    name: str
+    measured: str
+    expected: str
     good: bool
 
 
 @dataclass
 class Watch:
-    """Looks at a broker and at its database again and again.
+    """Collects samples of a broker and its database.
 
     Args:
-        laboratory: Where they are.
-        broker: The broker that is never ended.
+        laboratory: The laboratory.
+        broker: The broker that never ends.
+        samples: The samples so far.
     """
 
     laboratory: Laboratory
     broker: Service
     samples: list[Sample] = field(default_factory=list)
 
-    async def look(self) -> Sample:
+    async def take_sample(self) -> Sample:
         connection = await Address(self.laboratory.database).connect()
         try:
-            found = await connection.fetchrow(DATABASE)
+            row = await connection.fetchrow(DATABASE)
         finally:
             await connection.close()
-        assert found is not None
+        assert row is not None
         pid = self.broker.pid
-        sample = Sample(process.memory(pid) / 2**20, _open_files(pid), *map(_number, found))
+        sample = Sample(process.memory(pid) / 2**20, _open_files(pid), *map(_number, row))
         self.samples.append(sample)
         return sample
 
     def findings(self) -> list[Finding]:
-        """Of all samples; those of the first tenth are the service getting warm."""
+        """Return the findings of all samples, except those of the first tenth, while the service warms up."""
         warm = self.samples[len(self.samples) // 10 :]
         third = max(1, len(warm) // 3)
         begin, end = _typical(warm[:third]), _typical(warm[-third:])
@@ -88,10 +89,10 @@ class Watch:
         allowed = CONNECTIONS_OF_A_BROKER * len(self.laboratory.brokers)
         return [
             _grown("memory of the broker that never ended, MiB", begin.memory_mib, end.memory_mib),
-            _grown("its open files", begin.files, end.files),
-            _at_most("hot tables and their indexes at most, MiB", most.tables_mib, MOST_MIB),
-            _at_most("dead tuples in them at most", most.dead_tuples, MOST_DEAD_TUPLES),
-            _at_most("connections to the database at most", most.connections, allowed),
+            _grown("open files of that broker", begin.files, end.files),
+            _at_most("size of the hot tables and their indexes, MiB", most.tables_mib, MOST_MIB),
+            _at_most("dead tuples in the hot tables", most.dead_tuples, MOST_DEAD_TUPLES),
+            _at_most("connections to the database", most.connections, allowed),
             _grown("partitions of the archive", begin.partitions, end.partitions, by=1),
         ]
 
@@ -108,10 +109,10 @@ def _typical(samples: Sequence[Sample]) -> Sample:
     return Sample(*map(statistics.median, zip(*samples, strict=True)))
 
 
-def _grown(what: str, before: float, after: float, *, by: float = MOST_GROWTH) -> Finding:
-    wanted = f"at most × {by:g}"
-    return Finding(what, f"{before:,.0f} → {after:,.0f}", wanted, after <= by * before)
+def _grown(name: str, before: float, after: float, *, by: float = MOST_GROWTH) -> Finding:
+    expected = f"at most × {by:g}"
+    return Finding(name, f"{before:,.0f} → {after:,.0f}", expected, after <= by * before)
 
 
-def _at_most(what: str, found: float, limit: float) -> Finding:
-    return Finding(what, f"{found:,.0f}", f"at most {limit:,.0f}", found <= limit)
+def _at_most(name: str, measured: float, limit: float) -> Finding:
+    return Finding(name, f"{measured:,.0f}", f"at most {limit:,.0f}", measured <= limit)

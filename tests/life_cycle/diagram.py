@@ -1,4 +1,4 @@
-"""The arrows of the diagram of a task's life in the documentation, as pairs of states."""
+"""Arrows of the diagram of a task's life in the documentation, as pairs of states."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The life cycle of tasks as a small model: what the service has to be like, after any steps."""
+"""A small model of the life cycle of tasks: the state that the service must have after any steps."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ ENDED = {name for name, rule in OUTCOMES.items() if rule.ends_task}
 
 @dataclass
 class Task:
-    """A task as the model has it."""
+    """A task in the model."""
 
     max_attempts: int
     backs_off: bool
@@ -20,7 +20,7 @@ class Task:
 
 @dataclass
 class Tool:
-    """A tool as the model has it."""
+    """A tool in the model."""
 
     capacity: int
     draining: bool = False
@@ -29,7 +29,7 @@ class Tool:
 
 @dataclass
 class Work:
-    """Work under way, and its record when it has ended."""
+    """A work item, and after its end its archive record."""
 
     task: str
     tool: str | None
@@ -37,19 +37,19 @@ class Work:
     state: str = "assigned"
     cancel: bool = False
     requeue: bool = False
-    said: str | None = None
+    reported: str | None = None
     late: bool = False
 
 
 @dataclass
 class Model:
-    """Where everything is."""
+    """The state of all tasks, tools and work items."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
     work: dict[str, Work] = field(default_factory=dict)
     archive: dict[str, Work] = field(default_factory=dict)
-    # Tasks that were deleted while they had no work: their records have ids that we do not know.
+    # The number of tasks that were deleted while they had no work. The ids of their records are unknown.
     deleted: int = 0
 
     def load(self, tool: str) -> int:
@@ -79,16 +79,16 @@ class Model:
     def idle(self) -> list[str]:
         return sorted(id_ for id_ in self.tools if self.tool_state(id_) == "idle")
 
-    def waits_since(self, *, late: bool) -> list[str]:
-        """Records of tasks that wait again or are held since; with a late result, or without one."""
+    def records_of_waiting_tasks(self, *, late: bool) -> list[str]:
+        """Return the records, with or without a late result, of tasks that wait again or have failed."""
         return sorted(
             id_
             for id_, record in self.archive.items()
             if record.late is late and self.tasks[record.task].state in ("available", "scheduled", "failed")
         )
 
-    def heard(self, tool: str | None) -> None:
-        """A tool that calls about work that has ended is there."""
+    def renew_lease(self, tool: str | None) -> None:
+        """Bring a tool back online, because it has sent a request."""
         if tool in self.tools:
             self.tools[tool].offline = False
 
@@ -98,16 +98,16 @@ class Model:
     def of_tool(self, tool: str) -> list[str]:
         return [id_ for id_, work in self.work.items() if work.tool == tool]
 
-    def end(self, id_: str, said: str, *, retry: bool = True) -> None:
-        """Work ends, in whatever way."""
+    def end(self, id_: str, reported: str, *, retry: bool = True) -> None:
+        """End a work item with the outcome that the tool reports, or that the broker decides."""
         work = self.work.pop(id_)
         task = self.tasks[work.task]
-        outcome = said
-        if work.cancel and said != "succeeded":
+        outcome = reported
+        if work.cancel and reported != "succeeded":
             outcome = "released" if work.requeue else "cancelled"
         rule = OUTCOMES[outcome]
         counts = rule.counts == "always" or (rule.counts == "once_started" and work.state == "running")
-        work.state, work.said = outcome, said
+        work.state, work.reported = outcome, reported
         self.archive[id_] = work
         if rule.ends_task:
             task.state = outcome

@@ -1,4 +1,4 @@
-"""A task can take every arrow of the diagram. The model checks that there is no other way."""
+"""Every arrow of the diagram: a task can follow it. The model checks that no other transition exists."""
 
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +17,7 @@ LATER = "2100-01-01T00:00:00Z"
 
 
 class Scene:
-    """A task `a` that a tool had once and lost, and whose result came after that; and where it goes next."""
+    """A task `a` whose first work was released and got a late result, with actions that change its state."""
 
     def __init__(self, http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         self.http = http
@@ -25,7 +25,7 @@ class Scene:
         self.late = ""
         self.work = ""
 
-    async def is_there(self, state: str) -> None:
+    async def prepare(self, state: str) -> None:
         """Bring the task into a state."""
         if state == NOWHERE:
             return
@@ -36,17 +36,17 @@ class Scene:
         assert (await complete(self.http, self.late)).status_code == 409
         if state == "available":
             return
-        await self.is_paired()
+        await self.is_assigned()
         if state == "running":
             await self.starts()
         elif state == "scheduled":
             await self.fails()
         elif state == "failed":
-            await self.fails_for_good()
+            await self.fails_permanently()
 
     async def post(self, path: str, **body: object) -> None:
-        answer = await self.http.post(path, json=body or None)
-        assert answer.is_success, answer.text
+        response = await self.http.post(path, json=body or None)
+        assert response.is_success, response.text
 
     async def completes(self, outcome: str = "succeeded", **fields: object) -> None:
         work = self.work or self.late
@@ -62,7 +62,7 @@ class Scene:
         await api.end_backoff(self.sql)
         await api.wait_for_state(self.http, "/v1/tasks/a", "available")
 
-    async def is_paired(self) -> None:
+    async def is_assigned(self) -> None:
         self.work = (await assign(self.http))["id"]
 
     async def starts(self) -> None:
@@ -74,7 +74,7 @@ class Scene:
     async def fails(self) -> None:
         await self.completes("failed")
 
-    async def fails_for_good(self) -> None:
+    async def fails_permanently(self) -> None:
         await self.completes("failed", retry=False)
 
     async def is_deleted(self) -> None:
@@ -87,37 +87,37 @@ class Scene:
         await self.post(f"/v1/archive/{self.late}/accept")
 
 
-Deed = Callable[[Scene], Awaitable[None]]
+Action = Callable[[Scene], Awaitable[None]]
 
-DEEDS: dict[tuple[str, str], Deed] = {
+ACTIONS: dict[tuple[str, str], Action] = {
     (NOWHERE, "available"): Scene.is_submitted,
     (NOWHERE, "scheduled"): Scene.is_submitted_for_later,
     ("scheduled", "available"): Scene.comes_due,
     ("failed", "available"): Scene.is_retried,
-    ("available", "assigned"): Scene.is_paired,
+    ("available", "assigned"): Scene.is_assigned,
     ("assigned", "running"): Scene.starts,
 }
 for state in ("scheduled", "available", "failed"):
-    DEEDS |= {(state, "cancelled"): Scene.is_deleted, (state, "succeeded"): Scene.is_accepted}
+    ACTIONS |= {(state, "cancelled"): Scene.is_deleted, (state, "succeeded"): Scene.is_accepted}
 for state in ("assigned", "running"):
-    DEEDS |= {
+    ACTIONS |= {
         (state, "available"): Scene.is_released,
         (state, "scheduled"): Scene.fails,
-        (state, "failed"): Scene.fails_for_good,
+        (state, "failed"): Scene.fails_permanently,
         (state, "succeeded"): Scene.completes,
         (state, "cancelled"): Scene.is_deleted,
     }
 
 
-@pytest.mark.parametrize("arrow", sorted(ARROWS | DEEDS.keys()), ids=" to ".join)
-async def test_each_arrow_is_a_way_that_a_task_goes(
+@pytest.mark.parametrize("arrow", sorted(ARROWS | ACTIONS.keys()), ids=" to ".join)
+async def test_a_task_can_follow_each_arrow_of_the_diagram(
     http: httpx.AsyncClient, sql: asyncpg.Connection, arrow: tuple[str, str]
 ) -> None:
-    assert arrow in ARROWS, "the diagram lacks it"
+    assert arrow in ARROWS, "the diagram lacks this arrow"
     start, end = arrow
     scene = Scene(http, sql)
-    await scene.is_there(start)
+    await scene.prepare(start)
     if start != NOWHERE:
         assert (await get(http, "/v1/tasks/a"))["state"] == start
-    await DEEDS[arrow](scene)
+    await ACTIONS[arrow](scene)
     assert (await get(http, "/v1/tasks/a"))["state"] == end

@@ -1,8 +1,8 @@
-"""The real service held against a small model, step by step.
+"""The real service, compared with a small model after each step.
 
-Hypothesis takes any steps in any order: several tools and tasks, cancellations, forced deletions, tools that
-die and come back, results that come too late. Time is moved, not waited for. After every step the service
-must be exactly where the model is.
+Hypothesis chooses any steps in any order, for several tools and tasks: cancellations, forced deletions, tools
+that die and return, late results. The test moves time instead of waiting. After every step, the service must
+have the same state as the model.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from tests.life_cycle.model import ENDED, Model, Task, Tool, Work
 from tests.support import steps
 from tests.support.shared import THOROUGH
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Json = dict[str, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 TABLES = ("work_reports", "work", "tasks", "tool_leases", "tools", "ended_tasks", "work_archive")
-# What the model itself holds it to: it retries tasks, and shrinks tools.
+# Rules that do not hold here, because the model retries tasks and shrinks tools. It checks them itself.
 MODELLED = {
     "a task counts the attempts in the archive",
     "no tool exceeds its capacity, unless it was resized",
@@ -46,15 +46,15 @@ WORK_FIELDS = ("task_id", "tool_id", "state", "attempt", "cancel_requested")
 
 
 class Thread:
-    """A thread with a loop, for what is asynchronous; the machine is not."""
+    """A thread with an event loop, for asynchronous code: Hypothesis runs the steps synchronously."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 
-    def run(self, doing: Coroutine[Any, Any, Answer]) -> Answer:
-        return asyncio.run_coroutine_threadsafe(doing, self.loop).result(60)
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -62,8 +62,8 @@ class Thread:
         self.loop.close()
 
 
-class Place:
-    """The real service, and what moves time in it."""
+class Service:
+    """The real service, with a way to move time in it."""
 
     thread: Thread
     http: httpx.Client
@@ -75,22 +75,28 @@ class Place:
             await self.sql.execute(f"delete from {table}")
 
     async def move(self, statement: str, id_: str, chore: due.Chore) -> None:
-        """Time moves on for one row, and what it does is done."""
+        """Move time for one row, and do the upkeep that is then due."""
         await self.sql.execute(statement, id_)
-        # The service's own upkeep is at it, too.
+        # The service's own upkeep runs at the same time.
         while (seconds := await self.store.read(due.seconds_to_next, chore)) is not None and seconds <= 0:
             await self.store.run(chore.do, 100)
 
 
-PLACE = Place()
+SERVICE = Service()
 
 
 class Step(NamedTuple):
-    """A kind of step: how often it is taken, when it makes sense, and what it does."""
+    """A kind of step.
+
+    Args:
+        weight: The relative frequency of the step.
+        makes_sense: Returns whether the step makes sense now.
+        run: Does the step.
+    """
 
     weight: int
     makes_sense: Callable[[Model], object]
-    take: Callable[["LifeCycle", Draw], None]
+    run: Callable[["LifeCycle", Draw], None]
 
 
 STEPS: list[Step] = []
@@ -99,11 +105,11 @@ STEPS: list[Step] = []
 def step(
     weight: int, when: Callable[[Model], object] = lambda _: True
 ) -> Callable[[Callable[["LifeCycle", Draw], None]], Callable[["LifeCycle", Draw], None]]:
-    """Mark a kind of step."""
+    """Return a decorator that registers a method as a kind of step."""
 
-    def mark(take: Callable[["LifeCycle", Draw], None]) -> Callable[["LifeCycle", Draw], None]:
-        STEPS.append(Step(weight, when, take))
-        return take
+    def mark(run: Callable[["LifeCycle", Draw], None]) -> Callable[["LifeCycle", Draw], None]:
+        STEPS.append(Step(weight, when, run))
+        return run
 
     return mark
 
@@ -117,26 +123,26 @@ def maybe(draw: Draw) -> bool:
 
 
 class LifeCycle(RuleBasedStateMachine):
-    """Any steps in any order, those that lead somewhere more often than the others."""
+    """Any steps in any order. Steps that change something are more frequent than the others."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
         self.submitted = 0
-        # The states of all tasks, before the last step.
-        self.were: dict[str, str] = {}
-        PLACE.thread.run(PLACE.empty())
+        # The states of all tasks before the last step.
+        self.states: dict[str, str] = {}
+        SERVICE.thread.run(SERVICE.empty())
         for id_ in TOOLS:
             self.register(id_, resume=False, capacity=2)
 
     @rule(data=st.data())
     def take_a_step(self, data: st.DataObject) -> None:
-        # Those that lead somewhere come first, too: Hypothesis prefers what comes first.
+        # Hypothesis prefers the first items, so the most useful steps come first.
         steps = sorted(STEPS, key=lambda kind: -kind.weight)
         kinds = [kind for kind in steps for _ in range(kind.weight) if kind.makes_sense(self.model)]
-        data.draw(st.sampled_from(kinds)).take(self, data.draw)
+        data.draw(st.sampled_from(kinds)).run(self, data.draw)
 
-    # What is done
+    # Requests
 
     @step(2, lambda model: len(model.live()) < MOST_TASKS)
     def submit_another(self, draw: Draw) -> None:
@@ -158,10 +164,10 @@ class LifeCycle(RuleBasedStateMachine):
             "timeout_seconds": 3600,
             "not_before": "2100-01-01T00:00:00Z" if late else None,
         }
-        answer = self.call("POST", "/v1/tasks", body, expected)
+        task = self.call("POST", "/v1/tasks", body, expected)
         if expected == 201:
             self.model.tasks[id_] = Task(most, backs_off, "scheduled" if late else "available")
-        assert answer["state"] == self.model.task_state(id_)
+        assert task["state"] == self.model.task_state(id_)
 
     @step(1)
     def register_again(self, draw: Draw) -> None:
@@ -203,14 +209,14 @@ class LifeCycle(RuleBasedStateMachine):
     def heartbeat(self, draw: Draw) -> None:
         id_ = one_of(draw, TOOLS)
         known = id_ in self.model.tools
-        answer = self.call("POST", f"/v1/tools/{id_}/heartbeat", None, 200 if known else "tool_not_found")
+        heartbeat = self.call("POST", f"/v1/tools/{id_}/heartbeat", None, 200 if known else "tool_not_found")
         if known:
             self.model.tools[id_].offline = False
-            asked = {work for work in self.model.of_tool(id_) if self.model.work[work].cancel}
-            assert set(answer["cancel"]) == asked
+            cancelled = {work for work in self.model.of_tool(id_) if self.model.work[work].cancel}
+            assert set(heartbeat["cancel"]) == cancelled
 
     @step(6, lambda model: model.available() and model.idle())
-    def assign_what_fits(self, draw: Draw) -> None:
+    def assign_available(self, draw: Draw) -> None:
         self.assign(one_of(draw, self.model.available()), one_of(draw, self.model.idle()))
 
     @step(1, lambda model: model.tasks)
@@ -219,10 +225,10 @@ class LifeCycle(RuleBasedStateMachine):
 
     def assign(self, task: str, tool: str) -> None:
         expected: int | str = 201
-        there = self.model.of_task(task)
+        current = self.model.of_task(task)
         if task not in self.model.tasks:
             expected = "task_not_found"
-        elif there and self.model.work[there].tool == tool:
+        elif current and self.model.work[current].tool == tool:
             expected = 200
         elif self.model.tasks[task].state != "available":
             expected = "task_unavailable"
@@ -230,29 +236,29 @@ class LifeCycle(RuleBasedStateMachine):
             expected = "tool_not_found"
         elif self.model.tool_state(tool) != "idle":
             expected = "tool_unavailable"
-        answer = self.call("POST", "/v1/work", {"task_id": task, "tool_id": tool}, expected)
+        work = self.call("POST", "/v1/work", {"task_id": task, "tool_id": tool}, expected)
         if expected == 201:
             self.model.tasks[task].state = "assigned"
-            self.model.work[answer["id"]] = Work(task, tool, self.model.tasks[task].attempt + 1)
+            self.model.work[work["id"]] = Work(task, tool, self.model.tasks[task].attempt + 1)
         elif expected == 200:
-            assert answer["id"] == there
+            assert work["id"] == current
 
     @step(3, lambda model: model.work)
     def start(self, draw: Draw) -> None:
         self.start_or_report(one_of(draw, sorted(self.model.work)), report=maybe(draw))
 
     @step(1, lambda model: model.archive)
-    def start_what_has_ended(self, draw: Draw) -> None:
+    def start_ended_work(self, draw: Draw) -> None:
         self.start_or_report(one_of(draw, sorted(self.model.archive)), report=maybe(draw))
 
     def start_or_report(self, id_: str, *, report: bool) -> None:
         path, status = ("reports", 201) if report else ("start", 200)
         known = id_ in self.model.work
-        answer = self.call("POST", f"/v1/work/{id_}/{path}", {}, status if known else "work_ended")
+        response = self.call("POST", f"/v1/work/{id_}/{path}", {}, status if known else "work_ended")
         if not known:
-            self.model.heard(self.model.archive[id_].tool)
+            self.model.renew_lease(self.model.archive[id_].tool)
             return
-        assert answer["cancel_requested"] is self.model.work[id_].cancel
+        assert response["cancel_requested"] is self.model.work[id_].cancel
         self.model.work[id_].state = "running"
 
     @step(4, lambda model: model.work)
@@ -262,24 +268,24 @@ class LifeCycle(RuleBasedStateMachine):
         self.model.end(id_, outcome, retry=retry)
 
     @step(3, lambda model: model.archive)
-    def complete_what_has_ended(self, draw: Draw) -> None:
+    def complete_ended_work(self, draw: Draw) -> None:
         id_, outcome = one_of(draw, sorted(self.model.archive)), one_of(draw, OUTCOMES)
         batch, record = maybe(draw), self.model.archive[id_]
-        same = outcome in (record.state, record.said)
+        same = outcome in (record.state, record.reported)
         self.post_completion(id_, outcome, retry=True, batch=batch)
         record.late = record.late or (outcome == "succeeded" and not same)
-        self.model.heard(record.tool)
+        self.model.renew_lease(record.tool)
 
-    @step(3, lambda model: model.waits_since(late=False))
+    @step(3, lambda model: model.records_of_waiting_tasks(late=False))
     def succeed_too_late(self, draw: Draw) -> None:
-        id_ = one_of(draw, self.model.waits_since(late=False))
+        id_ = one_of(draw, self.model.records_of_waiting_tasks(late=False))
         self.post_completion(id_, "succeeded", retry=True, batch=False)
         self.model.archive[id_].late = True
-        self.model.heard(self.model.archive[id_].tool)
+        self.model.renew_lease(self.model.archive[id_].tool)
 
     def post_completion(self, id_: str, outcome: str, *, retry: bool, batch: bool) -> None:
         record = self.model.archive.get(id_)
-        same = record is not None and outcome in (record.state, record.said)
+        same = record is not None and outcome in (record.state, record.reported)
         body = {"outcome": outcome, "retry": retry, "result": outcome}
         if batch:
             items = {"items": [{"work_id": id_} | body]}
@@ -298,7 +304,7 @@ class LifeCycle(RuleBasedStateMachine):
         work.cancel = True
 
     @step(1, lambda model: model.archive)
-    def cancel_what_has_ended(self, draw: Draw) -> None:
+    def cancel_ended_work(self, draw: Draw) -> None:
         self.call("POST", f"/v1/work/{one_of(draw, sorted(self.model.archive))}/cancel", None, "work_ended")
 
     @step(1, lambda model: model.tasks)
@@ -326,7 +332,7 @@ class LifeCycle(RuleBasedStateMachine):
         self.retry(one_of(draw, ["unknown", *sorted(self.model.tasks)]))
 
     @step(2, lambda model: model.in_state("failed"))
-    def retry_what_failed(self, draw: Draw) -> None:
+    def retry_failed(self, draw: Draw) -> None:
         self.retry(one_of(draw, self.model.in_state("failed")))
 
     def retry(self, id_: str) -> None:
@@ -344,9 +350,9 @@ class LifeCycle(RuleBasedStateMachine):
     def accept_anything(self, draw: Draw) -> None:
         self.accept(one_of(draw, sorted(self.model.archive)))
 
-    @step(3, lambda model: model.waits_since(late=True))
-    def accept_what_is_late(self, draw: Draw) -> None:
-        self.accept(one_of(draw, self.model.waits_since(late=True)))
+    @step(3, lambda model: model.records_of_waiting_tasks(late=True))
+    def accept_late_result(self, draw: Draw) -> None:
+        self.accept(one_of(draw, self.model.records_of_waiting_tasks(late=True)))
 
     def accept(self, id_: str) -> None:
         record = self.model.archive[id_]
@@ -358,13 +364,13 @@ class LifeCycle(RuleBasedStateMachine):
             expected = "task_unavailable"
         self.call("POST", f"/v1/archive/{id_}/accept", None, expected)
         if expected == 200:
-            record.state, record.said = "succeeded", None
+            record.state, record.reported = "succeeded", None
             task.state = "succeeded"
 
-    # What time does
+    # Time
 
     @step(1, lambda model: model.tools)
-    def a_lease_runs_out(self, draw: Draw) -> None:
+    def let_a_lease_expire(self, draw: Draw) -> None:
         id_ = one_of(draw, sorted(self.model.tools))
         self.move("update tool_leases set expires_at = now() where tool_id = $1", id_, due.LEASES)
         for work in self.model.of_tool(id_):
@@ -372,21 +378,21 @@ class LifeCycle(RuleBasedStateMachine):
         self.model.tools[id_].offline = True
 
     @step(2, lambda model: model.work)
-    def a_deadline_passes(self, draw: Draw) -> None:
+    def let_a_deadline_pass(self, draw: Draw) -> None:
         id_ = one_of(draw, sorted(self.model.work))
         self.move("update work set deadline_at = now() where id = $1", id_, due.WORK)
         self.model.end(id_, "lost" if self.model.work[id_].state == "assigned" else "timed_out")
 
     @step(2, lambda model: model.in_state("scheduled"))
-    def a_task_comes_due(self, draw: Draw) -> None:
+    def let_a_task_become_due(self, draw: Draw) -> None:
         id_ = one_of(draw, self.model.in_state("scheduled"))
         self.move("update tasks set due_at = now() where id = $1", id_, due.TASKS)
         self.model.tasks[id_].state = "available"
 
-    # What must hold
+    # Invariants
 
     @invariant()
-    def it_is_where_the_model_is(self) -> None:
+    def service_agrees_with_the_model(self) -> None:
         model = self.model
         tasks = {item["id"]: (item["state"], item["attempt"]) for item in self.items("/v1/tasks")}
         assert tasks == {id_: (model.task_state(id_), model.tasks[id_].attempt) for id_ in model.live()}
@@ -397,78 +403,84 @@ class LifeCycle(RuleBasedStateMachine):
             id_: (work.task, work.tool, work.state, work.attempt, work.cancel)
             for id_, work in model.work.items()
         }
-        self.the_archive_is_complete()
-        self.tasks_go_only_where_the_readme_says()
+        self.check_archive()
+        self.check_transitions()
 
-    def tasks_go_only_where_the_readme_says(self) -> None:
-        were, self.were = self.were, {id_: self.model.task_state(id_) for id_ in self.model.tasks}
-        ways = {(were.get(id_, NOWHERE), state) for id_, state in self.were.items() if were.get(id_) != state}
-        assert ways <= ARROWS
+    def check_transitions(self) -> None:
+        """Check that all tasks follow the arrows of the diagram."""
+        before, self.states = self.states, {id_: self.model.task_state(id_) for id_ in self.model.tasks}
+        transitions = {
+            (before.get(id_, NOWHERE), state)
+            for id_, state in self.states.items()
+            if before.get(id_) != state
+        }
+        assert transitions <= ARROWS
 
-    def the_archive_is_complete(self) -> None:
+    def check_archive(self) -> None:
+        """Check that the archive has exactly the records of the model."""
         records = {item["work_id"]: item for item in self.items("/v1/archive")}
         alone = [id_ for id_, record in records.items() if record["tool_id"] is None]
         assert len(alone) == self.model.deleted
         assert records.keys() - set(alone) == self.model.archive.keys()
         for id_, record in self.model.archive.items():
-            found = records[id_]
-            told = (found["task_id"], found["tool_id"], found["attempt"], found["outcome"])
-            assert told == (record.task, record.tool, record.attempt, record.state)
-            assert (found["late"] is not None) == record.late
-            assert found["task"]["payload"] == record.task
+            actual = records[id_]
+            fields = (actual["task_id"], actual["tool_id"], actual["attempt"], actual["outcome"])
+            assert fields == (record.task, record.tool, record.attempt, record.state)
+            assert (actual["late"] is not None) == record.late
+            assert actual["task"]["payload"] == record.task
 
     def teardown(self) -> None:
-        """Ended tasks are answered from the archive; and every rule of the database holds."""
+        """Check that ended tasks can be read, and that every rule of the database holds."""
         for id_, task in self.model.tasks.items():
-            found = self.call("GET", f"/v1/tasks/{id_}", None, 200)
-            assert found["state"] == self.model.task_state(id_)
-            assert task.state != "succeeded" or found["result"] == "succeeded"
-        PLACE.thread.run(steps.check_invariants(PLACE.sql, but=MODELLED))
+            actual = self.call("GET", f"/v1/tasks/{id_}", None, 200)
+            assert actual["state"] == self.model.task_state(id_)
+            assert task.state != "succeeded" or actual["result"] == "succeeded"
+        SERVICE.thread.run(steps.check_invariants(SERVICE.sql, but=MODELLED))
 
-    # How it is done
+    # Helpers
 
     def call(self, method: str, path: str, body: Json | None, expected: int | str) -> Json:
-        """Make a call, and check its status, or the code of its problem."""
-        answer = PLACE.http.request(method, path, json=body)
-        found = answer.json() if answer.content else {}
-        told = found.get("code") if answer.is_error else answer.status_code
-        assert told == expected, f"{method} {path}: {answer.status_code} {answer.text}"
-        return found
+        """Send a request, check the status or the error code of the response, and return its body."""
+        response = SERVICE.http.request(method, path, json=body)
+        content = response.json() if response.content else {}
+        actual = content.get("code") if response.is_error else response.status_code
+        assert actual == expected, f"{method} {path}: {response.status_code} {response.text}"
+        return content
 
     def items(self, path: str) -> list[Json]:
-        found: list[Json] = self.call("GET", f"{path}?limit=1000", None, 200)["items"]
-        return found
+        items: list[Json] = self.call("GET", f"{path}?limit=1000", None, 200)["items"]
+        return items
 
     def move(self, statement: str, id_: str, chore: due.Chore) -> None:
-        PLACE.thread.run(PLACE.move(statement, id_, chore))
+        SERVICE.thread.run(SERVICE.move(statement, id_, chore))
 
 
 @pytest.fixture(scope="module")
-def place(postgres: str, template: str) -> Iterator[None]:
-    """The service, for all of the steps."""
-    PLACE.thread = Thread()
-    made = a_place(postgres, template)
-    PLACE.thread.run(anext(made))
+def service(postgres: str, template: str) -> Iterator[None]:
+    """Run the service for all examples."""
+    SERVICE.thread = Thread()
+    running = running_service(postgres, template)
+    SERVICE.thread.run(anext(running))
     yield
-    PLACE.thread.run(anext(made, None))
-    PLACE.thread.stop()
+    SERVICE.thread.run(anext(running, None))
+    SERVICE.thread.stop()
 
 
-async def a_place(postgres: str, template: str) -> AsyncIterator[None]:
+async def running_service(postgres: str, template: str) -> AsyncIterator[None]:
     async with (
         temporary_database(postgres, template) as url,
         running_broker(Settings(database_url=url)) as broker,
     ):
-        PLACE.sql = await asyncpg.connect(libpq_url(url))
-        PLACE.store = Store(url)
-        PLACE.http = httpx.Client(base_url=broker.url)
+        SERVICE.sql = await asyncpg.connect(libpq_url(url))
+        SERVICE.store = Store(url)
+        SERVICE.http = httpx.Client(base_url=broker.url)
         yield
-        PLACE.http.close()
-        await PLACE.store.close()
-        await PLACE.sql.close()
+        SERVICE.http.close()
+        await SERVICE.store.close()
+        await SERVICE.sql.close()
 
 
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("service")
 class TestLifeCycle(LifeCycle.TestCase):
     settings = settings(
         max_examples=60 if THOROUGH else 12,

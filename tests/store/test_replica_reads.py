@@ -13,7 +13,7 @@ from sqlalchemy import event
 from broker.settings import Settings
 from broker.store.replica_reads import MOST_WAITING
 from tests.conftest import Running, Serve, running_broker
-from tests.crash.pair import Pair, a_pair
+from tests.crash.pair import Pair, running_pair
 from tests.support.api import (
     add_assigned_work,
     add_running_work,
@@ -160,7 +160,7 @@ async def test_a_list_finds_a_single_match_behind_thousands_in_one_request(
 
 @asynccontextmanager
 async def broker_with_standby(folder: Path) -> AsyncIterator[tuple[Running, Pair]]:
-    async with a_pair(folder) as pair:
+    async with running_pair(folder) as pair:
         # Turn synchronous replication off, because the test pauses the standby.
         pair.primary.sql("alter system set synchronous_standby_names = ''")
         pair.primary.sql("select pg_reload_conf()")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from broker.matching.candidates import ListedTool
 from broker.matching.judge import Judge
 from broker.matching.mismatch import Mismatch, short_line
-from broker.matching.needs import Needs, Remark
+from broker.matching.needs import Needs, Reason
 from broker.matching.skills import Skills
 
 _LONGEST = 300
@@ -24,13 +24,13 @@ class _Candidate(NamedTuple):
     id: str
 
 
-def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None, None, Remark]:
+def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None, None, Reason]:
     """Return the reason why tasks with these needs have no tool.
 
     It yields after each judgement, so the caller can run other tasks in between.
     """
     if not tools:
-        return Remark("No tool is registered.")
+        return Reason("No tool is registered.")
     able: list[ListedTool] = []
     for skills, with_skills in tools.items():
         if judge.judge(needs, skills):
@@ -38,9 +38,9 @@ def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None,
         yield
     online = [tool.id for tool in able if tool.state in ("idle", "busy")]
     if online:
-        return Remark(f"Tool {min(online)} can do this task when it has free capacity.", corrects=True)
+        return Reason(f"Tool {min(online)} can do this task when it has free capacity.", corrects=True)
     if able:
-        return Remark(short_line(_describe_away(able), _LONGEST))
+        return Reason(short_line(_describe_away(able), _LONGEST))
     candidates = []
     for skills, with_skills in tools.items():
         if mismatches := judge.mismatches(needs, skills):
@@ -52,7 +52,7 @@ def explain(needs: Needs, tools: ToolsBySkills, judge: Judge) -> Generator[None,
         reason = f"The assigner cannot compare the needs of this task with the tools: {needs.trouble}"
     else:
         reason = f"No tool can do this task. Registered tools: {sum(map(len, tools.values()))}."
-    return Remark(short_line(reason, _LONGEST))
+    return Reason(short_line(reason, _LONGEST))
 
 
 def _describe_away(able: Sequence[ListedTool]) -> str:

@@ -146,7 +146,7 @@ class Matcher:
         if status in ("assigned", "exists"):
             self._tracker.record(task.created_at)
             task.needs.unmatched_since = self.clock()
-            task.needs.remark = None
+            task.needs.reason = None
             tool.room -= 1
             if not tool.room and self._tools.get(tool.id) is tool:
                 self.forget_tool(tool.id)
@@ -179,7 +179,7 @@ class Matcher:
         """Release needs if no task has them any more."""
         if not needs.queue and needs in self.waiting:
             del self.waiting[needs]
-            needs.remark = needs.checked_at = None
+            needs.reason = needs.checked_at = None
             self.needs.release(needs)
 
     def _urgency(self, priority: int, created_at: float) -> float:

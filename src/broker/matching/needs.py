@@ -9,12 +9,12 @@ from msgspec import Struct, field
 _MOST_REMOVED = 64
 
 
-class Remark(Struct, frozen=True):
+class Reason(Struct, frozen=True):
     """A reason why the tasks with some needs have no tool.
 
     Args:
         text: The reason, for people.
-        corrects: If True, only tasks that already have another remark get this one.
+        corrects: If True, only tasks that already have another remark get this text as a remark.
     """
 
     text: str
@@ -108,9 +108,9 @@ class Needs(Struct, eq=False):
         ranks: The ranks of the matching skills by their index, if the assigner ranks tools.
         trouble: The reason why the strategy could not judge the needs, if it could not.
         unmatched_since: The time since which none of the tasks was assigned, on the matcher's clock.
-        checked_at: The time of the last check for the reason, on the matcher's clock.
+        checked_at: The time of the last check, on the matcher's clock.
         checked_for: The version of the list of tools at the last check.
-        remark: The reason.
+        reason: The reason why the tasks wait, if it is known.
         has_new_remarks: True if some tasks may not have the current remark yet.
     """
 
@@ -123,5 +123,5 @@ class Needs(Struct, eq=False):
     unmatched_since: float = 0.0
     checked_at: float | None = None
     checked_for: int | None = None
-    remark: Remark | None = None
+    reason: Reason | None = None
     has_new_remarks: bool = False

@@ -53,12 +53,12 @@ class Remarks:
         """Check the needs that are due against all registered tools. Yield after each judgement."""
         tools = self._by_skills(listed)
         for needs in list(islice(self._due(), _MOST_CHECKED)):
-            if needs.remark is None or needs.checked_for != self._changes:
-                remark = yield from explain(needs, tools, self._matcher.judge)
+            if needs.reason is None or needs.checked_for != self._changes:
+                reason = yield from explain(needs, tools, self._matcher.judge)
                 if needs not in self._matcher.waiting:
                     continue
-                if remark != needs.remark:
-                    needs.remark, needs.has_new_remarks = remark, True
+                if reason != needs.reason:
+                    needs.reason, needs.has_new_remarks = reason, True
             needs.checked_at, needs.checked_for = self._matcher.clock(), self._changes
 
     def new_remarks(self) -> list[PendingRemark]:
@@ -66,12 +66,12 @@ class Remarks:
         remarks: list[PendingRemark] = []
         replaced = 0
         for needs in self._matcher.waiting:
-            remark = needs.remark
-            if remark is None or not needs.has_new_remarks:
+            reason = needs.reason
+            if reason is None or not needs.has_new_remarks:
                 continue
             needs.has_new_remarks = False
             for task in needs.queue:
-                if task.remark == remark.text or (remark.corrects and task.remark is None):
+                if task.remark == reason.text or (reason.corrects and task.remark is None):
                     continue
                 # Check these needs again the next time, in case a remark is not sent or tasks are left.
                 needs.has_new_remarks = True
@@ -79,7 +79,7 @@ class Remarks:
                     return remarks
                 if task.remark is None or replaced < _MOST_REPLACED:
                     replaced += task.remark is not None
-                    remarks.append(PendingRemark(task, remark.text))
+                    remarks.append(PendingRemark(task, reason.text))
         return remarks
 
     def _due(self) -> Iterator[Needs]:

@@ -1,4 +1,4 @@
-"""Customers: they submit tasks of several kinds, wait for what becomes of each, and remember it."""
+"""Submitters: they submit tasks of several kinds, wait for each, and record its outcome."""
 
 import asyncio
 import random
@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from broker.client import AsyncBroker, AsyncHandle
 
-CUSTOMERS = 20
-# Longer than a killed tool's lease and every retry of a client; far shorter than a look of one's own.
+SUBMITTERS = 20
+# Longer than the lease of a killed tool and every pause of a client, and far below BROKER_FALLBACK_SECONDS.
 PATIENCE_SECONDS = 40
 
 
@@ -18,11 +18,11 @@ class Kind(NamedTuple):
     """A kind of task.
 
     Args:
-        share: How many there are of it, beside the others.
-        at_first: What the tool does at the first attempt.
-        reports: How many reports the first attempt sends, every tenth of them large.
-        options: The task's fields.
-        deleted: Whether the customer takes it back, soon after.
+        share: The relative number of tasks of this kind.
+        at_first: The behaviour of the tool at the first attempt.
+        reports: The number of reports that the first attempt sends. Every tenth report is large.
+        options: Further fields of the task.
+        deleted: Whether the submitter deletes the task soon after its submission.
     """
 
     share: int
@@ -37,18 +37,18 @@ KINDS = (
     Kind(2, at_first="fails", options={"retry_backoff_seconds": 0.05}),
     Kind(1, deleted=True),
 )
-# Its first attempt is over time before the tool is through, and its result then comes too late.
+# The first attempt times out before the tool has finished. Its result is then late.
 HANGS = Kind(1, at_first="hangs", options={"retry_backoff_seconds": 0.05, "timeout_seconds": 1})
-# Its first attempt sends many reports, of which some are large.
+# The first attempt sends many reports, some of them large.
 REPORTS = Kind(1, reports=100)
 
 
-class Customers:
-    """A crowd of customers.
+class Submitters:
+    """A group of submitters that work at the same time.
 
     Args:
-        urls: The brokers; customers are shared out among them.
-        kinds: What they submit.
+        urls: The URLs of the brokers. The submitters are spread over them.
+        kinds: The kinds of tasks that they submit.
     """
 
     def __init__(self, urls: Sequence[str], kinds: Sequence[Kind] = KINDS) -> None:
@@ -56,44 +56,45 @@ class Customers:
         self._kinds = kinds
         self._enough = asyncio.Event()
         self._working: list[asyncio.Task[None]] = []
-        #: The tasks that were acknowledged; and how those ended of which the customers heard.
+        #: The acknowledged tasks.
         self.acknowledged: set[str] = set()
-        self.answered: dict[str, str] = {}
+        #: The outcome of each task whose end a submitter has received.
+        self.outcomes: dict[str, str] = {}
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """They submit and wait during the block, and know at its end how every task has ended."""
+        """Submit tasks while the block runs, and wait after it until every task has ended."""
         async with AsyncExitStack() as stack:
             brokers = [
                 await stack.enter_async_context(AsyncBroker(url, patience_seconds=None)) for url in self._urls
             ]
             self._working = [
-                asyncio.create_task(self._be_customer(number, brokers[number % len(brokers)]))
-                for number in range(CUSTOMERS)
+                asyncio.create_task(self._run_submitter(number, brokers[number % len(brokers)]))
+                for number in range(SUBMITTERS)
             ]
-            stack.push_async_callback(self._go_home)
-            await self.more()
+            stack.push_async_callback(self._stop)
+            await self.wait_for_outcomes()
             yield
             self._enough.set()
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await asyncio.gather(*self._working)
 
-    async def more(self, count: int = 20) -> None:
-        """Return when so many more tasks have ended: all is well, or well again."""
-        goal = len(self.answered) + count
+    async def wait_for_outcomes(self, count: int = 20) -> None:
+        """Wait until `count` more tasks have ended, which shows that the service works."""
+        goal = len(self.outcomes) + count
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(self.answered) < goal:
-                for customer in self._working:
-                    if customer.done():
-                        customer.result()
+            while len(self.outcomes) < goal:
+                for submitter in self._working:
+                    if submitter.done():
+                        submitter.result()
                 await asyncio.sleep(0.01)
 
-    async def _go_home(self) -> None:
-        for customer in self._working:
-            customer.cancel()
+    async def _stop(self) -> None:
+        for submitter in self._working:
+            submitter.cancel()
         await asyncio.gather(*self._working, return_exceptions=True)
 
-    async def _be_customer(self, number: int, broker: AsyncBroker) -> None:
+    async def _run_submitter(self, number: int, broker: AsyncBroker) -> None:
         rounds = 0
         while not self._enough.is_set():
             rounds += 1
@@ -105,7 +106,7 @@ class Customers:
             if kind.deleted:
                 await asyncio.sleep(random.uniform(0, 0.03))
                 await broker.connection.call("DELETE", f"/v1/tasks/{name}", object)
-            self.answered[name] = await _end_of(handle, kind)
+            self.outcomes[name] = await _end_of(handle, kind)
 
 
 async def _end_of(handle: AsyncHandle, kind: Kind) -> str:
