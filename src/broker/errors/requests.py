@@ -45,7 +45,7 @@ class MalformedRequest(BadRequest):
 class ExpectationFailed(MalformedRequest):
     """The request expects something other than `100-continue` (header `Expect`).
 
-    Remove the header `Expect`, or send `Expect: 100-continue`.
+    If the status is 417, remove the header `Expect`, or send `Expect: 100-continue`.
     """
 
     status = 417
@@ -82,9 +82,9 @@ class Unauthenticated(BrokerError):
 class VoidToken(Unauthenticated):
     """This token is void: its tool was registered again or deleted, or its key was revoked.
 
-    Usually a second program has registered a tool with the same id, and only the later registration is valid.
-    Give each program its own tool id, or stop the other program. Then register the tool again to get another
-    token.
+    A token usually becomes void because a second program registers a tool with the same id. Only the later
+    registration is valid. Give each program its own tool id, or stop the other program. Then register the
+    tool again to get another token.
     """
 
 
@@ -137,9 +137,9 @@ class PayloadTooLarge(BrokerError):
 class TooHeavy(PayloadTooLarge):
     """The database did not finish this request in time, although it ran alone.
 
-    The request has many items or large values. Send fewer items in one request, or set
-    `BROKER_DATABASE_TIMEOUT_SECONDS` higher. You can safely repeat the request in parts, even if the broker
-    has carried out some of its items.
+    If the title is “Too heavy for the database”, the request has too many items or too large values for the
+    database. Send fewer items in one request, or set `BROKER_DATABASE_TIMEOUT_SECONDS` higher. You can safely
+    repeat the request in parts, even if the broker has carried out some of its items.
     """
 
     title = "Too heavy for the database"
