@@ -15,7 +15,7 @@ from broker.bench.pgbench import tps
 from broker.bench.run import LONG, SCENARIOS
 from broker.bench.scenarios import Size
 from broker.cli import main
-from tests.client.test_foreign import a_proxy, text
+from tests.client.test_foreign import running_proxy, text
 
 RUN = ("submit", "drain", "bulk", "match")
 
@@ -34,7 +34,7 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 async def test_what_a_proxy_redirects_is_not_measured() -> None:
-    async with a_proxy("http://127.0.0.1:9") as proxy:
+    async with running_proxy("http://127.0.0.1:9") as proxy:
         proxy.own = text("301 Moved Permanently", "", "Location: https://new.example/")
         async with HttpConnection(proxy.url) as connection:
             with pytest.raises(BenchError, match="GET /v1/stats was answered 301"):

@@ -20,17 +20,17 @@ Reply = httpx.Response | Exception
 
 
 @pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Skip all pauses of the client, and record their lengths."""
-    pauses: list[float] = []
+    lengths: list[float] = []
     sleep = asyncio.sleep
 
     async def note(seconds: float) -> None:
-        pauses.append(seconds)
+        lengths.append(seconds)
         await sleep(0)
 
     monkeypatch.setattr("broker.client.connection.asyncio.sleep", note)
-    return pauses
+    return lengths
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ REFUSED = httpx.ConnectError("nobody listens")
 AWAY = refusal(503, "unavailable", **{"Retry-After": "2"})
 
 
-async def test_a_request_is_retried_until_the_broker_responds(slept: list[float]) -> None:
+async def test_a_request_is_retried_until_the_broker_responds(pauses: list[float]) -> None:
     async with replying(REFUSED, LOST, httpx.Response(502), BROKEN, HTML, AWAY, GOOD) as (
         connection,
         requests,
@@ -84,16 +84,16 @@ async def test_a_request_is_retried_until_the_broker_responds(slept: list[float]
     assert len(requests) == 7
 
 
-async def test_pauses_grow_with_jitter_and_respect_retry_after(slept: list[float]) -> None:
+async def test_pauses_grow_with_jitter_and_respect_retry_after(pauses: list[float]) -> None:
     async with replying(*[REFUSED] * 30, AWAY, GOOD) as (connection, _):
         await connection.call("GET", "/", int)
-    assert all(0 <= pause <= min(0.1 * 2**number, 10) for number, pause in enumerate(slept[:30]))
-    assert max(slept[10:30]) > 1
-    assert slept[30] >= 2
+    assert all(0 <= pause <= min(0.1 * 2**number, 10) for number, pause in enumerate(pauses[:30]))
+    assert max(pauses[10:30]) > 1
+    assert pauses[30] >= 2
 
 
 async def test_a_request_that_creates_something_without_an_id_is_not_repeated_after_a_lost_response(
-    slept: list[float],
+    pauses: list[float],
 ) -> None:
     for trouble in (LOST, AWAY, httpx.Response(502), httpx.Response(404, text="404 page not found")):
         async with replying(trouble, GOOD) as (connection, requests):
@@ -102,14 +102,14 @@ async def test_a_request_that_creates_something_without_an_id_is_not_repeated_af
         assert len(requests) == 1
 
 
-async def test_a_request_that_did_not_reach_the_broker_is_always_repeated(slept: list[float]) -> None:
+async def test_a_request_that_did_not_reach_the_broker_is_always_repeated(pauses: list[float]) -> None:
     for trouble in (REFUSED, httpx.Response(429), refusal(429, "too_many_requests")):
         async with replying(trouble, GOOD) as (connection, requests):
             assert await connection.call("POST", "/v1/tasks", int, json={"needs": 1}) == 1
         assert len(requests) == 2
 
 
-async def test_retries_end_with_the_patience(slept: list[float]) -> None:
+async def test_retries_end_with_the_patience(pauses: list[float]) -> None:
     async with replying(REFUSED, patience_seconds=0) as (connection, requests):
         with pytest.raises(httpx.ConnectError):
             await connection.call("GET", "/", int)
@@ -119,12 +119,12 @@ async def test_retries_end_with_the_patience(slept: list[float]) -> None:
             await connection.call("GET", "/", int)
 
 
-async def test_a_refusal_is_raised_without_a_retry(slept: list[float]) -> None:
+async def test_a_refusal_is_raised_without_a_retry(pauses: list[float]) -> None:
     async with replying(refusal(404, "task_not_found")) as (connection, requests):
         with pytest.raises(ProblemError):
             await connection.call("GET", "/", int)
     assert len(requests) == 1
-    assert slept == []
+    assert pauses == []
 
 
 async def test_the_read_timeout_is_longer_than_the_wait_at_the_broker() -> None:
@@ -134,7 +134,7 @@ async def test_the_read_timeout_is_longer_than_the_wait_at_the_broker() -> None:
 
 
 async def test_an_outage_and_its_end_are_logged_once(
-    slept: list[float], caplog: pytest.LogCaptureFixture
+    pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with replying(REFUSED, REFUSED, REFUSED, GOOD) as (connection, _):
         await connection.call("GET", "/", int)

@@ -115,7 +115,7 @@ async def test_a_future_raises_the_error_of_its_function(broker: Running, http: 
 
 
 @pytest.mark.parametrize(
-    ("function", "args", "says"),
+    ("function", "args", "message"),
     [
         (measure, ([],), "does not accept the arguments"),
         (measure, (), "does not accept the arguments"),
@@ -123,11 +123,11 @@ async def test_a_future_raises_the_error_of_its_function(broker: Running, http: 
     ],
 )
 async def test_a_call_that_cannot_succeed_fails_at_the_first_attempt(
-    broker: Running, http: httpx.AsyncClient, function: Callable[..., Any], args: Any, says: str
+    broker: Running, http: httpx.AsyncClient, function: Callable[..., Any], args: Any, message: str
 ) -> None:
     def program(executor: Executor) -> None:
         good = executor.submit(untyped, 1)
-        with pytest.raises(Exception, match=says):
+        with pytest.raises(Exception, match=message):
             executor.submit(function, *args).result(20)
         assert good.result(20) == [1, {}]
 
@@ -307,7 +307,7 @@ async def test_an_executor_refuses_calls_after_a_fork_and_says_what_to_do(
 
 
 @pytest.mark.parametrize(
-    ("hint", "given", "becomes"),
+    ("hint", "value", "expected"),
     [
         (Iterable[float], [1, 2], [1, 2]),
         (str | Path, "a", "a"),
@@ -319,9 +319,9 @@ async def test_an_executor_refuses_calls_after_a_fork_and_says_what_to_do(
     ],
 )
 async def test_an_argument_is_converted_to_its_annotation_where_json_allows_it(
-    hint: Any, given: Any, becomes: Any
+    hint: Any, value: Any, expected: Any
 ) -> None:
-    assert functions._converted(msgspec.Raw(msgspec.json.encode(given)), hint) == becomes
+    assert functions._converted(msgspec.Raw(msgspec.json.encode(value)), hint) == expected
 
 
 async def test_a_result_that_contradicts_its_annotation_is_returned_unchanged() -> None:

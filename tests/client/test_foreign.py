@@ -16,7 +16,7 @@ from broker.client.response_reader import ForeignResponseError
 from broker.schemas.problems import ERROR_CODES
 from broker.schemas.tasks import Task
 from broker.schemas.tools import Heartbeat
-from tests.client.test_connection import GOOD, refusal, replying, slept
+from tests.client.test_connection import GOOD, pauses, refusal, replying
 from tests.client.test_programs import at_work
 from tests.conftest import Running
 from tests.http.test_openapi import every_error
@@ -24,7 +24,7 @@ from tests.support import api
 from tests.support.cli import run
 from tests.support.processes import names_in
 
-__all__ = ["slept"]
+__all__ = ["pauses"]
 
 PROBLEM_JSON = "application/problem+json"
 PAGE = "404 page not found"
@@ -33,7 +33,7 @@ PROBLEM = {"type": "t", "title": "t", "status": 404, "detail": "d", "instance": 
 
 
 @asynccontextmanager
-async def a_proxy(url: str) -> AsyncIterator["Proxy"]:
+async def running_proxy(url: str) -> AsyncIterator["Proxy"]:
     """Run a proxy in front of a broker. It can respond to requests itself."""
     proxy = Proxy(url)
     server = await asyncio.start_server(proxy.meet, "127.0.0.1", 0)
@@ -140,7 +140,7 @@ def test_the_client_knows_exactly_the_error_codes_of_the_broker() -> None:
          "welcome page", "another's json", "empty", "not modified"],
 )  # fmt: skip
 async def test_a_response_of_another_server_is_retried(
-    slept: list[float], caplog: pytest.LogCaptureFixture, foreign: httpx.Response
+    pauses: list[float], caplog: pytest.LogCaptureFixture, foreign: httpx.Response
 ) -> None:
     lease = {"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []}
     good = httpx.Response(200, json=lease)
@@ -151,7 +151,7 @@ async def test_a_response_of_another_server_is_retried(
 
 
 async def test_the_log_describes_the_response_of_another_server(
-    slept: list[float], caplog: pytest.LogCaptureFixture
+    pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     page = httpx.Response(404, html="<html>\n  <title>Not here\x1b[2J</title>\n" + "x" * 1000)
     async with replying(page, httpx.ConnectError("no"), httpx.ReadError(""), page, GOOD) as (connection, _):
@@ -170,7 +170,7 @@ async def test_the_log_describes_the_response_of_another_server(
 
 
 async def test_the_error_at_the_end_of_patience_describes_the_response_of_another_server(
-    slept: list[float],
+    pauses: list[float],
 ) -> None:
     async with replying(httpx.Response(404, text=PAGE), patience_seconds=0) as (connection, _):
         with pytest.raises(ForeignResponseError, match=r"404 Not Found, text/plain.*'404 page not found'"):
@@ -228,7 +228,7 @@ async def test_the_error_of_a_redirect_names_the_new_base_path() -> None:
             await connection.call("GET", "/v1/tasks/a%20b", Task)
 
 
-async def test_a_temporary_redirect_after_a_good_response_is_retried(slept: list[float]) -> None:
+async def test_a_temporary_redirect_after_a_good_response_is_retried(pauses: list[float]) -> None:
     login = httpx.Response(302, headers={"Location": "https://login.example/"})
     async with replying(GOOD, login, login, GOOD) as (connection, requests):
         assert await connection.call("GET", "/v1/tasks/a", int) == 1
@@ -244,7 +244,7 @@ async def test_no_finished_work_is_lost_while_a_proxy_responds_for_the_broker(
 ) -> None:
     """The tool, the assigner and the submitter all get the proxy's page at the worst moments."""
     finish = asyncio.Event()
-    async with a_proxy(broker.url) as proxy, AsyncBroker(proxy.url) as submitter:
+    async with running_proxy(broker.url) as proxy, AsyncBroker(proxy.url) as submitter:
         tool = Tool("steady", {}, url=proxy.url)
 
         @tool.handler
@@ -273,7 +273,7 @@ async def test_every_command_describes_the_response_of_another_server(tmp_path: 
         ["archive", "export", "-o", str(tmp_path / "archive.ndjson")],
     ]  # fmt: skip
     for response in (text("404 Not Found"), text("200 OK", "<h1>Welcome</h1>")):
-        async with a_proxy("http://127.0.0.1:9") as proxy:
+        async with running_proxy("http://127.0.0.1:9") as proxy:
             proxy.own = response
             ended = await asyncio.gather(*(run(proxy.url, *command) for command in commands))
         for command, (status, out, err) in zip(commands, ended, strict=True):
@@ -289,7 +289,7 @@ async def test_every_command_reports_a_redirect_in_one_line(tmp_path: Any) -> No
         ["explain", "job"], ["cancel", "job"], ["retry", "job"], ["top", "--once"], ["archive", "export"],
         ["submit", "--needs", "1"], ["assign"], ["tool", "--id", "t", "--skills", "1", "--", "true"],
     ]  # fmt: skip
-    async with a_proxy("http://127.0.0.1:9") as proxy:
+    async with running_proxy("http://127.0.0.1:9") as proxy:
         proxy.own = text("301 Moved Permanently", "", "Location: https://new.example/")
         ended = await asyncio.gather(*(run(proxy.url, *command) for command in commands))
     for command, (status, out, err) in zip(commands, ended, strict=True):

@@ -26,7 +26,7 @@ KEY = "the-key-of-the-administrator"
 
 
 @pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send heartbeats every half second, with the shortest lease of five seconds."""
     monkeypatch.setattr("broker.client.heartbeats._PER_LEASE", 10)
     monkeypatch.setattr("broker.client.heartbeats._BLOCKED_SECONDS", 0.05)
@@ -48,7 +48,7 @@ def lease_is_renewed(url: str, times: int) -> bool:
     return len(seen) > times
 
 
-@pytest.mark.usefixtures("often")
+@pytest.mark.usefixtures("frequent_heartbeats")
 def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_is_logged(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_is_logged(
     assert "ordinary function" in warnings[0]
 
 
-@pytest.mark.usefixtures("often")
+@pytest.mark.usefixtures("frequent_heartbeats")
 async def test_a_handler_that_holds_the_interpreter_is_logged(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,7 +91,7 @@ async def test_a_handler_that_holds_the_interpreter_is_logged(
     assert "measure_in_c (task scan)" in warnings[0]
 
 
-@pytest.mark.usefixtures("often")
+@pytest.mark.usefixtures("frequent_heartbeats")
 async def test_a_busy_tool_sends_heartbeats_and_a_waiting_tool_sends_none(serve: Serve) -> None:
     broker = await serve()
     tool, go_on = Tool("t", {}, lease_seconds=5, url=broker.url), asyncio.Event()
@@ -263,7 +263,7 @@ async def test_a_heartbeat_logs_the_new_url_of_any_other_redirect(
     assert not beating.lost.done()
 
 
-@pytest.mark.usefixtures("often")
+@pytest.mark.usefixtures("frequent_heartbeats")
 @pytest.mark.parametrize("why", ["another registered", "it was deleted"])
 async def test_a_lost_tool_ends_even_if_its_handler_continues(serve: Serve, why: str) -> None:
     broker = await serve(admin_key=KEY)

@@ -12,8 +12,8 @@ import pytest
 from broker.client import Assigner, AsyncBroker, AsyncJob, Executor, Job, ProblemError, TaskFailedError, Tool
 from broker.client.errors import ProxyLimitError
 from broker.schemas.tools import Heartbeat
-from tests.client.test_connection import GOOD, replying, slept
-from tests.client.test_foreign import TOO_LARGE, a_proxy
+from tests.client.test_connection import GOOD, pauses, replying
+from tests.client.test_foreign import TOO_LARGE, running_proxy
 from tests.client.test_programs import at_work
 from tests.conftest import Running, Serve
 from tests.containers import nginx
@@ -21,7 +21,7 @@ from tests.support import api
 from tests.support.cli import run
 from tests.support.engines import requires_program
 
-__all__ = ["slept"]
+__all__ = ["pauses"]
 
 MIB = 2**20
 LARGE = "x" * 2 * MIB
@@ -37,13 +37,13 @@ async def url(request: pytest.FixtureRequest, broker: Running, tmp_path: Path) -
         async with front.running():
             yield front.url
     else:
-        async with a_proxy(broker.url) as proxy:
+        async with running_proxy(broker.url) as proxy:
             proxy.most_bytes = MIB
             yield proxy.url
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.client.job_run._FIRST_PAUSE_SECONDS", 0.01)
 
 
@@ -83,7 +83,7 @@ async def test_a_result_that_a_proxy_refuses_for_its_size_fails_the_task_once(
 
 
 async def test_a_result_is_accepted_if_the_limit_is_increased_in_time(broker: Running) -> None:
-    async with a_proxy(broker.url) as proxy, AsyncBroker(proxy.url) as submitter:
+    async with running_proxy(broker.url) as proxy, AsyncBroker(proxy.url) as submitter:
         proxy.own, proxy.only = TOO_LARGE, "/work/complete"
         tool = Tool("t", {}, url=proxy.url)
         tool.handler(lambda work: LARGE)
@@ -177,7 +177,7 @@ async def test_the_limit_of_a_proxy_is_named_without_the_password_in_the_url() -
     assert "secret" not in str(error.value)
 
 
-async def test_a_413_for_a_request_without_a_body_is_retried(slept: list[float]) -> None:
+async def test_a_413_for_a_request_without_a_body_is_retried(pauses: list[float]) -> None:
     good = httpx.Response(200, json={"lease_expires_at": "2026-01-01T00:00:00Z", "cancel": []})
     async with replying(httpx.Response(413), GOOD, good) as (connection, requests):
         await connection.call("POST", "/v1/tools/t/heartbeat", Heartbeat)

@@ -30,9 +30,9 @@ from tests.support import api
 
 
 @asynccontextmanager
-async def at_work(*doings: Callable[[], Any]) -> AsyncIterator[None]:
+async def at_work(*workers: Callable[[], Any]) -> AsyncIterator[None]:
     """Run tools and assigners while the block runs, and raise their errors in the test."""
-    tasks = [asyncio.create_task(doing()) for doing in doings]
+    tasks = [asyncio.create_task(worker()) for worker in workers]
     try:
         yield
     finally:
@@ -187,12 +187,12 @@ async def running(broker: Running, task: str) -> str:
 
 
 @pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_watching(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client watch its work at once instead of after some seconds."""
     monkeypatch.setattr("broker.client.job_run._WATCH_AFTER_SECONDS", 0.05)
 
 
-@pytest.mark.usefixtures("quickly")
+@pytest.mark.usefixtures("fast_watching")
 async def test_an_async_handler_is_cancelled_when_its_task_is_deleted(
     broker: Running, submitter: AsyncBroker
 ) -> None:
@@ -211,7 +211,7 @@ async def test_an_async_handler_is_cancelled_when_its_task_is_deleted(
     assert (await api.get(broker.client, f"/v1/archive/{work_id}"))["outcome"] == "cancelled"
 
 
-@pytest.mark.usefixtures("quickly")
+@pytest.mark.usefixtures("fast_watching")
 async def test_an_ordinary_handler_stops_when_its_work_is_cancelled(
     broker: Running, submitter: AsyncBroker
 ) -> None:
@@ -253,14 +253,14 @@ async def test_the_response_to_a_report_cancels_the_job(broker: Running, submitt
             await handle.result(timeout=20)
 
 
-@pytest.mark.usefixtures("quickly")
+@pytest.mark.usefixtures("fast_watching")
 async def test_a_job_is_watched_without_reading_its_payload_again(
     broker: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.client.test_foreign import a_proxy
+    from tests.client.test_foreign import running_proxy
 
     monkeypatch.setattr("broker.client.job_run._QUIET_SECONDS", 0.0)
-    async with a_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:
+    async with running_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:
         tool = Tool("chatty", {}, url=proxy.url)
 
         def watches() -> list[int]:
@@ -277,7 +277,7 @@ async def test_a_job_is_watched_without_reading_its_payload_again(
         assert max(watches()) < 200
 
 
-@pytest.mark.usefixtures("quickly")
+@pytest.mark.usefixtures("fast_watching")
 async def test_a_handler_is_cancelled_when_its_work_times_out(
     broker: Running, submitter: AsyncBroker
 ) -> None:
@@ -362,25 +362,25 @@ async def test_a_stopped_tool_with_on_stop_release_releases_its_running_jobs(
     assert (task["state"], task["attempt"]) == ("available", 0)
 
 
-def in_circles() -> list[Any]:
+def circular_list() -> list[Any]:
     circle: list[Any] = []
     circle.append(circle)
     return circle
 
 
 @pytest.mark.parametrize(
-    ("handler", "says"),
+    ("handler", "message"),
     [
         (lambda work: object(), "could not be encoded as JSON"),
         (lambda work: "a\x00b", "the broker did not accept the result"),
         (lambda work: sys.exit(3), "SystemExit(3)"),
         (lambda work: next(iter(())), "StopIteration"),
-        (lambda work: in_circles(), "could not be encoded as JSON"),
+        (lambda work: circular_list(), "could not be encoded as JSON"),
     ],
-    ids=["no JSON", "refused", "exits", "stops", "in circles"],
+    ids=["no JSON", "refused", "exits", "stops", "circular list"],
 )
 async def test_any_misbehaviour_of_a_handler_ends_its_work_but_not_the_tool(
-    broker: Running, submitter: AsyncBroker, handler: Callable[[Job], Any], says: str
+    broker: Running, submitter: AsyncBroker, handler: Callable[[Job], Any], message: str
 ) -> None:
     tool = Tool("odd", {}, url=broker.url)
     tool.handler(lambda job: handler(job) if job.payload else "alive")
@@ -388,7 +388,7 @@ async def test_any_misbehaviour_of_a_handler_ends_its_work_but_not_the_tool(
         handle = await submitter.submit({}, True, max_attempts=1)
         with pytest.raises(TaskFailedError) as failed:
             await handle.result(timeout=20)
-        assert says in str(failed.value)
+        assert message in str(failed.value)
         assert await (await submitter.submit({})).result(timeout=20) == "alive"
 
 

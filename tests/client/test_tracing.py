@@ -229,10 +229,10 @@ async def test_a_trace_passes_from_a_shell_through_the_broker_to_a_program(
     """`broker submit` reads the trace from its environment. `broker tool` passes it to its program."""
     script = 'printf \'["%s","%s"]\' "$TRACEPARENT" "$TRACESTATE"'
     command = ["tool", "--id", "t", "--skills", "{}", "--scratch", str(tmp_path), "--", "sh", "-c", script]
-    given = {"TRACEPARENT": PARENT, "TRACESTATE": "lab=beam-4"}
+    parent = {"TRACEPARENT": PARENT, "TRACESTATE": "lab=beam-4"}
     mine = {"TRACEPARENT": PARENT.replace("4bf9", "0000")}
     async with cli.running(broker.url, *command, **mine):
-        for task, environment in (("a", given), ("b", {"TRACEPARENT": "\udcff"}), ("c", {})):
+        for task, environment in (("a", parent), ("b", {"TRACEPARENT": "\udcff"}), ("c", {})):
             ended = await cli.run(broker.url, "submit", "--id", task, "--needs", "{}", **environment)
             assert ended.status == 0, ended.err
         async with asyncio.timeout(20):

@@ -35,12 +35,12 @@ from broker.client import (
 from broker.client.encoding import encoded
 from broker.schemas.limits import LONGEST_TEXT_CHARS
 from broker.settings import Settings
-from tests.client.test_foreign import PROBLEM_JSON, a_proxy
-from tests.client.test_programs import at_work, in_circles, quickly
+from tests.client.test_foreign import PROBLEM_JSON, running_proxy
+from tests.client.test_programs import at_work, circular_list, fast_watching
 from tests.conftest import Running, Serve
 from tests.support import api
 
-__all__ = ["quickly"]
+__all__ = ["fast_watching"]
 
 BERLIN = datetime.timezone(datetime.timedelta(hours=2))
 NOON = datetime.datetime(2026, 7, 2, 12, 0, 0, 500_000)  # noqa: DTZ001 - a time without a zone
@@ -130,7 +130,7 @@ VALUES = {
     "uuid": (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
     "exceptions": ([ValueError("too hot"), KeyError()], ["too hot", "KeyError"]),
 }
-NO_JSON = {
+WITHOUT_JSON_FORM = {
     "object": (object(), "a value of type object has no JSON form"),
     "type": (np.float64, r"a value of type numpy\.float64 has no JSON form"),
     "complex": (1j, "a value of type complex has no JSON form"),
@@ -139,8 +139,8 @@ NO_JSON = {
     "generator": ((n for n in ()), "a value of type generator has no JSON form"),
     "tuple as key": ({(1, 2): 3}, "the key of a dict is a tuple"),
     "lock": ({"deep": [threading.Lock()]}, "lock has no JSON form"),
-    "in circles": (in_circles(), "the value contains itself"),
-    "half a character": ("\ud800", "surrogates not allowed"),
+    "circular list": (circular_list(), "the value contains itself"),
+    "lone surrogate": ("\ud800", "surrogates not allowed"),
 }
 
 
@@ -149,14 +149,14 @@ def test_common_python_values_are_encoded_as_json(value: Any, expected: Any) -> 
     assert json.loads(encoded(value)) == expected
 
 
-@pytest.mark.parametrize(("value", "says"), NO_JSON.values(), ids=NO_JSON)
-def test_a_value_without_a_json_form_is_refused_with_its_type(value: Any, says: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=says):
+@pytest.mark.parametrize(("value", "message"), WITHOUT_JSON_FORM.values(), ids=WITHOUT_JSON_FORM)
+def test_a_value_without_a_json_form_is_refused_with_its_type(value: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
         encoded(value)
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"),
+    ("value", "accepted"),
     [
         (0.5, 0.5), (1, 1.0), (True, 1.0), (np.float32(0.5), 0.5), (fractions.Fraction(1, 2), 0.5),
         (decimal.Decimal("0.5"), 0.5), (1.0000000000000002, 1.0), (-1e-17, 0.0),
@@ -164,12 +164,12 @@ def test_a_value_without_a_json_form_is_refused_with_its_type(value: Any, says: 
         (object(), None), (np.arange(2), None), (10**400, None),
     ],
 )  # fmt: skip
-def test_any_progress_becomes_a_number_from_0_to_1_or_none(given: Any, taken: float | None) -> None:
-    assert sanitizing.progress(given) == taken
+def test_any_progress_becomes_a_number_from_0_to_1_or_none(value: Any, accepted: float | None) -> None:
+    assert sanitizing.progress(value) == accepted
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"),
+    ("value", "accepted"),
     [
         ("fine", "fine"), ("a\0b", f"a{LOST}b"), ("\ud800", LOST), (ValueError("too hot"), "too hot"),
         (KeyError(), "KeyError"), (7, "7"), (Path("a"), "a"), (None, None),
@@ -177,8 +177,8 @@ def test_any_progress_becomes_a_number_from_0_to_1_or_none(given: Any, taken: fl
     ],
     ids=repr,
 )  # fmt: skip
-def test_any_message_becomes_a_text_that_the_broker_accepts(given: Any, taken: str | None) -> None:
-    assert sanitizing.message(given) == taken
+def test_any_message_becomes_a_text_that_the_broker_accepts(value: Any, accepted: str | None) -> None:
+    assert sanitizing.message(value) == accepted
 
 
 def test_report_data_has_only_characters_that_the_broker_can_store() -> None:
@@ -209,7 +209,7 @@ REPORTS: list[dict[str, Any]] = [
     {"message": Unprintable(), "data": object()},
     {"data": {"\0": Path("a")}},
 ]
-TAKEN = [
+ACCEPTED = [
     (1.0, None, None), (None, f"a{LOST}b {LOST}", None), (None, None, None), (0.5, "too hot", [0, 1]),
     (None, "x" * 9_999 + "…", None), (None, None, None), (None, None, {LOST: "a"}),
 ]  # fmt: skip
@@ -235,7 +235,7 @@ async def test_no_report_fails_its_job(broker: Running, submitter: AsyncBroker, 
         assert await handle.result(timeout=20) == "fine"
     [record] = await api.get_records(broker.client, handle.id)
     reports = [(each["progress"], each["message"], each["data"]) for each in record["reports"]]
-    assert reports == TAKEN
+    assert reports == ACCEPTED
 
 
 async def test_a_refused_report_does_not_fail_its_job(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -292,16 +292,16 @@ async def test_values_of_libraries_are_converted_in_needs_payloads_and_results(
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["ordinary", "async"])
 @pytest.mark.parametrize(
-    ("result", "says"),
+    ("result", "message"),
     [
         (threading.Lock(), r"the result could not be encoded as JSON: .* _thread\.lock has no JSON form"),
         ("\ud800", "the result could not be encoded as JSON: .*surrogates"),
         ("\0", r"the broker did not accept the result: .*(\\u0000|NUL)"),
     ],
-    ids=["lock", "half a character", "NUL"],
+    ids=["lock", "lone surrogate", "NUL"],
 )
 async def test_a_result_that_cannot_be_stored_is_computed_only_once(
-    broker: Running, submitter: AsyncBroker, result: Any, says: str, asynchronous: bool
+    broker: Running, submitter: AsyncBroker, result: Any, message: str, asynchronous: bool
 ) -> None:
     tool, computed = Tool("odd", {}, url=broker.url), 0
 
@@ -316,7 +316,7 @@ async def test_a_result_that_cannot_be_stored_is_computed_only_once(
     tool.handler(awaited if asynchronous else ordinary)
     async with at_work(tool.work, Assigner(url=broker.url).assign):
         handle = await submitter.submit({}, max_attempts=3, retry_backoff_seconds=0)
-        with pytest.raises(TaskFailedError, match=says):
+        with pytest.raises(TaskFailedError, match=message):
             await handle.result(timeout=20)
     assert computed == 1
 
@@ -361,7 +361,7 @@ async def test_a_completion_is_repeated_until_the_broker_accepts_it(
     monkeypatch.setattr("broker.client.job_run._FIRST_PAUSE_SECONDS", 0.01)
     problem = {"type": "t", "title": "t", "status": status, "detail": "d", "instance": "/", "code": code}
     content = json.dumps(problem)
-    async with a_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:
+    async with running_proxy(broker.url) as proxy, AsyncBroker(broker.url) as submitter:
         head = f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Type: {PROBLEM_JSON}\r\n"
         proxy.own = f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode()
         proxy.only = "/work/complete"
@@ -418,7 +418,7 @@ async def test_an_awaitable_that_a_handler_returns_is_awaited(
     assert [each["message"] for each in record["reports"]] == ["half"]
 
 
-@pytest.mark.usefixtures("quickly")
+@pytest.mark.usefixtures("fast_watching")
 async def test_an_awaitable_result_is_cancelled_with_its_task(
     broker: Running, submitter: AsyncBroker
 ) -> None:

@@ -47,7 +47,7 @@ def test_skills_satisfy_needs(skills: Any, needs: Any, met: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("needs", "says"),
+    ("needs", "message"),
     [
         ({"gpu": 2}, 'no keyword among their keys ("gpu")'),
         ({"title": "a printer", "can": "print"}, 'no keyword among their keys ("title", "can")'),
@@ -59,8 +59,8 @@ def test_skills_satisfy_needs(skills: Any, needs: Any, met: bool) -> None:
         ({"$ref": "#/$defs/nothing"}, "does not exist in the schema"),
     ],
 )
-def test_needs_that_are_no_schema_cannot_be_judged(needs: Any, says: str) -> None:
-    with pytest.raises(UnjudgeableError, match=re.escape(says)):
+def test_needs_that_are_no_schema_cannot_be_judged(needs: Any, message: str) -> None:
+    with pytest.raises(UnjudgeableError, match=re.escape(message)):
         satisfied({}, needs)
 
 

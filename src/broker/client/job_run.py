@@ -158,7 +158,7 @@ class JobRun:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         if status not in ("archived", "exists", None):
-            log.warning("task %s: its work had already ended (%s); the outcome is lost", task_id, status)
+            log.warning("task %s: its work had already ended before its completion (%s)", task_id, status)
 
     async def _watch(self) -> None:
         """Ask the handler to stop when the work is cancelled or ends elsewhere."""

@@ -12,7 +12,7 @@ from broker.texts import shorten
 
 # The tolerance for rounding errors in a progress of 0 or 1.
 _ROUNDING = 1e-6
-# PostgreSQL can store neither NUL nor half a character.
+# PostgreSQL can store neither NUL nor a lone surrogate.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
