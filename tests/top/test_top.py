@@ -604,4 +604,4 @@ async def test_a_key_without_the_role_gets_an_error_that_names_the_roles(
             assert expected in errors
             async with Terminal("--url", broker.url, BROKER_KEY=key) as terminal:
                 assert await terminal.ended(within=20) == 1
-                assert "yours is submitter." in terminal.written.rpartition("\x1b[?1049l")[2]
+                assert "Your key has: submitter." in terminal.written.rpartition("\x1b[?1049l")[2]
