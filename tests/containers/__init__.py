@@ -1,1 +1,1 @@
-"""What containers run, seen to run without a container engine."""
+"""Tests of the files for containers, without a container engine."""
