@@ -22,7 +22,7 @@ from broker.schemas.tools import NewTool
 from broker.schemas.work import NewReport
 from broker.settings import Settings, SettingsError
 from broker.store import Store, keys, reports, tasks, tools
-from tests.access.test_keys import registered, until_answered
+from tests.access.test_keys import register_tool, wait_for_status
 from tests.conftest import Running, Serve
 from tests.support import steps
 from tests.support.api import (
@@ -82,7 +82,7 @@ async def test_a_request_sent_before_a_tool_or_task_exists_cannot_change_another
     theirs, ours = [await make_key(store, name, "tool", "submitter") for name in ("theirs", "ours")]
     broker = await serve()
     async with send_headers(broker, method, path, theirs, body) as request:
-        await registered(broker.client, ours)
+        await register_tool(broker.client, ours)
         new = {"id": "a", "needs": 1}
         assert (await broker.client.post("/v1/tasks", json=new, headers=bearer(ours))).status_code == 201
         assert await request.send_body() == 404
@@ -106,14 +106,14 @@ async def test_the_former_owner_of_a_tool_id_has_no_access_to_the_new_tool(
         work_id: str = (await client.post("/v1/work", json=pair, headers=admin)).json()["id"]
         return work_id
 
-    old_token = await registered(client, theirs)
+    old_token = await register_tool(client, theirs)
     old = await assigned("old")
     ending = {"outcome": "succeeded", "next_wait_seconds": 1}
     assert (
         await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(theirs))
     ).status_code == 200
     assert (await client.delete("/v1/tools/t", headers=bearer(theirs))).status_code == 204
-    new_token = await registered(client, ours)
+    new_token = await register_tool(client, ours)
     await assigned("new")
     await wait_until(presence_is_written)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
@@ -139,7 +139,7 @@ async def test_a_delayed_body_is_refused_after_its_key_was_revoked(
     body = {"id": "x", "needs": 1} if path == "/v1/tasks" else {"id": "x", "skills": 1}
     async with send_headers(broker, "POST", path, key, body) as request:
         assert await store.run(keys.revoke, "mine")
-        await until_answered(broker.client, 401, key)
+        await wait_for_status(broker.client, 401, key)
         await asyncio.sleep(2)  # longer than any cache of keys
         assert await request.send_body() == 401
 
@@ -175,7 +175,7 @@ async def test_tokens_of_a_revoked_key_stay_void_if_its_name_is_used_again(
 ) -> None:
     key = await make_key(store, "tools", "tool")
     broker = await serve()
-    token = await registered(broker.client, key)
+    token = await register_tool(broker.client, key)
     waiting = asyncio.create_task(broker.client.get("/v1/tools/t/work?wait=60", headers=bearer(token)))
     await steps.wait_for_long_polls(broker, 1)
     assert await store.run(keys.revoke, "tools")
@@ -197,9 +197,9 @@ async def test_replacing_a_tool_key_by_one_without_that_role_voids_its_tokens(
 ) -> None:
     key = await make_key(store, "mine", "tool")
     client = (await serve()).client
-    token = await registered(client, key)
+    token = await register_tool(client, key)
     await make_key(store, "mine", "submitter", replace=True)
-    await until_answered(client, 401, token, "/v1/tools/t")
+    await wait_for_status(client, 401, token, "/v1/tools/t")
 
 
 @pytest.mark.parametrize(

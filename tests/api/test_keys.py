@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from broker.cli import main
 from broker.store import Store, keys
-from tests.access.test_keys import registered, until_answered
+from tests.access.test_keys import register_tool, wait_for_status
 from tests.conftest import Running, Serve
 from tests.support import cli
 from tests.support.api import (
@@ -72,7 +72,7 @@ async def test_a_key_is_shown_once_and_works_at_once(http: httpx.AsyncClient) ->
 
 async def test_a_name_in_use_is_refused_unless_its_key_is_replaced(http: httpx.AsyncClient) -> None:
     old = await create_key(http, "lab", "tool")
-    token = await registered(http, old["key"])
+    token = await register_tool(http, old["key"])
     refused = await http.post("/v1/keys", json={"name": "lab", "roles": ["tool"]})
     assert "replace" in assert_problem(refused, 409, "key_exists")["detail"]
     new = await create_key(http, "lab", "tool", replace=True)
@@ -88,7 +88,7 @@ async def test_a_revoked_key_is_refused_within_seconds_in_every_process(
 ) -> None:
     other = await serve(admin_key=ADMIN)
     new = await create_key(http, "lab", "tool")
-    token = await registered(http, new["key"])
+    token = await register_tool(http, new["key"])
     for client in (http, other.client):
         for each in (new["key"], token):
             assert (await client.get("/v1/tools/t", headers=bearer(each))).status_code == 200
@@ -96,7 +96,7 @@ async def test_a_revoked_key_is_refused_within_seconds_in_every_process(
     assert (revoked.status_code, revoked.content) == (204, b"")
     for each in (new["key"], token):
         assert_problem(await http.get("/v1/tools/t", headers=bearer(each)), 401, "unauthenticated")
-        await until_answered(other.client, 401, each, "/v1/tools/t")
+        await wait_for_status(other.client, 401, each, "/v1/tools/t")
     assert await list_keys(http) == []
     assert_problem(await http.delete("/v1/keys/lab"), 404, "key_not_found")
 
@@ -194,7 +194,7 @@ async def test_the_first_key_can_be_created_locally_and_ends_open_access(serve: 
     assert_problem(
         await http.post("/v1/keys", json={"name": "x", "roles": ["admin"]}), 401, "unauthenticated"
     )
-    await until_answered(second.client, 401)
+    await wait_for_status(second.client, 401)
     for client in (http, second.client):
         assert (await client.get("/v1/keys", headers=key)).status_code == 200
     # After its revocation, requests still need a key.

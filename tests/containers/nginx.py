@@ -1,4 +1,4 @@
-"""The nginx of containers/, on this machine: only addresses and folders are others."""
+"""Run nginx with the configuration of containers/nginx on this machine, with other addresses and folders."""
 
 import asyncio
 import contextlib
@@ -21,21 +21,21 @@ _PATIENCE_SECONDS = 30
 
 
 def configuration(folder: Path, *, port: int, brokers: list[str]) -> Path:
-    """A configuration to start nginx with.
+    """Write a configuration file for nginx.
 
     Args:
-        folder: For its pid, its log and what it puts aside.
-        port: Where it listens.
+        folder: The folder for the configuration, the pid file, the log and temporary files.
+        port: The port to listen on.
         brokers: `host:port` of each broker.
 
     Returns:
-        The file.
+        The path of the configuration file.
     """
     text = CONFIGURATION.read_text()
     servers = re.findall(r"^ +server (\S+) resolve (.+);\n", text, re.MULTILINE)
-    assert len(servers) == len(brokers), "each broker takes the place of one"
+    assert len(servers) == len(brokers), "the configuration has another number of brokers"
     for (name, options), broker in zip(servers, brokers, strict=True):
-        # `resolve` is for names, and needs a name server that is not here.
+        # `resolve` needs a name server, which this machine may not have.
         text = text.replace(f"server {name} resolve {options};", f"server {broker} {options};")
     text, listens = re.subn(r"^( +listen) 8080 ", rf"\1 127.0.0.1:{port} ", text, flags=re.MULTILINE)
     assert listens == 1
@@ -45,10 +45,10 @@ def configuration(folder: Path, *, port: int, brokers: list[str]) -> Path:
 
 
 class Nginx:
-    """The nginx before the brokers.
+    """An nginx in front of the brokers.
 
     Args:
-        folder: For its logs, and what it puts aside.
+        folder: The folder for logs and temporary files.
         brokers: `host:port` of each broker.
     """
 
@@ -60,15 +60,15 @@ class Nginx:
         self._process: asyncio.subprocess.Process | None = None
 
     def leave_out(self, setting: str) -> None:
-        """Use nginx's default for a setting, from the next start on."""
+        """Remove a setting from the configuration, so nginx uses its default from the next start on."""
         text, settings = re.subn(rf"^ +{setting} .+;\n", "", self._file.read_text(), flags=re.MULTILINE)
         assert settings == 1
         self._file.write_text(text)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """It runs for as long as the block lasts."""
-        # As root its workers would be another user, who may not enter a folder of ours.
+        """Run nginx until the end of the block."""
+        # If nginx starts as root, its workers change to another user, which cannot read the folder.
         user = " user root;" if os.geteuid() == 0 else ""
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -84,7 +84,7 @@ class Nginx:
             await self._process.wait()
 
     async def reload(self) -> None:
-        """Have new workers take over; the old ones stay for as long as somebody waits with them."""
+        """Start new workers. The old ones continue until their requests have ended."""
         assert self._process is not None
         master = psutil.Process(self._process.pid)
         old = {worker.pid for worker in master.children()}

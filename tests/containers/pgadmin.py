@@ -1,10 +1,10 @@
-"""pgAdmin with the files of containers/, taken in as its image does it, and looked at in a browser.
+"""Check in a browser that pgAdmin works with the files of containers/, set up like its image does.
 
     python -m tests.containers.pgadmin PYTHON [--picture FILE]
 
-PYTHON is that of an environment with pgadmin4: `python3 -m venv DIR; DIR/bin/pip install pgadmin4`.
-The database asks for the password that containers/secrets.sh has made. The server has to be in pgAdmin's
-tree from the start, and to open without anybody being asked for a password.
+PYTHON is the Python of an environment with pgadmin4: `python3 -m venv DIR; DIR/bin/pip install pgadmin4`.
+The database requires the password that containers/secrets.sh creates. The check passes if pgAdmin's tree
+contains the server from the start, and if the server opens without a password prompt.
 """
 
 import argparse
@@ -33,21 +33,21 @@ _PATIENCE_SECONDS = 60
 
 
 @contextlib.contextmanager
-def a_database(folder: Path, secrets: Path, port: int) -> Iterator[None]:
-    """A PostgreSQL that listens on TCP and asks for the password, as the one of compose.yaml."""
+def running_database(folder: Path, secrets: Path, port: int) -> Iterator[None]:
+    """Run a PostgreSQL that listens on TCP and requires the password, like the one of compose.yaml."""
     data = folder / "postgres"
     account = Account.for_data(data)
     programs = Programs.find(account, folder)
     account.make_private(data)
     password = account.make_private(folder / "password") / "file"
     shutil.copy(secrets / "database_password", password)
-    ask = ("--auth-local", "trust", "--auth-host", "scram-sha-256")
-    options = ("--username", "broker", *ask, "--pwfile", password)
+    authentication = ("--auth-local", "trust", "--auth-host", "scram-sha-256")
+    options = ("--username", "broker", *authentication, "--pwfile", password)
     programs.run("initdb", "--pgdata", data, *options)
     settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
     programs.run("pg_ctl", "--pgdata", data, "--wait", "--log", data / "log", "--options", settings, "start")
-    where = ("--host", data, "--port", str(port), "--username", "broker", "postgres")
-    programs.run("psql", *where, "--command", "create database broker")
+    connection = ("--host", data, "--port", str(port), "--username", "broker", "postgres")
+    programs.run("psql", *connection, "--command", "create database broker")
     try:
         yield
     finally:
@@ -56,9 +56,9 @@ def a_database(folder: Path, secrets: Path, port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pgadmin(python: str, folder: Path, secrets: Path, *, port: int, database: int) -> Iterator[None]:
-    """pgAdmin, which the steps of its image have made ready; only ports and folders are others."""
-    found = [python, "-c", "import pgadmin4; print(pgadmin4.__path__[0])"]
-    package = subprocess.run(found, capture_output=True, text=True, check=True).stdout.strip()
+    """Set up pgAdmin with the steps of its image, but with other ports and folders, and run it."""
+    find_package = [python, "-c", "import pgadmin4; print(pgadmin4.__path__[0])"]
+    package = subprocess.run(find_package, capture_output=True, text=True, check=True).stdout.strip()
     (folder / "config_local.py").write_text(
         f"SERVER_MODE = True\nDATA_DIR = {str(folder)!r}\nSTORAGE_DIR = {str(folder / 'storage')!r}\n"
         f"SQLITE_PATH = {str(folder / 'pgadmin4.db')!r}\nSESSION_DB_PATH = {str(folder / 'sessions')!r}\n"
@@ -89,8 +89,8 @@ def pgadmin(python: str, folder: Path, secrets: Path, *, port: int, database: in
         process.wait()
 
 
-async def look(url: str, password: str, picture: Path | None) -> None:
-    """Sign in, and open the server that is there."""
+async def check_in_browser(url: str, password: str, picture: Path | None) -> None:
+    """Sign in, and open the registered server."""
     async with asyncio.timeout(_PATIENCE_SECONDS), httpx.AsyncClient() as http:
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -115,13 +115,13 @@ async def look(url: str, password: str, picture: Path | None) -> None:
 
 
 def main() -> None:
-    """Do it, and tell."""
+    """Run the check."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("python")
     parser.add_argument("--picture", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with temporary_folder() as folder:
         secrets, own = folder / "secrets", folder / "pgadmin"
         own.mkdir()
@@ -129,11 +129,11 @@ def main() -> None:
         port, database = free_port(), free_port()
         password = (secrets / "pgadmin_password").read_text().strip()
         with (
-            a_database(folder, secrets, database),
-            pgadmin(given.python, own, secrets, port=port, database=database),
+            running_database(folder, secrets, database),
+            pgadmin(arguments.python, own, secrets, port=port, database=database),
         ):
-            asyncio.run(look(f"http://127.0.0.1:{port}", password, given.picture))
-    sys.stdout.write("the server is registered, and opens without being asked for a password\n")
+            asyncio.run(check_in_browser(f"http://127.0.0.1:{port}", password, arguments.picture))
+    sys.stdout.write("the server is registered and opens without a password prompt\n")
 
 
 if __name__ == "__main__":
