@@ -37,7 +37,7 @@ def has_port(url: httpx.URL) -> bool:
 def in_path(id_: object) -> str:
     """Return an id as one segment of a path.
 
-    An empty text, dots alone and a text with a slash cannot be a segment. They become an id that does not
+    An empty string, dots alone and a string with a slash cannot be a segment. They become an id that does not
     exist. The broker then responds with a code like `task_not_found` instead of `not_found`.
     """
     text = str(id_)

@@ -137,7 +137,7 @@ class AsyncHandle:
             timeout: The maximum time to wait, in seconds. Default: no limit.
 
         Returns:
-            The result as a Python value, which is a dict, list, text, number, bool or None.
+            The result as a Python value, which is a dict, list, string, number, bool or None.
 
         Raises:
             TimeoutError: The task did not end in time. It continues.

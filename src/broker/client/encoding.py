@@ -14,12 +14,12 @@ def encoded(value: Any) -> bytes:
     """Encode a value as JSON.
 
     msgspec encodes dataclasses, attrs classes, times, enums, sets, UUIDs and bytes (as Base64). It encodes
-    NaN and infinity as null. This function also encodes a path as its text, an exception as its message, and
+    NaN and infinity as null. This function also encodes a path as a string, an exception as its message, and
     numpy arrays, pydantic models and similar values as the values that they hold.
 
     Raises:
         TypeError: The value contains a type that has no JSON form. The message names the type.
-        ValueError: The value contains itself, is nested too deeply, or has a lone surrogate in a text.
+        ValueError: The value contains itself, is nested too deeply, or has a lone surrogate in a string.
         Exception: A method of the value raised it.
     """
     try:
@@ -43,7 +43,7 @@ def as_json(value: Any) -> Any:
     if callable(dump := getattr(value, "model_dump", None)):  # pydantic
         return dump()
     if isinstance(value, tuple):  # msgspec calls this for tuples only if they are keys
-        raise TypeError("the key of a dict is a tuple, which has no JSON form; use a text as the key")
+        raise TypeError("the key of a dict is a tuple, which has no JSON form; use a string as the key")
     for types, convert in _CONVERSIONS:
         if isinstance(value, types):
             return convert(value)
@@ -83,6 +83,6 @@ def _of_array(value: Any, tolist: Any) -> Any:
 def _refusal(type_: type) -> TypeError:
     module = "" if type_.__module__ == "builtins" else f"{type_.__module__}."
     return TypeError(
-        f"a value of type {module}{type_.__qualname__} has no JSON form; use numbers, texts, lists or dicts,"
-        " or write it to a file and use the path"
+        f"a value of type {module}{type_.__qualname__} has no JSON form; use numbers, strings, lists or"
+        " dicts, or write it to a file and use the path"
     )

@@ -97,7 +97,7 @@ class Executor(concurrent.futures.Executor):
         Args:
             function: A function of a module that the tool can import. A lambda, a nested function or a
                 function of the main program does not work.
-            args: The arguments of the function. Each needs a JSON form, like numbers, texts, lists, dicts,
+            args: The arguments of the function. Each needs a JSON form, like numbers, strings, lists, dicts,
                 dataclasses, paths and numpy arrays.
             kwargs: The keyword arguments of the function.
 

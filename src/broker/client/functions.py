@@ -133,7 +133,7 @@ def _converted(value: Raw, type_: Any) -> Any:
 
 
 def _from_json(type_: type, value: Any) -> Any:
-    """Convert a text to a path. Return other values unchanged: msgspec then checks their type."""
+    """Convert a string to a path. Return other values unchanged: msgspec then checks their type."""
     if issubclass(type_, PurePath):
         return type_(value)
     return Path(value) if type_ is os.PathLike else value

@@ -107,7 +107,7 @@ class AsyncJob:
 
     @property
     def payload(self) -> Any:
-        """The input of the task, as a Python value: a dict, list, text, number, bool or None."""
+        """The input of the task, as a Python value: a dict, list, string, number, bool or None."""
         return plain(self._work.payload)
 
     @property
@@ -141,7 +141,7 @@ class AsyncJob:
 
         Args:
             progress: The completed part of the job, from 0 to 1. The client omits any other value.
-            message: A text or an exception. The client shortens it to 10,000 characters and replaces
+            message: A string or an exception. The client shortens it to 10,000 characters and replaces
                 characters that the broker cannot store.
             data: A value with a JSON form, like a result. The client omits a value that it cannot convert.
         """
@@ -283,7 +283,7 @@ class Job(AsyncJob):
 
         Args:
             progress: The completed part of the job, from 0 to 1. The client omits any other value.
-            message: A text or an exception. The client shortens it to 10,000 characters and replaces
+            message: A string or an exception. The client shortens it to 10,000 characters and replaces
                 characters that the broker cannot store.
             data: A value with a JSON form, like a result. The client omits a value that it cannot convert.
         """

@@ -17,12 +17,12 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def text(value: str) -> str:
-    """Return a text, with U+FFFD in place of each character that the broker cannot store."""
+    """Return a string, with U+FFFD in place of each character that the broker cannot store."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def message(value: Any) -> str | None:
-    """Return the message of a report, from a text, an exception or any other value."""
+    """Return the message of a report, from a string, an exception or any other value."""
     if value is None or isinstance(value, str):
         words = value
     else:
@@ -41,7 +41,7 @@ def progress(value: Any) -> float | None:
 
 
 def data(value: Any) -> Raw:
-    """Return the data of a report as JSON with sanitized texts. It raises the same errors as `encoded`."""
+    """Return the data of a report as JSON with sanitized strings. It raises the same errors as `encoded`."""
     try:
         content = encoded(value)
     except UnicodeEncodeError:

@@ -141,7 +141,7 @@ class Tool:
         `AsyncJob` and runs in the event loop. If an ordinary function returns an awaitable, the tool awaits
         it.
 
-        The returned value is the result of the task. It may contain numbers, texts, lists, dicts, None,
+        The returned value is the result of the task. It may contain numbers, strings, lists, dicts, None,
         dataclasses, enums, times, paths, numpy arrays, pydantic models and values like them. The guide at
         `/help/guides/python-tools/` on your broker lists their JSON forms. If a value has no JSON form,
         the task fails without a retry.
