@@ -145,7 +145,7 @@ async def test_since_and_until_accept_any_offset(http: httpx.AsyncClient) -> Non
         assert len((await get(http, f"/v1/archive?until={quote(since)}"))["items"]) == 1 - count
 
 
-async def test_filters_hold_across_pages(http: httpx.AsyncClient) -> None:
+async def test_filters_apply_to_all_pages(http: httpx.AsyncClient) -> None:
     works = [await add_ended_work(http, f"x{n}", f"t{n % 2}") for n in range(8)]
     records = flatten(await get_pages(http, "/v1/archive", tool_id="t1", outcome="succeeded", limit=3))
     assert ids(records, "work_id") == works[::-1][::2]

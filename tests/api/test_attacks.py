@@ -79,20 +79,20 @@ async def send_headers(
 async def test_a_request_sent_before_a_tool_or_task_exists_cannot_change_another_owners(
     serve: Serve, store: Store, method: str, path: str, body: object
 ) -> None:
-    theirs, ours = [await make_key(store, name, "tool", "submitter") for name in ("theirs", "ours")]
+    their_key, our_key = [await make_key(store, name, "tool", "submitter") for name in ("theirs", "ours")]
     broker = await serve()
-    async with send_headers(broker, method, path, theirs, body) as request:
-        await register_tool(broker.client, ours)
+    async with send_headers(broker, method, path, their_key, body) as request:
+        await register_tool(broker.client, our_key)
         new = {"id": "a", "needs": 1}
-        assert (await broker.client.post("/v1/tasks", json=new, headers=bearer(ours))).status_code == 201
+        assert (await broker.client.post("/v1/tasks", json=new, headers=bearer(our_key))).status_code == 201
         assert await request.send_body() == 404
-    assert (await broker.client.get("/v1/tools/t", headers=bearer(ours))).json()["skills"] == 1
+    assert (await broker.client.get("/v1/tools/t", headers=bearer(our_key))).json()["skills"] == 1
 
 
 async def test_the_former_owner_of_a_tool_id_has_no_access_to_the_new_tool(
     serve: Serve, store: Store, sql: asyncpg.Connection
 ) -> None:
-    theirs, ours = await make_key(store, "theirs", "tool"), await make_key(store, "ours", "tool")
+    their_key, our_key = await make_key(store, "theirs", "tool"), await make_key(store, "ours", "tool")
     admin = bearer(await make_key(store, "admin", "admin"))
     broker = await serve()
     client, service = broker.client, broker.server.service
@@ -106,23 +106,23 @@ async def test_the_former_owner_of_a_tool_id_has_no_access_to_the_new_tool(
         work_id: str = (await client.post("/v1/work", json=pair, headers=admin)).json()["id"]
         return work_id
 
-    old_token = await register_tool(client, theirs)
+    old_token = await register_tool(client, their_key)
     old = await assigned("old")
     ending = {"outcome": "succeeded", "next_wait_seconds": 1}
     assert (
-        await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(theirs))
+        await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(their_key))
     ).status_code == 200
-    assert (await client.delete("/v1/tools/t", headers=bearer(theirs))).status_code == 204
-    new_token = await register_tool(client, ours)
+    assert (await client.delete("/v1/tools/t", headers=bearer(their_key))).status_code == 204
+    new_token = await register_tool(client, our_key)
     await assigned("new")
     await wait_until(presence_is_written)
     await sql.execute("update tools set offline = true; update tool_leases set expires_at = now()")
 
-    again = await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(theirs))
+    again = await client.post(f"/v1/work/{old}/complete", json=ending, headers=bearer(their_key))
     assert (again.status_code, again.json()["next"]) == (200, [])
-    assert_problem(await client.post(f"/v1/work/{old}/start", headers=bearer(theirs)), 409, "work_ended")
+    assert_problem(await client.post(f"/v1/work/{old}/start", headers=bearer(their_key)), 409, "work_ended")
     items = {"items": [{"work_id": old, "outcome": "succeeded"}]}
-    await client.post("/v1/work/complete", json=items, headers=bearer(theirs))
+    await client.post("/v1/work/complete", json=items, headers=bearer(their_key))
     await wait_until(presence_is_written)
     assert await sql.fetchval("select offline from tools") is True
     # The new tool's token gives no access to the work of the old tool.
@@ -283,16 +283,16 @@ async def test_the_first_registration_in_a_batch_owns_the_tool(store: Store, sql
 async def test_the_reports_of_a_work_can_always_be_archived(
     store: Store, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = await steps.add_running_work(store)
+    new_work = await steps.add_running_work(store)
     await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES - 300)
     large, small = Raw(b'"' + b"x" * 200 + b'"'), Raw(b"1")
     first = NewReport(id=steps.UUID(int=1), data=small)
     results = await store.many(
-        reports.write, [reports.ReportOf(made.id, each) for each in (first, NewReport(data=large), first)]
+        reports.write, [reports.ReportOf(new_work.id, each) for each in (first, NewReport(data=large), first)]
     )
     assert [report.is_stored for report in results if report] == [True, False, True]
     assert await sql.fetchval("select count(*) from work_reports") == 1
-    ended = await steps.complete(store, made.id)
+    ended = await steps.complete(store, new_work.id)
     assert ended.record is not None
     assert len(steps.reports_of(ended.record)) == 1
 
@@ -302,9 +302,9 @@ async def test_a_report_beyond_the_size_limit_of_a_work_is_refused(
 ) -> None:
     await add_tool(broker.client)
     await add_task(broker.client)
-    made = (await assign(broker.client))["id"]
+    new_work = (await assign(broker.client))["id"]
     await sql.execute("update work set report_bytes = $1", reports._MOST_REPORT_BYTES)
-    refused = await broker.client.post(f"/v1/work/{made}/reports", json={"data": "x"})
+    refused = await broker.client.post(f"/v1/work/{new_work}/reports", json={"data": "x"})
     assert_problem(refused, 413, "payload_too_large")
 
 
@@ -323,14 +323,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 async def test_a_response_lists_a_limited_number_of_errors(broker: Running) -> None:
-    for body, most in (
+    for body, maximum in (
         ({"items": [{}] * 200_000}, 1),
         ({"items": [{}] * 9_000}, 1_000),
         ({"needs": 1} | {f"x{number}": 1 for number in range(50_000)}, 1_000),
     ):
         path = "/v1/tasks/batch" if "items" in body else "/v1/tasks"
         problem = assert_problem(await broker.client.post(path, json=body), 400, "validation_failed")
-        assert 1 <= len(problem["errors"]) <= most
+        assert 1 <= len(problem["errors"]) <= maximum
 
 
 async def test_a_content_length_of_5000_digits_is_refused(broker: Running) -> None:

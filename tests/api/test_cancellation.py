@@ -65,8 +65,8 @@ async def test_heartbeats_reports_and_waits_return_the_cancel_request(
 ) -> None:
     pair = await add_running_work(http)
     poll = await start_long_poll(broker, "GET", f"/v1/work/{pair.work}", params={"wait": 60})
-    asked = await cancel(http, pair.work)
-    assert (asked["cancel_requested"], asked["state"]) == (True, "running")
+    work = await cancel(http, pair.work)
+    assert (work["cancel_requested"], work["state"]) == (True, "running")
     assert (await finish_long_poll(poll))["cancel_requested"] is True
     assert (await http.post("/v1/tools/t/heartbeat")).json()["cancel"] == [pair.work]
     report = await http.post(f"/v1/work/{pair.work}/reports", json={})
@@ -117,12 +117,12 @@ async def test_work_that_has_not_started_can_be_asked_to_cancel(http: httpx.Asyn
     assert (await complete_work(http, pair.work, "cancelled"))["outcome"] == "cancelled"
 
 
-@pytest.mark.parametrize("asked", [[False, True], [True, False]])
+@pytest.mark.parametrize("requeue_flags", [[False, True], [True, False]])
 async def test_a_cancel_without_requeue_prevails_over_one_with_requeue(
-    http: httpx.AsyncClient, asked: list[bool]
+    http: httpx.AsyncClient, requeue_flags: list[bool]
 ) -> None:
     pair = await add_running_work(http)
-    for requeue in asked:
+    for requeue in requeue_flags:
         await cancel(http, pair.work, requeue=requeue)
     assert (await complete_work(http, pair.work, "failed"))["outcome"] == "cancelled"
 
@@ -230,9 +230,9 @@ async def test_a_late_success_is_kept_in_the_record(
     await complete_late(http, pair.work, result={"n": 1}, error="a warning")
     await complete_late(http, pair.work, result="another")
     record = await get(http, f"/v1/archive/{pair.work}")
-    kept = record.pop("late")
-    assert kept.pop("at") >= record["ended_at"]
-    assert kept == {"outcome": "succeeded", "result": {"n": 1}, "error": "a warning"}
+    late = record.pop("late")
+    assert late.pop("at") >= record["ended_at"]
+    assert late == {"outcome": "succeeded", "result": {"n": 1}, "error": "a warning"}
     assert record | {"late": None} == before
 
 
@@ -398,6 +398,8 @@ async def test_acceptance_and_assignment_at_the_same_time_do_not_both_succeed(
         await complete_work(http, pair.work, "failed")
         await complete_late(http, pair.work)
         body = {"task_id": pair.task, "tool_id": pair.tool}
-        taken, made = await asyncio.gather(accept(http, pair.work), http.post("/v1/work", json=body))
-        assert (taken.status_code, made.status_code) in ((200, 409), (409, 201))
+        acceptance, assignment = await asyncio.gather(
+            accept(http, pair.work), http.post("/v1/work", json=body)
+        )
+        assert (acceptance.status_code, assignment.status_code) in ((200, 409), (409, 201))
     await steps.check_invariants(sql)

@@ -279,26 +279,26 @@ async def test_a_released_task_counts_as_a_change(http: httpx.AsyncClient) -> No
 
 
 @pytest.mark.parametrize(
-    "how", ["work ends", "task is deleted", "capacity grows", "draining ends", "registers again"]
+    "change", ["work ends", "task is deleted", "capacity grows", "draining ends", "registers again"]
 )
-async def test_a_tool_that_becomes_available_counts_as_a_change(http: httpx.AsyncClient, how: str) -> None:
+async def test_a_tool_that_becomes_available_counts_as_a_change(http: httpx.AsyncClient, change: str) -> None:
     await add_tool(http)
     await add_tasks(http, "a", "b")
     work = (await assign(http))["id"]
-    if how in ("draining ends", "registers again"):
+    if change in ("draining ends", "registers again"):
         await complete_work(http, work)
         await http.patch("/v1/tools/t", json={"draining": True})
     cursor, _, tools = await read_to_end(http)
     assert tools == []
-    if how == "work ends":
+    if change == "work ends":
         await complete_work(http, work)
-    elif how == "task is deleted":
+    elif change == "task is deleted":
         await http.delete("/v1/tasks/a")
-    elif how == "registers again":
+    elif change == "registers again":
         await add_tool(http)
     else:
         await http.patch(
-            "/v1/tools/t", json={"capacity": 2} if how == "capacity grows" else {"draining": False}
+            "/v1/tools/t", json={"capacity": 2} if change == "capacity grows" else {"draining": False}
         )
     assert ids((await read_to_end(http, cursor))[2]) == ["t"]
 
@@ -370,7 +370,9 @@ async def test_a_wait_returns_existing_candidates_at_once(http: httpx.AsyncClien
 
 
 @pytest.mark.parametrize("cursor", [False, True])
-async def test_a_wait_in_vain_ends_empty_with_a_cursor(http: httpx.AsyncClient, cursor: bool) -> None:
+async def test_a_wait_that_times_out_returns_an_empty_page_with_a_cursor(
+    http: httpx.AsyncClient, cursor: bool
+) -> None:
     query = f"&cursor={await cursor_at_end(http)}" if cursor else ""
     page = await poll_until_timeout(http, "GET", f"/v1/candidates?wait=0.3{query}")
     assert (page["tasks"], page["tools"], page["more"]) == ([], [], False)

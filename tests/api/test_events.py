@@ -66,16 +66,16 @@ async def test_each_step_of_a_task_sends_an_event(http: httpx.AsyncClient) -> No
         await add_tool(http, "t", capacity=2)
         assert summarize(await subscriber.wait_for("tool")) == {("tool", "t", "idle")}
         await add_task(http, "a", priority=7)
-        seen = await subscriber.wait_for("task")
-        assert seen[-1].data == {"id": "a", "state": "available", "priority": 7, "attempt": 0}
+        events = await subscriber.wait_for("task")
+        assert events[-1].data == {"id": "a", "state": "available", "priority": 7, "attempt": 0}
         work = (await assign(http, "a", "t"))["id"]
-        seen = await subscriber.wait_for("work")
-        assert summarize(seen) == {
+        events = await subscriber.wait_for("work")
+        assert summarize(events) == {
             ("task", "a", "assigned"),
             ("tool", "t", "idle"),
             ("work", work, "assigned"),
         }
-        assert {each.data["load"] for each in seen if each.name == "tool"} == {1}
+        assert {each.data["load"] for each in events if each.name == "tool"} == {1}
         await http.post(f"/v1/work/{work}/start")
         assert summarize(await subscriber.wait_for("work")) == {
             ("task", "a", "running"),
@@ -88,13 +88,13 @@ async def test_each_step_of_a_task_sends_an_event(http: httpx.AsyncClient) -> No
         [event] = await subscriber.wait_for("work")
         assert event.data["cancel_requested"] is True
         record = await complete_work(http, work)
-        seen = await subscriber.wait_for("archive")
-        assert summarize(seen) == {
+        events = await subscriber.wait_for("archive")
+        assert summarize(events) == {
             ("task", "a", "succeeded"),
             ("tool", "t", "idle"),
             ("archive", work, "succeeded"),
         }
-        assert seen[-1].data == {name: record[name] for name in seen[-1].data}
+        assert events[-1].data == {name: record[name] for name in events[-1].data}
 
 
 async def test_events_contain_the_same_values_as_the_resources(http: httpx.AsyncClient) -> None:
@@ -113,9 +113,9 @@ async def test_failures_backoffs_and_retries_send_events(
     pair = await add_running_work(http, max_attempts=2)
     async with subscribe(http) as subscriber:
         await complete_work(http, pair.work, "failed", error="no light")
-        seen = await subscriber.wait_for("archive")
-        assert ("task", "a", "scheduled") in summarize(seen)
-        assert seen[-1].data["error"] == "no light"
+        events = await subscriber.wait_for("archive")
+        assert ("task", "a", "scheduled") in summarize(events)
+        assert events[-1].data["error"] == "no light"
         await end_backoff(sql)
         [event] = await subscriber.wait_for("task")
         assert (event.data["state"], event.data["attempt"]) == ("available", 1)
@@ -134,25 +134,23 @@ async def test_accepting_a_late_result_sends_events(http: httpx.AsyncClient) -> 
     await complete(http, pair.work, "succeeded")
     async with subscribe(http) as subscriber:
         await http.post(f"/v1/archive/{pair.work}/accept")
-        seen = await subscriber.wait_for("archive")
-        assert summarize(seen) == {("task", "a", "succeeded"), ("archive", pair.work, "succeeded")}
+        events = await subscriber.wait_for("archive")
+        assert summarize(events) == {("task", "a", "succeeded"), ("archive", pair.work, "succeeded")}
 
 
 async def test_deleting_a_task_sends_events_of_the_task_and_its_record(http: httpx.AsyncClient) -> None:
     await add_task(http)
     async with subscribe(http) as subscriber:
         await http.delete("/v1/tasks/a")
-        seen = await subscriber.wait_for("archive")
-        assert [(each.name, each.data.get("state")) for each in seen] == [
+        events = await subscriber.wait_for("archive")
+        assert [(each.name, each.data.get("state")) for each in events] == [
             ("task", "cancelled"),
             ("archive", None),
         ]
-        assert seen[-1].data["tool_id"] is None
+        assert events[-1].data["tool_id"] is None
 
 
-async def test_a_tool_that_drains_goes_offline_returns_and_is_deleted_sends_events(
-    http: httpx.AsyncClient, sql: asyncpg.Connection
-) -> None:
+async def test_each_change_of_a_tool_sends_an_event(http: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
     await add_tool(http)
     async with subscribe(http) as subscriber:
         await http.patch("/v1/tools/t", json={"draining": True})
@@ -173,9 +171,9 @@ async def test_deleting_a_tool_with_work_sends_events(
     pair = await add_running_work(http)
     async with subscribe(http) as subscriber:
         await http.delete("/v1/tools/t?force=true")
-        seen = await subscriber.wait_for("archive")
-        assert summarize(seen) >= {("task", "a", "available"), ("archive", pair.work, "lost")}
-        if ("tool", "t", "deleted") not in summarize(seen):
+        events = await subscriber.wait_for("archive")
+        assert summarize(events) >= {("task", "a", "available"), ("archive", pair.work, "lost")}
+        if ("tool", "t", "deleted") not in summarize(events):
             await subscriber.wait_for("tool", state="deleted")
 
 
@@ -203,13 +201,13 @@ async def test_every_event_matches_its_description(http: httpx.AsyncClient) -> N
     assert list(examples) == [*EVENTS_BY_NAME]
     async with subscribe(http) as subscriber:
         pair = await add_running_work(http)
-        seen = await subscriber.wait_for("work", state="running")
+        events = await subscriber.wait_for("work", state="running")
         await complete_work(http, pair.work)
-        seen += await subscriber.wait_for("archive")
+        events += await subscriber.wait_for("archive")
         await add_tasks(http, *(f"n{number}" for number in range(600)))
-        seen += await subscriber.wait_for("resync")
-    assert {each.name for each in seen} == examples.keys()
-    for name, data in [*examples.items(), *((each.name, each.data) for each in seen)]:
+        events += await subscriber.wait_for("resync")
+    assert {each.name for each in events} == examples.keys()
+    for name, data in [*examples.items(), *((each.name, each.data) for each in events)]:
         event_type = EVENTS_BY_NAME[name]
         assert msgspec.to_builtins(msgspec.convert(data, event_type)).keys() == data.keys()
         assert event_type.__name__ in document["components"]["schemas"]
@@ -408,8 +406,8 @@ async def test_a_failed_query_of_events_is_retried(
                 await wait_until(has_retried)
             finally:
                 await sql.execute("alter table away rename to work_reports")
-        seen = await subscriber.wait_for("work", state="running")
-        assert "resync" not in {each.name for each in seen}, "no event was lost"
+        events = await subscriber.wait_for("work", state="running")
+        assert "resync" not in {each.name for each in events}, "no event was lost"
 
 
 # Slow and disconnected subscribers

@@ -66,7 +66,7 @@ NONE = ToolsByState(available=0)
 
 
 @pytest.mark.parametrize(
-    ("given", "word", "says"),
+    ("task_facts", "expected", "text"),
     [
         (facts("succeeded"), "ended", "succeeded at 2026-11-25T12:00:00Z, after 1 attempt. "),
         (facts("cancelled"), "ended", "cancelled at 2026-11-25T12:00:00Z"),
@@ -134,22 +134,24 @@ NONE = ToolsByState(available=0)
         (facts(before=1_001), "waiting_for_assigner", "More than 1,000 tasks come first."),
     ],
 )
-async def test_the_first_applicable_verdict_is_returned(given: TaskFacts, word: str, says: str) -> None:
-    name, detail = verdict(given)
-    assert name == word
-    assert says in detail
+async def test_the_first_applicable_verdict_is_returned(
+    task_facts: TaskFacts, expected: str, text: str
+) -> None:
+    name, detail = verdict(task_facts)
+    assert name == expected
+    assert text in detail
 
 
 @pytest.mark.parametrize(
-    "given",
+    "task_facts",
     [
         facts("failed", error="é" * 10_000),
         facts("running", work=RUNNING._replace(reported_at=DUE, message="line\n" * 2_000)),
         facts(remark="x" * 10_000),
     ],
 )
-async def test_long_texts_in_the_detail_are_shortened(given: TaskFacts) -> None:
-    _, detail = verdict(given)
+async def test_long_texts_in_the_detail_are_shortened(task_facts: TaskFacts) -> None:
+    _, detail = verdict(task_facts)
     assert len(detail) < 1_000
     assert "\n" not in detail
     assert "…" in detail

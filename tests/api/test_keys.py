@@ -155,8 +155,8 @@ async def test_concurrent_creation_of_a_key_leaves_one_valid_key(
     )
     expected = [201] * 16 if replace else [201, *[409] * 15]
     assert sorted(response.status_code for response in responses) == expected
-    given = [response.json()["key"] for response in responses if response.status_code == 201]
-    good = [(await http.get("/v1/tools", headers=bearer(key))).status_code == 200 for key in given]
+    created = [response.json()["key"] for response in responses if response.status_code == 201]
+    good = [(await http.get("/v1/tools", headers=bearer(key))).status_code == 200 for key in created]
     assert sum(good) == 1
 
 
@@ -170,11 +170,11 @@ async def test_the_last_use_of_a_key_is_recorded_less_often_than_each_request(
         return await sql.fetchval("select last_used_at from keys where name = 'used'")
 
     assert await last_use() is None
-    with recorded_statements(broker) as seen:
+    with recorded_statements(broker) as statements:
         for _ in range(20):
             assert (await http.get("/v1/tools", headers=bearer(key))).status_code == 200
         await wait_until(last_use)
-    assert len([each for each in seen if "last_used_at = now()" in each]) <= 2
+    assert len([each for each in statements if "last_used_at = now()" in each]) <= 2
     by_name = {item["name"]: item["last_used_at"] for item in await list_keys(http)}
     assert by_name["unused"] is None
     assert by_name["used"] is not None

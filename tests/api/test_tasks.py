@@ -53,13 +53,13 @@ async def test_a_new_task_has_every_field_and_its_defaults(http: httpx.AsyncClie
 
 
 async def test_a_task_keeps_its_submitted_fields(http: httpx.AsyncClient) -> None:
-    given = {
+    fields = {
         "id": "a", "needs": ["x"], "payload": {"y": 1.5}, "priority": -32768, "max_attempts": 1000,
         "retry_backoff_seconds": 86400, "timeout_seconds": 0.25,
     }  # fmt: skip
-    await http.post("/v1/tasks", json=given)
+    await http.post("/v1/tasks", json=fields)
     task = await get(http, "/v1/tasks/a")
-    assert {key: task[key] for key in given} == given
+    assert {key: task[key] for key in fields} == fields
 
 
 async def test_a_task_without_an_id_gets_a_uuid(http: httpx.AsyncClient) -> None:
@@ -339,17 +339,17 @@ async def test_an_unknown_task_is_not_found(http: httpx.AsyncClient, method: str
 async def test_a_task_shows_each_state_until_its_end(http: httpx.AsyncClient) -> None:
     await add_task(http)
     await add_tool(http)
-    seen = [await get(http, "/v1/tasks/a")]
+    versions = [await get(http, "/v1/tasks/a")]
     work = (await assign(http))["id"]
-    seen.append(await get(http, "/v1/tasks/a"))
+    versions.append(await get(http, "/v1/tasks/a"))
     await http.post(f"/v1/work/{work}/start")
-    seen.append(await get(http, "/v1/tasks/a"))
+    versions.append(await get(http, "/v1/tasks/a"))
     await complete_work(http, work, result=[1])
-    seen.append(await get(http, "/v1/tasks/a"))
-    assert [task["state"] for task in seen] == ["available", "assigned", "running", "succeeded"]
-    assert [task["work_id"] for task in seen[:3]] == [None, work, work]
-    assert [task["result"] for task in seen] == [None, None, None, [1]]
-    assert [task["ended_at"] is None for task in seen] == [True, True, True, False]
+    versions.append(await get(http, "/v1/tasks/a"))
+    assert [task["state"] for task in versions] == ["available", "assigned", "running", "succeeded"]
+    assert [task["work_id"] for task in versions[:3]] == [None, work, work]
+    assert [task["result"] for task in versions] == [None, None, None, [1]]
+    assert [task["ended_at"] is None for task in versions] == [True, True, True, False]
 
 
 async def test_an_ended_task_has_every_field_of_a_live_one(http: httpx.AsyncClient) -> None:

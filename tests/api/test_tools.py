@@ -410,7 +410,7 @@ async def test_deleting_a_tool_ends_its_long_polls(broker: Running, http: httpx.
     assert response.status_code in (200, 404)
 
 
-async def test_a_disconnected_client_is_no_longer_waited_for_and_loses_no_work(
+async def test_a_disconnected_client_is_removed_from_the_waiters_and_loses_no_work(
     broker: Running, http: httpx.AsyncClient
 ) -> None:
     await add_tool(http)

@@ -46,9 +46,9 @@ async def test_every_response_about_work_contains_the_trace_context_of_the_submi
     assert at_start == CONTEXT
     reported = await http.post(f"/v1/work/{work}/reports", json={"progress": 0.5})
     again = await http.post(f"/v1/work/{work}/start")
-    seen = await http.get(f"/v1/work/{work}")
-    assert [trace_context_of(response) for response in (reported, again, seen)] == [CONTEXT] * 3
-    assert (reported.status_code, seen.json()["reports"][0]["progress"]) == (201, 0.5)
+    read = await http.get(f"/v1/work/{work}")
+    assert [trace_context_of(response) for response in (reported, again, read)] == [CONTEXT] * 3
+    assert (reported.status_code, read.json()["reports"][0]["progress"]) == (201, 0.5)
 
 
 async def test_the_response_to_the_first_report_contains_the_trace_context(http: httpx.AsyncClient) -> None:
@@ -86,8 +86,8 @@ async def test_each_task_keeps_its_own_trace_context(http: httpx.AsyncClient) ->
     await submit(http, "a", headers=CONTEXT)
     await submit(http, "b")
     await submit(http, "c", headers={"traceparent": OTHER})
-    seen = [(await start_work(http, id_))[1] for id_ in "abc"]
-    assert seen == [CONTEXT, {}, {"traceparent": OTHER}]
+    contexts = [(await start_work(http, id_))[1] for id_ in "abc"]
+    assert contexts == [CONTEXT, {}, {"traceparent": OTHER}]
 
 
 async def test_a_repeated_submission_keeps_the_first_trace_context(http: httpx.AsyncClient) -> None:

@@ -266,11 +266,11 @@ async def test_only_reports_with_progress_change_the_progress_of_the_work(
     http: httpx.AsyncClient,
 ) -> None:
     pair = await add_running_work(http)
-    seen = []
+    progress = []
     for fields in ({"progress": 1}, {"message": "hm"}, {"progress": 0.5}):
         await report(http, pair.work, **fields)
-        seen.append((await get(http, f"/v1/work/{pair.work}"))["progress"])
-    assert seen == [1, 1, 0.5]
+        progress.append((await get(http, f"/v1/work/{pair.work}"))["progress"])
+    assert progress == [1, 1, 0.5]
 
 
 # Waiting for changes of work
@@ -403,8 +403,8 @@ async def test_return_minimal_omits_the_payload_and_the_reports(
     poll = await start_long_poll(broker, "GET", path, headers=MINIMAL)
     await complete_work(http, pair.work)
     full = await get(http, path)
-    for seen in (await finish_long_poll(poll), (await http.get(path, headers=MINIMAL)).json()):
-        assert seen == {name: full[name] for name in ("state", "cancel_requested", "version")}
+    for minimal in (await finish_long_poll(poll), (await http.get(path, headers=MINIMAL)).json()):
+        assert minimal == {name: full[name] for name in ("state", "cancel_requested", "version")}
     assert (await http.get(f"/v1/work/{UNKNOWN}", headers=MINIMAL)).status_code == 404
 
 
@@ -595,8 +595,8 @@ async def test_a_thousand_works_can_be_completed_in_a_batch(http: httpx.AsyncCli
     await add_tasks(http, *names)
     await add_tool(http, capacity=1000)
     pairs = [{"task_id": name, "tool_id": "t"} for name in names]
-    made = (await http.post("/v1/work/batch", json={"items": pairs})).json()["items"]
-    items = [{"work_id": item["work_id"], "outcome": "succeeded"} for item in made]
+    assigned = (await http.post("/v1/work/batch", json={"items": pairs})).json()["items"]
+    items = [{"work_id": item["work_id"], "outcome": "succeeded"} for item in assigned]
     response = await http.post("/v1/work/complete", json={"items": items})
     assert {item["status"] for item in response.json()["items"]} == {"archived"}
     assert (await get(http, "/v1/tools/t"))["load"] == 0

@@ -123,14 +123,14 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     with temporary_folder() as folder:
-        secrets, own = folder / "secrets", folder / "pgadmin"
-        own.mkdir()
+        secrets, pgadmin_folder = folder / "secrets", folder / "pgadmin"
+        pgadmin_folder.mkdir()
         subprocess.run([CONTAINERS / "secrets.sh", secrets], check=True)
         port, database = free_port(), free_port()
         password = (secrets / "pgadmin_password").read_text().strip()
         with (
             running_database(folder, secrets, database),
-            pgadmin(arguments.python, own, secrets, port=port, database=database),
+            pgadmin(arguments.python, pgadmin_folder, secrets, port=port, database=database),
         ):
             asyncio.run(check_in_browser(f"http://127.0.0.1:{port}", password, arguments.picture))
     sys.stdout.write("the server is registered and opens without a password prompt\n")

@@ -27,9 +27,9 @@ async def run(url: str, *arguments: str, stdin: str | bytes = b"", **environment
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    given = stdin.encode() if isinstance(stdin, str) else stdin
+    content = stdin.encode() if isinstance(stdin, str) else stdin
     try:
-        out, err = await asyncio.to_thread(process.communicate, given, timeout=30)
+        out, err = await asyncio.to_thread(process.communicate, content, timeout=30)
     finally:
         process.kill()
     assert b"Traceback" not in err, err.decode()

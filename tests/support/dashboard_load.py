@@ -80,8 +80,8 @@ async def _prepare(http: httpx.AsyncClient) -> Sequence[str]:
         ]
         await _post(http, "/v1/tasks/batch", {"items": items})
     pairs = [{"task_id": f"task-{n:06}", "tool_id": f"tool-{n:04}"} for n in range(AT_WORK)]
-    made = await _post(http, "/v1/work/batch", {"items": pairs})
-    works = [pair["work_id"] for pair in made["items"]]
+    results = await _post(http, "/v1/work/batch", {"items": pairs})
+    works = [pair["work_id"] for pair in results["items"]]
     for first in range(0, AT_WORK, 50):
         await asyncio.gather(*(_report(http, work, 0.0) for work in works[first : first + 50]))
     return works

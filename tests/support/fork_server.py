@@ -102,15 +102,15 @@ class ForkedProcess(subprocess.Popen[bytes]):
     Args:
         command: The module and its arguments.
         environment: All environment variables of the process.
-        given: `stdin`, `stdout`, `stderr` and `cwd`, as for `Popen`.
+        options: `stdin`, `stdout`, `stderr` and `cwd`, as for `Popen`.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], **given: Any) -> None:
-        super().__init__(command, env=environment, **given)
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], **options: Any) -> None:
+        super().__init__(command, env=environment, **options)
 
-    def _execute_child(self, args: Any, *given: Any) -> None:
-        cwd, env, *_ = given[4:]
-        stdin, _, _, stdout, _, stderr = pipes = given[9:15]
+    def _execute_child(self, args: Any, *arguments: Any) -> None:
+        cwd, env, *_ = arguments[4:]
+        stdin, _, _, stdout, _, stderr = pipes = arguments[9:15]
         streams = [number if pipe == -1 else pipe for number, pipe in enumerate((stdin, stdout, stderr))]
         self._reading = threading.Lock()
         self._status, status = os.pipe()

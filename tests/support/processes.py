@@ -26,13 +26,15 @@ def free_port() -> int:
     return port
 
 
-def clean_environment(**given: str) -> dict[str, str]:
+def clean_environment(**options: str) -> dict[str, str]:
     """Return this process's environment without variables of the broker, plus the given ones."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
-    return clean | given
+    return clean | options
 
 
-def start(module: str, *arguments: str, environment: dict[str, str], **given: Any) -> subprocess.Popen[bytes]:
+def start(
+    module: str, *arguments: str, environment: dict[str, str], **options: Any
+) -> subprocess.Popen[bytes]:
     """Run a module in a new process, as `python -m` does.
 
     The fork server forks the process, unless an environment variable may influence the imports. A service
@@ -43,12 +45,12 @@ def start(module: str, *arguments: str, environment: dict[str, str], **given: An
         module: The name of the module.
         arguments: The arguments of the command line.
         environment: All environment variables of the process.
-        given: The streams and the folder, as for `Popen`.
+        options: The streams and the folder, as for `Popen`.
     """
     command = [module, *arguments]
     if "--workers" not in arguments and fork_server.can_serve(environment):
-        return fork_server.ForkedProcess(command, environment, **given)
-    return subprocess.Popen([sys.executable, "-m", *command], env=environment, **given)
+        return fork_server.ForkedProcess(command, environment, **options)
+    return subprocess.Popen([sys.executable, "-m", *command], env=environment, **options)
 
 
 @contextmanager

@@ -79,9 +79,9 @@ async def disable_notifications(connection: asyncpg.Connection) -> None:
 
 
 @asynccontextmanager
-async def open_store(url: str, **given: Any) -> AsyncIterator[Store]:
+async def open_store(url: str, **options: Any) -> AsyncIterator[Store]:
     """Open an additional store."""
-    store = Store(url, **given)
+    store = Store(url, **options)
     try:
         yield store
     finally:
@@ -245,8 +245,8 @@ async def add_assigned_work(store: Store, task: str = "task", tool: str = "tool"
 
 async def add_running_work(store: Store, task: str = "task", tool: str = "tool", **fields: Any) -> Work:
     """Do the same as `add_assigned_work`, and start the work."""
-    made = await add_assigned_work(store, task, tool, **fields)
-    started = await store.one(work.start, work.Start(made.id))
+    assigned_work = await add_assigned_work(store, task, tool, **fields)
+    started = await store.one(work.start, work.Start(assigned_work.id))
     assert started is not None
     return started.work
 
