@@ -87,8 +87,8 @@ class Address:
     def _server_settings(self) -> dict[str, str]:
         """Return the session settings of the URL, which replace the broker's."""
         name = self._url["application_name"] or self._url["fallback_application_name"]
-        given = {"application_name": name, "options": self._url["options"]}
-        return {setting: value for setting, value in given.items() if value is not None}
+        settings = {"application_name": name, "options": self._url["options"]}
+        return {setting: value for setting, value in settings.items() if value is not None}
 
     def _keep_alive(self, connection: "asyncpg.Connection[Any]") -> None:
         """Have the kernel probe a connection that is silent."""

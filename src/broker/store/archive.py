@@ -45,19 +45,19 @@ _RANGE = {"since": "ended_at >= :since", "until": "ended_at < :until"}
 
 
 @cache
-def _listing(outcome: str | None, given: frozenset[str]) -> TextClause:
+def _listing(outcome: str | None, names: frozenset[str]) -> TextClause:
     """Return the statement for a list with some of the filters.
 
     An index finds the records that match the first filter, in their order. The statement checks the other
     filters for a bounded number of these records.
     """
-    keep = {name: f"{name} = :{name}" for name in _INDEXED if name in given}
+    keep = {name: f"{name} = :{name}" for name in _INDEXED if name in names}
     if outcome is not None:
         keep["outcome"] = _OF_OUTCOME[outcome]
     # Most records have succeeded. The index has only the others.
     indexed = [name for name in keep if name != "outcome" or outcome != "succeeded"]
     by_index = [keep.pop(name) for name in indexed[:1]]
-    by_index += [condition for name, condition in _RANGE.items() if name in given]
+    by_index += [condition for name, condition in _RANGE.items() if name in names]
     by_index.append("(ended_at, work_id) < (:before_at, :before_id)")
     records = f"select * from work_archive where {' and '.join(by_index)}"
     conditions = tuple(keep.values())
@@ -112,15 +112,15 @@ def find(connection: Connection, work_ids: Sequence[UUID]) -> list[ArchiveRecord
     return [by_id.get(id_, unknown) for id_ in work_ids]
 
 
-def listing(which: ArchiveFilter) -> TextClause:
+def listing(filters: ArchiveFilter) -> TextClause:
     """Return the statement for a page of a list."""
-    given = (name for name in (*_INDEXED, *_RANGE) if getattr(which, name) is not None)
-    return _listing(which.outcome, frozenset(given))
+    names = (name for name in (*_INDEXED, *_RANGE) if getattr(filters, name) is not None)
+    return _listing(filters.outcome, frozenset(names))
 
 
 def page(
     connection: Connection,
-    which: ArchiveFilter,
+    filters: ArchiveFilter,
     *,
     limit: int,
     after: str | None,
@@ -132,7 +132,7 @@ def page(
     """
     at, id_ = unseal(after, tuple[datetime, UUID], field="after") if after is not None else _END_OF_TIME
     values = {"before_at": at, "before_id": id_, "limit": limit + 1, "most_bytes": most_bytes}
-    first, *more = connection.execute(listing(which), which._asdict() | values).all()
+    first, *more = connection.execute(listing(filters), filters._asdict() | values).all()
     read = [row for row in (first, *more) if row.work_id is not None]
     examined = None if first.examined_id is None else (first.examined_at, first.examined_id)
     items, onward = cut(

@@ -12,7 +12,7 @@ insert into assigner (seen_at) values (now()) on conflict (id) do update set see
 
 
 @one_statement()
-def seen(connection: Connection, asked: Sequence[None]) -> list[None]:
+def seen(connection: Connection, requests: Sequence[None]) -> list[None]:
     """Record that an assigner asks for candidates now."""
     connection.execute(SEEN)
-    return list(asked)
+    return list(requests)

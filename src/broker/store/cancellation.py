@@ -15,10 +15,10 @@ from broker.store.steps import one_statement
 _WORK = f"""
 select {rows.WORK}, {rows.task_bytes("t")} as bytes
 from (select * from cancelled union all select * from locked where id not in (select id from cancelled)) w
-join their_tasks t on t.id = w.task_id"""
+join tasks_of_work t on t.id = w.task_id"""
 # After a request to cancel the task as well, a later request with `requeue` changes nothing.
 CANCEL = text(f"""
-with asked as (
+with requested as (
     select u.id, bool_and(u.requeue) as requeue
     from unnest(cast(:ids as uuid[]), cast(:requeue as boolean[])) as u (id, requeue)
     group by u.id
@@ -26,16 +26,16 @@ with asked as (
 locked as materialized (
     select * from work where id = any(cast(:ids as uuid[])) order by id for no key update
 ),
-their_tasks as materialized (
+tasks_of_work as materialized (
     select * from tasks where id = any(array(select task_id from locked))
 ),
 cancelled as (
     update work w
     set cancel_requested = true, version = w.version + 1,
-        cancel_requeue = asked.requeue and (locked.cancel_requeue or not locked.cancel_requested)
-    from locked join asked on asked.id = locked.id
+        cancel_requeue = requested.requeue and (locked.cancel_requeue or not locked.cancel_requested)
+    from locked join requested on requested.id = locked.id
     where w.id = locked.id and w.id = any(cast(:ids as uuid[]))
-      and (not locked.cancel_requested or locked.cancel_requeue and not asked.requeue)
+      and (not locked.cancel_requested or locked.cancel_requeue and not requested.requeue)
     returning w.*
 )
 {bounded(_WORK, size="r.bytes", order="id")}

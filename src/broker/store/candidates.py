@@ -165,14 +165,14 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
         ValidationFailed: The cursor is not a cursor of a broker.
         CursorExpired: The cursor belongs to another database.
     """
-    given = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
+    start = unseal(cursor, Cursor, field="cursor") if cursor is not None else None
     # Read the snapshot first: it covers all rows that the page returns, and later changes are new to the
     # next reading.
     moment = connection.execute(SNAPSHOT).one()
     home, snapshot = moment.home, moment.reading
-    if given is not None and given.home != home:
+    if start is not None and start.home != home:
         raise CursorExpired
-    position = given or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)
+    position = start or Cursor(home=home, reading=snapshot, task=_FIRST_TASK, tool=_FIRST_TOOL)
 
     tasks: Sequence[rows.AnyRow] = ()
     tools: Sequence[rows.AnyRow] = ()
@@ -193,7 +193,7 @@ def candidates(connection: Connection, cursor: str | None, limit: int) -> Candid
 
     more = position.task is not None or position.tool is not None
     onward = position if more else Cursor(home=home, seen=position.reading)
-    if given is not None and given.reading is not None and not (tasks or tools or more):
+    if start is not None and start.reading is not None and not (tasks or tools or more):
         # The rest of the reading is no longer available. A waiting request now waits for new rows.
         return candidates(connection, seal(onward), limit)
     return Candidates(

@@ -31,7 +31,7 @@ _MOST_RECORD_BYTES = 16 * 2**20
 # with every attempt, up to a day. A task waits a random 50 to 100 % of it. Otherwise tasks that failed
 # together would all come back together.
 _END = f"""
-with asked as (
+with requested as (
     select *
     from unnest(cast(:work_id as uuid[]), cast(:outcome as text[]), cast(:result as json[]),
                 cast(:error as text[]), cast(:retry as boolean[]), {ownership.HOLDERS})
@@ -52,29 +52,30 @@ locked_tools as materialized (
     for no key update
 ),
 -- Build the JSON of a tool once, even if much of its work ends.
-their_tools as materialized (
+tools_of_work as materialized (
     select o.id, o.registered_by, o.token_hash, {rows.tool_columns("o").json()} as tool,
            {rows.tool_bytes("o")} as bytes
     from locked_tools o
     join tool_leases l on l.tool_id = o.id and l.tool_id = any(array(select id from locked_tools))
 ),
 ending as materialized (
-    select w.*, asked.result, asked.error, final.outcome, nullif(asked.outcome, final.outcome) as said,
+    select w.*, requested.result, requested.error, final.outcome,
+           nullif(requested.outcome, final.outcome) as said,
            {rows.TASK.json()} as task, o.tool, t.created_by, o.registered_by,
            t.created_at as submitted_at, greatest(t.created_at, t.not_before) as waiting_since,
-           {rows.task_size("t")} + o.bytes + {rows.printed("asked.result")} as bytes,
+           {rows.task_size("t")} + o.bytes + {rows.printed("requested.result")} as bytes,
            t.attempt + cast(counting.counts as integer) as attempts,
            final.outcome in ('succeeded', 'cancelled') as ends_task,
-           counting.counts and (not asked.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
+           counting.counts and (not requested.retry or t.attempt + 1 >= t.max_attempts) as fails_task,
            case when final.outcome in ('failed', 'timed_out')
                 then now() + make_interval(secs => (0.5 + random() / 2)
                      * least(t.retry_backoff_seconds * power(2, least(t.attempt, 30)), 86400)) end as due_at
-    from asked
-    join locked_work w on w.id = asked.work_id
+    from requested
+    join locked_work w on w.id = requested.work_id
     join locked_tasks t on t.id = w.task_id
-    join their_tools o on o.id = w.tool_id and {ownership.is_current("asked", "o.id", "o.token_hash")}
+    join tools_of_work o on o.id = w.tool_id and {ownership.is_current("requested", "o.id", "o.token_hash")}
     cross join lateral (
-        select case when not w.cancel_requested or asked.outcome = 'succeeded' then asked.outcome
+        select case when not w.cancel_requested or requested.outcome = 'succeeded' then requested.outcome
                     when w.cancel_requeue then 'released'
                     else 'cancelled' end as outcome
     ) final
@@ -95,17 +96,17 @@ archived as (
     left join take_reports(array(select id from ending)) r on r.of_work = e.id
     returning *
 ),
-work_gone as (
+deleted_work as (
     delete from work where id = any(array(select id from ending))
 ),
-tasks_gone as (
+deleted_tasks as (
     delete from tasks where id = any(array(select task_id from ending where ends_task))
 ),
 ended as (
     insert into ended_tasks (task_id, work_id)
     select task_id, id from ending where ends_task order by task_id
 ),
-tasks_back as (
+returned_tasks as (
     update tasks t
     set state = case when e.fails_task then 'failed' when e.due_at > now() then 'scheduled'
                      else 'available' end,
@@ -118,7 +119,7 @@ tasks_back as (
     where t.id = e.task_id and not e.ends_task
       and t.id = any(array(select task_id from ending where not ends_task))
 ),
-tools_have_room as (
+relieved_tools as (
     update tools t
     set load = t.load - n.works, changed = pg_current_xact_id()
     from (select tool_id, cast(count(*) as integer) as works from ending group by tool_id) n

@@ -114,14 +114,14 @@ def of_works(connection: Connection, ids: Sequence[UUID]) -> list[WorkOwner | No
 
 def void(connection: Connection, tokens: Collection[Token | None]) -> set[Token | None]:
     """Return the tokens that are not the current tokens of their tools."""
-    given = {token for token in tokens if token is not None}
-    if not given:
+    present = {token for token in tokens if token is not None}
+    if not present:
         return set()
-    ids = list({token.tool_id for token in given})
+    ids = list({token.tool_id for token in present})
     current = {
         id_: owner and owner.token_hash for id_, owner in zip(ids, of_tools(connection, ids), strict=True)
     }
-    return {token for token in given if token.hash != current[token.tool_id]}
+    return {token for token in present if token.hash != current[token.tool_id]}
 
 
 def is_void(token: Token | None, current: Token | None) -> bool:
@@ -131,8 +131,8 @@ def is_void(token: Token | None, current: Token | None) -> bool:
 
 def token_columns(tokens: Iterable[Token | None]) -> dict[str, list[Any] | None]:
     """Return the tokens of requests as parameters for `HOLDERS`."""
-    given = list(tokens)
+    items = list(tokens)
     return {
-        "token_tool": column(token and token.tool_id for token in given),
-        "token_hash": column(token and token.hash for token in given),
+        "token_tool": column(token and token.tool_id for token in items),
+        "token_hash": column(token and token.hash for token in items),
     }

@@ -27,11 +27,11 @@ REPORT = text(f"""
 with locked as materialized (
     select * from work where id = any(cast(:work_id as uuid[])) order by id for no key update
 ),
-their_tasks as materialized (
+tasks_of_work as materialized (
     select id, timeout_seconds, trace_context from tasks where id = any(array(select task_id from locked))
 ),
 {leases.locked("array(select tool_id from locked)")},
-asked as materialized (
+requested as materialized (
     select u.place, u.work_id, locked.tool_id, coalesce(u.id, uuid7()) as id, u.progress, u.message, u.data,
            built.size,
            locked.report_bytes + sum(built.size) over so_far <= {_MOST_REPORT_BYTES}
@@ -50,7 +50,7 @@ asked as materialized (
 ),
 written as (
     insert into work_reports (work_id, id, progress, message, data, size)
-    select work_id, id, progress, message, data, size from asked where fits order by place
+    select work_id, id, progress, message, data, size from requested where fits order by place
     on conflict (work_id, id) do nothing
     returning work_id, seq, id, progress, size
 ),
@@ -69,24 +69,25 @@ updated as (
         state = 'running', started_at = coalesce(w.started_at, now()),
         deadline_at = case when w.state = 'running' then w.deadline_at
                            else now() + make_interval(secs => t.timeout_seconds) end
-    from latest, locked, their_tasks t
+    from latest, locked, tasks_of_work t
     where w.id = latest.work_id and w.id = any(cast(:work_id as uuid[])) and locked.id = latest.work_id
       and t.id = locked.task_id
 ),
-{leases.renewed("array(select tool_id from asked)")}
-select asked.place, asked.id,
+{leases.renewed("array(select tool_id from requested)")}
+select requested.place, requested.id,
        written.id is not null
-       and asked.place = min(asked.place) over (partition by asked.work_id, asked.id) as created,
+       and requested.place = min(requested.place) over (partition by requested.work_id, requested.id)
+           as created,
        locked.cancel_requested, renewed.expires_at,
-       asked.fits or written.id is not null or exists (
-           select from work_reports r where r.work_id = asked.work_id and r.id = asked.id
+       requested.fits or written.id is not null or exists (
+           select from work_reports r where r.work_id = requested.work_id and r.id = requested.id
        ) as is_stored,
        t.trace_context
-from asked
-join locked on locked.id = asked.work_id
-join their_tasks t on t.id = locked.task_id
+from requested
+join locked on locked.id = requested.work_id
+join tasks_of_work t on t.id = locked.task_id
 join renewed on renewed.tool_id = locked.tool_id
-left join written on written.work_id = asked.work_id and written.id = asked.id
+left join written on written.work_id = requested.work_id and written.id = requested.id
 """)
 
 _REPORT = Columns(id="id", at="at", progress="progress", message="message", data="data")

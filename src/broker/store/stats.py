@@ -24,7 +24,7 @@ select now() as at,
        (select count(*) from tasks where state = 'failed') as failed,
        tools.idle, tools.busy, tools.draining, tools.offline, tools.room,
        work.cancel_requested,
-       came.live + ended.came as submitted,
+       submitted_live.count + ended.submitted as submitted,
        ended.succeeded, ended.failed as ended_failed, ended.cancelled, ended.released, ended.lost,
        ended.timed_out,
        (select cast(extract(epoch from now() - created_at) as double precision)
@@ -44,15 +44,15 @@ cross join (
     from (select capacity, load, available, {rows.TOOL_STATE} as state from tools t) t
 ) tools
 cross join (
-    select count(*) as live
+    select count(*) as count
     from tasks
     where seq > coalesce(
         (select seq from tasks where created_at <= {_SINCE} order by seq desc limit 1), 0)
-) came
+) submitted_live
 cross join (
     select {rows.counted("outcome", OUTCOMES)},
            count(*) filter (
-               where outcome in ('succeeded', 'cancelled') and submitted_at > {_SINCE}) as came
+               where outcome in ('succeeded', 'cancelled') and submitted_at > {_SINCE}) as submitted
     from work_archive
     where ended_at > {_SINCE}
 ) ended

@@ -18,7 +18,7 @@ from broker.trace_context import TraceContext
 # Tasks get their `seq` in the order of submission, but the statement writes them in the order of their ids.
 # So two submissions with the same ids cannot cause a deadlock.
 _SUBMIT = f"""
-with asked as materialized (
+with requested as materialized (
     select a.place, nextval('tasks_seq_seq') as seq,
            coalesce(a.id, cast(uuid7() as text)) as id, a.needs, a.payload, a.priority,
            a.not_before, a.timeout_seconds, a.max_attempts, a.retry_backoff_seconds, a.created_by,
@@ -43,7 +43,7 @@ created as (
            case when not_before > now() then not_before end,
            not_before, timeout_seconds, max_attempts, retry_backoff_seconds, created_by, trace_context,
            {rows.printed("needs")} + {rows.printed("payload")}
-    from asked
+    from requested
     order by id collate "C", seq
     on conflict (id) do nothing
     returning t.*
@@ -51,17 +51,17 @@ created as (
 """
 SUBMIT = text(f"""{_SUBMIT}
 select {rows.TASK}
-from asked
-left join created t on t.seq = asked.seq
+from requested
+left join created t on t.seq = requested.seq
 left join work w on false
-order by asked.place
+order by requested.place
 """)
 # For clients that do not read the tasks, because they have them.
 SUBMIT_BRIEFLY = text(f"""{_SUBMIT}
 select t.id
-from asked
-left join created t on t.seq = asked.seq
-order by asked.place
+from requested
+left join created t on t.seq = requested.seq
+order by requested.place
 """)
 
 # If a task ends while a client submits it again, the insert waits for its deletion, and then finds its id
@@ -112,7 +112,7 @@ _STATE_OF_WORK = "(select w.state from work w where w.id = t.work_id) = :state"
 
 
 @cache
-def _listing(state: str | None, given: frozenset[str]) -> TextClause:
+def _listing(state: str | None, names: frozenset[str]) -> TextClause:
     """Return the statement for a list with some of the filters.
 
     An index finds the tasks of one state or of one key. The statement checks the other conditions for a
@@ -120,9 +120,9 @@ def _listing(state: str | None, given: frozenset[str]) -> TextClause:
     A GIN index on `needs` would cost a third more WAL for each task, and thousands of entries if the needs
     are large.
     """
-    keep = [condition for name, condition in _FILTERS.items() if name in given]
+    keep = [condition for name, condition in _FILTERS.items() if name in names]
     by_index = _BY_STATE.get(state or "", "true")
-    if by_index == "true" and "created_by" in given:
+    if by_index == "true" and "created_by" in names:
         by_index = keep.pop(0)
     if state == "available":
         keep.append("state = 'available'")
@@ -142,19 +142,19 @@ order by t.seq
 
 
 REMARK = text("""
-with asked as (
+with requested as (
     select distinct on (u.task_id) u.task_id, u.remark
     from unnest(cast(:task_id as text[]), cast(:text as text[])) with ordinality as u (task_id, remark, place)
     order by u.task_id, u.place desc
 ),
 locked as materialized (
-    select id from tasks where id in (select task_id from asked) order by id for no key update
+    select id from tasks where id in (select task_id from requested) order by id for no key update
 ),
 -- An assigned task needs no remark on why it waits.
 remarked as (
-    update tasks t set remark = asked.remark, remark_at = now()
-    from asked join locked on locked.id = asked.task_id
-    where t.id = asked.task_id and t.id = any(cast(:task_id as text[])) and t.state <> 'assigned'
+    update tasks t set remark = requested.remark, remark_at = now()
+    from requested join locked on locked.id = requested.task_id
+    where t.id = requested.task_id and t.id = any(cast(:task_id as text[])) and t.state <> 'assigned'
 )
 select id from locked
 """)
@@ -220,7 +220,11 @@ def submit(connection: Connection, new: Sequence[TaskSubmission]) -> list[Submit
     """
     created = _submit(connection, SUBMIT, new)
     known_ids = list(
-        {asked.task.id for row, asked in zip(created, new, strict=True) if not row and asked.task.id}
+        {
+            submission.task.id
+            for row, submission in zip(created, new, strict=True)
+            if not row and submission.task.id
+        }
     )
     known = dict(zip(known_ids, find(connection, known_ids), strict=True)) if known_ids else {}
     refused = set(_of_others(connection, created, new))
@@ -248,8 +252,10 @@ def submit_briefly(connection: Connection, new: Sequence[TaskSubmission]) -> lis
         message = "is the id of a task that another key submitted: use another id"
         raise Forbidden(errors=[FieldError(field=f"items[{place}].id", message=message) for place in refused])
     return [
-        BrieflySubmitted(row.id, created=True) if row else BrieflySubmitted(str(asked.task.id), created=False)
-        for row, asked in zip(created, new, strict=True)
+        BrieflySubmitted(row.id, created=True)
+        if row
+        else BrieflySubmitted(str(submission.task.id), created=False)
+        for row, submission in zip(created, new, strict=True)
     ]
 
 
@@ -257,14 +263,16 @@ def _submit(
     connection: Connection, statement: TextClause, new: Sequence[TaskSubmission]
 ) -> Sequence[rows.AnyRow | None]:
     """Write new tasks, and return the row of each, or None if its id already exists."""
-    tasks = [asked.task for asked in new]
+    tasks = [submission.task for submission in new]
     values = rows.columns(
         tasks, "id", "priority", "not_before", "timeout_seconds", "max_attempts", "retry_backoff_seconds"
     )
     values["needs"] = [task.needs for task in tasks]
     values["payload"] = [task.payload for task in tasks]
-    values["created_by"] = rows.column(asked.by for asked in new)
-    values["trace_context"] = rows.column(asked.trace_context and asked.trace_context.text for asked in new)
+    values["created_by"] = rows.column(submission.by for submission in new)
+    values["trace_context"] = rows.column(
+        submission.trace_context and submission.trace_context.text for submission in new
+    )
     written = connection.execute(statement, values).all()
     if all(task.id is None for task in tasks):
         return written
@@ -304,17 +312,17 @@ def ready_tasks(connection: Connection, ids: Sequence[str]) -> list[str]:
     return list(connection.execute(READY, {"ids": ids}).scalars())
 
 
-def listing(which: TaskFilter) -> TextClause:
+def listing(filters: TaskFilter) -> TextClause:
     """Return the statement for a page of a list."""
-    given = (name for name in _FILTERS if getattr(which, name) is not None)
-    return _listing(which.state, frozenset(given))
+    names = (name for name in _FILTERS if getattr(filters, name) is not None)
+    return _listing(filters.state, frozenset(names))
 
 
-def page(connection: Connection, which: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
+def page(connection: Connection, filters: TaskFilter, *, limit: int, after: str | None) -> TaskPage:
     """Return a page of the live tasks, in the order of their submission."""
     begin = unseal(after, int, field="after") if after is not None else -1
-    values = which._asdict() | {"after": begin}
-    items, onward = read_listed(connection, listing(which), values, limit, key=lambda row: row.seq)
+    values = filters._asdict() | {"after": begin}
+    items, onward = read_listed(connection, listing(filters), values, limit, key=lambda row: row.seq)
     return TaskPage(items=[rows.task(row) for row in items], next=onward)
 
 

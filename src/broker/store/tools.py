@@ -21,7 +21,7 @@ select id, skills, capacity, token_hash, registered_by, {rows.printed("skills")}
 from (select coalesce(u.id, cast(uuid7() as text)) as id, u.skills, u.capacity, u.token_hash, u.registered_by
       from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
                   cast(:token_hash as bytea[]), cast(:registered_by as text[]))
-           as u (id, skills, capacity, token_hash, registered_by)) asked
+           as u (id, skills, capacity, token_hash, registered_by)) requested
 order by id collate "C"
 on conflict (id) do update
 set skills = excluded.skills, bytes = excluded.bytes, capacity = excluded.capacity,
@@ -42,9 +42,9 @@ _FILTERS = {"state": f"{rows.TOOL_STATE} = :state", "registered_by": "registered
 
 
 @cache
-def _listing(given: frozenset[str]) -> TextClause:
+def _listing(names: frozenset[str]) -> TextClause:
     """Return the statement for a list with some of the filters."""
-    keep = [condition for name, condition in _FILTERS.items() if name in given]
+    keep = [condition for name, condition in _FILTERS.items() if name in names]
     tools = "select * from tools where id > :after"
     return text(f"""
 with page as materialized (
@@ -61,7 +61,7 @@ order by t.id
 
 
 CHANGE = text(f"""
-with asked as (
+with requested as (
     select *
     from unnest(cast(:id as text[]), cast(:skills as jsonb[]), cast(:capacity as integer[]),
                 cast(:draining as boolean[]))
@@ -74,7 +74,7 @@ update tools t
 set skills = coalesce(a.skills, t.skills), bytes = coalesce({rows.printed("a.skills")}, t.bytes),
     capacity = coalesce(a.capacity, t.capacity),
     draining = coalesce(a.draining, t.draining), changed = pg_current_xact_id()
-from asked a join locked on locked.id = a.id
+from requested a join locked on locked.id = a.id
 where t.id = a.id and t.id = any(cast(:id as text[]))
 """)
 
@@ -172,10 +172,10 @@ def _of_others(connection: Connection, new: Sequence[Registration]) -> set[int]:
 
 def _write(connection: Connection, new: Sequence[Registration]) -> dict[str | bytes, tuple[ToolStatus, bool]]:
     """Write tools, and return each of them and whether it is new, by its `_key`."""
-    if given := {each.tool.id for each in new if each.tool.id}:
+    if given_ids := {each.tool.id for each in new if each.tool.id}:
         restarted = {each.tool.id for each in new if each.tool.id and not each.tool.resume}
         why = "The tool was restarted."
-        lost_work.end_as_lost(connection, restarted, why, running_only=True, beside=given - restarted)
+        lost_work.end_as_lost(connection, restarted, why, running_only=True, beside=given_ids - restarted)
     last = {_key(each): each for each in new}
     first = {_key(each): each for each in reversed(new)}
     values = rows.columns((each.tool for each in last.values()), "id", "capacity")
@@ -206,8 +206,8 @@ def by_ids(connection: Connection, ids: Sequence[str]) -> list[ToolStatus]:
 
 def listing(*, state: str | None, registered_by: str | None) -> TextClause:
     """Return the statement for a page of a list."""
-    given = {"state": state, "registered_by": registered_by}
-    return _listing(frozenset(name for name, value in given.items() if value is not None))
+    filters = {"state": state, "registered_by": registered_by}
+    return _listing(frozenset(name for name, value in filters.items() if value is not None))
 
 
 def page(
@@ -240,13 +240,15 @@ def change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus
 def _change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatus | None]:
     merged: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for id_, changed, _ in changes:
-        given = {name: value for name, value in asdict(changed).items() if value is not UNSET}
-        merged[id_].update(given)
+        fields = {name: value for name, value in asdict(changed).items() if value is not UNSET}
+        merged[id_].update(fields)
     values: dict[str, list[object]] = {"id": list(merged)}
     for name in ("skills", "capacity", "draining"):
-        values[name] = [given.get(name) for given in merged.values()]
+        values[name] = [fields.get(name) for fields in merged.values()]
     connection.execute(CHANGE, values)
-    if seconds := {id_: given["lease_seconds"] for id_, given in merged.items() if "lease_seconds" in given}:
+    if seconds := {
+        id_: fields["lease_seconds"] for id_, fields in merged.items() if "lease_seconds" in fields
+    }:
         leases.change(connection, seconds)
     known = {tool.id: tool for tool in by_ids(connection, list(merged))}
     return [known.get(change.id) for change in changes]

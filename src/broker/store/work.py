@@ -34,7 +34,7 @@ ASSIGNED_TO = text(f"""
 with assigned as materialized (
     select * from work where tool_id = any(cast(:tool_ids as text[])) and state = 'assigned'
 ),
-their_tasks as materialized (
+tasks_of_work as materialized (
     select id, needs, payload, {rows.task_bytes("t")} as bytes
     from tasks t
     where id = any(array(select task_id from assigned))
@@ -42,14 +42,14 @@ their_tasks as materialized (
 sized as (
     select w.*, {fits("t.bytes", order="w.tool_id, w.assigned_at, w.id")} as fits
     from assigned w
-    join their_tasks t on t.id = w.task_id
+    join tasks_of_work t on t.id = w.task_id
 )
 select {rows.WORK}, o.id as tool, w.fits, o.offline, o.token_hash, l.lease_seconds,
        cast(extract(epoch from statement_timestamp() - w.assigned_at) as double precision) as since_seconds
 from tools o
 join tool_leases l on l.tool_id = o.id and l.tool_id = any(cast(:tool_ids as text[]))
 left join sized w on w.tool_id = o.id
-left join their_tasks t on t.id = w.task_id and w.fits
+left join tasks_of_work t on t.id = w.task_id and w.fits
 where o.id = any(cast(:tool_ids as text[]))
 order by o.id, w.assigned_at, w.id
 """)
@@ -75,12 +75,12 @@ join tasks t on t.id = w.task_id and t.id = any(array(select task_id from page))
 
 
 @cache
-def _listing(given: frozenset[str]) -> TextClause:
+def _listing(names: frozenset[str]) -> TextClause:
     """Return the statement for a list with some of the filters.
 
     The state has no index: each start and report would write to it, too.
     """
-    keep = {name: condition for name, condition in _FILTERS.items() if name in given}
+    keep = {name: condition for name, condition in _FILTERS.items() if name in names}
     by_index = [keep.pop(name) for name in _INDEXED if name in keep][:1]
     works = f"select * from work where {' and '.join([*by_index, 'id > :after'])}"
     conditions = tuple(keep.values())
@@ -98,7 +98,7 @@ order by w.id
 _STARTED = f"""
 select {rows.WORK}, t.trace_context, l.token_hash, {rows.task_bytes("t")} as bytes
 from (select * from started union all select * from locked where id not in (select id from started)) w
-join their_tasks t on t.id = w.task_id
+join tasks_of_work t on t.id = w.task_id
 left join locked_leases l on l.tool_id = w.tool_id"""
 # The statement reads locked rows in their latest version, even if that was written while it waited for the
 # lock.
@@ -106,11 +106,11 @@ START = text(f"""
 with locked as materialized (
     select * from work where id = any(cast(:ids as uuid[])) order by id for no key update
 ),
-their_tasks as materialized (
+tasks_of_work as materialized (
     select * from tasks where id = any(array(select task_id from locked))
 ),
 {leases.locked("array(select tool_id from locked)")},
-asked as materialized (
+requested as materialized (
     select locked.id, locked.tool_id
     from unnest(cast(:ids as uuid[]), {ownership.HOLDERS}) as u (id, token_tool, token_hash)
     join locked on locked.id = u.id
@@ -121,12 +121,12 @@ started as (
     update work w
     set state = 'running', started_at = now(), version = w.version + 1,
         deadline_at = now() + make_interval(secs => t.timeout_seconds)
-    from locked, their_tasks t
+    from locked, tasks_of_work t
     where w.id = locked.id and w.id = any(cast(:ids as uuid[])) and locked.state = 'assigned'
-      and t.id = locked.task_id and locked.id in (select id from asked)
+      and t.id = locked.task_id and locked.id in (select id from requested)
     returning w.*
 ),
-{leases.renewed("array(select tool_id from asked)")}
+{leases.renewed("array(select tool_id from requested)")}
 {bounded(_STARTED, size="r.bytes", order="id")}
 """)
 
@@ -224,16 +224,16 @@ def ready_tools(connection: Connection, tool_ids: Sequence[str]) -> list[str]:
     return list(connection.execute(TOOLS_READY, {"ids": tool_ids}).scalars())
 
 
-def listing(which: WorkFilter) -> TextClause:
+def listing(filters: WorkFilter) -> TextClause:
     """Return the statement for a page of a list."""
-    return _listing(frozenset(name for name, value in which._asdict().items() if value is not None))
+    return _listing(frozenset(name for name, value in filters._asdict().items() if value is not None))
 
 
-def page(connection: Connection, which: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
+def page(connection: Connection, filters: WorkFilter, *, limit: int, after: str | None) -> WorkPage:
     """Return a page of the work under way, in the order of its assignment."""
     begin = unseal(after, UUID, field="after") if after is not None else _FIRST
-    values = which._asdict() | {"after": begin}
-    items, onward = read_listed(connection, listing(which), values, limit, key=lambda row: row.id)
+    values = filters._asdict() | {"after": begin}
+    items, onward = read_listed(connection, listing(filters), values, limit, key=lambda row: row.id)
     return WorkPage(items=[rows.work(row) for row in items], next=onward)
 
 
