@@ -52,7 +52,7 @@ delete from tasks where id = any(array(select task_id from acceptable))
 
 
 class Accepted(NamedTuple):
-    """The result of an acceptance, and the archive's record; None for `unknown`."""
+    """The result of an acceptance, and the archive record, which is None for `unknown`."""
 
     status: Literal["accepted", "nothing_to_accept", "task_unavailable", "unknown"]
     record: ArchiveRecord | None
@@ -60,7 +60,10 @@ class Accepted(NamedTuple):
 
 @one_statement()
 def accept(connection: Connection, work_ids: Sequence[UUID]) -> list[Accepted]:
-    """Accept late results as those of their tasks, and return the status of each, also if accepted before."""
+    """Accept late results as those of their tasks, and return the status of each.
+
+    For a result that was accepted before, the status is `accepted` again.
+    """
     connection.execute(ACCEPT, {"ids": list(work_ids)})
     return [record if record is LATER else _accepted(record) for record in archive.find(connection, work_ids)]
 

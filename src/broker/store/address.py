@@ -74,7 +74,7 @@ class Address:
                 failed = error
                 continue
             except ValueError as error:
-                # asyncpg cannot read a file beside the URL: ~/.pgpass, or a certificate in ~/.postgresql.
+                # asyncpg cannot read ~/.pgpass, or a certificate in ~/.postgresql.
                 reason = str(error).partition("\n")[0]
                 raise OSError(f"the connection cannot be prepared: {reason}") from error
             self._hosts.remove(host)

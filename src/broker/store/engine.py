@@ -169,7 +169,7 @@ class Store:
         return await self._in_transaction.run(query, *args, **kwargs)
 
     async def read(self, query: Query[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run a query whose statements are each a transaction of their own."""
+        """Run a query without a transaction around it, so each of its statements commits by itself."""
         return await self._by_statement.run(query, *args, **kwargs)
 
     async def read_one(self, step: Step[Item, Result], item: Item) -> Result:

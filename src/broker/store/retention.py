@@ -32,7 +32,7 @@ where i.inhparent = cast('work_archive' as regclass) and c.relname ~ '^work_arch
 order by c.relname
 """)
 
-# The id of a task whose last record is deleted becomes free.
+# When the last record of a task is deleted, the task's id becomes free.
 FORGET_ENDED = text("""
 delete from ended_tasks
 where task_id = any(cast(:task_ids as text[])) and work_id = any(cast(:work_ids as uuid[]))

@@ -255,7 +255,7 @@ def _change(connection: Connection, changes: Sequence[Change]) -> list[ToolStatu
 
 
 def delete(connection: Connection, deletions: Sequence[ToolDeletion]) -> list[ToolDeleted]:
-    """Delete tools that have no work, and with `force` also tools that have work.
+    """Delete tools without work, and with `force` also tools with work.
 
     Raises:
         RetryTransaction: A tool got work or another token before it was locked. Work must be locked first.

@@ -14,9 +14,9 @@ MOST_BEFORE = 1_000
 
 
 class ToolsByState(NamedTuple):
-    """The number of tools in each state; each tool counts once.
+    """The number of tools in each state.
 
-    Tools that are not available are counted only if none is available.
+    Tools that are not available are counted only if no tool is available.
     """
 
     available: int
